@@ -1,0 +1,40 @@
+.DEFAULT_GOAL := help
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= python3
+PIP := $(BIN)/pip install --quiet -c constraints.txt
+READY := $(VENV)/.ready
+
+help:  ## show this help
+	@grep -hE '^[a-z_]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+setup: $(READY)  ## create .venv with everything the demo, the tests and the benchmarks need
+
+# torch comes first and alone: resolved together with the rest, it would bring its CUDA build.
+# nvidia-pytriton carries the tritonserver binary; its Python dependencies are not used.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) torch
+	$(PIP) -e '.[train,serve,dev]'
+	$(PIP) --no-deps nvidia-pytriton
+	@touch $@
+
+demo: setup  ## MovieLens 100K: prepare, train, evaluate, export, serve on Triton, recommend
+	$(BIN)/python benchmarks/demo.py
+
+test: check  ## lint, types and the whole test suite
+	$(BIN)/python -m pytest
+
+check: setup  ## lint and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup  ## rewrite the code in the house style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove the environment and everything that runs wrote
+	rm -rf $(VENV) runs multirun wandb
+
+.PHONY: help setup demo test check format clean

@@ -1,0 +1,230 @@
+"""The nouns that pass between the stages. Frozen, numpy and the standard library only.
+
+Shapes: B queries of a batch, C candidates of a query (padded), S candidate sources, T objectives.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from recsys.errors import QueryError
+
+MAX_K = 1_000
+PAD = -1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One meeting of a user and an item, as logged.
+
+    `actions` maps action columns to values ({"rating": 4.0}); objectives are expressions over them, so that a
+    caller needs no knowledge of the model. The last five fields are known only for what we served ourselves.
+    """
+
+    user: str
+    item: str
+    timestamp: float
+    """unix seconds, UTC"""
+    actions: Mapping[str, float] = field(default_factory=dict)
+    context: Mapping[str, Any] = field(default_factory=dict)
+    request_id: str | None = None
+    position: int | None = None
+    """0 is the first place of the slate"""
+    propensity: float | None = None
+    """probability that the logging policy showed this item here"""
+    bundle: str | None = None
+    rules: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """One request: who asks, when, where, with which history."""
+
+    user: str
+    now: float
+    """unix seconds, UTC"""
+    k: int = 10
+    context: Mapping[str, Any] = field(default_factory=dict)
+    profile: Mapping[str, Any] = field(default_factory=dict)
+    history: tuple[Event, ...] = ()
+    """raw events, newest last"""
+    surface: str = "default"
+    exclude: tuple[str, ...] = ()
+    """items that may not be shown, beside those of the history"""
+    request_id: str = ""
+    """seeds exploration, so that a slate can be replayed"""
+    exposure: Mapping[str, float] = field(default_factory=dict)
+    """counters for caps, kept by the caller"""
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), separators=(",", ":"))
+
+    @staticmethod
+    def from_json(text: str | bytes) -> "Query":
+        """Parse one JSON document; QueryError says which field is wrong."""
+        try:
+            document = json.loads(text, parse_constant=_refuse_constant)
+        except (ValueError, RecursionError) as error:
+            raise QueryError(f"the query is not one JSON document: {error}; send an object with user, now and k") from None
+        return query_from_dict(document)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidates:
+    """What the retrieve stage hands on, one row a query, best first, padded with PAD at the end."""
+
+    items: np.ndarray
+    """[B, C] int64, row of the item in the catalogue"""
+    scores: np.ndarray
+    """[B, C] float32, merged retrieval score, larger is better, -inf for padding"""
+    source_scores: np.ndarray
+    """[B, C, S] float32, score by each source, NaN where the source did not offer the item"""
+    degraded: tuple[tuple[str, ...], ...]
+    """per query, what was missing or skipped"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlateItem:
+    """One place of the slate, with the reasons for it."""
+
+    item: str
+    utility: float
+    sources: tuple[str, ...]
+    """candidate sources that offered the item, strongest first"""
+    probabilities: Mapping[str, float]
+    """calibrated probability of each objective; empty when the ranker was skipped"""
+    rules: tuple[str, ...] = ()
+    """names of the rules that touched the item"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slate:
+    """The answer to one query."""
+
+    user: str
+    request_id: str
+    items: tuple[SlateItem, ...]
+    degraded: tuple[str, ...]
+    """what was missing or skipped on the way; empty when all went well"""
+    bundle: str
+    """fingerprint of the bundle that answered"""
+    rules: str
+    """hash of the rule set that was applied"""
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), separators=(",", ":"))
+
+    @staticmethod
+    def from_json(text: str | bytes) -> "Slate":
+        document = json.loads(text)
+        items = tuple(
+            SlateItem(**{**item, "sources": tuple(item["sources"]), "rules": tuple(item["rules"])})
+            for item in document["items"]
+        )
+        return Slate(**{**document, "items": items, "degraded": tuple(document["degraded"])})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Impression:
+    """One shown item, as it goes to the event log to be learnt from."""
+
+    user: str
+    item: str
+    timestamp: float
+    request_id: str
+    position: int
+    propensity: float
+    probabilities: Mapping[str, float]
+    bundle: str
+    rules: str
+    degraded: tuple[str, ...]
+
+
+def query_from_dict(document: Any) -> Query:
+    """Validate a decoded JSON object and make a Query of it."""
+    fields = _object("query", document)
+    _refuse_unknown("query", fields, Query)
+    history = fields.get("history", [])
+    if not isinstance(history, list | tuple):
+        raise QueryError(f"query.history is a {type(history).__name__}; send a list of events, newest last")
+    return Query(
+        user=_text("user", fields.get("user")),
+        now=_number("now", fields.get("now")),
+        k=_count("k", fields.get("k", 10)),
+        context=_object("context", fields.get("context", {})),
+        profile=_object("profile", fields.get("profile", {})),
+        history=tuple(_event(event, index, fields["user"]) for index, event in enumerate(history)),
+        surface=_text("surface", fields.get("surface", "default")),
+        exclude=_texts("exclude", fields.get("exclude", [])),
+        request_id=_text("request_id", fields.get("request_id", "")),
+        exposure=_numbers("exposure", fields.get("exposure", {})),
+    )
+
+
+def _event(document: Any, index: int, user: str) -> Event:
+    name = f"history[{index}]"
+    fields = _object(name, document)
+    _refuse_unknown(name, fields, Event)
+    return Event(
+        **{
+            **fields,
+            "user": _text(f"{name}.user", fields.get("user", user)),
+            "item": _text(f"{name}.item", fields.get("item")),
+            "timestamp": _number(f"{name}.timestamp", fields.get("timestamp")),
+            "actions": _numbers(f"{name}.actions", fields.get("actions", {})),
+            "context": _object(f"{name}.context", fields.get("context", {})),
+        }
+    )
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a finite number")
+
+
+def _refuse_unknown(name: str, fields: Mapping[str, Any], noun: type) -> None:
+    known = noun.__dataclass_fields__  # type: ignore[attr-defined]
+    if unknown := sorted(set(fields) - set(known)):
+        raise QueryError(f"{name} has the unknown field {unknown[0]!r}; known are {', '.join(known)}")
+
+
+def _object(name: str, value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise QueryError(f"query.{name} is {_short(value)}; send a JSON object")
+    return value
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise QueryError(f"query.{name} is {_short(value)}; send a string")
+    return value
+
+
+def _texts(name: str, value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple):
+        raise QueryError(f"query.{name} is {_short(value)}; send a list of strings")
+    return tuple(_text(f"{name}[{index}]", one) for index, one in enumerate(value))
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise QueryError(f"query.{name} is {_short(value)}; send a finite number")
+    return float(value)
+
+
+def _numbers(name: str, value: Any) -> Mapping[str, float]:
+    return {key: _number(f"{name}.{key}", one) for key, one in _object(name, value).items()}
+
+
+def _count(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_K:
+        raise QueryError(f"query.{name} is {_short(value)}; send a whole number from 1 to {MAX_K}")
+    return value
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."
