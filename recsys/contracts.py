@@ -69,7 +69,9 @@ class Query:
         try:
             document = json.loads(text, parse_constant=_refuse_constant)
         except (ValueError, RecursionError) as error:
-            raise QueryError(f"the query is not one JSON document: {error}; send an object with user, now and k") from None
+            raise QueryError(
+                f"the query is not one JSON document: {error}; send an object with user, now and k"
+            ) from None
         return query_from_dict(document)
 
 

@@ -11,6 +11,10 @@ Every entry point turns a RecsysError into that sentence and exit code 2 (Triton
 is a defect of ours and keeps its traceback.
 """
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class RecsysError(Exception):
     """Base of all errors a person can cause and can mend."""
@@ -34,3 +38,40 @@ class QueryError(RecsysError):
 
 class ServingError(RecsysError):
     """The server could not be started, reached or kept ready."""
+
+
+def check_ranges(group: str, **values: tuple[float, float, float]) -> None:
+    """ConfigError for the first of key=(value, low, high) that lies outside; `group` is the configuration group."""
+    for key, (value, low, high) in values.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+            raise ConfigError(f"{group}.{key} is {value!r}; choose a number from {low:g} to {high:g}")
+
+
+def sentence_of(error: BaseException | None) -> str | None:
+    """What to tell a person about an error they can mend, None for a defect of ours.
+
+    Configuration libraries wrap our errors and have their own for misspelt keys; both are the person's to mend.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, RecsysError):
+            return str(cause)
+        cause = cause.__cause__ or cause.__context__
+    if type(error).__module__.split(".")[0] in ("hydra", "omegaconf"):
+        return " ".join(str(error).split())
+    return None
+
+
+@contextmanager
+def exit_on_error() -> Iterator[None]:
+    """Print an error's sentence and exit with 2; a defect of ours passes with its traceback."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("interrupted; the same command with the same run_dir goes on from here", file=sys.stderr)
+        raise SystemExit(130) from None
+    except Exception as error:
+        if (sentence := sentence_of(error)) is None:
+            raise
+        print(f"error: {sentence}", file=sys.stderr)
+        raise SystemExit(2) from None

@@ -1,0 +1,1 @@
+"""A multi-stage hybrid recommender: retrieve, rank, rules."""

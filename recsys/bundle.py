@@ -1,0 +1,147 @@
+"""The bundle: one directory that holds all that training made and serving needs, verified file by file.
+
+    manifest.json            schema version, fingerprints, sha256 of every file
+    spec.json                the feature spec            vocabularies.json      what its ids stand for
+    items.arrow              the catalogue as people and rules see it
+    item_table.safetensors   the catalogue as the models see it
+    item_vectors.safetensors, index.faiss, candidates.{json,safetensors}        what retrieval searches
+    user_tower.onnx, ranker.onnx (calibration inside), weights.safetensors      the models
+    policy.yaml, rules.yaml, config.yaml, metrics.json, lineage.json
+
+There is no pickle in it, and nothing is read before its hash was compared.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from safetensors.numpy import load_file, save_file
+
+from recsys.errors import BundleError
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """A folder laid out as above. `Bundle.open` verifies; a bundle being written is a draft without a manifest."""
+
+    path: Path
+    fingerprint: str
+    """first 16 hex digits of the sha256 over the hashes of all files, "draft" while being written"""
+    spec_fingerprint: str
+
+    @staticmethod
+    def open(path: Path | str) -> "Bundle":
+        """Verify every file against the manifest; BundleError says which file differs and why."""
+        path = Path(path)
+        manifest = _read_manifest(path)
+        files = manifest["files"]
+        for name, expected in files.items():
+            _verify(path / name, expected)
+        present = {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()} - {MANIFEST}
+        if extra := sorted(present - set(files)):
+            raise BundleError(f"{path / extra[0]} is not in the manifest; remove it or train the bundle again")
+        return Bundle(path=path, fingerprint=_fingerprint(files), spec_fingerprint=manifest["spec_fingerprint"])
+
+    def file(self, name: str) -> Path:
+        file = self.path / name
+        if not file.is_file():
+            raise BundleError(f"{file} is missing; the bundle is incomplete, train it again")
+        return file
+
+    def document(self, name: str) -> Any:
+        """A JSON or YAML file."""
+        text = self.file(name).read_text(encoding="utf-8")
+        return json.loads(text) if name.endswith(".json") else yaml.safe_load(text)
+
+    def arrays(self, name: str) -> dict[str, np.ndarray]:
+        """A safetensors file."""
+        return load_file(self.file(name))
+
+    def write_document(self, name: str, document: Any) -> None:
+        text = json.dumps(document, indent=1) if name.endswith(".json") else yaml.safe_dump(document, sort_keys=False)
+        (self.path / name).write_text(text, encoding="utf-8")
+
+    def write_arrays(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
+        save_file({key: np.ascontiguousarray(array) for key, array in arrays.items()}, self.path / name)
+
+
+@contextmanager
+def write_bundle(path: Path | str, spec_fingerprint: str) -> Iterator[Bundle]:
+    """Fill a draft beside `path`; on success it gets its manifest and takes the place of what was there."""
+    path = Path(path)
+    draft = path.with_name(path.name + ".draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    try:
+        yield Bundle(path=draft, fingerprint="draft", spec_fingerprint=spec_fingerprint)
+        _write_manifest(draft, spec_fingerprint)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    replace_folder(draft, path)
+
+
+def replace_folder(new: Path, path: Path) -> None:
+    """Rename `new` to `path`, whatever was there before."""
+    old = path.with_name(path.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if path.exists():
+        path.rename(old)
+    new.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _write_manifest(folder: Path, spec_fingerprint: str) -> None:
+    names = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
+    files = {name: _sha256(folder / name) for name in names}
+    manifest = {
+        "schema": SCHEMA,
+        "fingerprint": _fingerprint(files),
+        "spec_fingerprint": spec_fingerprint,
+        "files": files,
+    }
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    file = path / MANIFEST
+    if not file.is_file():
+        raise BundleError(f"{path} is no bundle: it has no {MANIFEST}; give the folder that train.py printed")
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+        schema, files, fingerprint = manifest["schema"], manifest["files"], manifest["fingerprint"]
+    except (ValueError, KeyError, TypeError):
+        raise BundleError(f"{file} cannot be read as a manifest; train the bundle again") from None
+    if schema != SCHEMA:
+        raise BundleError(f"{file} has schema version {schema}, this code reads {SCHEMA}; train the bundle again")
+    if fingerprint != _fingerprint(files):
+        raise BundleError(f"{file} was altered: its fingerprint does not fit its file list; restore or retrain it")
+    return manifest
+
+
+def _verify(file: Path, expected: str) -> None:
+    if not file.is_file():
+        raise BundleError(f"{file} is missing; restore the bundle or train it again")
+    if (found := _sha256(file)) != expected:
+        raise BundleError(
+            f"{file} was altered: sha256 {found[:12]}…, the manifest says {expected[:12]}…; restore or retrain the bundle"
+        )
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _fingerprint(files: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,1 @@
+"""Candidate sources beside the towers, and the merge of all of them."""

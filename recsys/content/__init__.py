@@ -1,0 +1,1 @@
+"""Item text -> vectors, once per catalogue."""

@@ -1,0 +1,1 @@
+"""Sources of a data set, its one canonical form, its validation and its splits by time."""

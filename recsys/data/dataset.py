@@ -1,0 +1,190 @@
+"""The one form every data set has after its source.
+
+N items, U users, R rows (events), T objectives.
+"""
+
+import hashlib
+import os
+import tempfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import yaml
+
+from recsys.data.description import ITEM, TIMESTAMP, USER, Description
+
+DTYPES: dict[str, Any] = {
+    "category": pl.String,
+    "text": pl.String,
+    "categories": pl.List(pl.String),
+    "number": pl.Float64,
+    "timestamp": pl.Float64,
+    "vector": pl.List(pl.Float64),
+}
+DESCRIPTION_FILE = "description.yaml"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Dataset:
+    """Validated tables in canonical order; null means missing, NaN does not occur. Make one with `canonical`."""
+
+    name: str
+    interactions: pl.DataFrame
+    """[R] user, item: String; timestamp: Float64, unix seconds UTC; actions: Float64; context columns by kind"""
+    items: pl.DataFrame
+    """[N] item: String and the columns by kind, one row for every known item, sorted by item"""
+    users: pl.DataFrame
+    """[U] user: String and the columns by kind, one row for every known user, sorted by user"""
+    description: Description
+    notes: tuple[str, ...]
+    """what a report has to say about the data: dropped duplicates, order of the file instead of time"""
+
+    @property
+    def num_users(self) -> int:
+        return self.users.height
+
+    @property
+    def num_items(self) -> int:
+        return self.items.height
+
+    @property
+    def num_events(self) -> int:
+        return self.interactions.height
+
+    def labels(self) -> np.ndarray:
+        """[R, T] float32, one column an objective; NaN where the label is missing."""
+        actions = {name: _floats(self.interactions[name]) for name in self.description.actions}
+        labels = np.empty((self.num_events, len(self.description.objectives)), np.float32)
+        for column, expression in enumerate(self.description.expressions().values()):
+            labels[:, column] = expression.labels(actions)
+        return labels
+
+    def positives(self) -> np.ndarray:
+        """[R] bool, events whose target label is above zero; a missing label is no positive."""
+        return self.labels()[:, list(self.description.objectives).index(self.description.target)] > 0
+
+    def hash(self) -> str:
+        """sha256 of user, item, timestamp and actions in canonical order, the same under every library version."""
+        digest = hashlib.sha256()
+        for column in (USER, ITEM):
+            digest.update(_text_bytes(self.interactions[column]))
+        for column in (TIMESTAMP, *self.description.actions):
+            digest.update(column.encode() + b"\0")
+            digest.update(_float_bytes(self.interactions[column]))
+        return digest.hexdigest()
+
+    def save(self, folder: str | Path) -> None:
+        """Write three Parquet files and a description.yaml that the source `Tables` reads back equal.
+
+        Every file is written beside and then renamed, the description last: a reader who finds it finds all.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        tables = {"interactions": self.interactions, "items": self.items, "users": self.users}
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as beside:
+            for name, table in tables.items():
+                table.write_parquet(Path(beside, f"{name}.parquet"))
+            text = yaml.safe_dump(_tables_document(self), sort_keys=False, allow_unicode=True)
+            Path(beside, DESCRIPTION_FILE).write_text(text, encoding="utf-8")
+            for file in (*(f"{name}.parquet" for name in tables), DESCRIPTION_FILE):
+                os.replace(Path(beside, file), folder / file)
+
+
+def canonical(
+    *,
+    name: str,
+    interactions: pl.DataFrame,
+    items: pl.DataFrame | None,
+    users: pl.DataFrame | None,
+    description: Description,
+) -> Dataset:
+    """Bring typed tables into canonical form: no duplicates, one order, one row for every item and user.
+
+    Events are ordered by (timestamp, user, crc32 of item, item): the checksum keeps raw ids, which are often sorted
+    by popularity or by target, from ordering the events of one second. The actions come last, only to break full ties.
+    """
+    schema = _schema(description)
+    unique = interactions.select(list(schema["interactions"])).unique(maintain_order=True)
+    order = [pl.col(TIMESTAMP), pl.col(USER), pl.lit(checksums(unique[ITEM])), pl.col(ITEM), *description.actions]
+    return Dataset(
+        name=name,
+        interactions=unique.sort(order, maintain_order=True),
+        items=_complete(items, unique[ITEM], schema["items"]),
+        users=_complete(users, unique[USER], schema["users"]),
+        description=description,
+        notes=_notes(description, interactions.height - unique.height),
+    )
+
+
+def checksums(ids: pl.Series) -> pl.Series:
+    """crc32 of every id's UTF-8 bytes, as UInt32."""
+    unique = ids.unique()
+    sums = pl.Series([zlib.crc32(one.encode()) for one in unique], dtype=pl.UInt32)
+    return ids.replace_strict(unique, sums, return_dtype=pl.UInt32).alias("checksum")
+
+
+def _schema(description: Description) -> dict[str, dict[str, Any]]:
+    def columns(kinds: Mapping[str, str]) -> dict[str, Any]:
+        return {column: DTYPES[kind] for column, kind in kinds.items()}
+
+    actions = dict.fromkeys(description.actions, pl.Float64)
+    return {
+        "interactions": {USER: pl.String, ITEM: pl.String, TIMESTAMP: pl.Float64}
+        | actions
+        | columns(description.context),
+        "items": {ITEM: pl.String} | columns(description.items),
+        "users": {USER: pl.String} | columns(description.users),
+    }
+
+
+def _complete(table: pl.DataFrame | None, ids: pl.Series, schema: Mapping[str, Any]) -> pl.DataFrame:
+    """`table` with a row of nulls for every id it lacks, sorted by id."""
+    known = pl.DataFrame(schema=schema) if table is None else table.select(list(schema))
+    key = next(iter(schema))
+    unseen = pl.DataFrame({key: ids.unique()}).join(known, on=key, how="anti")
+    return pl.concat([known, unseen], how="diagonal").sort(key)
+
+
+def _notes(description: Description, num_duplicates: int) -> tuple[str, ...]:
+    notes = []
+    if description.order == "file":
+        notes.append("order: file, there is no time: the number of the row stands in its place")
+    if num_duplicates:
+        notes.append(f"duplicate rows of the interactions that were dropped: {num_duplicates}")
+    return tuple(notes)
+
+
+def _floats(column: pl.Series) -> np.ndarray:
+    return column.fill_null(float("nan")).to_numpy()
+
+
+def _float_bytes(column: pl.Series) -> bytes:
+    values = _floats(column).astype("<f8") + 0.0
+    values[np.isnan(values)] = np.nan
+    return values.tobytes()
+
+
+def _text_bytes(column: pl.Series) -> bytes:
+    texts = [text.encode() for text in column]
+    return np.array([len(text) for text in texts], "<i8").tobytes() + b"".join(texts)
+
+
+def _tables_document(dataset: Dataset) -> dict[str, Any]:
+    described = dataset.description
+    time = {"order": "file"} if described.order == "file" else {"timestamp": TIMESTAMP}
+    document = {
+        "name": dataset.name,
+        "interactions": {"file": "interactions.parquet", "user": USER, "item": ITEM}
+        | time
+        | {"actions": dict.fromkeys(described.actions, "number"), "context": dict(described.context)},
+        "items": {"file": "items.parquet", "item": ITEM, "columns": dict(described.items)},
+        "users": {"file": "users.parquet", "user": USER, "columns": dict(described.users)},
+        "objectives": dict(described.objectives),
+        "target": described.target,
+    }
+    return document if described.title is None else document | {"title": described.title}

@@ -1,0 +1,131 @@
+"""What the columns of a data set mean: kinds, objectives and the target."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, get_args
+
+from recsys.errors import ConfigError, DataError
+from recsys.expressions import Expression, compile_expression
+
+Kind = Literal["category", "categories", "number", "text", "vector", "timestamp"]
+KINDS: tuple[str, ...] = get_args(Kind)
+
+USER, ITEM, TIMESTAMP = "user", "item", "timestamp"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """The columns of the three tables; raises DataError when they contradict each other.
+
+    Kinds: `category` one string, `categories` a set of strings, `number` a float, `text` words for people,
+    `vector` floats of one fixed length, `timestamp` unix seconds UTC.
+    """
+
+    actions: tuple[str, ...]
+    """numeric columns of the interactions that say what the user did: unknown before the event"""
+    context: dict[str, Kind]
+    """columns of the interactions that are known when the query arrives"""
+    items: dict[str, Kind]
+    users: dict[str, Kind]
+    objectives: dict[str, str]
+    """name -> expression over the actions; the order is the order of the objective axis T everywhere"""
+    target: str
+    """the objective whose positive label makes an event a positive of retrieval"""
+    title: str | None
+    """column of the items to show to people"""
+    order: Literal["time", "file"]
+    """`file`: there was no time, the timestamp is the number of the row"""
+
+    def __post_init__(self) -> None:
+        for key in ("context", "items", "users"):
+            _check_kinds(key, getattr(self, key))
+        _check_reserved(self)
+        _check_objectives(self)
+        readable = [column for column, kind in self.items.items() if kind in ("text", "category")]
+        if self.title is not None and self.title not in readable:
+            raise DataError(
+                f"title names {self.title!r}, which is no text or category column of the items"
+                f"{did_you_mean(self.title, readable)}; name one of them or leave title out"
+            )
+        if self.order not in ("time", "file"):
+            raise DataError(f"order is {self.order!r}; write time or file")
+
+    def expressions(self) -> dict[str, Expression]:
+        """The compiled objectives, in their order."""
+        return {name: _compiled(name, text, self.actions) for name, text in self.objectives.items()}
+
+    def to_document(self) -> dict[str, Any]:
+        """A plain dictionary for YAML or JSON; `from_document` is its inverse."""
+        return {**asdict(self), "actions": list(self.actions)}
+
+    @staticmethod
+    def from_document(document: Mapping[str, Any]) -> "Description":
+        """Raises DataError for an unknown or a missing key."""
+        known = [one.name for one in fields(Description)]
+        refuse_unknown("the description", document, known)
+        if missing := [key for key in known if key not in document]:
+            raise DataError(f"the description has no {missing[0]!r}; it needs {', '.join(known)}")
+        return Description(**{**document, "actions": tuple(document["actions"])})
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """' (did you mean X?)' for the nearest known name, or nothing."""
+    near = difflib.get_close_matches(str(name), [str(one) for one in known], n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def refuse_unknown(where: str, document: Iterable[str], known: Iterable[str]) -> None:
+    """DataError for the first key of `document` that is not known."""
+    known = list(known)
+    for key in document:
+        if key not in known:
+            raise DataError(
+                f"{where} has the unknown key {key!r}{did_you_mean(key, known)}; known are {', '.join(known)}"
+            )
+
+
+def _check_kinds(where: str, columns: Mapping[str, str]) -> None:
+    for column, kind in columns.items():
+        if kind not in KINDS:
+            raise DataError(
+                f"{where}: column {column!r} has the unknown kind {kind!r}{did_you_mean(kind, KINDS)}; "
+                f"write one of {', '.join(KINDS)}"
+            )
+
+
+def _check_reserved(description: Description) -> None:
+    taken = {
+        "interactions": ((*description.actions, *description.context), (USER, ITEM, TIMESTAMP)),
+        "items": (tuple(description.items), (ITEM,)),
+        "users": (tuple(description.users), (USER,)),
+    }
+    for table, (columns, reserved) in taken.items():
+        for index, column in enumerate(columns):
+            if column in reserved:
+                raise DataError(f"{table}: a column may not be called {column!r}, that name is reserved; rename it")
+            if column in columns[:index]:
+                raise DataError(f"{table}: column {column!r} is both action and context; keep it in one of them")
+
+
+def _check_objectives(description: Description) -> None:
+    if not description.objectives:
+        raise DataError('objectives is empty; name at least one, for instance {watch: "1"}')
+    for name in description.objectives:
+        if not str(name).isidentifier():
+            raise DataError(f"the objective {name!r} is no plain name; use letters, digits and _")
+    if not isinstance(description.target, str) or description.target not in description.objectives:
+        raise DataError(
+            f"target is {description.target!r}{did_you_mean(description.target, description.objectives)}; "
+            f"name one of the objectives {', '.join(description.objectives)}"
+        )
+    description.expressions()
+
+
+def _compiled(name: str, text: str, actions: tuple[str, ...]) -> Expression:
+    if not isinstance(text, str):
+        raise DataError(f'objectives.{name} is {text!r}; write an expression in quotes, for instance "{text}"')
+    try:
+        return compile_expression(text, dict.fromkeys(actions, "number"), where=f"objectives.{name}", wanted="label")
+    except ConfigError as error:
+        raise DataError(str(error)) from None

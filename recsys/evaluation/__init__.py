@@ -1,0 +1,1 @@
+"""Honest figures: full ranking, pessimistic ties, targets that nothing was fitted on."""

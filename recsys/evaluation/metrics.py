@@ -1,0 +1,221 @@
+"""Full-ranking metrics, vectorised over users, with pessimistic ties.
+
+Shapes: B users, N items of the catalogue, K places of a ranking, M relevant items of all users together.
+A ranking is [B, K] int64 catalogue rows, best first, PAD in empty places.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from recsys.contracts import PAD
+
+_LAST_ROW = np.uint64(2**31 - 1)
+_NOT_A_TARGET = np.uint64(2**31)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Targets:
+    """The relevant items of B users as compressed rows; every user has at least one, no item twice.
+
+    ValueError when the rows are malformed: a user without targets has no recall and may not be averaged.
+    """
+
+    indptr: np.ndarray
+    """[B + 1] int64, the items of user b are items[indptr[b]:indptr[b + 1]]"""
+    items: np.ndarray
+    """[M] int64, catalogue rows"""
+
+    def __post_init__(self) -> None:
+        if len(self.indptr) < 2 or self.indptr[0] != 0 or self.indptr[-1] != len(self.items):
+            raise ValueError(f"indptr must run from 0 to {len(self.items)} over at least one user")
+        if (empty := np.flatnonzero(self.num_targets < 1)).size:
+            raise ValueError(f"user row {empty[0]} has no targets; leave users without targets out")
+        if (self.items < 0).any():
+            raise ValueError("targets hold a negative item; catalogue rows start at 0")
+        if np.unique(_pair_keys(self.users, self.items, self.items.max() + 1)).size < len(self.items):
+            raise ValueError("a user has the same target twice; targets are sets")
+
+    @staticmethod
+    def of(lists: Sequence[Sequence[int]]) -> "Targets":
+        """Targets from one sequence of catalogue rows a user."""
+        indptr = np.cumsum([0, *map(len, lists)], dtype=np.int64)
+        return Targets(indptr=indptr, items=np.array([item for row in lists for item in row], dtype=np.int64))
+
+    @property
+    def num_targets(self) -> np.ndarray:
+        """[B] int64."""
+        return np.diff(self.indptr)
+
+    @property
+    def users(self) -> np.ndarray:
+        """[M] int64, the row of the user each item belongs to."""
+        return np.repeat(np.arange(len(self.indptr) - 1), self.num_targets)
+
+
+def rank_scores(
+    scores: np.ndarray, k: int, excluded: np.ndarray | sparse.sparray | sparse.spmatrix, targets: Targets
+) -> np.ndarray:
+    """The k best items of every user, [B, k] int64, where a target loses against every equal score.
+
+    `scores` [B, N] are compared as float32; `excluded` [B, N] is a bool array or a sparse matrix (nonzero entries are
+    excluded). Excluded, NaN and -inf places are never listed, and a target among them cannot be hit. A constant
+    scorer therefore hits nothing as soon as k other items tie. Equal non-targets follow the order of the catalogue.
+    """
+    keys = _sortable(scores, excluded)
+    if len(targets.indptr) - 1 != len(keys):
+        raise ValueError(
+            f"scores have {len(keys)} rows, targets {len(targets.indptr) - 1}; give one row a user to both"
+        )
+    keys[targets.users, targets.items] &= ~_NOT_A_TARGET
+    return _largest(keys, k)
+
+
+def top_k(scores: np.ndarray, k: int, excluded: np.ndarray | sparse.sparray | sparse.spmatrix) -> np.ndarray:
+    """`rank_scores` where nobody knows the targets: equal scores follow the order of the catalogue.
+
+    Not for measuring: that order may leak the targets.
+    """
+    return _largest(_sortable(scores, excluded), k)
+
+
+def hits(ranking: np.ndarray, targets: Targets) -> np.ndarray:
+    """[B, K] bool: the place holds a target. ValueError when a target is listed twice for one user."""
+    num_users = len(targets.indptr) - 1
+    if ranking.ndim != 2 or len(ranking) != num_users:
+        raise ValueError(
+            f"the ranking has shape {ranking.shape}, wanted ({num_users}, K), one row a user of the targets"
+        )
+    stride = 1 + max(ranking.max(initial=PAD), targets.items.max())
+    wanted = np.sort(_pair_keys(targets.users, targets.items, stride))
+    shown = _pair_keys(np.arange(num_users)[:, None], ranking, stride)
+    place = np.minimum(np.searchsorted(wanted, shown), len(wanted) - 1)
+    found = (wanted[place] == shown) & (ranking != PAD)
+    if np.unique(shown[found]).size < np.count_nonzero(found):
+        raise ValueError("the ranking lists an item twice for one user; a ranking has every item once")
+    return found
+
+
+def recall(hits: np.ndarray, num_targets: np.ndarray, k: int) -> np.ndarray:
+    """[B] float64, share of a user's targets among the first k places.
+
+    The denominator is the number of targets, not min(k, that), so a user with more than k targets cannot reach 1.
+    """
+    return _first(hits, k).sum(axis=1) / num_targets
+
+
+def ndcg(hits: np.ndarray, num_targets: np.ndarray, k: int) -> np.ndarray:
+    """[B] float64, binary gain, discount 1 / log2(1 + rank), ideal over min(k, number of targets).
+
+    Järvelin and Kekäläinen, Cumulated gain-based evaluation of IR techniques, TOIS 2002.
+    """
+    discounts = 1 / np.log2(np.arange(2, k + 2))
+    ideal = np.cumsum(discounts)[np.minimum(num_targets, k) - 1]
+    return _first(hits, k) @ discounts / ideal
+
+
+def coverage(ranking: np.ndarray, num_items: int, k: int) -> float:
+    """Share of the catalogue that at least one user sees in the first k places."""
+    shown = np.unique(_first(ranking, k))
+    if shown.size and shown[-1] >= num_items:
+        raise ValueError(f"the ranking lists catalogue row {shown[-1]}, the catalogue has {num_items} items")
+    return int(np.count_nonzero(shown != PAD)) / num_items
+
+
+def bootstrap_interval(values: np.ndarray, seed: int, samples: int = 1000) -> tuple[float, float]:
+    """95% percentile bootstrap interval of the mean of values [B], resampling users.
+
+    Users with the same value are exchangeable, so drawing how often each distinct value comes (a multinomial) is the
+    same bootstrap, at the price of the distinct values only. Efron, Bootstrap methods, Annals of Statistics 1979.
+    """
+    if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
+        raise ValueError(f"bootstrap needs one finite value a user, got shape {values.shape}, maybe with NaN")
+    distinct, counts = np.unique(values, return_counts=True)
+    generator, num_users = np.random.default_rng(seed), len(values)
+    draws = (generator.multinomial(num_users, counts / num_users) for _ in range(samples))
+    means = np.fromiter((draw @ distinct for draw in draws), dtype=np.float64, count=samples) / num_users
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def paired_bootstrap(a: np.ndarray, b: np.ndarray, seed: int) -> tuple[float, float, float]:
+    """Mean of a - b over the same users [B], with the low and high end of its 95% interval."""
+    if a.shape != b.shape:
+        raise ValueError(f"the two systems have values of shapes {a.shape} and {b.shape}; give both the same users")
+    return (float(np.mean(a - b)), *bootstrap_interval(a - b, seed))
+
+
+PER_USER = {"recall@10": partial(recall, k=10), "recall@100": partial(recall, k=100), "ndcg@10": partial(ndcg, k=10)}
+"""metrics that have one value a user, and so an interval"""
+
+
+def per_user(ranking: np.ndarray, targets: Targets) -> dict[str, np.ndarray]:
+    """Every metric of PER_USER as values [B] float64; the ranking needs at least 100 places (PAD for empty ones)."""
+    found = hits(ranking, targets)
+    return {name: metric(found, targets.num_targets) for name, metric in PER_USER.items()}
+
+
+def evaluate(ranking: np.ndarray, targets: Targets, num_items: int, seed: int) -> dict[str, Any]:
+    """{recall@10, recall@100, ndcg@10, coverage@10, ci95: {metric: [low, high]}, users} of a ranking, JSON-able."""
+    return summarise(per_user(ranking, targets), coverage(ranking, num_items, 10), seed)
+
+
+def summarise(values: Mapping[str, np.ndarray], coverage_at_10: float, seed: int) -> dict[str, Any]:
+    """`evaluate` from `per_user` values, for a caller that keeps them."""
+    means = {name: float(value.mean()) for name, value in values.items()}
+    intervals = {name: list(bootstrap_interval(value, seed)) for name, value in values.items()}
+    users = len(next(iter(values.values())))
+    return {**means, "coverage@10": coverage_at_10, "ci95": intervals, "users": users}
+
+
+def _pair_keys(users: np.ndarray, items: np.ndarray, stride: int) -> np.ndarray:
+    return users * np.int64(stride) + items
+
+
+def _first(places: np.ndarray, k: int) -> np.ndarray:
+    if not 1 <= k <= places.shape[1]:
+        raise ValueError(
+            f"k is {k}, the ranking has {places.shape[1]} places; rank at least k (PAD fills empty places)"
+        )
+    return places[:, :k]
+
+
+def _sortable(scores: np.ndarray, excluded: np.ndarray | sparse.sparray | sparse.spmatrix) -> np.ndarray:
+    """[B, N] uint64, larger is better, all different within a row: score (32 bits), not a target (1), row (31).
+
+    0 means that the item may not be listed; every finite score gives more.
+    """
+    if scores.ndim != 2 or excluded.shape != scores.shape:
+        raise ValueError(f"scores have shape {scores.shape}, excluded {excluded.shape}; wanted [B, N] for both")
+    values = scores.astype(np.float32) + np.float32(0)  # + 0 makes -0.0 and 0.0 equal
+    bits = values.view(np.uint32)
+    ordered = np.where(bits >> 31, ~bits, bits | np.uint32(2**31))
+    ties = _NOT_A_TARGET | (_LAST_ROW - np.arange(scores.shape[1], dtype=np.uint64))
+    keys = (ordered.astype(np.uint64) << np.uint64(32)) | ties
+    keys[np.isnan(values) | np.isneginf(values)] = 0
+    keys[_places(excluded)] = 0
+    return keys
+
+
+def _places(excluded: np.ndarray | sparse.sparray | sparse.spmatrix) -> Any:
+    if sparse.issparse(excluded):
+        return excluded.nonzero()
+    if excluded.dtype != np.bool_:
+        raise ValueError(f"excluded is an array of {excluded.dtype}; wanted bool or a sparse matrix")
+    return excluded
+
+
+def _largest(keys: np.ndarray, k: int) -> np.ndarray:
+    num_users, num_items = keys.shape
+    if k < 1 or num_items < 1:
+        raise ValueError(f"cannot rank the {k} best of {num_items} items; both must be at least 1")
+    width = min(k, num_items)
+    best = np.partition(keys, num_items - width, axis=1)[:, num_items - width :]
+    best = np.sort(best, axis=1)[:, ::-1]
+    ranking = np.full((num_users, k), PAD, dtype=np.int64)
+    ranking[:, :width] = np.where(best > 0, (_LAST_ROW - (best & _LAST_ROW)).astype(np.int64), PAD)
+    return ranking

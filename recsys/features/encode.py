@@ -1,0 +1,183 @@
+"""Records and events -> arrays, the only way there is.
+
+Shapes: R rows, B queries, L history length, T objectives, N items of the catalogue.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from recsys.contracts import PAD, Query
+from recsys.features.spec import MISSING, UNKNOWN, Column, Columns, FeatureSpec, Table
+from recsys.features.state import event_labels, remembered
+
+Arrays = dict[str, np.ndarray]
+DAY = 86_400.0
+
+
+def encode_table(table: Table, columns: Columns, num_rows: int) -> Arrays:
+    """One table: {"ids": [R, I] int64, "numbers": [R, F] float32, "vectors": [R, V] float32}, empty parts left out.
+
+    Categories and lists are object arrays of str / tuples, None where missing; numbers float arrays, NaN where missing.
+    """
+    ids = [_encode_ids(column, columns[column.name]) for column in table.of_kind("category", "categories")]
+    numbers = [_encode_number(column, columns[column.name]) for column in table.of_kind("number")]
+    numbers += [np.asarray(columns[name], dtype=np.float32)[:, None] for name in table.extra_numbers]
+    vectors = [_encode_vector(column, columns[column.name]) for column in table.of_kind("vector")]
+    parts = {"ids": ids, "numbers": numbers, "vectors": vectors}
+    encoded = {name: np.concatenate(part, axis=1) for name, part in parts.items() if part}
+    assert all(len(part) == num_rows for part in encoded.values())
+    return encoded
+
+
+def _encode_ids(column: Column, values: np.ndarray) -> np.ndarray:
+    if column.kind == "category":
+        return np.array([[_lookup(column, value)] for value in values], dtype=np.int64)
+    encoded = np.full((len(values), column.slots), MISSING, dtype=np.int64)
+    for row, listed in enumerate(values):
+        kept = [_lookup(column, value) for value in (listed or ())[: column.slots]]
+        encoded[row, : len(kept)] = kept
+    return encoded
+
+
+def _lookup(column: Column, value: Any) -> int:
+    return MISSING if value is None else column.index.get(value, UNKNOWN)
+
+
+def _encode_number(column: Column, values: np.ndarray) -> np.ndarray:
+    raw = np.asarray(values, dtype=np.float64)
+    missing = ~np.isfinite(raw)
+    scaled = np.where(missing, 0.0, (raw - column.mean) / column.scale)
+    return np.stack([np.clip(scaled, -10, 10), missing], axis=1).astype(np.float32)
+
+
+def _encode_vector(column: Column, values: np.ndarray) -> np.ndarray:
+    return np.nan_to_num(np.asarray(values, dtype=np.float32).reshape(len(values), column.slots))
+
+
+def time_columns(now: np.ndarray) -> Columns:
+    """Hour of the day and day of the week as points on circles; now is [R] unix seconds, UTC."""
+    hour = 2 * np.pi * (now % DAY) / DAY
+    weekday = 2 * np.pi * (now % (7 * DAY)) / (7 * DAY)
+    return {
+        "hour_sin": np.sin(hour),
+        "hour_cos": np.cos(hour),
+        "weekday_sin": np.sin(weekday),
+        "weekday_cos": np.cos(weekday),
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class ItemTable:
+    """The encoded catalogue. Row N, one past the last item, is all padding, so that PAD (-1) selects it."""
+
+    ids: tuple[str, ...]
+    encoded: Arrays
+    """as encode_table gives them, N + 1 rows"""
+
+    @staticmethod
+    def encode(table: Table, ids: Sequence[str], columns: Columns) -> "ItemTable":
+        encoded = encode_table(table, columns, len(ids))
+        padded = {name: np.concatenate([part, np.zeros_like(part[:1])]) for name, part in encoded.items()}
+        return ItemTable(ids=tuple(ids), encoded=padded)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @cached_property
+    def rows(self) -> dict[str, int]:
+        """item id -> row"""
+        return {item: row for row, item in enumerate(self.ids)}
+
+    def join(self, name: str, rows: np.ndarray) -> Arrays:
+        """Features of the items at `rows` (any shape, PAD allowed): {f"{name}_ids": [*rows.shape, I], ...}."""
+        return {f"{name}_{part}": encoded[rows] for part, encoded in self.encoded.items()}
+
+
+def encode_queries(spec: FeatureSpec, items: ItemTable, queries: Sequence[Query]) -> tuple[Arrays, np.ndarray]:
+    """Queries -> (the tensors of `spec.request_tensors()`, catalogue rows of the history [B, L], newest last)."""
+    rows, labels, gaps = _encode_histories(spec, items, queries)
+    profile = encode_table(spec.profile, _gather(spec.profile, [query.profile for query in queries]), len(queries))
+    context_columns = _gather(spec.context, [query.context for query in queries])
+    times = time_columns(np.array([query.now for query in queries]))
+    context = encode_table(spec.context, {**context_columns, **times}, len(queries))
+    request = {
+        **items.join("history", rows),
+        "history_labels": labels,
+        "history_gaps": gaps,
+        **{f"profile_{part}": array for part, array in profile.items()},
+        **{f"context_{part}": array for part, array in context.items()},
+    }
+    return request, rows
+
+
+def _encode_histories(
+    spec: FeatureSpec, items: ItemTable, queries: Sequence[Query]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    shape = (len(queries), spec.history_length)
+    rows = np.full(shape, PAD, dtype=np.int64)
+    labels = np.zeros((*shape, spec.num_objectives), dtype=np.float32)
+    gaps = np.zeros(shape, dtype=np.float32)
+    for place, query in enumerate(queries):
+        known = [event for event in query.history if event.item in items.rows]
+        events = remembered(known, spec)[-spec.history_length :]
+        if not events:
+            continue
+        rows[place, -len(events) :] = [items.rows[event.item] for event in events]
+        labels[place, -len(events) :] = np.nan_to_num(event_labels(events, spec))
+        gaps[place, -len(events) :] = encode_gaps(np.array([event.timestamp for event in events]), query.now)
+    return rows, labels, gaps
+
+
+def encode_gaps(timestamps: np.ndarray, now: float | np.ndarray) -> np.ndarray:
+    """log(1 + seconds) from each event to the next one, from the newest to now; timestamps [..., L] ascending.
+
+    A gap looks only at what follows immediately, so the same number serves a causal model at every position.
+    """
+    following = np.concatenate([timestamps[..., 1:], np.broadcast_to(now, timestamps[..., :1].shape)], axis=-1)
+    return np.log1p(np.maximum(following - timestamps, 0.0)).astype(np.float32)
+
+
+def _gather(table: Table, records: Sequence[Mapping[str, Any]]) -> Columns:
+    return {
+        column.name: column_array(column.kind, [record.get(column.name) for record in records], column.slots)
+        for column in table.columns
+    }
+
+
+def column_array(kind: str, values: Sequence[Any], length: int = 0) -> np.ndarray:
+    """Raw values as tables and callers hold them -> the array that spec and encode_table read.
+
+    A value of the wrong kind counts as missing. `length` is that of a vector; a missing one is all zeros.
+    """
+    if kind in ("number", "timestamp"):
+        return np.array([_as_number(value) for value in values], dtype=np.float64)
+    if kind == "vector":
+        return np.stack([_as_vector(value, length) for value in values])
+    array = np.empty(len(values), dtype=object)
+    convert = _as_texts if kind == "categories" else _as_text
+    for row, value in enumerate(values):
+        array[row] = convert(value)
+    return array
+
+
+def _as_number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else np.nan
+
+
+def _as_vector(value: Any, length: int) -> np.ndarray:
+    usable = isinstance(value, list | tuple) and len(value) == length and all(_as_number(one) == one for one in value)
+    return np.array(value if usable else [0.0] * length, dtype=np.float32)
+
+
+def _as_text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _as_texts(value: Any) -> tuple[str, ...] | None:
+    if not isinstance(value, list | tuple) or not all(isinstance(one, str) for one in value):
+        return None
+    return tuple(value)

@@ -1,0 +1,135 @@
+"""Eager modules -> ONNX graphs, calibration inside; a graph is compared with its module before it is kept.
+
+Shapes: B batch, C candidates.
+"""
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from recsys.errors import BundleError
+from recsys.features.spec import FeatureSpec, Tensor
+from recsys.ranking.calibration import PlattCalibrator
+from recsys.ranking.multi_objective import MultiObjectiveRanker
+from recsys.retrieval.two_tower import TwoTower
+from recsys.stages import OnnxModel
+
+OPSET = 20
+TOLERANCE = 1e-5
+BATCH_SIZES = (1, 7, 64)
+NUM_CANDIDATES = (1, 33, 1_000)
+
+
+class _Named(nn.Module):
+    """A function of a dictionary as a function of its values, in a fixed order: what the exporter can trace."""
+
+    def __init__(
+        self, module: nn.Module, call: Callable[[dict[str, torch.Tensor]], torch.Tensor], names: Sequence[str]
+    ):
+        super().__init__()
+        self.module = module
+        self.call = call
+        self.names = tuple(names)
+
+    def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
+        return self.call(dict(zip(self.names, tensors, strict=True)))
+
+
+def export_user_tower(towers: TwoTower, spec: FeatureSpec, path: Path) -> None:
+    """Request tensors -> USER_VECTOR [B, D]."""
+    _export(towers, towers.users, spec.request_tensors(), "user_vectors", path)
+
+
+def export_ranker(
+    ranker: MultiObjectiveRanker, calibrator: PlattCalibrator, inputs: Sequence[Tensor], path: Path
+) -> None:
+    """Request and candidate tensors -> probabilities [B, C, T]."""
+    calibrated = nn.ModuleList([ranker, calibrator])
+    _export(calibrated, lambda batch: calibrator(ranker(batch)), inputs, "probabilities", path)
+
+
+def _export(
+    module: nn.Module,
+    call: Callable[[dict[str, torch.Tensor]], torch.Tensor],
+    inputs: Sequence[Tensor],
+    output: str,
+    path: Path,
+) -> None:
+    named = _Named(module.cpu().float().eval(), call, [tensor.name for tensor in inputs]).eval()
+    batch, candidates = torch.export.Dim("batch"), torch.export.Dim("candidates")
+    shapes = tuple(
+        {0: batch, **{axis + 1: candidates for axis, size in enumerate(tensor.shape) if size == -1}}
+        for tensor in inputs
+    )
+    example = tuple(torch.from_numpy(array) for array in random_inputs(inputs, 3, 5).values())
+    with _quiet(), torch.no_grad():
+        torch.onnx.export(
+            named,
+            example,
+            path,
+            input_names=[tensor.name for tensor in inputs],
+            output_names=[output],
+            dynamic_shapes=(shapes,),
+            opset_version=OPSET,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+    check_against_eager(named, inputs, path)
+
+
+@torch.no_grad()
+def check_against_eager(named: nn.Module, inputs: Sequence[Tensor], path: Path) -> None:
+    """BundleError unless graph and module agree to TOLERANCE for several batch sizes and candidate counts."""
+    graph = OnnxModel(path, inputs)
+    for batch, candidates in zip(BATCH_SIZES, NUM_CANDIDATES, strict=True):
+        arrays = random_inputs(inputs, batch, candidates)
+        eager = named(*(torch.from_numpy(array) for array in arrays.values())).numpy()
+        difference = float(np.abs(graph(arrays) - eager).max())
+        if not difference <= TOLERANCE:
+            raise BundleError(
+                f"{path.name} differs from its module by {difference:.2g} for batch {batch} with {candidates} candidates, "
+                f"at most {TOLERANCE:g} is allowed; report this with the versions of torch and onnxruntime"
+            )
+
+
+def random_inputs(inputs: Sequence[Tensor], batch: int, candidates: int) -> dict[str, np.ndarray]:
+    """Arrays of the right types and shapes; ids are MISSING, UNKNOWN or the first value, half the history is empty."""
+    generator = np.random.default_rng(batch * 1_000 + candidates)
+    arrays: dict[str, np.ndarray] = {}
+    for tensor in inputs:
+        shape = (batch, *(candidates if size == -1 else size for size in tensor.shape))
+        if tensor.dtype == "int64":
+            arrays[tensor.name] = generator.integers(0, 2, shape)
+        else:
+            arrays[tensor.name] = generator.normal(size=shape).astype(np.float32)
+    if "history_ids" in arrays:
+        length = arrays["history_ids"].shape[1]
+        arrays["history_ids"][:, length // 2 :, 0] = 1
+        arrays["history_ids"][:, : length // 2] = 0
+    if "history_gaps" in arrays:
+        arrays["history_gaps"] = np.abs(arrays["history_gaps"])
+    return arrays
+
+
+@contextlib.contextmanager
+def _quiet():
+    """The exporter talks to both streams and through warnings of its own dependencies."""
+    logging.disable(logging.WARNING)
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)

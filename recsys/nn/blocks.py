@@ -1,0 +1,133 @@
+"""Building blocks of the towers and the ranker.
+
+Shapes: B batch, L sequence, D dim, H heads, I id slots, F numbers, V vector values; `...` any leading dimensions.
+"""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from recsys.features.spec import UNKNOWN, Table
+
+Batch = Mapping[str, Tensor]
+
+
+class TableEncoder(nn.Module):
+    """A row of an encoded table -> [..., D]: id embeddings plus gated content, each part may be absent.
+
+    `id_column` names the column whose value is dropped to UNKNOWN in training with probability `id_dropout`, so that
+    content alone learns to stand for an item that was never trained on (DropoutNet, Volkovs et al. 2017).
+    """
+
+    def __init__(self, table: Table, *, dim: int, id_column: str | None = None, id_dropout: float = 0.0) -> None:
+        super().__init__()
+        self.columns = table.of_kind("category", "categories")
+        self.widths = table.widths
+        self.id_column = id_column
+        self.id_dropout = id_dropout
+        self.embeddings = nn.ModuleList(nn.Embedding(column.num_ids, dim, padding_idx=0) for column in self.columns)
+        for embedding in self.embeddings:
+            nn.init.normal_(embedding.weight, std=1 / math.sqrt(dim))
+        self.numbers = nn.Linear(self.widths["numbers"], dim) if "numbers" in self.widths else None
+        self.vectors = nn.Linear(self.widths["vectors"], dim, bias=False) if "vectors" in self.widths else None
+        self.gate = nn.Linear(dim, dim)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, batch: Batch, prefix: str) -> Tensor:
+        identity, content = self._embed(batch, prefix)
+        if self.numbers is not None:
+            content.append(self.numbers(batch[f"{prefix}_numbers"]))
+        if self.vectors is not None:
+            content.append(self.vectors(batch[f"{prefix}_vectors"]))
+        if not content:
+            return self.norm(identity)
+        together = torch.stack(content).sum(0)
+        return self.norm(identity + torch.sigmoid(self.gate(together)) * together)
+
+    def _embed(self, batch: Batch, prefix: str) -> tuple[Tensor | float, list[Tensor]]:
+        identity: Tensor | float = 0.0
+        content: list[Tensor] = []
+        start = 0
+        for column, embedding in zip(self.columns, self.embeddings, strict=True):
+            ids = batch[f"{prefix}_ids"][..., start : start + column.slots]
+            start += column.slots
+            if column.name == self.id_column:
+                identity = embedding(self._drop(ids)).squeeze(-2)
+            else:
+                present = (ids > 0).sum(-1, keepdim=True).clamp(min=1)
+                content.append(embedding(ids).sum(-2) / present)
+        return identity, content
+
+    def _drop(self, ids: Tensor) -> Tensor:
+        if not self.training or self.id_dropout == 0:
+            return ids
+        dropped = (torch.rand(ids.shape, device=ids.device) < self.id_dropout) & (ids > 0)
+        return torch.where(dropped, UNKNOWN, ids)
+
+
+class HistoryEncoder(nn.Module):
+    """Events -> tokens [B, L, D]: the item, what was done with it, and the time until the next event."""
+
+    def __init__(self, *, dim: int, num_objectives: int) -> None:
+        super().__init__()
+        self.labels = nn.Linear(num_objectives, dim)
+        self.gaps = nn.Linear(2, dim)
+
+    def forward(self, items: Tensor, labels: Tensor, gaps: Tensor) -> Tensor:
+        scaled = gaps.unsqueeze(-1) / 10
+        return items + self.labels(labels) + self.gaps(torch.cat([scaled, scaled.square()], dim=-1))
+
+
+class CausalBlock(nn.Module):
+    """Pre-norm causal self-attention with a learned relative-position bias, then a gated feed-forward (SwiGLU).
+
+    Token 0 is a start token; it carries no position, so its bias is one learned number a head.
+    """
+
+    def __init__(self, *, dim: int, num_heads: int, length: int, dropout: float) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.attention_norm = nn.LayerNorm(dim)
+        self.project_in = nn.Linear(dim, 3 * dim, bias=False)
+        self.project_out = nn.Linear(dim, dim, bias=False)
+        self.bias = nn.Parameter(torch.zeros(num_heads, length + 1))
+        """[H, L + 1]: by distance 0 to L - 1, the last for the start token"""
+        self.feed_norm = nn.LayerNorm(dim)
+        self.feed_in = nn.Linear(dim, 4 * dim, bias=False)
+        self.feed_out = nn.Linear(2 * dim, dim, bias=False)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """x [B, L + 1, D]; mask [B, 1, L + 1, L + 1] True where a query may look at a key."""
+        x = x + self.dropout(self._attend(self.attention_norm(x), mask))
+        gate, value = self.feed_in(self.feed_norm(x)).chunk(2, dim=-1)
+        return x + self.dropout(self.feed_out(F.silu(gate) * value))
+
+    def _attend(self, x: Tensor, mask: Tensor) -> Tensor:
+        query, key, value = (
+            part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in self.project_in(x).chunk(3, dim=-1)
+        )
+        scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1]) + self._relative_bias(x.shape[1])
+        weights = scores.masked_fill(~mask, float("-inf")).softmax(-1)
+        return self.project_out((self.dropout(weights) @ value).transpose(1, 2).flatten(-2))
+
+    def _relative_bias(self, length: int) -> Tensor:
+        place = torch.arange(length, device=self.bias.device)
+        distance = (place[:, None] - place[None, :]).clamp(min=0, max=self.bias.shape[1] - 2)
+        distance = torch.where(place[None, :] == 0, self.bias.shape[1] - 1, distance)
+        return self.bias[:, distance]
+
+
+def causal_mask(present: Tensor) -> Tensor:
+    """present [B, L] -> [B, 1, L + 1, L + 1]: earlier or same place, key present or the start token.
+
+    An absent query looks at the start token at least, so that no row of the softmax is empty.
+    """
+    start = torch.ones_like(present[:, :1])
+    keys = torch.cat([start, present], dim=1)
+    length = keys.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool, device=present.device).tril()
+    return (keys[:, None, :] & causal).unsqueeze(1)

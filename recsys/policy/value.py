@@ -1,0 +1,58 @@
+"""From the probabilities of the objectives to one utility.
+
+Shapes: B queries of a batch, C candidates of a query, T objectives.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from recsys.errors import ConfigError
+from recsys.expressions import Expression, compile_expression
+
+
+class ValueFormula:
+    """A number expression over objectives and weights, such as "watch + like_weight * like"."""
+
+    def __init__(self, *, formula: str | None, weights: Mapping[str, float]) -> None:
+        """formula: None stands for the sum of all objectives."""
+        if not isinstance(weights, Mapping):
+            raise ConfigError(f"value.weights is a {type(weights).__name__}; write a mapping of names to numbers")
+        for name, weight in weights.items():
+            if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
+                raise ConfigError(f"value.weights.{name} is {weight!r}; write a finite number")
+        self.formula = formula
+        self.weights = {str(name): float(weight) for name, weight in weights.items()}
+
+    def compile(self, objectives: Sequence[str]) -> "CompiledValue":
+        """Check the formula against the objectives of a ranker; ConfigError names what does not fit."""
+        if both := sorted(self.weights.keys() & set(objectives)):
+            raise ConfigError(f"value.weights.{both[0]} has the name of an objective; call the weight otherwise")
+        types = dict.fromkeys([*objectives, *self.weights], "number")
+        formula = " + ".join(objectives) if self.formula is None else self.formula
+        expression = compile_expression(formula, types, where="value.formula", wanted="number")
+        if unused := sorted(self.weights.keys() - expression.names):
+            raise ConfigError(f"value.weights.{unused[0]} is not used by the formula {formula!r}; remove it")
+        return CompiledValue(expression=expression, weights=self.weights, objectives=tuple(objectives))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompiledValue:
+    """The formula of one ranker."""
+
+    expression: Expression
+    weights: Mapping[str, float]
+    objectives: tuple[str, ...]
+
+    def __call__(self, probabilities: np.ndarray) -> np.ndarray:
+        """probabilities [B, C, T] -> utility [B, C] float32, NaN where the formula has no finite value."""
+        if probabilities.shape[-1] != len(self.objectives):
+            raise ValueError(f"{probabilities.shape[-1]} probabilities for the objectives {self.objectives}")
+        columns = {name: probabilities[..., place] for place, name in enumerate(self.objectives)}
+        weights = {name: np.asarray(weight) for name, weight in self.weights.items()}
+        with np.errstate(over="ignore"):
+            utility = self.expression({**columns, **weights}).astype(np.float32)
+        finite = np.where(np.isfinite(utility), utility, np.float32(np.nan))
+        return np.broadcast_to(finite, probabilities.shape[:-1])

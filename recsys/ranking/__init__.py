@@ -1,0 +1,1 @@
+"""One calibrated probability an objective for each candidate."""

@@ -1,0 +1,65 @@
+"""The two-tower retrieval model.
+
+Both towers end in unit vectors, so the score is a cosine. The user tower is a causal transformer over events, so one
+pass over a window of events trains every position of it (SASRec, Kang & McAuley 2018).
+
+Shapes: B batch, L history, D dim, T objectives, N items; P = L + 1 positions, the first after no event at all.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from recsys.features.spec import FeatureSpec
+from recsys.nn.blocks import Batch, CausalBlock, HistoryEncoder, TableEncoder, causal_mask
+
+
+class TwoTower(nn.Module):
+    """User tower over history, profile and context; item tower over id and content. Item encoders are shared."""
+
+    def __init__(
+        self, *, spec: FeatureSpec, dim: int, num_blocks: int, num_heads: int, dropout: float, id_dropout: float
+    ) -> None:
+        super().__init__()
+        self.item_encoder = TableEncoder(spec.items, dim=dim, id_column="item", id_dropout=id_dropout)
+        self.item_head = nn.Linear(dim, dim, bias=False)
+        self.event_encoder = HistoryEncoder(dim=dim, num_objectives=spec.num_objectives)
+        self.start = nn.Parameter(torch.zeros(1, 1, dim))
+        self.dropout = nn.Dropout(dropout)
+        self.blocks = nn.ModuleList(
+            CausalBlock(dim=dim, num_heads=num_heads, length=spec.history_length, dropout=dropout)
+            for _ in range(num_blocks)
+        )
+        self.norm = nn.LayerNorm(dim)
+        self.profile_encoder = TableEncoder(spec.profile, dim=dim) if spec.profile.widths else None
+        self.context_encoder = TableEncoder(spec.context, dim=dim)
+        self.user_head = nn.Sequential(
+            nn.Linear(3 * dim, 2 * dim), nn.SiLU(), nn.Dropout(dropout), nn.Linear(2 * dim, dim)
+        )
+        nn.init.eye_(self.item_head.weight)
+        nn.init.normal_(self.start, std=0.02)
+
+    def items(self, batch: Batch) -> Tensor:
+        """item_* tensors of R rows -> [R, D] unit vectors."""
+        return F.normalize(self.item_head(self.item_encoder(batch, "item")), dim=-1)
+
+    def users(self, batch: Batch) -> Tensor:
+        """Request tensors -> [B, D] unit vectors."""
+        return self.head(self.histories(batch)[:, -1], batch)
+
+    def histories(self, batch: Batch) -> Tensor:
+        """Request tensors -> [B, P, D]: what the history says after each of its events."""
+        present = batch["history_ids"][..., 0] > 0
+        items = self.item_encoder(batch, "history")
+        events = self.event_encoder(items, batch["history_labels"], batch["history_gaps"])
+        x = self.dropout(torch.cat([self.start.expand(events.shape[0], -1, -1), events], dim=1))
+        mask = causal_mask(present)
+        for block in self.blocks:
+            x = block(x, mask)
+        return self.norm(x)
+
+    def head(self, histories: Tensor, batch: Batch) -> Tensor:
+        """Chosen positions [M, D] with the profile_* and context_* tensors of M rows -> [M, D] unit vectors."""
+        context = self.context_encoder(batch, "context")
+        profile = torch.zeros_like(context) if self.profile_encoder is None else self.profile_encoder(batch, "profile")
+        return F.normalize(histories + self.user_head(torch.cat([histories, profile, context], dim=-1)), dim=-1)

@@ -1,0 +1,248 @@
+"""A bundle -> its stages: what the Triton models and the in-process pipeline both run.
+
+Each stage declares the tensors it reads and adds; `export` generates every Triton configuration from these lists.
+
+Shapes: B queries, L history, C candidates, S sources, T objectives, E excluded items.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import polars as pl
+
+from recsys.bundle import Bundle
+from recsys.candidates.merge import num_score_features, score_features
+from recsys.candidates.sources import Sources
+from recsys.contracts import PAD, Candidates, Query, Slate
+from recsys.errors import BundleError
+from recsys.features.encode import Arrays, ItemTable, column_array, encode_queries
+from recsys.features.spec import FeatureSpec, Tensor
+from recsys.index import FaissIndex
+from recsys.policy.compose import CompiledPolicy, Policy
+from recsys.policy.rules import RuleSet
+
+QUERY = Tensor(name="QUERY", dtype="bytes", shape=(1,))
+SLATE = Tensor(name="SLATE", dtype="bytes", shape=(1,))
+ITEMS = Tensor(name="ITEMS", dtype="bytes", shape=(-1,))
+UTILITIES = Tensor(name="UTILITIES", dtype="float32", shape=(-1,))
+
+Tensors = Mapping[str, Any]
+UserTower = Callable[[Arrays], np.ndarray]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retrieve:
+    """Encode the query, search every source, merge, join the features of the candidates."""
+
+    spec: FeatureSpec
+    items: ItemTable
+    user_tower: UserTower
+    """request tensors -> [B, D]"""
+    sources: Sources
+    name: str = "retrieve"
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        return (QUERY,)
+
+    @property
+    def outputs(self) -> tuple[Tensor, ...]:
+        return (*ranker_inputs(self.spec, len(self.sources.names)), *candidate_outputs(len(self.sources.names)))
+
+    def __call__(self, tensors: Tensors) -> Arrays:
+        queries: Sequence[Query] = tensors["QUERY"]
+        request, history = encode_queries(self.spec, self.items, queries)
+        excluded = self._excluded(queries)
+        rows, scores, source_scores = self.sources.search(self.user_tower(request), history, excluded)
+        return {
+            **request,
+            **self.items.join("candidate", rows),
+            "candidate_scores": score_features(scores, source_scores),
+            "candidate_rows": rows,
+            "merged_scores": scores,
+            "source_scores": source_scores,
+            "degraded": np.array([[self._degraded(query)] for query in queries], dtype=object),
+        }
+
+    def _excluded(self, queries: Sequence[Query]) -> np.ndarray:
+        """[B, E] rows of all a user has met or asks not to see, PAD at the end."""
+        known = self.items.rows
+        listed = [
+            sorted(
+                {known[item] for item in (*(event.item for event in query.history), *query.exclude) if item in known}
+            )
+            for query in queries
+        ]
+        excluded = np.full((len(queries), max(map(len, listed), default=0)), PAD, dtype=np.int64)
+        for place, rows in enumerate(listed):
+            excluded[place, : len(rows)] = rows
+        return excluded
+
+    def _degraded(self, query: Query) -> bytes:
+        """What of the query was missing, as a JSON list."""
+        known = any(event.item in self.items.rows for event in query.history)
+        flags = [] if known else ["history:unknown" if query.history else "history:empty"]
+        for name, table, given in (
+            ("profile", self.spec.profile, query.profile),
+            ("context", self.spec.context, query.context),
+        ):
+            flags += [f"{name}:{column.name}" for column in table.columns if given.get(column.name) is None]
+        return json.dumps(flags).encode()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rank:
+    """One calibrated probability an objective for each candidate."""
+
+    inputs: tuple[Tensor, ...]
+    num_objectives: int
+    model: Callable[[Arrays], np.ndarray]
+    name: str = "rank"
+
+    @property
+    def outputs(self) -> tuple[Tensor, ...]:
+        return (Tensor(name="probabilities", dtype="float32", shape=(-1, self.num_objectives)),)
+
+    def __call__(self, tensors: Tensors) -> Arrays:
+        return {"probabilities": self.model({tensor.name: tensors[tensor.name] for tensor in self.inputs})}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """Value, filters, diversity and explanations: candidates -> slates. Works without probabilities."""
+
+    policy: CompiledPolicy
+    num_sources: int
+    num_objectives: int
+    name: str = "rules"
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        return (QUERY, *candidate_outputs(self.num_sources))
+
+    @property
+    def optional_inputs(self) -> tuple[Tensor, ...]:
+        return (Tensor(name="probabilities", dtype="float32", shape=(-1, self.num_objectives)),)
+
+    @property
+    def outputs(self) -> tuple[Tensor, ...]:
+        return SLATE, ITEMS, UTILITIES
+
+    def __call__(self, tensors: Tensors) -> dict[str, list[Slate]]:
+        candidates = Candidates(
+            items=tensors["candidate_rows"],
+            scores=tensors["merged_scores"],
+            source_scores=tensors["source_scores"],
+            degraded=tuple(tuple(json.loads(flags)) for flags in np.ravel(tensors["degraded"])),
+        )
+        return {"SLATE": self.policy.compose(tensors["QUERY"], candidates, tensors.get("probabilities"))}
+
+
+Stages = tuple[Retrieve, Rank, Rules]
+
+
+def ranker_inputs(spec: FeatureSpec, num_sources: int) -> tuple[Tensor, ...]:
+    """All that the ranker reads, in the order of its graph."""
+    scores = Tensor(name="candidate_scores", dtype="float32", shape=(-1, num_score_features(num_sources)))
+    return (*spec.request_tensors(), *spec.candidate_tensors(), scores)
+
+
+def candidate_outputs(num_sources: int) -> tuple[Tensor, ...]:
+    """What the rules read of retrieval."""
+    return (
+        Tensor(name="candidate_rows", dtype="int64", shape=(-1,)),
+        Tensor(name="merged_scores", dtype="float32", shape=(-1,)),
+        Tensor(name="source_scores", dtype="float32", shape=(-1, num_sources)),
+        Tensor(name="degraded", dtype="bytes", shape=(1,)),
+    )
+
+
+class OnnxModel:
+    """An ONNX file as a function of named arrays; one thread, because the server runs many."""
+
+    def __init__(self, path: Path, inputs: Sequence[Tensor]) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.inter_op_num_threads = 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 3
+        self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        wanted = {one.name for one in self.session.get_inputs()}
+        if missing := sorted(wanted - {tensor.name for tensor in inputs}):
+            raise BundleError(
+                f"{path} reads the tensor {missing[0]!r}, which the feature spec does not give; retrain it"
+            )
+        self.names = sorted(wanted)
+
+    def __call__(self, arrays: Arrays) -> np.ndarray:
+        return self.session.run(None, {name: arrays[name] for name in self.names})[0]
+
+
+def read_spec(bundle: Bundle) -> FeatureSpec:
+    """The feature spec, checked against the fingerprint in the manifest."""
+    spec = FeatureSpec.from_documents(bundle.document("spec.json"), bundle.document("vocabularies.json"))
+    if spec.fingerprint != bundle.spec_fingerprint:
+        raise BundleError(
+            f"{bundle.path}: spec.json and vocabularies.json have the fingerprint {spec.fingerprint}, the manifest says "
+            f"{bundle.spec_fingerprint}; train the bundle again"
+        )
+    return spec
+
+
+def read_catalogue(bundle: Bundle) -> pl.DataFrame:
+    """The items as people see them: `item`, then the columns of the items table."""
+    return pl.read_ipc(bundle.file("items.arrow"))
+
+
+def load_retrieve(bundle: Bundle) -> Retrieve:
+    spec = read_spec(bundle)
+    items = ItemTable(ids=tuple(read_catalogue(bundle)["item"]), encoded=bundle.arrays("item_table.safetensors"))
+    index = FaissIndex.read(bundle.file("index.faiss"))
+    document, arrays = bundle.document("candidates.json"), bundle.arrays("candidates.safetensors")
+    return Retrieve(
+        spec=spec,
+        items=items,
+        user_tower=OnnxModel(bundle.file("user_tower.onnx"), spec.request_tensors()),
+        sources=Sources.from_documents(document, arrays, index),
+    )
+
+
+def load_rank(bundle: Bundle) -> Rank:
+    spec = read_spec(bundle)
+    inputs = ranker_inputs(spec, len(bundle.document("candidates.json")["quotas"]))
+    model = OnnxModel(bundle.file("ranker.onnx"), inputs)
+    return Rank(inputs=inputs, num_objectives=spec.num_objectives, model=model)
+
+
+def load_rules(bundle: Bundle, *, policy: Policy | None = None, rules: RuleSet | None = None) -> Rules:
+    """The last stage; another policy or rule set than the bundle's own may take its place."""
+    policy = policy or Policy.from_document(bundle.document("policy.yaml"))
+    spec, catalogue = read_spec(bundle), read_catalogue(bundle)
+    sources = tuple(quota["name"] for quota in bundle.document("candidates.json")["quotas"])
+    types = bundle.document("catalogue.json")
+    compiled = policy.compile(
+        rules=rules or RuleSet.parse(bundle.document("rules.yaml")),
+        catalogue=catalogue_columns(catalogue, types),
+        types=types,
+        vectors=bundle.arrays("item_vectors.safetensors")["vectors"],
+        objectives=tuple(spec.objectives),
+        sources=sources,
+        bundle_fingerprint=bundle.fingerprint,
+    )
+    return Rules(policy=compiled, num_sources=len(sources), num_objectives=spec.num_objectives)
+
+
+def load_stages(bundle: Bundle) -> Stages:
+    """All stages of a verified bundle, ready for `pipeline.recommend`."""
+    return load_retrieve(bundle), load_rank(bundle), load_rules(bundle)
+
+
+def catalogue_columns(catalogue: pl.DataFrame, types: Mapping[str, str]) -> dict[str, np.ndarray]:
+    """The catalogue as rules read it: {column: [N]} with the item ids under "item"."""
+    columns = {name: column_array(kind, catalogue[name].to_list()) for name, kind in types.items()}
+    return {**columns, "item": np.array(catalogue["item"].to_list(), dtype=object)}

@@ -1,0 +1,129 @@
+"""Point-in-time examples, vectorised over the whole log; equal to folding the events one by one (tested).
+
+Shapes: R rows of the log, M remembered events, L history length, W windows, P = L + 1 positions, T objectives.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from recsys.contracts import PAD
+from recsys.data.dataset import Dataset
+from recsys.data.description import USER
+from recsys.evaluation.replay import Replay
+from recsys.features.encode import Arrays, column_array, encode_gaps, encode_table, time_columns
+from recsys.features.spec import FeatureSpec, Table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sequences:
+    """The remembered events of all users, one user after the other, each in canonical order."""
+
+    offsets: np.ndarray
+    """[U + 1] where each user's events begin"""
+    rows: np.ndarray
+    """[M] row of the log"""
+    items: np.ndarray
+    """[M] catalogue row"""
+    labels: np.ndarray
+    """[M, T] float32, missing ones as 0"""
+    gaps: np.ndarray
+    """[M] float32, log(1 + seconds) to the same user's next remembered event, 0 for the last"""
+
+    @property
+    def users(self) -> np.ndarray:
+        """[M] user codes"""
+        return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
+
+    @property
+    def places(self) -> np.ndarray:
+        """[M] how many remembered events of the user stand before"""
+        return np.arange(len(self.rows)) - np.repeat(self.offsets[:-1], np.diff(self.offsets))
+
+
+def sequences(replay: Replay, allowed: np.ndarray) -> Sequences:
+    """Rows of `allowed` [R] bool that reach an objective, grouped by user."""
+    kept = allowed & (replay.labels > 0).any(axis=1)
+    rows = np.flatnonzero(kept)
+    rows = rows[np.argsort(replay.users[rows], kind="stable")]
+    counts = np.bincount(replay.users[rows], minlength=len(replay.names))
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    following = np.append(replay.timestamps[rows][1:], 0.0)
+    gaps = encode_gaps(replay.timestamps[rows][:, None], following[:, None])[:, 0]
+    gaps[offsets[1:][counts > 0] - 1] = 0
+    labels = np.nan_to_num(replay.labels[rows])
+    return Sequences(offsets=offsets, rows=rows, items=replay.items[rows], labels=labels, gaps=gaps)
+
+
+def histories(events: Sequences, ends: np.ndarray, length: int) -> np.ndarray:
+    """The `length` events before each of `ends` (indices into events, user's own) -> [B, L] indices, PAD before."""
+    starts = events.offsets[np.searchsorted(events.offsets, ends, side="right") - 1]
+    indices = ends[:, None] + np.arange(-length, 0)
+    return np.where(indices >= starts[:, None], indices, PAD)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Windows:
+    """Stretches of histories with the event that follows each position; every positive is a target exactly once."""
+
+    events: np.ndarray
+    """[W, L] indices into Sequences, PAD before"""
+    targets: np.ndarray
+    """[W, P] index of the event to predict after each position, PAD where there is none"""
+
+
+def windows(events: Sequences, positives: np.ndarray, length: int) -> Windows:
+    """Windows of `length` events that overlap by half, so that a target sees at least length / 2 events if there are.
+
+    positives: [M] bool, events that may be predicted.
+    """
+    stride = max(1, length // 2)
+    ends, firsts = [], []
+    for start, stop in zip(events.offsets[:-1], events.offsets[1:], strict=True):
+        last = stop - 1  # the newest event is only ever a target
+        own = np.unique(np.append(np.arange(min(start + length, last), last, stride), last)) if stop > start else []
+        ends.extend(own)
+        firsts.extend([start, *(end + 1 for end in own[:-1])] if len(own) else [])
+    end, first = np.array(ends, dtype=np.int64), np.array(firsts, dtype=np.int64)
+    starts = np.repeat(events.offsets[:-1], np.diff(events.offsets))[end]
+    indices = end[:, None] + np.arange(-length, 0)
+    inside = np.where(indices >= starts[:, None], indices, PAD)
+    following = np.concatenate([np.full((len(end), 1), PAD), np.where(inside == PAD, PAD, inside + 1)], axis=1)
+    following[:, 0] = np.where(first == starts, starts, PAD)
+    wanted = (following >= first[:, None]) & positives[following]
+    return Windows(events=inside, targets=np.where(wanted, following, PAD))
+
+
+def encode_log(table: Table, dataset: Dataset, timestamps: np.ndarray) -> Arrays:
+    """The context of every row of the log, [R, ...]."""
+    columns = {
+        column.name: column_array(column.kind, dataset.interactions[column.name].to_list(), column.slots)
+        for column in table.columns
+    }
+    return encode_table(table, {**columns, **time_columns(timestamps)}, dataset.num_events)
+
+
+def encode_users(spec: FeatureSpec, dataset: Dataset, names: np.ndarray) -> Arrays:
+    """The profile of every user of the log, in the order of `names`."""
+    users = pl.DataFrame({USER: names.tolist()}).join(dataset.users, on=USER, how="left", maintain_order="left")
+    columns = {
+        column.name: column_array(column.kind, users[column.name].to_list(), column.slots)
+        for column in spec.profile.columns
+    }
+    return encode_table(spec.profile, columns, len(names))
+
+
+def anchors(replay: Replay, period: np.ndarray, per_user: int) -> np.ndarray:
+    """Rows at which ranking examples ask: each user's first of the period, then evenly spaced, `per_user` at most.
+
+    A row counts only when a positive of the same period and user stands at it or after it.
+    """
+    chosen = []
+    for mine in replay.rows_of_user:
+        inside = mine[period[mine]]
+        positives = np.flatnonzero(replay.positives[inside])
+        if len(positives):
+            useful = inside[: positives[-1] + 1]
+            chosen.append(useful[np.unique(np.arange(per_user) * len(useful) // per_user)])
+    return np.sort(np.concatenate(chosen)) if chosen else np.array([], dtype=np.int64)

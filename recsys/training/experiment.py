@@ -1,0 +1,79 @@
+"""One run from the log to the bundle: prepare, train, evaluate, save."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recsys.bundle import Bundle, write_bundle
+from recsys.data.splits import Splitter
+from recsys.evaluation.protocol import OURS, Evaluation, TestSet
+from recsys.evaluation.report import Report
+from recsys.features.spec import Features
+from recsys.pipeline import light
+from recsys.policy.compose import Policy
+from recsys.policy.diversity import MaximalMarginalRelevance
+from recsys.policy.rules import RuleSet
+from recsys.stages import Rules, load_rules, load_stages
+from recsys.training.cascade import Knobs, TrainedCascade, train_cascade
+from recsys.training.prepare import Prepared, prepare
+from recsys.training.save import save_cascade
+from recsys.training.tracking import Tracking
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """The configured parts of one run."""
+
+    data: Any
+    """a source: load() -> Dataset"""
+    protocol: Splitter
+    content: Any
+    """fit_transform(texts) -> vectors"""
+    features: Features
+    knobs: Knobs
+    policy: Policy
+    rules: RuleSet
+    evaluation: Evaluation
+    tracking: Tracking
+    seed: int
+
+    def run(self, folder: Path, config: dict[str, Any], say: Callable[[str], None]) -> tuple[Report, Bundle]:
+        """Everything; leaves data/, bundle/, metrics.json and metrics.png in `folder`."""
+        dataset = self.data.load()
+        say(f"{dataset.name}: {dataset.num_users:,} users, {dataset.num_items:,} items, {dataset.num_events:,} events")
+        prepared = prepare(dataset, self.protocol.split(dataset), self.features, self.content)
+        dataset.save(folder / "data")
+        loggers = self.tracking.start(folder, config)
+        try:
+            cascade = train_cascade(
+                prepared, self.knobs, folder=folder / "checkpoints", seed=self.seed, loggers=loggers, say=say
+            )
+            say("graphs, evaluation and bundle")
+            report = self._save(cascade, prepared, folder, config)
+            self.tracking.finish(report.rows, folder / "metrics.png", folder / "bundle")
+        finally:
+            self.tracking.close()
+        return report, Bundle.open(folder / "bundle")
+
+    def _save(self, cascade: TrainedCascade, prepared: Prepared, folder: Path, config: dict[str, Any]) -> Report:
+        """The bundle is measured as it will be served: from its own files."""
+        with write_bundle(folder / "bundle", cascade.spec.fingerprint) as draft:
+            save_cascade(draft, cascade, prepared, policy=self.policy, rules=self.rules, config=config, seed=self.seed)
+            report = self._evaluate(draft, prepared)
+            report.save(folder)
+            draft.write_document("metrics.json", json.loads((folder / "metrics.json").read_text(encoding="utf-8")))
+        return report
+
+    def _evaluate(self, draft: Bundle, prepared: Prepared) -> Report:
+        test = TestSet.of(prepared.dataset, prepared.split, prepared.replay)
+        retrieve, rank, rules = load_stages(draft)
+        plain = (retrieve, rank, self._plain_rules(draft))
+        ours = dict(zip(OURS, (light(plain), plain, (retrieve, rank, rules)), strict=True))
+        return self.evaluation.report(test, prepared.dataset, prepared.split, ours)
+
+    def _plain_rules(self, draft: Bundle) -> Rules:
+        """The last stage with the value formula alone: no rules, no diversity."""
+        unruled = Policy(value=self.policy.value, diversity=MaximalMarginalRelevance(trade_off=1.0, window=0))
+        return load_rules(draft, policy=unruled, rules=RuleSet.parse({"rules": []}))

@@ -1,0 +1,133 @@
+"""The one way a task is trained: Lightning, tensors sliced by permutation, checkpoints that a rerun resumes from."""
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint, RichProgressBar
+from pytorch_lightning.loggers import Logger
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from recsys.errors import ConfigError
+
+TRAINED = "trained.pt"
+"""weights and epochs of a finished task"""
+
+
+class Permutation(Sampler[np.ndarray]):
+    """Index batches of a fresh permutation every epoch; epoch e of seed s is always the same one."""
+
+    def __init__(self, size: int, batch_size: int, seed: int) -> None:
+        self.size = size
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Lightning calls this, also after a resume."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-self.size // self.batch_size)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.size)
+        yield from (order[start : start + self.batch_size] for start in range(0, self.size, self.batch_size))
+
+
+class Indices(Dataset[torch.Tensor]):
+    """An index batch is its own example: the tensors live with the task, on its device."""
+
+    def __getitem__(self, index: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(index)
+
+
+def index_batches(size: int, batch_size: int, seed: int) -> DataLoader:
+    return DataLoader(Indices(), sampler=Permutation(size, batch_size, seed), batch_size=None)
+
+
+class Loop:
+    """Where and how to train; one instance serves all tasks of a run."""
+
+    def __init__(self, *, accelerator: str, precision: str, progress: bool, threads: int) -> None:
+        """
+        accelerator: cpu or cuda
+        precision: as in Lightning, "32-true" or "bf16-mixed"
+        threads: torch threads on the CPU, 0 leaves torch's own choice
+        """
+        if accelerator not in ("cpu", "cuda"):
+            raise ConfigError(f"trainer.accelerator is {accelerator!r}; choose cpu or cuda")
+        if accelerator == "cuda" and not torch.cuda.is_available():
+            raise ConfigError("trainer.accelerator is cuda, but torch finds no CUDA device here; use trainer=cpu")
+        if threads:
+            torch.set_num_threads(threads)
+        self.accelerator = accelerator
+        self.precision = precision
+        self.progress = progress
+
+    def fit(
+        self,
+        task: pl.LightningModule,
+        *,
+        train: DataLoader,
+        valid: DataLoader | None,
+        folder: Path,
+        epochs: int,
+        patience: int,
+        monitor: str | None,
+        loggers: Sequence[Logger],
+    ) -> int:
+        """Train up to `epochs`; with `monitor` (larger is better) stop early and keep the best epoch's weights.
+
+        The same folder again: a finished task is read back, an interrupted one goes on from its last checkpoint.
+        Returns the epochs that the kept weights were trained for.
+        """
+        if (folder / TRAINED).is_file():
+            return _restore(task, folder / TRAINED)
+        last = ModelCheckpoint(dirpath=folder, filename="last", enable_version_counter=False)
+        best = ModelCheckpoint(
+            dirpath=folder, filename="best", monitor=monitor, mode="max", enable_version_counter=False
+        )
+        stop = [best, EarlyStopping(monitor=monitor, mode="max", patience=patience)] if monitor else []
+        trainer = self._trainer([last, *stop], loggers, epochs)
+        resume = folder / "last.ckpt"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            trainer.fit(task, train, valid, ckpt_path=resume if resume.is_file() else None, weights_only=False)
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+        if best.best_model_path:
+            epochs = _restore(task, Path(best.best_model_path)) + 1
+        draft = folder / f"{TRAINED}.draft"
+        torch.save({"state_dict": task.state_dict(), "epoch": epochs}, draft)
+        draft.rename(folder / TRAINED)
+        return epochs
+
+    def _trainer(self, callbacks: Sequence[Callback], loggers: Sequence[Logger], epochs: int) -> pl.Trainer:
+        logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+        progress: list[Callback] = [RichProgressBar(leave=False)] if self.progress else []
+        options: dict[str, Any] = {"accelerator": self.accelerator, "devices": 1, "precision": self.precision}
+        return pl.Trainer(
+            **options,
+            max_epochs=epochs,
+            callbacks=[*callbacks, *progress],
+            logger=list(loggers),
+            enable_progress_bar=self.progress,
+            enable_model_summary=False,
+            gradient_clip_val=1.0,
+            num_sanity_val_steps=0,
+            log_every_n_steps=10,
+            reload_dataloaders_every_n_epochs=0,
+        )
+
+
+def _restore(task: pl.LightningModule, file: Path) -> int:
+    """Load the weights of a checkpoint; returns its epoch."""
+    kept = torch.load(file, map_location="cpu", weights_only=False)
+    task.load_state_dict(kept["state_dict"])
+    return int(kept["epoch"])

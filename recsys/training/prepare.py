@@ -1,0 +1,83 @@
+"""A data set and its split -> what both models are trained on: replay, fitted spec, encoded catalogue."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from recsys.content.text import NAME as TEXT
+from recsys.content.text import TextVectors
+from recsys.data.dataset import Dataset
+from recsys.data.description import ITEM, USER
+from recsys.data.splits import Split
+from recsys.errors import DataError
+from recsys.evaluation.replay import Replay
+from recsys.features.encode import ItemTable, column_array
+from recsys.features.spec import Columns, Features, FeatureSpec
+
+RULE_TYPES = {"text": "category", "category": "category", "categories": "categories"}
+RULE_TYPES |= {"number": "number", "timestamp": "number"}
+"""type of a catalogue column for rules, by its kind; vectors are not for rules"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """Everything that does not depend on a model."""
+
+    dataset: Dataset
+    split: Split
+    replay: Replay
+    features: Features
+    catalogue: Columns
+    """[N, ...] by name, text columns replaced by one vector column"""
+    item_kinds: dict[str, str]
+
+    def spec(self, latest: int) -> tuple[FeatureSpec, ItemTable]:
+        """Spec and catalogue fitted on all periods up to `latest`."""
+        known = self.split.periods <= latest
+        described, frame = self.dataset.description, self.dataset.interactions.filter(pl.Series(known))
+        positives = self.dataset.interactions.filter(pl.Series(known & self.replay.positives))
+        if not positives.height:
+            raise DataError(
+                f"{self.dataset.name}: no positive event of {described.target!r} lies in the training periods"
+            )
+        users = self.dataset.users.filter(pl.col(USER).is_in(frame[USER].unique().to_list()))
+        spec = FeatureSpec(
+            items=self.features.fit_table(
+                "items", self.item_kinds, {**self.catalogue, ITEM: column_array("category", positives[ITEM].to_list())}
+            ),
+            profile=self.features.fit_table("profile", described.users, _columns(users, described.users)),
+            context=self.features.fit_table("context", described.context, _columns(frame, described.context)),
+            history_length=self.features.history_length,
+            actions=described.actions,
+            objectives=described.objectives,
+            target=described.target,
+        )
+        return spec, ItemTable.encode(spec.items, self.dataset.items[ITEM].to_list(), self.catalogue)
+
+    def rule_types(self) -> dict[str, str]:
+        """Types of the catalogue's columns as rules see them."""
+        return {name: RULE_TYPES[kind] for name, kind in self.dataset.description.items.items() if kind in RULE_TYPES}
+
+
+def prepare(dataset: Dataset, split: Split, features: Features, content: TextVectors) -> Prepared:
+    """Group the log by user and turn the item text into vectors."""
+    kinds: dict[str, str] = {ITEM: "category", **dataset.description.items}
+    texts = [name for name, kind in kinds.items() if kind == "text" and name not in features.leave_out]
+    catalogue = _columns(dataset.items, {name: kind for name, kind in kinds.items() if kind != "text"})
+    if texts:
+        joined = dataset.items.select(pl.concat_str(texts, separator=" ", ignore_nulls=True)).to_series()
+        catalogue[TEXT] = content.fit_transform(joined.fill_null("").to_list())
+        kinds[TEXT] = "vector"
+    return Prepared(
+        dataset=dataset, split=split, replay=Replay(dataset), features=features, catalogue=catalogue, item_kinds=kinds
+    )
+
+
+def _columns(frame: pl.DataFrame, kinds: dict[str, str] | dict) -> dict[str, np.ndarray]:
+    lengths = {
+        name: int(frame[name].list.len().max() or 0)
+        for name, kind in kinds.items()
+        if kind == "vector"  # type: ignore[arg-type]
+    }
+    return {name: column_array(kind, frame[name].to_list(), lengths.get(name, 0)) for name, kind in kinds.items()}

@@ -1,0 +1,228 @@
+"""Training of the two towers.
+
+Shapes: B windows, L history, P = L + 1 positions, M targets of a batch, N items, Q validation queries.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import Logger
+from torch import Tensor
+
+from recsys.contracts import PAD
+from recsys.errors import ConfigError, check_ranges
+from recsys.evaluation.metrics import Targets, hits, recall
+from recsys.features.encode import Arrays, ItemTable
+from recsys.features.spec import FeatureSpec
+from recsys.nn.losses import full_softmax, sampled_softmax
+from recsys.retrieval.two_tower import TwoTower
+from recsys.training.examples import Sequences, Windows
+from recsys.training.loop import Loop, index_batches
+
+RECALL_AT = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrievalExamples:
+    """What the towers learn from and are watched on."""
+
+    sequences: Sequences
+    windows: Windows
+    profile: Arrays
+    """[U, ...] by user code"""
+    context: Arrays
+    """[R, ...] by row of the log"""
+    queries: Arrays | None
+    """request tensors of later queries, for early stopping"""
+    seen: list[np.ndarray]
+    targets: Targets | None
+
+
+class RetrievalTask(pl.LightningModule):
+    """Softmax over items at every position of a window; all tensors live on the device."""
+
+    def __init__(self, towers: TwoTower, items: ItemTable, examples: RetrievalExamples, knobs: "RetrievalTraining"):
+        super().__init__()
+        self.towers = towers
+        self.knobs = knobs
+        self.num_items = len(items)
+        events = examples.sequences
+        self._hold("item", items.encoded)
+        self._hold("profile", examples.profile)
+        self._hold("context", {name: part[events.rows] for name, part in examples.context.items()})
+        padded = {"items": _with_pad(events.items, self.num_items), "labels": _with_pad(events.labels, 0)}
+        self._hold("event", {**padded, "gaps": _with_pad(events.gaps, 0), "users": events.users})
+        self._hold("window", {"events": examples.windows.events, "targets": examples.windows.targets})
+        counts = np.bincount(events.items, minlength=self.num_items)
+        self._hold("popularity", {"share": (counts / counts.sum()).astype(np.float32)})
+        self.examples = examples
+
+    def _hold(self, prefix: str, arrays: Arrays) -> None:
+        for name, array in arrays.items():
+            self.register_buffer(f"{prefix}_{name}", torch.from_numpy(np.ascontiguousarray(array)), persistent=False)
+
+    def _part(self, prefix: str, rows: Tensor | slice, name: str | None = None) -> dict[str, Tensor]:
+        held = {key: tensor for key, tensor in self.named_buffers(recurse=False) if key.startswith(f"{prefix}_")}
+        return {f"{name or prefix}_{key.removeprefix(prefix + '_')}": tensor[rows] for key, tensor in held.items()}
+
+    def training_step(self, indices: Tensor) -> Tensor:
+        events, targets = self.window_events[indices], self.window_targets[indices]
+        batch = {
+            **self._part("item", self.event_items[events], "history"),
+            "history_labels": self.event_labels[events],
+            "history_gaps": self.event_gaps[events],
+        }
+        asked = targets != PAD
+        target = targets[asked]
+        request = {**self._part("profile", self.event_users[target]), **self._part("context", target)}
+        users = self.towers.head(self.towers.histories(batch)[asked], request)
+        loss = self._loss(users, self.event_items[target])
+        self.log("retrieval/loss", loss, prog_bar=True)
+        return loss
+
+    def _loss(self, users: Tensor, targets: Tensor) -> Tensor:
+        if not self.knobs.negatives:
+            return full_softmax(users, self.catalogue_vectors(), targets, temperature=self.knobs.temperature)
+        uniform = torch.randint(self.num_items, (self.knobs.negatives,), device=targets.device)
+        sample = torch.cat([uniform, targets])
+        expected = (self.knobs.negatives / self.num_items + len(targets) * self.popularity_share).log()
+        vectors = self.towers.items(self._part("item", sample))
+        return sampled_softmax(
+            users,
+            vectors[len(uniform) :],
+            vectors,
+            duplicates=targets[:, None] == sample,
+            log_expected=expected[targets],
+            log_expected_negatives=expected[sample],
+            temperature=self.knobs.temperature,
+        )
+
+    def catalogue_vectors(self) -> Tensor:
+        """[N, D] of the whole catalogue."""
+        return self.towers.items(self._part("item", slice(self.num_items)))
+
+    def validation_step(self, _: Tensor) -> None:
+        assert self.examples.queries is not None and self.examples.targets is not None
+        queries = {name: torch.from_numpy(array).to(self.device) for name, array in self.examples.queries.items()}
+        scores = (self.towers.users(queries) @ self.catalogue_vectors().T).float().cpu()
+        for query, rows in enumerate(self.examples.seen):
+            scores[query, rows] = -torch.inf
+        k = min(RECALL_AT, self.num_items)
+        found = hits(scores.topk(k, dim=1).indices.numpy(), self.examples.targets)
+        self.log(MONITOR, float(recall(found, self.examples.targets.num_targets, k).mean()), prog_bar=True)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(
+            self.parameters(), lr=self.knobs.learning_rate, weight_decay=self.knobs.weight_decay, fused=True
+        )
+
+
+MONITOR = f"retrieval/recall@{RECALL_AT}"
+
+
+class RetrievalTraining:
+    """The knobs of the towers and of their training."""
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        num_blocks: int,
+        num_heads: int,
+        dropout: float,
+        id_dropout: float,
+        temperature: float,
+        negatives: int,
+        batch_size: int,
+        epochs: int,
+        patience: int,
+        learning_rate: float,
+        weight_decay: float,
+    ) -> None:
+        """
+        dim: length of the vectors, a multiple of num_heads
+        temperature: divides the cosine before the softmax
+        negatives: uniform negatives shared by a batch, beside its own positives; 0 is the full softmax
+        batch_size: windows a step
+        patience: epochs without a better validation recall before training stops
+        """
+        check_ranges(
+            "retrieval",
+            dim=(dim, 1, 4_096),
+            num_blocks=(num_blocks, 0, 48),
+            num_heads=(num_heads, 1, 64),
+            dropout=(dropout, 0, 0.95),
+            id_dropout=(id_dropout, 0, 0.95),
+            temperature=(temperature, 1e-3, 10),
+            negatives=(negatives, 0, 10_000_000),
+            batch_size=(batch_size, 1, 1_000_000),
+            epochs=(epochs, 1, 10_000),
+            patience=(patience, 1, 10_000),
+            learning_rate=(learning_rate, 1e-7, 1),
+            weight_decay=(weight_decay, 0, 1),
+        )
+        if dim % num_heads:
+            raise ConfigError(f"retrieval.dim is {dim}, not a multiple of retrieval.num_heads {num_heads}")
+        self.dim = dim
+        self.num_blocks = num_blocks
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.id_dropout = id_dropout
+        self.temperature = temperature
+        self.negatives = negatives
+        self.batch_size = batch_size
+        self.epochs = epochs
+        self.patience = patience
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+
+    def towers(self, spec: FeatureSpec) -> TwoTower:
+        return TwoTower(
+            spec=spec,
+            dim=self.dim,
+            num_blocks=self.num_blocks,
+            num_heads=self.num_heads,
+            dropout=self.dropout,
+            id_dropout=self.id_dropout,
+        )
+
+    def fit(
+        self,
+        spec: FeatureSpec,
+        items: ItemTable,
+        examples: RetrievalExamples,
+        *,
+        loop: Loop,
+        folder: Path,
+        epochs: int | None,
+        seed: int,
+        loggers: list[Logger],
+    ) -> tuple[TwoTower, np.ndarray, int]:
+        """Train the towers: for `epochs`, or with early stopping when that is None.
+
+        Returns the towers on the CPU, the item vectors [N, D] and the number of epochs.
+        """
+        pl.seed_everything(seed, verbose=False)
+        task = RetrievalTask(self.towers(spec), items, examples, self)
+        early = epochs is None and examples.queries is not None
+        trained = loop.fit(
+            task,
+            train=index_batches(len(examples.windows.events), self.batch_size, seed),
+            valid=index_batches(1, 1, seed) if early else None,
+            folder=folder,
+            epochs=epochs or self.epochs,
+            patience=self.patience,
+            monitor=MONITOR if early else None,
+            loggers=loggers,
+        )
+        task = task.cpu().eval()
+        with torch.no_grad():
+            return task.towers, task.catalogue_vectors().numpy(), trained
+
+
+def _with_pad(array: np.ndarray, value: float) -> np.ndarray:
+    """One more row at the end, which PAD (-1) selects."""
+    return np.concatenate([array, np.full_like(array[:1], value)])

@@ -1,0 +1,1 @@
+"""Triton around recsys: the server, its stages and its client."""

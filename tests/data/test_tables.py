@@ -1,0 +1,216 @@
+"""Own tables: what is read, and every mistake a person can make in them, each with its sentence."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from recsys.data.dataset import Dataset
+from recsys.data.sources.tables import Tables
+from recsys.errors import DataError
+
+YAML = """
+interactions:
+  {file: events.csv, user: user_id, item: movie, timestamp: ts, actions: {rating: number}, context: {device: category}}
+items: {file: movies.csv, item: movie, columns: {title: text, genres: categories, year: number, vec: vector}}
+users: {file: people.tsv, user: user_id, columns: {age: number, job: category}}
+objectives: {watch: "1", like: "rating >= 4"}
+target: like
+title: title
+"""
+FILES = {
+    "data.yaml": YAML,
+    "events.csv": """user_id,movie,ts,rating,device
+007,m1,100,4,tv
+8,m2,1970-01-01T00:01:30Z,,
+007,m2,110.5,2,phone
+""",
+    "movies.csv": 'movie,title,genres,year,vec\nm1,"One, two",War| Crime|,1999,0.5|1\nm3,,,,\n',
+    "people.tsv": "user_id\tage\tjob\n007\t 41 \tspy\n",
+}
+
+Change = Callable[[Path], object]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, text in FILES.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    return tmp_path
+
+
+def load(folder: Path) -> Dataset:
+    return Tables(description=str(folder / "data.yaml")).load()
+
+
+def swap(file: str, old: str, new: str) -> Change:
+    """Replace text that must be there."""
+
+    def change(folder: Path) -> None:
+        text = (folder / file).read_text()
+        assert old in text
+        (folder / file).write_text(text.replace(old, new))
+
+    return change
+
+
+def write(file: str, content: str | bytes) -> Change:
+    def change(folder: Path) -> None:
+        (folder / file).write_bytes(content if isinstance(content, bytes) else content.encode())
+
+    return change
+
+
+def test_reads_three_tables(folder: Path) -> None:
+    dataset = load(folder)
+    assert dataset.interactions.rows() == [
+        ("8", "m2", 90.0, None, None),
+        ("007", "m1", 100.0, 4.0, "tv"),
+        ("007", "m2", 110.5, 2.0, "phone"),
+    ]
+    assert dataset.items.rows() == [
+        ("m1", "One, two", ["War", "Crime"], 1999.0, [0.5, 1.0]),
+        ("m2", None, None, None, None),
+        ("m3", None, None, None, None),
+    ]
+    assert dataset.users.rows() == [("007", 41.0, "spy"), ("8", None, None)]
+    assert dataset.name == folder.name
+    assert dataset.notes == ()
+
+
+def test_items_and_users_are_optional_and_file_order_can_stand_for_time(folder: Path) -> None:
+    write(
+        "data.yaml",
+        "interactions: {file: events.csv, user: user_id, item: movie, order: file}\n"
+        "objectives: {watch: '1'}\ntarget: watch\nname: bare\n",
+    )(folder)
+    dataset = load(folder)
+    assert dataset.name == "bare"
+    assert dataset.interactions.rows() == [("007", "m1", 0.0), ("8", "m2", 1.0), ("007", "m2", 2.0)]
+    assert dataset.items.rows() == [("m1",), ("m2",)]
+    assert "order: file" in dataset.notes[0]
+
+
+def test_parquet_keeps_its_types(folder: Path) -> None:
+    frame = pl.DataFrame(
+        {
+            "movie": [2, 1],
+            "title": ["Two", ""],
+            "genres": [["a", None, ""], []],
+            "year": [True, False],
+            "vec": pl.Series([[1, 2], [3, 4]], dtype=pl.Array(pl.Int64, 2)),
+        }
+    )
+    frame.write_parquet(folder / "movies.parquet")
+    times = pl.Series("ts", ["1970-01-01T00:00:01.5", "1970-01-01T00:00:02"]).str.to_datetime()
+    pl.DataFrame(
+        {"user_id": [7, 8], "movie": [1, 2], "ts": times, "rating": [4, 5], "device": ["a", "b"]}
+    ).write_parquet(folder / "events.parquet")
+    write("people.tsv", "user_id\tage\tjob\n7\t41\tspy\n")(folder)
+    swap("data.yaml", "movies.csv", "movies.parquet")(folder)
+    swap("data.yaml", "events.csv", "events.parquet")(folder)
+    dataset = load(folder)
+    assert dataset.interactions["timestamp"].to_list() == [1.5, 2.0]
+    assert dataset.items.rows() == [("1", None, None, 0.0, [3.0, 4.0]), ("2", "Two", ["a"], 1.0, [1.0, 2.0])]
+
+
+EVENTS = "user_id,movie,ts,rating,device\n"
+MISTAKES: dict[str, tuple[Change, str]] = {
+    "no YAML": (lambda folder: (folder / "data.yaml").unlink(), r"data.yaml: the description cannot be read"),
+    "bad YAML": (
+        write("data.yaml", "interactions: {file: a\nitems: b"),
+        r"data.yaml: no valid YAML at line 2, column 6",
+    ),
+    "YAML is a list": (write("data.yaml", "- a"), r"data.yaml: the file is \['a'\]; write a mapping"),
+    "unknown key": (
+        swap("data.yaml", "objectives:", "objektives:"),
+        "unknown key 'objektives'.*did you mean 'objectives'",
+    ),
+    "unknown table key": (swap("data.yaml", "timestamp:", "time:"), "interactions has the unknown key 'time'"),
+    "missing key": (swap("data.yaml", "target: like", ""), "the file has no 'target'"),
+    "missing table key": (swap("data.yaml", "item: movie, timestamp", "timestamp"), "interactions has no 'item'"),
+    "no order": (swap("data.yaml", "timestamp: ts, ", ""), "either `timestamp: <column>` or.*`order: file`"),
+    "name is no text": (swap("data.yaml", "user: user_id, columns", "user: 3, columns"), "users.user is 3; write text"),
+    "unknown kind": (
+        swap("data.yaml", "genres: categories", "genres: categorys"),
+        r"data.yaml: items.*did you mean 'categor",
+    ),
+    "action no number": (swap("data.yaml", "rating: number", "rating: text"), "'rating' is of kind 'text'"),
+    "unknown column in objective": (
+        swap("data.yaml", "rating >= 4", "ratings >= 4"),
+        "data.yaml: .*objectives.like.*ratings",
+    ),
+    "target never positive": (swap("data.yaml", "rating >= 4", "rating >= 6"), "'like'.*true for none of 3 rows"),
+    "missing file": (swap("data.yaml", "events.csv", "event.csv"), "event.csv: there is no such file"),
+    "unknown suffix": (
+        lambda folder: swap("data.yaml", "events.csv", "data.yaml")(folder),
+        r"the suffix '.yaml' is not known",
+    ),
+    "other format": (
+        lambda folder: (
+            swap("data.yaml", "movies.csv", "movies.parquet")(folder),
+            write("movies.parquet", "movie,title\n1,2\n")(folder),
+        ),
+        "movies.parquet: cannot be read as parquet",
+    ),
+    "other encoding": (
+        write("events.csv", EVENTS.encode() + b"a,m1,1,4,t\xe9l\xe9\n"),
+        "events.csv: cannot be read as csv",
+    ),
+    "ragged": (write("events.csv", EVENTS + "a,m1,1,4,tv,extra\n"), "events.csv: cannot be read as csv"),
+    "nothing": (write("events.csv", ""), "events.csv: the file is empty"),
+    "no rows": (write("events.csv", EVENTS), "events.csv: the table has no rows"),
+    "no item rows": (write("movies.csv", "movie,title,genres,year,vec\n"), "movies.csv: the table has no rows"),
+    "missing column": (
+        swap("movies.csv", "genres", "genre"),
+        r"movies.csv: there is no column 'genres' \(did you mean 'genre'",
+    ),
+    "empty user": (swap("events.csv", "\n8,", "\n,"), "events.csv, column 'user_id', row 2: empty is no id"),
+    "blank item": (swap("events.csv", "8,m2", "8, "), "events.csv, column 'movie', row 2: ' ' is no id"),
+    "empty time": (swap("events.csv", "110.5", ""), "column 'ts', row 3: empty is no time"),
+    "text for time": (
+        swap("events.csv", "110.5", "noon"),
+        "events.csv, column 'ts', row 3: 'noon' is no time; write unix",
+    ),
+    "milliseconds": (swap("events.csv", "110.5", "1700000000000"), "row 3: '1700000000000' looks like milliseconds"),
+    "NaN time": (swap("events.csv", "110.5", "nan"), "column 'ts', row 3: 'nan' is not a finite number"),
+    "NaN": (swap("events.csv", ",2,phone", ",NaN,phone"), "column 'rating', row 3: 'NaN' is not a finite number"),
+    "infinite": (swap("movies.csv", "1999", "inf"), "column 'year', row 1: 'inf' is not a finite"),
+    "no number": (swap("people.tsv", " 41 ", "old"), "people.tsv, column 'age', row 1: 'old' is not a number"),
+    "unequal vectors": (
+        swap("movies.csv", "m3,,,,", "m3,,,,1|2|3"),
+        "column 'vec', row 2: 3 is the length.*the first one has 2",
+    ),
+    "vector of words": (swap("movies.csv", "0.5|1", "0.5|one"), r"column 'vec', row 1: '0.5\|one' has entries"),
+    "item twice": (swap("movies.csv", "m3", "m1"), "movies.csv, column 'movie', row 2: 'm1' occurs a second time"),
+    "user twice": (swap("people.tsv", "spy\n", "spy\n007\t2\tx\n"), "people.tsv.*row 2: '007' occurs a second time"),
+    "other ids": (
+        swap("movies.csv", "m1", "tt1"),
+        "column 'movie': 2 of 2 items, the first is 'm1', are not in column 'movie'",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_a_mistake_gets_one_clear_sentence(folder: Path, case: str) -> None:
+    change, message = MISTAKES[case]
+    change(folder)
+    with pytest.raises(DataError, match=message) as caught:
+        load(folder)
+    assert "\n" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+def test_float_ids_and_other_types_are_refused(folder: Path) -> None:
+    swap("data.yaml", "events.csv", "events.parquet")(folder)
+    columns = {"user_id": ["a"], "movie": ["m1"], "ts": [1], "rating": [5], "device": ["tv"]}
+    for column, value, message in [
+        ("movie", 1.0, "'movie': ids are stored as Float64"),
+        ("rating", [5], r"'rating': holds List\(Int64\); numbers were wanted"),
+        ("device", b"x", "'device': holds Binary; text was wanted"),
+        ("rating", float("nan"), "'rating', row 1: nan is not a finite number"),
+    ]:
+        pl.DataFrame({**columns, column: [value]}).write_parquet(folder / "events.parquet")
+        with pytest.raises(DataError, match=message):
+            load(folder)

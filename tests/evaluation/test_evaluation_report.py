@@ -1,0 +1,173 @@
+import io
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from recsys.errors import DataError
+from recsys.evaluation.metrics import summarise
+from recsys.evaluation.report import Report, compare, verdicts
+
+METRICS = ("recall@10", "recall@100", "ndcg@10")
+CHANCES = {"popularity": 0.05, "EASE": 0.3, "retrieval alone": 0.15, "retrieval + ranker": 0.32}
+
+
+@pytest.fixture(scope="module")
+def report():
+    generator = np.random.default_rng(0)
+    luck = generator.random(600)
+    per_user = {system: dict.fromkeys(METRICS, (luck < chance).astype(float)) for system, chance in CHANCES.items()}
+    rows = {
+        system: summarise(values, 0.25 + place / 10, seed=0) for place, (system, values) in enumerate(per_user.items())
+    }
+    return Report(
+        rows=rows,
+        protocol="leave-one-out [strict] with $5",
+        targets_sha256="0123456789abcdef" * 4,
+        users=600,
+        notes=("knobs [b] chosen on validation",),
+        slices={"new users": {"EASE": rows["EASE"], "popularity": rows["popularity"]}},
+        ours=("retrieval alone", "retrieval + ranker"),
+        per_user=per_user,
+    )
+
+
+def printed(table):
+    console = Console(width=100, file=io.StringIO(), color_system=None)
+    console.print(table)
+    return console.file.getvalue()
+
+
+def bold_values(table, column):
+    return [str(cell).split("\n")[0] for cell in table.columns[column].cells if getattr(cell, "style", "") == "bold"]
+
+
+def test_the_document_survives_json_and_leaves_per_user_values_out(report):
+    document = json.loads(json.dumps(report.to_document(), allow_nan=False))
+    assert document == report.to_document()
+    assert list(document["rows"]) == list(CHANCES)
+    assert document["rows"]["EASE"] == report.rows["EASE"]
+    assert document["slices"]["new users"]["EASE"] == report.rows["EASE"]
+    assert (document["users"], document["targets_sha256"]) == (600, report.targets_sha256)
+    assert "per_user" not in document
+
+
+def test_save_writes_both_files_and_nothing_else(report, tmp_path):
+    folder = tmp_path / "run" / "7"
+    report.save(folder)
+    report.save(folder)
+    assert sorted(path.name for path in folder.iterdir()) == ["metrics.json", "metrics.png"]
+    assert json.loads((folder / "metrics.json").read_text("utf-8")) == report.to_document()
+    assert (folder / "metrics.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_failed_save_keeps_the_old_document(report, tmp_path):
+    report.save(tmp_path)
+    broken = replace(report, rows={"EASE": {**report.rows["EASE"], "recall@10": float("nan")}}, ours=(), per_user={})
+    before = (tmp_path / "metrics.json").read_bytes()
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        broken.save(tmp_path)
+    assert (tmp_path / "metrics.json").read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_the_table_shows_systems_intervals_slices_and_notes(report):
+    text = printed(report.table())
+    row = report.rows["EASE"]
+    low, high = row["ci95"]["ndcg@10"]
+    shown = [f"{value:.4f}"[1:] for value in (row["ndcg@10"], low, high, row["coverage@10"])]
+    assert shown[0] in text
+    assert f"{shown[1]}–{shown[2]}" in text
+    assert shown[3] in text
+    order = [text.index(system) for system in CHANCES]
+    assert order == sorted(order)
+    for words in ("NDCG@10", "[strict]", "knobs [b] chosen", "new users (600 users)", "600 users", "0123456789ab"):
+        assert words in text
+
+
+def test_the_best_of_a_column_is_bold_in_each_section(report):
+    table = report.table()
+    best, of_slice = (f"{report.rows[system]['recall@10']:.4f}"[1:] for system in ("retrieval + ranker", "EASE"))
+    assert bold_values(table, 1) == [best, of_slice]
+    assert bold_values(table, 4) == [".5500", ".3500"]
+
+
+def test_what_reads_the_same_is_equally_bold(report):
+    row = report.rows["EASE"]
+    twins = {"a": row, "b": {**row, "recall@10": row["recall@10"] + 1e-6}}
+    assert len(bold_values(replace(report, rows=twins, slices={}, ours=(), per_user={}).table(), 1)) == 2
+
+
+def test_the_chart_grows_with_the_systems(report, tmp_path):
+    from matplotlib.image import imread
+
+    many = {f"system {place}": report.rows["EASE"] for place in range(12)}
+    report.draw(tmp_path / "few.png")
+    replace(report, rows=many, ours=(), per_user={}).draw(tmp_path / "many.png")
+    few, tall = (imread(tmp_path / name).shape for name in ("few.png", "many.png"))
+    assert few[1] == tall[1]
+    assert tall[0] > few[0]
+
+
+def test_a_chart_of_zeros_can_be_drawn(report, tmp_path):
+    zeros = summarise(dict.fromkeys(METRICS, np.zeros(5)), 0.0, seed=0)
+    replace(report, rows={"constant": zeros}, ours=(), per_user={}).draw(tmp_path / "zeros.png")
+    assert (tmp_path / "zeros.png").stat().st_size > 0
+
+
+def test_verdicts_name_winner_and_loser(report):
+    sentences = verdicts(report)
+    assert len(sentences) == 3 + 2 * 3
+    ours, rival = report.rows["retrieval alone"], report.rows["EASE"]
+    loss = f"{ours['ndcg@10']:.4f}"[1:] + " vs " + f"{rival['ndcg@10']:.4f}"[1:]
+    assert any(
+        line.startswith(f"retrieval alone is BELOW EASE at NDCG@10: {loss} (difference -.") for line in sentences
+    )
+    assert any(line.startswith("retrieval + ranker improves recall@100 over retrieval alone: ") for line in sentences)
+    assert not any("popularity" in line for line in sentences)
+
+
+def test_a_difference_within_the_noise_is_called_that(report):
+    values = report.per_user["EASE"]["recall@10"]
+    per_user = {"EASE": {"recall@10": values}, "retrieval + ranker": {"recall@10": np.roll(values, 1)}}
+    (sentence,) = verdicts(replace(report, ours=(), per_user=per_user))
+    assert sentence.startswith("retrieval + ranker and EASE cannot be told apart at recall@10: ")
+    assert "(difference .0000, 95% interval -." in sentence
+
+
+def test_without_values_there_is_no_verdict(report):
+    assert verdicts(replace(report, per_user={})) == ()
+
+
+def test_compare_shows_the_last_system_of_every_run(report):
+    better = report.to_document()
+    worse = {**better, "rows": {"EASE": better["rows"]["EASE"], "popularity": better["rows"]["popularity"]}}
+    table = compare({"0 recipe=[a]": worse, "1 recipe=b": better})
+    text = printed(table)
+    assert "0 recipe=[a]" in text
+    assert f"{report.rows['popularity']['recall@10']:.4f}"[1:] in text
+    assert bold_values(table, 1) == [f"{report.rows['retrieval + ranker']['recall@10']:.4f}"[1:]]
+    assert "not comparable" not in text
+
+
+def test_compare_marks_runs_on_other_targets(report):
+    document = report.to_document()
+    table = compare({"first": document, "other": {**document, "targets_sha256": "f" * 64}})
+    assert "other *" in printed(table)
+    assert "not comparable" in printed(table)
+    assert bold_values(table, 1) == []
+
+
+@pytest.mark.parametrize("document", [{}, {"rows": {}}, {"rows": {"EASE": {"recall@10": 0.5}}}])
+def test_compare_names_the_run_that_cannot_be_read(document):
+    with pytest.raises(DataError, match="run 'broken'"):
+        compare({"broken": document})
+
+
+def test_names_without_a_row_are_refused(report):
+    with pytest.raises(ValueError, match="no row for 'tower'"):
+        replace(report, ours=("tower",))
+    with pytest.raises(ValueError, match="at least one system"):
+        replace(report, rows={}, ours=(), per_user={})

@@ -1,0 +1,402 @@
+"""The whole policy against a slow twin in plain Python, its laws as properties, and known answers."""
+
+import json
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recsys.contracts import PAD, Candidates, Event, Query, Slate
+from recsys.errors import BundleError, ConfigError
+from recsys.policy.compose import Policy
+from recsys.policy.diversity import MaximalMarginalRelevance
+from recsys.policy.rules import RuleSet
+from recsys.policy.value import ValueFormula
+
+OBJECTIVES, SOURCES = ("watch", "like"), ("towers", "linear")
+TYPES = {"year": "number", "genre": "category", "genres": "categories"}
+GENRES = ["a", "b", "c", "d"]
+N, D = 16, 4
+
+
+def objects(values):
+    column = np.empty(len(values), dtype=object)
+    column[:] = values
+    return column
+
+
+RNG = np.random.default_rng(0)
+CATALOGUE = {
+    "item": objects([f"i{row}" for row in range(N)]),
+    "year": RNG.integers(1980, 2000, N).astype(float),
+    "genre": objects([GENRES[RNG.integers(3)] if row % 7 else None for row in range(N)]),
+    "genres": objects([tuple(sorted(set(RNG.choice(GENRES, RNG.integers(0, 3)).tolist()))) for row in range(N)]),
+}
+VECTORS = np.eye(D, dtype=np.float32)[RNG.integers(0, D, N)]
+FILTER = {"name": "filter", "filter": "year < 1984"}
+BOOST = {"name": "boost", "boost": 2, "where": "year >= 1995"}
+PINS = [
+    {"name": "pin-0", "pin": "i3", "position": 0},
+    {"name": "pin-4", "pin": "i5", "position": 4, "surface": "home"},
+    {"name": "pin-2", "pin": "i8", "position": 2},
+]
+CAPS = [
+    {"name": "cap-genre", "cap": 1, "of": "genre", "top": 4},
+    {"name": "cap-genres", "cap": 2, "of": "genres", "top": 6},
+]
+
+
+def compiled(rules=(), trade_off=1.0, window=0, formula="watch", weights=None, vectors=VECTORS):
+    policy = Policy(
+        value=ValueFormula(formula=formula, weights=weights or {}),
+        diversity=MaximalMarginalRelevance(trade_off=trade_off, window=window),
+    )
+    return policy.compile(
+        RuleSet.parse({"rules": list(rules)}), CATALOGUE, TYPES, vectors, OBJECTIVES, SOURCES, "fingerprint"
+    )
+
+
+def candidates(rows, scores=None, degraded=None):
+    items = np.array(rows, dtype=np.int64)
+    falling = np.broadcast_to(-np.arange(items.shape[1], dtype=np.float32), items.shape)
+    kept = np.where(items == PAD, -np.inf, falling if scores is None else scores).astype(np.float32)
+    source_scores = np.repeat(kept[..., None], len(SOURCES), axis=2)
+    return Candidates(items=items, scores=kept, source_scores=source_scores, degraded=degraded or ((),) * len(items))
+
+
+def watch(values):
+    """probabilities [B, C, T] of these values of watch"""
+    table = np.array(values, dtype=np.float32)
+    return np.stack([table, np.zeros_like(table)], axis=2)
+
+
+def query(k=3, seen=(), exclude=(), surface="default"):
+    history = tuple(Event(user="u", item=item, timestamp=0) for item in seen)
+    return Query(user="u", now=1.0, k=k, history=history, exclude=tuple(exclude), surface=surface, request_id="r")
+
+
+def shown(slate):
+    return [item.item for item in slate.items]
+
+
+def one_slate(policy, rows, values, **of_the_query):
+    return policy.compose([query(**of_the_query)], candidates([rows]), watch([values]))[0]
+
+
+# --- the slow exact twin -------------------------------------------------------------------------------------------
+
+
+def column(row, name):
+    value = CATALOGUE[name][row]
+    return set() if value is None else {value} if name == "genre" else set(value)
+
+
+def naive_utility(rules, row, value):
+    if not math.isfinite(value):
+        return math.nan
+    boosted = any("boost" in rule for rule in rules) and CATALOGUE["year"][row] >= 1995
+    return (value / 2 if value < 0 else value * 2) if boosted else value
+
+
+def naive_showable(rules, row, asked):
+    hidden = {event.item for event in asked.history} | set(asked.exclude)
+    filtered = any("filter" in rule for rule in rules) and CATALOGUE["year"][row] < 1984
+    return not filtered and f"i{row}" not in hidden
+
+
+def naive_layout(asked, pins, num_free):
+    """Place by place a pinned row or None for a free place, with no gap even when items run out."""
+    layout = []
+    for position in range(asked.k):
+        if position in pins:
+            layout.append(pins[position])
+        elif num_free:
+            num_free -= 1
+            layout.append(None)
+    return layout
+
+
+def naive_slate(rules, trade_off, window, asked, rows, values):
+    """Rows shown to one query, and whether a cap was relaxed: everything recomputed at every place."""
+    utility = {row: naive_utility(rules, row, value) for row, value in zip(rows, values, strict=True) if row != PAD}
+    pins = {
+        rule["position"]: int(rule["pin"][1:])
+        for rule in rules
+        if "pin" in rule
+        and rule["position"] < asked.k
+        and rule.get("surface") in (None, asked.surface)
+        and naive_showable(rules, int(rule["pin"][1:]), asked)
+    }
+    free = [row for row in utility if naive_showable(rules, row, asked) and row not in pins.values()]
+    free.sort(key=lambda row: (math.isnan(utility[row]), -utility[row] if utility[row] == utility[row] else 0, row))
+    known = [utility[row] for row in free if not math.isnan(utility[row])]
+    layout, relaxed = naive_layout(asked, pins, len(free)), False
+    caps = [rule for rule in rules if "cap" in rule]
+    slate = list(layout)
+
+    def num_broken(row, place):
+        return sum(breaks(rule, row) for rule in caps if place < rule["top"])
+
+    def breaks(rule, row):
+        counts = Counter(value for one in slate[: rule["top"]] if one is not None for value in column(one, rule["of"]))
+        return any(counts[value] >= rule["cap"] for value in column(row, rule["of"]))
+
+    def score(row, place):
+        if place >= window or trade_off == 1:
+            return -free.index(row)
+        if math.isnan(utility[row]):
+            return -100 + naive_diversity(row, place)
+        span = max(known) - min(known)
+        return trade_off * ((utility[row] - min(known)) / (span or 1)) + naive_diversity(row, place)
+
+    def naive_diversity(row, place):
+        return -(1 - trade_off) * max((float(VECTORS[row] @ VECTORS[one]) for one in slate[:place]), default=0.0)
+
+    for rule in caps:
+        counts = Counter(value for one in slate[: rule["top"]] if one is not None for value in column(one, rule["of"]))
+        relaxed |= any(count > rule["cap"] for count in counts.values())
+    for place, row in enumerate(layout):
+        if row is None:
+            left = [one for one in free if one not in slate]
+            fewest = min(num_broken(one, place) for one in left)
+            relaxed |= fewest > 0
+            allowed = [one for one in left if num_broken(one, place) == fewest]
+            slate[place] = max(allowed, key=lambda one: score(one, place))
+    return slate, relaxed
+
+
+@st.composite
+def requests(draw):
+    """Rules, a trade-off, a window, queries and for each its candidates and the value of watch."""
+    rules = draw(st.lists(st.sampled_from([FILTER, BOOST, *PINS, *CAPS]), unique_by=lambda rule: rule["name"]))
+    num, ids = draw(st.integers(0, 12)), [f"i{row}" for row in range(N)] + ["unknown"]
+    value = st.sampled_from([-2.0, -0.5, 0.0, 0.25, 0.5, 0.75, 1.0, 3.0, math.nan])
+    queries, rows, values = [], [], []
+    for _ in range(draw(st.integers(1, 3))):
+        some = draw(st.lists(st.integers(0, N - 1), unique=True, max_size=num))
+        rows.append(some + [PAD] * (num - len(some)))
+        values.append(draw(st.lists(value, min_size=num, max_size=num)))
+        few = st.lists(st.sampled_from(ids), max_size=4)
+        surface = draw(st.sampled_from(["home", "search"]))
+        queries.append(query(draw(st.integers(1, 12)), draw(few), draw(few), surface))
+    return rules, draw(st.sampled_from([0.0, 0.5, 0.75, 1.0])), draw(st.integers(0, 8)), queries, rows, values
+
+
+@settings(max_examples=300, deadline=None)
+@given(requests())
+def test_equals_the_slow_twin(request_):
+    rules, trade_off, window, queries, rows, values = request_
+    policy = compiled(rules, trade_off, window)
+    shape = (len(rows), len(rows[0]))
+    got = policy.compose(queries, candidates(np.reshape(rows, shape)), watch(np.reshape(values, shape)))
+    for slate, asked, some, offered in zip(got, queries, rows, values, strict=True):
+        want, relaxed = naive_slate(rules, trade_off, window, asked, some, offered)
+        assert shown(slate) == [f"i{row}" for row in want]
+        assert ("rules:cap-relaxed" in slate.degraded) == relaxed
+        assert ("candidates:short" in slate.degraded) == (len(want) < asked.k)
+
+
+# --- properties ----------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=150, deadline=None)
+@given(requests())
+def test_laws_of_every_slate(request_):
+    rules, trade_off, window, queries, rows, values = request_
+    policy = compiled(rules, trade_off, window)
+    shape = (len(rows), len(rows[0]))
+    for slate, asked, some in zip(
+        policy.compose(queries, candidates(np.reshape(rows, shape)), watch(np.reshape(values, shape))),
+        queries,
+        rows,
+        strict=True,
+    ):
+        items = shown(slate)
+        hidden = {event.item for event in asked.history} | set(asked.exclude)
+        kept = {f"i{row}" for row in some if row != PAD and naive_showable(rules, row, asked)}
+        assert len(set(items)) == len(items) <= asked.k
+        assert not hidden & set(items)
+        assert len(items) >= min(asked.k, len(kept))
+        assert (len(items) == asked.k) != ("candidates:short" in slate.degraded)
+        assert all(item.item in kept or item.sources == ("rules",) for item in slate.items)
+        assert Slate.from_json(slate.to_json()) == slate
+        json.loads(slate.to_json(), parse_constant=pytest.fail)
+
+
+@settings(max_examples=100, deadline=None)
+@given(requests(), st.integers(0, 2**32 - 1))
+def test_a_batch_equals_single_calls_exactly(request_, seed):
+    rules, trade_off, window, queries, rows, values = request_
+    rng = np.random.default_rng(seed)
+    policy = compiled(
+        rules, trade_off, window, "watch + log1p(watch + 3)", vectors=rng.normal(size=(N, 33)).astype("f4")
+    )
+    items, table = np.reshape(rows, (len(rows), len(rows[0]))), np.reshape(values, (len(rows), len(rows[0])))
+    together = policy.compose(queries, candidates(items), watch(table))
+    for index, slate in enumerate(together):
+        used = slice(0, int((items[index] != PAD).sum()))
+        alone = candidates(items[index : index + 1, used])
+        assert policy.compose([queries[index]], alone, watch(table[index : index + 1, used])) == [slate]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.floats(-(2.0**99), 2.0**99, width=32) | st.just(math.nan), min_size=1, max_size=N), st.floats(0.1, 10)
+)
+def test_plain_order_is_utility_then_row_with_unknown_last(values, boost):
+    rule = {"name": "all", "boost": boost, "where": "true"}
+    slate = one_slate(compiled([rule]), list(range(len(values))), values, k=len(values))
+    order = sorted(range(len(values)), key=lambda row: (math.isnan(values[row]), -np.nan_to_num(values[row]), row))
+    utilities = [item.utility for item in slate.items if not math.isnan(values[int(item.item[1:])])]
+    assert utilities == sorted(utilities, reverse=True)
+    if len(set(utilities)) == len(set(values) - {math.nan}):
+        assert shown(slate) == [f"i{row}" for row in order]
+    assert ("value:not-finite" in slate.degraded) == any(math.isnan(value) for value in values)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.permutations(range(N)), st.integers(1, 3), st.integers(1, N), st.sampled_from([0.3, 1.0]))
+def test_a_cap_on_one_category_holds_whenever_it_can(order, limit, top, trade_off):
+    rule = {"name": "cap", "cap": limit, "of": "genre", "top": top}
+    slate = one_slate(compiled([rule], trade_off, 8), list(order), np.linspace(1, 0, N), k=N)
+    counts = Counter(CATALOGUE["genre"][int(item[1:])] for item in shown(slate)[:top])
+    attainable = sum(
+        number if genre is None else min(number, limit) for genre, number in Counter(CATALOGUE["genre"]).items()
+    )
+    counts.pop(None, None)
+    assert (max(counts.values(), default=0) <= limit) == (attainable >= top)
+    assert ("rules:cap-relaxed" in slate.degraded) == (attainable < top)
+
+
+# --- known answers -------------------------------------------------------------------------------------------------
+
+
+def test_ties_go_to_the_lower_row():
+    assert shown(one_slate(compiled(), [9, 2, 7], [0.5, 0.5, 0.5])) == ["i2", "i7", "i9"]
+
+
+def test_seen_and_excluded_items_are_backfilled():
+    slate = one_slate(compiled(), [0, 1, 2, 3], [0.9, 0.8, 0.7, 0.6], k=2, seen=["i0", "?"], exclude=["i2"])
+    assert shown(slate) == ["i1", "i3"]
+    assert slate.degraded == ()
+
+
+def test_without_the_ranker_the_retrieval_score_decides():
+    slate = compiled(formula="like").compose([query(k=2)], candidates([[4, 2, 9]]), None)[0]
+    assert shown(slate) == ["i4", "i2"]
+    assert slate.degraded == ("rank",)
+    assert slate.items[1].utility == -1.0
+    assert slate.items[0].probabilities == {}
+
+
+def test_degradations_are_carried_and_said_once():
+    offered = candidates([[4, PAD]], degraded=(("towers", "rank"),))
+    assert compiled().compose([query(k=2)], offered, None)[0].degraded == ("towers", "rank", "candidates:short")
+
+
+def test_a_boost_lifts_negative_utilities_too():
+    recent = int(np.flatnonzero(CATALOGUE["year"] >= 1995)[0])
+    old = int(np.flatnonzero(CATALOGUE["year"] < 1995)[0])
+    slate = one_slate(compiled([BOOST]), [recent, old], [-0.5, -0.375], k=2)
+    assert [(item.item, item.utility) for item in slate.items] == [(f"i{recent}", -0.25), (f"i{old}", -0.375)]
+    assert [item.rules for item in slate.items] == [("boost",), ()]
+
+
+def test_a_pin_brings_its_item_or_moves_it():
+    policy = compiled([{**PINS[0], "position": 1}])
+    brought = one_slate(policy, [1, 2], [0.5, 0.25])
+    assert shown(brought) == ["i1", "i3", "i2"]
+    assert (brought.items[1].sources, brought.items[1].utility, brought.items[1].probabilities) == (("rules",), 0.0, {})
+    moved = one_slate(policy, [1, 2, 3], [0.5, 0.25, 0.75])
+    assert shown(moved) == ["i1", "i3", "i2"]
+    assert moved.items[1].utility == 0.75
+    assert moved.items[1].sources == SOURCES
+    assert [item.rules for item in moved.items] == [(), ("pin-0",), ()]
+
+
+def test_a_pin_beyond_the_page_of_another_surface_or_excluded_does_not_count():
+    for rules, asked in [
+        ([{**PINS[0], "position": 2}], {}),
+        ([{**PINS[0], "surface": "home"}], {}),
+        ([PINS[0]], {"exclude": ["i3"]}),
+        ([PINS[0]], {"seen": ["i3"]}),
+        ([PINS[0], {"name": "no", "filter": "item == 'i3'"}], {}),
+    ]:
+        assert shown(one_slate(compiled(rules), [1, 2], [0.5, 0.25], k=2, **asked)) == ["i1", "i2"]
+
+
+def test_pins_move_up_when_items_run_out_and_fill_an_empty_page():
+    assert shown(one_slate(compiled(PINS), [1], [0.5], k=8, surface="home")) == ["i3", "i1", "i8", "i5"]
+    empty = compiled(PINS).compose([query(k=8, surface="home")], candidates(np.zeros((1, 0))), np.zeros((1, 0, 2)))[0]
+    assert shown(empty) == ["i3", "i8", "i5"]
+    assert empty.degraded == ("candidates:short",)
+
+
+def test_a_cap_names_the_shown_items_it_moved():
+    same = [int(row) for row in np.flatnonzero(CATALOGUE["genre"] == "a")[:2]]
+    other = int(np.flatnonzero(CATALOGUE["genre"] == "b")[0])
+    rule = {"name": "cap", "cap": 1, "of": "genre", "top": 2}
+    slate = one_slate(compiled([rule]), [*same, other], [0.9, 0.8, 0.7])
+    assert shown(slate) == [f"i{same[0]}", f"i{other}", f"i{same[1]}"]
+    assert [item.rules for item in slate.items] == [(), (), ("cap",)]
+
+
+def test_padding_and_scores_of_minus_infinity_are_never_shown():
+    scores = np.array([[1, -np.inf, 0.5]])
+    slate = compiled().compose([query()], candidates([[1, 2, 3]], scores), watch([[0.1, 0.9, 0.2]]))[0]
+    assert shown(slate) == ["i3", "i1"]
+
+
+def test_a_slate_names_what_made_it():
+    policy = compiled([BOOST])
+    slate = one_slate(policy, [1], [0.5])
+    assert (slate.user, slate.request_id, slate.bundle) == ("u", "r", "fingerprint")
+    assert slate.rules == RuleSet.parse({"rules": [BOOST]}).hash
+    assert slate.items[0].probabilities == {"watch": 0.5, "like": 0.0}
+
+
+def test_no_queries():
+    assert compiled().compose([], candidates(np.zeros((0, 3))), None) == []
+
+
+def test_shapes_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="1 queries do not go with"):
+        compiled().compose([query()], candidates([[1, 2]]), watch([[0.5]]))
+    with pytest.raises(ValueError, match="2 queries do not go with"):
+        compiled().compose([query(), query()], candidates([[1, 2]]), None)
+
+
+def test_document_and_back():
+    document = {
+        "value": {"formula": "watch + w * like", "weights": {"w": 0.5}},
+        "diversity": {"trade_off": 0.75, "window": 20},
+    }
+    assert Policy.from_document(document).to_document() == document
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        (None, "policy is a NoneType"),
+        ({"value": {}}, "policy lacks the key 'diversity'"),
+        ({"value": {}, "diversty": {}}, "policy has the unknown key 'diversty'; did you mean 'diversity'?"),
+        ({"value": {"formula": "a"}, "diversity": {}}, "policy.value lacks the key 'weights'"),
+        ({"value": {"formula": "a", "weights": {}}, "diversity": [1]}, "policy.diversity is a list"),
+    ],
+)
+def test_a_wrong_document_is_refused(document, message):
+    with pytest.raises(ConfigError) as caught:
+        Policy.from_document(document)
+    assert message in str(caught.value)
+
+
+def test_vectors_must_fit_the_catalogue():
+    with pytest.raises(BundleError, match="16 items"):
+        compiled(vectors=VECTORS[:-1])
+    broken = VECTORS.copy()
+    broken[3, 1] = np.nan
+    with pytest.raises(BundleError, match="row 3 is not finite"):
+        compiled(vectors=broken)

@@ -1,0 +1,84 @@
+"""Train, evaluate and save one cascade: `python train.py --help` lists every group and option."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from recsys.bundle import Bundle
+from recsys.errors import exit_on_error
+from recsys.evaluation.report import Report, compare, verdicts
+from recsys.training.cascade import Knobs
+from recsys.training.experiment import Experiment
+
+console = Console()
+
+
+def build(config: DictConfig) -> Experiment:
+    """Every part of the experiment from its configuration group."""
+    part = {name: instantiate(config[name], _convert_="all") for name in config if name not in ("seed", "run_dir")}
+    return Experiment(
+        data=part["data"],
+        protocol=part["protocol"],
+        content=part["content"],
+        features=part["features"],
+        knobs=Knobs(
+            retrieval=part["retrieval"],
+            candidates=part["candidates"],
+            index=part["index"],
+            ranking=part["ranking"],
+            loop=part["trainer"],
+        ),
+        policy=part["policy"],
+        rules=part["rules"],
+        evaluation=part["evaluation"],
+        tracking=part["logger"],
+        seed=config.seed,
+    )
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="train")
+def train(config: DictConfig) -> None:
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    with exit_on_error():
+        resolved: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        report, bundle = build(config).run(folder, resolved, say=lambda line: console.print(line, style="dim"))
+        show(report, bundle, folder)
+
+
+def show(report: Report, bundle: Bundle, folder: Path) -> None:
+    console.print(report.table())
+    for line in verdicts(report):
+        console.print(f"  {line}")
+    console.print(f"\npicture  {folder / 'metrics.png'}\nbundle   {bundle.path}  {bundle.fingerprint}")
+    console.print(f"next     python export.py bundle={bundle.path}", style="bold")
+
+
+class CompareRuns(Callback):
+    """After a sweep: one table over the metrics.json of all its jobs."""
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        folder = Path(config.hydra.sweep.dir)
+        runs = {}
+        for file in sorted(folder.glob("*/metrics.json"), key=lambda one: int(one.parent.name)):
+            overrides = OmegaConf.load(file.parent / ".hydra" / "overrides.yaml")
+            runs[f"{file.parent.name}: {' '.join(overrides)}"] = json.loads(file.read_text(encoding="utf-8"))
+        if not runs:
+            return
+        console.print(compare(runs))
+        (folder / "comparison.json").write_text(json.dumps(runs, indent=1), encoding="utf-8")
+        console.print(f"table    {folder / 'comparison.json'}")
+
+
+if __name__ == "__main__":
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    with exit_on_error():
+        sys.exit(train())
