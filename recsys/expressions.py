@@ -363,5 +363,11 @@ _MISSING: dict[str, Any] = {"number": np.isnan, "category": _absent_category, "c
 _ORDER: dict[type, Test] = {ast.Lt: np.less, ast.LtE: np.less_equal, ast.Gt: np.greater, ast.GtE: np.greater_equal}
 _ARITHMETIC: dict[type, Any] = {ast.Add: np.add, ast.Sub: np.subtract, ast.Mult: np.multiply, ast.Div: np.divide}
 _ARITHMETIC |= {ast.USub: np.negative, ast.UAdd: np.positive}
-_FUNCTIONS = {"log1p": np.log1p, "sqrt": np.sqrt, "abs": np.abs, "min": np.minimum, "max": np.maximum}
+_FUNCTIONS: dict[str, np.ufunc] = {
+    "log1p": np.log1p,
+    "sqrt": np.sqrt,
+    "abs": np.abs,
+    "min": np.minimum,
+    "max": np.maximum,
+}
 _NUM_ARGUMENTS = {"contains": 2, "missing": 1, **{name: function.nin for name, function in _FUNCTIONS.items()}}

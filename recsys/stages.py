@@ -45,6 +45,7 @@ class Retrieve:
     """request tensors -> [B, D]"""
     sources: Sources
     name: str = "retrieve"
+    optional_inputs: tuple[Tensor, ...] = ()
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
@@ -103,6 +104,7 @@ class Rank:
     num_objectives: int
     model: Callable[[Arrays], np.ndarray]
     name: str = "rank"
+    optional_inputs: tuple[Tensor, ...] = ()
 
     @property
     def outputs(self) -> tuple[Tensor, ...]:
@@ -127,6 +129,7 @@ class Rules:
 
     @property
     def optional_inputs(self) -> tuple[Tensor, ...]:
+        """Absent when the ranker is left out."""
         return (Tensor(name="probabilities", dtype="float32", shape=(-1, self.num_objectives)),)
 
     @property
@@ -177,7 +180,7 @@ class OnnxModel:
             raise BundleError(
                 f"{path} reads the tensor {missing[0]!r}, which the feature spec does not give; retrain it"
             )
-        self.names = sorted(wanted)
+        self.names = frozenset(wanted)
 
     def __call__(self, arrays: Arrays) -> np.ndarray:
         return self.session.run(None, {name: arrays[name] for name in self.names})[0]
@@ -214,8 +217,9 @@ def load_retrieve(bundle: Bundle) -> Retrieve:
 
 def load_rank(bundle: Bundle) -> Rank:
     spec = read_spec(bundle)
-    inputs = ranker_inputs(spec, len(bundle.document("candidates.json")["quotas"]))
-    model = OnnxModel(bundle.file("ranker.onnx"), inputs)
+    possible = ranker_inputs(spec, len(bundle.document("candidates.json")["quotas"]))
+    model = OnnxModel(bundle.file("ranker.onnx"), possible)
+    inputs = tuple(tensor for tensor in possible if tensor.name in model.names)
     return Rank(inputs=inputs, num_objectives=spec.num_objectives, model=model)
 
 

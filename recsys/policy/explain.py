@@ -3,9 +3,9 @@
 Shapes: C candidates of a query, S candidate sources, K places, T objectives.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -72,13 +72,15 @@ def _sources(evidence: Evidence, sources: Sequence[str]) -> Iterator[tuple[str, 
     return (next(names) if candidate >= 0 else (RULES_SOURCE,) for candidate in evidence.candidates.tolist())
 
 
-def _probabilities(evidence: Evidence, objectives: Sequence[str]) -> list[Mapping[str, Any]]:
-    if evidence.probabilities is None:
+def _probabilities(evidence: Evidence, objectives: Sequence[str]) -> list[Mapping[str, float]]:
+    """What is not finite is left out, since JSON cannot say it."""
+    if evidence.probabilities is None or not len(evidence.probabilities):
         return [{} for _ in evidence.items]
-    table = evidence.probabilities[evidence.candidates].tolist() if len(evidence.probabilities) else []
+    shown = evidence.probabilities[evidence.candidates]
+    shown = np.where(evidence.candidates[:, None] >= 0, shown, np.nan)
     return [
-        dict(zip(objectives, table[place], strict=True)) if candidate >= 0 else {}
-        for place, candidate in enumerate(evidence.candidates.tolist())
+        {name: value for name, value in zip(objectives, row, strict=True) if math.isfinite(value)}
+        for row in shown.tolist()
     ]
 
 

@@ -86,9 +86,6 @@ def one_slate(policy, rows, values, **of_the_query):
     return policy.compose([query(**of_the_query)], candidates([rows]), watch([values]))[0]
 
 
-# --- the slow exact twin -------------------------------------------------------------------------------------------
-
-
 def column(row, name):
     value = CATALOGUE[name][row]
     return set() if value is None else {value} if name == "genre" else set(value)
@@ -199,9 +196,6 @@ def test_equals_the_slow_twin(request_):
         assert ("candidates:short" in slate.degraded) == (len(want) < asked.k)
 
 
-# --- properties ----------------------------------------------------------------------------------------------------
-
-
 @settings(max_examples=150, deadline=None)
 @given(requests())
 def test_laws_of_every_slate(request_):
@@ -269,9 +263,6 @@ def test_a_cap_on_one_category_holds_whenever_it_can(order, limit, top, trade_of
     counts.pop(None, None)
     assert (max(counts.values(), default=0) <= limit) == (attainable >= top)
     assert ("rules:cap-relaxed" in slate.degraded) == (attainable < top)
-
-
-# --- known answers -------------------------------------------------------------------------------------------------
 
 
 def test_ties_go_to_the_lower_row():

@@ -94,6 +94,11 @@ def test_items_without_a_value_are_never_capped():
     assert not selection.relaxed.any()
 
 
+def test_caps_outlast_the_window_in_plain_order():
+    selection = select(0.5, 1, caps=[cap([2, 2, 2, 2, 2], 2, limit=1, top=5)])
+    assert selection.columns.tolist() == [[0, 1, 2, 3, 4]]
+
+
 def test_a_cap_yields_when_nothing_else_is_left_and_says_so():
     selection = select(1.0, 0, caps=[cap([0, 0, 0, 0, 1], 2, limit=1, top=5)])
     assert selection.columns.tolist() == [[0, 4, 1, 2, 3]]

@@ -34,7 +34,7 @@ def test_explains_each_place():
         utility=np.array([NAN, 2.0, NAN]),
         candidates=np.array([-1, 1, 2]),
         source_scores=SCORES,
-        probabilities=np.array([[0, 0], [0.5, 0.25], [1, 0.75], [0, 0]], dtype=np.float32),
+        probabilities=np.array([[0, 0], [0.5, 0.25], [1, NAN], [0, 0]], dtype=np.float32),
         rules={"pin": np.array([True, False, False]), "boost": np.array([True, True, False])},
     )
     assert explain(evidence, SOURCES, ("watch", "like")) == (
@@ -46,5 +46,5 @@ def test_explains_each_place():
             probabilities={"watch": 0.5, "like": 0.25},
             rules=("boost",),
         ),
-        SlateItem(item="c", utility=0.0, sources=("popular", "linear"), probabilities={"watch": 1.0, "like": 0.75}),
+        SlateItem(item="c", utility=0.0, sources=("popular", "linear"), probabilities={"watch": 1.0}),
     )

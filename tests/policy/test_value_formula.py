@@ -27,6 +27,11 @@ def test_a_constant_formula_has_the_shape_of_the_candidates():
     )
 
 
+def test_no_formula_is_the_sum_of_the_objectives():
+    utility = ValueFormula(formula=None, weights={}).compile(["watch", "like"])
+    np.testing.assert_array_equal(utility(PROBABILITIES), PROBABILITIES.sum(axis=2))
+
+
 def test_no_finite_value_is_nan():
     formula = ValueFormula(formula="watch / like", weights={}).compile(["watch", "like"])
     assert np.isnan(formula(PROBABILITIES)).tolist() == [[False, True, False], [False, False, True]]

@@ -1,0 +1,99 @@
+"""`python -m recsys`: what a trained bundle can be asked without a server."""
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import polars as pl
+import typer
+from rich.console import Console
+from rich.progress import track
+
+from recsys.bundle import Bundle
+from recsys.cli.show import slate_table
+from recsys.contracts import Query, Slate
+from recsys.data.dataset import DESCRIPTION_FILE, Dataset
+from recsys.data.sources.tables import Tables
+from recsys.errors import QueryError, exit_on_error
+from recsys.evaluation.replay import Replay
+from recsys.pipeline import recommend as run
+from recsys.stages import load_stages, read_catalogue
+
+BATCH = 64
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+console = Console()
+
+BundlePath = Annotated[Path, typer.Option(help="folder of a bundle, as train.py printed it")]
+DataPath = Annotated[Path | None, typer.Option(help="description.yaml of the log; else the run's own data folder")]
+
+
+@app.callback()
+def about() -> None:
+    """Ask a trained bundle for recommendations."""
+
+
+@app.command()
+def recommend(
+    bundle: BundlePath,
+    user: Annotated[str | None, typer.Option(help="one user: prints a table")] = None,
+    out: Annotated[Path | None, typer.Option(help="all users: writes this Parquet file")] = None,
+    k: Annotated[int, typer.Option(min=1, max=1_000, help="items a slate")] = 10,
+    now: Annotated[float | None, typer.Option(help="unix seconds; else the end of the log")] = None,
+    data: DataPath = None,
+) -> None:
+    """Recommend to one user (--user) or to all of the log (--out), in this process."""
+    if (user is None) == (out is None):
+        raise QueryError("give either --user for one user or --out for all of them")
+    opened = Bundle.open(bundle)
+    stages, dataset = load_stages(opened), _log(bundle, data)
+    replay = Replay(dataset)
+    moment = float(replay.timestamps.max()) if now is None else now
+    if user is not None:
+        slate = run([replay.latest(user, moment, k)], stages)[0]
+        console.print(slate_table(slate, read_catalogue(opened), dataset.description.title))
+        return
+    assert out is not None
+    queries = [replay.latest(name, moment, k) for name in dataset.users["user"]]
+    slates = [slate for batch in track(list(_batches(queries)), "users") for slate in run(batch, stages)]
+    _write(slates, out)
+    console.print(f"wrote {out}: {len(slates):,} users, at most {k} items each")
+
+
+def _log(bundle: Path, data: Path | None) -> Dataset:
+    return Tables(description=str(data or bundle.resolve().parent / "data" / DESCRIPTION_FILE)).load()
+
+
+def _batches(queries: Sequence[Query]) -> Iterator[Sequence[Query]]:
+    for start in range(0, len(queries), BATCH):
+        yield queries[start : start + BATCH]
+
+
+def _write(slates: Sequence[Slate], out: Path) -> None:
+    """One row an item; written beside and renamed."""
+    rows = [
+        {
+            "user": slate.user,
+            "position": position,
+            "item": shown.item,
+            "utility": shown.utility,
+            "sources": list(shown.sources),
+            "rules": list(shown.rules),
+            **{f"p_{name}": value for name, value in shown.probabilities.items()},
+            "degraded": list(slate.degraded),
+            "bundle": slate.bundle,
+            "rules_hash": slate.rules,
+        }
+        for slate in slates
+        for position, shown in enumerate(slate.items)
+    ]
+    draft = out.with_name(f".{out.name}.{time.time_ns()}")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    pl.DataFrame(rows, infer_schema_length=None).write_parquet(draft)
+    draft.rename(out)
+
+
+def main() -> None:
+    """Errors a person can mend end with one sentence and exit code 2."""
+    with exit_on_error():
+        app()

@@ -1,0 +1,28 @@
+"""A slate as people read it."""
+
+import polars as pl
+from rich import box
+from rich.table import Table
+
+from recsys.contracts import Slate
+
+
+def slate_table(slate: Slate, catalogue: pl.DataFrame, title: str | None) -> Table:
+    """Items with their titles, probabilities and reasons."""
+    names = item_names(catalogue, title)
+    objectives = list(slate.items[0].probabilities) if slate.items else []
+    table = Table(title=f"user {slate.user}", box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left")
+    for heading in ("", "item", "utility", *objectives, "from", "rules"):
+        table.add_column(heading, justify="right" if heading in ("", "utility", *objectives) else "left")
+    for place, shown in enumerate(slate.items, start=1):
+        figures = [f"{shown.utility:.3f}", *(f"{shown.probabilities[name]:.3f}" for name in objectives)]
+        table.add_row(str(place), names[shown.item], *figures, ", ".join(shown.sources), ", ".join(shown.rules))
+    degraded = f"degraded: {', '.join(slate.degraded)}; " if slate.degraded else ""
+    table.caption = f"{degraded}bundle {slate.bundle}, rules {slate.rules}"
+    return table
+
+
+def item_names(catalogue: pl.DataFrame, title: str | None) -> dict[str, str]:
+    """item id -> what to show to people"""
+    shown = catalogue[title].to_list() if title else [None] * catalogue.height
+    return {item: name or item for item, name in zip(catalogue["item"], shown, strict=True)}

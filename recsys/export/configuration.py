@@ -1,0 +1,107 @@
+"""Triton model configurations, generated from what the stages declare.
+
+Two profiles share all names and shapes, so clients and ensembles do not change: `cpu` runs every stage in the python
+backend, `gpu` hands the ranker to the onnxruntime backend on a GPU with dynamic batching.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from recsys.features.spec import Tensor
+
+Profile = Literal["cpu", "gpu"]
+PROFILES: tuple[Profile, ...] = ("cpu", "gpu")
+MAX_BATCH_SIZE = 32
+DTYPES = {"int64": "TYPE_INT64", "float32": "TYPE_FP32", "bytes": "TYPE_STRING"}
+
+
+class DeclaredStage(Protocol):
+    """What the configuration of a stage is made from."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def inputs(self) -> tuple[Tensor, ...]: ...
+    @property
+    def optional_inputs(self) -> tuple[Tensor, ...]: ...
+    @property
+    def outputs(self) -> tuple[Tensor, ...]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Symbol:
+    """A word that stands in a configuration without quotes."""
+
+    name: str
+
+
+def stage_configuration(stage: DeclaredStage, profile: Profile) -> dict[str, Any]:
+    """One stage as one model."""
+    on_gpu = profile == "gpu" and stage.name == "rank"
+    optional = [{**_tensor(tensor), "optional": True} for tensor in stage.optional_inputs]
+    common = {
+        "name": stage.name,
+        "backend": "onnxruntime" if on_gpu else "python",
+        "max_batch_size": MAX_BATCH_SIZE,
+        "input": [_tensor(tensor) for tensor in stage.inputs] + optional,
+        "output": [_tensor(tensor) for tensor in stage.outputs],
+    }
+    if on_gpu:
+        return {
+            **common,
+            "instance_group": [{"count": 1, "kind": Symbol("KIND_GPU")}],
+            "dynamic_batching": {"max_queue_delay_microseconds": 500},
+        }
+    return {**common, "instance_group": [{"count": 1, "kind": Symbol("KIND_CPU")}]}
+
+
+def ensemble_configuration(name: str, stages: Sequence[DeclaredStage]) -> dict[str, Any]:
+    """The stages one after the other: each reads what earlier ones gave under the same name."""
+    first, last = stages[0], stages[-1]
+    known = {tensor.name for tensor in first.inputs}
+    read = {tensor.name for stage in stages for tensor in (*stage.inputs, *stage.optional_inputs)}
+    steps = []
+    for stage in stages:
+        inputs = [tensor.name for tensor in (*stage.inputs, *stage.optional_inputs) if tensor.name in known]
+        outputs = [tensor.name for tensor in stage.outputs if tensor.name in read or stage is last]
+        known |= set(outputs)
+        steps.append(
+            {"model_name": stage.name, "model_version": -1, **_maps("input", inputs), **_maps("output", outputs)}
+        )
+    return {
+        "name": name,
+        "platform": "ensemble",
+        "max_batch_size": MAX_BATCH_SIZE,
+        "input": [_tensor(tensor) for tensor in first.inputs],
+        "output": [_tensor(tensor) for tensor in last.outputs],
+        "ensemble_scheduling": {"step": steps},
+    }
+
+
+def pbtxt(message: Mapping[str, Any], indent: str = "") -> str:
+    """A nested document in protobuf's text format; a list repeats its field."""
+    lines = []
+    for name, value in message.items():
+        for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, Mapping):
+                lines.append(f"{indent}{name} {{\n{pbtxt(one, indent + '  ')}{indent}}}\n")
+            else:
+                lines.append(f"{indent}{name}: {_scalar(one)}\n")
+    return "".join(lines)
+
+
+def _tensor(tensor: Tensor) -> dict[str, Any]:
+    return {"name": tensor.name, "data_type": Symbol(DTYPES[tensor.dtype]), "dims": list(tensor.shape)}
+
+
+def _maps(side: str, names: Sequence[str]) -> dict[str, Any]:
+    return {f"{side}_map": [{"key": name, "value": name} for name in names]}
+
+
+def _scalar(value: Any) -> str:
+    if isinstance(value, Symbol):
+        return value.name
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f'"{value}"' if isinstance(value, str) else str(value)

@@ -1,0 +1,61 @@
+"""Writes what tritonserver loads.
+
+<path>/bundle/                      a copy of the bundle, verified again by every stage that loads it
+<path>/models/{retrieve,rank,rules}/{config.pbtxt, 1/}
+<path>/models/{recommend,recommend_light}/{config.pbtxt, 1/}
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from recsys.bundle import Bundle, replace_folder
+from recsys.errors import ConfigError
+from recsys.export.configuration import (
+    PROFILES,
+    DeclaredStage,
+    Profile,
+    ensemble_configuration,
+    pbtxt,
+    stage_configuration,
+)
+from recsys.pipeline import light
+from recsys.stages import load_stages
+
+MODEL = """from serving.stages.{name}.model import TritonPythonModel
+
+__all__ = ["TritonPythonModel"]
+"""
+
+
+def write_repository(bundle: Bundle, path: Path, profile: Profile) -> list[str]:
+    """Write bundle and models beside `path`, then rename; returns the model names."""
+    if profile not in PROFILES:
+        raise ConfigError(f"profile is {profile!r}; choose one of {', '.join(PROFILES)}")
+    stages: Any = load_stages(bundle)
+    draft = path.with_name(path.name + ".draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    shutil.copytree(bundle.path, draft / "bundle")
+    for stage in stages:
+        _write_stage(draft, stage, profile)
+    ensembles = {"recommend": stages, "recommend_light": light(stages)}
+    for name, members in ensembles.items():
+        _write_model(draft, name, ensemble_configuration(name, members))
+    replace_folder(draft, path)
+    return [*(stage.name for stage in stages), *ensembles]
+
+
+def _write_stage(draft: Path, stage: DeclaredStage, profile: Profile) -> None:
+    configuration = stage_configuration(stage, profile)
+    version = _write_model(draft, stage.name, configuration)
+    if configuration["backend"] == "onnxruntime":
+        shutil.copy(draft / "bundle" / "ranker.onnx", version / "model.onnx")
+    else:
+        (version / "model.py").write_text(MODEL.format(name=stage.name), encoding="utf-8")
+
+
+def _write_model(draft: Path, name: str, configuration: dict[str, Any]) -> Path:
+    version = draft / "models" / name / "1"
+    version.mkdir(parents=True)
+    (version.parent / "config.pbtxt").write_text(pbtxt(configuration), encoding="utf-8")
+    return version

@@ -1,0 +1,1 @@
+"""The Triton models: decode, call recsys, encode."""

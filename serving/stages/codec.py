@@ -1,0 +1,65 @@
+"""Triton requests <-> the tensors of a stage."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as triton
+
+from recsys.bundle import Bundle
+from recsys.contracts import Query, Slate
+from recsys.errors import RecsysError
+from recsys.features.spec import Tensor
+
+BUNDLE = Path("../../bundle")
+"""from the folder of a model"""
+
+logger = logging.getLogger(__name__)
+
+
+def open_bundle(arguments: Mapping[str, str]) -> Bundle:
+    """The bundle beside the model repository, verified."""
+    return Bundle.open((Path(arguments["model_repository"]) / BUNDLE).resolve())
+
+
+def respond(stage: Any, requests: Sequence[Any]) -> list[Any]:
+    """Run a stage on each request; an error becomes one sentence, never a traceback."""
+    return [_respond(stage, request) for request in requests]
+
+
+def _respond(stage: Any, request: Any) -> Any:
+    try:
+        tensors = _decode(request, (*stage.inputs, *stage.optional_inputs))
+        wanted = request.requested_output_names()
+        answer = _encode(stage(tensors))
+        return triton.InferenceResponse([triton.Tensor(name, answer[name]) for name in wanted])
+    except RecsysError as error:
+        return triton.InferenceResponse(error=triton.TritonError(str(error), triton.TritonError.INVALID_ARG))
+    except Exception:
+        logger.exception("stage %s failed", stage.name)
+        message = f"the stage {stage.name} failed; its log says why"
+        return triton.InferenceResponse(error=triton.TritonError(message, triton.TritonError.INTERNAL))
+
+
+def _decode(request: Any, inputs: Sequence[Tensor]) -> dict[str, Any]:
+    given = {tensor.name: triton.get_input_tensor_by_name(request, tensor.name) for tensor in inputs}
+    tensors = {name: tensor.as_numpy() for name, tensor in given.items() if tensor is not None}
+    if "QUERY" in tensors:
+        tensors["QUERY"] = [Query.from_json(document) for document in tensors["QUERY"][:, 0]]
+    return tensors
+
+
+def _encode(tensors: Mapping[str, Any]) -> Mapping[str, np.ndarray]:
+    if "SLATE" not in tensors:
+        return tensors
+    slates: Sequence[Slate] = tensors["SLATE"]
+    places = max(len(slate.items) for slate in slates)
+    items = np.full((len(slates), places), b"", dtype=object)
+    utilities = np.full((len(slates), places), np.nan, dtype=np.float32)
+    for row, slate in enumerate(slates):
+        items[row, : len(slate.items)] = [item.item.encode() for item in slate.items]
+        utilities[row, : len(slate.items)] = [item.utility for item in slate.items]
+    documents = np.array([[slate.to_json().encode()] for slate in slates], dtype=object)
+    return {"SLATE": documents, "ITEMS": items, "UTILITIES": utilities}
