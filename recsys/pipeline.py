@@ -13,7 +13,8 @@ from recsys.contracts import Query, Slate
 class Stage(Protocol):
     """One step of the cascade."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def __call__(self, tensors: Mapping[str, Any]) -> Mapping[str, Any]: ...
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recsys.features.spec import UNKNOWN, Table
+from recsys.features.spec import MISSING, UNKNOWN, Table
 
 Batch = Mapping[str, Tensor]
 
@@ -28,9 +28,7 @@ class TableEncoder(nn.Module):
         self.widths = table.widths
         self.id_column = id_column
         self.id_dropout = id_dropout
-        self.embeddings = nn.ModuleList(nn.Embedding(column.num_ids, dim, padding_idx=0) for column in self.columns)
-        for embedding in self.embeddings:
-            nn.init.normal_(embedding.weight, std=1 / math.sqrt(dim))
+        self.embeddings = nn.ModuleList(_embedding(column.num_ids, dim) for column in self.columns)
         self.numbers = nn.Linear(self.widths["numbers"], dim) if "numbers" in self.widths else None
         self.vectors = nn.Linear(self.widths["vectors"], dim, bias=False) if "vectors" in self.widths else None
         self.gate = nn.Linear(dim, dim)
@@ -66,6 +64,14 @@ class TableEncoder(nn.Module):
             return ids
         dropped = (torch.rand(ids.shape, device=ids.device) < self.id_dropout) & (ids > 0)
         return torch.where(dropped, UNKNOWN, ids)
+
+
+def _embedding(num_ids: int, dim: int) -> nn.Embedding:
+    embedding = nn.Embedding(num_ids, dim, padding_idx=MISSING)
+    nn.init.normal_(embedding.weight, std=1 / math.sqrt(dim))
+    with torch.no_grad():
+        embedding.weight[MISSING].zero_()
+    return embedding
 
 
 class HistoryEncoder(nn.Module):

@@ -50,5 +50,5 @@ def _fit_affine(logits: Tensor, labels: Tensor) -> tuple[float, float]:
         return loss
 
     with torch.enable_grad():
-        optimiser.step(closure)  # type: ignore[arg-type]
+        optimiser.step(closure)
     return float(log_scale.exp()), float(shift)

@@ -18,7 +18,6 @@ from pytorch_lightning.loggers import Logger
 from recsys.candidates.sources import CandidateSources
 from recsys.data.splits import FIT, RANK, VALIDATION
 from recsys.errors import DataError
-from recsys.evaluation.metrics import Targets
 from recsys.features.encode import Arrays, ItemTable, encode_queries
 from recsys.features.spec import FeatureSpec
 from recsys.index.ann import IndexBuilder
@@ -30,7 +29,7 @@ from recsys.training.examples import anchors, encode_log, encode_users, sequence
 from recsys.training.loop import Loop
 from recsys.training.prepare import Prepared
 from recsys.training.ranking import RankingTraining, ranking_examples
-from recsys.training.retrieval import RetrievalExamples, RetrievalTraining
+from recsys.training.retrieval import RetrievalExamples, RetrievalTraining, Watched
 
 Say = Callable[[str], None]
 
@@ -126,28 +125,23 @@ def _retrieval_examples(
 ) -> RetrievalExamples:
     replay = prepared.replay
     events = sequences(replay, known)
-    queries, seen, targets = _watched(prepared, spec, items, prepared.split.periods == RANK)
     return RetrievalExamples(
         sequences=events,
         windows=windows(events, replay.positives[events.rows], spec.history_length),
         profile=encode_users(spec, prepared.dataset, replay.names),
         context=encode_log(spec.context, prepared.dataset, replay.timestamps),
-        queries=queries,
-        seen=seen,
-        targets=targets,
+        watched=_watched(prepared, spec, items, prepared.split.periods == RANK),
     )
 
 
-def _watched(
-    prepared: Prepared, spec: FeatureSpec, items: ItemTable, period: np.ndarray
-) -> tuple[Arrays, list[np.ndarray], Targets]:
+def _watched(prepared: Prepared, spec: FeatureSpec, items: ItemTable, period: np.ndarray) -> Watched:
     """One query a user at the start of the period, what it has seen, and what it will meet for the first time."""
     replay = prepared.replay
     rows = _asking(prepared, period, per_user=1)
     queries = replay.queries(rows, k=1)
     seen = [np.unique([items.rows[event.item] for event in query.history]).astype(np.int64) for query in queries]
     request, _ = encode_queries(spec, items, queries)
-    return request, seen, replay.targets(rows, period & replay.positives)
+    return Watched(queries=request, seen=seen, targets=replay.targets(rows, period & replay.positives))
 
 
 def _asking(prepared: Prepared, period: np.ndarray, per_user: int) -> np.ndarray:

@@ -79,7 +79,8 @@ def windows(events: Sequences, positives: np.ndarray, length: int) -> Windows:
     positives: [M] bool, events that may be predicted.
     """
     stride = max(1, length // 2)
-    ends, firsts = [], []
+    ends: list[int] = []
+    firsts: list[int] = []
     for start, stop in zip(events.offsets[:-1], events.offsets[1:], strict=True):
         last = stop - 1  # the newest event is only ever a target
         own = np.unique(np.append(np.arange(min(start + length, last), last, stride), last)) if stop > start else []

@@ -1,6 +1,8 @@
 """A data set and its split -> what both models are trained on: replay, fitted spec, encoded catalogue."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -74,10 +76,12 @@ def prepare(dataset: Dataset, split: Split, features: Features, content: TextVec
     )
 
 
-def _columns(frame: pl.DataFrame, kinds: dict[str, str] | dict) -> dict[str, np.ndarray]:
-    lengths = {
-        name: int(frame[name].list.len().max() or 0)
-        for name, kind in kinds.items()
-        if kind == "vector"  # type: ignore[arg-type]
+def _columns(frame: pl.DataFrame, kinds: Mapping[str, str]) -> dict[str, np.ndarray]:
+    return {
+        name: column_array(kind, values := frame[name].to_list(), _length(kind, values)) for name, kind in kinds.items()
     }
-    return {name: column_array(kind, frame[name].to_list(), lengths.get(name, 0)) for name, kind in kinds.items()}
+
+
+def _length(kind: str, values: Sequence[Any]) -> int:
+    """Length of the vectors of a column, 0 for other kinds."""
+    return max((len(one) for one in values if one is not None), default=0) if kind == "vector" else 0

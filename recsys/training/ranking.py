@@ -24,6 +24,7 @@ from recsys.ranking.calibration import PlattCalibrator
 from recsys.ranking.multi_objective import MultiObjectiveRanker
 from recsys.stages import Retrieve
 from recsys.training.loop import Loop, index_batches
+from recsys.training.resident import Resident
 
 MONITOR = "ranking/ndcg@10"
 BATCH = 64
@@ -78,8 +79,7 @@ class RankingTask(pl.LightningModule):
         self.ranker = ranker
         self.target = target
         self.knobs = knobs
-        for name, array in items.encoded.items():
-            self.register_buffer(f"item_{name}", torch.from_numpy(array), persistent=False)
+        self.items = Resident(items.encoded)
         self.train_batch: dict[str, Tensor] = {}
         self.valid_batch: dict[str, Tensor] = {}
 
@@ -94,12 +94,7 @@ class RankingTask(pl.LightningModule):
             held.update({name: tensor.to(self.device) for name, tensor in held.items()})
 
     def logits(self, batch: dict[str, Tensor]) -> Tensor:
-        rows = batch["candidate_rows"]
-        joined = {
-            f"candidate_{name.removeprefix('item_')}": tensor[rows]
-            for name, tensor in self.named_buffers(recurse=False)
-        }
-        return self.ranker({**batch, **joined})
+        return self.ranker({**batch, **self.items.join("candidate", batch["candidate_rows"])})
 
     def training_step(self, indices: Tensor) -> Tensor:
         batch = {name: tensor[indices] for name, tensor in self.train_batch.items()}

@@ -21,8 +21,20 @@ from recsys.nn.losses import full_softmax, sampled_softmax
 from recsys.retrieval.two_tower import TwoTower
 from recsys.training.examples import Sequences, Windows
 from recsys.training.loop import Loop, index_batches
+from recsys.training.resident import Resident
 
 RECALL_AT = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watched:
+    """Later queries of Q users, for early stopping."""
+
+    queries: Arrays
+    """request tensors"""
+    seen: list[np.ndarray]
+    """catalogue rows that each has met before"""
+    targets: Targets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,10 +47,7 @@ class RetrievalExamples:
     """[U, ...] by user code"""
     context: Arrays
     """[R, ...] by row of the log"""
-    queries: Arrays | None
-    """request tensors of later queries, for early stopping"""
-    seen: list[np.ndarray]
-    targets: Targets | None
+    watched: Watched
 
 
 class RetrievalTask(pl.LightningModule):
@@ -49,37 +58,38 @@ class RetrievalTask(pl.LightningModule):
         self.towers = towers
         self.knobs = knobs
         self.num_items = len(items)
-        events = examples.sequences
-        self._hold("item", items.encoded)
-        self._hold("profile", examples.profile)
-        self._hold("context", {name: part[events.rows] for name, part in examples.context.items()})
-        padded = {"items": _with_pad(events.items, self.num_items), "labels": _with_pad(events.labels, 0)}
-        self._hold("event", {**padded, "gaps": _with_pad(events.gaps, 0), "users": events.users})
-        self._hold("window", {"events": examples.windows.events, "targets": examples.windows.targets})
-        counts = np.bincount(events.items, minlength=self.num_items)
-        self._hold("popularity", {"share": (counts / counts.sum()).astype(np.float32)})
         self.examples = examples
-
-    def _hold(self, prefix: str, arrays: Arrays) -> None:
-        for name, array in arrays.items():
-            self.register_buffer(f"{prefix}_{name}", torch.from_numpy(np.ascontiguousarray(array)), persistent=False)
-
-    def _part(self, prefix: str, rows: Tensor | slice, name: str | None = None) -> dict[str, Tensor]:
-        held = {key: tensor for key, tensor in self.named_buffers(recurse=False) if key.startswith(f"{prefix}_")}
-        return {f"{name or prefix}_{key.removeprefix(prefix + '_')}": tensor[rows] for key, tensor in held.items()}
+        events, windows = examples.sequences, examples.windows
+        counts = np.bincount(events.items, minlength=self.num_items)
+        self.items = Resident(items.encoded)
+        self.profile = Resident(examples.profile)
+        self.context = Resident({name: part[events.rows] for name, part in examples.context.items()})
+        self.events = Resident(
+            {
+                "item": _with_pad(events.items, self.num_items),
+                "labels": _with_pad(events.labels, 0),
+                "gap": _with_pad(events.gaps, 0),
+                "user": events.users,
+            }
+        )
+        self.windows = Resident({"events": windows.events, "targets": windows.targets})
+        self.popularity = Resident({"share": (counts / counts.sum()).astype(np.float32)})
 
     def training_step(self, indices: Tensor) -> Tensor:
-        events, targets = self.window_events[indices], self.window_targets[indices]
+        window = self.windows.rows(indices)
+        events, asked = window["events"], window["targets"] != PAD
         batch = {
-            **self._part("item", self.event_items[events], "history"),
-            "history_labels": self.event_labels[events],
-            "history_gaps": self.event_gaps[events],
+            **self.items.join("history", self.events["item"][events]),
+            "history_labels": self.events["labels"][events],
+            "history_gaps": self.events["gap"][events],
         }
-        asked = targets != PAD
-        target = targets[asked]
-        request = {**self._part("profile", self.event_users[target]), **self._part("context", target)}
+        target = window["targets"][asked]
+        request = {
+            **self.profile.join("profile", self.events["user"][target]),
+            **self.context.join("context", target),
+        }
         users = self.towers.head(self.towers.histories(batch)[asked], request)
-        loss = self._loss(users, self.event_items[target])
+        loss = self._loss(users, self.events["item"][target])
         self.log("retrieval/loss", loss, prog_bar=True)
         return loss
 
@@ -88,31 +98,32 @@ class RetrievalTask(pl.LightningModule):
             return full_softmax(users, self.catalogue_vectors(), targets, temperature=self.knobs.temperature)
         uniform = torch.randint(self.num_items, (self.knobs.negatives,), device=targets.device)
         sample = torch.cat([uniform, targets])
-        expected = (self.knobs.negatives / self.num_items + len(targets) * self.popularity_share).log()
-        vectors = self.towers.items(self._part("item", sample))
+        share = self.popularity["share"]
+        log_expected = torch.log(self.knobs.negatives / self.num_items + len(targets) * share)
+        vectors = self.towers.items(self.items.join("item", sample))
         return sampled_softmax(
             users,
             vectors[len(uniform) :],
             vectors,
             duplicates=targets[:, None] == sample,
-            log_expected=expected[targets],
-            log_expected_negatives=expected[sample],
+            log_expected=log_expected[targets],
+            log_expected_negatives=log_expected[sample],
             temperature=self.knobs.temperature,
         )
 
     def catalogue_vectors(self) -> Tensor:
         """[N, D] of the whole catalogue."""
-        return self.towers.items(self._part("item", slice(self.num_items)))
+        return self.towers.items(self.items.join("item", slice(self.num_items)))
 
     def validation_step(self, _: Tensor) -> None:
-        assert self.examples.queries is not None and self.examples.targets is not None
-        queries = {name: torch.from_numpy(array).to(self.device) for name, array in self.examples.queries.items()}
+        watched = self.examples.watched
+        queries = {name: torch.from_numpy(array).to(self.device) for name, array in watched.queries.items()}
         scores = (self.towers.users(queries) @ self.catalogue_vectors().T).float().cpu()
-        for query, rows in enumerate(self.examples.seen):
+        for query, rows in enumerate(watched.seen):
             scores[query, rows] = -torch.inf
         k = min(RECALL_AT, self.num_items)
-        found = hits(scores.topk(k, dim=1).indices.numpy(), self.examples.targets)
-        self.log(MONITOR, float(recall(found, self.examples.targets.num_targets, k).mean()), prog_bar=True)
+        found = hits(scores.topk(k, dim=1).indices.numpy(), watched.targets)
+        self.log(MONITOR, float(recall(found, watched.targets.num_targets, k).mean()), prog_bar=True)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.AdamW(
@@ -207,15 +218,14 @@ class RetrievalTraining:
         """
         pl.seed_everything(seed, verbose=False)
         task = RetrievalTask(self.towers(spec), items, examples, self)
-        early = epochs is None and examples.queries is not None
         trained = loop.fit(
             task,
             train=index_batches(len(examples.windows.events), self.batch_size, seed),
-            valid=index_batches(1, 1, seed) if early else None,
+            valid=index_batches(1, 1, seed) if epochs is None else None,
             folder=folder,
             epochs=epochs or self.epochs,
             patience=self.patience,
-            monitor=MONITOR if early else None,
+            monitor=MONITOR if epochs is None else None,
             loggers=loggers,
         )
         task = task.cpu().eval()

@@ -61,4 +61,4 @@ class Tracking:
     def close(self) -> None:
         """End the W&B run, if there is one; also after an error."""
         if self.mode != "disabled" and wandb.run is not None:
-            wandb.finish(quiet=True)
+            wandb.finish()

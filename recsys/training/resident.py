@@ -1,0 +1,27 @@
+"""Arrays that live with a task, on its device."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+class Resident(nn.Module):
+    """Named arrays as buffers: they follow the task to its device and stay out of its checkpoints."""
+
+    def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
+        super().__init__()
+        for name, array in arrays.items():
+            self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(array)), persistent=False)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.get_buffer(name)
+
+    def rows(self, rows: Tensor | slice) -> dict[str, Tensor]:
+        """{name: tensor[rows]} of all arrays."""
+        return {name: tensor[rows] for name, tensor in self.named_buffers()}
+
+    def join(self, prefix: str, rows: Tensor | slice) -> dict[str, Tensor]:
+        """{f"{prefix}_{name}": tensor[rows]} of all arrays."""
+        return {f"{prefix}_{name}": tensor for name, tensor in self.rows(rows).items()}
