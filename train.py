@@ -19,8 +19,6 @@ from recsys.evaluation.report import Report, compare, verdicts
 from recsys.training.cascade import Knobs
 from recsys.training.experiment import Experiment
 
-console = Console()
-
 
 def build(config: DictConfig) -> Experiment:
     """Every part of the experiment from its configuration group."""
@@ -49,12 +47,13 @@ def build(config: DictConfig) -> Experiment:
 def train(config: DictConfig) -> None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     with exit_on_error():
+        console = Console()  # not the module's: a parallel sweep sends this function to other processes
         resolved: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
         report, bundle = build(config).run(folder, resolved, say=lambda line: console.print(line, style="dim"))
-        show(report, bundle, folder)
+        show(console, report, bundle, folder)
 
 
-def show(report: Report, bundle: Bundle, folder: Path) -> None:
+def show(console: Console, report: Report, bundle: Bundle, folder: Path) -> None:
     console.print(report.table())
     for line in verdicts(report):
         console.print(f"  {line}")
@@ -73,6 +72,7 @@ class CompareRuns(Callback):
             runs[f"{file.parent.name}: {' '.join(overrides)}"] = json.loads(file.read_text(encoding="utf-8"))
         if not runs:
             return
+        console = Console()
         console.print(compare(runs))
         (folder / "comparison.json").write_text(json.dumps(runs, indent=1), encoding="utf-8")
         console.print(f"table    {folder / 'comparison.json'}")

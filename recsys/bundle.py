@@ -36,7 +36,7 @@ class Bundle:
 
     path: Path
     fingerprint: str
-    """first 16 hex digits of the sha256 over the hashes of all files, "draft" while being written"""
+    """first 16 hex digits of the sha256 over spec_fingerprint and the hashes of all files, "draft" while being written"""
     spec_fingerprint: str
 
     @staticmethod
@@ -50,7 +50,7 @@ class Bundle:
         present = {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()} - {MANIFEST}
         if extra := sorted(present - set(files)):
             raise BundleError(f"{path / extra[0]} is not in the manifest; remove it or train the bundle again")
-        return Bundle(path=path, fingerprint=_fingerprint(files), spec_fingerprint=manifest["spec_fingerprint"])
+        return Bundle(path=path, fingerprint=manifest["fingerprint"], spec_fingerprint=manifest["spec_fingerprint"])
 
     def file(self, name: str) -> Path:
         file = self.path / name
@@ -106,7 +106,7 @@ def _write_manifest(folder: Path, spec_fingerprint: str) -> None:
     files = {name: _sha256(folder / name) for name in names}
     manifest = {
         "schema": SCHEMA,
-        "fingerprint": _fingerprint(files),
+        "fingerprint": _fingerprint(files, spec_fingerprint),
         "spec_fingerprint": spec_fingerprint,
         "files": files,
     }
@@ -120,11 +120,12 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(file.read_text(encoding="utf-8"))
         schema, files, fingerprint = manifest["schema"], manifest["files"], manifest["fingerprint"]
+        expected = _fingerprint(files, manifest["spec_fingerprint"])
     except (ValueError, KeyError, TypeError):
         raise BundleError(f"{file} cannot be read as a manifest; train the bundle again") from None
     if schema != SCHEMA:
         raise BundleError(f"{file} has schema version {schema}, this code reads {SCHEMA}; train the bundle again")
-    if fingerprint != _fingerprint(files):
+    if fingerprint != expected:
         raise BundleError(f"{file} was altered: its fingerprint does not fit its file list; restore or retrain it")
     return manifest
 
@@ -143,5 +144,5 @@ def _sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _fingerprint(files: Mapping[str, str]) -> str:
-    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:16]
+def _fingerprint(files: Mapping[str, str], spec_fingerprint: str) -> str:
+    return hashlib.sha256(json.dumps([spec_fingerprint, files], sort_keys=True).encode()).hexdigest()[:16]

@@ -4,7 +4,7 @@ Shapes: B queries of a batch, C candidates of a query (padded), S candidate sour
 """
 
 import json
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -212,7 +212,7 @@ def _texts(name: str, value: Any) -> tuple[str, ...]:
 
 
 def _number(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
         raise QueryError(f"query.{name} is {_short(value)}; send a finite number")
     return float(value)
 

@@ -3,6 +3,7 @@
 Shapes: R rows, B queries, L history length, T objectives, N items of the catalogue.
 """
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -122,8 +123,8 @@ def _encode_histories(
     labels = np.zeros((*shape, spec.num_objectives), dtype=np.float32)
     gaps = np.zeros(shape, dtype=np.float32)
     for place, query in enumerate(queries):
-        known = [event for event in query.history if event.item in items.rows]
-        events = remembered(known, spec)[-spec.history_length :]
+        newest = remembered(query.history, spec)[-spec.history_length :]
+        events = [event for event in newest if event.item in items.rows]
         if not events:
             continue
         rows[place, -len(events) :] = [items.rows[event.item] for event in events]
@@ -165,7 +166,9 @@ def column_array(kind: str, values: Sequence[Any], length: int = 0) -> np.ndarra
 
 
 def _as_number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else np.nan
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return np.nan
+    return float(value) if abs(value) <= sys.float_info.max else np.nan
 
 
 def _as_vector(value: Any, length: int) -> np.ndarray:

@@ -31,7 +31,13 @@ def remembered(events: Sequence[Event], spec: FeatureSpec) -> History:
     if not events:
         return EMPTY
     reached = (event_labels(events, spec) > 0).any(axis=1)
-    return tuple(sorted((event for event, one in zip(events, reached, strict=True) if one), key=order_key))
+    kept = (event for event, one in zip(events, reached, strict=True) if one)
+    return tuple(sorted(kept, key=lambda event: (*order_key(event), *_actions(event, spec))))
+
+
+def _actions(event: Event, spec: FeatureSpec) -> tuple[float, ...]:
+    """What breaks a full tie, as in the canonical order of a data set: an absent action comes first."""
+    return tuple(event.actions.get(name, -np.inf) for name in spec.actions)
 
 
 def event_labels(events: Sequence[Event], spec: FeatureSpec) -> np.ndarray:

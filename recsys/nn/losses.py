@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 
 def full_softmax(users: Tensor, items: Tensor, targets: Tensor, *, temperature: float) -> Tensor:
-    """Mean negative log likelihood of the targets among all items; users [B, D], items [N, D], targets [B]."""
-    return F.cross_entropy(users @ items.T / temperature, targets)
+    """Negative log likelihood of the targets among all items, [B]; users [B, D], items [N, D], targets [B]."""
+    return F.cross_entropy(users @ items.T / temperature, targets, reduction="none")
 
 
 def sampled_softmax(
@@ -23,7 +23,7 @@ def sampled_softmax(
     log_expected_negatives: Tensor,
     temperature: float,
 ) -> Tensor:
-    """Softmax over the positive and shared negatives with the logQ correction (Yi et al. 2019, eq. 3).
+    """Softmax over the positive and shared negatives with the logQ correction (Yi et al. 2019, eq. 3), loss [B].
 
     users, positives [B, D]; negatives [M, D]; duplicates [B, M] True where a negative is the row's own positive;
     log_expected [B] and log_expected_negatives [M]: log of the expected count of the item in the sample, which is
@@ -32,7 +32,7 @@ def sampled_softmax(
     positive = (users * positives).sum(-1, keepdim=True) / temperature - log_expected.unsqueeze(-1)
     negative = users @ negatives.T / temperature - log_expected_negatives
     logits = torch.cat([positive, negative.masked_fill(duplicates, float("-inf"))], dim=1)
-    return F.cross_entropy(logits, torch.zeros(len(users), dtype=torch.long, device=users.device))
+    return F.cross_entropy(logits, torch.zeros(len(users), dtype=torch.long, device=users.device), reduction="none")
 
 
 def masked_bce(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:

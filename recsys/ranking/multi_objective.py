@@ -17,6 +17,8 @@ from recsys.features.spec import FeatureSpec
 from recsys.nn.blocks import Batch, HistoryEncoder, TableEncoder
 
 NUM_SIMILARITIES = 2
+RARE = -3.0
+"""logit of an objective before training: about 5%"""
 
 
 class TargetAttention(nn.Module):
@@ -92,6 +94,14 @@ class MultiObjectiveRanker(nn.Module):
         self.heads = nn.ModuleList(nn.Linear(expert_dim, 1) for _ in range(spec.num_objectives))
         self.wide = nn.Linear(num_scores, spec.num_objectives)
         self.has_vectors = "vectors" in spec.items.widths
+        self._start_from_retrieval()
+
+    def _start_from_retrieval(self) -> None:
+        """Before training the order is that of the merged retrieval score, column 0, so a poor fit cannot lose it."""
+        for name, parameter in [*self.heads.named_parameters(), *self.wide.named_parameters()]:
+            nn.init.constant_(parameter, RARE if name.endswith(".bias") else 0.0)
+        with torch.no_grad():
+            self.wide.weight[:, 0] = 1.0
 
     def forward(self, batch: Batch) -> Tensor:
         joined, scores = self._join(batch)

@@ -125,9 +125,12 @@ def _retrieval_examples(
 ) -> RetrievalExamples:
     replay = prepared.replay
     events = sequences(replay, known)
+    positives = replay.positives[events.rows]
     return RetrievalExamples(
         sequences=events,
-        windows=windows(events, replay.positives[events.rows], spec.history_length),
+        windows=windows(events, positives, spec.history_length),
+        positives=positives,
+        timestamps=replay.timestamps[events.rows],
         profile=encode_users(spec, prepared.dataset, replay.names),
         context=encode_log(spec.context, prepared.dataset, replay.timestamps),
         watched=_watched(prepared, spec, items, prepared.split.periods == RANK),

@@ -1,13 +1,14 @@
 """One run from the log to the bundle: prepare, train, evaluate, save."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from recsys.bundle import Bundle, write_bundle
 from recsys.data.splits import Splitter
+from recsys.errors import ConfigError
 from recsys.evaluation.protocol import OURS, Evaluation, TestSet
 from recsys.evaluation.report import Report
 from recsys.features.spec import Features
@@ -44,6 +45,7 @@ class Experiment:
         dataset = self.data.load()
         say(f"{dataset.name}: {dataset.num_users:,} users, {dataset.num_items:,} items, {dataset.num_events:,} events")
         prepared = prepare(dataset, self.protocol.split(dataset), self.features, self.content)
+        claim(folder / "checkpoints", {**config, "data": {**config.get("data", {}), "sha256": dataset.hash()}})
         dataset.save(folder / "data")
         loggers = self.tracking.start(folder, config)
         try:
@@ -77,3 +79,30 @@ class Experiment:
         """The last stage with the value formula alone: no rules, no diversity."""
         unruled = Policy(value=self.policy.value, diversity=MaximalMarginalRelevance(trade_off=1.0, window=0))
         return load_rules(draft, policy=unruled, rules=RuleSet.parse({"rules": []}))
+
+
+def claim(checkpoints: Path, config: dict[str, Any]) -> None:
+    """Let only the configuration (and the data) that began these checkpoints go on from them; ConfigError else."""
+    wanted = _settings({key: value for key, value in config.items() if key not in ("run_dir", "logger")})
+    wanted.pop("trainer.progress", None)
+    file = checkpoints / "config.json"
+    if not file.is_file():
+        checkpoints.mkdir(parents=True, exist_ok=True)
+        draft = file.with_suffix(".draft")
+        draft.write_text(json.dumps(wanted, indent=1), encoding="utf-8")
+        draft.rename(file)
+        return
+    begun = json.loads(file.read_text(encoding="utf-8"))
+    for key in sorted(begun.keys() | wanted.keys()):
+        if (before := begun.get(key)) != (now := wanted.get(key)):
+            raise ConfigError(
+                f"{checkpoints.parent} was begun with {key}={before!r}, this run has {now!r}; choose another run_dir"
+            )
+
+
+def _settings(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """A nested configuration as {dotted key: value}."""
+    settings: dict[str, Any] = {}
+    for key, value in config.items():
+        settings |= _settings(value, f"{above}{key}.") if isinstance(value, Mapping) else {f"{above}{key}": value}
+    return settings

@@ -98,9 +98,10 @@ class Loop:
         resume = folder / "last.ckpt"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            trainer.fit(task, train, valid, ckpt_path=resume if resume.is_file() else None, weights_only=False)
-        if trainer.interrupted:
-            raise KeyboardInterrupt
+            try:
+                trainer.fit(task, train, valid, ckpt_path=resume if resume.is_file() else None, weights_only=False)
+            except SystemExit:  # Lightning makes this of a KeyboardInterrupt
+                raise KeyboardInterrupt from None
         if best.best_model_path:
             epochs = _restore(task, Path(best.best_model_path)) + 1
         draft = folder / f"{TRAINED}.draft"

@@ -15,7 +15,7 @@ from torch import Tensor
 from recsys.contracts import PAD
 from recsys.errors import ConfigError, check_ranges
 from recsys.evaluation.metrics import Targets, hits, recall
-from recsys.features.encode import Arrays, ItemTable
+from recsys.features.encode import DAY, Arrays, ItemTable
 from recsys.features.spec import FeatureSpec
 from recsys.nn.losses import full_softmax, sampled_softmax
 from recsys.retrieval.two_tower import TwoTower
@@ -43,6 +43,10 @@ class RetrievalExamples:
 
     sequences: Sequences
     windows: Windows
+    positives: np.ndarray
+    """[M] bool, remembered events that may be predicted"""
+    timestamps: np.ndarray
+    """[M] unix seconds of the remembered events"""
     profile: Arrays
     """[U, ...] by user code"""
     context: Arrays
@@ -70,6 +74,9 @@ class RetrievalTask(pl.LightningModule):
                 "labels": _with_pad(events.labels, 0),
                 "gap": _with_pad(events.gaps, 0),
                 "user": events.users,
+                "weight": knobs.weights(examples.timestamps),
+                "positive": examples.positives,
+                "newest": np.repeat(events.offsets[1:] - 1, np.diff(events.offsets)),
             }
         )
         self.windows = Resident({"events": windows.events, "targets": windows.targets})
@@ -83,15 +90,25 @@ class RetrievalTask(pl.LightningModule):
             "history_labels": self.events["labels"][events],
             "history_gaps": self.events["gap"][events],
         }
-        target = window["targets"][asked]
+        following = window["targets"][asked]
         request = {
-            **self.profile.join("profile", self.events["user"][target]),
-            **self.context.join("context", target),
+            **self.profile.join("profile", self.events["user"][following]),
+            **self.context.join("context", following),
         }
+        target = self._ahead(following)
         users = self.towers.head(self.towers.histories(batch)[asked], request)
-        loss = self._loss(users, self.events["item"][target])
+        weights = self.events["weight"][target]
+        loss = (weights * self._loss(users, self.events["item"][target])).sum() / weights.sum()
         self.log("retrieval/loss", loss, prog_bar=True)
         return loss
+
+    def _ahead(self, following: Tensor) -> Tensor:
+        """[M] the next event of each position -> a positive among its next `lookahead` ones, drawn at random."""
+        if self.knobs.lookahead == 1:
+            return following
+        room = (self.events["newest"][following] - following + 1).clamp(max=self.knobs.lookahead)
+        drawn = following + (torch.rand(following.shape, device=following.device) * room).long()
+        return torch.where(self.events["positive"][drawn], drawn, following)
 
     def _loss(self, users: Tensor, targets: Tensor) -> Tensor:
         if not self.knobs.negatives:
@@ -147,6 +164,8 @@ class RetrievalTraining:
         id_dropout: float,
         temperature: float,
         negatives: int,
+        lookahead: int,
+        half_life_days: float | None,
         batch_size: int,
         epochs: int,
         patience: int,
@@ -157,6 +176,9 @@ class RetrievalTraining:
         dim: length of the vectors, a multiple of num_heads
         temperature: divides the cosine before the softmax
         negatives: uniform negatives shared by a batch, beside its own positives; 0 is the full softmax
+        lookahead: a position learns to predict one of the next `lookahead` events, drawn anew each time (PinnerFormer,
+            Pancha et al. 2022); 1 is the next event, more fits a slate that is judged by all that follows
+        half_life_days: an event so much older than the newest counts half as a target; None weighs all alike
         batch_size: windows a step
         patience: epochs without a better validation recall before training stops
         """
@@ -169,6 +191,8 @@ class RetrievalTraining:
             id_dropout=(id_dropout, 0, 0.95),
             temperature=(temperature, 1e-3, 10),
             negatives=(negatives, 0, 10_000_000),
+            lookahead=(lookahead, 1, 100_000),
+            half_life_days=(1 if half_life_days is None else half_life_days, 1e-3, 1e6),
             batch_size=(batch_size, 1, 1_000_000),
             epochs=(epochs, 1, 10_000),
             patience=(patience, 1, 10_000),
@@ -184,11 +208,20 @@ class RetrievalTraining:
         self.id_dropout = id_dropout
         self.temperature = temperature
         self.negatives = negatives
+        self.lookahead = lookahead
+        self.half_life_days = half_life_days
         self.batch_size = batch_size
         self.epochs = epochs
         self.patience = patience
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
+
+    def weights(self, timestamps: np.ndarray) -> np.ndarray:
+        """[M] float32, how much each event counts as a target."""
+        if self.half_life_days is None:
+            return np.ones(len(timestamps), dtype=np.float32)
+        age = (timestamps.max() - timestamps) / DAY
+        return np.exp2(-age / self.half_life_days).astype(np.float32)
 
     def towers(self, spec: FeatureSpec) -> TwoTower:
         return TwoTower(

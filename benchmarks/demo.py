@@ -1,0 +1,153 @@
+"""The main job on real data, from nothing to recommendations: what `make demo` runs.
+
+MovieLens 100K is fetched and split by time, both models are trained and measured, the bundle is exported and served by
+a real Triton, ten users are asked over gRPC, and Triton is compared with the in-process pipeline on 250 queries.
+Writes runs/demo/summary.json.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from recsys.bundle import Bundle
+from recsys.cli.show import item_names
+from recsys.contracts import Query, Slate
+from recsys.data.dataset import DESCRIPTION_FILE, Dataset
+from recsys.data.sources.tables import Tables
+from recsys.errors import ServingError, exit_on_error
+from recsys.evaluation.replay import Replay
+from recsys.pipeline import recommend
+from recsys.stages import load_stages, read_catalogue
+from serving.client import Client
+from serving.server import TritonServer
+
+ROOT = Path(__file__).resolve().parents[1]
+RUN = Path("runs/demo")
+NUM_PARITY_QUERIES = 250
+NUM_USERS = 10
+NUM_SHOWN = 3
+TOLERANCE = 1e-5
+
+console = Console(width=140 if not sys.stdout.isatty() else None)
+seconds: dict[str, float] = {}
+
+
+@contextmanager
+def step(name: str) -> Iterator[None]:
+    """Time one step and say that it begins."""
+    console.rule(f"[bold]{name}", align="left")
+    start = time.perf_counter()
+    yield
+    seconds[name] = round(time.perf_counter() - start, 1)
+
+
+def call(*command: str) -> None:
+    """Run one of the entry points with this Python; its own message has been printed when it fails."""
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, check=False)
+    if done.returncode:
+        raise SystemExit(done.returncode)
+
+
+def ask(client: Client, replay: Replay) -> list[Slate]:
+    """The next slate of the ten users who were last active."""
+    newest = np.unique(replay.users[np.argsort(replay.timestamps)[::-1]], return_index=True)[1]
+    users = replay.names[np.argsort(newest)[:NUM_USERS]]
+    now = float(replay.timestamps.max())
+    return client.recommend([replay.latest(str(user), now, 10) for user in users])
+
+
+def slates_table(slates: Sequence[Slate], bundle: Bundle, dataset: Dataset) -> Table:
+    names = item_names(read_catalogue(bundle), dataset.description.title)
+    table = Table(
+        title="What Triton recommends to the ten users who were last active", box=box.SIMPLE_HEAD, title_justify="left"
+    )
+    for heading in ("user", "", "film", "P(watch)", "P(like)", "because of", "rules"):
+        table.add_column(
+            heading, justify="right" if heading.startswith(("P(", "user")) else "left", no_wrap=heading == "film"
+        )
+    for slate in slates:
+        for place, shown in enumerate(slate.items[:NUM_SHOWN], start=1):
+            probabilities = [f"{shown.probabilities[objective]:.3f}" for objective in ("watch", "like")]
+            reasons = (", ".join(shown.sources), ", ".join(shown.rules))
+            table.add_row(slate.user if place == 1 else "", str(place), names[shown.item], *probabilities, *reasons)
+        table.add_section()
+    return table
+
+
+def parity(client: Client, bundle: Bundle, replay: Replay) -> dict[str, Any]:
+    """The same queries through the in-process pipeline and through Triton."""
+    rows = np.random.default_rng(0).choice(len(replay.users), NUM_PARITY_QUERIES, replace=False)
+    queries = replay.queries(rows, 10)
+    stages = load_stages(bundle)
+    mismatches = sum(not same(query, stages, client) for query in queries)
+    return {"queries": len(queries), "mismatches": mismatches}
+
+
+def same(query: Query, stages: Any, client: Client) -> bool:
+    (here,), (there,) = recommend([query], stages), client.recommend([query])
+    if [shown.item for shown in here.items] != [shown.item for shown in there.items]:
+        return False
+    return all(abs(a.utility - b.utility) <= TOLERANCE for a, b in zip(here.items, there.items, strict=True))
+
+
+def main() -> None:
+    shutil.rmtree(RUN, ignore_errors=True)
+    with step("train and evaluate"):
+        call("train.py", "recipe=movielens_100k", f"run_dir={RUN}")
+    with step("export"):
+        call("export.py", f"bundle={RUN / 'bundle'}")
+    bundle, dataset = Bundle.open(RUN / "bundle"), Tables(description=str(RUN / "data" / DESCRIPTION_FILE)).load()
+    replay = Replay(dataset)
+    with step("start Triton"):
+        server = TritonServer(RUN / "serve" / "models")
+        server.start()
+    try:
+        with Client(server.grpc_url) as client:
+            with step("ask ten users over gRPC"):
+                console.print(slates_table(ask(client, replay), bundle, dataset))
+            with step("compare Triton with the in-process pipeline"):
+                compared = parity(client, bundle, replay)
+                console.print(f"{compared['queries']} queries, {compared['mismatches']} mismatches")
+            metadata = server.metadata()
+    finally:
+        server.stop()
+    summarise(bundle, dataset, compared, metadata)
+    if compared["mismatches"]:
+        raise ServingError("Triton and the in-process pipeline disagree; see runs/demo/summary.json")
+
+
+def summarise(bundle: Bundle, dataset: Dataset, compared: dict[str, Any], metadata: dict[str, Any]) -> None:
+    metrics = bundle.document("metrics.json")
+    summary = {
+        "data": {
+            "users": dataset.num_users,
+            "items": dataset.num_items,
+            "events": dataset.num_events,
+            "targets_sha256": metrics["targets_sha256"],
+        },
+        "metrics": metrics["rows"],
+        "parity": compared,
+        "server": {"name": metadata["name"], "version": metadata["version"]},
+        "bundle": {"path": str(bundle.path), "fingerprint": bundle.fingerprint},
+        "seconds": seconds,
+    }
+    (RUN / "summary.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
+    steps = ", ".join(f"{name} {taken:.0f} s" for name, taken in seconds.items())
+    console.print(f"\n{steps}\nsummary  {RUN / 'summary.json'}\npicture  {RUN / 'metrics.png'}")
+    console.print(f"next     python -m recsys recommend --bundle {RUN / 'bundle'} --user 405", style="bold")
+
+
+if __name__ == "__main__":
+    with exit_on_error():
+        main()

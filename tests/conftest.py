@@ -1,0 +1,133 @@
+"""What the system tests share: one trained world, exported, served; and a way to train others in this process."""
+
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+from recsys.bundle import Bundle
+from recsys.contracts import Query
+from recsys.data.dataset import DESCRIPTION_FILE, Dataset
+from recsys.data.sources.tables import Tables
+from recsys.evaluation.replay import Replay
+from recsys.evaluation.report import Report
+from recsys.export.repository import write_repository
+from recsys.stages import Stages, load_stages
+from serving.client import Client
+from serving.server import TritonServer
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+import train  # noqa: E402
+
+TINY = (
+    "recipe=synthetic",
+    "data.users=120",
+    "data.items=80",
+    "data.events=4000",
+    "retrieval.dim=16",
+    "retrieval.epochs=1",
+    "ranking.epochs=1",
+    "ranking.requests_per_user=2",
+    "ranking.dim=8",
+    "trainer.progress=false",
+    "trainer.threads=1",
+)
+SMALL = (*TINY, "data.users=240", "data.items=160", "data.events=9000", "retrieval.epochs=3", "ranking.epochs=2")
+RULES = [
+    {"name": "no-crime", "filter": "category == 'crime'"},
+    {"name": "push-the-cheap", "boost": 1.3, "where": "price < 10"},
+    {"name": "two-of-a-category", "cap": 2, "of": "category", "top": 5},
+]
+
+Compose = Callable[..., DictConfig]
+Run = Callable[..., tuple[Report, Bundle]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """One finished run."""
+
+    folder: Path
+    """the run directory; the export lies in `serve`"""
+    bundle: Bundle
+    stages: Stages
+    dataset: Dataset
+    replay: Replay
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def tiny() -> tuple[str, ...]:
+    """Overrides of the smallest world that still trains."""
+    return TINY
+
+
+@pytest.fixture(scope="session")
+def composed() -> Compose:
+    """The configuration that `python train.py <overrides>` would run with."""
+
+    def composed(folder: Path, *overrides: str) -> DictConfig:
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            return compose("train", overrides=[*overrides, f"run_dir={folder}"])
+
+    return composed
+
+
+@pytest.fixture(scope="session")
+def run() -> Run:
+    """What train.py does with a configuration, in this process; the libraries' own warnings are not ours to judge."""
+
+    def run(config: DictConfig) -> tuple[Report, Bundle]:
+        resolved: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return train.build(config).run(Path(config.run_dir), resolved, say=lambda _: None)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, composed: Compose, run: Run) -> Trained:
+    """The synthetic world, trained with rules and exported for the CPU."""
+    folder = tmp_path_factory.mktemp("trained")
+    config = composed(folder, *SMALL)
+    config.rules.document.rules = RULES
+    _, bundle = run(config)
+    write_repository(bundle, folder / "serve", "cpu")
+    dataset = Tables(description=str(folder / "data" / DESCRIPTION_FILE)).load()
+    return Trained(folder=folder, bundle=bundle, stages=load_stages(bundle), dataset=dataset, replay=Replay(dataset))
+
+
+@pytest.fixture(scope="session")
+def stranger(trained: Trained) -> Query:
+    """Somebody of whom nothing is known."""
+    return Query(user="nobody", now=float(trained.replay.timestamps.max()), k=10, request_id="a stranger asks")
+
+
+@pytest.fixture(scope="session")
+def server(trained: Trained) -> Iterator[TritonServer]:
+    with TritonServer(trained.folder / "serve" / "models") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def client(server: TritonServer) -> Iterator[Client]:
+    with Client(server.grpc_url) as client:
+        yield client

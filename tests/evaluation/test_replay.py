@@ -1,0 +1,135 @@
+"""Logged moments asked again know nothing of what came after.
+
+Shapes: R rows of the log, B queries, C candidates, T objectives.
+"""
+
+import math
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recsys.contracts import PAD, Event, Query, Slate, SlateItem
+from recsys.data.dataset import canonical
+from recsys.data.description import Description
+from recsys.evaluation.replay import Replay, slate_ranking
+
+ITEMS = ("a", "b", "c", "d")
+DESCRIPTION = Description(
+    actions=("click", "rating"),
+    context={"device": "category"},
+    items={},
+    users={"age": "number"},
+    objectives={"click": "click", "like": "rating >= 4"},
+    target="like",
+    title=None,
+    order="time",
+)
+EVENTS = st.lists(
+    st.tuples(
+        st.sampled_from("uvw"),
+        st.sampled_from(ITEMS),
+        st.integers(0, 9),
+        st.sampled_from([None, 0.0, 1.0]),
+        st.sampled_from([None, 2.0, 5.0]),
+        st.sampled_from([None, "phone"]),
+    ),
+    min_size=1,
+    max_size=25,
+    unique=True,
+)
+
+
+def replay_of(events):
+    columns = ("user", "item", "timestamp", "click", "rating", "device")
+    types = {"timestamp": pl.Float64, "click": pl.Float64, "rating": pl.Float64, "device": pl.String}
+    frame = pl.DataFrame(dict(zip(columns, map(list, zip(*events, strict=True)), strict=True)), schema_overrides=types)
+    ages = pl.DataFrame({"user": ["u", "z"], "age": [30.0, None]}, schema_overrides={"age": pl.Float64})
+    catalogue = pl.DataFrame({"item": ITEMS})
+    return Replay(canonical(name="t", interactions=frame, items=catalogue, users=ages, description=DESCRIPTION))
+
+
+@settings(deadline=None, max_examples=60)
+@given(EVENTS)
+def test_a_query_holds_the_rows_before_it_and_nothing_of_its_own(stream):
+    replay = replay_of(stream)
+    for row in range(len(replay.items)):
+        query = replay.query(row, 3)
+        before = [one for one in range(row) if replay.users[one] == replay.users[row]]
+        assert query.history == tuple(replay.events[one] for one in before)
+        assert replay.place[row] == len(before)
+        assert all(event.timestamp <= query.now for event in query.history)
+        assert (query.user, query.k) == (replay.events[row].user, 3)
+        assert set(query.context) <= {"device"}
+        assert query.request_id == f"{query.user}@{row}"
+
+
+def test_a_query_known_answer_without_nulls():
+    replay = replay_of(
+        [("u", "a", 1, 1.0, None, None), ("u", "b", 2, None, 5.0, "phone"), ("v", "a", 3, 1.0, None, None)]
+    )
+    assert replay.query(1, 7) == Query(
+        user="u",
+        now=2.0,
+        k=7,
+        context={"device": "phone"},
+        profile={"age": 30.0},
+        history=(Event(user="u", item="a", timestamp=1.0, actions={"click": 1.0}),),
+        request_id="u@1",
+    )
+    assert replay.queries(np.array([2]), 1)[0] == Query(user="v", now=3.0, k=1, request_id="v@2")
+
+
+def test_the_latest_query_holds_everything_and_a_stranger_has_nothing():
+    replay = replay_of([("u", "a", 1, 1.0, None, None), ("v", "b", 2, 1.0, None, None), ("u", "c", 3, None, 2.0, None)])
+    assert [event.item for event in replay.latest("u", 9.0, 5).history] == ["a", "c"]
+    assert replay.latest("u", 9.0, 5).profile == {"age": 30.0}
+    for stranger in ("a", "uu", "zz"):
+        assert replay.latest(stranger, 9.0, 5) == Query(user=stranger, now=9.0, k=5)
+
+
+@settings(deadline=None, max_examples=60)
+@given(EVENTS, st.integers(0, 2**32 - 1))
+def test_targets_and_first_rows_equal_their_slow_twins(stream, seed):
+    replay = replay_of(stream)
+    num = len(replay.items)
+    period = np.random.default_rng(seed).random(num) < 0.6
+    rows = replay.first_rows(period)
+    users = replay.users[rows].tolist()
+    assert len(set(users)) == len(users) == len(set(replay.users[period]))
+    assert all(row == min(np.flatnonzero(period & (replay.users == replay.users[row]))) for row in rows)
+    if len(rows):
+        targets = replay.targets(rows, period)
+        for place, row in enumerate(rows):
+            later = (np.arange(num) >= row) & period & (replay.users == replay.users[row])
+            found = targets.items[targets.indptr[place] : targets.indptr[place + 1]]
+            assert found.tolist() == sorted(set(replay.items[later]))
+
+
+def test_candidate_labels_known_answer():
+    stream = [
+        ("u", "a", 0, 1.0, 5.0, None),  # before the query
+        ("u", "b", 1, 0.0, None, None),  # row of the query: what happens from here on counts
+        ("v", "c", 2, 1.0, 5.0, None),  # somebody else
+        ("u", "b", 3, 1.0, 2.0, None),  # the best of both
+        ("u", "c", 4, None, 5.0, None),
+        ("u", "d", 5, 1.0, 5.0, None),  # outside the period
+    ]
+    period = np.array([True, True, True, True, True, False])
+    labels = replay_of(stream).candidate_labels(np.array([1]), np.array([[1, 0, 2, 3, PAD]]), period)
+    expected = [[1, 0], [0, 0], [math.nan, 1], [0, 0], [0, 0]]
+    np.testing.assert_array_equal(labels, np.float32([expected]))
+
+
+def test_profiles_leave_missing_values_out():
+    replay = replay_of([("u", "a", 1, 1.0, None, None), ("v", "a", 1, 1.0, None, None)])
+    assert replay.profiles == {"u": {"age": 30.0}, "v": {}, "z": {}}
+
+
+@pytest.mark.parametrize(("k", "expected"), [(1, [[2], [PAD]]), (3, [[2, 0, PAD], [PAD] * 3])])
+def test_the_ranking_of_a_slate(k, expected):
+    places = tuple(SlateItem(item=item, utility=0.0, sources=(), probabilities={}) for item in "ca")
+    slates = [Slate(user="u", request_id="", items=items, degraded=(), bundle="", rules="") for items in (places, ())]
+    assert slate_ranking(slates, {"a": 0, "b": 1, "c": 2}, k).tolist() == expected

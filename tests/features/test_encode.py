@@ -1,0 +1,156 @@
+"""Known answers of the one encoding: what is missing, unknown, too long, of the wrong type, and when it is."""
+
+import json
+
+import numpy as np
+import pytest
+
+from recsys.contracts import PAD, Event, Query
+from recsys.features.encode import ItemTable, column_array, encode_gaps, encode_queries, encode_table, time_columns
+from recsys.features.spec import TIME_NUMBERS, Column, FeatureSpec, Table
+
+ITEM = Column(name="item", kind="category", vocabulary=("a", "b"))
+TAGS = Column(name="tags", kind="categories", vocabulary=("x", "y"), slots=2)
+PRICE = Column(name="price", kind="number", mean=10.0, scale=2.0)
+VECTOR = Column(name="vector", kind="vector", slots=2)
+ITEMS = Table(name="items", columns=(ITEM, TAGS, PRICE, VECTOR))
+SPEC = FeatureSpec(
+    items=ITEMS,
+    profile=Table(name="profile", columns=(PRICE, VECTOR, TAGS)),
+    context=Table(
+        name="context",
+        columns=(Column(name="device", kind="category", vocabulary=("phone",)),),
+        extra_numbers=TIME_NUMBERS,
+    ),
+    history_length=3,
+    actions=("click", "rating"),
+    objectives={"watch": "click", "like": "rating >= 4"},
+    target="like",
+)
+MONDAY = 1_704_067_200.0  # 2024-01-01 00:00 UTC
+DAY = 86_400.0
+
+
+def objects(*values):
+    column = np.empty(len(values), dtype=object)
+    column[:] = values
+    return column
+
+
+CATALOGUE = ItemTable.encode(
+    ITEMS,
+    ["a", "b", "c"],
+    {
+        "item": objects("a", "b", "c"),
+        "tags": objects(("x",), None, ("y", "x", "q")),
+        "price": np.array([10.0, 14.0, np.nan]),
+        "vector": np.array([[1, 2], [np.nan, 3], [0, 0]], dtype=np.float32),
+    },
+)
+
+
+def encoded(table, **values):
+    length = {column.name: column.slots for column in table.columns}
+    kinds = {column.name: column.kind for column in table.columns}
+    columns = {name: column_array(kinds[name], list(one), length[name]) for name, one in values.items()}
+    return encode_table(table, columns, len(next(iter(values.values()))))
+
+
+def test_a_catalogue_known_answer():
+    assert CATALOGUE.encoded["ids"].tolist() == [[2, 2, 0], [3, 0, 0], [1, 3, 2], [0, 0, 0]]
+    assert CATALOGUE.encoded["numbers"].tolist() == [[0, 0], [2, 0], [0, 1], [0, 0]]
+    assert CATALOGUE.encoded["vectors"].tolist() == [[1, 2], [0, 3], [0, 0], [0, 0]]
+    assert (len(CATALOGUE), CATALOGUE.rows) == (3, {"a": 0, "b": 1, "c": 2})
+
+
+def test_the_row_of_padding_is_all_zero():
+    joined = CATALOGUE.join("candidate", np.array([[0, PAD]]))
+    assert set(joined) == {"candidate_ids", "candidate_numbers", "candidate_vectors"}
+    assert all(not part[0, 1].any() for part in joined.values())
+
+
+def test_missing_unknown_and_wrong_types_of_a_category():
+    table = Table(name="profile", columns=(ITEM,))
+    ids = encoded(table, item=["a", "b", "zzz", None, 7, True, ["a"], float("nan"), ""])["ids"]
+    assert ids[:, 0].tolist() == [2, 3, 1, 0, 0, 0, 0, 0, 1]
+
+
+def test_lists_longer_than_their_slots_are_cut_and_lists_of_no_texts_are_missing():
+    table = Table(name="profile", columns=(TAGS,))
+    ids = encoded(table, tags=[["y", "q", "x"], ("x",), [], None, "xy", ["x", 1], [None]])["ids"]
+    assert ids.tolist() == [[3, 1], [2, 0], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0]]
+
+
+def test_numbers_are_standardised_clipped_and_flagged():
+    table = Table(name="profile", columns=(PRICE,))
+    numbers = encoded(table, price=[12, 10.0, 1e9, -1e9, None, "12", True, float("nan"), float("inf")])["numbers"]
+    assert numbers.tolist() == [[1, 0], [0, 0], [10, 0], [-10, 0]] + [[0, 1]] * 5
+
+
+def test_a_vector_of_another_length_or_type_is_zero():
+    table = Table(name="profile", columns=(VECTOR,))
+    vectors = encoded(table, vector=[[1, 2.5], [1], [1, 2, 3], None, "12", [1, "2"], [1, float("nan")], [True, 1]])
+    assert vectors["vectors"].tolist() == [[1, 2.5]] + [[0, 0]] * 7
+
+
+def test_time_known_answers():
+    hours = time_columns(np.array([MONDAY, MONDAY + 6 * 3_600, MONDAY + 12 * 3_600]))
+    np.testing.assert_allclose(hours["hour_sin"], [0, 1, 0], atol=1e-9)
+    np.testing.assert_allclose(hours["hour_cos"], [1, 0, -1], atol=1e-9)
+    week = np.stack(list(time_columns(MONDAY + 7 * DAY * np.arange(3)).values()))
+    np.testing.assert_allclose(week, week[:, :1] * [[1, 1, 1]], atol=1e-9)
+    epoch = time_columns(np.array([0.0, 1.75 * DAY, 3.5 * DAY]))
+    np.testing.assert_allclose(epoch["weekday_sin"], [0, 1, 0], atol=1e-9)
+    np.testing.assert_allclose(epoch["weekday_cos"], [1, 0, -1], atol=1e-9)
+
+
+def test_gaps_look_at_what_follows_and_never_below_zero():
+    gaps = encode_gaps(np.array([10.0, 10.0, 19.0]), 18.0)
+    np.testing.assert_allclose(gaps, [0, np.log(10), 0], rtol=1e-6)
+    assert gaps.dtype == np.float32
+
+
+def test_a_query_known_answer():
+    history = (
+        Event(user="u", item="c", timestamp=30.0, actions={"rating": 5.0}),
+        Event(user="u", item="unheard of", timestamp=25.0, actions={"rating": 5.0}),
+        Event(user="u", item="a", timestamp=20.0, actions={"click": 1.0, "rating": 2.0}),
+        Event(user="u", item="b", timestamp=26.0, actions={"click": 0.0}),
+    )
+    query = Query(user="u", now=MONDAY, history=history, profile={"price": 12}, context={"device": "phone"})
+    request, rows = encode_queries(SPEC, CATALOGUE, [query])
+    assert rows.tolist() == [[PAD, 0, 2]], "newest last; no unknown item, no impression"
+    assert request["history_labels"].tolist() == [[[0, 0], [1, 0], [0, 1]]]
+    np.testing.assert_allclose(request["history_gaps"], [[0, np.log(11), np.log(MONDAY - 29)]], rtol=1e-6)
+    assert request["history_ids"].tolist() == [[[0, 0, 0], [2, 2, 0], [1, 3, 2]]]
+    assert request["profile_numbers"].tolist() == [[1, 0]]
+    assert request["context_ids"].tolist() == [[2]]
+    np.testing.assert_allclose(request["context_numbers"][0, :2], [0, 1], atol=1e-6)
+
+
+def test_every_request_has_the_declared_tensors():
+    request, _ = encode_queries(SPEC, CATALOGUE, [Query(user="u", now=0.0), Query(user="v", now=1.0)])
+    assert list(request) == [tensor.name for tensor in SPEC.request_tensors()]
+    for tensor in SPEC.request_tensors():
+        assert request[tensor.name].shape == (2, *tensor.shape)
+        assert request[tensor.name].dtype == tensor.dtype
+
+
+@pytest.mark.parametrize("kind", ["category", "categories", "number", "vector"])
+def test_whatever_json_sends_is_encoded_or_missing_and_never_an_error(kind):
+    values = json.loads('[null, true, 0, -1e308, "x", [], ["x"], [1, 2], {}, {"a": [1]}, [[1]], 1e400, "\\u0000"]')
+    table = Table(name="profile", columns=(Column(name="it", kind=kind, vocabulary=("x",), slots=2),))
+    parts = encoded(table, it=values)
+    assert all(len(part) == len(values) and np.isfinite(part).all() for part in parts.values())
+
+
+def test_a_history_longer_than_the_models_see_is_cut_after_strangers_and_impressions_are_gone():
+    actions = {"click": 1.0}
+    events = [Event(user="u", item=item, timestamp=float(place), actions=actions) for place, item in enumerate("abcab")]
+    noise = [Event(user="u", item="stranger", timestamp=9.0, actions=actions)] * 3
+    noise += [Event(user="u", item="a", timestamp=9.0, actions={"click": 0.0})] * 3
+    short, rows = encode_queries(SPEC, CATALOGUE, [Query(user="u", now=9.0, history=tuple(events[-3:]))])
+    long, found = encode_queries(SPEC, CATALOGUE, [Query(user="u", now=9.0, history=tuple(noise + events[::-1]))])
+    assert found.tolist() == rows.tolist() == [[2, 0, 1]]
+    for name, part in short.items():
+        np.testing.assert_array_equal(long[name], part)

@@ -1,0 +1,78 @@
+"""What is remembered of a user, whatever the order in which the events arrive."""
+
+import math
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recsys.contracts import Event
+from recsys.features.spec import FeatureSpec, Table
+from recsys.features.state import EMPTY, event_labels, fold, order_key, remembered
+
+SPEC = FeatureSpec(
+    items=Table(name="items", columns=()),
+    profile=Table(name="profile", columns=()),
+    context=Table(name="context", columns=()),
+    history_length=3,
+    actions=("click", "rating"),
+    objectives={"watch": "click", "like": "rating >= 4"},
+    target="like",
+)
+ACTIONS = st.dictionaries(st.sampled_from(SPEC.actions), st.sampled_from([0.0, 1.0, 4.0, 5.0]))
+EVENTS = st.lists(
+    st.builds(
+        Event,
+        user=st.just("u"),
+        item=st.sampled_from(["a", "b", "plumless", "buckeroo"]),
+        timestamp=st.integers(0, 3).map(float),
+        actions=ACTIONS,
+    ),
+    max_size=12,
+)
+
+
+def event(item, timestamp, **actions):
+    return Event(user="u", item=item, timestamp=timestamp, actions=actions or {"click": 1.0})
+
+
+def folded(events):
+    history = EMPTY
+    for one in events:
+        history = fold(history, one, SPEC)
+    return history
+
+
+@given(EVENTS, st.randoms(use_true_random=False))
+def test_every_order_of_arrival_gives_the_same_history(events, random):
+    shuffled = list(events)
+    random.shuffle(shuffled)
+    assert folded(shuffled) == folded(events) == remembered(events, SPEC)[-3:]
+
+
+def test_mere_impressions_are_not_remembered():
+    shown = [event("a", 1.0, click=0.0), event("b", 2.0, rating=3.0), event("c", 3.0, other=1.0)]
+    assert folded(shown) == EMPTY
+    assert folded([*shown, event("d", 0.0, click=0.0, rating=4.0)]) == (event("d", 0.0, click=0.0, rating=4.0),)
+    assert remembered((), SPEC) == EMPTY
+
+
+def test_the_newest_are_kept_and_a_late_arrival_falls_out():
+    history = folded([event(name, float(place)) for place, name in enumerate("abcd")])
+    assert [one.item for one in history] == ["b", "c", "d"]
+    assert fold(history, event("late", 0.5), SPEC) == history
+    assert [one.item for one in fold(history, event("late", 1.5), SPEC)] == ["late", "c", "d"]
+
+
+def test_events_of_one_second_stand_in_the_order_of_a_hash_and_collisions_in_that_of_their_names():
+    assert order_key(event("plumless", 1.0))[1] == order_key(event("buckeroo", 1.0))[1], "a known collision of crc32"
+    assert [one.item for one in folded([event("plumless", 1.0), event("buckeroo", 1.0)])] == ["buckeroo", "plumless"]
+    by_hash = sorted("abc", key=lambda item: order_key(event(item, 1.0)))
+    assert [one.item for one in folded([event(item, 1.0) for item in "abc"])] == by_hash
+    assert by_hash != ["a", "b", "c"]
+
+
+def test_labels_of_raw_events():
+    labels = event_labels([event("a", 1.0, click=1.0), event("a", 1.0, rating=4.0)], SPEC)
+    np.testing.assert_array_equal(labels, np.float32([[1, math.nan], [math.nan, 1]]))
+    assert event_labels([], SPEC).shape == (0, 2)

@@ -1,0 +1,90 @@
+"""Platt calibration recovers what distorted the logits, keeps their order and knows when it knows too little."""
+
+import math
+
+import pytest
+import torch
+
+from recsys.ranking.calibration import MIN_POSITIVES, PlattCalibrator
+
+
+def world(num, seed, scale, shift):
+    """Logits [R, 1] and labels [R, 1] drawn from sigmoid(scale * logit + shift)."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(num, 1, generator=generator)
+    return logits, (torch.rand(num, 1, generator=generator) < torch.sigmoid(scale * logits + shift)).float()
+
+
+def fitted(logits, labels):
+    calibrator = PlattCalibrator(logits.shape[1])
+    calibrator.fit(logits, labels)
+    return calibrator
+
+
+@pytest.mark.parametrize(("scale", "shift"), [(1.0, 0.0), (0.4, 1.0), (2.5, -1.5)])
+def test_a_known_affine_map_is_recovered(scale, shift):
+    calibrator = fitted(*world(40_000, 0, scale, shift))
+    assert float(calibrator.scale) == pytest.approx(scale, rel=0.05)
+    assert float(calibrator.shift) == pytest.approx(shift, abs=0.05)
+
+
+def test_the_fitted_mean_is_the_base_rate_and_the_fit_is_the_optimum():
+    logits, labels = world(5_000, 1, 0.7, -2.0)
+    calibrator = fitted(logits, labels)
+    probabilities = calibrator(logits)
+    assert float(probabilities.mean()) == pytest.approx(float(labels.mean()), abs=1e-4)
+    assert float(((probabilities - labels) * logits).mean()) == pytest.approx(0, abs=1e-4)
+
+
+def test_the_order_of_candidates_is_kept_even_when_the_labels_speak_against_it():
+    logits = torch.linspace(-3, 3, 200).unsqueeze(1)
+    calibrator = fitted(logits, (logits < 0).float())
+    assert float(calibrator.scale) > 0
+    assert (calibrator(logits).diff(dim=0) >= 0).all()
+    assert ((calibrator(logits) >= 0) & (calibrator(logits) <= 1)).all()
+
+
+def test_few_positives_only_move_the_base_rate():
+    logits = torch.randn(1_000, 1, generator=torch.Generator().manual_seed(2))
+    labels = torch.zeros(1_000, 1)
+    labels[: MIN_POSITIVES - 1] = 1
+    calibrator = fitted(logits, labels)
+    assert float(calibrator.scale) == 1
+    assert float(calibrator(logits).mean()) == pytest.approx((MIN_POSITIVES - 1) / 1_000, abs=1e-5)
+    labels[:MIN_POSITIVES] = 1
+    assert float(fitted(logits, labels).scale) != 1
+
+
+@pytest.mark.parametrize("labels", [torch.zeros(20, 1), torch.full((20, 1), math.nan)])
+def test_without_a_positive_nothing_changes(labels):
+    calibrator = fitted(torch.randn(20, 1), labels)
+    assert (float(calibrator.scale), float(calibrator.shift)) == (1, 0)
+
+
+def test_missing_labels_do_not_count():
+    logits, labels = world(3_000, 3, 0.5, -1.0)
+    alone = fitted(logits, labels)
+    noise = torch.randn(500, 1, generator=torch.Generator().manual_seed(4)) * 9
+    both = fitted(torch.cat([noise, logits]), torch.cat([torch.full((500, 1), math.nan), labels]))
+    assert torch.equal(alone.scale, both.scale)
+    assert torch.equal(alone.shift, both.shift)
+
+
+def test_every_objective_has_its_own_map():
+    first, second = world(20_000, 5, 0.5, 1.0), world(20_000, 6, 2.0, -1.0)
+    logits, labels = (torch.cat([first[part], second[part]], dim=1) for part in range(2))
+    calibrator = fitted(logits, labels)
+    assert calibrator.scale.tolist() == pytest.approx([0.5, 2.0], rel=0.1)
+    assert calibrator.shift.tolist() == pytest.approx([1.0, -1.0], abs=0.1)
+    assert calibrator(torch.zeros(3, 4, 2)).shape == (3, 4, 2)
+
+
+def test_only_positives_give_a_finite_map():
+    calibrator = fitted(torch.randn(50, 1, generator=torch.Generator().manual_seed(7)), torch.ones(50, 1))
+    assert calibrator.scale.isfinite().all()
+    assert calibrator.shift.isfinite().all()
+
+
+def test_labels_above_one_count_as_one():
+    logits, labels = world(2_000, 8, 1.0, 0.0)
+    assert torch.equal(fitted(logits, labels * 3).scale, fitted(logits, labels).scale)

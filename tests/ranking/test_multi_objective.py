@@ -1,0 +1,150 @@
+"""Laws of the ranker: a score belongs to a candidate and its request, never to its company.
+
+Shapes: B batch, C candidates, L history, T objectives.
+"""
+
+import numpy as np
+import pytest
+import torch
+
+from recsys.candidates.merge import num_score_features
+from recsys.content.text import TextVectors
+from recsys.contracts import PAD, Event, Query
+from recsys.data.sources.synthetic import Synthetic
+from recsys.data.splits import TEST, GlobalTime
+from recsys.features.encode import encode_queries
+from recsys.features.spec import Features
+from recsys.ranking.multi_objective import CrossNetwork, MultiObjectiveRanker, TargetAttention
+from recsys.training.prepare import prepare
+
+NUM_SCORES = num_score_features(3)
+C = 25
+
+
+@pytest.fixture(scope="module")
+def prepared():
+    dataset = Synthetic(users=40, items=30, events=1_500, seed=0).load()
+    split = GlobalTime(rank=0.2, validation=0.1, test=0.2).split(dataset)
+    features = Features(history_length=6, max_values=3, min_count=2, leave_out=["position"])
+    return prepare(dataset, split, features, TextVectors(dim=4, min_documents=1, seed=0))
+
+
+@pytest.fixture(scope="module")
+def fitted(prepared):
+    return prepared.spec(TEST)
+
+
+@pytest.fixture(scope="module")
+def ranker(fitted):
+    torch.manual_seed(0)
+    sizes = {"dim": 8, "cross_rank": 4, "num_cross_layers": 2, "num_experts": 2, "expert_dim": 6}
+    ranker = MultiObjectiveRanker(spec=fitted[0], num_scores=NUM_SCORES, dropout=0.5, id_dropout=0.5, **sizes)
+    for layer in (*ranker.heads, ranker.wide):
+        layer.reset_parameters()  # as if trained: a fresh head says nothing
+    return ranker.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def batch(prepared, fitted):
+    """Six logged queries, a stranger and one who only met what nobody knows; the last candidates are padding."""
+    unknown = Event(user="x", item="never heard of", timestamp=1.0, actions={"click": 1.0})
+    queries = [
+        *prepared.replay.queries([3, 200, 600, 1_000, 1_300, 1_499], k=1),
+        Query(user="stranger", now=0.0),
+        Query(user="x", now=2.0, history=(unknown,), profile={"segment": "none such"}, context={"device": 7}),
+    ]
+    generator = np.random.default_rng(0)
+    rows = np.stack([generator.permutation(len(fitted[1]))[:C] for _ in queries])
+    rows[:, -2:] = PAD
+    scores = generator.normal(size=(*rows.shape, NUM_SCORES)).astype(np.float32)
+    arrays, _ = encode_queries(*fitted, queries)
+    arrays |= {**fitted[1].join("candidate", rows), "candidate_scores": scores}
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def of_candidates(batch, chosen):
+    """The same requests with other candidates."""
+    return {name: part[:, chosen] if name.startswith("candidate_") else part for name, part in batch.items()}
+
+
+def test_logits_are_finite_for_everybody_and_everything(fitted, ranker, batch):
+    logits = ranker(batch)
+    assert logits.shape == (8, C, fitted[0].num_objectives)
+    assert logits.isfinite().all()
+    strange = {name: torch.ones_like(part) if part.dtype == torch.long else part for name, part in batch.items()}
+    assert ranker(strange).isfinite().all()
+    extreme = {**batch, "candidate_scores": batch["candidate_scores"] * 1e30}
+    assert ranker(extreme).isfinite().all()
+
+
+def test_the_order_of_the_candidates_does_not_change_a_score(ranker, batch):
+    order = torch.randperm(C, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(ranker(of_candidates(batch, order)), ranker(batch)[:, order], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("chosen", [[0], [24], [3, 7], list(range(12))])
+def test_the_company_of_a_candidate_does_not_change_its_score(ranker, batch, chosen):
+    torch.testing.assert_close(ranker(of_candidates(batch, chosen)), ranker(batch)[:, chosen], rtol=0, atol=1e-6)
+
+
+def test_the_company_of_a_request_does_not_change_its_scores(ranker, batch):
+    alone = [ranker({name: part[row : row + 1] for name, part in batch.items()}) for row in range(8)]
+    torch.testing.assert_close(ranker(batch), torch.cat(alone), rtol=0, atol=1e-6)
+
+
+def test_every_signal_reaches_every_objective(ranker, batch):
+    before = ranker(batch)[:6]
+    for name in sorted(batch):
+        part = batch[name]
+        changed = torch.where(part == 2, 3, 2) if part.dtype == torch.long else part + torch.randn(part.shape[-1:])
+        moved = (ranker({**batch, name: changed})[:6] - before).abs().amax((0, 1))
+        assert (moved > 1e-6).all(), name
+
+
+def test_padding_of_the_history_says_nothing(ranker, batch):
+    absent = batch["history_ids"][..., 0] == 0
+    assert absent.any()
+    other = dict(batch)
+    for name in ("history_labels", "history_gaps", "history_numbers", "history_vectors"):
+        other[name] = batch[name].clone()
+        other[name][absent] = 3.0
+    torch.testing.assert_close(ranker(other), ranker(batch), rtol=0, atol=2e-6)
+
+
+def test_scores_are_standardised_by_the_training_examples(fitted):
+    sizes = {"dim": 4, "cross_rank": 2, "num_cross_layers": 0, "num_experts": 1, "expert_dim": 2}
+    ranker = MultiObjectiveRanker(spec=fitted[0], num_scores=2, dropout=0.0, id_dropout=0.0, **sizes)
+    ranker.fit_scores(torch.tensor([[1.0, 7.0], [3.0, 7.0]]))
+    assert ranker.score_mean.tolist() == [2, 7]
+    assert ranker.score_scale.tolist() == pytest.approx([2**0.5, 1e-3])
+
+
+@torch.no_grad()
+def test_similarities_known_answer(ranker, batch):
+    spec_dim = batch["candidate_vectors"].shape[-1]
+    one, two = torch.eye(spec_dim)[:2]
+    vectors = {"candidate_vectors": torch.stack([3 * one, two, torch.zeros(spec_dim)])[None]}
+    history = torch.stack([one, 2 * one, two])[None]
+    present = torch.tensor([[False, True, True]])
+    found = ranker._similarities({**vectors, "history_vectors": history}, present, torch.zeros(1, 3, 8))
+    torch.testing.assert_close(found, torch.tensor([[[1, 0.5], [1, 0.5], [0, 0]]]))
+    nobody = ranker._similarities({**vectors, "history_vectors": history}, present & False, torch.zeros(1, 3, 8))
+    assert not nobody.any()
+
+
+@torch.no_grad()
+def test_attention_without_a_history_is_the_null_event():
+    torch.manual_seed(0)
+    attention = TargetAttention(4)
+    torch.nn.init.normal_(attention.null)
+    found = attention(torch.randn(2, 3, 4), torch.randn(2, 5, 4), torch.zeros(2, 5, dtype=torch.bool))
+    torch.testing.assert_close(found, attention.null.expand(2, 3, 4))
+
+
+@torch.no_grad()
+def test_the_cross_network_known_answer():
+    cross = CrossNetwork(width=2, rank=2, num_layers=1)
+    cross.down[0].weight.copy_(torch.eye(2))
+    cross.up[0].weight.copy_(torch.tensor([[0.0, 1.0], [2.0, 0.0]]))
+    cross.up[0].bias.copy_(torch.tensor([1.0, 0.0]))
+    assert cross(torch.tensor([[3.0, 5.0]])).tolist() == [[3 * (5 + 1) + 3, 5 * (2 * 3) + 5]]

@@ -1,0 +1,186 @@
+"""Holds the table of rooms: who may import whom, where each library lives, how large a file may grow."""
+
+import ast
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BASE = {"contracts", "errors", "expressions"}
+MAY_IMPORT = {
+    "errors": set(),
+    "contracts": {"errors"},
+    "expressions": {"errors"},
+    "bundle": set(),
+    "pipeline": set(),
+    "data": set(),
+    "features": set(),
+    "content": set(),
+    "index": set(),
+    "policy": set(),
+    "nn": {"features"},
+    "retrieval": {"features", "nn"},
+    "ranking": {"features", "nn"},
+    "candidates": {"features", "index"},
+    "stages": {"bundle", "candidates", "features", "index", "policy"},
+    "evaluation": {"candidates", "data", "features", "index", "pipeline"},
+    "graphs": {"content", "features", "ranking", "retrieval", "stages"},
+    "export": {"bundle", "features", "pipeline", "stages"},
+    "experiments": {"data"},
+    "monitoring": {"data", "features"},
+    "serving": {"bundle", "candidates", "data", "export", "features", "index", "pipeline", "policy", "stages"},
+    "train.py": {"bundle", "evaluation", "training"},
+    "export.py": {"bundle", "export"},
+}
+MAY_IMPORT["training"] = (
+    set(MAY_IMPORT)
+    - BASE
+    - {"export", "experiments", "monitoring", "serving"}
+    - {
+        "train.py",
+        "export.py",
+    }
+)
+MAY_IMPORT["cli"] = set(MAY_IMPORT) - {"serving", "train.py", "export.py"}
+MAY_IMPORT["__main__"] = {"cli"}
+HOMES = {
+    "pytorch_lightning": {"training"},
+    "wandb": {"training"},
+    "torchmetrics": {"evaluation", "training"},
+    "matplotlib": {"evaluation"},
+    "faiss": {"index"},
+    "typer": {"cli", "serving"},
+    "hydra": {"train.py", "export.py"},
+    "omegaconf": {"train.py", "export.py"},
+    "tritonclient": {"serving"},
+    "prometheus_client": {"serving"},
+    "feast": {"serving"},
+    "nats": {"serving"},
+    "triton_python_backend_utils": {"serving/stages"},
+}
+WITHOUT_TORCH = (
+    *(
+        f"recsys.{name}"
+        for name in ["contracts", "errors", "expressions", "bundle", "features.encode", "candidates.sources"]
+    ),
+    *(f"recsys.{name}" for name in ["index", "policy.compose", "stages", "pipeline"]),
+    "serving.client",
+)
+
+
+def python_files(*places):
+    found = [file for place in places for file in ([place] if place.is_file() else sorted(place.rglob("*.py")))]
+    return [file for file in found if "__pycache__" not in file.parts]
+
+
+PRODUCT = python_files(ROOT / "recsys", ROOT / "serving", ROOT / "train.py", ROOT / "export.py")
+ALL = [*PRODUCT, *python_files(ROOT / "tests", *(ROOT / name for name in ("benchmarks",) if (ROOT / name).exists()))]
+
+
+def imports(source):
+    """Full names of all that a text imports, inside functions and by import_module as well; relative ones begin '.'."""
+    names = []
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Import(names=aliases):
+                names += [alias.name for alias in aliases]
+            case ast.ImportFrom(module=module, names=aliases, level=level):
+                names += ["." * level + f"{module or ''}.{alias.name}".lstrip(".") for alias in aliases]
+            case ast.Call(func=ast.Attribute(attr="import_module") | ast.Name(id="import_module" | "__import__")):
+                names += [one.value for one in node.args[:1] if isinstance(one, ast.Constant)]
+    return names
+
+
+def room_of(file):
+    parts = file.relative_to(ROOT).parts
+    return Path(parts[1]).stem if parts[0] == "recsys" and len(parts) > 1 else parts[0]
+
+
+def rooms_of(file):
+    """Rooms of recsys that a file imports, its own aside."""
+    parts = (name.split(".") for name in imports(file.read_text(encoding="utf-8")))
+    return {one[1] for one in parts if one[0] == "recsys" and len(one) > 1} - {room_of(file)}
+
+
+def relative(file):
+    return str(file.relative_to(ROOT))
+
+
+def test_the_reader_of_imports_sees_them_all():
+    source = "import a.b\nfrom . import c\nfrom recsys import d\ndef f():\n    from e import g\n    import_module('h')"
+    assert sorted(imports(source)) == [".c", "a.b", "e.g", "h", "recsys.d"]
+
+
+@pytest.mark.parametrize("file", PRODUCT, ids=relative)
+def test_a_room_imports_only_what_it_may(file):
+    room = room_of(file)
+    if relative(file) == "recsys/__init__.py":
+        assert not rooms_of(file)
+        return
+    assert room in MAY_IMPORT, f"{relative(file)} is in no known room"
+    base = set() if room in BASE else BASE
+    assert rooms_of(file) <= MAY_IMPORT[room] | base, f"{relative(file)} may not import all of this"
+
+
+def test_nobody_but_its_entry_imports_the_cli():
+    assert [relative(file) for file in PRODUCT if "cli" in rooms_of(file)] == ["recsys/__main__.py"]
+
+
+@pytest.mark.parametrize("file", [file for file in PRODUCT if room_of(file) != "serving"], ids=relative)
+def test_nobody_imports_serving_or_an_entry_point(file):
+    first = {name.split(".")[0] for name in imports(file.read_text(encoding="utf-8"))}
+    assert not first & {"serving", "train", "export", "tests", "benchmarks"}
+
+
+@pytest.mark.parametrize(("library", "homes"), HOMES.items(), ids=list(HOMES))
+def test_one_library_one_room(library, homes):
+    users = [file for file in PRODUCT if library in {name.split(".")[0] for name in imports(file.read_text("utf-8"))}]
+    strangers = [relative(file) for file in users if room_of(file) not in homes and not in_folder(file, homes)]
+    assert not strangers
+
+
+def in_folder(file, folders):
+    return any(relative(file).startswith(f"{folder}/") for folder in folders)
+
+
+@pytest.mark.parametrize("file", ALL, ids=relative)
+def test_size_names_and_absolute_imports(file):
+    source = file.read_text(encoding="utf-8")
+    assert len(source.splitlines()) <= 400
+    assert not {"utils", "helpers", "common", "misc"} & {Path(part).stem for part in file.relative_to(ROOT).parts}
+    assert not [name for name in imports(source) if name.startswith(".")]
+
+
+@pytest.mark.parametrize(
+    ("file", "most"),
+    [(ROOT / "train.py", 120), (ROOT / "export.py", 120)]
+    + [(file, 60) for file in sorted((ROOT / "serving" / "stages").glob("*/model.py"))],
+    ids=lambda value: relative(value) if isinstance(value, Path) else str(value),
+)
+def test_entry_points_and_triton_models_stay_short(file, most):
+    assert len(file.read_text(encoding="utf-8").splitlines()) <= most
+
+
+def test_there_is_a_triton_model_for_every_stage():
+    assert {file.parent.name for file in (ROOT / "serving" / "stages").glob("*/model.py")} == {
+        "retrieve",
+        "rank",
+        "rules",
+    }
+
+
+def test_serving_needs_no_torch():
+    lines = [f"import {name}; assert 'torch' not in sys.modules, {name!r}" for name in WITHOUT_TORCH]
+    answer = subprocess.run(
+        [sys.executable, "-c", "import sys\n" + "\n".join(lines)], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert answer.returncode == 0, answer.stderr
+
+
+def test_every_test_file_has_its_own_name():
+    names = Counter(file.name for file in python_files(ROOT / "tests") if file.name != "conftest.py")
+    assert [name for name, count in names.items() if count > 1] == []
+    assert not list((ROOT / "tests").rglob("__init__.py"))

@@ -1,0 +1,122 @@
+"""Every configuration file is one constructor call that exists, and every choice composes and builds."""
+
+import inspect
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.errors import ConfigCompositionException, InstantiationException
+from hydra.utils import get_object, instantiate
+
+from recsys.errors import ConfigError, sentence_of
+
+CONF = Path(__file__).parents[1] / "conf"
+FILES = sorted(CONF.rglob("*.yaml"))
+CHOICES = [(file.parent.name, file.stem) for file in FILES if file.parent != CONF and file.parent.name != "recipe"]
+RECIPES = sorted(file.stem for file in (CONF / "recipe").glob("*.yaml"))
+FORMS_OF_HYDRA = {"_target_", "_convert_", "_recursive_", "_partial_", "_args_"}
+NOT_BUILT = ("seed", "run_dir")
+
+
+def nodes(document, path=""):
+    """(path, node) of everything with a _target_, nested ones too."""
+    if isinstance(document, dict):
+        if "_target_" in document:
+            yield path or ".", document
+        for key, value in document.items():
+            yield from nodes(value, f"{path}.{key}".lstrip("."))
+    elif isinstance(document, list):
+        for place, value in enumerate(document):
+            yield from nodes(value, f"{path}[{place}]")
+
+
+TARGETS = [
+    pytest.param(node, id=f"{file.relative_to(CONF)}:{path}")
+    for file in FILES
+    for path, node in nodes(yaml.safe_load(file.read_text(encoding="utf-8")))
+]
+
+
+def composed(*overrides):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("train", overrides=list(overrides))
+
+
+def built(node):
+    return instantiate(node, _convert_="all")
+
+
+@pytest.mark.parametrize("node", TARGETS)
+def test_a_target_exists_and_takes_exactly_the_keys_of_its_file(node):
+    parameters = inspect.signature(get_object(node["_target_"])).parameters
+    assert set(node) - FORMS_OF_HYDRA == set(parameters)
+
+
+@pytest.mark.parametrize("node", TARGETS)
+def test_a_target_has_no_second_default_and_no_positional_knob(node):
+    target = get_object(node["_target_"])
+    for parameter in inspect.signature(target).parameters.values():
+        assert parameter.default is inspect.Parameter.empty, parameter.name
+        assert parameter.kind is inspect.Parameter.KEYWORD_ONLY or not inspect.isclass(target), parameter.name
+
+
+@pytest.mark.parametrize(("group", "option"), CHOICES, ids=lambda value: value)
+def test_every_choice_composes_and_builds(group, option):
+    needed = ["data.description=missing.yaml"] if option == "tables" else []
+    node = composed(f"{group}={option}", *needed)[group]
+    if group == "data" and option == "tables":
+        assert node.description == "missing.yaml"
+    elif (group, option) == ("trainer", "gpu") and not torch.cuda.is_available():
+        with pytest.raises(InstantiationException) as refused:
+            built(node)
+        assert sentence_of(refused.value) == str(refused.value.__cause__)
+        assert isinstance(refused.value.__cause__, ConfigError)
+        assert "CUDA" in str(refused.value.__cause__)
+    else:
+        assert type(built(node)).__module__.startswith("recsys.")
+
+
+@pytest.mark.parametrize("recipe", [None, *RECIPES])
+def test_every_recipe_builds_all_of_its_parts(recipe):
+    config = composed(*([f"recipe={recipe}"] if recipe else []))
+    for name in config:
+        if name not in NOT_BUILT:
+            built(config[name])
+
+
+def test_a_recipe_may_change_what_the_groups_say():
+    assert composed("recipe=synthetic").features.history_length != composed().features.history_length
+    assert "Synthetic" in composed("recipe=synthetic").data._target_
+
+
+def test_tables_ask_for_their_description():
+    with pytest.raises(Exception, match="description"):
+        built(composed("data=tables").data)
+
+
+@pytest.mark.parametrize(
+    "override", ["retrieval.dimm=64", "polcy=default", "policy.diversity.tradeoff=1", "retrieval=three_tower", "sed=1"]
+)
+def test_a_misspelt_key_or_choice_is_refused_by_name(override):
+    with pytest.raises(ConfigCompositionException) as refused:
+        composed(override)
+    assert override.split("=")[0].split(".")[-1] in sentence_of(refused.value)
+
+
+def test_a_key_too_many_is_refused_by_the_constructor():
+    with pytest.raises(InstantiationException, match="dimm"):
+        built(composed("+retrieval.dimm=64").retrieval)
+
+
+def test_a_value_out_of_range_is_refused_with_its_key():
+    with pytest.raises(InstantiationException) as refused:
+        built(composed("retrieval.dropout=2").retrieval)
+    assert sentence_of(refused.value).startswith("retrieval.dropout is 2")
+
+
+def test_export_composes():
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("export", overrides=["bundle=somewhere"])
+    assert (config.bundle, config.repository, config.profile) == ("somewhere", None, "cpu")

@@ -1,0 +1,157 @@
+"""A fit is resumed where it stopped, keeps its best epoch, and is read back once finished."""
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from recsys.errors import ConfigError
+from recsys.training.loop import TRAINED, Indices, Loop, Permutation, index_batches
+from recsys.training.resident import Resident
+
+SIZE, BATCH = 10, 4
+STEPS = 3
+
+
+class Counting(pl.LightningModule):
+    """A weight that grows by one a step, so that it tells for how many steps it was trained."""
+
+    def __init__(self, scores=(), stop_at=None):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.scores = scores
+        self.stop_at = stop_at
+        self.seen = []
+
+    def on_train_epoch_start(self):
+        if self.current_epoch == self.stop_at:
+            raise KeyboardInterrupt
+
+    def training_step(self, indices):
+        self.seen.append((self.current_epoch, indices.tolist()))
+        return -self.weight / 2
+
+    def validation_step(self, _):
+        self.log("score", float(self.scores[self.current_epoch]))
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=2.0)
+
+    @property
+    def epochs(self):
+        return sorted({epoch for epoch, _ in self.seen})
+
+
+def fit(task, folder, *, epochs=5, patience=10):
+    loop = Loop(accelerator="cpu", precision="32-true", progress=False, threads=0)
+    return loop.fit(
+        task,
+        train=index_batches(SIZE, BATCH, 0),
+        valid=index_batches(1, 1, 0) if task.scores else None,
+        folder=folder,
+        epochs=epochs,
+        patience=patience,
+        monitor="score" if task.scores else None,
+        loggers=[],
+    )
+
+
+def test_a_permutation_covers_everything_once_an_epoch_and_is_always_the_same():
+    def epoch(number, seed=0):
+        batches = Permutation(SIZE, BATCH, seed)
+        batches.set_epoch(number)
+        return [batch.tolist() for batch in batches]
+
+    for number in range(5):
+        assert [len(batch) for batch in epoch(number)] == [4, 4, 2]
+        assert sorted(index for batch in epoch(number) for index in batch) == list(range(SIZE))
+        assert epoch(number) == epoch(number)
+    assert len({str(epoch(number, seed)) for number in range(5) for seed in range(3)}) == 15
+    assert len(Permutation(SIZE, BATCH, 0)) == STEPS
+    assert len(Permutation(8, 4, 0)) == 2
+
+
+def test_an_index_batch_is_its_own_example():
+    assert Indices()[np.array([3, 1])].tolist() == [3, 1]
+
+
+def test_every_epoch_sees_everything_in_another_order(tmp_path):
+    task = Counting()
+    assert fit(task, tmp_path) == 5
+    assert float(task.weight.detach()) == 5 * STEPS
+    orders = [[one for epoch, batch in task.seen if epoch == number for one in batch] for number in range(5)]
+    assert all(sorted(order) == list(range(SIZE)) for order in orders)
+    assert len(set(map(tuple, orders))) == 5
+
+
+@pytest.mark.parametrize("stop_at", [1, 3])
+def test_an_interrupted_fit_goes_on_where_it_stopped(tmp_path, stop_at):
+    whole, first, second = Counting(), Counting(stop_at=stop_at), Counting()
+    fit(whole, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        fit(first, tmp_path / "run")
+    assert first.epochs == list(range(stop_at))
+    assert not (tmp_path / "run" / TRAINED).exists()
+    assert fit(second, tmp_path / "run") == 5
+    assert second.epochs == list(range(stop_at, 5))
+    assert first.seen + second.seen == whole.seen
+    assert torch.equal(second.weight, whole.weight)
+
+
+def test_a_fit_that_watches_validation_is_resumed_with_its_best_epoch(tmp_path):
+    scores = (1, 9, 3, 2, 1)
+    with pytest.raises(KeyboardInterrupt):
+        fit(Counting(scores, stop_at=3), tmp_path)
+    again = Counting(scores)
+    assert fit(again, tmp_path) == 2
+    assert again.epochs == [3, 4]
+    assert float(again.weight.detach()) == 2 * STEPS
+
+
+def test_a_finished_fit_is_read_back_without_training(tmp_path):
+    first, again = Counting(), Counting(stop_at=0)
+    assert fit(first, tmp_path) == fit(again, tmp_path) == 5
+    assert again.seen == []
+    assert torch.equal(first.weight, again.weight)
+    assert not list(tmp_path.glob("*.draft"))
+
+
+@pytest.mark.parametrize(
+    ("scores", "patience", "kept", "trained"),
+    [((1, 3, 2, 1, 0), 2, 2, 4), ((1, 2, 3, 4, 5), 2, 5, 5), ((5, 4, 3, 2, 1), 1, 1, 2), ((1, 1, 1, 1, 1), 3, 1, 4)],
+)
+def test_the_best_epoch_is_kept_and_patience_ends_the_rest(tmp_path, scores, patience, kept, trained):
+    task = Counting(scores)
+    assert fit(task, tmp_path, patience=patience) == kept
+    assert float(task.weight.detach()) == kept * STEPS
+    assert task.epochs == list(range(trained))
+    again = Counting(scores, stop_at=0)
+    assert fit(again, tmp_path, patience=patience) == kept
+    assert torch.equal(again.weight, task.weight)
+
+
+@pytest.mark.parametrize(("accelerator", "sentence"), [("tpu", "choose cpu or cuda"), ("cuda", "no CUDA device")])
+def test_an_accelerator_that_is_not_there_is_refused(monkeypatch, accelerator, sentence):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match=rf"trainer\.accelerator is .*{sentence}"):
+        Loop(accelerator=accelerator, precision="32-true", progress=False, threads=0)
+
+
+def test_threads_are_set_only_when_asked(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    for threads in (0, 3):
+        Loop(accelerator="cpu", precision="32-true", progress=False, threads=threads)
+    assert asked == [3]
+
+
+def test_resident_arrays_stay_out_of_checkpoints_and_are_sliced_by_name():
+    resident = Resident({"ids": np.array([[1], [2], [0]]), "numbers": np.ones((3, 2), np.float32)})
+    assert resident.state_dict() == {}
+    assert resident["ids"].tolist() == [[1], [2], [0]]
+    rows = resident.join("item", torch.tensor([[1, -1]]))
+    assert rows["item_ids"].tolist() == [[[2], [0]]]
+    assert {name: tuple(part.shape) for name, part in resident.rows(slice(2)).items()} == {
+        "ids": (2, 1),
+        "numbers": (2, 2),
+    }
