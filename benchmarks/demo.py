@@ -38,6 +38,7 @@ NUM_PARITY_QUERIES = 250
 NUM_USERS = 10
 NUM_SHOWN = 3
 TOLERANCE = 1e-5
+TITLE = "What Triton recommends to the ten users who were last active"
 
 console = Console(width=140 if not sys.stdout.isatty() else None)
 seconds: dict[str, float] = {}
