@@ -123,8 +123,8 @@ def _encode_histories(
     labels = np.zeros((*shape, spec.num_objectives), dtype=np.float32)
     gaps = np.zeros(shape, dtype=np.float32)
     for place, query in enumerate(queries):
-        newest = remembered(query.history, spec)[-spec.history_length :]
-        events = [event for event in newest if event.item in items.rows]
+        known = [event for event in query.history if event.item in items.rows]
+        events = remembered(known, spec)[-spec.history_length :]
         if not events:
             continue
         rows[place, -len(events) :] = [items.rows[event.item] for event in events]
