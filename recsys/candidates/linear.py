@@ -77,14 +77,24 @@ class ItemItem:
 
     def fit(self, users: np.ndarray, items: np.ndarray, num_items: int) -> ItemNeighbours:
         """Positives of the training period: users [M] codes from 0, items [M] catalogue rows."""
-        seen = sparse.csr_matrix((np.ones(len(users), np.float32), (users, items)), shape=(users.max() + 1, num_items))
+        ones = np.ones(len(users), np.float32)
+        seen = sparse.csr_array((ones, (users, items)), shape=(users.max() + 1, num_items))
         seen.data[:] = 1
-        together = (seen.T @ seen).tocoo()
-        counts = np.asarray(seen.sum(0)).ravel()
-        cosine = together.data / (np.sqrt(counts[together.row] * counts[together.col]) + self.shrinkage)
-        kept = together.row != together.col
-        scores, rows = _pruned(together.row[kept], together.col[kept], cosine[kept], num_items + 1, self.neighbours)
+        scores, rows = _pruned(*cosine(seen, self.shrinkage), num_items + 1, self.neighbours)
         return ItemNeighbours(rows=rows, weights=scores, decay=self.decay)
+
+
+def cosine(seen: sparse.csr_array, shrinkage: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Similar pairs of different items from seen [U, N] of ones: (item, other item, |A and B| / (sqrt(|A| |B|) + shrinkage)).
+
+    Sarwar et al., Item-based collaborative filtering, WWW 2001.
+    """
+    together = (seen.T @ seen).tocoo()
+    others = together.row != together.col
+    row, column = together.row[others], together.col[others]
+    counts = seen.sum(axis=0, dtype=np.float64)
+    value = together.data[others].astype(np.float64) / (np.sqrt(counts[row] * counts[column]) + shrinkage)
+    return row, column, value
 
 
 def _pruned(

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from scipy import linalg, sparse
 
+from recsys.candidates.linear import cosine
 from recsys.errors import ConfigError, DataError
 
 SECONDS_PER_DAY = 86_400.0
@@ -130,15 +131,11 @@ class ItemKNN:
         _require("shrinkage", self.shrinkage, lambda value: value >= 0, "a number of at least 0")
 
     def fit(self, interactions: Interactions) -> LinearScorer:
-        matrix = interactions.matrix()
-        both = (matrix.T @ matrix).tocoo()
-        others = both.row != both.col
-        row, col, counts = both.row[others], both.col[others], both.data[others].astype(np.float64)
-        users_of = matrix.sum(axis=0, dtype=np.float64)
-        cosine = counts / (np.sqrt(users_of[row] * users_of[col]) + self.shrinkage)
-        keep = _nearest(row, cosine, self.neighbours, interactions.num_items)
-        entries = (cosine[keep].astype(np.float32), (row[keep], col[keep]))
-        return LinearScorer(operator=sparse.csr_array(entries, shape=both.shape))
+        row, column, similarity = cosine(interactions.matrix(), self.shrinkage)
+        keep = _nearest(row, similarity, self.neighbours, interactions.num_items)
+        entries = (similarity[keep].astype(np.float32), (row[keep], column[keep]))
+        shape = (interactions.num_items, interactions.num_items)
+        return LinearScorer(operator=sparse.csr_array(entries, shape=shape))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

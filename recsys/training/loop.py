@@ -1,6 +1,7 @@
 """The one way a task is trained: Lightning, tensors sliced by permutation, checkpoints that a rerun resumes from."""
 
 import logging
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -51,6 +52,33 @@ def index_batches(size: int, batch_size: int, seed: int) -> DataLoader:
     return DataLoader(Indices(), sampler=Permutation(size, batch_size, seed), batch_size=None)
 
 
+class Throughput(Callback):
+    """Logs examples a second of each epoch, validation left out, and prints their mean at the end."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.rates: list[float] = []
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+        self.examples = 0
+        self.start = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, task: pl.LightningModule, outputs: Any, batch: torch.Tensor, batch_idx: int
+    ) -> None:
+        self.examples += len(batch)
+        if trainer.is_last_batch:
+            if task.device.type == "cuda":
+                torch.cuda.synchronize()
+            self.rates.append(self.examples / (time.perf_counter() - self.start))
+            task.log(f"{self.name}/examples_per_second", self.rates[-1], on_step=False, on_epoch=True)
+
+    def on_fit_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+        if self.rates:
+            rate, device = np.mean(self.rates), task.device.type
+            print(f"{self.name}: {len(self.rates)} epochs, {rate:,.0f} examples/s on {device}")
+
+
 class Loop:
     """Where and how to train; one instance serves all tasks of a run."""
 
@@ -94,7 +122,7 @@ class Loop:
             dirpath=folder, filename="best", monitor=monitor, mode="max", enable_version_counter=False
         )
         stop = [best, EarlyStopping(monitor=monitor, mode="max", patience=patience)] if monitor else []
-        trainer = self._trainer([last, *stop], loggers, epochs)
+        trainer = self._trainer([last, *stop, Throughput(folder.name)], loggers, epochs)
         resume = folder / "last.ckpt"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

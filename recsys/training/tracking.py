@@ -54,7 +54,8 @@ class Tracking:
                     run.summary[f"test/{system}/{metric}"] = value
         run.log({"test/table": wandb.Image(str(picture))})
         artifact = wandb.Artifact(f"bundle-{run.id}", type="bundle")
-        artifact.add_dir(str(bundle))
+        for file in sorted(bundle.iterdir()):
+            artifact.add_file(str(file))
         run.log_artifact(artifact)
         self.close()
 
