@@ -19,6 +19,8 @@ from recsys.evaluation.report import Report, compare, verdicts
 from recsys.training.cascade import Knobs
 from recsys.training.experiment import Experiment
 
+INTERRUPTED = "interrupted; the same command with the same run_dir goes on from here"
+
 
 def build(config: DictConfig) -> Experiment:
     """Every part of the experiment from its configuration group."""
@@ -46,7 +48,7 @@ def build(config: DictConfig) -> Experiment:
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def train(config: DictConfig) -> None:
     folder = Path(HydraConfig.get().runtime.output_dir)
-    with exit_on_error():
+    with exit_on_error(INTERRUPTED):
         console = Console()  # not the module's: a parallel sweep sends this function to other processes
         resolved: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
         report, bundle = build(config).run(folder, resolved, say=lambda line: console.print(line, style="dim"))
@@ -80,5 +82,5 @@ class CompareRuns(Callback):
 
 if __name__ == "__main__":
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    with exit_on_error():
+    with exit_on_error(INTERRUPTED):
         sys.exit(train())

@@ -6,6 +6,7 @@ Writes runs/demo/summary.json.
 """
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from recsys.bundle import Bundle
 from recsys.cli.show import item_names
@@ -55,7 +57,7 @@ def step(name: str) -> Iterator[None]:
 
 def call(*command: str) -> None:
     """Run one of the entry points with this Python; its own message has been printed when it fails."""
-    done = subprocess.run([sys.executable, *command], cwd=ROOT, check=False)
+    done = subprocess.run([sys.executable, *command], check=False)
     if done.returncode:
         raise SystemExit(done.returncode)
 
@@ -70,9 +72,7 @@ def ask(client: Client, replay: Replay) -> list[Slate]:
 
 def slates_table(slates: Sequence[Slate], bundle: Bundle, dataset: Dataset) -> Table:
     names = item_names(read_catalogue(bundle), dataset.description.title)
-    table = Table(
-        title="What Triton recommends to the ten users who were last active", box=box.SIMPLE_HEAD, title_justify="left"
-    )
+    table = Table(title=TITLE, box=box.SIMPLE_HEAD, title_justify="left")
     for heading in ("user", "", "film", "P(watch)", "P(like)", "because of", "rules"):
         table.add_column(
             heading, justify="right" if heading.startswith(("P(", "user")) else "left", no_wrap=heading == "film"
@@ -81,7 +81,8 @@ def slates_table(slates: Sequence[Slate], bundle: Bundle, dataset: Dataset) -> T
         for place, shown in enumerate(slate.items[:NUM_SHOWN], start=1):
             probabilities = [f"{shown.probabilities[objective]:.3f}" for objective in ("watch", "like")]
             reasons = (", ".join(shown.sources), ", ".join(shown.rules))
-            table.add_row(slate.user if place == 1 else "", str(place), names[shown.item], *probabilities, *reasons)
+            cells = (slate.user if place == 1 else "", str(place), names[shown.item], *probabilities, *reasons)
+            table.add_row(*(Text(cell) for cell in cells))
         table.add_section()
     return table
 
@@ -103,6 +104,7 @@ def same(query: Query, stages: Any, client: Client) -> bool:
 
 
 def main() -> None:
+    os.chdir(ROOT)
     shutil.rmtree(RUN, ignore_errors=True)
     with step("train and evaluate"):
         call("train.py", "recipe=movielens_100k", f"run_dir={RUN}")

@@ -94,8 +94,8 @@ def write_bundle(path: Path | str, spec_fingerprint: str) -> Iterator[Bundle]:
 def replace_folder(new: Path, path: Path) -> None:
     """Rename `new` to `path`, whatever was there before."""
     old = path.with_name(path.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
     if path.exists():
+        shutil.rmtree(old, ignore_errors=True)
         path.rename(old)
     new.rename(path)
     shutil.rmtree(old, ignore_errors=True)

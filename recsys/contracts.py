@@ -61,7 +61,13 @@ class Query:
     """counters for caps, kept by the caller"""
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), separators=(",", ":"))
+        """QueryError for a value that JSON does not know."""
+        try:
+            return json.dumps(asdict(self), separators=(",", ":"))
+        except TypeError as error:
+            raise QueryError(
+                f"the query of user {self.user!r} cannot be sent: {error}; use plain Python values"
+            ) from None
 
     @staticmethod
     def from_json(text: str | bytes) -> "Query":

@@ -41,10 +41,16 @@ class ServingError(RecsysError):
 
 
 def check_ranges(group: str, **values: tuple[float, float, float]) -> None:
-    """ConfigError for the first of key=(value, low, high) that lies outside; `group` is the configuration group."""
+    """ConfigError for the first of key=(value, low, high) that lies outside; `group` is the configuration group.
+
+    Bounds that are whole numbers ask for a whole number.
+    """
     for key, (value, low, high) in values.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-            raise ConfigError(f"{group}.{key} is {value!r}; choose a number from {low:g} to {high:g}")
+        whole = isinstance(low, int) and isinstance(high, int)
+        number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+        if not number or not low <= value <= high:
+            wanted = "a whole number" if whole else "a number"
+            raise ConfigError(f"{group}.{key} is {value!r}; choose {wanted} from {low:g} to {high:g}")
 
 
 def sentence_of(error: BaseException | None) -> str | None:
@@ -57,18 +63,21 @@ def sentence_of(error: BaseException | None) -> str | None:
         if isinstance(cause, RecsysError):
             return str(cause)
         cause = cause.__cause__ or cause.__context__
-    if type(error).__module__.split(".")[0] in ("hydra", "omegaconf"):
+    if isinstance(error, OSError) or type(error).__module__.split(".")[0] in ("hydra", "omegaconf"):
         return " ".join(str(error).split())
     return None
 
 
 @contextmanager
-def exit_on_error() -> Iterator[None]:
-    """Print an error's sentence and exit with 2; a defect of ours passes with its traceback."""
+def exit_on_error(interrupted: str = "interrupted") -> Iterator[None]:
+    """Print an error's sentence and exit with 2; a defect of ours passes with its traceback.
+
+    After Ctrl-C the exit code is 130, and `interrupted` is what is said.
+    """
     try:
         yield
     except KeyboardInterrupt:
-        print("interrupted; the same command with the same run_dir goes on from here", file=sys.stderr)
+        print(interrupted, file=sys.stderr)
         raise SystemExit(130) from None
     except Exception as error:
         if (sentence := sentence_of(error)) is None:

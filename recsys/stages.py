@@ -20,7 +20,7 @@ from recsys.candidates.merge import num_score_features, score_features
 from recsys.candidates.sources import Sources
 from recsys.contracts import PAD, Candidates, Query, Slate
 from recsys.errors import BundleError
-from recsys.features.encode import Arrays, ItemTable, column_array, encode_queries
+from recsys.features.encode import Arrays, ItemTable, column_array, encode_queries, missing_columns
 from recsys.features.spec import FeatureSpec, Tensor
 from recsys.index import FaissIndex
 from recsys.policy.compose import CompiledPolicy, Policy
@@ -67,7 +67,7 @@ class Retrieve:
             "candidate_rows": rows,
             "merged_scores": scores,
             "source_scores": source_scores,
-            "degraded": np.array([[self._degraded(query)] for query in queries], dtype=object),
+            "degraded": self._degraded(queries, request, history),
         }
 
     def _excluded(self, queries: Sequence[Query]) -> np.ndarray:
@@ -84,16 +84,22 @@ class Retrieve:
             excluded[place, : len(rows)] = rows
         return excluded
 
-    def _degraded(self, query: Query) -> bytes:
-        """What of the query was missing, as a JSON list."""
+    def _degraded(self, queries: Sequence[Query], request: Arrays, history: np.ndarray) -> np.ndarray:
+        """[B, 1] JSON lists: what of each query was missing, unknown or of the wrong kind."""
+        flags = [self._history_flags(query, rows) for query, rows in zip(queries, history, strict=True)]
+        for name, table in (("profile", self.spec.profile), ("context", self.spec.context)):
+            encoded = {part: request[f"{name}_{part}"] for part in table.widths}
+            for row, columns in enumerate(missing_columns(table, encoded, len(queries))):
+                flags[row] += [f"{name}:{column}" for column in columns]
+        return np.array([[json.dumps(one).encode()] for one in flags], dtype=object)
+
+    def _history_flags(self, query: Query, rows: np.ndarray) -> list[str]:
+        if (rows != PAD).any():
+            return []
+        if not query.history:
+            return ["history:empty"]
         known = any(event.item in self.items.rows for event in query.history)
-        flags = [] if known else ["history:unknown" if query.history else "history:empty"]
-        for name, table, given in (
-            ("profile", self.spec.profile, query.profile),
-            ("context", self.spec.context, query.context),
-        ):
-            flags += [f"{name}:{column.name}" for column in table.columns if given.get(column.name) is None]
-        return json.dumps(flags).encode()
+        return ["history:no-objective" if known else "history:unknown"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -128,10 +128,15 @@ def test_a_document_that_is_no_object_is_refused(document):
 
 
 def test_check_ranges_names_the_first_key_outside():
-    check_ranges("group", low=(0, 0, 1), high=(1.0, 0, 1))
+    check_ranges("group", low=(0, 0, 1), high=(1.0, 0.0, 1.0), whole=(1, 0.0, 1.0))
     for value in (1.5, -1, True, "1", None, float("nan")):
         with pytest.raises(ConfigError, match=r"group\.key is .*; choose a number from 0 to 1"):
-            check_ranges("group", fine=(1, 0, 1), key=(value, 0, 1))
+            check_ranges("group", fine=(1, 0, 1), key=(value, 0.0, 1.0))
+
+
+def test_whole_bounds_ask_for_a_whole_number():
+    with pytest.raises(ConfigError, match=r"group\.key is 1\.0; choose a whole number from 0 to 1"):
+        check_ranges("group", key=(1.0, 0, 1))
 
 
 def raised(error, cause=None):

@@ -1,5 +1,6 @@
 """A trained bundle on the real server: what it answers, what it refuses, and what it says about both."""
 
+import dataclasses
 import json
 import shutil
 from dataclasses import replace
@@ -85,10 +86,19 @@ def test_all_is_well_when_nothing_is_missing(trained: Any, client: Client) -> No
     complete = [
         query
         for query in trained.replay.queries(np.arange(-40, 0) + trained.dataset.num_events, k=5)
-        if query.history and {"age", "segment"} <= query.profile.keys() and "device" in query.context
+        if any(event.actions["click"] for event in query.history)
+        and {"age", "segment"} <= query.profile.keys()
+        and "device" in query.context
     ]
     assert complete
     assert {slate.degraded for slate in client.recommend(complete)} == {()}
+
+
+def test_what_is_of_the_wrong_kind_or_says_nothing_is_flagged(client: Client, someone: Query) -> None:
+    silent = tuple(dataclasses.replace(event, actions={}) for event in someone.history)
+    profile = {"age": "30", "segment": 7}
+    (slate,) = client.recommend([dataclasses.replace(someone, history=silent, profile=profile, context={"device": 3})])
+    assert slate.degraded == ("history:no-objective", "profile:age", "profile:segment", "context:device")
 
 
 def test_the_light_cascade_says_that_nothing_was_ranked(client: Client, someone: Query) -> None:

@@ -19,6 +19,7 @@ import yaml
 
 from recsys.bundle import Bundle
 from recsys.errors import ConfigError, exit_on_error
+from recsys.training.experiment import claim
 
 DESCRIPTION = """
 interactions:
@@ -250,6 +251,16 @@ def wait_for(file: Path, process: subprocess.Popen[str]) -> None:
         assert process.poll() is None, "the run ended before its first checkpoint"
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def test_checkpoints_are_claimed_once_there_are_some_and_name_what_differs(tmp_path: Path) -> None:
+    claim(tmp_path, {"seed": 0, "data": {"sha256": "a"}})
+    claim(tmp_path, {"seed": 1, "data": {"sha256": "a"}})
+    (tmp_path / "towers").mkdir()
+    (tmp_path / "towers" / "last.ckpt").touch()
+    claim(tmp_path, {"seed": 1, "data": {"sha256": "a"}, "logger": {"mode": "offline"}})
+    with pytest.raises(ConfigError, match=r"was begun with data\.sha256='a', this run has 'b'"):
+        claim(tmp_path, {"seed": 1, "data": {"sha256": "b"}})
 
 
 def test_a_finished_run_is_not_mixed_with_another_configuration(

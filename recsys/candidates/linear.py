@@ -9,7 +9,7 @@ import numpy as np
 from scipy import sparse
 
 from recsys.contracts import PAD
-from recsys.errors import ConfigError
+from recsys.errors import check_ranges
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,13 +62,12 @@ class ItemItem:
         shrinkage: added to the denominator of the cosine, tames rare items
         decay: weight of an event relative to the next newer one, above 0 to 1
         """
-        if not 0 < decay <= 1:
-            raise ConfigError(f"candidates.item_item.decay is {decay}; choose a number above 0, at most 1")
-        if neighbours < 1 or shrinkage < 0:
-            raise ConfigError(
-                f"candidates.item_item has neighbours {neighbours} and shrinkage {shrinkage}; "
-                "choose at least 1 neighbour and a shrinkage of 0 or more"
-            )
+        check_ranges(
+            "candidates.item_item",
+            neighbours=(neighbours, 1, 100_000),
+            shrinkage=(shrinkage, 0.0, 1e9),
+            decay=(decay, 1e-6, 1.0),
+        )
         self.num = num
         self.weight = weight
         self.neighbours = neighbours

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from recsys.contracts import PAD
-from recsys.errors import ConfigError
+from recsys.errors import check_ranges
 
 SMOOTHING = 60.0
 """the constant of reciprocal rank fusion (Cormack, Clarke & Büttcher 2009)"""
@@ -26,11 +26,7 @@ class Quota:
     """its vote: an item at place r (from 1) gets weight / (SMOOTHING + r)"""
 
     def __post_init__(self) -> None:
-        if self.num < 1 or self.weight < 0:
-            raise ConfigError(
-                f"candidates.{self.name} has num {self.num} and weight {self.weight}; "
-                "num must be at least 1 and weight 0 or more"
-            )
+        check_ranges(f"candidates.{self.name}", num=(self.num, 1, 1_000_000), weight=(self.weight, 0.0, 1e6))
 
 
 def merge(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recsys.errors import ConfigError
+from recsys.errors import ConfigError, check_ranges
 
 DAY = 86_400.0
 
@@ -37,8 +37,7 @@ class Popular:
         days: window before the end of the training data
         kept: length of the stored list, long enough to outlast what a user has seen
         """
-        if days <= 0:
-            raise ConfigError(f"candidates.popular.days is {days}; choose a number above 0")
+        check_ranges("candidates.popular", num=(num, 1, 1_000_000), days=(days, 1e-6, 1e6), kept=(kept, 1, 10_000_000))
         if kept < num:
             raise ConfigError(f"candidates.popular.kept is {kept}, less than num {num}; store at least num items")
         self.num = num

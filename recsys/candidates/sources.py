@@ -12,7 +12,7 @@ import numpy as np
 from recsys.candidates.linear import ItemItem, ItemNeighbours
 from recsys.candidates.merge import Quota, merge
 from recsys.candidates.popular import Popular, PopularItems
-from recsys.errors import ConfigError
+from recsys.errors import check_ranges
 from recsys.index import Index
 
 Document = dict[str, Any]
@@ -78,8 +78,7 @@ class CandidateSources:
         total: candidates a query after the merge, 1 to 10,000
         two_tower: {num, weight} of the towers' own offers
         """
-        if not 1 <= total <= 10_000:
-            raise ConfigError(f"candidates.total is {total}; choose a whole number from 1 to 10000")
+        check_ranges("candidates", total=(total, 1, 10_000))
         self.total = total
         self.item_item = item_item
         self.popular = popular

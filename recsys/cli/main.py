@@ -1,5 +1,6 @@
 """`python -m recsys`: what a trained bundle can be asked without a server."""
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -45,6 +46,10 @@ def recommend(
     """Recommend to one user (--user) or to all of the log (--out), in this process."""
     if (user is None) == (out is None):
         raise QueryError("give either --user for one user or --out for all of them")
+    if now is not None and not math.isfinite(now):
+        raise QueryError(f"--now is {now}; give unix seconds")
+    if out is not None and out.is_dir():
+        raise QueryError(f"--out {out} is a folder; give the name of a Parquet file")
     opened = Bundle.open(bundle)
     stages, dataset = load_stages(opened), _log(bundle, data)
     replay = Replay(dataset)

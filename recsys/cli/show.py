@@ -3,6 +3,7 @@
 import polars as pl
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from recsys.contracts import Slate
 
@@ -11,12 +12,13 @@ def slate_table(slate: Slate, catalogue: pl.DataFrame, title: str | None) -> Tab
     """Items with their titles, probabilities and reasons."""
     names = item_names(catalogue, title)
     objectives = list(slate.items[0].probabilities) if slate.items else []
-    table = Table(title=f"user {slate.user}", box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left")
+    table = Table(title=Text(f"user {slate.user}"), box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left")
     for heading in ("", "item", "utility", *objectives, "from", "rules"):
         table.add_column(heading, justify="right" if heading in ("", "utility", *objectives) else "left")
     for place, shown in enumerate(slate.items, start=1):
         figures = [f"{shown.utility:.3f}", *(f"{shown.probabilities[name]:.3f}" for name in objectives)]
-        table.add_row(str(place), names[shown.item], *figures, ", ".join(shown.sources), ", ".join(shown.rules))
+        reasons = (", ".join(shown.sources), ", ".join(shown.rules))
+        table.add_row(*(Text(cell) for cell in (str(place), names[shown.item], *figures, *reasons)))
     degraded = f"degraded: {', '.join(slate.degraded)}; " if slate.degraded else ""
     table.caption = f"{degraded}bundle {slate.bundle}, rules {slate.rules}"
     return table
@@ -24,5 +26,5 @@ def slate_table(slate: Slate, catalogue: pl.DataFrame, title: str | None) -> Tab
 
 def item_names(catalogue: pl.DataFrame, title: str | None) -> dict[str, str]:
     """item id -> what to show to people"""
-    shown = catalogue[title].to_list() if title else [None] * catalogue.height
+    shown = catalogue[title].to_list() if title in catalogue.columns else [None] * catalogue.height
     return {item: name or item for item, name in zip(catalogue["item"], shown, strict=True)}

@@ -6,7 +6,7 @@ import numpy as np
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from recsys.errors import ConfigError
+from recsys.errors import check_ranges
 
 NAME = "text"
 """name of the vector column that stands for all text columns of the items"""
@@ -20,10 +20,7 @@ class TextVectors:
         dim: length of the vectors, 1 to 4,096; less is used where the vocabulary is smaller
         min_documents: words in fewer items are ignored
         """
-        if not 1 <= dim <= 4_096:
-            raise ConfigError(f"content.dim is {dim}; choose a whole number from 1 to 4096")
-        if min_documents < 1:
-            raise ConfigError(f"content.min_documents is {min_documents}; choose a whole number from 1")
+        check_ranges("content", dim=(dim, 1, 4_096), min_documents=(min_documents, 1, 1_000_000))
         self.dim = dim
         self.min_documents = min_documents
         self.seed = seed

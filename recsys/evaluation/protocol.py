@@ -39,7 +39,9 @@ class TestSet:
     queries: list[Query]
     targets: Targets
     met: sparse.csr_array
-    """[B, N] 1 where the user met the item before"""
+    """[B, N] 1 where the user met the item before, as a mere impression too: not shown again"""
+    remembered: sparse.csr_array
+    """[B, N] 1 where that meeting reached an objective: what every system may know of the user"""
 
     __test__ = False
 
@@ -55,13 +57,14 @@ class TestSet:
             rows=rows,
             queries=replay.queries(rows, K),
             targets=replay.targets(rows, wanted),
-            met=_met(replay, rows),
+            met=_met(replay, rows, np.ones(len(replay.users), dtype=bool)),
+            remembered=_met(replay, rows, (replay.labels > 0).any(axis=1)),
         )
 
     @property
     def warm(self) -> np.ndarray:
         """[B] bool, users with a history"""
-        return np.diff(self.met.indptr) > 0
+        return np.diff(self.remembered.indptr) > 0
 
     def answers(self, stages: Sequence[Stage]) -> np.ndarray:
         """[B, K] catalogue rows that the cascade shows."""
@@ -72,7 +75,7 @@ class TestSet:
 
     def scored(self, scorer: Scorer) -> np.ndarray:
         """[B, K] catalogue rows of a baseline, a target loses every tie."""
-        return rank_scores(scorer.scores(self.met), K, self.met, self.targets)
+        return rank_scores(scorer.scores(self.remembered), K, self.met, self.targets)
 
 
 class Evaluation:
@@ -131,8 +134,10 @@ def _interactions(replay: Replay, known: np.ndarray) -> Interactions:
     )
 
 
-def _met(replay: Replay, rows: np.ndarray) -> sparse.csr_array:
-    before = [np.unique(replay.items[replay.rows_of_user[replay.users[row]][: replay.place[row]]]) for row in rows]
+def _met(replay: Replay, rows: np.ndarray, counted: np.ndarray) -> sparse.csr_array:
+    """[B, N]: items of each user's events before its row that count, [R] bool."""
+    earlier = [replay.rows_of_user[replay.users[row]][: replay.place[row]] for row in rows]
+    before = [np.unique(replay.items[mine[counted[mine]]]) for mine in earlier]
     indptr = np.concatenate([[0], np.cumsum([len(items) for items in before])])
     indices = np.concatenate(before).astype(np.int64)
     shape = (len(rows), len(replay.rows_of_items))

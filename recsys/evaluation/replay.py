@@ -50,11 +50,11 @@ class Replay:
         return [self.query(int(row), k) for row in rows]
 
     def latest(self, user: str, now: float, k: int) -> Query:
-        """What a user would ask now, after all that is in the log; a stranger asks with nothing."""
+        """What a user would ask at `now`, after all that the log holds until then; a stranger asks with nothing."""
         place = int(np.searchsorted(self.names, user))
         known = place < len(self.names) and self.names[place] == user
         mine = self.rows_of_user[place] if known else ()
-        history = tuple(self.events[row] for row in mine)
+        history = tuple(self.events[row] for row in mine if self.timestamps[row] <= now)
         return Query(user=user, now=now, k=k, profile=self.profiles.get(user, {}), history=history)
 
     def first_rows(self, period: np.ndarray) -> np.ndarray:

@@ -22,6 +22,7 @@ from recsys.export.configuration import (
 from recsys.pipeline import light
 from recsys.stages import load_stages
 
+CONTENT = {"bundle", "models"}
 MODEL = """from serving.stages.{name}.model import TritonPythonModel
 
 __all__ = ["TritonPythonModel"]
@@ -32,6 +33,8 @@ def write_repository(bundle: Bundle, path: Path, profile: Profile) -> list[str]:
     """Write bundle and models beside `path`, then rename; returns the model names."""
     if profile not in PROFILES:
         raise ConfigError(f"profile is {profile!r}; choose one of {', '.join(PROFILES)}")
+    if path.exists() and not (path.is_dir() and {one.name for one in path.iterdir()} <= CONTENT):
+        raise ConfigError(f"{path} holds other things than an exported bundle; give a new or an empty folder")
     stages: Any = load_stages(bundle)
     draft = path.with_name(path.name + ".draft")
     shutil.rmtree(draft, ignore_errors=True)

@@ -59,6 +59,20 @@ def _encode_vector(column: Column, values: np.ndarray) -> np.ndarray:
     return np.nan_to_num(np.asarray(values, dtype=np.float32).reshape(len(values), column.slots))
 
 
+def missing_columns(table: Table, encoded: Arrays, num_rows: int) -> list[list[str]]:
+    """Names of the columns that each row of an encoded table lacks, also because a value was of the wrong kind."""
+    absent: list[tuple[str, np.ndarray]] = []
+    places = {"ids": 0, "numbers": 0, "vectors": 0}
+    for column in table.columns:
+        part, width = {"number": ("numbers", 2), "vector": ("vectors", column.slots)}.get(
+            column.kind, ("ids", column.slots)
+        )
+        values = encoded[part][:, places[part] : places[part] + width]
+        places[part] += width
+        absent.append((column.name, values[:, 1] == 1 if part == "numbers" else (values == 0).all(axis=1)))
+    return [[name for name, rows in absent if rows[row]] for row in range(num_rows)]
+
+
 def time_columns(now: np.ndarray) -> Columns:
     """Hour of the day and day of the week as points on circles; now is [R] unix seconds, UTC."""
     hour = 2 * np.pi * (now % DAY) / DAY

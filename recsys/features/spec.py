@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from recsys.errors import ConfigError
+from recsys.errors import check_ranges
 from recsys.expressions import Expression, compile_expression
 
 SCHEMA = 1
@@ -179,13 +179,12 @@ class Features:
         min_count: a category value seen less often is UNKNOWN
         leave_out: columns of any table that are no features
         """
-        for key, value, low, high in (
-            ("history_length", history_length, 1, 1_000),
-            ("max_values", max_values, 1, 64),
-            ("min_count", min_count, 1, 1_000_000),
-        ):
-            if not low <= value <= high:
-                raise ConfigError(f"features.{key} is {value}; choose a whole number from {low} to {high}")
+        check_ranges(
+            "features",
+            history_length=(history_length, 1, 1_000),
+            max_values=(max_values, 1, 64),
+            min_count=(min_count, 1, 1_000_000),
+        )
         self.history_length = history_length
         self.max_values = max_values
         self.min_count = min_count

@@ -8,7 +8,7 @@ from pathlib import Path
 import faiss
 import numpy as np
 
-from recsys.errors import ConfigError
+from recsys.errors import ConfigError, check_ranges
 from recsys.index.exact import ExactIndex, recall_against
 
 SAMPLE = 256
@@ -44,10 +44,9 @@ class IndexBuilder:
         nprobe: cells visited by an IVF index, ignored by others
         min_recall: build fails when the share of the exact `recall_at` neighbours found is lower, 0 to 1
         """
-        if not 0 <= min_recall <= 1:
-            raise ConfigError(f"index.min_recall is {min_recall}; choose a share from 0 to 1")
-        if nprobe < 1 or recall_at < 1:
-            raise ConfigError(f"index.nprobe and index.recall_at are {nprobe} and {recall_at}; both must be at least 1")
+        check_ranges(
+            "index", nprobe=(nprobe, 1, 1_000_000), min_recall=(min_recall, 0.0, 1.0), recall_at=(recall_at, 1, 100_000)
+        )
         self.factory = factory
         self.nprobe = nprobe
         self.min_recall = min_recall
@@ -74,7 +73,12 @@ class IndexBuilder:
             raise ConfigError(
                 f"index.factory {self.factory!r} is not known to faiss; use e.g. Flat or IVF256,Flat"
             ) from None
-        index.train(vectors)
+        try:
+            index.train(vectors)
+        except RuntimeError:
+            raise ConfigError(
+                f"index.factory {self.factory!r} cannot be trained on {len(vectors)} items; use index=flat"
+            ) from None
         index.add(vectors)
         if hasattr(index, "nprobe"):
             index.nprobe = self.nprobe

@@ -3,8 +3,6 @@
 Shapes: B queries, N items, D dim, K results.
 """
 
-from pathlib import Path
-
 import numpy as np
 
 from recsys.contracts import PAD
@@ -44,8 +42,3 @@ def recall_against(exact_rows: np.ndarray, rows: np.ndarray) -> float:
     """Share of the exact neighbours [B, K] that `rows` [B, K'] holds as well."""
     found = (exact_rows[:, :, None] == rows[:, None, :]).any(-1) & (exact_rows != PAD)
     return float(found.sum() / max((exact_rows != PAD).sum(), 1))
-
-
-def read_vectors(path: Path) -> np.ndarray:
-    """[N, D] float32 from a .npy file, refusing pickles."""
-    return np.load(path, allow_pickle=False)

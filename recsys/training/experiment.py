@@ -1,9 +1,11 @@
 """One run from the log to the bundle: prepare, train, evaluate, save."""
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from recsys.bundle import Bundle, write_bundle
@@ -45,7 +47,11 @@ class Experiment:
         dataset = self.data.load()
         say(f"{dataset.name}: {dataset.num_users:,} users, {dataset.num_items:,} items, {dataset.num_events:,} events")
         prepared = prepare(dataset, self.protocol.split(dataset), self.features, self.content)
-        claim(folder / "checkpoints", {**config, "data": {**config.get("data", {}), "sha256": dataset.hash()}})
+        with TemporaryDirectory(dir=folder) as beside:
+            dataset.save(beside)
+            claim(
+                folder / "checkpoints", {**config, "data": {**config.get("data", {}), "sha256": _digest(Path(beside))}}
+            )
         dataset.save(folder / "data")
         loggers = self.tracking.start(folder, config)
         try:
@@ -86,18 +92,26 @@ def claim(checkpoints: Path, config: dict[str, Any]) -> None:
     wanted = _settings({key: value for key, value in config.items() if key not in ("run_dir", "logger")})
     wanted.pop("trainer.progress", None)
     file = checkpoints / "config.json"
-    if not file.is_file():
+    if not any(checkpoints.glob("*/*.*")):
         checkpoints.mkdir(parents=True, exist_ok=True)
         draft = file.with_suffix(".draft")
         draft.write_text(json.dumps(wanted, indent=1), encoding="utf-8")
         draft.rename(file)
         return
-    begun = json.loads(file.read_text(encoding="utf-8"))
+    begun = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     for key in sorted(begun.keys() | wanted.keys()):
         if (before := begun.get(key)) != (now := wanted.get(key)):
             raise ConfigError(
                 f"{checkpoints.parent} was begun with {key}={before!r}, this run has {now!r}; choose another run_dir"
             )
+
+
+def _digest(folder: Path) -> str:
+    """sha256 over all files of a saved data set: events, items, users and their description."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.iterdir()):
+        digest.update(file.name.encode() + file.read_bytes())
+    return digest.hexdigest()
 
 
 def _settings(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:

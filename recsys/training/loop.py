@@ -14,8 +14,9 @@ from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from recsys.errors import ConfigError
+from recsys.errors import ConfigError, check_ranges
 
+PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "16-mixed", "64-true")
 TRAINED = "trained.pt"
 """weights and epochs of a finished task"""
 
@@ -92,6 +93,9 @@ class Loop:
             raise ConfigError(f"trainer.accelerator is {accelerator!r}; choose cpu or cuda")
         if accelerator == "cuda" and not torch.cuda.is_available():
             raise ConfigError("trainer.accelerator is cuda, but torch finds no CUDA device here; use trainer=cpu")
+        if precision not in PRECISIONS:
+            raise ConfigError(f"trainer.precision is {precision!r}; choose one of {', '.join(PRECISIONS)}")
+        check_ranges("trainer", threads=(threads, 0, 1_024))
         if threads:
             torch.set_num_threads(threads)
         self.accelerator = accelerator

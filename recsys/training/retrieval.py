@@ -98,7 +98,7 @@ class RetrievalTask(pl.LightningModule):
         target = self._ahead(following)
         users = self.towers.head(self.towers.histories(batch)[asked], request)
         weights = self.events["weight"][target]
-        loss = (weights * self._loss(users, self.events["item"][target])).sum() / weights.sum()
+        loss = (weights * self._loss(users, self.events["item"][target])).sum() / weights.sum().clamp(min=1e-9)
         self.log("retrieval/loss", loss, prog_bar=True)
         return loss
 
@@ -187,7 +187,7 @@ class RetrievalTraining:
             dim=(dim, 1, 4_096),
             num_blocks=(num_blocks, 0, 48),
             num_heads=(num_heads, 1, 64),
-            dropout=(dropout, 0, 0.95),
+            dropout=(dropout, 0.0, 0.95),
             id_dropout=(id_dropout, 0, 0.95),
             temperature=(temperature, 1e-3, 10),
             negatives=(negatives, 0, 10_000_000),
@@ -196,8 +196,8 @@ class RetrievalTraining:
             batch_size=(batch_size, 1, 1_000_000),
             epochs=(epochs, 1, 10_000),
             patience=(patience, 1, 10_000),
-            learning_rate=(learning_rate, 1e-7, 1),
-            weight_decay=(weight_decay, 0, 1),
+            learning_rate=(learning_rate, 1e-7, 1.0),
+            weight_decay=(weight_decay, 0.0, 1.0),
         )
         if dim % num_heads:
             raise ConfigError(f"retrieval.dim is {dim}, not a multiple of retrieval.num_heads {num_heads}")

@@ -37,7 +37,7 @@ class Tracking:
             mode=self.mode,  # type: ignore[arg-type]
             dir=folder,
             config=dict(config),
-            name=folder.name,
+            name="/".join(folder.parts[-2:]),
             settings=wandb.Settings(silent=True, console="off", disable_git=True, reinit="finish_previous"),
         )
         return [csv, WandbLogger(experiment=run)]

@@ -8,7 +8,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from recsys.contracts import Slate, SlateItem
+from recsys.contracts import PAD, Slate, SlateItem
 from recsys.data.sources.synthetic import Synthetic
 from recsys.data.splits import TEST, GlobalTime
 from recsys.errors import DataError
@@ -55,7 +55,23 @@ def test_histories_lie_strictly_before_and_are_what_was_met(test):
         )
         met = set(test.met[[place]].indices.tolist())
         assert met == {rows_of_items[event.item] for event in query.history}
-        assert test.warm[place] == bool(met)
+        remembered = {rows_of_items[event.item] for event in query.history if event.actions["click"]}
+        assert set(test.remembered[[place]].indices.tolist()) == remembered
+        assert test.warm[place] == bool(remembered)
+
+
+def test_a_baseline_is_told_what_reached_an_objective_and_nothing_else(test):
+    class Told:
+        def scores(self, history):
+            self.history = history
+            return np.zeros(history.shape, dtype=np.float32)
+
+    told = Told()
+    ranking = test.scored(told)
+    assert (told.history != test.remembered).nnz == 0
+    assert told.history.nnz < test.met.nnz
+    met = test.met.toarray()
+    assert all(not met[place, shown[shown != PAD]].any() for place, shown in enumerate(ranking))
 
 
 def test_targets_are_positives_of_the_test_period_that_are_new_to_the_user(test, split):

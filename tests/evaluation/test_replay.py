@@ -86,6 +86,7 @@ def test_the_latest_query_holds_everything_and_a_stranger_has_nothing():
     replay = replay_of([("u", "a", 1, 1.0, None, None), ("v", "b", 2, 1.0, None, None), ("u", "c", 3, None, 2.0, None)])
     assert [event.item for event in replay.latest("u", 9.0, 5).history] == ["a", "c"]
     assert replay.latest("u", 9.0, 5).profile == {"age": 30.0}
+    assert [event.item for event in replay.latest("u", 2.0, 5).history] == ["a"]
     for stranger in ("a", "uu", "zz"):
         assert replay.latest(stranger, 9.0, 5) == Query(user=stranger, now=9.0, k=5)
 

@@ -12,7 +12,7 @@ from recsys.contracts import PAD
 from recsys.errors import ConfigError
 from recsys.index import ExactIndex, FaissIndex, exact
 from recsys.index.ann import IndexBuilder
-from recsys.index.exact import read_vectors, recall_against, search_tile
+from recsys.index.exact import recall_against, search_tile
 
 N, D = 300, 8
 
@@ -136,11 +136,3 @@ def test_recall_known_answer():
 def test_one_tile_known_answer():
     scores, rows = search_tile(np.array([[1.0, 3, 3, 2]]), np.array([[7, 6, 5, 4]]), 3)
     assert (scores.tolist(), rows.tolist()) == ([[3, 3, 2]], [[5, 6, 4]])
-
-
-def test_vectors_are_read_and_pickles_are_not(tmp_path, vectors):
-    np.save(tmp_path / "vectors.npy", vectors)
-    np.testing.assert_array_equal(read_vectors(tmp_path / "vectors.npy"), vectors)
-    np.save(tmp_path / "pickle.npy", np.array([{}], dtype=object), allow_pickle=True)
-    with pytest.raises(ValueError, match="pickle"):
-        read_vectors(tmp_path / "pickle.npy")
