@@ -3,9 +3,10 @@
 import logging
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytorch_lightning as pl
@@ -51,6 +52,36 @@ class Indices(Dataset[torch.Tensor]):
 
 def index_batches(size: int, batch_size: int, seed: int) -> DataLoader:
     return DataLoader(Indices(), sampler=Permutation(size, batch_size, seed), batch_size=None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitting:
+    """The knobs that every trained model has; ConfigError for one out of range."""
+
+    batch_size: int
+    """examples a step"""
+    epochs: int
+    """at most"""
+    patience: int
+    """epochs without a better validation figure before training stops"""
+    learning_rate: float
+    weight_decay: float
+
+    group: ClassVar[str]
+    """configuration group, for errors"""
+
+    def __post_init__(self) -> None:
+        check_ranges(
+            self.group,
+            batch_size=(self.batch_size, 1, 1_000_000),
+            epochs=(self.epochs, 1, 10_000),
+            patience=(self.patience, 1, 10_000),
+            learning_rate=(self.learning_rate, 1e-7, 1.0),
+            weight_decay=(self.weight_decay, 0.0, 1.0),
+        )
+
+    def optimiser(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=self.weight_decay, fused=True)
 
 
 class Throughput(Callback):

@@ -23,7 +23,7 @@ from recsys.nn.losses import listwise_softmax, masked_bce
 from recsys.ranking.calibration import PlattCalibrator
 from recsys.ranking.multi_objective import MultiObjectiveRanker
 from recsys.stages import Retrieve
-from recsys.training.loop import Loop, index_batches
+from recsys.training.loop import Fitting, Loop, index_batches
 from recsys.training.resident import Resident
 
 MONITOR = "ranking/ndcg@10"
@@ -118,74 +118,54 @@ class RankingTask(pl.LightningModule):
         ).float()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(
-            self.parameters(), lr=self.knobs.learning_rate, weight_decay=self.knobs.weight_decay, fused=True
-        )
+        return self.knobs.optimiser(self.parameters())
 
 
-class RankingTraining:
-    """The knobs of the ranker and of its training."""
+@dataclass(frozen=True, kw_only=True)
+class RankingTraining(Fitting):
+    """The knobs of the ranker and of its training; an example is a request with all its candidates."""
 
-    def __init__(
-        self,
-        *,
-        dim: int,
-        cross_rank: int,
-        num_cross_layers: int,
-        num_experts: int,
-        expert_dim: int,
-        dropout: float,
-        id_dropout: float,
-        listwise_weight: float,
-        requests_per_user: int,
-        batch_size: int,
-        epochs: int,
-        patience: int,
-        learning_rate: float,
-        weight_decay: float,
-    ) -> None:
-        """
-        listwise_weight: of the listwise term beside the sum of the pointwise ones
-        requests_per_user: moments of a user in the ranking period that become examples
-        batch_size: requests a step
-        patience: epochs without a better validation NDCG@10 before training stops
-        """
+    dim: int
+    cross_rank: int
+    num_cross_layers: int
+    num_experts: int
+    expert_dim: int
+    dropout: float
+    id_dropout: float
+    listwise_weight: float
+    """of the listwise term beside the sum of the pointwise ones"""
+    requests_per_user: int
+    """moments of a user in the ranking period that become examples"""
+
+    group = "ranking"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         check_ranges(
-            "ranking",
-            dim=(dim, 1, 4_096),
-            cross_rank=(cross_rank, 1, 4_096),
-            num_cross_layers=(num_cross_layers, 0, 16),
-            num_experts=(num_experts, 1, 64),
-            expert_dim=(expert_dim, 1, 4_096),
-            dropout=(dropout, 0.0, 0.95),
-            id_dropout=(id_dropout, 0, 0.95),
-            listwise_weight=(listwise_weight, 0.0, 100.0),
-            requests_per_user=(requests_per_user, 1, 10_000),
-            batch_size=(batch_size, 1, 1_000_000),
-            epochs=(epochs, 1, 10_000),
-            patience=(patience, 1, 10_000),
-            learning_rate=(learning_rate, 1e-7, 1.0),
-            weight_decay=(weight_decay, 0.0, 1.0),
+            self.group,
+            dim=(self.dim, 1, 4_096),
+            cross_rank=(self.cross_rank, 1, 4_096),
+            num_cross_layers=(self.num_cross_layers, 0, 16),
+            num_experts=(self.num_experts, 1, 64),
+            expert_dim=(self.expert_dim, 1, 4_096),
+            dropout=(self.dropout, 0.0, 0.95),
+            id_dropout=(self.id_dropout, 0.0, 0.95),
+            listwise_weight=(self.listwise_weight, 0.0, 100.0),
+            requests_per_user=(self.requests_per_user, 1, 10_000),
         )
-        self.model = {
-            "dim": dim,
-            "cross_rank": cross_rank,
-            "num_cross_layers": num_cross_layers,
-            "num_experts": num_experts,
-            "expert_dim": expert_dim,
-            "dropout": dropout,
-            "id_dropout": id_dropout,
-        }
-        self.listwise_weight = listwise_weight
-        self.requests_per_user = requests_per_user
-        self.batch_size = batch_size
-        self.epochs = epochs
-        self.patience = patience
-        self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
 
     def ranker(self, spec: FeatureSpec, num_sources: int) -> MultiObjectiveRanker:
-        return MultiObjectiveRanker(spec=spec, num_scores=num_score_features(num_sources), **self.model)  # type: ignore[arg-type]
+        return MultiObjectiveRanker(
+            spec=spec,
+            num_scores=num_score_features(num_sources),
+            dim=self.dim,
+            cross_rank=self.cross_rank,
+            num_cross_layers=self.num_cross_layers,
+            num_experts=self.num_experts,
+            expert_dim=self.expert_dim,
+            dropout=self.dropout,
+            id_dropout=self.id_dropout,
+        )
 
     def fit(
         self,

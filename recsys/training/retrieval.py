@@ -20,7 +20,7 @@ from recsys.features.spec import FeatureSpec
 from recsys.nn.losses import full_softmax, sampled_softmax
 from recsys.retrieval.two_tower import TwoTower
 from recsys.training.examples import Sequences, Windows
-from recsys.training.loop import Loop, index_batches
+from recsys.training.loop import Fitting, Loop, index_batches
 from recsys.training.resident import Resident
 
 RECALL_AT = 100
@@ -143,78 +143,50 @@ class RetrievalTask(pl.LightningModule):
         self.log(MONITOR, float(recall(found, watched.targets.num_targets, k).mean()), prog_bar=True)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(
-            self.parameters(), lr=self.knobs.learning_rate, weight_decay=self.knobs.weight_decay, fused=True
-        )
+        return self.knobs.optimiser(self.parameters())
 
 
 MONITOR = f"retrieval/recall@{RECALL_AT}"
 
 
-class RetrievalTraining:
-    """The knobs of the towers and of their training."""
+@dataclass(frozen=True, kw_only=True)
+class RetrievalTraining(Fitting):
+    """The knobs of the towers and of their training; an example is a window of events."""
 
-    def __init__(
-        self,
-        *,
-        dim: int,
-        num_blocks: int,
-        num_heads: int,
-        dropout: float,
-        id_dropout: float,
-        temperature: float,
-        negatives: int,
-        lookahead: int,
-        half_life_days: float | None,
-        batch_size: int,
-        epochs: int,
-        patience: int,
-        learning_rate: float,
-        weight_decay: float,
-    ) -> None:
-        """
-        dim: length of the vectors, a multiple of num_heads
-        temperature: divides the cosine before the softmax
-        negatives: uniform negatives shared by a batch, beside its own positives; 0 is the full softmax
-        lookahead: a position learns to predict one of the next `lookahead` events, drawn anew each time (PinnerFormer,
-            Pancha et al. 2022); 1 is the next event, more fits a slate that is judged by all that follows
-        half_life_days: an event so much older than the newest counts half as a target; None weighs all alike
-        batch_size: windows a step
-        patience: epochs without a better validation recall before training stops
-        """
+    dim: int
+    """length of the vectors, a multiple of num_heads"""
+    num_blocks: int
+    num_heads: int
+    dropout: float
+    id_dropout: float
+    temperature: float
+    """divides the cosine before the softmax"""
+    negatives: int
+    """uniform negatives shared by a batch, beside its own positives; 0 is the full softmax"""
+    lookahead: int
+    """a position learns to predict one of the next `lookahead` events, drawn anew each time (PinnerFormer, Pancha et al.
+    2022); 1 is the next event, more fits a slate that is judged by all that follows"""
+    half_life_days: float | None
+    """an event so much older than the newest counts half as a target; None weighs all alike"""
+
+    group = "retrieval"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         check_ranges(
-            "retrieval",
-            dim=(dim, 1, 4_096),
-            num_blocks=(num_blocks, 0, 48),
-            num_heads=(num_heads, 1, 64),
-            dropout=(dropout, 0.0, 0.95),
-            id_dropout=(id_dropout, 0, 0.95),
-            temperature=(temperature, 1e-3, 10),
-            negatives=(negatives, 0, 10_000_000),
-            lookahead=(lookahead, 1, 100_000),
-            half_life_days=(1 if half_life_days is None else half_life_days, 1e-3, 1e6),
-            batch_size=(batch_size, 1, 1_000_000),
-            epochs=(epochs, 1, 10_000),
-            patience=(patience, 1, 10_000),
-            learning_rate=(learning_rate, 1e-7, 1.0),
-            weight_decay=(weight_decay, 0.0, 1.0),
+            self.group,
+            dim=(self.dim, 1, 4_096),
+            num_blocks=(self.num_blocks, 0, 48),
+            num_heads=(self.num_heads, 1, 64),
+            dropout=(self.dropout, 0.0, 0.95),
+            id_dropout=(self.id_dropout, 0.0, 0.95),
+            temperature=(self.temperature, 1e-3, 10.0),
+            negatives=(self.negatives, 0, 10_000_000),
+            lookahead=(self.lookahead, 1, 100_000),
+            half_life_days=(1.0 if self.half_life_days is None else self.half_life_days, 1e-3, 1e6),
         )
-        if dim % num_heads:
-            raise ConfigError(f"retrieval.dim is {dim}, not a multiple of retrieval.num_heads {num_heads}")
-        self.dim = dim
-        self.num_blocks = num_blocks
-        self.num_heads = num_heads
-        self.dropout = dropout
-        self.id_dropout = id_dropout
-        self.temperature = temperature
-        self.negatives = negatives
-        self.lookahead = lookahead
-        self.half_life_days = half_life_days
-        self.batch_size = batch_size
-        self.epochs = epochs
-        self.patience = patience
-        self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
+        if self.dim % self.num_heads:
+            raise ConfigError(f"retrieval.dim is {self.dim}, not a multiple of retrieval.num_heads {self.num_heads}")
 
     def weights(self, timestamps: np.ndarray) -> np.ndarray:
         """[M] float32, how much each event counts as a target."""
