@@ -27,6 +27,7 @@ from recsys.cli.show import item_names
 from recsys.contracts import Query, Slate
 from recsys.data.dataset import DESCRIPTION_FILE, Dataset
 from recsys.data.sources.tables import Tables
+from recsys.data.splits import whole
 from recsys.errors import ServingError, exit_on_error
 from recsys.evaluation.replay import Replay
 from recsys.pipeline import recommend
@@ -111,7 +112,7 @@ def main() -> None:
     with step("export"):
         call("export.py", f"bundle={RUN / 'bundle'}")
     bundle, dataset = Bundle.open(RUN / "bundle"), Tables(description=str(RUN / "data" / DESCRIPTION_FILE)).load()
-    replay = Replay(dataset)
+    replay = Replay(dataset, whole(dataset))
     with step("start Triton"):
         server = TritonServer(RUN / "serve" / "models")
         server.start()

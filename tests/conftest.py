@@ -16,6 +16,7 @@ from recsys.bundle import Bundle
 from recsys.contracts import Query
 from recsys.data.dataset import DESCRIPTION_FILE, Dataset
 from recsys.data.sources.tables import Tables
+from recsys.data.splits import whole
 from recsys.evaluation.replay import Replay
 from recsys.evaluation.report import Report
 from recsys.export.repository import write_repository
@@ -112,7 +113,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory, composed: Compose, run: Ru
     _, bundle = run(config)
     write_repository(bundle, folder / "serve", "cpu")
     dataset = Tables(description=str(folder / "data" / DESCRIPTION_FILE)).load()
-    return Trained(folder=folder, bundle=bundle, stages=load_stages(bundle), dataset=dataset, replay=Replay(dataset))
+    return Trained(
+        folder=folder,
+        bundle=bundle,
+        stages=load_stages(bundle),
+        dataset=dataset,
+        replay=Replay(dataset, whole(dataset)),
+    )
 
 
 @pytest.fixture(scope="session")

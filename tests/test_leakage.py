@@ -24,7 +24,7 @@ from recsys.training.prepare import prepare
 ABOUT_THE_RUN = {"config.yaml", "lineage.json", "manifest.json", "metrics.json"}
 """the files of a bundle that tell of the run and its test; all others are the model"""
 PROTOCOLS: dict[str, Splitter] = {
-    "global_time": GlobalTime(rank=0.2, validation=0.1, test=0.2),
+    "global_time": GlobalTime(rank=0.2, validation=0.1, test=0.2, cuts=1),
     "leave_one_out": LeaveOneOut(min_events=5),
 }
 
@@ -61,7 +61,7 @@ def worlds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("worlds")
     dataset = Synthetic(users=120, items=80, events=4000, seed=0).load()
     for name, protocol in PROTOCOLS.items():
-        periods = protocol.split(dataset).periods
+        periods = protocol.splits(dataset)[-1].periods
         dataset.save(folder / name / "original")
         for poison, period in (("test", TEST), ("validation", VALIDATION)):
             poisoned(dataset, periods == period).save(folder / name / poison)
@@ -90,7 +90,7 @@ def models(config: DictConfig) -> dict[str, Any]:
     """What a bundle keeps of the models, without the graphs, which are drawn from it."""
     experiment, folder = train.build(config), Path(config.run_dir)
     dataset = experiment.data.load()
-    prepared = prepare(dataset, experiment.protocol.split(dataset), experiment.features, experiment.content)
+    prepared = prepare(dataset, experiment.protocol.splits(dataset)[-1], experiment.features, experiment.content)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         cascade = train_cascade(
@@ -124,14 +124,14 @@ def test_the_poison_is_where_it_should_be_and_nowhere_else(worlds: Path, protoco
     original, altered = (
         Tables(description=str(worlds / protocol / name / DESCRIPTION_FILE)).load() for name in ("original", world)
     )
-    periods = PROTOCOLS[protocol].split(original).periods
+    periods = PROTOCOLS[protocol].splits(original)[-1].periods
     chosen = periods == {"test": TEST, "validation": VALIDATION}[world]
     assert chosen.sum() > 50
     for column in ("item", "like", "share", "buy"):
         same = (altered.interactions[column] == original.interactions[column]).to_numpy()
         assert (same == ~chosen).all()
     assert altered.items.equals(original.items)
-    assert (PROTOCOLS[protocol].split(altered).periods == periods).all()
+    assert (PROTOCOLS[protocol].splits(altered)[-1].periods == periods).all()
 
 
 def test_altered_test_targets_leave_every_model_file_as_it_was(configure: Configure, run: Any) -> None:

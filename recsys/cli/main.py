@@ -16,6 +16,7 @@ from recsys.cli.show import slate_table
 from recsys.contracts import Query, Slate
 from recsys.data.dataset import DESCRIPTION_FILE, Dataset
 from recsys.data.sources.tables import Tables
+from recsys.data.splits import whole
 from recsys.errors import QueryError, exit_on_error
 from recsys.evaluation.replay import Replay
 from recsys.pipeline import recommend as run
@@ -52,7 +53,7 @@ def recommend(
         raise QueryError(f"--out {out} is a folder; give the name of a Parquet file")
     opened = Bundle.open(bundle)
     stages, dataset = load_stages(opened), _log(bundle, data)
-    replay = Replay(dataset)
+    replay = Replay(dataset, whole(dataset))
     moment = float(replay.timestamps.max()) if now is None else now
     if user is not None:
         slate = run([replay.latest(user, moment, k)], stages)[0]

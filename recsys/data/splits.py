@@ -1,4 +1,4 @@
-"""Splits by time: every event belongs to one period, and no period sees what comes after it.
+"""Splits: every event belongs to one period, and what is fitted for a period never sees that period or a later one.
 
 R rows of the interactions, in canonical order.
 """
@@ -12,10 +12,10 @@ import polars as pl
 
 from recsys.data.dataset import Dataset
 from recsys.data.description import ITEM, TIMESTAMP, USER
-from recsys.errors import ConfigError, DataError
+from recsys.errors import ConfigError, DataError, check_ranges
 
-FIT, RANK, VALIDATION, TEST = range(4)
-PERIODS = ("FIT", "RANK", "VALIDATION", "TEST")
+FIT, RANK, VALIDATION, TEST, LATER = range(5)
+PERIODS = ("FIT", "RANK", "VALIDATION", "TEST", "LATER")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -23,66 +23,79 @@ class Split:
     """Which period every event belongs to."""
 
     name: str
+    """as a report says it"""
     periods: np.ndarray
-    """[R] int8, FIT for retrieval, RANK for the ranker, VALIDATION for choices, TEST for figures"""
+    """[R] int8: FIT for retrieval, RANK for the ranker, VALIDATION for choices, TEST for figures, LATER for nobody"""
     cuts: tuple[float, ...] | None
-    """timestamps at which RANK, VALIDATION and TEST begin; None where every user has other ones"""
+    """timestamps at which RANK, VALIDATION, TEST and, if there is any, LATER begin; None where there are no common ones"""
+    strict: bool
+    """nothing that is asked in TEST was fitted on VALIDATION: that is only input"""
 
-    def targets(self, dataset: Dataset) -> np.ndarray:
-        """[R] bool, the first positive in TEST of every (user, item) pair that no event of an earlier period holds."""
+    def known(self, period: int) -> np.ndarray:
+        """[R] bool, rows on which a system may be fitted that is asked in `period`."""
+        return self.periods <= (RANK if self.strict and period == TEST else period - 1)
+
+    def targets(self, dataset: Dataset, period: int = TEST) -> np.ndarray:
+        """[R] bool, the first positive in `period` of every (user, item) pair that no event of an earlier one holds."""
         rows = dataset.interactions.select(
             USER,
             ITEM,
-            asked=pl.Series((self.periods == TEST) & dataset.positives()),
-            met=pl.Series(self.periods < TEST),
+            asked=pl.Series((self.periods == period) & dataset.positives()),
+            met=pl.Series(self.periods < period),
         )
         new = rows.select(USER, ITEM, new=pl.col("asked") & ~pl.col("met").any().over(USER, ITEM))
         first = new.select(pl.col("new") & (pl.col("new").cum_sum().over(USER, ITEM) == 1))
         return first.to_series().to_numpy()
 
-    def targets_sha256(self, dataset: Dataset) -> str:
+    def targets_sha256(self, dataset: Dataset, period: int = TEST) -> str:
         """sha256 of the sorted (user, item) pairs of `targets`: reports with one hash were asked the same questions."""
-        pairs = dataset.interactions.select(USER, ITEM).filter(pl.Series(self.targets(dataset))).sort(USER, ITEM)
+        asked = pl.Series(self.targets(dataset, period))
+        pairs = dataset.interactions.select(USER, ITEM).filter(asked).sort(USER, ITEM)
         text = "".join(f"{user}\0{item}\n" for user, item in pairs.iter_rows())
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def whole(dataset: Dataset) -> Split:
+    """All of the log, nothing held out."""
+    return Split(name="no split", periods=np.zeros(dataset.num_events, np.int8), cuts=None, strict=False)
 
 
 class Splitter(Protocol):
     """What every way to split offers."""
 
-    def split(self, dataset: Dataset) -> Split: ...
+    def splits(self, dataset: Dataset) -> tuple[Split, ...]:
+        """At least one, the last one is the one that a model to be served is trained on."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GlobalTime:
-    """One timeline for all: FIT | RANK | VALIDATION | TEST, cut where the given fractions of events lie to the right.
+    """One timeline for all: FIT | RANK | VALIDATION | TEST | LATER.
 
-    Events of one timestamp stay together, in the later period. Raises ConfigError for a fraction out of range.
+    The last `test` share of the events is cut into as many windows of equal size as there are `cuts`. Each of them is
+    TEST once, with VALIDATION and RANK right before it; what comes after it is LATER. Events of one timestamp stay
+    together, in the later period. Raises ConfigError for a share out of range.
     """
 
     rank: float
     validation: float
     test: float
+    cuts: int
 
     def __post_init__(self) -> None:
-        for key in ("rank", "validation", "test"):
-            value = getattr(self, key)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
-                raise ConfigError(f"{key} is {value!r}; write a fraction of the events between 0 and 1")
-        if (total := self.rank + self.validation + self.test) >= 1:
-            raise ConfigError(
-                f"rank + validation + test is {total:g}; keep the sum below 1, the rest is there to fit on"
-            )
+        _check_shares(self.rank, self.validation, self.test)
+        check_ranges("protocol", cuts=(self.cuts, 1, 1_000))
 
-    def split(self, dataset: Dataset) -> Split:
+    def splits(self, dataset: Dataset) -> tuple[Split, ...]:
         """Raises DataError when a period stays empty."""
-        times = dataset.interactions[TIMESTAMP].to_numpy()
-        shares = np.array([self.rank + self.validation + self.test, self.validation + self.test, self.test])
-        starts = np.minimum(np.rint((1 - shares) * len(times)).astype(np.int64), len(times) - 1)
-        cuts = times[starts]
+        return tuple(self._split(dataset, window) for window in range(self.cuts))
+
+    def _split(self, dataset: Dataset, window: int) -> Split:
+        times, later = dataset.interactions[TIMESTAMP].to_numpy(), self.test * (self.cuts - 1 - window) / self.cuts
+        cuts = _cuts(times, (self.rank, self.validation, self.test / self.cuts, later))
         periods = np.searchsorted(cuts, times, side="right").astype(np.int8)
-        _check_filled(periods, "events share too few timestamps; give more events or other fractions")
-        return Split(name="global time", periods=periods, cuts=tuple(cuts.tolist()))
+        _check_filled(periods, "events share too few timestamps; give more events, other fractions or fewer cuts")
+        which = f" (window {window + 1} of {self.cuts})" if self.cuts > 1 else ""
+        return Split(name=f"global time split{which}", periods=periods, cuts=tuple(cuts.tolist()), strict=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +116,7 @@ class LeaveOneOut:
                 f"min_events is {value!r}; write a whole number of at least 3, one for each period held out"
             )
 
-    def split(self, dataset: Dataset) -> Split:
+    def splits(self, dataset: Dataset) -> tuple[Split, ...]:
         """Raises DataError when a period stays empty."""
         events = dataset.interactions.select(USER, positive=pl.Series(dataset.positives()).cast(pl.Int64))
         counted = events.select(
@@ -113,11 +126,73 @@ class LeaveOneOut:
         held_out = np.clip(TEST + 1 - ahead, FIT, TEST)
         periods = np.where(counted["total"].to_numpy() < self.min_events, FIT, held_out).astype(np.int8)
         _check_filled(periods, f"too few positives a user; change min_events ({self.min_events}) or give more events")
-        return Split(name="leave one out", periods=periods, cuts=None)
+        return (Split(name="leave one out split", periods=periods, cuts=None, strict=True),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Random:
+    """The literature's random split, and the only one for data without any order: all events of a (user, item) pair
+    belong to one period, drawn by a seeded hash of the pair, whatever else the data set holds.
+
+    The shares are those of the pairs. A query may know what came later than what it asks for: figures are for
+    comparison with figures of the same kind only.
+    """
+
+    rank: float
+    validation: float
+    test: float
+    seed: int
+
+    def __post_init__(self) -> None:
+        _check_shares(self.rank, self.validation, self.test)
+        check_ranges("protocol", seed=(self.seed, 0, 2**63 - 1))
+
+    def splits(self, dataset: Dataset) -> tuple[Split, ...]:
+        """Raises DataError when a period stays empty."""
+        starts = 1 - np.cumsum([self.test, self.validation, self.rank])[::-1]
+        drawn = _pair_fractions(dataset.interactions[USER], dataset.interactions[ITEM], self.seed)
+        periods = np.searchsorted(starts, drawn, side="right").astype(np.int8)
+        _check_filled(periods, "too few pairs of user and item; give more events or other fractions")
+        name = "random split (for comparison with the literature; not by time)"
+        return (Split(name=name, periods=periods, cuts=None, strict=False),)
+
+
+def _check_shares(rank: float, validation: float, test: float) -> None:
+    for key, value in {"rank": rank, "validation": validation, "test": test}.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
+            raise ConfigError(f"{key} is {value!r}; write a fraction of the events between 0 and 1")
+    if (total := rank + validation + test) >= 1:
+        raise ConfigError(f"rank + validation + test is {total:g}; keep the sum below 1, the rest is there to fit on")
 
 
 def _check_filled(periods: np.ndarray, advice: str) -> None:
     counts = np.bincount(periods, minlength=len(PERIODS))
-    for name, count in zip(PERIODS, counts, strict=True):
+    for name, count in zip(PERIODS[:LATER], counts[:LATER], strict=True):
         if count == 0:
             raise DataError(f"the period {name} of the split is empty ({len(periods)} events in all): {advice}")
+
+
+def _cuts(times: np.ndarray, shares: tuple[float, ...]) -> np.ndarray:
+    """Times at which the last periods begin that hold these shares of the events; a last share of 0 begins nowhere."""
+    ahead = np.array([sum(shares[place:]) for place in range(len(shares)) if shares[place]])
+    starts = np.minimum(np.rint((1 - ahead) * len(times)).astype(np.int64), len(times) - 1)
+    return times[starts]
+
+
+def _pair_fractions(users: pl.Series, items: pl.Series, seed: int) -> np.ndarray:
+    """[R] float64 in [0, 1), the same for the same (user, item, seed) everywhere.
+
+    64-bit BLAKE2b of both ids, joined by the finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
+    """
+    mixed = _hashes(users, f"user {seed}") + np.uint64(0x9E3779B97F4A7C15) * _hashes(items, f"item {seed}")
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    return ((mixed ^ (mixed >> np.uint64(31))) >> np.uint64(11)) * 2.0**-53
+
+
+def _hashes(ids: pl.Series, salt: str) -> np.ndarray:
+    """[R] uint64."""
+    unique = ids.unique()
+    drawn = [hashlib.blake2b(one.encode(), digest_size=8, key=salt.encode()).digest() for one in unique]
+    numbers = pl.Series([int.from_bytes(one, "little") for one in drawn], dtype=pl.UInt64)
+    return ids.replace_strict(unique, numbers, return_dtype=pl.UInt64).to_numpy()

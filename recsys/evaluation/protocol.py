@@ -98,7 +98,7 @@ class Evaluation:
             slices={
                 name: _rows(values, rankings, num_items, chosen) for name, chosen in slices.items() if chosen.any()
             },
-            protocol=f"{dataset.name}, {split.name} split, one query a user",
+            protocol=f"{dataset.name}, {split.name}, one query a user",
             targets_sha256=split.targets_sha256(dataset),
             users=len(test.rows),
             notes=dataset.notes,

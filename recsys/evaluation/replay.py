@@ -3,86 +3,150 @@
 Shapes: R rows of the log, B queries, T objectives, C candidates, K places.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from recsys.contracts import PAD, Event, Query, Slate
 from recsys.data.dataset import Dataset
 from recsys.data.description import ITEM, TIMESTAMP, USER
+from recsys.data.splits import Split
 from recsys.evaluation.metrics import Targets
 
 
 class Replay:
-    """The log of a data set, grouped by user, in canonical order."""
+    """The log of a data set, grouped by user; each user's rows in the order of the periods, then in canonical order.
 
-    def __init__(self, dataset: Dataset) -> None:
+    Where a split is by time that is the canonical order itself. Under a random split everything of earlier periods is
+    known to a query, and the moment of the query is moved behind it.
+    """
+
+    def __init__(self, dataset: Dataset, split: Split) -> None:
+        self.dataset = dataset
         self.rows_of_items = {item: row for row, item in enumerate(dataset.items[ITEM])}
-        self.names, self.users = np.unique(dataset.interactions[USER].to_numpy(), return_inverse=True)
-        self.items = np.array([self.rows_of_items[item] for item in dataset.interactions[ITEM]], dtype=np.int64)
+        self.names = dataset.interactions[USER].unique().sort().to_numpy()
+        """[U] users of the log, sorted"""
+        self.users = _codes(dataset.interactions[USER], pl.Series(self.names))
+        self.items = _codes(dataset.interactions[ITEM], dataset.items[ITEM])
         self.timestamps = dataset.interactions[TIMESTAMP].to_numpy()
         self.labels = dataset.labels()
         self.positives = dataset.positives()
-        self.events = _events(dataset)
-        self.profiles = _present(dataset.users.drop(USER).to_dicts(), dataset.users[USER].to_list())
-        by_user = np.argsort(self.users, kind="stable")
-        self.rows_of_user = np.split(by_user, np.cumsum(np.bincount(self.users))[:-1])
-        self.place = np.empty(len(by_user), dtype=np.int64)
+        self.grouped = np.lexsort((split.periods, self.users))
+        """[R] rows, one user after the other"""
+        self.offsets = np.concatenate([[0], np.cumsum(np.bincount(self.users))])
+        """[U + 1] where each user's rows begin in `grouped`"""
+        self.place = np.empty(len(self.users), dtype=np.int64)
         """[R] how many events of the same user stand before the row"""
-        self.place[by_user] = np.concatenate([np.arange(len(rows)) for rows in self.rows_of_user])
+        self.place[self.grouped] = np.arange(len(self.users)) - self.offsets[self.users[self.grouped]]
+        self.now = self._moments()
+        """[R] when the user asks: the timestamp of the row, or of the newest event before it if that is later"""
+
+    @cached_property
+    def rows_of_user(self) -> list[np.ndarray]:
+        return np.split(self.grouped, self.offsets[1:-1])
+
+    @cached_property
+    def events(self) -> list[Event]:
+        """[R]"""
+        return _events(self.dataset)
+
+    @cached_property
+    def profiles(self) -> dict[str, dict[str, Any]]:
+        """user -> profile"""
+        users = self.dataset.users
+        return dict(zip(users[USER], _present(users, self.dataset.description.users), strict=True))
+
+    def earlier(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What the users of `rows` [B] met before them: (place in `rows` [M], row of the log [M]), in canonical order."""
+        starts = self.offsets[self.users[rows]]
+        asking, found = _stretches(self.grouped, starts, starts + self.place[rows])
+        order = np.lexsort((found, asking))
+        return asking[order], found[order]
+
+    def later(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """`rows` [B] themselves and what their users met after them: (place in `rows` [M], row of the log [M])."""
+        users = self.users[rows]
+        return _stretches(self.grouped, self.offsets[users] + self.place[rows], self.offsets[users + 1])
 
     def query(self, row: int, k: int) -> Query:
         """What the user of `row` would have asked just before it."""
-        mine = self.rows_of_user[self.users[row]]
-        user = str(self.names[self.users[row]])
-        return Query(
-            user=user,
-            now=float(self.timestamps[row]),
-            k=k,
-            context=self.events[row].context,
-            profile=self.profiles.get(user, {}),
-            history=tuple(self.events[one] for one in mine[: self.place[row]]),
-            request_id=f"{user}@{row}",
-        )
+        return self.queries([row], k)[0]
 
     def queries(self, rows: Sequence[int] | np.ndarray, k: int) -> list[Query]:
-        return [self.query(int(row), k) for row in rows]
+        rows = np.asarray(rows, dtype=np.int64)
+        asking, earlier = self.earlier(rows)
+        history = [self.events[row] for row in earlier.tolist()]
+        bounds = np.searchsorted(asking, np.arange(len(rows) + 1)).tolist()
+        return [
+            Query(
+                user=user,
+                now=now,
+                k=k,
+                context=self.events[row].context,
+                profile=self.profiles.get(user, {}),
+                history=tuple(history[start:stop]),
+                request_id=f"{user}@{row}",
+            )
+            for row, user, now, start, stop in zip(
+                rows.tolist(),
+                self.names[self.users[rows]].tolist(),
+                self.now[rows].tolist(),
+                bounds[:-1],
+                bounds[1:],
+                strict=True,
+            )
+        ]
 
     def latest(self, user: str, now: float, k: int) -> Query:
         """What a user would ask at `now`, after all that the log holds until then; a stranger asks with nothing."""
-        place = int(np.searchsorted(self.names, user))
-        known = place < len(self.names) and self.names[place] == user
-        mine = self.rows_of_user[place] if known else ()
+        code = int(np.searchsorted(self.names, user))
+        known = code < len(self.names) and self.names[code] == user
+        mine = np.sort(self.rows_of_user[code]) if known else ()
         history = tuple(self.events[row] for row in mine if self.timestamps[row] <= now)
         return Query(user=user, now=now, k=k, profile=self.profiles.get(user, {}), history=history)
 
     def first_rows(self, period: np.ndarray) -> np.ndarray:
         """First row of each user inside a period [R] bool, ascending."""
-        rows = np.flatnonzero(period)
+        rows = self.grouped[period[self.grouped]]
         _, first = np.unique(self.users[rows], return_index=True)
         return np.sort(rows[first])
 
     def targets(self, rows: np.ndarray, wanted: np.ndarray) -> Targets:
         """For each query row the items of its user's rows in `wanted` [R] bool, from that row on."""
-        return Targets.of([np.unique(self.items[self._later(row, wanted)]).tolist() for row in rows])
+        asking, later = self.later(np.asarray(rows, dtype=np.int64))
+        kept = wanted[later]
+        pairs = np.unique(asking[kept] * len(self.rows_of_items) + self.items[later[kept]])
+        asking, items = np.divmod(pairs, len(self.rows_of_items))
+        return Targets(indptr=np.searchsorted(asking, np.arange(len(rows) + 1)), items=items)
 
     def candidate_labels(self, rows: np.ndarray, candidates: np.ndarray, period: np.ndarray) -> np.ndarray:
         """Objectives each candidate [B, C] will reach in `period` [R] bool, from the query row on: [B, C, T].
 
-        An item the user does not meet again has label 0 for every objective.
+        The best of an item that is met several times; 0 for every objective of one that is not met again.
         """
+        asking, later = self.later(np.asarray(rows, dtype=np.int64))
+        kept = period[later]
+        keys = asking[kept] * len(self.rows_of_items) + self.items[later[kept]]
+        order = np.argsort(keys, kind="stable")
+        met, first = np.unique(keys[order], return_index=True)
         labels = np.zeros((*candidates.shape, self.labels.shape[1]), dtype=np.float32)
-        for query, row in enumerate(rows):
-            later = self._later(row, period)
-            best = _best_label(self.items[later], self.labels[later])
-            for column in np.flatnonzero(np.isin(candidates[query], self.items[later]) & (candidates[query] != PAD)):
-                labels[query, column] = best[int(candidates[query, column])]
+        if not len(met):
+            return labels
+        best = np.fmax.reduceat(self.labels[later[kept]][order], first, axis=0)
+        offered = np.arange(len(rows))[:, None] * len(self.rows_of_items) + candidates
+        place = np.minimum(np.searchsorted(met, offered), len(met) - 1)
+        found = (met[place] == offered) & (candidates != PAD)
+        labels[found] = best[place[found]]
         return labels
 
-    def _later(self, row: int, period: np.ndarray) -> np.ndarray:
-        mine = self.rows_of_user[self.users[row]][self.place[row] :]
-        return mine[period[mine]]
+    def _moments(self) -> np.ndarray:
+        known = pl.DataFrame({USER: self.users[self.grouped], TIMESTAMP: self.timestamps[self.grouped]})
+        moments = np.empty_like(self.timestamps)
+        moments[self.grouped] = known.select(pl.col(TIMESTAMP).cum_max().over(USER)).to_series().to_numpy()
+        return moments
 
 
 def slate_ranking(slates: Sequence[Slate], rows_of_items: dict[str, int], k: int) -> np.ndarray:
@@ -94,27 +158,31 @@ def slate_ranking(slates: Sequence[Slate], rows_of_items: dict[str, int], k: int
     return ranking
 
 
-def _best_label(items: np.ndarray, labels: np.ndarray) -> dict[int, np.ndarray]:
-    best: dict[int, np.ndarray] = {}
-    for item, label in zip(items.tolist(), labels, strict=True):
-        best[item] = np.fmax(best[item], label) if item in best else label
-    return best
+def _codes(ids: pl.Series, known: pl.Series) -> np.ndarray:
+    """[R] int64, place of every id in `known`."""
+    return ids.cast(pl.Enum(known)).to_physical().to_numpy().astype(np.int64)
+
+
+def _stretches(values: np.ndarray, starts: np.ndarray, stops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The values from each start to its stop, one stretch after the other: (number of the stretch [M], value [M])."""
+    lengths = stops - starts
+    number = np.repeat(np.arange(len(starts)), lengths)
+    inside = np.arange(len(number)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return number, values[starts[number] + inside]
 
 
 def _events(dataset: Dataset) -> list[Event]:
-    actions, context = dataset.description.actions, list(dataset.description.context)
-    frame = dataset.interactions
-    done = _present(frame.select(list(actions)).to_dicts() if actions else [{}] * frame.height)
-    known = _present(frame.select(context).to_dicts() if context else [{}] * frame.height)
+    frame, described = dataset.interactions, dataset.description
+    done, known = _present(frame, described.actions), _present(frame, described.context)
+    ids = (frame[name].to_list() for name in (USER, ITEM, TIMESTAMP))
     return [
-        Event(user=user, item=item, timestamp=timestamp, actions=one, context=other)
-        for user, item, timestamp, one, other in zip(
-            frame[USER], frame[ITEM], frame[TIMESTAMP], done, known, strict=True
-        )
+        Event(user=user, item=item, timestamp=timestamp, actions=actions, context=context)
+        for user, item, timestamp, actions, context in zip(*ids, done, known, strict=True)
     ]
 
 
-def _present(records: list[dict[str, Any]], keys: list[str] | None = None) -> Any:
-    """Records without their nulls, as a list or as {key: record}."""
-    kept = [{name: value for name, value in record.items() if value is not None} for record in records]
-    return kept if keys is None else dict(zip(keys, kept, strict=True))
+def _present(frame: pl.DataFrame, columns: Iterable[str]) -> list[dict[str, Any]]:
+    """These columns of every row as a dictionary, without nulls."""
+    chosen = list(columns)
+    rows = frame.select(chosen).to_dicts() if chosen else [{} for _ in range(frame.height)]
+    return [{name: value for name, value in row.items() if value is not None} for row in rows]

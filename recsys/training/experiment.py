@@ -46,7 +46,7 @@ class Experiment:
         """Everything; leaves data/, bundle/, metrics.json and metrics.png in `folder`."""
         dataset = self.data.load()
         say(f"{dataset.name}: {dataset.num_users:,} users, {dataset.num_items:,} items, {dataset.num_events:,} events")
-        prepared = prepare(dataset, self.protocol.split(dataset), self.features, self.content)
+        prepared = prepare(dataset, self.protocol.splits(dataset)[-1], self.features, self.content)
         with TemporaryDirectory(dir=folder) as beside:
             dataset.save(beside)
             claim(

@@ -72,7 +72,12 @@ def prepare(dataset: Dataset, split: Split, features: Features, content: TextVec
         catalogue[TEXT] = content.fit_transform(joined.fill_null("").to_list())
         kinds[TEXT] = "vector"
     return Prepared(
-        dataset=dataset, split=split, replay=Replay(dataset), features=features, catalogue=catalogue, item_kinds=kinds
+        dataset=dataset,
+        split=split,
+        replay=Replay(dataset, split),
+        features=features,
+        catalogue=catalogue,
+        item_kinds=kinds,
     )
 
 

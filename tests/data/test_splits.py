@@ -41,7 +41,7 @@ def dataset_of(rows: list[Row]) -> Dataset:
 
 def split_or_reject(splitter: GlobalTime | LeaveOneOut, dataset: Dataset) -> Split:
     try:
-        return splitter.split(dataset)
+        return splitter.splits(dataset)[-1]
     except DataError:
         assume(False)
         raise
@@ -49,7 +49,7 @@ def split_or_reject(splitter: GlobalTime | LeaveOneOut, dataset: Dataset) -> Spl
 
 def test_global_time_known_answer() -> None:
     dataset = dataset_of([("a", "x", time, 1) for time in range(10)])
-    split = GlobalTime(rank=0.2, validation=0.1, test=0.2).split(dataset)
+    split = GlobalTime(rank=0.2, validation=0.1, test=0.2, cuts=1).splits(dataset)[-1]
     assert split.periods.tolist() == [FIT] * 5 + [RANK] * 2 + [VALIDATION] + [TEST] * 2
     assert split.periods.dtype == np.int8
     assert split.cuts == (5.0, 7.0, 8.0)
@@ -59,7 +59,7 @@ def test_global_time_known_answer() -> None:
 @given(rows)
 def test_global_time_never_looks_ahead_and_never_parts_a_timestamp(rows: list[Row]) -> None:
     dataset = dataset_of(rows)
-    split = split_or_reject(GlobalTime(rank=0.2, validation=0.2, test=0.2), dataset)
+    split = split_or_reject(GlobalTime(rank=0.2, validation=0.2, test=0.2, cuts=1), dataset)
     times = dataset.interactions["timestamp"].to_numpy()
     assert split.cuts is not None
     for period, cut in enumerate(split.cuts, start=1):
@@ -96,7 +96,7 @@ def slow_leave_one_out(dataset: Dataset, min_events: int) -> list[int]:
 @given(rows)
 def test_targets_equal_their_slow_twin(rows: list[Row]) -> None:
     dataset = dataset_of(rows)
-    split = split_or_reject(GlobalTime(rank=0.2, validation=0.2, test=0.2), dataset)
+    split = split_or_reject(GlobalTime(rank=0.2, validation=0.2, test=0.2, cuts=1), dataset)
     events = list(
         zip(dataset.interactions.select("user", "item").rows(), split.periods, dataset.positives(), strict=True)
     )
@@ -113,36 +113,36 @@ def test_targets_equal_their_slow_twin(rows: list[Row]) -> None:
 
 def test_the_hash_of_targets_moves_with_the_targets() -> None:
     few = [("a", "x", time, 1) for time in range(8)]
-    splitter = GlobalTime(rank=0.2, validation=0.2, test=0.2)
+    splitter = GlobalTime(rank=0.2, validation=0.2, test=0.2, cuts=1)
     hashes = set()
     for last in (("a", "y", 9, 1), ("a", "z", 9, 1), ("a", "z", 9, 0), ("b", "z", 9, 1)):
         dataset = dataset_of([*few, ("a", "x", 8, 1), last])
-        hashes.add(splitter.split(dataset).targets_sha256(dataset))
+        hashes.add(splitter.splits(dataset)[-1].targets_sha256(dataset))
     assert len(hashes) == 4
 
 
 def test_an_empty_period_is_refused() -> None:
     together = dataset_of([("a", str(item), 1, 1) for item in range(10)])
     with pytest.raises(DataError, match="period FIT of the split is empty"):
-        GlobalTime(rank=0.2, validation=0.2, test=0.2).split(together)
+        GlobalTime(rank=0.2, validation=0.2, test=0.2, cuts=1).splits(together)
     few = dataset_of([("a", str(item), item, 1) for item in range(3)])
     with pytest.raises(DataError, match="period FIT of the split is empty"):
-        LeaveOneOut(min_events=3).split(few)
+        LeaveOneOut(min_events=3).splits(few)
     with pytest.raises(DataError, match=r"period RANK.*min_events \(5\)"):
-        LeaveOneOut(min_events=5).split(few)
+        LeaveOneOut(min_events=5).splits(few)
 
 
 @pytest.mark.parametrize("key", ["rank", "validation", "test"])
 @pytest.mark.parametrize("value", [0, 1, -0.1, float("nan"), "0.1", True, None])
 def test_a_fraction_out_of_range_is_named(key: str, value: object) -> None:
-    good = {"rank": 0.1, "validation": 0.1, "test": 0.1}
+    good = {"rank": 0.1, "validation": 0.1, "test": 0.1, "cuts": 1}
     with pytest.raises(ConfigError, match=f"^{key} is "):
         GlobalTime(**{**good, key: value})  # type: ignore[arg-type]
 
 
 def test_other_bad_arguments_are_named() -> None:
     with pytest.raises(ConfigError, match=r"rank \+ validation \+ test is 1"):
-        GlobalTime(rank=0.5, validation=0.25, test=0.25)
+        GlobalTime(rank=0.5, validation=0.25, test=0.25, cuts=1)
     for value in (2, 3.0, True):
         with pytest.raises(ConfigError, match="min_events is"):
             LeaveOneOut(min_events=value)  # type: ignore[arg-type]

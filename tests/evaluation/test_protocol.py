@@ -25,12 +25,12 @@ def dataset():
 
 @pytest.fixture(scope="module")
 def split(dataset):
-    return GlobalTime(rank=0.2, validation=0.1, test=0.2).split(dataset)
+    return GlobalTime(rank=0.2, validation=0.1, test=0.2, cuts=1).splits(dataset)[-1]
 
 
 @pytest.fixture(scope="module")
 def test(dataset, split):
-    return TestSet.of(dataset, split, Replay(dataset))
+    return TestSet.of(dataset, split, Replay(dataset, split))
 
 
 def items_of(test, place):
@@ -174,4 +174,4 @@ def test_a_test_period_without_anything_new_is_refused(dataset, split):
     while (asked := without.targets(dataset)).any():
         without = dataclasses.replace(split, periods=np.where(asked, 0, without.periods).astype(np.int8))
     with pytest.raises(DataError, match=r"no user meets a new item in the test period; enlarge protocol\.test"):
-        TestSet.of(dataset, without, Replay(dataset))
+        TestSet.of(dataset, without, Replay(dataset, without))

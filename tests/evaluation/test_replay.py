@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from recsys.contracts import PAD, Event, Query, Slate, SlateItem
 from recsys.data.dataset import canonical
 from recsys.data.description import Description
+from recsys.data.splits import whole
 from recsys.evaluation.replay import Replay, slate_ranking
 
 ITEMS = ("a", "b", "c", "d")
@@ -48,7 +49,8 @@ def replay_of(events):
     frame = pl.DataFrame(dict(zip(columns, map(list, zip(*events, strict=True)), strict=True)), schema_overrides=types)
     ages = pl.DataFrame({"user": ["u", "z"], "age": [30.0, None]}, schema_overrides={"age": pl.Float64})
     catalogue = pl.DataFrame({"item": ITEMS})
-    return Replay(canonical(name="t", interactions=frame, items=catalogue, users=ages, description=DESCRIPTION))
+    dataset = canonical(name="t", interactions=frame, items=catalogue, users=ages, description=DESCRIPTION)
+    return Replay(dataset, whole(dataset))
 
 
 @settings(deadline=None, max_examples=60)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from recsys.contracts import PAD, Query
 from recsys.data.dataset import canonical
 from recsys.data.description import Description
+from recsys.data.splits import whole
 from recsys.evaluation.replay import Replay
 from recsys.features.encode import ItemTable, encode_queries
 from recsys.features.spec import Column, FeatureSpec, Table
@@ -62,6 +63,11 @@ def dataset_of(events):
     return canonical(name="tiny", interactions=interactions, items=catalogue, users=ages, description=DESCRIPTION)
 
 
+def replay_of(events):
+    dataset = dataset_of(events)
+    return Replay(dataset, whole(dataset))
+
+
 def spec_of(length):
     return FeatureSpec(
         items=Table(name="items", columns=(Column(name="item", kind="category", vocabulary=ITEMS),)),
@@ -96,7 +102,7 @@ def padded(events, indices):
 @settings(deadline=None, max_examples=150)
 @given(EVENTS, st.integers(1, 5), st.randoms(use_true_random=False))
 def test_folding_events_in_any_order_equals_the_arrays(stream, length, random):
-    spec, replay = spec_of(length), Replay(dataset_of(stream))
+    spec, replay = spec_of(length), replay_of(stream)
     events = sequences(replay, np.ones(len(replay.items), dtype=bool))
     queries = []
     for row in events.rows:
@@ -117,7 +123,7 @@ def test_folding_events_in_any_order_equals_the_arrays(stream, length, random):
 @settings(deadline=None, max_examples=50)
 @given(EVENTS, st.lists(st.booleans(), min_size=30, max_size=30))
 def test_sequences_keep_what_is_allowed_and_reaches_an_objective(stream, chosen):
-    replay = Replay(dataset_of(stream))
+    replay = replay_of(stream)
     allowed = np.array(chosen[: len(replay.items)])
     events = sequences(replay, allowed)
     expected = [
@@ -173,14 +179,14 @@ def test_histories_are_the_events_before_the_end_of_the_same_user():
 
 
 def test_the_gap_of_the_last_event_is_unknown():
-    replay = Replay(dataset_of([("u", "a", 0, 1.0, None), ("u", "b", 6, 1.0, None), ("v", "a", 3, 1.0, None)]))
+    replay = replay_of([("u", "a", 0, 1.0, None), ("u", "b", 6, 1.0, None), ("v", "a", 3, 1.0, None)])
     events = sequences(replay, np.ones(3, dtype=bool))
     np.testing.assert_allclose(events.gaps, [np.log(7), 0, 0], rtol=1e-6)
 
 
 def test_the_context_of_every_row_and_the_profile_of_every_user():
     spec, dataset = spec_of(2), dataset_of([("u", "a", 0, 1.0, None), ("w", "b", 43_200, 1.0, None)])
-    replay = Replay(dataset)
+    replay = Replay(dataset, whole(dataset))
     timed = Table(name="context", columns=spec.context.columns, extra_numbers=("hour_sin", "hour_cos"))
     context = encode_log(timed, dataset, replay.timestamps)
     assert context["ids"].tolist() == [[2], [2]]
@@ -193,6 +199,6 @@ def test_the_context_of_every_row_and_the_profile_of_every_user():
 def test_anchors_stand_where_a_positive_is_still_to_come(per_user, rows):
     stream = [("u", "a", 0, 1.0, None), ("u", "b", 1, None, 4.0), ("v", "c", 2, None, 4.0)]
     stream += [("u", "d", 3, 1.0, None), ("w", "d", 4, 1.0, None)]
-    replay = Replay(dataset_of(stream))
+    replay = replay_of(stream)
     assert anchors(replay, np.ones(5, dtype=bool), per_user).tolist() == rows
     assert anchors(replay, np.zeros(5, dtype=bool), per_user).tolist() == []
