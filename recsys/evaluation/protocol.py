@@ -128,7 +128,7 @@ def _interactions(replay: Replay, known: np.ndarray) -> Interactions:
     return Interactions(
         users=replay.users[rows],
         items=replay.items[rows],
-        timestamps=replay.timestamps[rows],
+        timestamps=replay.seconds[rows],
         num_users=len(replay.names),
         num_items=len(replay.rows_of_items),
     )

@@ -16,7 +16,7 @@ from recsys.data.splits import whole
 from recsys.evaluation.replay import Replay
 from recsys.features.encode import ItemTable, encode_queries
 from recsys.features.spec import Column, FeatureSpec, Table
-from recsys.features.state import EMPTY, fold
+from recsys.features.state import EMPTY, fold, item_key
 from recsys.training.examples import (
     Sequences,
     anchors,
@@ -27,7 +27,8 @@ from recsys.training.examples import (
     windows,
 )
 
-ITEMS = ("a", "b", "c", "d")
+ITEMS = tuple(sorted("abcd", key=item_key))
+"""in the order of the catalogue"""
 DESCRIPTION = Description(
     actions=("click", "rating"),
     context={"device": "category"},
