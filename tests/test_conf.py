@@ -64,11 +64,9 @@ def test_a_target_has_no_second_default_and_no_positional_knob(node):
 
 @pytest.mark.parametrize(("group", "option"), CHOICES, ids=lambda value: value)
 def test_every_choice_composes_and_builds(group, option):
-    needed = ["data.description=missing.yaml"] if option == "tables" else []
+    needed = {"tables": ["data.description=missing.yaml"], "sequence": ["data.path=missing.txt"]}.get(option, [])
     node = composed(f"{group}={option}", *needed)[group]
-    if group == "data" and option == "tables":
-        assert node.description == "missing.yaml"
-    elif (group, option) == ("trainer", "gpu") and not torch.cuda.is_available():
+    if (group, option) == ("trainer", "gpu") and not torch.cuda.is_available():
         with pytest.raises(InstantiationException) as refused:
             built(node)
         assert sentence_of(refused.value) == str(refused.value.__cause__)
@@ -91,9 +89,11 @@ def test_a_recipe_may_change_what_the_groups_say():
     assert "Synthetic" in composed("recipe=synthetic").data._target_
 
 
-def test_tables_ask_for_their_description():
-    with pytest.raises(Exception, match="description"):
-        built(composed("data=tables").data)
+@pytest.mark.parametrize(("option", "key"), [("tables", "description"), ("sequence", "path")])
+def test_own_data_asks_for_its_file(option, key):
+    with pytest.raises(Exception, match=key):
+        built(composed(f"data={option}").data)
+    assert getattr(built(composed(f"data={option}", f"data.{key}=mine").data), key) == "mine"
 
 
 @pytest.mark.parametrize(

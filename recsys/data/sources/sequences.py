@@ -116,8 +116,6 @@ def _item_table(file: Path | None, known: Mapping[str, list[str]]) -> Table | No
         return None
     if not known:
         raise DataError(f"{file}: knows no item of the sequences; name the file with the same ids, or remove it")
-    frame = pl.DataFrame({ITEM: list(known), ATTRIBUTES: list(known.values())}, schema_overrides=SCHEMA)
+    listed = pl.Series(ATTRIBUTES, list(known.values()), dtype=pl.List(pl.String))
+    frame = pl.DataFrame([pl.Series(ITEM, list(known)), listed])
     return Table(file=str(file), frame=frame, names={ITEM: ITEM}, separator="|")
-
-
-SCHEMA = {ITEM: pl.String, ATTRIBUTES: pl.List(pl.String)}
