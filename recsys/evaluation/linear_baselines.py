@@ -103,9 +103,9 @@ class WindowTransitions:
 class Mix:
     """Co-occurrence and transitions in one sum, over a history that fades.
 
-    score = h S / max + weight h T / max + 1e-7 popularity, both maxima over the items of one user's own scores, where
-    S[i, j] = |i and j| / (|i| |j|)^damping, T[i, j] is the sum of 1 / distance over the pairs of events (i then j) at most `window` events
-    apart, divided by (the sum of row i + 2) and by (popularity of j + 1)^power, and h = decay^age, 0 the newest event.
+    score = h S / max + weight h T / max + 1e-7 popularity, each maximum that of the user over all items, where
+    S[i, j] = |i and j| / (|i| |j|)^damping; T[i, j] sums 1 / distance over all pairs of events, i then j, at most `window`
+    apart, divided by (sum of row i + 2) and by (popularity of j + 1)^power; h = decay^age, age 0 for the newest event.
     """
 
     damping: float
