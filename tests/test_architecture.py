@@ -51,6 +51,7 @@ HOMES = {
     "wandb": {"training"},
     "torchmetrics": {"evaluation", "training"},
     "matplotlib": {"evaluation"},
+    "implicit": {"evaluation"},
     "faiss": {"index"},
     "typer": {"cli", "serving"},
     "hydra": {"train.py", "export.py"},

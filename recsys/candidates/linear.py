@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
+from recsys.candidates.operators import cooccurrence, cosine
 from recsys.contracts import PAD
 from recsys.errors import check_ranges
 
@@ -79,21 +80,9 @@ class ItemItem:
         ones = np.ones(len(users), np.float32)
         seen = sparse.csr_array((ones, (users, items)), shape=(users.max() + 1, num_items))
         seen.data[:] = 1
-        scores, rows = _pruned(*cosine(seen, self.shrinkage), num_items + 1, self.neighbours)
+        similar = cosine(cooccurrence(seen), seen.sum(axis=0), self.shrinkage).tocoo()
+        scores, rows = _pruned(similar.row, similar.col, similar.data, num_items + 1, self.neighbours)
         return ItemNeighbours(rows=rows, weights=scores, decay=self.decay)
-
-
-def cosine(seen: sparse.csr_array, shrinkage: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Similar pairs of different items from seen [U, N] of ones: (item, other item, |A and B| / (sqrt(|A| |B|) + shrinkage)).
-
-    Sarwar et al., Item-based collaborative filtering, WWW 2001.
-    """
-    together = (seen.T @ seen).tocoo()
-    others = together.row != together.col
-    row, column = together.row[others], together.col[others]
-    counts = seen.sum(axis=0, dtype=np.float64)
-    value = together.data[others].astype(np.float64) / (np.sqrt(counts[row] * counts[column]) + shrinkage)
-    return row, column, value
 
 
 def _pruned(

@@ -4,9 +4,8 @@ Shapes: B users, N items of the catalogue, K places of a ranking, M relevant ite
 A ranking is [B, K] int64 catalogue rows, best first, PAD in empty places.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,10 @@ from scipy import sparse
 
 from recsys.contracts import PAD
 
+K = 500
+"""places of a ranking that is measured"""
+METRICS = ("recall@10", "ndcg@10", "recall@100", "recall@500", "debiased_ndcg@10")
+"""those that have one value a user"""
 _LAST_ROW = np.uint64(2**31 - 1)
 _NOT_A_TARGET = np.uint64(2**31)
 
@@ -46,6 +49,17 @@ class Targets:
         indptr = np.cumsum([0, *map(len, lists)], dtype=np.int64)
         return Targets(indptr=indptr, items=np.array([item for row in lists for item in row], dtype=np.int64))
 
+    def only(self, kept: np.ndarray) -> "tuple[np.ndarray, Targets]":
+        """The targets in `kept` [M] bool: rows of the users who still have one, ascending, and those users' targets."""
+        left = np.bincount(self.users[kept], minlength=len(self.indptr) - 1)
+        rows = np.flatnonzero(left)
+        return rows, Targets(indptr=np.concatenate([[0], np.cumsum(left[rows])]), items=self.items[kept])
+
+    def batch(self, rows: slice) -> "Targets":
+        """Those of consecutive users."""
+        indptr = self.indptr[rows.start : rows.stop + 1]
+        return Targets(indptr=indptr - indptr[0], items=self.items[indptr[0] : indptr[-1]])
+
     @property
     def num_targets(self) -> np.ndarray:
         """[B] int64."""
@@ -73,6 +87,24 @@ def rank_scores(
         )
     keys[targets.users, targets.items] &= ~_NOT_A_TARGET
     return _largest(keys, k)
+
+
+def score_hits(
+    scores: np.ndarray, k: int, excluded: np.ndarray | sparse.sparray | sparse.spmatrix, targets: Targets
+) -> np.ndarray:
+    """`hits` of `rank_scores` without the ranking, [B, k] bool: counts what stands before each target. Much faster."""
+    values = scores.astype(np.float32)
+    values[np.isnan(values)] = -np.inf
+    values[_places(excluded)] = -np.inf
+    own = values[targets.users, targets.items]
+    values[targets.users, targets.items] = -np.inf
+    before = np.array([np.count_nonzero(values[user] >= one) for user, one in zip(targets.users, own, strict=True)])
+    order = np.lexsort((targets.items, -own, targets.users))
+    places = before[order] + np.arange(len(order)) - np.repeat(targets.indptr[:-1], targets.num_targets)
+    found = np.zeros((len(values), k), dtype=bool)
+    listed = (places < k) & (own[order] > -np.inf)
+    found[targets.users[listed], places[listed]] = True
+    return found
 
 
 def top_k(scores: np.ndarray, k: int, excluded: np.ndarray | sparse.sparray | sparse.spmatrix) -> np.ndarray:
@@ -118,58 +150,66 @@ def ndcg(hits: np.ndarray, num_targets: np.ndarray, k: int) -> np.ndarray:
     return _first(hits, k) @ discounts / ideal
 
 
+def debiased_ndcg(ranking: np.ndarray, targets: Targets, weights: np.ndarray, k: int) -> np.ndarray:
+    """[B] float64, `ndcg` with gain weights[item] instead of 1; weights [N] above 0.
+
+    With inverse propensities as weights and the mean over users weighted by `ideal_gains`, it is the self-normalised
+    inverse propensity estimate of what NDCG would be if every item were as easily met as any other: sum of the gained
+    over sum of the possible. Yang et al., Unbiased offline recommender evaluation for missing-not-at-random implicit
+    feedback, RecSys 2018. (Normalised within each user, as there, the weight of a single target would cancel out.)
+    """
+    discounts = 1 / np.log2(np.arange(2, k + 2))
+    shown = _first(ranking, k)
+    gains = np.where(hits(shown, targets), weights[shown], 0.0)
+    return gains @ discounts / ideal_gains(targets, weights, k)
+
+
+def ideal_gains(targets: Targets, weights: np.ndarray, k: int) -> np.ndarray:
+    """[B] float64, discounted gain of each user's k heaviest targets in the best order."""
+    gains = weights[targets.items]
+    order = np.lexsort((-gains, targets.users))
+    place = np.arange(len(order)) - np.repeat(targets.indptr[:-1], targets.num_targets)
+    discounted = np.where(place < k, gains[order] / np.log2(place + 2), 0.0)
+    return np.bincount(targets.users, weights=discounted)
+
+
+def inverse_propensities(popularity: np.ndarray) -> np.ndarray:
+    """[N] float64, 1 / sqrt(events of the item), events counted from 1 on.
+
+    The square root of popularity stands for how easily an item is met, as in Saito et al., Unbiased recommender
+    learning from missing-not-at-random implicit feedback, WSDM 2020.
+    """
+    return 1 / np.sqrt(np.maximum(popularity, 1.0))
+
+
 def coverage(ranking: np.ndarray, num_items: int, k: int) -> float:
     """Share of the catalogue that at least one user sees in the first k places."""
-    shown = np.unique(_first(ranking, k))
-    if shown.size and shown[-1] >= num_items:
-        raise ValueError(f"the ranking lists catalogue row {shown[-1]}, the catalogue has {num_items} items")
-    return int(np.count_nonzero(shown != PAD)) / num_items
+    return float(shown_items(ranking, num_items, k).mean())
 
 
-def bootstrap_interval(values: np.ndarray, seed: int, samples: int = 1000) -> tuple[float, float]:
-    """95% percentile bootstrap interval of the mean of values [B], resampling users.
+def shown_items(ranking: np.ndarray, num_items: int, k: int) -> np.ndarray:
+    """[N] bool, items that at least one user sees in the first k places."""
+    rows = np.unique(_first(ranking, k))
+    if rows.size and rows[-1] >= num_items:
+        raise ValueError(f"the ranking lists catalogue row {rows[-1]}, the catalogue has {num_items} items")
+    shown = np.zeros(num_items, dtype=bool)
+    shown[rows[rows != PAD]] = True
+    return shown
 
-    Users with the same value are exchangeable, so drawing how often each distinct value comes (a multinomial) is the
-    same bootstrap, at the price of the distinct values only. Efron, Bootstrap methods, Annals of Statistics 1979.
+
+def per_user(ranking: np.ndarray, targets: Targets, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """METRICS -> [B] float64; the ranking needs K places (PAD for empty ones).
+
+    `weights` [N] are those of `debiased_ndcg`.
     """
-    if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
-        raise ValueError(f"bootstrap needs one finite value a user, got shape {values.shape}, maybe with NaN")
-    distinct, counts = np.unique(values, return_counts=True)
-    generator, num_users = np.random.default_rng(seed), len(values)
-    draws = (generator.multinomial(num_users, counts / num_users) for _ in range(samples))
-    means = np.fromiter((draw @ distinct for draw in draws), dtype=np.float64, count=samples) / num_users
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(low), float(high)
-
-
-def paired_bootstrap(a: np.ndarray, b: np.ndarray, seed: int) -> tuple[float, float, float]:
-    """Mean of a - b over the same users [B], with the low and high end of its 95% interval."""
-    if a.shape != b.shape:
-        raise ValueError(f"the two systems have values of shapes {a.shape} and {b.shape}; give both the same users")
-    return (float(np.mean(a - b)), *bootstrap_interval(a - b, seed))
-
-
-PER_USER = {"recall@10": partial(recall, k=10), "recall@100": partial(recall, k=100), "ndcg@10": partial(ndcg, k=10)}
-"""metrics that have one value a user, and so an interval"""
-
-
-def per_user(ranking: np.ndarray, targets: Targets) -> dict[str, np.ndarray]:
-    """Every metric of PER_USER as values [B] float64; the ranking needs at least 100 places (PAD for empty ones)."""
     found = hits(ranking, targets)
-    return {name: metric(found, targets.num_targets) for name, metric in PER_USER.items()}
-
-
-def evaluate(ranking: np.ndarray, targets: Targets, num_items: int, seed: int) -> dict[str, Any]:
-    """{recall@10, recall@100, ndcg@10, coverage@10, ci95: {metric: [low, high]}, users} of a ranking, JSON-able."""
-    return summarise(per_user(ranking, targets), coverage(ranking, num_items, 10), seed)
-
-
-def summarise(values: Mapping[str, np.ndarray], coverage_at_10: float, seed: int) -> dict[str, Any]:
-    """`evaluate` from `per_user` values, for a caller that keeps them."""
-    means = {name: float(value.mean()) for name, value in values.items()}
-    intervals = {name: list(bootstrap_interval(value, seed)) for name, value in values.items()}
-    users = len(next(iter(values.values())))
-    return {**means, "coverage@10": coverage_at_10, "ci95": intervals, "users": users}
+    return {
+        "recall@10": recall(found, targets.num_targets, 10),
+        "ndcg@10": ndcg(found, targets.num_targets, 10),
+        "recall@100": recall(found, targets.num_targets, 100),
+        "recall@500": recall(found, targets.num_targets, 500),
+        "debiased_ndcg@10": debiased_ndcg(ranking, targets, weights, 10),
+    }
 
 
 def _pair_keys(users: np.ndarray, items: np.ndarray, stride: int) -> np.ndarray:

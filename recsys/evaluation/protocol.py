@@ -1,144 +1,60 @@
-"""What is asked in the test period, and every system's answer to it.
+"""How systems are measured: the same questions for all of them, baselines at their best beside them."""
 
-Each user is asked once, at the first event of the test period; the targets are the items that the user then meets
-positively for the first time. What a user has met before is removed from every system's ranking.
+from collections.abc import Mapping
 
-Shapes: B queries, N items, K places.
-"""
-
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
-from scipy import sparse
-
-from recsys.contracts import Query
-from recsys.data.dataset import Dataset
-from recsys.data.splits import RANK, TEST, Split
-from recsys.errors import DataError
-from recsys.evaluation.baselines import Interactions, Scorer
-from recsys.evaluation.metrics import Targets, coverage, per_user, rank_scores, summarise
-from recsys.evaluation.replay import Replay, slate_ranking
-from recsys.evaluation.report import Report
-from recsys.pipeline import Stage, recommend
-
-K = 100
-BATCH = 64
-SEED = 0
-OURS = ("retrieval", "+ ranker", "+ policy")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TestSet:
-    """The questions."""
-
-    replay: Replay
-    rows: np.ndarray
-    """[B] row of the log at which each user asks"""
-    queries: list[Query]
-    targets: Targets
-    met: sparse.csr_array
-    """[B, N] 1 where the user met the item before, as a mere impression too: not shown again"""
-    remembered: sparse.csr_array
-    """[B, N] 1 where that meeting reached an objective: what every system may know of the user"""
-
-    __test__ = False
-
-    @staticmethod
-    def of(dataset: Dataset, split: Split, replay: Replay) -> "TestSet":
-        wanted = split.targets(dataset)
-        rows = replay.first_rows(split.periods == TEST)
-        rows = rows[np.isin(replay.users[rows], replay.users[wanted])]
-        if not len(rows):
-            raise DataError(f"{dataset.name}: no user meets a new item in the test period; enlarge protocol.test")
-        return TestSet(
-            replay=replay,
-            rows=rows,
-            queries=replay.queries(rows, K),
-            targets=replay.targets(rows, wanted),
-            met=_met(replay, rows, np.ones(len(replay.users), dtype=bool)),
-            remembered=_met(replay, rows, (replay.labels > 0).any(axis=1)),
-        )
-
-    @property
-    def warm(self) -> np.ndarray:
-        """[B] bool, users with a history"""
-        return np.diff(self.remembered.indptr) > 0
-
-    def answers(self, stages: Sequence[Stage]) -> np.ndarray:
-        """[B, K] catalogue rows that the cascade shows."""
-        slates = []
-        for start in range(0, len(self.queries), BATCH):
-            slates += recommend(self.queries[start : start + BATCH], stages)
-        return slate_ranking(slates, self.replay.rows_of_items, K)
-
-    def scored(self, scorer: Scorer) -> np.ndarray:
-        """[B, K] catalogue rows of a baseline, a target loses every tie."""
-        return rank_scores(scorer.scores(self.remembered), K, self.met, self.targets)
+from recsys.data.splits import TEST, VALIDATION, Split
+from recsys.errors import check_ranges
+from recsys.evaluation.baselines import LeftOut
+from recsys.evaluation.questions import Questions
+from recsys.evaluation.replay import Replay
+from recsys.evaluation.scoreboard import Scoreboard
+from recsys.evaluation.tuning import Tuned
 
 
 class Evaluation:
-    """The baselines that stand in every table."""
+    """The baselines that stand in every table, and what is asked of all systems alike."""
 
-    def __init__(self, *, baselines: Mapping[str, Any]) -> None:
-        """baselines: name in the table -> something with `fit(Interactions) -> Scorer`"""
+    def __init__(
+        self, *, baselines: Mapping[str, Tuned], remove_seen: bool, validation_users: int, validation_seed: int
+    ) -> None:
+        """
+        baselines: by their name in the table
+        remove_seen: items that the user met before are never shown; without it they may be, and are never right
+        validation_users: most of them on whom a knob is chosen
+        validation_seed: draws them where there are more
+        """
+        check_ranges(
+            "evaluation",
+            validation_users=(validation_users, 1, 10**12),
+            validation_seed=(validation_seed, 0, 2**63 - 1),
+        )
         self.baselines = dict(baselines)
+        self.remove_seen = remove_seen
+        self.validation_users = validation_users
+        self.validation_seed = validation_seed
 
-    def report(self, test: TestSet, dataset: Dataset, split: Split, ours: Mapping[str, Sequence[Stage]]) -> Report:
-        """Answer every question by every system; `ours` are cascades by name."""
-        learnt = _interactions(test.replay, split.periods <= RANK)
-        rankings = {name: test.scored(baseline.fit(learnt)) for name, baseline in self.baselines.items()}
-        rankings |= {name: test.answers(stages) for name, stages in ours.items()}
-        values = {name: per_user(ranking, test.targets) for name, ranking in rankings.items()}
-        num_items = dataset.num_items
-        slices = {"with a history": test.warm, "new users": ~test.warm}
-        return Report(
-            rows=_rows(values, rankings, num_items, np.ones(len(test.rows), dtype=bool)),
-            slices={
-                name: _rows(values, rankings, num_items, chosen) for name, chosen in slices.items() if chosen.any()
-            },
-            protocol=f"{dataset.name}, {split.name}, one query a user",
-            targets_sha256=split.targets_sha256(dataset),
-            users=len(test.rows),
-            notes=dataset.notes,
-            ours=tuple(ours),
-            per_user=values,
-        )
+    def questions(self, split: Split, replay: Replay, period: int) -> Questions:
+        """All of a period. DataError when nothing new is met in it."""
+        return Questions.of(replay.dataset, split, replay, period, remove_seen=self.remove_seen)
 
+    def validation(self, split: Split, replay: Replay) -> Questions:
+        """Those on which knobs are chosen, ours too."""
+        return self.questions(split, replay, VALIDATION).sample(self.validation_users, self.validation_seed)
 
-def _rows(
-    values: Mapping[str, Mapping[str, np.ndarray]],
-    rankings: Mapping[str, np.ndarray],
-    num_items: int,
-    chosen: np.ndarray,
-) -> dict[str, dict[str, Any]]:
-    return {
-        name: summarise(
-            {metric: value[chosen] for metric, value in values[name].items()},
-            coverage(rankings[name][chosen], num_items, 10),
-            SEED,
-        )
-        for name in rankings
-    }
+    def ask(self, board: Scoreboard, split: Split, replay: Replay) -> Questions:
+        """Open the test questions of one split on the board, and record what every baseline answers."""
+        test = self.questions(split, replay, TEST)
+        board.open(test)
+        if self.baselines:
+            self._answer(board, self.validation(split, replay), test)
+        return test
 
-
-def _interactions(replay: Replay, known: np.ndarray) -> Interactions:
-    rows = np.flatnonzero(known & replay.positives)
-    return Interactions(
-        users=replay.users[rows],
-        items=replay.items[rows],
-        timestamps=replay.seconds[rows],
-        num_users=len(replay.names),
-        num_items=len(replay.rows_of_items),
-    )
-
-
-def _met(replay: Replay, rows: np.ndarray, counted: np.ndarray) -> sparse.csr_array:
-    """[B, N]: items of each user's events before its row that count, [R] bool."""
-    earlier = [replay.rows_of_user[replay.users[row]][: replay.place[row]] for row in rows]
-    before = [np.unique(replay.items[mine[counted[mine]]]) for mine in earlier]
-    indptr = np.concatenate([[0], np.cumsum([len(items) for items in before])])
-    indices = np.concatenate(before).astype(np.int64)
-    shape = (len(rows), len(replay.rows_of_items))
-    return sparse.csr_array((np.ones(len(indices), dtype=np.float32), indices, indptr), shape=shape)
+    def _answer(self, board: Scoreboard, validation: Questions, test: Questions) -> None:
+        for name, baseline in self.baselines.items():
+            try:
+                choice = baseline.fit(validation, test)
+            except LeftOut as reason:
+                board.note(f"{name} is left out: {reason}")
+                continue
+            board.record_baseline(name, test.rank(test.scores_of(choice.scorer)), knobs=choice.knobs)
+        board.note(f"knobs of baselines chosen by NDCG@10 on {len(validation):,} validation users")

@@ -1,8 +1,8 @@
-"""What an evaluation says: a table to read, a chart, a document to keep, and sentences that name winner and loser."""
+"""What an evaluation says: a table to read, a document to keep, and sentences that name winner and loser."""
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,16 @@ from rich.table import Table
 from rich.text import Text
 
 from recsys.errors import DataError
-from recsys.evaluation.metrics import paired_bootstrap
+from recsys.evaluation.chart import TITLES, draw, short
+from recsys.evaluation.intervals import paired_bootstrap
 
 Rows = Mapping[str, Mapping[str, Any]]
-"""system -> what `metrics.evaluate` gave"""
+"""system -> {metric: value, ci95: {metric: [low, high]}, users, spread?, knobs?}"""
 
-TITLES = {"recall@10": "recall@10", "ndcg@10": "NDCG@10", "recall@100": "recall@100", "coverage@10": "coverage@10"}
 METHOD = "Full ranking, ties lose, 95% bootstrap intervals over users."
+JUDGED = ("ndcg@10", "recall@100")
+"""the metrics of which `verdicts` speaks: the top of the list, and what is left to rank"""
 _SEED = 0
-_OURS, _OTHERS = "#0072B2", "#767676"  # Okabe and Ito's blue, and grey: apart for every kind of colour vision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,11 @@ class Report:
     protocol: str
     targets_sha256: str
     users: int
+    seconds: float
+    """of the whole command"""
+    peak_memory_mib: float
+    seeds: tuple[int, ...] = ()
+    """over which the rows of `ours` are means"""
     notes: tuple[str, ...] = ()
     slices: Mapping[str, Rows] = field(default_factory=dict)
     ours: tuple[str, ...] = ()
@@ -53,9 +59,12 @@ class Report:
             "targets_sha256": self.targets_sha256,
             "users": self.users,
             "notes": list(self.notes),
+            "seeds": list(self.seeds),
             "ours": list(_tested(self)),
             "rows": _plain(self.rows),
             "slices": {name: _plain(rows) for name, rows in self.slices.items()},
+            "seconds": self.seconds,
+            "peak_memory_mib": self.peak_memory_mib,
         }
 
     def save(self, folder: Path) -> None:
@@ -66,30 +75,33 @@ class Report:
         _replace(folder / "metrics.json", lambda path: path.write_text(text, encoding="utf-8"))
 
     def table(self) -> Table:
-        """Systems as rows, slices as sections below; the best value of a column and section is bold."""
+        """Systems as rows, slices as sections below with the strongest baseline and ours; the best of a section is bold."""
         table = _table(self.protocol, "system")
-        lines = (f"{self.users:,} users. {METHOD}", f"targets {self.targets_sha256[:12]}", *self.notes)
-        table.caption = Text("\n".join(lines))
+        table.caption = Text("\n".join(self._caption()))
         _add_rows(table, self.rows)
         for name, rows in self.slices.items():
             table.add_section()
             users = max((row["users"] for row in rows.values()), default=0)
             table.add_row(Text(f"{name} ({users:,} users)", style="italic"))
-            _add_rows(table, rows)
+            _add_rows(
+                table, {system: rows[system] for system in (*_strongest(self, rows), *_tested(self)) if system in rows}
+            )
         return table
 
     def draw(self, path: Path) -> None:
         """A PNG at 150 dpi: one panel a metric, a dot and its interval for each system, in the order of the table."""
-        from matplotlib.figure import Figure
+        draw(path, self.rows, _tested(self), self.protocol, f"{self.users:,} users. {METHOD}")
 
-        figure = Figure(figsize=(12.5, 1.5 + 0.36 * len(self.rows)), dpi=150, layout="constrained")
-        panels = figure.subplots(1, len(TITLES), sharey=True)
-        for panel, metric in zip(panels, TITLES, strict=True):
-            _draw_panel(panel, metric, self)
-        _label_systems(panels[0], self)
-        figure.suptitle(self.protocol, x=0.008, ha="left", fontsize=12, fontweight="bold", parse_math=False)
-        figure.supxlabel(f"{self.users:,} users. {METHOD} ", x=0.008, ha="left", fontsize=8, color="#555555")
-        figure.savefig(path, format="png")
+    def _caption(self) -> Iterator[str]:
+        yield f"{self.users:,} users. {METHOD}"
+        if len(self.seeds) > 1:
+            yield f"Ours are means over seeds {', '.join(map(str, self.seeds))}, ± their standard deviation."
+        yield f"targets {self.targets_sha256[:12]}"
+        yield from self.notes
+        for system, row in self.rows.items():
+            if knobs := row.get("knobs"):
+                yield f"{system}: {', '.join(f'{knob} {value}' for knob, value in knobs.items())}"
+        yield f"{self.seconds:,.0f} s, at most {self.peak_memory_mib:,.0f} MiB"
 
 
 def compare(runs: Mapping[str, Mapping[str, Any]]) -> Table:
@@ -109,7 +121,7 @@ def compare(runs: Mapping[str, Mapping[str, Any]]) -> Table:
 
 
 def verdicts(report: Report) -> tuple[str, ...]:
-    """Plain sentences on the systems of `ours`, metric by metric, from paired bootstraps over the same users.
+    """Plain sentences on the systems of `ours` and the metrics JUDGED, from paired bootstraps over the same users.
 
     Each is held against the one before it in `ours` and against the strongest of the other systems. Systems and
     metrics without values in `per_user` are passed over.
@@ -117,7 +129,7 @@ def verdicts(report: Report) -> tuple[str, ...]:
     return tuple(
         _verdict(report, metric, system, rival)
         for position, system in enumerate(_tested(report))
-        for metric in TITLES
+        for metric in JUDGED
         for rival in _rivals(report, metric, position)
     )
 
@@ -125,6 +137,12 @@ def verdicts(report: Report) -> tuple[str, ...]:
 def _tested(report: Report) -> tuple[str, ...]:
     """The systems that the evaluation is about: `ours`, or the last one."""
     return report.ours or (list(report.rows)[-1],)
+
+
+def _strongest(report: Report, rows: Rows) -> Sequence[str]:
+    """The system with the highest NDCG@10 that is not one of `ours`."""
+    others = [system for system in rows if system not in _tested(report)]
+    return sorted(others, key=lambda system: rows[system]["ndcg@10"])[-1:]
 
 
 def _plain(rows: Rows) -> dict[str, Any]:
@@ -161,62 +179,17 @@ def _best(rows: Rows) -> dict[str, float]:
 
 def _same(value: float, best: float | None) -> bool:
     """As printed: what reads the same is equally bold."""
-    return best is not None and _short(value) == _short(best)
+    return best is not None and short(value) == short(best)
 
 
 def _cell(row: Mapping[str, Any], metric: str, best: Mapping[str, float]) -> Text:
     value = row[metric]
-    cell = Text(_short(value), style="bold" if _same(value, best.get(metric)) else "")
+    cell = Text(short(value), style="bold" if _same(value, best.get(metric)) else "")
+    if "spread" in row:
+        cell.append(f" ±{short(row['spread'][metric])}", style="not bold")
     if interval := row["ci95"].get(metric):
-        cell.append(f"\n{_short(interval[0])}–{_short(interval[1])}", style="dim not bold")
+        cell.append(f"\n{short(interval[0])}–{short(interval[1])}", style="dim not bold")
     return cell
-
-
-def _short(value: float) -> str:
-    """.0992 instead of 0.0992."""
-    text = f"{value:z.4f}"
-    return text.replace("0.", ".", 1) if abs(value) < 0.99995 else text
-
-
-def _draw_panel(panel: Any, metric: str, report: Report) -> None:
-    best = _best(report.rows)[metric]
-    for place, (system, row) in enumerate(report.rows.items()):
-        low, high = row["ci95"].get(metric, (row[metric], row[metric]))
-        colour = _colour(report, system)
-        panel.hlines(place, low, high, color=colour, linewidth=7, alpha=0.3)
-        panel.plot(row[metric], place, "D" if system in _tested(report) else "o", color=colour, markersize=5)
-        weight = "bold" if _same(row[metric], best) else "normal"
-        _label_value(panel, row[metric], (high, place), color=colour, weight=weight)
-    panel.set_title(TITLES[metric], fontsize=10.5, loc="left")
-    _tidy(panel, max(row["ci95"].get(metric, (0, row[metric]))[1] for row in report.rows.values()))
-
-
-def _label_value(panel: Any, value: float, place: tuple[float, float], **style: str) -> None:
-    paper = {"facecolor": "white", "edgecolor": "none", "pad": 0.4}
-    panel.annotate(
-        _short(value), place, (7, 0), textcoords="offset points", va="center", fontsize=8.5, bbox=paper, **style
-    )
-
-
-def _tidy(panel: Any, largest: float) -> None:
-    panel.set_xlim(0, 1.32 * largest or 1)
-    panel.locator_params(axis="x", nbins=4)
-    panel.tick_params(axis="both", length=0, labelsize=8, labelcolor="#555555")
-    panel.grid(axis="x", color="#E6E6E6", linewidth=0.8)
-    panel.grid(axis="y", color="#EFEFEF", linewidth=0.8)
-    panel.set_axisbelow(True)
-    panel.spines[:].set_visible(False)
-
-
-def _label_systems(panel: Any, report: Report) -> None:
-    panel.set_yticks(range(len(report.rows)), labels=list(report.rows), parse_math=False)
-    panel.set_ylim(len(report.rows) - 0.4, -0.6)
-    for label, system in zip(panel.get_yticklabels(), report.rows, strict=True):
-        label.set(color=_colour(report, system), fontsize=9.5)
-
-
-def _colour(report: Report, system: str) -> str:
-    return _OURS if system in _tested(report) else _OTHERS
 
 
 def _last_row(name: str, document: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -246,8 +219,8 @@ def _rivals(report: Report, metric: str, position: int) -> Iterator[str]:
 def _verdict(report: Report, metric: str, system: str, rival: str) -> str:
     ours, theirs = report.per_user[system][metric], report.per_user[rival][metric]
     difference, low, high = paired_bootstrap(ours, theirs, _SEED)
-    figures = f"{_short(float(ours.mean()))} vs {_short(float(theirs.mean()))}"
-    interval = f"difference {_short(difference)}, 95% interval {_short(low)} to {_short(high)}"
+    figures = f"{short(float(ours.mean()))} vs {short(float(theirs.mean()))}"
+    interval = f"difference {short(difference)}, 95% interval {short(low)} to {short(high)}"
     return f"{_claim(system, rival, TITLES[metric], low, high)}: {figures} ({interval})"
 
 

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import resource
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +13,9 @@ from typing import Any
 from recsys.bundle import Bundle, write_bundle
 from recsys.data.splits import Splitter
 from recsys.errors import ConfigError
-from recsys.evaluation.protocol import OURS, Evaluation, TestSet
+from recsys.evaluation.protocol import Evaluation
 from recsys.evaluation.report import Report
+from recsys.evaluation.scoreboard import Scoreboard
 from recsys.features.spec import Features
 from recsys.pipeline import light
 from recsys.policy.compose import Policy
@@ -75,11 +78,13 @@ class Experiment:
         return report
 
     def _evaluate(self, draft: Bundle, prepared: Prepared) -> Report:
-        test = TestSet.of(prepared.dataset, prepared.split, prepared.replay)
+        started, board = time.perf_counter(), Scoreboard(prepared.dataset)
+        questions = self.evaluation.ask(board, prepared.split, prepared.replay)
         retrieve, rank, rules = load_stages(draft)
         plain = (retrieve, rank, self._plain_rules(draft))
-        ours = dict(zip(OURS, (light(plain), plain, (retrieve, rank, rules)), strict=True))
-        return self.evaluation.report(test, prepared.dataset, prepared.split, ours)
+        for name, stages in {"retrieval": light(plain), "ranker": plain, "pipeline": (retrieve, rank, rules)}.items():
+            board.record(name, questions.answers(stages), seed=self.seed)
+        return board.report(seconds=time.perf_counter() - started, peak_memory_mib=_peak_memory_mib())
 
     def _plain_rules(self, draft: Bundle) -> Rules:
         """The last stage with the value formula alone: no rules, no diversity."""
@@ -104,6 +109,10 @@ def claim(checkpoints: Path, config: dict[str, Any]) -> None:
             raise ConfigError(
                 f"{checkpoints.parent} was begun with {key}={before!r}, this run has {now!r}; choose another run_dir"
             )
+
+
+def _peak_memory_mib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _digest(folder: Path) -> str:

@@ -1,0 +1,63 @@
+"""Item-item operators, counted or normalised, as sparse matrices: what is met together, and what is met next.
+
+Row: item of the history, column: item it speaks for. Nothing speaks for itself: every diagonal is empty.
+Shapes: U users, N items of the catalogue, M events.
+"""
+
+import numpy as np
+from scipy import sparse
+
+
+def cooccurrence(seen: sparse.csr_array) -> sparse.csr_array:
+    """[N, N] float32, users who met both items, from seen [U, N] of ones."""
+    return _without_diagonal(sparse.csr_array(seen.T @ seen))
+
+
+def cosine(together: sparse.csr_array, popularity: np.ndarray, shrinkage: float) -> sparse.csr_array:
+    """|A and B| / (sqrt(|A| |B|) + shrinkage) from `cooccurrence` and the users of each item [N].
+
+    Sarwar et al., Item-based collaborative filtering, WWW 2001; shrinkage as in Ferrari Dacrema et al., Are we really
+    making much progress, RecSys 2019.
+    """
+    pairs, root = together.tocoo(), np.sqrt(popularity)
+    return _like(together, pairs.data / (root[pairs.row] * root[pairs.col] + shrinkage))
+
+
+def damped(together: sparse.csr_array, popularity: np.ndarray, power: float) -> sparse.csr_array:
+    """|A and B| / (|A| |B|)^power: counts for power 0, cosine for 1/2, lift for 1."""
+    pairs, scale = together.tocoo(), np.maximum(popularity, 1.0) ** -power
+    return _like(together, pairs.data * scale[pairs.row] * scale[pairs.col])
+
+
+def transitions(users: np.ndarray, items: np.ndarray, num_items: int, window: int) -> sparse.csr_array:
+    """[N, N] float32: an item j that comes k <= window events after an item i adds 1 / k to [i, j].
+
+    Events [M] stand in order within each user.
+    """
+    order = np.argsort(users, kind="stable")
+    users, items = users[order], items[order]
+    shape = (num_items, num_items)
+    counts = sparse.csr_array(shape, dtype=np.float32)
+    for step in range(1, window + 1):
+        same = (users[:-step] == users[step:]) & (items[:-step] != items[step:])
+        pairs = (items[:-step][same], items[step:][same])
+        counts = counts + sparse.csr_array((np.full(len(pairs[0]), 1 / step, dtype=np.float32), pairs), shape=shape)
+    return counts
+
+
+def normalised(counts: sparse.csr_array, popularity: np.ndarray, support: float, power: float) -> sparse.csr_array:
+    """Rows divided by (their sum + support), columns by (popularity + 1)^power: weak evidence and fame count less."""
+    pairs, rows = counts.tocoo(), counts.sum(axis=1) + support
+    return _like(counts, pairs.data / rows[pairs.row] * (popularity[pairs.col] + 1.0) ** -power)
+
+
+def _like(matrix: sparse.csr_array, values: np.ndarray) -> sparse.csr_array:
+    """The same places with other values."""
+    return sparse.csr_array((values.astype(np.float32), matrix.indices, matrix.indptr), shape=matrix.shape)
+
+
+def _without_diagonal(matrix: sparse.csr_array) -> sparse.csr_array:
+    pairs = matrix.tocoo()
+    kept = pairs.row != pairs.col
+    places = (pairs.data[kept].astype(np.float32), (pairs.row[kept], pairs.col[kept]))
+    return sparse.csr_array(places, shape=matrix.shape)

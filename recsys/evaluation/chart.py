@@ -1,0 +1,78 @@
+"""The picture of an evaluation: one panel a metric, a dot and its interval for each system."""
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+Rows = Mapping[str, Mapping[str, Any]]
+
+TITLES = {
+    "recall@10": "recall@10",
+    "ndcg@10": "NDCG@10",
+    "recall@100": "recall@100",
+    "recall@500": "recall@500",
+    "coverage@10": "coverage@10",
+    "debiased_ndcg@10": "NDCG@10\ndebiased",
+}
+_OURS, _OTHERS = "#0072B2", "#767676"  # Okabe and Ito's blue, and grey: apart for every kind of colour vision
+
+
+def draw(path: Path, rows: Rows, ours: Collection[str], title: str, caption: str) -> None:
+    """Write a PNG at 150 dpi; `ours` are set off."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(16, 1.6 + 0.36 * len(rows)), dpi=150, layout="constrained")
+    panels = figure.subplots(1, len(TITLES), sharey=True)
+    for panel, metric in zip(panels, TITLES, strict=True):
+        _draw_panel(panel, metric, rows, ours)
+    _label_systems(panels[0], rows, ours)
+    figure.suptitle(title, x=0.008, ha="left", fontsize=12, fontweight="bold", parse_math=False)
+    figure.supxlabel(f"{caption} ", x=0.008, ha="left", fontsize=8, color="#555555")
+    figure.savefig(path, format="png")
+
+
+def short(value: float) -> str:
+    """.0992 instead of 0.0992."""
+    text = f"{value:z.4f}"
+    return text.replace("0.", ".", 1) if abs(value) < 0.99995 else text
+
+
+def _draw_panel(panel: Any, metric: str, rows: Rows, ours: Collection[str]) -> None:
+    best = max(row[metric] for row in rows.values())
+    for place, (system, row) in enumerate(rows.items()):
+        low, high = row["ci95"].get(metric, (row[metric], row[metric]))
+        colour = _colour(system in ours)
+        panel.hlines(place, low, high, color=colour, linewidth=7, alpha=0.3)
+        panel.plot(row[metric], place, "D" if system in ours else "o", color=colour, markersize=5)
+        weight = "bold" if short(row[metric]) == short(best) else "normal"
+        _label_value(panel, row[metric], (high, place), color=colour, weight=weight)
+    panel.set_title(TITLES[metric], fontsize=10.5, loc="left")
+    _tidy(panel, max(row["ci95"].get(metric, (0, row[metric]))[1] for row in rows.values()))
+
+
+def _label_value(panel: Any, value: float, place: tuple[float, float], **style: str) -> None:
+    paper = {"facecolor": "white", "edgecolor": "none", "pad": 0.4}
+    panel.annotate(
+        short(value), place, (7, 0), textcoords="offset points", va="center", fontsize=8.5, bbox=paper, **style
+    )
+
+
+def _tidy(panel: Any, largest: float) -> None:
+    panel.set_xlim(0, 1.32 * largest or 1)
+    panel.locator_params(axis="x", nbins=4)
+    panel.tick_params(axis="both", length=0, labelsize=8, labelcolor="#555555")
+    panel.grid(axis="x", color="#E6E6E6", linewidth=0.8)
+    panel.grid(axis="y", color="#EFEFEF", linewidth=0.8)
+    panel.set_axisbelow(True)
+    panel.spines[:].set_visible(False)
+
+
+def _label_systems(panel: Any, rows: Rows, ours: Collection[str]) -> None:
+    panel.set_yticks(range(len(rows)), labels=list(rows), parse_math=False)
+    panel.set_ylim(len(rows) - 0.4, -0.6)
+    for label, system in zip(panel.get_yticklabels(), rows, strict=True):
+        label.set(color=_colour(system in ours), fontsize=9.5)
+
+
+def _colour(ours: bool) -> str:
+    return _OURS if ours else _OTHERS

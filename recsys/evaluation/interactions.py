@@ -1,0 +1,135 @@
+"""What a baseline is told: the events it is fitted on, and the histories of those who ask.
+
+Shapes: U users, N items of the catalogue, M events, B users who ask.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from scipy import sparse
+
+from recsys.candidates.operators import cooccurrence
+from recsys.errors import DataError
+from recsys.evaluation.replay import Replay
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Histories:
+    """The items that B users met, oldest first, an item as often as it was met. ValueError when malformed."""
+
+    indptr: np.ndarray
+    """[B + 1] int64, the history of user b is items[indptr[b]:indptr[b + 1]]"""
+    items: np.ndarray
+    """[M] int64, catalogue rows"""
+
+    def __post_init__(self) -> None:
+        if not len(self.indptr) or self.indptr[0] != 0 or self.indptr[-1] != len(self.items):
+            raise ValueError(f"indptr must run from 0 to {len(self.items)}, the number of events")
+        if len(self.items) and self.items.min() < 0:
+            raise ValueError("histories hold a negative item; catalogue rows start at 0")
+
+    @staticmethod
+    def of(lists: Sequence[Sequence[int]]) -> "Histories":
+        """Histories from one sequence of catalogue rows a user, oldest first."""
+        indptr = np.cumsum([0, *map(len, lists)], dtype=np.int64)
+        return Histories(indptr=indptr, items=np.array([item for row in lists for item in row], dtype=np.int64))
+
+    @staticmethod
+    def grouped(users: np.ndarray, items: np.ndarray, num_users: int) -> "Histories":
+        """Histories of users 0 to num_users - 1 from events [M] that stand in order within each user."""
+        order = np.argsort(users, kind="stable")
+        return Histories(indptr=np.searchsorted(users[order], np.arange(num_users + 1)), items=items[order])
+
+    def __len__(self) -> int:
+        return len(self.indptr) - 1
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """[B] int64."""
+        return np.diff(self.indptr)
+
+    @property
+    def users(self) -> np.ndarray:
+        """[M] int64, the row of the user each event belongs to."""
+        return np.repeat(np.arange(len(self)), self.lengths)
+
+    def batch(self, rows: slice | np.ndarray) -> "Histories":
+        """The histories of some users, in the order of `rows`."""
+        chosen = np.arange(len(self))[rows]
+        lengths = self.lengths[chosen]
+        indptr = np.concatenate([[0], np.cumsum(lengths)])
+        places = np.arange(indptr[-1]) + np.repeat(self.indptr[chosen] - indptr[:-1], lengths)
+        return Histories(indptr=indptr, items=self.items[places])
+
+    def matrix(self, num_items: int, decay: float = 1.0) -> sparse.csr_array:
+        """[B, N] float32: decay^age of the newest time the user met the item; the age counts the events after it."""
+        if len(self.items) and self.items.max() >= num_items:
+            raise ValueError(f"a history holds catalogue row {self.items.max()}, the catalogue has {num_items} items")
+        users = self.users
+        ages = self.indptr[1:][users] - 1 - np.arange(len(users))
+        pairs, newest = np.unique((users * num_items + self.items)[::-1], return_index=True)
+        weights = np.power(decay, ages[::-1][newest]).astype(np.float32)
+        indptr = np.searchsorted(pairs, num_items * np.arange(len(self) + 1))
+        return sparse.csr_array((weights, pairs % num_items, indptr), shape=(len(self), num_items))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interactions:
+    """The positive events that may be fitted on. DataError when there are none, ValueError when malformed."""
+
+    users: np.ndarray
+    """[M] int64, 0 <= user < num_users; within each user the events stand in order"""
+    items: np.ndarray
+    """[M] int64, 0 <= item < num_items"""
+    timestamps: np.ndarray
+    """[M] float64, unix seconds, UTC, where `order` is time"""
+    num_users: int
+    num_items: int
+    order: str
+    """what orders the events, as the description of the data says: time, file, user or none (a history is a set)"""
+
+    def __post_init__(self) -> None:
+        if not len(self.users) == len(self.items) == len(self.timestamps):
+            raise ValueError("users, items and timestamps differ in length; give one of each an event")
+        if not len(self.users):
+            raise DataError(
+                "the periods to fit on have no positive events; wanted at least one to fit a baseline, widen them"
+            )
+        for name, rows, limit in (("users", self.users, self.num_users), ("items", self.items, self.num_items)):
+            if rows.min() < 0 or rows.max() >= limit:
+                raise ValueError(f"{name} run from {rows.min()} to {rows.max()}, wanted 0 to {limit - 1}")
+
+    @staticmethod
+    def of(replay: Replay, known: np.ndarray) -> "Interactions":
+        """The positives among the rows `known` [R] bool."""
+        rows = replay.grouped[(known & replay.positives)[replay.grouped]]
+        return Interactions(
+            users=replay.users[rows],
+            items=replay.items[rows],
+            timestamps=replay.timestamps[rows],
+            num_users=len(replay.names),
+            num_items=len(replay.rows_of_items),
+            order=replay.dataset.description.order,
+        )
+
+    @cached_property
+    def histories(self) -> Histories:
+        """Of all users, with nothing for those of whom nothing is known."""
+        return Histories.grouped(self.users, self.items, self.num_users)
+
+    @cached_property
+    def matrix(self) -> sparse.csr_array:
+        """[U, N] float32, 1 where the user met the item, however often."""
+        return self.histories.matrix(self.num_items)
+
+    @cached_property
+    def popularity(self) -> np.ndarray:
+        """[N] int64, users who met the item."""
+        return np.bincount(self.matrix.indices, minlength=self.num_items)
+
+    @cached_property
+    def together(self) -> sparse.csr_array:
+        """[N, N] float32, users who met both items; nothing on the diagonal."""
+        return cooccurrence(self.matrix)

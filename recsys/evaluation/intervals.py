@@ -1,0 +1,37 @@
+"""How sure a mean over users is: bootstrap intervals, for one system and for the difference of two.
+
+B users.
+"""
+
+import numpy as np
+
+
+def weighted_mean(values: np.ndarray, weights: np.ndarray) -> float:
+    """Sum of weights times values [B] over the sum of the weights [B]."""
+    return float(weights @ values / weights.sum())
+
+
+def bootstrap_interval(
+    values: np.ndarray, seed: int, weights: np.ndarray | None = None, samples: int = 1000
+) -> tuple[float, float]:
+    """95% percentile bootstrap interval of the (weighted) mean of values [B], resampling users with their weights [B].
+
+    Users with the same value and weight are exchangeable, so drawing how often each distinct pair comes (a multinomial)
+    is the same bootstrap, at the price of the distinct pairs only. Efron, Bootstrap methods, Annals of Statistics 1979.
+    """
+    if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
+        raise ValueError(f"bootstrap needs one finite value a user, got shape {values.shape}, maybe with NaN")
+    weights = np.ones(len(values)) if weights is None else weights
+    (distinct, weight), counts = np.unique(np.stack([values, weights]), axis=1, return_counts=True)
+    generator, num_users = np.random.default_rng(seed), len(values)
+    draws = (generator.multinomial(num_users, counts / num_users) for _ in range(samples))
+    means = np.fromiter((draw @ (weight * distinct) / (draw @ weight) for draw in draws), np.float64, count=samples)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def paired_bootstrap(a: np.ndarray, b: np.ndarray, seed: int) -> tuple[float, float, float]:
+    """Mean of a - b over the same users [B], with the low and high end of its 95% interval."""
+    if a.shape != b.shape:
+        raise ValueError(f"the two systems have values of shapes {a.shape} and {b.shape}; give both the same users")
+    return (float(np.mean(a - b)), *bootstrap_interval(a - b, seed))

@@ -1,0 +1,210 @@
+"""Baselines that add up what each item of a history speaks for: neighbours, transitions, their mix, and EASE.
+
+A user without history gets no opinion from any of them.
+Shapes: N items of the catalogue, B users who ask.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import linalg, sparse
+
+from recsys.candidates.operators import cosine, damped, normalised, transitions
+from recsys.errors import check_ranges
+from recsys.evaluation.baselines import LeftOut
+from recsys.evaluation.interactions import Histories, Interactions
+
+SUPPORT = 2.0
+"""what the sum of an item's transitions has to exceed before they count fully"""
+TIE_BREAK = 1e-7
+"""weight of popularity below all other evidence"""
+LARGEST_DENSE = 20_000
+"""items; a dense operator of more of them takes more than 3 GiB to fit"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinearScorer:
+    """history @ operator: zeros for a user without history, and ties lose."""
+
+    operator: np.ndarray | sparse.csr_array
+    """[N, N] float32, row: item of the history, column: item it speaks for"""
+
+    def scores(self, histories: Histories) -> np.ndarray:
+        return _product(histories.matrix(self.operator.shape[0]), self.operator)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MixScorer:
+    """h S / max + weight h T / max, each maximum that of one user, h decaying with the age of an event; ties to fame."""
+
+    similarity: sparse.csr_array | None
+    """S [N, N]; None leaves the first term out"""
+    following: sparse.csr_array
+    """T [N, N]"""
+    popularity: np.ndarray
+    """[N]"""
+    weight: float
+    decay: float
+
+    def scores(self, histories: Histories) -> np.ndarray:
+        history = histories.matrix(len(self.popularity), self.decay)
+        scores = self.weight * _to_unit_maximum(_product(history, self.following))
+        if self.similarity is not None:
+            scores += _to_unit_maximum(_product(history, self.similarity))
+        return scores + np.float32(TIE_BREAK) * self.popularity.astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ItemKNN:
+    """Shrunken cosine between the sets of users of two items, nearest neighbours only.
+
+    Sarwar et al., Item-based collaborative filtering, WWW 2001; shrinkage as in Ferrari Dacrema et al., Are we really
+    making much progress, RecSys 2019.
+    """
+
+    neighbours: int
+    """kept for each item, and all that tie with the last one, so that the order of the catalogue cannot matter"""
+    shrinkage: float
+    """takes weight from pairs with little support"""
+
+    def __post_init__(self) -> None:
+        check_ranges("item-kNN", neighbours=(self.neighbours, 1, 1_000_000), shrinkage=(self.shrinkage, 0.0, 1e9))
+
+    def fit(self, interactions: Interactions) -> LinearScorer:
+        similar = cosine(interactions.together, interactions.popularity, self.shrinkage)
+        return LinearScorer(operator=_nearest(similar, self.neighbours))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowTransitions:
+    """What usually follows within a few events, for a history that fades; popularity breaks ties.
+
+    The transition half of `Mix`; a first-order Markov chain (Rendle et al., Factorizing personalized Markov chains,
+    WWW 2010) with a window instead of a step.
+    """
+
+    window: int
+    """events"""
+    power: float
+    """takes weight from popular items that follow: their column is divided by (popularity + 1)^power"""
+    decay: float
+    """weight of an event relative to the next newer one"""
+
+    def __post_init__(self) -> None:
+        check_ranges("window transitions", **_ranges(self))
+
+    def fit(self, interactions: Interactions) -> MixScorer:
+        """LeftOut when histories are sets."""
+        return _mix(interactions, None, window=self.window, power=self.power, decay=self.decay, weight=1.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mix:
+    """Co-occurrence and transitions in one sum, over a history that fades.
+
+    score = h S / max + weight h T / max + 1e-7 popularity, each maximum that of the user over all items, where
+    S[i, j] = |i and j| / (|i| |j|)^damping; T[i, j] sums 1 / distance over all pairs of events, i then j, at most `window`
+    apart, divided by (sum of row i + 2) and by (popularity of j + 1)^power; h = decay^age, age 0 for the newest event.
+    """
+
+    damping: float
+    """0 counts what is met together, 0.5 is the cosine"""
+    window: int
+    """events"""
+    power: float
+    """takes weight from popular items that follow"""
+    decay: float
+    """weight of an event relative to the next newer one"""
+    weight: float
+    """of the transitions"""
+
+    def __post_init__(self) -> None:
+        check_ranges("mix", damping=(self.damping, 0.0, 1.0), weight=(self.weight, 0.0, 1e6), **_ranges(self))
+
+    def fit(self, interactions: Interactions) -> MixScorer:
+        """LeftOut when histories are sets."""
+        return _mix(
+            interactions, self.damping, window=self.window, power=self.power, decay=self.decay, weight=self.weight
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EASE:
+    """The linear autoencoder with zero diagonal, in closed form; dense, N^3 time and 8 N^2 bytes.
+
+    Minimises |X - XB|^2 + regularisation |B|^2 with diag(B) = 0: with P = (X'X + regularisation I)^-1,
+    B[i, j] = -P[i, j] / P[j, j]. Steck, Embarrassingly shallow autoencoders for sparse data, WWW 2019.
+    """
+
+    regularisation: float
+
+    def __post_init__(self) -> None:
+        check_ranges("EASE", regularisation=(self.regularisation, 1e-6, 1e9))
+
+    def fit(self, interactions: Interactions) -> LinearScorer:
+        """LeftOut when the catalogue is too large."""
+        if interactions.num_items > LARGEST_DENSE:
+            raise LeftOut(f"{interactions.num_items:,} items are too many to invert, wanted at most {LARGEST_DENSE:,}")
+        weights = interactions.together.toarray()
+        np.fill_diagonal(weights, interactions.popularity + self.regularisation)
+        weights = _inverse(weights)
+        weights /= -weights.diagonal()
+        np.fill_diagonal(weights, 0.0)
+        return LinearScorer(operator=weights)
+
+
+def _mix(
+    interactions: Interactions, damping: float | None, *, window: int, power: float, decay: float, weight: float
+) -> MixScorer:
+    if interactions.order == "none":
+        raise LeftOut("histories are sets, nothing says what followed")
+    together, popularity = interactions.together, interactions.popularity
+    counts = transitions(interactions.users, interactions.items, interactions.num_items, window)
+    return MixScorer(
+        similarity=None if damping is None else damped(together, popularity, damping),
+        following=normalised(counts, popularity, SUPPORT, power),
+        popularity=popularity,
+        weight=weight,
+        decay=decay,
+    )
+
+
+def _ranges(knobs: WindowTransitions | Mix) -> dict[str, tuple[float, float, float]]:
+    return {"window": (knobs.window, 1, 1_000), "power": (knobs.power, 0.0, 1.0), "decay": (knobs.decay, 1e-6, 1.0)}
+
+
+def _product(history: sparse.csr_array, operator: np.ndarray | sparse.csr_array) -> np.ndarray:
+    product: Any = history @ operator
+    return product.toarray() if sparse.issparse(product) else product
+
+
+def _to_unit_maximum(scores: np.ndarray) -> np.ndarray:
+    """Every row divided by its largest value; rows of zeros stay."""
+    largest = scores.max(axis=1, keepdims=True)
+    return scores / np.where(largest > 0, largest, 1)
+
+
+def _nearest(similar: sparse.csr_array, neighbours: int) -> sparse.csr_array:
+    """The entries of a row that are among its largest, or equal to the last of them."""
+    entries = similar.tocoo()
+    order = np.lexsort((-entries.data, entries.row))
+    place = np.arange(len(order)) - np.searchsorted(entries.row[order], entries.row[order])
+    last = order[place == neighbours - 1]
+    threshold = np.zeros(similar.shape[0], dtype=entries.data.dtype)
+    threshold[entries.row[last]] = entries.data[last]
+    kept = entries.data >= threshold[entries.row]
+    places = (entries.data[kept], (entries.row[kept], entries.col[kept]))
+    return sparse.csr_array(places, shape=similar.shape)
+
+
+def _inverse(matrix: np.ndarray) -> np.ndarray:
+    """Of a symmetric positive definite matrix, which is overwritten: Cholesky, in place."""
+    factorise, invert = linalg.lapack.get_lapack_funcs(("potrf", "potri"), (matrix,))
+    factor, failed = factorise(matrix.T, lower=True, overwrite_a=True, clean=False)
+    if failed:
+        raise linalg.LinAlgError(f"the leading minor of order {failed} is not positive definite")
+    inverse, _ = invert(factor, lower=True, overwrite_c=True)
+    upper = np.triu_indices(len(inverse), 1)
+    inverse[upper] = inverse.T[upper]
+    return inverse

@@ -1,0 +1,134 @@
+"""What is asked in one period of a split, and every system's answer to it.
+
+Each user is asked once, at the first event of the period; the targets are the items that the user then meets positively
+for the first time, whether anything is known of them or not.
+
+Shapes: R rows of the log, B queries, N items, K places.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from scipy import sparse
+
+from recsys.contracts import Query
+from recsys.data.dataset import Dataset
+from recsys.data.splits import PERIODS, Split
+from recsys.errors import DataError
+from recsys.evaluation.baselines import Scorer
+from recsys.evaluation.interactions import Histories, Interactions
+from recsys.evaluation.metrics import K, Targets, ndcg, rank_scores, score_hits
+from recsys.evaluation.replay import Replay, slate_ranking
+from recsys.pipeline import Stage, recommend
+
+CELLS = 2**21
+"""scores held at a time"""
+SLATES = 64
+"""queries a cascade is asked at a time"""
+Scores = Callable[[slice], np.ndarray]
+"""consecutive queries -> their scores [b, N], larger is better"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Questions:
+    """The queries of one period and what is right."""
+
+    replay: Replay
+    split: Split
+    period: int
+    rows: np.ndarray
+    """[B] row of the log at which each user asks"""
+    targets: Targets
+    histories: Histories
+    """what reached an objective before, oldest first: what every system may know of the user"""
+    removes_seen: bool
+    removed: sparse.csr_array
+    """[B, N] nonzero where an item may not be shown: met before, as a mere impression too; empty if seen items stay"""
+
+    @staticmethod
+    def of(dataset: Dataset, split: Split, replay: Replay, period: int, *, remove_seen: bool) -> "Questions":
+        """DataError when nothing new is met in the period."""
+        wanted = split.targets(dataset, period)
+        rows = replay.first_rows(split.periods == period)
+        rows = rows[np.isin(replay.users[rows], replay.users[wanted])]
+        if not len(rows):
+            name = PERIODS[period].lower()
+            raise DataError(f"{dataset.name}: no user meets a new item in the {name} period; enlarge protocol.{name}")
+        asking, earlier = replay.earlier(rows)
+        reached = (replay.labels[earlier] > 0).any(axis=1)
+        met = Histories.grouped(asking, replay.items[earlier], len(rows)).matrix(dataset.num_items)
+        return Questions(
+            replay=replay,
+            split=split,
+            period=period,
+            rows=rows,
+            targets=replay.targets(rows, wanted),
+            histories=Histories.grouped(asking[reached], replay.items[earlier[reached]], len(rows)),
+            removes_seen=remove_seen,
+            removed=met if remove_seen else sparse.csr_array(met.shape, dtype=met.dtype),
+        )
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def num_items(self) -> int:
+        return self.removed.shape[1]
+
+    @property
+    def users(self) -> np.ndarray:
+        """[B] int64 code of each user, the same in every split of a data set."""
+        return self.replay.users[self.rows]
+
+    @cached_property
+    def queries(self) -> list[Query]:
+        return self.replay.queries(self.rows, K)
+
+    @cached_property
+    def known(self) -> Interactions:
+        """What a system that answers may be fitted on."""
+        return Interactions.of(self.replay, self.split.known(self.period))
+
+    def sample(self, num: int, seed: int) -> "Questions":
+        """At most `num` of them, drawn with a seed, in their order."""
+        if num >= len(self):
+            return self
+        chosen = np.sort(np.random.default_rng(seed).choice(len(self), num, replace=False))
+        kept = np.isin(self.targets.users, chosen)
+        return replace(
+            self,
+            rows=self.rows[chosen],
+            targets=self.targets.only(kept)[1],
+            histories=self.histories.batch(chosen),
+            removed=self.removed[chosen],
+        )
+
+    def rank(self, scores: Scores) -> np.ndarray:
+        """[B, K] catalogue rows, best first, from scores of the whole catalogue; a target loses every tie."""
+        parts = [
+            rank_scores(scores(batch), K, self.removed[batch], self.targets.batch(batch)) for batch in self._batches()
+        ]
+        return np.concatenate(parts)
+
+    def ndcg_at_10(self, scores: Scores) -> np.ndarray:
+        """[B], that of `rank`, at a fraction of its price."""
+        batches = [(batch, self.targets.batch(batch)) for batch in self._batches()]
+        found = [score_hits(scores(batch), 10, self.removed[batch], targets) for batch, targets in batches]
+        return ndcg(np.concatenate(found), self.targets.num_targets, 10)
+
+    def scores_of(self, scorer: Scorer) -> Scores:
+        """What `rank` and `ndcg_at_10` take, from a fitted baseline."""
+        return lambda batch: scorer.scores(self.histories.batch(batch))
+
+    def answers(self, stages: Sequence[Stage]) -> np.ndarray:
+        """[B, K] catalogue rows that a cascade shows."""
+        slates = []
+        for start in range(0, len(self), SLATES):
+            slates += recommend(self.queries[start : start + SLATES], stages)
+        return slate_ranking(slates, self.replay.rows_of_items, K)
+
+    def _batches(self) -> list[slice]:
+        step = max(1, CELLS // self.num_items)
+        return [slice(start, min(start + step, len(self))) for start in range(0, len(self), step)]

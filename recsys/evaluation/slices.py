@@ -1,0 +1,61 @@
+"""Parts of the questions that a mean hides: new users, short histories, cold items, the tail.
+
+Shapes: B questions, b of them in a slice, N items, M targets.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from recsys.evaluation.metrics import Targets, ideal_gains, inverse_propensities
+from recsys.evaluation.questions import Questions
+
+SHORT = 5
+"""most events of a short history"""
+HEAD = 0.8
+"""share of the known events that the popular items hold; all others are the tail"""
+EVERYTHING = "everything"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slice:
+    """Some questions of a split with some of their targets, at least one each."""
+
+    rows: np.ndarray
+    """[b] places among the questions"""
+    users: np.ndarray
+    """[b] codes"""
+    targets: Targets
+    item_weights: np.ndarray
+    """[N] inverse propensities"""
+
+    @property
+    def user_weights(self) -> np.ndarray:
+        """[b] weight of each question in the mean of debiased values."""
+        return ideal_gains(self.targets, self.item_weights, 10)
+
+
+def slices(questions: Questions) -> dict[str, Slice]:
+    """By name; EVERYTHING comes first, slices without a question are absent."""
+    popularity, lengths = questions.known.popularity, questions.histories.lengths
+    weights, of_user, of_item = inverse_propensities(popularity), questions.targets.users, questions.targets.items
+    chosen = {
+        EVERYTHING: np.ones(len(of_item), dtype=bool),
+        "users with a history": (lengths > 0)[of_user],
+        "new users": (lengths == 0)[of_user],
+        f"short histories (1 to {SHORT} events)": ((lengths > 0) & (lengths <= SHORT))[of_user],
+        "cold items (nothing known of them)": (popularity == 0)[of_item],
+        f"tail items (outside of the top {HEAD:.0%} of events)": ~popular(popularity, HEAD)[of_item],
+    }
+    parts = {name: questions.targets.only(kept) for name, kept in chosen.items() if kept.any()}
+    return {
+        name: Slice(rows=rows, users=questions.users[rows], targets=targets, item_weights=weights)
+        for name, (rows, targets) in parts.items()
+    }
+
+
+def popular(popularity: np.ndarray, share: float) -> np.ndarray:
+    """[N] bool: the fewest items that hold this share of all events, and those as popular as the last of them."""
+    falling = np.sort(popularity)[::-1]
+    last = np.searchsorted(np.cumsum(falling), share * falling.sum())
+    return (popularity >= falling[last]) & (popularity > 0)
