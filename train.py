@@ -24,7 +24,9 @@ INTERRUPTED = "interrupted; the same command with the same run_dir goes on from 
 
 def build(config: DictConfig) -> Experiment:
     """Every part of the experiment from its configuration group."""
-    part = {name: instantiate(config[name], _convert_="all") for name in config if name not in ("seed", "seeds", "run_dir")}
+    part = {
+        name: instantiate(config[name], _convert_="all") for name in config if name not in ("seed", "seeds", "run_dir")
+    }
     return Experiment(
         data=part["data"],
         protocol=part["protocol"],

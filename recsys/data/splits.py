@@ -103,7 +103,9 @@ class GlobalTime:
         periods = np.searchsorted(cuts, times, side="right").astype(np.int8)
         _check_filled(periods, "events share too few timestamps; give more events, other fractions or fewer cuts")
         which = f" (window {window + 1} of {self.cuts})" if self.cuts > 1 else ""
-        return Split(name=f"global time split{which}", periods=periods, cuts=tuple(cuts.tolist()), strict=False, ordered=True)
+        return Split(
+            name=f"global time split{which}", periods=periods, cuts=tuple(cuts.tolist()), strict=False, ordered=True
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -53,7 +53,7 @@ class _TiledSoftmax(torch.autograd.Function):
         return loss
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         of_users, of_items = ctx.saved_tensors
         return of_users * gradient, of_items * gradient, None, None, None, None
 

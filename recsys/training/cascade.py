@@ -35,6 +35,9 @@ from recsys.training.watched import Watched
 
 Say = Callable[[str], None]
 
+WATCHED = 2_000
+"""validation users, at most, on whom the towers are measured after every epoch"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Knobs:
@@ -120,7 +123,7 @@ class Run:
             spec,
             items,
             self._examples(spec, known),
-            Watched.of(self.validation, spec, items) if epochs is None else None,
+            Watched.of(self.validation.sample(WATCHED, seed=0), spec, items) if epochs is None else None,
             loop=self.knobs.loop,
             folder=self.folder / f"towers_{PERIODS[period].lower()}",
             epochs=epochs,

@@ -98,12 +98,12 @@ class Experiment:
                 say("graphs and evaluation")
                 served = split is splits[-1] and seed == self.seeds[0]
                 with self._draft(folder, cascade, served) as draft:
-                    save_cascade(draft, cascade, prepared, policy=self.policy, rules=self.rules, config=config, seed=seed)
+                    save_cascade(
+                        draft, cascade, prepared, policy=self.policy, rules=self.rules, config=config, seed=seed
+                    )
                     self._measure(draft, test, board, seed)
                     if served:
-                        report = board.report(
-                            seconds=time.perf_counter() - started, peak_memory_mib=_peak_memory_mib()
-                        )
+                        report = board.report(seconds=time.perf_counter() - started, peak_memory_mib=_peak_memory_mib())
                         report.save(folder)
                         shutil.copy(folder / "metrics.json", draft.path)
         return report

@@ -89,17 +89,29 @@ class RetrievalTask(pl.LightningModule):
     def training_step(self, indices: Tensor) -> dict[str, Tensor | int]:
         window = trimmed(**self.windows.rows(indices))
         asked = self._next_events(window) if self.ordered else self._rest_of_the_set(window)
-        batch = {
-            **self.items.join("history", self.events["item"][asked.events]),
-            "history_labels": self.events["labels"][asked.events],
-            "history_gaps": self.events["gap"][asked.events],
-        }
+        met, wanted = self.events["item"][asked.events], self.events["item"][asked.targets]
+        sample = self._sample(wanted[asked.weights > 0])
+        rows, place = torch.unique(torch.cat([sample, met.flatten()]), return_inverse=True)
+        encoded = self.towers.item_encoder(self.items.join("item", rows), "item")
+        histories = self.towers.histories(
+            encoded[place[sample.shape[0] :]].unflatten(0, met.shape),
+            met != self.num_items,
+            self.events["labels"][asked.events],
+            self.events["gap"][asked.events],
+        )
         request = {
             **self.profile.join("profile", self.events["user"][asked.following]),
             **self.context.join("context", asked.following),
         }
-        users = self.towers.head(self.towers.histories(batch)[asked.positions], request)
-        loss = self._loss(users, self.events["item"][asked.targets], asked.weights)
+        users = self.towers.head(histories[asked.positions], request)
+        loss = softmax_loss(
+            users,
+            self.towers.vectors(encoded[place[: sample.shape[0]]]),
+            torch.searchsorted(sample, wanted).clamp(max=sample.shape[0] - 1),
+            asked.weights,
+            temperature=self.knobs.temperature,
+            log_expected=self._log_chance(sample, int((asked.weights > 0).sum())),
+        )
         self.log("retrieval/loss", loss, prog_bar=True)
         return {"loss": loss, "examples": users.shape[0]}
 
@@ -134,25 +146,19 @@ class RetrievalTask(pl.LightningModule):
             weights=shares * self.events["weight"][targets],
         )
 
-    def _loss(self, users: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    def _sample(self, targets: Tensor) -> Tensor:
+        """Rows to tell the targets from, each once, ascending: uniform ones and the targets, or the whole catalogue."""
         if not self.knobs.negatives:
-            return softmax_loss(users, self.catalogue_vectors(), targets, weights, temperature=self.knobs.temperature)
+            return torch.arange(self.num_items, device=targets.device)
         drawn = torch.randint(self.num_items, (self.knobs.negatives,), device=targets.device)
-        sample = torch.unique(torch.cat([drawn, targets[weights > 0]]))
-        vectors = self.towers.items(self.items.join("item", sample))
-        return softmax_loss(
-            users,
-            vectors,
-            torch.searchsorted(sample, targets).clamp(max=sample.shape[0] - 1),
-            weights,
-            temperature=self.knobs.temperature,
-            log_expected=self._log_chance(sample, int((weights > 0).sum())),
-        )
+        return torch.unique(torch.cat([drawn, targets]))
 
-    def _log_chance(self, sample: Tensor, num_targets: int) -> Tensor:
+    def _log_chance(self, sample: Tensor, num_targets: int) -> Tensor | None:
         """Log of the chance that an item is among the uniform negatives or the targets of a step, [N]."""
-        missed = self.knobs.negatives * math.log1p(-1 / (self.num_items + 1e-9))
-        missed = missed + num_targets * torch.log1p(-self.popularity["share"][sample])
+        if not self.knobs.negatives:
+            return None
+        missed = num_targets * torch.log1p(-self.popularity["share"][sample])
+        missed = missed + self.knobs.negatives * math.log1p(-1 / (self.num_items + 1))
         return torch.log(-torch.expm1(missed)).float()
 
     def catalogue_vectors(self) -> Tensor:

@@ -40,9 +40,14 @@ class Watched:
         )
 
     def batches(self) -> Iterator[Arrays]:
-        """The request in steps."""
+        """The request in steps, without the columns of the history in front that are padding in all of a step."""
         for start in range(0, len(self.history), STEP):
-            yield {name: array[start : start + STEP] for name, array in self.request.items()}
+            rows = slice(start, start + STEP)
+            spare = int((self.history[rows] == PAD).all(axis=0).sum())
+            yield {
+                name: array[rows, spare:] if name.startswith("history_") else array[rows]
+                for name, array in self.request.items()
+            }
 
     def judge(self, rows: np.ndarray) -> float:
         """What retrieval is chosen by: mean NDCG@10 + recall@100 of a ranking [Q, K], PAD at the end."""
