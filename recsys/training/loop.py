@@ -58,23 +58,29 @@ class Buckets(Permutation):
         self.examples = max(1, round(self.STRETCH * batch_size / float(sizes.mean())))
 
     def __len__(self) -> int:
-        return len(self._batches())
+        """The same in every epoch, as Lightning wants it."""
+        return sum(self._num(min(self.examples, self.size - start)) for start in range(0, self.size, self.examples))
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        batches = self._batches()
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.size)
+        stretches = (order[start : start + self.examples] for start in range(0, self.size, self.examples))
+        batches = [batch for stretch in stretches for batch in self._cut(stretch)]
         yield from (
             batches[place] for place in np.random.default_rng((self.seed, self.epoch, 1)).permutation(len(batches))
         )
 
-    def _batches(self) -> list[np.ndarray]:
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.size)
-        stretches = (order[start : start + self.examples] for start in range(0, self.size, self.examples))
-        return [batch for stretch in stretches for batch in self._cut(stretch)]
+    def _num(self, examples: int) -> int:
+        """Batches that a stretch of so many examples is cut into."""
+        return min(examples, max(1, round(self.STRETCH * examples / self.examples)))
 
     def _cut(self, stretch: np.ndarray) -> list[np.ndarray]:
+        """Batches of about equal size, none of them empty."""
         stretch = stretch[np.argsort(self.sizes[stretch], kind="stable")]
-        full = np.cumsum(self.sizes[stretch]) // self.batch_size
-        return np.split(stretch, np.flatnonzero(np.diff(full)) + 1)
+        num, upto = self._num(len(stretch)), np.cumsum(self.sizes[stretch])
+        places = np.arange(1, num)
+        ends = np.searchsorted(upto, upto[-1] * places / num, side="right")
+        ends = np.maximum.accumulate(np.maximum(ends - places, 0)) + places
+        return np.split(stretch, np.minimum(ends, len(stretch) - num + places))
 
 
 class Indices(Dataset[torch.Tensor]):
