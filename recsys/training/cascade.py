@@ -114,7 +114,12 @@ def _train_retrieval(
     learnt = np.flatnonzero(known & prepared.replay.positives)
     replay = prepared.replay
     sources = knobs.candidates.fit(
-        replay.users[learnt], replay.items[learnt], replay.seconds[learnt], len(items), index
+        users=replay.users[learnt],
+        items=replay.items[learnt],
+        timestamps=replay.seconds[learnt],
+        items_table=items,
+        spec=spec,
+        index=index,
     )
     retrieve = Retrieve(spec=spec, items=items, user_tower=eager_user_tower(towers), sources=sources)
     return retrieve, towers, vectors, recall, trained
