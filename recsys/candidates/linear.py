@@ -59,14 +59,14 @@ class CosineAndTransitions:
         """
         damping: 0 counts what is met together, 0.5 is the cosine
         window: events
-        power: takes weight from popular items that follow
+        power: takes weight from popular items that follow; below 0 gives it to them
         weight: of the transitions
         """
         check_ranges(
             GROUP,
             damping=(damping, 0.0, 1.0),
             window=(window, 1, 1_000),
-            power=(power, 0.0, 1.0),
+            power=(power, -1.0, 1.0),
             weight=(weight, 0.0, 1e6),
         )
         self.damping, self.window, self.power, self.weight = damping, window, power, weight

@@ -107,12 +107,13 @@ def _joined(offers: Sequence[np.ndarray], nums: Sequence[int], excluded: np.ndar
 
 def _flatten(offers: Sequence[np.ndarray], nums: Sequence[int], excluded: np.ndarray) -> tuple[np.ndarray, ...]:
     """One entry an offer that counts: its query, source and row."""
-    entries = []
-    for number, (rows, num) in enumerate(zip(offers, nums, strict=True)):
-        allowed = (rows != PAD) & ~_contains(excluded, rows)
-        query, column = np.nonzero(allowed & (np.cumsum(allowed, axis=1) <= num))
-        entries.append((query, np.full(len(query), number), rows[query, column]))
-    return tuple(np.concatenate(parts) for parts in zip(*entries, strict=True))
+    rows = np.concatenate(offers, axis=1)
+    bounds = np.cumsum([0, *(offer.shape[1] for offer in offers)])
+    allowed = (rows != PAD) & ~_contains(excluded, rows)
+    for num, start, stop in zip(nums, bounds[:-1], bounds[1:], strict=True):
+        allowed[:, start:stop] &= np.cumsum(allowed[:, start:stop], axis=1) <= num
+    query, column = np.nonzero(allowed)
+    return query, np.searchsorted(bounds, column, side="right") - 1, rows[query, column]
 
 
 def _contains(excluded: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -26,9 +26,11 @@ from recsys.index import Index
 KINDS: dict[str, type[Fitted]] = {kind.kind: kind for kind in (TowerIndex, ItemNeighbours, ItemList)}
 BATCH = 512
 """queries whose union is made at once when weights are chosen"""
+JUDGED = 100
+"""candidates of a query that decide about weights"""
 
 Judge = Callable[[np.ndarray], float]
-"""catalogue rows [B, K], best first, PAD at the end -> how good they are, larger is better"""
+"""catalogue rows [B, K], best first, PAD at the end, K at most JUDGED -> how good they are, larger is better"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +149,7 @@ class CandidateSources:
         best, highest = sources, -np.inf
         for faded in self._faded(sources):
             unions = list(_unions(faded, vectors, history, excluded))
-            worth = partial(_worth, unions=unions, total=sources.total, judge=judge)
+            worth = partial(_worth, unions=unions, total=min(JUDGED, sources.total), judge=judge)
             weights, reached = coordinate_search(grids, best.weights, worth)
             if reached > highest:
                 best, highest = faded.weighted(weights), reached
