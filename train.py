@@ -24,7 +24,9 @@ INTERRUPTED = "interrupted; the same command with the same run_dir goes on from 
 
 def build(config: DictConfig) -> Experiment:
     """Every part of the experiment from its configuration group."""
-    part = {name: instantiate(config[name], _convert_="all") for name in config if name not in ("seed", "run_dir")}
+    part = {
+        name: instantiate(config[name], _convert_="all") for name in config if name not in ("seed", "seeds", "run_dir")
+    }
     return Experiment(
         data=part["data"],
         protocol=part["protocol"],
@@ -34,14 +36,14 @@ def build(config: DictConfig) -> Experiment:
             retrieval=part["retrieval"],
             candidates=part["candidates"],
             index=part["index"],
-            ranking=part["ranking"],
+            ranking=part.get("ranking"),
             loop=part["trainer"],
         ),
         policy=part["policy"],
         rules=part["rules"],
         evaluation=part["evaluation"],
         tracking=part["logger"],
-        seed=config.seed,
+        seeds=tuple(range(config.seed, config.seed + config.seeds)),
     )
 
 

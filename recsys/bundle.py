@@ -58,6 +58,9 @@ class Bundle:
             raise BundleError(f"{file} is missing; the bundle is incomplete, train it again")
         return file
 
+    def has(self, name: str) -> bool:
+        return (self.path / name).is_file()
+
     def document(self, name: str) -> Any:
         """A JSON or YAML file."""
         text = self.file(name).read_text(encoding="utf-8")

@@ -7,7 +7,7 @@ Shapes: B queries, L history, C candidates, S sources, T objectives, E excluded 
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ QUERY = Tensor(name="QUERY", dtype="bytes", shape=(1,))
 SLATE = Tensor(name="SLATE", dtype="bytes", shape=(1,))
 ITEMS = Tensor(name="ITEMS", dtype="bytes", shape=(-1,))
 UTILITIES = Tensor(name="UTILITIES", dtype="float32", shape=(-1,))
+
+RANKER = "ranker.onnx"
 
 Tensors = Mapping[str, Any]
 UserTower = Callable[[Arrays], np.ndarray]
@@ -69,6 +71,10 @@ class Retrieve:
             "source_scores": merged.source_scores,
             "degraded": self._degraded(queries, request, history),
         }
+
+    def only(self, source: str) -> "Retrieve":
+        """The same stage with one of its sources alone."""
+        return replace(self, sources=self.sources.only(source))
 
     def _excluded(self, queries: Sequence[Query]) -> np.ndarray:
         """[B, E] rows of all a user has met or asks not to see, PAD at the end."""
@@ -152,7 +158,7 @@ class Rules:
         return {"SLATE": self.policy.compose(tensors["QUERY"], candidates, tensors.get("probabilities"))}
 
 
-Stages = tuple[Retrieve, Rank, Rules]
+Stages = tuple[Retrieve, Rank, Rules] | tuple[Retrieve, Rules]
 
 
 def ranker_inputs(spec: FeatureSpec, num_sources: int) -> tuple[Tensor, ...]:
@@ -224,7 +230,7 @@ def load_retrieve(bundle: Bundle) -> Retrieve:
 def load_rank(bundle: Bundle) -> Rank:
     spec = read_spec(bundle)
     possible = ranker_inputs(spec, len(bundle.document("candidates.json")["sources"]))
-    model = OnnxModel(bundle.file("ranker.onnx"), possible)
+    model = OnnxModel(bundle.file(RANKER), possible)
     inputs = tuple(tensor for tensor in possible if tensor.name in model.names)
     return Rank(inputs=inputs, num_objectives=spec.num_objectives, model=model)
 
@@ -248,7 +254,9 @@ def load_rules(bundle: Bundle, *, policy: Policy | None = None, rules: RuleSet |
 
 
 def load_stages(bundle: Bundle) -> Stages:
-    """All stages of a verified bundle, ready for `pipeline.recommend`."""
+    """All stages of a verified bundle, ready for `pipeline.recommend`; it may have no ranker."""
+    if not bundle.has(RANKER):
+        return load_retrieve(bundle), load_rules(bundle)
     return load_retrieve(bundle), load_rank(bundle), load_rules(bundle)
 
 

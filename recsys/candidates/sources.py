@@ -80,6 +80,17 @@ class Sources:
         members = zip(self.members, weights, strict=True)
         return replace(self, members=tuple(replace(member, weight=weight) for member, weight in members))
 
+    def with_choices_of(self, other: "Sources") -> "Sources":
+        """The same with the weights and decays of another fit of these sources."""
+        choices = other.chosen
+        members = (_chosen(member, choices[member.name]) for member in self.members)
+        return replace(self, members=tuple(members))
+
+    def only(self, name: str) -> "Sources":
+        """One source alone, which fills all places."""
+        members = tuple(replace(one, num=self.total, weight=1.0) for one in self.members if one.name == name)
+        return replace(self, members=members)
+
     def to_documents(self) -> tuple[Document, Arrays]:
         """What a bundle stores beside the index."""
         document: Document = {"total": self.total, "sources": []}
@@ -157,9 +168,15 @@ class CandidateSources:
 
     def _faded(self, sources: Sources) -> Iterator[Sources]:
         """The sources with every combination of their decays."""
-        for decays in product(*(self.sources[member.name].decays or (None,) for member in sources.members)):
-            faded = (_with_decay(member, decay) for member, decay in zip(sources.members, decays, strict=True))
-            yield replace(sources, members=tuple(faded))
+        grids = {name: self.sources[name].decays for name in sources.names if self.sources[name].decays}
+        for decays in product(*grids.values()):
+            faded = dict(zip(grids, decays, strict=True))
+            choices = (
+                {"weight": member.weight} | ({"decay": faded[member.name]} if member.name in faded else {})
+                for member in sources.members
+            )
+            members = (_chosen(member, choice) for member, choice in zip(sources.members, choices, strict=True))
+            yield replace(sources, members=tuple(members))
 
 
 def _unions(sources: Sources, vectors: np.ndarray, history: np.ndarray, excluded: np.ndarray) -> Iterator[Union]:
@@ -188,10 +205,11 @@ def _decay(fitted: Fitted) -> dict[str, float]:
     return {"decay": fitted.decay} if isinstance(fitted, ItemNeighbours) else {}
 
 
-def _with_decay(member: Member, decay: float | None) -> Member:
-    if not isinstance(member.fitted, ItemNeighbours) or decay is None:
-        return member
-    return replace(member, fitted=replace(member.fitted, decay=decay))
+def _chosen(member: Member, choice: Mapping[str, float]) -> Member:
+    fitted = member.fitted
+    if isinstance(fitted, ItemNeighbours) and "decay" in choice:
+        fitted = replace(fitted, decay=choice["decay"])
+    return replace(member, weight=choice["weight"], fitted=fitted)
 
 
 def _member(entry: Mapping[str, Any], arrays: Mapping[str, np.ndarray], index: Index) -> Member:

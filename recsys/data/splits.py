@@ -30,6 +30,8 @@ class Split:
     """timestamps at which RANK, VALIDATION, TEST and, if there is any, LATER begin; None where there are no common ones"""
     strict: bool
     """nothing that is asked in TEST was fitted on VALIDATION: that is only input"""
+    ordered: bool
+    """a user's events of later periods come after those of earlier ones; else histories are sets"""
 
     def known(self, period: int) -> np.ndarray:
         """[R] bool, rows on which a system may be fitted that is asked in `period`."""
@@ -58,7 +60,7 @@ class Split:
 
 def whole(dataset: Dataset) -> Split:
     """All of the log, nothing held out."""
-    return Split(name="no split", periods=np.zeros(dataset.num_events, np.int8), cuts=None, strict=False)
+    return Split(name="no split", periods=np.zeros(dataset.num_events, np.int8), cuts=None, strict=False, ordered=True)
 
 
 class Splitter(Protocol):
@@ -101,7 +103,9 @@ class GlobalTime:
         periods = np.searchsorted(cuts, times, side="right").astype(np.int8)
         _check_filled(periods, "events share too few timestamps; give more events, other fractions or fewer cuts")
         which = f" (window {window + 1} of {self.cuts})" if self.cuts > 1 else ""
-        return Split(name=f"global time split{which}", periods=periods, cuts=tuple(cuts.tolist()), strict=False)
+        return Split(
+            name=f"global time split{which}", periods=periods, cuts=tuple(cuts.tolist()), strict=False, ordered=True
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +140,7 @@ class LeaveOneOut:
         held_out = np.clip(TEST + 1 - ahead, FIT, TEST)
         periods = np.where(counted["total"].to_numpy() < self.min_events, FIT, held_out).astype(np.int8)
         _check_filled(periods, f"too few positives a user; change min_events ({self.min_events}) or give more events")
-        return (Split(name="leave one out split", periods=periods, cuts=None, strict=True),)
+        return (Split(name="leave one out split", periods=periods, cuts=None, strict=True, ordered=True),)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +168,7 @@ class Random:
         periods = np.searchsorted(starts, drawn, side="right").astype(np.int8)
         _check_filled(periods, "too few pairs of user and item; give more events or other fractions")
         name = "random split (for comparison with the literature; not by time)"
-        return (Split(name=name, periods=periods, cuts=None, strict=False),)
+        return (Split(name=name, periods=periods, cuts=None, strict=False, ordered=False),)
 
 
 def _check_shares(rank: float, validation: float, test: float) -> None:

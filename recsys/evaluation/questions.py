@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 from scipy import sparse
 
-from recsys.contracts import Query
+from recsys.contracts import PAD, Query
 from recsys.data.dataset import Dataset
 from recsys.data.splits import PERIODS, Split
 from recsys.errors import DataError
@@ -128,6 +128,14 @@ class Questions:
         for start in range(0, len(self), SLATES):
             slates += recommend(self.queries[start : start + SLATES], stages)
         return slate_ranking(slates, self.replay.rows_of_items, K)
+
+    def retrieved(self, retrieve: Stage) -> np.ndarray:
+        """[B, K] catalogue rows in the order of the first stage."""
+        rankings = np.full((len(self), K), PAD, dtype=np.int64)
+        for start in range(0, len(self), SLATES):
+            rows = retrieve({"QUERY": self.queries[start : start + SLATES]})["candidate_rows"][:, :K]
+            rankings[start : start + len(rows), : rows.shape[1]] = rows
+        return rankings
 
     def _batches(self) -> list[slice]:
         step = max(1, CELLS // self.num_items)

@@ -20,7 +20,7 @@ from recsys.export.configuration import (
     stage_configuration,
 )
 from recsys.pipeline import light
-from recsys.stages import load_stages
+from recsys.stages import RANKER, load_stages
 
 CONTENT = {"bundle", "models"}
 MODEL = """from serving.stages.{name}.model import TritonPythonModel
@@ -52,7 +52,7 @@ def _write_stage(draft: Path, stage: DeclaredStage, profile: Profile) -> None:
     configuration = stage_configuration(stage, profile)
     version = _write_model(draft, stage.name, configuration)
     if configuration["backend"] == "onnxruntime":
-        shutil.copy(draft / "bundle" / "ranker.onnx", version / "model.onnx")
+        shutil.copy(draft / "bundle" / RANKER, version / "model.onnx")
     else:
         (version / "model.py").write_text(MODEL.format(name=stage.name), encoding="utf-8")
 

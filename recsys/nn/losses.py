@@ -1,38 +1,10 @@
-"""Losses of the towers and the ranker.
+"""Losses of the ranker.
 
-Shapes: B positions, N items, M sampled negatives, D dim, C candidates, T objectives.
+Shapes: B lists, C candidates, T objectives.
 """
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
-
-
-def full_softmax(users: Tensor, items: Tensor, targets: Tensor, *, temperature: float) -> Tensor:
-    """Negative log likelihood of the targets among all items, [B]; users [B, D], items [N, D], targets [B]."""
-    return F.cross_entropy(users @ items.T / temperature, targets, reduction="none")
-
-
-def sampled_softmax(
-    users: Tensor,
-    positives: Tensor,
-    negatives: Tensor,
-    *,
-    duplicates: Tensor,
-    log_expected: Tensor,
-    log_expected_negatives: Tensor,
-    temperature: float,
-) -> Tensor:
-    """Softmax over the positive and shared negatives with the logQ correction (Yi et al. 2019, eq. 3), loss [B].
-
-    users, positives [B, D]; negatives [M, D]; duplicates [B, M] True where a negative is the row's own positive;
-    log_expected [B] and log_expected_negatives [M]: log of the expected count of the item in the sample, which is
-    subtracted from its logit.
-    """
-    positive = (users * positives).sum(-1, keepdim=True) / temperature - log_expected.unsqueeze(-1)
-    negative = users @ negatives.T / temperature - log_expected_negatives
-    logits = torch.cat([positive, negative.masked_fill(duplicates, float("-inf"))], dim=1)
-    return F.cross_entropy(logits, torch.zeros(len(users), dtype=torch.long, device=users.device), reduction="none")
 
 
 def masked_bce(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:

@@ -41,17 +41,24 @@ class TwoTower(nn.Module):
 
     def items(self, batch: Batch) -> Tensor:
         """item_* tensors of R rows -> [R, D] unit vectors."""
-        return F.normalize(self.item_head(self.item_encoder(batch, "item")), dim=-1)
+        return self.vectors(self.item_encoder(batch, "item"))
+
+    def vectors(self, encoded: Tensor) -> Tensor:
+        """What `item_encoder` gives of items, [..., D] -> unit vectors."""
+        return F.normalize(self.item_head(encoded), dim=-1)
 
     def users(self, batch: Batch) -> Tensor:
         """Request tensors -> [B, D] unit vectors."""
-        return self.head(self.histories(batch)[:, -1], batch)
-
-    def histories(self, batch: Batch) -> Tensor:
-        """Request tensors -> [B, P, D]: what the history says after each of its events."""
         present = batch["history_ids"][..., 0] > 0
         items = self.item_encoder(batch, "history")
-        events = self.event_encoder(items, batch["history_labels"], batch["history_gaps"])
+        return self.head(self.histories(items, present, batch["history_labels"], batch["history_gaps"])[:, -1], batch)
+
+    def histories(self, items: Tensor, present: Tensor, labels: Tensor, gaps: Tensor) -> Tensor:
+        """What the history says after each of its events, [B, P, D].
+
+        items [B, L, D] from `item_encoder`; present [B, L] bool; labels [B, L, T]; gaps [B, L].
+        """
+        events = self.event_encoder(items, labels, gaps)
         x = self.dropout(torch.cat([self.start.expand(events.shape[0], -1, -1), events], dim=1))
         mask = causal_mask(present)
         for block in self.blocks:

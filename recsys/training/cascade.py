@@ -1,25 +1,26 @@
 """Training of the whole cascade, each stage on what was known before its own labels.
 
-FIT          early towers                 -> candidates for the requests of RANK
-RANK         the ranker                   (and the number of epochs of the towers)
-FIT + RANK   the towers that are served   -> candidates for the requests of VALIDATION
-VALIDATION   early stopping and calibration of the ranker
-TEST         nothing
+asked in VALIDATION   towers and sources fitted on what is known then; epochs, weights and decays are chosen here
+asked in RANK         the same on what is known then -> candidates for the requests that the ranker learns from;
+                      early stopping and calibration of the ranker on VALIDATION, with the candidates of the line above
+asked in TEST         the same with the epochs and weights as chosen, on all that is known then: what is served
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from pytorch_lightning.loggers import Logger
 
-from recsys.candidates.sources import CandidateSources
-from recsys.data.splits import FIT, RANK, VALIDATION
+from recsys.candidates.sources import CandidateSources, Sources
+from recsys.data.splits import PERIODS, RANK, TEST, VALIDATION
 from recsys.errors import DataError
-from recsys.features.encode import Arrays, ItemTable, encode_queries
+from recsys.evaluation.questions import Questions
+from recsys.features.encode import Arrays, ItemTable
 from recsys.features.spec import FeatureSpec
+from recsys.index import Index
 from recsys.index.ann import IndexBuilder
 from recsys.ranking.calibration import PlattCalibrator
 from recsys.ranking.multi_objective import MultiObjectiveRanker
@@ -29,9 +30,13 @@ from recsys.training.examples import anchors, encode_log, encode_users, sequence
 from recsys.training.loop import Loop
 from recsys.training.prepare import Prepared
 from recsys.training.ranking import RankingTraining, ranking_examples
-from recsys.training.retrieval import RetrievalExamples, RetrievalTraining, Watched
+from recsys.training.retrieval import RetrievalExamples, RetrievalTraining
+from recsys.training.watched import Watched
 
 Say = Callable[[str], None]
+
+WATCHED = 2_000
+"""validation users, at most, on whom the towers are measured after every epoch"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,145 +46,165 @@ class Knobs:
     retrieval: RetrievalTraining
     candidates: CandidateSources
     index: IndexBuilder
-    ranking: RankingTraining
+    ranking: RankingTraining | None
+    """None: candidates are served in the order of retrieval"""
     loop: Loop
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainedCascade:
-    """Everything a bundle is made of, in memory."""
+class TrainedRetrieval:
+    """The first stage, fitted on what is known when one period begins."""
 
     retrieve: Retrieve
     towers: TwoTower
     item_vectors: np.ndarray
     """[N, D] float32"""
     index_recall: float
-    ranker: MultiObjectiveRanker
-    calibrator: PlattCalibrator
-
-    @property
-    def spec(self) -> FeatureSpec:
-        return self.retrieve.spec
+    epochs: int
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Run:
+class TrainedRanker:
+    """The second stage."""
+
+    ranker: MultiObjectiveRanker
+    calibrator: PlattCalibrator
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedCascade:
+    """Everything a bundle is made of, in memory."""
+
+    retrieval: TrainedRetrieval
+    ranking: TrainedRanker | None
+
+    @property
+    def spec(self) -> FeatureSpec:
+        return self.retrieval.retrieve.spec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One cascade to train: on which split, from which seed, and where its checkpoints go."""
+
     prepared: Prepared
+    validation: Questions
     knobs: Knobs
     folder: Path
     seed: int
     loggers: list[Logger]
     say: Say
 
+    def cascade(self) -> TrainedCascade:
+        """Train all stages; an interrupted call goes on from its checkpoints."""
+        self.say("towers that are asked in the validation period: epochs and weights are chosen")
+        chosen = self._choose(self._retrieval(VALIDATION, epochs=None))
+        self.say(f"chosen: {chosen.epochs} epochs, {chosen.retrieve.sources.chosen}")
+        ranking = None if self.knobs.ranking is None else self._ranking(self.knobs.ranking, chosen)
+        return TrainedCascade(retrieval=self._served(chosen), ranking=ranking)
 
-def train_cascade(
-    prepared: Prepared, knobs: Knobs, *, folder: Path, seed: int, loggers: list[Logger], say: Say
-) -> TrainedCascade:
-    """Train all stages; checkpoints go to `folder`, from where an interrupted call resumes."""
-    run = _Run(prepared=prepared, knobs=knobs, folder=folder, seed=seed, loggers=loggers, say=say)
-    say("towers on the first period, to see how they retrieve later")
-    early, *_, epochs = _train_retrieval(run, "towers_early", latest=FIT, epochs=None)
-    say(f"towers that are served, {epochs} epochs")
-    retrieve, towers, vectors, recall, _ = _train_retrieval(run, "towers", latest=RANK, epochs=epochs)
-    say("ranker on what the early towers retrieved")
-    ranker, calibrator = _train_ranker(run, early, retrieve)
-    return TrainedCascade(
-        retrieve=retrieve,
-        towers=towers,
-        item_vectors=vectors,
-        index_recall=recall,
-        ranker=ranker,
-        calibrator=calibrator,
-    )
+    def _served(self, chosen: TrainedRetrieval) -> TrainedRetrieval:
+        split = self.prepared.split
+        if np.array_equal(split.known(TEST), split.known(VALIDATION)):
+            return chosen
+        self.say("towers that are served, on all that is known before the test")
+        return self._as_chosen(TEST, chosen)
 
+    def _as_chosen(self, period: int, chosen: TrainedRetrieval) -> TrainedRetrieval:
+        fitted = self._retrieval(period, epochs=chosen.epochs)
+        sources = fitted.retrieve.sources.with_choices_of(chosen.retrieve.sources)
+        return replace(fitted, retrieve=replace(fitted.retrieve, sources=sources))
 
-def _train_retrieval(
-    run: _Run, name: str, *, latest: int, epochs: int | None
-) -> tuple[Retrieve, TwoTower, np.ndarray, float, int]:
-    prepared, knobs = run.prepared, run.knobs
-    spec, items = prepared.spec(latest)
-    known = prepared.split.periods <= latest
-    examples = _retrieval_examples(prepared, spec, items, known)
-    towers, vectors, trained = knobs.retrieval.fit(
-        spec,
-        items,
-        examples,
-        loop=knobs.loop,
-        folder=run.folder / name,
-        epochs=epochs,
-        seed=run.seed,
-        loggers=run.loggers,
-    )
-    index, recall = knobs.index.build(vectors)
-    learnt = np.flatnonzero(known & prepared.replay.positives)
-    replay = prepared.replay
-    sources = knobs.candidates.fit(
-        users=replay.users[learnt],
-        items=replay.items[learnt],
-        timestamps=replay.seconds[learnt],
-        items_table=items,
-        spec=spec,
-        index=index,
-    )
-    retrieve = Retrieve(spec=spec, items=items, user_tower=eager_user_tower(towers), sources=sources)
-    return retrieve, towers, vectors, recall, trained
-
-
-def _retrieval_examples(
-    prepared: Prepared, spec: FeatureSpec, items: ItemTable, known: np.ndarray
-) -> RetrievalExamples:
-    replay = prepared.replay
-    events = sequences(replay, known)
-    positives = replay.positives[events.rows]
-    return RetrievalExamples(
-        sequences=events,
-        windows=windows(events, positives, spec.history_length),
-        positives=positives,
-        timestamps=replay.seconds[events.rows],
-        profile=encode_users(spec, prepared.dataset, replay.names),
-        context=encode_log(spec.context, prepared.dataset, replay.seconds),
-        watched=_watched(prepared, spec, items, prepared.split.periods == RANK),
-    )
-
-
-def _watched(prepared: Prepared, spec: FeatureSpec, items: ItemTable, period: np.ndarray) -> Watched:
-    """One query a user at the start of the period, what it has seen, and what it will meet for the first time."""
-    replay = prepared.replay
-    rows = _asking(prepared, period, per_user=1)
-    queries = replay.queries(rows, k=1)
-    seen = [np.unique([items.rows[event.item] for event in query.history]).astype(np.int64) for query in queries]
-    request, _ = encode_queries(spec, items, queries)
-    return Watched(queries=request, seen=seen, targets=replay.targets(rows, period & replay.positives))
-
-
-def _asking(prepared: Prepared, period: np.ndarray, per_user: int) -> np.ndarray:
-    rows = anchors(prepared.replay, period, per_user)
-    if not len(rows):
-        raise DataError(
-            f"{prepared.dataset.name}: a period of the split holds no positive event; "
-            "give more events or larger fractions for rank and validation"
+    def _retrieval(self, period: int, *, epochs: int | None) -> TrainedRetrieval:
+        """Towers, index and sources that are asked in a period; they are watched when `epochs` is not known."""
+        known = self.prepared.split.known(period)
+        spec, items = self.prepared.spec(known)
+        towers, vectors, trained = self.knobs.retrieval.fit(
+            spec,
+            items,
+            self._examples(spec, known),
+            Watched.of(self.validation.sample(WATCHED, seed=0), spec, items) if epochs is None else None,
+            loop=self.knobs.loop,
+            folder=self.folder / f"towers_{PERIODS[period].lower()}",
+            epochs=epochs,
+            seed=self.seed,
+            loggers=self.loggers,
         )
-    return rows
+        index, recall = self.knobs.index.build(vectors)
+        sources = self._sources(spec, items, known, index)
+        return TrainedRetrieval(
+            retrieve=Retrieve(spec=spec, items=items, user_tower=eager_user_tower(towers), sources=sources),
+            towers=towers,
+            item_vectors=vectors,
+            index_recall=recall,
+            epochs=trained,
+        )
 
+    def _examples(self, spec: FeatureSpec, known: np.ndarray) -> RetrievalExamples:
+        dataset, replay = self.prepared.dataset, self.prepared.replay
+        events = sequences(replay, known)
+        positives = replay.positives[events.rows]
+        return RetrievalExamples(
+            sequences=events,
+            windows=windows(events, positives, spec.history_length),
+            positives=positives,
+            timestamps=replay.seconds[events.rows],
+            profile=encode_users(spec, dataset, replay.names),
+            context=encode_log(spec.context, dataset, replay.seconds),
+            ordered=self.prepared.split.ordered,
+        )
 
-def _train_ranker(run: _Run, early: Retrieve, served: Retrieve) -> tuple[MultiObjectiveRanker, PlattCalibrator]:
-    prepared, ranking = run.prepared, run.knobs.ranking
-    spec, items, replay = served.spec, served.items, prepared.replay
-    examples = []
-    for retrieve, period in ((early, RANK), (served, VALIDATION)):
-        inside = prepared.split.periods == period
-        rows = _asking(prepared, inside, ranking.requests_per_user)
-        examples.append(ranking_examples(retrieve, spec, items, replay, rows, inside))
-    return ranking.fit(
-        spec,
-        items,
-        *examples,
-        num_sources=len(served.sources.names),
-        loop=run.knobs.loop,
-        folder=run.folder / "ranker",
-        seed=run.seed,
-        loggers=run.loggers,
-    )
+    def _sources(self, spec: FeatureSpec, items: ItemTable, known: np.ndarray, index: Index) -> Sources:
+        replay = self.prepared.replay
+        learnt = np.flatnonzero(known & replay.positives)
+        return self.knobs.candidates.fit(
+            users=replay.users[learnt],
+            items=replay.items[learnt],
+            timestamps=replay.seconds[learnt],
+            items_table=items,
+            spec=spec,
+            index=index,
+        )
+
+    def _choose(self, fitted: TrainedRetrieval) -> TrainedRetrieval:
+        retrieve = fitted.retrieve
+        watched = Watched.of(self.validation, retrieve.spec, retrieve.items)
+        vectors = np.concatenate([retrieve.user_tower(batch) for batch in watched.batches()])
+        sources = self.knobs.candidates.choose(
+            retrieve.sources, vectors, watched.history, watched.removed_rows, watched.judge
+        )
+        return replace(fitted, retrieve=replace(retrieve, sources=sources))
+
+    def _ranking(self, ranking: RankingTraining, chosen: TrainedRetrieval) -> TrainedRanker:
+        self.say("towers that are asked in the period that the ranker learns from")
+        early = self._as_chosen(RANK, chosen).retrieve
+        self.say("ranker")
+        spec, items, replay = chosen.retrieve.spec, chosen.retrieve.items, self.prepared.replay
+        examples = []
+        for retrieve, period in ((early, RANK), (chosen.retrieve, VALIDATION)):
+            inside = self.prepared.split.periods == period
+            rows = self._asking(inside, ranking.requests_per_user)
+            examples.append(ranking_examples(retrieve, spec, items, replay, rows, inside))
+        ranker, calibrator = ranking.fit(
+            spec,
+            items,
+            *examples,
+            num_sources=len(chosen.retrieve.sources.names),
+            loop=self.knobs.loop,
+            folder=self.folder / "ranker",
+            seed=self.seed,
+            loggers=self.loggers,
+        )
+        return TrainedRanker(ranker=ranker, calibrator=calibrator)
+
+    def _asking(self, period: np.ndarray, per_user: int) -> np.ndarray:
+        rows = anchors(self.prepared.replay, period, per_user)
+        if not len(rows):
+            raise DataError(
+                f"{self.prepared.dataset.name}: a period of the split holds no positive event; "
+                "give more events or larger fractions for rank and validation"
+            )
+        return rows
 
 
 def eager_user_tower(towers: TwoTower) -> Callable[[Arrays], np.ndarray]:

@@ -72,6 +72,11 @@ class Windows:
     targets: np.ndarray
     """[W, P] index of the event to predict after each position, PAD where there is none"""
 
+    @property
+    def sizes(self) -> np.ndarray:
+        """[W] positions of each that are no padding"""
+        return 1 + (self.events != PAD).sum(axis=1)
+
 
 def windows(events: Sequences, positives: np.ndarray, length: int) -> Windows:
     """Windows of `length` events that overlap by half, so that a target sees at least length / 2 events if there are.

@@ -3,27 +3,32 @@
 import hashlib
 import json
 import resource
+import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from pytorch_lightning.loggers import Logger
+
 from recsys.bundle import Bundle, write_bundle
+from recsys.data.dataset import Dataset
 from recsys.data.splits import Splitter
 from recsys.errors import ConfigError
 from recsys.evaluation.protocol import Evaluation
+from recsys.evaluation.questions import Questions
 from recsys.evaluation.report import Report
 from recsys.evaluation.scoreboard import Scoreboard
 from recsys.features.spec import Features
-from recsys.pipeline import light
 from recsys.policy.compose import Policy
 from recsys.policy.diversity import MaximalMarginalRelevance
 from recsys.policy.rules import RuleSet
 from recsys.stages import Rules, load_rules, load_stages
-from recsys.training.cascade import Knobs, TrainedCascade, train_cascade
-from recsys.training.prepare import Prepared, prepare
+from recsys.training.cascade import Knobs, Run, TrainedCascade
+from recsys.training.prepare import prepare
 from recsys.training.save import save_cascade
 from recsys.training.tracking import Tracking
 
@@ -43,13 +48,13 @@ class Experiment:
     rules: RuleSet
     evaluation: Evaluation
     tracking: Tracking
-    seed: int
+    seeds: tuple[int, ...]
+    """one cascade each, the first one is served"""
 
     def run(self, folder: Path, config: dict[str, Any], say: Callable[[str], None]) -> tuple[Report, Bundle]:
-        """Everything; leaves data/, bundle/, metrics.json and metrics.png in `folder`."""
+        """Every split with every seed; leaves data/, metrics.json, metrics.png and the cascade to serve as bundle/."""
         dataset = self.data.load()
         say(f"{dataset.name}: {dataset.num_users:,} users, {dataset.num_items:,} items, {dataset.num_events:,} events")
-        prepared = prepare(dataset, self.protocol.splits(dataset)[-1], self.features, self.content)
         with TemporaryDirectory(dir=folder) as beside:
             dataset.save(beside)
             claim(
@@ -58,33 +63,68 @@ class Experiment:
         dataset.save(folder / "data")
         loggers = self.tracking.start(folder, config)
         try:
-            cascade = train_cascade(
-                prepared, self.knobs, folder=folder / "checkpoints", seed=self.seed, loggers=loggers, say=say
-            )
-            say("graphs, evaluation and bundle")
-            report = self._save(cascade, prepared, folder, config)
+            report = self._trials(dataset, folder, config, loggers, say)
             self.tracking.finish(report.rows, folder / "metrics.png", folder / "bundle")
         finally:
             self.tracking.close()
         return report, Bundle.open(folder / "bundle")
 
-    def _save(self, cascade: TrainedCascade, prepared: Prepared, folder: Path, config: dict[str, Any]) -> Report:
-        """The bundle is measured as it will be served: from its own files."""
-        with write_bundle(folder / "bundle", cascade.spec.fingerprint) as draft:
-            save_cascade(draft, cascade, prepared, policy=self.policy, rules=self.rules, config=config, seed=self.seed)
-            report = self._evaluate(draft, prepared)
-            report.save(folder)
-            draft.write_document("metrics.json", json.loads((folder / "metrics.json").read_text(encoding="utf-8")))
+    def _trials(
+        self,
+        dataset: Dataset,
+        folder: Path,
+        config: dict[str, Any],
+        loggers: list[Logger],
+        say: Callable[[str], None],
+    ) -> Report:
+        """The last split's first seed comes last: it is what is served."""
+        started, board = time.perf_counter(), Scoreboard(dataset)
+        for number, split in enumerate(splits := self.protocol.splits(dataset)):
+            prepared = prepare(dataset, split, self.features, self.content)
+            say(f"{split.name}: baselines")
+            test = self.evaluation.ask(board, split, prepared.replay)
+            for seed in reversed(self.seeds):
+                say(f"seed {seed}")
+                run = Run(
+                    prepared=prepared,
+                    validation=self.evaluation.validation(split, prepared.replay),
+                    knobs=self.knobs,
+                    folder=folder / "checkpoints" / f"split_{number}_seed_{seed}",
+                    seed=seed,
+                    loggers=loggers,
+                    say=say,
+                )
+                cascade = run.cascade()
+                say("graphs and evaluation")
+                served = split is splits[-1] and seed == self.seeds[0]
+                with self._draft(folder, cascade, served) as draft:
+                    save_cascade(
+                        draft, cascade, prepared, policy=self.policy, rules=self.rules, config=config, seed=seed
+                    )
+                    self._measure(draft, test, board, seed)
+                    if served:
+                        report = board.report(seconds=time.perf_counter() - started, peak_memory_mib=_peak_memory_mib())
+                        report.save(folder)
+                        shutil.copy(folder / "metrics.json", draft.path)
         return report
 
-    def _evaluate(self, draft: Bundle, prepared: Prepared) -> Report:
-        started, board = time.perf_counter(), Scoreboard(prepared.dataset)
-        questions = self.evaluation.ask(board, prepared.split, prepared.replay)
-        retrieve, rank, rules = load_stages(draft)
-        plain = (retrieve, rank, self._plain_rules(draft))
-        for name, stages in {"retrieval": light(plain), "ranker": plain, "pipeline": (retrieve, rank, rules)}.items():
-            board.record(name, questions.answers(stages), seed=self.seed)
-        return board.report(seconds=time.perf_counter() - started, peak_memory_mib=_peak_memory_mib())
+    @contextmanager
+    def _draft(self, folder: Path, cascade: TrainedCascade, served: bool) -> Iterator[Bundle]:
+        """A bundle to be measured as it would be served, from its own files; it is kept if it is the one to be served."""
+        with (
+            TemporaryDirectory(dir=folder) as beside,
+            write_bundle((folder if served else Path(beside)) / "bundle", cascade.spec.fingerprint) as draft,
+        ):
+            yield draft
+
+    def _measure(self, draft: Bundle, test: Questions, board: Scoreboard, seed: int) -> None:
+        retrieve, *later = load_stages(draft)
+        board.record("towers", test.retrieved(retrieve.only("two_tower")), seed=seed)
+        board.record("retrieval", test.retrieved(retrieve), seed=seed)
+        if any(stage.name == "rank" for stage in later):
+            rank, rules = later
+            board.record("ranker", test.answers((retrieve, rank, self._plain_rules(draft))), seed=seed)
+            board.record("pipeline", test.answers((retrieve, rank, rules)), seed=seed)
 
     def _plain_rules(self, draft: Bundle) -> Rules:
         """The last stage with the value formula alone: no rules, no diversity."""

@@ -43,6 +43,40 @@ class Permutation(Sampler[np.ndarray]):
         yield from (order[start : start + self.batch_size] for start in range(0, self.size, self.batch_size))
 
 
+class Buckets(Permutation):
+    """Batches of examples of like sizes, each holding about `batch_size` of them by size: little padding is computed.
+
+    Sizes are sorted within random stretches of the permutation, the batches come in a random order.
+    """
+
+    STRETCH = 50
+    """batches that are sorted together"""
+
+    def __init__(self, sizes: np.ndarray, batch_size: int, seed: int) -> None:
+        super().__init__(len(sizes), batch_size, seed)
+        self.sizes = sizes
+        self.examples = max(1, round(self.STRETCH * batch_size / float(sizes.mean())))
+
+    def __len__(self) -> int:
+        return len(self._batches())
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        batches = self._batches()
+        yield from (
+            batches[place] for place in np.random.default_rng((self.seed, self.epoch, 1)).permutation(len(batches))
+        )
+
+    def _batches(self) -> list[np.ndarray]:
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.size)
+        stretches = (order[start : start + self.examples] for start in range(0, self.size, self.examples))
+        return [batch for stretch in stretches for batch in self._cut(stretch)]
+
+    def _cut(self, stretch: np.ndarray) -> list[np.ndarray]:
+        stretch = stretch[np.argsort(self.sizes[stretch], kind="stable")]
+        full = np.cumsum(self.sizes[stretch]) // self.batch_size
+        return np.split(stretch, np.flatnonzero(np.diff(full)) + 1)
+
+
 class Indices(Dataset[torch.Tensor]):
     """An index batch is its own example: the tensors live with the task, on its device."""
 
@@ -52,6 +86,10 @@ class Indices(Dataset[torch.Tensor]):
 
 def index_batches(size: int, batch_size: int, seed: int) -> DataLoader:
     return DataLoader(Indices(), sampler=Permutation(size, batch_size, seed), batch_size=None)
+
+
+def bucket_batches(sizes: np.ndarray, batch_size: int, seed: int) -> DataLoader:
+    return DataLoader(Indices(), sampler=Buckets(sizes, batch_size, seed), batch_size=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +136,7 @@ class Throughput(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, task: pl.LightningModule, outputs: Any, batch: torch.Tensor, batch_idx: int
     ) -> None:
-        self.examples += len(batch)
+        self.examples += outputs["examples"]
         if trainer.is_last_batch:
             if task.device.type == "cuda":
                 torch.cuda.synchronize()

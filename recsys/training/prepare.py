@@ -34,9 +34,8 @@ class Prepared:
     """[N, ...] by name, text columns replaced by one vector column"""
     item_kinds: dict[str, str]
 
-    def spec(self, latest: int) -> tuple[FeatureSpec, ItemTable]:
-        """Spec and catalogue fitted on all periods up to `latest`."""
-        known = self.split.periods <= latest
+    def spec(self, known: np.ndarray) -> tuple[FeatureSpec, ItemTable]:
+        """Spec and catalogue fitted on the known rows of the log, [R] bool."""
         described, frame = self.dataset.description, self.dataset.interactions.filter(pl.Series(known))
         positives = self.dataset.interactions.filter(pl.Series(known & self.replay.positives))
         if not positives.height:

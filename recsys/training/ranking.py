@@ -96,14 +96,14 @@ class RankingTask(pl.LightningModule):
     def logits(self, batch: dict[str, Tensor]) -> Tensor:
         return self.ranker({**batch, **self.items.join("candidate", batch["candidate_rows"])})
 
-    def training_step(self, indices: Tensor) -> Tensor:
+    def training_step(self, indices: Tensor) -> dict[str, Tensor | int]:
         batch = {name: tensor[indices] for name, tensor in self.train_batch.items()}
         logits, labels, mask = self.logits(batch), batch["labels"], batch["candidate_rows"] != PAD
         pointwise = masked_bce(logits, labels.clamp(0, 1), mask)
         listwise = listwise_softmax(logits[..., self.target], labels[..., self.target].clamp(0, 1), mask)
         loss = pointwise.sum() + self.knobs.listwise_weight * listwise
         self.log_dict({"ranking/pointwise": pointwise.sum(), "ranking/listwise": listwise}, prog_bar=True)
-        return loss
+        return {"loss": loss, "examples": len(indices)}
 
     def validation_step(self, _: Tensor) -> None:
         logits = self.all_logits(self.valid_batch)[..., self.target]

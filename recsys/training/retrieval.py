@@ -1,10 +1,13 @@
 """Training of the two towers.
 
-Shapes: B windows, L history, P = L + 1 positions, M targets of a batch, N items, Q validation queries.
+Shapes: B windows, L history, P = L + 1 positions, M positions that ask, T targets of each, N items, Q validation queries.
 """
 
+import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -14,32 +17,20 @@ from torch import Tensor
 
 from recsys.contracts import PAD
 from recsys.errors import ConfigError, check_ranges
-from recsys.evaluation.metrics import Targets, hits, recall
 from recsys.features.encode import DAY, Arrays, ItemTable
 from recsys.features.spec import FeatureSpec
-from recsys.nn.losses import full_softmax, sampled_softmax
+from recsys.nn.blocks import Batch
+from recsys.nn.softmax import softmax_loss
 from recsys.retrieval.two_tower import TwoTower
 from recsys.training.examples import Sequences, Windows
-from recsys.training.loop import Fitting, Loop, index_batches
+from recsys.training.loop import Fitting, Loop, bucket_batches, index_batches
 from recsys.training.resident import Resident
-
-RECALL_AT = 100
-
-
-@dataclass(frozen=True, kw_only=True)
-class Watched:
-    """Later queries of Q users, for early stopping."""
-
-    queries: Arrays
-    """request tensors"""
-    seen: list[np.ndarray]
-    """catalogue rows that each has met before"""
-    targets: Targets
+from recsys.training.watched import RECALL_AT, STEP, Watched
 
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalExamples:
-    """What the towers learn from and are watched on."""
+    """What the towers learn from."""
 
     sequences: Sequences
     windows: Windows
@@ -51,18 +42,31 @@ class RetrievalExamples:
     """[U, ...] by user code"""
     context: Arrays
     """[R, ...] by row of the log"""
-    watched: Watched
+    ordered: bool
+    """histories are sequences, to be gone on with; else sets, to be completed"""
 
 
 class RetrievalTask(pl.LightningModule):
     """Softmax over items at every position of a window; all tensors live on the device."""
 
-    def __init__(self, towers: TwoTower, items: ItemTable, examples: RetrievalExamples, knobs: "RetrievalTraining"):
+    def __init__(
+        self,
+        towers: TwoTower,
+        items: ItemTable,
+        examples: RetrievalExamples,
+        watched: Watched | None,
+        knobs: "RetrievalTraining",
+        *,
+        steps: int,
+    ) -> None:
+        """steps: after so many the learning rate is down to nothing"""
         super().__init__()
+        self.steps = steps
         self.towers = towers
         self.knobs = knobs
         self.num_items = len(items)
-        self.examples = examples
+        self.ordered = examples.ordered
+        self.watched = watched
         events, windows = examples.sequences, examples.windows
         counts = np.bincount(events.items, minlength=self.num_items)
         self.items = Resident(items.encoded)
@@ -80,78 +84,148 @@ class RetrievalTask(pl.LightningModule):
             }
         )
         self.windows = Resident({"events": windows.events, "targets": windows.targets})
-        self.popularity = Resident({"share": (counts / counts.sum()).astype(np.float32)})
+        self.popularity = Resident({"share": counts / counts.sum()})
 
-    def training_step(self, indices: Tensor) -> Tensor:
-        window = self.windows.rows(indices)
-        events, asked = window["events"], window["targets"] != PAD
-        batch = {
-            **self.items.join("history", self.events["item"][events]),
-            "history_labels": self.events["labels"][events],
-            "history_gaps": self.events["gap"][events],
-        }
-        following = window["targets"][asked]
-        request = {
-            **self.profile.join("profile", self.events["user"][following]),
-            **self.context.join("context", following),
-        }
-        target = self._ahead(following)
-        users = self.towers.head(self.towers.histories(batch)[asked], request)
-        weights = self.events["weight"][target]
-        loss = (weights * self._loss(users, self.events["item"][target])).sum() / weights.sum().clamp(min=1e-9)
-        self.log("retrieval/loss", loss, prog_bar=True)
-        return loss
-
-    def _ahead(self, following: Tensor) -> Tensor:
-        """[M] the next event of each position -> a positive among its next `lookahead` ones, drawn at random."""
-        if self.knobs.lookahead == 1:
-            return following
-        room = (self.events["newest"][following] - following + 1).clamp(max=self.knobs.lookahead)
-        drawn = following + (torch.rand(following.shape, device=following.device) * room).long()
-        return torch.where(self.events["positive"][drawn], drawn, following)
-
-    def _loss(self, users: Tensor, targets: Tensor) -> Tensor:
-        if not self.knobs.negatives:
-            return full_softmax(users, self.catalogue_vectors(), targets, temperature=self.knobs.temperature)
-        uniform = torch.randint(self.num_items, (self.knobs.negatives,), device=targets.device)
-        sample = torch.cat([uniform, targets])
-        share = self.popularity["share"]
-        log_expected = torch.log(self.knobs.negatives / self.num_items + len(targets) * share)
-        vectors = self.towers.items(self.items.join("item", sample))
-        return sampled_softmax(
-            users,
-            vectors[len(uniform) :],
-            vectors,
-            duplicates=targets[:, None] == sample,
-            log_expected=log_expected[targets],
-            log_expected_negatives=log_expected[sample],
-            temperature=self.knobs.temperature,
+    def training_step(self, indices: Tensor) -> dict[str, Tensor | int]:
+        window = trimmed(**self.windows.rows(indices))
+        asked = self._next_events(window) if self.ordered else self._rest_of_the_set(window)
+        met, wanted = self.events["item"][asked.events], self.events["item"][asked.targets]
+        sample = self._sample(wanted[asked.weights > 0])
+        rows, place = torch.unique(torch.cat([sample, met.flatten()]), return_inverse=True)
+        encoded = self.towers.item_encoder(self.items.join("item", rows), "item")
+        histories = self.towers.histories(
+            encoded[place[sample.shape[0] :]].unflatten(0, met.shape),
+            met != self.num_items,
+            self.events["labels"][asked.events],
+            self.events["gap"][asked.events],
         )
+        request = {
+            **self.profile.join("profile", self.events["user"][asked.following]),
+            **self.context.join("context", asked.following),
+        }
+        users = self.towers.head(histories[asked.positions], request)
+        loss = softmax_loss(
+            users,
+            self.towers.vectors(encoded[place[: sample.shape[0]]]),
+            torch.searchsorted(sample, wanted).clamp(max=sample.shape[0] - 1),
+            asked.weights,
+            temperature=self.knobs.temperature,
+            log_expected=self._log_chance(sample, int((asked.weights > 0).sum())),
+        )
+        self.log("retrieval/loss", loss, prog_bar=True)
+        return {"loss": loss, "examples": users.shape[0]}
+
+    def _next_events(self, window: Batch) -> "Asked":
+        """Each position asks for the next event and, weighing less and less, for those after it."""
+        positions = window["targets"] != PAD
+        following = window["targets"][positions]
+        steps = torch.arange(self.knobs.lookahead, device=following.device)
+        ahead = torch.minimum(following[:, None] + steps, self.events["newest"][following][:, None])
+        counted = (following[:, None] + steps == ahead) & self.events["positive"][ahead]
+        weights = counted * self.knobs.lookahead_decay**steps
+        return self._asked(window["events"], positions, following, ahead, weights)
+
+    def _rest_of_the_set(self, window: Batch) -> "Asked":
+        """In a random order, each position asks for all events that have not come yet, alike."""
+        drawn = shuffled(torch.cat([window["events"], window["targets"][:, -1:]], dim=1))
+        places = torch.arange(drawn.shape[1], device=drawn.device)
+        remaining = (places >= places[:, None]) & (drawn != PAD)[:, None] & self.events["positive"][drawn][:, None]
+        reached = torch.cat([torch.ones_like(drawn[:, :1], dtype=torch.bool), drawn[:, :-1] != PAD], dim=1)
+        positions = reached & remaining.any(-1)
+        following = torch.where(drawn == PAD, drawn[:, -1:], drawn)[positions]
+        ahead = drawn[:, None].expand(-1, drawn.shape[1], -1)[positions]
+        return self._asked(drawn[:, :-1], positions, following, ahead, remaining[positions].float())
+
+    def _asked(self, events: Tensor, positions: Tensor, following: Tensor, targets: Tensor, weights: Tensor) -> "Asked":
+        shares = weights / weights.sum(-1, keepdim=True)
+        return Asked(
+            events=events,
+            positions=positions,
+            following=following,
+            targets=targets,
+            weights=shares * self.events["weight"][targets],
+        )
+
+    def _sample(self, targets: Tensor) -> Tensor:
+        """Rows to tell the targets from, each once, ascending: uniform ones and the targets, or the whole catalogue."""
+        if not self.knobs.negatives:
+            return torch.arange(self.num_items, device=targets.device)
+        drawn = torch.randint(self.num_items, (self.knobs.negatives,), device=targets.device)
+        return torch.unique(torch.cat([drawn, targets]))
+
+    def _log_chance(self, sample: Tensor, num_targets: int) -> Tensor | None:
+        """Log of the chance that an item is among the uniform negatives or the targets of a step, [N]."""
+        if not self.knobs.negatives:
+            return None
+        missed = num_targets * torch.log1p(-self.popularity["share"][sample])
+        missed = missed + self.knobs.negatives * math.log1p(-1 / (self.num_items + 1))
+        return torch.log(-torch.expm1(missed)).float()
 
     def catalogue_vectors(self) -> Tensor:
         """[N, D] of the whole catalogue."""
         return self.towers.items(self.items.join("item", slice(self.num_items)))
 
     def validation_step(self, _: Tensor) -> None:
-        watched = self.examples.watched
-        queries = {name: torch.from_numpy(array).to(self.device) for name, array in watched.queries.items()}
-        scores = (self.towers.users(queries) @ self.catalogue_vectors().T).float().cpu()
-        for query, rows in enumerate(watched.seen):
-            scores[query, rows] = -torch.inf
-        k = min(RECALL_AT, self.num_items)
-        found = hits(scores.topk(k, dim=1).indices.numpy(), watched.targets)
-        self.log(MONITOR, float(recall(found, watched.targets.num_targets, k).mean()), prog_bar=True)
+        """The best `RECALL_AT` of the catalogue, without what may not be shown."""
+        assert self.watched is not None
+        vectors, rankings = self.catalogue_vectors(), []
+        for number, batch in enumerate(self.watched.batches()):
+            request = {name: torch.from_numpy(array).to(self.device) for name, array in batch.items()}
+            scores = self.towers.users(request) @ vectors.T
+            removed = torch.from_numpy(self.watched.removed_rows[number * STEP :][: scores.shape[0]]).to(self.device)
+            query, place = torch.nonzero(removed != PAD, as_tuple=True)
+            scores[query, removed[query, place]] = -torch.inf
+            rankings.append(scores.topk(min(RECALL_AT, self.num_items), dim=1).indices.cpu().numpy())
+        self.log(MONITOR, self.watched.judge(np.concatenate(rankings)), prog_bar=True)
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return self.knobs.optimiser(self.parameters())
+    def configure_optimizers(self) -> Any:
+        optimiser = self.knobs.optimiser(self.parameters())
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, partial(warm_cosine, steps=self.steps))
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-MONITOR = f"retrieval/recall@{RECALL_AT}"
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What one step learns from."""
+
+    events: Tensor
+    """[B, L] inputs, PAD before"""
+    positions: Tensor
+    """[B, P] bool, M of them ask"""
+    following: Tensor
+    """[M] event whose moment a position asks at"""
+    targets: Tensor
+    """[M, T] events"""
+    weights: Tensor
+    """[M, T], 0 where there is no target"""
+
+
+def trimmed(events: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    """Windows [B, L] and [B, P] without the columns in front that are padding in all of them."""
+    spare = events.shape[1] - int((events != PAD).sum(1).max())
+    return {"events": events[:, spare:], "targets": torch.cat([targets[:, :1], targets[:, spare + 1 :]], dim=1)}
+
+
+def shuffled(events: Tensor) -> Tensor:
+    """Each row in a random order, PAD before."""
+    keys = torch.rand(events.shape, device=events.device).masked_fill(events == PAD, -1)
+    return events.gather(1, keys.argsort(dim=1))
+
+
+def warm_cosine(step: int, *, steps: int) -> float:
+    """Share of the learning rate: up within the first twentieth, then down a half cosine (Loshchilov & Hutter 2017)."""
+    warm = max(1, steps // 20)
+    if step < warm:
+        return (step + 1) / warm
+    return 0.5 + 0.5 * math.cos(math.pi * min(1.0, (step - warm) / max(1, steps - warm)))
+
+
+MONITOR = f"retrieval/ndcg@10+recall@{RECALL_AT}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalTraining(Fitting):
-    """The knobs of the towers and of their training; an example is a window of events."""
+    """The knobs of the towers and of their training; an example is a position that asks, a step has whole windows."""
 
     dim: int
     """length of the vectors, a multiple of num_heads"""
@@ -162,10 +236,12 @@ class RetrievalTraining(Fitting):
     temperature: float
     """divides the cosine before the softmax"""
     negatives: int
-    """uniform negatives shared by a batch, beside its own positives; 0 is the full softmax"""
+    """uniform negatives shared by a step, beside its own targets; 0 is the full softmax"""
     lookahead: int
-    """a position learns to predict one of the next `lookahead` events, drawn anew each time (PinnerFormer, Pancha et al.
-    2022); 1 is the next event, more fits a slate that is judged by all that follows"""
+    """a position learns to predict the next `lookahead` events (PinnerFormer, Pancha et al. 2022); 1 is the next event,
+    more fits a slate that is judged by all that follows; sets are always completed"""
+    lookahead_decay: float
+    """weight of an event relative to the one before it, above 0 to 1"""
     half_life_days: float | None
     """an event so much older than the newest counts half as a target; None weighs all alike"""
 
@@ -182,7 +258,8 @@ class RetrievalTraining(Fitting):
             id_dropout=(self.id_dropout, 0.0, 0.95),
             temperature=(self.temperature, 1e-3, 10.0),
             negatives=(self.negatives, 0, 10_000_000),
-            lookahead=(self.lookahead, 1, 100_000),
+            lookahead=(self.lookahead, 1, 1_000),
+            lookahead_decay=(self.lookahead_decay, 1e-6, 1.0),
             half_life_days=(1.0 if self.half_life_days is None else self.half_life_days, 1e-3, 1e6),
         )
         if self.dim % self.num_heads:
@@ -210,6 +287,7 @@ class RetrievalTraining(Fitting):
         spec: FeatureSpec,
         items: ItemTable,
         examples: RetrievalExamples,
+        watched: Watched | None,
         *,
         loop: Loop,
         folder: Path,
@@ -217,20 +295,21 @@ class RetrievalTraining(Fitting):
         seed: int,
         loggers: list[Logger],
     ) -> tuple[TwoTower, np.ndarray, int]:
-        """Train the towers: for `epochs`, or with early stopping when that is None.
+        """Train the towers: for `epochs`, or until they get no better on what is `watched`.
 
         Returns the towers on the CPU, the item vectors [N, D] and the number of epochs.
         """
         pl.seed_everything(seed, verbose=False)
-        task = RetrievalTask(self.towers(spec), items, examples, self)
+        batches = bucket_batches(examples.windows.sizes, self.batch_size, seed)
+        task = RetrievalTask(self.towers(spec), items, examples, watched, self, steps=self.epochs * len(batches))
         trained = loop.fit(
             task,
-            train=index_batches(len(examples.windows.events), self.batch_size, seed),
-            valid=index_batches(1, 1, seed) if epochs is None else None,
+            train=batches,
+            valid=index_batches(1, 1, seed) if watched else None,
             folder=folder,
             epochs=epochs or self.epochs,
             patience=self.patience,
-            monitor=MONITOR if epochs is None else None,
+            monitor=MONITOR if watched else None,
             loggers=loggers,
         )
         task = task.cpu().eval()

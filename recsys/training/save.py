@@ -11,7 +11,7 @@ from recsys.bundle import Bundle
 from recsys.graphs import export_ranker, export_user_tower
 from recsys.policy.compose import Policy
 from recsys.policy.rules import RuleSet
-from recsys.stages import ranker_inputs
+from recsys.stages import RANKER, ranker_inputs
 from recsys.training.cascade import TrainedCascade
 from recsys.training.prepare import Prepared
 
@@ -29,21 +29,23 @@ def save_cascade(
     seed: int,
 ) -> None:
     """Write everything but the metrics into a draft; graphs are compared with their modules on the way."""
-    spec, sources = cascade.spec, cascade.retrieve.sources
+    spec, retrieval = cascade.spec, cascade.retrieval
+    sources = retrieval.retrieve.sources
     document, vocabularies = spec.to_documents()
     bundle.write_document("spec.json", document)
     bundle.write_document("vocabularies.json", vocabularies)
     prepared.dataset.items.write_ipc(bundle.path / "items.arrow")
     bundle.write_document("catalogue.json", prepared.rule_types())
-    bundle.write_arrays("item_table.safetensors", cascade.retrieve.items.encoded)
-    bundle.write_arrays("item_vectors.safetensors", {"vectors": cascade.item_vectors})
+    bundle.write_arrays("item_table.safetensors", retrieval.retrieve.items.encoded)
+    bundle.write_arrays("item_vectors.safetensors", {"vectors": retrieval.item_vectors})
     sources.index.write(bundle.path / "index.faiss")  # type: ignore[union-attr]
     candidates, arrays = sources.to_documents()
     bundle.write_document("candidates.json", candidates)
     bundle.write_arrays("candidates.safetensors", arrays)
-    export_user_tower(cascade.towers, spec, bundle.path / "user_tower.onnx")
-    inputs = ranker_inputs(spec, len(sources.names))
-    export_ranker(cascade.ranker, cascade.calibrator, inputs, bundle.path / "ranker.onnx")
+    export_user_tower(retrieval.towers, spec, bundle.path / "user_tower.onnx")
+    if ranking := cascade.ranking:
+        inputs = ranker_inputs(spec, len(sources.names))
+        export_ranker(ranking.ranker, ranking.calibrator, inputs, bundle.path / RANKER)
     save_file(_weights(cascade), bundle.path / "weights.safetensors")
     bundle.write_document("policy.yaml", policy.to_document())
     bundle.write_document("rules.yaml", rules.to_document())
@@ -52,7 +54,9 @@ def save_cascade(
 
 
 def _weights(cascade: TrainedCascade) -> dict[str, torch.Tensor]:
-    parts = {"towers": cascade.towers, "ranker": cascade.ranker, "calibrator": cascade.calibrator}
+    parts: dict[str, torch.nn.Module] = {"towers": cascade.retrieval.towers}
+    if ranking := cascade.ranking:
+        parts |= {"ranker": ranking.ranker, "calibrator": ranking.calibrator}
     return {
         f"{part}.{name}": tensor.contiguous()
         for part, module in parts.items()
@@ -66,7 +70,7 @@ def _lineage(prepared: Prepared, cascade: TrainedCascade, seed: int) -> dict[str
         "dataset": {"name": dataset.name, "sha256": dataset.hash(), "events": dataset.num_events},
         "split": {"name": split.name, "cuts": split.cuts and list(split.cuts)},
         "targets_sha256": split.targets_sha256(dataset),
-        "index_recall": cascade.index_recall,
+        "index_recall": cascade.retrieval.index_recall,
         "seed": seed,
         "python": platform.python_version(),
         "packages": {name: version(name) for name in PACKAGES},

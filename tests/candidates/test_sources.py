@@ -132,6 +132,25 @@ def test_a_source_that_finds_nothing_to_read_is_absent(known_of):
     assert fit(known_of([0, 0, 1], [0, 1, 1], 4, dim=DIM))[1].names == ("two_tower", "item_item", "popular")
 
 
+def test_one_source_alone_fills_all_places(known, questions):
+    sources = fit(known)[1].weighted((1.0, 0.4, 0.1, 0.0, 0.0))
+    towers, popular = sources.only("two_tower"), sources.only("popular")
+    assert (towers.names, popular.names) == (("two_tower",), ("popular",))
+    assert (towers.search(*questions).rows != PAD).all(), "16 of at least 33 that are not excluded"
+    listed = sources.members[3].fitted.rows.tolist()
+    for own, out in zip(popular.search(*questions).rows, questions[2], strict=True):
+        assert own.tolist() == ([row for row in listed if row not in out] + [PAD] * 16)[:16]
+
+
+def test_choices_carry_over_to_another_fit(known, questions):
+    configured, sources = fit(known)
+    chosen = configured.choose(sources, *questions, lambda rows: float(rows[:, 0].sum()))
+    assert chosen.chosen != sources.chosen
+    again = fit_again(configured, known).with_choices_of(chosen)
+    assert again.chosen == chosen.chosen
+    same(again.search(*questions), chosen.search(*questions))
+
+
 def test_no_source_and_no_event_are_refused(known):
     with pytest.raises(ConfigError, match=r"candidates\.sources has no source"):
         CandidateSources(total=5, sources={"two_tower": None})
