@@ -61,14 +61,14 @@ class Retrieve:
         queries: Sequence[Query] = tensors["QUERY"]
         request, history = encode_queries(self.spec, self.items, queries)
         excluded = self._excluded(queries)
-        rows, scores, source_scores = self.sources.search(self.user_tower(request), history, excluded)
+        merged = self.sources.search(self.user_tower(request), history, excluded)
         return {
             **request,
-            **self.items.join("candidate", rows),
-            "candidate_scores": score_features(scores, source_scores),
-            "candidate_rows": rows,
-            "merged_scores": scores,
-            "source_scores": source_scores,
+            **self.items.join("candidate", merged.rows),
+            "candidate_scores": score_features(merged),
+            "candidate_rows": merged.rows,
+            "merged_scores": merged.scores,
+            "source_scores": merged.source_scores,
             "degraded": self._degraded(queries, request, history),
         }
 
@@ -229,7 +229,7 @@ def load_retrieve(bundle: Bundle) -> Retrieve:
 
 def load_rank(bundle: Bundle) -> Rank:
     spec = read_spec(bundle)
-    possible = ranker_inputs(spec, len(bundle.document("candidates.json")["quotas"]))
+    possible = ranker_inputs(spec, len(bundle.document("candidates.json")["sources"]))
     model = OnnxModel(bundle.file(RANKER), possible)
     inputs = tuple(tensor for tensor in possible if tensor.name in model.names)
     return Rank(inputs=inputs, num_objectives=spec.num_objectives, model=model)
@@ -239,7 +239,7 @@ def load_rules(bundle: Bundle, *, policy: Policy | None = None, rules: RuleSet |
     """The last stage; another policy or rule set than the bundle's own may take its place."""
     policy = policy or Policy.from_document(bundle.document("policy.yaml"))
     spec, catalogue = read_spec(bundle), read_catalogue(bundle)
-    sources = tuple(quota["name"] for quota in bundle.document("candidates.json")["quotas"])
+    sources = tuple(source["name"] for source in bundle.document("candidates.json")["sources"])
     types = bundle.document("catalogue.json")
     compiled = policy.compile(
         rules=rules or RuleSet.parse(bundle.document("rules.yaml")),

@@ -1,6 +1,9 @@
-"""Union of what the sources offer, with provenance and quotas, in one vectorised function.
+"""Weighted sum of the scores of all sources, over the union of what they offer, with provenance and quotas.
 
-Shapes: B queries, K offers of a source, E excluded items, C candidates, S sources.
+Every source scores every candidate of the union, also those that only others offered, so that the order is that of one
+sum: sum over sources of weight * score.
+
+Shapes: B queries, K offers of a source, E excluded items, W width of the union, C candidates, S sources.
 """
 
 from collections.abc import Sequence
@@ -8,68 +11,109 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from recsys.candidates.best import best
+from recsys.candidates.contract import Answer
 from recsys.contracts import PAD
-from recsys.errors import check_ranges
-
-SMOOTHING = 60.0
-"""the constant of reciprocal rank fusion (Cormack, Clarke & Büttcher 2009)"""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Quota:
-    """What one source may contribute."""
+class Union:
+    """All that was offered to B queries, and what every source thinks of it."""
 
-    name: str
-    num: int
-    """offers kept a query, after excluded items are gone"""
-    weight: float
-    """its vote: an item at place r (from 1) gets weight / (SMOOTHING + r)"""
+    rows: np.ndarray
+    """[B, W] int64 catalogue rows, rising, PAD at the end"""
+    offered: np.ndarray
+    """[S, B, W] bool"""
+    scores: np.ndarray
+    """[S, B, W] float32, 0 for padding"""
 
-    def __post_init__(self) -> None:
-        check_ranges(f"candidates.{self.name}", num=(self.num, 1, 1_000_000), weight=(self.weight, 0.0, 1e6))
+    def merged(self, weights: Sequence[float]) -> np.ndarray:
+        """[B, W] float32, -inf for padding; summed source by source, so that no batch changes a bit of it."""
+        merged = np.where(self.rows == PAD, np.float32(-np.inf), np.float32(0))
+        for weight, scores in zip(weights, self.scores, strict=True):
+            if weight:
+                merged += np.float32(weight) * scores
+        return merged
 
 
-def merge(
-    offers: Sequence[tuple[np.ndarray, np.ndarray]], quotas: Sequence[Quota], excluded: np.ndarray, total: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Offers of S sources -> (rows [B, total], scores [B, total], source_scores [B, total, S]).
+@dataclass(frozen=True, kw_only=True)
+class Merged:
+    """The candidates of B queries, best first, padding at the end."""
 
-    Each offer is (scores [B, K], rows [B, K]), best first, PAD where there is none; excluded is [B, E] rows, PAD allowed.
-    The merged score is reciprocal rank fusion; equal ones go to the lower row. Padding is PAD, -inf and NaN.
-    """
-    num_queries, num_sources = len(excluded), len(offers)
-    query, source, place, row, score = _flatten(offers, quotas, excluded)
-    stride = int(max(row.max(initial=0), 0)) + 1
-    keys, union = np.unique(query * stride + row, return_inverse=True)
-    weights = np.array([quota.weight for quota in quotas])
-    fused = np.bincount(union, weights=weights[source] / (SMOOTHING + place + 1), minlength=len(keys))
-    by_source = np.full((len(keys), num_sources), np.nan, dtype=np.float32)
-    by_source[union, source] = score
+    rows: np.ndarray
+    """[B, C] int64 catalogue rows, PAD for padding"""
+    scores: np.ndarray
+    """[B, C] float32, the weighted sum, -inf for padding"""
+    full_scores: np.ndarray
+    """[B, C, S] float32, of every source, whether it offered the item or not; 0 for padding"""
+    offered: np.ndarray
+    """[B, C, S] bool"""
+
+    @property
+    def source_scores(self) -> np.ndarray:
+        """[B, C, S] float32, NaN where the source did not offer the item."""
+        return np.where(self.offered, self.full_scores, np.float32(np.nan))
+
+
+def union(answers: Sequence[Answer], nums: Sequence[int], excluded: np.ndarray) -> Union:
+    """Ask every source for nums [S] candidates that are not excluded [B, E] (PAD allowed), and for all their scores."""
+    beyond = excluded.shape[1]
+    offers = [answer.offer(num + beyond) for answer, num in zip(answers, nums, strict=True)]
+    rows, offered = _joined(offers, nums, excluded)
+    query, column = np.nonzero(rows != PAD)
+    scores = np.zeros(offered.shape, dtype=np.float32)
+    for number, answer in enumerate(answers):
+        scores[number, query, column] = answer.score(query, rows[query, column])
+    return Union(rows=rows, offered=offered, scores=scores)
+
+
+def best_columns(merged: np.ndarray, total: int) -> np.ndarray:
+    """[B, W] as `Union.merged` -> [B, min(total, W)] columns, best first, equal ones by the lower row; PAD at the end."""
+    return best(merged, np.arange(merged.shape[1]), total)
+
+
+def merge(joined: Union, weights: Sequence[float], total: int) -> Merged:
+    """The `total` best of a union by weights [S]."""
+    shape, num_sources = (len(joined.rows), total), len(joined.scores)
+    merged = joined.merged(weights)
+    chosen = best_columns(merged, total)
+    query, place = np.nonzero(chosen != PAD)
+    column = chosen[query, place]
+    rows = np.full(shape, PAD, dtype=np.int64)
+    scores = np.full(shape, -np.inf, dtype=np.float32)
+    full_scores = np.zeros((*shape, num_sources), dtype=np.float32)
+    offered = np.zeros((*shape, num_sources), dtype=bool)
+    rows[query, place] = joined.rows[query, column]
+    scores[query, place] = merged[query, column]
+    full_scores[query, place] = joined.scores[:, query, column].T
+    offered[query, place] = joined.offered[:, query, column].T
+    return Merged(rows=rows, scores=scores, full_scores=full_scores, offered=offered)
+
+
+def _joined(offers: Sequence[np.ndarray], nums: Sequence[int], excluded: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Offers [B, K] of S sources -> rows [B, W] of their union and offered [S, B, W]."""
+    query, source, row = _flatten(offers, nums, excluded)
+    stride = int(row.max(initial=0)) + 1
+    keys, member = np.unique(query * stride + row, return_inverse=True)
     found_query, found_row = keys // stride, keys % stride
-    order = np.lexsort((found_row, -fused, found_query))
-    rank = np.arange(len(order)) - np.searchsorted(found_query[order], found_query[order])
-    order, rank = order[rank < total], rank[rank < total]
-    rows = np.full((num_queries, total), PAD, dtype=np.int64)
-    scores = np.full((num_queries, total), -np.inf, dtype=np.float32)
-    source_scores = np.full((num_queries, total, num_sources), np.nan, dtype=np.float32)
-    rows[found_query[order], rank] = found_row[order]
-    scores[found_query[order], rank] = fused[order]
-    source_scores[found_query[order], rank] = by_source[order]
-    return rows, scores, source_scores
+    column = np.arange(len(keys)) - np.searchsorted(found_query, found_query)
+    shape = (len(excluded), int(column.max(initial=-1)) + 1)
+    rows = np.full(shape, PAD, dtype=np.int64)
+    rows[found_query, column] = found_row
+    offered = np.zeros((len(offers), *shape), dtype=bool)
+    offered[source, query, column[member]] = True
+    return rows, offered
 
 
-def _flatten(
-    offers: Sequence[tuple[np.ndarray, np.ndarray]], quotas: Sequence[Quota], excluded: np.ndarray
-) -> tuple[np.ndarray, ...]:
-    """One entry an offer that counts: its query, source, place among the kept offers, row and score."""
-    entries = []
-    for number, ((scores, rows), quota) in enumerate(zip(offers, quotas, strict=True)):
-        allowed = (rows != PAD) & ~_contains(excluded, rows)
-        place = np.cumsum(allowed, axis=1) - 1
-        query, column = np.nonzero(allowed & (place < quota.num))
-        source = np.full(len(query), number)
-        entries.append((query, source, place[query, column], rows[query, column], scores[query, column]))
-    return tuple(np.concatenate(parts) for parts in zip(*entries, strict=True))
+def _flatten(offers: Sequence[np.ndarray], nums: Sequence[int], excluded: np.ndarray) -> tuple[np.ndarray, ...]:
+    """One entry an offer that counts: its query, source and row."""
+    rows = np.concatenate(offers, axis=1)
+    bounds = np.cumsum([0, *(offer.shape[1] for offer in offers)])
+    allowed = (rows != PAD) & ~_contains(excluded, rows)
+    for num, start, stop in zip(nums, bounds[:-1], bounds[1:], strict=True):
+        allowed[:, start:stop] &= np.cumsum(allowed[:, start:stop], axis=1) <= num
+    query, column = np.nonzero(allowed)
+    return query, np.searchsorted(bounds, column, side="right") - 1, rows[query, column]
 
 
 def _contains(excluded: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -81,17 +125,18 @@ def _contains(excluded: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return np.isin(rows + offset, excluded + offset)
 
 
-def score_features(scores: np.ndarray, source_scores: np.ndarray) -> np.ndarray:
-    """What the ranker reads of retrieval: [B, C] and [B, C, S] -> [B, C, 1 + 3 S] float32, all zero for padding.
+def score_features(merged: Merged) -> np.ndarray:
+    """What the ranker reads of retrieval: [B, C, 1 + 3 S] float32, all zero for padding.
 
-    The merged score, then for each source its score, whether it offered the item, and 1 / log2(2 + place).
+    The merged score; then the score of every source, also of those that did not offer the item; then whether each
+    offered it; then 1 / log2(2 + place) among its own offers, 0 where it made none.
     """
-    offered = ~np.isnan(source_scores)
-    filled = np.where(offered, source_scores, -np.inf)
-    places = np.argsort(np.argsort(-filled, axis=1, kind="stable"), axis=1, kind="stable")
+    offered, full = merged.offered, merged.full_scores
+    falling = np.argsort(np.where(offered, -full, np.inf), axis=1, kind="stable")
+    places = np.argsort(falling, axis=1, kind="stable")
     gains = np.where(offered, 1 / np.log2(2 + places), 0)
-    merged = np.where(np.isfinite(scores), scores * SMOOTHING, 0)[..., None]
-    return np.concatenate([merged, np.nan_to_num(source_scores), offered, gains], axis=-1).astype(np.float32)
+    total = np.where(merged.rows == PAD, 0, merged.scores)[..., None]
+    return np.concatenate([total, full, offered, gains], axis=-1).astype(np.float32)
 
 
 def num_score_features(num_sources: int) -> int:

@@ -1,21 +1,48 @@
-"""The candidate sources of one retrieve stage: how to fit them, and what they offer.
+"""The candidate sources of one retrieve stage: how to fit them, what they offer together, and how their say is chosen.
 
-Shapes: B queries, L history, D dim, E excluded items, C candidates, S sources.
+Shapes: B queries, L history, D dim, M events, E excluded items, C candidates, K best of them, S sources.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
 
-from recsys.candidates.linear import ItemItem, ItemNeighbours
-from recsys.candidates.merge import Quota, merge
-from recsys.candidates.popular import Popular, PopularItems
-from recsys.errors import check_ranges
+from recsys.candidates.choice import Weights, coordinate_search
+from recsys.candidates.contract import Arrays, Asked, Document, Fitted, Known, Source
+from recsys.candidates.lists import ItemList
+from recsys.candidates.merge import Merged, Union, best_columns, merge, union
+from recsys.candidates.neighbours import ItemNeighbours
+from recsys.candidates.towers import TowerIndex
+from recsys.contracts import PAD
+from recsys.errors import ConfigError, check_ranges
+from recsys.features.encode import ItemTable
+from recsys.features.spec import FeatureSpec
 from recsys.index import Index
 
-Document = dict[str, Any]
+KINDS: dict[str, type[Fitted]] = {kind.kind: kind for kind in (TowerIndex, ItemNeighbours, ItemList)}
+BATCH = 512
+"""queries whose union is made at once when weights are chosen"""
+JUDGED = 100
+"""candidates of a query that decide about weights"""
+
+Judge = Callable[[np.ndarray], float]
+"""catalogue rows [B, K], best first, PAD at the end, K at most JUDGED -> how good they are, larger is better"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """One source among others."""
+
+    name: str
+    num: int
+    """offers kept a query, after excluded items are gone"""
+    weight: float
+    """of its scores in the merge"""
+    fitted: Fitted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,79 +50,170 @@ class Sources:
     """All fitted sources, merged into `total` candidates a query."""
 
     index: Index
-    item_item: ItemNeighbours
-    popular: PopularItems
-    quotas: tuple[Quota, ...]
-    """of two_tower, item_item and popular, in this order"""
+    members: tuple[Member, ...]
     total: int
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(quota.name for quota in self.quotas)
+        return tuple(member.name for member in self.members)
 
-    def search(
-        self, vectors: np.ndarray, history: np.ndarray, excluded: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """User vectors [B, D], history rows [B, L], excluded rows [B, E] -> what `merge` returns."""
-        beyond = excluded.shape[1]
-        two_tower, item_item, popular = (quota.num + beyond for quota in self.quotas)
-        offers = [
-            self.index.search(vectors, two_tower),
-            self.item_item.search(history, item_item),
-            self.popular.search(len(history), popular),
-        ]
-        return merge(offers, self.quotas, excluded, self.total)
+    @property
+    def weights(self) -> Weights:
+        return tuple(member.weight for member in self.members)
 
-    def to_documents(self) -> tuple[Document, dict[str, np.ndarray]]:
+    @property
+    def chosen(self) -> dict[str, dict[str, float]]:
+        """source -> the weight and, where it reads the history, the decay it works with"""
+        return {member.name: {"weight": member.weight, **_decay(member.fitted)} for member in self.members}
+
+    def search(self, vectors: np.ndarray, history: np.ndarray, excluded: np.ndarray) -> Merged:
+        """User vectors [B, D], history rows [B, L] newest last, excluded rows [B, E] -> candidates [B, C]."""
+        return merge(self.union(vectors, history, excluded), self.weights, self.total)
+
+    def union(self, vectors: np.ndarray, history: np.ndarray, excluded: np.ndarray) -> Union:
+        asked = Asked(vectors=vectors, history=history)
+        answers = [member.fitted.answer(asked) for member in self.members]
+        return union(answers, [member.num for member in self.members], excluded)
+
+    def weighted(self, weights: Weights) -> "Sources":
+        """The same with other weights."""
+        members = zip(self.members, weights, strict=True)
+        return replace(self, members=tuple(replace(member, weight=weight) for member, weight in members))
+
+    def with_choices_of(self, other: "Sources") -> "Sources":
+        """The same with the weights and decays of another fit of these sources."""
+        choices = other.chosen
+        members = (_chosen(member, choices[member.name]) for member in self.members)
+        return replace(self, members=tuple(members))
+
+    def only(self, name: str) -> "Sources":
+        """One source alone, which fills all places."""
+        members = tuple(replace(one, num=self.total, weight=1.0) for one in self.members if one.name == name)
+        return replace(self, members=members)
+
+    def to_documents(self) -> tuple[Document, Arrays]:
         """What a bundle stores beside the index."""
-        quotas = [{"name": quota.name, "num": quota.num, "weight": quota.weight} for quota in self.quotas]
-        document = {"total": self.total, "quotas": quotas, "decay": self.item_item.decay}
-        return document, {
-            "item_item_rows": self.item_item.rows,
-            "item_item_weights": self.item_item.weights,
-            "popular_rows": self.popular.rows,
-            "popular_scores": self.popular.scores,
-        }
+        document: Document = {"total": self.total, "sources": []}
+        arrays: Arrays = {}
+        for member in self.members:
+            knobs, parts = member.fitted.to_documents()
+            entry = {"name": member.name, "kind": member.fitted.kind, "num": member.num, "weight": member.weight}
+            document["sources"].append(entry | knobs)
+            arrays |= {f"{member.name}.{part}": array for part, array in parts.items()}
+        return document, arrays
 
     @staticmethod
     def from_documents(document: Mapping[str, Any], arrays: Mapping[str, np.ndarray], index: Index) -> "Sources":
-        return Sources(
-            index=index,
-            item_item=ItemNeighbours(
-                rows=arrays["item_item_rows"], weights=arrays["item_item_weights"], decay=document["decay"]
-            ),
-            popular=PopularItems(rows=arrays["popular_rows"], scores=arrays["popular_scores"]),
-            quotas=tuple(Quota(**quota) for quota in document["quotas"]),
-            total=document["total"],
-        )
+        members = tuple(_member(entry, arrays, index) for entry in document["sources"])
+        return Sources(index=index, members=members, total=document["total"])
 
 
 class CandidateSources:
-    """How to fit the sources that stand beside the towers."""
+    """How to fit the sources of the retrieve stage, and how to choose their weights and decays."""
 
-    def __init__(self, *, total: int, two_tower: Mapping[str, Any], item_item: ItemItem, popular: Popular) -> None:
+    def __init__(self, *, total: int, sources: Mapping[str, Source | None]) -> None:
         """
         total: candidates a query after the merge, 1 to 10,000
-        two_tower: {num, weight} of the towers' own offers
+        sources: by the name that explanations show, in the order in which the ranker reads them; null leaves one out
         """
         check_ranges("candidates", total=(total, 1, 10_000))
         self.total = total
-        self.item_item = item_item
-        self.popular = popular
-        self.quotas = (
-            Quota(name="two_tower", **two_tower),
-            Quota(name="item_item", num=item_item.num, weight=item_item.weight),
-            Quota(name="popular", num=popular.num, weight=popular.weight),
-        )
+        self.sources = {name: source for name, source in sources.items() if source is not None}
+        if not self.sources:
+            raise ConfigError("candidates.sources has no source; give at least one, e.g. two_tower")
 
     def fit(
-        self, users: np.ndarray, items: np.ndarray, timestamps: np.ndarray, num_items: int, index: Index
+        self,
+        *,
+        users: np.ndarray,
+        items: np.ndarray,
+        timestamps: np.ndarray,
+        items_table: ItemTable,
+        spec: FeatureSpec,
+        index: Index,
     ) -> Sources:
-        """Training positives: user codes [M], catalogue rows [M] and unix seconds [M], with the towers' index."""
-        return Sources(
-            index=index,
-            item_item=self.item_item.fit(users, items, num_items),
-            popular=self.popular.fit(items, timestamps, num_items),
-            quotas=self.quotas,
-            total=min(self.total, num_items),
+        """Training positives in canonical order: user codes from 0 [M], catalogue rows [M], unix seconds [M] or NaN.
+
+        Every source has the first of its weights and decays; one that finds nothing to read in the data is left out.
+        """
+        known = Known(users=users, items=items, timestamps=timestamps, table=items_table, spec=spec, index=index)
+        fitted = {name: source.fit(known) for name, source in self.sources.items()}
+        members = tuple(
+            Member(name=name, num=self.sources[name].num, weight=self.sources[name].weights[0], fitted=one)
+            for name, one in fitted.items()
+            if one is not None
         )
+        if not members:
+            raise ConfigError(
+                f"candidates.sources: the data have nothing to read for any of {list(fitted)}; add two_tower"
+            )
+        return Sources(index=index, members=members, total=min(self.total, known.num_items))
+
+    def choose(
+        self, sources: Sources, vectors: np.ndarray, history: np.ndarray, excluded: np.ndarray, judge: Judge
+    ) -> Sources:
+        """The same sources with the weights and decays that `judge` likes best on questions [B] they were not fitted on.
+
+        Decays are tried one after the other, the weights by coordinate search for each of them; of equals the first.
+        """
+        grids = [self.sources[name].weights for name in sources.names]
+        best, highest = sources, -np.inf
+        for faded in self._faded(sources):
+            unions = list(_unions(faded, vectors, history, excluded))
+            worth = partial(_worth, unions=unions, total=min(JUDGED, sources.total), judge=judge)
+            weights, reached = coordinate_search(grids, best.weights, worth)
+            if reached > highest:
+                best, highest = faded.weighted(weights), reached
+        return best
+
+    def _faded(self, sources: Sources) -> Iterator[Sources]:
+        """The sources with every combination of their decays."""
+        grids = {name: self.sources[name].decays for name in sources.names if self.sources[name].decays}
+        for decays in product(*grids.values()):
+            faded = dict(zip(grids, decays, strict=True))
+            choices = (
+                {"weight": member.weight} | ({"decay": faded[member.name]} if member.name in faded else {})
+                for member in sources.members
+            )
+            members = (_chosen(member, choice) for member, choice in zip(sources.members, choices, strict=True))
+            yield replace(sources, members=tuple(members))
+
+
+def _unions(sources: Sources, vectors: np.ndarray, history: np.ndarray, excluded: np.ndarray) -> Iterator[Union]:
+    for start in range(0, len(history), BATCH):
+        batch = slice(start, start + BATCH)
+        yield sources.union(vectors[batch], history[batch], excluded[batch])
+
+
+def _worth(weights: Weights, *, unions: list[Union], total: int, judge: Judge) -> float:
+    return judge(_best_rows(unions, weights, total))
+
+
+def _best_rows(unions: list[Union], weights: Weights, total: int) -> np.ndarray:
+    """[B, total] catalogue rows, PAD at the end."""
+    parts = []
+    for joined in unions:
+        columns = best_columns(joined.merged(weights), total)
+        rows = np.full((len(columns), total), PAD, dtype=np.int64)
+        found = np.take_along_axis(joined.rows, np.maximum(columns, 0), axis=1) if columns.size else columns
+        rows[:, : columns.shape[1]] = np.where(columns == PAD, PAD, found)
+        parts.append(rows)
+    return np.concatenate(parts)
+
+
+def _decay(fitted: Fitted) -> dict[str, float]:
+    return {"decay": fitted.decay} if isinstance(fitted, ItemNeighbours) else {}
+
+
+def _chosen(member: Member, choice: Mapping[str, float]) -> Member:
+    fitted = member.fitted
+    if isinstance(fitted, ItemNeighbours) and "decay" in choice:
+        fitted = replace(fitted, decay=choice["decay"])
+    return replace(member, weight=choice["weight"], fitted=fitted)
+
+
+def _member(entry: Mapping[str, Any], arrays: Mapping[str, np.ndarray], index: Index) -> Member:
+    prefix = f"{entry['name']}."
+    own = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+    fitted = KINDS[entry["kind"]].from_documents(entry, own, index)
+    return Member(name=entry["name"], num=entry["num"], weight=entry["weight"], fitted=fitted)

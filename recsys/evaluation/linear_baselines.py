@@ -8,19 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import linalg, sparse
+from scipy import sparse
 
-from recsys.candidates.operators import cosine, damped, normalised, transitions
+from recsys.candidates.operators import LARGEST_DENSE, SUPPORT, cosine, damped, ease, normalised, transitions
 from recsys.errors import check_ranges
 from recsys.evaluation.baselines import LeftOut
 from recsys.evaluation.interactions import Histories, Interactions
 
-SUPPORT = 2.0
-"""what the sum of an item's transitions has to exceed before they count fully"""
 TIE_BREAK = 1e-7
 """weight of popularity below all other evidence"""
-LARGEST_DENSE = 20_000
-"""items; a dense operator of more of them takes more than 3 GiB to fit"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,11 +127,7 @@ class Mix:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EASE:
-    """The linear autoencoder with zero diagonal, in closed form; dense, N^3 time and 8 N^2 bytes.
-
-    Minimises |X - XB|^2 + regularisation |B|^2 with diag(B) = 0: with P = (X'X + regularisation I)^-1,
-    B[i, j] = -P[i, j] / P[j, j]. Steck, Embarrassingly shallow autoencoders for sparse data, WWW 2019.
-    """
+    """The linear autoencoder with zero diagonal, Steck 2019."""
 
     regularisation: float
 
@@ -146,12 +138,7 @@ class EASE:
         """LeftOut when the catalogue is too large."""
         if interactions.num_items > LARGEST_DENSE:
             raise LeftOut(f"{interactions.num_items:,} items are too many to invert, wanted at most {LARGEST_DENSE:,}")
-        weights = interactions.together.toarray()
-        np.fill_diagonal(weights, interactions.popularity + self.regularisation)
-        weights = _inverse(weights)
-        weights /= -weights.diagonal()
-        np.fill_diagonal(weights, 0.0)
-        return LinearScorer(operator=weights)
+        return LinearScorer(operator=ease(interactions.together, interactions.popularity, self.regularisation))
 
 
 def _mix(
@@ -196,15 +183,3 @@ def _nearest(similar: sparse.csr_array, neighbours: int) -> sparse.csr_array:
     kept = entries.data >= threshold[entries.row]
     places = (entries.data[kept], (entries.row[kept], entries.col[kept]))
     return sparse.csr_array(places, shape=similar.shape)
-
-
-def _inverse(matrix: np.ndarray) -> np.ndarray:
-    """Of a symmetric positive definite matrix, which is overwritten: Cholesky, in place."""
-    factorise, invert = linalg.lapack.get_lapack_funcs(("potrf", "potri"), (matrix,))
-    factor, failed = factorise(matrix.T, lower=True, overwrite_a=True, clean=False)
-    if failed:
-        raise linalg.LinAlgError(f"the leading minor of order {failed} is not positive definite")
-    inverse, _ = invert(factor, lower=True, overwrite_c=True)
-    upper = np.triu_indices(len(inverse), 1)
-    inverse[upper] = inverse.T[upper]
-    return inverse

@@ -27,6 +27,10 @@ class FaissIndex:
             raise ConfigError(f"index: k is {k}; ask for at least 1 neighbour")
         return self.index.search(np.ascontiguousarray(queries, dtype=np.float32), min(k, self.index.ntotal))
 
+    def vectors(self, rows: np.ndarray) -> np.ndarray:
+        """[R] catalogue rows -> [R, D] float32, as the index stores them."""
+        return self.index.reconstruct_batch(rows)
+
     def write(self, path: Path) -> None:
         faiss.write_index(self.index, str(path))
 
@@ -82,4 +86,5 @@ class IndexBuilder:
         index.add(vectors)
         if hasattr(index, "nprobe"):
             index.nprobe = self.nprobe
+            index.make_direct_map()  # type: ignore[attr-defined]
         return index

@@ -22,7 +22,7 @@ class ExactIndex:
     """Inner product with every item vector."""
 
     def __init__(self, vectors: np.ndarray) -> None:
-        self.vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+        self.stored = np.ascontiguousarray(vectors, dtype=np.float32)
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """queries [B, D] float32 -> scores [B, K] float32 falling and catalogue rows [B, K] int64, K = min(k, N)."""
@@ -30,12 +30,16 @@ class ExactIndex:
             raise ConfigError(f"index: k is {k}; ask for at least 1 neighbour")
         scores = np.empty((len(queries), 0), dtype=np.float32)
         rows = np.empty((len(queries), 0), dtype=np.int64)
-        for start in range(0, len(self.vectors), TILE):
-            tile = queries @ self.vectors[start : start + TILE].T
+        for start in range(0, len(self.stored), TILE):
+            tile = queries @ self.stored[start : start + TILE].T
             tile_rows = np.broadcast_to(np.arange(start, start + tile.shape[1]), tile.shape)
             joined = np.concatenate([scores, tile], axis=1), np.concatenate([rows, tile_rows], axis=1)
             scores, rows = search_tile(*joined, k)
         return scores, rows
+
+    def vectors(self, rows: np.ndarray) -> np.ndarray:
+        """[R] catalogue rows -> [R, D] float32."""
+        return self.stored[rows]
 
 
 def recall_against(exact_rows: np.ndarray, rows: np.ndarray) -> float:

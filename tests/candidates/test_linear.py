@@ -1,99 +1,171 @@
-"""Item-item neighbours against a dense matrix, and the shrunken cosine by hand.
+"""Item-item neighbours against a dense matrix, and every operator by hand.
 
-Shapes: B queries, L history, N items, M neighbours an item, K results.
+Shapes: B queries, L history, N items, K offers, P pairs of a query and an item.
 """
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import sparse
 
-from recsys.candidates.linear import ItemItem, ItemNeighbours
+from recsys.candidates import linear
+from recsys.candidates.contract import Asked
+from recsys.candidates.linear import Cosine, CosineAndTransitions, Ease
+from recsys.candidates.neighbours import ItemNeighbours
+from recsys.candidates.operators import pruned
 from recsys.contracts import PAD
 from recsys.errors import ConfigError
 
+USERS, ITEMS = np.array([0, 0, 1, 1, 2, 2, 2]), np.array([0, 1, 0, 1, 1, 2, 1])
+"""users 0 and 1 met items 0 and 1, user 2 met 1 twice and 2; nobody met 3"""
 
-def item_item(**knobs):
-    return ItemItem(**{"num": 5, "weight": 1.0, "neighbours": 3, "shrinkage": 0.0, "decay": 1.0, **knobs})
+
+def asked(history):
+    return Asked(vectors=np.zeros((len(history), 1), np.float32), history=np.asarray(history))
 
 
-def dense(fitted, num_items):
-    """[N, N] what an event of the row speaks for."""
-    matrix = np.zeros((num_items, num_items))
-    for row, (columns, weights) in enumerate(zip(fitted.rows[:-1], fitted.weights[:-1], strict=True)):
-        kept = columns != PAD
-        matrix[row, columns[kept]] = weights[kept]
-    return matrix
+def neighbours(matrix, decay=1.0):
+    return ItemNeighbours.of(sparse.csr_array(np.asarray(matrix, dtype=np.float32)), decay)
 
 
 def test_the_shrunken_cosine_known_answer():
-    """Users 0 and 1 met items 0 and 1, user 2 met 1 twice and 2; nobody met 3."""
-    users, items = np.array([0, 0, 1, 1, 2, 2, 2]), np.array([0, 1, 0, 1, 1, 2, 1])
-    fitted = item_item(shrinkage=1.0).fit(users, items, 4)
     zero_one, one_two = 2 / (np.sqrt(2 * 3) + 1), 1 / (np.sqrt(3 * 1) + 1)
     expected = [[0, zero_one, 0, 0], [zero_one, 0, one_two, 0], [0, one_two, 0, 0], [0, 0, 0, 0]]
-    np.testing.assert_allclose(dense(fitted, 4), expected, rtol=1e-6)
-    assert fitted.rows.shape == (5, 3)
-    assert (fitted.rows[-1] == PAD).all()
-    assert not fitted.weights[-1].any()
+    np.testing.assert_allclose(Cosine(shrinkage=1.0).fit(USERS, ITEMS, 4).toarray(), expected, rtol=1e-6)
 
 
-def test_only_the_strongest_neighbours_stay_and_ties_go_to_the_lower_row():
-    users = np.array([0, 0, 1, 1, 2, 2, 3, 3, 3])
-    items = np.array([0, 2, 0, 2, 0, 1, 0, 1, 3])
-    fitted = item_item(neighbours=2).fit(users, items, 4)
-    assert fitted.rows[0].tolist() == [1, 2]
-    assert fitted.weights[0, 0] == fitted.weights[0, 1]
-    assert fitted.rows[3].tolist() == [1, 0], "1 / sqrt(2) before 1 / sqrt(4)"
+def test_cosine_and_transitions_known_answer():
+    operator = CosineAndTransitions(damping=0.5, window=2, power=0.5, weight=2.0)
+    popularity = np.array([2, 3, 1, 0])
+    together = np.zeros((4, 4))
+    together[0, 1] = together[1, 0] = 2 / np.sqrt(6)
+    together[1, 2] = together[2, 1] = 1 / np.sqrt(3)
+    following = np.zeros((4, 4))
+    following[0, 1], following[1, 2], following[2, 1] = 2, 1, 1
+    following /= following.sum(axis=1, keepdims=True) + 2
+    following /= np.sqrt(popularity + 1)
+    expected = together / together[together > 0].mean() + 2 * following / following[following > 0].mean()
+    np.testing.assert_allclose(operator.fit(USERS, ITEMS, 4).toarray(), expected, rtol=1e-5)
+
+
+def test_transitions_go_forward_only():
+    """Item 1 always follows item 0: they are met together both ways, but only 0 speaks for 1 with both halves."""
+    users, items = np.repeat(np.arange(3), 2), np.tile([0, 1], 3)
+    matrix = CosineAndTransitions(damping=0.5, window=1, power=0.0, weight=1.0).fit(users, items, 2)
+    assert matrix.toarray().tolist() == [[0, 2], [1, 0]]
+
+
+def test_ease_is_the_least_squares_autoencoder():
+    """Each column of B solves a ridge regression of the item on all the others."""
+    generator = np.random.default_rng(0)
+    users, items = generator.integers(0, 9, 40), generator.integers(0, 5, 40)
+    seen = np.zeros((9, 5))
+    seen[users, items] = 1
+    found = Ease(regularisation=2.0).fit(users, items, 5).toarray()
+    for item in range(5):
+        others = np.delete(np.arange(5), item)
+        x = seen[:, others]
+        ridge = np.linalg.solve(x.T @ x + 2.0 * np.eye(4), x.T @ seen[:, item])
+        np.testing.assert_allclose(found[others, item], ridge, rtol=1e-4, atol=1e-6)
+        assert found[item, item] == 0
+
+
+def test_ease_refuses_a_large_catalogue_in_a_sentence():
+    with pytest.raises(ConfigError, match=r"20,001 items, wanted at most 20,000; choose Cosine"):
+        Ease(regularisation=1.0).fit(USERS, ITEMS, 20_001)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 8), st.integers(1, 9), st.integers(0, 10_000))
+def test_pruning_keeps_the_strongest_and_ties_go_to_the_lower_column(num_items, kept, seed):
+    matrix = np.random.default_rng(seed).integers(-2, 3, (num_items, num_items)).astype(np.float32)
+    found = pruned(sparse.csr_array(matrix), kept).toarray()
+    for row, own in zip(matrix, found, strict=True):
+        strongest = sorted(np.flatnonzero(row), key=lambda column: (-abs(row[column]), column))[:kept]
+        expected = np.zeros(num_items)
+        expected[strongest] = row[strongest]
+        assert own.tolist() == expected.tolist()
 
 
 @settings(deadline=None, max_examples=80)
 @given(st.integers(2, 9), st.integers(1, 6), st.integers(1, 6), st.integers(0, 10_000), st.floats(0.1, 1))
-def test_search_equals_a_dense_matrix(num_items, length, k, seed, decay):
+def test_an_answer_equals_a_dense_matrix(num_items, length, k, seed, decay):
     generator = np.random.default_rng(seed)
-    users, items = generator.integers(0, 6, 30), generator.integers(0, num_items, 30)
-    fitted = item_item(neighbours=4, shrinkage=2.0, decay=decay).fit(users, items, num_items)
-    history = generator.integers(PAD, num_items, (3, length))
-    scores, rows = fitted.search(history, k)
-    matrix = dense(fitted, num_items)
-    for own, found_scores, found_rows in zip(history, scores, rows, strict=True):
-        events = [(place, row) for place, row in enumerate(own) if row != PAD]
-        sums = sum((decay ** (length - 1 - place) * matrix[row] for place, row in events), np.zeros(num_items))
-        assert found_rows.shape == (k,)
-        kept = found_rows[found_rows != PAD]
-        assert len(kept) == min(k, (sums > 0).sum())
-        assert len(set(kept)) == len(kept)
-        assert np.isneginf(found_scores[len(kept) :]).all()
-        np.testing.assert_allclose(found_scores[: len(kept)], sums[kept], rtol=1e-5)
-        np.testing.assert_allclose(found_scores[: len(kept)], np.sort(sums)[::-1][: len(kept)], rtol=1e-5)
+    matrix = generator.integers(-1, 4, (num_items, num_items)) * generator.random((num_items, num_items))
+    history = generator.integers(PAD, num_items + 2, (3, length))
+    answer = neighbours(matrix, decay).answer(asked(history))
+    query, row = np.divmod(np.arange(3 * (num_items + 2)), num_items + 2)
+    scores = answer.score(query, row).reshape(3, -1)
+    for own, found, offered in zip(history, scores, answer.offer(k), strict=True):
+        events = [(place, item) for place, item in enumerate(own) if 0 <= item < num_items]
+        sums = sum((decay ** (length - 1 - place) * matrix[item] for place, item in events), np.zeros(num_items))
+        sums = sums / sums.max() if sums.max() > 0 else sums
+        np.testing.assert_allclose(found[:num_items], sums, rtol=1e-4, atol=1e-6)
+        assert not found[num_items:].any(), "items that came later are not known"
+        kept = offered[offered != PAD]
+        assert len(kept) == min(k, (found > 0).sum())
+        assert kept.tolist() == sorted(np.flatnonzero(found > 0), key=lambda item: (-found[item], item))[:k]
 
 
 def test_equal_sums_go_to_the_lower_row_and_newer_events_weigh_more():
-    rows = np.array([[2, 3], [3, 2], [PAD, PAD], [PAD, PAD], [PAD, PAD]])
-    weights = np.array([[1, 0.5], [1, 0.5], [0, 0], [0, 0], [0, 0]], dtype=np.float32)
-    alike = ItemNeighbours(rows=rows, weights=weights, decay=1.0)
-    assert alike.search(np.array([[0, 1]]), 2)[1].tolist() == [[2, 3]]
-    newer = ItemNeighbours(rows=rows, weights=weights, decay=0.5)
-    scores, found = newer.search(np.array([[0, 1]]), 2)
-    assert (found.tolist(), scores.tolist()) == ([[3, 2]], [[1.25, 1.0]])
+    matrix = np.zeros((4, 4))
+    matrix[0, [2, 3]], matrix[1, [3, 2]] = (1, 0.5), (1, 0.5)
+    assert neighbours(matrix).answer(asked([[0, 1]])).offer(2).tolist() == [[2, 3]]
+    newer = neighbours(matrix, 0.5).answer(asked([[0, 1]]))
+    assert newer.offer(2).tolist() == [[3, 2]]
+    np.testing.assert_allclose(newer.score(np.zeros(2, int), np.array([3, 2])), [1, 1 / 1.25])
 
 
 def test_an_empty_history_gets_nothing():
-    fitted = item_item().fit(np.array([0, 0]), np.array([0, 1]), 2)
-    scores, rows = fitted.search(np.full((2, 4), PAD), 3)
-    assert (rows == PAD).all()
-    assert np.isneginf(scores).all()
+    answer = neighbours(np.ones((3, 3))).answer(asked(np.full((2, 4), PAD)))
+    assert (answer.offer(3) == PAD).all()
+    assert not answer.score(np.array([0, 1]), np.array([0, 2])).any()
 
 
-def test_items_never_met_together_have_no_neighbours():
-    fitted = item_item().fit(np.array([0, 1]), np.array([0, 1]), 3)
-    assert (fitted.rows == PAD).all()
-    assert not fitted.weights.any()
+def test_the_largest_sum_is_one_also_where_it_is_excluded_later():
+    answer = neighbours([[0, 4, 2], [0, 0, 0], [0, 0, 0]]).answer(asked([[0]]))
+    assert answer.score(np.zeros(3, int), np.arange(3)).tolist() == [0, 1, 0.5]
+
+
+def test_looking_up_in_steps_changes_nothing(monkeypatch):
+    generator = np.random.default_rng(0)
+    answer = neighbours(generator.random((6, 6))).answer(asked(generator.integers(PAD, 6, (7, 3))))
+    query, row = np.divmod(np.arange(42), 6)
+    whole = answer.score(query, row)
+    monkeypatch.setattr("recsys.candidates.neighbours.CELLS", 13)
+    np.testing.assert_array_equal(answer.score(query, row), whole)
+
+
+KNOBS = {"num": 5, "weights": [1.0], "decays": [1.0], "neighbours": 3, "operator": Cosine(shrinkage=0.0)}
 
 
 @pytest.mark.parametrize(
-    "knobs", [{"decay": 0}, {"decay": 1.1}, {"neighbours": 0}, {"shrinkage": -1}], ids=lambda knobs: next(iter(knobs))
+    ("knobs", "key"),
+    [
+        ({"decays": [0]}, "decays"),
+        ({"decays": [1.1]}, "decays"),
+        ({"decays": []}, "decays"),
+        ({"neighbours": 0}, "neighbours"),
+        ({"num": 0}, "num"),
+        ({"weights": []}, "weights"),
+        ({"weights": [0.1, -1]}, "weights"),
+    ],
 )
-def test_a_knob_out_of_range_is_refused_by_name(knobs):
-    with pytest.raises(ConfigError, match=rf"candidates\.item_item.*{next(iter(knobs))}"):
-        item_item(**knobs)
+def test_a_knob_out_of_range_is_refused_by_name(knobs, key):
+    with pytest.raises(ConfigError, match=rf"candidates\.item_item\.{key} is"):
+        linear.ItemItem(**{**KNOBS, **knobs})
+
+
+@pytest.mark.parametrize(
+    ("operator", "knobs"),
+    [
+        (Cosine, {"shrinkage": -1}),
+        (Ease, {"regularisation": 0}),
+        (CosineAndTransitions, {"damping": 2, "window": 3, "power": 0.25, "weight": 1.0}),
+        (CosineAndTransitions, {"damping": 0.3, "window": 0, "power": 0.25, "weight": 1.0}),
+    ],
+)
+def test_a_knob_of_an_operator_out_of_range_is_refused_by_name(operator, knobs):
+    with pytest.raises(ConfigError, match=r"candidates\.item_item\.operator\.\w+ is"):
+        operator(**knobs)

@@ -1,0 +1,103 @@
+"""What a candidate source is: fitted on what is known, asked by a batch of users, it offers items and scores any item.
+
+Shapes: B queries, L history, D dim, M events, N items, K offers, P pairs of a query and an item.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, Self
+
+import numpy as np
+
+from recsys.errors import ConfigError, DataError, check_ranges
+from recsys.features.encode import ItemTable
+from recsys.features.spec import FeatureSpec
+from recsys.index import Index
+
+Document = dict[str, Any]
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """All that a source may be fitted on. DataError when nothing is."""
+
+    users: np.ndarray
+    """[M] int64 codes from 0 of the positive events, which stand in canonical order"""
+    items: np.ndarray
+    """[M] int64 catalogue rows"""
+    timestamps: np.ndarray
+    """[M] unix seconds UTC, NaN where there is no time"""
+    table: ItemTable
+    spec: FeatureSpec
+    index: Index
+
+    def __post_init__(self) -> None:
+        if not len(self.users):
+            raise DataError("no positive event lies in the training periods; wanted at least one to fit candidates on")
+
+    @property
+    def num_items(self) -> int:
+        return len(self.table)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What sources may know of B users."""
+
+    vectors: np.ndarray
+    """[B, D] float32, of the user tower"""
+    history: np.ndarray
+    """[B, L] catalogue rows, newest last, PAD before"""
+
+    def __len__(self) -> int:
+        return len(self.history)
+
+
+class Answer(Protocol):
+    """The opinion of one source for B users."""
+
+    def offer(self, k: int) -> np.ndarray:
+        """[B, K] catalogue rows, best first, PAD where there is none; K <= k."""
+
+    def score(self, query: np.ndarray, row: np.ndarray) -> np.ndarray:
+        """[P] queries and [P] catalogue rows, any of them -> [P] float32, larger is better."""
+
+
+class Fitted(Protocol):
+    """A source that can be asked."""
+
+    kind: ClassVar[str]
+
+    def answer(self, asked: Asked) -> Answer: ...
+
+    def to_documents(self) -> tuple[Document, Arrays]:
+        """What a bundle stores of it, beside the index."""
+
+    @classmethod
+    def from_documents(cls, document: Mapping[str, Any], arrays: Mapping[str, np.ndarray], index: Index) -> Self: ...
+
+
+class Source(Protocol):
+    """How to fit a source."""
+
+    num: int
+    """candidates it offers a query"""
+    weights: tuple[float, ...]
+    """of its scores in the merge, to choose from; the first holds until one is chosen"""
+    decays: tuple[float, ...]
+    """of the history, to choose from, as the weights are; empty where the source reads no history"""
+
+    def fit(self, known: Known) -> Fitted | None:
+        """None when the data have nothing that the source could read."""
+
+
+def check_source(name: str, num: int, weights: tuple[float, ...], decays: tuple[float, ...] = ()) -> None:
+    """ConfigError for what no source could do."""
+    if not weights:
+        raise ConfigError(f"candidates.{name}.weights is empty; give at least one weight")
+    check_ranges(f"candidates.{name}", num=(num, 1, 1_000_000))
+    for weight in weights:
+        check_ranges(f"candidates.{name}", weights=(weight, 0.0, 1e6))
+    for decay in decays:
+        check_ranges(f"candidates.{name}", decays=(decay, 1e-6, 1.0))

@@ -1,0 +1,68 @@
+"""What the two towers say: the inner product of user and item, searched in the index.
+
+Shapes: B queries, D dim, K offers, P pairs of a query and an item.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from recsys.candidates.contract import Arrays, Asked, Document, Known, check_source
+from recsys.index import Index
+
+PAIRS = 2**16
+"""pairs scored at once"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TowerAnswer:
+    """The inner products as they are: of unit vectors the cosine."""
+
+    index: Index
+    vectors: np.ndarray
+    """[B, D]"""
+
+    def offer(self, k: int) -> np.ndarray:
+        return self.index.search(self.vectors, k)[1]
+
+    def score(self, query: np.ndarray, row: np.ndarray) -> np.ndarray:
+        """A pair is summed by itself, so that its score does not depend on the batch it came in."""
+        scores = np.empty(len(query), dtype=np.float32)
+        for start in range(0, len(query), PAIRS):
+            part = slice(start, start + PAIRS)
+            scores[part] = np.einsum("pd,pd->p", self.vectors[query[part]], self.index.vectors(row[part]))
+        return scores
+
+
+@dataclass(frozen=True, kw_only=True)
+class TowerIndex:
+    """The vectors of the item tower."""
+
+    index: Index
+    kind: ClassVar[str] = "towers"
+
+    def answer(self, asked: Asked) -> TowerAnswer:
+        return TowerAnswer(index=self.index, vectors=np.ascontiguousarray(asked.vectors, dtype=np.float32))
+
+    def to_documents(self) -> tuple[Document, Arrays]:
+        return {}, {}
+
+    @classmethod
+    def from_documents(cls, document: Mapping[str, Any], arrays: Mapping[str, np.ndarray], index: Index) -> Self:
+        return cls(index=index)
+
+
+class Towers:
+    """The towers as a source; their weight is 1, that of the others is relative to it."""
+
+    def __init__(self, *, num: int) -> None:
+        """num: candidates they offer a query"""
+        self.num = num
+        self.weights = (1.0,)
+        self.decays: tuple[float, ...] = ()
+        check_source("towers", num, self.weights)
+
+    def fit(self, known: Known) -> TowerIndex:
+        return TowerIndex(index=known.index)

@@ -1,0 +1,233 @@
+"""All sources together: what they offer, what does not depend on the batch, documents, and how weights are chosen.
+
+Shapes: B queries, L history, D dim, E excluded items, C candidates, S sources.
+"""
+
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pytest
+
+from recsys.candidates.choice import coordinate_search
+from recsys.candidates.content import Content
+from recsys.candidates.linear import CosineAndTransitions, ItemItem
+from recsys.candidates.lists import Fresh, Popular
+from recsys.candidates.sources import CandidateSources, Sources
+from recsys.candidates.towers import Towers
+from recsys.contracts import PAD
+from recsys.errors import ConfigError, DataError
+from recsys.index import ExactIndex
+from recsys.index.ann import IndexBuilder
+
+NUM_ITEMS, DIM = 40, 13
+NAMES = ("two_tower", "item_item", "content", "popular", "fresh")
+
+
+def parts(**changed):
+    operator = CosineAndTransitions(damping=0.3, window=3, power=0.25, weight=1.0)
+    return {
+        "two_tower": Towers(num=8),
+        "item_item": ItemItem(num=6, weights=[0.4, 0.0, 1.0], decays=[0.8, 1.0], neighbours=5, operator=operator),
+        "content": Content(num=3, weights=[0.1, 0.3], decays=[1.0], neighbours=4),
+        "popular": Popular(num=4, weights=[0.1, 0.0], days=10.0, kept=30),
+        "fresh": Fresh(num=2, weights=[0.05], kept=9, column=None),
+    } | changed
+
+
+def fit(known, total=16, **changed):
+    configured = CandidateSources(total=total, sources=parts(**changed))
+    return configured, fit_again(configured, known)
+
+
+def fit_again(configured, known):
+    return configured.fit(
+        users=known.users,
+        items=known.items,
+        timestamps=known.timestamps,
+        items_table=known.table,
+        spec=known.spec,
+        index=known.index,
+    )
+
+
+@pytest.fixture
+def known(known_of):
+    """The last ten items are cold."""
+    generator = np.random.default_rng(0)
+    users, items = generator.integers(0, 25, 300), generator.integers(0, NUM_ITEMS - 10, 300)
+    kinds = ("category", [f"k{kind}" for kind in generator.integers(0, 6, NUM_ITEMS)])
+    return known_of(users, items, NUM_ITEMS, timestamps=np.arange(300.0), dim=DIM, kind=kinds)
+
+
+@pytest.fixture
+def questions():
+    """vectors [B, D], history [B, L], excluded [B, E]"""
+    generator = np.random.default_rng(1)
+    vectors = generator.normal(size=(30, DIM)).astype(np.float32)
+    history = generator.integers(PAD, NUM_ITEMS, (30, 5))
+    history[0] = PAD
+    return vectors, history, np.concatenate([history, generator.integers(PAD, NUM_ITEMS, (30, 2))], axis=1)
+
+
+def same(one, other):
+    for name in ("rows", "scores", "full_scores", "offered"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+
+
+def test_sources_offer_what_their_quotas_allow_and_nothing_excluded(known, questions):
+    sources = fit(known)[1]
+    merged = sources.search(*questions)
+    assert sources.names == NAMES
+    offers = merged.offered.sum(axis=1)
+    assert (offers <= [8, 6, 3, 4, 2]).all()
+    assert (offers[1:] > 0).any(axis=0).all()
+    cold = merged.rows >= NUM_ITEMS - 10
+    assert merged.offered[cold][:, 2].any()
+    assert not merged.offered[~cold][:, 2].any()
+    for own, out in zip(merged.rows, questions[2], strict=True):
+        assert not set(own[own != PAD]) & set(out)
+
+
+def test_every_score_is_that_of_its_source_for_the_whole_catalogue(known, questions):
+    merged = fit(known)[1].search(*questions)
+    query, place = np.nonzero(merged.rows != PAD)
+    cosines = questions[0] @ known.index.vectors(np.arange(NUM_ITEMS)).T
+    np.testing.assert_allclose(
+        merged.full_scores[query, place, 0], cosines[query, merged.rows[query, place]], rtol=1e-5
+    )
+    weights = np.float32([1.0, 0.4, 0.1, 0.1, 0.05])
+    np.testing.assert_allclose(merged.scores[query, place], merged.full_scores[query, place] @ weights, rtol=1e-5)
+    assert (merged.full_scores[..., 1:] <= 1).all()
+
+
+@pytest.mark.parametrize("factory", ["Flat", "IVF4,Flat"])
+def test_a_query_alone_gets_bit_for_bit_what_it_gets_in_a_batch(known, questions, factory):
+    builder = IndexBuilder(factory=factory, nprobe=4, min_recall=1.0, recall_at=5)
+    index, _ = builder.build(known.index.vectors(np.arange(NUM_ITEMS)))
+    sources = fit(replace(known, index=index))[1]
+    together = sources.search(*questions)
+    for number in range(len(questions[0])):
+        alone = sources.search(*(part[number : number + 1] for part in questions))
+        for name in ("rows", "scores", "full_scores", "offered"):
+            np.testing.assert_array_equal(getattr(alone, name)[0], getattr(together, name)[number])
+
+
+def test_sources_survive_their_documents(known, questions):
+    sources = fit(known)[1]
+    document, arrays = sources.to_documents()
+    again = Sources.from_documents(document, arrays, sources.index)
+    assert [one["name"] for one in document["sources"]] == list(NAMES)
+    assert again.chosen == sources.chosen
+    same(again.search(*questions), sources.search(*questions))
+
+
+def test_a_source_may_be_left_out(known, questions):
+    sources = fit(known, item_item=None, fresh=None)[1]
+    assert sources.names == ("two_tower", "content", "popular")
+    assert sources.search(*questions).offered.shape[-1] == 3
+
+
+def test_a_source_that_finds_nothing_to_read_is_absent(known_of):
+    assert fit(known_of([0, 0, 1], [0, 1, 1], 4, dim=DIM))[1].names == ("two_tower", "item_item", "popular")
+
+
+def test_one_source_alone_fills_all_places(known, questions):
+    sources = fit(known)[1].weighted((1.0, 0.4, 0.1, 0.0, 0.0))
+    towers, popular = sources.only("two_tower"), sources.only("popular")
+    assert (towers.names, popular.names) == (("two_tower",), ("popular",))
+    assert (towers.search(*questions).rows != PAD).all(), "16 of at least 33 that are not excluded"
+    listed = sources.members[3].fitted.rows.tolist()
+    for own, out in zip(popular.search(*questions).rows, questions[2], strict=True):
+        assert own.tolist() == ([row for row in listed if row not in out] + [PAD] * 16)[:16]
+
+
+def test_choices_carry_over_to_another_fit(known, questions):
+    configured, sources = fit(known)
+    chosen = configured.choose(sources, *questions, lambda rows: float(rows[:, 0].sum()))
+    assert chosen.chosen != sources.chosen
+    again = fit_again(configured, known).with_choices_of(chosen)
+    assert again.chosen == chosen.chosen
+    same(again.search(*questions), chosen.search(*questions))
+
+
+def test_no_source_and_no_event_are_refused(known):
+    with pytest.raises(ConfigError, match=r"candidates\.sources has no source"):
+        CandidateSources(total=5, sources={"two_tower": None})
+    with pytest.raises(DataError, match="no positive event"):
+        replace(known, users=known.users[:0], items=known.items[:0], timestamps=known.timestamps[:0])
+
+
+def test_an_item_that_came_later_is_found_by_the_towers_alone(known, questions):
+    vectors, history, excluded = questions
+    sources = fit(known)[1]
+    index = ExactIndex(np.concatenate([known.index.vectors(np.arange(NUM_ITEMS)), 9 * vectors[:1]]))
+    history = np.concatenate([history, np.full((30, 1), NUM_ITEMS)], axis=1)
+    members = (
+        replace(sources.members[0], fitted=replace(sources.members[0].fitted, index=index)),
+        *sources.members[1:],
+    )
+    merged = replace(sources, index=index, members=members).search(vectors, history, excluded)
+    assert merged.rows[0, 0] == NUM_ITEMS
+    assert merged.offered[0, 0].tolist() == [True, False, False, False, False]
+    assert not merged.full_scores[0, 0, 1:].any()
+
+
+def test_what_happens_later_and_to_cold_items_changes_no_item_item(known):
+    """The catalogue's cold items look otherwise: only content may say so."""
+    parts = known.table.encoded | {"ids": known.table.encoded["ids"].copy()}
+    parts["ids"][NUM_ITEMS - 10 : NUM_ITEMS, 1] = 2
+    other = fit(replace(known, table=replace(known.table, encoded=parts)))[1]
+    ours, theirs = fit(known)[1].to_documents()[1], other.to_documents()[1]
+    differing = {name for name in ours if not np.array_equal(ours[name], theirs[name])}
+    assert {name.split(".")[0] for name in differing} == {"content"}
+
+
+def ndcg_of(target):
+    """A judge: the discounted place of one target a query, 0 where it is missing."""
+
+    def judge(rows):
+        query, place = np.nonzero(rows == target[:, None])
+        return float(np.bincount(query, 1 / np.log2(2 + place), minlength=len(target)).mean())
+
+    return judge
+
+
+def test_choosing_finds_the_source_that_is_right(known, questions):
+    """The target is what item_item with decay 1 likes best, so that its weight and decay are to be found."""
+    questions = (questions[0] / 1000, *questions[1:])
+    configured, sources = fit(known)
+    wanted = fit(known, two_tower=None, content=None, popular=None, fresh=None)[1]
+    slow_member = wanted.members[0]
+    slow_member = replace(slow_member, fitted=replace(slow_member.fitted, decay=1.0))
+    target = replace(wanted, members=(slow_member,)).search(*questions).rows[:, 0]
+    judge = ndcg_of(np.where(target == PAD, NUM_ITEMS, target))
+    chosen = configured.choose(sources, *questions, judge)
+    assert chosen.chosen["item_item"] == {"weight": 1.0, "decay": 1.0}
+    assert chosen.chosen["two_tower"] == {"weight": 1.0}
+    assert judge(chosen.search(*questions).rows) > judge(sources.search(*questions).rows)
+    same(configured.choose(sources, *questions, judge).search(*questions), chosen.search(*questions))
+
+
+def test_where_nothing_matters_the_first_values_stay(known, questions):
+    configured, sources = fit(known)
+    assert configured.choose(sources, *questions, lambda rows: 0.0).chosen == sources.chosen
+
+
+def test_the_judge_sees_what_search_would_return(known, questions):
+    configured, sources = fit(known, total=12)
+    seen = []
+    configured.choose(sources, *questions, lambda rows: seen.append(rows) or 0.0)
+    np.testing.assert_array_equal(seen[0], sources.search(*questions).rows)
+
+
+def test_a_coordinate_search_of_independent_weights_equals_all_combinations():
+    grids = [(1.0,), (0.3, 0.0, 0.9), (0.2, 0.5)]
+    asked = []
+
+    def worth(weights):
+        asked.append(weights)
+        return -sum((weight - best) ** 2 for weight, best in zip(weights, (0, 0.8, 0.6), strict=True))
+
+    assert coordinate_search(grids, (1.0, 0.3, 0.2), worth)[0] == max(product(*grids), key=worth)
+    assert len(asked) - 6 == len(set(asked[:-6])), "nothing is judged twice"
