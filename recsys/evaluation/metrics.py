@@ -107,14 +107,6 @@ def score_hits(
     return found
 
 
-def top_k(scores: np.ndarray, k: int, excluded: np.ndarray | sparse.sparray | sparse.spmatrix) -> np.ndarray:
-    """`rank_scores` where nobody knows the targets: equal scores follow the order of the catalogue.
-
-    Not for measuring: that order may leak the targets.
-    """
-    return _largest(_sortable(scores, excluded), k)
-
-
 def hits(ranking: np.ndarray, targets: Targets) -> np.ndarray:
     """[B, K] bool: the place holds a target. ValueError when a target is listed twice for one user."""
     num_users = len(targets.indptr) - 1

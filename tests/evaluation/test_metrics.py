@@ -22,7 +22,6 @@ from recsys.evaluation.metrics import (
     recall,
     score_hits,
     shown_items,
-    top_k,
 )
 
 
@@ -96,8 +95,6 @@ def test_ranking_equals_the_textbook_sort(case, k):
     assert rank_scores(scores, k, excluded, targets).tolist() == expected
     assert rank_scores(scores, k, sparse.csr_array(excluded), targets).tolist() == expected
     assert rank_scores(scores, k, sparse.csr_matrix(excluded.astype(np.float32)), targets).tolist() == expected
-    nobody = [textbook_ranking(*row, set()) for row in zip(scores, [k] * len(scores), hidden, strict=True)]
-    assert top_k(scores, k, excluded).tolist() == nobody
 
 
 def test_torchmetrics_agrees():
@@ -260,9 +257,9 @@ def test_some_of_the_targets(wanted, data):
         (lambda: per_user(np.arange(10)[None], Targets.of([[2]]), np.ones(10)), "k is 100"),
         (lambda: shown_items(np.array([[5]]), 5, 1), "catalogue row 5, the catalogue has 5"),
         (lambda: rank_scores(np.zeros((2, 3)), 1, np.zeros((2, 3), bool), Targets.of([[0]])), "2 rows, targets 1"),
-        (lambda: top_k(np.zeros((2, 3)), 1, np.zeros((1, 3), bool)), r"excluded \(1, 3\)"),
-        (lambda: top_k(np.zeros((2, 3)), 1, np.zeros((2, 3))), "float64; wanted bool"),
-        (lambda: top_k(np.zeros((2, 3)), 0, np.zeros((2, 3), bool)), "the 0 best"),
+        (lambda: rank_scores(np.zeros((1, 3)), 1, np.zeros((1, 2), bool), Targets.of([[0]])), r"excluded \(1, 2\)"),
+        (lambda: rank_scores(np.zeros((1, 3)), 1, np.zeros((1, 3)), Targets.of([[0]])), "float64; wanted bool"),
+        (lambda: rank_scores(np.zeros((1, 3)), 0, np.zeros((1, 3), bool), Targets.of([[0]])), "the 0 best"),
     ],
 )
 def test_misuse_is_refused(call, message):

@@ -131,14 +131,14 @@ def test_what_was_seen_is_removed_or_stays_as_asked(questions, dataset, split):
 
 
 def test_a_sample_is_some_of_the_questions(questions):
-    sample = questions.sample(20, seed=3)
+    sample = questions.sample(10, seed=3)
     places = np.flatnonzero(np.isin(questions.rows, sample.rows))
-    assert len(sample) == len(places) == 20
+    assert len(sample) == len(places) == 10
     assert sample.rows.tolist() == questions.rows[places].tolist()
     for name in ("targets", "histories"):
         assert parts(getattr(sample, name)) == [parts(getattr(questions, name))[place] for place in places]
     assert removed(sample) == [removed(questions)[place] for place in places]
-    assert questions.sample(20, seed=3).rows.tolist() == sample.rows.tolist() != questions.sample(20, 4).rows.tolist()
+    assert questions.sample(10, seed=3).rows.tolist() == sample.rows.tolist() != questions.sample(10, 4).rows.tolist()
     assert questions.sample(len(questions), seed=3) is questions
 
 
