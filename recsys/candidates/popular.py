@@ -46,8 +46,11 @@ class Popular:
         self.kept = kept
 
     def fit(self, items: np.ndarray, timestamps: np.ndarray, num_items: int) -> PopularItems:
-        """Positives of the training period: catalogue rows [M] and unix seconds [M]."""
-        recent = timestamps > timestamps.max() - self.days * DAY
+        """Positives of the training period: catalogue rows [M] and unix seconds [M], NaN where there is no time.
+
+        Without time every event counts.
+        """
+        recent = np.nan_to_num(timestamps.max() - timestamps) < self.days * DAY
         counts = np.bincount(items[recent], minlength=num_items)
         order = np.lexsort((np.arange(num_items), -counts))[: self.kept]
         order = order[counts[order] > 0]

@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 import yaml
 
-from recsys.data.description import ITEM, TIMESTAMP, USER, Description
+from recsys.data.description import ITEM, ORDERS, TIMESTAMP, USER, Description
 
 DTYPES: dict[str, Any] = {
     "category": pl.String,
@@ -37,12 +37,12 @@ class Dataset:
     interactions: pl.DataFrame
     """[R] user, item: String; timestamp: Float64, unix seconds UTC; actions: Float64; context columns by kind"""
     items: pl.DataFrame
-    """[N] item: String and the columns by kind, one row for every known item, sorted by item"""
+    """[N] item: String and the columns by kind, one row for every known item, by crc32 of item"""
     users: pl.DataFrame
-    """[U] user: String and the columns by kind, one row for every known user, sorted by user"""
+    """[U] user: String and the columns by kind, one row for every known user, by crc32 of user"""
     description: Description
     notes: tuple[str, ...]
-    """what a report has to say about the data: dropped duplicates, order of the file instead of time"""
+    """what a report has to say about the data: dropped duplicates, what stands in the place of time"""
 
     @property
     def num_users(self) -> int:
@@ -143,17 +143,19 @@ def _schema(description: Description) -> dict[str, dict[str, Any]]:
 
 
 def _complete(table: pl.DataFrame | None, ids: pl.Series, schema: Mapping[str, Any]) -> pl.DataFrame:
-    """`table` with a row of nulls for every id it lacks, sorted by id."""
+    """`table` with a row of nulls for every id it lacks, ordered by checksum so that no raw id tells its place."""
     known = pl.DataFrame(schema=schema) if table is None else table.select(list(schema))
     key = next(iter(schema))
     unseen = pl.DataFrame({key: ids.unique()}).join(known, on=key, how="anti")
-    return pl.concat([known, unseen], how="diagonal").sort(key)
+    complete = pl.concat([known, unseen], how="diagonal")
+    return complete.sort(pl.lit(checksums(complete[key])), key)
 
 
 def _notes(description: Description, num_duplicates: int) -> tuple[str, ...]:
     notes = []
-    if description.order == "file":
-        notes.append("order: file, there is no time: the number of the row stands in its place")
+    if not description.clock:
+        stands = f"order: {description.order}, there is no time: {ORDERS[description.order]}"
+        notes.append(f"{stands}; hours, gaps, ages and days count for nothing")
     if num_duplicates:
         notes.append(f"duplicate rows of the interactions that were dropped: {num_duplicates}")
     return tuple(notes)
@@ -176,7 +178,7 @@ def _text_bytes(column: pl.Series) -> bytes:
 
 def _tables_document(dataset: Dataset) -> dict[str, Any]:
     described = dataset.description
-    time = {"order": "file"} if described.order == "file" else {"timestamp": TIMESTAMP}
+    time = {"timestamp": TIMESTAMP} if described.clock else {"order": described.order}
     document = {
         "name": dataset.name,
         "interactions": {"file": "interactions.parquet", "user": USER, "item": ITEM}

@@ -10,6 +10,14 @@ from recsys.expressions import Expression, compile_expression
 
 Kind = Literal["category", "categories", "number", "text", "vector", "timestamp"]
 KINDS: tuple[str, ...] = get_args(Kind)
+Order = Literal["time", "file", "user", "none"]
+ORDERS: dict[Order, str] = {
+    "time": "",
+    "file": "the number of the row stands in its place",
+    "user": "the place in the user's own list stands in its place, users cannot be compared",
+    "none": "the events of a user are a set",
+}
+"""what orders the events -> what stands for the time that there is not"""
 
 USER, ITEM, TIMESTAMP = "user", "item", "timestamp"
 
@@ -34,8 +42,9 @@ class Description:
     """the objective whose positive label makes an event a positive of retrieval"""
     title: str | None
     """column of the items to show to people"""
-    order: Literal["time", "file"]
-    """`file`: there was no time, the timestamp is the number of the row"""
+    order: Order
+    """`time`: timestamps are seconds. Without time they only order: `file`, the number of the row; `user`, the place among
+    the rows of the same user; `none`, nothing orders them, all are 0"""
 
     def __post_init__(self) -> None:
         for key in ("context", "items", "users"):
@@ -48,8 +57,18 @@ class Description:
                 f"title names {self.title!r}, which is no text or category column of the items"
                 f"{did_you_mean(self.title, readable)}; name one of them or leave title out"
             )
-        if self.order not in ("time", "file"):
-            raise DataError(f"order is {self.order!r}; write time or file")
+        if self.order not in ORDERS:
+            raise DataError(f"order is {self.order!r}; write one of {', '.join(ORDERS)}")
+
+    @property
+    def clock(self) -> bool:
+        """Timestamps are seconds."""
+        return self.order == "time"
+
+    @property
+    def timeline(self) -> bool:
+        """Events of different users can be ordered."""
+        return self.order in ("time", "file")
 
     def expressions(self) -> dict[str, Expression]:
         """The compiled objectives, in their order."""

@@ -38,14 +38,15 @@ class Split:
     def targets(self, dataset: Dataset, period: int = TEST) -> np.ndarray:
         """[R] bool, the first positive in `period` of every (user, item) pair that no event of an earlier one holds."""
         rows = dataset.interactions.select(
-            USER,
-            ITEM,
+            pl.col(USER, ITEM).cast(pl.Categorical),
             asked=pl.Series((self.periods == period) & dataset.positives()),
             met=pl.Series(self.periods < period),
         )
-        new = rows.select(USER, ITEM, new=pl.col("asked") & ~pl.col("met").any().over(USER, ITEM))
-        first = new.select(pl.col("new") & (pl.col("new").cum_sum().over(USER, ITEM) == 1))
-        return first.to_series().to_numpy()
+        new = rows.with_row_index("row").filter(pl.col("asked") & ~pl.col("met").any().over(USER, ITEM))
+        first = new.unique([USER, ITEM], keep="first", maintain_order=True)["row"]
+        targets = np.zeros(dataset.num_events, dtype=bool)
+        targets[first.to_numpy()] = True
+        return targets
 
     def targets_sha256(self, dataset: Dataset, period: int = TEST) -> str:
         """sha256 of the sorted (user, item) pairs of `targets`: reports with one hash were asked the same questions."""
@@ -86,7 +87,12 @@ class GlobalTime:
         check_ranges("protocol", cuts=(self.cuts, 1, 1_000))
 
     def splits(self, dataset: Dataset) -> tuple[Split, ...]:
-        """Raises DataError when a period stays empty."""
+        """Raises DataError when a period stays empty or users have no common timeline."""
+        if not dataset.description.timeline:
+            raise DataError(
+                f"{dataset.name} has no common time (order: {dataset.description.order}), "
+                "a global time split needs one; choose protocol=leave_one_out or protocol=random"
+            )
         return tuple(self._split(dataset, window) for window in range(self.cuts))
 
     def _split(self, dataset: Dataset, window: int) -> Split:
@@ -117,7 +123,11 @@ class LeaveOneOut:
             )
 
     def splits(self, dataset: Dataset) -> tuple[Split, ...]:
-        """Raises DataError when a period stays empty."""
+        """Raises DataError when a period stays empty or nothing says which event of a user is the last."""
+        if dataset.description.order == "none":
+            raise DataError(
+                f"{dataset.name} has no order of events (order: none), leave-one-out needs one; choose protocol=random"
+            )
         events = dataset.interactions.select(USER, positive=pl.Series(dataset.positives()).cast(pl.Int64))
         counted = events.select(
             ahead=pl.col("positive").cum_sum(reverse=True).over(USER), total=pl.col("positive").sum().over(USER)

@@ -7,11 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-import numpy as np
 import polars as pl
 
 from recsys.data.dataset import Dataset, canonical
-from recsys.data.description import ITEM, TIMESTAMP, USER, Description, did_you_mean
+from recsys.data.description import ITEM, TIMESTAMP, USER, Description, Order, did_you_mean
 from recsys.errors import DataError
 
 MILLISECONDS_ABOVE = 1e11
@@ -27,7 +26,7 @@ class Table:
     """for messages"""
     frame: pl.DataFrame
     names: Mapping[str, str]
-    """what user, item and timestamp are called in this table; without a timestamp the row number takes its place"""
+    """what user, item and timestamp are called in this table; without a timestamp `Description.order` takes its place"""
     separator: str
     """between the entries of categories and vectors that are written as text"""
 
@@ -52,7 +51,9 @@ def validated(
 
 def _events(table: Table, description: Description) -> pl.DataFrame:
     _check_not_empty(table)
-    columns = [_ids(table, USER), _ids(table, ITEM), _event_times(table)]
+    users = _ids(table, USER)
+    times = _event_times(table) if description.clock else _places(users, description.order)
+    columns = [users, _ids(table, ITEM), times]
     kinds = dict.fromkeys(description.actions, "number") | description.context
     return pl.DataFrame(columns + [_converted(table, column, kind) for column, kind in kinds.items()])
 
@@ -76,11 +77,15 @@ def _ids(table: Table, key: str) -> pl.Series:
 
 
 def _event_times(table: Table) -> pl.Series:
-    if TIMESTAMP not in table.names:
-        return pl.Series(TIMESTAMP, np.arange(table.frame.height, dtype=np.float64))
     column, where = _column(table, table.names[TIMESTAMP]), _where(table, table.names[TIMESTAMP])
-    _refuse(where, column, column.is_null(), "is no time", "give every row a time or say `order: file`")
+    _refuse(where, column, column.is_null(), "is no time", "give every row a time, or say `order` where there is none")
     return _timestamp(column, where, table.separator).alias(TIMESTAMP)
+
+
+def _places(users: pl.Series, order: Order) -> pl.Series:
+    """What stands for the time where there is none, [R] Float64."""
+    place = {"file": pl.int_range(pl.len()), "user": pl.int_range(pl.len()).over(USER), "none": pl.lit(0)}[order]
+    return users.to_frame().select(pl.col(USER), place.cast(pl.Float64).alias(TIMESTAMP))[TIMESTAMP]
 
 
 def _converted(table: Table, name: str, kind: str) -> pl.Series:

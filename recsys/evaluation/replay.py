@@ -32,6 +32,9 @@ class Replay:
         self.users = _codes(dataset.interactions[USER], pl.Series(self.names))
         self.items = _codes(dataset.interactions[ITEM], dataset.items[ITEM])
         self.timestamps = dataset.interactions[TIMESTAMP].to_numpy()
+        """[R] what orders the events; seconds only where the data set has a clock"""
+        self.seconds = self.timestamps if dataset.description.clock else np.full(dataset.num_events, np.nan)
+        """[R] unix seconds UTC, NaN where there is no time"""
         self.labels = dataset.labels()
         self.positives = dataset.positives()
         self.grouped = np.lexsort((split.periods, self.users))
@@ -184,5 +187,7 @@ def _events(dataset: Dataset) -> list[Event]:
 def _present(frame: pl.DataFrame, columns: Iterable[str]) -> list[dict[str, Any]]:
     """These columns of every row as a dictionary, without nulls."""
     chosen = list(columns)
-    rows = frame.select(chosen).to_dicts() if chosen else [{} for _ in range(frame.height)]
+    if not chosen:
+        return [{}] * frame.height
+    rows = frame.select(chosen).to_dicts()
     return [{name: value for name, value in row.items() if value is not None} for row in rows]

@@ -13,7 +13,7 @@ import numpy as np
 
 from recsys.contracts import PAD, Query
 from recsys.features.spec import MISSING, UNKNOWN, Column, Columns, FeatureSpec, Table
-from recsys.features.state import event_labels, remembered
+from recsys.features.state import item_key, remembered
 
 Arrays = dict[str, np.ndarray]
 DAY = 86_400.0
@@ -107,6 +107,14 @@ class ItemTable:
         """item id -> row"""
         return {item: row for row, item in enumerate(self.ids)}
 
+    @cached_property
+    def ties(self) -> np.ndarray:
+        """[N + 1] place of every item in the order of `item_key`, padding last."""
+        order = sorted(range(len(self)), key=lambda row: item_key(self.ids[row]))
+        ties = np.full(len(self) + 1, len(self))
+        ties[order] = np.arange(len(self))
+        return ties
+
     def join(self, name: str, rows: np.ndarray) -> Arrays:
         """Features of the items at `rows` (any shape, PAD allowed): {f"{name}_ids": [*rows.shape, I], ...}."""
         return {f"{name}_{part}": encoded[rows] for part, encoded in self.encoded.items()}
@@ -132,28 +140,41 @@ def encode_queries(spec: FeatureSpec, items: ItemTable, queries: Sequence[Query]
 def _encode_histories(
     spec: FeatureSpec, items: ItemTable, queries: Sequence[Query]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Catalogue rows [B, L], labels [B, L, T] and gaps [B, L] of the newest events, after unknown items are gone."""
     shape = (len(queries), spec.history_length)
     rows = np.full(shape, PAD, dtype=np.int64)
     labels = np.zeros((*shape, spec.num_objectives), dtype=np.float32)
-    gaps = np.zeros(shape, dtype=np.float32)
-    for place, query in enumerate(queries):
-        known = [event for event in query.history if event.item in items.rows]
-        events = remembered(known, spec)[-spec.history_length :]
-        if not events:
-            continue
-        rows[place, -len(events) :] = [items.rows[event.item] for event in events]
-        labels[place, -len(events) :] = np.nan_to_num(event_labels(events, spec))
-        gaps[place, -len(events) :] = encode_gaps(np.array([event.timestamp for event in events]), query.now)
-    return rows, labels, gaps
+    times = np.full(shape, np.nan)
+    history, item, label, time = _remembered(spec, items, queries)
+    stops = np.searchsorted(history, np.arange(len(queries)), side="right")
+    column = spec.history_length - (stops[history] - np.arange(len(history)))
+    seen = column >= 0
+    places = history[seen], column[seen]
+    rows[places], labels[places] = item[seen], np.nan_to_num(label[seen])
+    if spec.clock:
+        times[places] = time[seen]
+    return rows, labels, encode_gaps(times, np.array([query.now for query in queries])[:, None])
+
+
+def _remembered(spec: FeatureSpec, items: ItemTable, queries: Sequence[Query]) -> tuple[np.ndarray, ...]:
+    """Of all histories, one after the other: query, catalogue row, labels and timestamp of what is remembered."""
+    events = [event for query in queries for event in query.history]
+    histories = np.repeat(np.arange(len(queries)), [len(query.history) for query in queries])
+    known = items.rows
+    rows = np.array([known.get(event.item, PAD) for event in events], dtype=np.int64)
+    places, labels, times = remembered(events, histories, items.ties[rows], spec)
+    met = rows[places] != PAD
+    return histories[places[met]], rows[places[met]], labels[met], times[met]
 
 
 def encode_gaps(timestamps: np.ndarray, now: float | np.ndarray) -> np.ndarray:
     """log(1 + seconds) from each event to the next one, from the newest to now; timestamps [..., L] ascending.
 
+    0 where there is no time (NaN).
     A gap looks only at what follows immediately, so the same number serves a causal model at every position.
     """
     following = np.concatenate([timestamps[..., 1:], np.broadcast_to(now, timestamps[..., :1].shape)], axis=-1)
-    return np.log1p(np.maximum(following - timestamps, 0.0)).astype(np.float32)
+    return np.log1p(np.fmax(following - timestamps, 0.0)).astype(np.float32)
 
 
 def _gather(table: Table, records: Sequence[Mapping[str, Any]]) -> Columns:

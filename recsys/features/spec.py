@@ -7,6 +7,7 @@ the functions beside this file, so a feature cannot mean two things.
 
 import hashlib
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -39,7 +40,7 @@ class Column:
     name: str
     kind: EncodedKind
     vocabulary: tuple[str, ...] = ()
-    """known values of a category, most frequent first; a value has index RESERVED + its place"""
+    """known values of a category, most frequent first, then by crc32; a value has index RESERVED + its place"""
     slots: int = 1
     """ids a row: 1 for a category, the longest kept list for categories, the length of a vector"""
     mean: float = 0.0
@@ -101,6 +102,8 @@ class FeatureSpec:
     """name -> expression over the actions"""
     target: str
     """the objective that makes an event a retrieval positive"""
+    clock: bool = True
+    """timestamps are seconds; else they only order the events, and no feature reads more of them"""
     schema: int = field(default=SCHEMA)
 
     @property
@@ -190,14 +193,16 @@ class Features:
         self.min_count = min_count
         self.leave_out = frozenset(leave_out)
 
-    def fit_table(self, name: str, kinds: Mapping[str, str], columns: Columns) -> Table:
+    def fit_table(
+        self, name: str, kinds: Mapping[str, str], columns: Columns, extra_numbers: tuple[str, ...] = ()
+    ) -> Table:
         """Vocabularies and scales of one table from its training rows: {column: [R]}; vectors are [R, D]."""
         fitted = [
             self._fit_column(column, kind, columns[column])
             for column, kind in kinds.items()
             if column not in self.leave_out and kind != "text"
         ]
-        return Table(name=name, columns=tuple(fitted), extra_numbers=TIME_NUMBERS if name == "context" else ())
+        return Table(name=name, columns=tuple(fitted), extra_numbers=extra_numbers)
 
     def _fit_column(self, name: str, kind: str, values: np.ndarray) -> Column:
         if kind == "category":
@@ -219,7 +224,8 @@ class Features:
         names, counts = np.unique(np.array(present, dtype=str), return_counts=True)
         kept = counts >= self.min_count
         names, counts = names[kept], counts[kept]
-        return tuple(names[np.lexsort((names, -counts))].tolist())
+        checksums = np.array([zlib.crc32(name.encode()) for name in names.tolist()], dtype=np.int64)
+        return tuple(names[np.lexsort((names, checksums, -counts))].tolist())
 
 
 def _fit_number(name: str, values: np.ndarray) -> Column:

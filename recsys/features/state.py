@@ -12,9 +12,9 @@ History = tuple[Event, ...]
 EMPTY: History = ()
 
 
-def order_key(event: Event) -> tuple[float, int, str]:
-    """Time, then a hash of the item: within one second the order must not tell anything about the raw id."""
-    return event.timestamp, zlib.crc32(event.item.encode()), event.item
+def item_key(item: str) -> tuple[int, str]:
+    """What orders the events of one second: a hash, so that their order tells nothing about the raw ids."""
+    return zlib.crc32(item.encode()), item
 
 
 def fold(history: History, event: Event, spec: FeatureSpec) -> History:
@@ -23,26 +23,28 @@ def fold(history: History, event: Event, spec: FeatureSpec) -> History:
     Events that reach no objective (mere impressions) are not remembered. The result is the same for every order of
     arrival, because it is always the newest `spec.history_length` events in canonical order.
     """
-    return remembered((*history, event), spec)[-spec.history_length :]
+    events = (*history, event)
+    ties = {item: place for place, item in enumerate(sorted({one.item for one in events}, key=item_key))}
+    places, *_ = remembered(events, np.zeros(len(events)), np.array([ties[one.item] for one in events]), spec)
+    return tuple(events[place] for place in places[-spec.history_length :])
 
 
-def remembered(events: Sequence[Event], spec: FeatureSpec) -> History:
-    """All events that reach an objective, in canonical order."""
-    if not events:
-        return EMPTY
-    reached = (event_labels(events, spec) > 0).any(axis=1)
-    kept = (event for event, one in zip(events, reached, strict=True) if one)
-    return tuple(sorted(kept, key=lambda event: (*order_key(event), *_actions(event, spec))))
+def remembered(
+    events: Sequence[Event], histories: np.ndarray, ties: np.ndarray, spec: FeatureSpec
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The M of R events that reach an objective, one history after the other, each in canonical order.
 
-
-def _actions(event: Event, spec: FeatureSpec) -> tuple[float, ...]:
-    """What breaks a full tie, as in the canonical order of a data set: an absent action comes first."""
-    return tuple(event.actions.get(name, -np.inf) for name in spec.actions)
-
-
-def event_labels(events: Sequence[Event], spec: FeatureSpec) -> np.ndarray:
-    """Objectives of raw events: [R, T] float32, NaN where an action was not sent."""
-    columns = {
+    histories: [R] number of the history that an event belongs to; ties: [R] place of its item in the order of `item_key`.
+    Canonical is by time, then by `ties`, then by the actions, an absent one first, as in a data set.
+    Returns places in `events` [M], objectives [M, T] float32 (NaN where an action was not sent) and timestamps [M].
+    """
+    actions = {
         name: np.array([event.actions.get(name, np.nan) for event in events], dtype=np.float64) for name in spec.actions
     }
-    return spec.labels(columns, len(events))
+    timestamps = np.array([event.timestamp for event in events], dtype=np.float64)
+    labels = spec.labels(actions, len(events))
+    reached = np.flatnonzero((labels > 0).any(axis=1))
+    last_first = [np.nan_to_num(values, nan=-np.inf) for values in reversed(actions.values())]
+    order = np.lexsort([key[reached] for key in (*last_first, ties, timestamps, histories)])
+    places = reached[order]
+    return places, labels[places], timestamps[places]

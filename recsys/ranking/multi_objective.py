@@ -78,7 +78,7 @@ class MultiObjectiveRanker(nn.Module):
         self.item_encoder = TableEncoder(spec.items, dim=dim, id_column="item", id_dropout=id_dropout)
         self.event_encoder = HistoryEncoder(dim=dim, num_objectives=spec.num_objectives)
         self.profile_encoder = TableEncoder(spec.profile, dim=dim) if spec.profile.widths else None
-        self.context_encoder = TableEncoder(spec.context, dim=dim)
+        self.context_encoder = TableEncoder(spec.context, dim=dim) if spec.context.widths else None
         self.attention = TargetAttention(dim)
         self.register_buffer("score_mean", torch.zeros(num_scores))
         self.register_buffer("score_scale", torch.ones(num_scores))
@@ -124,7 +124,9 @@ class MultiObjectiveRanker(nn.Module):
         candidates = self.item_encoder(batch, "candidate")
         events = self.event_encoder(self.item_encoder(batch, "history"), batch["history_labels"], batch["history_gaps"])
         attended = self.attention(candidates, events, present)
-        user = self.context_encoder(batch, "context")
+        user = torch.zeros_like(candidates[:, 0])
+        if self.context_encoder is not None:
+            user = user + self.context_encoder(batch, "context")
         if self.profile_encoder is not None:
             user = user + self.profile_encoder(batch, "profile")
         user = user.unsqueeze(1).expand(-1, candidates.shape[1], -1)

@@ -32,7 +32,7 @@ class TwoTower(nn.Module):
         )
         self.norm = nn.LayerNorm(dim)
         self.profile_encoder = TableEncoder(spec.profile, dim=dim) if spec.profile.widths else None
-        self.context_encoder = TableEncoder(spec.context, dim=dim)
+        self.context_encoder = TableEncoder(spec.context, dim=dim) if spec.context.widths else None
         self.user_head = nn.Sequential(
             nn.Linear(3 * dim, 2 * dim), nn.SiLU(), nn.Dropout(dropout), nn.Linear(2 * dim, dim)
         )
@@ -60,6 +60,7 @@ class TwoTower(nn.Module):
 
     def head(self, histories: Tensor, batch: Batch) -> Tensor:
         """Chosen positions [M, D] with the profile_* and context_* tensors of M rows -> [M, D] unit vectors."""
-        context = self.context_encoder(batch, "context")
-        profile = torch.zeros_like(context) if self.profile_encoder is None else self.profile_encoder(batch, "profile")
+        absent = torch.zeros_like(histories)
+        profile = absent if self.profile_encoder is None else self.profile_encoder(batch, "profile")
+        context = absent if self.context_encoder is None else self.context_encoder(batch, "context")
         return F.normalize(histories + self.user_head(torch.cat([histories, profile, context], dim=-1)), dim=-1)

@@ -114,7 +114,7 @@ def _train_retrieval(
     learnt = np.flatnonzero(known & prepared.replay.positives)
     replay = prepared.replay
     sources = knobs.candidates.fit(
-        replay.users[learnt], replay.items[learnt], replay.timestamps[learnt], len(items), index
+        replay.users[learnt], replay.items[learnt], replay.seconds[learnt], len(items), index
     )
     retrieve = Retrieve(spec=spec, items=items, user_tower=eager_user_tower(towers), sources=sources)
     return retrieve, towers, vectors, recall, trained
@@ -130,9 +130,9 @@ def _retrieval_examples(
         sequences=events,
         windows=windows(events, positives, spec.history_length),
         positives=positives,
-        timestamps=replay.timestamps[events.rows],
+        timestamps=replay.seconds[events.rows],
         profile=encode_users(spec, prepared.dataset, replay.names),
-        context=encode_log(spec.context, prepared.dataset, replay.timestamps),
+        context=encode_log(spec.context, prepared.dataset, replay.seconds),
         watched=_watched(prepared, spec, items, prepared.split.periods == RANK),
     )
 

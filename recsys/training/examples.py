@@ -49,8 +49,8 @@ def sequences(replay: Replay, allowed: np.ndarray) -> Sequences:
     rows = rows[np.argsort(replay.users[rows], kind="stable")]
     counts = np.bincount(replay.users[rows], minlength=len(replay.names))
     offsets = np.concatenate([[0], np.cumsum(counts)])
-    following = np.append(replay.timestamps[rows][1:], 0.0)
-    gaps = encode_gaps(replay.timestamps[rows][:, None], following[:, None])[:, 0]
+    following = np.append(replay.seconds[rows][1:], 0.0)
+    gaps = encode_gaps(replay.seconds[rows][:, None], following[:, None])[:, 0]
     gaps[offsets[1:][counts > 0] - 1] = 0
     labels = np.nan_to_num(replay.labels[rows])
     return Sequences(offsets=offsets, rows=rows, items=replay.items[rows], labels=labels, gaps=gaps)

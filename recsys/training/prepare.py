@@ -15,7 +15,7 @@ from recsys.data.splits import Split
 from recsys.errors import DataError
 from recsys.evaluation.replay import Replay
 from recsys.features.encode import ItemTable, column_array
-from recsys.features.spec import Columns, Features, FeatureSpec
+from recsys.features.spec import TIME_NUMBERS, Columns, Features, FeatureSpec
 
 RULE_TYPES = {"text": "category", "category": "category", "categories": "categories"}
 RULE_TYPES |= {"number": "number", "timestamp": "number"}
@@ -49,11 +49,17 @@ class Prepared:
                 "items", self.item_kinds, {**self.catalogue, ITEM: column_array("category", positives[ITEM].to_list())}
             ),
             profile=self.features.fit_table("profile", described.users, _columns(users, described.users)),
-            context=self.features.fit_table("context", described.context, _columns(frame, described.context)),
+            context=self.features.fit_table(
+                "context",
+                described.context,
+                _columns(frame, described.context),
+                TIME_NUMBERS if described.clock else (),
+            ),
             history_length=self.features.history_length,
             actions=described.actions,
             objectives=described.objectives,
             target=described.target,
+            clock=described.clock,
         )
         return spec, ItemTable.encode(spec.items, self.dataset.items[ITEM].to_list(), self.catalogue)
 

@@ -46,7 +46,7 @@ class RetrievalExamples:
     positives: np.ndarray
     """[M] bool, remembered events that may be predicted"""
     timestamps: np.ndarray
-    """[M] unix seconds of the remembered events"""
+    """[M] unix seconds of the remembered events, NaN where there is no time"""
     profile: Arrays
     """[U, ...] by user code"""
     context: Arrays
@@ -189,10 +189,10 @@ class RetrievalTraining(Fitting):
             raise ConfigError(f"retrieval.dim is {self.dim}, not a multiple of retrieval.num_heads {self.num_heads}")
 
     def weights(self, timestamps: np.ndarray) -> np.ndarray:
-        """[M] float32, how much each event counts as a target."""
+        """[M] float32, how much each event counts as a target; all alike where there is no time."""
         if self.half_life_days is None:
             return np.ones(len(timestamps), dtype=np.float32)
-        age = (timestamps.max() - timestamps) / DAY
+        age = np.nan_to_num(timestamps.max() - timestamps) / DAY
         return np.exp2(-age / self.half_life_days).astype(np.float32)
 
     def towers(self, spec: FeatureSpec) -> TwoTower:

@@ -27,6 +27,11 @@ def test_a_long_window_counts_everything_and_ties_go_to_the_lower_row():
     np.testing.assert_allclose(fitted.scores, np.float32([1, 2 / 3, 2 / 3, 1 / 3]))
 
 
+def test_without_time_everything_counts():
+    fitted = popular().fit(ITEMS, np.full(len(ITEMS), np.nan), 6)
+    assert fitted.rows.tolist() == [0, 1, 2, 4]
+
+
 def test_the_list_is_cut_at_kept():
     assert popular(days=100.0, kept=2).fit(ITEMS, DAYS * DAY, 6).rows.tolist() == [0, 1]
 

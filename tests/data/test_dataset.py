@@ -63,6 +63,10 @@ def small() -> Dataset:
     return canonical(name="small", interactions=interactions, items=items, users=users, description=DESCRIPTION)
 
 
+def checksum(item: str) -> int:
+    return zlib.crc32(item.encode())
+
+
 def plain(rows: list[tuple[str, str, float, float | None]]) -> Dataset:
     schema = {"user": pl.String, "item": pl.String, "timestamp": pl.Float64, "rating": pl.Float64}
     frame = pl.DataFrame(rows, schema=schema, orient="row")
@@ -77,9 +81,14 @@ def test_known_answer() -> None:
         ("a", "2", 7.5),
     ]
     assert dataset.notes == ("duplicate rows of the interactions that were dropped: 1",)
-    assert dataset.items["item"].to_list() == ["1", "2", "9", "zoë"]
-    assert dataset.items["title"].to_list() == [None, "Two", "Nine: a 'film'", None]
-    assert dataset.users.rows() == [("a", None), ("b", None), ("c", 33.0)]
+    assert dict(dataset.items.select("item", "title").rows()) == {
+        "1": None,
+        "2": "Two",
+        "9": "Nine: a 'film'",
+        "zoë": None,
+    }
+    assert dataset.items["item"].to_list() == sorted(["1", "2", "9", "zoë"], key=checksum)
+    assert dataset.users.rows() == [("c", 33.0), ("b", None), ("a", None)], "by crc32"
     assert (dataset.num_users, dataset.num_items, dataset.num_events) == (3, 4, 3)
 
 
@@ -93,8 +102,19 @@ def test_labels_and_positives_with_a_missing_label() -> None:
 def test_ties_are_ordered_by_checksum_not_by_id() -> None:
     dataset = plain([("u", str(item), 1.0, 5.0) for item in range(50)])
     order = dataset.interactions["item"].to_list()
-    assert order == sorted(order, key=lambda item: zlib.crc32(item.encode()))
+    assert order == sorted(order, key=checksum)
     assert order != sorted(order)
+
+
+@pytest.mark.parametrize("ids", [[str(number) for number in range(12_000)], [f"item-{n:05d}" for n in range(12_000)]])
+def test_the_order_of_the_catalogue_says_nothing_about_raw_ids(ids: list[str]) -> None:
+    """Ids are often sorted by popularity or by the time of the first event, and ties go to the lower row."""
+    dataset = plain([("u", item, 1.0, 5.0) for item in ids])
+    number = {item: place for place, item in enumerate(ids)}
+    places = np.array([number[item] for item in dataset.items["item"]])
+    assert abs(np.corrcoef(places, np.arange(len(ids)))[0, 1]) < 0.05
+    thirds = [places[start : start + 4_000].mean() / len(ids) for start in (0, 4_000, 8_000)]
+    np.testing.assert_allclose(thirds, 0.5, atol=0.03)
 
 
 rows = st.lists(
@@ -145,16 +165,18 @@ def test_hash_sees_every_column(column: int) -> None:
     assert plain([tuple(row)]).hash() != plain([tuple(other)]).hash()  # type: ignore[list-item]
 
 
-@pytest.mark.parametrize("order", ["time", "file"])
-def test_save_and_load_give_the_same_dataset(tmp_path: Path, order: str) -> None:
+@pytest.mark.parametrize(
+    ("order", "times"), [("time", [5, 6, 7.5]), ("file", [0, 1, 2]), ("user", [0, 0, 1]), ("none", [0, 0, 0])]
+)
+def test_save_and_load_give_the_same_dataset(tmp_path: Path, order: str, times: list[float]) -> None:
     first = small()
-    if order == "file":
-        described = Description.from_document({**DESCRIPTION.to_document(), "order": "file"})
-        numbered = first.interactions.with_columns(timestamp=pl.int_range(pl.len()).cast(pl.Float64))
+    if order != "time":
+        described = Description.from_document({**DESCRIPTION.to_document(), "order": order})
+        numbered = first.interactions.with_columns(timestamp=pl.Series(times, dtype=pl.Float64))
         first = canonical(
             name="small", interactions=numbered, items=first.items, users=first.users, description=described
         )
-        assert first.notes[0].startswith("order: file")
+        assert first.notes[0].startswith(f"order: {order}, there is no time")
     first.save(tmp_path / "kept" / "here")
     first.save(tmp_path / "kept" / "here")
     again = Tables(description=str(tmp_path / "kept" / "here" / "description.yaml")).load()

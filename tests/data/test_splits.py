@@ -1,5 +1,6 @@
 """Splits against known answers, slow twins and the law that time only flows forward."""
 
+import dataclasses
 import hashlib
 
 import numpy as np
@@ -10,7 +11,19 @@ from hypothesis import strategies as st
 
 from recsys.data.dataset import Dataset, canonical
 from recsys.data.description import Description
-from recsys.data.splits import FIT, RANK, TEST, VALIDATION, GlobalTime, LeaveOneOut, Split
+from recsys.data.splits import (
+    FIT,
+    LATER,
+    RANK,
+    TEST,
+    VALIDATION,
+    GlobalTime,
+    LeaveOneOut,
+    Random,
+    Split,
+    Splitter,
+    whole,
+)
 from recsys.errors import ConfigError, DataError
 
 DESCRIPTION = Description(
@@ -27,6 +40,8 @@ Row = tuple[str, str, int, int]
 """user, item, timestamp, click"""
 SPREAD: list[Row] = [("d", "wxyz"[time % 4], time, 1) for time in range(30)]
 """keeps every period from being empty, so that few examples are rejected"""
+PAIRS: list[Row] = [(f"e{time}", "w", time, 1) for time in range(30)]
+"""and for a split by pairs"""
 rows = st.lists(
     st.tuples(st.sampled_from("abc"), st.sampled_from("wxyz"), st.integers(0, 30), st.sampled_from([0, 1, 1])),
     max_size=40,
@@ -39,12 +54,25 @@ def dataset_of(rows: list[Row]) -> Dataset:
     return canonical(name="few", interactions=frame, items=None, users=None, description=DESCRIPTION)
 
 
-def split_or_reject(splitter: GlobalTime | LeaveOneOut, dataset: Dataset) -> Split:
+def splits_or_reject(splitter: Splitter, dataset: Dataset) -> tuple[Split, ...]:
     try:
-        return splitter.splits(dataset)[-1]
+        return splitter.splits(dataset)
     except DataError:
         assume(False)
         raise
+
+
+def split_or_reject(splitter: Splitter, dataset: Dataset) -> Split:
+    (split,) = splits_or_reject(splitter, dataset)
+    return split
+
+
+SPLITTERS: dict[str, Splitter] = {
+    "global time": GlobalTime(rank=0.2, validation=0.2, test=0.2, cuts=1),
+    "windows": GlobalTime(rank=0.1, validation=0.1, test=0.3, cuts=3),
+    "leave one out": LeaveOneOut(min_events=4),
+    "random": Random(rank=0.2, validation=0.2, test=0.2, seed=1),
+}
 
 
 def test_global_time_known_answer() -> None:
@@ -64,6 +92,167 @@ def test_global_time_never_looks_ahead_and_never_parts_a_timestamp(rows: list[Ro
     assert split.cuts is not None
     for period, cut in enumerate(split.cuts, start=1):
         assert times[split.periods < period].max() < cut == times[split.periods == period].min()
+
+
+def test_windows_known_answer() -> None:
+    dataset = dataset_of([("a", "x", time, 1) for time in range(12)])
+    splits = GlobalTime(rank=0.25, validation=1 / 12, test=0.5, cuts=3).splits(dataset)
+    held = [RANK] * 3 + [VALIDATION] + [TEST] * 2
+    assert [split.periods.tolist() for split in splits] == [
+        [FIT] * 2 + held + [LATER] * 4,
+        [FIT] * 4 + held + [LATER] * 2,
+        [FIT] * 6 + held,
+    ]
+    assert [split.cuts for split in splits] == [(2.0, 5.0, 6.0, 8.0), (4.0, 7.0, 8.0, 10.0), (6.0, 9.0, 10.0)]
+    assert splits[1].name == "global time split (window 2 of 3)"
+    assert len({split.targets_sha256(dataset) for split in splits}) == 1, "the pair was met before, each time"
+
+
+@settings(deadline=None)
+@given(rows, st.integers(1, 4))
+def test_windows_share_out_what_one_cut_tests(rows: list[Row], cuts: int) -> None:
+    dataset = dataset_of(rows)
+    (single,) = splits_or_reject(GlobalTime(rank=0.1, validation=0.1, test=0.4, cuts=1), dataset)
+    splits = splits_or_reject(GlobalTime(rank=0.1, validation=0.1, test=0.4, cuts=cuts), dataset)
+    tested = np.stack([split.periods == TEST for split in splits])
+    assert (tested.sum(axis=0) == (single.periods == TEST)).all(), "every event once, and no other"
+    assert all((np.diff(split.periods) >= 0).all() for split in splits)
+    assert not (splits[-1].periods == LATER).any()
+
+
+@settings(deadline=None)
+@given(rows)
+def test_one_cut_is_what_it_always_was(rows: list[Row]) -> None:
+    dataset = dataset_of(rows)
+    split = split_or_reject(GlobalTime(rank=0.2, validation=0.1, test=0.2, cuts=1), dataset)
+    times = sorted(time for _, _, time in dataset.interactions.select("user", "item", "timestamp").rows())
+    starts = [round((1 - share) * len(times)) for share in (0.2 + 0.1 + 0.2, 0.1 + 0.2, 0.2)]
+    assert split.cuts == tuple(times[min(start, len(times) - 1)] for start in starts)
+
+
+@pytest.mark.parametrize("name", SPLITTERS)
+@settings(deadline=None)
+@given(rows=rows)
+def test_nothing_known_comes_after_what_is_asked(name: str, rows: list[Row]) -> None:
+    dataset = dataset_of(rows + PAIRS)
+    users, times = (dataset.interactions[column].to_numpy() for column in ("user", "timestamp"))
+    for split in splits_or_reject(SPLITTERS[name], dataset):
+        assert split.periods.dtype == np.int8
+        assert len(split.periods) == dataset.num_events
+        assert set(split.periods.tolist()) <= {FIT, RANK, VALIDATION, TEST, LATER}
+        for period in (RANK, VALIDATION, TEST):
+            known, asked = split.known(period), split.periods == period
+            assert not (known & asked).any()
+            assert (split.periods[known] < period).all()
+            if name in ("global time", "windows"):
+                assert times[known].max() < times[asked].min()
+            if name == "leave one out":
+                for user in set(users[asked]):
+                    mine = users == user
+                    assert np.flatnonzero(known & mine).max() < np.flatnonzero(asked & mine).min()
+
+
+def test_what_may_be_known() -> None:
+    periods = np.array([FIT, RANK, VALIDATION, TEST, LATER], dtype=np.int8)
+    for strict, fitted in ((False, 3), (True, 2)):
+        split = Split(name="", periods=periods, cuts=None, strict=strict)
+        for period, count in ((RANK, 1), (VALIDATION, 2), (TEST, fitted)):
+            assert split.known(period).tolist() == [True] * count + [False] * (5 - count)
+    assert [SPLITTERS[name].splits(dataset_of(PAIRS))[0].strict for name in ("global time", "random")] == [False] * 2
+
+
+def test_strict_leave_one_out_fits_nothing_on_the_last_two() -> None:
+    (split,) = LeaveOneOut(min_events=3).splits(dataset_of(SPREAD))
+    assert np.flatnonzero(~split.known(TEST)).tolist() == [28, 29]
+
+
+def test_the_whole_log_holds_nothing_out() -> None:
+    split = whole(dataset_of(SPREAD))
+    assert (split.periods == FIT).all()
+    assert len(split.periods) == 30
+
+
+@settings(deadline=None)
+@given(rows, st.randoms(use_true_random=False))
+def test_a_random_split_keeps_pairs_together_whatever_else_there_is(rows: list[Row], random: object) -> None:
+    splitter = Random(rank=0.2, validation=0.2, test=0.2, seed=3)
+    rows = rows + PAIRS
+    dataset = dataset_of(rows)
+    periods = pair_periods(split_or_reject(splitter, dataset), dataset)
+    assert all(len(held) == 1 for held in periods.values())
+    moved = [(user, item, random.randint(0, 30), click) for user, item, _, click in rows]  # type: ignore[attr-defined]
+    random.shuffle(moved)  # type: ignore[attr-defined]
+    more = dataset_of([*moved, ("d", "more", 1, 1), ("e", "x", 1, 1)])
+    assert pair_periods(split_or_reject(splitter, more), more).items() >= periods.items()
+
+
+def pair_periods(split: Split, dataset: Dataset) -> dict[tuple[str, str], set[int]]:
+    held: dict[tuple[str, str], set[int]] = {}
+    for pair, period in zip(dataset.interactions.select("user", "item").rows(), split.periods.tolist(), strict=True):
+        held.setdefault(pair, set()).add(period)
+    return held
+
+
+def test_a_random_split_has_its_shares_within_every_user_and_item() -> None:
+    pairs = [(f"u{user}", f"i{item}", item, 1) for user in range(100) for item in range(100)]
+    dataset = dataset_of(pairs)
+    splits = [Random(rank=0.1, validation=0.2, test=0.3, seed=seed).splits(dataset)[0] for seed in (0, 1)]
+    for split in splits:
+        shares = np.bincount(split.periods, minlength=4) / len(pairs)
+        np.testing.assert_allclose(shares, [0.4, 0.1, 0.2, 0.3], atol=0.02)
+        for column in ("user", "item"):
+            tested = dataset.interactions.select(column, tested=pl.Series(split.periods == TEST))
+            counts = tested.group_by(column).agg(pl.col("tested").sum())["tested"].to_numpy()
+            assert 2.5 < counts.std() < 7, "4.6 where the draws are independent"
+    agree = (splits[0].periods == splits[1].periods).mean()
+    assert abs(agree - (0.4**2 + 0.1**2 + 0.2**2 + 0.3**2)) < 0.03, "another seed is another draw"
+    assert splits[0].name.startswith("random split (for comparison with the literature")
+
+
+def test_a_random_split_equals_its_slow_twin_and_never_changes() -> None:
+    """Figures of years ago must stay comparable."""
+    items = "mnopqrstuvwxyz"
+    dataset = dataset_of([("a", item, time, 1) for time, item in enumerate(items)])
+    (split,) = Random(rank=0.2, validation=0.2, test=0.2, seed=0).splits(dataset)
+    assert split.periods.tolist() == [
+        sum(slow_fraction("a", item, 0) >= cut for cut in (0.4, 0.6, 0.8)) for item in items
+    ]
+    assert split.periods.tolist() == [0, 2, 2, 3, 2, 1, 0, 0, 1, 0, 0, 3, 2, 2]
+
+
+def slow_fraction(user: str, item: str, seed: int) -> float:
+    def number(text: str, salt: str) -> int:
+        key = f"{salt} {seed}".encode()
+        return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8, key=key).digest(), "little")
+
+    mixed = (number(user, "user") + 0x9E3779B97F4A7C15 * number(item, "item")) % 2**64
+    mixed = (mixed ^ mixed >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+    mixed = (mixed ^ mixed >> 27) * 0x94D049BB133111EB % 2**64
+    return (mixed ^ mixed >> 31) / 2**64
+
+
+@pytest.mark.parametrize(
+    ("splitter", "order", "message"),
+    [
+        ("global time", "user", r"few has no common time \(order: user\).*choose protocol=leave_one_out or"),
+        ("global time", "none", "few has no common time"),
+        ("leave one out", "none", "few has no order of events.*choose protocol=random"),
+    ],
+)
+def test_a_split_that_needs_an_order_refuses_data_without_it(splitter: str, order: str, message: str) -> None:
+    dataset = dataset_of(SPREAD)
+    described = dataclasses.replace(DESCRIPTION, order=order)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=message):
+        SPLITTERS[splitter].splits(dataclasses.replace(dataset, description=described))
+
+
+def test_file_order_is_a_timeline_and_sets_can_be_drawn() -> None:
+    dataset = dataset_of(SPREAD + PAIRS)
+    for splitter, order in (("windows", "file"), ("leave one out", "user"), ("random", "none")):
+        described = dataclasses.replace(DESCRIPTION, order=order)  # type: ignore[arg-type]
+        splits = SPLITTERS[splitter].splits(dataclasses.replace(dataset, description=described))
+        expected = SPLITTERS[splitter].splits(dataset)
+        assert [split.periods.tolist() for split in splits] == [split.periods.tolist() for split in expected]
 
 
 @settings(deadline=None)
@@ -100,15 +289,17 @@ def test_targets_equal_their_slow_twin(rows: list[Row]) -> None:
     events = list(
         zip(dataset.interactions.select("user", "item").rows(), split.periods, dataset.positives(), strict=True)
     )
-    met = {pair for pair, period, _ in events if period < TEST}
-    wanted, asked = [], set()
-    for pair, period, positive in events:
-        new = bool(period == TEST and positive and pair not in met and pair not in asked)
-        asked |= {pair} if new else set()
-        wanted.append(new)
-    assert split.targets(dataset).tolist() == wanted
-    text = "".join(f"{user}\0{item}\n" for user, item in sorted(asked))
-    assert split.targets_sha256(dataset) == hashlib.sha256(text.encode()).hexdigest()
+    for period in (RANK, VALIDATION, TEST):
+        met = {pair for pair, when, _ in events if when < period}
+        wanted, asked = [], set()
+        for pair, when, positive in events:
+            new = bool(when == period and positive and pair not in met and pair not in asked)
+            asked |= {pair} if new else set()
+            wanted.append(new)
+        assert split.targets(dataset, period).tolist() == wanted
+        text = "".join(f"{user}\0{item}\n" for user, item in sorted(asked))
+        assert split.targets_sha256(dataset, period) == hashlib.sha256(text.encode()).hexdigest()
+    assert split.targets(dataset).tolist() == wanted, "TEST, unless told otherwise"
 
 
 def test_the_hash_of_targets_moves_with_the_targets() -> None:
@@ -135,14 +326,23 @@ def test_an_empty_period_is_refused() -> None:
 @pytest.mark.parametrize("key", ["rank", "validation", "test"])
 @pytest.mark.parametrize("value", [0, 1, -0.1, float("nan"), "0.1", True, None])
 def test_a_fraction_out_of_range_is_named(key: str, value: object) -> None:
-    good = {"rank": 0.1, "validation": 0.1, "test": 0.1, "cuts": 1}
+    good = {"rank": 0.1, "validation": 0.1, "test": 0.1}
     with pytest.raises(ConfigError, match=f"^{key} is "):
-        GlobalTime(**{**good, key: value})  # type: ignore[arg-type]
+        GlobalTime(**{**good, key: value, "cuts": 1})  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=f"^{key} is "):
+        Random(**{**good, key: value, "seed": 0})  # type: ignore[arg-type]
 
 
 def test_other_bad_arguments_are_named() -> None:
     with pytest.raises(ConfigError, match=r"rank \+ validation \+ test is 1"):
         GlobalTime(rank=0.5, validation=0.25, test=0.25, cuts=1)
+    with pytest.raises(ConfigError, match=r"rank \+ validation \+ test is 1"):
+        Random(rank=0.5, validation=0.25, test=0.25, seed=0)
+    for cuts in (0, 1.0, True):
+        with pytest.raises(ConfigError, match=r"protocol\.cuts is"):
+            GlobalTime(rank=0.1, validation=0.1, test=0.1, cuts=cuts)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"protocol\.seed is -1"):
+        Random(rank=0.1, validation=0.1, test=0.1, seed=-1)
     for value in (2, 3.0, True):
         with pytest.raises(ConfigError, match="min_events is"):
             LeaveOneOut(min_events=value)  # type: ignore[arg-type]

@@ -69,12 +69,12 @@ def test_reads_three_tables(folder: Path) -> None:
         ("007", "m1", 100.0, 4.0, "tv"),
         ("007", "m2", 110.5, 2.0, "phone"),
     ]
-    assert dataset.items.rows() == [
+    assert dataset.items.sort("item").rows() == [
         ("m1", "One, two", ["War", "Crime"], 1999.0, [0.5, 1.0]),
         ("m2", None, None, None, None),
         ("m3", None, None, None, None),
     ]
-    assert dataset.users.rows() == [("007", 41.0, "spy"), ("8", None, None)]
+    assert dataset.users.sort("user").rows() == [("007", 41.0, "spy"), ("8", None, None)]
     assert dataset.name == folder.name
     assert dataset.notes == ()
 
@@ -88,8 +88,24 @@ def test_items_and_users_are_optional_and_file_order_can_stand_for_time(folder: 
     dataset = load(folder)
     assert dataset.name == "bare"
     assert dataset.interactions.rows() == [("007", "m1", 0.0), ("8", "m2", 1.0), ("007", "m2", 2.0)]
-    assert dataset.items.rows() == [("m1",), ("m2",)]
+    assert dataset.items.sort("item").rows() == [("m1",), ("m2",)]
     assert "order: file" in dataset.notes[0]
+
+
+@pytest.mark.parametrize(("order", "times"), [("file", [0, 1, 2, 3]), ("user", [0, 0, 1, 1]), ("none", [0, 0, 0, 0])])
+def test_what_stands_for_time_where_there_is_none(folder: Path, order: str, times: list[int]) -> None:
+    write("events.csv", "user_id,movie\n007,m1\n8,m2\n007,m2\n8,m1\n")(folder)
+    write(
+        "data.yaml",
+        f"interactions: {{file: events.csv, user: user_id, item: movie, order: {order}}}\n"
+        "objectives: {watch: '1'}\ntarget: watch\n",
+    )(folder)
+    dataset = load(folder)
+    found = {(user, item): time for user, item, time in dataset.interactions.rows()}
+    assert found == dict(zip([("007", "m1"), ("8", "m2"), ("007", "m2"), ("8", "m1")], times, strict=True))
+    assert dataset.description.order == order
+    assert dataset.notes[0].startswith(f"order: {order}, there is no time: ")
+    assert (dataset.description.clock, dataset.description.timeline) == (False, order == "file")
 
 
 def test_parquet_keeps_its_types(folder: Path) -> None:
@@ -112,7 +128,10 @@ def test_parquet_keeps_its_types(folder: Path) -> None:
     swap("data.yaml", "events.csv", "events.parquet")(folder)
     dataset = load(folder)
     assert dataset.interactions["timestamp"].to_list() == [1.5, 2.0]
-    assert dataset.items.rows() == [("1", None, None, 0.0, [3.0, 4.0]), ("2", "Two", ["a"], 1.0, [1.0, 2.0])]
+    assert dataset.items.sort("item").rows() == [
+        ("1", None, None, 0.0, [3.0, 4.0]),
+        ("2", "Two", ["a"], 1.0, [1.0, 2.0]),
+    ]
 
 
 EVENTS = "user_id,movie,ts,rating,device\n"
@@ -131,6 +150,12 @@ MISTAKES: dict[str, tuple[Change, str]] = {
     "missing key": (swap("data.yaml", "target: like", ""), "the file has no 'target'"),
     "missing table key": (swap("data.yaml", "item: movie, timestamp", "timestamp"), "interactions has no 'item'"),
     "no order": (swap("data.yaml", "timestamp: ts, ", ""), "either `timestamp: <column>` or.*`order: file`"),
+    "both time and order": (swap("data.yaml", "timestamp: ts, ", "timestamp: ts, order: file, "), "needs either"),
+    "unknown order": (
+        swap("data.yaml", "timestamp: ts,", "order: rows,"),
+        "order is 'rows'; write one of `order: file`",
+    ),
+    "time as an order": (swap("data.yaml", "timestamp: ts,", "order: time,"), "order is 'time'; write one of"),
     "name is no text": (swap("data.yaml", "user: user_id, columns", "user: 3, columns"), "users.user is 3; write text"),
     "unknown kind": (
         swap("data.yaml", "genres: categories", "genres: categorys"),

@@ -3,6 +3,7 @@
 Shapes: R rows of the log, B queries, C candidates, T objectives.
 """
 
+import dataclasses
 import math
 
 import numpy as np
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from recsys.contracts import PAD, Event, Query, Slate, SlateItem
 from recsys.data.dataset import canonical
 from recsys.data.description import Description
-from recsys.data.splits import whole
+from recsys.data.splits import FIT, LATER, Split, whole
 from recsys.evaluation.replay import Replay, slate_ranking
 
 ITEMS = ("a", "b", "c", "d")
@@ -121,9 +122,74 @@ def test_candidate_labels_known_answer():
         ("u", "d", 5, 1.0, 5.0, None),  # outside the period
     ]
     period = np.array([True, True, True, True, True, False])
-    labels = replay_of(stream).candidate_labels(np.array([1]), np.array([[1, 0, 2, 3, PAD]]), period)
+    replay = replay_of(stream)
+    candidates = np.array([[*(replay.rows_of_items[item] for item in "bacd"), PAD]])
+    labels = replay.candidate_labels(np.array([1]), candidates, period)
     expected = [[1, 0], [0, 0], [math.nan, 1], [0, 0], [0, 0]]
     np.testing.assert_array_equal(labels, np.float32([expected]))
+
+
+@settings(deadline=None, max_examples=60)
+@given(EVENTS, st.integers(0, 2**32 - 1))
+def test_candidate_labels_equal_their_slow_twin(stream, seed):
+    replay, generator = replay_of(stream), np.random.default_rng(seed)
+    num = len(replay.items)
+    period, rows = generator.random(num) < 0.6, generator.integers(0, num, 5)
+    candidates = generator.integers(PAD, len(ITEMS), (5, 6))
+    labels = replay.candidate_labels(rows, candidates, period)
+    for query, row in enumerate(rows):
+        later = [one for one in range(row, num) if period[one] and replay.users[one] == replay.users[row]]
+        for column, item in enumerate(candidates[query]):
+            met = [replay.labels[one] for one in later if replay.items[one] == item]
+            expected = np.fmax.reduce(met) if met else np.zeros(2)
+            np.testing.assert_array_equal(labels[query, column], expected)
+
+
+def split_of(periods):
+    return Split(name="any", periods=np.array(periods, dtype=np.int8), cuts=None, strict=False)
+
+
+@settings(deadline=None, max_examples=60)
+@given(EVENTS, st.lists(st.integers(FIT, LATER), min_size=25, max_size=25))
+def test_under_any_split_a_query_knows_earlier_periods_and_what_stood_before_it_in_its_own(stream, drawn):
+    whole_log = replay_of(stream)
+    num = len(whole_log.items)
+    periods = drawn[:num]
+    replay = Replay(whole_log.dataset, split_of(periods))
+    for row, query in enumerate(replay.queries(np.arange(num), 3)):
+        mine = [one for one in range(num) if replay.users[one] == replay.users[row]]
+        before = [one for one in mine if (periods[one], one) < (periods[row], row)]
+        assert query.history == tuple(replay.events[one] for one in before), "newest last"
+        assert replay.place[row] == len(before)
+        assert query.now == max(replay.timestamps[[*before, row]]), "never before its own history"
+        later, found = replay.later(np.array([row]))
+        assert (later == 0).all()
+        assert sorted(found) == sorted(set(mine) - set(before))
+    for period in range(LATER + 1):
+        inside = np.array(periods) == period
+        first = replay.first_rows(inside)
+        assert {len([r for r in replay.rows_of_user[replay.users[row]] if r in first]) for row in first} <= {1}
+        assert all(row == min(np.flatnonzero(inside & (replay.users == replay.users[row]))) for row in first)
+
+
+@settings(deadline=None, max_examples=60)
+@given(EVENTS, st.lists(st.integers(0, 9), min_size=3, max_size=3).map(sorted))
+def test_under_a_split_by_time_nothing_is_reordered(stream, cuts):
+    replay = replay_of(stream)
+    periods = np.searchsorted(cuts, replay.timestamps, side="right")
+    other = Replay(replay.dataset, split_of(periods))
+    for name in ("grouped", "place", "now"):
+        np.testing.assert_array_equal(getattr(replay, name), getattr(other, name))
+    np.testing.assert_array_equal(replay.now, replay.timestamps)
+
+
+def test_where_there_is_no_clock_there_are_no_seconds():
+    replay = replay_of([("u", "a", 0, 1.0, None, None), ("u", "b", 1, 1.0, None, None)])
+    described = dataclasses.replace(replay.dataset.description, order="user")
+    timeless = dataclasses.replace(replay.dataset, description=described)
+    assert replay.seconds.tolist() == [0, 1]
+    assert np.isnan(Replay(timeless, whole(timeless)).seconds).all()
+    assert Replay(timeless, whole(timeless)).timestamps.tolist() == [0, 1], "they still order"
 
 
 def test_profiles_leave_missing_values_out():

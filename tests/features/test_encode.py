@@ -1,9 +1,15 @@
 """Known answers of the one encoding: what is missing, unknown, too long, of the wrong type, and when it is."""
 
+import dataclasses
 import json
+import math
+import zlib
+from itertools import pairwise
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from recsys.contracts import PAD, Event, Query
 from recsys.features.encode import ItemTable, column_array, encode_gaps, encode_queries, encode_table, time_columns
@@ -108,6 +114,7 @@ def test_gaps_look_at_what_follows_and_never_below_zero():
     gaps = encode_gaps(np.array([10.0, 10.0, 19.0]), 18.0)
     np.testing.assert_allclose(gaps, [0, np.log(10), 0], rtol=1e-6)
     assert gaps.dtype == np.float32
+    assert encode_gaps(np.array([10.0, np.nan, np.nan]), 18.0).tolist() == [0, 0, 0], "no time, no gap"
 
 
 def test_a_query_known_answer():
@@ -126,6 +133,90 @@ def test_a_query_known_answer():
     assert request["profile_numbers"].tolist() == [[1, 0]]
     assert request["context_ids"].tolist() == [[2]]
     np.testing.assert_allclose(request["context_numbers"][0, :2], [0, 1], atol=1e-6)
+
+
+EVENTS = st.lists(
+    st.builds(
+        Event,
+        user=st.just("u"),
+        item=st.sampled_from(["a", "b", "c", "plumless", "buckeroo", "stranger"]),
+        timestamp=st.sampled_from([0.0, 1.0, 2.5, 1e9]),
+        actions=st.dictionaries(st.sampled_from(["click", "rating", "other"]), st.sampled_from([0.0, 1.0, 5.0])),
+    ),
+    max_size=9,
+)
+QUERIES = st.lists(
+    st.builds(Query, user=st.just("u"), now=st.sampled_from([0.0, 2.0, 2e9]), history=EVENTS.map(tuple)),
+    min_size=1,
+    max_size=5,
+)
+IDS = ("plumless", "a", "c", "buckeroo", "b")
+ODD_TABLE = ItemTable.encode(Table(name="items", columns=(ITEM,)), IDS, {"item": np.array(IDS, dtype=object)})
+
+
+@settings(deadline=None)
+@given(QUERIES, st.booleans())
+def test_histories_equal_their_slow_twin(queries, clock):
+    """plumless and buckeroo have one checksum, so that only the name orders them."""
+    spec = dataclasses.replace(SPEC, clock=clock)
+    request, rows = encode_queries(spec, ODD_TABLE, queries)
+    for place, query in enumerate(queries):
+        expected = slow_history(spec, query)
+        np.testing.assert_array_equal(rows[place], expected[0])
+        np.testing.assert_array_equal(request["history_labels"][place], expected[1])
+        np.testing.assert_array_equal(request["history_gaps"][place], expected[2])
+
+
+def slow_history(spec, query):
+    """One query, event by event."""
+    events = [one for one in query.history if one.item in IDS and (slow_labels(one) > 0).any()]
+    events = sorted(events, key=slow_order)[-spec.history_length :]
+    empty = spec.history_length - len(events)
+    times = [event.timestamp for event in events]
+    gaps = [np.log1p(max(after - before, 0.0)) for before, after in pairwise([*times, query.now])]
+    return (
+        [PAD] * empty + [IDS.index(event.item) for event in events],
+        np.concatenate([np.zeros((empty, 2)), *([np.nan_to_num(slow_labels(event))] for event in events)]),
+        np.float32([0.0] * empty + (gaps if spec.clock else [0.0] * len(gaps))),
+    )
+
+
+def slow_labels(event):
+    click, rating = (event.actions.get(name, math.nan) for name in SPEC.actions)
+    return np.array([click, math.nan if math.isnan(rating) else float(rating >= 4)])
+
+
+def slow_order(event):
+    actions = (event.actions.get(name, -math.inf) for name in SPEC.actions)
+    return event.timestamp, zlib.crc32(event.item.encode()), event.item, *actions
+
+
+@settings(deadline=None)
+@given(QUERIES, st.floats(1e-3, 1e6), st.floats(-1e9, 1e9))
+def test_without_a_clock_timestamps_order_and_say_nothing_else(queries, factor, start):
+    spec = dataclasses.replace(SPEC, clock=False, context=Table(name="context", columns=()))
+    moved = [
+        dataclasses.replace(
+            query,
+            now=query.now * 7,
+            history=tuple(
+                dataclasses.replace(event, timestamp=[0.0, 1.0, 2.5, 1e9].index(event.timestamp) * factor + start)
+                for event in query.history
+            ),
+        )
+        for query in queries
+    ]
+    request, rows = encode_queries(spec, ODD_TABLE, queries)
+    other, same = encode_queries(spec, ODD_TABLE, moved)
+    np.testing.assert_array_equal(rows, same)
+    assert (
+        set(request)
+        == set(other)
+        == {tensor.name for tensor in spec.request_tensors()} - {"history_vectors"} - {"history_numbers"}
+    )
+    for name, part in request.items():
+        np.testing.assert_array_equal(part, other[name])
+    assert not request["history_gaps"].any()
 
 
 def test_every_request_has_the_declared_tensors():

@@ -82,6 +82,7 @@ def changed(place, **values):
         changed(2, scale=0.25),
         dataclasses.replace(SPEC, history_length=5),
         dataclasses.replace(SPEC, target="watch"),
+        dataclasses.replace(SPEC, clock=False),
         dataclasses.replace(SPEC, objectives={"watch": "click", "like": "rating >= 3"}),
         dataclasses.replace(SPEC, schema=99),
     ],
@@ -97,14 +98,14 @@ def test_labels_know_what_is_missing():
     np.testing.assert_array_equal(SPEC.labels({}, 2), np.full((2, 2), np.nan, np.float32))
 
 
-def test_a_vocabulary_is_ordered_by_count_then_name_and_leaves_rare_values_out():
+def test_a_vocabulary_is_ordered_by_count_then_checksum_and_leaves_rare_values_out():
     values = objects(["b", "a", "c", "c", "b", None, "d"])
     column = features().fit_table("items", {"kind": "category"}, {"kind": values}).columns[0]
-    assert column.vocabulary == ("b", "c", "a", "d")
+    assert column.vocabulary == ("c", "b", "d", "a"), "c before b and d before a: by crc32"
     assert column.num_ids == 6
-    assert column.index == {"b": 2, "c": 3, "a": 4, "d": 5}
+    assert column.index == {"c": 2, "b": 3, "d": 4, "a": 5}
     rare = features(min_count=2).fit_table("items", {"kind": "category"}, {"kind": values}).columns[0]
-    assert rare.vocabulary == ("b", "c")
+    assert rare.vocabulary == ("c", "b")
 
 
 @pytest.mark.parametrize(("longest", "slots"), [(1, 1), (2, 2), (5, 2)])
@@ -128,12 +129,12 @@ def test_numbers_are_scaled_by_what_is_known():
     assert [(column.mean, column.scale) for column in table.columns] == [(2.0, 1.0), (7.0, 1.0), (0.0, 1.0)]
 
 
-def test_text_and_what_is_left_out_are_no_features_and_a_context_knows_the_time():
+def test_text_and_what_is_left_out_are_no_features_and_extra_numbers_come_last():
     kinds = {"title": "text", "position": "number", "device": "category", "vector": "vector"}
     columns = {"position": np.ones(2), "device": objects(["a", "b"]), "vector": np.ones((2, 3), np.float32)}
-    table = features(leave_out=["position"]).fit_table("context", kinds, columns)
+    table = features(leave_out=["position"]).fit_table("context", kinds, columns, ("hour_sin", "hour_cos"))
     assert [(column.name, column.slots) for column in table.columns] == [("device", 1), ("vector", 3)]
-    assert table.extra_numbers == ("hour_sin", "hour_cos", "weekday_sin", "weekday_cos")
+    assert table.extra_numbers == ("hour_sin", "hour_cos")
     assert features().fit_table("items", {}, {}).extra_numbers == ()
 
 

@@ -3,6 +3,8 @@
 Shapes: M remembered events, L history length, W windows, P = L + 1 positions.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -16,7 +18,7 @@ from recsys.data.splits import whole
 from recsys.evaluation.replay import Replay
 from recsys.features.encode import ItemTable, encode_queries
 from recsys.features.spec import Column, FeatureSpec, Table
-from recsys.features.state import EMPTY, fold
+from recsys.features.state import EMPTY, fold, item_key
 from recsys.training.examples import (
     Sequences,
     anchors,
@@ -27,7 +29,8 @@ from recsys.training.examples import (
     windows,
 )
 
-ITEMS = ("a", "b", "c", "d")
+ITEMS = tuple(sorted("abcd", key=item_key))
+"""in the order of the catalogue"""
 DESCRIPTION = Description(
     actions=("click", "rating"),
     context={"device": "category"},
@@ -52,7 +55,7 @@ EVENTS = st.lists(
 )
 
 
-def dataset_of(events):
+def dataset_of(events, order="time"):
     users, items, timestamps, clicks, ratings = (list(column) for column in zip(*events, strict=True))
     interactions = pl.DataFrame(
         {"user": users, "item": items, "timestamp": timestamps, "click": clicks, "rating": ratings, "device": "phone"},
@@ -60,11 +63,17 @@ def dataset_of(events):
     )
     catalogue = pl.DataFrame({"item": ITEMS})
     ages = pl.DataFrame({"user": ["u"], "age": [30.0]})
-    return canonical(name="tiny", interactions=interactions, items=catalogue, users=ages, description=DESCRIPTION)
+    return canonical(
+        name="tiny",
+        interactions=interactions,
+        items=catalogue,
+        users=ages,
+        description=replace(DESCRIPTION, order=order),
+    )
 
 
-def replay_of(events):
-    dataset = dataset_of(events)
+def replay_of(events, order="time"):
+    dataset = dataset_of(events, order)
     return Replay(dataset, whole(dataset))
 
 
@@ -100,9 +109,9 @@ def padded(events, indices):
 
 
 @settings(deadline=None, max_examples=150)
-@given(EVENTS, st.integers(1, 5), st.randoms(use_true_random=False))
-def test_folding_events_in_any_order_equals_the_arrays(stream, length, random):
-    spec, replay = spec_of(length), replay_of(stream)
+@given(EVENTS, st.integers(1, 5), st.sampled_from(["time", "user"]), st.randoms(use_true_random=False))
+def test_folding_events_in_any_order_equals_the_arrays(stream, length, order, random):
+    spec, replay = replace(spec_of(length), clock=order == "time"), replay_of(stream, order)
     events = sequences(replay, np.ones(len(replay.items), dtype=bool))
     queries = []
     for row in events.rows:
@@ -182,6 +191,11 @@ def test_the_gap_of_the_last_event_is_unknown():
     replay = replay_of([("u", "a", 0, 1.0, None), ("u", "b", 6, 1.0, None), ("v", "a", 3, 1.0, None)])
     events = sequences(replay, np.ones(3, dtype=bool))
     np.testing.assert_allclose(events.gaps, [np.log(7), 0, 0], rtol=1e-6)
+
+
+def test_without_a_clock_there_are_no_gaps():
+    replay = replay_of([("u", "a", 0, 1.0, None), ("u", "b", 6, 1.0, None)], order="file")
+    assert sequences(replay, np.ones(2, dtype=bool)).gaps.tolist() == [0, 0]
 
 
 def test_the_context_of_every_row_and_the_profile_of_every_user():

@@ -9,7 +9,7 @@ import polars as pl
 import yaml
 
 from recsys.data.dataset import Dataset
-from recsys.data.description import ITEM, TIMESTAMP, USER, Description, refuse_unknown
+from recsys.data.description import ITEM, ORDERS, TIMESTAMP, USER, Description, refuse_unknown
 from recsys.data.validation import Table, validated
 from recsys.errors import DataError
 
@@ -17,6 +17,7 @@ TABLES: tuple[str, ...] = ("interactions", "items", "users")
 TOP = ("name", *TABLES, "objectives", "target", "title")
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 SEPARATOR = "|"
+WITHOUT_TIME = ", ".join(f"`order: {order}`" for order in ORDERS if order != "time")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +32,8 @@ class Tables:
         title: title
 
     Optional: `items`, `users`, `title`, `name`, `context` (interactions), `separator` (every table, default "|").
-    `order: file` in place of `timestamp` takes the order of the rows for time.
+    Where there is no time, `order` in place of `timestamp` says what the order of the rows means: `file`, that of time;
+    `user`, that of time among the rows of one user; `none`, nothing.
     """
 
     description: str
@@ -104,7 +106,9 @@ def _spec(key: str, document: Any) -> dict[str, Any]:
         if not isinstance(spec.get(name, ""), str):
             raise DataError(f"{key}.{name} is {spec[name]!r}; write text, in quotes if need be")
     if times and (TIMESTAMP in spec) == ("order" in spec):
-        raise DataError(f"{key} needs either `timestamp: <column>` or, where there is no time, `order: file`")
+        raise DataError(f"{key} needs either `timestamp: <column>` or, where there is no time, one of {WITHOUT_TIME}")
+    if spec.get("order", "file") not in ORDERS or spec.get("order") == "time":
+        raise DataError(f"{key}.order is {spec['order']!r}; write one of {WITHOUT_TIME}")
     return spec | {name: _object(f"{key}.{name}", spec.get(name, {})) for name in columns}
 
 
