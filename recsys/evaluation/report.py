@@ -17,7 +17,7 @@ from recsys.evaluation.chart import TITLES, draw, short
 from recsys.evaluation.intervals import paired_bootstrap
 
 Rows = Mapping[str, Mapping[str, Any]]
-"""system -> {metric: value, ci95: {metric: [low, high]}, users, spread?, knobs?}"""
+"""system -> {metric: value, ci95: {metric: [low, high]}, users, seeds?, spread?, knobs?}"""
 
 METHOD = "Full ranking, ties lose, 95% bootstrap intervals over users."
 JUDGED = ("ndcg@10", "recall@100")
@@ -38,7 +38,7 @@ class Report:
     """of the whole command"""
     peak_memory_mib: float
     seeds: tuple[int, ...] = ()
-    """over which the rows of `ours` are means"""
+    """all that were run; the row of a system of `ours` says over which it is the mean"""
     notes: tuple[str, ...] = ()
     slices: Mapping[str, Rows] = field(default_factory=dict)
     ours: tuple[str, ...] = ()
@@ -95,7 +95,7 @@ class Report:
     def _caption(self) -> Iterator[str]:
         yield f"{self.users:,} users. {METHOD}"
         if len(self.seeds) > 1:
-            yield f"Ours are means over seeds {', '.join(map(str, self.seeds))}, ± their standard deviation."
+            yield f"±: standard deviation over seeds {', '.join(map(str, self.seeds))}, of which the value is the mean."
         yield f"targets {self.targets_sha256[:12]}"
         yield from self.notes
         for system, row in self.rows.items():

@@ -91,6 +91,8 @@ class Scoreboard:
             for metric, values in self._means(pool, system).items()
         }
         row["users"] = pool.num_users
+        if system not in self._knobs:
+            row["seeds"] = seeds
         if len(seeds) > 1:
             row["spread"] = {name: float(np.std([one[name] for one in by_seed], ddof=1)) for name in by_seed[0]}
         if knobs := _joined(self._knobs.get(system, [])):

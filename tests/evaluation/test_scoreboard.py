@@ -140,6 +140,7 @@ def test_seeds_are_averaged_before_the_interval_and_spread_is_about_them(dataset
     report = board.report(seconds=0.0, peak_memory_mib=0.0)
     row, by_seed = report.rows["ours"], [(1 + THIRD[1]) / 2, 1 / 2]
     assert report.seeds == (1, 3)
+    assert row["seeds"] == [3, 1]
     assert report.per_user["ours"]["ndcg@10"] == pytest.approx(np.array([1 / 2, (1 + THIRD[1]) / 2]))
     assert row["ndcg@10"] == pytest.approx(np.mean(by_seed))
     assert row["spread"]["ndcg@10"] == pytest.approx(np.std(by_seed, ddof=1))
