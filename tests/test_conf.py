@@ -32,11 +32,14 @@ def nodes(document, path=""):
             yield from nodes(value, f"{path}[{place}]")
 
 
-TARGETS = [
-    pytest.param(node, id=f"{file.relative_to(CONF)}:{path}")
+EVERY = [
+    (node, f"{file.relative_to(CONF)}:{path}")
     for file in FILES
     for path, node in nodes(yaml.safe_load(file.read_text(encoding="utf-8")))
 ]
+TARGETS = [pytest.param(node, id=place) for node, place in EVERY]
+CALLED = [pytest.param(node, id=place) for node, place in EVERY if not node.get("_partial_")]
+TUNED = [pytest.param(node, id=place) for node, place in EVERY if "grid" in node]
 
 
 def composed(*overrides):
@@ -48,10 +51,28 @@ def built(node):
     return instantiate(node, _convert_="all")
 
 
-@pytest.mark.parametrize("node", TARGETS)
+def keys(node):
+    return set(node) - FORMS_OF_HYDRA
+
+
+def parameters(node):
+    return set(inspect.signature(get_object(node["_target_"])).parameters)
+
+
+@pytest.mark.parametrize("node", CALLED)
 def test_a_target_exists_and_takes_exactly_the_keys_of_its_file(node):
-    parameters = inspect.signature(get_object(node["_target_"])).parameters
-    assert set(node) - FORMS_OF_HYDRA == set(parameters)
+    assert keys(node) == parameters(node)
+
+
+@pytest.mark.parametrize("node", TUNED)
+def test_a_baseline_takes_exactly_what_is_given_and_what_is_chosen(node):
+    given, chosen = keys(node["baseline"]), set(node["grid"])
+    assert not given & chosen
+    assert given | chosen == parameters(node["baseline"])
+
+
+def test_what_is_called_later_is_a_baseline():
+    assert len(TARGETS) - len(CALLED) == len(TUNED) > 0
 
 
 @pytest.mark.parametrize("node", TARGETS)

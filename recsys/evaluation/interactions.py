@@ -11,6 +11,7 @@ import numpy as np
 from scipy import sparse
 
 from recsys.candidates.operators import cooccurrence
+from recsys.data.description import Order
 from recsys.errors import DataError
 from recsys.evaluation.replay import Replay
 
@@ -87,8 +88,8 @@ class Interactions:
     """[M] float64, unix seconds, UTC, where `order` is time"""
     num_users: int
     num_items: int
-    order: str
-    """what orders the events, as the description of the data says: time, file, user or none (a history is a set)"""
+    order: Order
+    """what orders the events, as the description of the data says"""
 
     def __post_init__(self) -> None:
         if not len(self.users) == len(self.items) == len(self.timestamps):

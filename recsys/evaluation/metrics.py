@@ -107,14 +107,6 @@ def score_hits(
     return found
 
 
-def top_k(scores: np.ndarray, k: int, excluded: np.ndarray | sparse.sparray | sparse.spmatrix) -> np.ndarray:
-    """`rank_scores` where nobody knows the targets: equal scores follow the order of the catalogue.
-
-    Not for measuring: that order may leak the targets.
-    """
-    return _largest(_sortable(scores, excluded), k)
-
-
 def hits(ranking: np.ndarray, targets: Targets) -> np.ndarray:
     """[B, K] bool: the place holds a target. ValueError when a target is listed twice for one user."""
     num_users = len(targets.indptr) - 1
@@ -182,13 +174,8 @@ def inverse_propensities(popularity: np.ndarray) -> np.ndarray:
     return 1 / np.sqrt(np.maximum(popularity, 1.0))
 
 
-def coverage(ranking: np.ndarray, num_items: int, k: int) -> float:
-    """Share of the catalogue that at least one user sees in the first k places."""
-    return float(shown_items(ranking, num_items, k).mean())
-
-
 def shown_items(ranking: np.ndarray, num_items: int, k: int) -> np.ndarray:
-    """[N] bool, items that at least one user sees in the first k places."""
+    """[N] bool, items that at least one user sees in the first k places; their share of the catalogue is coverage@k."""
     rows = np.unique(_first(ranking, k))
     if rows.size and rows[-1] >= num_items:
         raise ValueError(f"the ranking lists catalogue row {rows[-1]}, the catalogue has {num_items} items")

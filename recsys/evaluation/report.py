@@ -17,7 +17,7 @@ from recsys.evaluation.chart import TITLES, draw, short
 from recsys.evaluation.intervals import paired_bootstrap
 
 Rows = Mapping[str, Mapping[str, Any]]
-"""system -> {metric: value, ci95: {metric: [low, high]}, users, spread?, knobs?}"""
+"""system -> {metric: value, ci95: {metric: [low, high]}, users, seeds?, spread?, knobs?}"""
 
 METHOD = "Full ranking, ties lose, 95% bootstrap intervals over users."
 JUDGED = ("ndcg@10", "recall@100")
@@ -38,7 +38,7 @@ class Report:
     """of the whole command"""
     peak_memory_mib: float
     seeds: tuple[int, ...] = ()
-    """over which the rows of `ours` are means"""
+    """all that were run; the row of a system of `ours` says over which it is the mean"""
     notes: tuple[str, ...] = ()
     slices: Mapping[str, Rows] = field(default_factory=dict)
     ours: tuple[str, ...] = ()
@@ -82,7 +82,7 @@ class Report:
         for name, rows in self.slices.items():
             table.add_section()
             users = max((row["users"] for row in rows.values()), default=0)
-            table.add_row(Text(f"{name} ({users:,} users)", style="italic"))
+            table.add_row(Text(f"{name} ({users:,})", style="italic"))
             _add_rows(
                 table, {system: rows[system] for system in (*_strongest(self, rows), *_tested(self)) if system in rows}
             )
@@ -95,7 +95,7 @@ class Report:
     def _caption(self) -> Iterator[str]:
         yield f"{self.users:,} users. {METHOD}"
         if len(self.seeds) > 1:
-            yield f"Ours are means over seeds {', '.join(map(str, self.seeds))}, ± their standard deviation."
+            yield f"±: standard deviation over seeds {', '.join(map(str, self.seeds))}, of which the value is the mean."
         yield f"targets {self.targets_sha256[:12]}"
         yield from self.notes
         for system, row in self.rows.items():
@@ -159,7 +159,14 @@ def _replace(path: Path, write: Callable[[Path], Any]) -> None:
 
 
 def _table(title: str, first: str) -> Table:
-    table = Table(title=Text(title), box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left", pad_edge=False)
+    table = Table(
+        title=Text(title),
+        box=box.SIMPLE_HEAD,
+        title_justify="left",
+        caption_justify="left",
+        pad_edge=False,
+        collapse_padding=True,
+    )
     table.add_column(first, overflow="fold")
     for heading in TITLES.values():
         table.add_column(heading, justify="right", no_wrap=True)
@@ -185,10 +192,10 @@ def _same(value: float, best: float | None) -> bool:
 def _cell(row: Mapping[str, Any], metric: str, best: Mapping[str, float]) -> Text:
     value = row[metric]
     cell = Text(short(value), style="bold" if _same(value, best.get(metric)) else "")
-    if "spread" in row:
-        cell.append(f" ±{short(row['spread'][metric])}", style="not bold")
     if interval := row["ci95"].get(metric):
         cell.append(f"\n{short(interval[0])}–{short(interval[1])}", style="dim not bold")
+    if "spread" in row:
+        cell.append(f"\n±{short(row['spread'][metric])}", style="dim not bold")
     return cell
 
 

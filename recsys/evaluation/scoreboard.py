@@ -16,7 +16,7 @@ from recsys.evaluation.metrics import METRICS
 from recsys.evaluation.pooling import Pool, Sheet
 from recsys.evaluation.questions import Questions
 from recsys.evaluation.report import Report
-from recsys.evaluation.slices import EVERYTHING, slices
+from recsys.evaluation.slices import DEFINITIONS, EVERYTHING, slices
 
 BOOTSTRAP_SEED = 0
 
@@ -60,20 +60,19 @@ class Scoreboard:
     def report(self, *, seconds: float, peak_memory_mib: float) -> Report:
         """The figures of all that was recorded. ValueError when a system did not answer in every split."""
         self._check_complete()
-        names = dict.fromkeys(name for sheet in self._sheets for name in sheet.slices)
+        names = [name for name in (EVERYTHING, *DEFINITIONS) if any(name in sheet.slices for sheet in self._sheets)]
         pools = {name: Pool(name=name, sheets=[one for one in self._sheets if name in one.slices]) for name in names}
         everything = pools.pop(EVERYTHING)
+        pools = {name: pool for name, pool in pools.items() if pool.num_targets < everything.num_targets}
         ours = tuple(system for system in self._seeds if system not in self._knobs)
         return Report(
             protocol=self._protocol(),
             targets_sha256=self._sha256(),
             users=everything.num_users,
-            notes=tuple(self._notes),
+            notes=(*self._notes, *(f"{name}: {DEFINITIONS[name]}" for name in pools)),
             seeds=tuple(sorted({seed for system in ours for seed in self._seeds[system]})),
             rows=self._rows(everything),
-            slices={
-                name: self._rows(pool) for name, pool in pools.items() if pool.num_targets < everything.num_targets
-            },
+            slices={name: self._rows(pool) for name, pool in pools.items()},
             ours=ours,
             per_user={system: self._means(everything, system) for system in self._seeds},
             seconds=seconds,
@@ -92,6 +91,8 @@ class Scoreboard:
             for metric, values in self._means(pool, system).items()
         }
         row["users"] = pool.num_users
+        if system not in self._knobs:
+            row["seeds"] = seeds
         if len(seeds) > 1:
             row["spread"] = {name: float(np.std([one[name] for one in by_seed], ddof=1)) for name in by_seed[0]}
         if knobs := _joined(self._knobs.get(system, [])):

@@ -15,6 +15,13 @@ SHORT = 5
 HEAD = 0.8
 """share of the known events that the popular items hold; all others are the tail"""
 EVERYTHING = "everything"
+DEFINITIONS = {
+    "users with a history": "something is known of them",
+    "new users": "nothing is known of them",
+    "short histories": f"1 to {SHORT} events",
+    "cold items": "targets of which nothing is known",
+    "tail items": f"targets outside of the items that hold {HEAD:.0%} of the known events",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,18 +43,19 @@ class Slice:
 
 
 def slices(questions: Questions) -> dict[str, Slice]:
-    """By name; EVERYTHING comes first, slices without a question are absent."""
+    """EVERYTHING, and those of DEFINITIONS that have a question."""
     popularity, lengths = questions.known.popularity, questions.histories.lengths
-    weights, of_user, of_item = inverse_propensities(popularity), questions.targets.users, questions.targets.items
-    chosen = {
-        EVERYTHING: np.ones(len(of_item), dtype=bool),
-        "users with a history": (lengths > 0)[of_user],
-        "new users": (lengths == 0)[of_user],
-        f"short histories (1 to {SHORT} events)": ((lengths > 0) & (lengths <= SHORT))[of_user],
-        "cold items (nothing known of them)": (popularity == 0)[of_item],
-        f"tail items (outside of the top {HEAD:.0%} of events)": ~popular(popularity, HEAD)[of_item],
-    }
-    parts = {name: questions.targets.only(kept) for name, kept in chosen.items() if kept.any()}
+    of_user, of_item = lengths[questions.targets.users], questions.targets.items
+    chosen = (
+        of_user > 0,
+        of_user == 0,
+        (of_user > 0) & (of_user <= SHORT),
+        popularity[of_item] == 0,
+        ~popular(popularity, HEAD)[of_item],
+    )
+    kept = {EVERYTHING: np.ones(len(of_item), dtype=bool), **dict(zip(DEFINITIONS, chosen, strict=True))}
+    parts = {name: questions.targets.only(targets) for name, targets in kept.items() if targets.any()}
+    weights = inverse_propensities(popularity)
     return {
         name: Slice(rows=rows, users=questions.users[rows], targets=targets, item_weights=weights)
         for name, (rows, targets) in parts.items()

@@ -7,11 +7,18 @@ import pytest
 from rich.console import Console
 
 from recsys.errors import DataError
-from recsys.evaluation.metrics import summarise
+from recsys.evaluation.intervals import bootstrap_interval
+from recsys.evaluation.metrics import METRICS
 from recsys.evaluation.report import Report, compare, verdicts
 
-METRICS = ("recall@10", "recall@100", "ndcg@10")
 CHANCES = {"popularity": 0.05, "EASE": 0.3, "retrieval alone": 0.15, "retrieval + ranker": 0.32}
+
+
+def row_of(values, coverage):
+    means = {metric: float(value.mean()) for metric, value in values.items()}
+    intervals = {metric: list(bootstrap_interval(value, 0)) for metric, value in values.items()}
+    users = len(next(iter(values.values())))
+    return {**means, "coverage@10": coverage, "ci95": intervals, "users": users}
 
 
 @pytest.fixture(scope="module")
@@ -19,9 +26,7 @@ def report():
     generator = np.random.default_rng(0)
     luck = generator.random(600)
     per_user = {system: dict.fromkeys(METRICS, (luck < chance).astype(float)) for system, chance in CHANCES.items()}
-    rows = {
-        system: summarise(values, 0.25 + place / 10, seed=0) for place, (system, values) in enumerate(per_user.items())
-    }
+    rows = {system: row_of(values, 0.25 + place / 10) for place, (system, values) in enumerate(per_user.items())}
     return Report(
         rows=rows,
         protocol="leave-one-out [strict] with $5",
@@ -31,6 +36,9 @@ def report():
         slices={"new users": {"EASE": rows["EASE"], "popularity": rows["popularity"]}},
         ours=("retrieval alone", "retrieval + ranker"),
         per_user=per_user,
+        seeds=(0,),
+        seconds=12.3,
+        peak_memory_mib=456.0,
     )
 
 
@@ -51,6 +59,7 @@ def test_the_document_survives_json_and_leaves_per_user_values_out(report):
     assert document["rows"]["EASE"] == report.rows["EASE"]
     assert document["slices"]["new users"]["EASE"] == report.rows["EASE"]
     assert (document["users"], document["targets_sha256"]) == (600, report.targets_sha256)
+    assert (document["seeds"], document["seconds"], document["peak_memory_mib"]) == ([0], 12.3, 456.0)
     assert "per_user" not in document
 
 
@@ -83,15 +92,33 @@ def test_the_table_shows_systems_intervals_slices_and_notes(report):
     assert shown[3] in text
     order = [text.index(system) for system in CHANCES]
     assert order == sorted(order)
-    for words in ("NDCG@10", "[strict]", "knobs [b] chosen", "new users (600 users)", "600 users", "0123456789ab"):
+    for words in ("NDCG@10", "[strict]", "knobs [b] chosen", "new users (600)", "600 users", "0123456789ab"):
         assert words in text
+
+
+def test_the_table_shows_seeds_spread_knobs_and_cost(report):
+    ours, theirs = report.rows["retrieval + ranker"], report.rows["EASE"]
+    rows = {**report.rows, "EASE": {**theirs, "knobs": {"regularisation": 50.0, "b": [1, 2]}}}
+    rows["retrieval + ranker"] = {**ours, "spread": dict.fromkeys((*METRICS, "coverage@10"), 0.0123)}
+    text = printed(replace(report, rows=rows, seeds=(0, 7)).table())
+    assert text.count("±.0123") == len(METRICS) + 1
+    for words in ("over seeds 0, 7", "EASE: regularisation 50.0, b [1, 2]", "12 s, at most 456 MiB"):
+        assert words in text
+    assert "±." not in printed(report.table())
+
+
+def test_a_slice_shows_ours_beside_the_strongest_of_the_others(report):
+    slices = {"cold items": report.rows}
+    table = replace(report, slices=slices).table()
+    names = [str(cell) for cell in table.columns[0].cells]
+    assert names == [*CHANCES, "cold items (600)", "EASE", "retrieval alone", "retrieval + ranker"]
 
 
 def test_the_best_of_a_column_is_bold_in_each_section(report):
     table = report.table()
     best, of_slice = (f"{report.rows[system]['recall@10']:.4f}"[1:] for system in ("retrieval + ranker", "EASE"))
     assert bold_values(table, 1) == [best, of_slice]
-    assert bold_values(table, 4) == [".5500", ".3500"]
+    assert bold_values(table, 5) == [".5500", ".3500"]
 
 
 def test_what_reads_the_same_is_equally_bold(report):
@@ -112,14 +139,14 @@ def test_the_chart_grows_with_the_systems(report, tmp_path):
 
 
 def test_a_chart_of_zeros_can_be_drawn(report, tmp_path):
-    zeros = summarise(dict.fromkeys(METRICS, np.zeros(5)), 0.0, seed=0)
+    zeros = row_of(dict.fromkeys(METRICS, np.zeros(5)), 0.0)
     replace(report, rows={"constant": zeros}, ours=(), per_user={}).draw(tmp_path / "zeros.png")
     assert (tmp_path / "zeros.png").stat().st_size > 0
 
 
 def test_verdicts_name_winner_and_loser(report):
     sentences = verdicts(report)
-    assert len(sentences) == 3 + 2 * 3
+    assert len(sentences) == 2 + 2 * 2
     ours, rival = report.rows["retrieval alone"], report.rows["EASE"]
     loss = f"{ours['ndcg@10']:.4f}"[1:] + " vs " + f"{rival['ndcg@10']:.4f}"[1:]
     assert any(
@@ -130,10 +157,10 @@ def test_verdicts_name_winner_and_loser(report):
 
 
 def test_a_difference_within_the_noise_is_called_that(report):
-    values = report.per_user["EASE"]["recall@10"]
-    per_user = {"EASE": {"recall@10": values}, "retrieval + ranker": {"recall@10": np.roll(values, 1)}}
+    values = report.per_user["EASE"]["recall@100"]
+    per_user = {"EASE": {"recall@100": values}, "retrieval + ranker": {"recall@100": np.roll(values, 1)}}
     (sentence,) = verdicts(replace(report, ours=(), per_user=per_user))
-    assert sentence.startswith("retrieval + ranker and EASE cannot be told apart at recall@10: ")
+    assert sentence.startswith("retrieval + ranker and EASE cannot be told apart at recall@100: ")
     assert "(difference .0000, 95% interval -." in sentence
 
 

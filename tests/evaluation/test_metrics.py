@@ -7,19 +7,21 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from recsys.contracts import PAD
+from recsys.evaluation.intervals import weighted_mean
 from recsys.evaluation.metrics import (
+    METRICS,
+    K,
     Targets,
-    bootstrap_interval,
-    coverage,
-    evaluate,
+    debiased_ndcg,
     hits,
+    ideal_gains,
+    inverse_propensities,
     ndcg,
-    paired_bootstrap,
     per_user,
     rank_scores,
     recall,
-    summarise,
-    top_k,
+    score_hits,
+    shown_items,
 )
 
 
@@ -80,7 +82,7 @@ def test_metrics_equal_the_textbook(case, k):
     np.testing.assert_allclose(recall(found, targets.num_targets, k), [textbook_recall(*row, k) for row in rows])
     np.testing.assert_allclose(ndcg(found, targets.num_targets, k), [textbook_ndcg(*row, k) for row in rows])
     seen = {item for ranked, _ in rows for item in ranked[:k]} - {PAD}
-    assert coverage(ranking, num_items, k) == len(seen) / num_items
+    assert np.flatnonzero(shown_items(ranking, num_items, k)).tolist() == sorted(seen)
 
 
 @settings(deadline=None)
@@ -93,8 +95,6 @@ def test_ranking_equals_the_textbook_sort(case, k):
     assert rank_scores(scores, k, excluded, targets).tolist() == expected
     assert rank_scores(scores, k, sparse.csr_array(excluded), targets).tolist() == expected
     assert rank_scores(scores, k, sparse.csr_matrix(excluded.astype(np.float32)), targets).tolist() == expected
-    nobody = [textbook_ranking(*row, set()) for row in zip(scores, [k] * len(scores), hidden, strict=True)]
-    assert top_k(scores, k, excluded).tolist() == nobody
 
 
 def test_torchmetrics_agrees():
@@ -129,11 +129,11 @@ def test_known_answer_of_one_user():
 
 
 def test_a_constant_scorer_scores_zero():
-    scores = np.ones((5, 200), dtype=np.float32)
-    targets = Targets.of([[0], [199], [3, 4, 5], [100], [50]])
-    result = evaluate(rank_scores(scores, 100, nothing(scores), targets), targets, 200, seed=0)
-    assert (result["recall@10"], result["recall@100"], result["ndcg@10"]) == (0, 0, 0)
-    assert result["ci95"] == {name: [0.0, 0.0] for name in ("recall@10", "recall@100", "ndcg@10")}
+    scores = np.ones((5, 1_000), dtype=np.float32)
+    targets = Targets.of([[0], [999], [3, 4, 5], [100], [50]])
+    values = per_user(rank_scores(scores, K, nothing(scores), targets), targets, np.ones(1_000))
+    assert tuple(values) == METRICS
+    assert not any(value.any() for value in values.values())
 
 
 def test_scores_that_differ_only_beyond_float32_tie_and_the_target_loses():
@@ -149,45 +149,98 @@ def test_an_excluded_target_cannot_be_hit():
     assert not hits(ranking, targets).any()
 
 
-def test_evaluate_is_the_mean_with_an_interval_around_it():
+def test_every_metric_of_a_user_known_answer():
+    """Targets 5 and 6 stand at places 1 and 11, target 7 nowhere; 5 weighs as much as the others together."""
+    ranking = np.full((1, K), PAD)
+    ranking[0, [0, 10]] = [5, 6]
+    weights = np.array([1.0] * 5 + [2.0, 1.0, 1.0])
+    values = {name: value.item() for name, value in per_user(ranking, Targets.of([[5, 6, 7]]), weights).items()}
+    third, half = 1 / math.log2(3), 1 / math.log2(4)
+    expected = {"recall@10": 1 / 3, "ndcg@10": 1 / (1 + third + half), "recall@100": 2 / 3, "recall@500": 2 / 3}
+    assert values == pytest.approx(expected | {"debiased_ndcg@10": 2 / (2 + third + half)})
+
+
+@settings(deadline=None)
+@given(rankings(), st.lists(st.floats(0.1, 5), min_size=12, max_size=12), st.integers(1, 12))
+def test_debiased_gains_equal_the_textbook(case, weights, k):
+    ranking, wanted, _ = case
+    weights, targets = np.array(weights), Targets.of(wanted)
+    discounts = [1 / math.log2(rank + 1) for rank in range(1, k + 1)]
+    ideal, gained = [], []
+    for ranked, row in zip(ranking.tolist(), wanted, strict=True):
+        heaviest = sorted(weights[row], reverse=True)
+        ideal.append(sum(weight * discount for weight, discount in zip(heaviest, discounts, strict=False)))
+        gains = [weights[item] if item in row else 0 for item in ranked[:k]]
+        gained.append(sum(gain * discount for gain, discount in zip(gains, discounts, strict=True)))
+    np.testing.assert_allclose(ideal_gains(targets, weights, k), ideal)
+    np.testing.assert_allclose(debiased_ndcg(ranking, targets, weights, k), np.divide(gained, ideal), atol=1e-12)
+
+
+@settings(deadline=None)
+@given(rankings(), st.integers(1, 12))
+def test_equal_weights_debias_nothing(case, k):
+    ranking, wanted, _ = case
+    targets = Targets.of(wanted)
+    plain = ndcg(hits(ranking, targets), targets.num_targets, k)
+    np.testing.assert_allclose(debiased_ndcg(ranking, targets, np.full(12, 3.0), k), plain)
+
+
+def test_debiasing_undoes_how_easily_items_are_met():
+    """An item met n^0.5 times as easily weighs as much less: figures of a biased log come back to the unbiased ones."""
     generator = np.random.default_rng(0)
-    ranking = generator.permuted(np.tile(np.arange(150), (300, 1)), axis=1)[:, :100]
-    targets = Targets.of([[item] for item in generator.integers(0, 150, 300)])
-    result = evaluate(ranking, targets, 150, seed=1)
-    assert list(result) == ["recall@10", "recall@100", "ndcg@10", "coverage@10", "ci95", "users"]
-    assert result == evaluate(ranking, targets, 150, seed=1)
-    assert result == summarise(per_user(ranking, targets), coverage(ranking, 150, 10), seed=1)
-    assert (result["users"], result["coverage@10"]) == (300, 1.0)
-    for name, (low, high) in result["ci95"].items():
-        assert result[name] == per_user(ranking, targets)[name].mean()
-        assert low < result[name] < high
+    popularity = np.array([1, 100])
+    asked = generator.choice(
+        2, 40_000, p=np.array([1, 10]) / 11
+    )  # both are liked alike, one is met ten times as easily
+    ranking = np.tile([1, 0], (len(asked), 1))
+    targets, weights = Targets.of([[item] for item in asked]), inverse_propensities(popularity)
+    values = debiased_ndcg(ranking, targets, weights, 2)
+    unbiased = (1 + 1 / math.log2(3)) / 2
+    assert weighted_mean(values, ideal_gains(targets, weights, 2)) == pytest.approx(unbiased, abs=5e-3)
+    assert ndcg(hits(ranking, targets), targets.num_targets, 2).mean() > unbiased + 0.1
 
 
-def test_the_bootstrap_is_that_of_resampled_users():
-    generator = np.random.default_rng(5)
-    values = generator.choice([0.0, 0.25, 1.0], size=400, p=[0.7, 0.2, 0.1])
-    drawn = values[generator.integers(0, 400, (20_000, 400))].mean(axis=1)
-    np.testing.assert_allclose(
-        bootstrap_interval(values, seed=0, samples=20_000), np.percentile(drawn, [2.5, 97.5]), atol=1.5e-3
-    )
-    assert bootstrap_interval(values, seed=0) == bootstrap_interval(values, seed=0)
-    assert bootstrap_interval(values, seed=0) != bootstrap_interval(values, seed=1)
+def test_what_nobody_met_weighs_as_much_as_what_one_met():
+    assert inverse_propensities(np.array([0, 1, 4])).tolist() == [1, 1, 0.5]
 
 
-def test_the_bootstrap_of_equal_values_has_no_width():
-    assert bootstrap_interval(np.full(9, 0.5), seed=0) == (0.5, 0.5)
+@settings(deadline=None)
+@given(scored(), st.integers(1, 12))
+def test_hits_of_scores_are_those_of_their_ranking(case, k):
+    scores, excluded, wanted = case
+    targets = Targets.of(wanted)
+    expected = hits(rank_scores(scores, k, excluded, targets), targets)
+    before = scores.copy()
+    assert np.array_equal(score_hits(scores, k, excluded, targets), expected)
+    assert np.array_equal(score_hits(scores, k, sparse.csr_array(excluded), targets), expected)
+    assert np.array_equal(scores, before, equal_nan=True)
 
 
-def test_pairing_takes_out_what_users_have_in_common():
-    generator = np.random.default_rng(2)
-    easy = generator.random(500)
-    difference, low, high = paired_bootstrap(easy + 0.01, easy, seed=0)
-    assert (difference, low, high) == pytest.approx((0.01, 0.01, 0.01))
-    noisy = easy + 0.01 * generator.standard_normal(500)
-    _, low, high = paired_bootstrap(noisy, easy, seed=0)
-    alone = bootstrap_interval(easy, seed=0)
-    assert low < np.mean(noisy - easy) < high
-    assert high - low < 0.1 * (alone[1] - alone[0])
+@settings(deadline=None)
+@given(scored(), st.integers(1, 12), st.randoms(use_true_random=False))
+def test_the_order_of_the_catalogue_leaks_nothing(case, k, random):
+    scores, excluded, wanted = case
+    order = random.sample(range(scores.shape[1]), scores.shape[1])
+    places = np.argsort(order)
+    targets, moved = Targets.of(wanted), Targets.of([[int(places[item]) for item in row] for row in wanted])
+    here = hits(rank_scores(scores, k, excluded, targets), targets)
+    there = hits(rank_scores(scores[:, order], k, excluded[:, order], moved), moved)
+    assert np.array_equal(here, there)
+
+
+@given(st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=5, unique=True), min_size=1, max_size=6), st.data())
+def test_some_of_the_targets(wanted, data):
+    targets = Targets.of(wanted)
+    kept = np.array([item % 2 == 0 for row in wanted for item in row])
+    even = [[item for item in row if item % 2 == 0] for row in wanted]
+    if kept.any():
+        rows, left = targets.only(kept)
+        assert rows.tolist() == [row for row, items in enumerate(even) if items]
+        assert [part.tolist() for part in np.split(left.items, left.indptr[1:-1])] == [one for one in even if one]
+    start = data.draw(st.integers(0, len(wanted) - 1))
+    stop = data.draw(st.integers(start + 1, len(wanted)))
+    part = targets.batch(slice(start, stop))
+    assert [one.tolist() for one in np.split(part.items, part.indptr[1:-1])] == wanted[start:stop]
 
 
 @pytest.mark.parametrize(
@@ -201,14 +254,12 @@ def test_pairing_takes_out_what_users_have_in_common():
         (lambda: hits(np.array([[2, 1, 2]]), Targets.of([[2]])), "lists an item twice"),
         (lambda: hits(np.array([[2], [1]]), Targets.of([[2]])), "one row a user"),
         (lambda: recall(np.zeros((1, 9), dtype=bool), np.ones(1), 10), "k is 10, the ranking has 9 places"),
-        (lambda: evaluate(np.zeros((1, 10), dtype=np.int64), Targets.of([[2]]), 5, 0), "k is 100"),
-        (lambda: coverage(np.array([[5]]), 5, 1), "catalogue row 5, the catalogue has 5"),
+        (lambda: per_user(np.arange(10)[None], Targets.of([[2]]), np.ones(10)), "k is 100"),
+        (lambda: shown_items(np.array([[5]]), 5, 1), "catalogue row 5, the catalogue has 5"),
         (lambda: rank_scores(np.zeros((2, 3)), 1, np.zeros((2, 3), bool), Targets.of([[0]])), "2 rows, targets 1"),
-        (lambda: top_k(np.zeros((2, 3)), 1, np.zeros((1, 3), bool)), r"excluded \(1, 3\)"),
-        (lambda: top_k(np.zeros((2, 3)), 1, np.zeros((2, 3))), "float64; wanted bool"),
-        (lambda: top_k(np.zeros((2, 3)), 0, np.zeros((2, 3), bool)), "the 0 best"),
-        (lambda: bootstrap_interval(np.array([0.5, np.nan]), 0), "finite value"),
-        (lambda: paired_bootstrap(np.zeros(2), np.zeros(3), 0), "the same users"),
+        (lambda: rank_scores(np.zeros((1, 3)), 1, np.zeros((1, 2), bool), Targets.of([[0]])), r"excluded \(1, 2\)"),
+        (lambda: rank_scores(np.zeros((1, 3)), 1, np.zeros((1, 3)), Targets.of([[0]])), "float64; wanted bool"),
+        (lambda: rank_scores(np.zeros((1, 3)), 0, np.zeros((1, 3), bool), Targets.of([[0]])), "the 0 best"),
     ],
 )
 def test_misuse_is_refused(call, message):
