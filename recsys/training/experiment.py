@@ -23,6 +23,7 @@ from recsys.evaluation.questions import Questions
 from recsys.evaluation.report import Report
 from recsys.evaluation.scoreboard import Scoreboard
 from recsys.features.spec import Features
+from recsys.pipeline import light
 from recsys.policy.compose import Policy
 from recsys.policy.diversity import MaximalMarginalRelevance
 from recsys.policy.rules import RuleSet
@@ -118,13 +119,13 @@ class Experiment:
             yield draft
 
     def _measure(self, draft: Bundle, test: Questions, board: Scoreboard, seed: int) -> None:
-        retrieve, *later = load_stages(draft)
+        stages = load_stages(draft)
+        retrieve = stages[0]
         board.record("towers", test.retrieved(retrieve.only("two_tower")), seed=seed)
         board.record("retrieval", test.retrieved(retrieve), seed=seed)
-        if any(stage.name == "rank" for stage in later):
-            rank, rules = later
-            board.record("ranker", test.answers((retrieve, rank, self._plain_rules(draft))), seed=seed)
-            board.record("pipeline", test.answers((retrieve, rank, rules)), seed=seed)
+        if len(light(stages)) < len(stages):
+            board.record("ranker", test.answers((*stages[:-1], self._plain_rules(draft))), seed=seed)
+            board.record("pipeline", test.answers(stages), seed=seed)
 
     def _plain_rules(self, draft: Bundle) -> Rules:
         """The last stage with the value formula alone: no rules, no diversity."""
