@@ -61,6 +61,11 @@ class FaissIndex:
         """Never find these rows again; their vectors can still be asked for."""
         self._own(lambda: self._remove(check_rows(rows, len(self))))
 
+    def set_knobs(self, *, nprobe: int, ef_search: int, k_factor: float) -> None:
+        """How much is looked at, see IndexBuilder; written with the index."""
+        self._own(lambda: _set_knobs(self._index, nprobe, ef_search, k_factor))
+        self._searcher = None
+
     def write(self, path: Path) -> None:
         """faiss' own file; removed rows are those whose id is PAD."""
         self._own(lambda: faiss.write_index(self._with_ids(), str(path)))
@@ -164,6 +169,7 @@ class IndexBuilder:
         """
         vectors = checked(vectors)
         built = FaissIndex(self._trained(vectors), np.ones(len(vectors), dtype=bool))
+        built.set_knobs(nprobe=self.nprobe, ef_search=self.ef_search, k_factor=self.k_factor)
         asked = vectors[:: max(1, len(vectors) // SAMPLE)] if queries is None else queries
         _, exact = ExactIndex(vectors).search(asked, self.recall_at)
         recall = recall_against(exact, built.search(asked, self.recall_at)[1])
@@ -190,19 +196,7 @@ class IndexBuilder:
             raise ConfigError(
                 f"index.factory {self.factory!r} cannot be trained on {len(vectors)} items; use index=flat"
             ) from None
-        for part in _parts(index):
-            self._set_knobs(part)
         return index
-
-    def _set_knobs(self, index: faiss.Index) -> None:
-        match index:
-            case faiss.IndexIVF():
-                index.nprobe = self.nprobe
-                index.make_direct_map()
-            case faiss.IndexHNSW():
-                index.hnsw.efSearch = self.ef_search
-            case faiss.IndexRefine():
-                index.k_factor = self.k_factor
 
 
 def _parts(index: faiss.Index) -> Iterator[faiss.Index]:
@@ -211,6 +205,18 @@ def _parts(index: faiss.Index) -> Iterator[faiss.Index]:
     for name in ("index", "base_index"):
         if hasattr(index, name):
             yield from _parts(faiss.downcast_index(getattr(index, name)))
+
+
+def _set_knobs(index: faiss.Index, nprobe: int, ef_search: int, k_factor: float) -> None:
+    for part in _parts(index):
+        match part:
+            case faiss.IndexIVF():
+                part.nprobe = nprobe
+                part.make_direct_map()
+            case faiss.IndexHNSW():
+                part.hnsw.efSearch = ef_search
+            case faiss.IndexRefine():
+                part.k_factor = k_factor
 
 
 @contextmanager
