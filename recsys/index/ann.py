@@ -1,68 +1,178 @@
-"""faiss behind the same call as the exact index. A FaissIndex belongs to one thread.
+"""faiss behind the same call as the exact index: candidates by faiss, scores and order as everywhere in this room.
+
+Every call into faiss is made by one thread that the index owns: faiss' GPU indexes are not safe even for readers, and
+an index that grows is not either (faiss#367, #4525). Any thread may search, add and remove.
 
 Shapes: B queries, N items, D dim, K results.
 """
 
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import faiss
 import numpy as np
 
+from recsys.contracts import PAD
 from recsys.errors import ConfigError, check_ranges
 from recsys.index.exact import ExactIndex, recall_against
+from recsys.index.scores import check_k, check_rows, checked, inner_products, open_rows
 
 SAMPLE = 256
-"""item vectors used as queries when the recall of a new index is measured"""
+"""item vectors used as queries when the recall of a new index is measured, if no queries are given"""
+
+T = TypeVar("T")
 
 
 class FaissIndex:
-    """A faiss index over inner products; made by IndexBuilder or read from a bundle."""
+    """A faiss index over inner products; made by IndexBuilder or read from a bundle.
 
-    def __init__(self, index: faiss.Index) -> None:
-        self.index = index
+    Scores and `vectors` are exact where faiss keeps the vectors (Flat, IVF..,Flat, HNSW, everything with RFlat).
+    """
 
-    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """queries [B, D] float32 -> scores [B, K] falling and catalogue rows [B, K] int64 (PAD where none was found)."""
-        if k < 1:
-            raise ConfigError(f"index: k is {k}; ask for at least 1 neighbour")
-        return self.index.search(np.ascontiguousarray(queries, dtype=np.float32), min(k, self.index.ntotal))
+    def __init__(self, index: faiss.Index, alive: np.ndarray) -> None:
+        """alive: [N] bool, False for rows that were removed."""
+        self._index = index
+        self._alive = alive
+        self._searcher: faiss.Index | None = None
+        threads = faiss.omp_get_max_threads()
+        self._owner = ThreadPoolExecutor(1, "faiss", initializer=faiss.omp_set_num_threads, initargs=(threads,))
+
+    def __len__(self) -> int:
+        """Rows, removed ones too."""
+        return len(self._alive)
+
+    def search(self, queries: np.ndarray, k: int, allowed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """As ExactIndex.search, approximately: more places may be left to PAD."""
+        check_k(k)
+        return self._own(lambda: self._search(checked(queries, self._index.d), min(k, len(self)), allowed))
 
     def vectors(self, rows: np.ndarray) -> np.ndarray:
-        """[R] catalogue rows -> [R, D] float32, as the index stores them."""
-        return self.index.reconstruct_batch(rows)
+        """The vectors [.., D] float32 of rows [..], zeros where a row is PAD."""
+        return self._own(lambda: self._vectors(rows))
+
+    def add(self, vectors: np.ndarray) -> np.ndarray:
+        """Append vectors [M, D] without training; returns their rows [M]."""
+        return self._own(lambda: self._add(checked(vectors, self._index.d)))
+
+    def remove(self, rows: np.ndarray) -> None:
+        """Never find these rows again; their vectors can still be asked for."""
+        self._own(lambda: self._remove(check_rows(rows, len(self))))
+
+    def set_knobs(self, *, nprobe: int, ef_search: int, k_factor: float) -> None:
+        """How much is looked at, see IndexBuilder; written with the index."""
+        self._own(lambda: _set_knobs(self._index, nprobe, ef_search, k_factor))
+        self._searcher = None
 
     def write(self, path: Path) -> None:
-        faiss.write_index(self.index, str(path))
+        """faiss' own file; removed rows are those whose id is PAD."""
+        self._own(lambda: faiss.write_index(self._with_ids(), str(path)))
 
     @staticmethod
     def read(path: Path) -> "FaissIndex":
-        return FaissIndex(faiss.read_index(str(path)))
+        index = faiss.read_index(str(path))
+        if not isinstance(index, faiss.IndexIDMap):
+            return FaissIndex(index, np.ones(index.ntotal, dtype=bool))
+        alive = faiss.vector_to_array(index.id_map) != PAD
+        index.own_fields = False
+        return FaissIndex(faiss.downcast_index(index.index), alive)
+
+    def _own(self, call: Callable[[], T]) -> T:
+        return self._owner.submit(call).result()
+
+    def _search(self, queries: np.ndarray, k: int, allowed: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        if k < 1 or not len(queries):
+            return np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
+        if allowed is None and self._alive.all():
+            rows = self._fastest().search(queries, k)[1]
+        else:
+            masks = open_rows(allowed, self._alive, len(queries))
+            shared = allowed is None or np.asarray(allowed).ndim == 1
+            parts = [(queries, masks[0])] if shared else [(queries[at : at + 1], own) for at, own in enumerate(masks)]
+            rows = np.concatenate([self._search_open(own, k, mask) for own, mask in parts])
+        scores = inner_products(queries[:, None], self._vectors(rows))
+        scores[rows == PAD] = -np.inf
+        order = np.lexsort((rows, -scores), axis=-1)
+        return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
+
+    def _search_open(self, queries: np.ndarray, k: int, mask: np.ndarray) -> np.ndarray:
+        bits = np.packbits(mask, bitorder="little")
+        chosen = faiss.IDSelectorBitmap(len(mask), faiss.swig_ptr(bits))
+        return self._index.search(queries, k, params=_parameters(self._index, chosen))[1]
+
+    def _fastest(self) -> faiss.Index:
+        """The index on all GPUs where this faiss knows of any, else itself."""
+        if self._searcher is None:
+            self._searcher = faiss.index_cpu_to_all_gpus(self._index) if faiss.get_num_gpus() else self._index
+        return self._searcher
+
+    def _vectors(self, rows: np.ndarray) -> np.ndarray:
+        rows = np.asarray(rows, dtype=np.int64)
+        found = self._index.reconstruct_batch(np.maximum(rows, 0).reshape(-1)).reshape(*rows.shape, -1)
+        found[rows == PAD] = 0
+        return found
+
+    def _add(self, vectors: np.ndarray) -> np.ndarray:
+        first = len(self)
+        with euclidean_cells(self._index):
+            self._index.add(vectors)
+        self._alive = np.concatenate([self._alive, np.ones(len(vectors), dtype=bool)])
+        self._searcher = None
+        return np.arange(first, len(self))
+
+    def _remove(self, rows: np.ndarray) -> None:
+        self._alive[rows] = False
+
+    def _with_ids(self) -> faiss.Index:
+        if self._alive.all():
+            return self._index
+        named = faiss.IndexIDMap(faiss.IndexFlatIP(self._index.d))
+        named.index, named.ntotal = self._index, len(self)
+        faiss.copy_array_to_vector(np.where(self._alive, np.arange(len(self)), PAD), named.id_map)
+        return named
 
 
 class IndexBuilder:
     """Builds an index by faiss' factory string and refuses one that finds too little."""
 
-    def __init__(self, *, factory: str, nprobe: int, min_recall: float, recall_at: int) -> None:
+    def __init__(
+        self, *, factory: str, nprobe: int, ef_search: int, k_factor: float, min_recall: float, recall_at: int
+    ) -> None:
         """
-        factory: faiss' own notation, "Flat", "IVF1024,Flat", "HNSW32"
+        factory: faiss' own notation, "Flat", "IVF1024,Flat", "IVF1024,PQ32x4fs,RFlat", "HNSW32"
         nprobe: cells visited by an IVF index, ignored by others
+        ef_search: breadth of the search in an HNSW graph, ignored by others
+        k_factor: candidates a result that are scored by their exact vectors where the factory ends in RFlat
         min_recall: build fails when the share of the exact `recall_at` neighbours found is lower, 0 to 1
         """
         check_ranges(
-            "index", nprobe=(nprobe, 1, 1_000_000), min_recall=(min_recall, 0.0, 1.0), recall_at=(recall_at, 1, 100_000)
+            "index",
+            nprobe=(nprobe, 1, 1_000_000),
+            ef_search=(ef_search, 1, 1_000_000),
+            k_factor=(k_factor, 1.0, 1000.0),
+            min_recall=(min_recall, 0.0, 1.0),
+            recall_at=(recall_at, 1, 100_000),
         )
         self.factory = factory
         self.nprobe = nprobe
+        self.ef_search = ef_search
+        self.k_factor = k_factor
         self.min_recall = min_recall
         self.recall_at = recall_at
 
-    def build(self, vectors: np.ndarray) -> tuple[FaissIndex, float]:
-        """vectors [N, D] -> the index and its measured recall; ConfigError when that is below min_recall."""
-        vectors = np.ascontiguousarray(vectors, dtype=np.float32)
-        built = FaissIndex(self._train(vectors))
-        queries = vectors[:: max(1, len(vectors) // SAMPLE)]
-        _, exact = ExactIndex(vectors).search(queries, self.recall_at)
-        recall = recall_against(exact, built.search(queries, self.recall_at)[1])
+    def build(self, vectors: np.ndarray, queries: np.ndarray | None = None) -> tuple[FaissIndex, float]:
+        """vectors [N, D] -> the index and its measured recall; ConfigError when that is below min_recall.
+
+        queries: [B, D] of the kind that will be asked; a sample of the items stands in for them.
+        """
+        vectors = checked(vectors)
+        built = FaissIndex(self._trained(vectors), np.ones(len(vectors), dtype=bool))
+        built.set_knobs(nprobe=self.nprobe, ef_search=self.ef_search, k_factor=self.k_factor)
+        asked = vectors[:: max(1, len(vectors) // SAMPLE)] if queries is None else queries
+        _, exact = ExactIndex(vectors).search(asked, self.recall_at)
+        recall = recall_against(exact, built.search(asked, self.recall_at)[1])
         if recall < self.min_recall:
             raise ConfigError(
                 f"index.factory {self.factory!r} finds {recall:.3f} of the exact {self.recall_at} neighbours, "
@@ -70,21 +180,75 @@ class IndexBuilder:
             )
         return built, recall
 
-    def _train(self, vectors: np.ndarray) -> faiss.Index:
+    def _trained(self, vectors: np.ndarray) -> faiss.Index:
         try:
             index = faiss.index_factory(vectors.shape[1], self.factory, faiss.METRIC_INNER_PRODUCT)
         except RuntimeError:
             raise ConfigError(
-                f"index.factory {self.factory!r} is not known to faiss; use e.g. Flat or IVF256,Flat"
+                f"index.factory {self.factory!r} is not known to faiss for {vectors.shape[1]} dimensions; "
+                "use e.g. Flat or IVF256,Flat"
             ) from None
         try:
-            index.train(vectors)
+            with euclidean_cells(index):
+                index.train(vectors)
+                index.add(vectors)
         except RuntimeError:
             raise ConfigError(
                 f"index.factory {self.factory!r} cannot be trained on {len(vectors)} items; use index=flat"
             ) from None
-        index.add(vectors)
-        if hasattr(index, "nprobe"):
-            index.nprobe = self.nprobe
-            index.make_direct_map()  # type: ignore[attr-defined]
         return index
+
+
+def _parts(index: faiss.Index) -> Iterator[faiss.Index]:
+    """An index and those inside it."""
+    yield index
+    for name in ("index", "base_index"):
+        if hasattr(index, name):
+            yield from _parts(faiss.downcast_index(getattr(index, name)))
+
+
+def _set_knobs(index: faiss.Index, nprobe: int, ef_search: int, k_factor: float) -> None:
+    for part in _parts(index):
+        match part:
+            case faiss.IndexIVF():
+                part.nprobe = nprobe
+                part.make_direct_map()
+            case faiss.IndexHNSW():
+                part.hnsw.efSearch = ef_search
+            case faiss.IndexRefine():
+                part.k_factor = k_factor
+
+
+@contextmanager
+def euclidean_cells(index: faiss.Index) -> Iterator[None]:
+    """An IVF index puts items into the nearest cell here, and otherwise visits cells by the inner product.
+
+    Cells made by the inner product as well, faiss' way, give all items to the longest centroids where lengths differ.
+    """
+    cells = [part for part in _parts(index) if isinstance(part, faiss.IndexIVF)]
+    cells = [part for part in cells if isinstance(faiss.downcast_index(part.quantizer), faiss.IndexFlat)]
+    for part in cells:
+        part.cp.spherical = False
+        part.quantizer.metric_type = faiss.METRIC_L2
+    try:
+        yield
+    finally:
+        for part in cells:
+            part.quantizer.metric_type = faiss.METRIC_INNER_PRODUCT
+
+
+def _parameters(index: faiss.Index, chosen: faiss.IDSelector) -> faiss.SearchParameters:
+    """How this index is searched among chosen rows only, its knobs unchanged."""
+    match index:
+        case faiss.IndexRefine():
+            base = _parameters(faiss.downcast_index(index.base_index), chosen)
+            return faiss.IndexRefineSearchParameters(k_factor=index.k_factor, base_index_params=base)
+        case faiss.IndexPreTransform():
+            inner = _parameters(faiss.downcast_index(index.index), chosen)
+            return faiss.SearchParametersPreTransform(index_params=inner)
+        case faiss.IndexIVF():
+            return faiss.SearchParametersIVF(sel=chosen, nprobe=index.nprobe)
+        case faiss.IndexHNSW():
+            return faiss.SearchParametersHNSW(sel=chosen, efSearch=index.hnsw.efSearch)
+        case _:
+            return faiss.SearchParameters(sel=chosen)

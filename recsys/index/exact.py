@@ -1,48 +1,87 @@
-"""Exact top-k by inner product, tiled over the catalogue: the oracle that every other index is measured against.
+"""Exact top-k by inner product: an 8-bit scan with a bound, then float32 scores of the few rows it leaves.
+
+What it returns is what `recsys.index.scores.oracle` returns, bit for bit, at any time the full [B, N] score
+matrix being nowhere. Rows keep their number for life: new items are appended, removed ones are never found again.
 
 Shapes: B queries, N items, D dim, K results.
 """
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from recsys.contracts import PAD
-from recsys.errors import ConfigError
+from recsys.index.int8 import Codes
+from recsys.index.scores import check_k, check_rows, checked, inner_products, open_rows, ranked
 
-TILE = 65_536
-"""items scored at once; the full [B, N] matrix is never written"""
+if TYPE_CHECKING:
+    from recsys.index.device import DeviceIndex
 
-
-def search_tile(scores: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The k best columns of [B, M] candidates, larger score first, ties to the lower row."""
-    order = np.lexsort((rows, -scores), axis=-1)[:, :k]
-    return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
+FEW = 32
+"""where one row in so many is allowed, scoring those is faster than a scan of all"""
 
 
 class ExactIndex:
     """Inner product with every item vector."""
 
     def __init__(self, vectors: np.ndarray) -> None:
-        self.stored = np.ascontiguousarray(vectors, dtype=np.float32)
+        """vectors [N, D]; DataError where one is not finite."""
+        self._vectors = checked(vectors)
+        self._codes = Codes.of(self._vectors)
+        self._alive = np.ones(len(self._vectors), dtype=bool)
 
-    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """queries [B, D] float32 -> scores [B, K] float32 falling and catalogue rows [B, K] int64, K = min(k, N)."""
-        if k < 1:
-            raise ConfigError(f"index: k is {k}; ask for at least 1 neighbour")
-        scores = np.empty((len(queries), 0), dtype=np.float32)
-        rows = np.empty((len(queries), 0), dtype=np.int64)
-        for start in range(0, len(self.stored), TILE):
-            tile = queries @ self.stored[start : start + TILE].T
-            tile_rows = np.broadcast_to(np.arange(start, start + tile.shape[1]), tile.shape)
-            joined = np.concatenate([scores, tile], axis=1), np.concatenate([rows, tile_rows], axis=1)
-            scores, rows = search_tile(*joined, k)
+    def __len__(self) -> int:
+        """Rows, removed ones too."""
+        return len(self._vectors)
+
+    def search(self, queries: np.ndarray, k: int, allowed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """queries [B, D] -> scores [B, K] float32 falling and catalogue rows [B, K] int64, K = min(k, N).
+
+        allowed: the only rows that may be found, as bool [N] or [B, N] or as row numbers. Where fewer than K may be,
+        scores end in -inf and rows in PAD.
+        """
+        check_k(k)
+        queries, k = checked(queries, self._vectors.shape[1]), min(k, len(self))
+        scores, rows = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
+        for place, (query, own) in enumerate(zip(queries, open_rows(allowed, self._alive, len(queries)), strict=True)):
+            scores[place], rows[place] = ranked(*self._candidates(query, k, own), k)
         return scores, rows
 
+    def _candidates(self, query: np.ndarray, k: int, allowed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if k < 1:
+            return np.empty(0, np.float32), np.empty(0, np.int64)
+        if np.count_nonzero(allowed) * FEW > len(allowed):
+            return self._codes.candidates(query, k, allowed, self._vectors)
+        rows = np.flatnonzero(allowed)
+        return inner_products(query, self._vectors[rows]), rows
+
     def vectors(self, rows: np.ndarray) -> np.ndarray:
-        """[R] catalogue rows -> [R, D] float32."""
-        return self.stored[rows]
+        """The vectors [.., D] float32 of rows [..], zeros where a row is PAD."""
+        return np.where((rows == PAD)[..., None], np.float32(0), self._vectors[rows])
+
+    def add(self, vectors: np.ndarray) -> np.ndarray:
+        """Append vectors [M, D]; returns their rows [M]."""
+        vectors = checked(vectors, self._vectors.shape[1])
+        first = len(self)
+        self._vectors = np.concatenate([self._vectors, vectors])
+        self._codes = self._codes.joined(Codes.of(vectors))
+        self._alive = np.concatenate([self._alive, np.ones(len(vectors), dtype=bool)])
+        return np.arange(first, len(self))
+
+    def remove(self, rows: np.ndarray) -> None:
+        """Never find these rows again; their vectors can still be asked for."""
+        self._alive[check_rows(rows, len(self))] = False
+
+    def to(self, device: str) -> "DeviceIndex":
+        """A copy of what is alive for a torch device, "cuda" or "cpu", with the same search."""
+        from recsys.index.device import DeviceIndex
+
+        return DeviceIndex(self._vectors, self._alive, device)
 
 
 def recall_against(exact_rows: np.ndarray, rows: np.ndarray) -> float:
     """Share of the exact neighbours [B, K] that `rows` [B, K'] holds as well."""
-    found = (exact_rows[:, :, None] == rows[:, None, :]).any(-1) & (exact_rows != PAD)
-    return float(found.sum() / max((exact_rows != PAD).sum(), 1))
+    hits = [
+        np.isin(exact, own).sum() for exact, own in zip(np.where(exact_rows == PAD, -2, exact_rows), rows, strict=True)
+    ]
+    return float(sum(hits) / max((exact_rows != PAD).sum(), 1))
