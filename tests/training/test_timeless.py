@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 import train
 from recsys.contracts import Event, Query
-from recsys.data.splits import RANK
+from recsys.data.splits import VALIDATION
 from recsys.pipeline import recommend
 from recsys.stages import load_stages
 from recsys.training.prepare import Prepared, prepare
@@ -40,7 +40,7 @@ def prepared(config: DictConfig) -> Prepared:
 
 
 def test_no_feature_reads_a_clock(prepared: Prepared, config: DictConfig) -> None:
-    spec, items = prepared.spec(RANK)
+    spec, items = prepared.spec(prepared.split.known(VALIDATION))
     assert not spec.clock
     assert spec.context.widths == {}
     assert not [tensor.name for tensor in spec.request_tensors() if tensor.name.startswith("context")]
