@@ -72,10 +72,13 @@ def test_users_and_items_are_finite_unit_vectors(fitted, towers, request_tensors
     assert (users.shape, items.shape) == ((18, D), (len(fitted[1]), D))
 
 
-def test_serving_reads_the_last_of_the_positions_that_training_reads(towers, request_tensors):
-    every = histories(towers, request_tensors)
+def test_serving_reads_the_last_of_the_positions_that_training_reads_and_of_none_the_start(towers, request_tensors):
+    every, empty = histories(towers, request_tensors), (request_tensors["history_ids"] == 0).all(-1).all(-1)
     assert every.shape == (18, L + 1, D)
-    assert torch.equal(towers.users(request_tensors), towers.head(every[:, -1], request_tensors))
+    assert 2 <= empty.sum() < 18
+    newest = torch.where(empty[:, None], every[:, 0], every[:, -1])
+    assert torch.equal(towers.users(request_tensors), towers.head(newest, request_tensors))
+    assert not torch.equal(every[empty, 0], every[empty, -1])
 
 
 def test_every_position_knows_only_what_came_before(towers, request_tensors):
