@@ -157,8 +157,9 @@ class RetrievalTask(pl.LightningModule):
         """Log of the chance that an item is among the uniform negatives or the targets of a step, [N]."""
         if not self.knobs.negatives:
             return None
-        missed = num_targets * torch.log1p(-self.popularity["share"][sample])
-        missed = missed + self.knobs.negatives * math.log1p(-1 / (self.num_items + 1))
+        popular = self.popularity["share"][sample]
+        uniform = torch.full_like(popular, 1 / self.num_items)
+        missed = num_targets * torch.log1p(-popular) + self.knobs.negatives * torch.log1p(-uniform)
         return torch.log(-torch.expm1(missed)).float()
 
     def catalogue_vectors(self) -> Tensor:

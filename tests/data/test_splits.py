@@ -155,7 +155,7 @@ def test_nothing_known_comes_after_what_is_asked(name: str, rows: list[Row]) -> 
 def test_what_may_be_known() -> None:
     periods = np.array([FIT, RANK, VALIDATION, TEST, LATER], dtype=np.int8)
     for strict, fitted in ((False, 3), (True, 2)):
-        split = Split(name="", periods=periods, cuts=None, strict=strict)
+        split = Split(name="", periods=periods, cuts=None, strict=strict, ordered=True)
         for period, count in ((RANK, 1), (VALIDATION, 2), (TEST, fitted)):
             assert split.known(period).tolist() == [True] * count + [False] * (5 - count)
     assert [SPLITTERS[name].splits(dataset_of(PAIRS))[0].strict for name in ("global time", "random")] == [False] * 2
