@@ -1,6 +1,5 @@
 """A file of sequences has no time: the whole cascade trains on it, and no number of it is taken for seconds."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,7 +50,6 @@ def test_no_feature_reads_a_clock(prepared: Prepared, config: DictConfig) -> Non
 
 
 def test_the_cascade_trains_and_answers_whatever_the_clock_says(config: DictConfig, run: Any) -> None:
-    Path(config.run_dir).mkdir(parents=True)
     report, bundle = run(config)
     assert report.protocol.startswith("walks, leave one out split, nothing fitted on validation or test")
     assert "recent_popularity is left out: the events have no timestamps" in report.notes
