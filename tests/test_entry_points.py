@@ -38,7 +38,7 @@ title: title
 """
 SEVERAL = (
     "data=synthetic",
-    "ranking=null",
+    "~ranking",
     "logger=csv",
     "protocol.cuts=2",
     "seed=5",
@@ -337,7 +337,7 @@ def test_what_is_served_is_the_last_split_with_the_first_seed(resumed: Resumed) 
 def wait_for(file: Path, process: subprocess.Popen[str]) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while not file.is_file():
-        assert process.poll() is None, "the run ended before its first checkpoint"
+        assert process.poll() is None, f"the run ended before {file}: {process.communicate()[1][-2_000:]}"
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
