@@ -92,7 +92,7 @@ class Scoreboard:
         }
         row["users"] = pool.num_users
         if system not in self._knobs:
-            row["seeds"] = sorted(seeds)
+            row["seeds"] = seeds
         if len(seeds) > 1:
             row["spread"] = {name: float(np.std([one[name] for one in by_seed], ddof=1)) for name in by_seed[0]}
         if knobs := _joined(self._knobs.get(system, [])):

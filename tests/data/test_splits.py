@@ -154,7 +154,7 @@ def test_nothing_known_comes_after_what_is_asked(name: str, rows: list[Row]) -> 
 
 @pytest.mark.parametrize("name", SPLITTERS)
 def test_a_split_is_ordered_when_no_user_meets_a_later_period_first(name: str) -> None:
-    dataset = dataset_of(PAIRS)
+    dataset = dataset_of([(user, f"{user}{number}", number, 1) for user in "abc" for number in range(20)])
     users = dataset.interactions["user"].to_numpy()
     for split in SPLITTERS[name].splits(dataset):
         rising = all((np.diff(split.periods[users == user]) >= 0).all() for user in set(users))
