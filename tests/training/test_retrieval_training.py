@@ -219,7 +219,25 @@ def chance_of(shares, negatives, targets):
     torch.nn.Module.__init__(task)
     task.knobs, task.num_items = RetrievalTraining(**{**KNOBS, "negatives": negatives}), len(shares)
     task.popularity = {"share": torch.tensor(shares, dtype=torch.double)}
-    return task._log_chance(torch.arange(len(shares)), targets).exp().numpy()
+    thrice = torch.arange(targets).repeat(3)
+    return task._log_chance(torch.arange(len(shares)), thrice).exp().numpy()
+
+
+@pytest.mark.parametrize(("ordered", "lookahead"), [(True, 1), (True, 3), (False, 1)])
+def test_the_chance_to_be_in_the_sample_by_drawing(short, ordered, lookahead):
+    """Windows are no independent draws of events, so the chance is right on the whole only."""
+    task = short.task(ordered=ordered, lookahead=lookahead, negatives=3)
+    torch.manual_seed(0)
+    drawn, said = torch.zeros(2, 30)
+    for _ in range(500):
+        window = trimmed(**task.windows.rows(torch.randperm(len(short.every_window()))[:3]))
+        asked = task._next_events(window) if ordered else task._rest_of_the_set(window)
+        targets = asked.targets[asked.weights > 0]
+        drawn[task._sample(task.events["item"][targets])] += 1 / 500
+        said += task._log_chance(torch.arange(30), targets).exp() / 500
+    assert drawn.min() < 0.2
+    assert drawn.max() > 0.6
+    assert (said - drawn).abs().mean() < 0.08
 
 
 def test_an_item_that_is_alone_is_surely_in_the_sample():
@@ -236,7 +254,7 @@ def test_a_sample_holds_each_of_its_items_once_and_all_targets(short):
     assert set(sample) <= set(range(30))
     full = short.task()
     assert full._sample(wanted).tolist() == list(range(30))
-    assert full._log_chance(full._sample(wanted), 3) is None
+    assert full._log_chance(full._sample(wanted), wanted) is None
 
 
 def served_vectors(world, task, rows):
