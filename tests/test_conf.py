@@ -17,7 +17,9 @@ FILES = sorted(CONF.rglob("*.yaml"))
 CHOICES = [(file.parent.name, file.stem) for file in FILES if file.parent != CONF and file.parent.name != "recipe"]
 RECIPES = sorted(file.stem for file in (CONF / "recipe").glob("*.yaml"))
 FORMS_OF_HYDRA = {"_target_", "_convert_", "_recursive_", "_partial_", "_args_"}
-NOT_BUILT = ("seed", "run_dir")
+NOT_BUILT = ("seed", "seeds", "run_dir")
+NEEDED = {"tables": ["data.description=missing.yaml"], "sequence": ["data.path=missing.txt"]}
+"""by data set or recipe"""
 
 
 def nodes(document, path=""):
@@ -85,8 +87,7 @@ def test_a_target_has_no_second_default_and_no_positional_knob(node):
 
 @pytest.mark.parametrize(("group", "option"), CHOICES, ids=lambda value: value)
 def test_every_choice_composes_and_builds(group, option):
-    needed = {"tables": ["data.description=missing.yaml"], "sequence": ["data.path=missing.txt"]}.get(option, [])
-    node = composed(f"{group}={option}", *needed)[group]
+    node = composed(f"{group}={option}", *(NEEDED.get(option, []) if group == "data" else []))[group]
     if (group, option) == ("trainer", "gpu") and not torch.cuda.is_available():
         with pytest.raises(InstantiationException) as refused:
             built(node)
@@ -99,10 +100,14 @@ def test_every_choice_composes_and_builds(group, option):
 
 @pytest.mark.parametrize("recipe", [None, *RECIPES])
 def test_every_recipe_builds_all_of_its_parts(recipe):
-    config = composed(*([f"recipe={recipe}"] if recipe else []))
+    config = composed(*([f"recipe={recipe}", *NEEDED.get(recipe, [])] if recipe else []))
     for name in config:
         if name not in NOT_BUILT:
             built(config[name])
+
+
+def test_the_recipe_of_sequences_has_no_ranker():
+    assert "ranking" not in composed("recipe=sequence", *NEEDED["sequence"])
 
 
 def test_a_recipe_may_change_what_the_groups_say():

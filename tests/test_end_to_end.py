@@ -16,7 +16,7 @@ from recsys.contracts import Query
 from recsys.errors import BundleError, QueryError, ServingError
 from recsys.pipeline import recommend
 from recsys.policy.rules import RuleSet
-from recsys.stages import load_rules
+from recsys.stages import load_rules, read_spec
 from serving.client import Client, _translated
 from serving.server import TritonServer
 
@@ -112,6 +112,15 @@ def test_an_unknown_history_is_said(client: Client, someone: Query) -> None:
     event = {"user": someone.user, "item": "no such item", "timestamp": 1.0}
     query = Query.from_json(json.dumps(json.loads(someone.to_json()) | {"history": [event]}))
     assert "history:unknown" in client.recommend([query])[0].degraded
+
+
+def test_every_model_has_a_place_for_every_id_that_is_served(trained: Any) -> None:
+    """The vocabulary has grown since the ranker's examples were asked for."""
+    weights, spec = trained.bundle.arrays("weights.safetensors"), read_spec(trained.bundle)
+    (item,) = (column for column in spec.items.columns if column.name == "item")
+    place = spec.items.of_kind("category", "categories").index(item)
+    for model in ("towers", "ranker"):
+        assert len(weights[f"{model}.item_encoder.embeddings.{place}.weight"]) == item.num_ids
 
 
 def test_a_slate_names_its_bundle_its_rules_and_its_reasons(trained: Any, client: Client, someone: Query) -> None:

@@ -1,5 +1,6 @@
 """`python train.py` as people call it: own tables, every kind of mistake, a sweep, an interruption, a second time."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,14 @@ import polars as pl
 import pytest
 import torch
 import yaml
+from safetensors.numpy import load_file
 
 from recsys.bundle import Bundle
+from recsys.data.dataset import DESCRIPTION_FILE
+from recsys.data.sources.tables import Tables
+from recsys.data.splits import GlobalTime
 from recsys.errors import ConfigError, exit_on_error
+from recsys.evaluation.report import Report
 from recsys.training.experiment import claim
 
 DESCRIPTION = """
@@ -29,6 +36,21 @@ objectives: {watch: "1", like: "rating >= 4"}
 target: watch
 title: title
 """
+SEVERAL = (
+    "data=synthetic",
+    "~ranking",
+    "logger=csv",
+    "protocol.cuts=2",
+    "seed=5",
+    "seeds=2",
+    "retrieval.epochs=8",
+    "~evaluation.baselines.recent_popularity",
+    "~evaluation.baselines.item_knn",
+    "~evaluation.baselines.transitions",
+    "~evaluation.baselines.linear_mix",
+    "~evaluation.baselines.ease",
+    "~evaluation.baselines.als",
+)
 PATIENCE_S = 120
 
 Change = Callable[[Path], object]
@@ -207,48 +229,114 @@ def test_a_sweep_over_own_tables_is_compared_and_logged(root: Path, tables: Path
         *own(tables),
         "logger=offline",
         "retrieval.dim=16,32",
-        "ranking.dim=8,16",
         f"hydra.sweep.dir={tmp_path}",
         "hydra.launcher.n_jobs=2",
     )
     stdout, stderr = sweep.communicate(timeout=3 * PATIENCE_S)
     assert sweep.returncode == 0, stderr[-2_000:]
     compared = json.loads((tmp_path / "comparison.json").read_text())
-    assert len(compared) == 4
+    assert len(compared) == 2
     assert str(tmp_path / "comparison.json") in stdout
     dims = set()
-    for job in range(4):
+    for job in range(2):
         settings = Bundle.open(tmp_path / str(job) / "bundle").document("config.yaml")
-        dims.add((settings["retrieval"]["dim"], settings["ranking"]["dim"]))
+        dims.add(settings["retrieval"]["dim"])
         (logged,) = (tmp_path / str(job) / "wandb").glob("offline-run-*")
         assert [file for file in logged.glob("*.wandb") if file.stat().st_size > 1_000]
-    assert dims == {(16, 8), (16, 16), (32, 8), (32, 16)}
+    assert dims == {16, 32}
 
 
-def test_an_interrupted_run_goes_on_where_it_stopped(
-    root: Path, tmp_path: Path, tiny: Any, composed: Any, run: Any
-) -> None:
-    overrides = (*tiny, "retrieval.epochs=8", "ranking.epochs=2")
-    process = start(root, *overrides, f"run_dir={tmp_path}")
-    wait_for(tmp_path / "checkpoints" / "towers_early" / "last.ckpt", process)
+@dataclass(frozen=True, kw_only=True)
+class Resumed:
+    """Two windows of time with two seeds each, interrupted in the second seed and called once more."""
+
+    folder: Path
+    stderr: str
+    returncode: int
+    kept: dict[Path, int]
+    """what was finished when it was interrupted, and when that had been written"""
+    overrides: tuple[str, ...]
+    report: Report
+    bundle: Bundle
+
+
+@pytest.fixture(scope="module")
+def resumed(root: Path, tiny: Any, composed: Any, run: Any, tmp_path_factory: pytest.TempPathFactory) -> Resumed:
+    folder = tmp_path_factory.mktemp("resumed")
+    overrides = (*(one for one in tiny if not one.startswith(("ranking.", "recipe="))), *SEVERAL)
+    process = start(root, *overrides, f"run_dir={folder}")
+    wait_for(folder / "checkpoints" / "split_0_seed_5" / "towers_validation" / "last.ckpt", process)
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == 130
-    assert stderr.endswith("interrupted; the same command with the same run_dir goes on from here\n")
-    assert "Traceback" not in stderr
-    assert not (tmp_path / "bundle").exists()
-    kept = {file: file.stat().st_mtime_ns for file in tmp_path.glob("checkpoints/*/trained.pt")}
-    with pytest.raises(ConfigError, match=r"was begun with ranking\.epochs=2, this run has 3; choose another run_dir"):
-        run(composed(tmp_path, *overrides, "ranking.epochs=3"))
-    _, bundle = run(composed(tmp_path, *overrides))
-    assert Bundle.open(tmp_path / "bundle") == bundle
-    assert {file: file.stat().st_mtime_ns for file in kept} == kept
+    assert not (folder / "bundle").exists()
+    kept = {file: file.stat().st_mtime_ns for file in folder.glob("checkpoints/*/*/trained.pt")}
+    with pytest.raises(
+        ConfigError, match=r"was begun with retrieval\.epochs=8, this run has 9; choose another run_dir"
+    ):
+        run(composed(folder, *overrides, "retrieval.epochs=9"))
+    report, bundle = run(composed(folder, *overrides))
+    return Resumed(
+        folder=folder,
+        stderr=stderr,
+        returncode=process.returncode,
+        kept=kept,
+        overrides=overrides,
+        report=report,
+        bundle=bundle,
+    )
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(resumed: Resumed) -> None:
+    assert resumed.returncode == 130
+    assert resumed.stderr.endswith("interrupted; the same command with the same run_dir goes on from here\n")
+    assert "Traceback" not in resumed.stderr
+    places = {str(file.parent.relative_to(resumed.folder / "checkpoints")) for file in resumed.kept}
+    assert places >= {"split_0_seed_6/towers_validation", "split_0_seed_6/towers_test"}
+    assert not any(place.startswith("split_1") for place in places)
+    assert {file: file.stat().st_mtime_ns for file in resumed.kept} == resumed.kept
+    assert Bundle.open(resumed.folder / "bundle") == resumed.bundle
+
+
+def test_a_run_of_several_seeds_and_splits_says_their_means(resumed: Resumed) -> None:
+    document = json.loads((resumed.folder / "metrics.json").read_text())
+    assert document["seeds"] == [5, 6]
+    assert document["ours"] == ["towers", "retrieval"]
+    assert list(document["rows"]) == ["popularity", "towers", "retrieval"]
+    assert "synthetic, 2 splits pooled: global time split (window 1 of 2); global time" in document["protocol"]
+    for system in ("towers", "retrieval"):
+        row = document["rows"][system]
+        assert row["seeds"] == [6, 5], "what is served comes last"
+        assert 0 < row["recall@100"] <= 1
+        assert row["spread"]["recall@100"] >= 0
+    assert "seeds" not in document["rows"]["popularity"]
+    assert document["seconds"] > 0
+    assert document["peak_memory_mib"] > 100
+
+
+def test_one_hash_covers_the_targets_of_all_splits(resumed: Resumed) -> None:
+    dataset = Tables(description=str(resumed.folder / "data" / DESCRIPTION_FILE)).load()
+    splits = GlobalTime(rank=0.2, validation=0.1, test=0.2, cuts=2).splits(dataset)
+    hashes = [split.targets_sha256(dataset) for split in splits]
+    assert resumed.report.targets_sha256 == hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+    assert resumed.bundle.document("lineage.json")["targets_sha256"] == hashes[-1]
+
+
+def test_what_is_served_is_the_last_split_with_the_first_seed(resumed: Resumed) -> None:
+    lineage = resumed.bundle.document("lineage.json")
+    assert lineage["seed"] == 5
+    assert lineage["split"]["name"] == "global time split (window 2 of 2)"
+    assert resumed.bundle.document("metrics.json") == json.loads((resumed.folder / "metrics.json").read_text())
+    kept = torch.load(resumed.folder / "checkpoints/split_1_seed_5/towers_test/trained.pt", weights_only=True)
+    served = load_file(resumed.bundle.file("weights.safetensors"))
+    assert served.keys() == kept["state_dict"].keys()
+    for name, tensor in kept["state_dict"].items():
+        assert (served[name] == tensor.numpy()).all(), name
 
 
 def wait_for(file: Path, process: subprocess.Popen[str]) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while not file.is_file():
-        assert process.poll() is None, "the run ended before its first checkpoint"
+        assert process.poll() is None, f"the run ended before {file}: {process.communicate()[1][-2_000:]}"
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
@@ -256,8 +344,8 @@ def wait_for(file: Path, process: subprocess.Popen[str]) -> None:
 def test_checkpoints_are_claimed_once_there_are_some_and_name_what_differs(tmp_path: Path) -> None:
     claim(tmp_path, {"seed": 0, "data": {"sha256": "a"}})
     claim(tmp_path, {"seed": 1, "data": {"sha256": "a"}})
-    (tmp_path / "towers").mkdir()
-    (tmp_path / "towers" / "last.ckpt").touch()
+    (tmp_path / "split_0_seed_0" / "towers_test").mkdir(parents=True)
+    (tmp_path / "split_0_seed_0" / "towers_test" / "last.ckpt").touch()
     claim(tmp_path, {"seed": 1, "data": {"sha256": "a"}, "logger": {"mode": "offline"}})
     with pytest.raises(ConfigError, match=r"was begun with data\.sha256='a', this run has 'b'"):
         claim(tmp_path, {"seed": 1, "data": {"sha256": "b"}})

@@ -38,7 +38,7 @@ def prepared():
 
 @pytest.fixture(scope="module")
 def fitted(prepared):
-    return prepared.spec(TEST)
+    return prepared.spec(prepared.split.known(TEST))
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,10 @@
-"""Poison: what lies in TEST reaches nothing that was fitted, what lies in VALIDATION only what is chosen there."""
+"""Poison: what lies in TEST reaches nothing that was fitted, what lies in VALIDATION only what is chosen there.
+
+Unless the protocol is strict, VALIDATION is also what the served towers learn from, once all has been chosen.
+"""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +20,9 @@ import train
 from recsys.data.dataset import DESCRIPTION_FILE, Dataset
 from recsys.data.sources.synthetic import Synthetic
 from recsys.data.sources.tables import Tables
-from recsys.data.splits import TEST, VALIDATION, GlobalTime, LeaveOneOut, Splitter
-from recsys.training.cascade import train_cascade
+from recsys.data.splits import RANK, TEST, VALIDATION, GlobalTime, LeaveOneOut, Random, Splitter
+from recsys.training.cascade import Run, TrainedRetrieval
+from recsys.training.loop import TRAINED
 from recsys.training.prepare import prepare
 
 ABOUT_THE_RUN = {"config.yaml", "lineage.json", "manifest.json", "metrics.json"}
@@ -26,28 +30,41 @@ ABOUT_THE_RUN = {"config.yaml", "lineage.json", "manifest.json", "metrics.json"}
 PROTOCOLS: dict[str, Splitter] = {
     "global_time": GlobalTime(rank=0.2, validation=0.1, test=0.2, cuts=1),
     "leave_one_out": LeaveOneOut(min_events=5),
+    "random": Random(rank=0.1, validation=0.1, test=0.2, seed=0),
 }
+PERIODS = {"rank": RANK, "validation": VALIDATION, "test": TEST}
+SERVED = {"spec", "item_table", "item_vectors", "index", "sources", "towers"}
+"""fitted on all that is known when TEST is asked"""
+JUDGED = {"choices", "ranker", "calibrator"}
+"""chosen on VALIDATION, or trained on candidates that were chosen there; one epoch leaves none of it to choose"""
+CHOICES = {"weight", "decay"}
+"""of a source, among what a bundle keeps of it"""
+MUST_AND_MAY = {
+    ("test", False): (set(), set()),
+    ("test", True): (set(), set()),
+    ("validation", False): ({"towers", "sources", "ranker", "calibrator"}, SERVED | JUDGED),
+    ("validation", True): ({"calibrator"}, JUDGED),
+    ("rank", False): ({"towers", "towers asked in validation"}, SERVED | JUDGED | {"towers asked in validation"}),
+    ("rank", True): ({"towers", "towers asked in validation"}, SERVED | JUDGED | {"towers asked in validation"}),
+}
+"""(poisoned period, strict) -> what has to change, so that the poison is seen to work, and all that may"""
 
 Configure = Callable[[str, str], DictConfig]
 
 
-def poisoned(dataset: Dataset, chosen: np.ndarray) -> Dataset:
+def poisoned(dataset: Dataset, chosen: np.ndarray, protocol: str) -> Dataset:
     """The chosen events meet other items, with other actions; who, when, and the catalogue stay.
 
-    The target action stays too: it says to which period of leave-one-out an event belongs.
+    What says to which period an event belongs stays too: the target action of leave-one-out, the item of the random split.
     """
-    ids, described = dataset.items["item"], dataset.description
-    other = pl.col("item").replace_strict(ids, np.roll(ids.to_numpy(), 17))
-    actions = [name for name in described.actions if name != described.target]
-    changed = [other, *(1 - pl.col(name) for name in actions)]
-    frame, hit = dataset.interactions, pl.Series(chosen)
-    return replace(
-        dataset,
-        interactions=frame.with_columns(
-            pl.when(hit).then(new).otherwise(pl.col(name)).alias(name)
-            for name, new in zip(("item", *actions), changed, strict=True)
-        ),
-    )
+    hit, ids = pl.Series(chosen), dataset.items["item"]
+    changed = {name: 1 - pl.col(name) for name in dataset.description.actions}
+    if protocol == "leave_one_out":
+        del changed[dataset.description.target]
+    if protocol != "random":
+        changed["item"] = pl.col("item").replace_strict(ids, np.roll(ids.to_numpy(), 17))
+    altered = [pl.when(hit).then(new).otherwise(pl.col(name)).alias(name) for name, new in changed.items()]
+    return replace(dataset, interactions=dataset.interactions.with_columns(altered))
 
 
 @pytest.fixture(scope="module", params=PROTOCOLS)
@@ -57,14 +74,14 @@ def protocol(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def worlds(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """For each protocol one log as it was, one poisoned in TEST and one in VALIDATION."""
+    """For each protocol one log as it was, and one poisoned in each of its later periods."""
     folder = tmp_path_factory.mktemp("worlds")
     dataset = Synthetic(users=120, items=80, events=4000, seed=0).load()
     for name, protocol in PROTOCOLS.items():
         periods = protocol.splits(dataset)[-1].periods
         dataset.save(folder / name / "original")
-        for poison, period in (("test", TEST), ("validation", VALIDATION)):
-            poisoned(dataset, periods == period).save(folder / name / poison)
+        for poison, period in PERIODS.items():
+            poisoned(dataset, periods == period, name).save(folder / name / poison)
     return folder
 
 
@@ -87,31 +104,54 @@ def configure(
 
 
 def models(config: DictConfig) -> dict[str, Any]:
-    """What a bundle keeps of the models, without the graphs, which are drawn from it."""
+    """All that was fitted, without the graphs, which are drawn from it."""
     experiment, folder = train.build(config), Path(config.run_dir)
     dataset = experiment.data.load()
-    prepared = prepare(dataset, experiment.protocol.splits(dataset)[-1], experiment.features, experiment.content)
+    split = experiment.protocol.splits(dataset)[-1]
+    prepared = prepare(dataset, split, experiment.features, experiment.content)
+    run = Run(
+        prepared=prepared,
+        validation=experiment.evaluation.validation(split, prepared.replay),
+        knobs=experiment.knobs,
+        folder=folder,
+        seed=0,
+        loggers=[],
+        say=lambda _: None,
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        cascade = train_cascade(
-            prepared, experiment.knobs, folder=folder, seed=experiment.seed, loggers=[], say=lambda _: None
-        )
-    candidates, arrays = cascade.retrieve.sources.to_documents()
-    cascade.retrieve.sources.index.write(folder / "index.faiss")  # type: ignore[union-attr]
+        cascade = run.cascade()
+    assert cascade.ranking is not None
     return {
-        "spec": cascade.spec.to_documents(),
-        "candidates": (candidates, save({name: np.ascontiguousarray(array) for name, array in arrays.items()})),
-        "item_table": save(cascade.retrieve.items.encoded),
-        "item_vectors": cascade.item_vectors.tobytes(),
-        "index": (folder / "index.faiss").read_bytes(),
-        "towers": weights(cascade.towers),
-        "ranker": weights(cascade.ranker),
-        "calibrator": weights(cascade.calibrator),
+        **served(cascade.retrieval, folder),
+        "ranker": weights(cascade.ranking.ranker.state_dict()),
+        "calibrator": weights(cascade.ranking.calibrator.state_dict()),
+        **{f"towers asked in {period}": checkpoint(folder / f"towers_{period}") for period in ("rank", "validation")},
     }
 
 
-def weights(module: torch.nn.Module) -> bytes:
-    return save({name: tensor.contiguous().numpy() for name, tensor in module.state_dict().items()})
+def served(trained: TrainedRetrieval, folder: Path) -> dict[str, Any]:
+    sources = trained.retrieve.sources
+    document, arrays = sources.to_documents()
+    sources.index.write(folder / "index.faiss")  # type: ignore[union-attr]
+    fitted = [{key: value for key, value in one.items() if key not in CHOICES} for one in document["sources"]]
+    return {
+        "spec": trained.retrieve.spec.to_documents(),
+        "item_table": save(trained.retrieve.items.encoded),
+        "item_vectors": trained.item_vectors.tobytes(),
+        "index": (folder / "index.faiss").read_bytes(),
+        "sources": (fitted, save({name: np.ascontiguousarray(array) for name, array in arrays.items()})),
+        "towers": weights(trained.towers.state_dict()),
+        "choices": (sources.chosen, trained.epochs),
+    }
+
+
+def checkpoint(folder: Path) -> bytes:
+    return weights(torch.load(folder / TRAINED, weights_only=True)["state_dict"])
+
+
+def weights(state: Mapping[str, torch.Tensor]) -> bytes:
+    return save({name: tensor.contiguous().numpy() for name, tensor in state.items()})
 
 
 def differing(one: dict[str, Any], other: dict[str, Any]) -> set[str]:
@@ -119,15 +159,16 @@ def differing(one: dict[str, Any], other: dict[str, Any]) -> set[str]:
     return {name for name in one if one[name] != other[name]}
 
 
-@pytest.mark.parametrize("world", ["test", "validation"])
+@pytest.mark.parametrize("world", PERIODS)
 def test_the_poison_is_where_it_should_be_and_nowhere_else(worlds: Path, protocol: str, world: str) -> None:
     original, altered = (
         Tables(description=str(worlds / protocol / name / DESCRIPTION_FILE)).load() for name in ("original", world)
     )
     periods = PROTOCOLS[protocol].splits(original)[-1].periods
-    chosen = periods == {"test": TEST, "validation": VALIDATION}[world]
+    chosen = periods == PERIODS[world]
     assert chosen.sum() > 50
-    for column in ("item", "like", "share", "buy"):
+    kept = {"leave_one_out": {"click"}, "random": {"item"}}.get(protocol, set())
+    for column in {"item", "click", "like", "share", "buy"} - kept:
         same = (altered.interactions[column] == original.interactions[column]).to_numpy()
         assert (same == ~chosen).all()
     assert altered.items.equals(original.items)
@@ -144,8 +185,15 @@ def test_altered_test_targets_leave_every_model_file_as_it_was(configure: Config
     assert before.rows != after.rows
 
 
-def test_what_test_and_validation_may_change(configure: Configure, protocol: str) -> None:
-    """With one epoch the ranker has no epoch to choose, so that only the calibration looks at VALIDATION."""
-    original, test, validation = (models(configure(protocol, world)) for world in ("original", "test", "validation"))
-    assert differing(original, test) == set()
-    assert differing(original, validation) == {"calibrator"}
+@pytest.fixture(scope="module")
+def original(configure: Configure, protocol: str) -> dict[str, Any]:
+    return models(configure(protocol, "original"))
+
+
+@pytest.mark.parametrize("world", PERIODS)
+def test_a_period_changes_only_what_may_know_it(
+    configure: Configure, protocol: str, world: str, original: dict[str, Any]
+) -> None:
+    must, may = MUST_AND_MAY[world, protocol == "leave_one_out"]
+    changed = differing(original, models(configure(protocol, world)))
+    assert must <= changed <= may

@@ -48,10 +48,11 @@ class TwoTower(nn.Module):
         return F.normalize(self.item_head(encoded), dim=-1)
 
     def users(self, batch: Batch) -> Tensor:
-        """Request tensors -> [B, D] unit vectors."""
+        """Request tensors -> [B, D] unit vectors; an empty history is what the start token says."""
         present = batch["history_ids"][..., 0] > 0
         items = self.item_encoder(batch, "history")
-        return self.head(self.histories(items, present, batch["history_labels"], batch["history_gaps"])[:, -1], batch)
+        states = self.histories(items, present, batch["history_labels"], batch["history_gaps"])
+        return self.head(torch.where(present.any(-1, keepdim=True), states[:, -1], states[:, 0]), batch)
 
     def histories(self, items: Tensor, present: Tensor, labels: Tensor, gaps: Tensor) -> Tensor:
         """What the history says after each of its events, [B, P, D].

@@ -100,8 +100,9 @@ class Run:
         self.say("towers that are asked in the validation period: epochs and weights are chosen")
         chosen = self._choose(self._retrieval(VALIDATION, epochs=None))
         self.say(f"chosen: {chosen.epochs} epochs, {chosen.retrieve.sources.chosen}")
-        ranking = None if self.knobs.ranking is None else self._ranking(self.knobs.ranking, chosen)
-        return TrainedCascade(retrieval=self._served(chosen), ranking=ranking)
+        served = self._served(chosen)
+        ranking = None if self.knobs.ranking is None else self._ranking(self.knobs.ranking, chosen, served.retrieve)
+        return TrainedCascade(retrieval=served, ranking=ranking)
 
     def _served(self, chosen: TrainedRetrieval) -> TrainedRetrieval:
         split = self.prepared.split
@@ -175,11 +176,12 @@ class Run:
         )
         return replace(fitted, retrieve=replace(retrieve, sources=sources))
 
-    def _ranking(self, ranking: RankingTraining, chosen: TrainedRetrieval) -> TrainedRanker:
+    def _ranking(self, ranking: RankingTraining, chosen: TrainedRetrieval, served: Retrieve) -> TrainedRanker:
+        """The ranker reads requests as the served stage encodes them, whoever finds its candidates."""
         self.say("towers that are asked in the period that the ranker learns from")
         early = self._as_chosen(RANK, chosen).retrieve
         self.say("ranker")
-        spec, items, replay = chosen.retrieve.spec, chosen.retrieve.items, self.prepared.replay
+        spec, items, replay = served.spec, served.items, self.prepared.replay
         examples = []
         for retrieve, period in ((early, RANK), (chosen.retrieve, VALIDATION)):
             inside = self.prepared.split.periods == period

@@ -56,6 +56,7 @@ class Experiment:
         """Every split with every seed; leaves data/, metrics.json, metrics.png and the cascade to serve as bundle/."""
         dataset = self.data.load()
         say(f"{dataset.name}: {dataset.num_users:,} users, {dataset.num_items:,} items, {dataset.num_events:,} events")
+        folder.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=folder) as beside:
             dataset.save(beside)
             claim(
@@ -138,7 +139,7 @@ def claim(checkpoints: Path, config: dict[str, Any]) -> None:
     wanted = _settings({key: value for key, value in config.items() if key not in ("run_dir", "logger")})
     wanted.pop("trainer.progress", None)
     file = checkpoints / "config.json"
-    if not any(checkpoints.glob("*/*.*")):
+    if not any(checkpoints.glob("*/*/*.*")):
         checkpoints.mkdir(parents=True, exist_ok=True)
         draft = file.with_suffix(".draft")
         draft.write_text(json.dumps(wanted, indent=1), encoding="utf-8")

@@ -110,7 +110,7 @@ class RetrievalTask(pl.LightningModule):
             torch.searchsorted(sample, wanted).clamp(max=sample.shape[0] - 1),
             asked.weights,
             temperature=self.knobs.temperature,
-            log_expected=self._log_chance(sample, int((asked.weights > 0).sum())),
+            log_expected=self._log_chance(sample, asked.targets[asked.weights > 0]),
         )
         self.log("retrieval/loss", loss, prog_bar=True)
         return {"loss": loss, "examples": users.shape[0]}
@@ -153,12 +153,16 @@ class RetrievalTask(pl.LightningModule):
         drawn = torch.randint(self.num_items, (self.knobs.negatives,), device=targets.device)
         return torch.unique(torch.cat([drawn, targets]))
 
-    def _log_chance(self, sample: Tensor, num_targets: int) -> Tensor | None:
-        """Log of the chance that an item is among the uniform negatives or the targets of a step, [N]."""
+    def _log_chance(self, sample: Tensor, targets: Tensor) -> Tensor | None:
+        """Log of the chance that an item is among the uniform negatives or the target events of a step, [N].
+
+        An event that several positions ask for is one draw.
+        """
         if not self.knobs.negatives:
             return None
-        missed = num_targets * torch.log1p(-self.popularity["share"][sample])
-        missed = missed + self.knobs.negatives * math.log1p(-1 / (self.num_items + 1))
+        popular = self.popularity["share"][sample]
+        uniform = torch.full_like(popular, 1 / self.num_items)
+        missed = targets.unique().shape[0] * torch.log1p(-popular) + self.knobs.negatives * torch.log1p(-uniform)
         return torch.log(-torch.expm1(missed)).float()
 
     def catalogue_vectors(self) -> Tensor:

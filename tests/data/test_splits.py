@@ -152,10 +152,19 @@ def test_nothing_known_comes_after_what_is_asked(name: str, rows: list[Row]) -> 
                     assert np.flatnonzero(known & mine).max() < np.flatnonzero(asked & mine).min()
 
 
+@pytest.mark.parametrize("name", SPLITTERS)
+def test_a_split_is_ordered_when_no_user_meets_a_later_period_first(name: str) -> None:
+    dataset = dataset_of([(user, f"{user}{number}", number, 1) for user in "abc" for number in range(20)])
+    users = dataset.interactions["user"].to_numpy()
+    for split in SPLITTERS[name].splits(dataset):
+        rising = all((np.diff(split.periods[users == user]) >= 0).all() for user in set(users))
+        assert rising == split.ordered == (name != "random")
+
+
 def test_what_may_be_known() -> None:
     periods = np.array([FIT, RANK, VALIDATION, TEST, LATER], dtype=np.int8)
     for strict, fitted in ((False, 3), (True, 2)):
-        split = Split(name="", periods=periods, cuts=None, strict=strict)
+        split = Split(name="", periods=periods, cuts=None, strict=strict, ordered=True)
         for period, count in ((RANK, 1), (VALIDATION, 2), (TEST, fitted)):
             assert split.known(period).tolist() == [True] * count + [False] * (5 - count)
     assert [SPLITTERS[name].splits(dataset_of(PAIRS))[0].strict for name in ("global time", "random")] == [False] * 2
@@ -170,6 +179,7 @@ def test_the_whole_log_holds_nothing_out() -> None:
     split = whole(dataset_of(SPREAD))
     assert (split.periods == FIT).all()
     assert len(split.periods) == 30
+    assert split.ordered
 
 
 @settings(deadline=None)

@@ -146,7 +146,7 @@ def test_candidate_labels_equal_their_slow_twin(stream, seed):
 
 
 def split_of(periods):
-    return Split(name="any", periods=np.array(periods, dtype=np.int8), cuts=None, strict=False)
+    return Split(name="any", periods=np.array(periods, dtype=np.int8), cuts=None, strict=False, ordered=True)
 
 
 @settings(deadline=None, max_examples=60)

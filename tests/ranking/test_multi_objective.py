@@ -31,7 +31,7 @@ def prepared():
 
 @pytest.fixture(scope="module")
 def fitted(prepared):
-    return prepared.spec(TEST)
+    return prepared.spec(prepared.split.known(TEST))
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ def prepared():
 
 @pytest.fixture(scope="module")
 def fitted(prepared):
-    return prepared.spec(TEST)
+    return prepared.spec(prepared.split.known(TEST))
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +54,12 @@ def request_tensors(prepared, fitted):
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
+def histories(towers, batch):
+    present = batch["history_ids"][..., 0] > 0
+    items = towers.item_encoder(batch, "history")
+    return towers.histories(items, present, batch["history_labels"], batch["history_gaps"])
+
+
 def item_tensors(items, rows):
     return {name: torch.from_numpy(part) for name, part in items.join("item", rows).items()}
 
@@ -66,20 +72,23 @@ def test_users_and_items_are_finite_unit_vectors(fitted, towers, request_tensors
     assert (users.shape, items.shape) == ((18, D), (len(fitted[1]), D))
 
 
-def test_serving_reads_the_last_of_the_positions_that_training_reads(towers, request_tensors):
-    histories = towers.histories(request_tensors)
-    assert histories.shape == (18, L + 1, D)
-    assert torch.equal(towers.users(request_tensors), towers.head(histories[:, -1], request_tensors))
+def test_serving_reads_the_last_of_the_positions_that_training_reads_and_of_none_the_start(towers, request_tensors):
+    every, empty = histories(towers, request_tensors), (request_tensors["history_ids"] == 0).all(-1).all(-1)
+    assert every.shape == (18, L + 1, D)
+    assert 2 <= empty.sum() < 18
+    newest = torch.where(empty[:, None], every[:, 0], every[:, -1])
+    assert torch.equal(towers.users(request_tensors), towers.head(newest, request_tensors))
+    assert not torch.equal(every[empty, 0], every[empty, -1])
 
 
 def test_every_position_knows_only_what_came_before(towers, request_tensors):
-    before = towers.histories(request_tensors)
+    before = histories(towers, request_tensors)
     for place in range(L):
         other = dict(request_tensors)
         for name in ("history_labels", "history_gaps"):
             other[name] = request_tensors[name].clone()
             other[name][:, place] += 1
-        after = towers.histories(other)
+        after = histories(towers, other)
         assert torch.equal(before[:, : place + 1], after[:, : place + 1])
         assert not torch.equal(before[:, place + 1 :], after[:, place + 1 :])
 
@@ -93,7 +102,7 @@ def test_an_event_is_read_alike_wherever_the_window_begins(towers, request_tenso
         late[name][:, :-2], early[name][:, 2:] = 0, 0
         early[name][:, :2] = late[name][:, -2:]
     assert long.any()
-    torch.testing.assert_close(towers.histories(late)[:, -1], towers.histories(early)[:, 2], rtol=0, atol=1e-6)
+    torch.testing.assert_close(histories(towers, late)[:, -1], histories(towers, early)[:, 2], rtol=0, atol=1e-6)
 
 
 def test_the_company_in_a_batch_does_not_change_a_vector(towers, request_tensors):
@@ -122,7 +131,8 @@ def test_time_device_profile_and_history_all_reach_the_vector(towers, request_te
 def test_a_user_without_profile_columns_needs_none(prepared):
     dataset = prepared.dataset
     features = Features(history_length=L, max_values=3, min_count=2, leave_out=["position", "age", "segment"])
-    spec, items = prepare(dataset, prepared.split, features, TextVectors(dim=4, min_documents=1, seed=0)).spec(TEST)
+    plain = prepare(dataset, prepared.split, features, TextVectors(dim=4, min_documents=1, seed=0))
+    spec, items = plain.spec(plain.split.known(TEST))
     towers = TwoTower(spec=spec, dim=D, num_blocks=0, num_heads=1, dropout=0.0, id_dropout=0.0).eval()
     arrays, _ = encode_queries(spec, items, prepared.replay.queries([5, 1_400], k=1))
     assert not [name for name in arrays if name.startswith("profile")]

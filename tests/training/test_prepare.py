@@ -50,7 +50,7 @@ def prepared_of(dataset: Dataset, split: Split) -> Prepared:
 def test_what_may_not_be_known_reaches_nothing(dataset: Dataset, name: str, period: int) -> None:
     split = SPLITTERS[name].splits(dataset)[0]
     clean, dirty = (prepared_of(one, split) for one in (dataset, poisoned(dataset, split.periods >= period)))
-    (spec, items), (other, others) = (one.spec(period - 1) for one in (clean, dirty))
+    (spec, items), (other, others) = (one.spec(split.known(period)) for one in (clean, dirty))
     assert spec.fingerprint == other.fingerprint
     for part, encoded in items.encoded.items():
         np.testing.assert_array_equal(encoded, others.encoded[part])
@@ -74,7 +74,7 @@ def test_the_poison_would_be_seen(dataset: Dataset) -> None:
     """One period earlier it reaches the spec, the queries and what is learnt from."""
     (split,) = SPLITTERS["random"].splits(dataset)
     clean, dirty = (prepared_of(one, split) for one in (dataset, poisoned(dataset, split.periods >= VALIDATION)))
-    assert clean.spec(VALIDATION)[0].fingerprint != dirty.spec(VALIDATION)[0].fingerprint
+    assert clean.spec(split.known(TEST))[0].fingerprint != dirty.spec(split.known(TEST))[0].fingerprint
     rows = clean.replay.first_rows(split.periods == TEST)
     assert clean.replay.queries(rows, 5) != dirty.replay.queries(rows, 5)
     learnt, relearnt = (sequences(one.replay, split.known(TEST)) for one in (clean, dirty))

@@ -1,6 +1,5 @@
 """A file of sequences has no time: the whole cascade trains on it, and no number of it is taken for seconds."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +8,7 @@ from omegaconf import DictConfig
 
 import train
 from recsys.contracts import Event, Query
-from recsys.data.splits import RANK
+from recsys.data.splits import VALIDATION
 from recsys.pipeline import recommend
 from recsys.stages import load_stages
 from recsys.training.prepare import Prepared, prepare
@@ -40,7 +39,7 @@ def prepared(config: DictConfig) -> Prepared:
 
 
 def test_no_feature_reads_a_clock(prepared: Prepared, config: DictConfig) -> None:
-    spec, items = prepared.spec(RANK)
+    spec, items = prepared.spec(prepared.split.known(VALIDATION))
     assert not spec.clock
     assert spec.context.widths == {}
     assert not [tensor.name for tensor in spec.request_tensors() if tensor.name.startswith("context")]
@@ -51,7 +50,6 @@ def test_no_feature_reads_a_clock(prepared: Prepared, config: DictConfig) -> Non
 
 
 def test_the_cascade_trains_and_answers_whatever_the_clock_says(config: DictConfig, run: Any) -> None:
-    Path(config.run_dir).mkdir(parents=True)
     report, bundle = run(config)
     assert report.protocol.startswith("walks, leave one out split, nothing fitted on validation or test")
     assert "recent_popularity is left out: the events have no timestamps" in report.notes
