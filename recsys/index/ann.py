@@ -20,6 +20,8 @@ from recsys.errors import ConfigError, check_ranges
 from recsys.index.exact import ExactIndex, recall_against
 from recsys.index.scores import check_k, check_rows, checked, inner_products, open_rows
 
+POINTS_PER_CELL = 64
+"""items that k-means looks at for each cell"""
 SAMPLE = 256
 """item vectors used as queries when the recall of a new index is measured, if no queries are given"""
 
@@ -228,7 +230,7 @@ def euclidean_cells(index: faiss.Index) -> Iterator[None]:
     cells = [part for part in _parts(index) if isinstance(part, faiss.IndexIVF)]
     cells = [part for part in cells if isinstance(faiss.downcast_index(part.quantizer), faiss.IndexFlat)]
     for part in cells:
-        part.cp.spherical = False
+        part.cp.spherical, part.cp.max_points_per_centroid = False, POINTS_PER_CELL
         part.quantizer.metric_type = faiss.METRIC_L2
     try:
         yield
