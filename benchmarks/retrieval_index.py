@@ -37,8 +37,8 @@ K = 500
 NUM_QUERIES = 512
 """the first half for choosing knobs, the second for measuring"""
 BATCHES = (1, 8, 32)
-NPROBES = (8, 16, 32, 64, 96, 128, 192, 256)
-ENOUGH = 0.993
+NPROBES = (8, 16, 32, 48, 64, 96, 128, 192, 256)
+ENOUGH = 0.995
 """recall at which no more cells are visited"""
 NUM_ORACLE = 3
 """queries per catalogue that are compared with the oracle"""
