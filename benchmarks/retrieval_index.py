@@ -37,7 +37,7 @@ K = 500
 NUM_QUERIES = 512
 """the first half for choosing knobs, the second for measuring"""
 BATCHES = (1, 8, 32)
-NPROBES = (8, 16, 32, 64, 128, 256)
+NPROBES = (8, 16, 32, 48, 64, 96, 128, 192, 256)
 ENOUGH = 0.995
 """recall at which no more cells are visited"""
 NUM_ORACLE = 3
@@ -78,8 +78,8 @@ def exact_systems(items: np.ndarray, k: int) -> dict[str, Search]:
 
 
 def num_cells(num_items: int) -> int:
-    """A power of two near the root of the catalogue's size."""
-    return max(2 ** round(np.log2(num_items) / 2), 4)
+    """A power of two near twice the root of the catalogue's size."""
+    return max(2 ** round(np.log2(num_items) / 2 + 1), 4)
 
 
 def our_cells(items: np.ndarray, queries: np.ndarray, exact: np.ndarray, k: int) -> tuple[FaissIndex, int]:
@@ -196,7 +196,7 @@ def table(rows: Sequence[Row]) -> Table:
         title=f"Top-{K} of N x {DIM}, one thread, median ms a query", box=box.SIMPLE_HEAD, title_justify="left"
     )
     for heading in ("vectors", "items", "system", "batch", "ms", "recall", "nprobe"):
-        shown.add_column(heading, justify="left" if heading in ("vectors", "system") else "right")
+        shown.add_column(heading, justify="left" if heading in ("vectors", "system") else "right", no_wrap=True)
     before = None
     for one in rows:
         if "items" not in one:

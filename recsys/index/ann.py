@@ -6,9 +6,8 @@ an index that grows is not either (faiss#367, #4525). Any thread may search, add
 Shapes: B queries, N items, D dim, K results.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,6 +16,7 @@ import numpy as np
 
 from recsys.contracts import PAD
 from recsys.errors import ConfigError, check_ranges
+from recsys.index.cells import Cells, euclidean, parts
 from recsys.index.exact import ExactIndex, recall_against
 from recsys.index.scores import check_k, check_rows, checked, inner_products, open_rows
 
@@ -36,7 +36,8 @@ class FaissIndex:
         """alive: [N] bool, False for rows that were removed."""
         self._index = index
         self._alive = alive
-        self._searcher: faiss.Index | None = None
+        self._cells = Cells(index) if Cells.fit(index) else None
+        self._clone: faiss.Index | None = None
         threads = faiss.omp_get_max_threads()
         self._owner = ThreadPoolExecutor(1, "faiss", initializer=faiss.omp_set_num_threads, initargs=(threads,))
 
@@ -64,7 +65,7 @@ class FaissIndex:
     def set_knobs(self, *, nprobe: int, ef_search: int, k_factor: float) -> None:
         """How much is looked at, see IndexBuilder; written with the index."""
         self._own(lambda: _set_knobs(self._index, nprobe, ef_search, k_factor))
-        self._searcher = None
+        self._clone = None
 
     def write(self, path: Path) -> None:
         """faiss' own file; removed rows are those whose id is PAD."""
@@ -85,28 +86,36 @@ class FaissIndex:
     def _search(self, queries: np.ndarray, k: int, allowed: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         if k < 1 or not len(queries):
             return np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
-        if allowed is None and self._alive.all():
-            rows = self._fastest().search(queries, k)[1]
-        else:
-            masks = open_rows(allowed, self._alive, len(queries))
-            shared = allowed is None or np.asarray(allowed).ndim == 1
-            parts = [(queries, masks[0])] if shared else [(queries[at : at + 1], own) for at, own in enumerate(masks)]
-            rows = np.concatenate([self._search_open(own, k, mask) for own, mask in parts])
+        rows = np.concatenate([self._rows(own, k, mask) for own, mask in self._masked(queries, allowed)])
         scores = inner_products(queries[:, None], self._vectors(rows))
         scores[rows == PAD] = -np.inf
-        order = np.lexsort((rows, -scores), axis=-1)
+        order = np.lexsort((rows, -scores), axis=-1)[:, :k]
         return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
 
-    def _search_open(self, queries: np.ndarray, k: int, mask: np.ndarray) -> np.ndarray:
-        bits = np.packbits(mask, bitorder="little")
-        chosen = faiss.IDSelectorBitmap(len(mask), faiss.swig_ptr(bits))
-        return self._index.search(queries, k, params=_parameters(self._index, chosen))[1]
+    def _masked(self, queries: np.ndarray, allowed: np.ndarray | None) -> list[tuple[np.ndarray, np.ndarray | None]]:
+        """Queries together as far as they may find the same: (queries, bool [N] or None for all)."""
+        if allowed is None and self._alive.all():
+            return [(queries, None)]
+        masks = open_rows(allowed, self._alive, len(queries))
+        if allowed is None or np.asarray(allowed).ndim == 1:
+            return [(queries, masks[0])]
+        return [(queries[at : at + 1], own) for at, own in enumerate(masks)]
 
-    def _fastest(self) -> faiss.Index:
-        """The index on all GPUs where this faiss knows of any, else itself."""
-        if self._searcher is None:
-            self._searcher = faiss.index_cpu_to_all_gpus(self._index) if faiss.get_num_gpus() else self._index
-        return self._searcher
+    def _rows(self, queries: np.ndarray, k: int, mask: np.ndarray | None) -> np.ndarray:
+        """Candidates [B, at least K] of faiss in any order."""
+        if mask is None and faiss.get_num_gpus():
+            return self._on_gpus().search(queries, k)[1]
+        bits = None if mask is None else np.packbits(mask, bitorder="little")
+        chosen = None if bits is None else faiss.IDSelectorBitmap(len(self), faiss.swig_ptr(bits))
+        if self._cells is not None:
+            wider = int(k * getattr(self._index, "k_factor", 1))
+            return self._cells.search(queries, min(wider, len(self)), chosen)
+        return self._index.search(queries, k, params=chosen and _parameters(self._index, chosen))[1]
+
+    def _on_gpus(self) -> faiss.Index:
+        if self._clone is None:
+            self._clone = faiss.index_cpu_to_all_gpus(self._index)
+        return self._clone
 
     def _vectors(self, rows: np.ndarray) -> np.ndarray:
         rows = np.asarray(rows, dtype=np.int64)
@@ -116,10 +125,10 @@ class FaissIndex:
 
     def _add(self, vectors: np.ndarray) -> np.ndarray:
         first = len(self)
-        with euclidean_cells(self._index):
+        with euclidean(self._index):
             self._index.add(vectors)
         self._alive = np.concatenate([self._alive, np.ones(len(vectors), dtype=bool)])
-        self._searcher = None
+        self._clone = None
         return np.arange(first, len(self))
 
     def _remove(self, rows: np.ndarray) -> None:
@@ -189,7 +198,7 @@ class IndexBuilder:
                 "use e.g. Flat or IVF256,Flat"
             ) from None
         try:
-            with euclidean_cells(index):
+            with euclidean(index):
                 index.train(vectors)
                 index.add(vectors)
         except RuntimeError:
@@ -199,16 +208,8 @@ class IndexBuilder:
         return index
 
 
-def _parts(index: faiss.Index) -> Iterator[faiss.Index]:
-    """An index and those inside it."""
-    yield index
-    for name in ("index", "base_index"):
-        if hasattr(index, name):
-            yield from _parts(faiss.downcast_index(getattr(index, name)))
-
-
 def _set_knobs(index: faiss.Index, nprobe: int, ef_search: int, k_factor: float) -> None:
-    for part in _parts(index):
+    for part in parts(index):
         match part:
             case faiss.IndexIVF():
                 part.nprobe = nprobe
@@ -217,24 +218,6 @@ def _set_knobs(index: faiss.Index, nprobe: int, ef_search: int, k_factor: float)
                 part.hnsw.efSearch = ef_search
             case faiss.IndexRefine():
                 part.k_factor = k_factor
-
-
-@contextmanager
-def euclidean_cells(index: faiss.Index) -> Iterator[None]:
-    """An IVF index puts items into the nearest cell here, and otherwise visits cells by the inner product.
-
-    Cells made by the inner product as well, faiss' way, give all items to the longest centroids where lengths differ.
-    """
-    cells = [part for part in _parts(index) if isinstance(part, faiss.IndexIVF)]
-    cells = [part for part in cells if isinstance(faiss.downcast_index(part.quantizer), faiss.IndexFlat)]
-    for part in cells:
-        part.cp.spherical = False
-        part.quantizer.metric_type = faiss.METRIC_L2
-    try:
-        yield
-    finally:
-        for part in cells:
-            part.quantizer.metric_type = faiss.METRIC_INNER_PRODUCT
 
 
 def _parameters(index: faiss.Index, chosen: faiss.IDSelector) -> faiss.SearchParameters:

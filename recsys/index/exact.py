@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from recsys.contracts import PAD
-from recsys.index.int8 import Codes
+from recsys.index.int8 import Codes, Found
 from recsys.index.scores import check_k, check_rows, checked, inner_products, open_rows, ranked
 
 if TYPE_CHECKING:
@@ -42,18 +42,20 @@ class ExactIndex:
         """
         check_k(k)
         queries, k = checked(queries, self._vectors.shape[1]), min(k, len(self))
-        scores, rows = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
-        for place, (query, own) in enumerate(zip(queries, open_rows(allowed, self._alive, len(queries)), strict=True)):
-            scores[place], rows[place] = ranked(*self._candidates(query, k, own), k)
+        scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
+        rows = np.full((len(queries), k), PAD, dtype=np.int64)
+        if k:
+            masks = open_rows(allowed, self._alive, len(queries))
+            for query, own, *found in zip(queries, masks, scores, rows, strict=True):
+                self._search(query, own, (found[0], found[1]), everywhere=allowed is None)
         return scores, rows
 
-    def _candidates(self, query: np.ndarray, k: int, allowed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        if k < 1:
-            return np.empty(0, np.float32), np.empty(0, np.int64)
-        if np.count_nonzero(allowed) * FEW > len(allowed):
-            return self._codes.candidates(query, k, allowed, self._vectors)
-        rows = np.flatnonzero(allowed)
-        return inner_products(query, self._vectors[rows]), rows
+    def _search(self, query: np.ndarray, allowed: np.ndarray, found: Found, *, everywhere: bool) -> None:
+        if everywhere or np.count_nonzero(allowed) * FEW > len(allowed):
+            self._codes.search(query, allowed, self._vectors, found)
+        else:
+            rows = np.flatnonzero(allowed)
+            found[0][:], found[1][:] = ranked(inner_products(query, self._vectors[rows]), rows, len(found[0]))
 
     def vectors(self, rows: np.ndarray) -> np.ndarray:
         """The vectors [.., D] float32 of rows [..], zeros where a row is PAD."""

@@ -4,7 +4,7 @@ Item x is kept as codes c and a scale s, so that |q.x - q.(s c)| <= ||q|| ||x - 
 ||x - s c|| and, times ||x||, what the rounded query and float32 arithmetic add. The best lower bound of a group is
 a score that one of its rows reaches; the k-th best of these over all groups is a floor below which no result lies.
 
-Shapes: N items, D dim, G groups of consecutive rows, C candidates.
+Shapes: N items, D dim, G groups of consecutive rows, C candidates, K results.
 """
 
 from collections.abc import Callable
@@ -24,6 +24,10 @@ SMALLEST = np.float32(1e-30)
 LOWEST = np.float32(-3e38)
 FAST = {"reassoc", "contract", "nnan", "nsz"}
 BLOCK = 65_536
+
+
+Found = tuple[np.ndarray, np.ndarray]
+"""scores [K] float32 and rows [K] int64, to be filled"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,20 +55,14 @@ class Codes:
             margins=np.concatenate([self.margins, other.margins]),
         )
 
-    def candidates(
-        self, query: np.ndarray, k: int, allowed: np.ndarray, vectors: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Folded scores [C] and rising rows [C] of all that may be among the k best of query [D]; allowed: [N] bool."""
-        levels = _query_levels(len(query))
-        step = np.float32(max(np.abs(query).max(initial=0), SMALLEST) / levels)
-        rounded = np.rint(query / step).astype(np.int16)
-        norm = np.float32(np.sqrt(query.astype(np.float64) @ query) * (1 + 1e-6))
-        size = max(round((len(allowed) / (2 * k)) ** 0.5), 1)
-        bounds, collect = _compiled(len(query))
-        known = (self.codes, self.scales, self.margins, allowed, rounded, step, norm, size)
-        lower, upper = bounds(*known)
-        floor = _floor(lower, k)
-        return collect(*known, np.flatnonzero(upper >= floor), floor, vectors, query)
+    def search(self, query: np.ndarray, allowed: np.ndarray, vectors: np.ndarray, found: Found) -> int:
+        """Write the best of query [D] among allowed [N] bool, falling, into `found`; returns how many were scored.
+
+        Places beyond the allowed rows are left as they are.
+        """
+        return _compiled_search(len(query))(
+            self.codes, self.scales, self.margins, allowed, vectors, query, _query_levels(len(query)), *found
+        )
 
 
 def _query_levels(dim: int) -> int:
@@ -81,6 +79,12 @@ def _encode(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     lost = np.linalg.norm(exact - codes * scales[:, None].astype(np.float64), axis=1)
     margins = lost * 1.001 + relative * np.linalg.norm(exact, axis=1)
     return codes, scales, np.nextafter(margins.astype(np.float32), np.float32(np.inf))
+
+
+@njit(nogil=True)
+def _rising(bits):
+    """float32 bits as a whole number of the same order; its own inverse."""
+    return bits if bits >= 0 else bits ^ 0x7FFFFFFF
 
 
 @njit(nogil=True)
@@ -106,9 +110,37 @@ def _floor(lower, k):
 
 
 @njit(nogil=True)
-def _rising(bits):
-    """float32 bits as a whole number of the same order; its own inverse."""
-    return bits if bits >= 0 else bits ^ 0x7FFFFFFF
+def _falling_order(scores):
+    """Places of [C] scores from the largest to the smallest, equal ones as they stood: a radix sort by bytes."""
+    bits = scores.view(np.int32)
+    keys, order = np.empty(len(bits), dtype=np.int64), np.arange(len(bits))
+    for at in range(len(bits)):
+        keys[at] = 2**31 - 1 - _rising(bits[at])
+    for shift in (0, 8, 16, 24):
+        starts, sorted_order = np.zeros(257, dtype=np.int64), np.empty_like(order)
+        for key in keys:
+            starts[((key >> shift) & 255) + 1] += 1
+        starts = np.cumsum(starts)
+        for place in order:
+            byte = (keys[place] >> shift) & 255
+            sorted_order[starts[byte]] = place
+            starts[byte] += 1
+        order = sorted_order
+    return order
+
+
+@njit(nogil=True)
+def _rounded(query, levels):
+    """The query [D] as whole numbers up to `levels`, the step between two of them, and a number not below its norm."""
+    largest, squares = SMALLEST, 0.0
+    for value in query:
+        largest = max(largest, abs(value))
+        squares += np.float64(value) * value
+    step = np.float32(largest / levels)
+    rounded = np.empty(len(query), dtype=np.int16)
+    for at in range(len(query)):
+        rounded[at] = np.int16(np.rint(query[at] / step))
+    return rounded, step, np.float32(np.sqrt(squares) * (1 + 1e-6))
 
 
 @lru_cache
@@ -129,8 +161,9 @@ def _compiled_fold(width: int) -> Callable[..., Any]:
 
 
 @lru_cache
-def _compiled(dim: int) -> tuple[Callable[..., Any], Callable[..., Any]]:
+def _compiled_search(dim: int) -> Callable[..., Any]:
     """The machine code for one dim: with a constant length the inner loops become a few vector instructions."""
+    folded = _compiled_fold(dim)
 
     @njit(nogil=True, fastmath=FAST)
     def approximate(codes, scales, rounded, step, start, num, scores):
@@ -158,27 +191,48 @@ def _compiled(dim: int) -> tuple[Callable[..., Any], Callable[..., Any]]:
             lower[group], upper[group] = low, high
         return lower, upper
 
-    folded = _compiled_fold(dim)
-
     @njit(nogil=True)
-    def collect(codes, scales, margins, allowed, rounded, step, norm, size, reached, floor, vectors, query):
-        """Folded scores and rows of all in the reached groups whose upper bound is not below the floor."""
-        exact = np.empty(len(reached) * size, dtype=np.float32)
-        rows = np.empty(len(reached) * size, dtype=np.int64)
+    def collect(codes, scales, margins, allowed, rounded, step, norm, size, reached, floor):
+        """Rising rows of all in the reached groups whose upper bound is not below the floor."""
+        rows, found = np.empty(len(reached) * size, dtype=np.int64), 0
         scores = np.empty(size, dtype=np.float32)
-        products = np.zeros(max(dim, 1), dtype=np.float32)
-        found = 0
         for group in reached:
             start = group * size
             num = min(size, len(codes) - start)
             approximate(codes, scales, rounded, step, start, num, scores)
             for at in range(num):
-                row = start + at
-                if allowed[row] and scores[at] + (norm * margins[row] + TINY) >= floor:
-                    for place in range(dim):
-                        products[place] = query[place] * vectors[row, place]
-                    rows[found], exact[found] = row, folded(products)
-                    found += 1
-        return exact[:found], rows[:found]
+                rows[found] = start + at
+                upper = scores[at] + (norm * margins[start + at] + TINY)
+                found += allowed[start + at] and upper >= floor
+        return rows[:found]
 
-    return bounds, collect
+    @njit(nogil=True)
+    def scored(vectors, query, rows):
+        """Folded scores of rows; -0 becomes 0, or the two would not be a tie."""
+        exact, products = np.empty(len(rows), dtype=np.float32), np.zeros(max(dim, 1), dtype=np.float32)
+        for at in range(len(rows)):
+            for place in range(dim):
+                products[place] = query[place] * vectors[rows[at], place]
+            exact[at] = folded(products) + np.float32(0)
+        return exact
+
+    @njit(nogil=True)
+    def search(codes, scales, margins, allowed, vectors, query, levels, best_scores, best_rows):
+        k = len(best_rows)
+        rounded, step, norm = _rounded(query, levels)
+        size = max(round((len(codes) / (2 * k)) ** 0.5), 1)
+        lower, upper = bounds(codes, scales, margins, allowed, rounded, step, norm, size)
+        floor = _floor(lower, k)
+        reached = np.empty(len(upper), dtype=np.int64)
+        num = 0
+        for group in range(len(upper)):
+            reached[num] = group
+            num += upper[group] >= floor
+        rows = collect(codes, scales, margins, allowed, rounded, step, norm, size, reached[:num], floor)
+        exact = scored(vectors, query, rows)
+        order = _falling_order(exact)[:k]
+        for at in range(len(order)):
+            best_scores[at], best_rows[at] = exact[order[at]], rows[order[at]]
+        return len(rows)
+
+    return search

@@ -12,7 +12,7 @@ import pytest
 from recsys.contracts import PAD
 from recsys.errors import ConfigError, DataError
 from recsys.index import ExactIndex, FaissIndex, IndexBuilder
-from recsys.index.ann import euclidean_cells
+from recsys.index.cells import euclidean
 from recsys.index.exact import recall_against
 from recsys.index.scores import oracle
 
@@ -121,33 +121,41 @@ def test_a_broader_graph_search_and_more_rescoring_find_more(vectors, queries):
     assert codes[0] < codes[1]
 
 
-def test_items_lie_in_the_nearest_cell_and_cells_are_visited_by_inner_product(vectors, queries):
-    index = built(vectors, "IVF20,Flat", nprobe=1)
+def test_items_lie_in_the_nearest_cell_after_growth_too(vectors):
+    index = built(vectors, "IVF20,Flat")
     ivf = index._index
-    centres = ivf.quantizer.reconstruct_n(0, 20)
-    nearest = ((vectors[:, None] - centres) ** 2).sum(-1).argmin(1)
-    visited = (queries @ centres.T).argmax(1)
-    for own, cell in zip(index.search(queries, 5)[1], visited, strict=True):
-        assert set(nearest[own[own != PAD]]) == {cell}
+    nearest = ((vectors[:, None] - ivf.quantizer.reconstruct_n(0, 20)) ** 2).sum(-1).argmin(1)
     index.add(vectors)
     assert [ivf.get_list_size(cell) for cell in range(20)] == (2 * np.bincount(nearest, minlength=20)).tolist()
 
 
-def test_cells_by_distance_find_more_than_faiss_own_where_lengths_differ(queries):
+def test_the_cell_is_visited_whose_best_item_is_expected_to_be_best(vectors, queries):
+    index = built(vectors, "IVF20,Flat", nprobe=1)
+    centres = index._index.quantizer.reconstruct_n(0, 20)
+    distances = ((vectors[:, None] - centres) ** 2).sum(-1)
+    nearest = distances.argmin(1)
+    spread = [np.sqrt(distances[nearest == cell, cell].mean()) for cell in range(20)]
+    tops = np.array(spread) * np.sqrt(2 * np.log(np.bincount(nearest, minlength=20)) / D)
+    visited = (queries @ centres.T + np.linalg.norm(queries, axis=1)[:, None] * tops).argmax(1)
+    for own, cell in zip(index.search(queries, 5)[1], visited, strict=True):
+        assert set(nearest[own[own != PAD]]) == {cell}
+
+
+def test_a_wide_cell_is_visited_before_one_with_a_better_centre():
     generator = np.random.default_rng(5)
-    vectors = (generator.normal(size=(5_000, D)) * np.exp(generator.normal(size=(5_000, 1)))).astype(np.float32)
-    plain = faiss.index_factory(D, "IVF64,Flat", faiss.METRIC_INNER_PRODUCT)
-    plain.train(vectors)
-    plain.add(vectors)
-    plain.nprobe = 8
-    exact = oracle(vectors, queries, 50)[1]
-    ours = built(vectors, "IVF64,Flat", nprobe=8).search(queries, 50)[1]
-    assert recall_against(exact, ours) > recall_against(exact, plain.search(queries, 50)[1])
+    axes = np.eye(D)
+    tight = axes[0] + 0.01 * generator.normal(size=(100, D))
+    wide = 20 * axes[1] + 2 * generator.normal(size=(100, D))
+    index = built(np.concatenate([tight, wide]), "IVF2,Flat", nprobe=1)
+    asked = axes[:1].astype(np.float32)
+    exact = oracle(np.concatenate([tight, wide]), asked, 10)[1]
+    assert recall_against(exact, index._index.search(asked, 10)[1]) == 0
+    assert recall_against(exact, index.search(asked, 10)[1]) == 1
 
 
 def test_the_metric_comes_back_when_adding_fails(vectors):
     index = faiss.index_factory(D, "IVF7,Flat", faiss.METRIC_INNER_PRODUCT)
-    with pytest.raises(RuntimeError), euclidean_cells(index):
+    with pytest.raises(RuntimeError), euclidean(index):
         raise RuntimeError
     assert index.quantizer.metric_type == faiss.METRIC_INNER_PRODUCT
 

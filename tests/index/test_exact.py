@@ -113,8 +113,9 @@ def test_it_is_the_oracle_where_the_scan_leaves_few_rows_of_many():
     queries = vectors[::3_000]
     index = ExactIndex(vectors)
     assert_same(index.search(queries, 100), oracle(vectors, queries, 100))
-    left = [len(Codes.of(vectors).candidates(query, 100, np.ones(30_000, bool), vectors)[0]) for query in queries]
-    assert max(left) < 300
+    found = np.empty(100, np.float32), np.empty(100, np.int64)
+    codes, allowed = Codes.of(vectors), np.ones(30_000, dtype=bool)
+    assert max(codes.search(query, allowed, vectors, found) for query in queries) < 300
 
 
 @settings(deadline=None, max_examples=100)
