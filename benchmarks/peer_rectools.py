@@ -15,7 +15,7 @@ from rectools.models import SASRecModel
 from rectools.models.nn.transformers.lightning import TransformerLightningModule
 
 from recsys.evaluation.interactions import Interactions
-from recsys.evaluation.questions import Questions
+from recsys.evaluation.questions import Questions, Scores
 
 LENGTH = 20
 SETTINGS: dict[str, Any] = {"loss": "softmax", "n_factors": 128, "session_max_len": LENGTH}
@@ -44,7 +44,12 @@ def num_examples(outputs: Any, batch: dict[str, torch.Tensor]) -> int:
 
 
 def ndcg_at_10(task: TransformerLightningModule, questions: Questions) -> float:
-    """Mean over the questions; an item that was never met scores -inf."""
+    """Mean over the questions."""
+    return float(questions.ndcg_at_10(scores_of(task, questions)).mean())
+
+
+def scores_of(task: TransformerLightningModule, questions: Questions) -> Scores:
+    """Scores of the whole catalogue, [B, N]; an item that was never met has -inf."""
     network = task.torch_model
     ids = _ids(task, questions.num_items)
     items, known = network.item_model.get_all_embeddings(), np.flatnonzero(ids)
@@ -55,7 +60,7 @@ def ndcg_at_10(task: TransformerLightningModule, questions: Questions) -> float:
         found[:, known] = (users @ items[ids[known]].T).numpy()
         return found
 
-    return float(questions.ndcg_at_10(scores).mean())
+    return scores
 
 
 def _ids(task: TransformerLightningModule, num_items: int) -> np.ndarray:
