@@ -33,7 +33,7 @@ class ContentNeighbours:
 
     @staticmethod
     def grid() -> "Iterator[ContentNeighbours]":
-        knobs = ((1.0, 0.95, 0.9, 0.8), (1.0, 2.0, 4.0, 8.0), (0.0, 0.5, 1.0), (0.0, 0.3, 0.5))
+        knobs = ((1.0, 0.95, 0.9), (0.5, 1.0, 2.0), (0.0, 1.0, 2.0), (0.0, 0.5, 0.8, 0.9, 0.95))
         for decay, power, idf, words in product(*knobs):
             yield ContentNeighbours(decay=decay, power=power, idf=idf, words=words)
 
