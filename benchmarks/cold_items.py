@@ -3,10 +3,13 @@
 MovieTweetings 100K, 5-core, global time split: a fifth of the items, drawn by a hash of the id, is withheld from
 training and from histories altogether and met again in the test period only. Everything is chosen in the validation
 period, with another fifth withheld: the neighbours' knobs, the share of dropped ids, the epochs. Users with a history
-are asked once, when the period begins; a target loses every tie. The same towers with id_dropout=0 stand for a model
-without the mechanism; no other source takes part. Among all items ours hardly list cold ones, since few of them deserve
-it; "lifted" adds to the scores of cold items what beats the neighbours there on validation, to show that price.
-Writes benchmarks/results/cold_items.json.
+are asked once, when the period begins; a target loses every tie. The same towers with id_dropout=0 and nothing beside
+them stand for a model without the mechanism.
+
+"towers" are the dense part alone. "towers + content" is what a retrieval stage makes of them: the scores of cold items
+are joined by those of content neighbours, and shifted so that cold items have a set share of all first places, whatever
+level their scores came out of training with; the shift looks at who asks, never at what is right. Weight and share are
+chosen on validation too. Writes benchmarks/results/cold_items.json.
 
 Shapes: B questions, N items of the catalogue.
 """
@@ -38,10 +41,13 @@ from recsys.training.watched import Watched
 
 OVERRIDES = ("features.max_values=8", "retrieval.epochs=14", "trainer.progress=false")
 ID_DROPOUTS = (0.1, 0.2, 0.3)
-LIFTS = (0.01, 0.02, 0.03, 0.04, 0.05)
+WEIGHTS = (0.02, 0.05, 0.1, 0.2, 0.4)
+SHARES = (0.02, 0.01, 0.005, 0.0)
+MOST_LOST = 0.005
+"""share of the warm recall that cold items may cost on validation, half of the goal"""
 SEEDS = (0, 1, 2)
 COLD, COLD_IN_ALL, WARM = "cold among cold", "cold among all", "warm among all"
-OURS, LIFTED, WITHOUT, PEER = "towers", "towers, lifted", "towers, no id dropout", "content-kNN"
+OURS, TOWERS, WITHOUT, PEER = "towers + content", "towers", "towers, no id dropout", "content-kNN"
 GOAL = 1.25
 
 Recalls = dict[str, np.ndarray]
@@ -90,16 +96,39 @@ class Chosen:
     """for every kind of question its own"""
     towers: Towers
     without: Towers
-    lift: float
+    weight: float
+    """of the neighbours among the cold items"""
+    share: float
+    """of all first K places that cold items have"""
+
+    def joined(self, world: World, scores: np.ndarray) -> np.ndarray:
+        """Scores [B, N] of the towers with neighbours and level for the cold items."""
+        return levelled(world, beside(world, scores, self.neighbours[COLD], self.weight), self.share)
 
     @property
     def knobs(self) -> dict[str, Any]:
+        towers = {"id_dropout": self.towers.knobs.id_dropout, "epochs": self.towers.epochs}
         return {
             PEER: {kind: asdict(one) for kind, one in self.neighbours.items()},
-            OURS: {"id_dropout": self.towers.knobs.id_dropout, "epochs": self.towers.epochs},
+            TOWERS: towers,
+            OURS: {**towers, "weight": self.weight, "share": self.share},
             WITHOUT: {"epochs": self.without.epochs},
-            LIFTED: {"lift": self.lift},
         }
+
+
+def beside(world: World, scores: np.ndarray, neighbours: ContentNeighbours, weight: float) -> np.ndarray:
+    """Scores [B, N], those of cold items with `weight` times the neighbours', of which the best of a user has 1."""
+    content = _ask(neighbours, world) * world.cold
+    return scores + np.float32(weight) * content / np.maximum(content.max(axis=1, keepdims=True), 1e-12)
+
+
+def levelled(world: World, scores: np.ndarray, share: float) -> np.ndarray:
+    """Scores [B, N] with one number added to all cold items, so that they have `share` of the first K places at most."""
+    shown = np.where(world.questions.removed.toarray() > 0, -np.inf, scores)
+    warm = np.where(world.cold, -np.inf, shown)
+    bar = np.partition(warm, -K, axis=1)[:, -K]  # what the last place takes where no cold item is listed
+    needed = np.sort((bar[:, None] - shown[:, world.cold]).ravel())  # the more is added, the more pass it
+    return scores + np.float32(needed[round(share * K * len(scores))] - 1e-6) * world.cold
 
 
 def recalls(world: World, scores: np.ndarray) -> Recalls:
@@ -115,45 +144,57 @@ def means(found: Recalls) -> dict[str, float]:
 
 
 def choose(world: World, config: Any) -> Chosen:
-    neighbours, best = choose_neighbours(world)
+    neighbours = choose_neighbours(world)
+    without, _, floor = train(world, config, 0.0)
+    tried = [train(world, config, share) for share in ID_DROPOUTS]
+    towers, scores, _ = max(tried, key=lambda one: one[2][COLD] + one[2][WARM])
+    weights = {one: average(world, [beside(world, own, neighbours[COLD], one) for own in scores]) for one in WEIGHTS}
+    weight = max(WEIGHTS, key=lambda one: weights[one][COLD])
+    for share in SHARES:
+        chosen = Chosen(neighbours=neighbours, towers=towers, without=without, weight=weight, share=share)
+        found = average(world, [chosen.joined(world, one) for one in scores])
+        console.print(f"  {OURS}, weight {weight}, share {share}: {found}", style="dim")
+        if found[WARM] >= (1 - MOST_LOST) * floor[WARM]:
+            break
+    return chosen
+
+
+def train(world: World, config: Any, id_dropout: float) -> tuple[Towers, list[np.ndarray], dict[str, float]]:
+    """Towers that know for how many epochs, their scores by seed, and what these are worth."""
     knobs, loop = (instantiate(config[name], _convert_="all") for name in ("retrieval", "trainer"))
-    tried: list[tuple[float, Towers, np.ndarray]] = []
-    for share in (0.0, *ID_DROPOUTS):
-        towers = Towers(knobs=replace(knobs, id_dropout=share), loop=loop)
-        scores, epochs = towers.fit(world, SEEDS[0])
-        found = means(recalls(world, scores))
-        console.print(f"  id_dropout {share}: {epochs} epochs, {found}", style="dim")
-        tried.append((found[COLD] + found[WARM], replace(towers, epochs=epochs), scores))
-    _, towers, scores = max(tried[1:], key=lambda one: one[0])
-    lift = next((one for one in LIFTS if _lifted(world, scores, one)[COLD_IN_ALL] >= GOAL * best), LIFTS[-1])
-    return Chosen(neighbours=neighbours, towers=towers, without=tried[0][1], lift=lift)
+    towers = Towers(knobs=replace(knobs, id_dropout=id_dropout), loop=loop)
+    scores, epochs = zip(*(towers.fit(world, seed) for seed in SEEDS), strict=True)
+    found = average(world, scores)
+    console.print(f"  id_dropout {id_dropout}: {epochs} epochs, {found}", style="dim")
+    return replace(towers, epochs=round(np.mean(epochs))), list(scores), found
 
 
-def choose_neighbours(world: World) -> tuple[dict[str, ContentNeighbours], float]:
-    """The best knobs for every kind of question, and the recall of cold items among all that they give."""
+def average(world: World, scores: Sequence[np.ndarray]) -> dict[str, float]:
+    found = [means(recalls(world, one)) for one in scores]
+    return {kind: round(float(np.mean([one[kind] for one in found])), 4) for kind in found[0]}
+
+
+def choose_neighbours(world: World) -> dict[str, ContentNeighbours]:
+    """The best knobs for every kind of question."""
     tried = [(means(recalls(world, _ask(one, world))), one) for one in ContentNeighbours.grid()]
     best = {kind: max(tried, key=lambda one: one[0][kind]) for kind in (COLD, COLD_IN_ALL, WARM)}
     for kind, (found, knobs) in best.items():
         console.print(f"  {PEER} for {kind}: {found}, {knobs}", style="dim")
-    return {kind: knobs for kind, (_, knobs) in best.items()}, best[COLD_IN_ALL][0][COLD_IN_ALL]
+    return {kind: knobs for kind, (_, knobs) in best.items()}
 
 
 def _ask(neighbours: ContentNeighbours, world: World) -> np.ndarray:
     return neighbours.scores(world.prepared.dataset, world.questions)
 
 
-def _lifted(world: World, scores: np.ndarray, lift: float) -> dict[str, float]:
-    return means(recalls(world, scores + np.float32(lift) * world.cold))
-
-
 def measure(world: World, chosen: Chosen) -> Found:
-    found: Found = {PEER: [{kind: recalls(world, _ask(one, world))[kind] for kind, one in chosen.neighbours.items()}]}
-    for name, towers in ((OURS, chosen.towers), (WITHOUT, chosen.without)):
-        scores = [towers.fit(world, seed)[0] for seed in SEEDS]
-        found[name] = [recalls(world, one) for one in scores]
-        if name == OURS:
-            found[LIFTED] = [recalls(world, one + np.float32(chosen.lift) * world.cold) for one in scores]
-    return found
+    scores = {
+        name: [towers.fit(world, seed)[0] for seed in SEEDS]
+        for name, towers in ((TOWERS, chosen.towers), (WITHOUT, chosen.without))
+    }
+    scores[OURS] = [chosen.joined(world, one) for one in scores[TOWERS]]
+    best = {kind: recalls(world, _ask(one, world))[kind] for kind, one in chosen.neighbours.items()}
+    return {PEER: [best]} | {name: [recalls(world, one) for one in own] for name, own in scores.items()}
 
 
 def rows(found: Found, knobs: dict[str, Any]) -> Iterator[dict[str, Any]]:
