@@ -11,12 +11,13 @@ help:  ## show this help
 setup: $(READY)  ## create .venv with everything the demo, the tests and the benchmarks need
 
 # torch comes first and alone: resolved together with the rest, it would bring its CUDA build.
-# nvidia-pytriton carries the tritonserver binary; its Python dependencies are not used.
+# nvidia-pytriton carries the tritonserver binary, its Python dependencies are not used; RecTools caps versions that it
+# runs well with.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) torch
-	$(PIP) -e '.[train,serve,dev]'
-	$(PIP) --no-deps nvidia-pytriton
+	$(PIP) -e '.[train,serve,dev,bench]'
+	$(PIP) --no-deps nvidia-pytriton rectools
 	@touch $@
 
 demo: setup  ## MovieLens 100K: prepare, train, evaluate, export, serve on Triton, recommend

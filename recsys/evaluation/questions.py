@@ -95,7 +95,10 @@ class Questions:
         """At most `num` of them, drawn with a seed, in their order."""
         if num >= len(self):
             return self
-        chosen = np.sort(np.random.default_rng(seed).choice(len(self), num, replace=False))
+        return self.only(np.sort(np.random.default_rng(seed).choice(len(self), num, replace=False)))
+
+    def only(self, chosen: np.ndarray) -> "Questions":
+        """Those in the rows `chosen`, ascending."""
         kept = np.isin(self.targets.users, chosen)
         return replace(
             self,

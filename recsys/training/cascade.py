@@ -26,7 +26,7 @@ from recsys.ranking.calibration import PlattCalibrator
 from recsys.ranking.multi_objective import MultiObjectiveRanker
 from recsys.retrieval.two_tower import TwoTower
 from recsys.stages import Retrieve
-from recsys.training.examples import anchors, encode_log, encode_users, sequences, windows
+from recsys.training.examples import anchors
 from recsys.training.loop import Loop
 from recsys.training.prepare import Prepared
 from recsys.training.ranking import RankingTraining, ranking_examples
@@ -123,7 +123,7 @@ class Run:
         towers, vectors, trained = self.knobs.retrieval.fit(
             spec,
             items,
-            self._examples(spec, known),
+            RetrievalExamples.of(self.prepared, spec, known),
             Watched.of(self.validation.sample(WATCHED, seed=0), spec, items) if epochs is None else None,
             loop=self.knobs.loop,
             folder=self.folder / f"towers_{PERIODS[period].lower()}",
@@ -139,20 +139,6 @@ class Run:
             item_vectors=vectors,
             index_recall=recall,
             epochs=trained,
-        )
-
-    def _examples(self, spec: FeatureSpec, known: np.ndarray) -> RetrievalExamples:
-        dataset, replay = self.prepared.dataset, self.prepared.replay
-        events = sequences(replay, known)
-        positives = replay.positives[events.rows]
-        return RetrievalExamples(
-            sequences=events,
-            windows=windows(events, positives, spec.history_length),
-            positives=positives,
-            timestamps=replay.seconds[events.rows],
-            profile=encode_users(spec, dataset, replay.names),
-            context=encode_log(spec.context, dataset, replay.seconds),
-            ordered=self.prepared.split.ordered,
         )
 
     def _sources(self, spec: FeatureSpec, items: ItemTable, known: np.ndarray, index: Index) -> Sources:

@@ -22,8 +22,9 @@ from recsys.features.spec import FeatureSpec
 from recsys.nn.blocks import Batch
 from recsys.nn.softmax import softmax_loss
 from recsys.retrieval.two_tower import TwoTower
-from recsys.training.examples import Sequences, Windows
+from recsys.training.examples import Sequences, Windows, encode_log, encode_users, sequences, windows
 from recsys.training.loop import Fitting, Loop, bucket_batches, index_batches
+from recsys.training.prepare import Prepared
 from recsys.training.resident import Resident
 from recsys.training.watched import RECALL_AT, STEP, Watched
 
@@ -44,6 +45,22 @@ class RetrievalExamples:
     """[R, ...] by row of the log"""
     ordered: bool
     """histories are sequences, to be gone on with; else sets, to be completed"""
+
+    @staticmethod
+    def of(prepared: Prepared, spec: FeatureSpec, known: np.ndarray) -> "RetrievalExamples":
+        """All of the known rows of the log, [R] bool."""
+        dataset, replay = prepared.dataset, prepared.replay
+        events = sequences(replay, known)
+        positives = replay.positives[events.rows]
+        return RetrievalExamples(
+            sequences=events,
+            windows=windows(events, positives, spec.history_length),
+            positives=positives,
+            timestamps=replay.seconds[events.rows],
+            profile=encode_users(spec, dataset, replay.names),
+            context=encode_log(spec.context, dataset, replay.seconds),
+            ordered=prepared.split.ordered,
+        )
 
 
 class RetrievalTask(pl.LightningModule):
@@ -85,6 +102,7 @@ class RetrievalTask(pl.LightningModule):
         )
         self.windows = Resident({"events": windows.events, "targets": windows.targets})
         self.popularity = Resident({"share": counts / counts.sum()})
+        self.negatives = Resident({"item": np.flatnonzero(counts)})
 
     def training_step(self, indices: Tensor) -> dict[str, Tensor | int]:
         window = trimmed(**self.windows.rows(indices))
@@ -147,11 +165,15 @@ class RetrievalTask(pl.LightningModule):
         )
 
     def _sample(self, targets: Tensor) -> Tensor:
-        """Rows to tell the targets from, each once, ascending: uniform ones and the targets, or the whole catalogue."""
+        """Rows to tell the targets from, each once, ascending: uniform ones and the targets, or all that were met.
+
+        An item that nobody has met is no negative: it would be learnt that items without an id of their own are wrong.
+        """
+        met = self.negatives["item"]
         if not self.knobs.negatives:
-            return torch.arange(self.num_items, device=targets.device)
-        drawn = torch.randint(self.num_items, (self.knobs.negatives,), device=targets.device)
-        return torch.unique(torch.cat([drawn, targets]))
+            return met
+        drawn = torch.randint(len(met), (self.knobs.negatives,), device=targets.device)
+        return torch.unique(torch.cat([met[drawn], targets]))
 
     def _log_chance(self, sample: Tensor, targets: Tensor) -> Tensor | None:
         """Log of the chance that an item is among the uniform negatives or the target events of a step, [N].
@@ -161,7 +183,7 @@ class RetrievalTask(pl.LightningModule):
         if not self.knobs.negatives:
             return None
         popular = self.popularity["share"][sample]
-        uniform = torch.full_like(popular, 1 / self.num_items)
+        uniform = torch.full_like(popular, 1 / len(self.negatives["item"]))
         missed = targets.unique().shape[0] * torch.log1p(-popular) + self.knobs.negatives * torch.log1p(-uniform)
         return torch.log(-torch.expm1(missed)).float()
 
