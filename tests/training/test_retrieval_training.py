@@ -7,7 +7,6 @@ import math
 from collections import Counter
 from dataclasses import replace
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,10 +21,16 @@ from recsys.evaluation.questions import Questions
 from recsys.features.encode import encode_queries
 from recsys.features.spec import Features
 from recsys.training import retrieval, watched
-from recsys.training.cascade import Run
 from recsys.training.examples import windows
 from recsys.training.prepare import prepare
-from recsys.training.retrieval import RetrievalTask, RetrievalTraining, shuffled, trimmed, warm_cosine
+from recsys.training.retrieval import (
+    RetrievalExamples,
+    RetrievalTask,
+    RetrievalTraining,
+    shuffled,
+    trimmed,
+    warm_cosine,
+)
 from recsys.training.watched import Watched
 
 KNOBS = {
@@ -59,8 +64,7 @@ class World:
         prepared = prepare(self.dataset, self.split, features, TextVectors(dim=4, min_documents=1, seed=0))
         self.replay, self.known = prepared.replay, self.split.known(TEST)
         self.spec, self.items = prepared.spec(self.known)
-        run = Run(prepared=prepared, validation=None, knobs=None, folder=Path(), seed=0, loggers=[], say=print)  # type: ignore[arg-type]
-        examples = run._examples(self.spec, self.known)
+        examples = RetrievalExamples.of(prepared, self.spec, self.known)
         self.events, positives = examples.sequences, examples.positives.copy()
         positives[::5] = False
         self.examples = replace(examples, positives=positives, windows=windows(self.events, positives, length))
@@ -219,6 +223,7 @@ def chance_of(shares, negatives, targets):
     torch.nn.Module.__init__(task)
     task.knobs, task.num_items = RetrievalTraining(**{**KNOBS, "negatives": negatives}), len(shares)
     task.popularity = {"share": torch.tensor(shares, dtype=torch.double)}
+    task.negatives = {"item": torch.arange(len(shares))}
     thrice = torch.arange(targets).repeat(3)
     return task._log_chance(torch.arange(len(shares)), thrice).exp().numpy()
 
@@ -253,7 +258,7 @@ def test_a_sample_holds_each_of_its_items_once_and_all_targets(short):
     assert 2 < len(sample) <= 22
     assert set(sample) <= set(range(30))
     full = short.task()
-    assert full._sample(wanted).tolist() == list(range(30))
+    assert full._sample(wanted).tolist() == np.unique(short.events.items).tolist()
     assert full._log_chance(full._sample(wanted), wanted) is None
 
 
@@ -270,7 +275,10 @@ def test_a_training_step_is_the_likelihood_of_what_serving_would_have_ranked(wor
     step = task.training_step(world.every_window())
     events, positives = world.events, np.flatnonzero(world.examples.positives)
     vectors = served_vectors(world, task, events.rows[positives])
-    log_chances = (vectors @ task.catalogue_vectors().T / KNOBS["temperature"]).log_softmax(1)
+    logits = vectors @ task.catalogue_vectors().T / KNOBS["temperature"]
+    unmet = np.setdiff1d(np.arange(logits.shape[1]), events.items)
+    logits[:, unmet] = -torch.inf
+    log_chances = logits.log_softmax(1)
     aged = task.knobs.weights(world.examples.timestamps)
     loss = total = 0.0
     for row, event in enumerate(positives.tolist()):
