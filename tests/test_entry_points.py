@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,7 @@ def own(tiny: tuple[str, ...]) -> Callable[[Path], list[str]]:
 
 
 def start(root: Path, *arguments: str) -> subprocess.Popen[str]:
+    """It hears SIGINT even where the tests run in the background of a shell, which ignores it for its children."""
     return subprocess.Popen(
         [sys.executable, "train.py", *arguments],
         cwd=root,
@@ -99,6 +101,7 @@ def start(root: Path, *arguments: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
 
 

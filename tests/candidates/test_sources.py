@@ -103,7 +103,7 @@ def test_every_score_is_that_of_its_source_for_the_whole_catalogue(known, questi
 
 @pytest.mark.parametrize("factory", ["Flat", "IVF4,Flat"])
 def test_a_query_alone_gets_bit_for_bit_what_it_gets_in_a_batch(known, questions, factory):
-    builder = IndexBuilder(factory=factory, nprobe=4, min_recall=1.0, recall_at=5)
+    builder = IndexBuilder(factory=factory, nprobe=4, ef_search=16, k_factor=1, min_recall=1.0, recall_at=5)
     index, _ = builder.build(known.index.vectors(np.arange(NUM_ITEMS)))
     sources = fit(replace(known, index=index))[1]
     together = sources.search(*questions)
