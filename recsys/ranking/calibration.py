@@ -1,7 +1,9 @@
 """Calibration of the ranker's logits on later data, one affine map an objective (Platt 1999).
 
-Shapes: R rows, T objectives; `...` any leading dimensions.
+Shapes: R rows, Q requests, T objectives; `...` any leading dimensions.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +11,8 @@ from torch.nn import functional as F
 
 MIN_POSITIVES = 5
 """with fewer positives an objective only has its base rate moved"""
+MIN_SCALE = 0.1
+"""a smaller scale would leave candidates so alike that rules and diversity alone decide"""
 
 
 class PlattCalibrator(nn.Module):
@@ -27,28 +31,57 @@ class PlattCalibrator(nn.Module):
         return torch.sigmoid(self.scale * logits + self.shift)
 
     @torch.no_grad()
-    def fit(self, logits: Tensor, labels: Tensor) -> None:
-        """Maximum likelihood on logits [R, T] and labels [R, T] (NaN is missing) of a later period than training."""
+    def fit(self, logits: Tensor, labels: Tensor, requests: Tensor) -> None:
+        """Maximum likelihood on logits [R, T] and labels [R, T] (NaN is missing) of a later period than training.
+
+        requests [R] int64 says whose candidate a row is. The scale is fitted within requests, each with an intercept
+        of its own: what is positive in a request at all moves from period to period, and must not speak for or
+        against the order of its candidates. The shift then gives the probabilities the base rate of all rows.
+        """
         for objective in range(logits.shape[1]):
             known = ~labels[:, objective].isnan()
-            fitted = _fit_affine(logits[known, objective].double(), labels[known, objective].double().clamp(0, 1))
+            fitted = _fit_affine(
+                logits[known, objective].double(), labels[known, objective].double().clamp(0, 1), requests[known]
+            )
             self.scale[objective], self.shift[objective] = fitted
 
 
-def _fit_affine(logits: Tensor, labels: Tensor) -> tuple[float, float]:
+def _fit_affine(logits: Tensor, labels: Tensor, requests: Tensor) -> tuple[float, float]:
     if not len(labels) or labels.sum() == 0:
         return 1.0, 0.0
-    log_scale = torch.zeros((), dtype=torch.double, requires_grad=bool(labels.sum() >= MIN_POSITIVES))
-    shift = torch.zeros((), dtype=torch.double, requires_grad=True)
-    free = [parameter for parameter in (log_scale, shift) if parameter.requires_grad]
-    optimiser = torch.optim.LBFGS(free, max_iter=100, line_search_fn="strong_wolfe")
+    scale = 1.0 if labels.sum() < MIN_POSITIVES else max(MIN_SCALE, _scale(logits, labels, requests))
+    return scale, _shift(scale * logits, labels)
+
+
+def _scale(logits: Tensor, labels: Tensor, requests: Tensor) -> float:
+    _, own = requests.unique(return_inverse=True)
+    share = torch.zeros(int(own.max()) + 1).double().scatter_reduce(0, own, labels, "mean", include_self=False)
+    mixed = ((share > 0) & (share < 1))[own]
+    if not mixed.any():
+        return 1.0
+    _, own = own[mixed].unique(return_inverse=True)
+    scale, intercepts = torch.ones(()).double(), torch.zeros(int(own.max()) + 1).double()
+    _fit_logistic((scale, intercepts), lambda: scale * logits[mixed] + intercepts[own], labels[mixed])
+    return scale.item()
+
+
+def _shift(logits: Tensor, labels: Tensor) -> float:
+    shift = torch.zeros(()).double()
+    _fit_logistic((shift,), lambda: logits + shift, labels)
+    return shift.item()
+
+
+def _fit_logistic(parameters: tuple[Tensor, ...], logits: Callable[[], Tensor], labels: Tensor) -> None:
+    """Change the parameters in place to those of the greatest likelihood."""
+    optimiser = torch.optim.LBFGS(
+        [one.requires_grad_() for one in parameters], max_iter=200, line_search_fn="strong_wolfe"
+    )
 
     def closure() -> Tensor:
         optimiser.zero_grad()
-        loss = F.binary_cross_entropy_with_logits(log_scale.exp() * logits + shift, labels)
+        loss = F.binary_cross_entropy_with_logits(logits(), labels)
         loss.backward()
         return loss
 
     with torch.enable_grad():
         optimiser.step(closure)
-    return float(log_scale.exp()), float(shift)

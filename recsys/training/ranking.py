@@ -199,7 +199,7 @@ class RankingTraining(Fitting):
         batch = _tensors(valid)
         present = batch["candidate_rows"] != PAD
         calibrator = PlattCalibrator(spec.num_objectives)
-        calibrator.fit(task.all_logits(batch)[present], batch["labels"][present])
+        calibrator.fit(task.all_logits(batch)[present], batch["labels"][present], present.nonzero()[:, 0])
         return task.ranker, calibrator
 
 

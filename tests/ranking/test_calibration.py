@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from recsys.ranking.calibration import MIN_POSITIVES, PlattCalibrator
+from recsys.ranking.calibration import MIN_POSITIVES, MIN_SCALE, PlattCalibrator
 
 
 def world(num, seed, scale, shift):
@@ -15,9 +15,9 @@ def world(num, seed, scale, shift):
     return logits, (torch.rand(num, 1, generator=generator) < torch.sigmoid(scale * logits + shift)).float()
 
 
-def fitted(logits, labels):
+def fitted(logits, labels, requests=None):
     calibrator = PlattCalibrator(logits.shape[1])
-    calibrator.fit(logits, labels)
+    calibrator.fit(logits, labels, torch.zeros(len(logits), dtype=torch.long) if requests is None else requests)
     return calibrator
 
 
@@ -39,9 +39,22 @@ def test_the_fitted_mean_is_the_base_rate_and_the_fit_is_the_optimum():
 def test_the_order_of_candidates_is_kept_even_when_the_labels_speak_against_it():
     logits = torch.linspace(-3, 3, 200).unsqueeze(1)
     calibrator = fitted(logits, (logits < 0).float())
-    assert float(calibrator.scale) > 0
+    assert float(calibrator.scale) == pytest.approx(MIN_SCALE)
     assert (calibrator(logits).diff(dim=0) >= 0).all()
     assert ((calibrator(logits) >= 0) & (calibrator(logits) <= 1)).all()
+
+
+def test_the_base_rates_of_requests_say_nothing_about_the_order_within_them():
+    requests = torch.arange(200).repeat_interleave(200)
+    logits, _ = world(len(requests), 9, 1.0, 0.0)
+    offset = 2 * torch.randn(200, 1, generator=torch.Generator().manual_seed(10))[requests]
+    chances = torch.sigmoid(0.7 * logits - offset)
+    labels = (torch.rand(chances.shape, generator=torch.Generator().manual_seed(11)) < chances).float()
+    misled = logits + offset
+    calibrator = fitted(misled, labels, requests)
+    assert float(fitted(misled, labels).scale) == pytest.approx(MIN_SCALE)
+    assert float(calibrator.scale) == pytest.approx(0.7, rel=0.05)
+    assert float(calibrator(misled).mean()) == pytest.approx(float(labels.mean()), abs=1e-4)
 
 
 def test_few_positives_only_move_the_base_rate():
