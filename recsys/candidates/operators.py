@@ -99,6 +99,6 @@ def _inverse(matrix: np.ndarray) -> np.ndarray:
     if failed:
         raise linalg.LinAlgError(f"the leading minor of order {failed} is not positive definite")
     inverse, _ = invert(factor, lower=True, overwrite_c=True)
-    upper = np.triu_indices(len(inverse), 1)
-    inverse[upper] = inverse.T[upper]
-    return inverse
+    for row in range(1, len(inverse)):
+        inverse[:row, row] = inverse[row, :row]
+    return inverse.T  # symmetric, and stored row by row, as products with sparse histories need it

@@ -15,7 +15,15 @@ from recsys.contracts import PAD
 
 K = 500
 """places of a ranking that is measured"""
-METRICS = ("recall@10", "ndcg@10", "recall@100", "recall@500", "debiased_ndcg@10")
+METRICS = (
+    "recall@10",
+    "ndcg@10",
+    "recall@100",
+    "recall@500",
+    "debiased_ndcg@10",
+    "micro_recall@10",
+    "micro_recall@100",
+)
 """those that have one value a user"""
 _LAST_ROW = np.uint64(2**31 - 1)
 _NOT_A_TARGET = np.uint64(2**31)
@@ -190,13 +198,24 @@ def per_user(ranking: np.ndarray, targets: Targets, weights: np.ndarray) -> dict
     `weights` [N] are those of `debiased_ndcg`.
     """
     found = hits(ranking, targets)
+    recalls = {f"recall@{k}": recall(found, targets.num_targets, k) for k in (10, 100, 500)}
     return {
-        "recall@10": recall(found, targets.num_targets, 10),
+        **recalls,
         "ndcg@10": ndcg(found, targets.num_targets, 10),
-        "recall@100": recall(found, targets.num_targets, 100),
-        "recall@500": recall(found, targets.num_targets, 500),
         "debiased_ndcg@10": debiased_ndcg(ranking, targets, weights, 10),
+        "micro_recall@10": recalls["recall@10"],
+        "micro_recall@100": recalls["recall@100"],
     }
+
+
+def weight_per_user(metric: str, targets: Targets, weights: np.ndarray) -> np.ndarray:
+    """[B] float64, what each user weighs in the mean of a metric: 1, or where the mean is over targets, theirs.
+
+    A micro recall is the share of all targets of all users that were found; `weights` [N] as in `per_user`.
+    """
+    if metric == "debiased_ndcg@10":
+        return ideal_gains(targets, weights, 10)
+    return targets.num_targets.astype(np.float64) if metric.startswith("micro") else np.ones(len(targets.num_targets))
 
 
 def _pair_keys(users: np.ndarray, items: np.ndarray, stride: int) -> np.ndarray:

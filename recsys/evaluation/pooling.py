@@ -9,12 +9,9 @@ from functools import cached_property
 
 import numpy as np
 
-from recsys.evaluation.metrics import per_user, shown_items
+from recsys.evaluation.metrics import per_user, shown_items, weight_per_user
 from recsys.evaluation.questions import Questions
 from recsys.evaluation.slices import Slice
-
-WEIGHTED = "debiased_ndcg@10"
-"""the metric in whose mean users have weights"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,12 +82,8 @@ class Pool:
         """[q] int64, place of the user of each question among the U."""
         return np.unique(np.concatenate([part.users for part in self._parts]), return_inverse=True)[1]
 
-    @cached_property
-    def _user_weights(self) -> np.ndarray:
-        return np.concatenate([part.user_weights for part in self._parts])
-
     def _weights(self, metric: str) -> np.ndarray:
-        return self._user_weights if metric == WEIGHTED else np.ones(len(self._places))
+        return np.concatenate([weight_per_user(metric, part.targets, part.item_weights) for part in self._parts])
 
     def _marks(self, system: str, seed: int) -> list[Mark]:
         return [sheet.marks[system, seed][self.name] for sheet in self.sheets]

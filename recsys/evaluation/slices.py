@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recsys.evaluation.metrics import Targets, ideal_gains, inverse_propensities
+from recsys.evaluation.metrics import Targets, inverse_propensities
 from recsys.evaluation.questions import Questions
 
 SHORT = 5
@@ -35,11 +35,6 @@ class Slice:
     targets: Targets
     item_weights: np.ndarray
     """[N] inverse propensities"""
-
-    @property
-    def user_weights(self) -> np.ndarray:
-        """[b] weight of each question in the mean of debiased values."""
-        return ideal_gains(self.targets, self.item_weights, 10)
 
 
 def slices(questions: Questions) -> dict[str, Slice]:

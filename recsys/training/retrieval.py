@@ -28,6 +28,9 @@ from recsys.training.prepare import Prepared
 from recsys.training.resident import Resident
 from recsys.training.watched import RECALL_AT, STEP, Watched
 
+ASKING = 8
+"""positions of a set that ask in a step: each is told all the rest, so more of them say little more"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalExamples:
@@ -144,12 +147,12 @@ class RetrievalTask(pl.LightningModule):
         return self._asked(window["events"], positions, following, ahead, weights)
 
     def _rest_of_the_set(self, window: Batch) -> "Asked":
-        """In a random order, each position asks for all events that have not come yet, alike."""
+        """In a random order, some positions ask for all events that have not come yet, alike."""
         drawn = shuffled(torch.cat([window["events"], window["targets"][:, -1:]], dim=1))
         places = torch.arange(drawn.shape[1], device=drawn.device)
         remaining = (places >= places[:, None]) & (drawn != PAD)[:, None] & self.events["positive"][drawn][:, None]
         reached = torch.cat([torch.ones_like(drawn[:, :1], dtype=torch.bool), drawn[:, :-1] != PAD], dim=1)
-        positions = reached & remaining.any(-1)
+        positions = some(reached & remaining.any(-1), ASKING)
         following = torch.where(drawn == PAD, drawn[:, -1:], drawn)[positions]
         ahead = drawn[:, None].expand(-1, drawn.shape[1], -1)[positions]
         return self._asked(drawn[:, :-1], positions, following, ahead, remaining[positions].float())
@@ -236,6 +239,13 @@ def shuffled(events: Tensor) -> Tensor:
     """Each row in a random order, PAD before."""
     keys = torch.rand(events.shape, device=events.device).masked_fill(events == PAD, -1)
     return events.gather(1, keys.argsort(dim=1))
+
+
+def some(places: Tensor, num: int) -> Tensor:
+    """At most `num` True places of each row [B, P], drawn."""
+    keys = torch.rand(places.shape, device=places.device).masked_fill(~places, -1)
+    drawn = keys.topk(min(num, places.shape[1]), dim=1).indices
+    return torch.zeros_like(places).scatter(1, drawn, True) & places
 
 
 def warm_cosine(step: int, *, steps: int) -> float:
