@@ -9,14 +9,19 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException, InstantiationException
 from hydra.utils import get_object, instantiate
+from omegaconf import OmegaConf
 
 from recsys.errors import ConfigError, sentence_of
 
 CONF = Path(__file__).parents[1] / "conf"
 FILES = sorted(CONF.rglob("*.yaml"))
-CHOICES = [(file.parent.name, file.stem) for file in FILES if file.parent != CONF and file.parent.name != "recipe"]
+CHOICES = [
+    (str(file.parent.relative_to(CONF)), file.stem) for file in FILES if file.parent.name not in ("conf", "recipe")
+]
+PACKAGES = {"candidates/operator": "candidates.sources.item_item.operator"}
+"""of the groups that are chosen elsewhere than where they lie"""
 RECIPES = sorted(file.stem for file in (CONF / "recipe").glob("*.yaml"))
-FORMS_OF_HYDRA = {"_target_", "_convert_", "_recursive_", "_partial_", "_args_"}
+FORMS_OF_HYDRA = {"defaults", "_target_", "_convert_", "_recursive_", "_partial_", "_args_"}
 NOT_BUILT = ("seed", "seeds", "run_dir")
 NEEDED = {"tables": ["data.description=missing.yaml"], "sequence": ["data.path=missing.txt"]}
 """by data set or recipe"""
@@ -87,7 +92,9 @@ def test_a_target_has_no_second_default_and_no_positional_knob(node):
 
 @pytest.mark.parametrize(("group", "option"), CHOICES, ids=lambda value: value)
 def test_every_choice_composes_and_builds(group, option):
-    node = composed(f"{group}={option}", *(NEEDED.get(option, []) if group == "data" else []))[group]
+    package = PACKAGES.get(group, group)
+    chosen = f"{group}@{package}={option}" if group in PACKAGES else f"{group}={option}"
+    node = OmegaConf.select(composed(chosen, *(NEEDED.get(option, []) if group == "data" else [])), package)
     if (group, option) == ("trainer", "gpu") and not torch.cuda.is_available():
         with pytest.raises(InstantiationException) as refused:
             built(node)

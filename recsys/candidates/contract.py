@@ -1,6 +1,6 @@
 """What a candidate source is: fitted on what is known, asked by a batch of users, it offers items and scores any item.
 
-Shapes: B queries, L history, D dim, M events, N items, K offers, P pairs of a query and an item.
+Shapes: B queries, H history, D dim, M events, N items, K offers, P pairs of a query and an item.
 """
 
 from collections.abc import Mapping
@@ -48,7 +48,7 @@ class Asked:
     vectors: np.ndarray
     """[B, D] float32, of the user tower"""
     history: np.ndarray
-    """[B, L] catalogue rows, newest last, PAD before"""
+    """[B, H] catalogue rows of all that was met, newest last, PAD before"""
 
     def __len__(self) -> int:
         return len(self.history)

@@ -1,6 +1,6 @@
 """Stored neighbours of the items of a history, added up: one sparse product a batch, no array over the catalogue.
 
-Shapes: B queries, L history, N items that are known, K offers, P pairs of a query and an item, Z sums that are not zero.
+Shapes: B queries, N items that are known, K offers, P pairs of a query and an item, Z sums that are not zero.
 """
 
 from collections.abc import Mapping

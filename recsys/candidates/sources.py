@@ -1,6 +1,6 @@
 """The candidate sources of one retrieve stage: how to fit them, what they offer together, and how their say is chosen.
 
-Shapes: B queries, L history, D dim, M events, E excluded items, C candidates, K best of them, S sources.
+Shapes: B queries, H history, D dim, M events, E excluded items, C candidates, K best of them, S sources.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -67,7 +67,7 @@ class Sources:
         return {member.name: {"weight": member.weight, **_decay(member.fitted)} for member in self.members}
 
     def search(self, vectors: np.ndarray, history: np.ndarray, excluded: np.ndarray) -> Merged:
-        """User vectors [B, D], history rows [B, L] newest last, excluded rows [B, E] -> candidates [B, C]."""
+        """User vectors [B, D], history rows [B, H] newest last, excluded rows [B, E] -> candidates [B, C]."""
         return merge(self.union(vectors, history, excluded), self.weights, self.total)
 
     def union(self, vectors: np.ndarray, history: np.ndarray, excluded: np.ndarray) -> Union:

@@ -1,6 +1,6 @@
 """Records and events -> arrays, the only way there is.
 
-Shapes: R rows, B queries, L history length, T objectives, N items of the catalogue.
+Shapes: R rows, B queries, L history length of the towers, H of the longest history, T objectives, N items of the catalogue.
 """
 
 import sys
@@ -121,14 +121,17 @@ class ItemTable:
 
 
 def encode_queries(spec: FeatureSpec, items: ItemTable, queries: Sequence[Query]) -> tuple[Arrays, np.ndarray]:
-    """Queries -> (the tensors of `spec.request_tensors()`, catalogue rows of the history [B, L], newest last)."""
+    """Queries -> (the tensors of `spec.request_tensors()`, catalogue rows of whole histories [B, H], newest last).
+
+    H is the length of the longest history, at least L.
+    """
     rows, labels, gaps = _encode_histories(spec, items, queries)
     profile = encode_table(spec.profile, _gather(spec.profile, [query.profile for query in queries]), len(queries))
     context_columns = _gather(spec.context, [query.context for query in queries])
     times = time_columns(np.array([query.now for query in queries]))
     context = encode_table(spec.context, {**context_columns, **times}, len(queries))
     request = {
-        **items.join("history", rows),
+        **items.join("history", rows[:, -spec.history_length :]),
         "history_labels": labels,
         "history_gaps": gaps,
         **{f"profile_{part}": array for part, array in profile.items()},
@@ -140,17 +143,17 @@ def encode_queries(spec: FeatureSpec, items: ItemTable, queries: Sequence[Query]
 def _encode_histories(
     spec: FeatureSpec, items: ItemTable, queries: Sequence[Query]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Catalogue rows [B, L], labels [B, L, T] and gaps [B, L] of the newest events, after unknown items are gone."""
+    """Catalogue rows [B, H], labels [B, L, T] and gaps [B, L] of the newest events, after unknown items are gone."""
+    history, item, label, time = _remembered(spec, items, queries)
+    age = np.searchsorted(history, history, side="right") - 1 - np.arange(len(history))
+    rows = np.full((len(queries), max(spec.history_length, age.max(initial=0) + 1)), PAD, dtype=np.int64)
+    rows[history, rows.shape[1] - 1 - age] = item
     shape = (len(queries), spec.history_length)
-    rows = np.full(shape, PAD, dtype=np.int64)
     labels = np.zeros((*shape, spec.num_objectives), dtype=np.float32)
     times = np.full(shape, np.nan)
-    history, item, label, time = _remembered(spec, items, queries)
-    stops = np.searchsorted(history, np.arange(len(queries)), side="right")
-    column = spec.history_length - (stops[history] - np.arange(len(history)))
-    seen = column >= 0
-    places = history[seen], column[seen]
-    rows[places], labels[places] = item[seen], np.nan_to_num(label[seen])
+    seen = age < spec.history_length
+    places = history[seen], spec.history_length - 1 - age[seen]
+    labels[places] = np.nan_to_num(label[seen])
     if spec.clock:
         times[places] = time[seen]
     return rows, labels, encode_gaps(times, np.array([query.now for query in queries])[:, None])

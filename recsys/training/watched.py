@@ -1,6 +1,6 @@
 """Questions as arrays: what models are watched on while they train, and what weights are chosen on.
 
-Shapes: Q queries, L history, E removed items, K places, N items.
+Shapes: Q queries, L history of the towers, H whole histories, E removed items, K places, N items.
 """
 
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ class Watched:
     request: Arrays
     """request tensors of Q queries"""
     history: np.ndarray
-    """[Q, L] catalogue rows, newest last, PAD before"""
+    """[Q, H] catalogue rows, newest last, PAD before"""
     removed_rows: np.ndarray
     """[Q, E] catalogue rows that may not be shown, PAD at the end"""
     targets: Targets
@@ -41,9 +41,10 @@ class Watched:
 
     def batches(self) -> Iterator[Arrays]:
         """The request in steps, without the columns of the history in front that are padding in all of a step."""
+        length = self.request["history_gaps"].shape[1]
         for start in range(0, len(self.history), STEP):
             rows = slice(start, start + STEP)
-            spare = int((self.history[rows] == PAD).all(axis=0).sum())
+            spare = int((self.history[rows, -length:] == PAD).all(axis=0).sum())
             yield {
                 name: array[rows, spare:] if name.startswith("history_") else array[rows]
                 for name, array in self.request.items()

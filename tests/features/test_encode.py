@@ -162,7 +162,12 @@ def test_histories_equal_their_slow_twin(queries, clock):
     request, rows = encode_queries(spec, ODD_TABLE, queries)
     for place, query in enumerate(queries):
         expected = slow_history(spec, query)
-        np.testing.assert_array_equal(rows[place], expected[0])
+        met = rows[place][rows[place] != PAD].tolist()
+        assert met == expected[0]
+        assert rows[place].tolist() == [PAD] * (rows.shape[1] - len(met)) + met
+        np.testing.assert_array_equal(
+            request["history_ids"][place], ODD_TABLE.join("history", rows[place, -spec.history_length :])["history_ids"]
+        )
         np.testing.assert_array_equal(request["history_labels"][place], expected[1])
         np.testing.assert_array_equal(request["history_gaps"][place], expected[2])
 
@@ -170,12 +175,13 @@ def test_histories_equal_their_slow_twin(queries, clock):
 def slow_history(spec, query):
     """One query, event by event."""
     events = [one for one in query.history if one.item in IDS and (slow_labels(one) > 0).any()]
-    events = sorted(events, key=slow_order)[-spec.history_length :]
+    events = sorted(events, key=slow_order)
+    whole, events = events, events[-spec.history_length :]
     empty = spec.history_length - len(events)
     times = [event.timestamp for event in events]
     gaps = [np.log1p(max(after - before, 0.0)) for before, after in pairwise([*times, query.now])]
     return (
-        [PAD] * empty + [IDS.index(event.item) for event in events],
+        [IDS.index(event.item) for event in whole],
         np.concatenate([np.zeros((empty, 2)), *([np.nan_to_num(slow_labels(event))] for event in events)]),
         np.float32([0.0] * empty + (gaps if spec.clock else [0.0] * len(gaps))),
     )
@@ -235,13 +241,14 @@ def test_whatever_json_sends_is_encoded_or_missing_and_never_an_error(kind):
     assert all(len(part) == len(values) and np.isfinite(part).all() for part in parts.values())
 
 
-def test_a_history_longer_than_the_models_see_is_cut_after_strangers_and_impressions_are_gone():
+def test_of_a_long_history_the_towers_see_the_newest_events_and_the_sources_all_but_strangers_and_impressions():
     actions = {"click": 1.0}
     events = [Event(user="u", item=item, timestamp=float(place), actions=actions) for place, item in enumerate("abcab")]
     noise = [Event(user="u", item="stranger", timestamp=9.0, actions=actions)] * 3
     noise += [Event(user="u", item="a", timestamp=9.0, actions={"click": 0.0})] * 3
     short, rows = encode_queries(SPEC, CATALOGUE, [Query(user="u", now=9.0, history=tuple(events[-3:]))])
     long, found = encode_queries(SPEC, CATALOGUE, [Query(user="u", now=9.0, history=tuple(noise + events[::-1]))])
-    assert found.tolist() == rows.tolist() == [[2, 0, 1]]
+    assert rows.tolist() == [[2, 0, 1]]
+    assert found.tolist() == [[0, 1, 2, 0, 1]]
     for name, part in short.items():
         np.testing.assert_array_equal(long[name], part)
