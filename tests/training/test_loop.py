@@ -6,7 +6,7 @@ import pytorch_lightning as pl
 import torch
 
 from recsys.errors import ConfigError
-from recsys.training.loop import TRAINED, Indices, Loop, Permutation, index_batches
+from recsys.training.loop import TRAINED, Indices, Loop, Permutation, Throughput, index_batches
 from recsys.training.resident import Resident
 
 SIZE, BATCH = 10, 4
@@ -155,3 +155,28 @@ def test_resident_arrays_stay_out_of_checkpoints_and_are_sliced_by_name():
         "ids": (2, 1),
         "numbers": (2, 2),
     }
+
+
+class Projecting(Counting):
+    """One product with a known price: 2 x 6 x 7 operations an example forward, as many for the gradient."""
+
+    def __init__(self):
+        super().__init__()
+        self.projection = torch.nn.Linear(6, 7)
+
+    def training_step(self, indices):
+        return {"loss": self.projection(torch.ones(len(indices), 6)).sum(), "examples": len(indices)}
+
+
+def test_the_operations_of_an_example_are_counted_in_both_directions(tmp_path, monkeypatch):
+    made = []
+
+    class Kept(Throughput):
+        def __init__(self, name):
+            super().__init__(name)
+            made.append(self)
+
+    monkeypatch.setattr("recsys.training.loop.Throughput", Kept)
+    fit(Projecting(), tmp_path)
+    assert made[0].flops == 2 * (2 * 6 * 7)
+    assert len(made[0].rates) == 5
