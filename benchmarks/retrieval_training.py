@@ -3,9 +3,8 @@
 Both learn Amazon Toys under strict leave-one-out on the same cores, one after the other, and are asked the same
 validation questions after every epoch (the whole catalogue is ranked, seen items removed, a target loses every tie);
 the time of questions does not count. RecTools has its own settings with 128 factors and sessions of 20, and memory
-settings that suit it. Ours are the towers of recipe=sequence alone, without any other source: on the recipe's schedule,
-on one of so few epochs that it ends about where RecTools ends, and on that without item attributes, on ids alone as
-RecTools is. Writes benchmarks/results/retrieval_training.json.
+settings that suit it. Ours is one pair of towers of recipe=sequence alone, without any other source: as the recipe has
+it, and without item attributes, on ids alone as RecTools is. Writes benchmarks/results/retrieval_training.json.
 
 On a machine that others use too, `shared` as the argument lets both train on one thread, counts their CPU seconds in
 place of the clock's, and gives RecTools as many as all cores have in its eight minutes: threads that wait for each other
@@ -45,12 +44,7 @@ CORES = os.cpu_count() or 1
 THREADS = 1 if SHARED else CORES
 BUDGET = 480.0 * (CORES if SHARED else 1)
 """seconds of training that RecTools has; the epoch that they end in is the last"""
-SHORT = "retrieval.epochs=12"
-SCHEDULES = {
-    "ours": (),
-    "ours, short schedule": (SHORT,),
-    "ours, short schedule, ids alone": (SHORT, "features.leave_out=[attributes]"),
-}
+SCHEDULES = {"ours": (), "ours, ids alone": ("features.leave_out=[attributes]",)}
 MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "68719476736"}
 """freed memory is kept for the next step instead of handed back to the system"""
 SEED = 0
@@ -136,8 +130,9 @@ class TimedLoop(Loop):
 
 
 def composed(*overrides: str) -> DictConfig:
+    recipe = ("recipe=sequence", f"data.path={toys()}", "retrieval.members=1")
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return compose("train", overrides=["recipe=sequence", f"data.path={toys()}", *overrides])
+        return compose("train", overrides=[*recipe, *overrides])
 
 
 def toys() -> Path:

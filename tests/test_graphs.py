@@ -19,7 +19,7 @@ from recsys.features.spec import Features
 from recsys.graphs import check_against_eager, export_ranker, export_user_tower
 from recsys.ranking.calibration import PlattCalibrator
 from recsys.ranking.multi_objective import MultiObjectiveRanker
-from recsys.retrieval.two_tower import TwoTower
+from recsys.retrieval.two_tower import TowerEnsemble, TwoTower
 from recsys.stages import OnnxModel, ranker_inputs
 from recsys.training.prepare import prepare
 
@@ -44,7 +44,8 @@ def fitted(prepared):
 @pytest.fixture(scope="module")
 def towers(fitted):
     torch.manual_seed(0)
-    return TwoTower(spec=fitted[0], dim=8, num_blocks=2, num_heads=2, dropout=0.3, id_dropout=0.3).eval()
+    knobs = {"spec": fitted[0], "dim": 8, "num_blocks": 2, "num_heads": 2, "dropout": 0.3, "id_dropout": 0.3}
+    return TowerEnsemble([TwoTower(**knobs) for _ in range(2)]).eval()
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,10 @@ pass over a window of events trains every position of it (SASRec, Kang & McAuley
 Shapes: B batch, L history, D dim, T objectives, N items; P = L + 1 positions, the first after no event at all.
 """
 
+import math
+from collections.abc import Sequence
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -72,3 +76,25 @@ class TwoTower(nn.Module):
         profile = absent if self.profile_encoder is None else self.profile_encoder(batch, "profile")
         context = absent if self.context_encoder is None else self.context_encoder(batch, "context")
         return F.normalize(histories + self.user_head(torch.cat([histories, profile, context], dim=-1)), dim=-1)
+
+
+class TowerEnsemble(nn.Module):
+    """Several pairs of towers as one: their vectors stand side by side, so the cosine is the mean of theirs."""
+
+    def __init__(self, members: Sequence[TwoTower]) -> None:
+        super().__init__()
+        self.members = cast("Sequence[TwoTower]", nn.ModuleList(members))
+
+    def items(self, batch: Batch) -> Tensor:
+        """item_* tensors of R rows -> [R, members * D] unit vectors."""
+        return self._together([member.items(batch) for member in self.members])
+
+    def users(self, batch: Batch) -> Tensor:
+        """Request tensors -> [B, members * D] unit vectors."""
+        return self._together([member.users(batch) for member in self.members])
+
+    def _together(self, vectors: list[Tensor]) -> Tensor:
+        return torch.cat(vectors, dim=-1) / math.sqrt(len(vectors))
+
+
+Towers = TwoTower | TowerEnsemble

@@ -21,13 +21,15 @@ from recsys.features.encode import DAY, Arrays, ItemTable
 from recsys.features.spec import FeatureSpec
 from recsys.nn.blocks import Batch
 from recsys.nn.softmax import softmax_loss
-from recsys.retrieval.two_tower import TwoTower
+from recsys.retrieval.two_tower import TowerEnsemble, Towers, TwoTower
 from recsys.training.examples import Sequences, Windows, encode_log, encode_users, sequences, windows
 from recsys.training.loop import Fitting, Loop, bucket_batches, index_batches
 from recsys.training.prepare import Prepared
 from recsys.training.resident import Resident
 from recsys.training.watched import RECALL_AT, STEP, Watched
 
+MEMBER_SEEDS = 1_000
+"""between the seeds of two members, so that those of two runs are not the same"""
 ASKING = 8
 """positions of a set that ask in a step: each is told all the rest, so more of them say little more"""
 
@@ -278,6 +280,8 @@ class RetrievalTraining(Fitting):
     more fits a slate that is judged by all that follows; sets are always completed"""
     lookahead_decay: float
     """weight of an event relative to the one before it, above 0 to 1"""
+    members: int
+    """pairs of towers, alike but for their seed, that become one with vectors of members * dim"""
     half_life_days: float | None
     """an event so much older than the newest counts half as a target; None weighs all alike"""
 
@@ -296,6 +300,7 @@ class RetrievalTraining(Fitting):
             negatives=(self.negatives, 0, 10_000_000),
             lookahead=(self.lookahead, 1, 1_000),
             lookahead_decay=(self.lookahead_decay, 1e-6, 1.0),
+            members=(self.members, 1, 64),
             half_life_days=(1.0 if self.half_life_days is None else self.half_life_days, 1e-3, 1e6),
         )
         if self.dim % self.num_heads:
@@ -330,11 +335,46 @@ class RetrievalTraining(Fitting):
         epochs: int | None,
         seed: int,
         loggers: list[Logger],
-    ) -> tuple[TwoTower, np.ndarray, int]:
+    ) -> tuple[Towers, np.ndarray, int]:
         """Train the towers: for `epochs`, or until they get no better on what is `watched`.
 
-        Returns the towers on the CPU, the item vectors [N, D] and the number of epochs.
+        Returns the towers on the CPU, the item vectors [N, members * D] and the number of epochs, a mean over members.
         """
+        fitted = []
+        for number in range(self.members):
+            place = folder if number == 0 else folder.with_name(f"{folder.name}_{number + 1}")
+            task, trained = self._fit_one(
+                spec,
+                items,
+                examples,
+                watched,
+                loop=loop,
+                folder=place,
+                epochs=epochs,
+                seed=seed + MEMBER_SEEDS * number,
+                loggers=loggers,
+            )
+            with torch.no_grad():
+                fitted.append((task.towers, task.catalogue_vectors().numpy(), trained))
+        towers, vectors, trained_for = zip(*fitted, strict=True)
+        if self.members == 1:
+            return fitted[0]
+        joined = np.concatenate(vectors, axis=1) / np.float32(math.sqrt(self.members))
+        return TowerEnsemble(towers), joined, round(float(np.mean(trained_for)))
+
+    def _fit_one(
+        self,
+        spec: FeatureSpec,
+        items: ItemTable,
+        examples: RetrievalExamples,
+        watched: Watched | None,
+        *,
+        loop: Loop,
+        folder: Path,
+        epochs: int | None,
+        seed: int,
+        loggers: list[Logger],
+    ) -> tuple[RetrievalTask, int]:
         pl.seed_everything(seed, verbose=False)
         batches = bucket_batches(examples.windows.sizes, self.batch_size, seed)
         task = RetrievalTask(self.towers(spec), items, examples, watched, self, steps=self.epochs * len(batches))
@@ -348,9 +388,7 @@ class RetrievalTraining(Fitting):
             monitor=MONITOR if watched else None,
             loggers=loggers,
         )
-        task = task.cpu().eval()
-        with torch.no_grad():
-            return task.towers, task.catalogue_vectors().numpy(), trained
+        return task.cpu().eval(), trained
 
 
 def _with_pad(array: np.ndarray, value: float) -> np.ndarray:

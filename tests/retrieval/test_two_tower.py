@@ -13,7 +13,7 @@ from recsys.data.sources.synthetic import Synthetic
 from recsys.data.splits import TEST, GlobalTime
 from recsys.features.encode import encode_queries
 from recsys.features.spec import Features
-from recsys.retrieval.two_tower import TwoTower
+from recsys.retrieval.two_tower import TowerEnsemble, TwoTower
 from recsys.training.prepare import prepare
 
 D, L = 8, 6
@@ -138,3 +138,14 @@ def test_a_user_without_profile_columns_needs_none(prepared):
     assert not [name for name in arrays if name.startswith("profile")]
     with torch.no_grad():
         assert towers.users({name: torch.from_numpy(part) for name, part in arrays.items()}).isfinite().all()
+
+
+def test_the_cosine_of_an_ensemble_is_the_mean_of_its_members(fitted, request_tensors, towers):
+    spec, items = fitted
+    torch.manual_seed(5)
+    other = TwoTower(spec=spec, dim=2 * D, num_blocks=1, num_heads=1, dropout=0.0, id_dropout=0.0).eval()
+    catalogue = {name: torch.from_numpy(part) for name, part in items.join("item", np.arange(len(items))).items()}
+    with torch.no_grad():
+        cosines = [one.users(request_tensors) @ one.items(catalogue).T for one in (towers, other)]
+        both = TowerEnsemble([towers, other])
+        torch.testing.assert_close(both.users(request_tensors) @ both.items(catalogue).T, sum(cosines) / 2)

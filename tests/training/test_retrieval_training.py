@@ -16,7 +16,6 @@ from recsys.content.text import TextVectors
 from recsys.contracts import PAD
 from recsys.data.sources.synthetic import Synthetic
 from recsys.data.splits import TEST, VALIDATION, GlobalTime
-from recsys.errors import ConfigError
 from recsys.evaluation.questions import Questions
 from recsys.features.encode import encode_queries
 from recsys.features.spec import Features
@@ -28,6 +27,7 @@ from recsys.training.retrieval import (
     RetrievalTask,
     RetrievalTraining,
     shuffled,
+    some,
     trimmed,
     warm_cosine,
 )
@@ -43,6 +43,7 @@ KNOBS = {
     "negatives": 0,
     "lookahead": 3,
     "lookahead_decay": 0.5,
+    "members": 1,
     "half_life_days": 10.0,
     "batch_size": 64,
     "epochs": 1,
@@ -373,15 +374,10 @@ def test_judging_known_answers(short, questions):
     assert asked.judge(np.full((2, 3), PAD)) == 0
 
 
-@pytest.mark.parametrize(
-    ("knob", "value"),
-    [("lookahead", 0), ("lookahead_decay", 0.0), ("half_life_days", 0.0), ("negatives", -1), ("temperature", 0.0)],
-)
-def test_a_knob_out_of_range_is_named(knob, value):
-    with pytest.raises(ConfigError, match=rf"retrieval\.{knob} is {value}"):
-        RetrievalTraining(**{**KNOBS, knob: value})
-
-
-def test_heads_share_the_vector():
-    with pytest.raises(ConfigError, match=r"retrieval\.dim is 9, not a multiple of retrieval\.num_heads 2"):
-        RetrievalTraining(**{**KNOBS, "dim": 9})
+def test_some_places_are_drawn_alike_and_only_where_they_may_be():
+    torch.manual_seed(0)
+    places = torch.tensor([[True] * 6 + [False] * 4, [False] * 9 + [True], [False] * 10]).repeat(2_000, 1, 1)
+    drawn = torch.stack([some(one, 2) for one in places])
+    assert not (drawn & ~places).any()
+    assert drawn.sum(-1).unique(dim=0).tolist() == [[2, 1, 0]]
+    np.testing.assert_allclose(drawn[:, 0, :6].float().mean(0), 2 / 6, atol=0.05)

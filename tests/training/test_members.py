@@ -1,0 +1,77 @@
+"""The knobs of the towers, and several towers as one."""
+
+import math
+
+import numpy as np
+import pytest
+
+from recsys.content.text import TextVectors
+from recsys.data.sources.synthetic import Synthetic
+from recsys.data.splits import TEST, GlobalTime
+from recsys.errors import ConfigError
+from recsys.features.spec import Features
+from recsys.training.loop import Loop
+from recsys.training.prepare import prepare
+from recsys.training.retrieval import MEMBER_SEEDS, RetrievalExamples, RetrievalTraining
+
+KNOBS = {
+    "dim": 8,
+    "num_blocks": 1,
+    "num_heads": 2,
+    "dropout": 0.1,
+    "id_dropout": 0.1,
+    "temperature": 0.3,
+    "negatives": 0,
+    "lookahead": 1,
+    "lookahead_decay": 1.0,
+    "members": 1,
+    "half_life_days": None,
+    "batch_size": 64,
+    "epochs": 1,
+    "patience": 1,
+    "learning_rate": 0.01,
+    "weight_decay": 0.0,
+}
+
+
+def test_members_are_trained_apart_and_joined_into_vectors_of_unit_length(tmp_path):
+    dataset = Synthetic(users=30, items=20, events=800, seed=0).load()
+    split = GlobalTime(rank=0.1, validation=0.1, test=0.2, cuts=1).splits(dataset)[-1]
+    features = Features(history_length=6, max_values=3, min_count=1, leave_out=["position"])
+    prepared = prepare(dataset, split, features, TextVectors(dim=4, min_documents=1, seed=0))
+    known = split.known(TEST)
+    spec, items = prepared.spec(known)
+    examples = RetrievalExamples.of(prepared, spec, known)
+    loop = Loop(accelerator="cpu", precision="32-true", progress=False, threads=0)
+
+    def fit(members, seed):
+        knobs = RetrievalTraining(**{**KNOBS, "members": members})
+        folder = tmp_path / f"{members} from {seed}" / "towers"
+        return knobs.fit(spec, items, examples, None, loop=loop, folder=folder, epochs=1, seed=seed, loggers=[])
+
+    _, joined, epochs = fit(2, 3)
+    alone = [fit(1, seed)[1] for seed in (3, 3 + MEMBER_SEEDS)]
+    np.testing.assert_allclose(joined * math.sqrt(2), np.concatenate(alone, axis=1), atol=1e-6)
+    assert epochs == 1
+    assert not np.allclose(*alone)
+
+
+@pytest.mark.parametrize(
+    ("knob", "value"),
+    [
+        ("lookahead", 0),
+        ("lookahead_decay", 0.0),
+        ("members", 0),
+        ("half_life_days", 0.0),
+        ("negatives", -1),
+        ("temperature", 0.0),
+    ],
+)
+def test_a_knob_out_of_range_is_named(knob, value):
+    with pytest.raises(ConfigError, match=rf"retrieval\.{knob} is {value}"):
+        RetrievalTraining(**{**KNOBS, knob: value})
+
+
+def test_heads_share_the_vector():
+    with pytest.raises(ConfigError, match=r"retrieval\.dim is 9, not a multiple of retrieval\.num_heads 2"):
+        RetrievalTraining(**{**KNOBS, "dim": 9})
