@@ -18,7 +18,7 @@ from recsys.errors import BundleError
 from recsys.features.spec import FeatureSpec, Tensor
 from recsys.ranking.calibration import PlattCalibrator
 from recsys.ranking.multi_objective import MultiObjectiveRanker
-from recsys.retrieval.two_tower import Towers
+from recsys.retrieval.two_tower import TowerEnsemble
 from recsys.stages import OnnxModel
 
 OPSET = 20
@@ -42,7 +42,7 @@ class _Named(nn.Module):
         return self.call(dict(zip(self.names, tensors, strict=True)))
 
 
-def export_user_tower(towers: Towers, spec: FeatureSpec, path: Path) -> None:
+def export_user_tower(towers: TowerEnsemble, spec: FeatureSpec, path: Path) -> None:
     """Request tensors -> USER_VECTOR [B, D]."""
     _export(towers, towers.users, spec.request_tensors(), "user_vectors", path)
 

@@ -79,7 +79,7 @@ class TwoTower(nn.Module):
 
 
 class TowerEnsemble(nn.Module):
-    """Several pairs of towers as one: their vectors stand side by side, so the cosine is the mean of theirs."""
+    """Pairs of towers as one, often of a single one: their vectors stand side by side, so the cosine is the mean of theirs."""
 
     def __init__(self, members: Sequence[TwoTower]) -> None:
         super().__init__()
@@ -95,6 +95,3 @@ class TowerEnsemble(nn.Module):
 
     def _together(self, vectors: list[Tensor]) -> Tensor:
         return torch.cat(vectors, dim=-1) / math.sqrt(len(vectors))
-
-
-Towers = TwoTower | TowerEnsemble

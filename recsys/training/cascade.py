@@ -24,7 +24,7 @@ from recsys.index import Index
 from recsys.index.ann import IndexBuilder
 from recsys.ranking.calibration import PlattCalibrator
 from recsys.ranking.multi_objective import MultiObjectiveRanker
-from recsys.retrieval.two_tower import Towers
+from recsys.retrieval.two_tower import TowerEnsemble
 from recsys.stages import Retrieve
 from recsys.training.examples import anchors
 from recsys.training.loop import Loop
@@ -56,7 +56,7 @@ class TrainedRetrieval:
     """The first stage, fitted on what is known when one period begins."""
 
     retrieve: Retrieve
-    towers: Towers
+    towers: TowerEnsemble
     item_vectors: np.ndarray
     """[N, D] float32"""
     index_recall: float
@@ -195,7 +195,7 @@ class Run:
         return rows
 
 
-def eager_user_tower(towers: Towers) -> Callable[[Arrays], np.ndarray]:
+def eager_user_tower(towers: TowerEnsemble) -> Callable[[Arrays], np.ndarray]:
     """The user tower as the function of arrays that the retrieve stage calls."""
 
     @torch.no_grad()

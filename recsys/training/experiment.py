@@ -18,6 +18,7 @@ from recsys.bundle import Bundle, write_bundle
 from recsys.data.dataset import Dataset
 from recsys.data.splits import Splitter
 from recsys.errors import ConfigError
+from recsys.evaluation.metrics import K
 from recsys.evaluation.protocol import Evaluation
 from recsys.evaluation.questions import Questions
 from recsys.evaluation.report import Report
@@ -122,6 +123,8 @@ class Experiment:
     def _measure(self, draft: Bundle, test: Questions, board: Scoreboard, seed: int) -> None:
         stages = load_stages(draft)
         retrieve = stages[0]
+        if (total := retrieve.sources.total) < min(K, test.num_items):
+            board.note(f"a cascade has {total} candidates: its recall@{K} is that of the first {total}")
         board.record("towers", test.retrieved(retrieve.only("two_tower")), seed=seed)
         board.record("retrieval", test.retrieved(retrieve), seed=seed)
         if len(light(stages)) < len(stages):

@@ -21,7 +21,7 @@ from recsys.features.encode import DAY, Arrays, ItemTable
 from recsys.features.spec import FeatureSpec
 from recsys.nn.blocks import Batch
 from recsys.nn.softmax import softmax_loss
-from recsys.retrieval.two_tower import TowerEnsemble, Towers, TwoTower
+from recsys.retrieval.two_tower import TowerEnsemble, TwoTower
 from recsys.training.examples import Sequences, Windows, encode_log, encode_users, sequences, windows
 from recsys.training.loop import Fitting, Loop, bucket_batches, index_batches
 from recsys.training.prepare import Prepared
@@ -335,32 +335,17 @@ class RetrievalTraining(Fitting):
         epochs: int | None,
         seed: int,
         loggers: list[Logger],
-    ) -> tuple[Towers, np.ndarray, int]:
+    ) -> tuple[TowerEnsemble, np.ndarray, int]:
         """Train the towers: for `epochs`, or until they get no better on what is `watched`.
 
         Returns the towers on the CPU, the item vectors [N, members * D] and the number of epochs, a mean over members.
         """
-        fitted = []
-        for number in range(self.members):
-            place = folder if number == 0 else folder.with_name(f"{folder.name}_{number + 1}")
-            task, trained = self._fit_one(
-                spec,
-                items,
-                examples,
-                watched,
-                loop=loop,
-                folder=place,
-                epochs=epochs,
-                seed=seed + MEMBER_SEEDS * number,
-                loggers=loggers,
-            )
-            with torch.no_grad():
-                fitted.append((task.towers, task.catalogue_vectors().numpy(), trained))
-        towers, vectors, trained_for = zip(*fitted, strict=True)
-        if self.members == 1:
-            return fitted[0]
+        one = partial(self._fit_one, spec, items, examples, watched, loop=loop, epochs=epochs, loggers=loggers)
+        names = [folder.name, *(f"{folder.name}_{number}" for number in range(2, self.members + 1))]
+        fitted = [one(folder=folder.with_name(name), seed=seed + MEMBER_SEEDS * n) for n, name in enumerate(names)]
+        towers, vectors, trained = zip(*fitted, strict=True)
         joined = np.concatenate(vectors, axis=1) / np.float32(math.sqrt(self.members))
-        return TowerEnsemble(towers), joined, round(float(np.mean(trained_for)))
+        return TowerEnsemble(towers), joined, round(float(np.mean(trained)))
 
     def _fit_one(
         self,
@@ -374,7 +359,7 @@ class RetrievalTraining(Fitting):
         epochs: int | None,
         seed: int,
         loggers: list[Logger],
-    ) -> tuple[RetrievalTask, int]:
+    ) -> tuple[TwoTower, np.ndarray, int]:
         pl.seed_everything(seed, verbose=False)
         batches = bucket_batches(examples.windows.sizes, self.batch_size, seed)
         task = RetrievalTask(self.towers(spec), items, examples, watched, self, steps=self.epochs * len(batches))
@@ -388,7 +373,9 @@ class RetrievalTraining(Fitting):
             monitor=MONITOR if watched else None,
             loggers=loggers,
         )
-        return task.cpu().eval(), trained
+        task = task.cpu().eval()
+        with torch.no_grad():
+            return task.towers, task.catalogue_vectors().numpy(), trained
 
 
 def _with_pad(array: np.ndarray, value: float) -> np.ndarray:
