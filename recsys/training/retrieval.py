@@ -340,42 +340,28 @@ class RetrievalTraining(Fitting):
 
         Returns the towers on the CPU, the item vectors [N, members * D] and the number of epochs, a mean over members.
         """
-        one = partial(self._fit_one, spec, items, examples, watched, loop=loop, epochs=epochs, loggers=loggers)
-        names = [folder.name, *(f"{folder.name}_{number}" for number in range(2, self.members + 1))]
-        fitted = [one(folder=folder.with_name(name), seed=seed + MEMBER_SEEDS * n) for n, name in enumerate(names)]
-        towers, vectors, trained = zip(*fitted, strict=True)
+        fitted = []
+        for number in range(self.members):
+            own_seed = seed + MEMBER_SEEDS * number
+            pl.seed_everything(own_seed, verbose=False)
+            batches = bucket_batches(examples.windows.sizes, self.batch_size, own_seed)
+            task = RetrievalTask(self.towers(spec), items, examples, watched, self, steps=self.epochs * len(batches))
+            trained = loop.fit(
+                task,
+                train=batches,
+                valid=index_batches(1, 1, own_seed) if watched else None,
+                folder=folder.with_name(f"{folder.name}_{number + 1}") if number else folder,
+                epochs=epochs or self.epochs,
+                patience=self.patience,
+                monitor=MONITOR if watched else None,
+                loggers=loggers,
+            )
+            task = task.cpu().eval()
+            with torch.no_grad():
+                fitted.append((task.towers, task.catalogue_vectors().numpy(), trained))
+        towers, vectors, epochs_of = zip(*fitted, strict=True)
         joined = np.concatenate(vectors, axis=1) / np.float32(math.sqrt(self.members))
-        return TowerEnsemble(towers), joined, round(float(np.mean(trained)))
-
-    def _fit_one(
-        self,
-        spec: FeatureSpec,
-        items: ItemTable,
-        examples: RetrievalExamples,
-        watched: Watched | None,
-        *,
-        loop: Loop,
-        folder: Path,
-        epochs: int | None,
-        seed: int,
-        loggers: list[Logger],
-    ) -> tuple[TwoTower, np.ndarray, int]:
-        pl.seed_everything(seed, verbose=False)
-        batches = bucket_batches(examples.windows.sizes, self.batch_size, seed)
-        task = RetrievalTask(self.towers(spec), items, examples, watched, self, steps=self.epochs * len(batches))
-        trained = loop.fit(
-            task,
-            train=batches,
-            valid=index_batches(1, 1, seed) if watched else None,
-            folder=folder,
-            epochs=epochs or self.epochs,
-            patience=self.patience,
-            monitor=MONITOR if watched else None,
-            loggers=loggers,
-        )
-        task = task.cpu().eval()
-        with torch.no_grad():
-            return task.towers, task.catalogue_vectors().numpy(), trained
+        return TowerEnsemble(towers), joined, round(float(np.mean(epochs_of)))
 
 
 def _with_pad(array: np.ndarray, value: float) -> np.ndarray:
