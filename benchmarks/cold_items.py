@@ -6,10 +6,11 @@ period, with another fifth withheld: the neighbours' knobs, the share of dropped
 are asked once, when the period begins; a target loses every tie. The same towers with id_dropout=0 and nothing beside
 them stand for a model without the mechanism.
 
-"towers" are the dense part alone. "towers + content" is what a retrieval stage makes of them: the scores of cold items
-are joined by those of content neighbours, and shifted so that cold items have a set share of all first places, whatever
-level their scores came out of training with; the shift looks at who asks, never at what is right. Weight and share are
-chosen on validation too. Writes benchmarks/results/cold_items.json.
+"towers" are the dense part alone, "promise" is the source `promising` alone: one list for everybody. "towers + promise"
+is what a retrieval stage makes of both: the scores of cold items are joined by their promise, and shifted so that cold
+items have a set share of all first places, whatever level their scores came out of training with; the shift looks at who
+asks, never at what is right. The promise's knobs, weight and share are chosen on validation too. Writes
+benchmarks/results/cold_items.json.
 
 Shapes: B questions, N items of the catalogue.
 """
@@ -17,6 +18,7 @@ Shapes: B questions, N items of the catalogue.
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -32,22 +34,33 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from recsys.candidates.contract import Known
+from recsys.candidates.promising import Promising
 from recsys.data.splits import TEST, VALIDATION
 from recsys.errors import exit_on_error
 from recsys.evaluation.intervals import paired_bootstrap
+from recsys.index import ExactIndex
 from recsys.training.loop import Loop
 from recsys.training.retrieval import RetrievalExamples, RetrievalTraining
 from recsys.training.watched import Watched
 
 OVERRIDES = ("features.max_values=8", "retrieval.epochs=14", "trainer.progress=false")
 ID_DROPOUTS = (0.1, 0.2, 0.3)
-WEIGHTS = (0.02, 0.05, 0.1, 0.2, 0.4)
+HALF_LIVES = (10.0, 30.0, 100.0)
+REGULARISATIONS = (1.0, 10.0)
+WEIGHTS = (0.1, 0.3, 1.0, 3.0)
 SHARES = (0.02, 0.01, 0.005, 0.0)
 MOST_LOST = 0.005
 """share of the warm recall that cold items may cost on validation, half of the goal"""
 SEEDS = (0, 1, 2)
 COLD, COLD_IN_ALL, WARM = "cold among cold", "cold among all", "warm among all"
-OURS, TOWERS, WITHOUT, PEER = "towers + content", "towers", "towers, no id dropout", "content-kNN"
+OURS, TOWERS, WITHOUT, PROMISE, PEER = (
+    "towers + promise",
+    "towers",
+    "towers, no id dropout",
+    "promise",
+    "content-kNN",
+)
 GOAL = 1.25
 
 Recalls = dict[str, np.ndarray]
@@ -96,30 +109,44 @@ class Chosen:
     """for every kind of question its own"""
     towers: Towers
     without: Towers
+    promising: Promising
     weight: float
-    """of the neighbours among the cold items"""
+    """of the promise among the cold items"""
     share: float
     """of all first K places that cold items have"""
 
     def joined(self, world: World, scores: np.ndarray) -> np.ndarray:
-        """Scores [B, N] of the towers with neighbours and level for the cold items."""
-        return levelled(world, beside(world, scores, self.neighbours[COLD], self.weight), self.share)
+        """Scores [B, N] of the towers with promise and level for the cold items."""
+        return levelled(world, scores + np.float32(self.weight) * promise(world, self.promising), self.share)
 
     @property
     def knobs(self) -> dict[str, Any]:
         towers = {"id_dropout": self.towers.knobs.id_dropout, "epochs": self.towers.epochs}
+        promising = {name: getattr(self.promising, name) for name in ("half_life_days", "regularisation")}
         return {
             PEER: {kind: asdict(one) for kind, one in self.neighbours.items()},
             TOWERS: towers,
-            OURS: {**towers, "weight": self.weight, "share": self.share},
+            PROMISE: promising,
+            OURS: {**towers, **promising, "weight": self.weight, "share": self.share},
             WITHOUT: {"epochs": self.without.epochs},
         }
 
 
-def beside(world: World, scores: np.ndarray, neighbours: ContentNeighbours, weight: float) -> np.ndarray:
-    """Scores [B, N], those of cold items with `weight` times the neighbours', of which the best of a user has 1."""
-    content = _ask(neighbours, world) * world.cold
-    return scores + np.float32(weight) * content / np.maximum(content.max(axis=1, keepdims=True), 1e-12)
+def promise(world: World, promising: Promising) -> np.ndarray:
+    """[1, N] float32, of the withheld items, at most 1; 0 for all others."""
+    spec, items = world.prepared.spec(world.known)
+    replay, positives = world.prepared.replay, world.known & world.prepared.replay.positives
+    known = Known(
+        users=replay.users[positives],
+        items=replay.items[positives],
+        timestamps=replay.seconds[positives],
+        table=items,
+        spec=spec,
+        index=ExactIndex(np.zeros((len(items), 1))),
+    )
+    listed, scores = promising.fit(known), np.zeros((1, len(items)), dtype=np.float32)
+    scores[0, listed.rows] = listed.scores
+    return scores * world.cold
 
 
 def levelled(world: World, scores: np.ndarray, share: float) -> np.ndarray:
@@ -148,10 +175,13 @@ def choose(world: World, config: Any) -> Chosen:
     without, _, floor = train(world, config, 0.0)
     tried = [train(world, config, share) for share in ID_DROPOUTS]
     towers, scores, _ = max(tried, key=lambda one: one[2][COLD] + one[2][WARM])
-    weights = {one: average(world, [beside(world, own, neighbours[COLD], one) for own in scores]) for one in WEIGHTS}
-    weight = max(WEIGHTS, key=lambda one: weights[one][COLD])
+    promising = choose_promise(world)
+    cold = {one: average(world, [own + one * promise(world, promising) for own in scores])[COLD] for one in WEIGHTS}
+    weight = max(WEIGHTS, key=lambda one: cold[one])
     for share in SHARES:
-        chosen = Chosen(neighbours=neighbours, towers=towers, without=without, weight=weight, share=share)
+        chosen = Chosen(
+            neighbours=neighbours, towers=towers, without=without, promising=promising, weight=weight, share=share
+        )
         found = average(world, [chosen.joined(world, one) for one in scores])
         console.print(f"  {OURS}, weight {weight}, share {share}: {found}", style="dim")
         if found[WARM] >= (1 - MOST_LOST) * floor[WARM]:
@@ -183,6 +213,23 @@ def choose_neighbours(world: World) -> dict[str, ContentNeighbours]:
     return {kind: knobs for kind, (_, knobs) in best.items()}
 
 
+def choose_promise(world: World) -> Promising:
+    """The knobs that are best among cold items."""
+    grid = [
+        Promising(num=K, weights=[1.0], kept=world.questions.num_items, half_life_days=days, regularisation=penalty)
+        for days, penalty in product(HALF_LIVES, REGULARISATIONS)
+    ]
+    tried = [(means(recalls(world, alone(world, one))), one) for one in grid]
+    found, best = max(tried, key=lambda one: one[0][COLD])
+    console.print(f"  {PROMISE}: {found}, {best.half_life_days} days, {best.regularisation}", style="dim")
+    return best
+
+
+def alone(world: World, promising: Promising) -> np.ndarray:
+    """Scores [B, N], the same for everybody."""
+    return np.repeat(promise(world, promising), len(world.questions), axis=0)
+
+
 def _ask(neighbours: ContentNeighbours, world: World) -> np.ndarray:
     return neighbours.scores(world.prepared.dataset, world.questions)
 
@@ -194,6 +241,7 @@ def measure(world: World, chosen: Chosen) -> Found:
     }
     scores[OURS] = [chosen.joined(world, one) for one in scores[TOWERS]]
     best = {kind: recalls(world, _ask(one, world))[kind] for kind, one in chosen.neighbours.items()}
+    scores[PROMISE] = [alone(world, chosen.promising)]
     return {PEER: [best]} | {name: [recalls(world, one) for one in own] for name, own in scores.items()}
 
 
@@ -268,7 +316,8 @@ def main() -> None:
     console.rule("test", align="left")
     found = measure(World.of(dataset, split, TEST, part["features"], part["content"]), chosen)
     measured = list(rows(found, chosen.knobs))
-    measured += [difference(found, OURS, PEER, COLD), difference(found, OURS, WITHOUT, WARM)]
+    measured += [difference(found, OURS, PEER, COLD), difference(found, OURS, TOWERS, COLD)]
+    measured += [difference(found, OURS, WITHOUT, WARM)]
     claimed = figures(found)
     file = write_result("cold_items", measured, claimed, time.perf_counter() - start)
     console.print(table(measured))

@@ -50,7 +50,7 @@ class Content:
 
 def _unit_parts(known: Known) -> Iterator[Any]:
     """The contents of the catalogue, each [N, ...], sparse or dense, with rows of length 1 or 0."""
-    categories = _one_hot(known)
+    categories = _by_rarity(one_hot(known))
     if categories.nnz:
         yield _to_unit_length(categories)
     if "vectors" in known.table.encoded:
@@ -58,18 +58,20 @@ def _unit_parts(known: Known) -> Iterator[Any]:
         yield vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
-def _one_hot(known: Known) -> sparse.csr_array:
-    """[N, values of all categories] float32, log(N / items with the value) where the item has it."""
-    blocks, start = [], 0
+def one_hot(known: Known) -> sparse.csr_array:
+    """[N, values of all categories] of ones where the item has the value; who the item is does not count."""
+    blocks, start = [sparse.csr_array((known.num_items, 0), dtype=np.float32)], 0
     for column in known.spec.items.of_kind("category", "categories"):
         ids = known.table.encoded["ids"][:-1, start : start + column.slots]
         start += column.slots
         if column.name != ID_COLUMN:
             blocks.append(_has(ids, column.num_ids))
-    if not blocks:
-        return sparse.csr_array((known.num_items, 0), dtype=np.float32)
-    has = sparse.csr_array(sparse.hstack(blocks))
-    rarity = np.log(known.num_items / np.bincount(has.indices, minlength=has.shape[1]).clip(1))
+    return sparse.csr_array(sparse.hstack(blocks))
+
+
+def _by_rarity(has: sparse.csr_array) -> sparse.csr_array:
+    """log(N / items with the value) in the place of every one."""
+    rarity = np.log(has.shape[0] / np.bincount(has.indices, minlength=has.shape[1]).clip(1))
     has.data = rarity[has.indices].astype(np.float32)
     has.eliminate_zeros()
     return has

@@ -78,7 +78,7 @@ class Popular:
         self.decays: tuple[float, ...] = ()
         check_source("popular", num, self.weights)
         check_ranges("candidates.popular", days=(days, 1e-6, 1e6))
-        _check_kept("popular", kept, num)
+        check_kept("popular", kept, num)
 
     def fit(self, known: Known) -> ItemList:
         """Without time every event counts."""
@@ -103,7 +103,7 @@ class Fresh:
         self.num, self.weights, self.kept, self.column = num, tuple(weights), kept, column
         self.decays: tuple[float, ...] = ()
         check_source("fresh", num, self.weights)
-        _check_kept("fresh", kept, num)
+        check_kept("fresh", kept, num)
 
     def fit(self, known: Known) -> ItemList | None:
         """None without a column and without time."""
@@ -135,7 +135,8 @@ def _first_events(known: Known) -> np.ndarray:
     return first
 
 
-def _check_kept(name: str, kept: int, num: int) -> None:
+def check_kept(name: str, kept: int, num: int) -> None:
+    """ConfigError for a list that cannot hold what it offers."""
     check_ranges(f"candidates.{name}", kept=(kept, 1, 10_000_000))
     if kept < num:
         raise ConfigError(f"candidates.{name}.kept is {kept}, less than num {num}; store at least num items")

@@ -13,6 +13,7 @@ from recsys.candidates.choice import coordinate_search
 from recsys.candidates.content import Content
 from recsys.candidates.linear import CosineAndTransitions, ItemItem
 from recsys.candidates.lists import Fresh, Popular
+from recsys.candidates.promising import Promising
 from recsys.candidates.sources import CandidateSources, Sources
 from recsys.candidates.towers import Towers
 from recsys.contracts import PAD
@@ -21,7 +22,7 @@ from recsys.index import ExactIndex
 from recsys.index.ann import IndexBuilder
 
 NUM_ITEMS, DIM = 40, 13
-NAMES = ("two_tower", "item_item", "content", "popular", "fresh")
+NAMES = ("two_tower", "item_item", "content", "popular", "fresh", "promising")
 
 
 def parts(**changed):
@@ -32,6 +33,7 @@ def parts(**changed):
         "content": Content(num=3, weights=[0.1, 0.3], decays=[1.0], neighbours=4),
         "popular": Popular(num=4, weights=[0.1, 0.0], days=10.0, kept=30),
         "fresh": Fresh(num=2, weights=[0.05], kept=9, column=None),
+        "promising": Promising(num=2, weights=[0.05], kept=9, half_life_days=30.0, regularisation=1.0),
     } | changed
 
 
@@ -80,11 +82,12 @@ def test_sources_offer_what_their_quotas_allow_and_nothing_excluded(known, quest
     merged = sources.search(*questions)
     assert sources.names == NAMES
     offers = merged.offered.sum(axis=1)
-    assert (offers <= [8, 6, 3, 4, 2]).all()
+    assert (offers <= [8, 6, 3, 4, 2, 2]).all()
     assert (offers[1:] > 0).any(axis=0).all()
     cold = merged.rows >= NUM_ITEMS - 10
-    assert merged.offered[cold][:, 2].any()
-    assert not merged.offered[~cold][:, 2].any()
+    for of_cold in (NAMES.index("content"), NAMES.index("promising")):
+        assert merged.offered[cold][:, of_cold].any()
+        assert not merged.offered[~cold][:, of_cold].any()
     for own, out in zip(merged.rows, questions[2], strict=True):
         assert not set(own[own != PAD]) & set(out)
 
@@ -96,7 +99,7 @@ def test_every_score_is_that_of_its_source_for_the_whole_catalogue(known, questi
     np.testing.assert_allclose(
         merged.full_scores[query, place, 0], cosines[query, merged.rows[query, place]], rtol=1e-5
     )
-    weights = np.float32([1.0, 0.4, 0.1, 0.1, 0.05])
+    weights = np.float32([1.0, 0.4, 0.1, 0.1, 0.05, 0.05])
     np.testing.assert_allclose(merged.scores[query, place], merged.full_scores[query, place] @ weights, rtol=1e-5)
     assert (merged.full_scores[..., 1:] <= 1).all()
 
@@ -123,7 +126,7 @@ def test_sources_survive_their_documents(known, questions):
 
 
 def test_a_source_may_be_left_out(known, questions):
-    sources = fit(known, item_item=None, fresh=None)[1]
+    sources = fit(known, item_item=None, fresh=None, promising=None)[1]
     assert sources.names == ("two_tower", "content", "popular")
     assert sources.search(*questions).offered.shape[-1] == 3
 
@@ -133,7 +136,7 @@ def test_a_source_that_finds_nothing_to_read_is_absent(known_of):
 
 
 def test_one_source_alone_fills_all_places(known, questions):
-    sources = fit(known)[1].weighted((1.0, 0.4, 0.1, 0.0, 0.0))
+    sources = fit(known)[1].weighted((1.0, 0.4, 0.1, 0.0, 0.0, 0.0))
     towers, popular = sources.only("two_tower"), sources.only("popular")
     assert (towers.names, popular.names) == (("two_tower",), ("popular",))
     assert (towers.search(*questions).rows != PAD).all(), "16 of at least 33 that are not excluded"
@@ -169,7 +172,7 @@ def test_an_item_that_came_later_is_found_by_the_towers_alone(known, questions):
     )
     merged = replace(sources, index=index, members=members).search(vectors, history, excluded)
     assert merged.rows[0, 0] == NUM_ITEMS
-    assert merged.offered[0, 0].tolist() == [True, False, False, False, False]
+    assert merged.offered[0, 0].tolist() == [True] + [False] * 5
     assert not merged.full_scores[0, 0, 1:].any()
 
 
@@ -180,7 +183,7 @@ def test_what_happens_later_and_to_cold_items_changes_no_item_item(known):
     other = fit(replace(known, table=replace(known.table, encoded=parts)))[1]
     ours, theirs = fit(known)[1].to_documents()[1], other.to_documents()[1]
     differing = {name for name in ours if not np.array_equal(ours[name], theirs[name])}
-    assert {name.split(".")[0] for name in differing} == {"content"}
+    assert {name.split(".")[0] for name in differing} == {"content", "promising"}
 
 
 def ndcg_of(target):
@@ -197,7 +200,7 @@ def test_choosing_finds_the_source_that_is_right(known, questions):
     """The target is what item_item with decay 1 likes best, so that its weight and decay are to be found."""
     questions = (questions[0] / 1000, *questions[1:])
     configured, sources = fit(known)
-    wanted = fit(known, two_tower=None, content=None, popular=None, fresh=None)[1]
+    wanted = fit(known, two_tower=None, content=None, popular=None, fresh=None, promising=None)[1]
     slow_member = wanted.members[0]
     slow_member = replace(slow_member, fitted=replace(slow_member.fitted, decay=1.0))
     target = replace(wanted, members=(slow_member,)).search(*questions).rows[:, 0]
