@@ -54,7 +54,9 @@ def ranker(fitted):
     ranker = MultiObjectiveRanker(
         spec=fitted[0],
         num_scores=num_score_features(NUM_SOURCES),
+        num_positions=5,
         dim=8,
+        num_heads=2,
         cross_rank=4,
         num_cross_layers=2,
         num_experts=2,

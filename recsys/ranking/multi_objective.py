@@ -1,10 +1,11 @@
 """The multi-objective ranker: collaborative, content and context signals in, one logit an objective out.
 
-Each candidate attends to the user's history (DIN, Zhou et al. 2018), its features meet in a low-rank cross network
-(DCN-V2, Wang et al. 2021), and gated experts feed one head an objective (MMoE, Ma et al. 2018). Candidates never see
-each other, so a score does not depend on the company it is in.
+Each candidate attends to the user's history, its features meet in a low-rank cross network (DCN-V2, Wang et al. 2021),
+and gated experts, shared ones and one an objective, feed the heads (CGC of PLE, Tang et al. 2020). What a place on the
+screen adds is learnt beside it and not served (PAL, Guo et al. 2019). Candidates never see each other, so a score does not
+depend on the company it is in.
 
-Shapes: B batch, L history, C candidates, D dim, T objectives, S sources, E experts, W width of the joined features.
+Shapes: B batch, L history, C candidates, D dim, H heads, T objectives, S sources, W width of the joined features.
 """
 
 import math
@@ -13,30 +14,59 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recsys.features.spec import FeatureSpec
+from recsys.features.spec import UNKNOWN, FeatureSpec, Table
 from recsys.nn.blocks import Batch, HistoryEncoder, TableEncoder
 
 NUM_SIMILARITIES = 2
+FADING_HOURS = (1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, math.inf)
+"""half-lives of what happened"""
 RARE = -3.0
 """logit of an objective before training: about 5%"""
 
 
 class TargetAttention(nn.Module):
-    """Each candidate picks the events that matter to it; a null event stands for an empty history."""
+    """Each candidate weighs every event of the history by what both are, what they share and how long ago the event was.
 
-    def __init__(self, dim: int) -> None:
+    The weights are sigmoids, not a softmax (DIN, Zhou et al. 2018; HSTU, Zhai et al. 2024), so that their sum says how
+    much of the history speaks for the candidate: a softmax cannot count. Beside them, the events that share a category's
+    value with the candidate are counted as such (the hard search of SIM, Qi et al. 2020), fading at several rates:
+    inner products of embeddings learn equality slowly or never.
+    """
+
+    def __init__(self, dim: int, num_heads: int, num_columns: int) -> None:
+        """num_columns: categories whose values are compared"""
         super().__init__()
-        self.query = nn.Linear(dim, dim, bias=False)
-        self.key = nn.Linear(dim, dim, bias=False)
-        self.null = nn.Parameter(torch.zeros(1, 1, dim))
+        self.num_heads = num_heads
+        self.query = nn.Linear(dim, dim * num_heads)
+        self.age = nn.Linear(len(FADING_HOURS), num_heads)
+        self.shared = nn.Linear(num_columns, num_heads, bias=False)
+        self.width = num_heads * dim + 2 * num_heads + num_columns * (len(FADING_HOURS) + 1)
 
-    def forward(self, candidates: Tensor, events: Tensor, present: Tensor) -> Tensor:
-        """candidates [B, C, D], events [B, L, D], present [B, L] -> [B, C, D]."""
-        events = torch.cat([self.null.expand(events.shape[0], -1, -1), events], dim=1)
-        present = torch.cat([torch.ones_like(present[:, :1]), present], dim=1)
-        scores = self.query(candidates) @ self.key(events).transpose(1, 2) / math.sqrt(events.shape[-1])
-        weights = scores.masked_fill(~present.unsqueeze(1), float("-inf")).softmax(-1)
-        return weights @ events
+    def forward(
+        self, candidates: Tensor, events: Tensor, present: Tensor, gaps: Tensor, shared: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """candidates [B, C, D], events [B, L, D], present [B, L], gaps [B, L], shared [B, C, L, K] ->
+        the mean event under the weights [B, C, H D], and how much of the history speaks for the candidate [B, C, ...].
+        """
+        query = self.query(candidates).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        likeness = query @ events.unsqueeze(1).transpose(-1, -2) / math.sqrt(events.shape[-1])
+        fading = _fading(gaps) * present.unsqueeze(-1)
+        weights = torch.sigmoid(
+            likeness + self.age(fading).transpose(1, 2).unsqueeze(2) + self.shared(shared).permute(0, 3, 1, 2)
+        )
+        weights = weights * present[:, None, None]
+        num = present.sum(-1).clamp(min=1)[:, None, None]
+        attended = (weights @ events.unsqueeze(1)).transpose(1, 2).flatten(-2) / num
+        sums = weights.sum(-1).transpose(1, 2)
+        counts = (shared.transpose(-1, -2) @ fading.unsqueeze(1)).flatten(-2)
+        shares = (shared * present[:, None, :, None]).sum(-2) / num
+        return attended, torch.cat([sums / 4, sums / num, counts / 4, shares], dim=-1)
+
+
+def _fading(gaps: Tensor) -> Tensor:
+    """log(1 + seconds) from every event to the next one [B, L] -> 2^(-hours until now / FADING_HOURS) [B, L, 7]."""
+    hours = torch.expm1(gaps).flip(-1).cumsum(-1).flip(-1).unsqueeze(-1) / 3600
+    return torch.exp2(-hours / torch.tensor(FADING_HOURS, dtype=gaps.dtype, device=gaps.device))
 
 
 class CrossNetwork(nn.Module):
@@ -54,6 +84,21 @@ class CrossNetwork(nn.Module):
         return x
 
 
+def _single_slots(table: Table) -> list[int]:
+    """Places in the ids of the columns that have one value."""
+    slots, start = [], 0
+    for column in table.of_kind("category", "categories"):
+        slots += [start] if column.slots == 1 else []
+        start += column.slots
+    return slots
+
+
+def _expert(width: int, dim: int, dropout: float) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(width, dim), nn.SiLU(), nn.Dropout(dropout), nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim)
+    )
+
+
 class MultiObjectiveRanker(nn.Module):
     """Logits [B, C, T] from request, candidate and retrieval-score tensors."""
 
@@ -65,7 +110,9 @@ class MultiObjectiveRanker(nn.Module):
         *,
         spec: FeatureSpec,
         num_scores: int,
+        num_positions: int,
         dim: int,
+        num_heads: int,
         cross_rank: int,
         num_cross_layers: int,
         num_experts: int,
@@ -73,48 +120,79 @@ class MultiObjectiveRanker(nn.Module):
         dropout: float,
         id_dropout: float,
     ) -> None:
-        """num_scores: width of candidate_scores, the retrieval features of a candidate."""
+        """
+        num_scores: width of candidate_scores, the retrieval features of a candidate; 0 for logged slates
+        num_positions: places whose influence is learnt beside everything else and left out when serving; 0 learns none
+        num_experts: that all objectives share; each has one of its own besides
+        """
         super().__init__()
         self.item_encoder = TableEncoder(spec.items, dim=dim, id_column="item", id_dropout=id_dropout)
         self.event_encoder = HistoryEncoder(dim=dim, num_objectives=spec.num_objectives)
         self.profile_encoder = TableEncoder(spec.profile, dim=dim) if spec.profile.widths else None
         self.context_encoder = TableEncoder(spec.context, dim=dim) if spec.context.widths else None
-        self.attention = TargetAttention(dim)
+        self.slots = _single_slots(spec.items)
+        self.attention = TargetAttention(dim, num_heads, len(self.slots))
         self.register_buffer("score_mean", torch.zeros(num_scores))
         self.register_buffer("score_scale", torch.ones(num_scores))
-        width = 4 * dim + num_scores + NUM_SIMILARITIES
+        self.numbers = tuple(
+            f"{name}_numbers"
+            for name, table in (("candidate", spec.items), ("profile", spec.profile), ("context", spec.context))
+            if "numbers" in table.widths
+        )
+        num_numbers = sum(table.widths.get("numbers", 0) for table in (spec.items, spec.profile, spec.context))
+        width = 3 * dim + self.attention.width + num_numbers + num_scores + NUM_SIMILARITIES
         self.cross = CrossNetwork(width=width, rank=cross_rank, num_layers=num_cross_layers)
         self.experts = nn.ModuleList(
-            nn.Sequential(
-                nn.Linear(width, expert_dim), nn.SiLU(), nn.Dropout(dropout), nn.Linear(expert_dim, expert_dim)
-            )
-            for _ in range(num_experts)
+            _expert(width, expert_dim, dropout) for _ in range(num_experts + spec.num_objectives)
         )
-        self.gates = nn.ModuleList(nn.Linear(width, num_experts) for _ in range(spec.num_objectives))
+        self.num_shared = num_experts
+        self.gates = nn.ModuleList(nn.Linear(width, num_experts + 1) for _ in range(spec.num_objectives))
         self.heads = nn.ModuleList(nn.Linear(expert_dim, 1) for _ in range(spec.num_objectives))
-        self.wide = nn.Linear(num_scores, spec.num_objectives)
+        self.wide = nn.Linear(num_scores, spec.num_objectives) if num_scores else None
+        self.positions = nn.Embedding(num_positions, spec.num_objectives) if num_positions else None
         self.has_vectors = "vectors" in spec.items.widths
         self._start_from_retrieval()
 
     def _start_from_retrieval(self) -> None:
         """Before training the order is that of the merged retrieval score, column 0, so a poor fit cannot lose it."""
-        for name, parameter in [*self.heads.named_parameters(), *self.wide.named_parameters()]:
+        for name, parameter in self.heads.named_parameters():
             nn.init.constant_(parameter, RARE if name.endswith(".bias") else 0.0)
-        with torch.no_grad():
-            self.wide.weight[:, 0] = 1.0
+        if self.wide is not None:
+            nn.init.zeros_(self.wide.weight)
+            nn.init.zeros_(self.wide.bias)
+            with torch.no_grad():
+                self.wide.weight[:, 0] = 1.0
+        if self.positions is not None:
+            nn.init.zeros_(self.positions.weight)
 
     def forward(self, batch: Batch) -> Tensor:
+        """With candidate_positions [B, C] of what was shown, the logits are those in these places, else in the first."""
         joined, scores = self._join(batch)
         crossed = self.cross(joined)
         experts = torch.stack([expert(crossed) for expert in self.experts], dim=-1)
-        logits = [
-            head((experts * gate(crossed).softmax(-1).unsqueeze(-2)).sum(-1))
-            for gate, head in zip(self.gates, self.heads, strict=True)
-        ]
-        return torch.cat(logits, dim=-1) + self.wide(scores)
+        shared, own = experts[..., : self.num_shared], experts[..., self.num_shared :]
+        logits = torch.cat(
+            [
+                head(
+                    (
+                        torch.cat([shared, own[..., place : place + 1]], -1) * gate(crossed).softmax(-1)[..., None, :]
+                    ).sum(-1)
+                )
+                for place, (gate, head) in enumerate(zip(self.gates, self.heads, strict=True))
+            ],
+            dim=-1,
+        )
+        if self.wide is not None:
+            logits = logits + self.wide(scores)
+        if self.positions is not None and "candidate_positions" in batch:
+            last = self.positions.num_embeddings - 1
+            logits = logits + self.positions(batch["candidate_positions"].clamp(max=last)) - self.positions.weight[0]
+        return logits
 
     def fit_scores(self, scores: Tensor) -> None:
         """Standardise candidate_scores [R, num_scores] by the training examples."""
+        if not scores.shape[-1]:
+            return
         self.score_mean.copy_(scores.mean(0))
         self.score_scale.copy_(scores.std(0).clamp(min=1e-3))
 
@@ -123,17 +201,26 @@ class MultiObjectiveRanker(nn.Module):
         present = batch["history_ids"][..., 0] > 0
         candidates = self.item_encoder(batch, "candidate")
         events = self.event_encoder(self.item_encoder(batch, "history"), batch["history_labels"], batch["history_gaps"])
-        attended = self.attention(candidates, events, present)
+        attended, speaking = self.attention(candidates, events, present, batch["history_gaps"], self._shared(batch))
         user = torch.zeros_like(candidates[:, 0])
         if self.context_encoder is not None:
             user = user + self.context_encoder(batch, "context")
         if self.profile_encoder is not None:
             user = user + self.profile_encoder(batch, "profile")
         user = user.unsqueeze(1).expand(-1, candidates.shape[1], -1)
+        numbers = [
+            part if part.dim() == 3 else part.unsqueeze(1).expand(-1, candidates.shape[1], -1)
+            for part in (batch[name] for name in self.numbers)
+        ]
         scores = ((batch["candidate_scores"] - self.score_mean) / self.score_scale).clamp(-5, 5)
         similarities = self._similarities(batch, present, candidates)
-        joined = [candidates, attended, candidates * (attended + user), user, scores, similarities]
+        joined = [candidates, attended, candidates * user, user, speaking, *numbers, scores, similarities]
         return torch.cat(joined, dim=-1), scores
+
+    def _shared(self, batch: Batch) -> Tensor:
+        """Whether a candidate and an event have the same known value of each category, [B, C, L, K]."""
+        candidate, event = (batch[name][..., self.slots] for name in ("candidate_ids", "history_ids"))
+        return ((candidate[:, :, None] == event[:, None]) & (candidate[:, :, None] > UNKNOWN)).float()
 
     def _similarities(self, batch: Batch, present: Tensor, candidates: Tensor) -> Tensor:
         """Largest and mean content cosine of a candidate to the history: [B, C, 2], zero without content or history."""

@@ -177,7 +177,6 @@ class Run:
             spec,
             items,
             *examples,
-            num_sources=len(chosen.retrieve.sources.names),
             loop=self.knobs.loop,
             folder=self.folder / "ranker",
             seed=self.seed,

@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -126,8 +127,19 @@ class Fitting:
             weight_decay=(self.weight_decay, 0.0, 1.0),
         )
 
-    def optimiser(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=self.weight_decay, fused=True)
+    def optimisation(self, parameters: Iterable[torch.nn.Parameter], steps: int) -> dict[str, Any]:
+        """What Lightning steps by; after `steps` the learning rate is down to nothing."""
+        optimiser = torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=self.weight_decay, fused=True)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, partial(warm_cosine, steps=steps))
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def warm_cosine(step: int, *, steps: int) -> float:
+    """Share of the learning rate: up within the first twentieth, then down a half cosine (Loshchilov & Hutter 2017)."""
+    warm = max(1, steps // 20)
+    if step < warm:
+        return (step + 1) / warm
+    return 0.5 + 0.5 * math.cos(math.pi * min(1.0, (step - warm) / max(1, steps - warm)))
 
 
 class Throughput(Callback):

@@ -5,6 +5,7 @@ Shapes: B requests, C candidates, T objectives, S sources, R cells (request, can
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -12,9 +13,8 @@ import torch
 from pytorch_lightning.loggers import Logger
 from torch import Tensor
 
-from recsys.candidates.merge import num_score_features
 from recsys.contracts import PAD
-from recsys.errors import check_ranges
+from recsys.errors import ConfigError, check_ranges
 from recsys.evaluation.metrics import Targets, hits, ndcg
 from recsys.evaluation.replay import Replay
 from recsys.features.encode import Arrays, ItemTable, encode_queries
@@ -26,7 +26,8 @@ from recsys.stages import Retrieve
 from recsys.training.loop import Fitting, Loop, index_batches
 from recsys.training.resident import Resident
 
-MONITOR = "ranking/ndcg@10"
+WATCHED = {"ndcg@10": "ranking/ndcg@10", "likelihood": "ranking/likelihood"}
+"""what the kept epoch is best in -> as it is logged"""
 BATCH = 64
 """requests put through the retrieve stage, or scored without gradients, at once"""
 
@@ -43,6 +44,8 @@ class RankingExamples:
     """[B, C, S'] float32"""
     labels: np.ndarray
     """[B, C, T] float32, NaN where missing"""
+    positions: np.ndarray | None = None
+    """[B, C] int64, places from 0 of what was shown; None for what was only retrieved"""
 
     def __len__(self) -> int:
         return len(self.candidate_rows)
@@ -74,8 +77,12 @@ def ranking_examples(
 class RankingTask(pl.LightningModule):
     """Pointwise likelihood of every objective and a listwise term on the retrieval target."""
 
-    def __init__(self, ranker: MultiObjectiveRanker, items: ItemTable, target: int, knobs: "RankingTraining") -> None:
+    def __init__(
+        self, ranker: MultiObjectiveRanker, items: ItemTable, target: int, knobs: "RankingTraining", *, steps: int
+    ) -> None:
+        """steps: after so many the learning rate is down to nothing"""
         super().__init__()
+        self.steps = steps
         self.ranker = ranker
         self.target = target
         self.knobs = knobs
@@ -106,8 +113,10 @@ class RankingTask(pl.LightningModule):
         return {"loss": loss, "examples": len(indices)}
 
     def validation_step(self, _: Tensor) -> None:
-        logits = self.all_logits(self.valid_batch)[..., self.target]
-        self.log(MONITOR, _mean_ndcg(logits, self.valid_batch, self.target), prog_bar=True)
+        batch, logits = self.valid_batch, self.all_logits(self.valid_batch)
+        loss = masked_bce(logits, batch["labels"].clamp(0, 1), batch["candidate_rows"] != PAD).sum()
+        ndcg_at_10 = _mean_ndcg(logits[..., self.target], batch, self.target)
+        self.log_dict({WATCHED["ndcg@10"]: ndcg_at_10, WATCHED["likelihood"]: -loss}, prog_bar=True)
 
     @torch.no_grad()
     def all_logits(self, batch: dict[str, Tensor]) -> Tensor:
@@ -117,8 +126,8 @@ class RankingTask(pl.LightningModule):
             [self.logits({k: v[start : start + BATCH] for k, v in batch.items()}) for start in steps]
         ).float()
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return self.knobs.optimiser(self.parameters())
+    def configure_optimizers(self) -> Any:
+        return self.knobs.optimisation(self.parameters(), self.steps)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +135,10 @@ class RankingTraining(Fitting):
     """The knobs of the ranker and of its training; an example is a request with all its candidates."""
 
     dim: int
+    num_heads: int
+    """of the attention of a candidate to the history"""
+    num_positions: int
+    """places whose influence is learnt from logged slates, the last one stands for all beyond; 0 learns none"""
     cross_rank: int
     num_cross_layers: int
     num_experts: int
@@ -136,6 +149,8 @@ class RankingTraining(Fitting):
     """of the listwise term beside the sum of the pointwise ones"""
     requests_per_user: int
     """moments of a user in the ranking period that become examples"""
+    watch: str
+    """what the kept epoch is best in on the validation requests: ndcg@10 of the target, or likelihood of all labels"""
 
     group = "ranking"
 
@@ -144,6 +159,8 @@ class RankingTraining(Fitting):
         check_ranges(
             self.group,
             dim=(self.dim, 1, 4_096),
+            num_heads=(self.num_heads, 1, 64),
+            num_positions=(self.num_positions, 0, 10_000),
             cross_rank=(self.cross_rank, 1, 4_096),
             num_cross_layers=(self.num_cross_layers, 0, 16),
             num_experts=(self.num_experts, 1, 64),
@@ -153,12 +170,16 @@ class RankingTraining(Fitting):
             listwise_weight=(self.listwise_weight, 0.0, 100.0),
             requests_per_user=(self.requests_per_user, 1, 10_000),
         )
+        if self.watch not in WATCHED:
+            raise ConfigError(f"ranking.watch is {self.watch!r}; choose one of {', '.join(WATCHED)}")
 
-    def ranker(self, spec: FeatureSpec, num_sources: int) -> MultiObjectiveRanker:
+    def ranker(self, spec: FeatureSpec, num_scores: int) -> MultiObjectiveRanker:
         return MultiObjectiveRanker(
             spec=spec,
-            num_scores=num_score_features(num_sources),
+            num_scores=num_scores,
+            num_positions=self.num_positions,
             dim=self.dim,
+            num_heads=self.num_heads,
             cross_rank=self.cross_rank,
             num_cross_layers=self.num_cross_layers,
             num_experts=self.num_experts,
@@ -174,7 +195,6 @@ class RankingTraining(Fitting):
         train: RankingExamples,
         valid: RankingExamples,
         *,
-        num_sources: int,
         loop: Loop,
         folder: Path,
         seed: int,
@@ -183,16 +203,18 @@ class RankingTraining(Fitting):
         """Train on `train`; stop early and calibrate on `valid`, which lies later. Both come back on the CPU."""
         pl.seed_everything(seed, verbose=False)
         target = list(spec.objectives).index(spec.target)
-        task = RankingTask(self.ranker(spec, num_sources), items, target, self)
+        batches = index_batches(len(train), self.batch_size, seed)
+        ranker = self.ranker(spec, train.candidate_scores.shape[-1])
+        task = RankingTask(ranker, items, target, self, steps=self.epochs * len(batches))
         task.hold(train, valid)
         loop.fit(
             task,
-            train=index_batches(len(train), self.batch_size, seed),
+            train=batches,
             valid=index_batches(1, 1, seed),
             folder=folder,
             epochs=self.epochs,
             patience=self.patience,
-            monitor=MONITOR,
+            monitor=WATCHED[self.watch],
             loggers=loggers,
         )
         task = task.cpu().eval()
@@ -210,6 +232,8 @@ def _tensors(examples: RankingExamples) -> dict[str, Tensor]:
         "candidate_scores": examples.candidate_scores,
         "labels": examples.labels,
     }
+    if examples.positions is not None:
+        arrays["candidate_positions"] = examples.positions
     return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
 
 

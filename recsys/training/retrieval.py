@@ -5,7 +5,6 @@ Shapes: B windows, L history, P = L + 1 positions, M positions that ask, T targe
 
 import math
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -210,9 +209,7 @@ class RetrievalTask(pl.LightningModule):
         self.log(MONITOR, self.watched.judge(np.concatenate(rankings)), prog_bar=True)
 
     def configure_optimizers(self) -> Any:
-        optimiser = self.knobs.optimiser(self.parameters())
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, partial(warm_cosine, steps=self.steps))
-        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return self.knobs.optimisation(self.parameters(), self.steps)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,14 +245,6 @@ def some(places: Tensor, num: int) -> Tensor:
     keys = torch.rand(places.shape, device=places.device).masked_fill(~places, -1)
     drawn = keys.topk(min(num, places.shape[1]), dim=1).indices
     return torch.zeros_like(places).scatter(1, drawn, True) & places
-
-
-def warm_cosine(step: int, *, steps: int) -> float:
-    """Share of the learning rate: up within the first twentieth, then down a half cosine (Loshchilov & Hutter 2017)."""
-    warm = max(1, steps // 20)
-    if step < warm:
-        return (step + 1) / warm
-    return 0.5 + 0.5 * math.cos(math.pi * min(1.0, (step - warm) / max(1, steps - warm)))
 
 
 MONITOR = f"retrieval/ndcg@10+recall@{RECALL_AT}"

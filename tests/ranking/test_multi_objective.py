@@ -14,7 +14,7 @@ from recsys.data.sources.synthetic import Synthetic
 from recsys.data.splits import TEST, GlobalTime
 from recsys.features.encode import encode_queries
 from recsys.features.spec import Features
-from recsys.ranking.multi_objective import CrossNetwork, MultiObjectiveRanker, TargetAttention
+from recsys.ranking.multi_objective import FADING_HOURS, CrossNetwork, MultiObjectiveRanker, TargetAttention
 from recsys.training.prepare import prepare
 
 NUM_SCORES = num_score_features(3)
@@ -37,9 +37,10 @@ def fitted(prepared):
 @pytest.fixture(scope="module")
 def ranker(fitted):
     torch.manual_seed(0)
-    sizes = {"dim": 8, "cross_rank": 4, "num_cross_layers": 2, "num_experts": 2, "expert_dim": 6}
+    sizes = {"dim": 8, "num_heads": 2, "cross_rank": 4, "num_cross_layers": 2, "num_experts": 2, "expert_dim": 6}
+    sizes["num_positions"] = 4
     ranker = MultiObjectiveRanker(spec=fitted[0], num_scores=NUM_SCORES, dropout=0.5, id_dropout=0.5, **sizes)
-    for layer in (*ranker.heads, ranker.wide):
+    for layer in (*ranker.heads, ranker.wide, ranker.positions):
         layer.reset_parameters()  # as if trained: a fresh head says nothing
     return ranker.eval().requires_grad_(False)
 
@@ -112,7 +113,8 @@ def test_padding_of_the_history_says_nothing(ranker, batch):
 
 
 def test_scores_are_standardised_by_the_training_examples(fitted):
-    sizes = {"dim": 4, "cross_rank": 2, "num_cross_layers": 0, "num_experts": 1, "expert_dim": 2}
+    sizes = {"dim": 4, "num_heads": 1, "num_positions": 0, "cross_rank": 2, "num_cross_layers": 0}
+    sizes |= {"num_experts": 1, "expert_dim": 2}
     ranker = MultiObjectiveRanker(spec=fitted[0], num_scores=2, dropout=0.0, id_dropout=0.0, **sizes)
     ranker.fit_scores(torch.tensor([[1.0, 7.0], [3.0, 7.0]]))
     assert ranker.score_mean.tolist() == [2, 7]
@@ -132,13 +134,67 @@ def test_similarities_known_answer(ranker, batch):
     assert not nobody.any()
 
 
+def test_a_place_moves_every_candidate_by_its_own_step_and_the_first_place_by_none(ranker, batch):
+    places = torch.arange(C).expand(8, C) % 6
+    steps = ranker.positions.weight - ranker.positions.weight[0]
+    found = ranker({**batch, "candidate_positions": places}) - ranker(batch)
+    torch.testing.assert_close(found, steps[places.clamp(max=3)], rtol=0, atol=1e-5)
+    torch.testing.assert_close(found[:, 0], torch.zeros_like(found[:, 0]), rtol=0, atol=1e-6)
+
+
 @torch.no_grad()
-def test_attention_without_a_history_is_the_null_event():
+def test_attention_without_a_history_is_nothing():
+    attention, nobody = TargetAttention(4, 2, 3), torch.zeros(2, 5, dtype=torch.bool)
+    shared = torch.ones(2, 3, 5, 3)
+    attended, speaking = attention(torch.randn(2, 3, 4), torch.randn(2, 5, 4), nobody, torch.randn(2, 5).abs(), shared)
+    assert not attended.any()
+    assert not speaking.any()
+
+
+@torch.no_grad()
+def test_what_is_shared_is_counted_fading_by_age():
+    """Two events, 64 and 128 hours ago, one candidate that shares the first column with both, the second with the older."""
+    attention = TargetAttention(4, 1, 2)
+    gaps = torch.full((1, 3), 64 * 3600.0).log1p()
+    present = torch.tensor([[False, True, True]])
+    shared = torch.tensor([[1.0, 1], [1, 1], [1, 0]])[None, None]
+    _, speaking = attention(torch.randn(1, 1, 4), torch.randn(1, 3, 4), present, gaps, shared)
+    newer, older = (2 ** (-hours / np.array(FADING_HOURS)) for hours in (64, 128))
+    expected = np.concatenate([np.stack([newer + older, older], axis=0).ravel() / 4, [1, 0.5]])
+    np.testing.assert_allclose(speaking[0, 0, 2:].numpy(), expected, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_attention_equals_its_slow_twin():
     torch.manual_seed(0)
-    attention = TargetAttention(4)
-    torch.nn.init.normal_(attention.null)
-    found = attention(torch.randn(2, 3, 4), torch.randn(2, 5, 4), torch.zeros(2, 5, dtype=torch.bool))
-    torch.testing.assert_close(found, attention.null.expand(2, 3, 4))
+    attention, candidates, events = TargetAttention(4, 2, 2), torch.randn(1, 2, 4), torch.randn(1, 3, 4)
+    gaps, present = torch.tensor([[9.0, 8, 7]]), torch.tensor([[False, True, True]])
+    shared = (torch.randn(1, 2, 3, 2) > 0).float()
+    attended, speaking = attention(candidates, events, present, gaps, shared)
+    seconds = gaps[0].expm1()
+    for candidate in range(2):
+        for head in range(2):
+            query = attention.query(candidates[0, candidate])[4 * head : 4 * head + 4]
+            weights = []
+            for event in (1, 2):
+                hours = seconds[event:].sum() / 3600
+                fading = torch.tensor([2 ** (-float(hours) / half) for half in FADING_HOURS])
+                logit = query @ events[0, event] / 2 + attention.age(fading)[head]
+                weights.append(torch.sigmoid(logit + attention.shared(shared[0, candidate, event])[head]))
+            mean = (weights[0] * events[0, 1] + weights[1] * events[0, 2]) / 2
+            torch.testing.assert_close(attended[0, candidate, 4 * head : 4 * head + 4], mean)
+            torch.testing.assert_close(speaking[0, candidate, head], sum(weights) / 4)
+            torch.testing.assert_close(speaking[0, candidate, 2 + head], sum(weights) / 2)
+
+
+def test_only_known_values_of_single_categories_are_shared(ranker, fitted, batch):
+    found = ranker._shared(batch)
+    columns = [column for column in fitted[0].items.of_kind("category", "categories") if column.slots == 1]
+    assert found.shape == (8, C, batch["history_ids"].shape[1], len(columns))
+    for place, slot in enumerate(ranker.slots):
+        one, other = batch["candidate_ids"][2, 3, slot], batch["history_ids"][2, :, slot]
+        assert found[2, 3, :, place].tolist() == [float(one == value and one > 1) for value in other]
+    assert not ranker._shared({name: torch.ones_like(part) for name, part in batch.items() if "ids" in name}).any()
 
 
 @torch.no_grad()

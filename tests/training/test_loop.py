@@ -6,7 +6,7 @@ import pytorch_lightning as pl
 import torch
 
 from recsys.errors import ConfigError
-from recsys.training.loop import TRAINED, Indices, Loop, Permutation, Throughput, index_batches
+from recsys.training.loop import TRAINED, Indices, Loop, Permutation, Throughput, index_batches, warm_cosine
 from recsys.training.resident import Resident
 
 SIZE, BATCH = 10, 4
@@ -180,3 +180,12 @@ def test_the_operations_of_an_example_are_counted_in_both_directions(tmp_path, m
     fit(Projecting(), tmp_path)
     assert made[0].flops == 2 * (2 * 6 * 7)
     assert len(made[0].rates) == 5
+
+
+def test_the_learning_rate_rises_for_a_twentieth_and_falls_along_a_cosine():
+    assert [warm_cosine(step, steps=105) for step in (0, 1, 4, 5, 55, 105, 200)] == pytest.approx(
+        [0.2, 0.4, 1, 1, 0.5, 0, 0]
+    )
+    falling = [warm_cosine(step, steps=105) for step in range(5, 106)]
+    assert falling == sorted(falling, reverse=True)
+    assert warm_cosine(0, steps=1) == 1

@@ -29,7 +29,6 @@ from recsys.training.retrieval import (
     shuffled,
     some,
     trimmed,
-    warm_cosine,
 )
 from recsys.training.watched import Watched
 
@@ -196,15 +195,6 @@ def test_shuffling_draws_every_order_alike_and_keeps_padding_in_front():
     counts = Counter(map(tuple, drawn[:, 2:].tolist()))
     assert len(counts) == 6
     assert sum((count - 1_000) ** 2 / 1_000 for count in counts.values()) < 20.5, "chi square, one in a thousand"
-
-
-def test_the_learning_rate_rises_for_a_twentieth_and_falls_along_a_cosine():
-    assert [warm_cosine(step, steps=105) for step in (0, 1, 4, 5, 55, 105, 200)] == pytest.approx(
-        [0.2, 0.4, 1, 1, 0.5, 0, 0]
-    )
-    falling = [warm_cosine(step, steps=105) for step in range(5, 106)]
-    assert falling == sorted(falling, reverse=True)
-    assert warm_cosine(0, steps=1) == 1
 
 
 def test_the_chance_to_be_in_the_sample_by_enumeration():

@@ -1,0 +1,337 @@
+"""A world in which every probability is known: logged slates with positions and propensities of a known policy, and
+eight kinds of interaction between what a ranker reads, each of which can be switched on alone.
+
+Shapes: U users, N items, C items that the policy chooses from, S places of a slate, R rows of the log, T objectives,
+L remembered events.
+"""
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from recsys.data.dataset import Dataset
+from recsys.data.description import Description
+from recsys.data.validation import Table, validated
+from recsys.errors import ConfigError, check_ranges
+
+START = 1_704_067_200.0
+"""2024-01-01, unix seconds UTC; a round is a day, and every user comes once in it"""
+DAY = 86_400.0
+OBJECTIVES = ("click", "like", "share", "buy")
+RATES = (0.30, 0.10, 0.03, 0.01)
+"""about the mean probabilities"""
+CATEGORIES, BRANDS, SEGMENTS, DEVICES = 6, 8, 4, 3
+OFFERED = 30
+"""items that the policy chooses a slate from"""
+REMEMBERED = 16
+"""newest events of a user that can matter"""
+FADING_DAYS = 3.0
+EFFECTS: Mapping[str, tuple[float, ...]] = {
+    "second_order": (1.0, -1.0, 0.7, 1.0),
+    "third_order": (0.9, 0.8, -1.0, 0.7),
+    "ratio": (-0.8, 0.6, 0.8, 1.2),
+    "history": (-1.0, 1.2, 0.8, -0.8),
+    "context": (0.8, -0.6, 1.0, 0.8),
+    "decay": (-0.9, 0.8, 0.8, -0.6),
+    "position": (1.0, 0.8, 0.8, 0.8),
+    "objectives": (0.8, -0.8, 0.8, -0.8),
+}
+"""kind of interaction -> its weight in the logit of each objective"""
+DESCRIPTION = Description(
+    actions=OBJECTIVES,
+    context={"device": "category", "urgency": "number", "position": "number", "propensity": "number"},
+    items={"category": "category", "brand": "category", "price": "number", "length": "number"},
+    users={"age": "number", "budget": "number", "segment": "category"},
+    objectives={name: name for name in OBJECTIVES},
+    target="click",
+    title=None,
+    order="time",
+)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Truth:
+    """What is true of every row of the log, [R, T] each, in the order of the data set."""
+
+    probabilities: np.ndarray
+    """of every objective where the item stood"""
+    unbiased: np.ndarray
+    """the same if it had stood in the first place"""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class World:
+    """Users and items."""
+
+    age: np.ndarray
+    """[U] and `length` [N], -1 to 1"""
+    budget: np.ndarray
+    """[U] and `price` [N], 1 to 9"""
+    segment: np.ndarray
+    price: np.ndarray
+    length: np.ndarray
+    category: np.ndarray
+    brand: np.ndarray
+    tastes: np.ndarray
+    """[SEGMENTS, CATEGORIES]"""
+    moods: np.ndarray
+    """[DEVICES, CATEGORIES]"""
+    checksum: np.ndarray
+    """[N] the order of what happens at one moment"""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Round:
+    """The moments of one round: what is known of every user when the request comes."""
+
+    now: np.ndarray
+    """[U] unix seconds"""
+    device: np.ndarray
+    urgency: np.ndarray
+    """[U] -1 to 1"""
+
+
+class Memory:
+    """The newest events of every user in which any objective was reached."""
+
+    def __init__(self, num_users: int) -> None:
+        self.items = np.full((num_users, REMEMBERED), -1)
+        self.times = np.zeros((num_users, REMEMBERED))
+
+    def append(self, items: np.ndarray, times: np.ndarray, happened: np.ndarray) -> None:
+        """Of all users at once: items [U], times [U]; nothing changes where nothing happened [U]."""
+        for array, newest in ((self.items, items), (self.times, times)):
+            array[happened] = np.concatenate([array[happened, 1:], newest[happened, None]], axis=1)
+
+    def alike(self, of_item: np.ndarray, shown: np.ndarray) -> np.ndarray:
+        """[U, C, L] bool, whether an event's item has the same value of_item [N] as the item shown [U, C]."""
+        return (of_item[self.items][:, None] == of_item[shown][..., None]) & (self.items >= 0)[:, None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planted:
+    """Every user is shown one slate a round; what is reached is remembered and matters later.
+
+    logit of an objective = strength (sum of weight x effect) / sqrt(sum of weight^2) + intercept, effects of about unit
+    variance. With "objectives" among the effects nothing but a click can be reached without one.
+    """
+
+    users: int
+    items: int
+    rounds: int
+    slate: int
+    seed: int
+    strength: float
+    """standard deviation of the logits"""
+    effects: Sequence[str]
+    """of EFFECTS"""
+
+    def __post_init__(self) -> None:
+        check_ranges(
+            "planted",
+            users=(self.users, 10, 10_000_000),
+            items=(self.items, OFFERED, 10_000_000),
+            rounds=(self.rounds, 2, 10_000),
+            slate=(self.slate, 1, OFFERED),
+            seed=(self.seed, 0, 2**63 - 1),
+            strength=(self.strength, 0.0, 10.0),
+        )
+        if not self.effects or not set(self.effects) <= EFFECTS.keys():
+            raise ConfigError(f"planted.effects is {list(self.effects)}; name at least one of {', '.join(EFFECTS)}")
+
+    def load(self) -> Dataset:
+        return self.logged()[0]
+
+    def logged(self) -> tuple[Dataset, Truth]:
+        """The log and what is true of it; the same for the same arguments."""
+        world = self.world()
+        _, intercepts = self._simulate(world, None)
+        parts, _ = self._simulate(world, intercepts)
+        columns = {
+            name: np.concatenate([part[name].reshape(-1, *part[name].shape[2:]) for part in parts]) for name in parts[0]
+        }
+        order = np.lexsort((world.checksum[columns["item"]], columns["user"], columns["timestamp"]))
+        columns = {name: column[order] for name, column in columns.items()}
+        truth = Truth(probabilities=columns.pop("probabilities"), unbiased=columns.pop("unbiased"))
+        return self._dataset(world, columns), truth
+
+    def world(self) -> World:
+        rng = np.random.default_rng((self.seed, 0))
+        return World(
+            age=rng.uniform(-1, 1, self.users),
+            budget=rng.uniform(1, 9, self.users),
+            segment=rng.integers(SEGMENTS, size=self.users),
+            price=rng.uniform(1, 9, self.items),
+            length=rng.uniform(-1, 1, self.items),
+            category=rng.integers(CATEGORIES, size=self.items),
+            brand=rng.integers(BRANDS, size=self.items),
+            tastes=_balanced(rng, SEGMENTS),
+            moods=_balanced(rng, DEVICES),
+            checksum=np.array([zlib.crc32(name.encode()) for name in _names("i", self.items)]),
+        )
+
+    def _simulate(self, world: World, intercepts: np.ndarray | None) -> tuple[list[dict[str, np.ndarray]], np.ndarray]:
+        """All rounds as columns [U, S], and the intercepts [T], which are found where they are not given."""
+        rng, memory = np.random.default_rng((self.seed, 1)), Memory(self.users)
+        parts, found = [], []
+        for number in range(self.rounds):
+            moment = Round(
+                now=START + number * DAY + np.floor(rng.uniform(0, DAY, self.users)),
+                device=rng.integers(DEVICES, size=self.users),
+                urgency=rng.uniform(-1, 1, self.users),
+            )
+            offered = rng.integers(self.items - OFFERED + 1, size=(self.users, 1)) + _distinct(rng, self.users)
+            logits = self._logits(world, moment, memory, offered % self.items)
+            place, propensity = _plackett_luce(rng, 0.5 * logits[..., 0], self.slate)
+            shown = np.take_along_axis(offered % self.items, place, axis=1)
+            unbiased = np.take_along_axis(logits, place[..., None], axis=1)
+            biased = unbiased + self._position_bias()
+            own = self._intercepts(biased) if intercepts is None else intercepts
+            found.append(own)
+            probabilities = self._probabilities(biased + own)
+            reached = rng.random(probabilities.shape[:2])[..., None] < probabilities[..., :1]
+            reached = np.concatenate([reached, self._after(rng, reached, probabilities)], axis=-1)
+            self._remember(world, memory, moment, shown, reached.any(-1))
+            parts.append(
+                {
+                    "user": np.repeat(np.arange(self.users)[:, None], self.slate, axis=1),
+                    "item": shown,
+                    "timestamp": np.repeat(moment.now[:, None], self.slate, axis=1),
+                    "device": np.repeat(moment.device[:, None], self.slate, axis=1),
+                    "urgency": np.repeat(moment.urgency[:, None], self.slate, axis=1),
+                    "position": np.repeat(np.arange(self.slate)[None], self.users, axis=0),
+                    "propensity": propensity,
+                    "reached": reached,
+                    "probabilities": probabilities,
+                    "unbiased": self._probabilities(unbiased + self._position_bias()[0] + own),
+                }
+            )
+        return parts, np.mean(found[len(found) // 2 :], axis=0)
+
+    def _logits(self, world: World, moment: Round, memory: Memory, offered: np.ndarray) -> np.ndarray:
+        """[U, C, T] of the items offered [U, C], without position and intercept."""
+        age, urgency, segment, device = (
+            one[:, None] for one in (world.age, moment.urgency, world.segment, moment.device)
+        )
+        length, category = world.length[offered], world.category[offered]
+        ratio = np.log(world.price[offered] / world.budget[:, None])
+        ages = (moment.now[:, None] - memory.times) / DAY
+        remembered = (memory.items >= 0).sum(1)[:, None]
+        share = memory.alike(world.category, offered).sum(-1) / np.maximum(remembered, 1)
+        recent = (memory.alike(world.brand, offered) * np.exp(-ages / FADING_DAYS)[:, None]).sum(-1)
+        effects = {
+            "second_order": (3 * age * length + world.tastes[segment, category]) / np.sqrt(2),
+            "third_order": 27**0.5 * age * length * urgency,
+            "ratio": (np.abs(ratio) - 0.7) / 0.54,
+            "history": np.where(remembered, (share - 0.17) / 0.14, 0),
+            "context": world.moods[device, category],
+            "decay": np.where(remembered, (recent / (1 + recent) - 0.33) / 0.24, 0),
+        }
+        weights = self._weights()
+        logits = np.zeros((*offered.shape, len(OBJECTIVES)))
+        for name in effects.keys() & weights.keys():
+            logits += effects[name][..., None] * weights[name]
+        if "objectives" in weights:
+            logits[..., 0] += 3**0.5 * length * weights["objectives"][0]
+            logits[..., 1:] += ((world.price[offered] - 5) / 2.3)[..., None] * weights["objectives"][1:]
+        return logits
+
+    def _weights(self) -> dict[str, np.ndarray]:
+        """effect -> [T]"""
+        chosen = {name: np.array(EFFECTS[name]) for name in EFFECTS if name in self.effects}
+        length = np.sqrt(np.sum([one**2 for one in chosen.values()], axis=0))
+        return {name: self.strength * one / length for name, one in chosen.items()}
+
+    def _position_bias(self) -> np.ndarray:
+        """[S, T]: lower places are examined less."""
+        weight = self._weights().get("position", np.zeros(len(OBJECTIVES)))
+        return -np.log1p(np.arange(self.slate))[:, None] / 0.67 * weight
+
+    def _probabilities(self, logits: np.ndarray) -> np.ndarray:
+        own = 1 / (1 + np.exp(-logits))
+        if "objectives" in self.effects:
+            own[..., 1:] *= own[..., :1]
+        return own
+
+    def _after(self, rng: np.random.Generator, clicked: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+        """[U, S, T - 1] bool, what else is reached."""
+        draw = rng.random((*clicked.shape[:2], len(OBJECTIVES) - 1))
+        if "objectives" in self.effects:
+            return clicked & (draw * probabilities[..., :1] < probabilities[..., 1:])
+        return draw < probabilities[..., 1:]
+
+    def _intercepts(self, logits: np.ndarray) -> np.ndarray:
+        """[T], by bisection to the wanted rates, one after the other since the first one may hold the others down."""
+        found = np.zeros(len(OBJECTIVES))
+        for objective, rate in enumerate(RATES):
+            low, high = -20.0, 20.0
+            for _ in range(40):
+                found[objective] = (low + high) / 2
+                above = self._probabilities(logits + found)[..., objective].mean() > rate
+                low, high = (low, found[objective]) if above else (found[objective], high)
+        return found
+
+    def _remember(self, world: World, memory: Memory, moment: Round, shown: np.ndarray, happened: np.ndarray) -> None:
+        """In the order in which a log keeps what happens at one moment."""
+        order = np.argsort(world.checksum[shown], axis=1)
+        for place in order.T:
+            column = place[:, None]
+            items, now = (np.take_along_axis(one, column, axis=1)[:, 0] for one in (shown, happened))
+            memory.append(items, moment.now, now)
+
+    def _dataset(self, world: World, columns: Mapping[str, np.ndarray]) -> Dataset:
+        users, items = _names("u", self.users), _names("i", self.items)
+        reached = dict(zip(OBJECTIVES, columns["reached"].T.astype(float), strict=True))
+        plain = {name: columns[name] for name in ("timestamp", "urgency", "position", "propensity")}
+        interactions = pl.DataFrame(
+            {
+                "user": users[columns["user"]],
+                "item": items[columns["item"]],
+                "device": _names("d", DEVICES)[columns["device"]],
+                **plain,
+                **reached,
+            }
+        )
+        catalogue = {"item": items, "price": world.price, "length": world.length}
+        catalogue |= {"category": _names("c", CATEGORIES)[world.category], "brand": _names("b", BRANDS)[world.brand]}
+        people = {"user": users, "age": world.age, "budget": world.budget}
+        people |= {"segment": _names("s", SEGMENTS)[world.segment]}
+        return validated(
+            name="planted",
+            interactions=_table("interactions", interactions, "user", "item", "timestamp"),
+            items=_table("items", pl.DataFrame(catalogue), "item"),
+            users=_table("users", pl.DataFrame(people), "user"),
+            description=DESCRIPTION,
+        )
+
+
+def _balanced(rng: np.random.Generator, rows: int) -> np.ndarray:
+    """[rows, CATEGORIES] of mean 0 in every row and column, and unit variance."""
+    table = rng.normal(size=(rows, CATEGORIES))
+    table -= table.mean(axis=1, keepdims=True)
+    table -= table.mean(axis=0)
+    return table / table.std()
+
+
+def _distinct(rng: np.random.Generator, rows: int) -> np.ndarray:
+    """[rows, OFFERED] 0 to OFFERED - 1 in random orders."""
+    return rng.permuted(np.tile(np.arange(OFFERED), (rows, 1)), axis=1)
+
+
+def _plackett_luce(rng: np.random.Generator, scores: np.ndarray, places: int) -> tuple[np.ndarray, np.ndarray]:
+    """Columns [U, S] drawn without replacement by exp(scores [U, C]), and the chance of each draw given those before."""
+    order = np.argsort(-(scores + rng.gumbel(size=scores.shape)), axis=1)
+    falling = np.exp(np.take_along_axis(scores, order, axis=1))
+    left = np.cumsum(falling[:, ::-1], axis=1)[:, ::-1]
+    return order[:, :places], (falling / left)[:, :places]
+
+
+def _names(letter: str, count: int) -> np.ndarray:
+    return np.array([f"{letter}{number:0{len(str(count))}d}" for number in range(count)], dtype=object)
+
+
+def _table(file: str, frame: pl.DataFrame, *names: str) -> Table:
+    return Table(file=f"planted {file}", frame=frame, names={name: name for name in names}, separator="|")

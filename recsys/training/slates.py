@@ -1,0 +1,94 @@
+"""Logged slates as examples of the ranker: what was shown at one moment is one request with its candidates.
+
+The request is encoded from all events at once; it equals what `encode_queries` makes of the query that the user would
+have sent (tested). Shapes: R rows of the log, B requests, C longest slate, L history, M remembered events.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from recsys.contracts import PAD
+from recsys.features.encode import Arrays, ItemTable, encode_gaps
+from recsys.features.spec import FeatureSpec
+from recsys.training.examples import encode_log, encode_users, sequences
+from recsys.training.prepare import Prepared
+from recsys.training.ranking import RankingExamples
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slates:
+    """Rows of the log that one user met at one moment."""
+
+    rows: np.ndarray
+    """[B, C] rows of the log in canonical order, PAD at the end"""
+
+    @property
+    def first(self) -> np.ndarray:
+        """[B] the row at which each request comes"""
+        return self.rows[:, 0]
+
+    @staticmethod
+    def of(prepared: Prepared, period: np.ndarray) -> "Slates":
+        """Of the rows in `period` [R] bool, ascending by first row."""
+        rows = np.flatnonzero(period)
+        users, times = prepared.replay.users[rows], prepared.replay.timestamps[rows]
+        order = np.lexsort((rows, times, users))
+        same = (np.diff(users[order]) == 0) & (np.diff(times[order]) == 0)
+        request = np.concatenate([[0], np.cumsum(~same)])
+        place = np.arange(len(order)) - np.searchsorted(request, request)
+        grouped = np.full((request[-1] + 1, place.max() + 1), PAD, dtype=np.int64)
+        grouped[request, place] = rows[order]
+        return Slates(rows=grouped[np.argsort(grouped[:, 0])])
+
+
+def logged_examples(
+    prepared: Prepared, spec: FeatureSpec, items: ItemTable, slates: Slates, *, position: str | None
+) -> RankingExamples:
+    """position: column of the context that holds places from 0; None where the log has none."""
+    replay, shown = prepared.replay, slates.rows != PAD
+    labels = np.where(shown[..., None], replay.labels[slates.rows], np.nan)
+    return RankingExamples(
+        request=_requests(prepared, spec, items, slates.first),
+        candidate_rows=np.where(shown, replay.items[slates.rows], PAD),
+        candidate_scores=np.zeros((*slates.rows.shape, 0), dtype=np.float32),
+        labels=labels.astype(np.float32),
+        positions=None if position is None else _positions(prepared, slates, position),
+    )
+
+
+def _requests(prepared: Prepared, spec: FeatureSpec, items: ItemTable, first: np.ndarray) -> Arrays:
+    """The tensors of `spec.request_tensors()` at rows [B] of the log."""
+    replay = prepared.replay
+    rows, labels, times = _histories(prepared, spec, first)
+    now = replay.seconds[first][:, None]
+    profile = encode_users(spec, prepared.dataset, replay.names)
+    context = encode_log(spec.context, prepared.dataset, replay.seconds)
+    return {
+        **items.join("history", rows),
+        "history_labels": labels,
+        "history_gaps": encode_gaps(times, now),
+        **{f"profile_{part}": array[replay.users[first]] for part, array in profile.items()},
+        **{f"context_{part}": array[first] for part, array in context.items()},
+    }
+
+
+def _histories(prepared: Prepared, spec: FeatureSpec, first: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Catalogue rows [B, L], labels [B, L, T] and timestamps [B, L] of the newest events before rows [B] of the log."""
+    replay = prepared.replay
+    events = sequences(replay, np.ones(len(replay.users), dtype=bool))
+    stride = len(replay.users)
+    ends = np.searchsorted(events.users * stride + events.rows, replay.users[first] * stride + first)
+    places = ends[:, None] + np.arange(-spec.history_length, 0)
+    known = places >= events.offsets[replay.users[first]][:, None]
+    places = np.where(known, places, 0)
+    labels = np.where(known[..., None], events.labels[places], 0).astype(np.float32)
+    times = np.where(known, replay.seconds[events.rows[places]], np.nan)
+    return np.where(known, events.items[places], PAD), labels, times
+
+
+def _positions(prepared: Prepared, slates: Slates, column: str) -> np.ndarray:
+    """[B, C] int64"""
+    places = prepared.dataset.interactions[column].cast(pl.Int64).fill_null(0).to_numpy()
+    return np.where(slates.rows == PAD, 0, places[slates.rows])

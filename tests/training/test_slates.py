@@ -1,0 +1,90 @@
+"""Logged slates become the requests that a user would have sent, with what was shown as their candidates."""
+
+import numpy as np
+import pytest
+
+from recsys.content.text import TextVectors
+from recsys.contracts import PAD
+from recsys.data.sources.planted import EFFECTS, Planted
+from recsys.data.sources.synthetic import Synthetic
+from recsys.data.splits import RANK, TEST, GlobalTime
+from recsys.features.encode import encode_queries
+from recsys.features.spec import Features
+from recsys.training.prepare import prepare
+from recsys.training.slates import Slates, logged_examples
+
+SOURCES = {
+    "planted": Planted(users=30, items=60, rounds=10, slate=4, seed=0, strength=2.0, effects=tuple(EFFECTS)),
+    "synthetic": Synthetic(users=40, items=30, events=1_500, seed=0),
+}
+
+
+@pytest.fixture(scope="module", params=sorted(SOURCES))
+def prepared(request):
+    dataset = SOURCES[request.param].load()
+    split = GlobalTime(rank=0.2, validation=0.1, test=0.2, cuts=1).splits(dataset)[0]
+    features = Features(history_length=6, max_values=3, min_count=2, leave_out=["position", "propensity"])
+    return prepare(dataset, split, features, TextVectors(dim=4, min_documents=1, seed=0))
+
+
+@pytest.fixture(scope="module")
+def slates(prepared):
+    return Slates.of(prepared, prepared.split.periods == TEST)
+
+
+@pytest.fixture(scope="module")
+def examples(prepared, slates):
+    spec, items = prepared.spec(prepared.split.known(TEST))
+    return logged_examples(prepared, spec, items, slates, position="position")
+
+
+def test_a_slate_is_what_one_user_met_at_one_moment(prepared, slates):
+    rows, replay = slates.rows, prepared.replay
+    shown = rows[rows != PAD]
+    assert sorted(shown) == np.flatnonzero(prepared.split.periods == TEST).tolist()
+    moments = set()
+    for slate in rows:
+        own = slate[slate != PAD]
+        assert (np.diff(own) > 0).all()
+        (moment,) = set(zip(replay.users[own], replay.timestamps[own], strict=True))
+        assert moment not in moments
+        moments.add(moment)
+    assert (np.diff(slates.first) > 0).all()
+
+
+def test_requests_equal_what_the_user_would_have_asked(prepared, slates, examples):
+    spec, items = prepared.spec(prepared.split.known(TEST))
+    request, _ = encode_queries(spec, items, prepared.replay.queries(slates.first, k=1))
+    assert request.keys() == examples.request.keys()
+    for name, array in request.items():
+        np.testing.assert_array_equal(examples.request[name], array, err_msg=name)
+
+
+def test_candidates_labels_and_places_are_those_of_the_log(prepared, slates, examples):
+    shown = slates.rows != PAD
+    rows = slates.rows[shown]
+    np.testing.assert_array_equal(examples.candidate_rows[shown], prepared.replay.items[rows])
+    np.testing.assert_array_equal(examples.labels[shown], prepared.replay.labels[rows])
+    np.testing.assert_array_equal(
+        examples.positions[shown], prepared.dataset.interactions["position"].to_numpy()[rows].astype(int)
+    )
+    assert (examples.candidate_rows[~shown] == PAD).all()
+    assert np.isnan(examples.labels[~shown]).all()
+
+
+def test_what_comes_later_changes_no_example(prepared):
+    """Labels of the test period are turned around: the examples of the period before stay as they are."""
+    spec, items = prepared.spec(prepared.split.known(RANK))
+    slates = Slates.of(prepared, prepared.split.periods == RANK)
+    before = logged_examples(prepared, spec, items, slates, position=None)
+    later = prepared.split.periods == TEST
+    kept = prepared.replay.labels[later].copy()
+    try:
+        prepared.replay.labels[later] = 1 - kept
+        after = logged_examples(prepared, spec, items, slates, position=None)
+    finally:
+        prepared.replay.labels[later] = kept
+    assert before.positions is None
+    for name, array in before.request.items():
+        np.testing.assert_array_equal(after.request[name], array, err_msg=name)
+    np.testing.assert_array_equal(after.labels, before.labels)
