@@ -28,7 +28,9 @@ from recsys.training.prepare import Prepared, prepare
 NAME = "movietweetings-100k"
 CORE = 5
 SHARE = 0.2
-"""of the items that are withheld, once for choices and once, others, for the figures"""
+"""of the items that are withheld"""
+DRAWS = {VALIDATION: (0, 1, 2, 4), TEST: (3,)}
+"""the fifths that are withheld, one at a time"""
 K = 20
 DESCRIPTION = {
     "interactions": {
@@ -104,13 +106,15 @@ class World:
     """[N] bool, what the known rows hold"""
 
     @staticmethod
-    def of(dataset: Dataset, split: Split, period: int, features: Features, content: TextVectors) -> "World":
-        """Of the withheld items only what happens in `period` is left; in VALIDATION those of TEST do not exist yet."""
-        withheld = {one: draw(dataset.items[ITEM], one) for one in (VALIDATION, TEST)}
-        cold = withheld[period]
+    def of(
+        dataset: Dataset, split: Split, period: int, features: Features, content: TextVectors, number: int
+    ) -> "World":
+        """Of the items of draw `number` only what happens in `period` is left; in VALIDATION those of TEST do not exist yet."""
+        cold = draw(dataset.items[ITEM], number)
         gone = _of(dataset, cold) & (split.periods < period)
         if period == VALIDATION:
-            gone |= _of(dataset, withheld[TEST])
+            for withheld in DRAWS[TEST]:
+                gone |= _of(dataset, draw(dataset.items[ITEM], withheld))
         left = replace(dataset, interactions=dataset.interactions.filter(pl.Series(~gone)))
         prepared = prepare(left, replace(split, periods=split.periods[~gone]), features, content)
         asked = Questions.of(left, prepared.split, prepared.replay, period, remove_seen=True)

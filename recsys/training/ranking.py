@@ -92,7 +92,7 @@ class RankingTask(pl.LightningModule):
 
     def hold(self, train: RankingExamples, valid: RankingExamples) -> None:
         """Keep both sets; they move to the device when training starts."""
-        self.train_batch, self.valid_batch = _tensors(train), _tensors(valid)
+        self.train_batch, self.valid_batch = tensors(train), tensors(valid)
         rows = self.train_batch["candidate_rows"]
         self.ranker.fit_scores(self.train_batch["candidate_scores"][rows != PAD])
 
@@ -218,14 +218,15 @@ class RankingTraining(Fitting):
             loggers=loggers,
         )
         task = task.cpu().eval()
-        batch = _tensors(valid)
+        batch = tensors(valid)
         present = batch["candidate_rows"] != PAD
         calibrator = PlattCalibrator(spec.num_objectives)
         calibrator.fit(task.all_logits(batch)[present], batch["labels"][present], present.nonzero()[:, 0])
         return task.ranker, calibrator
 
 
-def _tensors(examples: RankingExamples) -> dict[str, Tensor]:
+def tensors(examples: RankingExamples) -> dict[str, Tensor]:
+    """All that the task reads of examples."""
     arrays = {
         **examples.request,
         "candidate_rows": examples.candidate_rows,

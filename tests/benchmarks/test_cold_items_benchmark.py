@@ -47,7 +47,10 @@ def worlds(dataset: Dataset) -> dict[int, World]:
     split = GlobalTime(rank=0.2, validation=0.2, test=0.2, cuts=1).splits(dataset)[0]
     features = Features(history_length=10, max_values=4, min_count=1, leave_out=[])
     content = TextVectors(dim=4, min_documents=1, seed=0)
-    return {period: World.of(dataset, split, period, features, content) for period in (VALIDATION, TEST)}
+    return {
+        period: World.of(dataset, split, period, features, content, cold_world.DRAWS[period][0])
+        for period in (VALIDATION, TEST)
+    }
 
 
 def met(world: World, rows: np.ndarray) -> np.ndarray:

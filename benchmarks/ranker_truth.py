@@ -1,0 +1,275 @@
+"""Does the ranker learn what there is to learn? On a planted world, where every probability is known.
+
+The world logs slates of a known policy: eight kinds of interaction between users, items, moments and histories, four
+objectives from 30% to 1%. The last tenth of the events is the test, the quarter before it stops and calibrates the
+training. A system's share of the explainable loss is (constant - system) / (constant - truth), in expected log loss
+under the known probabilities. Three seeds of the ranker and of four twins that learn one objective each; one twin in a
+world without position bias, compared by how they order slates by relevance; one whose history is pooled instead of
+attended to; LightGBM on the same features; then each kind of interaction alone.
+
+`python ranker_truth.py seed=7` plants another world. Writes benchmarks/results/ranker_truth.json.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from ranker_peers import boosted, pooled, rates
+from ranker_world import Examples, agreement, worth
+from result_file import Figure, write_result
+from rich import box
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from recsys.data.sources.planted import EFFECTS, OBJECTIVES, Planted
+from recsys.errors import ConfigError, exit_on_error
+from recsys.training.loop import Loop
+from recsys.training.ranking import RankingTask, RankingTraining, tensors
+
+SEEDS = (0, 1, 2)
+WORKERS = 2
+OURS, UNBIASED, POOLED, BOOSTED, RANKED, RATES = (
+    "ranker",
+    "ranker, no position bias in its world",
+    "history pooled, no attention",
+    "LightGBM",
+    "LightGBM lambdarank",
+    "rate of the item",
+)
+KNOBS = RankingTraining(
+    dim=32,
+    num_heads=2,
+    num_positions=10,
+    cross_rank=32,
+    num_cross_layers=2,
+    num_experts=3,
+    expert_dim=64,
+    dropout=0.0,
+    id_dropout=0.5,
+    listwise_weight=0.0,
+    requests_per_user=1,
+    watch="likelihood",
+    batch_size=160,
+    epochs=2,
+    patience=5,
+    learning_rate=0.003,
+    weight_decay=0.01,
+)
+ALONE = replace(KNOBS, epochs=3)
+
+Row = dict[str, Any]
+
+console = Console()
+
+
+def single(name: str) -> str:
+    return f"twin for {name} alone"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One system to train in one world."""
+
+    system: str
+    file: Path
+    """of the examples"""
+    seed: int
+    objectives: tuple[str, ...] = OBJECTIVES
+    """those that it learns"""
+    knobs: RankingTraining = KNOBS
+
+
+def run(job: Job) -> Row:
+    """What the system is worth on the test."""
+    torch.set_num_threads(1)
+    examples = Examples.read(job.file)
+    started = time.process_time()
+    peers: dict[str, Callable[[Examples], np.ndarray]] = {
+        BOOSTED: boosted,
+        RANKED: partial(boosted, ranked=True),
+        RATES: rates,
+    }
+    predicted, scores = (peers[job.system](examples), None) if job.system in peers else learnt(job, examples)
+    row = {"system": job.system, "seed": job.seed, "cpu_seconds": round(time.process_time() - started)}
+    if job.system != RANKED:
+        found = worth(examples.probabilities, predicted)
+        row["objectives"] = {name: found[name] for name in job.objectives}
+    row["agreement"] = agreement(examples.unbiased, predicted if scores is None else scores)
+    return row
+
+
+def learnt(job: Job, examples: Examples) -> tuple[np.ndarray, np.ndarray]:
+    """Calibrated probabilities where the items stood, and the relevance whatever the place, [B, C, T] each."""
+    wanted = np.isin(OBJECTIVES, job.objectives)
+    train, valid = (
+        replace(one, labels=np.where(wanted, one.labels, np.nan).astype(np.float32))
+        for one in (examples.train, examples.valid)
+    )
+    with TemporaryDirectory() as folder, pooled(job.system == POOLED):
+        ranker, calibrator = job.knobs.fit(
+            examples.spec,
+            examples.items,
+            train,
+            valid,
+            loop=Loop(accelerator="cpu", precision="32-true", progress=False, threads=1),
+            folder=Path(folder),
+            seed=job.seed,
+            loggers=[],
+        )
+    task = RankingTask(ranker, examples.items, 0, job.knobs, steps=1).eval()
+    batch = tensors(examples.test)
+    with torch.no_grad():
+        shown = calibrator(task.all_logits(batch)).double().numpy()
+        batch.pop("candidate_positions")
+        return shown, task.all_logits(batch).double().numpy()
+
+
+def jobs(files: dict[str, Path]) -> Iterable[Job]:
+    """The longest first."""
+    everything = files["everything"]
+    for seed in SEEDS:
+        yield Job(system=OURS, file=everything, seed=seed)
+        for name in OBJECTIVES:
+            yield Job(system=single(name), file=everything, seed=seed, objectives=(name,))
+    yield Job(system=UNBIASED, file=files["no position"], seed=SEEDS[0])
+    yield Job(system=POOLED, file=everything, seed=SEEDS[0])
+    for system in (BOOSTED, RANKED, RATES):
+        yield Job(system=system, file=everything, seed=SEEDS[0])
+    for effect in EFFECTS:
+        yield Job(system=f"{effect} alone", file=files[effect], seed=SEEDS[0], knobs=ALONE)
+
+
+def worlds(seed: int) -> dict[str, Planted]:
+    large = Planted(users=8_000, items=500, rounds=25, slate=10, seed=seed, strength=2.0, effects=tuple(EFFECTS))
+    without = replace(large, effects=tuple(name for name in EFFECTS if name != "position"))
+    alone = {name: replace(large, users=2_500, strength=3.0, effects=(name,)) for name in EFFECTS}
+    return {"everything": large, "no position": without, **alone}
+
+
+def _saved(file: Path, world: Planted) -> Path:
+    return Examples.of(world).save(file)
+
+
+def measured(seed: int) -> list[Row]:
+    with (
+        TemporaryDirectory() as folder,
+        ProcessPoolExecutor(WORKERS, mp_context=get_context("spawn")) as pool,
+        Progress(console=console) as progress,
+    ):
+        planted = worlds(seed)
+        bar = progress.add_task("worlds", total=len(planted))
+        saving = {pool.submit(_saved, Path(folder, name), world): name for name, world in planted.items()}
+        for _ in as_completed(saving):
+            progress.advance(bar)
+        files = {name: future.result() for future, name in saving.items()}
+        planned = list(jobs(files))
+        bar = progress.add_task("systems", total=len(planned))
+        futures = [pool.submit(run, job) for job in planned]
+        for _ in as_completed(futures):
+            progress.advance(bar)
+        return [future.result() for future in futures]
+
+
+def of(rows: Sequence[Row], system: str) -> list[Row]:
+    return [row for row in rows if row["system"] == system]
+
+
+def figures(rows: Sequence[Row]) -> dict[str, Figure]:
+    ours = [one for row in of(rows, OURS) for one in row["objectives"].values()]
+    alone = [one["share"] for name in EFFECTS for one in of(rows, f"{name} alone")[0]["objectives"].values()]
+    biased, unbiased = (of(rows, system)[0]["agreement"] for system in (OURS, UNBIASED))
+    return {
+        "worst_share_of_explainable_loss": Figure(
+            value=min(one["share"] for one in ours), unit="share, worst objective and seed", goal=0.95, better="higher"
+        ),
+        "worst_ece": Figure(
+            value=max(one["ece"] for one in ours), unit="probability, 20 bins of equal mass", goal=0.01, better="lower"
+        ),
+        "worst_pcoc_distance": Figure(
+            value=round(max(abs(one["predicted_over_true"] - 1) for one in ours), 4),
+            unit="|predicted / true - 1|",
+            goal=0.02,
+            better="lower",
+        ),
+        "worst_standard_errors_behind_single_task": Figure(
+            value=round(max(behind(rows, name) for name in OBJECTIVES), 2),
+            unit="standard errors over seeds",
+            goal=2.0,
+            better="lower",
+        ),
+        "worst_share_of_an_interaction_alone": Figure(
+            value=min(alone), unit="share, worst objective", goal=0.9, better="higher"
+        ),
+        "worst_agreement_lost_to_position_bias": Figure(
+            value=round(max(unbiased[name] - biased[name] for name in OBJECTIVES), 4),
+            unit="rank correlation with relevance",
+            goal=0.01,
+            better="lower",
+        ),
+    }
+
+
+def behind(rows: Sequence[Row], name: str) -> float:
+    """How far the ranker's share lies below that of its single-task twin, in standard errors of the difference."""
+    shares = [[row["objectives"][name]["share"] for row in of(rows, system)] for system in (single(name), OURS)]
+    twin, ours = (np.array(one) for one in shares)
+    error = np.sqrt(twin.var(ddof=1) / len(twin) + ours.var(ddof=1) / len(ours))
+    return float((twin.mean() - ours.mean()) / max(error, 1e-4))
+
+
+def table(rows: Sequence[Row]) -> Table:
+    shown = Table(
+        title="Share of the explainable loss (predicted / true) by objective; rank correlation of clicks with relevance",
+        box=box.SIMPLE_HEAD,
+        title_justify="left",
+    )
+    for heading in ("system", "seed", *OBJECTIVES, "order", "CPU s"):
+        shown.add_column(heading, justify="left" if heading == "system" else "right")
+    for row in rows:
+        found = row.get("objectives", {})
+        cells = [
+            f"{found[name]['share']:.3f} ({found[name]['predicted_over_true']:.2f})" if name in found else ""
+            for name in OBJECTIVES
+        ]
+        shown.add_row(
+            row["system"], str(row["seed"]), *cells, f"{row['agreement']['click']:.3f}", str(row["cpu_seconds"])
+        )
+    return shown
+
+
+def world_seed(arguments: Sequence[str]) -> int:
+    """ConfigError for anything but seed=N."""
+    if not arguments:
+        return 0
+    key, _, value = arguments[0].partition("=")
+    if len(arguments) > 1 or key != "seed" or not value.isdigit():
+        raise ConfigError(f"{' '.join(arguments)} is no argument of this benchmark; write seed=7 or nothing")
+    return int(value)
+
+
+def main() -> None:
+    start, seed = time.perf_counter(), world_seed(sys.argv[1:])
+    rows = measured(seed)
+    claimed = figures(rows)
+    console.print(table(rows))
+    for name, figure in claimed.items():
+        verdict = "reached" if figure.reached else "[bold red]missed[/]"
+        console.print(f"{name:42} {figure.value}  {figure.unit}, goal {figure.goal}: {verdict}")
+    file = write_result("ranker_truth", rows, claimed, time.perf_counter() - start)
+    console.print(f"\nresult   {file}")
+    console.print(f"next     python benchmarks/ranker_truth.py seed={seed + 1}", style="bold")
+
+
+if __name__ == "__main__":
+    with exit_on_error():
+        main()
