@@ -5,6 +5,7 @@ import math
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -221,6 +222,12 @@ class Loop:
         self.accelerator = accelerator
         self.precision = precision
         self.progress = progress
+
+    def quiet(self) -> "Loop":
+        """The same without a progress bar."""
+        loop = copy(self)
+        loop.progress = False
+        return loop
 
     def fit(
         self,

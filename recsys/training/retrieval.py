@@ -5,6 +5,7 @@ Shapes: B windows, L history, P = L + 1 positions, M positions that ask, T targe
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from recsys.nn.softmax import softmax_loss
 from recsys.retrieval.two_tower import TowerEnsemble, TwoTower
 from recsys.training.examples import Sequences, Windows, encode_log, encode_users, sequences, windows
 from recsys.training.loop import Fitting, Loop, bucket_batches, index_batches
+from recsys.training.members import side_by_side
 from recsys.training.prepare import Prepared
 from recsys.training.resident import Resident
 from recsys.training.watched import RECALL_AT, STEP, Watched
@@ -329,28 +331,46 @@ class RetrievalTraining(Fitting):
 
         Returns the towers on the CPU, the item vectors [N, members * D] and the number of epochs, a mean over members.
         """
-        fitted = []
-        for number in range(self.members):
-            own_seed = seed + MEMBER_SEEDS * number
-            pl.seed_everything(own_seed, verbose=False)
-            batches = bucket_batches(examples.windows.sizes, self.batch_size, own_seed)
-            task = RetrievalTask(self.towers(spec), items, examples, watched, self, steps=self.epochs * len(batches))
-            trained = loop.fit(
-                task,
-                train=batches,
-                valid=index_batches(1, 1, own_seed) if watched else None,
-                folder=folder.with_name(f"{folder.name}_{number + 1}") if number else folder,
-                epochs=epochs or self.epochs,
-                patience=self.patience,
-                monitor=MONITOR if watched else None,
-                loggers=loggers,
-            )
-            task = task.cpu().eval()
-            with torch.no_grad():
-                fitted.append((task.towers, task.catalogue_vectors().numpy(), trained))
-        towers, vectors, epochs_of = zip(*fitted, strict=True)
+        member = partial(self._member, spec, items, examples, watched, folder=folder, epochs=epochs, seed=seed)
+        train = partial(member, loop=loop, loggers=loggers)
+        quietly = partial(member, loop=loop.quiet(), loggers=[])
+        cores = None if loop.accelerator == "cpu" else 1
+        towers, vectors, epochs_of = zip(*side_by_side(train, quietly, self.members, cores), strict=True)
         joined = np.concatenate(vectors, axis=1) / np.float32(math.sqrt(self.members))
         return TowerEnsemble(towers), joined, round(float(np.mean(epochs_of)))
+
+    def _member(
+        self,
+        spec: FeatureSpec,
+        items: ItemTable,
+        examples: RetrievalExamples,
+        watched: Watched | None,
+        number: int,
+        *,
+        loop: Loop,
+        folder: Path,
+        epochs: int | None,
+        seed: int,
+        loggers: list[Logger],
+    ) -> tuple[TwoTower, np.ndarray, int]:
+        """One pair of towers, its item vectors [N, D] and its epochs; read back where it was trained before."""
+        own_seed = seed + MEMBER_SEEDS * number
+        pl.seed_everything(own_seed, verbose=False)
+        batches = bucket_batches(examples.windows.sizes, self.batch_size, own_seed)
+        task = RetrievalTask(self.towers(spec), items, examples, watched, self, steps=self.epochs * len(batches))
+        trained = loop.fit(
+            task,
+            train=batches,
+            valid=index_batches(1, 1, own_seed) if watched else None,
+            folder=folder.with_name(f"{folder.name}_{number + 1}") if number else folder,
+            epochs=epochs or self.epochs,
+            patience=self.patience,
+            monitor=MONITOR if watched else None,
+            loggers=loggers,
+        )
+        task = task.cpu().eval()
+        with torch.no_grad():
+            return task.towers, task.catalogue_vectors().numpy(), trained
 
 
 def _with_pad(array: np.ndarray, value: float) -> np.ndarray:
