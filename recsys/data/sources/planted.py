@@ -175,41 +175,53 @@ class Planted:
 
     def _simulate(self, world: World, intercepts: np.ndarray | None) -> tuple[list[dict[str, np.ndarray]], np.ndarray]:
         """All rounds as columns [U, S], and the intercepts [T], which are found where they are not given."""
-        rng, memory = np.random.default_rng((self.seed, 1)), Memory(self.users)
+        rng, memory, bias = np.random.default_rng((self.seed, 1)), Memory(self.users), self._position_bias()
         parts, found = [], []
         for number in range(self.rounds):
-            moment = Round(
-                now=START + number * DAY + np.floor(rng.uniform(0, DAY, self.users)),
-                device=rng.integers(DEVICES, size=self.users),
-                urgency=rng.uniform(-1, 1, self.users),
-            )
-            offered = rng.integers(self.items - OFFERED + 1, size=(self.users, 1)) + _distinct(rng, self.users)
-            logits = self._logits(world, moment, memory, offered % self.items)
-            place, propensity = _plackett_luce(rng, 0.5 * logits[..., 0], self.slate)
-            shown = np.take_along_axis(offered % self.items, place, axis=1)
-            unbiased = np.take_along_axis(logits, place[..., None], axis=1)
-            biased = unbiased + self._position_bias()
-            own = self._intercepts(biased) if intercepts is None else intercepts
-            found.append(own)
-            probabilities = self._probabilities(biased + own)
-            reached = rng.random(probabilities.shape[:2])[..., None] < probabilities[..., :1]
-            reached = np.concatenate([reached, self._after(rng, reached, probabilities)], axis=-1)
+            moment = self._moment(rng, number)
+            shown, propensity, logits = self._slates(rng, world, moment, memory)
+            own = self._intercepts(logits + bias) if intercepts is None else intercepts
+            probabilities = self._probabilities(logits + bias + own)
+            reached = self._reached(rng, probabilities)
             self._remember(world, memory, moment, shown, reached.any(-1))
+            found.append(own)
             parts.append(
                 {
-                    "user": np.repeat(np.arange(self.users)[:, None], self.slate, axis=1),
+                    "user": self._wide(np.arange(self.users)),
                     "item": shown,
-                    "timestamp": np.repeat(moment.now[:, None], self.slate, axis=1),
-                    "device": np.repeat(moment.device[:, None], self.slate, axis=1),
-                    "urgency": np.repeat(moment.urgency[:, None], self.slate, axis=1),
-                    "position": np.repeat(np.arange(self.slate)[None], self.users, axis=0),
+                    "timestamp": self._wide(moment.now),
+                    "device": self._wide(moment.device),
+                    "urgency": self._wide(moment.urgency),
+                    "position": np.tile(np.arange(self.slate), (self.users, 1)),
                     "propensity": propensity,
                     "reached": reached,
                     "probabilities": probabilities,
-                    "unbiased": self._probabilities(unbiased + self._position_bias()[0] + own),
+                    "unbiased": self._probabilities(logits + bias[0] + own),
                 }
             )
         return parts, np.mean(found[len(found) // 2 :], axis=0)
+
+    def _moment(self, rng: np.random.Generator, number: int) -> Round:
+        return Round(
+            now=START + number * DAY + np.floor(rng.uniform(0, DAY, self.users)),
+            device=rng.integers(DEVICES, size=self.users),
+            urgency=rng.uniform(-1, 1, self.users),
+        )
+
+    def _slates(
+        self, rng: np.random.Generator, world: World, moment: Round, memory: Memory
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What the policy, which knows something of clicks, shows: items and propensities [U, S], logits [U, S, T]."""
+        first = rng.integers(self.items - OFFERED + 1, size=(self.users, 1))
+        offered = first + rng.permuted(np.tile(np.arange(OFFERED), (self.users, 1)), axis=1)
+        logits = self._logits(world, moment, memory, offered)
+        place, propensity = _plackett_luce(rng, 0.5 * logits[..., 0], self.slate)
+        shown = np.take_along_axis(offered, place, axis=1)
+        return shown, propensity, np.take_along_axis(logits, place[..., None], axis=1)
+
+    def _wide(self, column: np.ndarray) -> np.ndarray:
+        """[U] -> [U, S]"""
+        return np.repeat(column[:, None], self.slate, axis=1)
 
     def _logits(self, world: World, moment: Round, memory: Memory, offered: np.ndarray) -> np.ndarray:
         """[U, C, T] of the items offered [U, C], without position and intercept."""
@@ -232,8 +244,8 @@ class Planted:
         }
         weights = self._weights()
         logits = np.zeros((*offered.shape, len(OBJECTIVES)))
-        for name in effects.keys() & weights.keys():
-            logits += effects[name][..., None] * weights[name]
+        for name, effect in effects.items():
+            logits += effect[..., None] * weights.get(name, 0.0)
         if "objectives" in weights:
             logits[..., 0] += 3**0.5 * length * weights["objectives"][0]
             logits[..., 1:] += ((world.price[offered] - 5) / 2.3)[..., None] * weights["objectives"][1:]
@@ -256,12 +268,13 @@ class Planted:
             own[..., 1:] *= own[..., :1]
         return own
 
-    def _after(self, rng: np.random.Generator, clicked: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-        """[U, S, T - 1] bool, what else is reached."""
-        draw = rng.random((*clicked.shape[:2], len(OBJECTIVES) - 1))
+    def _reached(self, rng: np.random.Generator, probabilities: np.ndarray) -> np.ndarray:
+        """[U, S, T] bool"""
+        draws = rng.random(probabilities.shape)
+        reached = draws < probabilities
         if "objectives" in self.effects:
-            return clicked & (draw * probabilities[..., :1] < probabilities[..., 1:])
-        return draw < probabilities[..., 1:]
+            reached[..., 1:] = reached[..., :1] & (draws[..., 1:] * probabilities[..., :1] < probabilities[..., 1:])
+        return reached
 
     def _intercepts(self, logits: np.ndarray) -> np.ndarray:
         """[T], by bisection to the wanted rates, one after the other since the first one may hold the others down."""
@@ -314,11 +327,6 @@ def _balanced(rng: np.random.Generator, rows: int) -> np.ndarray:
     table -= table.mean(axis=1, keepdims=True)
     table -= table.mean(axis=0)
     return table / table.std()
-
-
-def _distinct(rng: np.random.Generator, rows: int) -> np.ndarray:
-    """[rows, OFFERED] 0 to OFFERED - 1 in random orders."""
-    return rng.permuted(np.tile(np.arange(OFFERED), (rows, 1)), axis=1)
 
 
 def _plackett_luce(rng: np.random.Generator, scores: np.ndarray, places: int) -> tuple[np.ndarray, np.ndarray]:
