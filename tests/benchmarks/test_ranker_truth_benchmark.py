@@ -116,8 +116,15 @@ def test_figures_take_the_worst_and_count_standard_errors():
     assert found["worst_agreement_lost_to_position_bias"].value == pytest.approx(0.04)
 
 
-def test_only_a_seed_is_an_argument():
-    assert (ranker_truth.world_seed([]), ranker_truth.world_seed(["seed=7"])) == (0, 7)
-    for wrong in (["seed=x"], ["sead=1"], ["seed=1", "seed=2"]):
-        with pytest.raises(ConfigError, match="write seed=7 or nothing"):
-            ranker_truth.world_seed(wrong)
+def test_one_seed_has_no_twins(tmp_path):
+    planned = list(ranker_truth.jobs(dict.fromkeys(ranker_truth.worlds(0), tmp_path), 1))
+    assert not any("twin" in job.system for job in planned)
+    assert len(list(ranker_truth.jobs(dict.fromkeys(ranker_truth.worlds(0), tmp_path), 3))) == len(planned) + 2 + 12
+
+
+def test_only_seeds_are_arguments():
+    assert ranker_truth.read([]) == (0, 3)
+    assert ranker_truth.read(["seed=7", "seeds=1"]) == (7, 1)
+    for wrong in ("seed=x", "sead=1", "seeds=0"):
+        with pytest.raises(ConfigError, match="write seed=7, seeds=1 or nothing"):
+            ranker_truth.read([wrong])
