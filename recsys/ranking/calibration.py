@@ -11,6 +11,8 @@ from torch.nn import functional as F
 
 MIN_POSITIVES = 5
 """with fewer positives an objective only has its base rate moved"""
+PAIRS = 16
+"""negatives that a positive is compared with"""
 MIN_SCALE = 0.1
 """a smaller scale would leave candidates so alike that rules and diversity alone decide"""
 
@@ -34,9 +36,9 @@ class PlattCalibrator(nn.Module):
     def fit(self, logits: Tensor, labels: Tensor, requests: Tensor) -> None:
         """Maximum likelihood on logits [R, T] and labels [R, T] (NaN is missing) of a later period than training.
 
-        requests [R] int64 says whose candidate a row is. The scale is fitted within requests, each with an intercept
-        of its own: what is positive in a request at all moves from period to period, and must not speak for or
-        against the order of its candidates. The shift then gives the probabilities the base rate of all rows.
+        requests [R] int64 says whose candidate a row is. The scale is fitted within requests: what is positive in a
+        request at all moves from period to period, and must not speak for or against the order of its candidates. The
+        shift then gives the probabilities the base rate of all rows.
         """
         for objective in range(logits.shape[1]):
             known = ~labels[:, objective].isnan()
@@ -54,15 +56,31 @@ def _fit_affine(logits: Tensor, labels: Tensor, requests: Tensor) -> tuple[float
 
 
 def _scale(logits: Tensor, labels: Tensor, requests: Tensor) -> float:
-    _, own = requests.unique(return_inverse=True)
-    share = torch.zeros(int(own.max()) + 1).double().scatter_reduce(0, own, labels, "mean", include_self=False)
-    mixed = ((share > 0) & (share < 1))[own]
-    if not mixed.any():
+    """Greatest likelihood that of a positive and a negative of one request the positive is the one it is:
+    sigmoid(scale * (logit - logit)), in which the request's own intercept is gone (Chamberlain 1980).
+
+    Fitting an intercept for every request beside the scale would make it too large, by half with ten candidates (Neyman
+    and Scott 1948).
+    """
+    positives, negatives = _pairs(labels, requests)
+    if not len(positives):
         return 1.0
-    _, own = own[mixed].unique(return_inverse=True)
-    scale, intercepts = torch.ones(()).double(), torch.zeros(int(own.max()) + 1).double()
-    _fit_logistic((scale, intercepts), lambda: scale * logits[mixed] + intercepts[own], labels[mixed])
+    ahead, scale = logits[positives] - logits[negatives], torch.ones(()).double()
+    _fit_logistic((scale,), lambda: scale * ahead, torch.ones_like(ahead))
     return scale.item()
+
+
+def _pairs(labels: Tensor, requests: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows of positives and, PAIRS for each, of negatives drawn from the same request; [P] each."""
+    positives, negatives = torch.nonzero(labels > 0)[:, 0], torch.nonzero(labels == 0)[:, 0]
+    negatives = negatives[requests[negatives].argsort(stable=True)]
+    of_negatives, of_positives = requests[negatives].contiguous(), requests[positives].contiguous()
+    first, last = (torch.searchsorted(of_negatives, of_positives, right=right) for right in (False, True))
+    paired = last > first
+    positives, first, num = positives[paired], first[paired], (last - first)[paired]
+    draws = torch.rand(len(positives), PAIRS, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    places = first[:, None] + (draws * num[:, None]).long()
+    return positives.repeat_interleave(PAIRS), negatives[places.flatten()]
 
 
 def _shift(logits: Tensor, labels: Tensor) -> float:

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from recsys.ranking.calibration import MIN_POSITIVES, MIN_SCALE, PlattCalibrator
+from recsys.ranking.calibration import MIN_POSITIVES, MIN_SCALE, PlattCalibrator, _pairs
 
 
 def world(num, seed, scale, shift):
@@ -28,12 +28,32 @@ def test_a_known_affine_map_is_recovered(scale, shift):
     assert float(calibrator.shift) == pytest.approx(shift, abs=0.05)
 
 
-def test_the_fitted_mean_is_the_base_rate_and_the_fit_is_the_optimum():
+def test_the_fitted_mean_is_the_base_rate():
     logits, labels = world(5_000, 1, 0.7, -2.0)
-    calibrator = fitted(logits, labels)
-    probabilities = calibrator(logits)
-    assert float(probabilities.mean()) == pytest.approx(float(labels.mean()), abs=1e-4)
-    assert float(((probabilities - labels) * logits).mean()) == pytest.approx(0, abs=1e-4)
+    assert float(fitted(logits, labels)(logits).mean()) == pytest.approx(float(labels.mean()), abs=1e-4)
+
+
+def test_small_requests_do_not_inflate_the_scale():
+    """Ten candidates a request, each request with a base rate of its own: an intercept a request would say 1.3 or more."""
+    requests = torch.arange(4_000).repeat_interleave(10)
+    logits, _ = world(len(requests), 12, 1.0, 0.0)
+    offset = torch.randn(4_000, 1, generator=torch.Generator().manual_seed(13))[requests]
+    chances = torch.sigmoid(logits + offset - 2)
+    labels = (torch.rand(chances.shape, generator=torch.Generator().manual_seed(14)) < chances).float()
+    assert float(fitted(logits, labels, requests).scale) == pytest.approx(1, abs=0.04)
+
+
+def test_pairs_are_a_positive_and_a_negative_of_one_request():
+    generator = torch.Generator().manual_seed(15)
+    requests = torch.randint(0, 30, (400,), generator=generator)
+    labels = (torch.rand(400, generator=generator) < 0.2).double()
+    labels[requests == 7], labels[requests == 8] = 1, 0
+    positives, negatives = _pairs(labels, requests)
+    assert (labels[positives] == 1).all()
+    assert (labels[negatives] == 0).all()
+    assert torch.equal(requests[positives], requests[negatives])
+    wanted = (labels == 1) & (requests != 7)
+    assert positives.unique().tolist() == torch.nonzero(wanted)[:, 0].tolist()
 
 
 def test_the_order_of_candidates_is_kept_even_when_the_labels_speak_against_it():
