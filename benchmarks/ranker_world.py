@@ -6,7 +6,6 @@ Shapes: B requests, C places of a slate, T objectives, R = B * C impressions.
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -134,6 +133,3 @@ def tabular(examples: RankingExamples, items: ItemTable, slots: list[int]) -> np
 
 def _of_request(request: dict[str, np.ndarray]) -> list[np.ndarray]:
     return [part for name, part in sorted(request.items()) if name.startswith(("profile_", "context_"))]
-
-
-Worth = dict[str, Any]
