@@ -23,8 +23,8 @@ TOLERANCE = 1e-9
 class Promising:
     """How to fit the list: ridge regression of log popularity on content, over the items that were met.
 
-    Popularity fades with the age of an event. What a film's year, genres and words promise is no personal matter, and
-    towers that are trained to tell the items of one user apart learn it badly for items without an id of their own.
+    Popularity fades with the age of an event. Beside towers with id dropout it has not been shown to help
+    (benchmarks/cold_items.py); alone it fills places for whom nothing else is known.
     """
 
     def __init__(
