@@ -62,7 +62,7 @@ KNOBS = RankingTraining(
     requests_per_user=1,
     watch="likelihood",
     batch_size=128,
-    epochs=4,
+    epochs=2,
     patience=5,
     learning_rate=0.003,
     weight_decay=0.01,
@@ -150,9 +150,9 @@ def jobs(files: dict[str, Path], seeds: int) -> Iterable[Job]:
 
 
 def worlds(seed: int) -> dict[str, Planted]:
-    large = Planted(users=7_000, items=500, rounds=25, slate=10, seed=seed, strength=2.0, effects=tuple(EFFECTS))
+    large = Planted(users=12_000, items=500, rounds=25, slate=10, seed=seed, strength=2.0, effects=tuple(EFFECTS))
     without = replace(large, effects=tuple(name for name in EFFECTS if name != "position"))
-    alone = {name: replace(large, users=2_000, strength=3.0, effects=(name,)) for name in EFFECTS}
+    alone = {name: replace(large, users=3_000, strength=3.0, effects=(name,)) for name in EFFECTS}
     return {"everything": large, "no position": without, **alone}
 
 

@@ -14,10 +14,11 @@ from recsys.candidates.neighbours import ItemNeighbours
 from recsys.candidates.operators import (
     LARGEST_DENSE,
     SUPPORT,
+    autoencoder,
     cooccurrence,
     cosine,
     damped,
-    ease,
+    near_gram,
     normalised,
     pruned,
     transitions,
@@ -27,11 +28,26 @@ from recsys.errors import ConfigError, check_ranges
 GROUP = "candidates.item_item.operator"
 
 
+class Events(Protocol):
+    """What operators read of `Known`."""
+
+    @property
+    def users(self) -> np.ndarray: ...
+
+    @property
+    def items(self) -> np.ndarray: ...
+
+    @property
+    def timestamps(self) -> np.ndarray: ...
+
+    @property
+    def num_items(self) -> int: ...
+
+
 class Operator(Protocol):
     """How to fit [N, N], row: item of the history, column: item it speaks for."""
 
-    def fit(self, users: np.ndarray, items: np.ndarray, num_items: int) -> sparse.csr_array:
-        """Events: users [M] codes from 0, items [M] catalogue rows, in order within each user."""
+    def fit(self, known: Events) -> sparse.csr_array: ...
 
 
 class Cosine:
@@ -42,8 +58,8 @@ class Cosine:
         check_ranges(GROUP, shrinkage=(shrinkage, 0.0, 1e9))
         self.shrinkage = shrinkage
 
-    def fit(self, users: np.ndarray, items: np.ndarray, num_items: int) -> sparse.csr_array:
-        seen = _seen(users, items, num_items)
+    def fit(self, known: Events) -> sparse.csr_array:
+        seen = _seen(known)
         return cosine(cooccurrence(seen), _popularity(seen), self.shrinkage)
 
 
@@ -71,31 +87,67 @@ class CosineAndTransitions:
         )
         self.damping, self.window, self.power, self.weight = damping, window, power, weight
 
-    def fit(self, users: np.ndarray, items: np.ndarray, num_items: int) -> sparse.csr_array:
-        seen = _seen(users, items, num_items)
+    def fit(self, known: Events) -> sparse.csr_array:
+        seen = _seen(known)
         popularity = _popularity(seen)
         together = damped(cooccurrence(seen), popularity, self.damping)
-        following = normalised(transitions(users, items, num_items, self.window), popularity, SUPPORT, self.power)
+        following = normalised(transitions(known.users, known.items, known.num_items, self.window), popularity, SUPPORT, self.power)
         return _to_unit_mean(together) + self.weight * _to_unit_mean(following)
 
 
 class Ease:
-    """The linear autoencoder with zero diagonal, in closed form (Steck 2019), for small catalogues."""
+    """The linear autoencoder with zero diagonal (Steck 2019), for small catalogues, denoising and aware of sittings.
 
-    def __init__(self, *, regularisation: float) -> None:
-        """regularisation: added to the popularity of every item"""
-        check_ranges(GROUP, regularisation=(regularisation, 1e-6, 1e9))
-        self.regularisation = regularisation
+    What a user met within minutes is alike in more ways than what the same user met in other months, and a user of a
+    thousand items says less of any two of them than a user of ten; see `near_gram`.
+    """
 
-    def fit(self, users: np.ndarray, items: np.ndarray, num_items: int) -> sparse.csr_array:
+    def __init__(
+        self,
+        *,
+        regularisation: float,
+        denoising: float = 0.0,
+        activity: float = 0.0,
+        nearness: float = 0.0,
+        half_life_minutes: float = 5.0,
+    ) -> None:
+        """
+        regularisation: added to the weight of every item
+        denoising: p / (1 - p) where a share p of what a user met is dropped before it is to be restored (Steck,
+            Autoencoders that don't overfit towards the identity, NeurIPS 2020); 0 drops nothing
+        activity: users of n items count n^-activity
+        nearness: what two items that were met together count beside 1, where there is a clock
+        half_life_minutes: between two events, after which nearness is worth half
+        """
+        check_ranges(
+            GROUP,
+            regularisation=(regularisation, 1e-6, 1e9),
+            denoising=(denoising, 0.0, 1e3),
+            activity=(activity, 0.0, 2.0),
+            nearness=(nearness, 0.0, 1e3),
+            half_life_minutes=(half_life_minutes, 1e-3, 1e6),
+        )
+        self.regularisation, self.denoising, self.activity = regularisation, denoising, activity
+        self.nearness, self.half_life = nearness, 60 * half_life_minutes
+
+    def fit(self, known: Events) -> sparse.csr_array:
         """ConfigError when the catalogue is too large."""
-        if num_items > LARGEST_DENSE:
+        if known.num_items > LARGEST_DENSE:
             raise ConfigError(
-                f"{GROUP} is Ease, which inverts a matrix of {num_items:,} items, wanted at most {LARGEST_DENSE:,}; "
-                "choose Cosine or CosineAndTransitions"
+                f"{GROUP} is Ease, which inverts a matrix of {known.num_items:,} items, wanted at most "
+                f"{LARGEST_DENSE:,}; choose Cosine or CosineAndTransitions"
             )
-        seen = _seen(users, items, num_items)
-        return sparse.csr_array(ease(cooccurrence(seen), _popularity(seen), self.regularisation))
+        clock = not np.isnan(known.timestamps).any()
+        gram = near_gram(
+            known.users,
+            known.items,
+            known.timestamps if clock else np.zeros(len(known.items)),
+            known.num_items,
+            activity=self.activity,
+            nearness=self.nearness if clock else 0.0,
+            half_life=self.half_life,
+        )
+        return sparse.csr_array(autoencoder(gram, self.regularisation + self.denoising * gram.diagonal()))
 
 
 class ItemItem:
@@ -116,7 +168,7 @@ class ItemItem:
         check_history_source("item_item", self.num, self.weights, self.decays, neighbours)
 
     def fit(self, known: Known) -> ItemNeighbours:
-        matrix = self.operator.fit(known.users, known.items, known.num_items)
+        matrix = self.operator.fit(known)
         return ItemNeighbours.of(pruned(matrix, self.neighbours), self.decays[0])
 
 
@@ -130,9 +182,10 @@ def check_history_source(
     check_ranges(f"candidates.{name}", neighbours=(neighbours, 1, 100_000))
 
 
-def _seen(users: np.ndarray, items: np.ndarray, num_items: int) -> sparse.csr_array:
+def _seen(known: Events) -> sparse.csr_array:
     """[U, N] 1 where the user met the item, however often."""
-    seen = sparse.csr_array((np.ones(len(users), np.float32), (users, items)), shape=(users.max() + 1, num_items))
+    ones, shape = np.ones(len(known.users), np.float32), (known.users.max() + 1, known.num_items)
+    seen = sparse.csr_array((ones, (known.users, known.items)), shape=shape)
     seen.data[:] = 1
     return seen
 

@@ -57,17 +57,55 @@ def normalised(counts: sparse.csr_array, popularity: np.ndarray, support: float,
 
 
 def ease(together: sparse.csr_array, popularity: np.ndarray, regularisation: float) -> np.ndarray:
-    """[N, N] float32 dense, N^3 time and 8 N^2 bytes: the linear autoencoder with zero diagonal, in closed form.
+    """[N, N] float32 dense: the linear autoencoder of what users met, from `cooccurrence`.
 
-    Minimises |X - XB|^2 + regularisation |B|^2 with diag(B) = 0: with P = (X'X + regularisation I)^-1,
-    B[i, j] = -P[i, j] / P[j, j]. Steck, Embarrassingly shallow autoencoders for sparse data, WWW 2019.
+    Steck, Embarrassingly shallow autoencoders for sparse data, WWW 2019.
     """
-    weights = together.toarray()
-    np.fill_diagonal(weights, popularity + regularisation)
-    weights = _inverse(weights)
+    gram = together.toarray()
+    np.fill_diagonal(gram, popularity)
+    return autoencoder(gram, regularisation)
+
+
+def autoencoder(gram: np.ndarray, regularisation: float | np.ndarray) -> np.ndarray:
+    """Item weights B [N, N] float32 from X'X, which is overwritten; N^3 time and 8 N^2 bytes.
+
+    Minimises |X - XB|^2 + |regularisation^(1/2) B|^2 with diag(B) = 0, in closed form: with
+    P = (X'X + diag(regularisation))^-1, B[i, j] = -P[i, j] / P[j, j].
+    """
+    gram[np.diag_indices(len(gram))] += regularisation
+    weights = _inverse(gram)
     weights /= -weights.diagonal()
     np.fill_diagonal(weights, 0.0)
     return weights
+
+
+def near_gram(
+    users: np.ndarray,
+    items: np.ndarray,
+    seconds: np.ndarray,
+    num_items: int,
+    *,
+    activity: float,
+    nearness: float,
+    half_life: float,
+) -> np.ndarray:
+    """X'X [N, N] float32 in which pairs that one user met soon after each other count for more.
+
+    A pair of a user's items counts 1 + nearness 2^(-distance / half_life), an item with itself 1 + nearness, a user of n
+    items (n / mean)^-activity. It is positive semidefinite, since the Laplace kernel is. events: users, items, seconds
+    [M], an item counts when a user met it first; half_life in seconds.
+    """
+    order = np.lexsort((seconds, items, users))
+    first = np.append(True, np.diff(users[order] * num_items + items[order]) != 0)
+    users, items, seconds = (values[order][first] for values in (users, items, seconds))
+    sizes = np.bincount(users)
+    weights = (np.maximum(sizes, 1) / sizes[sizes > 0].mean()) ** -activity
+    gram = np.zeros((num_items, num_items), dtype=np.float32)
+    for weight, stop, size in zip(weights, np.cumsum(sizes), sizes, strict=True):
+        own, times = items[stop - size : stop], seconds[stop - size : stop]
+        near = np.exp2(-np.abs(times[:, None] - times) / half_life)
+        gram[np.ix_(own, own)] += weight * (1 + nearness * near)
+    return gram
 
 
 def pruned(matrix: sparse.csr_array, num: int) -> sparse.csr_array:

@@ -3,6 +3,8 @@
 Shapes: B queries, L history, N items, K offers, P pairs of a query and an item.
 """
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -13,12 +15,17 @@ from recsys.candidates import linear
 from recsys.candidates.contract import Asked
 from recsys.candidates.linear import Cosine, CosineAndTransitions, Ease
 from recsys.candidates.neighbours import ItemNeighbours
-from recsys.candidates.operators import pruned
+from recsys.candidates.operators import near_gram, pruned
 from recsys.contracts import PAD
 from recsys.errors import ConfigError
 
 USERS, ITEMS = np.array([0, 0, 1, 1, 2, 2, 2]), np.array([0, 1, 0, 1, 1, 2, 1])
 """users 0 and 1 met items 0 and 1, user 2 met 1 twice and 2; nobody met 3"""
+
+
+def events(users, items, num_items, timestamps=None):
+    seconds = np.full(len(users), np.nan) if timestamps is None else np.asarray(timestamps, dtype=float)
+    return SimpleNamespace(users=users, items=items, timestamps=seconds, num_items=num_items)
 
 
 def asked(history):
@@ -32,7 +39,7 @@ def neighbours(matrix, decay=1.0):
 def test_the_shrunken_cosine_known_answer():
     zero_one, one_two = 2 / (np.sqrt(2 * 3) + 1), 1 / (np.sqrt(3 * 1) + 1)
     expected = [[0, zero_one, 0, 0], [zero_one, 0, one_two, 0], [0, one_two, 0, 0], [0, 0, 0, 0]]
-    np.testing.assert_allclose(Cosine(shrinkage=1.0).fit(USERS, ITEMS, 4).toarray(), expected, rtol=1e-6)
+    np.testing.assert_allclose(Cosine(shrinkage=1.0).fit(events(USERS, ITEMS, 4)).toarray(), expected, rtol=1e-6)
 
 
 def test_cosine_and_transitions_known_answer():
@@ -46,13 +53,13 @@ def test_cosine_and_transitions_known_answer():
     following /= following.sum(axis=1, keepdims=True) + 2
     following /= np.sqrt(popularity + 1)
     expected = together / together[together > 0].mean() + 2 * following / following[following > 0].mean()
-    np.testing.assert_allclose(operator.fit(USERS, ITEMS, 4).toarray(), expected, rtol=1e-5)
+    np.testing.assert_allclose(operator.fit(events(USERS, ITEMS, 4)).toarray(), expected, rtol=1e-5)
 
 
 def test_transitions_go_forward_only():
     """Item 1 always follows item 0: they are met together both ways, but only 0 speaks for 1 with both halves."""
     users, items = np.repeat(np.arange(3), 2), np.tile([0, 1], 3)
-    matrix = CosineAndTransitions(damping=0.5, window=1, power=0.0, weight=1.0).fit(users, items, 2)
+    matrix = CosineAndTransitions(damping=0.5, window=1, power=0.0, weight=1.0).fit(events(users, items, 2))
     assert matrix.toarray().tolist() == [[0, 2], [1, 0]]
 
 
@@ -62,7 +69,7 @@ def test_ease_is_the_least_squares_autoencoder():
     users, items = generator.integers(0, 9, 40), generator.integers(0, 5, 40)
     seen = np.zeros((9, 5))
     seen[users, items] = 1
-    found = Ease(regularisation=2.0).fit(users, items, 5).toarray()
+    found = Ease(regularisation=2.0).fit(events(users, items, 5)).toarray()
     for item in range(5):
         others = np.delete(np.arange(5), item)
         x = seen[:, others]
@@ -71,9 +78,55 @@ def test_ease_is_the_least_squares_autoencoder():
         assert found[item, item] == 0
 
 
+def test_denoising_is_the_autoencoder_of_what_dropout_leaves():
+    """Expected least squares over all ways to drop inputs, each with probability 1/3 (p / (1 - p) = 1/2), by enumeration."""
+    seen = np.float64([[1, 1, 0, 1], [1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1], [1, 0, 0, 1]])
+    users, items = np.nonzero(seen)
+    found = Ease(regularisation=1.0, denoising=0.5).fit(events(users, items, 4)).toarray()
+    for item in range(4):
+        others = np.delete(np.arange(4), item)
+        square, product = np.zeros((3, 3)), np.zeros(3)
+        for kept in np.ndindex(2, 2, 2):
+            chance = np.prod(np.where(kept, 2 / 3, 1 / 3))
+            x = seen[:, others] * kept
+            square, product = square + chance * x.T @ x, product + chance * x.T @ seen[:, item]
+        # dropout scales what is left by 2/3: the weights for whole inputs are 2/3 of those for dropped ones
+        ridge = np.linalg.solve(square / (2 / 3) ** 2 + np.eye(3), product / (2 / 3))
+        np.testing.assert_allclose(found[others, item], ridge, rtol=1e-4, atol=1e-6)
+
+
+def test_the_gram_matrix_of_sittings_by_hand():
+    """User 0 meets items 0 and 1 together and 2 one half-life later; user 1, half as active, 0 and, long after, 1 twice."""
+    users, items = np.array([0, 0, 0, 0, 1, 1, 1]), np.array([0, 1, 2, 3, 0, 1, 1])
+    seconds = np.array([0.0, 0.0, 60.0, 1e9, 0.0, 1e9, 2e9])
+    found = near_gram(users, items, seconds, 4, activity=1.0, nearness=2.0, half_life=60.0)
+    first, second = 3 / 4, 3 / 2  # 3 items a user on average
+    assert found[0, 1] == found[1, 0] == pytest.approx(3 * first + 1 * second)
+    assert found[0, 2] == pytest.approx(2 * first)
+    assert found[0, 3] == pytest.approx(first)
+    assert found.diagonal().tolist() == pytest.approx([3 * first + 3 * second] * 2 + [3 * first] * 2)
+
+
+def test_without_a_clock_nothing_is_near():
+    near, far = (Ease(regularisation=1.0, nearness=nearness).fit(events(USERS, ITEMS, 4)) for nearness in (5.0, 0.0))
+    assert np.array_equal(near.toarray(), far.toarray())
+
+
+@settings(deadline=None)
+@given(st.integers(0, 10_000))
+def test_the_gram_matrix_never_depends_on_the_order_of_events_and_is_positive_semidefinite(seed):
+    generator = np.random.default_rng(seed)
+    users, items = generator.integers(0, 4, 30), generator.integers(0, 6, 30)
+    seconds, order = generator.integers(0, 500, 30).astype(float), generator.permutation(30)
+    knobs = {"activity": 0.5, "nearness": 3.0, "half_life": 60.0}
+    found = near_gram(users, items, seconds, 6, **knobs)
+    np.testing.assert_allclose(found, near_gram(users[order], items[order], seconds[order], 6, **knobs), rtol=1e-5)
+    assert np.linalg.eigvalsh(found.astype(np.float64)).min() > -1e-4
+
+
 def test_ease_refuses_a_large_catalogue_in_a_sentence():
     with pytest.raises(ConfigError, match=r"20,001 items, wanted at most 20,000; choose Cosine"):
-        Ease(regularisation=1.0).fit(USERS, ITEMS, 20_001)
+        Ease(regularisation=1.0).fit(events(USERS, ITEMS, 20_001))
 
 
 @settings(deadline=None, max_examples=60)
