@@ -91,7 +91,9 @@ class CosineAndTransitions:
         seen = _seen(known)
         popularity = _popularity(seen)
         together = damped(cooccurrence(seen), popularity, self.damping)
-        following = normalised(transitions(known.users, known.items, known.num_items, self.window), popularity, SUPPORT, self.power)
+        following = normalised(
+            transitions(known.users, known.items, known.num_items, self.window), popularity, SUPPORT, self.power
+        )
         return _to_unit_mean(together) + self.weight * _to_unit_mean(following)
 
 
@@ -106,10 +108,10 @@ class Ease:
         self,
         *,
         regularisation: float,
-        denoising: float = 0.0,
-        activity: float = 0.0,
-        nearness: float = 0.0,
-        half_life_minutes: float = 5.0,
+        denoising: float,
+        activity: float,
+        nearness: float,
+        half_life_minutes: float,
     ) -> None:
         """
         regularisation: added to the weight of every item

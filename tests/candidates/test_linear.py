@@ -28,6 +28,11 @@ def events(users, items, num_items, timestamps=None):
     return SimpleNamespace(users=users, items=items, timestamps=seconds, num_items=num_items)
 
 
+def ease_of(**knobs):
+    plain = {"denoising": 0.0, "activity": 0.0, "nearness": 0.0, "half_life_minutes": 5.0}
+    return Ease(**(plain | knobs))
+
+
 def asked(history):
     return Asked(vectors=np.zeros((len(history), 1), np.float32), history=np.asarray(history))
 
@@ -69,7 +74,7 @@ def test_ease_is_the_least_squares_autoencoder():
     users, items = generator.integers(0, 9, 40), generator.integers(0, 5, 40)
     seen = np.zeros((9, 5))
     seen[users, items] = 1
-    found = Ease(regularisation=2.0).fit(events(users, items, 5)).toarray()
+    found = ease_of(regularisation=2.0).fit(events(users, items, 5)).toarray()
     for item in range(5):
         others = np.delete(np.arange(5), item)
         x = seen[:, others]
@@ -82,7 +87,7 @@ def test_denoising_is_the_autoencoder_of_what_dropout_leaves():
     """Expected least squares over all ways to drop inputs, each with probability 1/3 (p / (1 - p) = 1/2), by enumeration."""
     seen = np.float64([[1, 1, 0, 1], [1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1], [1, 0, 0, 1]])
     users, items = np.nonzero(seen)
-    found = Ease(regularisation=1.0, denoising=0.5).fit(events(users, items, 4)).toarray()
+    found = ease_of(regularisation=1.0, denoising=0.5).fit(events(users, items, 4)).toarray()
     for item in range(4):
         others = np.delete(np.arange(4), item)
         square, product = np.zeros((3, 3)), np.zeros(3)
@@ -108,7 +113,7 @@ def test_the_gram_matrix_of_sittings_by_hand():
 
 
 def test_without_a_clock_nothing_is_near():
-    near, far = (Ease(regularisation=1.0, nearness=nearness).fit(events(USERS, ITEMS, 4)) for nearness in (5.0, 0.0))
+    near, far = (ease_of(regularisation=1.0, nearness=nearness).fit(events(USERS, ITEMS, 4)) for nearness in (5.0, 0.0))
     assert np.array_equal(near.toarray(), far.toarray())
 
 
@@ -126,7 +131,7 @@ def test_the_gram_matrix_never_depends_on_the_order_of_events_and_is_positive_se
 
 def test_ease_refuses_a_large_catalogue_in_a_sentence():
     with pytest.raises(ConfigError, match=r"20,001 items, wanted at most 20,000; choose Cosine"):
-        Ease(regularisation=1.0).fit(events(USERS, ITEMS, 20_001))
+        ease_of(regularisation=1.0).fit(events(USERS, ITEMS, 20_001))
 
 
 @settings(deadline=None, max_examples=60)
@@ -214,7 +219,8 @@ def test_a_knob_out_of_range_is_refused_by_name(knobs, key):
     ("operator", "knobs"),
     [
         (Cosine, {"shrinkage": -1}),
-        (Ease, {"regularisation": 0}),
+        (ease_of, {"regularisation": 0}),
+        (ease_of, {"regularisation": 1, "half_life_minutes": 0}),
         (CosineAndTransitions, {"damping": 2, "window": 3, "power": 0.25, "weight": 1.0}),
         (CosineAndTransitions, {"damping": 0.3, "window": 0, "power": 0.25, "weight": 1.0}),
     ],
