@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 from ranker_peers import boosted, pooled, rates
-from ranker_world import Examples, agreement, worth
+from ranker_world import Examples, agreement, trained, worth
 from result_file import Figure, write_result
 from rich import box
 from rich.console import Console
@@ -35,7 +35,6 @@ from rich.table import Table
 
 from recsys.data.sources.planted import EFFECTS, OBJECTIVES, Planted
 from recsys.errors import ConfigError, exit_on_error
-from recsys.training.loop import Loop
 from recsys.training.ranking import RankingTask, RankingTraining, tensors
 
 SEEDS = 3
@@ -60,6 +59,8 @@ KNOBS = RankingTraining(
     id_dropout=0.5,
     listwise_weight=0.0,
     requests_per_user=1,
+    validation_requests=1_000_000_000,
+    dense_candidates=10,
     watch="likelihood",
     batch_size=128,
     epochs=2,
@@ -116,17 +117,8 @@ def learnt(job: Job, examples: Examples) -> tuple[np.ndarray, np.ndarray]:
         replace(one, labels=np.where(wanted, one.labels, np.nan).astype(np.float32))
         for one in (examples.train, examples.valid)
     )
-    with TemporaryDirectory() as folder, pooled(job.system == POOLED):
-        ranker, calibrator = job.knobs.fit(
-            examples.spec,
-            examples.items,
-            train,
-            valid,
-            loop=Loop(accelerator="cpu", precision="32-true", progress=False, threads=1),
-            folder=Path(folder),
-            seed=job.seed,
-            loggers=[],
-        )
+    with pooled(job.system == POOLED):
+        ranker, calibrator = trained(job.knobs, examples, train, valid, job.seed)
     task = RankingTask(ranker, examples.items, 0, job.knobs, steps=1).eval()
     batch = tensors(examples.test)
     with torch.no_grad():

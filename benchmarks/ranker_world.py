@@ -6,6 +6,7 @@ Shapes: B requests, C places of a slate, T objectives, R = B * C impressions.
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -14,8 +15,11 @@ from recsys.data.sources.planted import OBJECTIVES, REMEMBERED, Planted
 from recsys.data.splits import TEST, VALIDATION, GlobalTime
 from recsys.features.encode import ItemTable
 from recsys.features.spec import Features, FeatureSpec
+from recsys.ranking.calibration import PlattCalibrator
+from recsys.ranking.multi_objective import MultiObjectiveRanker
+from recsys.training.loop import Loop
 from recsys.training.prepare import prepare
-from recsys.training.ranking import RankingExamples
+from recsys.training.ranking import RankingExamples, RankingTraining
 from recsys.training.slates import Slates, logged_examples
 
 BINS = 20
@@ -69,6 +73,23 @@ class Examples:
     def read(file: Path) -> "Examples":
         """Of this benchmark's own temporary files only."""
         return pickle.loads(file.read_bytes())
+
+
+def trained(
+    knobs: RankingTraining, examples: Examples, train: RankingExamples, valid: RankingExamples, seed: int
+) -> tuple[MultiObjectiveRanker, PlattCalibrator]:
+    """On one core and in this process."""
+    with TemporaryDirectory() as folder:
+        return knobs.fit(
+            examples.spec,
+            examples.items,
+            train,
+            valid,
+            loop=Loop(accelerator="cpu", precision="32-true", progress=False, threads=1),
+            folder=Path(folder),
+            seed=seed,
+            loggers=[],
+        )
 
 
 def log_loss(true: np.ndarray, predicted: np.ndarray) -> np.ndarray:

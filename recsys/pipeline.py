@@ -21,10 +21,15 @@ class Stage(Protocol):
 
 def recommend(queries: Sequence[Query], stages: Sequence[Stage]) -> list[Slate]:
     """Answer a batch of queries; slate i answers query i."""
-    tensors: dict[str, Any] = {"QUERY": queries}
+    return through({"QUERY": queries}, stages)["SLATE"]
+
+
+def through(tensors: Mapping[str, Any], stages: Sequence[Stage]) -> dict[str, Any]:
+    """The tensors and all that the stages add to them, one after the other."""
+    found = dict(tensors)
     for stage in stages:
-        tensors |= stage(tensors)
-    return tensors["SLATE"]
+        found |= stage(found)
+    return found
 
 
 def light(stages: Sequence[Stage]) -> tuple[Stage, ...]:

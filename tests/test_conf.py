@@ -113,8 +113,9 @@ def test_every_recipe_builds_all_of_its_parts(recipe):
             built(config[name])
 
 
-def test_the_recipe_of_sequences_has_no_ranker():
-    assert "ranking" not in composed("recipe=sequence", *NEEDED["sequence"])
+def test_the_recipe_of_sequences_can_do_without_its_ranker():
+    assert built(composed("recipe=sequence", *NEEDED["sequence"]).ranking).dense_candidates == 100
+    assert "ranking" not in composed("recipe=sequence", "~ranking", *NEEDED["sequence"])
 
 
 def test_a_recipe_may_change_what_the_groups_say():

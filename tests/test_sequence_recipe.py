@@ -23,6 +23,7 @@ from serving.server import TritonServer
 USERS, ITEMS = 60, 40
 SMALL = (
     "recipe=sequence",
+    "~ranking",
     "retrieval.dim=16",
     "retrieval.num_blocks=1",
     "retrieval.num_heads=2",

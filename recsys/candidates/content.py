@@ -1,6 +1,6 @@
-"""Neighbours by content: for every item those that nobody has met, so that warm users are offered cold items.
+"""Neighbours by content: for every item what is like it, or only what nobody has met, for users to be offered cold items.
 
-Shapes: N items, C cold items, I id slots, V length of all vectors.
+Shapes: N items, C items that are offered, I id slots, V length of all vectors.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,20 +23,24 @@ CELLS = 2**22
 
 
 class Content:
-    """How to fit the cold neighbours of items from the catalogue.
+    """How to fit the neighbours of items from the catalogue.
 
     The similarity is the mean of two cosines, of idf-weighted one-hot categories (Salton & Buckley 1988) and of the
     vectors, or the one of them that the catalogue has.
     """
 
-    def __init__(self, *, num: int, weights: Sequence[float], decays: Sequence[float], neighbours: int) -> None:
+    def __init__(
+        self, *, num: int, weights: Sequence[float], decays: Sequence[float], neighbours: int, only_cold: bool
+    ) -> None:
         """
         num: candidates it offers a query
         weights: of its scores in the merge, to choose from
         decays: weight of an event relative to the next newer one, above 0 to 1, to choose from
         neighbours: kept an item
+        only_cold: items that were met are nobody's neighbours; where they are, the ranker reads how alike they are
         """
         self.num, self.weights, self.decays, self.neighbours = num, tuple(weights), tuple(decays), neighbours
+        self.only_cold = only_cold
         check_history_source("content", num, self.weights, self.decays, neighbours)
 
     def fit(self, known: Known) -> ItemNeighbours | None:
@@ -44,8 +48,10 @@ class Content:
         parts = list(_unit_parts(known))
         if not parts:
             return None
-        cold = np.setdiff1d(np.arange(known.num_items), known.items)
-        return ItemNeighbours.of(_nearest(parts, cold, self.neighbours), self.decays[0])
+        offered = np.arange(known.num_items)
+        if self.only_cold:
+            offered = np.setdiff1d(offered, known.items)
+        return ItemNeighbours.of(_nearest(parts, offered, self.neighbours), self.decays[0])
 
 
 def _unit_parts(known: Known) -> Iterator[Any]:
@@ -92,17 +98,17 @@ def _to_unit_length(matrix: sparse.csr_array) -> sparse.csr_array:
     return matrix
 
 
-def _nearest(parts: Sequence[Any], cold: np.ndarray, neighbours: int) -> sparse.csr_array:
-    """[N, N]: for every item its most similar cold ones, itself left out."""
+def _nearest(parts: Sequence[Any], offered: np.ndarray, neighbours: int) -> sparse.csr_array:
+    """[N, N]: for every item those of `offered` that are most like it, itself left out."""
     num_items = parts[0].shape[0]
     blocks = [sparse.csr_array((0, num_items), dtype=np.float32)]
-    targets = [part[cold].T for part in parts]
-    step = max(1, CELLS // max(len(cold), 1))
-    for start in range(0, num_items if len(cold) else 0, step):
+    targets = [part[offered].T for part in parts]
+    step = max(1, CELLS // max(len(offered), 1))
+    for start in range(0, num_items if len(offered) else 0, step):
         products = [_dense(part[start : start + step] @ target) for part, target in zip(parts, targets, strict=True)]
         similar = np.mean(products, axis=0, dtype=np.float32)
-        similar[cold[None, :] == np.arange(start, start + len(similar))[:, None]] = 0
-        blocks.append(_kept(similar, cold, neighbours, num_items))
+        similar[offered[None, :] == np.arange(start, start + len(similar))[:, None]] = 0
+        blocks.append(_kept(similar, offered, neighbours, num_items))
     stacked = sparse.csr_array(sparse.vstack(blocks))
     stacked.resize((num_items, num_items))
     return stacked
@@ -112,8 +118,8 @@ def _dense(product: Any) -> np.ndarray:
     return product.toarray() if sparse.issparse(product) else product
 
 
-def _kept(similar: np.ndarray, cold: np.ndarray, neighbours: int, num_items: int) -> sparse.csr_array:
-    columns = best(np.where(similar > 0, similar, -np.inf), np.arange(len(cold)), neighbours)
+def _kept(similar: np.ndarray, offered: np.ndarray, neighbours: int, num_items: int) -> sparse.csr_array:
+    columns = best(np.where(similar > 0, similar, -np.inf), np.arange(len(offered)), neighbours)
     rows, places = np.nonzero(columns != PAD)
     columns = columns[rows, places]
-    return sparse.csr_array((similar[rows, columns], (rows, cold[columns])), shape=(len(similar), num_items))
+    return sparse.csr_array((similar[rows, columns], (rows, offered[columns])), shape=(len(similar), num_items))

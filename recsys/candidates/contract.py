@@ -1,6 +1,6 @@
 """What a candidate source is: fitted on what is known, asked by a batch of users, it offers items and scores any item.
 
-Shapes: B queries, H history, D dim, M events, N items, K offers, P pairs of a query and an item.
+Shapes: B queries, H history, D dim, M events, N items, K offers, P pairs of a query and an item, E = RECENT events.
 """
 
 from collections.abc import Mapping
@@ -9,11 +9,14 @@ from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 
+from recsys.contracts import PAD
 from recsys.errors import ConfigError, DataError, check_ranges
 from recsys.features.encode import ItemTable
 from recsys.features.spec import FeatureSpec
 from recsys.index import Index
 
+RECENT = 4
+"""newest events of a history that are asked one by one what they say of an item"""
 Document = dict[str, Any]
 Arrays = dict[str, np.ndarray]
 
@@ -53,6 +56,14 @@ class Asked:
     def __len__(self) -> int:
         return len(self.history)
 
+    @property
+    def newest(self) -> np.ndarray:
+        """[B, E] catalogue rows, the newest first, PAD after the last."""
+        rows = np.full((len(self.history), RECENT), PAD, dtype=np.int64)
+        newest = self.history[:, : -RECENT - 1 : -1]
+        rows[:, : newest.shape[1]] = newest
+        return rows
+
 
 class Answer(Protocol):
     """The opinion of one source for B users."""
@@ -62,6 +73,12 @@ class Answer(Protocol):
 
     def score(self, query: np.ndarray, row: np.ndarray) -> np.ndarray:
         """[P] queries and [P] catalogue rows, any of them -> [P] float32, larger is better."""
+
+    def recent(self, query: np.ndarray, row: np.ndarray) -> np.ndarray:
+        """[P] queries and [P] catalogue rows -> [P, E] float32: what each of the newest events says, the newest first.
+
+        0 where there is no such event, or where it says nothing.
+        """
 
 
 class Fitted(Protocol):

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from recsys.candidates.contract import Arrays, Asked, Document, Known, check_source
+from recsys.candidates.contract import RECENT, Arrays, Asked, Document, Known, check_source
 from recsys.errors import ConfigError, check_ranges
 from recsys.index import Index
 
@@ -35,6 +35,10 @@ class ListAnswer:
         scores = np.zeros(len(row), dtype=np.float32)
         scores[inside] = self.scores[row[inside]]
         return scores
+
+    def recent(self, query: np.ndarray, row: np.ndarray) -> np.ndarray:
+        """No event speaks for a list."""
+        return np.zeros((len(row), RECENT), dtype=np.float32)
 
 
 @dataclass(frozen=True, kw_only=True)

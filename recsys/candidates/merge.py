@@ -3,7 +3,8 @@
 Every source scores every candidate of the union, also those that only others offered, so that the order is that of one
 sum: sum over sources of weight * score.
 
-Shapes: B queries, K offers of a source, E excluded items, W width of the union, C candidates, S sources.
+Shapes: B queries, K offers of a source, E excluded items, W width of the union, C candidates, S sources,
+E newest events.
 """
 
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from recsys.candidates.best import best
-from recsys.candidates.contract import Answer
+from recsys.candidates.contract import RECENT, Answer
 from recsys.contracts import PAD
 
 
@@ -48,6 +49,8 @@ class Merged:
     """[B, C, S] float32, of every source, whether it offered the item or not; 0 for padding"""
     offered: np.ndarray
     """[B, C, S] bool"""
+    recent: np.ndarray
+    """[B, C, S, E] float32, what each of the newest events alone says, asked of every source; 0 for padding"""
 
     @property
     def source_scores(self) -> np.ndarray:
@@ -72,8 +75,8 @@ def best_columns(merged: np.ndarray, total: int) -> np.ndarray:
     return best(merged, np.arange(merged.shape[1]), total)
 
 
-def merge(joined: Union, weights: Sequence[float], total: int) -> Merged:
-    """The `total` best of a union by weights [S]."""
+def merge(answers: Sequence[Answer], joined: Union, weights: Sequence[float], total: int) -> Merged:
+    """The `total` best of a union of answers, by weights [S]."""
     shape, num_sources = (len(joined.rows), total), len(joined.scores)
     merged = joined.merged(weights)
     chosen = best_columns(merged, total)
@@ -87,7 +90,10 @@ def merge(joined: Union, weights: Sequence[float], total: int) -> Merged:
     scores[query, place] = merged[query, column]
     full_scores[query, place] = joined.scores[:, query, column].T
     offered[query, place] = joined.offered[:, query, column].T
-    return Merged(rows=rows, scores=scores, full_scores=full_scores, offered=offered)
+    recent = np.zeros((*shape, num_sources, RECENT), dtype=np.float32)
+    for number, answer in enumerate(answers):
+        recent[query, place, number] = answer.recent(query, rows[query, place])
+    return Merged(rows=rows, scores=scores, full_scores=full_scores, offered=offered, recent=recent)
 
 
 def _joined(offers: Sequence[np.ndarray], nums: Sequence[int], excluded: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -126,19 +132,24 @@ def _contains(excluded: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 
 def score_features(merged: Merged) -> np.ndarray:
-    """What the ranker reads of retrieval: [B, C, 1 + 3 S] float32, all zero for padding.
+    """What the ranker reads of retrieval: [B, C, 2 + 3 S + S E] float32, all zero for padding.
 
-    The merged score; then the score of every source, also of those that did not offer the item; then whether each
-    offered it; then 1 / log2(2 + place) among its own offers, 0 where it made none.
+    The merged score and 1 / log2(2 + place); then the score of every source, also of those that did not offer the item;
+    then whether each offered it; then 1 / log2(2 + place) among its own offers, 0 where it made none; then what each of
+    the newest events says, source by source: the sums over a history do not tell whether the last event spoke or the
+    tenth.
     """
     offered, full = merged.offered, merged.full_scores
     falling = np.argsort(np.where(offered, -full, np.inf), axis=1, kind="stable")
     places = np.argsort(falling, axis=1, kind="stable")
     gains = np.where(offered, 1 / np.log2(2 + places), 0)
-    total = np.where(merged.rows == PAD, 0, merged.scores)[..., None]
-    return np.concatenate([total, full, offered, gains], axis=-1).astype(np.float32)
+    present = merged.rows != PAD
+    total = np.where(present, merged.scores, 0)[..., None]
+    gain = np.where(present, 1 / np.log2(2 + np.arange(present.shape[1])), 0)[..., None]
+    recent = merged.recent.reshape(*present.shape, -1)
+    return np.concatenate([total, gain, full, offered, gains, recent], axis=-1).astype(np.float32)
 
 
 def num_score_features(num_sources: int) -> int:
     """Width of `score_features`."""
-    return 1 + 3 * num_sources
+    return 2 + (3 + RECENT) * num_sources

@@ -1,6 +1,6 @@
 """Stored neighbours of the items of a history, added up: one sparse product a batch, no array over the catalogue.
 
-Shapes: B queries, N items that are known, K offers, P pairs of a query and an item, Z sums that are not zero.
+Shapes: B queries, N items that are known, K offers, P pairs of a query and an item, Z sums that are not zero, E events.
 """
 
 from collections.abc import Mapping
@@ -26,6 +26,9 @@ class NeighbourAnswer:
 
     sums: sparse.csr_array
     """[B, N] float32; the largest of a query is 1, unless it has none"""
+    neighbours: "ItemNeighbours"
+    newest: np.ndarray
+    """[B, E] as in Asked"""
 
     def offer(self, k: int) -> np.ndarray:
         """What has a positive sum."""
@@ -49,6 +52,9 @@ class NeighbourAnswer:
             inside = first + np.flatnonzero(row[first:last] < num_items)
             scores[inside] = block[query[inside] - start, row[inside]]
         return scores
+
+    def recent(self, query: np.ndarray, row: np.ndarray) -> np.ndarray:
+        return self.neighbours.between(self.newest[query], row[:, None])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +89,26 @@ class ItemNeighbours:
 
     def answer(self, asked: Asked) -> NeighbourAnswer:
         sums = self._history(asked.history) @ self.matrix
-        return NeighbourAnswer(sums=_to_unit_maximum(sums))
+        return NeighbourAnswer(sums=_to_unit_maximum(sums), neighbours=self, newest=asked.newest)
+
+    def between(self, events: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """What an event [...] says of a row [...], broadcast -> [...] float32; 0 for PAD and for what is not stored."""
+        num_items = len(self.indptr) - 1
+        keys, weights = self._sorted
+        wanted = events * num_items + rows
+        place = np.minimum(np.searchsorted(keys, wanted), max(len(keys) - 1, 0))
+        known = (events != PAD) & (events < num_items) & (rows != PAD) & (rows < num_items)
+        if not len(keys):
+            return np.zeros(wanted.shape, dtype=np.float32)
+        return np.where(known & (keys[place] == wanted), weights[place], np.float32(0))
+
+    @cached_property
+    def _sorted(self) -> tuple[np.ndarray, np.ndarray]:
+        """Pairs as numbers item * N + neighbour, rising, and their weights."""
+        num_items = len(self.indptr) - 1
+        keys = np.repeat(np.arange(num_items), np.diff(self.indptr)) * num_items + self.indices
+        order = np.argsort(keys, kind="stable")
+        return keys[order], self.weights[order]
 
     def _history(self, rows: np.ndarray) -> sparse.csr_array:
         """[B, N] decay^age for every event; items that came to the catalogue later are not known."""

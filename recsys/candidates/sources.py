@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from recsys.candidates.choice import Weights, coordinate_search
-from recsys.candidates.contract import Arrays, Asked, Document, Fitted, Known, Source
+from recsys.candidates.contract import Answer, Arrays, Asked, Document, Fitted, Known, Source
 from recsys.candidates.lists import ItemList
 from recsys.candidates.merge import Merged, Union, best_columns, merge, union
 from recsys.candidates.neighbours import ItemNeighbours
@@ -68,11 +68,17 @@ class Sources:
 
     def search(self, vectors: np.ndarray, history: np.ndarray, excluded: np.ndarray) -> Merged:
         """User vectors [B, D], history rows [B, H] newest last, excluded rows [B, E] -> candidates [B, C]."""
-        return merge(self.union(vectors, history, excluded), self.weights, self.total)
+        answers = self._answers(vectors, history)
+        return merge(answers, self._joined(answers, excluded), self.weights, self.total)
 
     def union(self, vectors: np.ndarray, history: np.ndarray, excluded: np.ndarray) -> Union:
+        return self._joined(self._answers(vectors, history), excluded)
+
+    def _answers(self, vectors: np.ndarray, history: np.ndarray) -> list[Answer]:
         asked = Asked(vectors=vectors, history=history)
-        answers = [member.fitted.answer(asked) for member in self.members]
+        return [member.fitted.answer(asked) for member in self.members]
+
+    def _joined(self, answers: list[Answer], excluded: np.ndarray) -> Union:
         return union(answers, [member.num for member in self.members], excluded)
 
     def weighted(self, weights: Weights) -> "Sources":

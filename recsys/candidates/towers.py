@@ -12,7 +12,7 @@ import numpy as np
 from recsys.candidates.contract import Arrays, Asked, Document, Known, check_source
 from recsys.index import Index
 
-PAIRS = 2**16
+PAIRS = 2**14
 """pairs scored at once"""
 
 
@@ -23,17 +23,29 @@ class TowerAnswer:
     index: Index
     vectors: np.ndarray
     """[B, D]"""
+    newest: np.ndarray
+    """[B, E] as in Asked"""
 
     def offer(self, k: int) -> np.ndarray:
         return self.index.search(self.vectors, k)[1]
 
     def score(self, query: np.ndarray, row: np.ndarray) -> np.ndarray:
         """A pair is summed by itself, so that its score does not depend on the batch it came in."""
-        scores = np.empty(len(query), dtype=np.float32)
+        return self._products(self.vectors[:, None], query, row)[:, 0]
+
+    def recent(self, query: np.ndarray, row: np.ndarray) -> np.ndarray:
+        """Inner products of the items themselves."""
+        return self._products(self.index.vectors(self.newest), query, row)
+
+    def _products(self, asking: np.ndarray, query: np.ndarray, row: np.ndarray) -> np.ndarray:
+        """[B, E, D] -> [P, E]"""
+        products = np.empty((len(query), asking.shape[1]), dtype=np.float32)
         for start in range(0, len(query), PAIRS):
             part = slice(start, start + PAIRS)
-            scores[part] = np.einsum("pd,pd->p", self.vectors[query[part]], self.index.vectors(row[part]))
-        return scores
+            offered = self.index.vectors(row[part])
+            for event in range(asking.shape[1]):
+                products[part, event] = np.einsum("pd,pd->p", asking[query[part], event], offered)
+        return products
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +56,8 @@ class TowerIndex:
     kind: ClassVar[str] = "towers"
 
     def answer(self, asked: Asked) -> TowerAnswer:
-        return TowerAnswer(index=self.index, vectors=np.ascontiguousarray(asked.vectors, dtype=np.float32))
+        vectors = np.ascontiguousarray(asked.vectors, dtype=np.float32)
+        return TowerAnswer(index=self.index, vectors=vectors, newest=asked.newest)
 
     def to_documents(self) -> tuple[Document, Arrays]:
         return {}, {}

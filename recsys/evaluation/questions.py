@@ -6,7 +6,7 @@ for the first time, whether anything is known of them or not.
 Shapes: R rows of the log, B queries, N items, K places.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -21,8 +21,10 @@ from recsys.evaluation.baselines import Scorer
 from recsys.evaluation.interactions import Histories, Interactions
 from recsys.evaluation.metrics import K, Targets, ndcg, rank_scores, score_hits
 from recsys.evaluation.replay import Replay, slate_ranking
-from recsys.pipeline import Stage, recommend
+from recsys.pipeline import Stage, through
 
+RETRIEVED = "retrieval"
+"""the candidates, before any ranker"""
 CELLS = 2**21
 """scores held at a time"""
 SLATES = 64
@@ -125,21 +127,26 @@ class Questions:
         """What `rank` and `ndcg_at_10` take, from a fitted baseline."""
         return lambda batch: scorer.scores(self.histories.batch(batch))
 
-    def answers(self, stages: Sequence[Stage]) -> np.ndarray:
-        """[B, K] catalogue rows that a cascade shows."""
-        slates = []
-        for start in range(0, len(self), SLATES):
-            slates += recommend(self.queries[start : start + SLATES], stages)
-        return slate_ranking(slates, self.replay.rows_of_items, K)
+    def answers(self, shared: Sequence[Stage], ends: Mapping[str, Stage]) -> dict[str, np.ndarray]:
+        """[B, K] catalogue rows: RETRIEVED, in the order of the shared stages, and what each of the ends then shows.
 
-    def retrieved(self, retrieve: Stage) -> np.ndarray:
-        """[B, K] catalogue rows in the order of the first stage."""
-        rankings = np.full((len(self), K), PAD, dtype=np.int64)
+        The stages that all of them share answer once.
+        """
+        parts: dict[str, list[np.ndarray]] = {name: [] for name in (RETRIEVED, *ends)}
         for start in range(0, len(self), SLATES):
-            rows = retrieve({"QUERY": self.queries[start : start + SLATES]})["candidate_rows"][:, :K]
-            rankings[start : start + len(rows), : rows.shape[1]] = rows
-        return rankings
+            tensors = through({"QUERY": self.queries[start : start + SLATES]}, shared)
+            parts[RETRIEVED].append(_cut(tensors["candidate_rows"]))
+            for name, end in ends.items():
+                parts[name].append(slate_ranking(end(tensors)["SLATE"], self.replay.rows_of_items, K))
+        return {name: np.concatenate(part) for name, part in parts.items()}
 
     def _batches(self) -> list[slice]:
         step = max(1, CELLS // self.num_items)
         return [slice(start, min(start + step, len(self))) for start in range(0, len(self), step)]
+
+
+def _cut(rows: np.ndarray) -> np.ndarray:
+    """[B, C] -> [B, K], PAD at the end."""
+    ranking = np.full((len(rows), K), PAD, dtype=np.int64)
+    ranking[:, : rows.shape[1]] = rows[:, :K]
+    return ranking

@@ -169,10 +169,15 @@ class Run:
         self.say("ranker")
         spec, items, replay = served.spec, served.items, self.prepared.replay
         examples = []
-        for retrieve, period in ((early, RANK), (chosen.retrieve, VALIDATION)):
+        for retrieve, period, most in (
+            (early, RANK, None),
+            (chosen.retrieve, VALIDATION, ranking.validation_requests),
+        ):
             inside = self.prepared.split.periods == period
-            rows = self._asking(inside, ranking.requests_per_user)
-            examples.append(ranking_examples(retrieve, spec, items, replay, rows, inside))
+            rows = _drawn(self._asking(inside, ranking.requests_per_user), most)
+            examples.append(
+                ranking_examples(retrieve, spec, items, replay, rows, inside, dense=ranking.dense_candidates)
+            )
         ranker, calibrator = ranking.fit(
             spec,
             items,
@@ -192,6 +197,13 @@ class Run:
                 "give more events or larger fractions for rank and validation"
             )
         return rows
+
+
+def _drawn(rows: np.ndarray, most: int | None) -> np.ndarray:
+    """At most so many of the rows, always the same ones, in their order."""
+    if most is None or len(rows) <= most:
+        return rows
+    return np.sort(np.random.default_rng(0).choice(rows, most, replace=False))
 
 
 def eager_user_tower(towers: TowerEnsemble) -> Callable[[Arrays], np.ndarray]:

@@ -20,7 +20,7 @@ from recsys.data.splits import Splitter
 from recsys.errors import ConfigError
 from recsys.evaluation.metrics import K
 from recsys.evaluation.protocol import Evaluation
-from recsys.evaluation.questions import Questions
+from recsys.evaluation.questions import RETRIEVED, Questions
 from recsys.evaluation.report import Report
 from recsys.evaluation.scoreboard import Scoreboard
 from recsys.features.spec import Features
@@ -28,7 +28,7 @@ from recsys.pipeline import light
 from recsys.policy.compose import Policy
 from recsys.policy.diversity import MaximalMarginalRelevance
 from recsys.policy.rules import RuleSet
-from recsys.stages import Rules, load_rules, load_stages
+from recsys.stages import Rules, Stages, load_rules, load_stages
 from recsys.training.cascade import Knobs, Run, TrainedCascade
 from recsys.training.prepare import prepare
 from recsys.training.save import save_cascade
@@ -125,16 +125,17 @@ class Experiment:
         retrieve = stages[0]
         if (total := retrieve.sources.total) < min(K, test.num_items):
             board.note(f"a cascade has {total} candidates: its recall@{K} is that of the first {total}")
-        board.record("towers", test.retrieved(retrieve.only("two_tower")), seed=seed)
-        board.record("retrieval", test.retrieved(retrieve), seed=seed)
-        if len(light(stages)) < len(stages):
-            board.record("ranker", test.answers((*stages[:-1], self._plain_rules(draft))), seed=seed)
-            board.record("pipeline", test.answers(stages), seed=seed)
+        board.record("towers", test.answers([retrieve.only("two_tower")], {})[RETRIEVED], seed=seed)
+        for name, ranking in test.answers(stages[:-1], self._ends(draft, stages)).items():
+            board.record(name, ranking, seed=seed)
 
-    def _plain_rules(self, draft: Bundle) -> Rules:
-        """The last stage with the value formula alone: no rules, no diversity."""
+    def _ends(self, draft: Bundle, stages: Stages) -> dict[str, Rules]:
+        """What may come after the ranker: the value formula alone, without rules and diversity, and what is served."""
+        if len(light(stages)) == len(stages):
+            return {}
         unruled = Policy(value=self.policy.value, diversity=MaximalMarginalRelevance(trade_off=1.0, window=0))
-        return load_rules(draft, policy=unruled, rules=RuleSet.parse({"rules": []}))
+        plain = load_rules(draft, policy=unruled, rules=RuleSet.parse({"rules": []}))
+        return {"ranker": plain, "pipeline": stages[-1]}
 
 
 def claim(checkpoints: Path, config: dict[str, Any]) -> None:

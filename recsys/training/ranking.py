@@ -28,6 +28,7 @@ from recsys.training.resident import Resident
 
 WATCHED = {"ndcg@10": "ranking/ndcg@10", "likelihood": "ranking/likelihood"}
 """what the kept epoch is best in -> as it is logged"""
+THINNED = 8
 BATCH = 64
 """requests put through the retrieve stage, or scored without gradients, at once"""
 
@@ -52,18 +53,29 @@ class RankingExamples:
 
 
 def ranking_examples(
-    retrieve: Retrieve, spec: FeatureSpec, items: ItemTable, replay: Replay, rows: np.ndarray, period: np.ndarray
+    retrieve: Retrieve,
+    spec: FeatureSpec,
+    items: ItemTable,
+    replay: Replay,
+    rows: np.ndarray,
+    period: np.ndarray,
+    *,
+    dense: int,
 ) -> RankingExamples:
     """Ask retrieval at `rows` of the log and label its candidates by the rest of `period` [R] bool.
 
-    Retrieval must have been fitted on earlier periods only; the requests are encoded by the ranker's own spec.
+    Retrieval must have been fitted on earlier periods only; the requests are encoded by the ranker's own spec. Of the
+    candidates of a request the first `dense` are kept and every THINNED-th of the others: by place, whatever became of
+    them, so that what is likely at a place stays as likely.
     """
+    places = np.arange(retrieve.sources.total)
+    kept = places[(places < dense) | ((places - dense) % THINNED == 0)]
     parts: list[Arrays] = []
     for start in range(0, len(rows), BATCH):
         queries = replay.queries(rows[start : start + BATCH], k=1)
         answer = retrieve({"QUERY": queries})
         request, _ = encode_queries(spec, items, queries)
-        parts.append({**request, **{name: answer[name] for name in ("candidate_rows", "candidate_scores")}})
+        parts.append({**request, **{name: answer[name][:, kept] for name in ("candidate_rows", "candidate_scores")}})
     arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     candidates = arrays.pop("candidate_rows")
     return RankingExamples(
@@ -149,6 +161,10 @@ class RankingTraining(Fitting):
     """of the listwise term beside the sum of the pointwise ones"""
     requests_per_user: int
     """moments of a user in the ranking period that become examples"""
+    validation_requests: int
+    """at most, to stop early and to calibrate by"""
+    dense_candidates: int
+    """of a request, the first, that are all learnt from; of those behind them one in eight"""
     watch: str
     """what the kept epoch is best in on the validation requests: ndcg@10 of the target, or likelihood of all labels"""
 
@@ -169,6 +185,8 @@ class RankingTraining(Fitting):
             id_dropout=(self.id_dropout, 0.0, 0.95),
             listwise_weight=(self.listwise_weight, 0.0, 100.0),
             requests_per_user=(self.requests_per_user, 1, 10_000),
+            validation_requests=(self.validation_requests, 1, 10**9),
+            dense_candidates=(self.dense_candidates, 1, 10_000),
         )
         if self.watch not in WATCHED:
             raise ConfigError(f"ranking.watch is {self.watch!r}; choose one of {', '.join(WATCHED)}")

@@ -15,8 +15,8 @@ MET = [0, 1, 2]
 COLD = [3, 4, 5, 6, 7]
 
 
-def fit(known, neighbours=10):
-    return Content(num=3, weights=[0.1], decays=[1.0], neighbours=neighbours).fit(known)
+def fit(known, neighbours=10, only_cold=True):
+    return Content(num=3, weights=[0.1], decays=[1.0], neighbours=neighbours, only_cold=only_cold).fit(known)
 
 
 def unit(features):
@@ -51,6 +51,12 @@ def test_every_item_speaks_for_the_cold_ones_by_their_content(known):
     ]
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
     assert not found[:, MET].any()
+
+
+def test_met_items_are_neighbours_too_where_they_may_be(known):
+    found = fit(known, only_cold=False).matrix.toarray()
+    expected = [[max(slow(one, other), 0) if other != one else 0 for other in range(8)] for one in range(8)]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_only_the_nearest_stay_and_steps_change_nothing(known, monkeypatch):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from recsys.candidates import linear
-from recsys.candidates.contract import Asked
+from recsys.candidates.contract import RECENT, Asked
 from recsys.candidates.linear import Cosine, CosineAndTransitions, Ease
 from recsys.candidates.neighbours import ItemNeighbours
 from recsys.candidates.operators import near_gram, pruned
@@ -193,6 +193,25 @@ def test_looking_up_in_steps_changes_nothing(monkeypatch):
     whole = answer.score(query, row)
     monkeypatch.setattr("recsys.candidates.neighbours.CELLS", 13)
     np.testing.assert_array_equal(answer.score(query, row), whole)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 10_000))
+def test_what_each_of_the_newest_events_says_is_read_from_the_matrix(seed):
+    """Histories shorter than RECENT, PAD within them, items that came later, rows of padding."""
+    generator = np.random.default_rng(seed)
+    matrix = generator.integers(0, 3, (6, 6)).astype(np.float32)
+    history = generator.integers(PAD, 8, (3, generator.integers(0, 7)))
+    answer = neighbours(matrix).answer(asked(history))
+    query, row = np.divmod(np.arange(3 * 9), 9)
+    row -= 1
+    found = answer.recent(query, row)
+    assert found.shape == (27, RECENT)
+    assert found.dtype == np.float32
+    for one, item, said in zip(query, row, found, strict=True):
+        newest = [*history[one, ::-1], *[PAD] * RECENT][:RECENT]
+        expected = [matrix[event, item] if 0 <= event < 6 and 0 <= item < 6 else 0 for event in newest]
+        assert said.tolist() == expected
 
 
 KNOBS = {"num": 5, "weights": [1.0], "decays": [1.0], "neighbours": 3, "operator": Cosine(shrinkage=0.0)}

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.candidates.best import best
+from recsys.candidates.contract import RECENT
 from recsys.candidates.merge import Merged, merge, num_score_features, score_features, union
 from recsys.contracts import PAD
 
@@ -32,6 +33,14 @@ class Table:
 
     def score(self, query, row):
         return self.scores[query, row]
+
+    def recent(self, query, row):
+        """Event e says e * 100 + row of a row."""
+        return (np.arange(RECENT) * 100 + row[:, None]).astype(np.float32)
+
+
+def merged_by(answers, nums, excluded, weights, total):
+    return merge(answers, union(answers, nums, excluded), weights, total)
 
 
 @st.composite
@@ -68,7 +77,7 @@ def slow(answers, nums, weights, excluded, query):
 
 def merged_of(case):
     answers, nums, weights, excluded, total = case
-    return merge(union(answers, nums, excluded), weights, total)
+    return merged_by(answers, nums, excluded, weights, total)
 
 
 @settings(deadline=None, max_examples=200)
@@ -120,7 +129,7 @@ NOTHING = np.full((1, 0), PAD)
 
 def test_merge_known_answer():
     towers, lists = said([5, 3, 7], {5: 0.5, 3: 0.25, 7: 0.9}), said([3, 8], {3: 1.0, 5: 0.75, 8: 1.0})
-    got = merge(union([towers, lists], [2, 2], np.array([[8, PAD]])), [1.0, 0.5], 4)
+    got = merged_by([towers, lists], [2, 2], np.array([[8, PAD]]), [1.0, 0.5], 4)
     assert got.rows.tolist() == [[5, 3, PAD, PAD]], "7 is beyond the quota, 8 is excluded"
     assert got.scores[0, :2].tolist() == [0.875, 0.75], "5 has the lists' score though they did not offer it"
     np.testing.assert_array_equal(got.source_scores[0, :2], np.float32([[0.5, np.nan], [0.25, 1.0]]))
@@ -128,15 +137,15 @@ def test_merge_known_answer():
 
 
 def test_an_excluded_item_does_not_use_up_the_quota():
-    assert merge(union([said([5, 3, 7], {})], [2], np.array([[5]])), [1.0], 3).rows.tolist() == [[3, 7, PAD]]
+    assert merged_by([said([5, 3, 7], {})], [2], np.array([[5]]), [1.0], 3).rows.tolist() == [[3, 7, PAD]]
 
 
 def test_equal_scores_go_to_the_lower_row():
-    assert merge(union([said([9, 2, 4], {4: -0.0})], [3], NOTHING), [1.0], 3).rows.tolist() == [[2, 4, 9]]
+    assert merged_by([said([9, 2, 4], {4: -0.0})], [3], NOTHING, [1.0], 3).rows.tolist() == [[2, 4, 9]]
 
 
 def test_nothing_offered_is_all_padding():
-    got = merge(union([said([], {})], [3], NOTHING), [1.0], 2)
+    got = merged_by([said([], {})], [3], NOTHING, [1.0], 2)
     assert (got.rows.tolist(), got.offered.any()) == ([[PAD, PAD]], False)
 
 
@@ -153,21 +162,36 @@ def test_the_best_of_a_row_equal_a_full_sort(seed, width, k):
 
 
 def test_score_features_known_answer():
+    recent = np.arange(3 * 2 * RECENT, dtype=np.float32).reshape(1, 3, 2, RECENT)
+    recent[0, 2] = 0
     merged = Merged(
         rows=np.array([[4, 7, PAD]]),
         scores=np.float32([[0.5, 0.25, -np.inf]]),
         full_scores=np.float32([[[2, 8], [3, 1], [0, 0]]]),
         offered=np.array([[[True, False], [True, True], [False, False]]]),
+        recent=recent,
     )
     found = score_features(merged)
     second, first = 1 / math.log2(3), 1.0
-    expected = [[0.5, 2, 8, 1, 0, second, 0], [0.25, 3, 1, 1, 1, first, first], [0] * 7]
+    expected = [
+        [0.5, first, 2, 8, 1, 0, second, 0, *range(8)],
+        [0.25, second, 3, 1, 1, 1, first, first, *range(8, 16)],
+        [0] * 16,
+    ]
     np.testing.assert_allclose(found[0], expected, rtol=1e-6)
     assert found.dtype == np.float32
     assert found.shape[-1] == num_score_features(2)
 
 
+def test_what_newest_events_say_stands_beside_its_candidate_and_is_nothing_for_padding():
+    towers, lists = said([4, 7], {}), said([9], {})
+    found = merged_by([towers, lists], [2, 2], NOTHING, [1.0, 0.5], 5)
+    assert (found.recent[found.rows == PAD] == 0).all()
+    for row, asked in zip(found.rows[0], found.recent[0], strict=True):
+        assert row == PAD or asked.tolist() == [[e * 100 + row for e in range(RECENT)]] * 2
+
+
 @pytest.mark.parametrize("weight", [0.1, 0.7])
 def test_weights_order_the_same_union_anew(weight):
-    joined = union([said([1, 2], {1: 1.0, 2: 0.5}), said([2], {2: 1.0})], [2, 1], NOTHING)
-    assert merge(joined, [1.0, weight], 1).rows.tolist() == [[1 if weight < 0.5 else 2]]
+    answers = [said([1, 2], {1: 1.0, 2: 0.5}), said([2], {2: 1.0})]
+    assert merged_by(answers, [2, 1], NOTHING, [1.0, weight], 1).rows.tolist() == [[1 if weight < 0.5 else 2]]

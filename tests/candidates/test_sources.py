@@ -30,7 +30,7 @@ def parts(**changed):
     return {
         "two_tower": Towers(num=8),
         "item_item": ItemItem(num=6, weights=[0.4, 0.0, 1.0], decays=[0.8, 1.0], neighbours=5, operator=operator),
-        "content": Content(num=3, weights=[0.1, 0.3], decays=[1.0], neighbours=4),
+        "content": Content(num=3, weights=[0.1, 0.3], decays=[1.0], neighbours=4, only_cold=True),
         "popular": Popular(num=4, weights=[0.1, 0.0], days=10.0, kept=30),
         "fresh": Fresh(num=2, weights=[0.05], kept=9, column=None),
         "promising": Promising(num=2, weights=[0.05], kept=9, half_life_days=30.0, regularisation=1.0),

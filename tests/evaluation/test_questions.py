@@ -142,14 +142,25 @@ def test_a_sample_is_some_of_the_questions(questions):
     assert questions.sample(len(questions), seed=3) is questions
 
 
+class Candidates:
+    """A first stage that finds items 0 and 3, and counts how often it is asked."""
+
+    name = "retrieve"
+    asked = 0
+
+    def __call__(self, tensors):
+        self.asked += len(tensors["QUERY"])
+        return {"candidate_rows": np.tile([0, 3], (len(tensors["QUERY"]), 1))}
+
+
 class OneSlate:
-    """A whole cascade that shows item 3, then item 0."""
+    """A last stage that shows the same rows whoever asks."""
 
     name = "rules"
 
-    def __init__(self, dataset):
+    def __init__(self, dataset, rows):
         ids = dataset.items["item"]
-        self.places = tuple(SlateItem(item=ids[row], utility=0.0, sources=(), probabilities={}) for row in (3, 0))
+        self.places = tuple(SlateItem(item=ids[row], utility=0.0, sources=(), probabilities={}) for row in rows)
 
     def __call__(self, tensors):
         slates = [
@@ -159,10 +170,13 @@ class OneSlate:
         return {"SLATE": slates}
 
 
-def test_the_answers_of_a_cascade(questions, dataset):
-    answers = questions.answers([OneSlate(dataset)])
-    assert answers.shape == (len(questions), K)
-    assert answers[:, :3].tolist() == [[3, 0, PAD]] * len(questions)
+def test_the_answers_of_cascades_that_share_their_first_stage(questions, dataset):
+    first = Candidates()
+    answers = questions.answers([first], {"there": OneSlate(dataset, (3, 0)), "back": OneSlate(dataset, (0,))})
+    assert first.asked == len(questions), "once for all of them"
+    for name, expected in (("retrieval", [0, 3, PAD]), ("there", [3, 0, PAD]), ("back", [0, PAD, PAD])):
+        assert answers[name].shape == (len(questions), K)
+        assert answers[name][:, :3].tolist() == [expected] * len(questions)
 
 
 def test_a_period_without_anything_new_is_refused(dataset, split):
