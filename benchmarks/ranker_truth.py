@@ -59,6 +59,7 @@ KNOBS = RankingTraining(
     id_dropout=0.5,
     listwise_weight=0.0,
     requests_per_user=1,
+    requests=1_000_000_000,
     validation_requests=1_000_000_000,
     dense_candidates=10,
     watch="likelihood",

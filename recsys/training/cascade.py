@@ -170,7 +170,7 @@ class Run:
         spec, items, replay = served.spec, served.items, self.prepared.replay
         examples = []
         for retrieve, period, most in (
-            (early, RANK, None),
+            (early, RANK, ranking.requests),
             (chosen.retrieve, VALIDATION, ranking.validation_requests),
         ):
             inside = self.prepared.split.periods == period
@@ -199,9 +199,9 @@ class Run:
         return rows
 
 
-def _drawn(rows: np.ndarray, most: int | None) -> np.ndarray:
+def _drawn(rows: np.ndarray, most: int) -> np.ndarray:
     """At most so many of the rows, always the same ones, in their order."""
-    if most is None or len(rows) <= most:
+    if len(rows) <= most:
         return rows
     return np.sort(np.random.default_rng(0).choice(rows, most, replace=False))
 

@@ -130,9 +130,11 @@ class Experiment:
             board.record(name, ranking, seed=seed)
 
     def _ends(self, draft: Bundle, stages: Stages) -> dict[str, Rules]:
-        """What may come after the ranker: the value formula alone, without rules and diversity, and what is served."""
+        """What may come after the ranker: what is served, and beside it, where that is more, the value formula alone."""
         if len(light(stages)) == len(stages):
             return {}
+        if not self.rules.rules and self.policy.diversity.window == 0:
+            return {"pipeline": stages[-1]}
         unruled = Policy(value=self.policy.value, diversity=MaximalMarginalRelevance(trade_off=1.0, window=0))
         plain = load_rules(draft, policy=unruled, rules=RuleSet.parse({"rules": []}))
         return {"ranker": plain, "pipeline": stages[-1]}

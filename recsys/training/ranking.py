@@ -161,6 +161,8 @@ class RankingTraining(Fitting):
     """of the listwise term beside the sum of the pointwise ones"""
     requests_per_user: int
     """moments of a user in the ranking period that become examples"""
+    requests: int
+    """at most, to learn from"""
     validation_requests: int
     """at most, to stop early and to calibrate by"""
     dense_candidates: int
@@ -185,6 +187,7 @@ class RankingTraining(Fitting):
             id_dropout=(self.id_dropout, 0.0, 0.95),
             listwise_weight=(self.listwise_weight, 0.0, 100.0),
             requests_per_user=(self.requests_per_user, 1, 10_000),
+            requests=(self.requests, 1, 10**9),
             validation_requests=(self.validation_requests, 1, 10**9),
             dense_candidates=(self.dense_candidates, 1, 10_000),
         )
