@@ -23,7 +23,6 @@ from serving.server import TritonServer
 USERS, ITEMS = 60, 40
 SMALL = (
     "recipe=sequence",
-    "~ranking",
     "retrieval.dim=16",
     "retrieval.num_blocks=1",
     "retrieval.num_heads=2",
@@ -49,9 +48,9 @@ def walks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "walks.txt"
 
 
-def trained(root: Path, path: Path, run_dir: Path) -> subprocess.CompletedProcess[str]:
+def trained(root: Path, path: Path, run_dir: Path, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "train.py", *SMALL, f"data.path={path}", f"run_dir={run_dir}"],
+        [sys.executable, "train.py", *SMALL, *options, f"data.path={path}", f"run_dir={run_dir}"],
         cwd=root,
         env={**os.environ, "COLUMNS": "200"},
         capture_output=True,
@@ -65,7 +64,7 @@ def trained(root: Path, path: Path, run_dir: Path) -> subprocess.CompletedProces
 def finished(root: Path, walks: Path) -> Path:
     """The run directory."""
     folder = walks.parent / "run"
-    done = trained(root, walks, folder)
+    done = trained(root, walks, folder, "~ranking")
     assert done.returncode == 0, done.stderr[-2_000:]
     assert "retrieval" in done.stdout
     assert f"next     python export.py bundle={folder / 'bundle'}" in done.stdout.replace("\n", "")
@@ -113,6 +112,20 @@ def test_the_report_has_every_row_and_says_what_was_asked(finished: Path) -> Non
         assert 0 <= row["recall@10"] <= row["recall@100"] <= row["recall@500"] <= 1
         assert {"ndcg@10", "coverage@10", "ci95"} <= row.keys()
     assert (finished / "metrics.png").is_file()
+
+
+def test_the_ranker_stands_beside_retrieval(root: Path, walks: Path, finished: Path, queries: list[Query]) -> None:
+    folder = walks.parent / "ranked"
+    done = trained(root, walks, folder, "ranking.epochs=1", "ranking.dense_candidates=10")
+    assert done.returncode == 0, done.stderr[-2_000:]
+    rows, before = (json.loads((one / "metrics.json").read_text())["rows"] for one in (folder, finished))
+    assert list(rows)[-3:] == ["towers", "retrieval", "pipeline"]
+    assert rows["retrieval"]["ndcg@10"] == before["retrieval"]["ndcg@10"]
+    assert rows["pipeline"]["recall@500"] == 1
+    stages = load_stages(Bundle.open(folder / "bundle"))
+    for slate in recommend(queries, stages):
+        probabilities = [place.probabilities["buy"] for place in slate.items]
+        assert probabilities == sorted(probabilities, reverse=True)
 
 
 def test_what_follows_on_a_circle_is_found(finished: Path) -> None:

@@ -174,7 +174,7 @@ class Run:
             (chosen.retrieve, VALIDATION, ranking.validation_requests),
         ):
             inside = self.prepared.split.periods == period
-            rows = _drawn(self._asking(inside, ranking.requests_per_user), most)
+            rows = drawn(self._asking(inside, ranking.requests_per_user), most)
             examples.append(
                 ranking_examples(retrieve, spec, items, replay, rows, inside, dense=ranking.dense_candidates)
             )
@@ -199,7 +199,7 @@ class Run:
         return rows
 
 
-def _drawn(rows: np.ndarray, most: int) -> np.ndarray:
+def drawn(rows: np.ndarray, most: int) -> np.ndarray:
     """At most so many of the rows, always the same ones, in their order."""
     if len(rows) <= most:
         return rows

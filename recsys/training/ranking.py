@@ -29,6 +29,7 @@ from recsys.training.resident import Resident
 WATCHED = {"ndcg@10": "ranking/ndcg@10", "likelihood": "ranking/likelihood"}
 """what the kept epoch is best in -> as it is logged"""
 THINNED = 8
+"""candidates behind the first ones of which one is learnt from"""
 BATCH = 64
 """requests put through the retrieve stage, or scored without gradients, at once"""
 
@@ -64,12 +65,10 @@ def ranking_examples(
 ) -> RankingExamples:
     """Ask retrieval at `rows` of the log and label its candidates by the rest of `period` [R] bool.
 
-    Retrieval must have been fitted on earlier periods only; the requests are encoded by the ranker's own spec. Of the
-    candidates of a request the first `dense` are kept and every THINNED-th of the others: by place, whatever became of
-    them, so that what is likely at a place stays as likely.
+    Retrieval must have been fitted on earlier periods only; the requests are encoded by the ranker's own spec.
+    dense: as in `learnt_places`
     """
-    places = np.arange(retrieve.sources.total)
-    kept = places[(places < dense) | ((places - dense) % THINNED == 0)]
+    kept = learnt_places(retrieve.sources.total, dense)
     parts: list[Arrays] = []
     for start in range(0, len(rows), BATCH):
         queries = replay.queries(rows[start : start + BATCH], k=1)
@@ -84,6 +83,15 @@ def ranking_examples(
         request=arrays,
         labels=replay.candidate_labels(rows, candidates, period),
     )
+
+
+def learnt_places(total: int, dense: int) -> np.ndarray:
+    """Of `total` candidates the first `dense` and every THINNED-th of the others.
+
+    By place, whatever became of them, so that what is likely at a place stays as likely.
+    """
+    places = np.arange(total)
+    return places[(places < dense) | ((places - dense) % THINNED == 0)]
 
 
 class RankingTask(pl.LightningModule):
