@@ -9,7 +9,7 @@ every size in turn; beside it that of the eager module. Quality is the expected 
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -100,7 +100,7 @@ def _calls(
 ) -> tuple[Callable[[], np.ndarray], Callable[[], np.ndarray]]:
     """The exported and the eager ranker on one request of random values."""
     inputs = ranker_inputs(replace(examples.spec, history_length=HISTORY), 0)
-    inputs = tuple(one for one in inputs if one.name != "candidate_scores" or one.shape[-1])
+    inputs = tuple(replace(one, shape=(-1, 0)) if one.name == "candidate_scores" else one for one in inputs)
     export_ranker(ranker, calibrator, inputs, file)
     model, arrays = OnnxModel(file, inputs), random_inputs(inputs, 1, CANDIDATES)
     batch = {name: torch.from_numpy(array) for name, array in arrays.items()}
@@ -125,14 +125,18 @@ def milliseconds(calls: Sequence[Callable[[], object]]) -> list[float]:
     return np.median(spent, axis=0).round(3).tolist()
 
 
-def measured(seed: int) -> list[dict[str, Any]]:
+def world(seed: int) -> Planted:
+    return Planted(users=4_000, items=500, rounds=25, slate=10, seed=seed, strength=2.0, effects=tuple(EFFECTS))
+
+
+def measured(world: Planted, sizes: Mapping[str, RankingTraining]) -> list[dict[str, Any]]:
+    """One row a size; one of them is LARGE."""
     torch.set_num_threads(1)
-    world = Planted(users=4_000, items=500, rounds=25, slate=10, seed=seed, strength=2.0, effects=tuple(EFFECTS))
     with TemporaryDirectory() as folder:
         examples = Examples.of(world)
         systems = [
             served(name, knobs, examples, Path(folder))
-            for name, knobs in track(sizes().items(), description="training", console=console)
+            for name, knobs in track(sizes.items(), description="training", console=console)
         ]
         graphs = milliseconds([one.graph for one in systems])
         eagers = milliseconds([one.eager for one in systems])
@@ -217,7 +221,7 @@ def draw(rows: Sequence[dict[str, Any]], file: Path) -> Path:
 
 def main() -> None:
     start, (seed, _) = time.perf_counter(), read(sys.argv[1:])
-    rows = measured(seed)
+    rows = measured(world(seed), sizes())
     claimed = figures(rows)
     console.print(table(rows))
     for name, figure in claimed.items():
