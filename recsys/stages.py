@@ -46,6 +46,8 @@ class Retrieve:
     user_tower: UserTower
     """request tensors -> [B, D]"""
     sources: Sources
+    ranked: bool
+    """whether a ranker follows, which reads the request and the features of its candidates"""
     name: str = "retrieve"
     optional_inputs: tuple[Tensor, ...] = ()
 
@@ -55,26 +57,28 @@ class Retrieve:
 
     @property
     def outputs(self) -> tuple[Tensor, ...]:
-        return (*ranker_inputs(self.spec, len(self.sources.names)), *candidate_outputs(len(self.sources.names)))
+        num_sources = len(self.sources.names)
+        return (*(ranker_inputs(self.spec, num_sources) if self.ranked else ()), *candidate_outputs(num_sources))
 
     def __call__(self, tensors: Tensors) -> Arrays:
         queries: Sequence[Query] = tensors["QUERY"]
         request, history = encode_queries(self.spec, self.items, queries)
         excluded = self._excluded(queries)
         merged = self.sources.search(self.user_tower(request), history, excluded)
-        return {
-            **request,
-            **self.items.join("candidate", merged.rows),
-            "candidate_scores": score_features(merged),
+        candidates = {
             "candidate_rows": merged.rows,
             "merged_scores": merged.scores,
             "source_scores": merged.source_scores,
             "degraded": self._degraded(queries, request, history),
         }
+        if not self.ranked:
+            return candidates
+        features = self.items.join("candidate", merged.rows)
+        return {**request, **features, "candidate_scores": score_features(merged), **candidates}
 
     def only(self, source: str) -> "Retrieve":
-        """The same stage with one of its sources alone."""
-        return replace(self, sources=self.sources.only(source))
+        """The same stage with one of its sources alone, for no ranker."""
+        return replace(self, sources=self.sources.only(source), ranked=False)
 
     def _excluded(self, queries: Sequence[Query]) -> np.ndarray:
         """[B, E] rows of all a user has met or asks not to see, PAD at the end."""
@@ -224,6 +228,7 @@ def load_retrieve(bundle: Bundle) -> Retrieve:
         items=items,
         user_tower=OnnxModel(bundle.file("user_tower.onnx"), spec.request_tensors()),
         sources=Sources.from_documents(document, arrays, index),
+        ranked=bundle.has(RANKER),
     )
 
 

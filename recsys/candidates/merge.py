@@ -49,8 +49,17 @@ class Merged:
     """[B, C, S] float32, of every source, whether it offered the item or not; 0 for padding"""
     offered: np.ndarray
     """[B, C, S] bool"""
-    recent: np.ndarray
-    """[B, C, S, E] float32, what each of the newest events alone says, asked of every source; 0 for padding"""
+    answers: tuple[Answer, ...]
+    """of the sources"""
+
+    @property
+    def recent(self) -> np.ndarray:
+        """[B, C, S, E] float32, what each of the newest events alone says, asked of every source; 0 for padding."""
+        said = np.zeros((*self.rows.shape, len(self.answers), RECENT), dtype=np.float32)
+        query, place = np.nonzero(self.rows != PAD)
+        for number, answer in enumerate(self.answers):
+            said[query, place, number] = answer.recent(query, self.rows[query, place])
+        return said
 
     @property
     def source_scores(self) -> np.ndarray:
@@ -90,10 +99,7 @@ def merge(answers: Sequence[Answer], joined: Union, weights: Sequence[float], to
     scores[query, place] = merged[query, column]
     full_scores[query, place] = joined.scores[:, query, column].T
     offered[query, place] = joined.offered[:, query, column].T
-    recent = np.zeros((*shape, num_sources, RECENT), dtype=np.float32)
-    for number, answer in enumerate(answers):
-        recent[query, place, number] = answer.recent(query, rows[query, place])
-    return Merged(rows=rows, scores=scores, full_scores=full_scores, offered=offered, recent=recent)
+    return Merged(rows=rows, scores=scores, full_scores=full_scores, offered=offered, answers=tuple(answers))
 
 
 def _joined(offers: Sequence[np.ndarray], nums: Sequence[int], excluded: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

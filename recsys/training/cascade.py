@@ -134,7 +134,9 @@ class Run:
         index, recall = self.knobs.index.build(vectors)
         sources = self._sources(spec, items, known, index)
         return TrainedRetrieval(
-            retrieve=Retrieve(spec=spec, items=items, user_tower=eager_user_tower(towers), sources=sources),
+            retrieve=Retrieve(
+                spec=spec, items=items, user_tower=eager_user_tower(towers), sources=sources, ranked=True
+            ),
             towers=towers,
             item_vectors=vectors,
             index_recall=recall,

@@ -162,20 +162,18 @@ def test_the_best_of_a_row_equal_a_full_sort(seed, width, k):
 
 
 def test_score_features_known_answer():
-    recent = np.arange(3 * 2 * RECENT, dtype=np.float32).reshape(1, 3, 2, RECENT)
-    recent[0, 2] = 0
     merged = Merged(
         rows=np.array([[4, 7, PAD]]),
         scores=np.float32([[0.5, 0.25, -np.inf]]),
         full_scores=np.float32([[[2, 8], [3, 1], [0, 0]]]),
         offered=np.array([[[True, False], [True, True], [False, False]]]),
-        recent=recent,
+        answers=(said([], {}), said([], {})),
     )
     found = score_features(merged)
     second, first = 1 / math.log2(3), 1.0
     expected = [
-        [0.5, first, 2, 8, 1, 0, second, 0, *range(8)],
-        [0.25, second, 3, 1, 1, 1, first, first, *range(8, 16)],
+        [0.5, first, 2, 8, 1, 0, second, 0, *[4, 104, 204, 304] * 2],
+        [0.25, second, 3, 1, 1, 1, first, first, *[7, 107, 207, 307] * 2],
         [0] * 16,
     ]
     np.testing.assert_allclose(found[0], expected, rtol=1e-6)
