@@ -144,9 +144,16 @@ def jobs(files: dict[str, Path], seeds: int) -> Iterable[Job]:
 
 def worlds(seed: int) -> dict[str, Planted]:
     large = Planted(users=12_000, items=500, rounds=25, slate=10, seed=seed, strength=2.0, effects=tuple(EFFECTS))
-    without = replace(large, effects=tuple(name for name in EFFECTS if name != "position"))
+    others = tuple(name for name in EFFECTS if name != "position")
+    without = replace(large, effects=others, strength=large.strength * _share_of_strength(others))
     alone = {name: replace(large, users=3_000, strength=3.0, effects=(name,)) for name in EFFECTS}
     return {"everything": large, "no position": without, **alone}
+
+
+def _share_of_strength(effects: Sequence[str]) -> float:
+    """Of all effects, so that those that are left are as strong as they were beside the others."""
+    left, whole = (np.sum([np.square(EFFECTS[name]) for name in names], axis=0) for names in (effects, EFFECTS))
+    return float(np.sqrt((left / whole).mean()))
 
 
 def _saved(file: Path, world: Planted) -> Path:

@@ -20,6 +20,8 @@ from recsys.nn.blocks import Batch, HistoryEncoder, TableEncoder
 NUM_SIMILARITIES = 2
 FADING_HOURS = (1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, math.inf)
 """half-lives of what happened"""
+PLACES_SPEED = 10.0
+"""what a place adds differs by several units of a logit, which is far for a parameter that moves a learning rate a step"""
 RARE = -3.0
 """logit of an objective before training: about 5%"""
 
@@ -186,7 +188,8 @@ class MultiObjectiveRanker(nn.Module):
             logits = logits + self.wide(scores)
         if self.positions is not None and "candidate_positions" in batch:
             last = self.positions.num_embeddings - 1
-            logits = logits + self.positions(batch["candidate_positions"].clamp(max=last)) - self.positions.weight[0]
+            places = self.positions(batch["candidate_positions"].clamp(max=last)) - self.positions.weight[0]
+            logits = logits + PLACES_SPEED * places
         return logits
 
     def fit_scores(self, scores: Tensor) -> None:
