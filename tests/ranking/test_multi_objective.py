@@ -14,7 +14,13 @@ from recsys.data.sources.synthetic import Synthetic
 from recsys.data.splits import TEST, GlobalTime
 from recsys.features.encode import encode_queries
 from recsys.features.spec import Features
-from recsys.ranking.multi_objective import FADING_HOURS, CrossNetwork, MultiObjectiveRanker, TargetAttention
+from recsys.ranking.multi_objective import (
+    FADING_HOURS,
+    PLACES_SPEED,
+    CrossNetwork,
+    MultiObjectiveRanker,
+    TargetAttention,
+)
 from recsys.training.prepare import prepare
 
 NUM_SCORES = num_score_features(3)
@@ -136,7 +142,7 @@ def test_similarities_known_answer(ranker, batch):
 
 def test_a_place_moves_every_candidate_by_its_own_step_and_the_first_place_by_none(ranker, batch):
     places = torch.arange(C).expand(8, C) % 6
-    steps = ranker.positions.weight - ranker.positions.weight[0]
+    steps = PLACES_SPEED * (ranker.positions.weight - ranker.positions.weight[0])
     found = ranker({**batch, "candidate_positions": places}) - ranker(batch)
     torch.testing.assert_close(found, steps[places.clamp(max=3)], rtol=0, atol=1e-5)
     torch.testing.assert_close(found[:, 0], torch.zeros_like(found[:, 0]), rtol=0, atol=1e-6)
