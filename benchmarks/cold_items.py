@@ -337,8 +337,7 @@ def main() -> None:
     file = write_result("cold_items", measured, claimed, time.perf_counter() - start)
     console.print(table(measured))
     for name, figure in claimed.items():
-        verdict = "reached" if figure.reached else "[bold red]missed[/]"
-        console.print(f"{name:40} {figure.value}  {figure.unit}, goal {figure.goal}: {verdict}")
+        console.print(f"{name:40} {figure.value}  {figure.unit}, goal {figure.goal}: {figure.verdict}")
     console.print(f"\nresult   {file}")
     console.print(
         "next     python train.py data=tables data.description=my.yaml retrieval.id_dropout=0.2", style="bold"

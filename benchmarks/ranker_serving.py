@@ -225,8 +225,7 @@ def main() -> None:
     claimed = figures(rows)
     console.print(table(rows))
     for name, figure in claimed.items():
-        verdict = {True: "reached", False: "[bold red]missed[/]", None: "not measured"}[figure.reached]
-        console.print(f"{name:32} {figure.value}  {figure.unit}, goal {figure.goal}: {verdict}")
+        console.print(f"{name:32} {figure.value}  {figure.unit}, goal {figure.goal}: {figure.verdict}")
     file = write_result("ranker_serving", rows, claimed, time.perf_counter() - start)
     console.print(f"\nresult   {file}\npicture  {draw(rows, RESULTS / 'ranker_serving.png')}")
     console.print(f"next     python benchmarks/ranker_serving.py seed={seed + 1}", style="bold")

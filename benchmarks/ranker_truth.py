@@ -271,8 +271,7 @@ def main() -> None:
     claimed = figures(rows)
     console.print(table(rows))
     for name, figure in claimed.items():
-        verdict = {True: "reached", False: "[bold red]missed[/]", None: "not measured"}[figure.reached]
-        console.print(f"{name:42} {figure.value}  {figure.unit}, goal {figure.goal}: {verdict}")
+        console.print(f"{name:42} {figure.value}  {figure.unit}, goal {figure.goal}: {figure.verdict}")
     file = write_result("ranker_truth", rows, claimed, time.perf_counter() - start)
     console.print(f"\nresult   {file}")
     console.print(f"next     python benchmarks/ranker_truth.py seed={seed + 1}", style="bold")

@@ -30,6 +30,11 @@ class Figure:
             return None
         return self.value >= self.goal if self.better == "higher" else self.value <= self.goal
 
+    @property
+    def verdict(self) -> str:
+        """As rich prints it."""
+        return {True: "reached", False: "[bold red]missed[/]", None: "not measured here"}[self.reached]
+
 
 def write_result(
     claim: str, rows: Sequence[Mapping[str, Any]], figures: Mapping[str, Figure], seconds: float, folder: Path = RESULTS

@@ -247,8 +247,7 @@ def main() -> None:
     file = write_result("retrieval_index", [*rows, *on_device], claimed, time.perf_counter() - start)
     console.print(table(rows))
     for name, figure in claimed.items():
-        verdict = {True: "reached", False: "[bold red]missed[/]", None: "not measured here"}[figure.reached]
-        console.print(f"{name:30} {figure.value}  {figure.unit}, goal {figure.goal}: {verdict}")
+        console.print(f"{name:30} {figure.value}  {figure.unit}, goal {figure.goal}: {figure.verdict}")
     console.print(f"\nresult   {file}")
     console.print("next     python train.py recipe=movielens_100k index=ivf", style="bold")
 

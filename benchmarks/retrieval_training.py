@@ -246,8 +246,7 @@ def main() -> None:
     file = write_result("retrieval_training", rows, claimed, time.perf_counter() - start)
     console.print(table(rows))
     for name, figure in claimed.items():
-        verdict = "reached" if figure.reached else "[bold red]missed[/]"
-        console.print(f"{name:30} {figure.value}  {figure.unit}, goal {figure.goal}: {verdict}")
+        console.print(f"{name:30} {figure.value}  {figure.unit}, goal {figure.goal}: {figure.verdict}")
     console.print(f"\nresult   {file}")
     console.print("next     python train.py recipe=sequence data.path=...", style="bold")
 
