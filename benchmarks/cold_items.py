@@ -30,7 +30,7 @@ from cold_content import ContentNeighbours
 from cold_world import DRAWS, K, World, load
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from result_file import ROOT, Figure, write_result
+from result_file import ROOT, Figure, print_figures, write_result
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -336,8 +336,7 @@ def main() -> None:
     claimed = figures(found)
     file = write_result("cold_items", measured, claimed, time.perf_counter() - start)
     console.print(table(measured))
-    for name, figure in claimed.items():
-        console.print(f"{name:40} {figure.value}  {figure.unit}, goal {figure.goal}: {figure.verdict}")
+    print_figures(console, claimed)
     console.print(f"\nresult   {file}")
     console.print(
         "next     python train.py data=tables data.description=my.yaml retrieval.id_dropout=0.2", style="bold"

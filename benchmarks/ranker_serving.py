@@ -22,7 +22,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from ranker_truth import KNOBS, read
 from ranker_world import Examples, log_loss, trained, worth
-from result_file import RESULTS, ROOT, Figure, write_result
+from result_file import RESULTS, ROOT, Figure, print_figures, write_result
 from rich import box
 from rich.console import Console
 from rich.progress import track
@@ -224,8 +224,7 @@ def main() -> None:
     rows = measured(world(seed), sizes())
     claimed = figures(rows)
     console.print(table(rows))
-    for name, figure in claimed.items():
-        console.print(f"{name:32} {figure.value}  {figure.unit}, goal {figure.goal}: {figure.verdict}")
+    print_figures(console, claimed)
     file = write_result("ranker_serving", rows, claimed, time.perf_counter() - start)
     console.print(f"\nresult   {file}\npicture  {draw(rows, RESULTS / 'ranker_serving.png')}")
     console.print(f"next     python benchmarks/ranker_serving.py seed={seed + 1}", style="bold")

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from ranker_peers import boosted, pooled, rates
 from ranker_world import Examples, agreement, trained, worth
-from result_file import Figure, write_result
+from result_file import Figure, print_figures, write_result
 from rich import box
 from rich.console import Console
 from rich.progress import Progress
@@ -270,8 +270,7 @@ def main() -> None:
     rows = measured(seed, seeds)
     claimed = figures(rows)
     console.print(table(rows))
-    for name, figure in claimed.items():
-        console.print(f"{name:42} {figure.value}  {figure.unit}, goal {figure.goal}: {figure.verdict}")
+    print_figures(console, claimed)
     file = write_result("ranker_truth", rows, claimed, time.perf_counter() - start)
     console.print(f"\nresult   {file}")
     console.print(f"next     python benchmarks/ranker_truth.py seed={seed + 1}", style="bold")

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from rich.console import Console
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 
@@ -34,6 +36,13 @@ class Figure:
     def verdict(self) -> str:
         """As rich prints it."""
         return {True: "reached", False: "[bold red]missed[/]", None: "not measured here"}[self.reached]
+
+
+def print_figures(console: Console, figures: Mapping[str, Figure]) -> None:
+    """A line each, with its goal and whether it was reached."""
+    width = max(map(len, figures))
+    for name, figure in figures.items():
+        console.print(f"{name:{width}}  {figure.value}  {figure.unit}, goal {figure.goal}: {figure.verdict}")
 
 
 def write_result(

@@ -17,7 +17,7 @@ from typing import Any
 import faiss
 import numpy as np
 import torch
-from result_file import Figure, write_result
+from result_file import Figure, print_figures, write_result
 from retrieval_device import device_rows
 from retrieval_vectors import Vectors, clusters, isotropic, read_interactions, toys, toys_file
 from rich import box
@@ -246,8 +246,7 @@ def main() -> None:
     claimed |= device_figures
     file = write_result("retrieval_index", [*rows, *on_device], claimed, time.perf_counter() - start)
     console.print(table(rows))
-    for name, figure in claimed.items():
-        console.print(f"{name:30} {figure.value}  {figure.unit}, goal {figure.goal}: {figure.verdict}")
+    print_figures(console, claimed)
     console.print(f"\nresult   {file}")
     console.print("next     python train.py recipe=movielens_100k index=ivf", style="bold")
 

@@ -25,7 +25,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from result_file import ROOT, Figure, write_result
+from result_file import ROOT, Figure, print_figures, write_result
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -245,8 +245,7 @@ def main() -> None:
     claimed = figures(rows)
     file = write_result("retrieval_training", rows, claimed, time.perf_counter() - start)
     console.print(table(rows))
-    for name, figure in claimed.items():
-        console.print(f"{name:30} {figure.value}  {figure.unit}, goal {figure.goal}: {figure.verdict}")
+    print_figures(console, claimed)
     console.print(f"\nresult   {file}")
     console.print("next     python train.py recipe=sequence data.path=...", style="bold")
 

@@ -196,10 +196,21 @@ class OnnxModel:
             raise BundleError(
                 f"{path} reads the tensor {missing[0]!r}, which the feature spec does not give; retrain it"
             )
+        _check_widths(path, {one.name: one.shape for one in self.session.get_inputs()}, inputs)
         self.names = frozenset(wanted)
 
     def __call__(self, arrays: Arrays) -> np.ndarray:
         return self.session.run(None, {name: arrays[name] for name in self.names})[0]
+
+
+def _check_widths(path: Path, shapes: Mapping[str, Sequence[Any]], inputs: Sequence[Tensor]) -> None:
+    """BundleError for a graph that reads more or fewer features than its stage gives; names stand for any size."""
+    for tensor in inputs:
+        width, given = shapes.get(tensor.name, tensor.shape)[-1], tensor.shape[-1]
+        if isinstance(width, int) and given != -1 and width != given:
+            raise BundleError(
+                f"{path} reads {width} features of {tensor.name!r}, this version gives {given}; train the bundle again"
+            )
 
 
 def read_spec(bundle: Bundle) -> FeatureSpec:

@@ -175,3 +175,12 @@ def test_a_graph_that_differs_from_its_module_is_refused(folder, fitted, other):
 def test_a_graph_that_reads_what_the_spec_does_not_give_is_refused(folder, fitted):
     with pytest.raises(BundleError, match=r"ranker\.onnx reads the tensor 'candidate_"):
         OnnxModel(folder / "ranker.onnx", fitted[0].request_tensors())
+
+
+def test_a_graph_of_another_width_is_refused_when_it_is_opened(folder, fitted):
+    """A bundle of a version that read other features of retrieval fails before the first request."""
+    other = ranker_inputs(fitted[0], NUM_SOURCES + 1)
+    with pytest.raises(
+        BundleError, match=r"ranker\.onnx reads \d+ features of 'candidate_scores', .*train the bundle again"
+    ):
+        OnnxModel(folder / "ranker.onnx", other)

@@ -161,9 +161,8 @@ def _compiled_fold(width: int) -> Callable[..., Any]:
 
 
 @lru_cache
-def _compiled_search(dim: int) -> Callable[..., Any]:
-    """The machine code for one dim: with a constant length the inner loops become a few vector instructions."""
-    folded = _compiled_fold(dim)
+def _compiled_approximate(dim: int) -> Callable[..., Any]:
+    """Scores of int8 codes, a group of rows at a time."""
 
     @njit(nogil=True, fastmath=FAST)
     def approximate(codes, scales, rounded, step, start, num, scores):
@@ -172,6 +171,14 @@ def _compiled_search(dim: int) -> Callable[..., Any]:
             for place in range(dim):
                 total = np.int32(total + np.int32(codes[start + at, place]) * np.int32(rounded[place]))
             scores[at] = total * (scales[start + at] * step)
+
+    return approximate
+
+
+@lru_cache
+def _compiled_bounds(dim: int) -> Callable[..., Any]:
+    """What the scores of each group lie between."""
+    approximate = _compiled_approximate(dim)
 
     @njit(nogil=True, fastmath=FAST)
     def bounds(codes, scales, margins, allowed, rounded, step, norm, size):
@@ -191,6 +198,14 @@ def _compiled_search(dim: int) -> Callable[..., Any]:
             lower[group], upper[group] = low, high
         return lower, upper
 
+    return bounds
+
+
+@lru_cache
+def _compiled_collect(dim: int) -> Callable[..., Any]:
+    """The rows that may be among the best."""
+    approximate = _compiled_approximate(dim)
+
     @njit(nogil=True)
     def collect(codes, scales, margins, allowed, rounded, step, norm, size, reached, floor):
         """Rising rows of all in the reached groups whose upper bound is not below the floor."""
@@ -206,6 +221,14 @@ def _compiled_search(dim: int) -> Callable[..., Any]:
                 found += allowed[start + at] and upper >= floor
         return rows[:found]
 
+    return collect
+
+
+@lru_cache
+def _compiled_scored(dim: int) -> Callable[..., Any]:
+    """Exact scores of a few rows."""
+    folded = _compiled_fold(dim)
+
     @njit(nogil=True)
     def scored(vectors, query, rows):
         """Folded scores of rows; -0 becomes 0, or the two would not be a tie."""
@@ -215,6 +238,14 @@ def _compiled_search(dim: int) -> Callable[..., Any]:
                 products[place] = query[place] * vectors[rows[at], place]
             exact[at] = folded(products) + np.float32(0)
         return exact
+
+    return scored
+
+
+@lru_cache
+def _compiled_search(dim: int) -> Callable[..., Any]:
+    """The machine code for one dim: with a constant length the inner loops become a few vector instructions."""
+    bounds, collect, scored = _compiled_bounds(dim), _compiled_collect(dim), _compiled_scored(dim)
 
     @njit(nogil=True)
     def search(codes, scales, margins, allowed, vectors, query, levels, best_scores, best_rows):
