@@ -153,13 +153,20 @@ class Rules:
         return SLATE, ITEMS, UTILITIES
 
     def __call__(self, tensors: Tensors) -> dict[str, list[Slate]]:
+        return {"SLATE": self.policy.compose(*self._offered(tensors))}
+
+    def rows(self, tensors: Tensors) -> np.ndarray:
+        """The items of the same slates without their explanations, [B, K] catalogue rows, PAD behind the last."""
+        return self.policy.rows(*self._offered(tensors))
+
+    def _offered(self, tensors: Tensors) -> tuple[Sequence[Query], Candidates, np.ndarray | None]:
         candidates = Candidates(
             items=tensors["candidate_rows"],
             scores=tensors["merged_scores"],
             source_scores=tensors["source_scores"],
             degraded=tuple(tuple(json.loads(flags)) for flags in np.ravel(tensors["degraded"])),
         )
-        return {"SLATE": self.policy.compose(tensors["QUERY"], candidates, tensors.get("probabilities"))}
+        return tensors["QUERY"], candidates, tensors.get("probabilities")
 
 
 Stages = tuple[Retrieve, Rank, Rules] | tuple[Retrieve, Rules]

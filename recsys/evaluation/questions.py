@@ -9,6 +9,7 @@ Shapes: R rows of the log, B queries, N items, K places.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any, Protocol
 
 import numpy as np
 from scipy import sparse
@@ -20,7 +21,8 @@ from recsys.errors import DataError
 from recsys.evaluation.baselines import Scorer
 from recsys.evaluation.interactions import Histories, Interactions
 from recsys.evaluation.metrics import K, Targets, ndcg, rank_scores, score_hits
-from recsys.evaluation.replay import Replay, slate_ranking
+from recsys.evaluation.replay import Replay
+from recsys.evaluation.threads import in_threads
 from recsys.pipeline import Stage, through
 
 RETRIEVED = "retrieval"
@@ -31,6 +33,13 @@ SLATES = 64
 """queries a cascade is asked at a time"""
 Scores = Callable[[slice], np.ndarray]
 """consecutive queries -> their scores [b, N], larger is better"""
+
+
+class End(Protocol):
+    """A last stage, of which only the items matter here."""
+
+    def rows(self, tensors: Mapping[str, Any]) -> np.ndarray:
+        """[B, at least what was asked] catalogue rows as they are shown, PAD behind the last."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,18 +136,19 @@ class Questions:
         """What `rank` and `ndcg_at_10` take, from a fitted baseline."""
         return lambda batch: scorer.scores(self.histories.batch(batch))
 
-    def answers(self, shared: Sequence[Stage], ends: Mapping[str, Stage]) -> dict[str, np.ndarray]:
+    def answers(self, shared: Sequence[Stage], ends: Mapping[str, End]) -> dict[str, np.ndarray]:
         """[B, K] catalogue rows: RETRIEVED, in the order of the shared stages, and what each of the ends then shows.
 
         The stages that all of them share answer once.
         """
-        parts: dict[str, list[np.ndarray]] = {name: [] for name in (RETRIEVED, *ends)}
-        for start in range(0, len(self), SLATES):
-            tensors = through({"QUERY": self.queries[start : start + SLATES]}, shared)
-            parts[RETRIEVED].append(_cut(tensors["candidate_rows"]))
-            for name, end in ends.items():
-                parts[name].append(slate_ranking(end(tensors)["SLATE"], self.replay.rows_of_items, K))
-        return {name: np.concatenate(part) for name, part in parts.items()}
+
+        def answer(queries: Sequence[Query]) -> dict[str, np.ndarray]:
+            tensors = through({"QUERY": queries}, shared)
+            shown = {name: end.rows(tensors) for name, end in ends.items()}
+            return {name: _cut(rows) for name, rows in ({RETRIEVED: tensors["candidate_rows"]} | shown).items()}
+
+        parts = in_threads(answer, [self.queries[start : start + SLATES] for start in range(0, len(self), SLATES)])
+        return {name: np.concatenate([part[name] for part in parts]) for name in (RETRIEVED, *ends)}
 
     def _batches(self) -> list[slice]:
         step = max(1, CELLS // self.num_items)

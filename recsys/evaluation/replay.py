@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from recsys.contracts import PAD, Event, Query, Slate
+from recsys.contracts import PAD, Event, Query
 from recsys.data.dataset import Dataset
 from recsys.data.description import ITEM, TIMESTAMP, USER
 from recsys.data.splits import Split
@@ -150,15 +150,6 @@ class Replay:
         moments = np.empty_like(self.timestamps)
         moments[self.grouped] = known.select(pl.col(TIMESTAMP).cum_max().over(USER)).to_series().to_numpy()
         return moments
-
-
-def slate_ranking(slates: Sequence[Slate], rows_of_items: dict[str, int], k: int) -> np.ndarray:
-    """Slates -> [B, K] catalogue rows, PAD where a slate is shorter."""
-    ranking = np.full((len(slates), k), PAD, dtype=np.int64)
-    for place, slate in enumerate(slates):
-        shown = [rows_of_items[one.item] for one in slate.items[:k]]
-        ranking[place, : len(shown)] = shown
-    return ranking
 
 
 def _codes(ids: pl.Series, known: pl.Series) -> np.ndarray:

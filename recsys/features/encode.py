@@ -140,6 +140,12 @@ def encode_queries(spec: FeatureSpec, items: ItemTable, queries: Sequence[Query]
     return request, rows
 
 
+def without_padding(request: Arrays) -> Arrays:
+    """The same request tensors without the places in front of the histories that are padding in all of them."""
+    spare = int((request["history_ids"][..., 0] == MISSING).all(axis=0).sum())
+    return {name: array[:, spare:] if name.startswith("history_") else array for name, array in request.items()}
+
+
 def _encode_histories(
     spec: FeatureSpec, items: ItemTable, queries: Sequence[Query]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -107,11 +107,23 @@ class CompiledPolicy:
         _check_shapes(queries, candidates, probabilities)
         if not queries:
             return []
+        batch = self._selected(queries, candidates, probabilities)
+        return [self._slate(index, query, batch) for index, query in enumerate(queries)]
+
+    def rows(self, queries: Sequence[Query], candidates: Candidates, probabilities: np.ndarray | None) -> np.ndarray:
+        """The items of the same slates and nothing else: [B, K] catalogue rows, K of the longest, PAD behind the last."""
+        _check_shapes(queries, candidates, probabilities)
+        if not queries:
+            return np.empty((0, 0), dtype=np.int64)
+        batch = self._selected(queries, candidates, probabilities)
+        columns = batch.selection.columns
+        return np.where(columns >= 0, np.take_along_axis(batch.pool.rows, np.maximum(columns, 0), axis=1), PAD)
+
+    def _selected(self, queries: Sequence[Query], candidates: Candidates, probabilities: np.ndarray | None) -> "_Batch":
         offer = self._offer(queries, candidates, probabilities)
         pool = self._pool(queries, offer)
         selection = self.diversity.select(pool, self.vectors, self.lengths, self.rules.caps)
-        batch = _Batch(candidates, probabilities, offer, pool, selection)
-        return [self._slate(index, query, batch) for index, query in enumerate(queries)]
+        return _Batch(candidates, probabilities, offer, pool, selection)
 
     def _offer(self, queries: Sequence[Query], candidates: Candidates, probabilities: np.ndarray | None) -> "_Offer":
         rows = candidates.items

@@ -18,7 +18,7 @@ from recsys.candidates.sources import CandidateSources, Sources
 from recsys.data.splits import PERIODS, RANK, TEST, VALIDATION
 from recsys.errors import DataError
 from recsys.evaluation.questions import Questions
-from recsys.features.encode import Arrays, ItemTable
+from recsys.features.encode import Arrays, ItemTable, without_padding
 from recsys.features.spec import FeatureSpec
 from recsys.index import Index
 from recsys.index.ann import IndexBuilder
@@ -213,6 +213,7 @@ def eager_user_tower(towers: TowerEnsemble) -> Callable[[Arrays], np.ndarray]:
 
     @torch.no_grad()
     def user_vectors(request: Arrays) -> np.ndarray:
-        return towers.users({name: torch.from_numpy(array) for name, array in request.items()}).numpy()
+        trimmed = without_padding(request)
+        return towers.users({name: torch.from_numpy(array) for name, array in trimmed.items()}).numpy()
 
     return user_vectors

@@ -17,6 +17,7 @@ from recsys.contracts import PAD
 from recsys.errors import ConfigError, check_ranges
 from recsys.evaluation.metrics import Targets, hits, ndcg
 from recsys.evaluation.replay import Replay
+from recsys.evaluation.threads import in_threads
 from recsys.features.encode import Arrays, ItemTable, encode_queries
 from recsys.features.spec import FeatureSpec
 from recsys.nn.losses import listwise_softmax, masked_bce
@@ -69,12 +70,14 @@ def ranking_examples(
     dense: as in `learnt_places`
     """
     kept = learnt_places(retrieve.sources.total, dense)
-    parts: list[Arrays] = []
-    for start in range(0, len(rows), BATCH):
-        queries = replay.queries(rows[start : start + BATCH], k=1)
+
+    def ask(rows: np.ndarray) -> Arrays:
+        queries = replay.queries(rows, k=1)
         answer = retrieve({"QUERY": queries})
         request, _ = encode_queries(spec, items, queries)
-        parts.append({**request, **{name: answer[name][:, kept] for name in ("candidate_rows", "candidate_scores")}})
+        return {**request, **{name: answer[name][:, kept] for name in ("candidate_rows", "candidate_scores")}}
+
+    parts = in_threads(ask, [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)])
     arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     candidates = arrays.pop("candidate_rows")
     return RankingExamples(

@@ -12,7 +12,7 @@ from scipy import sparse
 from recsys.contracts import PAD
 from recsys.evaluation.metrics import Targets, hits, ndcg, recall
 from recsys.evaluation.questions import Questions
-from recsys.features.encode import Arrays, ItemTable, encode_queries
+from recsys.features.encode import Arrays, ItemTable, encode_queries, without_padding
 from recsys.features.spec import FeatureSpec
 
 STEP = 512
@@ -40,15 +40,9 @@ class Watched:
         )
 
     def batches(self) -> Iterator[Arrays]:
-        """The request in steps, without the columns of the history in front that are padding in all of a step."""
-        length = self.request["history_gaps"].shape[1]
+        """The request in steps, each without the padding that all of it has."""
         for start in range(0, len(self.history), STEP):
-            rows = slice(start, start + STEP)
-            spare = int((self.history[rows, -length:] == PAD).all(axis=0).sum())
-            yield {
-                name: array[rows, spare:] if name.startswith("history_") else array[rows]
-                for name, array in self.request.items()
-            }
+            yield without_padding({name: array[start : start + STEP] for name, array in self.request.items()})
 
     def judge(self, rows: np.ndarray) -> float:
         """What retrieval is chosen by: mean NDCG@10 + recall@100 of a ranking [Q, K], PAD at the end."""

@@ -8,7 +8,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from recsys.contracts import PAD, Slate, SlateItem
+from recsys.contracts import PAD
 from recsys.data.sources.synthetic import Synthetic
 from recsys.data.splits import TEST, VALIDATION, GlobalTime, LeaveOneOut
 from recsys.errors import DataError
@@ -156,23 +156,16 @@ class Candidates:
 class OneSlate:
     """A last stage that shows the same rows whoever asks."""
 
-    name = "rules"
+    def __init__(self, rows):
+        self.shown = rows
 
-    def __init__(self, dataset, rows):
-        ids = dataset.items["item"]
-        self.places = tuple(SlateItem(item=ids[row], utility=0.0, sources=(), probabilities={}) for row in rows)
-
-    def __call__(self, tensors):
-        slates = [
-            Slate(user=query.user, request_id="", items=self.places, degraded=(), bundle="", rules="")
-            for query in tensors["QUERY"]
-        ]
-        return {"SLATE": slates}
+    def rows(self, tensors):
+        return np.tile(self.shown, (len(tensors["QUERY"]), 1))
 
 
-def test_the_answers_of_cascades_that_share_their_first_stage(questions, dataset):
+def test_the_answers_of_cascades_that_share_their_first_stage(questions):
     first = Candidates()
-    answers = questions.answers([first], {"there": OneSlate(dataset, (3, 0)), "back": OneSlate(dataset, (0,))})
+    answers = questions.answers([first], {"there": OneSlate((3, 0)), "back": OneSlate((0,))})
     assert first.asked == len(questions), "once for all of them"
     for name, expected in (("retrieval", [0, 3, PAD]), ("there", [3, 0, PAD]), ("back", [0, PAD, PAD])):
         assert answers[name].shape == (len(questions), K)

@@ -8,15 +8,14 @@ import math
 
 import numpy as np
 import polars as pl
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys.contracts import PAD, Event, Query, Slate, SlateItem
+from recsys.contracts import PAD, Event, Query
 from recsys.data.dataset import canonical
 from recsys.data.description import Description
 from recsys.data.splits import FIT, LATER, Split, whole
-from recsys.evaluation.replay import Replay, slate_ranking
+from recsys.evaluation.replay import Replay
 
 ITEMS = ("a", "b", "c", "d")
 DESCRIPTION = Description(
@@ -195,10 +194,3 @@ def test_where_there_is_no_clock_there_are_no_seconds():
 def test_profiles_leave_missing_values_out():
     replay = replay_of([("u", "a", 1, 1.0, None, None), ("v", "a", 1, 1.0, None, None)])
     assert replay.profiles == {"u": {"age": 30.0}, "v": {}, "z": {}}
-
-
-@pytest.mark.parametrize(("k", "expected"), [(1, [[2], [PAD]]), (3, [[2, 0, PAD], [PAD] * 3])])
-def test_the_ranking_of_a_slate(k, expected):
-    places = tuple(SlateItem(item=item, utility=0.0, sources=(), probabilities={}) for item in "ca")
-    slates = [Slate(user="u", request_id="", items=items, degraded=(), bundle="", rules="") for items in (places, ())]
-    assert slate_ranking(slates, {"a": 0, "b": 1, "c": 2}, k).tolist() == expected

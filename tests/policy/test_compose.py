@@ -202,11 +202,9 @@ def test_laws_of_every_slate(request_):
     rules, trade_off, window, queries, rows, values = request_
     policy = compiled(rules, trade_off, window)
     shape = (len(rows), len(rows[0]))
-    for slate, asked, some in zip(
-        policy.compose(queries, candidates(np.reshape(rows, shape)), watch(np.reshape(values, shape))),
-        queries,
-        rows,
-        strict=True,
+    offered = candidates(np.reshape(rows, shape)), watch(np.reshape(values, shape))
+    for slate, alone, asked, some in zip(
+        policy.compose(queries, *offered), policy.rows(queries, *offered), queries, rows, strict=True
     ):
         items = shown(slate)
         hidden = {event.item for event in asked.history} | set(asked.exclude)
@@ -217,6 +215,8 @@ def test_laws_of_every_slate(request_):
         assert (len(items) == asked.k) != ("candidates:short" in slate.degraded)
         assert all(item.item in kept or item.sources == ("rules",) for item in slate.items)
         assert Slate.from_json(slate.to_json()) == slate
+        assert alone[: len(items)].tolist() == [policy.row_of[item] for item in items]
+        assert (alone[len(items) :] == PAD).all(), "the rows alone are those of the slate"
         json.loads(slate.to_json(), parse_constant=pytest.fail)
 
 
