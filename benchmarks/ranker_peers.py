@@ -3,7 +3,7 @@
 Shapes: B requests, C places of a slate, T objectives, L history, D dim.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import lightgbm
@@ -67,7 +67,12 @@ def pooled(wanted: bool) -> Iterator[None]:
     attending = TargetAttention.forward
 
     def pooling(
-        self: TargetAttention, candidates: Tensor, events: Tensor, present: Tensor, gaps: Tensor, shared: Tensor
+        self: TargetAttention,
+        candidates: Tensor,
+        events: Tensor,
+        present: Tensor,
+        gaps: Tensor,
+        shared: Sequence[Tensor],
     ) -> tuple[Tensor, Tensor]:
         mean = (events * present.unsqueeze(-1)).sum(1) / present.sum(1).clamp(min=1)[:, None]
         wide = mean[:, None].expand(-1, candidates.shape[1], -1)

@@ -64,7 +64,7 @@ def ranker(fitted):
         dropout=0.3,
         id_dropout=0.3,
     ).eval()
-    for layer in (*ranker.heads, ranker.wide):
+    for layer in (ranker.heads, ranker.wide):
         layer.reset_parameters()  # as if trained: a fresh head says nothing
     ranker.fit_scores(torch.randn(50, num_score_features(NUM_SOURCES)))
     return ranker

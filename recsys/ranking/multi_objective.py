@@ -9,6 +9,7 @@ Shapes: B batch, L history, C candidates, D dim, H heads, T objectives, S source
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,8 @@ FADING_HOURS = (1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, math.inf)
 """half-lives of what happened"""
 PLACES_SPEED = 10.0
 """what a place adds differs by several units of a logit, which is far for a parameter that moves a learning rate a step"""
+NOWHERE = -1
+"""an id that no event has"""
 RARE = -3.0
 """logit of an objective before training: about 5%"""
 
@@ -45,24 +48,34 @@ class TargetAttention(nn.Module):
         self.width = num_heads * dim + 2 * num_heads + num_columns * (len(FADING_HOURS) + 1)
 
     def forward(
-        self, candidates: Tensor, events: Tensor, present: Tensor, gaps: Tensor, shared: Tensor
+        self, candidates: Tensor, events: Tensor, present: Tensor, gaps: Tensor, shared: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """candidates [B, C, D], events [B, L, D], present [B, L], gaps [B, L], shared [B, C, L, K] ->
+        """candidates [B, C, D], events [B, L, D], present [B, L], gaps [B, L], shared K of [B, C, L] ->
         the mean event under the weights [B, C, H D], and how much of the history speaks for the candidate [B, C, ...].
         """
+        there = present.unsqueeze(-1).to(gaps.dtype)
+        num = present.sum(-1).clamp(min=1)[:, None, None]
+        fading = _fading(gaps) * there
+        weights = torch.sigmoid(self._likeness(candidates, events, self.age(fading), shared) + _hidden(present))
+        summed = weights @ torch.cat([events, there], dim=-1).unsqueeze(1)
+        attended = summed[..., :-1].transpose(1, 2).flatten(-2) / num
+        sums = summed[..., -1].transpose(1, 2)
+        counted = torch.cat([fading / 4, there / num], dim=-1)
+        return attended, torch.cat([sums / 4, sums / num, *(column @ counted for column in shared)], dim=-1)
+
+    def _likeness(self, candidates: Tensor, events: Tensor, age: Tensor, shared: Sequence[Tensor]) -> Tensor:
+        """Logits of the weights, [B, H, C, L]; age [B, L, H]."""
         query = self.query(candidates).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
         likeness = query @ events.unsqueeze(1).transpose(-1, -2) / math.sqrt(events.shape[-1])
-        fading = _fading(gaps) * present.unsqueeze(-1)
-        weights = torch.sigmoid(
-            likeness + self.age(fading).transpose(1, 2).unsqueeze(2) + self.shared(shared).permute(0, 3, 1, 2)
-        )
-        weights = weights * present[:, None, None]
-        num = present.sum(-1).clamp(min=1)[:, None, None]
-        attended = (weights @ events.unsqueeze(1)).transpose(1, 2).flatten(-2) / num
-        sums = weights.sum(-1).transpose(1, 2)
-        counts = (shared.transpose(-1, -2) @ fading.unsqueeze(1)).flatten(-2)
-        shares = (shared * present[:, None, :, None]).sum(-2) / num
-        return attended, torch.cat([sums / 4, sums / num, counts / 4, shares], dim=-1)
+        likeness = likeness + age.transpose(1, 2).unsqueeze(2)
+        for column, weights in zip(shared, self.shared.weight.T, strict=True):
+            likeness = likeness + weights[:, None, None] * column.unsqueeze(1)
+        return likeness
+
+
+def _hidden(present: Tensor) -> Tensor:
+    """[B, L] -> [B, 1, 1, L] to add to logits: nothing where there is an event, else so little that the weight is 0."""
+    return torch.where(present, 0.0, -1e9)[:, None, None]
 
 
 def _fading(gaps: Tensor) -> Tensor:
@@ -148,8 +161,8 @@ class MultiObjectiveRanker(nn.Module):
             _expert(width, expert_dim, dropout) for _ in range(num_experts + spec.num_objectives)
         )
         self.num_shared = num_experts
-        self.gates = nn.ModuleList(nn.Linear(width, num_experts + 1) for _ in range(spec.num_objectives))
-        self.heads = nn.ModuleList(nn.Linear(expert_dim, 1) for _ in range(spec.num_objectives))
+        self.gates = nn.Linear(width, spec.num_objectives * (num_experts + 1))
+        self.heads = nn.Linear(expert_dim, spec.num_objectives)
         self.wide = nn.Linear(num_scores, spec.num_objectives) if num_scores else None
         self.positions = nn.Embedding(num_positions, spec.num_objectives) if num_positions else None
         self.has_vectors = "vectors" in spec.items.widths
@@ -157,8 +170,8 @@ class MultiObjectiveRanker(nn.Module):
 
     def _start_from_retrieval(self) -> None:
         """Before training the order is that of the merged retrieval score, column 0, so a poor fit cannot lose it."""
-        for name, parameter in self.heads.named_parameters():
-            nn.init.constant_(parameter, RARE if name.endswith(".bias") else 0.0)
+        nn.init.zeros_(self.heads.weight)
+        nn.init.constant_(self.heads.bias, RARE)
         if self.wide is not None:
             nn.init.zeros_(self.wide.weight)
             nn.init.zeros_(self.wide.bias)
@@ -170,20 +183,7 @@ class MultiObjectiveRanker(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """With candidate_positions [B, C] of what was shown, the logits are those in these places, else in the first."""
         joined, scores = self._join(batch)
-        crossed = self.cross(joined)
-        experts = torch.stack([expert(crossed) for expert in self.experts], dim=-1)
-        shared, own = experts[..., : self.num_shared], experts[..., self.num_shared :]
-        logits = torch.cat(
-            [
-                head(
-                    (
-                        torch.cat([shared, own[..., place : place + 1]], -1) * gate(crossed).softmax(-1)[..., None, :]
-                    ).sum(-1)
-                )
-                for place, (gate, head) in enumerate(zip(self.gates, self.heads, strict=True))
-            ],
-            dim=-1,
-        )
+        logits = self._mixed(self.cross(joined))
         if self.wide is not None:
             logits = logits + self.wide(scores)
         if self.positions is not None and "candidate_positions" in batch:
@@ -191,6 +191,13 @@ class MultiObjectiveRanker(nn.Module):
             places = self.positions(batch["candidate_positions"].clamp(max=last)) - self.positions.weight[0]
             logits = logits + PLACES_SPEED * places
         return logits
+
+    def _mixed(self, crossed: Tensor) -> Tensor:
+        """[B, C, W] -> [B, C, T]. The heads are linear, so what the experts say is weighed behind them."""
+        said = [self.heads(expert(crossed)) for expert in self.experts]
+        own = torch.stack([one[..., place] for place, one in enumerate(said[self.num_shared :])], dim=-1)
+        gates = self.gates(crossed).unflatten(-1, (own.shape[-1], -1)).softmax(-1)
+        return (torch.stack([*said[: self.num_shared], own], dim=-1) * gates).sum(-1)
 
     def fit_scores(self, scores: Tensor) -> None:
         """Standardise candidate_scores [R, num_scores] by the training examples."""
@@ -220,10 +227,11 @@ class MultiObjectiveRanker(nn.Module):
         joined = [candidates, attended, candidates * user, user, speaking, *numbers, scores, similarities]
         return torch.cat(joined, dim=-1), scores
 
-    def _shared(self, batch: Batch) -> Tensor:
-        """Whether a candidate and an event have the same known value of each category, [B, C, L, K]."""
-        candidate, event = (batch[name][..., self.slots] for name in ("candidate_ids", "history_ids"))
-        return ((candidate[:, :, None] == event[:, None]) & (candidate[:, :, None] > UNKNOWN)).float()
+    def _shared(self, batch: Batch) -> list[Tensor]:
+        """For each category [B, C, L]: 1.0 where a candidate and an event have the same known value."""
+        candidate, event = batch["candidate_ids"], batch["history_ids"]
+        known = torch.where(candidate > UNKNOWN, candidate, NOWHERE)
+        return [(known[:, :, None, slot] == event[:, None, :, slot]).float() for slot in self.slots]
 
     def _similarities(self, batch: Batch, present: Tensor, candidates: Tensor) -> Tensor:
         """Largest and mean content cosine of a candidate to the history: [B, C, 2], zero without content or history."""

@@ -46,7 +46,7 @@ def ranker(fitted):
     sizes = {"dim": 8, "num_heads": 2, "cross_rank": 4, "num_cross_layers": 2, "num_experts": 2, "expert_dim": 6}
     sizes["num_positions"] = 4
     ranker = MultiObjectiveRanker(spec=fitted[0], num_scores=NUM_SCORES, dropout=0.5, id_dropout=0.5, **sizes)
-    for layer in (*ranker.heads, ranker.wide, ranker.positions):
+    for layer in (ranker.heads, ranker.wide, ranker.positions):
         layer.reset_parameters()  # as if trained: a fresh head says nothing
     return ranker.eval().requires_grad_(False)
 
@@ -151,7 +151,7 @@ def test_a_place_moves_every_candidate_by_its_own_step_and_the_first_place_by_no
 @torch.no_grad()
 def test_attention_without_a_history_is_nothing():
     attention, nobody = TargetAttention(4, 2, 3), torch.zeros(2, 5, dtype=torch.bool)
-    shared = torch.ones(2, 3, 5, 3)
+    shared = 3 * [torch.ones(2, 3, 5)]
     attended, speaking = attention(torch.randn(2, 3, 4), torch.randn(2, 5, 4), nobody, torch.randn(2, 5).abs(), shared)
     assert not attended.any()
     assert not speaking.any()
@@ -163,10 +163,10 @@ def test_what_is_shared_is_counted_fading_by_age():
     attention = TargetAttention(4, 1, 2)
     gaps = torch.full((1, 3), 64 * 3600.0).log1p()
     present = torch.tensor([[False, True, True]])
-    shared = torch.tensor([[1.0, 1], [1, 1], [1, 0]])[None, None]
+    shared = [torch.tensor([[[1.0, 1, 1]]]), torch.tensor([[[1.0, 1, 0]]])]
     _, speaking = attention(torch.randn(1, 1, 4), torch.randn(1, 3, 4), present, gaps, shared)
     newer, older = (2 ** (-hours / np.array(FADING_HOURS)) for hours in (64, 128))
-    expected = np.concatenate([np.stack([newer + older, older], axis=0).ravel() / 4, [1, 0.5]])
+    expected = np.concatenate([(newer + older) / 4, [1], older / 4, [0.5]])
     np.testing.assert_allclose(speaking[0, 0, 2:].numpy(), expected, rtol=1e-4)
 
 
@@ -175,7 +175,7 @@ def test_attention_equals_its_slow_twin():
     torch.manual_seed(0)
     attention, candidates, events = TargetAttention(4, 2, 2), torch.randn(1, 2, 4), torch.randn(1, 3, 4)
     gaps, present = torch.tensor([[9.0, 8, 7]]), torch.tensor([[False, True, True]])
-    shared = (torch.randn(1, 2, 3, 2) > 0).float()
+    shared = [(torch.randn(1, 2, 3) > 0).float() for _ in range(2)]
     attended, speaking = attention(candidates, events, present, gaps, shared)
     seconds = gaps[0].expm1()
     for candidate in range(2):
@@ -186,7 +186,8 @@ def test_attention_equals_its_slow_twin():
                 hours = seconds[event:].sum() / 3600
                 fading = torch.tensor([2 ** (-float(hours) / half) for half in FADING_HOURS])
                 logit = query @ events[0, event] / 2 + attention.age(fading)[head]
-                weights.append(torch.sigmoid(logit + attention.shared(shared[0, candidate, event])[head]))
+                alike = torch.stack([column[0, candidate, event] for column in shared])
+                weights.append(torch.sigmoid(logit + attention.shared(alike)[head]))
             mean = (weights[0] * events[0, 1] + weights[1] * events[0, 2]) / 2
             torch.testing.assert_close(attended[0, candidate, 4 * head : 4 * head + 4], mean)
             torch.testing.assert_close(speaking[0, candidate, head], sum(weights) / 4)
@@ -196,11 +197,25 @@ def test_attention_equals_its_slow_twin():
 def test_only_known_values_of_single_categories_are_shared(ranker, fitted, batch):
     found = ranker._shared(batch)
     columns = [column for column in fitted[0].items.of_kind("category", "categories") if column.slots == 1]
-    assert found.shape == (8, C, batch["history_ids"].shape[1], len(columns))
-    for place, slot in enumerate(ranker.slots):
+    assert len(found) == len(columns)
+    for column, slot in zip(found, ranker.slots, strict=True):
+        assert column.shape == (8, C, batch["history_ids"].shape[1])
         one, other = batch["candidate_ids"][2, 3, slot], batch["history_ids"][2, :, slot]
-        assert found[2, 3, :, place].tolist() == [float(one == value and one > 1) for value in other]
-    assert not ranker._shared({name: torch.ones_like(part) for name, part in batch.items() if "ids" in name}).any()
+        assert column[2, 3].tolist() == [float(one == value and one > 1) for value in other]
+    unknown = {name: torch.ones_like(part) for name, part in batch.items() if "ids" in name}
+    assert not torch.stack(ranker._shared(unknown)).any()
+
+
+@torch.no_grad()
+def test_an_objective_mixes_the_shared_experts_and_its_own(ranker):
+    crossed = torch.randn(1, 2, ranker.gates.in_features)
+    experts = [expert(crossed) for expert in ranker.experts]
+    gates = ranker.gates(crossed).chunk(ranker.heads.out_features, dim=-1)
+    for place, gate in enumerate(gates):
+        heard = torch.stack([*experts[: ranker.num_shared], experts[ranker.num_shared + place]], dim=-1)
+        mean = (heard * gate.softmax(-1)[..., None, :]).sum(-1)
+        expected = mean @ ranker.heads.weight[place] + ranker.heads.bias[place]
+        torch.testing.assert_close(ranker._mixed(crossed)[..., place], expected)
 
 
 @torch.no_grad()
