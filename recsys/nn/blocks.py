@@ -56,7 +56,7 @@ class TableEncoder(nn.Module):
                 identity = embedding(self._drop(ids)).squeeze(-2)
             else:
                 present = (ids > 0).sum(-1, keepdim=True).clamp(min=1)
-                content.append(embedding(ids).sum(-2) / present)
+                content.append(_summed(embedding, ids) / present)
         return identity, content
 
     def _drop(self, ids: Tensor) -> Tensor:
@@ -72,6 +72,14 @@ def _embedding(num_ids: int, dim: int) -> nn.Embedding:
     with torch.no_grad():
         embedding.weight[MISSING].zero_()
     return embedding
+
+
+def _summed(embedding: nn.Embedding, ids: Tensor) -> Tensor:
+    """[..., I] -> [..., D], the embeddings of the ids added up; most are MISSING, which only a graph looks up."""
+    if torch.compiler.is_exporting():
+        return embedding(ids).sum(-2)
+    summed = F.embedding_bag(ids.reshape(-1, ids.shape[-1]), embedding.weight, mode="sum", padding_idx=MISSING)
+    return summed.view(*ids.shape[:-1], -1)
 
 
 class HistoryEncoder(nn.Module):
