@@ -4,7 +4,8 @@ Shapes: B batch, L sequence, D dim, H heads, I id slots, F numbers, V vector val
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +29,8 @@ class TableEncoder(nn.Module):
         self.widths = table.widths
         self.id_column = id_column
         self.id_dropout = id_dropout
-        self.embeddings = nn.ModuleList(_embedding(column.num_ids, dim) for column in self.columns)
+        embeddings = nn.ModuleList(_embedding(column.num_ids, dim) for column in self.columns)
+        self.embeddings = cast("Sequence[nn.Embedding]", embeddings)
         self.numbers = nn.Linear(self.widths["numbers"], dim) if "numbers" in self.widths else None
         self.vectors = nn.Linear(self.widths["vectors"], dim, bias=False) if "vectors" in self.widths else None
         self.gate = nn.Linear(dim, dim)

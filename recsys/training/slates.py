@@ -1,5 +1,7 @@
 """Logged slates as examples of the ranker: what was shown at one moment is one request with its candidates.
 
+Where nothing orders the events, some of a user's are asked about and the others are told, as a set.
+
 The request is encoded from all events at once; it equals what `encode_queries` makes of the query that the user would
 have sent (tested). Shapes: R rows of the log, B requests, C longest slate, L history, M remembered events.
 """
@@ -19,7 +21,7 @@ from recsys.training.ranking import RankingExamples
 
 @dataclass(frozen=True, kw_only=True)
 class Slates:
-    """Rows of the log that one user met at one moment."""
+    """Rows of the log that one user met at one moment, or some that one user met at all."""
 
     rows: np.ndarray
     """[B, C] rows of the log in canonical order, PAD at the end"""
@@ -33,9 +35,21 @@ class Slates:
     def of(prepared: Prepared, period: np.ndarray) -> "Slates":
         """Of the rows in `period` [R] bool, ascending by first row."""
         rows = np.flatnonzero(period)
-        users, times = prepared.replay.users[rows], prepared.replay.timestamps[rows]
-        order = np.lexsort((rows, times, users))
-        same = (np.diff(users[order]) == 0) & (np.diff(times[order]) == 0)
+        return Slates._grouped(rows, prepared.replay.users[rows], prepared.replay.timestamps[rows])
+
+    @staticmethod
+    def of_sets(prepared: Prepared, period: np.ndarray, longest: int) -> "Slates":
+        """The same of sets: what a user has in `period` in parts of `longest`, whatever their times."""
+        rows = np.flatnonzero(period)
+        rows = rows[np.argsort(prepared.replay.users[rows], kind="stable")]
+        users = prepared.replay.users[rows]
+        return Slates._grouped(rows, users, (np.arange(len(rows)) - np.searchsorted(users, users)) // longest)
+
+    @staticmethod
+    def _grouped(rows: np.ndarray, users: np.ndarray, parts: np.ndarray) -> "Slates":
+        """Rows of one user and one part together, [R] each."""
+        order = np.lexsort((rows, parts, users))
+        same = (np.diff(users[order]) == 0) & (np.diff(parts[order]) == 0)
         request = np.concatenate([[0], np.cumsum(~same)])
         place = np.arange(len(order)) - np.searchsorted(request, request)
         grouped = np.full((request[-1] + 1, place.max() + 1), PAD, dtype=np.int64)
@@ -44,13 +58,24 @@ class Slates:
 
 
 def logged_examples(
-    prepared: Prepared, spec: FeatureSpec, items: ItemTable, slates: Slates, *, position: str | None
+    prepared: Prepared,
+    spec: FeatureSpec,
+    items: ItemTable,
+    slates: Slates,
+    *,
+    position: str | None,
+    told: np.ndarray | None = None,
 ) -> RankingExamples:
-    """position: column of the context that holds places from 0; None where the log has none."""
+    """position: column of the context that holds places from 0; None where the log has none.
+
+    told: [R] bool, of sets, the rows that histories hold, none of which is asked about; None where events are ordered:
+    all that came before.
+    """
     replay, shown = prepared.replay, slates.rows != PAD
+    assert told is None or not told[slates.rows[shown]].any()
     labels = np.where(shown[..., None], replay.labels[slates.rows], np.nan)
     return RankingExamples(
-        request=_requests(prepared, spec, items, slates.first),
+        request=_requests(prepared, spec, items, slates.first, told),
         candidate_rows=np.where(shown, replay.items[slates.rows], PAD),
         candidate_scores=np.zeros((*slates.rows.shape, 0), dtype=np.float32),
         labels=labels.astype(np.float32),
@@ -58,10 +83,12 @@ def logged_examples(
     )
 
 
-def _requests(prepared: Prepared, spec: FeatureSpec, items: ItemTable, first: np.ndarray) -> Arrays:
+def _requests(
+    prepared: Prepared, spec: FeatureSpec, items: ItemTable, first: np.ndarray, told: np.ndarray | None
+) -> Arrays:
     """The tensors of `spec.request_tensors()` at rows [B] of the log."""
     replay = prepared.replay
-    rows, labels, times = _histories(prepared, spec, first)
+    rows, labels, times = _histories(prepared, spec, first, told)
     now = replay.seconds[first][:, None]
     profile = encode_users(spec, prepared.dataset, replay.names)
     context = encode_log(spec.context, prepared.dataset, replay.seconds)
@@ -74,12 +101,15 @@ def _requests(prepared: Prepared, spec: FeatureSpec, items: ItemTable, first: np
     }
 
 
-def _histories(prepared: Prepared, spec: FeatureSpec, first: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _histories(
+    prepared: Prepared, spec: FeatureSpec, first: np.ndarray, told: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Catalogue rows [B, L], labels [B, L, T] and timestamps [B, L] of the newest events before rows [B] of the log."""
     replay = prepared.replay
-    events = sequences(replay, np.ones(len(replay.users), dtype=bool))
+    events = sequences(replay, np.ones(len(replay.users), dtype=bool) if told is None else told)
     stride = len(replay.users)
-    ends = np.searchsorted(events.users * stride + events.rows, replay.users[first] * stride + first)
+    before = first if told is None else stride
+    ends = np.searchsorted(events.users * stride + events.rows, replay.users[first] * stride + before)
     places = ends[:, None] + np.arange(-spec.history_length, 0)
     known = places >= events.offsets[replay.users[first]][:, None]
     places = np.where(known, places, 0)

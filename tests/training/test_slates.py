@@ -1,13 +1,17 @@
 """Logged slates become the requests that a user would have sent, with what was shown as their candidates."""
 
+import dataclasses
+
 import numpy as np
+import polars as pl
 import pytest
 
 from recsys.content.text import TextVectors
 from recsys.contracts import PAD
+from recsys.data.dataset import canonical
 from recsys.data.sources.planted import EFFECTS, Planted
 from recsys.data.sources.synthetic import Synthetic
-from recsys.data.splits import RANK, TEST, GlobalTime
+from recsys.data.splits import RANK, TEST, GlobalTime, Random
 from recsys.features.encode import encode_queries
 from recsys.features.spec import Features
 from recsys.training.prepare import prepare
@@ -88,3 +92,48 @@ def test_what_comes_later_changes_no_example(prepared):
     for name, array in before.request.items():
         np.testing.assert_array_equal(after.request[name], array, err_msg=name)
     np.testing.assert_array_equal(after.labels, before.labels)
+
+
+LONGEST = 3
+
+
+@pytest.fixture(scope="module")
+def sets():
+    """Timeless data whose test asks for one part of a set and tells the others."""
+    dataset = SOURCES["synthetic"].load()
+    timeless = dataset.interactions.with_columns(timestamp=pl.lit(0.0))
+    dataset = canonical(
+        name="sets",
+        interactions=timeless,
+        items=dataset.items,
+        users=dataset.users,
+        description=dataclasses.replace(dataset.description, order="none"),
+    )
+    split = Random(rank=0.2, validation=0.1, test=0.2, seed=0).splits(dataset)[0]
+    features = Features(history_length=6, max_values=3, min_count=2, leave_out=["position"])
+    return prepare(dataset, split, features, TextVectors(dim=4, min_documents=1, seed=0))
+
+
+def test_parts_of_a_set_are_of_one_user_and_none_is_too_long(sets):
+    asked = sets.split.periods == TEST
+    slates = Slates.of_sets(sets, asked, LONGEST)
+    shown = slates.rows != PAD
+    assert slates.rows.shape[1] == LONGEST
+    assert sorted(slates.rows[shown]) == np.flatnonzero(asked).tolist()
+    users = sets.replay.users[slates.rows]
+    assert (users[:, :1] == users)[shown].all()
+    most = np.bincount(sets.replay.users[asked])
+    assert (np.bincount(users[:, 0], minlength=len(most)) == -(-most // LONGEST)).all(), "as few parts as can be"
+
+
+def test_the_history_of_a_set_is_all_that_is_told_and_nothing_that_is_asked(sets):
+    asked = sets.split.periods == TEST
+    told = sets.split.known(TEST)
+    spec, items = sets.spec(told)
+    whole = Slates.of_sets(sets, asked, sets.dataset.num_events)
+    request, _ = encode_queries(spec, items, sets.replay.queries(whole.first, k=1))
+    found = logged_examples(sets, spec, items, whole, position=None, told=told)
+    for name, array in request.items():
+        np.testing.assert_array_equal(found.request[name], array, err_msg=name)
+    with pytest.raises(AssertionError):
+        logged_examples(sets, spec, items, whole, position=None, told=told | asked)
