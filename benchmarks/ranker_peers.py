@@ -20,10 +20,7 @@ PRIOR = 100.0
 
 
 def boosted(examples: Examples, *, ranked: bool = False) -> np.ndarray:
-    """[B, C, T] probabilities of LightGBM, one model an objective; `ranked`: scores of lambdarank within slates.
-
-    As many rounds as are best on the validation examples.
-    """
+    """[B, C, T] probabilities of LightGBM, one model an objective; `ranked`: scores of lambdarank within slates."""
     ids = examples.items.encoded["ids"].shape[1]
     parts = [tabular(one, examples.items, list(range(ids))) for one in (examples.train, examples.valid, examples.test)]
     groups = [np.full(len(one), one.candidate_rows.shape[1]) for one in (examples.train, examples.valid)]
@@ -31,23 +28,24 @@ def boosted(examples: Examples, *, ranked: bool = False) -> np.ndarray:
     for objective in range(examples.probabilities.shape[-1]):
         train, valid = (one.labels[..., objective].ravel() for one in (examples.train, examples.valid))
         data = lightgbm.Dataset(parts[0], train, categorical_feature=list(range(ids)), group=groups[0])
-        model = lightgbm.train(
-            {
-                "objective": "lambdarank" if ranked else "binary",
-                "metric": "ndcg" if ranked else "binary_logloss",
-                "learning_rate": 0.1,
-                "num_leaves": 63,
-                "num_threads": 1,
-                "verbosity": -1,
-                "seed": 0,
-            },
-            data,
-            ROUNDS,
-            valid_sets=[lightgbm.Dataset(parts[1], valid, reference=data, group=groups[1])],
-            callbacks=[lightgbm.early_stopping(20, verbose=False)],
-        )
+        model = trees(data, lightgbm.Dataset(parts[1], valid, reference=data, group=groups[1]), ranked=ranked)
         columns.append(model.predict(parts[2], num_threads=1).reshape(examples.test.candidate_rows.shape))
     return np.stack(columns, axis=-1)
+
+
+def trees(train: lightgbm.Dataset, valid: lightgbm.Dataset, *, ranked: bool, leaves: int = 63) -> lightgbm.Booster:
+    """As many rounds as are best on `valid`."""
+    knobs = {
+        "objective": "lambdarank" if ranked else "binary",
+        "metric": "ndcg" if ranked else "binary_logloss",
+        "learning_rate": 0.1,
+        "num_leaves": leaves,
+        "num_threads": 1,
+        "verbosity": -1,
+        "seed": 0,
+    }
+    stop = lightgbm.early_stopping(20, verbose=False)
+    return lightgbm.train(knobs, train, ROUNDS, valid_sets=[valid], callbacks=[stop])
 
 
 def rates(examples: Examples) -> np.ndarray:

@@ -79,7 +79,7 @@ def sizes() -> dict[str, RankingTraining]:
 
 
 def served(name: str, knobs: RankingTraining, examples: Examples, folder: Path) -> Served:
-    ranker, calibrator = trained(knobs, examples, examples.train, examples.valid, seed=0)
+    ranker, calibrator = trained(knobs, examples.spec, examples.items, examples.train, examples.valid, seed=0)
     task = RankingTask(ranker, examples.items, 0, knobs, steps=1).eval()
     predicted = calibrator(task.all_logits(tensors(examples.test))).double().numpy()
     found = worth(examples.probabilities, predicted)

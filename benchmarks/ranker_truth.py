@@ -119,7 +119,7 @@ def learnt(job: Job, examples: Examples) -> tuple[np.ndarray, np.ndarray]:
         for one in (examples.train, examples.valid)
     )
     with pooled(job.system == POOLED):
-        ranker, calibrator = trained(job.knobs, examples, train, valid, job.seed)
+        ranker, calibrator = trained(job.knobs, examples.spec, examples.items, train, valid, job.seed)
     task = RankingTask(ranker, examples.items, 0, job.knobs, steps=1).eval()
     batch = tensors(examples.test)
     with torch.no_grad():

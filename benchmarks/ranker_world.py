@@ -13,6 +13,7 @@ import numpy as np
 from recsys.content.text import TextVectors
 from recsys.data.sources.planted import OBJECTIVES, REMEMBERED, Planted
 from recsys.data.splits import TEST, VALIDATION, GlobalTime
+from recsys.evaluation.probabilities import reliability
 from recsys.features.encode import ItemTable
 from recsys.features.spec import Features, FeatureSpec
 from recsys.ranking.calibration import PlattCalibrator
@@ -21,9 +22,6 @@ from recsys.training.loop import Loop
 from recsys.training.prepare import prepare
 from recsys.training.ranking import RankingExamples, RankingTraining
 from recsys.training.slates import Slates, logged_examples
-
-BINS = 20
-"""of equal mass, for the calibration error"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,13 +74,18 @@ class Examples:
 
 
 def trained(
-    knobs: RankingTraining, examples: Examples, train: RankingExamples, valid: RankingExamples, seed: int
+    knobs: RankingTraining,
+    spec: FeatureSpec,
+    items: ItemTable,
+    train: RankingExamples,
+    valid: RankingExamples,
+    seed: int,
 ) -> tuple[MultiObjectiveRanker, PlattCalibrator]:
     """On one core and in this process."""
     with TemporaryDirectory() as folder:
         return knobs.fit(
-            examples.spec,
-            examples.items,
+            spec,
+            items,
             train,
             valid,
             loop=Loop(accelerator="cpu", precision="32-true", progress=False, threads=1),
@@ -107,18 +110,12 @@ def worth(true: np.ndarray, predicted: np.ndarray) -> dict[str, dict[str, float]
     return {
         name: {
             "share": round(float(shares[place]), 4),
-            "ece": round(calibration_error(true[..., place].ravel(), predicted[..., place].ravel()), 5),
+            "ece": round(reliability(true[..., place].ravel(), predicted[..., place].ravel()).error, 5),
             "predicted_over_true": round(float(ratios[place]), 4),
             "bayes_gain": round(float(1 - best[place] / worst[place]), 4),
         }
         for place, name in enumerate(OBJECTIVES)
     }
-
-
-def calibration_error(true: np.ndarray, predicted: np.ndarray) -> float:
-    """Mean over BINS of equal mass of |mean prediction - mean truth|, [R] each."""
-    bins = np.array_split(np.argsort(predicted, kind="stable"), BINS)
-    return float(np.mean([abs(predicted[own].mean() - true[own].mean()) for own in bins]))
 
 
 def agreement(true: np.ndarray, scores: np.ndarray) -> dict[str, float]:

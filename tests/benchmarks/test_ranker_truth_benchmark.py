@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import ranker_truth
 from ranker_peers import rates
 from ranker_truth import KNOBS, OURS, POOLED, RATES, Job, run, single
-from ranker_world import Examples, agreement, calibration_error, tabular, worth
+from ranker_world import Examples, agreement, tabular, worth
 
 from recsys.data.sources.planted import EFFECTS, OBJECTIVES, Planted
 from recsys.errors import ConfigError
@@ -37,11 +37,6 @@ def test_the_truth_explains_everything_and_a_constant_nothing(examples):
     constant = np.broadcast_to(true.mean(axis=(0, 1)), true.shape)
     assert all(found["share"] == 0 for found in worth(true, constant).values())
     assert all(found["share"] < 1 for found in worth(true, true**1.2).values())
-
-
-def test_the_calibration_error_known_answer():
-    true, predicted = np.repeat([0.2, 0.6], 50), np.repeat([0.3, 0.6], 50)
-    assert calibration_error(true, predicted) == pytest.approx(0.05)
 
 
 def test_agreement_is_the_rank_correlation_within_slates():

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from recsys.data.sources.planted import DAY, EFFECTS, OBJECTIVES, RATES, START, Planted, _plackett_luce
+from recsys.data.sources.planted import EFFECTS, OBJECTIVES, RATES, ROUND, START, Planted, _plackett_luce
 from recsys.errors import ConfigError
 
 WORLD = Planted(users=400, items=200, rounds=8, slate=6, seed=3, strength=2.0, effects=tuple(EFFECTS))
@@ -80,7 +80,7 @@ def test_only_places_make_a_difference_between_where_an_item_stood_and_the_first
 def test_history_and_age_matter_only_where_something_is_remembered(alone):
     name, dataset, truth = alone
     if name in ("history", "decay"):
-        first_round = dataset.interactions["timestamp"].to_numpy() < START + DAY
+        first_round = dataset.interactions["timestamp"].to_numpy() < START + ROUND
         assert np.ptp(truth.probabilities[first_round], axis=0).max() < 1e-12
         assert np.ptp(truth.probabilities[~first_round], axis=0).min() > 0.01
 

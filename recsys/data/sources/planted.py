@@ -18,8 +18,10 @@ from recsys.data.validation import Table, validated
 from recsys.errors import ConfigError, check_ranges
 
 START = 1_704_067_200.0
-"""2024-01-01, unix seconds UTC; a round is a day, and every user comes once in it"""
+"""2024-01-01, unix seconds UTC"""
 DAY = 86_400.0
+ROUND = 3 * DAY
+"""every user comes once in it; long enough that a few rounds are whole weeks, since a model may read the day of the week"""
 OBJECTIVES = ("click", "like", "share", "buy")
 RATES = (0.30, 0.10, 0.03, 0.01)
 """about the mean probabilities"""
@@ -28,7 +30,7 @@ OFFERED = 30
 """items that the policy chooses a slate from"""
 REMEMBERED = 16
 """newest events of a user that can matter"""
-FADING_DAYS = 3.0
+FADING_DAYS = 9.0
 EFFECTS: Mapping[str, tuple[float, ...]] = {
     "second_order": (1.0, -1.0, 0.7, 1.0),
     "third_order": (0.9, 0.8, -1.0, 0.7),
@@ -203,7 +205,7 @@ class Planted:
 
     def _moment(self, rng: np.random.Generator, number: int) -> Round:
         return Round(
-            now=START + number * DAY + np.floor(rng.uniform(0, DAY, self.users)),
+            now=START + number * ROUND + np.floor(rng.uniform(0, ROUND, self.users)),
             device=rng.integers(DEVICES, size=self.users),
             urgency=rng.uniform(-1, 1, self.users),
         )

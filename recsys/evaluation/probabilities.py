@@ -1,0 +1,98 @@
+"""How right the predicted probabilities of one objective are, and how well they order.
+
+Shapes: R rows, Q bins.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from recsys.errors import DataError
+
+BINS = 20
+"""of equal mass, for the calibration error"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reliability:
+    """Predictions in bins of equal mass beside what was observed."""
+
+    predicted: np.ndarray
+    """[Q] mean prediction"""
+    observed: np.ndarray
+    """[Q] share of positives"""
+    sizes: np.ndarray
+    """[Q] rows"""
+
+    @property
+    def error(self) -> float:
+        """Expected calibration error: mean |predicted - observed| over rows (Naeini et al. 2015, of equal mass)."""
+        return float(np.average(np.abs(self.predicted - self.observed), weights=self.sizes))
+
+
+def reliability(labels: np.ndarray, predicted: np.ndarray, bins: int = BINS) -> Reliability:
+    """labels [R] of 0 and 1, or of probabilities where the truth is known; predicted [R]."""
+    parts = [part for part in np.array_split(np.argsort(predicted, kind="stable"), bins) if len(part)]
+    return Reliability(
+        predicted=np.array([predicted[part].mean() for part in parts]),
+        observed=np.array([labels[part].mean() for part in parts]),
+        sizes=np.array([len(part) for part in parts]),
+    )
+
+
+def log_loss(labels: np.ndarray, predicted: np.ndarray) -> float:
+    """Mean negative log likelihood of labels [R] in nats."""
+    predicted = predicted.clip(1e-9, 1 - 1e-9)
+    return float(-(labels * np.log(predicted) + (1 - labels) * np.log1p(-predicted)).mean())
+
+
+def normalised_entropy(labels: np.ndarray, predicted: np.ndarray) -> float:
+    """Log loss over that of the base rate (He et al. 2014): below 1 where something was learnt.
+
+    DataError when all labels are alike.
+    """
+    _check_both(labels)
+    return log_loss(labels, predicted) / log_loss(labels, np.full(len(labels), labels.mean()))
+
+
+def predicted_over_observed(labels: np.ndarray, predicted: np.ndarray) -> float:
+    """1 where the sum is right."""
+    return float(predicted.mean() / labels.mean())
+
+
+def auc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = None) -> float:
+    """Chance that a positive stands above a negative, a tie counts half (Hanley and McNeil 1982); [R] each.
+
+    weights: how often each row counts. DataError when all labels that count are alike.
+    """
+    weights = np.ones(len(labels)) if weights is None else weights
+    _check_both(labels[weights > 0])
+    _, place = np.unique(scores, return_inverse=True)
+    positives = np.bincount(place, weights * labels)
+    negatives = np.bincount(place, weights * (1 - labels))
+    below = np.cumsum(negatives) - negatives / 2
+    return float(positives @ below / (positives.sum() * negatives.sum()))
+
+
+def auc_per_user(labels: np.ndarray, scores: np.ndarray, users: np.ndarray) -> float:
+    """Mean over users that have both labels: what the order within a user is worth; [R] each, users int64."""
+    _, scores = np.unique(scores, return_inverse=True)
+    _, users = np.unique(users, return_inverse=True)
+    order = np.lexsort((scores, users))
+    users, labels, scores = users[order], labels[order], scores[order]
+    changed = (np.diff(users) != 0) | (np.diff(scores) != 0)
+    tied = np.concatenate([[0], np.cumsum(changed)])
+    owner = users[np.concatenate([[True], changed])]
+    positives, negatives = (np.bincount(tied, weights=one) for one in (labels, 1 - labels))
+    total = np.bincount(owner, weights=negatives)
+    before = np.cumsum(negatives) - negatives / 2 - (np.cumsum(total) - total)[owner]
+    pairs = np.bincount(owner, weights=positives) * total
+    if not pairs.any():
+        raise DataError("no user has both a positive and a negative; give more events to learn what a user prefers")
+    won = np.bincount(owner, weights=positives * before)
+    return float((won[pairs > 0] / pairs[pairs > 0]).mean())
+
+
+def _check_both(labels: np.ndarray) -> None:
+    if not len(labels) or labels.min() == labels.max():
+        raise DataError("all labels are alike; an order or a likelihood against the base rate needs both kinds")
