@@ -59,6 +59,8 @@ def train(config: DictConfig) -> None:
 
 def show(console: Console, report: Report, bundle: Bundle, folder: Path) -> None:
     console.print(report.table())
+    if report.objectives:
+        console.print(report.probabilities())
     for line in verdicts(report):
         console.print(f"  {line}")
     console.print(f"\npicture  {folder / 'metrics.png'}\nbundle   {bundle.path}  {bundle.fingerprint}")

@@ -55,6 +55,7 @@ KNOBS = RankingTraining(
     expert_dim=32,
     dropout=0.2,
     id_dropout=0.3,
+    feature_dropout=0.0,
     listwise_weight=0.0,
     requests_per_user=1,
     requests=1_000_000_000,

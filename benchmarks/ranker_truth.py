@@ -57,6 +57,7 @@ KNOBS = RankingTraining(
     expert_dim=64,
     dropout=0.0,
     id_dropout=0.5,
+    feature_dropout=0.0,
     listwise_weight=0.0,
     requests_per_user=1,
     requests=1_000_000_000,

@@ -83,7 +83,7 @@ def trained(
 ) -> tuple[MultiObjectiveRanker, PlattCalibrator]:
     """On one core and in this process."""
     with TemporaryDirectory() as folder:
-        return knobs.fit(
+        fitted = knobs.fit(
             spec,
             items,
             train,
@@ -93,6 +93,7 @@ def trained(
             seed=seed,
             loggers=[],
         )
+    return fitted.ranker, fitted.calibrator
 
 
 def log_loss(true: np.ndarray, predicted: np.ndarray) -> np.ndarray:

@@ -63,6 +63,7 @@ def ranker(fitted):
         expert_dim=6,
         dropout=0.3,
         id_dropout=0.3,
+        feature_dropout=0.3,
     ).eval()
     for layer in (ranker.heads, ranker.wide):
         layer.reset_parameters()  # as if trained: a fresh head says nothing

@@ -14,10 +14,8 @@ from recsys.candidates.contract import Known
 from recsys.candidates.linear import check_history_source
 from recsys.candidates.neighbours import ItemNeighbours
 from recsys.contracts import PAD
-from recsys.features.spec import RESERVED
+from recsys.features.spec import IDENTITY, RESERVED
 
-ID_COLUMN = "item"
-"""says who the item is, not what it is like"""
 CELLS = 2**22
 """similarities held at a time"""
 
@@ -70,7 +68,7 @@ def one_hot(known: Known) -> sparse.csr_array:
     for column in known.spec.items.of_kind("category", "categories"):
         ids = known.table.encoded["ids"][:-1, start : start + column.slots]
         start += column.slots
-        if column.name != ID_COLUMN:
+        if column.name != IDENTITY:
             blocks.append(_has(ids, column.num_ids))
     return sparse.csr_array(sparse.hstack(blocks))
 

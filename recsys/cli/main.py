@@ -12,14 +12,18 @@ from rich.console import Console
 from rich.progress import track
 
 from recsys.bundle import Bundle
-from recsys.cli.show import slate_table
+from recsys.cli.front import front_table, weighed
+from recsys.cli.show import item_names, slate_table
+from recsys.cli.why import reasons, reasons_table
 from recsys.contracts import Query, Slate
 from recsys.data.dataset import DESCRIPTION_FILE, Dataset
 from recsys.data.sources.tables import Tables
 from recsys.data.splits import whole
 from recsys.errors import QueryError, exit_on_error
+from recsys.evaluation.chart import draw_front
 from recsys.evaluation.replay import Replay
 from recsys.pipeline import recommend as run
+from recsys.pipeline import through
 from recsys.stages import load_stages, read_catalogue
 
 BATCH = 64
@@ -32,7 +36,7 @@ DataPath = Annotated[Path | None, typer.Option(help="description.yaml of the log
 
 @app.callback()
 def about() -> None:
-    """Ask a trained bundle for recommendations."""
+    """Ask a trained bundle for recommendations, or what its weights are worth."""
 
 
 @app.command()
@@ -41,6 +45,9 @@ def recommend(
     user: Annotated[str | None, typer.Option(help="one user: prints a table")] = None,
     out: Annotated[Path | None, typer.Option(help="all users: writes this Parquet file")] = None,
     k: Annotated[int, typer.Option(min=1, max=1_000, help="items a slate")] = 10,
+    why: Annotated[
+        bool, typer.Option("--why", help="with --user: what each part of the input adds to a utility")
+    ] = False,
     now: Annotated[float | None, typer.Option(help="unix seconds; else the end of the log")] = None,
     data: DataPath = None,
 ) -> None:
@@ -56,14 +63,36 @@ def recommend(
     replay = Replay(dataset, whole(dataset))
     moment = float(replay.timestamps.max()) if now is None else now
     if user is not None:
-        slate = run([replay.latest(user, moment, k)], stages)[0]
-        console.print(slate_table(slate, read_catalogue(opened), dataset.description.title))
+        names = item_names(read_catalogue(opened), dataset.description.title)
+        tensors = through({"QUERY": [replay.latest(user, moment, k)]}, stages)
+        slate = tensors["SLATE"][0]
+        console.print(slate_table(slate, names))
+        if why:
+            console.print(reasons_table(reasons(stages, tensors, slate), names))
         return
     assert out is not None
     queries = [replay.latest(name, moment, k) for name in dataset.users["user"]]
     slates = [slate for batch in track(list(_batches(queries)), "users") for slate in run(batch, stages)]
     _write(slates, out)
     console.print(f"wrote {out}: {len(slates):,} users, at most {k} items each")
+
+
+@app.command()
+def pareto(
+    bundle: BundlePath,
+    weight: Annotated[str, typer.Option(help="a weight of the value formula in the bundle's policy.yaml")],
+    objectives: Annotated[tuple[str, str], typer.Option(help="two objectives to weigh against each other")],
+    out: Annotated[Path, typer.Option(help="picture to write")] = Path("pareto.png"),
+) -> None:
+    """What every value of a weight is worth to two objectives, on the requests that calibrated the ranker."""
+    points = weighed(Bundle.open(bundle), weight, objectives)
+    draft = out.with_name(f".{out.name}.{time.time_ns()}")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    draw_front(draft, points, objectives, weight)
+    draft.rename(out)
+    console.print(front_table(points, objectives, weight))
+    console.print(f"picture  {out}")
+    console.print(f"next     python train.py policy.value.weights.{weight}=...", style="bold")
 
 
 def _log(bundle: Path, data: Path | None) -> Dataset:

@@ -1,5 +1,7 @@
 """A slate as people read it."""
 
+from collections.abc import Mapping
+
 import polars as pl
 from rich import box
 from rich.table import Table
@@ -8,9 +10,8 @@ from rich.text import Text
 from recsys.contracts import Slate
 
 
-def slate_table(slate: Slate, catalogue: pl.DataFrame, title: str | None) -> Table:
-    """Items with their titles, probabilities and reasons."""
-    names = item_names(catalogue, title)
+def slate_table(slate: Slate, names: Mapping[str, str]) -> Table:
+    """Items with their names (as `item_names` gives them), probabilities and reasons."""
     objectives = list(slate.items[0].probabilities) if slate.items else []
     table = Table(title=Text(f"user {slate.user}"), box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left")
     for heading in ("", "item", "utility", *objectives, "from", "rules"):

@@ -1,6 +1,6 @@
 """The picture of an evaluation: one panel a metric, a dot and its interval for each system."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,48 @@ def draw(path: Path, rows: Rows, ours: Collection[str], title: str, caption: str
     _label_systems(panels[0], rows, ours)
     figure.suptitle(title, x=0.008, ha="left", fontsize=12, fontweight="bold", parse_math=False)
     figure.supxlabel(f"{caption} ", x=0.008, ha="left", fontsize=8, color="#555555")
+    figure.savefig(path, format="png")
+
+
+def draw_reliability(path: Path, objectives: Mapping[str, Mapping[str, Any]], title: str) -> None:
+    """Write a PNG at 150 dpi: for each objective what was predicted beside what was observed, in bins of equal mass.
+
+    Both axes are logarithmic, since most candidates are unlikely; bins without a positive lie on the lower edge.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(1 + 4 * len(objectives), 4.6), dpi=150, layout="constrained")
+    panels = figure.subplots(1, len(objectives), squeeze=False)[0]
+    for panel, (name, measured) in zip(panels, objectives.items(), strict=True):
+        predicted, observed = (measured["reliability"][one] for one in ("predicted", "observed"))
+        seen = [one for one in (*predicted, *observed) if one > 0]
+        low, high = min(seen) / 1.5, max(seen) * 1.5
+        panel.plot([low, high], [low, high], color=_OTHERS, linewidth=0.8)
+        panel.plot(predicted, [max(one, low) for one in observed], "o-", color=_OURS, markersize=4, linewidth=1)
+        panel.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), xlabel="predicted", ylabel="observed")
+        panel.set_title(f"{name}: ECE {short(measured['ece'])}", fontsize=10.5, loc="left", parse_math=False)
+    figure.suptitle(title, x=0.008, ha="left", fontsize=9, fontweight="bold", parse_math=False)
+    figure.savefig(path, format="png")
+
+
+def draw_front(path: Path, points: Sequence[Mapping[str, Any]], names: tuple[str, str], weight: str) -> None:
+    """Write a PNG at 150 dpi: what each weight is worth to two objectives, those on the front joined.
+
+    points: {"weight", names[0], names[1], "front", "served"} each
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 5.5), dpi=150, layout="constrained")
+    axis = figure.subplots()
+    front = sorted((point[names[0]], point[names[1]]) for point in points if point["front"])
+    axis.plot(*zip(*front, strict=True), color=_OURS, linewidth=1.2)
+    for point in points:
+        colour = _OURS if point["front"] else _OTHERS
+        axis.plot(point[names[0]], point[names[1]], "D" if point["served"] else "o", color=colour, markersize=6)
+        label = f"{point['weight']:g}{' (served)' if point['served'] else ''}"
+        axis.annotate(label, (point[names[0]], point[names[1]]), (5, 4), textcoords="offset points", fontsize=8)
+    axis.set(xlabel=f"NDCG@10 of {names[0]}", ylabel=f"NDCG@10 of {names[1]}")
+    axis.set_title(f"by {weight}", fontsize=10.5, loc="left", parse_math=False)
     figure.savefig(path, format="png")
 
 

@@ -13,8 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from recsys.errors import DataError
-from recsys.evaluation.chart import TITLES, draw, short
+from recsys.evaluation.chart import TITLES, draw, draw_reliability, short
 from recsys.evaluation.intervals import paired_bootstrap
+from recsys.evaluation.objectives import MEASURES, Measures
 
 Rows = Mapping[str, Mapping[str, Any]]
 """system -> {metric: value, ci95: {metric: [low, high]}, users, seeds?, spread?, knobs?}"""
@@ -22,6 +23,7 @@ Rows = Mapping[str, Mapping[str, Any]]
 METHOD = "Full ranking, ties lose, 95% bootstrap intervals over users."
 JUDGED = ("ndcg@10", "recall@100")
 """the metrics of which `verdicts` speaks: the top of the list, and what is left to rank"""
+PICTURES = ("metrics.png", "reliability.png")
 _SEED = 0
 
 
@@ -41,6 +43,8 @@ class Report:
     """all that were run; the row of a system of `ours` says over which it is the mean"""
     notes: tuple[str, ...] = ()
     slices: Mapping[str, Rows] = field(default_factory=dict)
+    objectives: Mapping[str, Measures] = field(default_factory=dict)
+    """objective -> how right the probabilities of the candidates are, a mean over seeds and splits"""
     ours: tuple[str, ...] = ()
     """systems that are held against the others, in the order of the cascade; empty means the last one"""
     per_user: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict, repr=False, compare=False)
@@ -63,15 +67,21 @@ class Report:
             "ours": list(_tested(self)),
             "rows": _plain(self.rows),
             "slices": {name: _plain(rows) for name, rows in self.slices.items()},
+            "objectives": {name: dict(measures) for name, measures in self.objectives.items()},
             "seconds": self.seconds,
             "peak_memory_mib": self.peak_memory_mib,
         }
 
     def save(self, folder: Path) -> None:
-        """Write metrics.png and then metrics.json into the folder, each beside its place and renamed."""
+        """Write metrics.png, reliability.png and then metrics.json into the folder, each beside its place and renamed.
+
+        Without a ranker nothing was predicted, and there is no reliability.png.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.to_document(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        _replace(folder / "metrics.png", self.draw)
+        _replace(folder / PICTURES[0], self.draw)
+        if self.objectives:
+            _replace(folder / PICTURES[1], lambda path: draw_reliability(path, self.objectives, self.protocol))
         _replace(folder / "metrics.json", lambda path: path.write_text(text, encoding="utf-8"))
 
     def table(self) -> Table:
@@ -86,6 +96,15 @@ class Report:
             _add_rows(
                 table, {system: rows[system] for system in (*_strongest(self, rows), *_tested(self)) if system in rows}
             )
+        return table
+
+    def probabilities(self) -> Table:
+        """Objectives as rows: order and calibration of what the ranker says of the candidates."""
+        table = Table(title=Text("Probabilities of the candidates"), box=box.SIMPLE_HEAD, title_justify="left")
+        for heading in ("objective", *MEASURES.values()):
+            table.add_column(heading, justify="left" if heading == "objective" else "right")
+        for name, measured in self.objectives.items():
+            table.add_row(Text(name), *(short(measured[measure]) for measure in MEASURES))
         return table
 
     def draw(self, path: Path) -> None:

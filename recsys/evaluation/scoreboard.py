@@ -13,6 +13,7 @@ import numpy as np
 from recsys.data.dataset import Dataset
 from recsys.evaluation.intervals import bootstrap_interval, weighted_mean
 from recsys.evaluation.metrics import METRICS
+from recsys.evaluation.objectives import Measures, judged, mean
 from recsys.evaluation.pooling import Pool, Sheet
 from recsys.evaluation.questions import Questions
 from recsys.evaluation.report import Report
@@ -32,6 +33,8 @@ class Scoreboard:
         self._knobs: dict[str, list[dict[str, Any]]] = {}
         """baseline -> its knobs in every split"""
         self._notes = list(dataset.notes)
+        self._objectives: list[dict[str, Measures]] = []
+        """of every cascade"""
 
     def open(self, questions: Questions) -> None:
         """From here on answers are to these questions."""
@@ -51,6 +54,10 @@ class Scoreboard:
         seeds = self._seeds.setdefault(system, [])
         if seed not in seeds:
             seeds.append(seed)
+
+    def record_probabilities(self, candidates: np.ndarray, probabilities: np.ndarray) -> None:
+        """What a cascade of ours thinks of its candidates [B, C] that were asked last: [B, C, T]."""
+        self._objectives.append(judged(self._sheets[-1].questions, candidates, probabilities))
 
     def record_baseline(self, system: str, ranking: np.ndarray, *, knobs: dict[str, Any]) -> None:
         """What a baseline answers, with the knobs that were chosen for it."""
@@ -74,6 +81,7 @@ class Scoreboard:
             rows=self._rows(everything),
             slices={name: self._rows(pool) for name, pool in pools.items()},
             ours=ours,
+            objectives=mean(self._objectives),
             per_user={system: self._means(everything, system) for system in self._seeds},
             seconds=seconds,
             peak_memory_mib=peak_memory_mib,

@@ -27,6 +27,8 @@ RESERVED = 2
 TIME_NUMBERS = ("hour_sin", "hour_cos", "weekday_sin", "weekday_cos")
 """derived from Query.now (UTC) and appended to the context's numbers"""
 
+IDENTITY = "item"
+"""the column of the items that says who an item is, not what it is like"""
 TABLES = ("items", "profile", "context")
 
 Columns = Mapping[str, np.ndarray]
@@ -77,6 +79,11 @@ class Table:
             "vectors": sum(column.slots for column in self.of_kind("vector")),
         }
         return {name: width for name, width in widths.items() if width}
+
+    @property
+    def missing_numbers(self) -> tuple[float, ...]:
+        """The numbers of a row of which nothing is known: every flag is set, what is derived from the time is 0."""
+        return (0.0, 1.0) * len(self.of_kind("number")) + (0.0,) * len(self.extra_numbers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

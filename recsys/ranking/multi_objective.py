@@ -23,6 +23,8 @@ FADING_HOURS = (1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, math.inf)
 """half-lives of what happened"""
 PLACES_SPEED = 10.0
 """what a place adds differs by several units of a logit, which is far for a parameter that moves a learning rate a step"""
+LOSABLE = ("history", "profile", "context")
+"""what comes with a query and may fail to"""
 NOWHERE = -1
 """an id that no event has"""
 RARE = -3.0
@@ -134,8 +136,11 @@ class MultiObjectiveRanker(nn.Module):
         expert_dim: int,
         dropout: float,
         id_dropout: float,
+        feature_dropout: float,
     ) -> None:
         """
+        feature_dropout: chance that a request loses all of its history, its profile or its context in training, each by
+            itself, so that the model knows what to do where one of them fails to come
         num_scores: width of candidate_scores, the retrieval features of a candidate; 0 for logged slates
         num_positions: places whose influence is learnt beside everything else and left out when serving; 0 learns none
         num_experts: that all objectives share; each has one of its own besides
@@ -161,6 +166,10 @@ class MultiObjectiveRanker(nn.Module):
             _expert(width, expert_dim, dropout) for _ in range(num_experts + spec.num_objectives)
         )
         self.num_shared = num_experts
+        self.feature_dropout = feature_dropout
+        self.missing_numbers = {
+            f"{table.name}_numbers": table.missing_numbers for table in (spec.profile, spec.context)
+        }
         self.gates = nn.Linear(width, spec.num_objectives * (num_experts + 1))
         self.heads = nn.Linear(expert_dim, spec.num_objectives)
         self.wide = nn.Linear(num_scores, spec.num_objectives) if num_scores else None
@@ -182,7 +191,7 @@ class MultiObjectiveRanker(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """With candidate_positions [B, C] of what was shown, the logits are those in these places, else in the first."""
-        joined, scores = self._join(batch)
+        joined, scores = self._join(self._forgetful(batch) if self.training and self.feature_dropout else batch)
         logits = self._mixed(self.cross(joined))
         if self.wide is not None:
             logits = logits + self.wide(scores)
@@ -191,6 +200,17 @@ class MultiObjectiveRanker(nn.Module):
             places = self.positions(batch["candidate_positions"].clamp(max=last)) - self.positions.weight[0]
             logits = logits + PLACES_SPEED * places
         return logits
+
+    def _forgetful(self, batch: Batch) -> dict[str, Tensor]:
+        """Some requests without what a query of nothing would lack."""
+        size, device = batch["history_ids"].shape[0], batch["history_ids"].device
+        lost = {name: torch.rand(size, device=device) < self.feature_dropout for name in LOSABLE}
+        kept = dict(batch)
+        for name, tensor in batch.items():
+            if (group := name.partition("_")[0]) in lost:
+                empty = tensor.new_tensor(self.missing_numbers.get(name, 0))
+                kept[name] = torch.where(lost[group].view(-1, *[1] * (tensor.dim() - 1)), empty, tensor)
+        return kept
 
     def _mixed(self, crossed: Tensor) -> Tensor:
         """[B, C, W] -> [B, C, T]. The heads are linear, so what the experts say is weighed behind them."""

@@ -22,14 +22,12 @@ from recsys.features.encode import Arrays, ItemTable, without_padding
 from recsys.features.spec import FeatureSpec
 from recsys.index import Index
 from recsys.index.ann import IndexBuilder
-from recsys.ranking.calibration import PlattCalibrator
-from recsys.ranking.multi_objective import MultiObjectiveRanker
 from recsys.retrieval.two_tower import TowerEnsemble
 from recsys.stages import Retrieve
 from recsys.training.examples import anchors
 from recsys.training.loop import Loop
 from recsys.training.prepare import Prepared
-from recsys.training.ranking import RankingTraining, ranking_examples
+from recsys.training.ranking import RankingTraining, TrainedRanker, ranking_examples
 from recsys.training.retrieval import RetrievalExamples, RetrievalTraining
 from recsys.training.watched import Watched
 
@@ -61,14 +59,6 @@ class TrainedRetrieval:
     """[N, D] float32"""
     index_recall: float
     epochs: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainedRanker:
-    """The second stage."""
-
-    ranker: MultiObjectiveRanker
-    calibrator: PlattCalibrator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,7 +170,7 @@ class Run:
             examples.append(
                 ranking_examples(retrieve, spec, items, replay, rows, inside, dense=ranking.dense_candidates)
             )
-        ranker, calibrator = ranking.fit(
+        return ranking.fit(
             spec,
             items,
             *examples,
@@ -189,7 +179,6 @@ class Run:
             seed=self.seed,
             loggers=self.loggers,
         )
-        return TrainedRanker(ranker=ranker, calibrator=calibrator)
 
     def _asking(self, period: np.ndarray, per_user: int) -> np.ndarray:
         rows = anchors(self.prepared.replay, period, per_user)

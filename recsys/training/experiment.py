@@ -21,7 +21,7 @@ from recsys.errors import ConfigError
 from recsys.evaluation.metrics import K
 from recsys.evaluation.protocol import Evaluation
 from recsys.evaluation.questions import RETRIEVED, Questions
-from recsys.evaluation.report import Report
+from recsys.evaluation.report import PICTURES, Report
 from recsys.evaluation.scoreboard import Scoreboard
 from recsys.features.spec import Features
 from recsys.pipeline import light
@@ -67,7 +67,11 @@ class Experiment:
         loggers = self.tracking.start(folder, config)
         try:
             report = self._trials(dataset, folder, config, loggers, say)
-            self.tracking.finish(report.rows, folder / "metrics.png", folder / "bundle")
+            self.tracking.finish(
+                {**report.rows, **{f"objective/{name}": one for name, one in report.objectives.items()}},
+                [folder / name for name in PICTURES if (folder / name).is_file()],
+                folder / "bundle",
+            )
         finally:
             self.tracking.close()
         return report, Bundle.open(folder / "bundle")
@@ -125,9 +129,12 @@ class Experiment:
         retrieve = stages[0]
         if (total := retrieve.sources.total) < min(K, test.num_items):
             board.note(f"a cascade has {total} candidates: its recall@{K} is that of the first {total}")
-        board.record("towers", test.answers([retrieve.only("two_tower")], {})[RETRIEVED], seed=seed)
-        for name, ranking in test.answers(stages[:-1], self._ends(draft, stages)).items():
+        board.record("towers", test.answers([retrieve.only("two_tower")], {}).rankings[RETRIEVED], seed=seed)
+        answers = test.answers(stages[:-1], self._ends(draft, stages))
+        for name, ranking in answers.rankings.items():
             board.record(name, ranking, seed=seed)
+        if answers.probabilities is not None:
+            board.record_probabilities(answers.candidates, answers.probabilities)
 
     def _ends(self, draft: Bundle, stages: Stages) -> dict[str, Rules]:
         """What may come after the ranker: what is served, and beside it, where that is more, the value formula alone."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from recsys.contracts import PAD
 from recsys.errors import ConfigError, check_ranges
 from recsys.evaluation.metrics import Targets, hits, ndcg
+from recsys.evaluation.pareto import Outcomes
 from recsys.evaluation.replay import Replay
 from recsys.evaluation.threads import in_threads
 from recsys.features.encode import Arrays, ItemTable, encode_queries
@@ -154,6 +155,15 @@ class RankingTask(pl.LightningModule):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainedRanker:
+    """The second stage, and what it said on its validation."""
+
+    ranker: MultiObjectiveRanker
+    calibrator: PlattCalibrator
+    outcomes: Outcomes
+
+
+@dataclass(frozen=True, kw_only=True)
 class RankingTraining(Fitting):
     """The knobs of the ranker and of its training; an example is a request with all its candidates."""
 
@@ -168,6 +178,8 @@ class RankingTraining(Fitting):
     expert_dim: int
     dropout: float
     id_dropout: float
+    feature_dropout: float
+    """chance of a request to lose its history, its profile or its context in training, each by itself"""
     listwise_weight: float
     """of the listwise term beside the sum of the pointwise ones"""
     requests_per_user: int
@@ -196,6 +208,7 @@ class RankingTraining(Fitting):
             expert_dim=(self.expert_dim, 1, 4_096),
             dropout=(self.dropout, 0.0, 0.95),
             id_dropout=(self.id_dropout, 0.0, 0.95),
+            feature_dropout=(self.feature_dropout, 0.0, 0.95),
             listwise_weight=(self.listwise_weight, 0.0, 100.0),
             requests_per_user=(self.requests_per_user, 1, 10_000),
             requests=(self.requests, 1, 10**9),
@@ -218,6 +231,7 @@ class RankingTraining(Fitting):
             expert_dim=self.expert_dim,
             dropout=self.dropout,
             id_dropout=self.id_dropout,
+            feature_dropout=self.feature_dropout,
         )
 
     def fit(
@@ -231,8 +245,8 @@ class RankingTraining(Fitting):
         folder: Path,
         seed: int,
         loggers: list[Logger],
-    ) -> tuple[MultiObjectiveRanker, PlattCalibrator]:
-        """Train on `train`; stop early and calibrate on `valid`, which lies later. Both come back on the CPU."""
+    ) -> "TrainedRanker":
+        """Train on `train`; stop early and calibrate on `valid`, which lies later. The modules come back on the CPU."""
         pl.seed_everything(seed, verbose=False)
         target = list(spec.objectives).index(spec.target)
         batches = index_batches(len(train), self.batch_size, seed)
@@ -253,8 +267,10 @@ class RankingTraining(Fitting):
         batch = tensors(valid)
         present = batch["candidate_rows"] != PAD
         calibrator = PlattCalibrator(spec.num_objectives)
-        calibrator.fit(task.all_logits(batch)[present], batch["labels"][present], present.nonzero()[:, 0])
-        return task.ranker, calibrator
+        logits = task.all_logits(batch)
+        calibrator.fit(logits[present], batch["labels"][present], present.nonzero()[:, 0])
+        outcomes = Outcomes(rows=valid.candidate_rows, probabilities=calibrator(logits).numpy(), labels=valid.labels)
+        return TrainedRanker(ranker=task.ranker, calibrator=calibrator, outcomes=outcomes)
 
 
 def tensors(examples: RankingExamples) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from recsys.bundle import Bundle
+from recsys.evaluation.pareto import OUTCOMES
 from recsys.graphs import export_ranker, export_user_tower
 from recsys.policy.compose import Policy
 from recsys.policy.rules import RuleSet
@@ -46,6 +47,7 @@ def save_cascade(
     if ranking := cascade.ranking:
         inputs = ranker_inputs(spec, len(sources.names))
         export_ranker(ranking.ranker, ranking.calibrator, inputs, bundle.path / RANKER)
+        bundle.write_arrays(OUTCOMES, ranking.outcomes.to_arrays())
     save_file(_weights(cascade), bundle.path / "weights.safetensors")
     bundle.write_document("policy.yaml", policy.to_document())
     bundle.write_document("rules.yaml", rules.to_document())

@@ -1,6 +1,6 @@
 """What a run leaves in the loggers: W&B (offline unless told otherwise) and a CSV file."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +42,8 @@ class Tracking:
         )
         return [csv, WandbLogger(experiment=run)]
 
-    def finish(self, metrics: Mapping[str, Mapping[str, Any]], picture: Path, bundle: Path) -> None:
-        """Hand over the final table, its picture and the bundle, and close the run, so that a sweep logs one run a job."""
+    def finish(self, metrics: Mapping[str, Mapping[str, Any]], pictures: Sequence[Path], bundle: Path) -> None:
+        """Hand over the final table, the pictures and the bundle, and close the run, so that a sweep logs one run a job."""
         if self.mode == "disabled":
             return
         run = wandb.run
@@ -52,7 +52,7 @@ class Tracking:
             for metric, value in row.items():
                 if isinstance(value, int | float):
                     run.summary[f"test/{system}/{metric}"] = value
-        run.log({"test/table": wandb.Image(str(picture))})
+        run.log({f"test/{picture.stem}": wandb.Image(str(picture)) for picture in pictures})
         artifact = wandb.Artifact(f"bundle-{run.id}", type="bundle")
         for file in sorted(bundle.iterdir()):
             artifact.add_file(str(file))

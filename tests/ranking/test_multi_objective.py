@@ -13,7 +13,7 @@ from recsys.contracts import PAD, Event, Query
 from recsys.data.sources.synthetic import Synthetic
 from recsys.data.splits import TEST, GlobalTime
 from recsys.features.encode import encode_queries
-from recsys.features.spec import Features
+from recsys.features.spec import TIME_NUMBERS, Features
 from recsys.ranking.multi_objective import (
     FADING_HOURS,
     PLACES_SPEED,
@@ -45,7 +45,9 @@ def ranker(fitted):
     torch.manual_seed(0)
     sizes = {"dim": 8, "num_heads": 2, "cross_rank": 4, "num_cross_layers": 2, "num_experts": 2, "expert_dim": 6}
     sizes["num_positions"] = 4
-    ranker = MultiObjectiveRanker(spec=fitted[0], num_scores=NUM_SCORES, dropout=0.5, id_dropout=0.5, **sizes)
+    ranker = MultiObjectiveRanker(
+        spec=fitted[0], num_scores=NUM_SCORES, dropout=0.5, id_dropout=0.5, feature_dropout=0.5, **sizes
+    )
     for layer in (ranker.heads, ranker.wide, ranker.positions):
         layer.reset_parameters()  # as if trained: a fresh head says nothing
     return ranker.eval().requires_grad_(False)
@@ -121,7 +123,9 @@ def test_padding_of_the_history_says_nothing(ranker, batch):
 def test_scores_are_standardised_by_the_training_examples(fitted):
     sizes = {"dim": 4, "num_heads": 1, "num_positions": 0, "cross_rank": 2, "num_cross_layers": 0}
     sizes |= {"num_experts": 1, "expert_dim": 2}
-    ranker = MultiObjectiveRanker(spec=fitted[0], num_scores=2, dropout=0.0, id_dropout=0.0, **sizes)
+    ranker = MultiObjectiveRanker(
+        spec=fitted[0], num_scores=2, dropout=0.0, id_dropout=0.0, feature_dropout=0.0, **sizes
+    )
     ranker.fit_scores(torch.tensor([[1.0, 7.0], [3.0, 7.0]]))
     assert ranker.score_mean.tolist() == [2, 7]
     assert ranker.score_scale.tolist() == pytest.approx([2**0.5, 1e-3])
@@ -146,6 +150,24 @@ def test_a_place_moves_every_candidate_by_its_own_step_and_the_first_place_by_no
     found = ranker({**batch, "candidate_positions": places}) - ranker(batch)
     torch.testing.assert_close(found, steps[places.clamp(max=3)], rtol=0, atol=1e-5)
     torch.testing.assert_close(found[:, 0], torch.zeros_like(found[:, 0]), rtol=0, atol=1e-6)
+
+
+def test_what_is_lost_in_training_is_what_a_query_of_nothing_lacks(fitted, ranker, batch):
+    """The seventh request is that of a stranger at time 0; what is derived from the time is lost too."""
+    torch.manual_seed(0)
+    found = [ranker._forgetful(batch) for _ in range(40)]
+    nothing = {name: part[6].clone() for name, part in batch.items()}
+    nothing["context_numbers"][-len(TIME_NUMBERS) :] = 0
+    for group in ("history", "profile", "context"):
+        names = [name for name in batch if name.startswith(f"{group}_")]
+        assert names
+        lost = [all(torch.equal(one[name][5], nothing[name]) for name in names) for one in found]
+        kept = [all(torch.equal(one[name][5], batch[name][5]) for name in names) for one in found]
+        assert [a != b for a, b in zip(lost, kept, strict=True)] == [True] * 40, "all of a group or none of it"
+        assert 5 < sum(lost) < 35
+    for name in ("candidate_ids", "candidate_scores"):
+        assert all(torch.equal(one[name], batch[name]) for one in found)
+    torch.testing.assert_close(ranker(batch), ranker(batch), rtol=0, atol=0)
 
 
 @torch.no_grad()

@@ -1,0 +1,91 @@
+"""How right the probabilities of a cascade are: every objective on all candidates of the questions.
+
+An objective is met where the user reaches it in the period that is asked about; what was not met again counts as not
+reached. Shapes: B questions, C candidates, T objectives, N items, Q bins.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from recsys.contracts import PAD
+from recsys.evaluation.probabilities import (
+    auc,
+    auc_per_user,
+    log_loss,
+    normalised_entropy,
+    predicted_over_observed,
+    reliability,
+)
+from recsys.evaluation.questions import Questions
+
+DECILES = 10
+MEASURES = {
+    "auc": "AUC",
+    "auc_per_user": "AUC of a user",
+    "normalised_entropy": "NE",
+    "ece": "ECE",
+    "predicted_over_observed": "predicted / observed",
+    "rate": "rate",
+}
+"""measure -> its title"""
+
+Measures = dict[str, Any]
+
+
+def judged(questions: Questions, rows: np.ndarray, probabilities: np.ndarray) -> dict[str, Measures]:
+    """objective -> MEASURES, log loss, bins of reliability, and predicted / observed by popularity; candidates rows
+    [B, C], probabilities [B, C, T]. An objective that tells no user's candidates apart is left out.
+    """
+    labels = questions.replay.candidate_labels(questions.rows, rows, questions.split.periods == questions.period)
+    users = np.broadcast_to(np.arange(len(rows))[:, None], rows.shape)
+    met = questions.known.popularity
+    found = {}
+    for place, name in enumerate(questions.replay.dataset.description.objectives):
+        known = (rows != PAD) & ~np.isnan(labels[..., place])
+        own = (labels[..., place][known] > 0).astype(np.float64)
+        if _mixed(own, users[known]):
+            predicted = probabilities[..., place][known].astype(np.float64)
+            by_popularity = _by_popularity(own, predicted, met[rows[known]])
+            found[name] = measures(own, predicted, users[known]) | {"by_popularity": by_popularity}
+    return found
+
+
+def measures(labels: np.ndarray, predicted: np.ndarray, users: np.ndarray) -> Measures:
+    """Of one objective; labels [R] of 0 and 1, predictions [R] and users [R]."""
+    bins = reliability(labels, predicted)
+    return {
+        "auc": auc(labels, predicted),
+        "auc_per_user": auc_per_user(labels, predicted, users),
+        "log_loss": log_loss(labels, predicted),
+        "normalised_entropy": normalised_entropy(labels, predicted),
+        "ece": bins.error,
+        "predicted_over_observed": predicted_over_observed(labels, predicted),
+        "rate": float(labels.mean()),
+        "reliability": {"predicted": bins.predicted.tolist(), "observed": bins.observed.tolist()},
+    }
+
+
+def mean(parts: Sequence[Mapping[str, Measures]]) -> dict[str, Measures]:
+    """Over seeds and splits; the lists are those of the last part."""
+    merged: dict[str, Measures] = {}
+    for name in parts[-1] if parts else ():
+        own = [part[name] for part in parts if name in part]
+        numbers = {key for key, value in own[-1].items() if isinstance(value, float)}
+        merged[name] = own[-1] | {key: float(np.mean([one[key] for one in own])) for key in sorted(numbers)}
+    return merged
+
+
+def _mixed(labels: np.ndarray, users: np.ndarray) -> bool:
+    """Some user has both labels."""
+    reached, all_of_them = np.bincount(users, labels), np.bincount(users)
+    return bool(((reached > 0) & (reached < all_of_them)).any())
+
+
+def _by_popularity(labels: np.ndarray, predicted: np.ndarray, popularity: np.ndarray) -> list[float | None]:
+    """Predicted / observed by decile of the items' popularity, rare ones first; None where nothing was reached."""
+    parts = np.array_split(np.argsort(popularity, kind="stable"), DECILES)
+    return [
+        predicted_over_observed(labels[part], predicted[part]) if labels[part].sum() > 0 else None for part in parts
+    ]

@@ -1,0 +1,73 @@
+"""What the ranker would read if one thing were not known: exact occlusion, all variants in one batch.
+
+Shapes: C candidates, L history, V variants.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from recsys.features.encode import Arrays
+from recsys.features.spec import IDENTITY, MISSING, UNKNOWN, FeatureSpec, Table
+
+EVERYTHING = "everything"
+
+
+def variants(spec: FeatureSpec, arrays: Arrays, columns: np.ndarray) -> tuple[tuple[str, ...], Arrays]:
+    """Tensors of one request and its candidates, [1, ...] each -> names [V] and tensors [V, ...] of candidates `columns`.
+
+    The first variant, EVERYTHING, is the request itself. Another lacks what it is called after: `retrieval` has the
+    mean scores of all candidates, `item` does not know which items they are, `content` not what these are like;
+    without `profile`, `context` and `history` nothing came with the query, and "event 3" lacks the third newest event.
+    """
+    mean = arrays["candidate_scores"].mean(axis=1, keepdims=True)
+    shown = {name: one[:, columns] if name.startswith("candidate_") else one for name, one in arrays.items()}
+    named = [(EVERYTHING, shown), *_without_groups(spec, shown, mean), *_without_events(shown)]
+    together = {name: np.concatenate([own[name] for _, own in named]) for name in shown}
+    return tuple(name for name, _ in named), together
+
+
+def _without_groups(spec: FeatureSpec, arrays: Arrays, mean: np.ndarray) -> Iterator[tuple[str, Arrays]]:
+    if mean.shape[-1]:
+        yield "retrieval", arrays | {"candidate_scores": np.broadcast_to(mean, arrays["candidate_scores"].shape)}
+    identity = _id_slot(spec.items)
+    own = np.arange(arrays["candidate_ids"].shape[-1]) == identity
+    yield "item", arrays | {"candidate_ids": np.where(own, UNKNOWN, arrays["candidate_ids"])}
+    nothing = _nothing(spec.items, "candidate", arrays)
+    if set(nothing) - {"candidate_ids"} or len(own) > 1:
+        kept = np.where(own, arrays["candidate_ids"], nothing["candidate_ids"])
+        yield "content", arrays | nothing | {"candidate_ids": kept}
+    for name, table in (("profile", spec.profile), ("context", spec.context)):
+        if table.widths:
+            yield name, arrays | _nothing(table, name, arrays)
+    yield "history", arrays | {name: np.zeros_like(one) for name, one in arrays.items() if name.startswith("history_")}
+
+
+def _without_events(arrays: Arrays) -> Iterator[tuple[str, Arrays]]:
+    """The time until the next event stays, so that older ones are as old as they were."""
+    present = np.flatnonzero(arrays["history_ids"][0, :, 0] != MISSING)
+    read = [name for name in arrays if name.startswith("history_") and name != "history_gaps"]
+    for number, place in enumerate(present[::-1], start=1):
+        changed = {name: arrays[name].copy() for name in read}
+        for array in changed.values():
+            array[:, place] = 0
+        yield f"event {number}", arrays | changed
+
+
+def _nothing(table: Table, name: str, arrays: Arrays) -> Arrays:
+    """The tensors of a table of which no value is known."""
+    empty = {
+        f"{name}_{part}": np.zeros_like(arrays[f"{name}_{part}"]) for part in table.widths if f"{name}_{part}" in arrays
+    }
+    if f"{name}_numbers" in empty:
+        empty[f"{name}_numbers"] += np.array(table.missing_numbers, dtype=np.float32)
+    return empty
+
+
+def _id_slot(table: Table) -> int:
+    start = 0
+    for column in table.of_kind("category", "categories"):
+        if column.name == IDENTITY:
+            return start
+        start += column.slots
+    return -1

@@ -1,0 +1,78 @@
+"""Probabilities of candidates against what users then did."""
+
+import numpy as np
+import pytest
+
+from recsys.contracts import PAD
+from recsys.data.sources.synthetic import Synthetic
+from recsys.data.splits import TEST, GlobalTime
+from recsys.evaluation.objectives import DECILES, MEASURES, judged, mean
+from recsys.evaluation.probabilities import auc, log_loss
+from recsys.evaluation.questions import Questions
+from recsys.evaluation.replay import Replay
+
+
+@pytest.fixture(scope="module")
+def questions():
+    dataset = Synthetic(users=60, items=80, events=3_000, seed=0).load()
+    split = GlobalTime(rank=0.2, validation=0.1, test=0.2, cuts=1).splits(dataset)[-1]
+    return Questions.of(dataset, split, Replay(dataset, split), TEST, remove_seen=True)
+
+
+@pytest.fixture(scope="module")
+def candidates(questions):
+    """Twenty of the catalogue for everybody, the last place is padding."""
+    rng = np.random.default_rng(0)
+    rows = np.stack([rng.permutation(questions.num_items)[:20] for _ in range(len(questions))])
+    rows[:, -1] = PAD
+    return rows
+
+
+def reached(questions, rows):
+    """Slow: objective -> labels of all candidates that are no padding, user by user."""
+    replay, labels = questions.replay, {name: [] for name in questions.replay.dataset.description.objectives}
+    for row, candidates in zip(questions.rows, rows, strict=True):
+        mine = [
+            one
+            for one in range(replay.place[row], len(replay.rows_of_user[replay.users[row]]))
+            if questions.split.periods[replay.rows_of_user[replay.users[row]][one]] == TEST
+        ]
+        events = replay.rows_of_user[replay.users[row]][mine]
+        for place, name in enumerate(labels):
+            good = {replay.items[event] for event in events if replay.labels[event, place] > 0}
+            labels[name] += [float(item in good) for item in candidates if item != PAD]
+    return {name: np.array(own) for name, own in labels.items()}
+
+
+def test_measures_are_those_of_all_candidates(questions, candidates):
+    shape = (*candidates.shape, len(questions.replay.dataset.description.objectives))
+    probabilities = np.random.default_rng(1).random(shape).astype(np.float32)
+    found = judged(questions, candidates, probabilities)
+    labels = reached(questions, candidates)
+    assert found.keys() == {name for name, own in labels.items() if own.any()}
+    for place, name in enumerate(labels):
+        if name not in found:
+            continue
+        predicted = probabilities[..., place][candidates != PAD].astype(np.float64)
+        assert found[name]["auc"] == pytest.approx(auc(labels[name], predicted))
+        assert found[name]["log_loss"] == pytest.approx(log_loss(labels[name], predicted))
+        assert found[name]["rate"] == pytest.approx(labels[name].mean())
+        assert found[name].keys() >= MEASURES.keys()
+        assert len(found[name]["by_popularity"]) == DECILES
+
+
+def test_the_truth_has_no_error_and_what_tells_nobody_apart_is_left_out(questions, candidates):
+    names = list(questions.replay.dataset.description.objectives)
+    truth = questions.replay.candidate_labels(questions.rows, candidates, questions.split.periods == TEST)
+    found = judged(questions, candidates, np.nan_to_num(truth))
+    first = found[names[0]]
+    assert (first["auc"], first["auc_per_user"], first["ece"], first["predicted_over_observed"]) == (1, 1, 0, 1)
+    nowhere = np.full_like(candidates, PAD)
+    nowhere[:, 0] = candidates[:, 0]
+    assert judged(questions, nowhere, np.zeros_like(truth)) == {}
+
+
+def test_seeds_are_averaged_and_the_bins_are_those_of_the_last():
+    one, other = ({"like": {"auc": value, "reliability": {"observed": [value]}}} for value in (0.5, 0.7))
+    assert mean([one, other])["like"] == {"auc": pytest.approx(0.6), "reliability": {"observed": [0.7]}}
+    assert mean([]) == {}
