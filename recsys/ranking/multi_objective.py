@@ -160,7 +160,8 @@ class MultiObjectiveRanker(nn.Module):
             if "numbers" in table.widths
         )
         num_numbers = sum(table.widths.get("numbers", 0) for table in (spec.items, spec.profile, spec.context))
-        width = 3 * dim + self.attention.width + num_numbers + num_scores + NUM_SIMILARITIES
+        num_habits = 1 + len(FADING_HOURS) * spec.num_objectives
+        width = 3 * dim + self.attention.width + num_habits + num_numbers + num_scores + NUM_SIMILARITIES
         self.cross = CrossNetwork(width=width, rank=cross_rank, num_layers=num_cross_layers)
         self.experts = nn.ModuleList(
             _expert(width, expert_dim, dropout) for _ in range(num_experts + spec.num_objectives)
@@ -237,15 +238,27 @@ class MultiObjectiveRanker(nn.Module):
             user = user + self.context_encoder(batch, "context")
         if self.profile_encoder is not None:
             user = user + self.profile_encoder(batch, "profile")
-        user = user.unsqueeze(1).expand(-1, candidates.shape[1], -1)
+        user, habits = (
+            part.unsqueeze(1).expand(-1, candidates.shape[1], -1) for part in (user, self._habits(batch, present))
+        )
         numbers = [
             part if part.dim() == 3 else part.unsqueeze(1).expand(-1, candidates.shape[1], -1)
             for part in (batch[name] for name in self.numbers)
         ]
         scores = ((batch["candidate_scores"] - self.score_mean) / self.score_scale).clamp(-5, 5)
         similarities = self._similarities(batch, present, candidates)
-        joined = [candidates, attended, candidates * user, user, speaking, *numbers, scores, similarities]
+        joined = [candidates, attended, candidates * user, user, habits, speaking, *numbers, scores, similarities]
         return torch.cat(joined, dim=-1), scores
+
+    def _habits(self, batch: Batch, present: Tensor) -> Tensor:
+        """How often the user's events reached each objective, fading at every rate, and how many there are:
+        [B, 1 + 7 T], zero without a history.
+        """
+        weights = _fading(batch["history_gaps"]) * present.unsqueeze(-1)
+        rates = (
+            weights.transpose(1, 2) @ batch["history_labels"].clamp(0, 1) / weights.sum(1).clamp(min=1e-6).unsqueeze(-1)
+        )
+        return torch.cat([present.sum(-1, keepdim=True).log1p() / 4, rates.flatten(1)], dim=-1)
 
     def _shared(self, batch: Batch) -> list[Tensor]:
         """For each category [B, C, L]: 1.0 where a candidate and an event have the same known value."""
