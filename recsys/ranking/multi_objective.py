@@ -160,7 +160,7 @@ class MultiObjectiveRanker(nn.Module):
             if "numbers" in table.widths
         )
         num_numbers = sum(table.widths.get("numbers", 0) for table in (spec.items, spec.profile, spec.context))
-        num_habits = 1 + len(FADING_HOURS) * spec.num_objectives
+        num_habits = 1 + 2 * len(FADING_HOURS) * spec.num_objectives
         width = 3 * dim + self.attention.width + num_habits + num_numbers + num_scores + NUM_SIMILARITIES
         self.cross = CrossNetwork(width=width, rank=cross_rank, num_layers=num_cross_layers)
         self.experts = nn.ModuleList(
@@ -251,14 +251,13 @@ class MultiObjectiveRanker(nn.Module):
         return torch.cat(joined, dim=-1), scores
 
     def _habits(self, batch: Batch, present: Tensor) -> Tensor:
-        """How often the user's events reached each objective, fading at every rate, and how many there are:
-        [B, 1 + 7 T], zero without a history.
+        """How many events there are, how many of them reached each objective, and which share, fading at every rate:
+        [B, 1 + 14 T], zero without a history. Logarithm and root, because one event in fifty says much beside none.
         """
         weights = _fading(batch["history_gaps"]) * present.unsqueeze(-1)
-        rates = (
-            weights.transpose(1, 2) @ batch["history_labels"].clamp(0, 1) / weights.sum(1).clamp(min=1e-6).unsqueeze(-1)
-        )
-        return torch.cat([present.sum(-1, keepdim=True).log1p() / 4, rates.flatten(1)], dim=-1)
+        reached = (weights.transpose(1, 2) @ batch["history_labels"].clamp(0, 1)).flatten(1)
+        most = weights.sum(1).clamp(min=1e-6).repeat_interleave(batch["history_labels"].shape[-1], dim=-1)
+        return torch.cat([present.sum(-1, keepdim=True).log1p(), reached.log1p(), (reached / most).sqrt()], dim=-1)
 
     def _shared(self, batch: Batch) -> list[Tensor]:
         """For each category [B, C, L]: 1.0 where a candidate and an event have the same known value."""

@@ -193,6 +193,23 @@ def test_what_is_shared_is_counted_fading_by_age():
 
 
 @torch.no_grad()
+def test_habits_are_counts_and_shares_of_what_was_reached(ranker, batch):
+    """Two events, 64 and 128 hours ago; the newer reached the first objective, both reached the second."""
+    labels = torch.zeros(1, 3, batch["history_labels"].shape[-1])
+    labels[0, 1:, 1], labels[0, 2, 0], labels[0, 0] = 1, 1, 1
+    changed = {"history_labels": labels, "history_gaps": torch.full((1, 3), 64 * 3600.0).log1p()}
+    found = ranker._habits(changed, torch.tensor([[False, True, True]]))[0].numpy()
+    newer, older = (2 ** (-hours / np.array(FADING_HOURS)) for hours in (64, 128))
+    nothing = np.zeros_like(newer)
+    reached = np.stack([newer, newer + older, *(nothing for _ in range(labels.shape[-1] - 2))], axis=1)
+    shares = reached / np.maximum(newer + older, 1e-6)[:, None]  # nothing is left of it after 64 half-lives
+    np.testing.assert_allclose(
+        found, np.concatenate([[np.log1p(2)], np.log1p(reached).ravel(), np.sqrt(shares).ravel()]), rtol=1e-3, atol=1e-6
+    )
+    assert not ranker._habits(changed, torch.zeros(1, 3, dtype=torch.bool)).any()
+
+
+@torch.no_grad()
 def test_attention_equals_its_slow_twin():
     torch.manual_seed(0)
     attention, candidates, events = TargetAttention(4, 2, 2), torch.randn(1, 2, 4), torch.randn(1, 3, 4)
