@@ -65,7 +65,7 @@ class Case:
         if dataset.description.clock:
             split = GlobalTime(rank=0.1, validation=0.2, test=0.2, cuts=1).splits(dataset)[0]
         else:
-            split = Random(rank=0.1, validation=0.1, test=0.2, seed=0).splits(dataset)[0]
+            split = Random(rank=0.05, validation=0.2, test=0.2, seed=0).splits(dataset)[0]
         features = Features(history_length=50, max_values=1, min_count=2, leave_out=[])
         prepared = prepare(dataset, split, features, TextVectors(dim=16, min_documents=2, seed=0))
         spec, items = prepared.spec(split.known(VALIDATION))

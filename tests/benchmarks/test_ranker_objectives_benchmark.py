@@ -104,7 +104,7 @@ def _periods(dataset):
 
     if dataset.description.clock:
         return GlobalTime(rank=0.1, validation=0.2, test=0.2, cuts=1).splits(dataset)[0].periods
-    return Random(rank=0.1, validation=0.1, test=0.2, seed=0).splits(dataset)[0].periods
+    return Random(rank=0.05, validation=0.2, test=0.2, seed=0).splits(dataset)[0].periods
 
 
 def test_every_system_answers_and_a_row_says_what_it_is_worth(case, tmp_path, monkeypatch):
