@@ -17,7 +17,7 @@ import numpy as np
 from recsys.contracts import PAD
 from recsys.errors import ConfigError, check_ranges
 from recsys.index.cells import Cells, euclidean, parts
-from recsys.index.exact import ExactIndex, recall_against
+from recsys.index.exact import ExactIndex
 from recsys.index.scores import check_k, check_rows, checked, inner_products, open_rows
 
 SAMPLE = 256
@@ -180,8 +180,8 @@ class IndexBuilder:
         built = FaissIndex(self._trained(vectors), np.ones(len(vectors), dtype=bool))
         built.set_knobs(nprobe=self.nprobe, ef_search=self.ef_search, k_factor=self.k_factor)
         asked = vectors[:: max(1, len(vectors) // SAMPLE)] if queries is None else queries
-        _, exact = ExactIndex(vectors).search(asked, self.recall_at)
-        recall = recall_against(exact, built.search(asked, self.recall_at)[1])
+        exact, _ = ExactIndex(vectors).search(asked, self.recall_at)
+        recall = _recall(vectors, asked, exact, built.search(asked, self.recall_at)[1])
         if recall < self.min_recall:
             raise ConfigError(
                 f"index.factory {self.factory!r} finds {recall:.3f} of the exact {self.recall_at} neighbours, "
@@ -206,6 +206,16 @@ class IndexBuilder:
                 f"index.factory {self.factory!r} cannot be trained on {len(vectors)} items; use index=flat"
             ) from None
         return index
+
+
+def _recall(vectors: np.ndarray, queries: np.ndarray, exact: np.ndarray, rows: np.ndarray) -> float:
+    """Share of the exact neighbours, of which only the scores [B, K] matter, whose equals `rows` [B, K] holds.
+
+    Items with equal vectors stand for each other.
+    """
+    scores = inner_products(queries[:, None], vectors[rows])
+    found = (scores >= exact.min(axis=1, keepdims=True)) & (rows != PAD)
+    return float(found.sum() / max(np.isfinite(exact).sum(), 1))
 
 
 def _set_knobs(index: faiss.Index, nprobe: int, ef_search: int, k_factor: float) -> None:

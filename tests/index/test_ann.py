@@ -153,6 +153,14 @@ def test_a_wide_cell_is_visited_before_one_with_a_better_centre():
     assert recall_against(exact, index.search(asked, 10)[1]) == 1
 
 
+def test_items_with_equal_vectors_stand_for_each_other(vectors):
+    alike = vectors.copy()
+    alike[: N // 2] = alike[0]
+    built, recall = IndexBuilder(**{**KNOBS, "factory": "Flat", "min_recall": 1.0}).build(alike)
+    assert len(built) == N
+    assert recall == 1
+
+
 def test_the_metric_comes_back_when_adding_fails(vectors):
     index = faiss.index_factory(D, "IVF7,Flat", faiss.METRIC_INNER_PRODUCT)
     with pytest.raises(RuntimeError), euclidean(index):
