@@ -28,6 +28,11 @@ def weighed(bundle: Bundle, weight: str, objectives: tuple[str, str]) -> list[Po
         raise ConfigError(f"{bundle.path} has no {OUTCOMES}: it has no ranker or is older; train it again with one")
     value = Policy.from_document(bundle.document("policy.yaml")).value
     names = tuple(read_spec(bundle).objectives)
+    if not value.weights:
+        raise ConfigError(
+            f"the value formula {value.formula or ' + '.join(names)!r} has no named weights; "
+            "give policy.value.formula and policy.value.weights, and train again"
+        )
     if weight not in value.weights:
         raise ConfigError(f"the value formula has no weight {weight!r}; {suggestion(weight, tuple(value.weights))}")
     for name in objectives:

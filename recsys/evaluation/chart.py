@@ -47,6 +47,7 @@ def draw_reliability(path: Path, objectives: Mapping[str, Mapping[str, Any]], ti
         panel.plot([low, high], [low, high], color=_OTHERS, linewidth=0.8)
         panel.plot(predicted, [max(one, low) for one in observed], "o-", color=_OURS, markersize=4, linewidth=1)
         panel.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), xlabel="predicted", ylabel="observed")
+        panel.minorticks_off()
         panel.set_title(f"{name}: ECE {short(measured['ece'])}", fontsize=10.5, loc="left", parse_math=False)
     figure.suptitle(title, x=0.008, ha="left", fontsize=9, fontweight="bold", parse_math=False)
     figure.savefig(path, format="png")

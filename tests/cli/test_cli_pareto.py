@@ -48,6 +48,11 @@ def test_unknown_names_are_named(bundle: Bundle, weight: str, objectives: tuple[
         weighed(bundle, weight, objectives)
 
 
+def test_a_formula_without_weights_says_so(trained: Any) -> None:
+    with pytest.raises(ConfigError, match="has no named weights; give policy.value.formula"):
+        weighed(trained.bundle, "like_weight", ("click", "like"))
+
+
 def test_the_command_prints_a_table_and_writes_a_picture(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
