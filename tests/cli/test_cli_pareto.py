@@ -49,7 +49,7 @@ def test_unknown_names_are_named(bundle: Bundle, weight: str, objectives: tuple[
 
 
 def test_a_formula_without_weights_says_so(trained: Any) -> None:
-    with pytest.raises(ConfigError, match="has no named weights; give policy.value.formula"):
+    with pytest.raises(ConfigError, match=r"has no named weights; give policy\.value\.formula"):
         weighed(trained.bundle, "like_weight", ("click", "like"))
 
 
