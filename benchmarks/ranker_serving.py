@@ -70,10 +70,10 @@ def sizes() -> dict[str, RankingTraining]:
     names = ("dim", "num_heads", "cross_rank", "num_cross_layers", "num_experts", "expert_dim")
     default = replace(KNOBS, **{name: getattr(shaped, name) for name in names})
     return {
-        "tiny": replace(default, dim=8, cross_rank=8, num_experts=1, expert_dim=16),
-        "small": replace(default, dim=16, cross_rank=16, num_experts=1, expert_dim=32),
+        "tiny": replace(default, dim=8, cross_rank=8, num_cross_layers=1, num_experts=1, expert_dim=16),
+        "small": replace(default, dim=16, cross_rank=16, num_cross_layers=1, num_experts=1, expert_dim=32),
+        "medium": replace(default, num_cross_layers=1, num_experts=2, expert_dim=32),
         DEFAULT: default,
-        "medium": replace(default, num_experts=3, expert_dim=64, num_cross_layers=2),
         LARGE: replace(default, dim=64, cross_rank=64, num_cross_layers=2, num_experts=4, expert_dim=128),
     }
 
