@@ -15,7 +15,7 @@ from rich.console import Console
 
 from recsys.bundle import Bundle
 from recsys.errors import exit_on_error
-from recsys.evaluation.report import Report, compare, verdicts
+from recsys.evaluation.report import PICTURES, Report, compare, verdicts
 from recsys.training.cascade import Knobs
 from recsys.training.experiment import Experiment
 
@@ -63,7 +63,10 @@ def show(console: Console, report: Report, bundle: Bundle, folder: Path) -> None
         console.print(report.probabilities())
     for line in verdicts(report):
         console.print(f"  {line}")
-    console.print(f"\npicture  {folder / 'metrics.png'}\nbundle   {bundle.path}  {bundle.fingerprint}")
+    console.print()
+    for picture in (folder / name for name in PICTURES if (folder / name).is_file()):
+        console.print(f"picture  {picture}")
+    console.print(f"bundle   {bundle.path}  {bundle.fingerprint}")
     console.print(f"next     python export.py bundle={bundle.path}", style="bold")
 
 
