@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from objective_cases import FOLDERS, Case, folder_of
 from ranker_peers import trees
+from ranker_truth import KNOBS as PLANTED
 from ranker_world import trained
 from result_file import RESULTS, Figure, print_figures, write_result
 from rich import box
@@ -36,7 +37,7 @@ from rich.table import Table
 from recsys.contracts import PAD
 from recsys.errors import ConfigError, exit_on_error
 from recsys.evaluation.probabilities import auc, auc_per_user, normalised_entropy, predicted_over_observed, reliability
-from recsys.training.ranking import RankingExamples, RankingTask, RankingTraining, tensors
+from recsys.training.ranking import RankingExamples, RankingTask, tensors
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
@@ -45,9 +46,8 @@ SEEDS = 3
 WORKERS = 2
 RESAMPLES = 200
 OURS, BOOSTED, RATE = "ranker", "LightGBM", "rate of the item"
-KNOBS = RankingTraining(
-    dim=32,
-    num_heads=2,
+KNOBS = replace(
+    PLANTED,
     num_positions=0,
     cross_rank=16,
     num_cross_layers=1,
@@ -55,14 +55,6 @@ KNOBS = RankingTraining(
     expert_dim=32,
     dropout=0.2,
     id_dropout=0.3,
-    feature_dropout=0.0,
-    listwise_weight=0.0,
-    requests_per_user=1,
-    requests=1_000_000_000,
-    validation_requests=1_000_000_000,
-    dense_candidates=10,
-    watch="likelihood",
-    batch_size=128,
     epochs=10,
     patience=2,
     learning_rate=0.001,
