@@ -60,13 +60,21 @@ def _scale(logits: Tensor, labels: Tensor, requests: Tensor) -> float:
     sigmoid(scale * (logit - logit)), in which the request's own intercept is gone (Chamberlain 1980).
 
     Fitting an intercept for every request beside the scale would make it too large, by half with ten candidates (Neyman
-    and Scott 1948).
+    and Scott 1948). Where most positives came alone there is nothing within requests, and one intercept has to do.
     """
     positives, negatives = _pairs(labels, requests)
-    if not len(positives):
-        return 1.0
+    if 2 * len(positives) < PAIRS * labels.sum():
+        return _scale_overall(logits, labels)
     ahead, scale = logits[positives] - logits[negatives], torch.ones(()).double()
     _fit_logistic((scale,), lambda: scale * ahead, torch.ones_like(ahead))
+    return scale.item()
+
+
+def _scale_overall(logits: Tensor, labels: Tensor) -> float:
+    if labels.all():
+        return 1.0
+    scale, shift = torch.ones(()).double(), torch.zeros(()).double()
+    _fit_logistic((scale, shift), lambda: scale * logits + shift, labels)
     return scale.item()
 
 

@@ -43,6 +43,17 @@ def test_small_requests_do_not_inflate_the_scale():
     assert float(fitted(logits, labels, requests).scale) == pytest.approx(1, abs=0.04)
 
 
+@pytest.mark.parametrize(("scale", "shift"), [(0.4, 1.0), (2.5, -1.5)])
+def test_candidates_that_came_alone_are_mapped_all_together(scale, shift):
+    """Also where one request in ten has two of them."""
+    logits, labels = world(40_000, 16, scale, shift)
+    requests = torch.arange(40_000)
+    requests[1:4_000:10] -= 1
+    found = fitted(logits, labels, requests)
+    assert float(found.scale) == pytest.approx(scale, rel=0.05)
+    assert float(found.shift) == pytest.approx(shift, abs=0.05)
+
+
 def test_pairs_are_a_positive_and_a_negative_of_one_request():
     generator = torch.Generator().manual_seed(15)
     requests = torch.randint(0, 30, (400,), generator=generator)
