@@ -55,9 +55,9 @@ KNOBS = replace(
     expert_dim=32,
     dropout=0.2,
     id_dropout=0.3,
-    epochs=10,
-    patience=2,
-    learning_rate=0.001,
+    epochs=20,
+    patience=4,
+    learning_rate=0.003,
     weight_decay=0.05,
 )
 
