@@ -144,7 +144,7 @@ def jobs(files: dict[str, Path], seeds: int) -> Iterable[Job]:
 
 
 def worlds(seed: int) -> dict[str, Planted]:
-    large = Planted(users=12_000, items=500, rounds=25, slate=10, seed=seed, strength=2.0, effects=tuple(EFFECTS))
+    large = Planted(users=8_000, items=500, rounds=25, slate=10, seed=seed, strength=2.0, effects=tuple(EFFECTS))
     others = tuple(name for name in EFFECTS if name != "position")
     without = replace(large, effects=others, strength=large.strength * _share_of_strength(others))
     alone = {name: replace(large, users=3_000, strength=3.0, effects=(name,)) for name in EFFECTS}
