@@ -23,7 +23,7 @@ Point = dict[str, Any]
 
 
 def weighed(bundle: Bundle, weight: str, objectives: tuple[str, str]) -> list[Point]:
-    """{"weight", one key an objective, "front", "served"} for every value, rising; ConfigError for an unknown name."""
+    """{"weight", "worth", "front", "served"} for every value, rising; ConfigError for an unknown name."""
     if not bundle.has(OUTCOMES):
         raise ConfigError(f"{bundle.path} has no {OUTCOMES}: it has no ranker or is older; train it again with one")
     value = Policy.from_document(bundle.document("policy.yaml")).value
@@ -42,7 +42,7 @@ def weighed(bundle: Bundle, weight: str, objectives: tuple[str, str]) -> list[Po
     grid = sorted({*GRID, served})
     worth = [_worth(value, weight, one, names, objectives, outcomes) for one in grid]
     return [
-        {"weight": one, **dict(zip(objectives, point, strict=True)), "front": bool(front), "served": one == served}
+        {"weight": one, "worth": point, "front": bool(front), "served": one == served}
         for one, point, front in zip(grid, worth, on_front(np.array(worth)), strict=True)
     ]
 
@@ -66,7 +66,7 @@ def front_table(points: list[Point], objectives: tuple[str, str], weight: str) -
     for heading in (weight, *objectives, ""):
         table.add_column(heading, justify="right")
     for point in points:
-        cells = (f"{point['weight']:g}", *(short(point[name]) for name in objectives), "served" * point["served"])
+        cells = (f"{point['weight']:g}", *map(short, point["worth"]), "served" * point["served"])
         table.add_row(*(Text(cell) for cell in cells), style="bold" if point["front"] else "")
     table.caption = "bold: no other value is as good for both and better for one"
     return table

@@ -54,6 +54,8 @@ def recommend(
     """Recommend to one user (--user) or to all of the log (--out), in this process."""
     if (user is None) == (out is None):
         raise QueryError("give either --user for one user or --out for all of them")
+    if why and user is None:
+        raise QueryError("--why explains the slate of one user; give --user")
     if now is not None and not math.isfinite(now):
         raise QueryError(f"--now is {now}; give unix seconds")
     if out is not None and out.is_dir():
@@ -84,7 +86,12 @@ def pareto(
     objectives: Annotated[tuple[str, str], typer.Option(help="two objectives to weigh against each other")],
     out: Annotated[Path, typer.Option(help="picture to write")] = Path("pareto.png"),
 ) -> None:
-    """What every value of a weight is worth to two objectives, on the requests that calibrated the ranker."""
+    """What every value of a weight is worth to two objectives, on the requests that calibrated the ranker.
+
+    The order is that of the utility alone: rules and diversity come behind it.
+    """
+    if out.is_dir():
+        raise QueryError(f"--out {out} is a folder; give the name of a picture")
     points = weighed(Bundle.open(bundle), weight, objectives)
     draft = out.with_name(f".{out.name}.{time.time_ns()}")
     out.parent.mkdir(parents=True, exist_ok=True)

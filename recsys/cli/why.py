@@ -43,6 +43,8 @@ def reasons(stages: Stages, tensors: Mapping[str, Any], slate: Slate) -> list[Re
     assert isinstance(rules, Rules)
     places = {retrieve.items.ids[row]: place for place, row in enumerate(tensors["candidate_rows"][0]) if row >= 0}
     shown = [one.item for one in slate.items if one.item in places]
+    if not shown:
+        return []
     arrays = {name: array for name, array in tensors.items() if name.startswith(_READ) and name != "candidate_rows"}
     names, occluded = variants(retrieve.spec, arrays, np.array([places[item] for item in shown], dtype=np.int64))
     utilities = rules.policy.value(rank.model(occluded))

@@ -56,19 +56,19 @@ def draw_reliability(path: Path, objectives: Mapping[str, Mapping[str, Any]], ti
 def draw_front(path: Path, points: Sequence[Mapping[str, Any]], names: tuple[str, str], weight: str) -> None:
     """Write a PNG at 150 dpi: what each weight is worth to two objectives, those on the front joined.
 
-    points: {"weight", names[0], names[1], "front", "served"} each
+    points: {"weight", "worth" of both, "front", "served"} each
     """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 5.5), dpi=150, layout="constrained")
     axis = figure.subplots()
-    front = sorted((point[names[0]], point[names[1]]) for point in points if point["front"])
+    front = sorted(point["worth"] for point in points if point["front"])
     axis.plot(*zip(*front, strict=True), color=_OURS, linewidth=1.2)
     for point in points:
         colour = _OURS if point["front"] else _OTHERS
-        axis.plot(point[names[0]], point[names[1]], "D" if point["served"] else "o", color=colour, markersize=6)
+        axis.plot(*point["worth"], "D" if point["served"] else "o", color=colour, markersize=6)
         label = f"{point['weight']:g}{' (served)' if point['served'] else ''}"
-        axis.annotate(label, (point[names[0]], point[names[1]]), (5, 4), textcoords="offset points", fontsize=8)
+        axis.annotate(label, point["worth"], (5, 4), textcoords="offset points", fontsize=8)
     axis.set(xlabel=f"NDCG@10 of {names[0]}", ylabel=f"NDCG@10 of {names[1]}")
     axis.set_title(f"by {weight}", fontsize=10.5, loc="left", parse_math=False)
     figure.savefig(path, format="png")

@@ -70,7 +70,7 @@ def measures(labels: np.ndarray, predicted: np.ndarray, users: np.ndarray) -> Me
 def mean(parts: Sequence[Mapping[str, Measures]]) -> dict[str, Measures]:
     """Over seeds and splits; the lists are those of the last part."""
     merged: dict[str, Measures] = {}
-    for name in parts[-1] if parts else ():
+    for name in dict.fromkeys(name for part in parts for name in part):
         own = [part[name] for part in parts if name in part]
         numbers = {key for key, value in own[-1].items() if isinstance(value, float)}
         merged[name] = own[-1] | {key: float(np.mean([one[key] for one in own])) for key in sorted(numbers)}

@@ -42,7 +42,7 @@ def reliability(labels: np.ndarray, predicted: np.ndarray, bins: int = BINS) -> 
 
 def log_loss(labels: np.ndarray, predicted: np.ndarray) -> float:
     """Mean negative log likelihood of labels [R] in nats."""
-    predicted = predicted.clip(1e-9, 1 - 1e-9)
+    predicted = np.asarray(predicted, dtype=np.float64).clip(1e-9, 1 - 1e-9)
     return float(-(labels * np.log(predicted) + (1 - labels) * np.log1p(-predicted)).mean())
 
 

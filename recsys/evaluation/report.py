@@ -80,6 +80,7 @@ class Report:
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.to_document(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         _replace(folder / PICTURES[0], self.draw)
+        (folder / PICTURES[1]).unlink(missing_ok=True)
         if self.objectives:
             _replace(folder / PICTURES[1], lambda path: draw_reliability(path, self.objectives, self.protocol))
         _replace(folder / "metrics.json", lambda path: path.write_text(text, encoding="utf-8"))

@@ -13,7 +13,7 @@ Answer = TypeVar("Answer")
 def in_threads(answer: Callable[[Batch], Answer], batches: Sequence[Batch]) -> list[Answer]:
     """[answer(batch) for batch in batches], on as many threads as torch has, which has one in each of them meanwhile.
 
-    What numpy, faiss, torch and ONNX Runtime compute runs side by side, what Python does takes turns.
+    What numpy, torch and ONNX Runtime compute runs side by side, what Python does takes turns.
     """
     threads = torch.get_num_threads()
     try:

@@ -18,9 +18,11 @@ def variants(spec: FeatureSpec, arrays: Arrays, columns: np.ndarray) -> tuple[tu
 
     The first variant, EVERYTHING, is the request itself. Another lacks what it is called after: `retrieval` has the
     mean scores of all candidates, `item` does not know which items they are, `content` not what these are like;
-    without `profile`, `context` and `history` nothing came with the query, and "event 3" lacks the third newest event.
+    `profile`, `context` and `history` lack what the ranker itself reads of them, and "event 3" its third newest event.
+    What retrieval made of the history stands in the scores and goes with `retrieval` alone.
     """
-    mean = arrays["candidate_scores"].mean(axis=1, keepdims=True)
+    offered = arrays["candidate_ids"][0, :, 0] != MISSING
+    mean = arrays["candidate_scores"][:, offered].mean(axis=1, keepdims=True)
     shown = {name: one[:, columns] if name.startswith("candidate_") else one for name, one in arrays.items()}
     named = [(EVERYTHING, shown), *_without_groups(spec, shown, mean), *_without_events(shown)]
     together = {name: np.concatenate([own[name] for _, own in named]) for name in shown}

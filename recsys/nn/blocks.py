@@ -81,7 +81,7 @@ def _summed(embedding: nn.Embedding, ids: Tensor) -> Tensor:
     if torch.compiler.is_exporting():
         return embedding(ids).sum(-2)
     summed = F.embedding_bag(ids.reshape(-1, ids.shape[-1]), embedding.weight, mode="sum", padding_idx=MISSING)
-    return summed.view(*ids.shape[:-1], -1)
+    return summed.view(*ids.shape[:-1], embedding.embedding_dim)
 
 
 class HistoryEncoder(nn.Module):

@@ -37,8 +37,9 @@ class PlattCalibrator(nn.Module):
         """Maximum likelihood on logits [R, T] and labels [R, T] (NaN is missing) of a later period than training.
 
         requests [R] int64 says whose candidate a row is. The scale is fitted within requests: what is positive in a
-        request at all moves from period to period, and must not speak for or against the order of its candidates. The
-        shift then gives the probabilities the base rate of all rows.
+        request at all moves from period to period, and must not speak for or against the order of its candidates. Only
+        where most positives have no other candidate beside them it is fitted over all rows. The shift then gives the
+        probabilities the base rate of all rows.
         """
         for objective in range(logits.shape[1]):
             known = ~labels[:, objective].isnan()
@@ -63,7 +64,7 @@ def _scale(logits: Tensor, labels: Tensor, requests: Tensor) -> float:
     and Scott 1948). Where most positives came alone there is nothing within requests, and one intercept has to do.
     """
     positives, negatives = _pairs(labels, requests)
-    if 2 * len(positives) < PAIRS * labels.sum():
+    if 2 * len(positives) < PAIRS * (labels > 0).sum():
         return _scale_overall(logits, labels)
     ahead, scale = logits[positives] - logits[negatives], torch.ones(()).double()
     _fit_logistic((scale,), lambda: scale * ahead, torch.ones_like(ahead))

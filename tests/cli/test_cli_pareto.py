@@ -32,7 +32,7 @@ def test_every_value_is_weighed_and_the_served_one_is_marked(bundle: Bundle) -> 
     points = weighed(bundle, "like_weight", ("click", "like"))
     assert [point["weight"] for point in points] == sorted({*GRID, 2.0})
     assert [point["weight"] for point in points if point["served"]] == [2.0]
-    assert all(0 < point[name] <= 1 for point in points for name in ("click", "like"))
+    assert all(0 < one <= 1 for point in points for one in point["worth"])
     assert any(point["front"] for point in points)
 
 

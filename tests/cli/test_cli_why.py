@@ -1,5 +1,6 @@
 """`recommend --why`: what is said to add to a utility is what is missing without it."""
 
+import dataclasses
 import sys
 from typing import Any
 
@@ -36,11 +37,15 @@ def test_a_group_adds_what_the_utility_loses_without_it(trained: Any, answered: 
         assert one.because_of is None or one.because_of in {event.item for event in query.history}
 
 
-def test_a_pinned_item_that_nobody_offered_has_no_reasons(trained: Any, answered: Any) -> None:
+def test_an_item_that_nobody_offered_has_no_reasons(trained: Any, answered: Any) -> None:
     _, tensors = answered
     slate = tensors["SLATE"][0]
-    pinned = {one.item for one in slate.items if one.sources == ("rules",)}
-    assert not pinned & {one.item for one in reasons(trained.stages, tensors, slate)}
+    offered = set(tensors["candidate_rows"][0].tolist())
+    stranger = next(item for item, row in trained.stages[0].items.rows.items() if row not in offered)
+    pinned = dataclasses.replace(slate.items[0], item=stranger, sources=("rules",))
+    found = reasons(trained.stages, tensors, dataclasses.replace(slate, items=(pinned, *slate.items)))
+    assert [one.item for one in found] == [one.item for one in slate.items if one.sources != ("rules",)]
+    assert reasons(trained.stages, tensors, dataclasses.replace(slate, items=(pinned,))) == []
 
 
 def test_without_a_ranker_there_is_nothing_to_ask(trained: Any, answered: Any) -> None:

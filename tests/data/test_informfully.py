@@ -35,17 +35,17 @@ def load(folder: Path) -> Dataset:
     return Informfully(folder=str(folder)).load()
 
 
-def test_an_event_is_a_person_and_an_article_at_the_first_action(folder: Path) -> None:
+def test_an_event_is_a_person_and_an_article_when_all_of_it_is_known(folder: Path) -> None:
     dataset = load(folder)
     start = 1_700_524_800.0  # 2023-11-21, UTC
     assert dataset.interactions.rows() == [
         ("v", "c", start, None, None, 1.0, 0.0),
-        ("u", "a", start + 5, -1.0, -1.0, 1.0, 0.0),
         ("v", "b", start + 180, 1.0, None, 0.0, 0.0),
+        ("u", "a", start + 600, -1.0, -1.0, 1.0, 0.0),
     ]
     assert list(dataset.description.objectives) == ["read", "interesting", "easy", "favourite", "bookmark"]
     nan = np.nan
-    np.testing.assert_array_equal(dataset.labels(), [[1, nan, nan, 1, 0], [1, 0, 0, 1, 0], [1, 1, nan, 0, 0]])
+    np.testing.assert_array_equal(dataset.labels(), [[1, nan, nan, 1, 0], [1, 1, nan, 0, 0], [1, 0, 0, 1, 0]])
     assert dataset.notes == ("actions that were withdrawn later were left out: 1",)
 
 

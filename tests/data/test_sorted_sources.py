@@ -57,6 +57,13 @@ def test_what_was_bought_and_never_played_has_no_hours(tmp_path: Path) -> None:
     assert (dataset.interactions["timestamp"] == 0).all()
 
 
+def test_a_game_without_a_title_stays_a_game_of_its_own(tmp_path: Path) -> None:
+    bought = STEAM["game_purchase.dat"] + "".join(f"3\t{game}\t1.0\n" for game in (4, 5, 6))
+    dataset = steam(written(tmp_path, {**STEAM, "game_purchase.dat": bought}))
+    assert dataset.num_items == 6
+    assert dataset.items["title"].null_count() == 3
+
+
 def test_only_what_was_viewed_is_an_event_of_the_shop(tmp_path: Path) -> None:
     dataset = shop(written(tmp_path, SHOP))
     assert dataset.num_events == 3

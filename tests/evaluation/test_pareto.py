@@ -54,9 +54,9 @@ def test_the_front_equals_its_slow_twin(points):
 
 def test_the_picture_of_a_front(tmp_path):
     points = [
-        {"weight": 0.0, "watch": 0.3, "like": 0.1, "front": True, "served": False},
-        {"weight": 1.0, "watch": 0.2, "like": 0.2, "front": True, "served": True},
-        {"weight": 9.0, "watch": 0.1, "like": 0.1, "front": False, "served": False},
+        {"weight": 0.0, "worth": [0.3, 0.1], "front": True, "served": False},
+        {"weight": 1.0, "worth": [0.2, 0.2], "front": True, "served": True},
+        {"weight": 9.0, "worth": [0.1, 0.1], "front": False, "served": False},
     ]
     draw_front(tmp_path / "front.png", points, ("watch", "like"), "like_weight")
     assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")

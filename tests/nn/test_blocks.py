@@ -135,3 +135,12 @@ def test_an_event_is_its_item_its_labels_and_its_gap():
     torch.testing.assert_close(encoder(items + 1, labels, gaps), tokens + 1)
     for other in (encoder(items, 1 - labels, gaps), encoder(items, labels, gaps + 1)):
         assert not torch.isclose(other, tokens).all(-1).any()
+
+
+@torch.no_grad()
+def test_no_rows_at_all_are_encoded_too():
+    """A batch of strangers has histories without a place."""
+    encoder = TableEncoder(TABLE, dim=D, id_column="item", id_dropout=0.0).eval()
+    rows = {name: torch.zeros((2, 0, width)) for name, width in TABLE.widths.items()}
+    rows["ids"] = rows["ids"].long()
+    assert encoder({f"item_{name}": one for name, one in rows.items()}, "item").shape == (2, 0, D)

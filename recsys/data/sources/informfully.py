@@ -48,7 +48,8 @@ DESCRIPTION = Description(
 
 @dataclass(frozen=True, kw_only=True)
 class Informfully:
-    """What people did with articles: an event is a person and an article, at the first thing that was done.
+    """What people did with articles: an event is a person and an article, at the last thing that was done, so that
+    nothing is known of it before.
 
     A thumb that was not given is missing; an article that was not kept is no favourite and no bookmark.
     """
@@ -102,11 +103,11 @@ def _marks(path: Path, action: str) -> pl.DataFrame:
 
 
 def _events(done: pl.DataFrame) -> pl.DataFrame:
-    """One row a person and article: of several thumbs for one question the last."""
+    """One row a person and article: of several thumbs for one question the last, at the time of the last action."""
     last = {name: pl.col("value").filter(pl.col("action") == name).last() for name in ACTIONS}
     events = done.sort(TIMESTAMP, maintain_order=True).group_by(USER, ITEM, maintain_order=True)
     return events.agg(
-        pl.col(TIMESTAMP).first(),
+        pl.col(TIMESTAMP).last(),
         *(last[name].alias(name) for name in (INTERESTING, EASY)),
         *(last[name].fill_null("0").alias(name) for name in (FAVOURITE, BOOKMARK)),
     )

@@ -44,8 +44,9 @@ class Steam:
         hours = read_columns(played, {**pair, "Hours": "hours"}, separator="\t").unique([USER, ITEM], keep="first")
         titles = read_columns(games, {"Game_ID": ITEM, "Game Name": "title"}, separator="\t")
         events = purchases.join(hours, on=[USER, ITEM], how="left").with_columns(pl.col("hours").fill_null("0"))
-        new = dict(zip(titles[ITEM], shuffled_ids(titles[ITEM]), strict=True))
-        events, titles = (frame.with_columns(pl.col(ITEM).replace(new)) for frame in (events, titles))
+        known = pl.concat([titles[ITEM], events[ITEM]]).unique()
+        new = dict(zip(known, shuffled_ids(known), strict=True))
+        events, titles = (frame.with_columns(pl.col(ITEM).replace_strict(new)) for frame in (events, titles))
         return validated(
             name="steam",
             interactions=Table(file=str(bought), frame=events, names={USER: USER, ITEM: ITEM}, separator="|"),
