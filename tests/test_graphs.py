@@ -55,6 +55,7 @@ def ranker(fitted):
         spec=fitted[0],
         num_scores=num_score_features(NUM_SOURCES),
         num_positions=5,
+        parents=(None, 0, 0, 2),
         dim=8,
         num_heads=2,
         cross_rank=4,

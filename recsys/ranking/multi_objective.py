@@ -2,8 +2,8 @@
 
 Each candidate attends to the user's history, its features meet in a low-rank cross network (DCN-V2, Wang et al. 2021),
 and gated experts, shared ones and one an objective, feed the heads (CGC of PLE, Tang et al. 2020). What a place on the
-screen adds is learnt beside it and not served (PAL, Guo et al. 2019). Candidates never see each other, so a score does not
-depend on the company it is in.
+screen adds is learnt beside it and not served (PAL, Guo et al. 2019). An objective that needs another one is learnt given that one
+(ESMM, Ma et al. 2018). Candidates never see each other, so a score does not depend on the company it is in.
 
 Shapes: B batch, L history, C candidates, D dim, H heads, T objectives, S sources, W width of the joined features.
 """
@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from recsys.features.spec import UNKNOWN, FeatureSpec, Table
 from recsys.nn.blocks import Batch, HistoryEncoder, TableEncoder
+from recsys.ranking.funnel import Parents, follow
 
 NUM_SIMILARITIES = 2
 FADING_HOURS = (1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, math.inf)
@@ -128,6 +129,7 @@ class MultiObjectiveRanker(nn.Module):
         spec: FeatureSpec,
         num_scores: int,
         num_positions: int,
+        parents: Parents,
         dim: int,
         num_heads: int,
         cross_rank: int,
@@ -144,6 +146,7 @@ class MultiObjectiveRanker(nn.Module):
         num_scores: width of candidate_scores, the retrieval features of a candidate; 0 for logged slates
         num_positions: places whose influence is learnt beside everything else and left out when serving; 0 learns none
         num_experts: that all objectives share; each has one of its own besides
+        parents: for each objective the one without which it is not reached
         """
         super().__init__()
         self.item_encoder = TableEncoder(spec.items, dim=dim, id_column="item", id_dropout=id_dropout)
@@ -173,6 +176,7 @@ class MultiObjectiveRanker(nn.Module):
         }
         self.gates = nn.Linear(width, spec.num_objectives * (num_experts + 1))
         self.heads = nn.Linear(expert_dim, spec.num_objectives)
+        self.parents = parents
         self.wide = nn.Linear(num_scores, spec.num_objectives) if num_scores else None
         self.positions = nn.Embedding(num_positions, spec.num_objectives) if num_positions else None
         self.has_vectors = "vectors" in spec.items.widths
@@ -200,7 +204,7 @@ class MultiObjectiveRanker(nn.Module):
             last = self.positions.num_embeddings - 1
             places = self.positions(batch["candidate_positions"].clamp(max=last)) - self.positions.weight[0]
             logits = logits + PLACES_SPEED * places
-        return logits
+        return follow(logits, self.parents)
 
     def _forgetful(self, batch: Batch) -> dict[str, Tensor]:
         """Some requests without what a query of nothing would lack."""

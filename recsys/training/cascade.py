@@ -22,6 +22,7 @@ from recsys.features.encode import Arrays, ItemTable, without_padding
 from recsys.features.spec import FeatureSpec
 from recsys.index import Index
 from recsys.index.ann import IndexBuilder
+from recsys.ranking.funnel import told
 from recsys.retrieval.two_tower import TowerEnsemble
 from recsys.stages import Retrieve
 from recsys.training.examples import anchors
@@ -170,7 +171,7 @@ class Run:
             examples.append(
                 ranking_examples(retrieve, spec, items, replay, rows, inside, dense=ranking.dense_candidates)
             )
-        return ranking.fit(
+        trained = ranking.fit(
             spec,
             items,
             *examples,
@@ -179,6 +180,9 @@ class Run:
             seed=self.seed,
             loggers=self.loggers,
         )
+        if follows := told(tuple(spec.objectives), trained.ranker.parents):
+            self.say(f"objectives learnt given another one: {follows}")
+        return trained
 
     def _asking(self, period: np.ndarray, per_user: int) -> np.ndarray:
         rows = anchors(self.prepared.replay, period, per_user)

@@ -23,6 +23,7 @@ from recsys.features.encode import Arrays, ItemTable, encode_queries
 from recsys.features.spec import FeatureSpec
 from recsys.nn.losses import listwise_softmax, masked_bce
 from recsys.ranking.calibration import PlattCalibrator
+from recsys.ranking.funnel import Parents, parents_of
 from recsys.ranking.multi_objective import MultiObjectiveRanker
 from recsys.stages import Retrieve
 from recsys.training.loop import Fitting, Loop, index_batches
@@ -218,11 +219,12 @@ class RankingTraining(Fitting):
         if self.watch not in WATCHED:
             raise ConfigError(f"ranking.watch is {self.watch!r}; choose one of {', '.join(WATCHED)}")
 
-    def ranker(self, spec: FeatureSpec, num_scores: int) -> MultiObjectiveRanker:
+    def ranker(self, spec: FeatureSpec, num_scores: int, parents: Parents) -> MultiObjectiveRanker:
         return MultiObjectiveRanker(
             spec=spec,
             num_scores=num_scores,
             num_positions=self.num_positions,
+            parents=parents,
             dim=self.dim,
             num_heads=self.num_heads,
             cross_rank=self.cross_rank,
@@ -250,7 +252,8 @@ class RankingTraining(Fitting):
         pl.seed_everything(seed, verbose=False)
         target = list(spec.objectives).index(spec.target)
         batches = index_batches(len(train), self.batch_size, seed)
-        ranker = self.ranker(spec, train.candidate_scores.shape[-1])
+        shown = train.labels[train.candidate_rows != PAD]
+        ranker = self.ranker(spec, train.candidate_scores.shape[-1], parents_of(shown))
         task = RankingTask(ranker, items, target, self, steps=self.epochs * len(batches))
         task.hold(train, valid)
         loop.fit(

@@ -44,7 +44,7 @@ def fitted(prepared):
 def ranker(fitted):
     torch.manual_seed(0)
     sizes = {"dim": 8, "num_heads": 2, "cross_rank": 4, "num_cross_layers": 2, "num_experts": 2, "expert_dim": 6}
-    sizes["num_positions"] = 4
+    sizes |= {"num_positions": 4, "parents": (None,) * fitted[0].num_objectives}
     ranker = MultiObjectiveRanker(
         spec=fitted[0], num_scores=NUM_SCORES, dropout=0.5, id_dropout=0.5, feature_dropout=0.5, **sizes
     )
@@ -122,7 +122,7 @@ def test_padding_of_the_history_says_nothing(ranker, batch):
 
 def test_scores_are_standardised_by_the_training_examples(fitted):
     sizes = {"dim": 4, "num_heads": 1, "num_positions": 0, "cross_rank": 2, "num_cross_layers": 0}
-    sizes |= {"num_experts": 1, "expert_dim": 2}
+    sizes |= {"num_experts": 1, "expert_dim": 2, "parents": (None,) * fitted[0].num_objectives}
     ranker = MultiObjectiveRanker(
         spec=fitted[0], num_scores=2, dropout=0.0, id_dropout=0.0, feature_dropout=0.0, **sizes
     )

@@ -1,0 +1,59 @@
+"""Objectives that are only reached on the way of another one: a like needs a click, a purchase needs a cart.
+
+Their probability is a product, P(buy) = P(cart) P(buy | cart), learnt over everything that was shown (ESMM, Ma et al.
+2018): what moves the first factor, a place on the screen for one, is learnt from the many events of the first objective.
+
+Shapes: R cells, T objectives; `...` any leading dimensions.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+ENOUGH = 20
+"""positives that must all lie within another objective's before it is taken for a rule"""
+
+Parents = tuple[int | None, ...]
+"""for each objective the place of the one that it needs, None if it needs none"""
+
+
+def parents_of(labels: np.ndarray) -> Parents:
+    """Read off labels [R, T] (NaN is missing): the rarest objective that was reached wherever this one was."""
+    known, reached = ~np.isnan(labels), labels > 0
+    counts = reached.sum(0)
+    found: list[int | None] = []
+    for objective, count in enumerate(counts):
+        rows = reached[:, objective]
+        wider = [
+            other
+            for other in np.flatnonzero(counts > count)
+            if (both := known[rows, other]).sum() >= ENOUGH and reached[rows, other][both].all()
+        ]
+        found.append(int(min(wider, key=lambda other: counts[other])) if wider else None)
+    return tuple(found)
+
+
+def follow(logits: Tensor, parents: Parents) -> Tensor:
+    """Logits [..., T], each given its parent -> logits [..., T] of reaching it at all."""
+    reached: dict[int, Tensor] = {}
+
+    def at(place: int) -> Tensor:
+        if place not in reached:
+            own, parent = logits[..., place], parents[place]
+            reached[place] = own if parent is None else both(own, at(parent))
+        return reached[place]
+
+    return torch.stack([at(place) for place in range(len(parents))], dim=-1)
+
+
+def both(one: Tensor, other: Tensor) -> Tensor:
+    """Logit of sigmoid(one) * sigmoid(other): 1 / odds = e^-x + e^-y + e^-(x + y)."""
+    return -torch.stack([-one, -other, -one - other]).logsumexp(0)
+
+
+def told(names: Sequence[str], parents: Parents) -> str:
+    """For people: 'like after click, buy after cart', '' where nothing follows."""
+    pairs = zip(names, parents, strict=True)
+    return ", ".join(f"{name} after {names[parent]}" for name, parent in pairs if parent is not None)
