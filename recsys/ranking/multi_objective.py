@@ -2,8 +2,8 @@
 
 Each candidate attends to the user's history, its features meet in a low-rank cross network (DCN-V2, Wang et al. 2021),
 and gated experts, shared ones and one an objective, feed the heads (CGC of PLE, Tang et al. 2020). What a place on the
-screen adds is learnt beside it and not served (PAL, Guo et al. 2019). An objective that needs another one is learnt given that one
-(ESMM, Ma et al. 2018). Candidates never see each other, so a score does not depend on the company it is in.
+screen adds is learnt beside it and not served (PAL, Guo et al. 2019). An objective that needs another one is learnt given
+that one (ESMM, Ma et al. 2018). Candidates never see each other, so a score does not depend on the company it is in.
 
 Shapes: B batch, L history, C candidates, D dim, H heads, T objectives, S sources, W width of the joined features.
 """
