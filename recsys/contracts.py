@@ -105,8 +105,14 @@ class SlateItem:
     """candidate sources that offered the item, strongest first"""
     probabilities: Mapping[str, float]
     """calibrated probability of each objective; empty when the ranker was skipped"""
-    rules: tuple[str, ...] = ()
-    """names of the rules that touched the item"""
+    rules: Mapping[str, str] = field(default_factory=dict)
+    """name of each rule that touched the item -> what it did"""
+    rank: int = -1
+    """its place by utility alone, from 0; -1 for what a rule pinned"""
+    propensity: float = 1.0
+    """chance of this item at this place given those above it"""
+    explored: bool = False
+    """chance put it here, another one scored better"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,10 +135,7 @@ class Slate:
     @staticmethod
     def from_json(text: str | bytes) -> "Slate":
         document = json.loads(text)
-        items = tuple(
-            SlateItem(**{**item, "sources": tuple(item["sources"]), "rules": tuple(item["rules"])})
-            for item in document["items"]
-        )
+        items = tuple(SlateItem(**{**item, "sources": tuple(item["sources"])}) for item in document["items"])
         return Slate(**{**document, "items": items, "degraded": tuple(document["degraded"])})
 
 

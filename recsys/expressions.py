@@ -3,6 +3,7 @@
     rating >= 4
     watch + like_weight * like
     year < 1950 and contains(genres, 'Horror')
+    min_age <= user.age
 
 A text is parsed by Python's own parser, checked node by node against an allow-list, type-checked, and compiled to
 nested partials over numpy columns: nothing is ever evaluated as code, and a compiled expression can be pickled.
@@ -79,8 +80,9 @@ class Expression:
 def compile_expression(text: str, types: Mapping[str, str], *, where: str, wanted: str) -> Expression:
     """Parse, check and compile `text`.
 
-    types: type of each known name. where: what the text is, for messages ("objectives.like").
-    wanted: "number", "boolean" or "label" (either of the two). ConfigError says what is wrong and in which column.
+    types: type of each known name, "owner.*" stands for every name of an owner. where: what the text is, for messages
+    ("objectives.like"). wanted: "number", "boolean" or "label" (either of the two). ConfigError says what is wrong and in
+    which column.
     """
     compiler = _Compiler(text=text, types=types, where=where)
     tree = compiler.parse()
@@ -93,8 +95,16 @@ def compile_expression(text: str, types: Mapping[str, str], *, where: str, wante
         names=frozenset(compiler.names),
         type=typed.type,
         _evaluate=typed.evaluate,
-        _required=frozenset(name for name in compiler.names - compiler.asked if types[name] == "number"),
+        _required=frozenset(name for name in compiler.names - compiler.asked if types.get(name) == "number"),
     )
+
+
+def conjuncts(text: str) -> list[str]:
+    """The parts of an expression that `and` joins at its top, each an expression; all of them must hold."""
+    tree = ast.parse(text.strip(), mode="eval").body
+    if not isinstance(tree, ast.BoolOp) or not isinstance(tree.op, ast.And):
+        return [text]
+    return [ast.unparse(part) for part in tree.values]
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
@@ -159,6 +169,8 @@ class _Compiler:
                 return self._constant(node, name == "true")
             case ast.Name(id=name):
                 return self._name(node, name)
+            case ast.Attribute(value=ast.Name(id=owner), attr=name):
+                return self._name(node, f"{owner}.{name}")
             case ast.BoolOp(op=operator, values=values):
                 return self._logic(np.logical_and if isinstance(operator, ast.And) else np.logical_or, values)
             case ast.UnaryOp(op=ast.Not(), operand=operand):
@@ -184,12 +196,13 @@ class _Compiler:
         raise self.refused(node, f"{_source(node)} is not a usable constant; {hint}")
 
     def _name(self, node: ast.expr, name: str) -> _Typed:
-        if name not in self.types:
+        found = self.types.get(name) or self.types.get(f"{name.partition('.')[0]}.*")
+        if found is None:
             raise self.refused(node, f"unknown name {name!r}; {suggestion(name, self.types)}")
-        if self.types[name] not in _COLUMN:
-            raise self.refused(node, f"{name!r} is of type {self.types[name]!r}, which an expression cannot read")
+        if found not in _COLUMN:
+            raise self.refused(node, f"{name!r} is of type {found!r}, which an expression cannot read")
         self.names.add(name)
-        return _Typed(self.types[name], functools.partial(_COLUMN[self.types[name]], name))
+        return _Typed(found, functools.partial(_COLUMN[found], name))
 
     def _operands(self, nodes: Sequence[ast.expr], wanted: str) -> list[Evaluate]:
         return [self._operand(node, wanted) for node in nodes]

@@ -268,12 +268,22 @@ def load_rules(bundle: Bundle, *, policy: Policy | None = None, rules: RuleSet |
         rules=rules or RuleSet.parse(bundle.document("rules.yaml")),
         catalogue=catalogue_columns(catalogue, types),
         types=types,
+        request_types=request_types(spec),
         vectors=bundle.arrays("item_vectors.safetensors")["vectors"],
         objectives=tuple(spec.objectives),
         sources=sources,
         bundle_fingerprint=bundle.fingerprint,
     )
     return Rules(policy=compiled, num_sources=len(sources), num_objectives=spec.num_objectives)
+
+
+def request_types(spec: FeatureSpec) -> dict[str, str]:
+    """What rules may read of a request's profile and context: {"user.age": "number", ...}."""
+    return {
+        f"{owner}.{column.name}": column.kind
+        for owner, table in (("user", spec.profile), ("context", spec.context))
+        for column in table.of_kind("category", "categories", "number")
+    }
 
 
 def load_stages(bundle: Bundle) -> Stages:

@@ -43,7 +43,7 @@ TINY = (
 )
 SMALL = (*TINY, "data.users=240", "data.items=160", "data.events=9000", "retrieval.epochs=3", "ranking.epochs=2")
 RULES = [
-    {"name": "no-crime", "filter": "category == 'crime'"},
+    {"name": "no-crime", "must": "category != 'crime' or missing(category)"},
     {"name": "push-the-cheap", "boost": 1.3, "where": "price < 10"},
     {"name": "two-of-a-category", "cap": 2, "of": "category", "top": 5},
 ]

@@ -38,7 +38,11 @@ QUERIES = st.builds(
 SLATE = Slate(
     user="u",
     request_id="r",
-    items=(SlateItem(item="a", utility=0.5, sources=("two_tower",), probabilities={"like": 0.25}, rules=("pin",)),),
+    items=(
+        SlateItem(
+            item="a", utility=0.5, sources=("two_tower",), probabilities={"like": 0.25}, rules={"pin": "place 1"}
+        ),
+    ),
     degraded=("rank",),
     bundle="b",
     rules="h",

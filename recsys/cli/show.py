@@ -18,7 +18,7 @@ def slate_table(slate: Slate, names: Mapping[str, str]) -> Table:
         table.add_column(heading, justify="right" if heading in ("", "utility", *objectives) else "left")
     for place, shown in enumerate(slate.items, start=1):
         figures = [f"{shown.utility:.3f}", *(f"{shown.probabilities[name]:.3f}" for name in objectives)]
-        reasons = (", ".join(shown.sources), ", ".join(shown.rules))
+        reasons = (", ".join(shown.sources), ", ".join(f"{name}: {effect}" for name, effect in shown.rules.items()))
         table.add_row(*(Text(cell) for cell in (str(place), names[shown.item], *figures, *reasons)))
     degraded = f"degraded: {', '.join(slate.degraded)}; " if slate.degraded else ""
     table.caption = f"{degraded}bundle {slate.bundle}, rules {slate.rules}"

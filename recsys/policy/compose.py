@@ -1,7 +1,7 @@
-"""The order of the policy: value, seen items, filters, boosts, greedy selection with caps, pins, explanations.
+"""The order of the policy: value, rules, plain order, pins, then place by place quotas, diversity and exploration.
 
-Shapes: B queries of a batch, C candidates of a query, S candidate sources, T objectives, P pins, K places, N items of
-the catalogue, D dim of the vectors.
+Shapes: B queries of a batch, C candidates of a query, P columns behind them for the items of pins, S candidate sources,
+T objectives, K places, N items of the catalogue, R rules, Q quotas, D dim of the vectors.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,48 +13,49 @@ import numpy as np
 from recsys.contracts import PAD, Candidates, Query, Slate
 from recsys.errors import BundleError, ConfigError
 from recsys.expressions import Columns, suggestion
-from recsys.policy.diversity import MaximalMarginalRelevance, Pool, Selection
-from recsys.policy.explain import Evidence, explain
-from recsys.policy.rules import CompiledRules, RuleSet
+from recsys.policy.batch import Batch, plain_order
+from recsys.policy.compiled import CompiledRules
+from recsys.policy.diversity import Diversity, Likeness, diversity_from_document
+from recsys.policy.explain import slates
+from recsys.policy.explore import Exploration, exploration_from_document
+from recsys.policy.pins import place_pins
+from recsys.policy.rules import RuleSet
+from recsys.policy.selection import Limits, Pool, select
 from recsys.policy.value import CompiledValue, ValueFormula
-
-UNRANKED = "rank"
-"""no probabilities came: the retrieval score is the utility"""
-NOT_FINITE = "value:not-finite"
-"""an item had no finite utility and went to the end"""
-CAP_RELAXED = "rules:cap-relaxed"
-"""a cap could not be kept"""
-SHORT = "candidates:short"
-"""fewer items than asked for"""
 
 
 class Policy:
     """What turns probabilities into slates, before it knows a bundle."""
 
-    def __init__(self, *, value: ValueFormula, diversity: MaximalMarginalRelevance) -> None:
+    def __init__(self, *, value: ValueFormula, diversity: Diversity, exploration: Exploration) -> None:
         self.value = value
         self.diversity = diversity
+        self.exploration = exploration
 
     def to_document(self) -> dict[str, Any]:
         """A plain document for the bundle; from_document reads it."""
         return {
             "value": {"formula": self.value.formula, "weights": dict(self.value.weights)},
-            "diversity": {"trade_off": self.diversity.trade_off, "window": self.diversity.window},
+            "diversity": self.diversity.to_document(),
+            "exploration": self.exploration.to_document(),
         }
 
     @staticmethod
     def from_document(document: Mapping[str, Any]) -> "Policy":
         """ConfigError names a key that is absent, unknown or out of range."""
-        sections = _section("policy", document, ("value", "diversity"))
-        value = _section("policy.value", sections["value"], ("formula", "weights"))
-        diversity = _section("policy.diversity", sections["diversity"], ("trade_off", "window"))
-        return Policy(value=ValueFormula(**value), diversity=MaximalMarginalRelevance(**diversity))
+        sections = _section("policy", document, ("value", "diversity", "exploration"))
+        return Policy(
+            value=ValueFormula(**_section("policy.value", sections["value"], ("formula", "weights"))),
+            diversity=diversity_from_document(sections["diversity"]),
+            exploration=exploration_from_document(sections["exploration"]),
+        )
 
     def compile(
         self,
         rules: RuleSet,
         catalogue: Columns,
         types: Mapping[str, str],
+        request_types: Mapping[str, str],
         vectors: np.ndarray,
         objectives: Sequence[str],
         sources: Sequence[str],
@@ -62,20 +63,20 @@ class Policy:
     ) -> "CompiledPolicy":
         """Check everything against one bundle and make arrays of it.
 
-        catalogue: columns [N], "item" holds the ids. types: of the columns that rules may read. vectors: [N, D],
-        rows need not be of length 1, a row of zeros resembles nothing. objectives: of the last axis of the
-        probabilities. sources: of the last axis of Candidates.source_scores.
-        ConfigError for a rule or a formula that does not fit, BundleError for vectors that do not.
+        catalogue: columns [N], "item" holds the ids. types: of the columns that rules may read. request_types: of
+        `user.column` and `context.column`. vectors: [N, D], rows need not be of length 1, a row of zeros resembles
+        nothing. objectives: of the last axis of the probabilities. sources: of the last axis of
+        Candidates.source_scores. ConfigError for a rule or a formula that does not fit, BundleError for vectors that
+        do not.
         """
-        items = catalogue["item"]
+        _check_vectors(vectors, len(catalogue["item"]))
         return CompiledPolicy(
             value=self.value.compile(objectives),
             diversity=self.diversity,
-            rules=rules.compile(catalogue, types),
-            items=items,
-            row_of={item: row for row, item in enumerate(items.tolist())},
-            vectors=vectors,
-            lengths=_lengths(vectors, len(items)),
+            likeness=self.diversity.likeness(vectors, catalogue, types),
+            exploration=self.exploration,
+            rules=CompiledRules.compile(rules, catalogue, types, request_types),
+            items=catalogue["item"],
             sources=tuple(sources),
             bundle=bundle_fingerprint,
         )
@@ -86,13 +87,12 @@ class CompiledPolicy:
     """A policy made ready for one bundle. It holds no state: the same queries get the same slates."""
 
     value: CompiledValue
-    diversity: MaximalMarginalRelevance
+    diversity: Diversity
+    likeness: Likeness
+    exploration: Exploration
     rules: CompiledRules
     items: np.ndarray
     """[N] object, ids"""
-    row_of: Mapping[str, int]
-    vectors: np.ndarray
-    lengths: np.ndarray
     sources: tuple[str, ...]
     bundle: str
 
@@ -104,175 +104,97 @@ class CompiledPolicy:
         candidates: the items of a query are distinct; PAD and a score of -inf are never shown. probabilities:
         [B, C, T] float32, or None when the ranker was skipped.
         """
-        _check_shapes(queries, candidates, probabilities)
         if not queries:
             return []
-        batch = self._selected(queries, candidates, probabilities)
-        return [self._slate(index, query, batch) for index, query in enumerate(queries)]
+        batch = self.filled(queries, candidates, probabilities)
+        return slates(batch, self.items, self.rules, self.sources, self.value.objectives, self.bundle)
 
     def rows(self, queries: Sequence[Query], candidates: Candidates, probabilities: np.ndarray | None) -> np.ndarray:
         """The items of the same slates and nothing else: [B, K] catalogue rows, K of the longest, PAD behind the last."""
-        _check_shapes(queries, candidates, probabilities)
         if not queries:
             return np.empty((0, 0), dtype=np.int64)
-        batch = self._selected(queries, candidates, probabilities)
+        batch = self.filled(queries, candidates, probabilities)
         columns = batch.selection.columns
         return np.where(columns >= 0, np.take_along_axis(batch.pool.rows, np.maximum(columns, 0), axis=1), PAD)
 
-    def _selected(self, queries: Sequence[Query], candidates: Candidates, probabilities: np.ndarray | None) -> "_Batch":
-        offer = self._offer(queries, candidates, probabilities)
-        pool = self._pool(queries, offer)
-        selection = self.diversity.select(pool, self.vectors, self.lengths, self.rules.caps)
-        return _Batch(candidates, probabilities, offer, pool, selection)
-
-    def _offer(self, queries: Sequence[Query], candidates: Candidates, probabilities: np.ndarray | None) -> "_Offer":
-        rows = candidates.items
+    def filled(self, queries: Sequence[Query], candidates: Candidates, probabilities: np.ndarray | None) -> Batch:
+        """The slates of a batch, and all that they were made from."""
+        _check_shapes(queries, candidates, probabilities)
         raw = candidates.scores if probabilities is None else self.value(probabilities)
-        offered = (rows != PAD) & ~np.isneginf(candidates.scores)
-        boosted = self.rules.boost(np.where(offered, raw, np.nan), rows)
-        utility = np.where(np.isfinite(boosted), boosted, np.nan)
-        order = np.lexsort((rows, np.where(np.isnan(utility), np.inf, -utility)), axis=-1)
-        eligible = offered & self._showable(queries, rows)
-        return _Offer(order, *(np.take_along_axis(one, order, axis=1) for one in (rows, utility, offered, eligible)))
-
-    def _showable(self, queries: Sequence[Query], rows: np.ndarray) -> np.ndarray:
-        """[B, any] bool: neither filtered, nor seen, nor excluded by the query."""
-        num_items = len(self.items)
-        hidden = [
-            index * num_items + row
-            for index, query in enumerate(queries)
-            for item in (*(event.item for event in query.history), *query.exclude)
-            if (row := self.row_of.get(item)) is not None
-        ]
-        keys = rows + num_items * np.arange(len(queries))[:, None]
-        return self.rules.allowed[rows] & ~np.isin(keys, np.array(hidden, dtype=np.int64))
-
-    def _pool(self, queries: Sequence[Query], offer: "_Offer") -> Pool:
-        """The candidates, and behind them one column for the item of each pin."""
-        pins = self.rules.pins
-        pin_rows = np.tile(np.array([pin.row for pin in pins], dtype=np.int64), (len(queries), 1))
-        shown = self._shown_pins(queries, pin_rows)
-        columns = _pin_columns(offer, pin_rows)
-        eligible = np.concatenate([offer.eligible, np.zeros_like(shown)], axis=1)
-        which = np.nonzero(shown)
-        eligible[which[0], columns[which]] = False
-        sizes, places = _places(queries, eligible.sum(axis=1), shown, [pin.position for pin in pins])
-        pinned = np.full((len(queries), sizes.max()), -1, dtype=np.int64)
-        pinned[which[0], places[which]] = columns[which]
-        unknown = np.full(pin_rows.shape, np.nan)
-        return Pool(
-            rows=np.concatenate([offer.rows, pin_rows], axis=1),
-            utility=np.concatenate([offer.utility, unknown], axis=1),
-            eligible=eligible,
-            pinned=pinned,
-            sizes=sizes,
+        offered = (candidates.items != PAD) & ~np.isneginf(candidates.scores)
+        brought = [pin.row for pin in self.rules.pins if pin.row is not None]
+        rows = np.concatenate([candidates.items, np.tile(np.array(brought, dtype=np.int64), (len(queries), 1))], axis=1)
+        applied = self.rules(queries, rows)
+        seen = [_rows(self.rules.row_of, query) for query in queries]
+        showable = ~applied.banned & ~_among(rows, [mine for _, mine in seen], len(self.items))
+        utility = scaled(np.where(offered, raw, np.nan), applied.factors[:, : offered.shape[1]])
+        order = plain_order(rows, utility, offered.shape[1])
+        columns = {"rows": rows, "showable": showable, "offered": _padded(offered, rows.shape[1], False)}
+        columns["utility"] = _padded(utility, rows.shape[1], np.nan)
+        rows, showable, offered, utility = (np.take_along_axis(one, order, axis=1) for one in columns.values())
+        holds = np.take_along_axis(applied.holds, order[..., None], axis=1)
+        pool = place_pins(queries, self.rules, applied.active, holds, rows, utility, offered, showable)
+        limits = self._limits(queries, pool, applied.active, holds)
+        scoring = self.diversity.scoring(pool, self.likeness, [history for history, _ in seen])
+        selection = select(pool, limits, scoring, self.exploration.draws(queries, pool))
+        return Batch(
+            queries=queries,
+            candidates=candidates,
+            probabilities=probabilities,
+            applied=applied,
+            order=order,
+            pool=pool,
+            limits=limits,
+            selection=selection,
         )
 
-    def _shown_pins(self, queries: Sequence[Query], pin_rows: np.ndarray) -> np.ndarray:
-        """[B, P] bool: on this surface, within the page and showable."""
-        fits = [
-            [pin.surface in (None, query.surface) and pin.position < query.k for pin in self.rules.pins]
-            for query in queries
-        ]
-        return np.array(fits, dtype=bool).reshape(pin_rows.shape) & self._showable(queries, pin_rows)
-
-    def _slate(self, index: int, query: Query, batch: "_Batch") -> Slate:
-        columns = batch.selection.columns[index, : batch.pool.sizes[index]]
-        rows = batch.pool.rows[index, columns]
-        evidence = Evidence(
-            items=self.items[rows].tolist(),
-            utility=batch.pool.utility[index, columns],
-            candidates=batch.origins(index)[columns],
-            source_scores=batch.candidates.source_scores[index],
-            probabilities=None if batch.probabilities is None else batch.probabilities[index],
-            rules=self._touched(index, query, columns, batch),
-        )
-        return Slate(
-            user=query.user,
-            request_id=query.request_id,
-            items=explain(evidence, self.sources, self.value.objectives),
-            degraded=batch.degraded(index, query.k),
-            bundle=self.bundle,
-            rules=self.rules.hash,
+    def _limits(self, queries: Sequence[Query], pool: Pool, active: np.ndarray, holds: np.ndarray) -> Limits:
+        quotas, places = self.rules.quotas, list(self.rules.quota_places)
+        own, on = holds[..., places], active[:, places]
+        return Limits(
+            bits=quotas.bits,
+            limits=quotas.limits,
+            tops=quotas.tops,
+            active=on,
+            group_quota=quotas.group_quota,
+            groups=quotas.groups(pool.rows, own),
+            floors=np.array(quotas.floors, dtype=np.int64),
+            satisfies=own[..., list(quotas.floors)],
+            burdens=self.rules.burdens(queries, pool.rows, own & on[:, None]),
         )
 
-    def _touched(self, index: int, query: Query, columns: np.ndarray, batch: "_Batch") -> dict[str, np.ndarray]:
-        """name of each rule -> [K] bool; a cap touched what it had cost a better place."""
-        rows = batch.pool.rows[index, columns]
-        held = batch.pool.pinned[index, : len(columns)] >= 0
-        pins = [pin for pin in self.rules.pins if pin.surface in (None, query.surface)]
-        passed_over = batch.selection.passed_over[:, index, columns]
-        return {
-            **dict(zip(self.rules.boosts, self.rules.boosted[:, rows], strict=True)),
-            **{pin.name: held & (rows == pin.row) for pin in pins},
-            **dict(zip([cap.name for cap in self.rules.caps], passed_over, strict=True)),
-        }
+
+def scaled(utility: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    """float64, NaN where it is not finite; a larger factor never lowers a utility."""
+    values = utility.astype(np.float64)
+    with np.errstate(over="ignore"):
+        values = np.where(values < 0, values / factors, values * factors)
+    return np.where(np.isfinite(values), values, np.nan)
 
 
-@dataclass(frozen=True, slots=True)
-class _Offer:
-    """The candidates [B, C] in plain order: utility falling, then row rising, unknown utilities last."""
-
-    order: np.ndarray
-    """[B, C] int64, index among the candidates as they came"""
-    rows: np.ndarray
-    utility: np.ndarray
-    offered: np.ndarray
-    eligible: np.ndarray
+def _rows(row_of: Mapping[str, int], query: Query) -> tuple[list[int], list[int]]:
+    """Catalogue rows of a query's history, and with them those it asks not to see."""
+    history = [row for event in query.history if (row := row_of.get(event.item)) is not None]
+    return history, [*history, *(row for item in query.exclude if (row := row_of.get(item)) is not None)]
 
 
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    """All that the slates of a batch are built from."""
-
-    candidates: Candidates
-    probabilities: np.ndarray | None
-    offer: _Offer
-    pool: Pool
-    selection: Selection
-
-    def origins(self, index: int) -> np.ndarray:
-        """Index among the candidates for each column of the pool, -1 for the columns of the pins."""
-        order = self.offer.order[index]
-        return np.concatenate([order, np.full(self.pool.rows.shape[1] - len(order), -1)])
-
-    def degraded(self, index: int, k: int) -> tuple[str, ...]:
-        happened = {
-            UNRANKED: self.probabilities is None,
-            NOT_FINITE: bool(np.isnan(self.offer.utility[index][self.offer.eligible[index]]).any()),
-            CAP_RELAXED: bool(self.selection.relaxed[index]),
-            SHORT: bool(self.pool.sizes[index] < k),
-        }
-        reasons = [reason for reason, holds in happened.items() if holds]
-        return tuple(dict.fromkeys([*self.candidates.degraded[index], *reasons]))
+def _among(rows: np.ndarray, hidden: Sequence[Sequence[int]], num_items: int) -> np.ndarray:
+    """[B, C] bool, where a catalogue row is among those of its query."""
+    keys = [index * num_items + row for index, mine in enumerate(hidden) for row in mine]
+    return np.isin(rows + num_items * np.arange(len(rows))[:, None], np.array(keys, dtype=np.int64))
 
 
-def _pin_columns(offer: _Offer, pin_rows: np.ndarray) -> np.ndarray:
-    """[B, P] column of each pinned item: its own among the candidates, or the one behind them."""
-    same = (offer.rows[:, None, :] == pin_rows[:, :, None]) & offer.offered[:, None, :]
-    behind = offer.rows.shape[1] + np.arange(pin_rows.shape[1])
-    first = same.argmax(axis=2) if same.size else np.zeros(pin_rows.shape, dtype=np.int64)
-    return np.where(same.any(axis=2), first, behind)
+def _padded(array: np.ndarray, width: int, value: Any) -> np.ndarray:
+    return np.pad(array, ((0, 0), (0, width - array.shape[1])), constant_values=value)
 
 
-def _places(
-    queries: Sequence[Query], num_eligible: np.ndarray, shown: np.ndarray, positions: Sequence[int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Sizes of the slates [B] and places of the pins [B, P], which move up where there is too little above them."""
-    sizes = np.minimum([query.k for query in queries], num_eligible + shown.sum(axis=1))
-    reachable = num_eligible[:, None] + np.cumsum(shown, axis=1) - 1
-    return sizes, np.minimum(np.array(positions, dtype=np.int64), reachable)
-
-
-def _lengths(vectors: np.ndarray, num_items: int) -> np.ndarray:
+def _check_vectors(vectors: np.ndarray, num_items: int) -> None:
     if vectors.ndim != 2 or len(vectors) != num_items:
         raise BundleError(
             f"the item vectors are {vectors.shape}, the catalogue has {num_items} items; build both again"
         )
-    lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float32))
-    if broken := np.flatnonzero(~np.isfinite(lengths)).tolist():
+    if broken := np.flatnonzero(~np.isfinite(vectors).all(axis=1)).tolist():
         raise BundleError(f"the item vector of row {broken[0]} is not finite; train again")
-    return lengths
 
 
 def _check_shapes(queries: Sequence[Query], candidates: Candidates, probabilities: np.ndarray | None) -> None:

@@ -1,201 +1,183 @@
-"""Greedy selection of a slate: maximal marginal relevance under the caps of the rules, one loop over the places.
+"""How alike the items of a slate may be: what is traded against relevance at the first places.
 
-Shapes: B queries of a batch, C columns of the pool, K places, D dim of the vectors, N items, M values of an item.
+Shapes: N items of the catalogue, B queries, C columns of the pool, D dim of the vectors, V values of a category.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 
-from recsys.errors import ConfigError
-from recsys.policy.rules import CompiledCap
+from recsys.errors import ConfigError, check_ranges
+from recsys.expressions import Columns, suggestion
+from recsys.policy.quotas import NOWHERE, grouping, numbered
+from recsys.policy.selection import DPP, MMR, PLAIN, PROPORTIONS, Pool, Scoring
 
 UNKNOWN_PENALTY = 4.0
 """more than the scores of two items with a known utility can differ, which is 3"""
+CONTENT_DIM = 64
+"""values of all categories beyond so many share places of the content vectors"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pool:
-    """What may be shown to each query of a batch. Columns lie in plain order: utility falling, then row rising."""
+class Likeness:
+    """What is known of how alike items are, fitted to one catalogue."""
 
-    rows: np.ndarray
-    """[B, C] int64, row of the item in the catalogue, PAD where there is none"""
-    utility: np.ndarray
-    """[B, C] float64, NaN where unknown"""
-    eligible: np.ndarray
-    """[B, C] bool, False also for the items of pins"""
-    pinned: np.ndarray
-    """[B, K] int64, column that holds the place by a pin, -1 where the place is free"""
-    sizes: np.ndarray
-    """[B] int64, places to fill, at most as many as there are eligible columns and pins"""
+    units: np.ndarray
+    """[N, D] float32 of length 1, or 0 for an item that resembles nothing"""
+    shares: np.ndarray
+    """[N, V] float32, each item's values of the balanced category, adding up to 1, or 0 without any"""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Selection:
-    """Which column of the pool stands where."""
+class Diversity:
+    """A way to score the first `window` places; those behind are filled in plain order, by falling utility.
 
-    columns: np.ndarray
-    """[B, K] int64, -1 beyond the size of the slate"""
-    relaxed: np.ndarray
-    """[B] bool, True where a cap could not be kept"""
-    passed_over: np.ndarray
-    """[number of caps, B, C] bool, True where the cap cost the item a place"""
-
-
-class MaximalMarginalRelevance:
-    """Pick, place by place, argmax of trade_off * relevance - (1 - trade_off) * similarity to what stands above.
-
-    Relevance is the utility scaled to [0, 1] over the eligible items of the query, similarity the greatest cosine.
-    trade_off 1 is relevance only; places from `window` on are filled in plain order. Ties go to the plain order.
-    Source: Carbonell and Goldstein, The Use of MMR, Diversity-Based Reranking, SIGIR 1998.
+    trade_off: 1 is relevance only, 0 diversity only. Relevance is the utility scaled to [0, 1] over the eligible items.
     """
 
+    kind: ClassVar[str]
+    mode: ClassVar[int]
+    keys: ClassVar[tuple[str, ...]] = ("trade_off", "window")
+
     def __init__(self, *, trade_off: float, window: int) -> None:
-        if isinstance(trade_off, bool) or not isinstance(trade_off, int | float) or not 0 <= trade_off <= 1:
-            raise ConfigError(f"diversity.trade_off is {trade_off!r}; write a number from 0 to 1")
-        if isinstance(window, bool) or not isinstance(window, int) or window < 0:
-            raise ConfigError(f"diversity.window is {window!r}; write a whole number from 0")
+        check_ranges("diversity", trade_off=(trade_off, 0.0, 1.0), window=(window, 0, 1_000))
         self.trade_off = float(trade_off)
         self.window = window
 
-    def select(self, pool: Pool, vectors: np.ndarray, lengths: np.ndarray, caps: Sequence[CompiledCap]) -> Selection:
-        """Fill the places of every query; vectors [N, D] of any length, lengths [N] theirs.
+    def to_document(self) -> dict[str, Any]:
+        return {"kind": self.kind, **{key: getattr(self, key) for key in self.keys}}
 
-        At each place the choice is among the items that break the fewest caps, so a cap yields only when it must.
-        Every step is elementwise or along one row, so a query gets the same slate in any batch.
-        """
-        window = self.window if self.trade_off < 1 else 0
-        counters = [CapCounter(cap, pool) for cap in caps]
-        greedy = min(pool.pinned.shape[1], max([window, *(cap.top for cap in caps)]))
-        state = _Greedy(pool, counters)
-        diversity = _Diversity(pool, vectors, lengths, self.trade_off) if min(greedy, window) else None
-        plain = np.broadcast_to(-np.arange(pool.rows.shape[1], dtype=np.float64), pool.rows.shape)
-        for place in range(greedy):
-            diverse = diversity is not None and place < window
-            chosen = state.step(place, diversity.scores() if diversity and diverse else plain)
-            if diversity and diverse:
-                diversity.add(chosen)
-        state.fill_rest(greedy)
-        return Selection(columns=state.columns, relaxed=state.relaxed, passed_over=state.passed_over)
+    def likeness(self, vectors: np.ndarray, catalogue: Columns, types: Mapping[str, str]) -> Likeness:
+        """vectors [N, D'] of any length; ConfigError for a column that does not fit."""
+        raise NotImplementedError
 
-
-@dataclass(slots=True)
-class _Greedy:
-    """The slates while they are filled."""
-
-    pool: Pool
-    counters: list["CapCounter"]
-    free: np.ndarray = field(init=False)
-    columns: np.ndarray = field(init=False)
-    relaxed: np.ndarray = field(init=False)
-    passed_over: np.ndarray = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.free = self.pool.eligible.copy()
-        self.columns = np.full(self.pool.pinned.shape, -1, dtype=np.int64)
-        self.relaxed = np.zeros(len(self.free), dtype=bool)
-        for counter in self.counters:
-            self.relaxed |= counter.overfull()
-        self.passed_over = np.zeros((len(self.counters), *self.free.shape), dtype=bool)
-
-    def step(self, place: int, scores: np.ndarray) -> np.ndarray:
-        """Fill one place by the greatest score [B, C]; returns the column [B] that stands there, -1 for none."""
-        pinned = self.pool.pinned[:, place]
-        picks = (pinned < 0) & (place < self.pool.sizes)
-        broken = [counter.broken(place) for counter in self.counters]
-        allowed, forced = self._allowed(broken)
-        choice = np.argmax(np.where(allowed, scores, -np.inf), axis=1)
-        self.relaxed |= picks & forced
-        self._note_passed_over(broken, picks, choice, scores)
-        self._take(np.flatnonzero(picks), choice)
-        self.columns[:, place] = np.where(picks, choice, np.where(place < self.pool.sizes, pinned, -1))
-        return self.columns[:, place]
-
-    def _allowed(self, broken: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Free columns [B, C] that break the fewest caps, and where [B] even these break one."""
-        if not broken:
-            return self.free, np.zeros(len(self.free), dtype=bool)
-        num_broken = np.where(self.free, np.sum(broken, axis=0), len(broken) + 1)
-        fewest = num_broken.min(axis=1)
-        return self.free & (num_broken == fewest[:, None]), fewest > 0
-
-    def _note_passed_over(
-        self, broken: list[np.ndarray], picks: np.ndarray, choice: np.ndarray, scores: np.ndarray
-    ) -> None:
-        if not np.any(broken):
-            return
-        best = np.take_along_axis(scores, choice[:, None], axis=1)
-        before = np.arange(scores.shape[1]) < choice[:, None]
-        better = self.free & picks[:, None] & ((scores > best) | ((scores == best) & before))
-        for index, breaks in enumerate(broken):
-            self.passed_over[index] |= better & breaks
-
-    def _take(self, queries: np.ndarray, choice: np.ndarray) -> None:
-        self.free[queries, choice[queries]] = False
-        for counter in self.counters:
-            counter.add(queries, choice[queries])
-
-    def fill_rest(self, start: int) -> None:
-        """Fill the places from `start` in plain order, around the pins."""
-        pinned = self.pool.pinned[:, start:]
-        places = np.arange(start, start + pinned.shape[1])
-        inside = places < self.pool.sizes[:, None]
-        order = np.argsort(~self.free, axis=1, kind="stable")
-        turn = np.cumsum(inside & (pinned < 0), axis=1) - 1
-        following = np.take_along_axis(order, np.clip(turn, 0, None), axis=1) if order.size else pinned
-        self.columns[:, start:] = np.where(inside, np.where(pinned < 0, following, pinned), -1)
+    def scoring(self, pool: Pool, likeness: Likeness, seen: Sequence[Sequence[int]]) -> Scoring:
+        """seen: catalogue rows of each query's history."""
+        mode = self.mode if self.window and self.trade_off < 1 else PLAIN
+        alike = mode in (MMR, DPP)
+        shares = likeness.shares if mode == PROPORTIONS else likeness.shares[:, :0]
+        wanted = [shares[list(rows)].mean(axis=0) if rows else np.zeros(shares.shape[1]) for rows in seen]
+        return Scoring(
+            mode=mode,
+            window=self.window,
+            trade_off=self.trade_off,
+            relevance=relevance(pool) - UNKNOWN_PENALTY * np.isnan(pool.utility),
+            units=likeness.units[pool.rows] if alike else np.empty((*pool.rows.shape, 0), dtype=np.float32),
+            shares=shares[pool.rows],
+            wanted=np.array(wanted, dtype=np.float32).reshape(len(seen), shares.shape[1]),
+        )
 
 
-class CapCounter:
-    """How many items of each value stand among the first `top` places, the pinned ones from the beginning."""
+class Alike(Diversity):
+    """Diversity by the cosine of two items: of what users make of them and of what they are."""
 
-    def __init__(self, cap: CompiledCap, pool: Pool) -> None:
-        self.top = cap.top
-        self.cap = cap.cap
-        self.groups = cap.groups[pool.rows]
-        """[B, C, M]"""
-        self.counts = np.zeros((len(pool.rows), cap.num_groups + 1), dtype=np.int32)
-        queries, places = np.nonzero(pool.pinned[:, : cap.top] >= 0)
-        self.add(queries, pool.pinned[queries, places])
+    keys = (*Diversity.keys, "content")
 
-    def add(self, queries: np.ndarray, columns: np.ndarray) -> None:
-        """Count the items that stand in these columns of these queries."""
-        np.add.at(self.counts, (queries[:, None], self.groups[queries, columns]), 1)
-        self.counts[:, -1] = 0
+    def __init__(self, *, trade_off: float, window: int, content: float) -> None:
+        """content: share of the items' categories in the cosine, beside that of their vectors"""
+        super().__init__(trade_off=trade_off, window=window)
+        check_ranges("diversity", content=(content, 0.0, 1.0))
+        self.content = float(content)
 
-    def broken(self, place: int) -> np.ndarray:
-        """[B, C] bool, True where the item would be one too many at this place."""
-        if place >= self.top:
-            return np.zeros(self.groups.shape[:2], dtype=bool)
-        counts = self.counts[np.arange(len(self.groups))[:, None, None], self.groups]
-        return np.asarray((counts >= self.cap).any(axis=2))
-
-    def overfull(self) -> np.ndarray:
-        """[B] bool, True where the pins alone break the cap."""
-        return np.asarray((self.counts > self.cap).any(axis=1))
+    def likeness(self, vectors: np.ndarray, catalogue: Columns, types: Mapping[str, str]) -> Likeness:
+        parts = [np.sqrt(np.float32(1 - self.content)) * unit_length(vectors)]
+        if self.content:
+            parts.append(np.sqrt(np.float32(self.content)) * content_vectors(catalogue, types))
+        shares = np.empty((len(vectors), 0), dtype=np.float32)
+        return Likeness(units=np.concatenate(parts, axis=1, dtype=np.float32), shares=shares)
 
 
-class _Diversity:
-    """Scores of maximal marginal relevance, updated by one comparison with the latest choice a place."""
+class MaximalMarginalRelevance(Alike):
+    """Place by place, argmax of trade_off * relevance - (1 - trade_off) * greatest cosine to what stands above.
 
-    def __init__(self, pool: Pool, vectors: np.ndarray, lengths: np.ndarray, trade_off: float) -> None:
-        scale = np.where(lengths > 0, lengths, 1).astype(np.float32)
-        self.units = vectors[pool.rows] / scale[pool.rows][..., None]
-        """[B, C, D]"""
-        self.weight = 1 - trade_off
-        self.base = trade_off * relevance(pool) - UNKNOWN_PENALTY * np.isnan(pool.utility)
-        self.closest: np.ndarray | None = None
+    Source: Carbonell and Goldstein, The Use of MMR, Diversity-Based Reranking, SIGIR 1998.
+    """
 
-    def scores(self) -> np.ndarray:
-        """[B, C] float64"""
-        return self.base if self.closest is None else self.base - self.weight * self.closest
+    kind, mode = "mmr", MMR
 
-    def add(self, columns: np.ndarray) -> None:
-        """Take in the columns [B] chosen for one place; -1, beyond a slate, may count for nothing."""
-        latest = self.units[np.arange(len(columns)), columns]
-        similarity = np.einsum("bcd,bd->bc", self.units, latest).astype(np.float64)
-        self.closest = similarity if self.closest is None else np.maximum(self.closest, similarity)
+
+class Determinantal(Alike):
+    """Place by place, the greatest gain in log det(I + L), L = diag(q) S diag(q), S the cosines of the items.
+
+    q^2 = exp(relevance * trade_off / (1 - trade_off)). Source: Chen, Zhang and Zhou, Fast Greedy MAP Inference for
+    Determinantal Point Process, NeurIPS 2018; with the identity added the gain is never negative and falls.
+    """
+
+    kind, mode = "dpp", DPP
+
+
+class Proportions(Diversity):
+    """The categories of the slate in the proportions of the user's own history.
+
+    Place by place, argmax of trade_off * relevance - (1 - trade_off) * KL(history || slate). Source: Steck, Calibrated
+    Recommendations, RecSys 2018. Who has no history gets the plain order.
+    """
+
+    kind, mode = "proportions", PROPORTIONS
+    keys = (*Diversity.keys, "of")
+
+    def __init__(self, *, trade_off: float, window: int, of: str) -> None:
+        """of: a category or categories column of the items"""
+        super().__init__(trade_off=trade_off, window=window)
+        self.of = of
+
+    def likeness(self, vectors: np.ndarray, catalogue: Columns, types: Mapping[str, str]) -> Likeness:
+        groups, num = numbered(grouping("diversity.of", self.of, catalogue, types))
+        shares = np.zeros((len(vectors), num + 1), dtype=np.float32)
+        np.add.at(shares, (np.arange(len(groups))[:, None], np.where(groups == NOWHERE, num, groups)), 1)
+        shares = shares[:, :num] / np.maximum(shares[:, :num].sum(axis=1, keepdims=True), 1)
+        return Likeness(units=np.empty((len(vectors), 0), dtype=np.float32), shares=np.ascontiguousarray(shares))
+
+
+KINDS: dict[str, type[Diversity]] = {one.kind: one for one in (MaximalMarginalRelevance, Determinantal, Proportions)}
+
+
+def diversity_from_document(document: Any) -> Diversity:
+    """ConfigError names a key that is absent, unknown or out of range."""
+    if not isinstance(document, Mapping) or document.get("kind") not in KINDS:
+        found = document.get("kind") if isinstance(document, Mapping) else document
+        raise ConfigError(f"policy.diversity.kind is {found!r}; choose one of {', '.join(KINDS)}")
+    kind = KINDS[document["kind"]]
+    if unknown := [str(key) for key in document if key not in (*kind.keys, "kind")]:
+        raise ConfigError(f"policy.diversity has the unknown key {unknown[0]!r}; {suggestion(unknown[0], kind.keys)}")
+    if absent := [key for key in kind.keys if key not in document]:
+        raise ConfigError(f"policy.diversity lacks the key {absent[0]!r}; give {', '.join(kind.keys)}")
+    return kind(**{key: document[key] for key in kind.keys})
+
+
+def unit_length(vectors: np.ndarray) -> np.ndarray:
+    """[N, D] float32; rows of zeros stay."""
+    lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float32))
+    return vectors / np.where(lengths > 0, lengths, np.float32(1))[:, None]
+
+
+def content_vectors(catalogue: Columns, types: Mapping[str, str]) -> np.ndarray:
+    """[N, CONTENT_DIM or fewer] float32 of length 1: the items' values of all their categories, the id aside.
+
+    More values than dimensions are hashed to a place and a sign (Weinberger et al. 2009), which keeps cosines on average.
+    """
+    values = [
+        [f"{column}={value}" for column in parts for value in parts[column]] for parts in _categories(catalogue, types)
+    ]
+    known = sorted({value for row in values for value in row})
+    exact = len(known) <= CONTENT_DIM
+    width = len(known) if exact else CONTENT_DIM
+    place_of = {value: place if exact else zlib.crc32(value.encode()) % width for place, value in enumerate(known)}
+    sign_of = {value: 1.0 if exact or zlib.crc32(b"sign" + value.encode()) % 2 else -1.0 for value in known}
+    vectors = np.zeros((len(values), width), dtype=np.float32)
+    for row, mine in enumerate(values):
+        for value in mine:
+            vectors[row, place_of[value]] += sign_of[value]
+    return unit_length(vectors)
+
+
+def _categories(catalogue: Columns, types: Mapping[str, str]) -> list[dict[str, tuple[str, ...]]]:
+    """Of each item, column -> its values."""
+    columns = [name for name, kind in types.items() if kind in ("category", "categories") and name != "item"]
+    grouped = {name: grouping("diversity", name, catalogue, types) for name in columns}
+    return [{name: grouped[name][row] for name in columns} for row in range(len(catalogue["item"]))]
 
 
 def relevance(pool: Pool) -> np.ndarray:

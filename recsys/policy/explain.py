@@ -1,89 +1,141 @@
-"""Why each item stands on the slate: its sources, its probabilities and the rules that touched it.
+"""Why each item stands on the slate: its sources, its probabilities, the rules that touched it and what chance did.
 
 Shapes: C candidates of a query, S candidate sources, K places, T objectives.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from recsys.contracts import SlateItem
+from recsys.contracts import Slate, SlateItem
+from recsys.policy.batch import Batch
+from recsys.policy.compiled import CompiledRules, effect
 
 RULES_SOURCE = "rules"
 """source of an item that no candidate source offered and a pin put there"""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Evidence:
-    """What is known of the items of one slate, place by place."""
+def slates(
+    batch: Batch,
+    items: np.ndarray,
+    rules: CompiledRules,
+    sources: Sequence[str],
+    objectives: Sequence[str],
+    bundle: str,
+) -> list[Slate]:
+    """One a query. A utility that is unknown is shown as 0."""
+    return [
+        Slate(
+            user=query.user,
+            request_id=query.request_id,
+            items=_items(batch, index, items, rules, sources, objectives),
+            degraded=batch.degraded(index, rules.quotas.broken(int(batch.selection.relaxed[index]))),
+            bundle=bundle,
+            rules=rules.hash,
+        )
+        for index, query in enumerate(batch.queries)
+    ]
 
-    items: Sequence[str]
-    utility: np.ndarray
-    """[K] float64, NaN where unknown"""
-    candidates: np.ndarray
-    """[K] int64, index among the candidates of the query, -1 for an item that only a pin brought"""
-    source_scores: np.ndarray
-    """[C, S] float32, NaN where the source did not offer the item"""
-    probabilities: np.ndarray | None
-    """[C, T] float32"""
-    rules: Mapping[str, np.ndarray]
-    """name of each rule -> [K] bool, True where it touched the item"""
 
-
-def explain(evidence: Evidence, sources: Sequence[str], objectives: Sequence[str]) -> tuple[SlateItem, ...]:
-    """The items of one slate. A utility that is unknown is shown as 0."""
-    columns = zip(
-        evidence.items,
-        np.where(np.isnan(evidence.utility), 0, evidence.utility).tolist(),
-        _sources(evidence, sources),
-        _probabilities(evidence, objectives),
-        _touching(evidence),
+def _items(
+    batch: Batch,
+    index: int,
+    items: np.ndarray,
+    rules: CompiledRules,
+    sources: Sequence[str],
+    objectives: Sequence[str],
+) -> tuple[SlateItem, ...]:
+    pool, selection = batch.pool, batch.selection
+    columns = selection.columns[index, : pool.sizes[index]]
+    came = batch.order[index, columns]
+    candidates = np.where(came < batch.candidates.items.shape[1], came, -1)
+    utility = pool.utility[index, columns]
+    ranks = np.cumsum(pool.eligible[index])[columns] - 1
+    pinned = pool.pinned[index, : len(columns)] >= 0
+    told = zip(
+        items[pool.rows[index, columns]].tolist(),
+        np.where(np.isnan(utility), 0, utility).tolist(),
+        offered_by(batch.candidates.source_scores[index], candidates, sources),
+        _probabilities(batch, index, candidates, objectives),
+        _touching(batch, index, columns, came, rules),
+        np.where(pinned, -1, ranks).tolist(),
+        selection.propensities[index, : len(columns)].tolist(),
+        selection.explored[index, : len(columns)].tolist(),
         strict=True,
     )
     return tuple(
-        SlateItem(item=item, utility=utility, sources=offered_by, probabilities=probabilities, rules=rules)
-        for item, utility, offered_by, probabilities, rules in columns
+        SlateItem(
+            item=item,
+            utility=value,
+            sources=names,
+            probabilities=probabilities,
+            rules=touched,
+            rank=rank,
+            propensity=propensity,
+            explored=explored,
+        )
+        for item, value, names, probabilities, touched, rank, propensity, explored in told
     )
 
 
-def strongest_sources(
-    source_scores: np.ndarray, candidates: np.ndarray, sources: Sequence[str]
-) -> list[tuple[str, ...]]:
-    """Names of the sources that offered each of these candidates, the one that ranks it highest first.
+def offered_by(source_scores: np.ndarray, candidates: np.ndarray, sources: Sequence[str]) -> list[tuple[str, ...]]:
+    """Names of the sources that offered each of these candidates [K], the one that ranks it highest first.
 
-    The scores of different sources do not compare, ranks within the query do. Equal ranks keep the order of `sources`.
+    The scores [C, S] of different sources do not compare, ranks within the query do. Equal ranks keep the order of
+    `sources`; -1 was offered by none and came by a rule.
     """
-    shown = source_scores[candidates]
+    offered = candidates[candidates >= 0]
+    shown = source_scores[offered]
     falling = np.sort(-source_scores, axis=0)
     ranks = [np.searchsorted(column, -values) for column, values in zip(falling.T, shown.T, strict=True)]
     order = np.argsort(np.where(np.isnan(shown), np.inf, np.reshape(ranks, shown.T.shape).T), axis=1, kind="stable")
     num_offers = (~np.isnan(shown)).sum(axis=1)
-    return [
+    names = iter(
         tuple(sources[place] for place in row[:num])
         for row, num in zip(order.tolist(), num_offers.tolist(), strict=True)
-    ]
+    )
+    return [next(names) if candidate >= 0 else (RULES_SOURCE,) for candidate in candidates.tolist()]
 
 
-def _sources(evidence: Evidence, sources: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    offered = evidence.candidates[evidence.candidates >= 0]
-    names = iter(strongest_sources(evidence.source_scores, offered, sources))
-    return (next(names) if candidate >= 0 else (RULES_SOURCE,) for candidate in evidence.candidates.tolist())
-
-
-def _probabilities(evidence: Evidence, objectives: Sequence[str]) -> list[Mapping[str, float]]:
+def _probabilities(
+    batch: Batch, index: int, candidates: np.ndarray, objectives: Sequence[str]
+) -> list[Mapping[str, float]]:
     """What is not finite is left out, since JSON cannot say it."""
-    if evidence.probabilities is None or not len(evidence.probabilities):
-        return [{} for _ in evidence.items]
-    shown = evidence.probabilities[evidence.candidates]
-    shown = np.where(evidence.candidates[:, None] >= 0, shown, np.nan)
+    if batch.probabilities is None or not batch.probabilities.shape[1]:
+        return [{} for _ in candidates]
+    shown = np.where(candidates[:, None] >= 0, batch.probabilities[index][candidates], np.nan)
     return [
         {name: value for name, value in zip(objectives, row, strict=True) if math.isfinite(value)}
         for row in shown.tolist()
     ]
 
 
-def _touching(evidence: Evidence) -> list[tuple[str, ...]]:
-    touched = {name: places.tolist() for name, places in evidence.rules.items()}
-    return [tuple(name for name, places in touched.items() if places[place]) for place in range(len(evidence.items))]
+def _touching(
+    batch: Batch, index: int, columns: np.ndarray, came: np.ndarray, rules: CompiledRules
+) -> list[Mapping[str, str]]:
+    """name of each rule that touched an item -> what it did to it."""
+    touches = _touches(batch, index, columns, came, rules)
+    named = [(rules.rules[place].name, effect(rules.rules[place]), where.tolist()) for place, where in touches.items()]
+    return [{name: does for name, does, where in named if where[place]} for place in range(len(columns))]
+
+
+def _touches(
+    batch: Batch, index: int, columns: np.ndarray, came: np.ndarray, rules: CompiledRules
+) -> dict[int, np.ndarray]:
+    """place of each rule in the document -> [K] bool."""
+    active, holds = batch.applied.active[index], batch.applied.holds[index]
+    held = batch.pool.pinned[index, : len(columns)] >= 0
+    touches = {place: holds[came, place] for place in rules.scales if active[place]}
+    for pin in rules.pins:
+        own = holds[came, pin.rule] if pin.row is None else batch.pool.rows[index, columns] == pin.row
+        if active[pin.rule]:
+            touches[pin.rule] = held & own
+    for place, bit in zip(rules.quota_places, rules.quotas.bits.tolist(), strict=True):
+        cost = (batch.selection.passed_over[index] & bit) != 0
+        if cost.any():
+            touches[place] = cost[columns]
+    for place, balance in rules.balances:
+        if active[place]:
+            touches[place] = balance.factors(batch.queries[index].exposure)[batch.pool.rows[index, columns]] != 1
+    return {place: touches[place] for place in sorted(touches)}

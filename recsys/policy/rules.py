@@ -1,17 +1,37 @@
-"""Business rules as data: filter, boost, pin and cap, checked against the catalogue when they are loaded.
+"""Business rules as data: one YAML document a rule set, which people who do not write code change.
 
     rules:
-      - {name: no-documentaries, filter: "contains(genres, 'Documentary')"}
+      - {name: licensed-here, must: "contains(regions, context.region)"}
+      - {name: for-children, when: "user.age < 16", must: "min_age <= user.age"}
       - {name: push-recent, boost: 1.2, where: "year >= 1997"}
-      - {name: pin-house-film, pin: "50", position: 0, surface: home}
-      - {name: at-most-three-per-genre, cap: 3, of: genres, top: 10}
+      - {name: enough-of-war, bury: 2, where: "contains(genres, 'War')", start: 2026-11-01, end: 2026-12-01}
+      - {name: house-film, pin: 0, item: "50", when: "surface == 'home'"}
+      - {name: a-comedy-third, pin: 2, where: "contains(genres, 'Comedy')"}
+      - {name: three-of-a-genre, cap: 3, of: genres, top: 10}
+      - {name: one-old-film, cap: 1, where: "year < 1960", top: 10}
+      - {name: two-new-ones, floor: 2, where: "missing(popularity)", top: 10}
+      - {name: not-a-fourth-time, frequency: 3}
+      - {name: fair-to-studios, exposure: studio, least: 0.02, most: 0.2}
 
-A filter removes the items that its condition holds for. A boost multiplies the utility where it is positive and divides
-it where it is negative, so that a boost above 1 never lowers an item. A pin puts an item on a place (0 is the first),
-on one surface or on all. A cap lets at most so many items that share a value be among the first `top`.
-Conditions read item columns only, so filters and boosts are compiled once, to arrays over the catalogue.
+| rule      | what it does                                                                                            |
+|-----------|---------------------------------------------------------------------------------------------------------|
+| must      | only items for which the condition holds are shown, pinned ones included; unknown values do not satisfy it |
+| boost     | multiplies the utility of the items (divides it where it is negative, so that it never lowers an item)  |
+| bury      | the reverse                                                                                             |
+| pin       | puts one item, or the best candidate for which a condition holds, on a place (0 is the first)           |
+| cap       | at most so many items that share a value of a column, or that satisfy a condition, in the first `top`   |
+| floor     | at least so many items that satisfy a condition in the first `top`                                      |
+| frequency | no item that this user was shown so often (Query.exposure[item])                                        |
+| exposure  | utility x least / share below `least`, x most / share above `most`, within BOUNDS; share is             |
+|           | Query.exposure["column=value"], what the caller counted of the value in all that was shown              |
 
-Shapes: N items of the catalogue, M values of an item at most, R boosts.
+Conditions are expressions (recsys/expressions.py) over item columns by their name, `user.column`, `context.column`,
+`surface`, `hour` and `weekday` (UTC, Monday is 0), `num_events` and `exposure.name`; `when` may not read the item. A rule
+holds from `start` until before `end` (UTC).
+
+Who wins: must, then pins, then cap, floor and frequency, then boosts and exposure. Of two pins of one place the earlier
+in the document has it, the other takes the next free place. Caps, floors and frequencies that cannot all be kept yield
+from the last of the document to the first, one place at a time, and the slate says which (`Slate.degraded`).
 """
 
 import functools
@@ -19,115 +39,101 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import yaml
 
 from recsys.contracts import MAX_K
 from recsys.errors import ConfigError
-from recsys.expressions import Columns, compile_expression, suggestion
+from recsys.expressions import suggestion
 
-MIN_BOOST, MAX_BOOST = 0.1, 10.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Filter:
-    """Remove the items for which the expression holds."""
-
-    name: str
-    filter: str
-
-    optional: ClassVar[tuple[str, ...]] = ()
+BOUNDS = (1.0, 10.0)
+"""of the factor by which a rule raises or lowers a utility"""
+MAX_QUOTAS = 60
+"""caps, floors and frequencies of one rule set"""
+DATE = "%Y-%m-%dT%H:%M:%SZ"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Boost:
-    """Multiply the utility of the items for which `where` holds."""
+class Rule:
+    """What every rule has."""
 
     name: str
+    when: str | None = None
+    """condition on the request; None is always"""
+    start: str | None = None
+    end: str | None = None
+
+    optional: ClassVar[tuple[str, ...]] = ("when", "start", "end")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Must(Rule):
+    must: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Boost(Rule):
     boost: float
     where: str
 
-    optional: ClassVar[tuple[str, ...]] = ()
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bury(Rule):
+    bury: float
+    where: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pin:
-    """Put one item on one place."""
+class Pin(Rule):
+    pin: int
+    item: str | None = None
+    where: str | None = None
 
-    name: str
-    pin: str
-    position: int
-    surface: str | None = None
-    """None is every surface"""
-
-    optional: ClassVar[tuple[str, ...]] = ("surface",)
-
-    def meets(self, other: "Pin") -> bool:
-        return self.surface is None or other.surface is None or self.surface == other.surface
+    optional: ClassVar[tuple[str, ...]] = (*Rule.optional, "item", "where")
+    either: ClassVar[tuple[str, str]] = ("item", "where")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cap:
-    """At most `cap` items that share a value of the column `of` among the first `top`."""
-
-    name: str
-    cap: int
-    of: str
-    top: int
-
-    optional: ClassVar[tuple[str, ...]] = ()
-
-
-Rule = Filter | Boost | Pin | Cap
-KINDS: dict[str, type[Rule]] = {"filter": Filter, "boost": Boost, "pin": Pin, "cap": Cap}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CompiledPin:
-    """A pin whose item was found in the catalogue."""
-
-    name: str
-    row: int
-    position: int
-    surface: str | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CompiledCap:
-    """A cap with the values of its column as numbers."""
-
-    name: str
+class Cap(Rule):
     cap: int
     top: int
-    groups: np.ndarray
-    """[N, M] int32, the distinct values of each item, padded with num_groups"""
-    num_groups: int
+    of: str | None = None
+    where: str | None = None
+
+    optional: ClassVar[tuple[str, ...]] = (*Rule.optional, "of", "where")
+    either: ClassVar[tuple[str, str]] = ("of", "where")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CompiledRules:
-    """A rule set made ready for one catalogue."""
+class Floor(Rule):
+    floor: int
+    top: int
+    where: str
 
-    hash: str
-    allowed: np.ndarray
-    """[N] bool, False where a filter holds"""
-    factors: np.ndarray
-    """[N] float64, product of the boosts that hold"""
-    boosts: tuple[str, ...]
-    boosted: np.ndarray
-    """[R, N] bool, where each boost holds"""
-    pins: tuple[CompiledPin, ...]
-    """by rising position"""
-    caps: tuple[CompiledCap, ...]
 
-    def boost(self, utility: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Boosted utility float64 of the catalogue rows, of their shape; larger factors never lower it."""
-        factors = self.factors[rows]
-        values = utility.astype(np.float64)
-        return np.where(values < 0, values / factors, values * factors)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frequency(Rule):
+    frequency: int
+    where: str | None = None
+
+    optional: ClassVar[tuple[str, ...]] = (*Rule.optional, "where")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exposure(Rule):
+    exposure: str
+    least: float
+    most: float
+
+
+KINDS: dict[str, type[Rule]] = {
+    kind.__name__.lower(): kind for kind in (Must, Boost, Bury, Pin, Cap, Floor, Frequency, Exposure)
+}
+QUOTAS = (Cap, Floor, Frequency)
+"""kinds that yield when they cannot all be kept"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,22 +145,19 @@ class RuleSet:
     @staticmethod
     def parse(document: Mapping[str, Any] | str) -> "RuleSet":
         """From YAML text or its decoded document; ConfigError says which rule and which key is wrong."""
-        decoded = _decoded(document, "the rule set") if isinstance(document, str) else document
-        if not isinstance(decoded, Mapping) or list(decoded) != ["rules"] or not isinstance(decoded["rules"], list):
-            raise ConfigError("a rule set is one document with the key rules, a list; write rules: [] for none")
-        rules = tuple(_rule(place, entry) for place, entry in enumerate(decoded["rules"]))
-        _refuse_duplicates(rules)
-        _refuse_colliding_pins([rule for rule in rules if isinstance(rule, Pin)])
+        decoded = decode(document, "the rule set") if isinstance(document, str) else document
+        rules = tuple(parse_rule(f"rules[{place}]", entry) for place, entry in enumerate(entries(decoded)))
+        names = [rule.name for rule in rules]
+        if twice := [name for place, name in enumerate(names) if name in names[:place]]:
+            raise ConfigError(f"two rules are called {twice[0]!r}; give each its own name")
+        if (num := sum(isinstance(rule, QUOTAS) for rule in rules)) > MAX_QUOTAS:
+            raise ConfigError(f"{num} rules are caps, floors or frequencies; keep at most {MAX_QUOTAS}")
         return RuleSet(rules)
 
     @staticmethod
     def read(path: str | Path) -> "RuleSet":
         """From a YAML file."""
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"the rule file {path} cannot be read: {error}") from None
-        return RuleSet.parse(_decoded(text, f"the rule file {path}"))
+        return RuleSet.parse(decode(read_text(path), f"the rule file {path}"))
 
     def to_document(self) -> dict[str, Any]:
         """What parse reads, with nothing left implicit."""
@@ -168,31 +171,17 @@ class RuleSet:
         text = json.dumps(self.to_document(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
-    def compile(self, catalogue: Columns, types: Mapping[str, str]) -> CompiledRules:
-        """Check every rule against the catalogue and make arrays of it.
 
-        catalogue: columns [N], among them "item" with the ids. types: type of each column that rules may read.
-        ConfigError names the rule and the key that do not fit.
-        """
-        known = {"item": "category", **types}
-        num_items = len(catalogue["item"])
-        boosts = [rule for rule in self.rules if isinstance(rule, Boost)]
-        boosted = [_holds(rule.name, "where", rule.where, catalogue, known) for rule in boosts]
-        filters = [rule for rule in self.rules if isinstance(rule, Filter)]
-        filtered = [_holds(rule.name, "filter", rule.filter, catalogue, known) for rule in filters]
-        pins = [_pin(rule, catalogue["item"]) for rule in self.rules if isinstance(rule, Pin)]
-        return CompiledRules(
-            hash=self.hash,
-            allowed=~functools.reduce(np.logical_or, filtered, np.zeros(num_items, dtype=bool)),
-            factors=_factors([rule.boost for rule in boosts], boosted, num_items),
-            boosts=tuple(rule.name for rule in boosts),
-            boosted=np.array(boosted, dtype=bool).reshape(len(boosts), num_items),
-            pins=tuple(sorted(pins, key=lambda pin: pin.position)),
-            caps=tuple(_cap(rule, catalogue, known) for rule in self.rules if isinstance(rule, Cap)),
-        )
+def read_text(path: str | Path) -> str:
+    """The text of a rule file; ConfigError when it cannot be read."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the rule file {path} cannot be read: {error}") from None
 
 
-def _decoded(text: str, source: str) -> Any:
+def decode(text: str, source: str) -> Any:
+    """YAML -> its document; ConfigError names line and column."""
     try:
         return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -202,18 +191,31 @@ def _decoded(text: str, source: str) -> Any:
         raise ConfigError(f"{source} is not YAML: {place}{reason}; mend it there") from None
 
 
-def _rule(place: int, entry: Any) -> Rule:
-    where = f"rules[{place}]"
+def entries(decoded: Any) -> list[Any]:
+    """The rules of a decoded document, unchecked."""
+    if not isinstance(decoded, Mapping) or list(decoded) != ["rules"] or not isinstance(decoded["rules"], list):
+        raise ConfigError("a rule set is one document with the key rules, a list; write rules: [] for none")
+    return decoded["rules"]
+
+
+def parse_rule(where: str, entry: Any) -> Rule:
+    """One rule; ConfigError begins with `where` and the key that is wrong."""
     if not isinstance(entry, Mapping):
         raise ConfigError(
             f"{where} is a {type(entry).__name__}; write a mapping with a name and one of {', '.join(KINDS)}"
         )
     kinds = [kind for kind in KINDS if kind in entry]
-    if len(kinds) != 1:
-        raise ConfigError(f"{where} has {' and '.join(kinds) or 'no kind'}; give exactly one of {', '.join(KINDS)}")
+    if not kinds:
+        unknown = [str(key) for key in entry if key not in _CHECKS]
+        hint = f"; {suggestion(unknown[0], KINDS)}" if unknown else ""
+        raise ConfigError(f"{where} has no kind; give exactly one of {', '.join(KINDS)}{hint}")
+    if len(kinds) > 1:
+        raise ConfigError(f"{where} has {' and '.join(kinds)}; give exactly one of {', '.join(KINDS)}")
     kind = KINDS[kinds[0]]
     _check_keys(where, entry, kind)
-    return kind(**{key: _CHECKS[key](f"{where}.{key}", value) for key, value in entry.items()})
+    rule = kind(**{key: _CHECKS[key](f"{where}.{key}", value) for key, value in entry.items()})
+    _check_order(where, rule)
+    return rule
 
 
 def _check_keys(where: str, entry: Mapping[Any, Any], kind: type[Rule]) -> None:
@@ -222,6 +224,18 @@ def _check_keys(where: str, entry: Mapping[Any, Any], kind: type[Rule]) -> None:
         raise ConfigError(f"{where} has the unknown key {unknown[0]!r}; {suggestion(unknown[0], known)}")
     if absent := [key for key in known if key not in entry and key not in kind.optional]:
         raise ConfigError(f"{where} lacks the key {absent[0]!r}; give {', '.join(known)}")
+    either: tuple[str, ...] = getattr(kind, "either", ())
+    if either and sum(key in entry for key in either) != 1:
+        raise ConfigError(f"{where} needs exactly one of the keys {' and '.join(map(repr, either))}; give one of them")
+
+
+def _check_order(where: str, rule: Rule) -> None:
+    if rule.start and rule.end and rule.start >= rule.end:
+        raise ConfigError(f"{where} starts at {rule.start}, not before it ends at {rule.end}; swap or mend them")
+    if isinstance(rule, Exposure) and rule.least > rule.most:
+        raise ConfigError(f"{where}.least is {rule.least}, more than most, {rule.most}; swap or mend them")
+    if isinstance(rule, Floor) and rule.floor > rule.top:
+        raise ConfigError(f"{where}.floor is {rule.floor}, but there are only {rule.top} places; lower it")
 
 
 def _text(where: str, value: Any) -> str:
@@ -230,9 +244,9 @@ def _text(where: str, value: Any) -> str:
     return value
 
 
-def _factor(where: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not MIN_BOOST <= value <= MAX_BOOST:
-        raise ConfigError(f"{where} is {_shown(value)}; write a number from {MIN_BOOST} to {MAX_BOOST}")
+def _number(low: float, high: float, where: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise ConfigError(f"{where} is {_shown(value)}; write a number from {low:g} to {high:g}")
     return float(value)
 
 
@@ -242,79 +256,24 @@ def _whole(low: int, where: str, value: Any) -> int:
     return value
 
 
+def _moment(where: str, value: Any) -> str:
+    """-> ISO 8601 in UTC, so that texts compare as moments do."""
+    try:
+        moment = datetime.fromisoformat(value.isoformat() if isinstance(value, date) else value)
+    except (TypeError, ValueError):
+        raise ConfigError(f"{where} is {_shown(value)}; write a date such as 2026-11-01 or 2026-11-01T18:00") from None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC).strftime(DATE)
+
+
 def _shown(value: Any) -> str:
     return repr(value)[:40] if isinstance(value, str | int | float | None) else f"a {type(value).__name__}"
 
 
 _CHECKS: dict[str, Callable[[str, Any], Any]] = {
-    **dict.fromkeys(["name", "filter", "where", "pin", "surface", "of"], _text),
-    "boost": _factor,
-    "position": functools.partial(_whole, 0),
-    "cap": functools.partial(_whole, 1),
-    "top": functools.partial(_whole, 1),
+    **dict.fromkeys(["name", "must", "where", "when", "item", "of", "exposure"], _text),
+    **dict.fromkeys(["boost", "bury"], functools.partial(_number, *BOUNDS)),
+    **dict.fromkeys(["least", "most"], functools.partial(_number, 0.0, 1.0)),
+    **dict.fromkeys(["start", "end"], _moment),
+    "pin": functools.partial(_whole, 0),
+    **dict.fromkeys(["cap", "floor", "top", "frequency"], functools.partial(_whole, 1)),
 }
-
-
-def _refuse_duplicates(rules: tuple[Rule, ...]) -> None:
-    names = [rule.name for rule in rules]
-    if twice := [name for place, name in enumerate(names) if name in names[:place]]:
-        raise ConfigError(f"two rules are called {twice[0]!r}; give each its own name")
-
-
-def _refuse_colliding_pins(pins: list[Pin]) -> None:
-    for place, pin in enumerate(pins):
-        for other in pins[:place]:
-            if pin.meets(other) and pin.position == other.position:
-                raise ConfigError(f"rules {other.name!r} and {pin.name!r} pin position {pin.position}; move one")
-            if pin.meets(other) and pin.pin == other.pin:
-                raise ConfigError(f"rules {other.name!r} and {pin.name!r} pin item {pin.pin!r}; remove one")
-
-
-def _holds(name: str, key: str, text: str, catalogue: Columns, types: Mapping[str, str]) -> np.ndarray:
-    expression = compile_expression(text, types, where=f"rule {name!r}, {key}", wanted="boolean")
-    items = {"item": catalogue["item"]}
-    return expression({**items, **{column: catalogue[column] for column in expression.names if column in catalogue}})
-
-
-def _factors(boosts: list[float], boosted: list[np.ndarray], num_items: int) -> np.ndarray:
-    factors = np.ones(num_items)
-    for boost, holds in zip(boosts, boosted, strict=True):
-        factors = np.where(holds, factors * boost, factors)
-    return factors
-
-
-def _pin(rule: Pin, items: np.ndarray) -> CompiledPin:
-    rows = np.flatnonzero(items == rule.pin)
-    if not len(rows):
-        raise ConfigError(
-            f"rule {rule.name!r} pins the item {rule.pin!r}, which is not in the catalogue; correct the id"
-        )
-    return CompiledPin(name=rule.name, row=int(rows[0]), position=rule.position, surface=rule.surface)
-
-
-def _cap(rule: Cap, catalogue: Columns, types: Mapping[str, str]) -> CompiledCap:
-    if rule.of not in types:
-        raise ConfigError(f"rule {rule.name!r} caps the unknown column {rule.of!r}; {suggestion(rule.of, types)}")
-    if types[rule.of] not in ("category", "categories"):
-        raise ConfigError(
-            f"rule {rule.name!r} caps {rule.of!r}, a {types[rule.of]}; name a category or categories column"
-        )
-    rows = _values(catalogue[rule.of], types[rule.of])
-    groups, num_groups = _numbered(rows)
-    return CompiledCap(name=rule.name, cap=rule.cap, top=rule.top, groups=groups, num_groups=num_groups)
-
-
-def _values(column: np.ndarray, kind: str) -> list[tuple[str, ...]]:
-    """The distinct values of each item; none where the value is missing."""
-    if kind == "category":
-        return [() if value is None else (value,) for value in column]
-    return [tuple(dict.fromkeys(values or ())) for values in column]
-
-
-def _numbered(rows: list[tuple[str, ...]]) -> tuple[np.ndarray, int]:
-    """[N, M] int32 of numbered values, padded with their count."""
-    numbers = {value: number for number, value in enumerate(dict.fromkeys(value for row in rows for value in row))}
-    groups = np.full((len(rows), max(map(len, rows), default=0)), len(numbers), dtype=np.int32)
-    for place, row in enumerate(rows):
-        groups[place, : len(row)] = [numbers[value] for value in row]
-    return groups, len(numbers)

@@ -27,6 +27,7 @@ from recsys.features.spec import Features
 from recsys.pipeline import light
 from recsys.policy.compose import Policy
 from recsys.policy.diversity import MaximalMarginalRelevance
+from recsys.policy.explore import Exploration
 from recsys.policy.rules import RuleSet
 from recsys.stages import Rules, Stages, load_rules, load_stages
 from recsys.training.cascade import Knobs, Run, TrainedCascade
@@ -140,9 +141,13 @@ class Experiment:
         """What may come after the ranker: what is served, and beside it, where that is more, the value formula alone."""
         if len(light(stages)) == len(stages):
             return {}
-        if not self.rules.rules and self.policy.diversity.window == 0:
+        if not self.rules.rules and self.policy.diversity.window == 0 and self.policy.exploration.kind == "none":
             return {"pipeline": stages[-1]}
-        unruled = Policy(value=self.policy.value, diversity=MaximalMarginalRelevance(trade_off=1.0, window=0))
+        unruled = Policy(
+            value=self.policy.value,
+            diversity=MaximalMarginalRelevance(trade_off=1.0, window=0, content=0.0),
+            exploration=Exploration(kind="none", rate=0.0, first=0),
+        )
         plain = load_rules(draft, policy=unruled, rules=RuleSet.parse({"rules": []}))
         return {"ranker": plain, "pipeline": stages[-1]}
 

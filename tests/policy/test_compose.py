@@ -8,55 +8,40 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from slow_twin import (
+    BOOST,
+    CATALOGUE,
+    OBJECTIVES,
+    PINS,
+    REQUEST_TYPES,
+    RULES,
+    SOURCES,
+    TYPES,
+    VECTORS,
+    N,
+    naive_showable,
+    naive_slate,
+)
 
 from recsys.contracts import PAD, Candidates, Event, Query, Slate
 from recsys.errors import BundleError, ConfigError
 from recsys.policy.compose import Policy
 from recsys.policy.diversity import MaximalMarginalRelevance
+from recsys.policy.explore import Exploration
 from recsys.policy.rules import RuleSet
 from recsys.policy.value import ValueFormula
 
-OBJECTIVES, SOURCES = ("watch", "like"), ("towers", "linear")
-TYPES = {"year": "number", "genre": "category", "genres": "categories"}
-GENRES = ["a", "b", "c", "d"]
-N, D = 16, 4
+STILL = Exploration(kind="none", rate=0.0, first=0)
 
 
-def objects(values):
-    column = np.empty(len(values), dtype=object)
-    column[:] = values
-    return column
-
-
-RNG = np.random.default_rng(0)
-CATALOGUE = {
-    "item": objects([f"i{row}" for row in range(N)]),
-    "year": RNG.integers(1980, 2000, N).astype(float),
-    "genre": objects([GENRES[RNG.integers(3)] if row % 7 else None for row in range(N)]),
-    "genres": objects([tuple(sorted(set(RNG.choice(GENRES, RNG.integers(0, 3)).tolist()))) for row in range(N)]),
-}
-VECTORS = np.eye(D, dtype=np.float32)[RNG.integers(0, D, N)]
-FILTER = {"name": "filter", "filter": "year < 1984"}
-BOOST = {"name": "boost", "boost": 2, "where": "year >= 1995"}
-PINS = [
-    {"name": "pin-0", "pin": "i3", "position": 0},
-    {"name": "pin-4", "pin": "i5", "position": 4, "surface": "home"},
-    {"name": "pin-2", "pin": "i8", "position": 2},
-]
-CAPS = [
-    {"name": "cap-genre", "cap": 1, "of": "genre", "top": 4},
-    {"name": "cap-genres", "cap": 2, "of": "genres", "top": 6},
-]
-
-
-def compiled(rules=(), trade_off=1.0, window=0, formula="watch", weights=None, vectors=VECTORS):
+def compiled(rules=(), trade_off=1.0, window=0, formula="watch", weights=None, vectors=VECTORS, explore=STILL):
     policy = Policy(
         value=ValueFormula(formula=formula, weights=weights or {}),
-        diversity=MaximalMarginalRelevance(trade_off=trade_off, window=window),
+        diversity=MaximalMarginalRelevance(trade_off=trade_off, window=window, content=0.0),
+        exploration=explore,
     )
-    return policy.compile(
-        RuleSet.parse({"rules": list(rules)}), CATALOGUE, TYPES, vectors, OBJECTIVES, SOURCES, "fingerprint"
-    )
+    ruled = RuleSet.parse({"rules": list(rules)})
+    return policy.compile(ruled, CATALOGUE, TYPES, REQUEST_TYPES, vectors, OBJECTIVES, SOURCES, "fingerprint")
 
 
 def candidates(rows, scores=None, degraded=None):
@@ -73,9 +58,10 @@ def watch(values):
     return np.stack([table, np.zeros_like(table)], axis=2)
 
 
-def query(k=3, seen=(), exclude=(), surface="default"):
+def query(k=3, seen=(), exclude=(), surface="default", **more):
     history = tuple(Event(user="u", item=item, timestamp=0) for item in seen)
-    return Query(user="u", now=1.0, k=k, history=history, exclude=tuple(exclude), surface=surface, request_id="r")
+    more = {"now": 1.0, "request_id": "r", **more}
+    return Query(user="u", k=k, history=history, exclude=tuple(exclude), surface=surface, **more)
 
 
 def shown(slate):
@@ -86,89 +72,10 @@ def one_slate(policy, rows, values, **of_the_query):
     return policy.compose([query(**of_the_query)], candidates([rows]), watch([values]))[0]
 
 
-def column(row, name):
-    value = CATALOGUE[name][row]
-    return set() if value is None else {value} if name == "genre" else set(value)
-
-
-def naive_utility(rules, row, value):
-    if not math.isfinite(value):
-        return math.nan
-    boosted = any("boost" in rule for rule in rules) and CATALOGUE["year"][row] >= 1995
-    return (value / 2 if value < 0 else value * 2) if boosted else value
-
-
-def naive_showable(rules, row, asked):
-    hidden = {event.item for event in asked.history} | set(asked.exclude)
-    filtered = any("filter" in rule for rule in rules) and CATALOGUE["year"][row] < 1984
-    return not filtered and f"i{row}" not in hidden
-
-
-def naive_layout(asked, pins, num_free):
-    """Place by place a pinned row or None for a free place, with no gap even when items run out."""
-    layout = []
-    for position in range(asked.k):
-        if position in pins:
-            layout.append(pins[position])
-        elif num_free:
-            num_free -= 1
-            layout.append(None)
-    return layout
-
-
-def naive_slate(rules, trade_off, window, asked, rows, values):
-    """Rows shown to one query, and whether a cap was relaxed: everything recomputed at every place."""
-    utility = {row: naive_utility(rules, row, value) for row, value in zip(rows, values, strict=True) if row != PAD}
-    pins = {
-        rule["position"]: int(rule["pin"][1:])
-        for rule in rules
-        if "pin" in rule
-        and rule["position"] < asked.k
-        and rule.get("surface") in (None, asked.surface)
-        and naive_showable(rules, int(rule["pin"][1:]), asked)
-    }
-    free = [row for row in utility if naive_showable(rules, row, asked) and row not in pins.values()]
-    free.sort(key=lambda row: (math.isnan(utility[row]), -utility[row] if utility[row] == utility[row] else 0, row))
-    known = [utility[row] for row in free if not math.isnan(utility[row])]
-    layout, relaxed = naive_layout(asked, pins, len(free)), False
-    caps = [rule for rule in rules if "cap" in rule]
-    slate = list(layout)
-
-    def num_broken(row, place):
-        return sum(breaks(rule, row) for rule in caps if place < rule["top"])
-
-    def breaks(rule, row):
-        counts = Counter(value for one in slate[: rule["top"]] if one is not None for value in column(one, rule["of"]))
-        return any(counts[value] >= rule["cap"] for value in column(row, rule["of"]))
-
-    def score(row, place):
-        if place >= window or trade_off == 1:
-            return -free.index(row)
-        if math.isnan(utility[row]):
-            return -100 + naive_diversity(row, place)
-        span = max(known) - min(known)
-        return trade_off * ((utility[row] - min(known)) / (span or 1)) + naive_diversity(row, place)
-
-    def naive_diversity(row, place):
-        return -(1 - trade_off) * max((float(VECTORS[row] @ VECTORS[one]) for one in slate[:place]), default=0.0)
-
-    for rule in caps:
-        counts = Counter(value for one in slate[: rule["top"]] if one is not None for value in column(one, rule["of"]))
-        relaxed |= any(count > rule["cap"] for count in counts.values())
-    for place, row in enumerate(layout):
-        if row is None:
-            left = [one for one in free if one not in slate]
-            fewest = min(num_broken(one, place) for one in left)
-            relaxed |= fewest > 0
-            allowed = [one for one in left if num_broken(one, place) == fewest]
-            slate[place] = max(allowed, key=lambda one: score(one, place))
-    return slate, relaxed
-
-
 @st.composite
 def requests(draw):
     """Rules, a trade-off, a window, queries and for each its candidates and the value of watch."""
-    rules = draw(st.lists(st.sampled_from([FILTER, BOOST, *PINS, *CAPS]), unique_by=lambda rule: rule["name"]))
+    rules = draw(st.lists(st.sampled_from(RULES), unique_by=lambda rule: rule["name"]))
     num, ids = draw(st.integers(0, 12)), [f"i{row}" for row in range(N)] + ["unknown"]
     value = st.sampled_from([-2.0, -0.5, 0.0, 0.25, 0.5, 0.75, 1.0, 3.0, math.nan])
     queries, rows, values = [], [], []
@@ -178,7 +85,12 @@ def requests(draw):
         values.append(draw(st.lists(value, min_size=num, max_size=num)))
         few = st.lists(st.sampled_from(ids), max_size=4)
         surface = draw(st.sampled_from(["home", "search"]))
-        queries.append(query(draw(st.integers(1, 12)), draw(few), draw(few), surface))
+        more = {
+            "profile": draw(st.sampled_from([{}, {"age": 12, "since": 1990}, {"age": 12}, {"age": 40, "since": 1985}])),
+            "context": draw(st.sampled_from([{}, {"tired_of": "a"}, {"tired_of": 5}])),
+            "exposure": draw(st.sampled_from([{}, {"i1": 2.0, "i4": 5.0, "i6": 1.0, "unknown": 9.0}])),
+        }
+        queries.append(query(draw(st.integers(1, 12)), draw(few), draw(few), surface, **more))
     return rules, draw(st.sampled_from([0.0, 0.5, 0.75, 1.0])), draw(st.integers(0, 8)), queries, rows, values
 
 
@@ -190,9 +102,11 @@ def test_equals_the_slow_twin(request_):
     shape = (len(rows), len(rows[0]))
     got = policy.compose(queries, candidates(np.reshape(rows, shape)), watch(np.reshape(values, shape)))
     for slate, asked, some, offered in zip(got, queries, rows, values, strict=True):
-        want, relaxed = naive_slate(rules, trade_off, window, asked, some, offered)
+        want, yielded = naive_slate(rules, trade_off, window, asked, some, offered)
         assert shown(slate) == [f"i{row}" for row in want]
-        assert ("rules:cap-relaxed" in slate.degraded) == relaxed
+        assert {reason for reason in slate.degraded if reason.startswith("rules:")} == {
+            f"rules:relaxed:{name}" for name in yielded
+        }
         assert ("candidates:short" in slate.degraded) == (len(want) < asked.k)
 
 
@@ -215,7 +129,7 @@ def test_laws_of_every_slate(request_):
         assert (len(items) == asked.k) != ("candidates:short" in slate.degraded)
         assert all(item.item in kept or item.sources == ("rules",) for item in slate.items)
         assert Slate.from_json(slate.to_json()) == slate
-        assert alone[: len(items)].tolist() == [policy.row_of[item] for item in items]
+        assert alone[: len(items)].tolist() == [policy.rules.row_of[item] for item in items]
         assert (alone[len(items) :] == PAD).all(), "the rows alone are those of the slate"
         json.loads(slate.to_json(), parse_constant=pytest.fail)
 
@@ -237,9 +151,7 @@ def test_a_batch_equals_single_calls_exactly(request_, seed):
 
 
 @settings(max_examples=100, deadline=None)
-@given(
-    st.lists(st.floats(-(2.0**99), 2.0**99, width=32) | st.just(math.nan), min_size=1, max_size=N), st.floats(0.1, 10)
-)
+@given(st.lists(st.floats(-(2.0**99), 2.0**99, width=32) | st.just(math.nan), min_size=1, max_size=N), st.floats(1, 10))
 def test_plain_order_is_utility_then_row_with_unknown_last(values, boost):
     rule = {"name": "all", "boost": boost, "where": "true"}
     slate = one_slate(compiled([rule]), list(range(len(values))), values, k=len(values))
@@ -262,7 +174,7 @@ def test_a_cap_on_one_category_holds_whenever_it_can(order, limit, top, trade_of
     )
     counts.pop(None, None)
     assert (max(counts.values(), default=0) <= limit) == (attainable >= top)
-    assert ("rules:cap-relaxed" in slate.degraded) == (attainable < top)
+    assert ("rules:relaxed:cap" in slate.degraded) == (attainable < top)
 
 
 def test_ties_go_to_the_lower_row():
@@ -293,11 +205,11 @@ def test_a_boost_lifts_negative_utilities_too():
     old = int(np.flatnonzero(CATALOGUE["year"] < 1995)[0])
     slate = one_slate(compiled([BOOST]), [recent, old], [-0.5, -0.375], k=2)
     assert [(item.item, item.utility) for item in slate.items] == [(f"i{recent}", -0.25), (f"i{old}", -0.375)]
-    assert [item.rules for item in slate.items] == [("boost",), ()]
+    assert [item.rules for item in slate.items] == [{"boost": "utility x2"}, {}]
 
 
 def test_a_pin_brings_its_item_or_moves_it():
-    policy = compiled([{**PINS[0], "position": 1}])
+    policy = compiled([{**PINS[0], "pin": 1}])
     brought = one_slate(policy, [1, 2], [0.5, 0.25])
     assert shown(brought) == ["i1", "i3", "i2"]
     assert (brought.items[1].sources, brought.items[1].utility, brought.items[1].probabilities) == (("rules",), 0.0, {})
@@ -305,23 +217,27 @@ def test_a_pin_brings_its_item_or_moves_it():
     assert shown(moved) == ["i1", "i3", "i2"]
     assert moved.items[1].utility == 0.75
     assert moved.items[1].sources == SOURCES
-    assert [item.rules for item in moved.items] == [(), ("pin-0",), ()]
+    assert [item.rules for item in moved.items] == [{}, {"pin-0": "place 2"}, {}]
 
 
 def test_a_pin_beyond_the_page_of_another_surface_or_excluded_does_not_count():
     for rules, asked in [
-        ([{**PINS[0], "position": 2}], {}),
-        ([{**PINS[0], "surface": "home"}], {}),
+        ([{**PINS[0], "pin": 2}], {}),
+        ([{**PINS[0], "when": "surface == 'home'"}], {}),
+        ([{**PINS[0], "end": "1970-01-01"}], {}),
+        ([{**PINS[0], "start": "1970-01-01T00:00:02"}], {}),
         ([PINS[0]], {"exclude": ["i3"]}),
         ([PINS[0]], {"seen": ["i3"]}),
-        ([PINS[0], {"name": "no", "filter": "item == 'i3'"}], {}),
+        ([PINS[0], {"name": "no", "must": "item != 'i3'"}], {}),
     ]:
         assert shown(one_slate(compiled(rules), [1, 2], [0.5, 0.25], k=2, **asked)) == ["i1", "i2"]
 
 
 def test_pins_move_up_when_items_run_out_and_fill_an_empty_page():
-    assert shown(one_slate(compiled(PINS), [1], [0.5], k=8, surface="home")) == ["i3", "i1", "i8", "i5"]
-    empty = compiled(PINS).compose([query(k=8, surface="home")], candidates(np.zeros((1, 0))), np.zeros((1, 0, 2)))[0]
+    assert shown(one_slate(compiled(PINS[:3]), [1], [0.5], k=8, surface="home")) == ["i3", "i1", "i8", "i5"]
+    empty = compiled(PINS[:3]).compose([query(k=8, surface="home")], candidates(np.zeros((1, 0))), np.zeros((1, 0, 2)))[
+        0
+    ]
     assert shown(empty) == ["i3", "i8", "i5"]
     assert empty.degraded == ("candidates:short",)
 
@@ -332,7 +248,7 @@ def test_a_cap_names_the_shown_items_it_moved():
     rule = {"name": "cap", "cap": 1, "of": "genre", "top": 2}
     slate = one_slate(compiled([rule]), [*same, other], [0.9, 0.8, 0.7])
     assert shown(slate) == [f"i{same[0]}", f"i{other}", f"i{same[1]}"]
-    assert [item.rules for item in slate.items] == [(), (), ("cap",)]
+    assert [item.rules for item in slate.items] == [{}, {}, {"cap": "held back"}]
 
 
 def test_padding_and_scores_of_minus_infinity_are_never_shown():
@@ -360,10 +276,18 @@ def test_shapes_that_do_not_fit_are_refused():
         compiled().compose([query(), query()], candidates([[1, 2]]), None)
 
 
+GOOD = {
+    "value": {"formula": "a", "weights": {}},
+    "diversity": {"kind": "mmr", "trade_off": 1.0, "window": 0, "content": 0.0},
+    "exploration": {"kind": "none", "rate": 0.0, "first": 0},
+}
+
+
 def test_document_and_back():
     document = {
         "value": {"formula": "watch + w * like", "weights": {"w": 0.5}},
-        "diversity": {"trade_off": 0.75, "window": 20},
+        "diversity": {"kind": "mmr", "trade_off": 0.75, "window": 20, "content": 0.5},
+        "exploration": {"kind": "epsilon", "rate": 0.125, "first": 3},
     }
     assert Policy.from_document(document).to_document() == document
 
@@ -374,8 +298,13 @@ def test_document_and_back():
         (None, "policy is a NoneType"),
         ({"value": {}}, "policy lacks the key 'diversity'"),
         ({"value": {}, "diversty": {}}, "policy has the unknown key 'diversty'; did you mean 'diversity'?"),
-        ({"value": {"formula": "a"}, "diversity": {}}, "policy.value lacks the key 'weights'"),
-        ({"value": {"formula": "a", "weights": {}}, "diversity": [1]}, "policy.diversity is a list"),
+        ({**GOOD, "value": {"formula": "a"}}, "policy.value lacks the key 'weights'"),
+        ({**GOOD, "diversity": [1]}, "policy.diversity.kind is [1]; choose one of mmr, dpp, proportions"),
+        ({**GOOD, "diversity": {"kind": "mmr", "trade_off": 1}}, "policy.diversity lacks the key 'window'"),
+        ({**GOOD, "diversity": {"kind": "dpp", "windw": 1}}, "the unknown key 'windw'; did you mean 'window'?"),
+        ({**GOOD, "exploration": {"kind": "epsilon"}}, "write a mapping with kind, rate and first"),
+        ({**GOOD, "exploration": {"kind": "some", "rate": 1, "first": 0}}, "exploration.kind is 'some'"),
+        ({**GOOD, "exploration": {"kind": "softmax", "rate": 0, "first": 0}}, "exploration.rate is 0"),
     ],
 )
 def test_a_wrong_document_is_refused(document, message):

@@ -1,21 +1,21 @@
-"""Rules as data: known answers, the row-by-row twin, and one sentence for each mistake."""
-
-import math
+"""Rules as data: what each kind does to a catalogue, and one sentence for each mistake."""
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
+from recsys.contracts import Event, Query
 from recsys.errors import ConfigError
-from recsys.policy.rules import RuleSet
+from recsys.policy.compiled import CompiledRules
+from recsys.policy.quotas import MOST
+from recsys.policy.rules import MAX_QUOTAS, RuleSet
 
-TYPES = {"year": "number", "genre": "category", "genres": "categories"}
+TYPES = {"year": "number", "genre": "category", "genres": "categories", "regions": "categories", "min_age": "number"}
+REQUEST_TYPES = {"user.age": "number", "context.region": "category"}
 YAML = """
 rules:
-  - {name: no-documentaries, filter: "contains(genres, 'Documentary')"}
+  - {name: no-documentaries, must: "not contains(genres, 'Documentary')"}
   - {name: push-recent, boost: 1.2, where: "year >= 1997"}
-  - {name: pin-house-film, pin: "50", position: 0, surface: home}
+  - {name: pin-house-film, pin: 0, item: "50", when: "surface == 'home'"}
   - {name: at-most-three-per-genre, cap: 3, of: genres, top: 10}
 """
 
@@ -27,120 +27,163 @@ def objects(values):
 
 
 ITEMS = [
-    {"item": "50", "year": 1999.0, "genre": "a", "genres": ("Horror", "War", "Horror")},
-    {"item": "51", "year": None, "genre": None, "genres": ()},
-    {"item": "52", "year": 1950.0, "genre": "b", "genres": ("Documentary",)},
-    {"item": "53", "year": 1997.0, "genre": "a", "genres": ("War", "Documentary")},
+    {
+        "item": "50",
+        "year": 1999.0,
+        "genre": "a",
+        "genres": ("Horror", "War", "Horror"),
+        "regions": ("eu",),
+        "min_age": 16.0,
+    },
+    {"item": "51", "year": None, "genre": None, "genres": (), "regions": ("eu", "us"), "min_age": None},
+    {"item": "52", "year": 1950.0, "genre": "b", "genres": ("Documentary",), "regions": (), "min_age": 0.0},
+    {"item": "53", "year": 1997.0, "genre": "a", "genres": ("War", "Documentary"), "regions": ("us",), "min_age": 6.0},
 ]
-CATALOGUE = {name: objects([item[name] for item in ITEMS]) for name in ("item", "genre", "genres")}
-CATALOGUE["year"] = np.array([item["year"] for item in ITEMS], dtype=float)
+CATALOGUE = {name: objects([item[name] for item in ITEMS]) for name in ("item", "genre", "genres", "regions")}
+CATALOGUE |= {name: np.array([item[name] for item in ITEMS], dtype=float) for name in ("year", "min_age")}
+ROWS = np.arange(4)[None]
 
 
-def test_known_answers():
-    rules = RuleSet.parse(YAML).compile(CATALOGUE, TYPES)
-    assert rules.allowed.tolist() == [True, True, False, False]
-    assert rules.factors.tolist() == [1.2, 1.0, 1.0, 1.2]
-    assert rules.boosts == ("push-recent",)
-    assert rules.boosted.tolist() == [[True, False, False, True]]
-    assert [(pin.name, pin.row, pin.position, pin.surface) for pin in rules.pins] == [("pin-house-film", 0, 0, "home")]
-    cap = rules.caps[0]
-    assert (cap.name, cap.cap, cap.top, cap.num_groups) == ("at-most-three-per-genre", 3, 10, 3)
-    assert cap.groups.tolist() == [[0, 1], [3, 3], [2, 3], [1, 2]]
+def compiled(*rules):
+    ruled = RuleSet.parse({"rules": [{"name": f"rule-{place}", **rule} for place, rule in enumerate(rules)]})
+    return CompiledRules.compile(ruled, CATALOGUE, TYPES, REQUEST_TYPES)
 
 
-def test_no_rules():
-    rules = RuleSet.parse("rules: []").compile(CATALOGUE, TYPES)
-    assert rules.allowed.all()
-    assert (rules.factors == 1).all()
-    assert rules.boosted.shape == (0, 4)
-    assert rules.pins == rules.caps == ()
+def ask(**fields):
+    return Query(**{"user": "u", "now": 1_700_000_000.0, **fields})  # Tuesday 2023-11-14 22:13:20 UTC
 
 
-def test_a_condition_may_read_the_item_and_be_constant():
-    document = {"rules": [{"name": "a", "filter": "item in ('51', '53')"}, {"name": "b", "boost": 2, "where": "true"}]}
-    rules = RuleSet.parse(document).compile(CATALOGUE, TYPES)
-    assert rules.allowed.tolist() == [True, False, True, False]
-    assert rules.factors.tolist() == [2.0] * 4
+def kept(*rules, **fields):
+    return (~compiled(*rules)([ask(**fields)], ROWS).banned[0]).tolist()
 
 
-def test_a_category_can_be_capped():
-    document = {"rules": [{"name": "a", "cap": 1, "of": "genre", "top": 5}]}
-    cap = RuleSet.parse(document).compile(CATALOGUE, TYPES).caps[0]
-    assert cap.groups.tolist() == [[0], [2], [1], [0]]
+def factors(*rules, **fields):
+    return compiled(*rules)([ask(**fields)], ROWS).factors[0].tolist()
 
 
-CONDITIONS = {
-    "year >= 1997": lambda item: item["year"] is not None and item["year"] >= 1997,
-    "not year >= 1997": lambda item: item["year"] is None or item["year"] < 1997,
-    "contains(genres, 'War') or genre == 'b'": lambda item: "War" in item["genres"] or item["genre"] == "b",
-    "missing(genre)": lambda item: item["genre"] is None,
-    "genre != 'a'": lambda item: item["genre"] not in (None, "a"),
-    "item not in ('50', '51')": lambda item: item["item"] not in ("50", "51"),
-}
+def test_a_must_keeps_the_items_for_which_it_holds():
+    assert kept({"must": "not contains(genres, 'Documentary')"}) == [True, True, False, False]
+    assert kept({"must": "year > 1960"}) == [True, False, False, True]
 
 
-def boost_row_by_row(rules, item, utility):
-    """The slow exact twin: None when a filter removes the item, else its boosted utility."""
-    factor = 1.0
-    for rule in rules:
-        if "filter" in rule and CONDITIONS[rule["filter"]](item):
-            return None
-        if "boost" in rule and CONDITIONS[rule["where"]](item):
-            factor *= rule["boost"]
-    return utility / factor if utility < 0 else utility * factor
+def test_a_must_may_hold_an_item_against_the_request_and_what_is_unknown_does_not_satisfy_it():
+    for_age, licensed = {"must": "min_age <= user.age"}, {"must": "contains(regions, context.region)"}
+    assert kept(for_age, profile={"age": 6}) == [False, False, True, True]
+    assert kept(for_age) == [False] * 4
+    assert kept(for_age, profile={"age": "six"}) == [False] * 4
+    assert kept(licensed, context={"region": "us"}) == [False, True, False, True]
+    assert kept(licensed, for_age, context={"region": "us"}, profile={"age": 6}) == [False, False, False, True]
 
 
-CONDITION = st.sampled_from(list(CONDITIONS))
-FILTER = st.builds(lambda text: {"filter": text}, CONDITION)
-BOOST = st.builds(lambda text, boost: {"where": text, "boost": boost}, CONDITION, st.floats(0.1, 10))
+def test_when_says_for_which_requests():
+    rule = {"must": "year > 1960", "when": "user.age < 18 and surface == 'home'"}
+    assert kept(rule, profile={"age": 12}, surface="home") == [True, False, False, True]
+    assert kept(rule, profile={"age": 12}, surface="search") == [True] * 4
+    assert kept(rule, surface="home") == [True] * 4
 
 
-@given(st.lists(FILTER | BOOST, max_size=5), st.lists(st.floats(-5, 5, width=32), min_size=4, max_size=4))
-def test_equals_the_row_by_row_twin(entries, utilities):
-    rules = [{"name": f"rule-{place}", **entry} for place, entry in enumerate(entries)]
-    compiled = RuleSet.parse({"rules": rules}).compile(CATALOGUE, TYPES)
-    boosted = compiled.boost(np.array(utilities, dtype=np.float32), np.arange(4))
-    got = [float(value) if allowed else None for value, allowed in zip(boosted, compiled.allowed, strict=True)]
-    assert got == [boost_row_by_row(rules, item, value) for item, value in zip(ITEMS, utilities, strict=True)]
+@pytest.mark.parametrize(
+    ("when", "holds"),
+    [
+        ("hour == 22 and weekday == 1", True),
+        ("num_events >= 2", True),
+        ("exposure.fresh < 0.05", True),
+        ("exposure.other < 0.05", False),
+        ("missing(exposure.other)", True),
+        ("true", True),
+    ],
+)
+def test_what_every_request_knows(when, holds):
+    asked = {"history": tuple(Event(user="u", item="50", timestamp=0.0) for _ in range(2)), "exposure": {"fresh": 0.01}}
+    assert factors({"boost": 2, "where": "true", "when": when}, **asked) == [2.0 if holds else 1.0] * 4
 
 
-@given(st.lists(st.floats(-1e30, 1e30), min_size=2, max_size=2).map(sorted), st.floats(0.1, 10))
-def test_a_boost_never_inverts_an_order(pair, boost):
-    document = {"rules": [{"name": "all", "boost": boost, "where": "true"}]}
-    compiled = RuleSet.parse(document).compile(CATALOGUE, TYPES)
-    low, high = compiled.boost(np.array(pair), np.array([0, 1])).tolist()
-    assert low <= high
-    assert (low >= pair[0] and high >= pair[1]) if boost >= 1 else (low <= pair[0] and high <= pair[1])
+@pytest.mark.parametrize(
+    ("window", "holds"),
+    [
+        ({"start": "2023-11-14T22:13:20"}, True),
+        ({"start": "2023-11-14T22:13:21Z"}, False),
+        ({"end": "2023-11-14T22:13:20"}, False),
+        ({"end": "2023-11-14T23:13:21+01:00"}, True),
+        ({"start": "2023-11-01", "end": "2023-12-01"}, True),
+    ],
+)
+def test_a_rule_holds_from_its_start_until_before_its_end(window, holds):
+    assert factors({"boost": 2, "where": "true", **window}) == [2.0 if holds else 1.0] * 4
+
+
+def test_boosts_and_buries_multiply():
+    rules = [
+        {"boost": 1.5, "where": "year >= 1997"},
+        {"bury": 3, "where": "genre == 'a'"},
+        {"boost": 2, "where": "true"},
+    ]
+    assert factors(*rules) == pytest.approx([1.0, 2.0, 2.0, 1.0])
+
+
+def test_exposure_moves_against_what_was_shown():
+    rule = {"exposure": "genre", "least": 0.2, "most": 0.4}
+    assert factors(rule, exposure={"genre=a": 0.8, "genre=b": 0.1, "genre=none such": 0.9}) == [0.5, 1.0, 2.0, 0.5]
+    assert factors(rule, exposure={"genre=a": 0.3, "genre=b": 0.0}) == [1.0, 1.0, MOST, 1.0]
+    assert factors({**rule, "exposure": "genres"}, exposure={"genres=War": 0.1, "genres=Documentary": 0.1}) == [
+        2,
+        1,
+        2,
+        4,
+    ]
+    assert factors(rule) == [1.0] * 4
+
+
+def test_frequencies_burden_what_was_shown_too_often():
+    rules = compiled({"frequency": 3}, {"frequency": 2, "where": "genre == 'a'"})
+    asked = [ask(exposure={"50": 2, "52": 3, "53": 5, "?": 9}), ask()]
+    rows = np.tile(ROWS, (2, 1))
+    held = rules(asked, rows).holds[..., list(rules.quota_places)]
+    assert rules.burdens(asked, rows, held).tolist() == [[1, 0, 2, 3], [0, 0, 0, 0]]
+
+
+def test_caps_number_the_values_of_their_column():
+    quotas = compiled({"cap": 3, "of": "genres", "top": 10}, {"cap": 1, "of": "genre", "top": 5}).quotas
+    assert quotas.of.tolist() == [[0, 1, 3], [-1, -1, -1], [2, -1, 4], [1, 2, 3]]
+    assert quotas.group_quota.tolist() == [0, 0, 0, 1, 1]
+    assert quotas.bits.tolist() == [2, 1]
+
+
+def test_no_rules_and_no_columns():
+    applied = compiled()([ask()], np.empty((1, 0), dtype=np.int64))
+    assert applied.banned.shape == applied.factors.shape == (1, 0)
 
 
 def test_hash_is_of_the_content_not_of_its_writing():
     again = """{"rules": [
-      {"filter": "contains(genres, 'Documentary')", "name": "no-documentaries"},
+      {"must": "not contains(genres, 'Documentary')", "name": "no-documentaries"},
       {"name": "push-recent", "where": "year >= 1997", "boost": 1.20},
-      {"name": "pin-house-film", "pin": "50", "surface": "home", "position": 0},
+      {"name": "pin-house-film", "item": "50", "when": "surface == 'home'", "pin": 0},
       {"top": 10, "name": "at-most-three-per-genre", "cap": 3, "of": "genres"}]}"""
-    assert RuleSet.parse(again).hash == RuleSet.parse(YAML).hash == RuleSet.parse(YAML).compile(CATALOGUE, TYPES).hash
+    assert RuleSet.parse(again).hash == RuleSet.parse(YAML).hash
     assert len(RuleSet.parse(YAML).hash) == 12
     assert RuleSet.parse(YAML.replace("1.2", "1.3")).hash != RuleSet.parse(YAML).hash
     assert RuleSet.parse(RuleSet.parse(YAML).to_document()) == RuleSet.parse(YAML)
+
+
+def test_a_date_may_be_written_in_many_ways():
+    ways = ("2026-11-01", "'2026-11-01'", "2026-11-01T00:00:00Z", "'2026-11-01T02:00+02:00'")
+    texts = [f"rules: [{{name: a, boost: 2, where: 'true', start: {way}}}]" for way in ways]
+    assert len({RuleSet.parse(text).hash for text in texts}) == 1
 
 
 def test_read(tmp_path):
     path = tmp_path / "rules.yaml"
     path.write_text(YAML, encoding="utf-8")
     assert RuleSet.read(path) == RuleSet.parse(YAML)
-    path.write_text("rules:\n  - {name: a, filter: [}\n", encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"rules.yaml is not YAML: line 2, column 24: "):
+    path.write_text("rules:\n  - {name: a, must: [}\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"rules.yaml is not YAML: line 2, column 22: "):
         RuleSet.read(path)
     path.write_bytes(b"\xff\xfe\xfa")
     with pytest.raises(ConfigError, match="cannot be read"):
         RuleSet.read(path)
     with pytest.raises(ConfigError, match="cannot be read"):
         RuleSet.read(tmp_path / "absent.yaml")
-
-
-PIN = {"name": "a", "pin": "50", "position": 0}
-OTHER = {"name": "b", "pin": "51", "position": 0}
 
 
 @pytest.mark.parametrize(
@@ -151,48 +194,56 @@ OTHER = {"name": "b", "pin": "51", "position": 0}
         ("rules: []\nrule: []", "with the key rules"),
         ("rules: [5]", "rules[0] is a int"),
         ("rules: [{name: a}]", "has no kind"),
-        ("rules: [{name: a, filter: 'true', boost: 2}]", "has filter and boost; give exactly one"),
+        ("rules: [{name: a, bost: 2, where: 'true'}]", "has no kind; give exactly one of must, boost"),
+        ("rules: [{name: a, bost: 2, where: 'true'}]", "did you mean 'boost'?"),
+        ("rules: [{name: a, must: 'true', boost: 2}]", "has must and boost; give exactly one"),
         ("rules: [{name: a, boost: 2, were: 'true'}]", "unknown key 'were'; did you mean 'where'?"),
         ("rules: [{name: a, boost: 2, 5: 'true'}]", "unknown key '5'"),
         ("rules: [{name: a, boost: 2}]", "lacks the key 'where'"),
-        ("rules: [{filter: 'true'}]", "lacks the key 'name'"),
-        ("rules: [{name: 5, filter: 'true'}]", "rules[0].name is 5; write text"),
-        ("rules: [{name: '', filter: 'true'}]", "rules[0].name is ''"),
-        ("rules: [{name: a, boost: 11, where: 'true'}]", "rules[0].boost is 11; write a number from 0.1 to 10"),
-        ("rules: [{name: a, boost: .nan, where: 'true'}]", "rules[0].boost is nan"),
+        ("rules: [{must: 'true'}]", "lacks the key 'name'"),
+        ("rules: [{name: 5, must: 'true'}]", "rules[0].name is 5; write text"),
+        ("rules: [{name: '', must: 'true'}]", "rules[0].name is ''"),
+        ("rules: [{name: a, boost: 11, where: 'true'}]", "rules[0].boost is 11; write a number from 1 to 10"),
+        ("rules: [{name: a, boost: 0.5, where: 'true'}]", "rules[0].boost is 0.5; write a number from 1 to 10"),
+        ("rules: [{name: a, bury: .nan, where: 'true'}]", "rules[0].bury is nan"),
+        ("rules: [{name: a, boost: .inf, where: 'true'}]", "rules[0].boost is inf"),
         ("rules: [{name: a, boost: true, where: 'true'}]", "rules[0].boost is True"),
-        ("rules: [{name: a, pin: 50, position: 0}]", "rules[0].pin is 50; write text, in quotes"),
-        ("rules: [{name: a, pin: '50', position: -1}]", "rules[0].position is -1"),
+        ("rules: [{name: a, pin: 0, item: 50}]", "rules[0].item is 50; write text, in quotes"),
+        ("rules: [{name: a, pin: -1, item: '50'}]", "rules[0].pin is -1"),
+        ("rules: [{name: a, pin: 1}]", "needs exactly one of the keys 'item' and 'where'"),
+        ("rules: [{name: a, pin: 1, item: '50', where: 'true'}]", "needs exactly one of the keys 'item' and 'where'"),
         ("rules: [{name: a, cap: 0, of: genre, top: 3}]", "rules[0].cap is 0"),
         ("rules: [{name: a, cap: 1, of: genre, top: [3]}]", "rules[0].top is a list"),
-        ("rules: [{name: a, filter: 'true'}, {name: a, filter: 'true'}]", "two rules are called 'a'"),
+        ("rules: [{name: a, cap: 1, top: 3}]", "needs exactly one of the keys 'of' and 'where'"),
+        ("rules: [{name: a, floor: 4, where: 'true', top: 3}]", "rules[0].floor is 4, but there are only 3 places"),
+        ("rules: [{name: a, exposure: genre, least: 0.5, most: 0.1}]", "rules[0].least is 0.5, more than most"),
+        ("rules: [{name: a, exposure: genre, least: 0.5, most: 2}]", "rules[0].most is 2; write a number from 0 to 1"),
+        ("rules: [{name: a, must: 'true', start: soon}]", "rules[0].start is 'soon'; write a date such as 2026-11-01"),
+        ("rules: [{name: a, must: 'true', start: 2026-02-01, end: 2026-01-01}]", "not before it ends"),
+        ("rules: [{name: a, must: 'true'}, {name: a, must: 'true'}]", "two rules are called 'a'"),
         ("rules: [}", "is not YAML: line 1, column 9"),
         ("rules: 2020-99-99", "is not YAML"),
-        ({"rules": [PIN, OTHER]}, "'a' and 'b' pin position 0"),
-        ({"rules": [PIN, {**OTHER, "surface": "home"}]}, "pin position 0"),
-        ({"rules": [PIN, {**OTHER, "pin": "50", "position": 1}]}, "pin item '50'"),
-        ({"rules": [{**PIN, "pin": "99"}]}, "rule 'a' pins the item '99', which is not in the catalogue"),
-        ({"rules": [{"name": "a", "filter": "yea > 1"}]}, "rule 'a', filter: 'yea > 1', column 1"),
+        (
+            {"rules": [{"name": "a", "pin": 0, "item": "99"}]},
+            "rule 'a' pins the item '99', which is not in the catalogue",
+        ),
+        ({"rules": [{"name": "a", "must": "yea > 1"}]}, "rule 'a', must: 'yea > 1', column 1"),
         ({"rules": [{"name": "a", "boost": 2, "where": "yea > 1"}]}, "did you mean 'year'?"),
-        ({"rules": [{"name": "a", "filter": "genres == 'War'"}]}, "write contains"),
-        ({"rules": [{"name": "a", "filter": "year"}]}, "write one that gives a boolean"),
+        ({"rules": [{"name": "a", "must": "user.aeg > 1"}]}, "did you mean 'user.age'?"),
+        (
+            {"rules": [{"name": "a", "must": "true", "when": "year > 1"}]},
+            "rule 'a', when: 'year > 1', column 1: unknown name",
+        ),
+        ({"rules": [{"name": "a", "must": "genres == 'War'"}]}, "write contains"),
+        ({"rules": [{"name": "a", "must": "year"}]}, "write one that gives a boolean"),
         ({"rules": [{"name": "a", "cap": 1, "of": "genrs", "top": 3}]}, "did you mean 'genres'?"),
         ({"rules": [{"name": "a", "cap": 1, "of": "year", "top": 3}]}, "a number; name a category"),
+        ({"rules": [{"name": "a", "exposure": "year", "least": 0, "most": 1}]}, "a number; name a category"),
+        ({"rules": [{"name": f"f{n}", "frequency": 1} for n in range(MAX_QUOTAS + 1)]}, "keep at most 60"),
     ],
 )
 def test_refuses_in_one_sentence(document, message):
     with pytest.raises(ConfigError) as caught:
-        RuleSet.parse(document).compile(CATALOGUE, TYPES)
+        CompiledRules.compile(RuleSet.parse(document), CATALOGUE, TYPES, REQUEST_TYPES)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-def test_pins_of_different_surfaces_do_not_collide():
-    document = {"rules": [{**PIN, "surface": "home"}, {**OTHER, "surface": "search"}]}
-    assert len(RuleSet.parse(document).compile(CATALOGUE, TYPES).pins) == 2
-
-
-def test_infinite_numbers_in_yaml_are_refused():
-    for boost in (math.inf, -math.inf):
-        with pytest.raises(ConfigError, match="boost is"):
-            RuleSet.parse({"rules": [{"name": "a", "boost": boost, "where": "true"}]})

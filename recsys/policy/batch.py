@@ -1,0 +1,56 @@
+"""The slates of a batch with all that they were made from.
+
+Shapes: B queries, C candidates, K places, Q quotas.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from recsys.contracts import Candidates, Query
+from recsys.policy.compiled import Applied
+from recsys.policy.selection import Limits, Pool, Selection
+
+UNRANKED = "rank"
+"""no probabilities came: the retrieval score is the utility"""
+NOT_FINITE = "value:not-finite"
+"""an item had no finite utility and went to the end"""
+RELAXED = "rules:relaxed:"
+"""before the name of a cap, floor or frequency that could not be kept"""
+SHORT = "candidates:short"
+"""fewer items than asked for"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    queries: Sequence[Query]
+    candidates: Candidates
+    probabilities: np.ndarray | None
+    applied: Applied
+    """of the candidates as they came"""
+    order: np.ndarray
+    """[B, columns of the pool] int64, index among the candidates as they came and the items of pins behind them"""
+    pool: Pool
+    limits: Limits
+    selection: Selection
+
+    def degraded(self, index: int, relaxed: Sequence[str]) -> tuple[str, ...]:
+        """What went wrong with one slate, each said once."""
+        pool, k = self.pool, self.queries[index].k
+        happened = {
+            UNRANKED: self.probabilities is None,
+            NOT_FINITE: bool(np.isnan(pool.utility[index][pool.eligible[index]]).any()),
+            SHORT: bool(pool.sizes[index] < k),
+        }
+        reasons = [reason for reason, holds in happened.items() if holds]
+        yielded = [RELAXED + name for name in relaxed]
+        return tuple(dict.fromkeys([*self.candidates.degraded[index], *reasons, *yielded]))
+
+
+def plain_order(rows: np.ndarray, utility: np.ndarray, num_candidates: int) -> np.ndarray:
+    """[B, C + P] the candidates by falling utility, then rising row, unknown utilities last; pins stay behind them."""
+    falling = np.where(np.isnan(utility), np.inf, -utility)
+    order = np.lexsort((rows[:, :num_candidates], falling), axis=-1)
+    behind = np.arange(num_candidates, rows.shape[1])
+    return np.concatenate([order, np.broadcast_to(behind, (len(rows), len(behind)))], axis=1)

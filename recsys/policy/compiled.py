@@ -1,0 +1,191 @@
+"""A rule set made ready for one catalogue: every rule over a whole batch of candidates at once.
+
+Shapes: N items of the catalogue, B queries, C columns of candidates, R rules, Q quotas, F floors.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+
+from recsys.contracts import Query
+from recsys.errors import ConfigError
+from recsys.expressions import Columns, Expression, compile_expression
+from recsys.policy.conditions import Condition, Conditions
+from recsys.policy.quotas import Balance, Quotas
+from recsys.policy.request import TYPES, request_columns
+from recsys.policy.rules import DATE, QUOTAS, Boost, Bury, Exposure, Must, Pin, Rule, RuleSet
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompiledPin:
+    """A pin whose item, if it names one, was found in the catalogue."""
+
+    rule: int
+    row: int | None
+    position: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Applied:
+    """What the rules say of the candidates of a batch."""
+
+    active: np.ndarray
+    """[B, R] bool, rules that hold now and for this request"""
+    holds: np.ndarray
+    """[B, C, R] bool, where the condition on the item holds; a rule without one holds everywhere"""
+    banned: np.ndarray
+    """[B, C] bool"""
+    factors: np.ndarray
+    """[B, C] float64, of the utility"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompiledRules:
+    """Rules of one catalogue; `places` are those in the document."""
+
+    rules: tuple[Rule, ...]
+    hash: str
+    names: Mapping[str, str]
+    """names of the request that any rule reads -> type"""
+    whens: tuple[tuple[int, Expression], ...]
+    starts: np.ndarray
+    """[R] float64, unix seconds"""
+    ends: np.ndarray
+    conditions: Conditions
+    musts: tuple[int, ...]
+    scales: tuple[int, ...]
+    scale_factors: np.ndarray
+    """[number of scales] float64"""
+    pins: tuple[CompiledPin, ...]
+    quotas: Quotas
+    quota_places: tuple[int, ...]
+    balances: tuple[tuple[int, Balance], ...]
+    row_of: Mapping[str, int]
+
+    @staticmethod
+    def compile(
+        rules: RuleSet, catalogue: Columns, item_types: Mapping[str, str], request_types: Mapping[str, str]
+    ) -> "CompiledRules":
+        """Check every rule against the catalogue and make arrays of it.
+
+        catalogue: columns [N], among them "item" with the ids. item_types: of the columns that rules may read;
+        request_types: of `user.column` and `context.column`. ConfigError names the rule and the key that do not fit.
+        """
+        of_items = {"item": "category", **item_types}
+        of_requests = {**TYPES, **request_types}
+        whens = tuple((place, _when(rule, of_requests)) for place, rule in enumerate(rules.rules) if rule.when)
+        conditions = [
+            Condition.compile(_condition(rule), catalogue, of_items, {**of_requests, **of_items}, _where(rule))
+            for rule in rules.rules
+        ]
+        together = Conditions.of(conditions, catalogue, of_items)
+        read = {name for _, part in (*whens, *together.request, *together.mixed) for name in part.names} - set(of_items)
+        row_of = {item: row for row, item in enumerate(catalogue["item"].tolist())}
+        scales = _places(rules, Boost, Bury)
+        quotas = _places(rules, *QUOTAS)
+        return CompiledRules(
+            rules=rules.rules,
+            hash=rules.hash,
+            names={name: _type(name, of_requests) for name in sorted(read)},
+            whens=whens,
+            starts=np.array([_seconds(rule.start, -math.inf) for rule in rules.rules]),
+            ends=np.array([_seconds(rule.end, math.inf) for rule in rules.rules]),
+            conditions=together,
+            musts=_places(rules, Must),
+            scales=scales,
+            scale_factors=np.array([_factor(rules.rules[place]) for place in scales], dtype=np.float64),
+            pins=tuple(_pin(place, rule, row_of) for place, rule in enumerate(rules.rules) if isinstance(rule, Pin)),
+            quotas=Quotas.of_rules([rules.rules[place] for place in quotas], catalogue, of_items),  # type: ignore[misc]
+            quota_places=quotas,
+            balances=tuple(
+                (place, Balance.of_rule(rule, catalogue, of_items))
+                for place, rule in enumerate(rules.rules)
+                if isinstance(rule, Exposure)
+            ),
+            row_of=row_of,
+        )
+
+    def __call__(self, queries: Sequence[Query], rows: np.ndarray) -> Applied:
+        """What they say of catalogue rows [B, C]."""
+        request = request_columns(queries, self.names)
+        active = self._active(queries, request)
+        holds = self.conditions(rows, request)
+        musts = list(self.musts)
+        banned = (active[:, None, musts] & ~holds[..., musts]).any(-1)
+        return Applied(active=active, holds=holds, banned=banned, factors=self._factors(queries, rows, active, holds))
+
+    def _active(self, queries: Sequence[Query], request: Columns) -> np.ndarray:
+        now = np.array([[query.now] for query in queries])
+        active = (self.starts <= now) & (now < self.ends)
+        for place, when in self.whens:
+            active[:, place] &= when({name: request[name][:, 0] for name in when.names} or {"": now[:, 0]})
+        return active
+
+    def _factors(self, queries: Sequence[Query], rows: np.ndarray, active: np.ndarray, holds: np.ndarray) -> np.ndarray:
+        scales = list(self.scales)
+        applies = holds[..., scales] & active[:, None, scales]
+        factors = np.where(applies, self.scale_factors, 1.0).prod(-1)
+        for place, balance in self.balances:
+            for index in np.flatnonzero(active[:, place]):
+                factors[index] *= balance.factors(queries[index].exposure)[rows[index]]
+        return factors
+
+    def burdens(self, queries: Sequence[Query], rows: np.ndarray, quotas: np.ndarray) -> np.ndarray:
+        """[B, C] int64, bits of the frequencies that an item was shown too often for; quotas [B, C, Q], where they hold."""
+        burdens = np.zeros(rows.shape, dtype=np.int64)
+        for place in self.quotas.frequencies:
+            limit = self.quotas.limits[place]
+            for index, query in enumerate(queries):
+                often = [self.row_of[key] for key, num in query.exposure.items() if num >= limit and key in self.row_of]
+                if often:
+                    burdens[index] |= self.quotas.bits[place] * (np.isin(rows[index], often) & quotas[index, :, place])
+        return burdens
+
+
+def _places(rules: RuleSet, *kinds: type[Rule]) -> tuple[int, ...]:
+    return tuple(place for place, rule in enumerate(rules.rules) if isinstance(rule, kinds))
+
+
+def _condition(rule: Rule) -> str | None:
+    return rule.must if isinstance(rule, Must) else getattr(rule, "where", None)
+
+
+def _where(rule: Rule) -> str:
+    return f"rule {rule.name!r}, {'must' if isinstance(rule, Must) else 'where'}"
+
+
+def _when(rule: Rule, types: Mapping[str, str]) -> Expression:
+    assert rule.when is not None
+    return compile_expression(rule.when, types, where=f"rule {rule.name!r}, when", wanted="boolean")
+
+
+def _type(name: str, types: Mapping[str, str]) -> str:
+    return types.get(name) or types[f"{name.partition('.')[0]}.*"]
+
+
+def _factor(rule: Rule) -> float:
+    return rule.boost if isinstance(rule, Boost) else 1 / rule.bury if isinstance(rule, Bury) else 1.0
+
+
+def _pin(place: int, rule: Pin, row_of: Mapping[str, int]) -> CompiledPin:
+    if rule.item is not None and rule.item not in row_of:
+        raise ConfigError(
+            f"rule {rule.name!r} pins the item {rule.item!r}, which is not in the catalogue; correct the id"
+        )
+    return CompiledPin(rule=place, row=None if rule.item is None else row_of[rule.item], position=rule.pin)
+
+
+def _seconds(moment: str | None, otherwise: float) -> float:
+    return otherwise if moment is None else datetime.strptime(moment, DATE).replace(tzinfo=UTC).timestamp()
+
+
+def effect(rule: Rule) -> str:
+    """What a rule does to an item that it touches, for people."""
+    if isinstance(rule, Boost | Bury):
+        return f"utility x{_factor(rule):.3g}"
+    if isinstance(rule, Pin):
+        return f"place {rule.pin + 1}"
+    return "held back" if isinstance(rule, QUOTAS) else "balanced"

@@ -1,0 +1,89 @@
+"""Conditions of rules over many items and requests at once.
+
+A condition is taken apart at its `and`s: what reads items only is worked out once for the whole catalogue, what reads
+the request only once a request, and only the rest for every candidate.
+
+Shapes: N items of the catalogue, B queries, C columns of candidates, R conditions.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from recsys.expressions import Columns, Expression, compile_expression, conjuncts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Condition:
+    """One condition, taken apart; all parts must hold."""
+
+    items: np.ndarray
+    """[N] bool, what reads the item alone"""
+    request: tuple[Expression, ...]
+    mixed: tuple[Expression, ...]
+
+    @staticmethod
+    def compile(
+        text: str | None, catalogue: Columns, item_types: Mapping[str, str], types: Mapping[str, str], where: str
+    ) -> "Condition":
+        """None always holds. types: of all names; ConfigError begins with `where`."""
+        items, request, mixed = np.ones(len(catalogue["item"]), dtype=bool), [], []
+        if text is not None:
+            compile_expression(text, types, where=where, wanted="boolean")
+        for part in [] if text is None else conjuncts(text):
+            one = compile_expression(part, types, where=where, wanted="boolean")
+            reads = {name in item_types for name in one.names}
+            if reads == {True, False}:
+                mixed.append(one)
+            elif reads == {False}:
+                request.append(one)
+            else:
+                items &= one({name: catalogue[name] for name in ("item", *one.names)})
+        return Condition(items=items, request=tuple(request), mixed=tuple(mixed))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conditions:
+    """Many conditions, asked together."""
+
+    catalogue: Columns
+    item_types: Mapping[str, str]
+    items: np.ndarray
+    """[N, R] bool"""
+    request: tuple[tuple[int, Expression], ...]
+    mixed: tuple[tuple[int, Expression], ...]
+
+    @staticmethod
+    def of(conditions: Sequence[Condition], catalogue: Columns, item_types: Mapping[str, str]) -> "Conditions":
+        masks = [condition.items for condition in conditions]
+        return Conditions(
+            catalogue=catalogue,
+            item_types=item_types,
+            items=np.ascontiguousarray(np.reshape(masks, (len(masks), len(catalogue["item"]))).T.astype(bool)),
+            request=tuple((place, part) for place, one in enumerate(conditions) for part in one.request),
+            mixed=tuple((place, part) for place, one in enumerate(conditions) for part in one.mixed),
+        )
+
+    def __call__(self, rows: np.ndarray, request: Columns) -> np.ndarray:
+        """Catalogue rows [B, C] and columns of the request [B, 1] -> [B, C, R] bool, where each condition holds."""
+        holds = self.items[rows]
+        for place, part in self.request:
+            holds[..., place] &= part({name: request[name] for name in part.names})
+        for place, part in self.mixed:
+            columns = {
+                name: self.catalogue[name][rows] if name in self.item_types else request[name] for name in part.names
+            }
+            holds[..., place] &= part(columns)
+        return holds
+
+    def select(self, places: Sequence[int]) -> "Conditions":
+        """Some of them, in this order."""
+        at = {place: number for number, place in enumerate(places)}
+        return Conditions(
+            catalogue=self.catalogue,
+            item_types=self.item_types,
+            items=np.ascontiguousarray(self.items[:, list(places)]),
+            request=tuple((at[place], part) for place, part in self.request if place in at),
+            mixed=tuple((at[place], part) for place, part in self.mixed if place in at),
+        )
