@@ -29,6 +29,10 @@ Conditions are expressions (recsys/expressions.py) over item columns by their na
 `surface`, `hour` and `weekday` (UTC, Monday is 0), `num_events` and `exposure.name`; `when` may not read the item. A rule
 holds from `start` until before `end` (UTC).
 
+Beside `rules` a document may have `limits`, beyond which a dry run fails (recsys/evaluation/dry_run.py):
+
+    limits: {value_lost: 0.05, value_lost_by_a_rule: 0.05, slates_changed: 0.9, exposure_shift: 0.2}
+
 Who wins: must, then pins, then cap, floor and frequency, then boosts and exposure. Of two pins of one place the earlier
 in the document has it, the other takes the next free place. Caps, floors and frequencies that cannot all be kept yield
 from the last of the document to the first, one place at a time, and the slate says which (`Slate.degraded`).
@@ -136,23 +140,38 @@ QUOTAS = (Cap, Floor, Frequency)
 """kinds that yield when they cannot all be kept"""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a change of rules may cost, as shares from 0 to 1; a dry run fails beyond."""
+
+    value_lost: float = 0.05
+    """of the value of what is shown, against the rules before"""
+    value_lost_by_a_rule: float = 0.05
+    """by one rule alone, against the same rules without it"""
+    slates_changed: float = 1.0
+    exposure_shift: float = 1.0
+    """of what is shown, the part that moves from some categories to others"""
+
+
 @dataclass(frozen=True, slots=True)
 class RuleSet:
     """Rules in the order of their document."""
 
     rules: tuple[Rule, ...]
+    limits: Limits = Limits()
 
     @staticmethod
     def parse(document: Mapping[str, Any] | str) -> "RuleSet":
         """From YAML text or its decoded document; ConfigError says which rule and which key is wrong."""
         decoded = decode(document, "the rule set") if isinstance(document, str) else document
         rules = tuple(parse_rule(f"rules[{place}]", entry) for place, entry in enumerate(entries(decoded)))
+        limits = _limits(decoded.get("limits", {}))
         names = [rule.name for rule in rules]
         if twice := [name for place, name in enumerate(names) if name in names[:place]]:
             raise ConfigError(f"two rules are called {twice[0]!r}; give each its own name")
         if (num := sum(isinstance(rule, QUOTAS) for rule in rules)) > MAX_QUOTAS:
             raise ConfigError(f"{num} rules are caps, floors or frequencies; keep at most {MAX_QUOTAS}")
-        return RuleSet(rules)
+        return RuleSet(rules, limits)
 
     @staticmethod
     def read(path: str | Path) -> "RuleSet":
@@ -161,9 +180,10 @@ class RuleSet:
 
     def to_document(self) -> dict[str, Any]:
         """What parse reads, with nothing left implicit."""
-        return {
+        document: dict[str, Any] = {
             "rules": [{key: value for key, value in asdict(rule).items() if value is not None} for rule in self.rules]
         }
+        return document if self.limits == Limits() else {**document, "limits": asdict(self.limits)}
 
     @property
     def hash(self) -> str:
@@ -193,9 +213,21 @@ def decode(text: str, source: str) -> Any:
 
 def entries(decoded: Any) -> list[Any]:
     """The rules of a decoded document, unchecked."""
-    if not isinstance(decoded, Mapping) or list(decoded) != ["rules"] or not isinstance(decoded["rules"], list):
-        raise ConfigError("a rule set is one document with the key rules, a list; write rules: [] for none")
+    keys = set(decoded) if isinstance(decoded, Mapping) else set()
+    if "rules" not in keys or keys - {"rules", "limits"} or not isinstance(decoded["rules"], list):
+        raise ConfigError(
+            "a rule set is one document with the key rules, a list, and maybe limits; write rules: [] for none"
+        )
     return decoded["rules"]
+
+
+def _limits(document: Any) -> Limits:
+    known = [one.name for one in fields(Limits)]
+    if not isinstance(document, Mapping):
+        raise ConfigError(f"limits is a {type(document).__name__}; write a mapping of {', '.join(known)}")
+    if unknown := [str(key) for key in document if key not in known]:
+        raise ConfigError(f"limits has the unknown key {unknown[0]!r}; {suggestion(unknown[0], known)}")
+    return Limits(**{key: _number(0.0, 1.0, f"limits.{key}", value) for key, value in document.items()})
 
 
 def parse_rule(where: str, entry: Any) -> Rule:

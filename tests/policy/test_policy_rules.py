@@ -164,6 +164,10 @@ def test_hash_is_of_the_content_not_of_its_writing():
     assert len(RuleSet.parse(YAML).hash) == 12
     assert RuleSet.parse(YAML.replace("1.2", "1.3")).hash != RuleSet.parse(YAML).hash
     assert RuleSet.parse(RuleSet.parse(YAML).to_document()) == RuleSet.parse(YAML)
+    limited = RuleSet.parse(YAML + "limits: {value_lost: 0.25}")
+    assert limited.limits.value_lost == 0.25
+    assert RuleSet.parse(limited.to_document()) == limited
+    assert limited.hash != RuleSet.parse(YAML).hash
 
 
 def test_a_date_may_be_written_in_many_ways():
@@ -192,6 +196,9 @@ def test_read(tmp_path):
         ("", "write rules: [] for none"),
         ("rules: {a: 1}", "a list"),
         ("rules: []\nrule: []", "with the key rules"),
+        ("rules: []\nlimits: {value_lots: 1}", "unknown key 'value_lots'; did you mean 'value_lost'?"),
+        ("rules: []\nlimits: {value_lost: 5}", "limits.value_lost is 5; write a number from 0 to 1"),
+        ("rules: []\nlimits: 5", "limits is a int"),
         ("rules: [5]", "rules[0] is a int"),
         ("rules: [{name: a}]", "has no kind"),
         ("rules: [{name: a, bost: 2, where: 'true'}]", "has no kind; give exactly one of must, boost"),
