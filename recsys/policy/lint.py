@@ -110,7 +110,7 @@ def _placed(where: str, entry: Any, marks: Mapping[str, tuple[int, int]], catalo
 
 def _marks(text: str) -> list[dict[str, tuple[int, int]]]:
     """Of each rule, key -> line and column, both from 1; the rule itself comes first, under ''."""
-    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    root: Any = yaml.compose(text, Loader=yaml.SafeLoader)
     nodes = next(value.value for key, value in root.value if key.value == "rules")
     return [{"": _at(node), **_keys(node)} for node in nodes]
 
