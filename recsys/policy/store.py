@@ -224,4 +224,4 @@ def _conflict(since: Sequence[Version], expected: str | None) -> str:
     changes = [f"{one.who} made {one.version} serve on {one.when} ({one.why})" for one in since[-NUM_SHOWN:]]
     started = f"you started from {expected}" if expected else "no version was named to start from"
     current = since[-1].version
-    return f"{started}, but {'; '.join(changes)}; put your change into {current} and publish it from there"
+    return f"{started}, but {'; '.join(changes)}; put your change into {current} and publish it --from {current}"
