@@ -3,6 +3,7 @@
 RecsysError
 ├── DataError       a table, a file or a column of the user's data
 ├── ConfigError     a key or a value of a configuration or rule file
+│   └── ConflictError   somebody else changed it first
 ├── BundleError     a bundle that is incomplete, altered or of another version
 ├── QueryError      a request that cannot be understood
 └── ServingError    the server could not be started, reached or kept ready
@@ -26,6 +27,10 @@ class DataError(RecsysError):
 
 class ConfigError(RecsysError):
     """A key or a value in a configuration or rule file is not usable."""
+
+
+class ConflictError(ConfigError):
+    """What a change started from is not what is there any more."""
 
 
 class BundleError(RecsysError):

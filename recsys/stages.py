@@ -24,7 +24,9 @@ from recsys.features.encode import Arrays, ItemTable, column_array, encode_queri
 from recsys.features.spec import FeatureSpec, Tensor
 from recsys.index import FaissIndex
 from recsys.policy.compose import CompiledPolicy, Policy
+from recsys.policy.live import Follower
 from recsys.policy.rules import RuleSet
+from recsys.policy.store import RuleStore
 
 QUERY = Tensor(name="QUERY", dtype="bytes", shape=(1,))
 SLATE = Tensor(name="SLATE", dtype="bytes", shape=(1,))
@@ -32,6 +34,8 @@ ITEMS = Tensor(name="ITEMS", dtype="bytes", shape=(-1,))
 UTILITIES = Tensor(name="UTILITIES", dtype="float32", shape=(-1,))
 
 RANKER = "ranker.onnx"
+STALE_RULES = "rules:stale"
+"""the version that was published last cannot serve, an older one stands in"""
 
 Tensors = Mapping[str, Any]
 UserTower = Callable[[Arrays], np.ndarray]
@@ -153,13 +157,14 @@ class Rules:
         return SLATE, ITEMS, UTILITIES
 
     def __call__(self, tensors: Tensors) -> dict[str, list[Slate]]:
-        return {"SLATE": self.policy.compose(*self._offered(tensors))}
+        return {"SLATE": self.policy.compose(*self.offered(tensors))}
 
     def rows(self, tensors: Tensors) -> np.ndarray:
         """The items of the same slates without their explanations, [B, K] catalogue rows, PAD behind the last."""
-        return self.policy.rows(*self._offered(tensors))
+        return self.policy.rows(*self.offered(tensors))
 
-    def _offered(self, tensors: Tensors) -> tuple[Sequence[Query], Candidates, np.ndarray | None]:
+    def offered(self, tensors: Tensors) -> tuple[Sequence[Query], Candidates, np.ndarray | None]:
+        """Queries, their candidates and the probabilities of these, as the policy wants them."""
         candidates = Candidates(
             items=tensors["candidate_rows"],
             scores=tensors["merged_scores"],
@@ -169,7 +174,41 @@ class Rules:
         return tensors["QUERY"], candidates, tensors.get("probabilities")
 
 
-Stages = tuple[Retrieve, Rank, Rules] | tuple[Retrieve, Rules]
+@dataclass(frozen=True, kw_only=True)
+class LiveRules:
+    """The same by the rules that were published last, while they change. A batch is answered by one version."""
+
+    follower: Follower[Rules]
+    name: str = "rules"
+
+    @property
+    def policy(self) -> CompiledPolicy:
+        return self.follower.now().value.policy
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        return self.follower.now().value.inputs
+
+    @property
+    def optional_inputs(self) -> tuple[Tensor, ...]:
+        return self.follower.now().value.optional_inputs
+
+    @property
+    def outputs(self) -> tuple[Tensor, ...]:
+        return self.follower.now().value.outputs
+
+    def __call__(self, tensors: Tensors) -> dict[str, list[Slate]]:
+        served = self.follower.now()
+        slates = served.value(tensors)["SLATE"]
+        if served.stale:
+            slates = [replace(slate, degraded=(*slate.degraded, STALE_RULES)) for slate in slates]
+        return {"SLATE": slates}
+
+    def rows(self, tensors: Tensors) -> np.ndarray:
+        return self.follower.now().value.rows(tensors)
+
+
+Stages = tuple[Retrieve, Rank, Rules | LiveRules] | tuple[Retrieve, Rules | LiveRules]
 
 
 def ranker_inputs(spec: FeatureSpec, num_sources: int) -> tuple[Tensor, ...]:
@@ -260,21 +299,36 @@ def load_rank(bundle: Bundle) -> Rank:
 
 def load_rules(bundle: Bundle, *, policy: Policy | None = None, rules: RuleSet | None = None) -> Rules:
     """The last stage; another policy or rule set than the bundle's own may take its place."""
+    return rules_maker(bundle, policy=policy)(rules)
+
+
+def rules_maker(bundle: Bundle, *, policy: Policy | None = None) -> Callable[[RuleSet | None], Rules]:
+    """Reads the bundle once; makes the last stage of any rule set, of the bundle's own for None."""
     policy = policy or Policy.from_document(bundle.document("policy.yaml"))
-    spec, catalogue = read_spec(bundle), read_catalogue(bundle)
+    spec, types = read_spec(bundle), bundle.document("catalogue.json")
+    catalogue = catalogue_columns(read_catalogue(bundle), types)
+    vectors = bundle.arrays("item_vectors.safetensors")["vectors"]
     sources = tuple(source["name"] for source in bundle.document("candidates.json")["sources"])
-    types = bundle.document("catalogue.json")
-    compiled = policy.compile(
-        rules=rules or RuleSet.parse(bundle.document("rules.yaml")),
-        catalogue=catalogue_columns(catalogue, types),
-        types=types,
-        request_types=request_types(spec),
-        vectors=bundle.arrays("item_vectors.safetensors")["vectors"],
-        objectives=tuple(spec.objectives),
-        sources=sources,
-        bundle_fingerprint=bundle.fingerprint,
-    )
-    return Rules(policy=compiled, num_sources=len(sources), num_objectives=spec.num_objectives)
+
+    def make(rules: RuleSet | None) -> Rules:
+        compiled = policy.compile(
+            rules=RuleSet.parse(bundle.document("rules.yaml")) if rules is None else rules,
+            catalogue=catalogue,
+            types=types,
+            request_types=request_types(spec),
+            vectors=vectors,
+            objectives=tuple(spec.objectives),
+            sources=sources,
+            bundle_fingerprint=bundle.fingerprint,
+        )
+        return Rules(policy=compiled, num_sources=len(sources), num_objectives=spec.num_objectives)
+
+    return make
+
+
+def load_live_rules(bundle: Bundle, rules_store: Path) -> LiveRules:
+    """The last stage by the current version of a rule store; by the bundle's own rules where nothing was published."""
+    return LiveRules(follower=Follower(RuleStore(rules_store), rules_maker(bundle)))
 
 
 def request_types(spec: FeatureSpec) -> dict[str, str]:
@@ -286,11 +340,15 @@ def request_types(spec: FeatureSpec) -> dict[str, str]:
     }
 
 
-def load_stages(bundle: Bundle) -> Stages:
-    """All stages of a verified bundle, ready for `pipeline.recommend`; it may have no ranker."""
+def load_stages(bundle: Bundle, *, rules_store: Path | None = None) -> Stages:
+    """All stages of a verified bundle, ready for `pipeline.recommend`; it may have no ranker.
+
+    rules_store: a folder of published rules that the last stage follows; None for the bundle's own rules.
+    """
+    rules = load_rules(bundle) if rules_store is None else load_live_rules(bundle, rules_store)
     if not bundle.has(RANKER):
-        return load_retrieve(bundle), load_rules(bundle)
-    return load_retrieve(bundle), load_rank(bundle), load_rules(bundle)
+        return load_retrieve(bundle), rules
+    return load_retrieve(bundle), load_rank(bundle), rules
 
 
 def catalogue_columns(catalogue: pl.DataFrame, types: Mapping[str, str]) -> dict[str, np.ndarray]:

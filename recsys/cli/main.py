@@ -13,11 +13,12 @@ from rich.progress import track
 
 from recsys.bundle import Bundle
 from recsys.cli.front import front_table, weighed
+from recsys.cli.log import read_log
+from recsys.cli.rules import rules
+from recsys.cli.rules_check import check_rules, dry_run_rules
 from recsys.cli.show import item_names, slate_table
 from recsys.cli.why import reasons, reasons_table
 from recsys.contracts import Query, Slate
-from recsys.data.dataset import DESCRIPTION_FILE, Dataset
-from recsys.data.sources.tables import Tables
 from recsys.data.splits import whole
 from recsys.errors import QueryError, exit_on_error
 from recsys.evaluation.chart import draw_front
@@ -28,6 +29,9 @@ from recsys.stages import load_stages, read_catalogue
 
 BATCH = 64
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.add_typer(rules, name="rules")
+rules.command("check")(check_rules)
+rules.command("dry-run")(dry_run_rules)
 console = Console()
 
 BundlePath = Annotated[Path, typer.Option(help="folder of a bundle, as train.py printed it")]
@@ -36,7 +40,7 @@ DataPath = Annotated[Path | None, typer.Option(help="description.yaml of the log
 
 @app.callback()
 def about() -> None:
-    """Ask a trained bundle for recommendations, or what its weights are worth."""
+    """Ask a trained bundle for recommendations, or what its weights are worth; publish rules."""
 
 
 @app.command()
@@ -50,6 +54,7 @@ def recommend(
     ] = False,
     now: Annotated[float | None, typer.Option(help="unix seconds; else the end of the log")] = None,
     data: DataPath = None,
+    store: Annotated[Path | None, typer.Option(help="folder of published rules; else the bundle's own rules")] = None,
 ) -> None:
     """Recommend to one user (--user) or to all of the log (--out), in this process."""
     if (user is None) == (out is None):
@@ -61,7 +66,7 @@ def recommend(
     if out is not None and out.is_dir():
         raise QueryError(f"--out {out} is a folder; give the name of a Parquet file")
     opened = Bundle.open(bundle)
-    stages, dataset = load_stages(opened), _log(bundle, data)
+    stages, dataset = load_stages(opened, rules_store=store), read_log(bundle, data)
     replay = Replay(dataset, whole(dataset))
     moment = float(replay.timestamps.max()) if now is None else now
     if user is not None:
@@ -100,10 +105,6 @@ def pareto(
     console.print(front_table(points, objectives, weight))
     console.print(f"picture  {out}")
     console.print(f"next     python train.py policy.value.weights.{weight}=...", style="bold")
-
-
-def _log(bundle: Path, data: Path | None) -> Dataset:
-    return Tables(description=str(data or bundle.resolve().parent / "data" / DESCRIPTION_FILE)).load()
 
 
 def _batches(queries: Sequence[Query]) -> Iterator[Sequence[Query]]:

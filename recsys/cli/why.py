@@ -13,7 +13,7 @@ from recsys.contracts import PAD, Slate
 from recsys.errors import ConfigError
 from recsys.features.encode import encode_queries
 from recsys.features.occlusion import variants
-from recsys.stages import Rank, Retrieve, Rules, Stages
+from recsys.stages import Rank, Retrieve, Stages
 
 EVENT = "event "
 
@@ -35,12 +35,11 @@ def reasons(stages: Stages, tensors: Mapping[str, Any], slate: Slate) -> list[Re
     ConfigError without a ranker.
     """
     found = {type(stage): stage for stage in stages}
-    retrieve, rank, rules = (found.get(kind) for kind in (Retrieve, Rank, Rules))
+    retrieve, rank, rules = found.get(Retrieve), found.get(Rank), stages[-1]
     if rank is None:
         raise ConfigError("the bundle has no ranker whose reasons could be asked for; train one, without ~ranking")
     assert isinstance(retrieve, Retrieve)
     assert isinstance(rank, Rank)
-    assert isinstance(rules, Rules)
     places = {retrieve.items.ids[row]: place for place, row in enumerate(tensors["candidate_rows"][0]) if row >= 0}
     shown = [one.item for one in slate.items if one.item in places]
     if not shown:

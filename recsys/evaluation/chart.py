@@ -74,6 +74,31 @@ def draw_front(path: Path, points: Sequence[Mapping[str, Any]], names: tuple[str
     figure.savefig(path, format="png")
 
 
+def draw_dry_run(path: Path, run: Mapping[str, Any], title: str) -> None:
+    """Write a PNG at 150 dpi: what each rule costs, and the exposure that changes hands in each column.
+
+    run: document of a DryRun
+    """
+    from matplotlib.figure import Figure
+
+    rules, shifts = run["rules"], run["shifts"]
+    figure = Figure(figsize=(13, 1.8 + 0.3 * max(len(rules), len(shifts), 3)), dpi=150, layout="constrained")
+    costs, moves = figure.subplots(1, 2)
+    for panel, rows, key, name, heading in (
+        (costs, rules, "value_lost", "name", "value lost, by rule"),
+        (moves, shifts, "moved", "column", "exposure that changes hands, by column"),
+    ):
+        panel.barh(range(len(rows)), [row[key] for row in rows], color=_OURS, height=0.6)
+        panel.set_yticks(range(len(rows)), labels=[row[name] for row in rows], parse_math=False, fontsize=8.5)
+        panel.invert_yaxis()
+        panel.xaxis.set_major_formatter(lambda value, _: f"{value:.1%}")
+        panel.set_title(heading, fontsize=10.5, loc="left")
+        panel.axvline(0, color=_OTHERS, linewidth=0.8)
+        panel.spines[:].set_visible(False)
+    figure.suptitle(title, x=0.008, ha="left", fontsize=11, fontweight="bold", parse_math=False)
+    figure.savefig(path, format="png")
+
+
 def short(value: float) -> str:
     """.0992 instead of 0.0992."""
     text = f"{value:z.4f}"

@@ -3,6 +3,7 @@
 <path>/bundle/                      a copy of the bundle, verified again by every stage that loads it
 <path>/models/{retrieve,rank,rules}/{config.pbtxt, 1/}
 <path>/models/{recommend,recommend_light}/{config.pbtxt, 1/}
+<path>/rules/                       what was published since, see recsys.policy.store; an export never touches it
 """
 
 import shutil
@@ -22,7 +23,9 @@ from recsys.export.configuration import (
 from recsys.pipeline import light
 from recsys.stages import RANKER, load_stages
 
-CONTENT = {"bundle", "models"}
+WRITTEN = ("bundle", "models")
+CONTENT = {*WRITTEN, *(f"{name}.old" for name in WRITTEN), "rules"}
+"""what may lie there: what an export writes, what one that was killed left, and the rule store"""
 MODEL = """from serving.stages.{name}.model import TritonPythonModel
 
 __all__ = ["TritonPythonModel"]
@@ -30,7 +33,7 @@ __all__ = ["TritonPythonModel"]
 
 
 def write_repository(bundle: Bundle, path: Path, profile: Profile) -> list[str]:
-    """Write bundle and models beside `path`, then rename; returns the model names."""
+    """Write bundle and models beside `path`, then rename; published rules stay. Returns the model names."""
     if profile not in PROFILES:
         raise ConfigError(f"profile is {profile!r}; choose one of {', '.join(PROFILES)}")
     if path.exists() and not (path.is_dir() and {one.name for one in path.iterdir()} <= CONTENT):
@@ -44,8 +47,16 @@ def write_repository(bundle: Bundle, path: Path, profile: Profile) -> list[str]:
     ensembles = {"recommend": stages, "recommend_light": light(stages)}
     for name, members in ensembles.items():
         _write_model(draft, name, ensemble_configuration(name, members))
-    replace_folder(draft, path)
+    _replace(draft, path)
     return [*(stage.name for stage in stages), *ensembles]
+
+
+def _replace(draft: Path, path: Path) -> None:
+    """Put what was written in place. The rule store beside it is not moved: somebody may be publishing."""
+    path.mkdir(exist_ok=True)
+    for name in WRITTEN:
+        replace_folder(draft / name, path / name)
+    draft.rmdir()
 
 
 def _write_stage(draft: Path, stage: DeclaredStage, profile: Profile) -> None:

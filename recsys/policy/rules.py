@@ -42,7 +42,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, ClassVar
@@ -184,6 +184,10 @@ class RuleSet:
             "rules": [{key: value for key, value in asdict(rule).items() if value is not None} for rule in self.rules]
         }
         return document if self.limits == Limits() else {**document, "limits": asdict(self.limits)}
+
+    def without(self, name: str) -> "RuleSet":
+        """The same but for one rule."""
+        return replace(self, rules=tuple(rule for rule in self.rules if rule.name != name))
 
     @property
     def hash(self) -> str:

@@ -29,7 +29,7 @@ from recsys.policy.compose import Policy
 from recsys.policy.diversity import MaximalMarginalRelevance
 from recsys.policy.explore import Exploration
 from recsys.policy.rules import RuleSet
-from recsys.stages import Rules, Stages, load_rules, load_stages
+from recsys.stages import LiveRules, Rules, Stages, load_rules, load_stages
 from recsys.training.cascade import Knobs, Run, TrainedCascade
 from recsys.training.prepare import prepare
 from recsys.training.save import save_cascade
@@ -137,7 +137,7 @@ class Experiment:
         if answers.probabilities is not None:
             board.record_probabilities(answers.candidates, answers.probabilities)
 
-    def _ends(self, draft: Bundle, stages: Stages) -> dict[str, Rules]:
+    def _ends(self, draft: Bundle, stages: Stages) -> dict[str, Rules | LiveRules]:
         """What may come after the ranker: what is served, and beside it, where that is more, the value formula alone."""
         if len(light(stages)) == len(stages):
             return {}

@@ -14,6 +14,7 @@ from recsys.errors import RecsysError
 from recsys.features.spec import Tensor
 
 BUNDLE = Path("../../bundle")
+RULES_STORE = Path("../../rules")
 """from the folder of a model"""
 
 logger = logging.getLogger(__name__)
@@ -22,6 +23,11 @@ logger = logging.getLogger(__name__)
 def open_bundle(arguments: Mapping[str, str]) -> Bundle:
     """The bundle beside the model repository, verified."""
     return Bundle.open((Path(arguments["model_repository"]) / BUNDLE).resolve())
+
+
+def rules_store(arguments: Mapping[str, str]) -> Path:
+    """The folder of published rules beside the bundle; it need not exist."""
+    return (Path(arguments["model_repository"]) / RULES_STORE).resolve()
 
 
 def respond(stage: Any, requests: Sequence[Any]) -> list[Any]:

@@ -8,6 +8,7 @@ import pytest
 from recsys.bundle import Bundle
 from recsys.errors import ConfigError
 from recsys.export.repository import write_repository
+from recsys.policy.store import RuleStore
 
 
 def test_an_export_replaces_an_older_one_and_nothing_else(trained: Any, tmp_path: Path) -> None:
@@ -20,6 +21,19 @@ def test_an_export_replaces_an_older_one_and_nothing_else(trained: Any, tmp_path
     with pytest.raises(ConfigError, match="holds other things than an exported bundle"):
         write_repository(trained.bundle, path, "cpu")
     assert (path / "thesis.txt").read_text() == "precious"
+
+
+def test_an_export_leaves_published_rules_where_they_are(trained: Any, tmp_path: Path) -> None:
+    path = tmp_path / "serve"
+    write_repository(trained.bundle, path, "cpu")
+    store = RuleStore(path / "rules")
+    store.publish("rules: []", who="ann", why="x")
+    stamp = store.stamp()
+    (path / "models.old").mkdir()
+    write_repository(trained.bundle, path, "cpu")
+    assert sorted(one.name for one in path.iterdir()) == ["bundle", "models", "rules"]
+    assert store.stamp() == stamp
+    assert len(store.verify()) == 1
 
 
 def test_the_gpu_profile_hands_the_graph_of_the_ranker_to_onnxruntime(trained: Any, tmp_path: Path) -> None:

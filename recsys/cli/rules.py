@@ -1,0 +1,206 @@
+"""`python -m recsys rules`: publish rules, see who changed what, go back.
+
+Other commands join by `rules.command("name")(function)` in recsys.cli.main.
+"""
+
+import getpass
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from recsys.bundle import Bundle
+from recsys.cli.rules_check import catalogue_of
+from recsys.errors import ConfigError
+from recsys.policy.audit import Version
+from recsys.policy.difference import Difference
+from recsys.policy.lint import check
+from recsys.policy.rules import RuleSet, read_text
+from recsys.policy.store import RuleStore
+
+rules = typer.Typer(no_args_is_help=True, help="Publish rules, see who changed what, go back.")
+console = Console()
+COLOURS = {"+": "green", "-": "red", "@": "cyan"}
+
+StorePath = Annotated[Path, typer.Option(help="folder of published rules; a server reads the one beside its bundle")]
+Who = Annotated[str | None, typer.Option(help="who does it; else the login name")]
+Why = Annotated[str, typer.Option(help="one line for the audit log")]
+From = Annotated[str | None, typer.Option("--from", help="version that you started from; refused if it serves no more")]
+
+
+@rules.command()
+def publish(
+    file: Annotated[Path, typer.Argument(help="rule set, YAML")],
+    store: StorePath,
+    why: Why,
+    who: Who = None,
+    started: From = None,
+    bundle: Annotated[
+        Path | None, typer.Option(help="refuse rules that do not fit the catalogue of this bundle")
+    ] = None,
+    report: Annotated[Path | None, typer.Option(help="what the dry run said, JSON; kept beside the rules")] = None,
+) -> None:
+    """Make a rule file the version that serves."""
+    wanted = RuleSet.read(file)
+    if bundle is not None:
+        _refuse_errors(file, Bundle.open(bundle))
+    attached = None if report is None else _report(report, wanted)
+    text = file.read_bytes().decode()
+    entry = RuleStore(store).publish(text, who=who or _login(), why=why, expected=started, report=attached)
+    _say("version", f"{entry.version} serves, entry {entry.number}")
+    _say("checked", f"fits {bundle}" if bundle else "against no catalogue; --bundle refuses rules that do not fit one")
+    _next(store, 'rollback --why "..."' if entry.parent else "history")
+
+
+@rules.command()
+def history(store: StorePath) -> None:
+    """Every change, newest first."""
+    entries = RuleStore(store).history()
+    if not entries:
+        _say("empty", f"nothing was published in {store}: bundles serve their own rules")
+        _next(store, 'publish rules.yaml --why "..."')
+        return
+    console.print(_history_table(entries))
+    parent, current = entries[-1].parent, entries[-1].version
+    _next(store, f"diff {parent} {current}" if parent else "show")
+
+
+@rules.command()
+def show(
+    store: StorePath,
+    version: Annotated[str | None, typer.Argument(help="beginning of its hash; else the version that serves")] = None,
+) -> None:
+    """Print the text of a version as it was published, and nothing else: > rules.yaml makes a file of it."""
+    opened = RuleStore(store)
+    wanted = _named(opened, version)
+    sys.stdout.write(opened.read(wanted))
+    sys.stdout.flush()
+    command = _command(store, f'publish rules.yaml --from {_named(opened, None)} --why "..."')
+    print(f"next     {command}", file=sys.stderr)
+
+
+@rules.command()
+def diff(
+    store: StorePath,
+    before: Annotated[str, typer.Argument(help="version, or the beginning of its hash")],
+    after: Annotated[str | None, typer.Argument(help="another one; else the version that serves")] = None,
+) -> None:
+    """What lies between two versions: rules by name, then lines."""
+    opened = RuleStore(store)
+    _print_difference(opened.diff(before, _named(opened, after)))
+    _next(store, f'rollback --to {before} --why "..."')
+
+
+@rules.command()
+def rollback(
+    store: StorePath,
+    why: Why,
+    to: Annotated[
+        str | None, typer.Option(help="version; else the one that the current version was published on")
+    ] = None,
+    who: Who = None,
+    started: From = None,
+) -> None:
+    """Let an older version serve again; servers that read the store follow by themselves."""
+    entry = RuleStore(store).rollback(to, who=who or _login(), why=why, expected=started)
+    _say("version", f"{entry.version} serves again, entry {entry.number}; it took the place of {entry.parent}")
+    _next(store, "history")
+
+
+@rules.command()
+def verify(store: StorePath) -> None:
+    """Compare audit log, HEAD, texts and reports; exit code 2 names the first that was altered."""
+    entries = RuleStore(store).verify()
+    if entries:
+        last = entries[-1]
+        _say("whole", f"{len(entries)} entries; the last is {last.sha256}, keep it elsewhere to see a forged log too")
+    else:
+        _say("empty", f"nothing was published in {store}")
+    _next(store, "history")
+
+
+def _history_table(entries: tuple[Version, ...]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD)
+    for heading in ("", "version", "when", "who", "why", "action", "report"):
+        table.add_column(heading, no_wrap=heading in ("version", "when"))
+    for entry in reversed(entries):
+        mark = "serves" if entry is entries[-1] else ""
+        when = entry.when.replace("T", " ")[:19] + " UTC"
+        report = "no" if entry.report is None else "yes"
+        cells = (mark, entry.version, when, entry.who, entry.why, entry.action, report)
+        table.add_row(*map(Text, cells), style="bold" if mark else None)
+    return table
+
+
+def _print_difference(found: Difference) -> None:
+    for name in ("added", "removed", "changed", "settings"):
+        if names := getattr(found, name):
+            _say(name, ", ".join(names))
+    if found.reordered:
+        _say("order", "the rules follow each other otherwise")
+    if not any((found.added, found.removed, found.changed, found.settings, found.reordered)):
+        _say("same", "no rule differs")
+    for line in found.lines.splitlines():
+        console.print(Text(line, style=COLOURS.get(line[:1], "")), soft_wrap=True)
+
+
+def _named(store: RuleStore, version: str | None) -> str:
+    if version is not None:
+        return version
+    if (current := store.current()) is None:
+        raise ConfigError(f"nothing was published in {store.folder}; publish a rule file first")
+    return current.version
+
+
+def _refuse_errors(file: Path, bundle: Bundle) -> None:
+    """ConfigError with the first thing that `check` finds."""
+    found = [one for one in check(read_text(file), catalogue_of(bundle), now=time.time()) if one.level == "error"]
+    if found:
+        first = found[0]
+        raise ConfigError(f"{file}, line {first.line}, rule {first.rule!r}: {first.message}; rules check lists all")
+
+
+def _report(file: Path, wanted: RuleSet) -> dict[str, Any]:
+    """What a dry run said of these very rules; ConfigError where it refused them."""
+    report = _document(file)
+    if (of := report.get("new", wanted.hash)) != wanted.hash:
+        raise ConfigError(f"{file} is the report of the rules {of}, these are {wanted.hash}; dry-run them again")
+    if exceeded := report.get("exceeded"):
+        raise ConfigError(f"{file}: its dry run refuses it: {exceeded[0]}; change the rules or their limits")
+    return report
+
+
+def _document(file: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"the report {file} cannot be read as JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise ConfigError(f"the report {file} is a {type(document).__name__}; give a JSON object")
+    return document
+
+
+def _login() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        raise ConfigError("this machine knows no login name; give --who") from None
+
+
+def _say(word: str, sentence: str) -> None:
+    console.print(Text(f"{word:<9}{sentence}"), soft_wrap=True)
+
+
+def _command(store: Path, command: str) -> str:
+    return f"python -m recsys rules {command} --store {store}"
+
+
+def _next(store: Path, command: str) -> None:
+    console.print(Text(f"next     {_command(store, command)}"), style="bold", soft_wrap=True)

@@ -1,0 +1,43 @@
+"""Files that are whole after a crash: written beside, synchronised, renamed; or appended and synchronised."""
+
+import os
+from pathlib import Path
+
+
+def write_whole(path: Path, data: bytes, mode: int = 0o666) -> None:
+    """Put `path` in place, complete or not at all. One writer at a time: the draft beside it has a fixed name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.draft")
+    draft.unlink(missing_ok=True)
+    _write(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), data)
+    draft.replace(path)
+    _synchronise(path.parent)
+
+
+def append(path: Path, data: bytes) -> None:
+    """Add to the end of `path`; a crash may leave a beginning of `data`, `cut` removes it."""
+    _write(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666), data)
+    _synchronise(path.parent)
+
+
+def cut(path: Path, num_bytes: int) -> None:
+    """Keep the first bytes of `path`."""
+    with path.open("rb+") as stream:
+        stream.truncate(num_bytes)
+        os.fsync(stream.fileno())
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    with os.fdopen(descriptor, "wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _synchronise(folder: Path) -> None:
+    """Make a new name in the folder last."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
