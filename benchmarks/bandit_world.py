@@ -72,12 +72,18 @@ class World:
     def logged_truth(self) -> float:
         return float(np.mean((self.logger * self.chances).sum(axis=1)))
 
+    @cached_property
+    def _stairs(self) -> np.ndarray:
+        """[P * A]: cumulative probabilities of the logger, 1 higher for each person, so that one search draws all."""
+        heights = np.cumsum(self.logger, axis=1)
+        heights[:, -1] = 1.0
+        return (heights + np.arange(self.people)[:, None]).ravel()
+
     def draw(self, seed: int) -> tuple[BanditLog, np.ndarray]:
         """A log and whose rounds they are, [R]."""
-        rng = np.random.default_rng((self.seed, 9, seed))
+        rng = np.random.default_rng((self.seed, 4, seed))
         who = rng.integers(self.people, size=self.rounds)
-        cumulative = np.cumsum(self.logger[who], axis=1)
-        actions = (rng.random((self.rounds, 1)) * cumulative[:, -1:] > cumulative).sum(axis=1)
+        actions = np.searchsorted(self._stairs, who + rng.random(self.rounds), side="right") - who * self.actions
         log = BanditLog(
             contexts=self.contexts[who],
             actions=actions,

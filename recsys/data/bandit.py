@@ -67,16 +67,21 @@ def check_numbers(name: str, values: np.ndarray) -> None:
     """DataError for what is no number or not finite."""
     if values.dtype.kind not in "fiub":
         raise DataError(f"{name} is of type {values.dtype}; wanted numbers")
-    bad = np.argwhere(~np.isfinite(values))
-    if len(bad):
-        raise DataError(f"{name} is {values[tuple(bad[0])]} in round {bad[0][0]}; wanted finite numbers: fill or drop it")
+    if not (finite := np.isfinite(values)).all():
+        place = first_place(~finite)
+        raise DataError(f"{name} is {values[place]} in round {place[0]}; wanted finite numbers: fill or drop it")
+
+
+def first_place(marked: np.ndarray) -> tuple[int, ...]:
+    """Of the first true one."""
+    return tuple(int(one) for one in np.unravel_index(int(marked.argmax()), marked.shape))
 
 
 def _check_shapes(log: BanditLog) -> None:
     rounds = len(log.actions)
     if not rounds:
         raise DataError("the log has no rounds; wanted at least one")
-    wanted = {name: (rounds,) for name in _COLUMNS} | {"contexts": (rounds, *log.contexts.shape[1:2])}
+    wanted = dict.fromkeys(_COLUMNS, (rounds,)) | {"contexts": (rounds, *log.contexts.shape[1:2])}
     for name, shape in wanted.items():
         if (found := getattr(log, name).shape) != shape or (name == "contexts" and len(found) != 2):
             raise DataError(f"{name} has the shape {found}, actions {log.actions.shape}; give one row a round")

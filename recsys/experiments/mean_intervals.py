@@ -1,6 +1,9 @@
 """Intervals of 95% for the mean of contributions that are few, skewed or both.
 
-Shapes: R rounds.
+Contributions that never vary (a log without a click, say, under IPS) give an interval without width: nothing in them
+tells how sure they are.
+
+Shapes: R rounds, S resamples.
 """
 
 from collections.abc import Callable, Mapping
@@ -8,15 +11,24 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from scipy.stats import norm
 
+from recsys.errors import DataError
+
 LEVEL = 0.95
-SAMPLES = 400
+RESAMPLES = 400
 
 Interval = tuple[float, float]
 
 
+def standard_error(contributions: np.ndarray) -> float:
+    """Of the mean of contributions [R]; DataError for fewer than two."""
+    if len(contributions) < 2:
+        raise DataError(f"an interval needs at least two rounds, the log has {len(contributions)}; collect more")
+    return float(contributions.std(ddof=1) / np.sqrt(len(contributions)))
+
+
 def normal(contributions: np.ndarray) -> Interval:
     """mean +- 1.96 standard errors of contributions [R]."""
-    mean, error = _moments(contributions)
+    mean, error = float(contributions.mean()), standard_error(contributions)
     return mean - _quantile() * error, mean + _quantile() * error
 
 
@@ -26,49 +38,42 @@ def skew_corrected(contributions: np.ndarray) -> Interval:
     Hall, On the removal of skewness by transformation, JRSS B 1992: with g = skewness / sqrt(R) and T the studentised
     mean, T + g T^2 / 3 + g^2 T^3 / 27 + g / 6 is nearly normal; the ends are where it is +- 1.96.
     """
-    mean, error = _moments(contributions)
-    if error == 0:
+    mean, error = float(contributions.mean()), standard_error(contributions)
+    if error <= _noise(contributions):
         return mean, mean
     deviations = (contributions - mean) / contributions.std()
-    skewness = float(np.mean(deviations**3)) / np.sqrt(len(contributions))
-    ends = [mean - error * _untransformed(sign * _quantile(), skewness) for sign in (1, -1)]
-    return ends[0], ends[1]
+    skewness = float(np.mean(deviations * deviations * deviations)) / np.sqrt(len(contributions))
+    low, high = (mean - error * _untransformed(end, skewness) for end in (_quantile(), -_quantile()))
+    return low, high
 
 
 def _untransformed(value: float, skewness: float) -> float:
     """The T whose transform is value."""
-    if abs(skewness) < 1e-9:
+    if abs(skewness) < 1e-6:
         return value
-    return 3 / skewness * (np.cbrt(1 + skewness * (value - skewness / 6)) - 1)
+    return float(3 / skewness * (np.cbrt(1 + skewness * (value - skewness / 6)) - 1))
 
 
-def bootstrap(contributions: np.ndarray, seed: int = 0) -> Interval:
-    """Percentiles of resampled means of contributions [R]. Efron, Annals of Statistics 1979."""
-    means = _resampled(contributions, seed)[0]
-    low, high = np.quantile(means, _ends())
-    return float(low), float(high)
+def studentised_bootstrap(contributions: np.ndarray, counts: np.ndarray | None = None) -> Interval:
+    """Bootstrap-t of contributions [R]: resampled studentised means in the place of the normal distribution.
 
-
-def studentised_bootstrap(contributions: np.ndarray, seed: int = 0) -> Interval:
-    """Bootstrap-t of contributions [R]: resampled studentised means in the place of the normal. Hall, AoS 1988."""
-    mean, error = _moments(contributions)
-    means, errors = _resampled(contributions, seed)
-    studentised = (means - mean)[errors > 0] / errors[errors > 0]
-    if not len(studentised):
+    counts [S, R], how often each round comes, as `resamples` gives them. Hall, Theoretical comparison of bootstrap
+    confidence intervals, Annals of Statistics 1988.
+    """
+    mean, error = float(contributions.mean()), standard_error(contributions)
+    counts = resamples(len(contributions), seed=0) if counts is None else counts
+    centred, total = (contributions - mean).astype(counts.dtype), counts.sum(axis=1)
+    means, squares = counts @ centred / total, counts @ centred**2 / total
+    errors = np.sqrt(np.maximum(squares - means**2, 0) / total)
+    if error <= _noise(contributions) or not (errors > 0).any():
         return mean, mean
-    low, high = np.quantile(studentised, _ends())
+    low, high = np.quantile(means[errors > 0] / errors[errors > 0], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return mean - error * float(high), mean - error * float(low)
 
 
-def _resampled(contributions: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Means and their standard errors, [SAMPLES] each."""
-    rounds = len(contributions)
-    counts = np.random.default_rng(seed).poisson(1.0, (SAMPLES, rounds)).astype(np.float32)
-    total = counts.sum(axis=1)
-    centre = contributions.mean()
-    centred = (contributions - centre).astype(np.float32)
-    means, squares = counts @ centred / total, counts @ centred**2 / total
-    return centre + means, np.sqrt(np.maximum(squares - means**2, 0) / total)
+def resamples(rounds: int, seed: int) -> np.ndarray:
+    """How often each round comes in each resample, [S, R]: Poisson of mean 1, which for many rounds is the bootstrap."""
+    return np.random.default_rng(seed).poisson(1.0, (RESAMPLES, rounds)).astype(np.float32)
 
 
 def empirical_bernstein(contributions: np.ndarray) -> Interval:
@@ -76,27 +81,24 @@ def empirical_bernstein(contributions: np.ndarray) -> Interval:
 
     Maurer and Pontil, Empirical Bernstein bounds and sample variance penalization, COLT 2009.
     """
-    rounds, log = len(contributions), np.log(4 / (1 - LEVEL))
-    width = contributions.std(ddof=1) * np.sqrt(2 * log / rounds) + 7 * np.ptp(contributions) * log / (3 * (rounds - 1))
-    return float(contributions.mean() - width), float(contributions.mean() + width)
+    mean, error = float(contributions.mean()), standard_error(contributions)
+    log = np.log(4 / (1 - LEVEL))
+    width = float(error * np.sqrt(2 * log) + 7 * np.ptp(contributions) * log / (3 * (len(contributions) - 1)))
+    return mean - width, mean + width
 
 
-def _moments(contributions: np.ndarray) -> tuple[float, float]:
-    return float(contributions.mean()), float(contributions.std(ddof=1) / np.sqrt(len(contributions)))
+def _noise(contributions: np.ndarray) -> float:
+    """The standard error that rounding alone can give."""
+    return float(8 * np.finfo(float).eps * np.abs(contributions).max())
 
 
 def _quantile() -> float:
     return float(norm.ppf((1 + LEVEL) / 2))
 
 
-def _ends() -> tuple[float, float]:
-    return (1 - LEVEL) / 2, (1 + LEVEL) / 2
-
-
 INTERVALS: Mapping[str, Callable[[np.ndarray], Interval]] = {
     "normal": normal,
     "skew-corrected": skew_corrected,
-    "bootstrap": bootstrap,
     "studentised bootstrap": studentised_bootstrap,
     "empirical Bernstein": empirical_bernstein,
 }

@@ -13,8 +13,9 @@ from functools import cached_property
 
 import numpy as np
 
-from recsys.data.bandit import BanditLog, check_numbers
+from recsys.data.bandit import BanditLog, check_numbers, first_place
 from recsys.errors import DataError
+from recsys.experiments.mean_intervals import Interval, skew_corrected, standard_error
 
 TOLERANCE = 1e-6
 """by which probabilities may miss a sum of 1"""
@@ -61,9 +62,8 @@ class Question:
 
 
 def _check_distribution(policy: np.ndarray) -> None:
-    negative = np.argwhere(policy < 0)
-    if len(negative):
-        row, action = negative[0]
+    if (negative := policy < 0).any():
+        row, action = first_place(negative)
         raise DataError(f"policy is {policy[row, action]:g} for action {action} in round {row}; wanted 0 to 1")
     sums = policy.sum(axis=1)
     wrong = np.flatnonzero(np.abs(sums - 1) > TOLERANCE)
@@ -72,10 +72,8 @@ def _check_distribution(policy: np.ndarray) -> None:
 
 
 def _check_support(log: BanditLog, policy: np.ndarray) -> None:
-    possible = np.ones((1, 1), bool) if log.possible is None else log.possible
-    never = np.argwhere((policy > 0) & ~possible)
-    if len(never):
-        row, action = never[0]
+    if log.possible is not None and (never := (policy > 0) & ~log.possible).any():
+        row, action = first_place(never)
         raise DataError(
             f"policy wants action {action} in round {row} (probability {policy[row, action]:g}), which the log could "
             "not show there; take it out of the policy or ask a log that explores it"
@@ -155,14 +153,29 @@ def adaptive_switch(question: Question) -> np.ndarray:
     grid = [*GRID, np.inf]
     greatest = float(np.abs(question.log.rewards).max())
     candidates = [switch(question, one) for one in grid]
-    bias = [greatest * np.mean(np.where(question.weights > one, question.weights, 0.0)) for one in grid]
+    bias = [greatest * float(np.mean(np.where(question.weights > one, question.weights, 0.0))) for one in grid]
+    return _least_error(candidates, bias)
+
+
+def adaptive_shrinkage(question: Question) -> np.ndarray:
+    """shrinkage at the strength of least variance + bound of the squared bias, [R].
+
+    As in Su, Dimakopoulou et al. 2020 the bias is read from the log, mean((w' - w) e) for the shrunk weights w', and
+    bounded by its size and two standard errors.
+    """
+    candidates = [shrinkage(question, one) for one in (np.inf, *(one**2 for one in GRID[::-1]))]
+    lost = [one - candidates[0] for one in candidates]
+    return _least_error(candidates, [abs(float(one.mean())) + 2 * standard_error(one) for one in lost])
+
+
+def _least_error(candidates: Sequence[np.ndarray], bias: Sequence[float]) -> np.ndarray:
     errors = [standard_error(one) ** 2 + bound**2 for one, bound in zip(candidates, bias, strict=True)]
     return candidates[int(np.argmin(errors))]
 
 
-def adaptive_shrinkage(question: Question) -> np.ndarray:
-    """shrinkage at the strength that SLOPE chooses, [R]."""
-    return slope([shrinkage(question, one) for one in (np.inf, *(one**2 for one in GRID[::-1]))])
+def slope_shrinkage(question: Question) -> np.ndarray:
+    """shrinkage at the strength that SLOPE chooses, down to the direct method, [R]."""
+    return slope([shrinkage(question, one) for one in (np.inf, *(one**2 for one in GRID[::-1]), 0.0)])
 
 
 def slope(candidates: Sequence[np.ndarray]) -> np.ndarray:
@@ -181,11 +194,6 @@ def slope(candidates: Sequence[np.ndarray]) -> np.ndarray:
     return chosen
 
 
-def standard_error(contributions: np.ndarray) -> float:
-    """Of the mean of contributions [R]."""
-    return float(contributions.std(ddof=1) / np.sqrt(len(contributions))) if len(contributions) > 1 else np.inf
-
-
 Estimator = Callable[[Question], np.ndarray]
 ESTIMATORS: Mapping[str, Estimator] = {
     "DM": direct,
@@ -195,4 +203,46 @@ ESTIMATORS: Mapping[str, Estimator] = {
     "SN-DR": self_normalised_dr,
     "Switch-DR": adaptive_switch,
     "DR-os": adaptive_shrinkage,
+    "DR-os, SLOPE": slope_shrinkage,
 }
+DEFAULT = "SN-DR"
+"""chosen by benchmarks/off_policy.py, in worlds of known truth: intervals that cover in all of them, then least error"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What a policy would have earned a round, and how far that can be trusted."""
+
+    value: float
+    low: float
+    high: float
+    """ends of the interval of 95%"""
+    effective_rounds: float
+    """(sum w)^2 / sum w^2: rounds of the policy itself that would say as much (Kish 1965)"""
+    mean_weight: float
+    """1 but for chance; far from it, the logged propensities are wrong or the policy left the log's support"""
+    max_weight: float
+    clipped: float
+    """share of rounds whose weight is above CLIP: a few such rounds speak for the policy alone"""
+
+
+CLIP = 10.0
+
+
+def evaluate(
+    question: Question, estimator: str = DEFAULT, interval: Callable[[np.ndarray], Interval] = skew_corrected
+) -> Estimate:
+    """The estimate with its interval and diagnostics; DataError for an estimator that is not one of ESTIMATORS."""
+    if estimator not in ESTIMATORS:
+        raise DataError(f"there is no estimator {estimator!r}; choose one of {', '.join(ESTIMATORS)}")
+    contributions, weights = ESTIMATORS[estimator](question), question.weights
+    low, high = interval(contributions)
+    return Estimate(
+        value=float(contributions.mean()),
+        low=low,
+        high=high,
+        effective_rounds=float(weights.sum() ** 2 / max(np.square(weights).sum(), np.finfo(float).tiny)),
+        mean_weight=float(weights.mean()),
+        max_weight=float(weights.max()),
+        clipped=float(np.mean(weights > CLIP)),
+    )

@@ -10,7 +10,8 @@ import numpy as np
 from recsys.data.bandit import BanditLog
 
 STEPS = 25
-TOLERANCE = 1e-6
+TOLERANCE = 1e-4
+"""of a step; the next one would be of the size of its square"""
 
 
 @dataclass(frozen=True, kw_only=True)
