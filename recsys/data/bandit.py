@@ -36,6 +36,7 @@ class BanditLog:
             _check_whole(name, getattr(self, name))
         if (greatest := int(self.actions.max())) >= self.num_actions:
             raise DataError(f"actions holds {greatest}, but there are {self.num_actions}; number them from 0")
+        _check_possible(self)
         odd = np.flatnonzero((self.propensities <= 0) | (self.propensities > 1))
         if len(odd):
             raise DataError(
@@ -85,11 +86,21 @@ def _check_shapes(log: BanditLog) -> None:
     for name, shape in wanted.items():
         if (found := getattr(log, name).shape) != shape or (name == "contexts" and len(found) != 2):
             raise DataError(f"{name} has the shape {found}, actions {log.actions.shape}; give one row a round")
-    allowed = [(one, log.num_actions) for one in (1, rounds)]
-    if log.possible is not None and (log.possible.dtype != bool or log.possible.shape not in allowed):
+
+
+def _check_possible(log: BanditLog) -> None:
+    if log.possible is None:
+        return
+    if log.possible.dtype != bool or log.possible.shape not in [(one, log.num_actions) for one in (1, len(log))]:
         raise DataError(
             f"possible is {log.possible.dtype} of shape {log.possible.shape}; wanted true or false for each of "
             f"{log.num_actions} actions, once or a round"
+        )
+    shown = np.broadcast_to(log.possible, (len(log), log.num_actions))[np.arange(len(log)), log.actions]
+    if not shown.all():
+        row = int(shown.argmin())
+        raise DataError(
+            f"possible rules out action {log.actions[row]} in round {row}, where it was shown; correct one of them"
         )
 
 
