@@ -25,7 +25,11 @@ GRID = tuple(float(2**power) for power in np.arange(0, 11, 0.5))
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """A log, the policy that is asked about and a reward model; raises DataError where they do not fit together."""
+    """A log, the policy that is asked about and a reward model; raises DataError where they do not fit together.
+
+    An action that the log could not show (`possible`) may not be wanted by the policy. One that by chance it did not
+    show may be; `Estimate.unseen` says how much of the policy that is.
+    """
 
     log: BanditLog
     policy: np.ndarray
@@ -224,6 +228,8 @@ class Estimate:
     max_weight: float
     clipped: float
     """share of rounds whose weight is above CLIP: a few such rounds speak for the policy alone"""
+    unseen: float
+    """share of the policy on actions that the log never showed: nothing but the reward model speaks for them"""
 
 
 CLIP = 10.0
@@ -245,4 +251,10 @@ def evaluate(
         mean_weight=float(weights.mean()),
         max_weight=float(weights.max()),
         clipped=float(np.mean(weights > CLIP)),
+        unseen=_unseen(question),
     )
+
+
+def _unseen(question: Question) -> float:
+    shown = np.bincount(question.log.actions, minlength=question.log.num_actions) > 0
+    return float(question.policy[:, ~shown].sum(axis=1).mean())

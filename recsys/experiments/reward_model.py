@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from recsys.data.bandit import BanditLog
+from recsys.errors import DataError
 
 STEPS = 25
 TOLERANCE = 1e-4
@@ -32,8 +33,15 @@ def fit_logistic(log: BanditLog, num_positions: int, ridge: float = 1.0) -> Logi
     """Greatest likelihood less ridge / 2 times the squares of all weights but the first, by Newton steps.
 
     Actions come one at a time, so their block of the curvature is diagonal and is solved first (Schur complement):
-    a step costs R D^2 + A D^2, not R A^2. McCullagh and Nelder, Generalized Linear Models, 1989.
+    a step costs R D^2 + A D^2, not R A^2. McCullagh and Nelder, Generalized Linear Models, 1989. DataError for rewards
+    outside [0, 1].
     """
+    odd = np.flatnonzero((log.rewards < 0) | (log.rewards > 1))
+    if len(odd):
+        raise DataError(
+            f"rewards is {log.rewards[odd[0]]:g} in round {odd[0]}; the logistic model wants 0 to 1: scale rewards, or "
+            "give predictions of a model of your own"
+        )
     columns = _columns(log, log.contexts.shape[1] + num_positions)
     penalty = np.full(columns.shape[1], ridge)
     penalty[0] = 1e-9

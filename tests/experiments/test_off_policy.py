@@ -248,6 +248,13 @@ def test_an_estimate_says_how_far_it_can_be_trusted():
     assert estimate.clipped == 0
     far = replace(by_hand(), log=bandit_log([0, 1, 0, 1], [1, 0, 0, 1], [0.05, 0.25, 0.5, 0.5], 2))
     assert evaluate(far).clipped == 0.25
+    assert estimate.unseen == 0
+    narrow = Question(
+        log=bandit_log([0, 0], [1, 0], [0.5, 0.5], 3),
+        policy=np.array([[0.5, 0.5, 0.0], [0.8, 0.1, 0.1]]),
+        predicted=np.zeros((2, 3)),
+    )
+    assert evaluate(narrow).unseen == pytest.approx(0.35)
 
 
 def test_every_estimator_answers_and_the_default_is_one_of_them():

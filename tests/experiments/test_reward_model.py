@@ -7,6 +7,7 @@ import pytest
 from scipy.optimize import minimize
 
 from recsys.data.bandit import BanditLog
+from recsys.errors import DataError
 from recsys.experiments.reward_model import cross_fitted, fit_logistic
 
 
@@ -88,6 +89,12 @@ def test_copies_of_a_round_share_its_fold():
     turned[same] = 1 - turned[same]
     before, after = (cross_fitted(replace(copies, rewards=one), 0, groups=places) for one in (copies.rewards, turned))
     np.testing.assert_array_equal(after[same], before[same])
+
+
+def test_rewards_that_are_no_shares_are_refused():
+    log = drawn()
+    with pytest.raises(DataError, match=r"rewards is 3 in round 0; the logistic model wants 0 to 1"):
+        fit_logistic(replace(log, rewards=np.full(300, 3.0)), 3)
 
 
 def test_folds_depend_on_nothing_but_the_seed():
