@@ -191,7 +191,8 @@ def test_a_difference_names_rules_and_shows_lines(store: RuleStore) -> None:
     before = (
         "rules:\n  - {name: a, must: 'not x < 1'}\n  - {name: b, must: 'not x < 1'}\n  - {name: c, must: 'not x < 1'}\n"
     )
-    after = "# why\nrules:\n  - {name: d, must: 'not x < 1'}\n  - {name: c, must: not x < 1}\n  - {name: b, must: 'not x < 2'}\n"
+    rules = ["{name: d, must: 'not x < 1'}", "{name: c, must: not x < 1}", "{name: b, must: 'not x < 2'}"]
+    after = "# why\nrules:\n" + "".join(f"  - {rule}\n" for rule in rules)
     first = store.publish(before, who="ann", why="x").version
     second = store.publish(after, who="ann", why="x", expected=first).version
     found = store.diff(first, second)
