@@ -61,7 +61,7 @@ def publish(
 
 @rules.command()
 def history(store: StorePath) -> None:
-    """Every change, newest first."""
+    """Every change, newest first; * serves."""
     entries = RuleStore(store).history()
     if not entries:
         _say("empty", f"nothing was published in {store}: bundles serve their own rules")
@@ -127,12 +127,12 @@ def verify(store: StorePath) -> None:
 
 
 def _history_table(entries: tuple[Version, ...]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD)
-    for heading in ("", "version", "when", "who", "why", "action", "report"):
-        table.add_column(heading, no_wrap=heading in ("version", "when"))
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for heading in ("", "version", "when (UTC)", "who", "why", "action", "report"):
+        table.add_column(heading, no_wrap=heading not in ("who", "why"), overflow="fold")
     for entry in reversed(entries):
-        mark = "serves" if entry is entries[-1] else ""
-        when = entry.when.replace("T", " ")[:19] + " UTC"
+        mark = "*" if entry is entries[-1] else ""
+        when = entry.when.replace("T", " ")[:16]
         report = "no" if entry.report is None else "yes"
         cells = (mark, entry.version, when, entry.who, entry.why, entry.action, report)
         table.add_row(*map(Text, cells), style="bold" if mark else None)

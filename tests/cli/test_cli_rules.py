@@ -95,8 +95,9 @@ def test_rules_that_do_not_fit_the_catalogue_are_not_published(
 def test_history_marks_what_serves_newest_first(store: RuleStore, called: Any, capsys: Capture) -> None:
     assert called("history") == 0
     printed = capsys.readouterr().out
-    rows = [line.split() for line in printed.splitlines() if OLD_VERSION in line or NEW_VERSION in line][:2]
-    assert [row[:2] for row in rows] == [["serves", NEW_VERSION], [OLD_VERSION, rows[1][1]]]
+    rows = [line.split() for line in printed.splitlines() if line.rstrip().endswith(" no")]
+    assert [row[0] for row in rows] == ["*", OLD_VERSION]
+    assert rows[0][1] == NEW_VERSION
     assert "dear, too" in printed
     assert f"next     python -m recsys rules diff {OLD_VERSION} {NEW_VERSION}" in printed
 
