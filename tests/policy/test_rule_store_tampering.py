@@ -14,7 +14,7 @@ from recsys.policy.store import RuleStore
 def published(store: RuleStore, *years: int) -> None:
     for year in years:
         head = store.head()
-        text = f"rules: [{{name: old, filter: 'year < {year}'}}]"
+        text = f"rules: [{{name: old, must: 'not year < {year}'}}]"
         store.publish(text, who="ann", why=f"try {year}", expected=head.version if head else None, report={"of": year})
 
 
