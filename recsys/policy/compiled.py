@@ -14,9 +14,13 @@ from recsys.contracts import Query
 from recsys.errors import ConfigError
 from recsys.expressions import Columns, Expression, compile_expression
 from recsys.policy.conditions import Condition, Conditions
+from recsys.policy.membership import among
 from recsys.policy.quotas import Balance, Quotas
-from recsys.policy.request import TYPES, request_columns
+from recsys.policy.request import TYPES, Value, request_columns, request_values
 from recsys.policy.rules import DATE, QUOTAS, Boost, Bury, Exposure, Must, Pin, Rule, RuleSet
+
+MAX_OPENED = 10_000
+"""kinds of requests whose answers are remembered"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,10 +51,16 @@ class CompiledRules:
     """Rules of one catalogue; `places` are those in the document."""
 
     rules: tuple[Rule, ...]
+    effects: tuple[str, ...]
+    """what each does to an item that it touches, for people"""
     hash: str
     names: Mapping[str, str]
     """names of the request that any rule reads -> type"""
+    gates: tuple[tuple[int, Expression], ...]
+    """what `when` says, and the parts of conditions that read the request alone"""
     whens: tuple[tuple[int, Expression], ...]
+    opened: dict[tuple[Value, ...], tuple[np.ndarray, np.ndarray]]
+    """answers of the gates to requests that were like this one before"""
     starts: np.ndarray
     """[R] float64, unix seconds"""
     ends: np.ndarray
@@ -88,9 +98,12 @@ class CompiledRules:
         quotas = _places(rules, *QUOTAS)
         return CompiledRules(
             rules=rules.rules,
+            effects=tuple(map(_effect, rules.rules)),
             hash=rules.hash,
             names={name: _type(name, of_requests) for name in sorted(read)},
+            gates=together.request,
             whens=whens,
+            opened={},
             starts=np.array([_seconds(rule.start, -math.inf) for rule in rules.rules]),
             ends=np.array([_seconds(rule.end, math.inf) for rule in rules.rules]),
             conditions=together,
@@ -110,19 +123,34 @@ class CompiledRules:
 
     def __call__(self, queries: Sequence[Query], rows: np.ndarray) -> Applied:
         """What they say of catalogue rows [B, C]."""
-        request = request_columns(queries, self.names)
-        active = self._active(queries, request)
-        holds = self.conditions(rows, request)
+        values = [request_values(query, self.names) for query in queries]
+        opened = [self._opened(one) for one in values]
+        active = np.array([when for when, _ in opened]).reshape(len(queries), len(self.rules))
+        now = np.array([[query.now] for query in queries])
+        active &= (self.starts <= now) & (now < self.ends)
+        holds = self.conditions(rows, request_columns(values, self.names) if self.conditions.mixed else {})
+        if self.gates:
+            holds &= np.array([gate for _, gate in opened])[:, None, :]
         musts = list(self.musts)
         banned = (active[:, None, musts] & ~holds[..., musts]).any(-1)
         return Applied(active=active, holds=holds, banned=banned, factors=self._factors(queries, rows, active, holds))
 
-    def _active(self, queries: Sequence[Query], request: Columns) -> np.ndarray:
-        now = np.array([[query.now] for query in queries])
-        active = (self.starts <= now) & (now < self.ends)
-        for place, when in self.whens:
-            active[:, place] &= when({name: request[name][:, 0] for name in when.names} or {"": now[:, 0]})
-        return active
+    def _opened(self, values: tuple[Value, ...]) -> tuple[np.ndarray, np.ndarray]:
+        """[R] bool: where `when` holds, and where the parts of the condition hold that read the request alone."""
+        found = self.opened.get(values)
+        if found is None:
+            if len(self.opened) >= MAX_OPENED:
+                self.opened.clear()
+            request = {name: column[:, 0] for name, column in request_columns([values], self.names).items()}
+            found = self._asked(self.whens, request), self._asked(self.gates, request)
+            self.opened[values] = found
+        return found
+
+    def _asked(self, parts: Sequence[tuple[int, Expression]], request: Columns) -> np.ndarray:
+        holds = np.ones(len(self.rules), dtype=bool)
+        for place, part in parts:
+            holds[place] &= bool(np.all(part({name: request[name] for name in part.names})))
+        return holds
 
     def _factors(self, queries: Sequence[Query], rows: np.ndarray, active: np.ndarray, holds: np.ndarray) -> np.ndarray:
         scales = list(self.scales)
@@ -138,10 +166,11 @@ class CompiledRules:
         burdens = np.zeros(rows.shape, dtype=np.int64)
         for place in self.quotas.frequencies:
             limit = self.quotas.limits[place]
-            for index, query in enumerate(queries):
-                often = [self.row_of[key] for key, num in query.exposure.items() if num >= limit and key in self.row_of]
-                if often:
-                    burdens[index] |= self.quotas.bits[place] * (np.isin(rows[index], often) & quotas[index, :, place])
+            often = [
+                [self.row_of[key] for key, num in query.exposure.items() if num >= limit and key in self.row_of]
+                for query in queries
+            ]
+            burdens |= self.quotas.bits[place] * (among(rows, often) & quotas[..., place])
         return burdens
 
 
@@ -182,8 +211,7 @@ def _seconds(moment: str | None, otherwise: float) -> float:
     return otherwise if moment is None else datetime.strptime(moment, DATE).replace(tzinfo=UTC).timestamp()
 
 
-def effect(rule: Rule) -> str:
-    """What a rule does to an item that it touches, for people."""
+def _effect(rule: Rule) -> str:
     if isinstance(rule, Boost | Bury):
         return f"utility x{_factor(rule):.3g}"
     if isinstance(rule, Pin):

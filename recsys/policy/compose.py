@@ -18,6 +18,7 @@ from recsys.policy.compiled import CompiledRules
 from recsys.policy.diversity import Diversity, Likeness, diversity_from_document
 from recsys.policy.explain import slates
 from recsys.policy.explore import Exploration, exploration_from_document
+from recsys.policy.membership import among
 from recsys.policy.pins import place_pins
 from recsys.policy.rules import RuleSet
 from recsys.policy.selection import Limits, Pool, select
@@ -126,13 +127,14 @@ class CompiledPolicy:
         rows = np.concatenate([candidates.items, np.tile(np.array(brought, dtype=np.int64), (len(queries), 1))], axis=1)
         applied = self.rules(queries, rows)
         seen = [_rows(self.rules.row_of, query) for query in queries]
-        showable = ~applied.banned & ~_among(rows, [mine for _, mine in seen], len(self.items))
+        showable = ~applied.banned & ~among(rows, [mine for _, mine in seen])
         utility = scaled(np.where(offered, raw, np.nan), applied.factors[:, : offered.shape[1]])
         order = plain_order(rows, utility, offered.shape[1])
-        columns = {"rows": rows, "showable": showable, "offered": _padded(offered, rows.shape[1], False)}
-        columns["utility"] = _padded(utility, rows.shape[1], np.nan)
-        rows, showable, offered, utility = (np.take_along_axis(one, order, axis=1) for one in columns.values())
-        holds = np.take_along_axis(applied.holds, order[..., None], axis=1)
+        place = order + rows.shape[1] * np.arange(len(rows))[:, None]
+        width = rows.shape[1]
+        columns = (rows, showable, _padded(offered, width, False), _padded(utility, width, np.nan))
+        rows, showable, offered, utility = (one.ravel()[place] for one in columns)
+        holds = applied.holds.reshape(rows.size, len(self.rules.rules))[place]
         pool = place_pins(queries, self.rules, applied.active, holds, rows, utility, offered, showable)
         limits = self._limits(queries, pool, applied.active, holds)
         scoring = self.diversity.scoring(pool, self.likeness, [history for history, _ in seen])
@@ -178,14 +180,8 @@ def _rows(row_of: Mapping[str, int], query: Query) -> tuple[list[int], list[int]
     return history, [*history, *(row for item in query.exclude if (row := row_of.get(item)) is not None)]
 
 
-def _among(rows: np.ndarray, hidden: Sequence[Sequence[int]], num_items: int) -> np.ndarray:
-    """[B, C] bool, where a catalogue row is among those of its query."""
-    keys = [index * num_items + row for index, mine in enumerate(hidden) for row in mine]
-    return np.isin(rows + num_items * np.arange(len(rows))[:, None], np.array(keys, dtype=np.int64))
-
-
 def _padded(array: np.ndarray, width: int, value: Any) -> np.ndarray:
-    return np.pad(array, ((0, 0), (0, width - array.shape[1])), constant_values=value)
+    return np.concatenate([array, np.full((len(array), width - array.shape[1]), value, dtype=array.dtype)], axis=1)
 
 
 def _check_vectors(vectors: np.ndarray, num_items: int) -> None:

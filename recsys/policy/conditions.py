@@ -66,24 +66,11 @@ class Conditions:
         )
 
     def __call__(self, rows: np.ndarray, request: Columns) -> np.ndarray:
-        """Catalogue rows [B, C] and columns of the request [B, 1] -> [B, C, R] bool, where each condition holds."""
+        """Catalogue rows [B, C] and columns of the request [B, 1] -> [B, C, R] bool, where all but `request` holds."""
         holds = self.items[rows]
-        for place, part in self.request:
-            holds[..., place] &= part({name: request[name] for name in part.names})
         for place, part in self.mixed:
             columns = {
                 name: self.catalogue[name][rows] if name in self.item_types else request[name] for name in part.names
             }
             holds[..., place] &= part(columns)
         return holds
-
-    def select(self, places: Sequence[int]) -> "Conditions":
-        """Some of them, in this order."""
-        at = {place: number for number, place in enumerate(places)}
-        return Conditions(
-            catalogue=self.catalogue,
-            item_types=self.item_types,
-            items=np.ascontiguousarray(self.items[:, list(places)]),
-            request=tuple((at[place], part) for place, part in self.request if place in at),
-            mixed=tuple((at[place], part) for place, part in self.mixed if place in at),
-        )

@@ -13,7 +13,8 @@ import numpy as np
 from recsys.errors import ConfigError, check_ranges
 from recsys.expressions import Columns, suggestion
 from recsys.policy.quotas import NOWHERE, grouping, numbered
-from recsys.policy.selection import DPP, MMR, PLAIN, PROPORTIONS, Pool, Scoring
+from recsys.policy.scores import DPP, MMR, PLAIN, PROPORTIONS
+from recsys.policy.selection import Pool, Scoring
 
 UNKNOWN_PENALTY = 4.0
 """more than the scores of two items with a known utility can differ, which is 3"""

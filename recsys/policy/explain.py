@@ -10,7 +10,7 @@ import numpy as np
 
 from recsys.contracts import Slate, SlateItem
 from recsys.policy.batch import Batch
-from recsys.policy.compiled import CompiledRules, effect
+from recsys.policy.compiled import CompiledRules
 
 RULES_SOURCE = "rules"
 """source of an item that no candidate source offered and a pin put there"""
@@ -115,9 +115,12 @@ def _touching(
     batch: Batch, index: int, columns: np.ndarray, came: np.ndarray, rules: CompiledRules
 ) -> list[Mapping[str, str]]:
     """name of each rule that touched an item -> what it did to it."""
-    touches = _touches(batch, index, columns, came, rules)
-    named = [(rules.rules[place].name, effect(rules.rules[place]), where.tolist()) for place, where in touches.items()]
-    return [{name: does for name, does, where in named if where[place]} for place in range(len(columns))]
+    touched: list[dict[str, str]] = [{} for _ in columns]
+    for place, where in _touches(batch, index, columns, came, rules).items():
+        name, does = rules.rules[place].name, rules.effects[place]
+        for column in np.flatnonzero(where).tolist():
+            touched[column][name] = does
+    return list(touched)
 
 
 def _touches(

@@ -22,9 +22,23 @@ TYPES: Mapping[str, str] = {
 """of the names that every request has; `user.column` and `context.column` come from the data"""
 
 
-def request_columns(queries: Sequence[Query], types: Mapping[str, str]) -> dict[str, np.ndarray]:
-    """name -> [B, 1]; a value that is absent or of another kind is missing."""
-    return {name: _column(kind, [_value(query, name) for query in queries]) for name, kind in types.items()}
+Value = float | str | tuple[str, ...] | None
+
+
+def request_values(query: Query, types: Mapping[str, str]) -> tuple[Value, ...]:
+    """One value a name; None for what is absent or of another kind. They can be compared and hashed."""
+    return tuple(_CONVERT[kind](_value(query, name)) for name, kind in types.items())
+
+
+def request_columns(values: Sequence[tuple[Value, ...]], types: Mapping[str, str]) -> dict[str, np.ndarray]:
+    """name -> [B, 1], of what `request_values` gave for each query."""
+    columns = {}
+    for place, (name, kind) in enumerate(types.items()):
+        column = np.empty((len(values), 1), dtype=np.float64 if kind == "number" else object)
+        for row, mine in enumerate(values):
+            column[row, 0] = _MISSING[kind] if mine[place] is None else mine[place]
+        columns[name] = column
+    return columns
 
 
 def _value(query: Query, name: str) -> Any:
@@ -32,27 +46,17 @@ def _value(query: Query, name: str) -> Any:
     return _OWN[owner](query) if owner in _OWN else _OWNERS[owner](query).get(column)
 
 
-def _column(kind: str, values: list[Any]) -> np.ndarray:
-    if kind == "number":
-        return np.array([[_number(value)] for value in values], dtype=np.float64)
-    column = np.empty((len(values), 1), dtype=object)
-    convert = _texts if kind == "categories" else _text
-    for row, value in enumerate(values):
-        column[row, 0] = convert(value)
-    return column
-
-
-def _number(value: Any) -> float:
+def _number(value: Any) -> float | None:
     usable = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if usable and math.isfinite(value) else math.nan
+    return float(value) if usable and math.isfinite(value) else None
 
 
 def _text(value: Any) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
-def _texts(value: Any) -> tuple[str, ...]:
-    return tuple(one for one in value if isinstance(one, str)) if isinstance(value, list | tuple) else ()
+def _texts(value: Any) -> tuple[str, ...] | None:
+    return tuple(one for one in value if isinstance(one, str)) if isinstance(value, list | tuple) else None
 
 
 def _moment(query: Query) -> datetime:
@@ -70,3 +74,5 @@ _OWNERS: dict[str, Callable[[Query], Mapping[str, Any]]] = {
     "context": lambda query: query.context,
     "exposure": lambda query: query.exposure,
 }
+_CONVERT: dict[str, Callable[[Any], Value]] = {"number": _number, "category": _text, "categories": _texts}
+_MISSING: dict[str, Any] = {"number": math.nan, "category": None, "categories": ()}

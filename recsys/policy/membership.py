@@ -1,0 +1,30 @@
+"""Which items of a batch are among a few that each query names.
+
+Shapes: B queries, C columns.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numba import njit
+
+
+def among(rows: np.ndarray, few: Sequence[Sequence[int]]) -> np.ndarray:
+    """[B, C] bool, where a catalogue row [B, C] is among those of its query."""
+    found = np.zeros(rows.shape, dtype=np.bool_)
+    ends = np.cumsum([len(one) for one in few], dtype=np.int64)
+    _mark(rows, np.array([row for one in few for row in one], dtype=np.int64), ends, found)
+    return found
+
+
+@njit(cache=True)
+def _mark(rows, few, ends, found):
+    start = 0
+    for b in range(len(ends)):
+        named = few[start : ends[b]]
+        start = ends[b]
+        for c in range(rows.shape[1]):
+            for one in named:
+                if rows[b, c] == one:
+                    found[b, c] = True
+                    break

@@ -1,0 +1,98 @@
+"""Scores of the columns at one place of the window: relevance against likeness to what stands above.
+
+Compiled by numba. Shapes: B queries, C columns of the pool, D dim of the vectors, V values of a category.
+"""
+
+import math
+
+import numpy as np
+from numba import njit
+
+PLAIN, MMR, DPP, PROPORTIONS = range(4)
+SMOOTHING = 0.01
+"""share of the wanted proportions in those of a slate, so that their divergence stays finite (Steck 2018)"""
+
+
+@njit(cache=True)
+def fresh_state(mode, units, shares, window, num, trade_off, relevance):
+    """What a mode remembers: (closest [C] or variances [C], factors [window, C], sums [V], q^2 [C], number).
+
+    Variances and factors are those of I + L divided by the qualities q, so that all of them are about 1.
+    """
+    rows = min(window, 1024) if mode == DPP else 0
+    closest = np.full(num if mode != PLAIN else 0, -math.inf)
+    quality = np.empty(num if mode == DPP else 0)
+    if mode == DPP:
+        strength = min(trade_off / max(1 - trade_off, 1e-9), 60.0)
+        for c in range(num):
+            quality[c] = math.exp(strength * relevance[c])
+            closest[c] = 1 + 1 / quality[c]
+    factors = np.zeros((rows, num), dtype=np.float32)
+    return closest, factors, np.zeros(shares.shape[2]), quality, np.zeros(1, dtype=np.int64)
+
+
+@njit(cache=True)
+def scored(b, diverse, mode, trade_off, relevance, wanted, shares, state, scores):
+    closest, _, sums, quality, number = state
+    for c in range(len(scores)):
+        own = relevance[b, c] * (trade_off if relevance[b, c] >= 0 else 1.0)
+        if not diverse:
+            scores[c] = -c
+        elif mode == MMR:
+            scores[c] = own - (1 - trade_off) * closest[c] if number[0] else own
+        elif mode == DPP:
+            scores[c] = quality[c] * closest[c] if own >= 0 else own
+        else:
+            scores[c] = own - (1 - trade_off) * _divergence(wanted[b], sums, shares[b, c], number[0])
+
+
+@njit(cache=True)
+def _divergence(wanted, sums, own, number):
+    """Kullback-Leibler divergence of the wanted proportions from those of the slate with one more item."""
+    total = 0.0
+    for v in range(len(wanted)):
+        if wanted[v] > 0:
+            there = (1 - SMOOTHING) * (sums[v] + own[v]) / (number + 1) + SMOOTHING * wanted[v]
+            total += wanted[v] * math.log(wanted[v] / there)
+    return total
+
+
+@njit(cache=True)
+def added(b, chosen, mode, units, shares, state):
+    closest, factors, sums, quality, number = state
+    if mode == MMR:
+        cosines = _cosines(units[b], chosen)
+        for c in range(units.shape[1]):
+            closest[c] = max(closest[c], cosines[c])
+    elif mode == PROPORTIONS:
+        for v in range(len(sums)):
+            sums[v] += shares[b, chosen, v]
+    elif mode == DPP and number[0] < len(factors):
+        row, cosines = number[0], _cosines(units[b], chosen)
+        _subtract(cosines, factors[:row], chosen)
+        root = np.float32(math.sqrt(max(closest[chosen], 1e-12)))
+        for c in range(len(cosines)):
+            factors[row, c] = cosines[c] / root
+            closest[c] = max(closest[c] - factors[row, c] ** 2, 1 / quality[c])
+    number[0] += 1
+
+
+@njit(cache=True)
+def _subtract(cosines, factors, chosen):
+    """What the rows of the Cholesky factor explain already (fast greedy MAP, Chen et al. 2018)."""
+    for row in range(len(factors)):
+        weight = factors[row, chosen]
+        for c in range(len(cosines)):
+            cosines[c] -= weight * factors[row, c]
+
+
+@njit(cache=True, fastmath=True)
+def _cosines(units, chosen):
+    """[C] float32 of all units [C, D] with one of them."""
+    cosines, own = np.empty(len(units), dtype=np.float32), units[chosen]
+    for c in range(len(units)):
+        total = np.float32(0)
+        for d in range(units.shape[1]):
+            total += units[c, d] * own[d]
+        cosines[c] = total
+    return cosines
