@@ -91,7 +91,7 @@ def finished(folder: Path) -> Finished:
 
 
 def _ranked(stages: tuple[Retrieve, Rank], questions: Questions) -> Iterator[dict[str, Any]]:
-    queries = questions.queries(PLACES)
+    queries = questions.replay.queries(questions.rows, PLACES)
     for start in track(range(0, len(queries), BATCH), "retrieved and ranked"):
         yield through({"QUERY": queries[start : start + BATCH]}, stages)
 

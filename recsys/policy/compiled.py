@@ -92,7 +92,8 @@ class CompiledRules:
             for rule in rules.rules
         ]
         together = Conditions.of(conditions, catalogue, of_items)
-        read = {name for _, part in (*whens, *together.request, *together.mixed) for name in part.names} - set(of_items)
+        asked = [*(part for _, part in (*whens, *together.request)), *(part for part, _ in together.mixed)]
+        read = {name for part in asked for name in part.names} - set(of_items)
         row_of = {item: row for row, item in enumerate(catalogue["item"].tolist())}
         scales = _places(rules, Boost, Bury)
         quotas = _places(rules, *QUOTAS)

@@ -52,7 +52,8 @@ class Conditions:
     items: np.ndarray
     """[N, R] bool"""
     request: tuple[tuple[int, Expression], ...]
-    mixed: tuple[tuple[int, Expression], ...]
+    mixed: tuple[tuple[Expression, tuple[int, ...]], ...]
+    """with the places of the conditions that have this part"""
 
     @staticmethod
     def of(conditions: Sequence[Condition], catalogue: Columns, item_types: Mapping[str, str]) -> "Conditions":
@@ -62,15 +63,23 @@ class Conditions:
             item_types=item_types,
             items=np.ascontiguousarray(np.reshape(masks, (len(masks), len(catalogue["item"]))).T.astype(bool)),
             request=tuple((place, part) for place, one in enumerate(conditions) for part in one.request),
-            mixed=tuple((place, part) for place, one in enumerate(conditions) for part in one.mixed),
+            mixed=_grouped([(part, place) for place, one in enumerate(conditions) for part in one.mixed]),
         )
 
     def __call__(self, rows: np.ndarray, request: Columns) -> np.ndarray:
         """Catalogue rows [B, C] and columns of the request [B, 1] -> [B, C, R] bool, where all but `request` holds."""
         holds = self.items[rows]
-        for place, part in self.mixed:
+        for part, places in self.mixed:
             columns = {
                 name: self.catalogue[name][rows] if name in self.item_types else request[name] for name in part.names
             }
-            holds[..., place] &= part(columns)
+            holds[..., list(places)] &= part(columns)[..., None]
         return holds
+
+
+def _grouped(parts: Sequence[tuple[Expression, int]]) -> tuple[tuple[Expression, tuple[int, ...]], ...]:
+    """Parts of the same text together."""
+    by_text: dict[str, tuple[Expression, list[int]]] = {}
+    for part, place in parts:
+        by_text.setdefault(part.text, (part, []))[1].append(place)
+    return tuple((part, tuple(places)) for part, places in by_text.values())

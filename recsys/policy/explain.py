@@ -116,29 +116,35 @@ def _touching(
 ) -> list[Mapping[str, str]]:
     """name of each rule that touched an item -> what it did to it."""
     touched: list[dict[str, str]] = [{} for _ in columns]
-    for place, where in _touches(batch, index, columns, came, rules).items():
-        name, does = rules.rules[place].name, rules.effects[place]
-        for column in np.flatnonzero(where).tolist():
-            touched[column][name] = does
+    places, where = _touches(batch, index, columns, came, rules)
+    named = [(rules.rules[place].name, rules.effects[place]) for place in places]
+    for which, column in zip(*(one.tolist() for one in np.nonzero(where)), strict=True):
+        name, does = named[which]
+        touched[column][name] = does
     return list(touched)
 
 
 def _touches(
     batch: Batch, index: int, columns: np.ndarray, came: np.ndarray, rules: CompiledRules
-) -> dict[int, np.ndarray]:
-    """place of each rule in the document -> [K] bool."""
+) -> tuple[list[int], np.ndarray]:
+    """Places of rules in the document, and where each touched what is shown, [number of them, K] bool."""
     active, holds = batch.applied.active[index], batch.applied.holds[index]
-    held = batch.pool.pinned[index, : len(columns)] >= 0
-    touches = {place: holds[came, place] for place in rules.scales if active[place]}
+    rows, held = batch.pool.rows[index, columns], batch.pool.pinned[index, : len(columns)] >= 0
+    scales = [place for place in rules.scales if active[place]]
+    touches: list[tuple[int, np.ndarray]] = list(zip(scales, holds[came][:, scales].T, strict=True))
     for pin in rules.pins:
-        own = holds[came, pin.rule] if pin.row is None else batch.pool.rows[index, columns] == pin.row
-        if active[pin.rule]:
-            touches[pin.rule] = held & own
-    for place, bit in zip(rules.quota_places, rules.quotas.bits.tolist(), strict=True):
-        cost = (batch.selection.passed_over[index] & bit) != 0
-        if cost.any():
-            touches[place] = cost[columns]
+        if active[pin.rule] and held.any():
+            touches.append((pin.rule, held & (holds[came, pin.rule] if pin.row is None else rows == pin.row)))
+    cost = batch.selection.passed_over[index, columns]
+    touches += [
+        (place, (cost & bit) != 0)
+        for place, bit in zip(rules.quota_places, rules.quotas.bits.tolist(), strict=True)
+        if cost.any()
+    ]
     for place, balance in rules.balances:
         if active[place]:
-            touches[place] = balance.factors(batch.queries[index].exposure)[batch.pool.rows[index, columns]] != 1
-    return {place: touches[place] for place in sorted(touches)}
+            touches.append((place, balance.factors(batch.queries[index].exposure)[rows] != 1))
+    touches.sort(key=lambda one: one[0])
+    return [place for place, _ in touches], np.array([where for _, where in touches]).reshape(
+        len(touches), len(columns)
+    )

@@ -1,15 +1,18 @@
 """Pins: which item holds which place before anything else is chosen.
 
-Shapes: B queries, C columns of the pool in plain order, K places, R rules.
+Shapes: B queries, C columns of the pool in plain order, P pins, K places, R rules.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
+from numba import njit
 
 from recsys.contracts import Query
-from recsys.policy.compiled import CompiledPin, CompiledRules
+from recsys.policy.compiled import CompiledRules
 from recsys.policy.selection import Pool
+
+NO_ITEM = -1
 
 
 def place_pins(
@@ -29,50 +32,59 @@ def place_pins(
     next free one; where too little stands above them, pins move up.
     """
     lengths = np.array([query.k for query in queries])
-    eligible, showable = offered & showable, showable.copy()
+    eligible = offered & showable
     held = np.full((len(queries), int(lengths.max())), -1, dtype=np.int64)
-    for pin in rules.pins if rows.shape[1] else ():
-        may_stand = _may_stand(pin, holds, rows, offered, showable, eligible)
-        place = _free_place(held, lengths, pin.position)
-        on = active[:, pin.rule] & may_stand.any(axis=1) & (place >= 0)
-        which = np.flatnonzero(on)
-        column = may_stand.argmax(axis=1)[which]
-        held[which, place[which]] = column
-        eligible[which, column] = False
-        showable[which] &= rows[which] != rows[which, column][:, None]
-    num_eligible, num_held = eligible.sum(axis=1), (held >= 0).sum(axis=1)
-    sizes = np.minimum(lengths, num_eligible + num_held)
-    return Pool(rows=rows, utility=utility, eligible=eligible, pinned=_moved_up(held, num_eligible, sizes), sizes=sizes)
+    places = [pin.rule for pin in rules.pins]
+    positions = np.array([pin.position for pin in rules.pins], dtype=np.int64)
+    items = np.array([NO_ITEM if pin.row is None else pin.row for pin in rules.pins], dtype=np.int64)
+    if len(items):
+        _hold(positions, items, active[:, places], holds[..., places], rows, offered, showable, eligible, lengths, held)
+    num_eligible = eligible.sum(axis=1)
+    sizes = np.minimum(lengths, num_eligible + (held >= 0).sum(axis=1))
+    pinned = np.full((len(queries), int(sizes.max())), -1, dtype=np.int64)
+    _move_up(held, num_eligible, pinned)
+    return Pool(rows=rows, utility=utility, eligible=eligible, pinned=pinned, sizes=sizes)
 
 
-def _may_stand(
-    pin: CompiledPin,
-    holds: np.ndarray,
-    rows: np.ndarray,
-    offered: np.ndarray,
-    showable: np.ndarray,
-    eligible: np.ndarray,
-) -> np.ndarray:
-    """[B, C] columns that the pin may take, the first of them it does."""
-    if pin.row is None:
-        return eligible & holds[..., pin.rule]
-    same = (rows == pin.row) & showable
-    return np.where((same & offered).any(axis=1, keepdims=True), same & offered, same)
+@njit(cache=True)
+def _hold(positions, items, active, holds, rows, offered, showable, eligible, lengths, held):
+    """Let each pin that is active [B, P] and whose condition holds [B, C, P] hold a place; its item is no longer free."""
+    for b in range(len(lengths)):
+        for p in range(len(items)):
+            place = positions[p]
+            while place < lengths[b] and held[b, place] >= 0:
+                place += 1
+            if not active[b, p] or place >= lengths[b]:
+                continue
+            column = _column(items[p], holds[b, :, p], rows[b], offered[b], showable[b], eligible[b], held[b])
+            if column >= 0:
+                held[b, place] = column
+                eligible[b, column] = False
 
 
-def _free_place(held: np.ndarray, lengths: np.ndarray, position: int) -> np.ndarray:
-    """[B] the first free place from a position on, -1 where the page has none."""
-    places = np.arange(held.shape[1])
-    free = (held < 0) & (places >= position) & (places < lengths[:, None])
-    if position >= held.shape[1]:
-        return np.full(len(held), -1)
-    return np.where((lengths > position) & free.any(axis=1), free.argmax(axis=1), -1)
+@njit(cache=True)
+def _column(item, holds, rows, offered, showable, eligible, held):
+    """The one that a pin takes, -1 for none: its own item, from a source if one offered it, or the best that fits."""
+    found = -1
+    for c in range(len(rows)):
+        if item == NO_ITEM:
+            if eligible[c] and holds[c]:
+                return c
+        elif rows[c] == item and showable[c] and (found < 0 or (offered[c] and not offered[found])):
+            found = c
+    if found >= 0:
+        for column in held:
+            if column >= 0 and rows[column] == item:
+                return -1
+    return found
 
 
-def _moved_up(held: np.ndarray, num_eligible: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """[B, K of the longest]: no gap above a pin that nothing else can fill."""
-    pinned = np.full((len(held), int(sizes.max())), -1, dtype=np.int64)
-    which, place = np.nonzero(held >= 0)
-    turn = (np.cumsum(held >= 0, axis=1) - 1)[which, place]
-    pinned[which, np.minimum(place, num_eligible[which] + turn)] = held[which, place]
-    return pinned
+@njit(cache=True)
+def _move_up(held, num_eligible, pinned):
+    """No gap above a pin that nothing else can fill."""
+    for b in range(len(held)):
+        turn = 0
+        for place in range(held.shape[1]):
+            if held[b, place] >= 0:
+                pinned[b, min(place, num_eligible[b] + turn)] = held[b, place]
+                turn += 1
