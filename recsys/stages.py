@@ -207,6 +207,9 @@ class LiveRules:
     def rows(self, tensors: Tensors) -> np.ndarray:
         return self.follower.now().value.rows(tensors)
 
+    def offered(self, tensors: Tensors) -> tuple[Sequence[Query], Candidates, np.ndarray | None]:
+        return self.follower.now().value.offered(tensors)
+
 
 Stages = tuple[Retrieve, Rank, Rules | LiveRules] | tuple[Retrieve, Rules | LiveRules]
 

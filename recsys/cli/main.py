@@ -10,6 +10,7 @@ import polars as pl
 import typer
 from rich.console import Console
 from rich.progress import track
+from rich.text import Text
 
 from recsys.bundle import Bundle
 from recsys.cli.front import front_table, weighed
@@ -17,7 +18,7 @@ from recsys.cli.log import read_log
 from recsys.cli.rules import rules
 from recsys.cli.rules_check import check_rules, dry_run_rules
 from recsys.cli.show import item_names, slate_table
-from recsys.cli.why import reasons, reasons_table
+from recsys.cli.why import absence, reasons, reasons_table
 from recsys.contracts import Query, Slate
 from recsys.data.splits import whole
 from recsys.errors import QueryError, exit_on_error
@@ -52,6 +53,7 @@ def recommend(
     why: Annotated[
         bool, typer.Option("--why", help="with --user: what each part of the input adds to a utility")
     ] = False,
+    why_not: Annotated[str | None, typer.Option("--why-not", help="with --user: why this item is not shown")] = None,
     now: Annotated[float | None, typer.Option(help="unix seconds; else the end of the log")] = None,
     data: DataPath = None,
     store: Annotated[Path | None, typer.Option(help="folder of published rules; else the bundle's own rules")] = None,
@@ -59,8 +61,8 @@ def recommend(
     """Recommend to one user (--user) or to all of the log (--out), in this process."""
     if (user is None) == (out is None):
         raise QueryError("give either --user for one user or --out for all of them")
-    if why and user is None:
-        raise QueryError("--why explains the slate of one user; give --user")
+    if (why or why_not) and user is None:
+        raise QueryError("--why and --why-not explain the slate of one user; give --user")
     if now is not None and not math.isfinite(now):
         raise QueryError(f"--now is {now}; give unix seconds")
     if out is not None and out.is_dir():
@@ -76,6 +78,8 @@ def recommend(
         console.print(slate_table(slate, names))
         if why:
             console.print(reasons_table(reasons(stages, tensors, slate), names))
+        if why_not is not None:
+            console.print(Text(absence(stages, tensors, why_not)))
         return
     assert out is not None
     queries = [replay.latest(name, moment, k) for name in dataset.users["user"]]

@@ -13,6 +13,7 @@ from recsys.contracts import PAD, Slate
 from recsys.errors import ConfigError
 from recsys.features.encode import encode_queries
 from recsys.features.occlusion import variants
+from recsys.policy.why_not import why_not
 from recsys.stages import Rank, Retrieve, Stages
 
 EVENT = "event "
@@ -53,6 +54,13 @@ def reasons(stages: Stages, tensors: Mapping[str, Any], slate: Slate) -> list[Re
         _reason(item, {name: float(one[place]) for name, one in added.items()}, events)
         for place, item in enumerate(shown)
     ]
+
+
+def absence(stages: Stages, tensors: Mapping[str, Any], item: str) -> str:
+    """Why an item is not on the slate of one query; tensors: after all stages."""
+    rules = stages[-1]
+    (query,), candidates, probabilities = rules.offered(tensors)
+    return why_not(rules.policy, query, candidates, probabilities, item)
 
 
 _READ = ("history_", "profile_", "context_", "candidate_")

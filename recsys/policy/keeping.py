@@ -44,10 +44,11 @@ def completed(b, start, pool, limits, free, counts, owed):
     _, pinned, sizes = pool
     num, yielded = len(free), 0
     masks, excess, scores = np.zeros(num, dtype=np.int64), np.zeros(num, dtype=np.int64), np.empty(num)
+    full, capped = np.zeros(len(counts), dtype=np.int64), np.zeros(num, dtype=np.int64)
     groups, floors, satisfies, tops = limits[5], limits[6], limits[7], limits[2]
     for place in range(start, sizes[b]):
         if pinned[b, place] < 0:
-            breaks(b, place, pool, limits, counts, owed, masks, excess)
+            breaks(b, place, pool, limits, counts, owed, full, capped, masks, excess)
             for c in range(num):
                 scores[c] = -c / num
                 for f in range(len(floors)):
@@ -103,24 +104,28 @@ def pinned_counts(b, pool, limits):
 
 
 @njit(cache=True)
-def breaks(b, place, pool, limits, counts, owed, masks, excess):
-    """What each column would break at this place: bits of quotas, and places that floors then lack together."""
+def breaks(b, place, pool, limits, counts, owed, full, capped, masks, excess):
+    """What each column would break at this place: bits of quotas, and places that floors then lack together.
+
+    full [groups] and capped [C] are what the place before found; they start as zeros.
+    """
     bits, numbers, tops, active, group_quota, groups, floors, _, burdens = limits
-    for c in range(len(masks)):
-        masks[c], excess[c] = burdens[b, c], 0
-    full = np.zeros(len(group_quota), dtype=np.int64)
-    any_full = False
+    changed = False
     for group in range(len(group_quota)):
         quota = group_quota[group]
-        if place < tops[quota] and active[b, quota] and counts[group] >= numbers[quota]:
-            full[group] = bits[quota]
-            any_full = True
-    if any_full:
-        for c in range(len(masks)):
+        holds = place < tops[quota] and active[b, quota] and counts[group] >= numbers[quota]
+        bit = bits[quota] if holds else 0
+        if full[group] != bit:
+            full[group], changed = bit, True
+    if changed:
+        for c in range(len(capped)):
+            capped[c] = 0
             for slot in range(groups.shape[2]):
                 group = groups[b, c, slot]
                 if group >= 0:
-                    masks[c] |= full[group]
+                    capped[c] |= full[group]
+    for c in range(len(masks)):
+        masks[c], excess[c] = burdens[b, c] | capped[c], 0
     for f in range(len(floors)):
         if owed[f] > 0 and place < tops[floors[f]]:
             _owe(b, f, place, pool, limits, owed, masks, excess)

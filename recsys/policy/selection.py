@@ -189,11 +189,12 @@ def _fill(b, pool, limits, scoring, draws, selection, counts, owed, guard):
     columns, propensities, explored, _, passed_over = selection
     free, num, yielded = eligible[b].copy(), eligible.shape[1], 0
     masks, excess, scores = np.zeros(num, dtype=np.int64), np.zeros(num, dtype=np.int64), np.empty(num)
+    full, capped = np.zeros(len(counts), dtype=np.int64), np.zeros(num, dtype=np.int64)
     state = fresh_state(mode, units, shares, window, num, trade_off, relevance[b])
     for place in range(sizes[b]):
         chosen = pinned[b, place]
         if chosen < 0:
-            breaks(b, place, pool, limits, counts, owed, masks, excess)
+            breaks(b, place, pool, limits, counts, owed, full, capped, masks, excess)
             diverse = mode != PLAIN and place < window
             scored(b, diverse, mode, trade_off, relevance, wanted, shares, state, scores)
             best = best_column(free, masks, excess, scores)

@@ -68,3 +68,21 @@ def test_the_command_prints_them(
     assert ended.value.code == 0
     printed = capsys.readouterr().out
     assert all(word in printed for word in ("what adds to the utility", "retrieval", "because of"))
+
+
+def test_the_command_says_why_an_item_is_not_shown(
+    trained: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    user = trained.dataset.interactions["user"][-1]
+    monkeypatch.setattr(cli, "console", Console(width=240))
+    arguments = ["recommend", "--bundle", str(trained.bundle.path), "--user", user, "--why-not", "none such"]
+    monkeypatch.setattr(sys, "argv", ["recsys", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 0
+    assert "'none such' is not in the catalogue" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["recsys", "recommend", "--bundle", "x", "--out", "y", "--why-not", "i1"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    assert "--why-not explain the slate of one user" in capsys.readouterr().err
