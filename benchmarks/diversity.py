@@ -233,7 +233,7 @@ def main() -> None:
     draw_fronts(RESULTS / "diversity.png", rows)
     console.print(f"\nresult   {write_result('diversity', rows, claimed, time.perf_counter() - start)}")
     console.print(f"picture  {RESULTS / 'diversity.png'}")
-    console.print("next     python train.py policy/diversity=...", style="bold")
+    console.print("next     python train.py policy.diversity.trade_off=...", style="bold")
 
 
 if __name__ == "__main__":

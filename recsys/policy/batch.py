@@ -1,6 +1,6 @@
 """The slates of a batch with all that they were made from.
 
-Shapes: B queries, C candidates, K places, Q quotas.
+Shapes: B queries, C candidates and the items of pins, K places, R rules.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import numpy as np
 
 from recsys.contracts import Candidates, Query
 from recsys.policy.compiled import Applied
-from recsys.policy.selection import Limits, Pool, Selection
+from recsys.policy.selection import Pool, Selection
 
 UNRANKED = "rank"
 """no probabilities came: the retrieval score is the utility"""
@@ -23,16 +23,33 @@ SHORT = "candidates:short"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Batch:
-    queries: Sequence[Query]
-    candidates: Candidates
-    probabilities: np.ndarray | None
+class Offer:
+    """Candidates in plain order, utility falling, then row rising, and behind them the items of pins: [B, C] each."""
+
     applied: Applied
     """of the candidates as they came"""
     order: np.ndarray
-    """[B, columns of the pool] int64, index among the candidates as they came and the items of pins behind them"""
+    """int64, index among the candidates as they came and the items of pins behind them"""
+    rows: np.ndarray
+    utility: np.ndarray
+    """float64, NaN where unknown"""
+    offered: np.ndarray
+    """bool, by a source"""
+    showable: np.ndarray
+    """bool, neither removed by a rule nor met before nor excluded by the request"""
+    holds: np.ndarray
+    """[B, C, R] bool, conditions of the rules"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Slates, and what they were made from."""
+
+    queries: Sequence[Query]
+    candidates: Candidates
+    probabilities: np.ndarray | None
+    offer: Offer
     pool: Pool
-    limits: Limits
     selection: Selection
 
     def degraded(self, index: int, relaxed: Sequence[str]) -> tuple[str, ...]:

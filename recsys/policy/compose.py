@@ -1,7 +1,7 @@
 """The order of the policy: value, rules, plain order, pins, then place by place quotas, diversity and exploration.
 
-Shapes: B queries of a batch, C candidates of a query, P columns behind them for the items of pins, S candidate sources,
-T objectives, K places, N items of the catalogue, R rules, Q quotas, D dim of the vectors.
+Shapes: B queries of a batch, C candidates of a query and behind them the items of pins, S candidate sources, T objectives,
+K places, N items of the catalogue, D dim of the vectors.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ import numpy as np
 from recsys.contracts import PAD, Candidates, Query, Slate
 from recsys.errors import BundleError, ConfigError
 from recsys.expressions import Columns, suggestion
-from recsys.policy.batch import Batch, plain_order
+from recsys.policy.batch import Batch, Offer, plain_order
 from recsys.policy.compiled import CompiledRules
 from recsys.policy.diversity import Diversity, Likeness, diversity_from_document
 from recsys.policy.explain import slates
@@ -121,38 +121,49 @@ class CompiledPolicy:
     def filled(self, queries: Sequence[Query], candidates: Candidates, probabilities: np.ndarray | None) -> Batch:
         """The slates of a batch, and all that they were made from."""
         _check_shapes(queries, candidates, probabilities)
-        raw = candidates.scores if probabilities is None else self.value(probabilities)
-        offered = (candidates.items != PAD) & ~np.isneginf(candidates.scores)
-        brought = [pin.row for pin in self.rules.pins if pin.row is not None]
-        rows = np.concatenate([candidates.items, np.tile(np.array(brought, dtype=np.int64), (len(queries), 1))], axis=1)
-        applied = self.rules(queries, rows)
-        seen = [_rows(self.rules.row_of, query) for query in queries]
-        showable = ~applied.banned & ~among(rows, [mine for _, mine in seen])
-        utility = scaled(np.where(offered, raw, np.nan), applied.factors[:, : offered.shape[1]])
-        order = plain_order(rows, utility, offered.shape[1])
-        place = order + rows.shape[1] * np.arange(len(rows))[:, None]
-        width = rows.shape[1]
-        columns = (rows, showable, _padded(offered, width, False), _padded(utility, width, np.nan))
-        rows, showable, offered, utility = (one.ravel()[place] for one in columns)
-        holds = applied.holds.reshape(rows.size, len(self.rules.rules))[place]
-        pool = place_pins(queries, self.rules, applied.active, holds, rows, utility, offered, showable)
-        limits = self._limits(queries, pool, applied.active, holds)
+        seen = [_seen(self.rules.row_of, query) for query in queries]
+        offer = self._offer(queries, candidates, probabilities, [hidden for _, hidden in seen])
+        pool = place_pins(queries, self.rules, offer)
+        limits = self._limits(queries, pool, offer)
         scoring = self.diversity.scoring(pool, self.likeness, [history for history, _ in seen])
-        selection = select(pool, limits, scoring, self.exploration.draws(queries, pool))
         return Batch(
             queries=queries,
             candidates=candidates,
             probabilities=probabilities,
-            applied=applied,
-            order=order,
+            offer=offer,
             pool=pool,
-            limits=limits,
-            selection=selection,
+            selection=select(pool, limits, scoring, self.exploration.draws(queries, pool)),
         )
 
-    def _limits(self, queries: Sequence[Query], pool: Pool, active: np.ndarray, holds: np.ndarray) -> Limits:
+    def _offer(
+        self,
+        queries: Sequence[Query],
+        candidates: Candidates,
+        probabilities: np.ndarray | None,
+        hidden: Sequence[Sequence[int]],
+    ) -> Offer:
+        """What rules and value say of the candidates and, behind them, of the items of pins."""
+        raw = candidates.scores if probabilities is None else self.value(probabilities)
+        offered = (candidates.items != PAD) & ~np.isneginf(candidates.scores)
+        brought = np.array([pin.row for pin in self.rules.pins if pin.row is not None], dtype=np.int64)
+        rows = np.concatenate([candidates.items, np.tile(brought, (len(queries), 1))], axis=1)
+        applied = self.rules(queries, rows)
+        utility = scaled(np.where(offered, raw, np.nan), applied.factors[:, : offered.shape[1]])
+        order = plain_order(rows, utility, offered.shape[1])
+        place = order + rows.shape[1] * np.arange(len(rows))[:, None]
+        return Offer(
+            applied=applied,
+            order=order,
+            rows=rows.ravel()[place],
+            utility=_padded(utility, rows.shape[1], np.nan).ravel()[place],
+            offered=_padded(offered, rows.shape[1], False).ravel()[place],
+            showable=(~applied.banned & ~among(rows, hidden)).ravel()[place],
+            holds=applied.holds.reshape(rows.size, len(self.rules.rules))[place],
+        )
+
+    def _limits(self, queries: Sequence[Query], pool: Pool, offer: Offer) -> Limits:
         quotas, places = self.rules.quotas, list(self.rules.quota_places)
-        own, on = holds[..., places], active[:, places]
+        own, on = offer.holds[..., places], offer.applied.active[:, places]
         return Limits(
             bits=quotas.bits,
             limits=quotas.limits,
@@ -174,7 +185,7 @@ def scaled(utility: np.ndarray, factors: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(values), values, np.nan)
 
 
-def _rows(row_of: Mapping[str, int], query: Query) -> tuple[list[int], list[int]]:
+def _seen(row_of: Mapping[str, int], query: Query) -> tuple[list[int], list[int]]:
     """Catalogue rows of a query's history, and with them those it asks not to see."""
     history = [row for event in query.history if (row := row_of.get(event.item)) is not None]
     return history, [*history, *(row for item in query.exclude if (row := row_of.get(item)) is not None)]

@@ -175,10 +175,14 @@ def content_vectors(catalogue: Columns, types: Mapping[str, str]) -> np.ndarray:
 
 
 def _categories(catalogue: Columns, types: Mapping[str, str]) -> list[dict[str, tuple[str, ...]]]:
-    """Of each item, column -> its values."""
-    columns = [name for name, kind in types.items() if kind in ("category", "categories") and name != "item"]
-    grouped = {name: grouping("diversity", name, catalogue, types) for name in columns}
-    return [{name: grouped[name][row] for name in columns} for row in range(len(catalogue["item"]))]
+    """Of each item, column -> its values; a column with a value for every second item or more, a title, tells who it is."""
+    num_items, grouped = len(catalogue["item"]), {}
+    for name, kind in types.items():
+        if kind in ("category", "categories") and name != "item":
+            rows = grouping("diversity", name, catalogue, types)
+            if len({value for row in rows for value in row}) <= num_items / 2:
+                grouped[name] = rows
+    return [{name: rows[row] for name, rows in grouped.items()} for row in range(num_items)]
 
 
 def relevance(pool: Pool) -> np.ndarray:

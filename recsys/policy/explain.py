@@ -48,7 +48,7 @@ def _items(
 ) -> tuple[SlateItem, ...]:
     pool, selection = batch.pool, batch.selection
     columns = selection.columns[index, : pool.sizes[index]]
-    came = batch.order[index, columns]
+    came = batch.offer.order[index, columns]
     candidates = np.where(came < batch.candidates.items.shape[1], came, -1)
     utility = pool.utility[index, columns]
     ranks = np.cumsum(pool.eligible[index])[columns] - 1
@@ -128,7 +128,7 @@ def _touches(
     batch: Batch, index: int, columns: np.ndarray, came: np.ndarray, rules: CompiledRules
 ) -> tuple[list[int], np.ndarray]:
     """Places of rules in the document, and where each touched what is shown, [number of them, K] bool."""
-    active, holds = batch.applied.active[index], batch.applied.holds[index]
+    active, holds = batch.offer.applied.active[index], batch.offer.applied.holds[index]
     rows, held = batch.pool.rows[index, columns], batch.pool.pinned[index, : len(columns)] >= 0
     scales = [place for place in rules.scales if active[place]]
     touches: list[tuple[int, np.ndarray]] = list(zip(scales, holds[came][:, scales].T, strict=True))

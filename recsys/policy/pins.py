@@ -9,41 +9,33 @@ import numpy as np
 from numba import njit
 
 from recsys.contracts import Query
+from recsys.policy.batch import Offer
 from recsys.policy.compiled import CompiledRules
 from recsys.policy.selection import Pool
 
 NO_ITEM = -1
 
 
-def place_pins(
-    queries: Sequence[Query],
-    rules: CompiledRules,
-    active: np.ndarray,
-    holds: np.ndarray,
-    rows: np.ndarray,
-    utility: np.ndarray,
-    offered: np.ndarray,
-    showable: np.ndarray,
-) -> Pool:
+def place_pins(queries: Sequence[Query], rules: CompiledRules, offer: Offer) -> Pool:
     """The pool with the pins that hold, in the order of the document.
 
-    active [B, R], holds [B, C, R]; rows, utility, offered and showable [B, C]. A pin brings an item that no source
-    offered; one with a condition takes the best candidate for which it holds. A pin whose place is taken stands on the
-    next free one; where too little stands above them, pins move up.
+    A pin brings an item that no source offered; one with a condition takes the best candidate for which it holds. A pin
+    whose place is taken stands on the next free one; where too little stands above them, pins move up.
     """
     lengths = np.array([query.k for query in queries])
-    eligible = offered & showable
+    eligible = offer.offered & offer.showable
     held = np.full((len(queries), int(lengths.max())), -1, dtype=np.int64)
     places = [pin.rule for pin in rules.pins]
     positions = np.array([pin.position for pin in rules.pins], dtype=np.int64)
     items = np.array([NO_ITEM if pin.row is None else pin.row for pin in rules.pins], dtype=np.int64)
     if len(items):
-        _hold(positions, items, active[:, places], holds[..., places], rows, offered, showable, eligible, lengths, held)
+        active, holds = offer.applied.active[:, places], offer.holds[..., places]
+        _hold(positions, items, active, holds, offer.rows, offer.offered, offer.showable, eligible, lengths, held)
     num_eligible = eligible.sum(axis=1)
     sizes = np.minimum(lengths, num_eligible + (held >= 0).sum(axis=1))
     pinned = np.full((len(queries), int(sizes.max())), -1, dtype=np.int64)
     _move_up(held, num_eligible, pinned)
-    return Pool(rows=rows, utility=utility, eligible=eligible, pinned=pinned, sizes=sizes)
+    return Pool(rows=offer.rows, utility=offer.utility, eligible=eligible, pinned=pinned, sizes=sizes)
 
 
 @njit(cache=True)
