@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from slow_twin import objects
 
 from recsys.errors import ConfigError
 from recsys.policy.diversity import (
@@ -25,12 +26,6 @@ from recsys.policy.selection import Draws, Limits, Pool, select
 # D 2: items 0, 1, 2 alike, item 3 across, item 4 in between
 VECTORS = np.array([[1, 0], [2, 0], [1, 0], [0, 1], [1, 1]], dtype=np.float32)
 UTILITY = (5.0, 4.0, 3.0, 2.0, 1.0)
-
-
-def objects(values):
-    column = np.empty(len(values), dtype=object)
-    column[:] = values
-    return column
 
 
 CATALOGUE = {

@@ -2,17 +2,12 @@
 
 import numpy as np
 import pytest
+from slow_twin import objects
 
 from recsys.errors import ConfigError
 from recsys.policy.lint import Catalogue, check
 
 NOW = 1_800_000_000.0  # 2027-01-15
-
-
-def objects(values):
-    column = np.empty(len(values), dtype=object)
-    column[:] = values
-    return column
 
 
 CATALOGUE = Catalogue(

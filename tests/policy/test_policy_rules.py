@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from slow_twin import objects
 
 from recsys.contracts import Event, Query
 from recsys.errors import ConfigError
@@ -18,12 +19,6 @@ rules:
   - {name: pin-house-film, pin: 0, item: "50", when: "surface == 'home'"}
   - {name: at-most-three-per-genre, cap: 3, of: genres, top: 10}
 """
-
-
-def objects(values):
-    column = np.empty(len(values), dtype=object)
-    column[:] = values
-    return column
 
 
 ITEMS = [
