@@ -72,7 +72,10 @@ def fuzzed(rng: np.random.Generator) -> Fuzzed:
             seen["capped"] += BATCH
             seen["caps that did not hold"] += int(over.sum())
             explores = policy.exploration.kind != "none"
-            kept = sum(_could_keep(columns, rules, offered.items[row][showable[row]]) for row in np.flatnonzero(over))
+            kept = sum(
+                _could_keep(columns, rules, offered.items[row][showable[row]], _pinned(columns, rules, rows[row]))
+                for row in np.flatnonzero(over)
+            )
             broken["cap_violations"] += 0 if explores else kept
             seen["caps that could have been kept, but for chance"] += kept if explores else 0
         if policy.diversity.trade_off == 1 and policy.exploration.kind == "none" and not rules:
@@ -139,7 +142,13 @@ def _over(columns: dict[str, np.ndarray], rule: dict, rows: np.ndarray) -> np.nd
     return np.asarray((counts > rule["cap"]).any(axis=1))
 
 
-def _could_keep(columns: dict[str, np.ndarray], rules: list[dict], items: np.ndarray) -> int:
+def _pinned(columns: dict[str, np.ndarray], rules: list[dict], page: np.ndarray) -> int:
+    """The item that the pin put on its place, PAD for none: pins stand before caps."""
+    pins = [rule["pin"] for rule in rules if "pin" in rule]
+    return int(page[pins[0]]) if pins and columns["price"][page[pins[0]]] < 30 else PAD
+
+
+def _could_keep(columns: dict[str, np.ndarray], rules: list[dict], items: np.ndarray, pinned: int) -> int:
     """Whether some slate of these items keeps all caps and floors (a 0/1 program: item i on place p)."""
     size = min(PLACES, len(items))
     if not size:
@@ -157,6 +166,9 @@ def _could_keep(columns: dict[str, np.ndarray], rules: list[dict], items: np.nda
             constraints.append(
                 LinearConstraint((columns["year"][items] >= 1990).astype(float) @ inside, rule["floor"], np.inf)
             )
+    if pinned != PAD:
+        here = at[items == pinned, next(rule["pin"] for rule in rules if "pin" in rule)]
+        constraints.append(LinearConstraint(here, 1, 1))
     solved = milp(np.zeros(at.shape[-1]), constraints=constraints, integrality=np.ones(at.shape[-1]), bounds=(0, 1))
     return int(solved.status == 0)
 

@@ -19,8 +19,8 @@ from recsys.policy.quotas import Balance, Quotas
 from recsys.policy.request import TYPES, Value, request_columns, request_values
 from recsys.policy.rules import DATE, QUOTAS, Boost, Bury, Exposure, Must, Pin, Rule, RuleSet
 
-MAX_OPENED = 10_000
-"""kinds of requests whose answers are remembered"""
+MAX_KNOWN = 10_000
+"""values of requests whose answers are remembered"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +47,47 @@ class Applied:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Gates:
+    """Expressions over the request alone; what they said of the same values before is remembered."""
+
+    groups: Mapping[tuple[str, ...], tuple[tuple[int, Expression], ...]]
+    """names that are read -> rules with the expressions that read them"""
+    num_rules: int
+    known: Mapping[tuple[str, ...], dict[tuple[Value, ...], np.ndarray]]
+    """names -> their values -> [R] bool"""
+
+    @staticmethod
+    def of(parts: Sequence[tuple[int, Expression]], num_rules: int) -> "Gates":
+        groups: dict[tuple[str, ...], list[tuple[int, Expression]]] = {}
+        for place, part in parts:
+            groups.setdefault(tuple(sorted(part.names)), []).append((place, part))
+        frozen = {names: tuple(mine) for names, mine in groups.items()}
+        return Gates(groups=frozen, num_rules=num_rules, known={names: {} for names in groups})
+
+    def __call__(self, values: Sequence[tuple[Value, ...]], names: Mapping[str, str]) -> np.ndarray:
+        """[B, R] bool, where all expressions of a rule hold; values: of `names` [B]."""
+        opened = np.ones((len(values), self.num_rules), dtype=bool)
+        place_of = {name: place for place, name in enumerate(names)}
+        for group in self.groups:
+            places = [place_of[name] for name in group]
+            for row, mine in enumerate(values):
+                opened[row] &= self._asked(group, tuple(mine[place] for place in places), names)
+        return opened
+
+    def _asked(self, group: tuple[str, ...], mine: tuple[Value, ...], names: Mapping[str, str]) -> np.ndarray:
+        known = self.known[group]
+        if mine not in known:
+            if len(known) >= MAX_KNOWN:
+                known.clear()
+            holds = np.ones(self.num_rules, dtype=bool)
+            columns = request_columns([mine], {name: names[name] for name in group})
+            for place, part in self.groups[group]:
+                holds[place] &= bool(np.all(part(columns)))
+            known[mine] = holds
+        return known[mine]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CompiledRules:
     """Rules of one catalogue; `places` are those in the document."""
 
@@ -56,11 +97,10 @@ class CompiledRules:
     hash: str
     names: Mapping[str, str]
     """names of the request that any rule reads -> type"""
-    gates: tuple[tuple[int, Expression], ...]
-    """what `when` says, and the parts of conditions that read the request alone"""
-    whens: tuple[tuple[int, Expression], ...]
-    opened: dict[tuple[Value, ...], tuple[np.ndarray, np.ndarray]]
-    """answers of the gates to requests that were like this one before"""
+    whens: "Gates"
+    """what `when` says"""
+    gates: "Gates"
+    """the parts of conditions that read the request alone"""
     starts: np.ndarray
     """[R] float64, unix seconds"""
     ends: np.ndarray
@@ -102,9 +142,8 @@ class CompiledRules:
             effects=tuple(map(_effect, rules.rules)),
             hash=rules.hash,
             names={name: _type(name, of_requests) for name in sorted(read)},
-            gates=together.request,
-            whens=whens,
-            opened={},
+            whens=Gates.of(whens, len(rules.rules)),
+            gates=Gates.of(together.request, len(rules.rules)),
             starts=np.array([_seconds(rule.start, -math.inf) for rule in rules.rules]),
             ends=np.array([_seconds(rule.end, math.inf) for rule in rules.rules]),
             conditions=together,
@@ -125,33 +164,14 @@ class CompiledRules:
     def __call__(self, queries: Sequence[Query], rows: np.ndarray) -> Applied:
         """What they say of catalogue rows [B, C]."""
         values = [request_values(query, self.names) for query in queries]
-        opened = [self._opened(one) for one in values]
-        active = np.array([when for when, _ in opened]).reshape(len(queries), len(self.rules))
         now = np.array([[query.now] for query in queries])
-        active &= (self.starts <= now) & (now < self.ends)
+        active = self.whens(values, self.names) & (self.starts <= now) & (now < self.ends)
         holds = self.conditions(rows, request_columns(values, self.names) if self.conditions.mixed else {})
-        if self.gates:
-            holds &= np.array([gate for _, gate in opened])[:, None, :]
+        if self.gates.groups:
+            holds &= self.gates(values, self.names)[:, None, :]
         musts = list(self.musts)
         banned = (active[:, None, musts] & ~holds[..., musts]).any(-1)
         return Applied(active=active, holds=holds, banned=banned, factors=self._factors(queries, rows, active, holds))
-
-    def _opened(self, values: tuple[Value, ...]) -> tuple[np.ndarray, np.ndarray]:
-        """[R] bool: where `when` holds, and where the parts of the condition hold that read the request alone."""
-        found = self.opened.get(values)
-        if found is None:
-            if len(self.opened) >= MAX_OPENED:
-                self.opened.clear()
-            request = {name: column[:, 0] for name, column in request_columns([values], self.names).items()}
-            found = self._asked(self.whens, request), self._asked(self.gates, request)
-            self.opened[values] = found
-        return found
-
-    def _asked(self, parts: Sequence[tuple[int, Expression]], request: Columns) -> np.ndarray:
-        holds = np.ones(len(self.rules), dtype=bool)
-        for place, part in parts:
-            holds[place] &= bool(np.all(part({name: request[name] for name in part.names})))
-        return holds
 
     def _factors(self, queries: Sequence[Query], rows: np.ndarray, active: np.ndarray, holds: np.ndarray) -> np.ndarray:
         scales = list(self.scales)

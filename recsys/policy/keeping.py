@@ -45,7 +45,7 @@ def completed(b, start, pool, limits, free, counts, owed):
     num, yielded = len(free), 0
     masks, excess, scores = np.zeros(num, dtype=np.int64), np.zeros(num, dtype=np.int64), np.empty(num)
     full, capped = np.zeros(len(counts), dtype=np.int64), np.zeros(num, dtype=np.int64)
-    groups, floors, satisfies, tops = limits[5], limits[6], limits[7], limits[2]
+    _, _, tops, _, _, groups, floors, satisfies, _ = limits
     for place in range(start, sizes[b]):
         if pinned[b, place] < 0:
             breaks(b, place, pool, limits, counts, owed, full, capped, masks, excess)

@@ -190,7 +190,7 @@ def _calendar(placed: Placed, catalogue: Catalogue) -> Iterator[Finding]:
     """A `when` that reads nothing but hour and weekday is tried at every hour of the week."""
     if placed.rule.when is None:
         return
-    ((_, when),) = catalogue.compile(placed.rule).whens
+    (((_, when),),) = catalogue.compile(placed.rule).whens.groups.values()
     if when.names and when.names <= CALENDAR:
         week = {"hour": np.tile(np.arange(24.0), 7), "weekday": np.repeat(np.arange(7.0), 24)}
         holds = when({name: week[name] for name in when.names})
