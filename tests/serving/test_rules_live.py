@@ -134,7 +134,8 @@ def test_rules_that_do_not_fit_leave_the_old_ones_and_the_slates_say_so(
         assert until(served, queries[0], lambda slate: STALE_RULES in slate.degraded).rules == cheap
         dear = publish(store, DEAR)
         assert STALE_RULES not in until(served, queries[0], lambda slate: slate.rules == dear).degraded
-        (store.folder / HEAD).write_text("nonsense")
+        (store.folder / "draft").write_text("nonsense")
+        (store.folder / "draft").replace(store.folder / HEAD)  # at once: half a file would be said as well
         assert until(served, queries[0], lambda slate: STALE_RULES in slate.degraded).rules == dear
     assert load.errors == []
     assert {slate.rules for slate in load.slates} <= {cheap, dear}
