@@ -91,11 +91,12 @@ class DryRun:
 class _Slates:
     """What one policy showed to everybody."""
 
+    policy: CompiledPolicy
     rows: list[np.ndarray]
     values: list[np.ndarray]
 
-    def add(self, policy: CompiledPolicy, asked: Asked, utility: np.ndarray) -> None:
-        rows = policy.rows(asked.queries, asked.candidates, asked.probabilities)
+    def add(self, asked: Asked, utility: np.ndarray) -> None:
+        rows = self.policy.rows(asked.queries, asked.candidates, asked.probabilities)
         self.rows += list(rows)
         self.values += list(_values(rows, asked.candidates.items, utility))
 
@@ -116,15 +117,13 @@ def dry_run(
 
     without: name of a rule -> the new policy without it. groups: column -> values of each item [N].
     """
-    policies = {name: _still(one) for name, one in {"": old, " ": new, **without}.items()}
-    shown = {name: _Slates([], []) for name in policies}
+    before, after, *others = every = [_Slates(_still(policy), [], []) for policy in (old, new, *without.values())]
     users: list[str] = []
     for asked in batches:
         users += [query.user for query in asked.queries]
         utility = asked.candidates.scores if asked.probabilities is None else new.value(asked.probabilities)
-        for name, policy in policies.items():
-            shown[name].add(policy, asked, np.nan_to_num(utility.astype(np.float64), neginf=0.0))
-    before, after = shown[""], shown[" "]
+        for slates in every:
+            slates.add(asked, np.nan_to_num(utility.astype(np.float64), neginf=0.0))
     run = DryRun(
         old=old.rules.hash,
         new=new.rules.hash,
@@ -132,7 +131,7 @@ def dry_run(
         slates_changed=_share_changed(before, after),
         items_changed=_removed(after, before) / max(1, sum((rows != PAD).sum() for rows in after.rows)),
         value_lost=_lost(before, after),
-        rules=tuple(_cost(name, shown[name], after) for name in without),
+        rules=tuple(_cost(name, other, after) for name, other in zip(without, others, strict=True)),
         shifts=tuple(_shift(column, values, before, after) for column, values in groups.items()),
         worst=_worst(users, before, after, new.items),
         exceeded=(),

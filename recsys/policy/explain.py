@@ -143,7 +143,7 @@ def _touches(
     ]
     for place, balance in rules.balances:
         if active[place]:
-            touches.append((place, balance.factors(batch.queries[index].exposure)[rows] != 1))
+            touches.append((place, balance.factors(batch.queries[index].exposure, rows) != 1))
     touches.sort(key=lambda one: one[0])
     return [place for place, _ in touches], np.array([where for _, where in touches]).reshape(
         len(touches), len(columns)

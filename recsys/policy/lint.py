@@ -16,7 +16,7 @@ import numpy as np
 import yaml
 
 from recsys.errors import ConfigError
-from recsys.expressions import Columns, suggestion
+from recsys.expressions import Columns, Expression, suggestion
 from recsys.policy.compiled import CompiledRules
 from recsys.policy.quotas import grouping
 from recsys.policy.rules import DATE, Boost, Bury, Cap, Floor, Must, Pin, Rule, RuleSet, decode, entries, parse_rule
@@ -59,6 +59,7 @@ class Placed:
     """[N] bool, what of the condition reads the item alone"""
     whole: bool
     """the condition reads nothing but the item"""
+    when: Expression | None
 
     def finding(self, level: str, key: str, message: str) -> Finding:
         line, column = self.marks.get(key) or next(iter(self.marks.values()))
@@ -86,7 +87,7 @@ def check(text: str, catalogue: Catalogue, *, now: float) -> list[Finding]:
             found.append(_refused(place, entry, own, str(error)))
     for rule in placed:
         found += list(_values(rule, catalogue)) or list(_reach(rule))
-        found += [*_windows(rule, now), *_calendar(rule, catalogue)]
+        found += [*_windows(rule, now), *_calendar(rule)]
     found += [one for first, second in itertools.combinations(placed, 2) for one in _pairs(first, second, catalogue)]
     if not any(one.level == "error" for one in found):
         try:
@@ -105,6 +106,7 @@ def _placed(where: str, entry: Any, marks: Mapping[str, tuple[int, int]], catalo
         marks=marks,
         matched=conditions.items[:, 0],
         whole=not conditions.request and not conditions.mixed,
+        when=next((when for group in compiled.whens.groups.values() for _, when in group), None),
     )
 
 
@@ -186,12 +188,10 @@ def _windows(placed: Placed, now: float) -> Iterator[Finding]:
         yield placed.finding("warning", "end", f"it ended at {placed.rule.end} and holds no more; remove the rule")
 
 
-def _calendar(placed: Placed, catalogue: Catalogue) -> Iterator[Finding]:
+def _calendar(placed: Placed) -> Iterator[Finding]:
     """A `when` that reads nothing but hour and weekday is tried at every hour of the week."""
-    if placed.rule.when is None:
-        return
-    (((_, when),),) = catalogue.compile(placed.rule).whens.groups.values()
-    if when.names and when.names <= CALENDAR:
+    when = placed.when
+    if when is not None and when.names and when.names <= CALENDAR:
         week = {"hour": np.tile(np.arange(24.0), 7), "weekday": np.repeat(np.arange(7.0), 24)}
         holds = when({name: week[name] for name in when.names})
         if not holds.any():

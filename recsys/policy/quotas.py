@@ -93,15 +93,15 @@ class Balance:
         groups, num = numbered(rows)
         return Balance(rule=rule, values=_numbers(rows), groups=np.where(groups < 0, num, groups))
 
-    def factors(self, exposure: Mapping[str, float]) -> np.ndarray:
-        """[N] float64 within BOUNDS or one over them; an item of several values has the product of theirs."""
+    def factors(self, exposure: Mapping[str, float], rows: np.ndarray) -> np.ndarray:
+        """Of catalogue rows, within BOUNDS or one over them; an item of several values has the product of theirs."""
         own = np.ones(len(self.values) + 1)
         prefix = f"{self.rule.exposure}="
         for key, share in exposure.items():
             number = self.values.get(key.removeprefix(prefix)) if key.startswith(prefix) else None
             if number is not None:
                 own[number] = self._factor(share)
-        return own[self.groups].prod(axis=1).clip(1 / MOST, MOST)
+        return own[self.groups[rows]].prod(axis=-1).clip(1 / MOST, MOST)
 
     def _factor(self, share: float) -> float:
         low, high = self.rule.least, self.rule.most

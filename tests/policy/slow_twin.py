@@ -126,94 +126,103 @@ def naive_layout(asked, pins, num_free):
 
 
 def naive_slate(rules, trade_off, window, asked, rows, values):
-    """Rows shown to one query, and the quotas that yielded: everything recomputed at every place."""
-    rules = [rule for rule in rules if is_on(rule, asked)]
-    utility = {
-        row: naive_utility(rules, row, value, asked) for row, value in zip(rows, values, strict=True) if row != PAD
-    }
-    order = sorted(utility, key=lambda row: (math.isnan(utility[row]), -np.nan_to_num(utility[row]), row))
-    free = [row for row in order if naive_showable(rules, row, asked)]
-    pins = naive_pins(rules, free, asked)
-    free = [row for row in free if row not in pins.values()]
-    known = [utility[row] for row in free if not math.isnan(utility[row])]
-    layout = naive_layout(asked, pins, len(free))
-    quotas = [rule for rule in rules if {"cap", "floor", "frequency"} & rule.keys()]
-    slate, yielded = list(layout), set()
+    """Rows shown to one query, and the quotas that yielded."""
+    page = NaivePage([rule for rule in rules if is_on(rule, asked)], trade_off, window, asked, rows, values)
+    page.fill()
+    return page.slate, page.yielded
 
-    def counted(rule, place=None):
-        return [one for one in slate[: rule["top"]] if one is not None]
 
-    def too_many(rule, row, place):
+class NaivePage:
+    """One page while it is filled: everything recomputed at every place."""
+
+    def __init__(self, rules, trade_off, window, asked, rows, values):
+        self.trade_off, self.window, self.asked = trade_off, window, asked
+        offered = {row: value for row, value in zip(rows, values, strict=True) if row != PAD}
+        self.utility = utility = {row: naive_utility(rules, row, value, asked) for row, value in offered.items()}
+        order = sorted(utility, key=lambda row: (math.isnan(utility[row]), -np.nan_to_num(utility[row]), row))
+        free = [row for row in order if naive_showable(rules, row, asked)]
+        pins = naive_pins(rules, free, asked)
+        self.free = [row for row in free if row not in pins.values()]
+        self.known = [utility[row] for row in self.free if not math.isnan(utility[row])]
+        self.layout = naive_layout(asked, pins, len(self.free))
+        self.slate = list(self.layout)
+        self.quotas = [rule for rule in rules if {"cap", "floor", "frequency"} & rule.keys()]
+        self.floors = [rule for rule in self.quotas if "floor" in rule]
+        self.yielded = {rule["name"] for rule in self.quotas if "cap" in rule and self.overfull(rule)}
+        self.owed = {rule["name"]: self.attainable(rule) for rule in self.floors}
+
+    def fill(self):
+        for place, row in enumerate(self.layout):
+            if row is None:
+                self.choose(place)
+
+    def choose(self, place):
+        remaining = [row for row in self.free if row not in self.slate]
+        least = min(self.cost(row, place) for row in remaining)
+        self.yielded |= {rule["name"] for rule, broken in zip(self.quotas, least[0], strict=True) if broken}
+        allowed = [row for row in remaining if self.cost(row, place) == least]
+        self.slate[place] = max(allowed, key=lambda row: self.score(row, place))
+        for rule in self.floors:
+            if place < rule["top"]:
+                self.owed[rule["name"]] -= self.lies(rule, self.slate[place])
+
+    def cost(self, row, place):
+        return [self.breaks(rule, row, place) for rule in self.quotas], self.excess(row, place)
+
+    def lies(self, rule, row):
+        return lies(rule["name"], row, self.asked)
+
+    def counted(self, rule):
+        """How many of each value, or of those that satisfy the condition, stand among the first."""
+        first = [row for row in self.slate[: rule["top"]] if row is not None]
+        if "where" in rule:
+            return Counter({True: sum(self.lies(rule, row) for row in first)})
+        return Counter(value for row in first for value in column(row, rule["of"]))
+
+    def overfull(self, rule):
+        return any(count > rule["cap"] for count in self.counted(rule).values())
+
+    def attainable(self, rule):
+        """Items that a floor still lacks, as far as they can be had; what cannot yields at once."""
+        wanted = rule["floor"] - self.counted(rule)[True]
+        there = sum(self.lies(rule, row) for row in self.free)
+        most = min(self.layout[: rule["top"]].count(None), there)
+        self.yielded |= {rule["name"]} if wanted > most else set()
+        return min(wanted, most)
+
+    def breaks(self, rule, row, place):
+        if "frequency" in rule:
+            return self.lies(rule, row)
         if place >= rule["top"]:
             return False
-        if "where" in rule:
-            there = sum(lies(rule["name"], one, asked) for one in counted(rule))
-            return lies(rule["name"], row, asked) and there >= rule["cap"]
-        counts = Counter(value for one in counted(rule) for value in column(one, rule["of"]))
-        return any(counts[value] >= rule["cap"] for value in column(row, rule["of"]))
-
-    owed = {}
-    for rule in quotas:
         if "floor" in rule:
-            satisfying = [row for row in free if lies(rule["name"], row, asked)]
-            there = sum(lies(rule["name"], one, asked) for one in counted(rule))
-            wanted = rule["floor"] - there
-            attainable = min(layout[: rule["top"]].count(None), len(satisfying))
-            owed[rule["name"]] = min(wanted, attainable)
-            yielded |= {rule["name"]} if wanted > attainable else set()
-        if "cap" in rule:
-            if "where" in rule:
-                over = sum(lies(rule["name"], one, asked) for one in counted(rule)) > rule["cap"]
-            else:
-                counts = Counter(value for one in counted(rule) for value in column(one, rule["of"]))
-                over = any(count > rule["cap"] for count in counts.values())
-            yielded |= {rule["name"]} if over else set()
+            return self.owed[rule["name"]] > 0 and self.lacks(rule, row) > self.left(rule, place)
+        groups = {True} if "where" in rule and self.lies(rule, row) else set()
+        counts = self.counted(rule)
+        return any(counts[group] >= rule["cap"] for group in (groups if "where" in rule else column(row, rule["of"])))
 
-    def left(rule, place):
-        return layout[place + 1 : rule["top"]].count(None)
+    def left(self, rule, place):
+        return self.layout[place + 1 : rule["top"]].count(None)
 
-    def lacks(rule, row):
-        return owed[rule["name"]] - lies(rule["name"], row, asked)
+    def lacks(self, rule, row):
+        return self.owed[rule["name"]] - self.lies(rule, row)
 
-    def breaks(rule, row, place):
-        if "frequency" in rule:
-            return lies(rule["name"], row, asked)
-        if "cap" in rule:
-            return too_many(rule, row, place)
-        return place < rule["top"] and owed[rule["name"]] > 0 and lacks(rule, row) > left(rule, place)
-
-    def excess(row, place):
-        floors = [rule for rule in quotas if "floor" in rule]
-        due = [rule for rule in floors if owed[rule["name"]] > 0]
-        sums = [
-            sum(lacks(other, row) for other in due if other["top"] <= rule["top"]) - left(rule, place)
+    def excess(self, row, place):
+        """Places that floors, with those inside of them, would lack together."""
+        due = [rule for rule in self.floors if self.owed[rule["name"]] > 0]
+        lacking = [
+            sum(self.lacks(other, row) for other in due if other["top"] <= rule["top"]) - self.left(rule, place)
             for rule in due
             if place < rule["top"]
         ]
-        return max([0, *sums])
+        return max([0, *lacking])
 
-    def score(row, place):
-        if place >= window or trade_off == 1:
-            return -free.index(row)
-        if math.isnan(utility[row]):
-            return -4 + naive_diversity(row, place)
-        span = max(known) - min(known)
-        return trade_off * ((utility[row] - min(known)) / (span or 1)) + naive_diversity(row, place)
-
-    def naive_diversity(row, place):
-        return -(1 - trade_off) * max((float(VECTORS[row] @ VECTORS[one]) for one in slate[:place]), default=0.0)
-
-    def cost(row, place):
-        return [breaks(rule, row, place) for rule in quotas], excess(row, place)
-
-    for place, row in enumerate(layout):
-        if row is None:
-            remaining = [one for one in free if one not in slate]
-            least = min(cost(one, place) for one in remaining)
-            yielded |= {rule["name"] for rule, broken in zip(quotas, least[0], strict=True) if broken}
-            allowed = [one for one in remaining if cost(one, place) == least]
-            slate[place] = max(allowed, key=lambda one: score(one, place))
-            for rule in quotas:
-                if "floor" in rule and place < rule["top"]:
-                    owed[rule["name"]] -= lies(rule["name"], slate[place], asked)
-    return slate, yielded
+    def score(self, row, place):
+        if place >= self.window or self.trade_off == 1:
+            return -self.free.index(row)
+        above = [float(VECTORS[row] @ VECTORS[one]) for one in self.slate[:place]]
+        diversity = -(1 - self.trade_off) * max(above, default=0.0)
+        if math.isnan(self.utility[row]):
+            return -4 + diversity
+        span = max(self.known) - min(self.known)
+        return self.trade_off * ((self.utility[row] - min(self.known)) / (span or 1)) + diversity
