@@ -1,7 +1,6 @@
 """`python -m recsys`: what a trained bundle can be asked without a server."""
 
 import math
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +17,7 @@ from recsys.cli.log import read_log
 from recsys.cli.rules import rules
 from recsys.cli.rules_check import check_rules, dry_run_rules
 from recsys.cli.show import item_names, slate_table
+from recsys.cli.whole import whole_file
 from recsys.cli.why import absence, reasons, reasons_table
 from recsys.contracts import Query, Slate
 from recsys.data.splits import whole
@@ -102,10 +102,8 @@ def pareto(
     if out.is_dir():
         raise QueryError(f"--out {out} is a folder; give the name of a picture")
     points = weighed(Bundle.open(bundle), weight, objectives)
-    draft = out.with_name(f".{out.name}.{time.time_ns()}")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    draw_front(draft, points, objectives, weight)
-    draft.rename(out)
+    with whole_file(out) as draft:
+        draw_front(draft, points, objectives, weight)
     console.print(front_table(points, objectives, weight))
     console.print(f"picture  {out}")
     console.print(f"next     python train.py policy.value.weights.{weight}=...", style="bold")
@@ -134,10 +132,8 @@ def _write(slates: Sequence[Slate], out: Path) -> None:
         for slate in slates
         for position, shown in enumerate(slate.items)
     ]
-    draft = out.with_name(f".{out.name}.{time.time_ns()}")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    pl.DataFrame(rows, infer_schema_length=None).write_parquet(draft)
-    draft.rename(out)
+    with whole_file(out) as draft:
+        pl.DataFrame(rows, infer_schema_length=None).write_parquet(draft)
 
 
 def main() -> None:

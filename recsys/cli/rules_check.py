@@ -15,6 +15,7 @@ from rich.text import Text
 
 from recsys.bundle import Bundle
 from recsys.cli.log import read_log
+from recsys.cli.whole import whole_file
 from recsys.contracts import Query
 from recsys.data.dataset import Dataset
 from recsys.data.splits import whole
@@ -27,7 +28,6 @@ from recsys.policy.quotas import grouping
 from recsys.policy.rules import RuleSet, read_text
 from recsys.policy.store import RuleStore
 from recsys.stages import (
-    Rules,
     Stages,
     catalogue_columns,
     load_stages,
@@ -125,10 +125,7 @@ def _asked(stages: Stages, dataset: Dataset, users: int, k: int) -> Iterator[Ask
 
 
 def _through(stages: Stages, queries: Sequence[Query]) -> Asked:
-    tensors = through({"QUERY": queries}, stages[:-1])
-    last = stages[-1]
-    assert isinstance(last, Rules)
-    asked, candidates, probabilities = last.offered(tensors)
+    asked, candidates, probabilities = stages[-1].offered(through({"QUERY": queries}, stages[:-1]))
     return Asked(queries=asked, candidates=candidates, probabilities=probabilities)
 
 
@@ -141,13 +138,11 @@ def _groups(bundle: Bundle) -> dict[str, list[tuple[str, ...]]]:
 
 
 def _save(run: DryRun, out: Path) -> None:
-    """Written beside and renamed."""
-    out.mkdir(parents=True, exist_ok=True)
-    document, draft = run.to_document(), out / ".draft"
-    draft.write_text(json.dumps(document, indent=1), encoding="utf-8")
-    draft.rename(out / "dry_run.json")
-    draw_dry_run(draft, document, f"{run.old} -> {run.new}, {run.num_slates:,} slates")
-    draft.rename(out / "dry_run.png")
+    document = run.to_document()
+    with whole_file(out / "dry_run.json") as draft:
+        draft.write_text(json.dumps(document, indent=1), encoding="utf-8")
+    with whole_file(out / "dry_run.png") as draft:
+        draw_dry_run(draft, document, f"{run.old} -> {run.new}, {run.num_slates:,} slates")
 
 
 def _print(run: DryRun) -> None:

@@ -1,13 +1,10 @@
 """`python -m recsys pareto`: from what a bundle remembers to a table and a picture."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
-import recsys.cli.main as cli
 from recsys.bundle import Bundle, write_bundle
 from recsys.cli.front import GRID, weighed
 from recsys.errors import ConfigError
@@ -54,15 +51,11 @@ def test_a_formula_without_weights_says_so(trained: Any) -> None:
 
 
 def test_the_command_prints_a_table_and_writes_a_picture(
-    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    bundle: Bundle, tmp_path: Path, typed: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cli, "console", Console(width=200))
     out = tmp_path / "deep" / "front.png"
     arguments = ["pareto", "--bundle", bundle.path, "--weight", "like_weight", "--objectives", "click", "like"]
-    monkeypatch.setattr(sys, "argv", ["recsys", *map(str, arguments), "--out", str(out)])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    assert ended.value.code == 0
+    assert typed(*arguments, "--out", out) == 0
     assert [file.name for file in out.parent.iterdir()] == [out.name]
     printed = capsys.readouterr().out
     assert all(word in printed for word in ("NDCG@10 by like_weight", "served", str(out)))

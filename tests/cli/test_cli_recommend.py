@@ -1,35 +1,17 @@
 """`python -m recsys recommend` on the trained world."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
-from rich.console import Console
-
-import recsys.cli.main as cli
-
-
-@pytest.fixture
-def called(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Run the command in this process; returns its exit code."""
-
-    def called(*arguments: object) -> int | str | None:
-        monkeypatch.setattr(cli, "console", Console(width=200))
-        monkeypatch.setattr(sys, "argv", ["recsys", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        return ended.value.code
-
-    return called
 
 
 def test_one_user_gets_a_table_with_titles_and_reasons(
-    trained: Any, called: Any, capsys: pytest.CaptureFixture[str]
+    trained: Any, typed: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     user = trained.dataset.interactions["user"][-1]
-    assert called("recommend", "--bundle", trained.bundle.path, "--user", user, "--k", 5) == 0
+    assert typed("recommend", "--bundle", trained.bundle.path, "--user", user, "--k", 5) == 0
     printed = capsys.readouterr().out
     titles = [title for title in trained.dataset.items["title"] if title in printed]
     assert f"user {user}" in printed
@@ -37,14 +19,14 @@ def test_one_user_gets_a_table_with_titles_and_reasons(
     assert all(word in printed for word in ("utility", "click", "buy", "from", "rules", trained.bundle.fingerprint))
 
 
-def test_a_stranger_is_answered_and_told_so(trained: Any, called: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    assert called("recommend", "--bundle", trained.bundle.path, "--user", "nobody") == 0
+def test_a_stranger_is_answered_and_told_so(trained: Any, typed: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert typed("recommend", "--bundle", trained.bundle.path, "--user", "nobody") == 0
     assert "degraded: history:empty" in capsys.readouterr().out
 
 
-def test_all_users_are_written_as_parquet(trained: Any, called: Any, tmp_path: Path) -> None:
+def test_all_users_are_written_as_parquet(trained: Any, typed: Any, tmp_path: Path) -> None:
     out = tmp_path / "deep" / "slates.parquet"
-    assert called("recommend", "--bundle", trained.bundle.path, "--out", out, "--k", 7) == 0
+    assert typed("recommend", "--bundle", trained.bundle.path, "--out", out, "--k", 7) == 0
     slates = pl.read_parquet(out)
     assert [file.name for file in out.parent.iterdir()] == [out.name]
     assert slates.schema == {
@@ -75,9 +57,9 @@ def test_all_users_are_written_as_parquet(trained: Any, called: Any, tmp_path: P
     ],
 )
 def test_a_mistake_ends_with_2_and_one_sentence(
-    called: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], sentence: str
+    typed: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], sentence: str
 ) -> None:
-    assert called("recommend", "--bundle", tmp_path / "nothing", *arguments) == 2
+    assert typed("recommend", "--bundle", tmp_path / "nothing", *arguments) == 2
     stderr = capsys.readouterr().err
     assert stderr.startswith("error: ")
     assert stderr.count("\n") == 1
@@ -85,8 +67,8 @@ def test_a_mistake_ends_with_2_and_one_sentence(
 
 
 def test_a_log_that_is_gone_is_named(
-    trained: Any, called: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    trained: Any, typed: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     gone = tmp_path / "data.yaml"
-    assert called("recommend", "--bundle", trained.bundle.path, "--user", "u1", "--data", gone) == 2
+    assert typed("recommend", "--bundle", trained.bundle.path, "--user", "u1", "--data", gone) == 2
     assert f"{gone}: the description cannot be read" in capsys.readouterr().err

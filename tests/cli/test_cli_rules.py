@@ -1,15 +1,11 @@
 """`python -m recsys rules` as people type it."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
-import recsys.cli.main as cli
-import recsys.cli.rules as rules
 from recsys.policy.audit import LOG
 from recsys.policy.rules import RuleSet
 from recsys.policy.store import RuleStore
@@ -26,21 +22,6 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "old.yaml").write_text(OLD)
     (tmp_path / "new.yaml").write_text(NEW)
     return tmp_path
-
-
-@pytest.fixture
-def typed(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Run a command in this process; returns its exit code."""
-
-    def typed(*arguments: object) -> int | str | None:
-        for module in (cli, rules):
-            monkeypatch.setattr(module, "console", Console(width=200))
-        monkeypatch.setattr(sys, "argv", ["recsys", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        return ended.value.code
-
-    return typed
 
 
 @pytest.fixture

@@ -1,14 +1,11 @@
 """`recommend --why`: what is said to add to a utility is what is missing without it."""
 
 import dataclasses
-import sys
 from typing import Any
 
 import numpy as np
 import pytest
-from rich.console import Console
 
-import recsys.cli.main as cli
 from recsys.cli.why import reasons
 from recsys.errors import ConfigError
 from recsys.features.encode import encode_queries
@@ -56,33 +53,18 @@ def test_without_a_ranker_there_is_nothing_to_ask(trained: Any, answered: Any) -
         reasons(stages, tensors, tensors["SLATE"][0])
 
 
-def test_the_command_prints_them(
-    trained: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_prints_them(trained: Any, typed: Any, capsys: pytest.CaptureFixture[str]) -> None:
     user = trained.dataset.interactions["user"][-1]
-    monkeypatch.setattr(cli, "console", Console(width=240))
-    arguments = ["recommend", "--bundle", str(trained.bundle.path), "--user", user, "--why"]
-    monkeypatch.setattr(sys, "argv", ["recsys", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    assert ended.value.code == 0
+    assert typed("recommend", "--bundle", trained.bundle.path, "--user", user, "--why") == 0
     printed = capsys.readouterr().out
     assert all(word in printed for word in ("what adds to the utility", "retrieval", "because of"))
 
 
 def test_the_command_says_why_an_item_is_not_shown(
-    trained: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    trained: Any, typed: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     user = trained.dataset.interactions["user"][-1]
-    monkeypatch.setattr(cli, "console", Console(width=240))
-    arguments = ["recommend", "--bundle", str(trained.bundle.path), "--user", user, "--why-not", "none such"]
-    monkeypatch.setattr(sys, "argv", ["recsys", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    assert ended.value.code == 0
+    assert typed("recommend", "--bundle", trained.bundle.path, "--user", user, "--why-not", "none such") == 0
     assert "'none such' is not in the catalogue" in capsys.readouterr().out
-    monkeypatch.setattr(sys, "argv", ["recsys", "recommend", "--bundle", "x", "--out", "y", "--why-not", "i1"])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    assert ended.value.code == 2
+    assert typed("recommend", "--bundle", "x", "--out", "y", "--why-not", "i1") == 2
     assert "--why-not explain the slate of one user" in capsys.readouterr().err

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from slow_twin import objects
 
+import recsys.policy.compiled as compiled_rules
 from recsys.contracts import Event, Query
 from recsys.errors import ConfigError
 from recsys.policy.compiled import CompiledRules
@@ -91,6 +92,14 @@ def test_when_says_for_which_requests():
 def test_what_every_request_knows(when, holds):
     asked = {"history": tuple(Event(user="u", item="50", timestamp=0.0) for _ in range(2)), "exposure": {"fresh": 0.01}}
     assert factors({"boost": 2, "where": "true", "when": when}, **asked) == [2.0 if holds else 1.0] * 4
+
+
+def test_answers_that_are_forgotten_are_found_again(monkeypatch):
+    monkeypatch.setattr(compiled_rules, "MAX_KNOWN", 2)
+    rules = compiled({"must": "year > 1960", "when": "user.age < 18"})
+    ages = [12, 30, 15, 12, 44, 12]
+    banned = [rules([ask(profile={"age": age})], ROWS).banned.any() for age in ages]
+    assert banned == [age < 18 for age in ages]
 
 
 @pytest.mark.parametrize(

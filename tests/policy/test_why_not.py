@@ -1,7 +1,6 @@
 """Why an item was not shown: each reason, the first of several."""
 
 import numpy as np
-import pytest
 from slow_twin import CATALOGUE, OBJECTIVES, REQUEST_TYPES, SOURCES, TYPES, VECTORS
 
 from recsys.contracts import Candidates, Event, Query
@@ -49,9 +48,6 @@ def test_what_is_shown_says_where():
 def test_what_a_cap_holds_back_names_the_cap():
     genres = [CATALOGUE["genre"][row] for row in range(12)]
     second = next(row for row in range(1, 12) if genres[row] is not None and genres[row] in genres[:row])
-    before = [row for row in range(second) if genres[row] is None or genres[row] not in genres[:row]]
-    if len(before) >= 3:
-        pytest.fail("the world has no second item of a genre among the first")
     assert told(f"i{second}") == f"the rule 'one-a-genre' held 'i{second}' back"
 
 
