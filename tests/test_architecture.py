@@ -58,7 +58,8 @@ HOMES = {
     "omegaconf": {"train.py", "export.py"},
     "tritonclient": {"serving"},
     "prometheus_client": {"serving"},
-    "feast": {"serving"},
+    "fastapi": {"serving"},
+    "redis": {"serving"},
     "nats": {"serving"},
     "triton_python_backend_utils": {"serving/stages"},
 }

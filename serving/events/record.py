@@ -1,0 +1,87 @@
+"""What stands in the event log, one JSON document a record, and who writes and reads it.
+
+    {"id": "3f…", "kind": "feedback", "user": "405", "timestamp": 893286638.0,
+     "body": {"item": "50", "actions": {"rating": 5.0}, "request_id": "8a…", "position": 0}}
+    {"id": "8a…", "kind": "impression", "user": "405", "timestamp": 893286630.0,
+     "body": {"query": {…}, "slate": {…}, "rung": "recommend"}}
+
+An impression holds the whole query and the whole slate, so that a request can be replayed: history, context and profile
+are the feature values that were used, the slate has positions, propensities, probabilities and versions.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Protocol
+
+from recsys.contracts import Event, Query, Slate
+
+Kind = Literal["feedback", "impression"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One fact. A record of an id that the log has already is the same fact, sent again."""
+
+    id: str
+    kind: Kind
+    user: str
+    timestamp: float
+    """unix seconds, UTC"""
+    body: Mapping[str, Any]
+
+    @staticmethod
+    def feedback(id: str, event: Event) -> "Record":
+        """Something that a user did."""
+        body = {name: value for name, value in asdict(event).items() if value not in (None, {})}
+        user, timestamp = body.pop("user"), body.pop("timestamp")
+        return Record(id=id, kind="feedback", user=user, timestamp=timestamp, body=body)
+
+    @staticmethod
+    def impression(query: Query, slate: Slate, rung: str) -> "Record":
+        """What a user was shown, in answer to `query`, by this rung of the ladder; its id is that of the request."""
+        body = {"query": asdict(query), "slate": asdict(slate), "rung": rung}
+        return Record(id=query.request_id, kind="impression", user=query.user, timestamp=query.now, body=body)
+
+    def event(self) -> Event:
+        """The event of a feedback."""
+        return Event(user=self.user, timestamp=self.timestamp, **self.body)
+
+    def shown(self) -> tuple[str, ...]:
+        """The items of an impression, first place first."""
+        return tuple(item["item"] for item in self.body["slate"]["items"])
+
+    def to_json(self) -> bytes:
+        """Always the same bytes for the same record."""
+        return json.dumps(asdict(self), separators=(",", ":"), sort_keys=True).encode()
+
+    @staticmethod
+    def from_json(text: bytes) -> "Record":
+        return Record(**json.loads(text))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """A record and its place in the log: rising, the same whenever it is read again."""
+
+    sequence: int
+    record: Record
+
+
+class Writer(Protocol):
+    """The side of the log that the gateway sees."""
+
+    async def append(self, records: Sequence[Record]) -> None:
+        """Return when every record is durable: in the broker, or in the local spool while the broker is away.
+
+        ServingError when neither can take them; the caller may send the same records again.
+        """
+        ...
+
+
+class Sink(Protocol):
+    """What the consumer hands the log to, in order. Batches may come again, also with other borders."""
+
+    async def write(self, batch: Sequence[Stored]) -> None:
+        """Return when the batch is durable here; a record that was written before changes nothing."""
+        ...
