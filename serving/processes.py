@@ -12,6 +12,8 @@ from pathlib import Path
 
 from recsys.errors import ConfigError, ServingError
 
+ROOT = Path(__file__).resolve().parents[1]
+"""the folder that holds `recsys` and `serving`"""
 HOST = "127.0.0.1"
 PORTS = range(20_000, 32_768)
 """below Linux's ephemeral ports, so that no outgoing connection takes one before the server has bound it"""
@@ -60,8 +62,9 @@ def spawn(
 
 
 def end(process: subprocess.Popen[bytes], timeout_s: float = EXIT_TIMEOUT_S + 5) -> None:
-    """Ask the process to go, then make sure that nothing of its group is left."""
+    """Ask the process to go, a halted one too, then make sure that nothing of its group is left."""
     process.terminate()
+    process.send_signal(signal.SIGCONT)
     if not until(lambda: process.poll() is not None, timeout_s):
         process.kill()
         process.wait()

@@ -1,4 +1,4 @@
-"""Start the tritonserver of the nvidia-pytriton wheel, wait until it is ready, keep it so, stop it cleanly.
+"""Start the tritonserver of the nvidia-pytriton wheel, wait until it is ready, heal its models, stop it cleanly.
 
 Neither a container nor a GPU is needed. Every model of the repository is loaded; python models run in this very
 environment, with the folder that holds `recsys` and `serving` as working directory: the stub ignores PYTHONPATH, but
@@ -15,17 +15,20 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from recsys.errors import ConfigError, ServingError
-from serving.processes import HOST, POLL_S, check_ports, choose_ports, command_line, end, group, spawn
+from recsys.contracts import Query
+from recsys.errors import ConfigError, RecsysError, ServingError
+from serving.client import Client
+from serving.processes import HOST, POLL_S, ROOT, check_ports, choose_ports, command_line, end, group, spawn
 from serving.wheel import CONTROL_HEADER, check_numpy, command, environment, find_wheel, prepare_backends
 
-CALL_TIMEOUT_S = 60
+LOAD_S = 60.0
+PROBE_S = 2.0
+STRANGER = Query(user="", now=0.0, request_id="probe")
 SHM = Path("/dev/shm")
-ROOT = Path(__file__).resolve().parents[1]
 NOISE = ("CUDA", "Cuda", "NVML", "DCGM")
 """error lines that every machine without a GPU prints"""
 CAUSES = ("error", "Error", "failed to", "Failed to")
@@ -36,9 +39,9 @@ _open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
 class TritonServer:
     """A tritonserver process on loopback, as a context manager.
 
-    `repository` holds one folder a model. A port of 0 takes a free one. `log` receives what the server and the models
+    `repository` holds one folder a model. A port of 0 takes a free one and keeps it for the next start. `log` receives what the server and the models
     print; None keeps it in a temporary file that goes with the server. `start_timeout_s` bounds the time until every
-    model is ready, in seconds.
+    model is ready, in seconds. `asked` names models that take queries; a probe asks each for the slate of a stranger.
 
     Raises ConfigError for a value out of range; on entering, ServingError when the wheel, its stub for this Python or
     the models are missing, a port is taken, a model does not load, or the time is up.
@@ -53,12 +56,15 @@ class TritonServer:
         metrics_port: int = 0,
         log: Path | None = None,
         start_timeout_s: float = 120.0,
+        asked: Sequence[str] = (),
     ) -> None:
         if not start_timeout_s > 0:
             raise ConfigError(f"start_timeout_s is {start_timeout_s!r}; give a number of seconds above 0")
         self.repository = Path(repository).resolve()
         self._wanted_ports = {"http_port": http_port, "grpc_port": grpc_port, "metrics_port": metrics_port}
         check_ports(self._wanted_ports)
+        self.name = "triton"
+        self._asked = tuple(asked)
         self._wanted_log = None if log is None else Path(log).resolve()
         self._start_timeout_s = start_timeout_s
         self._process: subprocess.Popen[bytes] | None = None
@@ -107,7 +113,7 @@ class TritonServer:
         try:
             self._scratch = Path(tempfile.mkdtemp(prefix="recsys-serving-"))
             backends = prepare_backends(wheel, self._scratch)
-            self._ports = choose_ports(self._wanted_ports)
+            self._ports = self._wanted_ports = choose_ports(self._wanted_ports)
             self._spawn(wheel, backends)
             self._wait(models)
         except BaseException:
@@ -152,9 +158,25 @@ class TritonServer:
             raise ServingError(f"the model {model!r} was loaded again and is still not ready; see {self.log}")
         return True
 
-    def watch(self) -> list[str]:
-        """One round: heal what is unready and return the names of what was healed."""
-        return [model for model in self.unready() if self.heal(model)]
+    def running(self) -> bool:
+        """Whether the server's process is there."""
+        return self._process is not None and self._process.poll() is None
+
+    def probe(self) -> str | None:
+        """None if every model can answer and those that are asked do; else one sentence."""
+        try:
+            if unready := self.unready():
+                return f"cannot answer with {', '.join(unready)}"
+            with Client(self.grpc_url) as client:
+                for model in self._asked:
+                    client.recommend([STRANGER], model=model, timeout_s=PROBE_S)
+        except RecsysError as error:
+            return str(error)
+        return None
+
+    def mend(self) -> bool:
+        """Reload what is unready; True if there was something. ServingError where that did not help."""
+        return bool([model for model in self.unready() if self.heal(model)])
 
     def _port(self, name: str) -> int:
         if not self._ports:
@@ -198,13 +220,13 @@ class TritonServer:
         return "\n".join(["its log says", *telling[-5:]])
 
     def _index(self) -> list[dict[str, Any]]:
-        return json.loads(self._call("/v2/repository/index", body=b"{}"))
+        return json.loads(self._call("/v2/repository/index", body=b"{}", timeout_s=PROBE_S))
 
     def _num_stubs(self, model: str, index: list[dict[str, Any]]) -> int:
         """Stub processes that the model must have: its instances, once for every version that is served."""
         if not self._ready(model):
             return 0
-        config = json.loads(self._call(f"/v2/models/{model}/config"))
+        config = json.loads(self._call(f"/v2/models/{model}/config", timeout_s=PROBE_S))
         versions = sum(row["name"] == model and row.get("state") == "READY" for row in index)
         instances = sum(group["count"] for group in config.get("instance_group", ()))
         return versions * instances if config.get("backend") == "python" else 0
@@ -218,11 +240,11 @@ class TritonServer:
             if len(words) > 1 and words[0].endswith("triton_python_backend_stub"):
                 yield pid, Path(words[1]).parts[-3]
 
-    def _call(self, path: str, body: bytes | None = None) -> bytes:
+    def _call(self, path: str, body: bytes | None = None, *, timeout_s: float = LOAD_S) -> bytes:
         url = self.http_url + path
         asked = urllib.request.Request(url, data=body, headers={CONTROL_HEADER: self._secret})
         try:
-            with _open(asked, timeout=CALL_TIMEOUT_S) as response:
+            with _open(asked, timeout=timeout_s) as response:
                 return response.read()
         except urllib.error.HTTPError as error:
             with error:
@@ -247,7 +269,7 @@ def _tells(line: str) -> bool:
 
 def _answers(url: str) -> bool:
     try:
-        with _open(url, timeout=5) as response:
+        with _open(url, timeout=PROBE_S) as response:
             return response.status == 200
     except OSError as error:
         if isinstance(error, urllib.error.HTTPError):
