@@ -39,9 +39,10 @@ _open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
 class TritonServer:
     """A tritonserver process on loopback, as a context manager.
 
-    `repository` holds one folder a model. A port of 0 takes a free one and keeps it for the next start. `log` receives what the server and the models
-    print; None keeps it in a temporary file that goes with the server. `start_timeout_s` bounds the time until every
-    model is ready, in seconds. `asked` names models that take queries; a probe asks each for the slate of a stranger.
+    `repository` holds one folder a model. A port of 0 takes a free one and keeps it for the next start. `log` receives
+    what the server and the models print; None keeps it in a temporary file that goes with the server.
+    `start_timeout_s` bounds the time until every model is ready, in seconds. `asked` names models that take queries; a
+    probe asks each for the slate of a stranger.
 
     Raises ConfigError for a value out of range; on entering, ServingError when the wheel, its stub for this Python or
     the models are missing, a port is taken, a model does not load, or the time is up.
