@@ -145,6 +145,10 @@ class FeatureSpec:
         """What the ranker reads of each candidate, beside its retrieval scores."""
         return _table_tensors("candidate", self.items, (-1,))
 
+    def item_tensors(self) -> tuple[Tensor, ...]:
+        """What the item tower reads of an item."""
+        return _table_tensors("item", self.items)
+
     def to_documents(self) -> tuple[dict[str, Any], dict[str, list[str]]]:
         """The spec without its vocabularies, and these as {"table.column": values}."""
         document, vocabularies = asdict(self), {}
