@@ -10,11 +10,9 @@ import importlib.metadata
 import importlib.util
 import json
 import os
-import random
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -29,12 +27,10 @@ from typing import Any, Self
 from packaging.requirements import Requirement
 
 from recsys.errors import ConfigError, ServingError
+from serving.ports import HOST, check_port, free_ports
 
 WHEEL = "nvidia-pytriton"
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
-HOST = "127.0.0.1"
-PORTS = range(20_000, 32_768)
-"""below Linux's ephemeral ports, so that no outgoing connection takes one before the server has bound it"""
 EXIT_TIMEOUT_S = 5
 CALL_TIMEOUT_S = 60
 POLL_S = 0.05
@@ -73,8 +69,7 @@ class TritonServer:
         self.repository = Path(repository).resolve()
         self._wanted_ports = {"http_port": http_port, "grpc_port": grpc_port, "metrics_port": metrics_port}
         for name, port in self._wanted_ports.items():
-            if not 0 <= port < 65_536:
-                raise ConfigError(f"{name} is {port!r}; give a port from 1 to 65535, or 0 for a free one")
+            check_port(name, port)
         self._wanted_log = None if log is None else Path(log).resolve()
         self._start_timeout_s = start_timeout_s
         self._process: subprocess.Popen[bytes] | None = None
@@ -122,7 +117,7 @@ class TritonServer:
         try:
             self._scratch = Path(tempfile.mkdtemp(prefix="recsys-serving-"))
             backends = _prepare_backends(wheel, self._scratch)
-            self._ports = _ports(self._wanted_ports)
+            self._ports = free_ports(self._wanted_ports)
             self._spawn(wheel, backends)
             self._wait(models)
         except BaseException:
@@ -283,37 +278,6 @@ def _prepare_backends(wheel: Path, scratch: Path) -> Path:
     shutil.copytree(wheel / "backends", backends, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(stub, backends / "python")
     return backends
-
-
-def _ports(wanted: dict[str, int]) -> dict[str, int]:
-    """Check the ports that were asked for and choose the others."""
-    held: dict[str, socket.socket] = {}
-    try:
-        for name, port in wanted.items():
-            held[name] = _hold(name, port) if port else _hold_any(name)
-        return {name: holder.getsockname()[1] for name, holder in held.items()}
-    finally:
-        for holder in held.values():
-            holder.close()
-
-
-def _hold(name: str, port: int) -> socket.socket:
-    holder = socket.socket()
-    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        holder.bind((HOST, port))
-        holder.listen()
-    except OSError as error:
-        holder.close()
-        raise ServingError(f"{name} {port} is not free ({error.strerror}); choose another one, or 0 for any") from None
-    return holder
-
-
-def _hold_any(name: str) -> socket.socket:
-    for port in random.SystemRandom().sample(PORTS, 100):
-        with contextlib.suppress(ServingError):
-            return _hold(name, port)
-    raise ServingError(f"no free port was found for {name}; give one that is free")
 
 
 def _command(wheel: Path, backends: Path, repository: Path, ports: dict[str, int], shm_prefix: str) -> list[str]:
