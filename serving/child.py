@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from recsys.errors import ServingError
-from serving.processes import ROOT, end, spawn, until
+from serving.processes import ROOT, end, last_lines, spawn, until
 
 PROBE_S = 2.0
 
@@ -52,7 +52,7 @@ class Child:
         up = until(lambda: not self.running() or self.probe() is None, self._start_timeout_s)
         if not up or not self.running():
             self.stop()
-            raise ServingError(f"{self.name} did not start: {self._last_words(said_before)}")
+            raise ServingError(f"{self.name} did not start: {last_lines(self._log, said_before)}")
 
     def stop(self) -> None:
         process, self._process = self._process, None
@@ -75,9 +75,3 @@ class Child:
     def mend(self) -> bool:
         """There is nothing smaller than a restart."""
         return False
-
-    def _last_words(self, since: int) -> str:
-        with self._log.open("rb") as log:
-            log.seek(since)
-            lines = log.read().decode(errors="replace").strip().splitlines()
-        return lines[-1] if lines else f"it said nothing within {self._start_timeout_s:g} s"

@@ -84,6 +84,14 @@ def until(condition: Callable[[], bool], timeout_s: float) -> bool:
     return True
 
 
+def last_lines(log: Path, since: int = 0, *, tells: Callable[[str], bool] = bool) -> str:
+    """The last few lines behind byte `since` of a log that tell something, or of all where none does."""
+    with log.open("rb") as stream:
+        stream.seek(since)
+        lines = stream.read().decode(errors="replace").splitlines()
+    return "\n".join(["its log says", *([line for line in lines if tells(line)] or lines)[-5:]])
+
+
 def group(leader: int) -> list[int]:
     """Processes of a process group that are alive; a zombie is not."""
     pids = (int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit())

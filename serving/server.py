@@ -22,7 +22,7 @@ from typing import Any, Self
 from recsys.contracts import Query
 from recsys.errors import ConfigError, RecsysError, ServingError
 from serving.client import Client
-from serving.processes import HOST, POLL_S, ROOT, check_ports, choose_ports, command_line, end, group, spawn
+from serving.processes import HOST, POLL_S, ROOT, check_ports, choose_ports, command_line, end, group, last_lines, spawn
 from serving.wheel import CONTROL_HEADER, check_numpy, command, environment, find_wheel, prepare_backends
 
 LOAD_S = 60.0
@@ -72,6 +72,7 @@ class TritonServer:
         self._scratch: Path | None = None
         self._shm_prefix = ""
         self._secret = ""
+        self._said_before = 0
         self._ports: dict[str, int] = {}
 
     @property
@@ -187,6 +188,7 @@ class TritonServer:
     def _spawn(self, wheel: Path, backends: Path) -> None:
         self._shm_prefix = f"recsys_{os.getpid()}_{secrets.token_hex(4)}_"
         self._secret = secrets.token_hex(16)
+        self._said_before = self.log.stat().st_size if self.log.exists() else 0
         self._process = spawn(
             command(
                 wheel,
@@ -216,9 +218,7 @@ class TritonServer:
 
     def _causes(self) -> str:
         """The last lines of the log that say why, without what every machine without a GPU prints."""
-        lines = self.log.read_text(errors="replace").splitlines()
-        telling = [line for line in lines if _tells(line)] or lines
-        return "\n".join(["its log says", *telling[-5:]])
+        return last_lines(self.log, self._said_before, tells=_tells)
 
     def _index(self) -> list[dict[str, Any]]:
         return json.loads(self._call("/v2/repository/index", body=b"{}", timeout_s=PROBE_S))
