@@ -54,11 +54,14 @@ class Plan:
 class Answer:
     """What came of one request."""
 
+    number: int
     due_s: float
     latency_ms: float
     status: int
     rung: str
     items: int
+    stateless: bool
+    """whether the user's state was not to be had"""
     forbidden: int
     ended_s: float
 
@@ -179,17 +182,19 @@ class Load:
                 status, answer = await door.ask(body)
         except (OSError, TimeoutError):
             status, answer = NO_ANSWER, b""
-        self.answers.append(self._read(status, answer, due, time.perf_counter() - start))
+        self.answers.append(self._read(number, status, answer, due, time.perf_counter() - start))
 
-    def _read(self, status: int, answer: bytes, due: float, ended: float) -> Answer:
+    def _read(self, number: int, status: int, answer: bytes, due: float, ended: float) -> Answer:
         slate = orjson.loads(answer) if status == 200 else {}
         items = [item["item"] for item in slate.get("items", ())]
         return Answer(
+            number=number,
             due_s=due,
             latency_ms=1e3 * (ended - due),
             status=status,
             rung=slate.get("rung", ""),
             items=len(items),
+            stateless=any(flag.startswith("state:") for flag in slate.get("degraded", ())),
             forbidden=len(self._forbidden.intersection(items)),
             ended_s=ended,
         )
