@@ -126,6 +126,18 @@ class Door:
         return sum(float(one.removeprefix(line)) for one in page if one.startswith(line + " "))
 
 
+@pytest.fixture
+def memory_writer() -> Callable[[], MemoryWriter]:
+    """Makes logs in memory, for one event loop each."""
+    return MemoryWriter
+
+
+@pytest.fixture
+def models() -> type[ScriptedModels]:
+    """Makes a model server of a few lines."""
+    return ScriptedModels
+
+
 Opened = Callable[..., Any]
 
 
