@@ -122,7 +122,7 @@ class TritonServer:
         try:
             self._scratch = Path(tempfile.mkdtemp(prefix="recsys-serving-"))
             backends = _prepare_backends(wheel, self._scratch)
-            self._ports = _ports(self._wanted_ports)
+            self._ports = free_ports(self._wanted_ports)
             self._spawn(wheel, backends)
             self._wait(models)
         except BaseException:
@@ -285,8 +285,8 @@ def _prepare_backends(wheel: Path, scratch: Path) -> Path:
     return backends
 
 
-def _ports(wanted: dict[str, int]) -> dict[str, int]:
-    """Check the ports that were asked for and choose the others."""
+def free_ports(wanted: dict[str, int]) -> dict[str, int]:
+    """Check the ports that were asked for and choose the others, those of 0; ServingError when one is not free."""
     held: dict[str, socket.socket] = {}
     try:
         for name, port in wanted.items():
