@@ -21,6 +21,7 @@ from nats.js.errors import BadRequestError, BucketNotFoundError, NotFoundError
 from nats.js.kv import KeyValue
 
 from recsys.errors import ServingError
+from serving.events.publishing import Publisher
 
 T = TypeVar("T")
 MICROSECONDS = 1_000_000
@@ -106,6 +107,7 @@ class Link:
     def __init__(self) -> None:
         self.client = Client()
         self.jetstream: JetStreamContext = self.client.jetstream()
+        self.publisher = Publisher(self.client)
         self.positions: KeyValue | None = None
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -157,6 +159,7 @@ async def _open(stream: Stream) -> Link:
             error_cb=heard,
         )
         await link.answer(until, connecting)
+        await link.answer(until, link.publisher.listen())
         await link.answer(until, _ensure_stream(link.jetstream, stream))
         link.positions = await link.answer(until, _positions(link.jetstream, stream))
     except BaseException:

@@ -18,9 +18,9 @@ from nats.js.errors import KeyNotFoundError
 
 from recsys.errors import check_ranges
 from serving.events.connection import Connection, Link, Stream
+from serving.events.publishing import ID
 from serving.events.record import Record, Stored
 
-ID = "Nats-Msg-Id"
 SEQUENCE = "Nats-Sequence"
 WAITING = "Nats-Num-Pending"
 PAGE = 1_000
@@ -51,12 +51,7 @@ class JetStreamWriter:
         messages = [(f"{self.stream.name}.{record.kind}", record.to_json(), record.id) for record in records]
 
         async def publish(link: Link) -> None:
-            await asyncio.gather(
-                *[
-                    await link.jetstream.publish_async(subject, payload, headers={ID: id})
-                    for subject, payload, id in messages
-                ]
-            )
+            await link.publisher.publish(messages)
 
         await self._connection.call(f"acknowledge {len(messages)} records", publish, deadline_s)
 

@@ -51,6 +51,8 @@ class EventLog:
         self._away = asyncio.Event()
         if not spool.empty:
             self._away.set()
+        self._gate = asyncio.Event()
+        self._gate.set()
         self._draining: asyncio.Task[None] | None = None
 
     @property
@@ -78,6 +80,7 @@ class EventLog:
     async def append(self, records: Sequence[Record]) -> None:
         """Return when every record is durable; ServingError when neither broker nor spool can take them."""
         self._check_sizes(records)
+        await self._gate.wait()
         if self.direct:
             try:
                 await self._broker.append(records)
@@ -115,20 +118,37 @@ class EventLog:
                 delay = min(2 * delay, MAX_DELAY_S)
 
     async def _empty(self) -> None:
-        """Bring what the spool holds to the broker; if that was all, close the circuit."""
-        known: set[str] | None = None
-        while batch := await self._spool.peek(BATCH):
-            known = await self._known(batch[0].timestamp) if known is None else known
-            fresh = [one.record for one in batch if one.record.id not in known]
-            await self._broker.append(fresh, deadline_s=BATCH_DEADLINE_S)
-            await self._spool.release()
-            self.drained += len(batch)
-        if self._spool.empty:
+        """Bring what the spool holds to the broker and close the circuit.
+
+        Under load something is always on its way to the spool: for the last of it, newcomers wait.
+        """
+        known = await self._known()
+        while await self._bring(known, BATCH_DEADLINE_S) == BATCH:
+            pass
+        self._gate.clear()
+        try:
+            await self._spool.settle()
+            while await self._bring(known, 0.0):
+                pass
             self.problem = None
             self._away.clear()
+        finally:
+            self._gate.set()
 
-    async def _known(self, timestamp: float) -> set[str]:
+    async def _bring(self, known: set[str], deadline_s: float) -> int:
+        """Bring the oldest records, except those that the broker has; how many they were."""
+        batch = await self._spool.peek(BATCH)
+        fresh = [one.record for one in batch if one.record.id not in known]
+        if fresh:
+            await self._broker.append(fresh, deadline_s=deadline_s)
+        if batch:
+            await self._spool.release()
+        self.drained += len(batch)
+        return len(batch)
+
+    async def _known(self) -> set[str]:
         """Ids that the broker took although it could not say so, if that may be longer ago than it remembers."""
-        if time.time() - timestamp + SLACK_S < self._broker.duplicate_window_s:
+        oldest = await self._spool.peek(1)
+        if not oldest or time.time() - oldest[0].timestamp + SLACK_S < self._broker.duplicate_window_s:
             return set()
-        return await self._broker.ids_since(timestamp - SLACK_S)
+        return await self._broker.ids_since(oldest[0].timestamp - SLACK_S)

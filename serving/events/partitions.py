@@ -11,6 +11,7 @@ that the names say what was written before.
 import asyncio
 import io
 import json
+import math
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,6 +29,7 @@ from serving.events.record import Stored
 FEEDBACK, IMPRESSIONS, MALFORMED = "feedback", "impressions", "malformed"
 ACTION = "action_"
 """before the name of an action, which may be that of another column"""
+LARGEST = 2**63 - 1
 HEAD = {"sequence": pl.Int64, "id": pl.String, "user": pl.String, "timestamp": pl.Float64}
 SCHEMAS: dict[str, dict[str, Any]] = {
     FEEDBACK: HEAD
@@ -136,7 +138,7 @@ def _feedback(stored: Stored) -> list[Row]:
     row = _head(stored) | {
         "item": _text(event.item),
         "request_id": _optional_text(event.request_id),
-        "position": None if event.position is None else int(event.position),
+        "position": None if event.position is None else _whole(event.position),
         "propensity": None if event.propensity is None else _number(event.propensity),
         "bundle": _optional_text(event.bundle),
         "rules": _optional_text(event.rules),
@@ -168,7 +170,7 @@ def _shown(position: int, item: Mapping[str, Any]) -> Row:
         "probabilities": _json(item["probabilities"]),
         "utility": _number(item["utility"]),
         "sources": [_text(name) for name in item["sources"]],
-        "rank": int(item["rank"]),
+        "rank": _whole(item["rank"]),
         "explored": bool(item["explored"]),
     }
 
@@ -184,9 +186,15 @@ def _optional_text(value: Any) -> str | None:
 
 
 def _number(value: Any) -> float:
-    if isinstance(value, bool | str):
-        raise TypeError(f"{value!r} is no number")
+    if isinstance(value, bool | str) or not math.isfinite(value):
+        raise ValueError(f"{value!r} is no finite number")
     return float(value)
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or abs(value) > LARGEST:
+        raise ValueError(f"{value!r} is no whole number of 64 bits")
+    return value
 
 
 def _json(value: Any) -> str:

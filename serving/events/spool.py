@@ -100,10 +100,14 @@ class Spool:
         """Take away what `peek` returned last."""
         await self._on_disk(self._remove)
 
+    async def settle(self) -> None:
+        """Return when everything that is on its way is there."""
+        if self._committing is not None:
+            await asyncio.shield(self._committing)
+
     async def close(self) -> None:
         """Finish what was begun; what is in the spool stays."""
-        if self._committing is not None:
-            await self._committing
+        await self.settle()
         await self._on_disk(self._end_segment)
         self._disk.shutdown()
         os.close(self._lock)

@@ -1,6 +1,8 @@
 """What the tests of the event log share: a broker of their own, records, and a way to wait."""
 
 import asyncio
+import os
+import signal
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
@@ -25,7 +27,7 @@ def broker(tmp_path: Path) -> Iterator[Broker]:
 
 @pytest.fixture
 def stream(broker: Broker) -> Stream:
-    return Stream(url=broker.url, max_bytes=64 << 20, deadline_s=3.0, read_deadline_s=3.0)
+    return Stream(url=broker.url, max_bytes=64 << 20, deadline_s=20.0, read_deadline_s=20.0)
 
 
 @pytest.fixture(scope="session")
@@ -68,6 +70,30 @@ def read_all() -> Callable[[Stream, int], list[Stored]]:
         return found
 
     return lambda stream, count: asyncio.run(asyncio.wait_for(read(stream, count), 60))
+
+
+@pytest.fixture(scope="session")
+def halt() -> Callable[[Broker], None]:
+    """Stop the process where it stands; it keeps its connections and says nothing."""
+
+    def halt(broker: Broker) -> None:
+        os.kill(broker.pid, signal.SIGSTOP)
+        deadline = time.monotonic() + 30
+        while Path(f"/proc/{broker.pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+            assert time.monotonic() < deadline, "it did not stop"
+
+    return halt
+
+
+@pytest.fixture(scope="session")
+def kill() -> Callable[[Broker], None]:
+    """kill -9, and wait for it; `start` brings the broker back."""
+
+    def kill(broker: Broker) -> None:
+        os.kill(broker.pid, signal.SIGKILL)
+        broker.stop()
+
+    return kill
 
 
 @pytest.fixture(scope="session")
