@@ -10,13 +10,13 @@ from recsys.errors import ServingError
 class Place:
     """Two folders.
 
-        serve/bundle/ models/ rules/ items/     what export.py wrote, and what was published since
-        live/keys.json      who may ask, hashed           live/identity.key   what users' pseudonyms are made with
-        live/first.key      a token for the owner of this machine
-        live/broker/ spool/                                the event log, and what waits for it
-        live/states.db or valkey/                          what is known of users now
-        live/events/                                       the log as Parquet, for training
-        live/stack.log      what everybody said            live/running.json   who runs, and where they listen
+    serve/bundle/ models/ rules/ items/     what export.py wrote, and what was published since
+    live/keys.json      who may ask, hashed           live/identity.key   what users' pseudonyms are made with
+    live/first.key      a token for the owner of this machine
+    live/broker/ spool/                                the event log, and what waits for it
+    live/states.db or valkey/                          what is known of users now
+    live/events/                                       the log as Parquet, for training
+    live/stack.log      what everybody said            live/running.json   who runs, and where they listen
     """
 
     serve: Path

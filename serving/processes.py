@@ -46,8 +46,12 @@ def spawn(
     log: Path,
     cwd: Path,
     environment: Mapping[str, str] | None = None,
+    hand_on: int | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start a process in a group of its own, so that our Ctrl-C does not reach it; it writes to the end of `log`."""
+    """Start a process in a group of its own, so that our Ctrl-C does not reach it; it writes to the end of `log`.
+
+    hand_on: an open file descriptor that it keeps for as long as it lives, a lock for example.
+    """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
         return subprocess.Popen(
@@ -58,6 +62,7 @@ def spawn(
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            pass_fds=() if hand_on is None else (hand_on,),
         )
 
 

@@ -91,6 +91,13 @@ class TritonServer:
         return f"http://{HOST}:{self._port('metrics_port')}/metrics"
 
     @property
+    def pid(self) -> int:
+        """Of the server's process, which leads the group of its stubs."""
+        if self._process is None:
+            raise ServingError("this Triton server is not running; enter it with `with` or call start()")
+        return self._process.pid
+
+    @property
     def log(self) -> Path:
         """What the server and the models printed."""
         path = self._wanted_log or (self._scratch and self._scratch / "triton.log")

@@ -10,9 +10,10 @@ from typing import Literal
 
 from serving.child import Child
 from serving.events.broker import Broker
+from serving.gateway.rungs import FULL, LIGHT
 from serving.place import Place
 from serving.processes import HOST, choose_ports
-from serving.server import ENSEMBLES, TritonServer
+from serving.server import TritonServer
 from serving.state.server import ValkeyServer
 from serving.supervisor import Guard, Patience, Service
 
@@ -68,9 +69,9 @@ class Stack:
 def _services(
     place: Place, ports: Mapping[str, int], urls: Mapping[str, str], state: State, users: Users
 ) -> Iterator[Service]:
-    yield Broker(place.broker, port=ports["broker"])
+    yield Broker(place.broker, port=ports["broker"], log=place.log)
     if state == "redis":
-        yield ValkeyServer(place.valkey, port=ports["state"])
+        yield ValkeyServer(place.valkey, port=ports["state"], log=place.log)
     yield TritonServer(
         place.models,
         http_port=ports["triton_http"],
@@ -78,7 +79,7 @@ def _services(
         metrics_port=ports["triton_metrics"],
         log=place.log,
         start_timeout_s=START_S,
-        asked=ENSEMBLES,
+        asked=(FULL, LIGHT),
     )
     place_of = [str(place.serve), f"--live={place.live}"]
     shared = [*place_of, f"--broker={urls['broker']}", f"--state={urls['state']}"]

@@ -19,6 +19,11 @@ class Service(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def pid(self) -> int:
+        """Of its process; ServingError where there is none."""
+        ...
+
     def start(self) -> None:
         """Return when it answers; ServingError when it does not come up."""
         ...

@@ -24,6 +24,7 @@ class Patient:
     """A service whose health the test decides."""
 
     name: str = "patient"
+    pid: int = 1
     here: bool = True
     fault: str | None = None
     remedy: bool | Exception = False
