@@ -3,24 +3,98 @@
 import signal
 import threading
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 from rich.console import Console
 
 from recsys.errors import exit_on_error
+from serving.first import curl, first_key
+from serving.gateway.keys import Scope, create_key
+from serving.gateway.settings import Settings
+from serving.place import Place
 from serving.server import TritonServer
+from serving.stack import Log, Stack, State, Users
 from serving.supervisor import Guard, Patience
+from serving.wiring import Neighbours, run_consumer, run_gateway
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 console = Console()
 
 Port = Annotated[int, typer.Option(help="0 takes a free one")]
+Serve = Annotated[Path, typer.Argument(help="folder that export.py wrote")]
+Live = Annotated[Path | None, typer.Option(help="folder for what is written while serving; else `live` beside it")]
+BrokerUrl = Annotated[str, typer.Option(help="nats://host:port")]
+StateUrl = Annotated[str, typer.Option(help="sqlite:///path or redis://host:port")]
+UserNames = Annotated[Users, typer.Option(help="how users are called behind the door: as they come, or hashed")]
 
 
 @app.callback()
 def serving() -> None:
     """Serve an exported bundle on the loopback interface."""
+
+
+@app.command()
+def up(
+    serve: Serve,
+    live: Live = None,
+    port: Annotated[int, typer.Option(help="of the gateway; 0 takes a free one")] = 8080,
+    state: Annotated[State, typer.Option(help="where users' states are kept")] = State.sqlite,
+    users: UserNames = Users.raw,
+) -> None:
+    """Everything on this machine until Ctrl-C: broker, state store, Triton, consumer, gateway."""
+    signals, place = Signals(), _place(serve, live)
+    stack = Stack.plan(place, port=port, state=state, users=users)
+    place.live.mkdir(parents=True, exist_ok=True)
+    first_key(place)
+    with stack.running(place, Log(place.log, console)):
+        signals.listen()
+        for name, address in stack.addresses.items():
+            console.print(f"{name:<15}{address}")
+        console.print(f"{'log':<15}{place.log}")
+        console.print(curl(place, stack.addresses["gateway"]), style="bold", soft_wrap=True)
+        signals.told.wait()
+        console.print("stopping")
+
+
+@app.command()
+def gateway(
+    serve: Serve,
+    broker: BrokerUrl,
+    state: StateUrl,
+    triton: Annotated[str, typer.Option(help="host:port of Triton's gRPC")],
+    live: Live = None,
+    port: Port = 8080,
+    users: UserNames = Users.raw,
+) -> None:
+    """The HTTP door alone, before a Triton, a broker and a state store that run already."""
+    neighbours = Neighbours(broker=broker, state=state, triton=triton)
+    run_gateway(
+        _place(serve, live),
+        neighbours,
+        port=port,
+        store_raw=users is Users.raw,
+        settings=Settings(),
+        ready=lambda url: console.print(f"gateway  {url}"),
+    )
+
+
+@app.command()
+def consume(serve: Serve, broker: BrokerUrl, state: StateUrl, live: Live = None, port: Port = 0) -> None:
+    """Fold the event log into users' states and into Parquet; its metrics stand at `port`."""
+    run_consumer(_place(serve, live), Neighbours(broker=broker, state=state), port=port)
+
+
+@app.command()
+def key(
+    name: Annotated[str, typer.Argument(help="who will use it")],
+    keys: Annotated[Path, typer.Option(help="keys.json of a gateway; it reads it when it starts")],
+    scope: Annotated[list[str], typer.Option(help="recommend, events or admin; may be given more than once")],
+    rate: Annotated[float, typer.Option(help="requests a second in the long run")] = 100.0,
+    burst: Annotated[int, typer.Option(help="requests at once after a rest")] = 200,
+) -> None:
+    """Make an API key; it is printed once and kept nowhere."""
+    console.print(create_key(keys, name=name, scopes=cast(list[Scope], scope), rate=rate, burst=burst), soft_wrap=True)
 
 
 @app.command()
@@ -39,6 +113,10 @@ def triton(
         console.print("ask      serving.client.Client(grpc).recommend([Query(...)]); Ctrl-C stops", style="bold")
         stopped.listen()
         Guard(server, console.print, patience=Patience()).run(stopped.told)
+
+
+def _place(serve: Path, live: Path | None) -> Place:
+    return Place(serve=serve.resolve(), live=(serve.parent / "live" if live is None else live).resolve())
 
 
 class Signals:

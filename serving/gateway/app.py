@@ -1,7 +1,7 @@
 """The gateway as an ASGI application: parts in, routes out."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import TextIO
 
@@ -55,6 +55,8 @@ class Parts:
     """seconds, rising"""
     now: Callable[[], float]
     """unix seconds"""
+    beside: AbstractAsyncContextManager[None]
+    """what lives as long as the application"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,9 +162,10 @@ def _app(
 ) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        await lifetime.begin()
-        yield
-        await lifetime.end()
+        async with parts.beside:
+            await lifetime.begin()
+            yield
+            await lifetime.end()
 
     app = FastAPI(title="recsys", redoc_url=None, redirect_slashes=False, lifespan=lifespan)
     told = document(Documents.of(parts.bundle, limits=parts.settings.limits, now=parts.now), parts.keys is not None)
