@@ -251,7 +251,7 @@ def test_neighbours_are_those_of_the_vectors_by_the_rules(parts: Parts, opened: 
     plain = replace(parts, rules=load_rules(parts.bundle, rules=RuleSet.parse({"rules": []})))
     found, *refused = run(plain, opened, story)
     assert found.json()["item"] == items[3]
-    assert [place["item"] for place in found.json()["items"]][0] == nearest[0]
+    assert found.json()["items"][0]["item"] == nearest[0]
     assert [one.status_code for one in refused] == [400, 400, 404]
     hidden = run(banned(parts, *nearest[:2]), opened, story)[0].json()
     assert len(hidden["items"]) == 5
