@@ -43,7 +43,7 @@ from recsys.policy.explore import Exploration
 from recsys.policy.quotas import grouping
 from recsys.policy.rules import RuleSet
 from recsys.policy.value import ValueFormula
-from recsys.stages import Rank, Retrieve, catalogue_columns, load_rank, load_retrieve, read_catalogue, rules_maker
+from recsys.stages import Rank, Retrieve, load_rank, load_retrieve, read_ruled_items, rules_maker
 
 DIALS = (1.0, 0.98, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.3)
 LOSS = 0.01
@@ -101,7 +101,7 @@ def _categories(bundle: Bundle) -> np.ndarray:
     types = {
         name: kind for name, kind in bundle.document("catalogue.json").items() if kind in ("category", "categories")
     }
-    columns = catalogue_columns(read_catalogue(bundle), types)
+    columns = read_ruled_items(bundle).columns
     grouped = {name: grouping("diversity", name, columns, types) for name in types}
     few = {name: rows for name, rows in grouped.items() if len({one for row in rows for one in row}) < 0.5 * len(rows)}
     place_of = {

@@ -1,4 +1,4 @@
-"""`python -m serving runs/demo/serve/models`: a Triton on this machine until Ctrl-C, healing models that fail."""
+"""`python -m serving`: what serves an exported bundle on this machine."""
 
 import signal
 import threading
@@ -8,43 +8,53 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from recsys.errors import ServingError, exit_on_error
+from recsys.errors import exit_on_error
 from serving.server import TritonServer
+from serving.supervisor import Guard, Patience
 
-WATCH_S = 5.0
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+console = Console()
+
+Port = Annotated[int, typer.Option(help="0 takes a free one")]
 
 
-def serve(
-    models: Annotated[Path, typer.Argument(help="model repository that export.py wrote")],
-    http: Annotated[int, typer.Option(help="port, 0 takes a free one")] = 8000,
-    grpc: Annotated[int, typer.Option(help="port, 0 takes a free one")] = 8001,
-    metrics: Annotated[int, typer.Option(help="port, 0 takes a free one")] = 8002,
-) -> None:
+@app.callback()
+def serving() -> None:
     """Serve an exported bundle on the loopback interface."""
-    console = Console()
-    stopped = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)  # also while starting, nothing may be left behind
+
+
+@app.command()
+def triton(
+    models: Annotated[Path, typer.Argument(help="model repository that export.py wrote")],
+    http: Port = 8000,
+    grpc: Port = 8001,
+    metrics: Port = 8002,
+) -> None:
+    """A Triton alone, until Ctrl-C; models that fail are healed, a server that is gone is started again."""
+    stopped = Signals()
     with TritonServer(models, http_port=http, grpc_port=grpc, metrics_port=metrics) as server:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, lambda *_: stopped.set())
         addresses = {"grpc": server.grpc_url, "http": server.http_url, "metrics": server.metrics_url, "log": server.log}
         for name, address in addresses.items():
             console.print(f"{name:<9}{address}")
         console.print("ask      serving.client.Client(grpc).recommend([Query(...)]); Ctrl-C stops", style="bold")
-        while not stopped.wait(WATCH_S):
-            watch(server, console)
+        stopped.listen()
+        Guard(server, console.print, patience=Patience()).run(stopped.told)
 
 
-def watch(server: TritonServer, console: Console) -> None:
-    """One round of healing; a model that cannot be healed is said and tried again, the others go on serving."""
-    try:
-        for model in server.watch():
-            console.print(f"healed   {model}", style="yellow")
-    except ServingError as error:
-        console.print(f"broken   {error}", style="red")
+class Signals:
+    """Ctrl-C and its kin: an interruption while starting, so that nothing is left behind; later a request to end."""
+
+    def __init__(self) -> None:
+        self.told = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.default_int_handler)
+
+    def listen(self) -> None:
+        """From now on a signal only sets `told`."""
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, lambda *_: self.told.set())
 
 
 if __name__ == "__main__":
     with exit_on_error():
-        typer.run(serve)
+        app()
