@@ -1,8 +1,11 @@
 """Run the gateway: uvloop and httptools, warm before it listens, drained before it goes."""
 
 import logging
+import signal
 import socket
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TextIO
 
 import orjson
@@ -12,6 +15,7 @@ from recsys.errors import ServingError, check_ranges
 from serving.gateway.app import Gateway
 
 BACKLOG = 2_048
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class JsonLines(logging.Formatter):
@@ -53,6 +57,17 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             self._ready()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """As uvicorn does, but a signal has done its work when all is drained: the caller goes on with its own ending."""
+        own = threading.current_thread() is threading.main_thread()
+        before = {number: signal.signal(number, self.handle_exit) for number in SIGNALS if own}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._gateway.readiness.stop()
