@@ -66,7 +66,7 @@ def test_what_no_action_reaches_is_said(objectives, sentence):
 
 
 def test_objectives_that_read_too_much_to_try_are_said():
-    text = " + ".join(f"{name} * {number}.5" for number in range(2, 10) for name in SPEC.actions)
+    text = " + ".join(f"{SPEC.actions[number % 4]} * {number}.5" for number in range(2, 60, 3))
     with pytest.raises(ConfigError, match=r"the objectives \['all'\] read too many actions to try"):
         reaching(replace(SPEC, objectives={"all": f"{text} > 1"}), ["all"])
 
