@@ -13,7 +13,7 @@ import redis
 from recsys.contracts import Event
 from recsys.errors import ConfigError, ServingError
 from serving.events.record import Record, Stored
-from serving.ports import free_ports
+from serving.processes import choose_ports
 from serving.state.contract import Change
 from serving.state.exposure import Amortised
 from serving.state.opening import open_states
@@ -62,7 +62,7 @@ def stopped(pid):
 
 
 def test_what_was_written_outlives_a_killed_server_and_the_client_finds_the_next_one(tmp_path, spec):
-    port = free_ports({"port": 0})["port"]
+    port = choose_ports({"port": 0})["port"]
     batch = log(20)
 
     async def live():
