@@ -30,10 +30,11 @@ def open_states(
     """
     limits = {"read_timeout_s": (read_timeout_s, 1e-3, 600.0), "write_timeout_s": (write_timeout_s, 1e-3, 600.0)}
     check_ranges("state", **limits, **({} if ttl_s is None else {"ttl_s": (ttl_s, 1.0, 1e9)}))
-    return States(_table(url, read_timeout_s, write_timeout_s, ttl_s), spec, exposure)
+    return States(open_table(url, read_timeout_s, write_timeout_s, ttl_s), spec, exposure)
 
 
-def _table(url: str, read_timeout_s: float, write_timeout_s: float, ttl_s: float | None) -> Table:
+def open_table(url: str, read_timeout_s: float, write_timeout_s: float, ttl_s: float | None) -> Table:
+    """The table behind the same URL."""
     if url.startswith(SQLITE) and url != SQLITE:
         if ttl_s is not None:
             raise ConfigError(f"state.ttl_s is {ttl_s!r}, but the store in a file keeps everybody; leave it out")

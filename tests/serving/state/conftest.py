@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import pytest
 import redis
 
-from recsys.features.spec import FeatureSpec, Table
+from recsys.features import spec as features
+from recsys.features.spec import FeatureSpec
+from serving.state.contract import Table
 from serving.state.exposure import Amortised
-from serving.state.opening import SQLITE, open_states
+from serving.state.opening import SQLITE, open_states, open_table
 from serving.state.server import ValkeyServer
 from serving.state.states import States
 
@@ -34,6 +36,14 @@ class Store:
         finally:
             await states.close()
 
+    @asynccontextmanager
+    async def table(self, **options: object) -> AsyncIterator[Table]:
+        table = open_table(self.url, **{"read_timeout_s": 10.0, "write_timeout_s": 10.0, "ttl_s": None} | options)
+        try:
+            yield table
+        finally:
+            await table.close()
+
     def raw(self) -> dict[bytes, bytes]:
         if self.url.startswith(SQLITE):
             with closing(sqlite3.connect(self.url.removeprefix(SQLITE))) as connection:
@@ -53,9 +63,9 @@ class Store:
 @pytest.fixture(scope="session")
 def spec() -> FeatureSpec:
     return FeatureSpec(
-        items=Table(name="items", columns=()),
-        profile=Table(name="profile", columns=()),
-        context=Table(name="context", columns=()),
+        items=features.Table(name="items", columns=()),
+        profile=features.Table(name="profile", columns=()),
+        context=features.Table(name="context", columns=()),
         history_length=3,
         actions=("click", "rating"),
         objectives={"watch": "click", "like": "rating >= 4"},
