@@ -21,14 +21,13 @@ from typing import Any
 
 import polars as pl
 
+from recsys.data.sources.event_log import ACTION
 from recsys.errors import ServingError
 from recsys.policy.durable import write_whole
 from serving.events.lock import hold
 from serving.events.record import Stored
 
 FEEDBACK, IMPRESSIONS, MALFORMED = "feedback", "impressions", "malformed"
-ACTION = "action_"
-"""before the name of an action, which may be that of another column"""
 LARGEST = 2**63 - 1
 HEAD = {"sequence": pl.Int64, "id": pl.String, "user": pl.String, "timestamp": pl.Float64}
 SCHEMAS: dict[str, dict[str, Any]] = {

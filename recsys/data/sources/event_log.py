@@ -16,7 +16,7 @@ from recsys.errors import DataError
 
 ID, CONTEXT = "id", "context"
 ACTION = "action_"
-"""before the name of an action in the partitions"""
+"""before the name of an action in the partitions, which may be that of another column"""
 FILES = "feedback/day=*/*.parquet"
 SCALAR = ("category", "text")
 
