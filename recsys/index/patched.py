@@ -54,7 +54,9 @@ class PatchedIndex:
         parts = zip(self._search_below(queries, k), self._search_patch(queries, k), strict=True)
         scores, rows = (np.concatenate(one, axis=1) for one in parts)
         order = np.lexsort((np.where(rows == PAD, len(self), rows), -scores), axis=-1)[:, : min(k, len(self))]
-        return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
+        spare = ((0, 0), (0, min(k, len(self)) - order.shape[1]))
+        found = np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
+        return np.pad(found[0], spare, constant_values=-np.inf), np.pad(found[1], spare, constant_values=PAD)
 
     def vectors(self, rows: np.ndarray) -> np.ndarray:
         """The vectors [.., D] float32 of rows [..], zeros where a row is PAD."""

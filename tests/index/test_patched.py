@@ -36,7 +36,7 @@ def patches(draw: st.DrawFn) -> tuple[int, int, list[int], list[int], int]:
     return num, new, sorted(changed), hidden, draw(st.integers(1, num + new + 3))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(patches(), st.sampled_from(["exact", "flat"]))
 def test_it_finds_what_a_search_of_all_vectors_finds(
     patch: tuple[int, int, list[int], list[int], int], kind: str
