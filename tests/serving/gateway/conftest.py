@@ -1,8 +1,6 @@
 """A gateway in this process: real Triton, real rules, and stores of a few lines where the store is not what is tested."""
 
 import asyncio
-import hashlib
-import hmac
 import io
 import json
 import selectors
@@ -17,7 +15,9 @@ import pytest
 from recsys.errors import ServingError
 from recsys.stages import load_rules
 from serving.events.record import Record, Stored
-from serving.gateway.app import Parts, build
+from serving.gateway.app import build
+from serving.gateway.assembly import Parts
+from serving.gateway.identity import Identity
 from serving.gateway.settings import Settings
 from serving.gateway.triton import Metadata, TritonModels
 from serving.server import TritonServer
@@ -73,20 +73,23 @@ class MemoryWriter:
 class MemoryItems:
     """Implements Items."""
 
-    columns: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    changes: dict[str, tuple[Mapping[str, Any], bool | None]] = field(default_factory=dict)
 
-    async def put(self, item: str, columns: Mapping[str, Any]) -> None:
-        self.columns[item] = columns
+    async def put(self, item: str, columns: Mapping[str, Any], *, withdrawn: bool | None) -> None:
+        self.changes[item] = columns, withdrawn
 
 
-class KeyedIdentities:
-    """Implements Identities; what is stored is the raw id."""
+@dataclass(kw_only=True)
+class MemoryExposures:
+    """Implements Exposures."""
 
-    def stored(self, user: str) -> str:
-        return user
+    shares: dict[str, float] = field(default_factory=dict)
+    away: bool = False
 
-    def logged(self, user: str) -> str:
-        return hmac.new(b"key", user.encode(), hashlib.sha256).hexdigest()[:16]
+    async def exposure(self) -> Mapping[str, float]:
+        if self.away:
+            raise ServingError("the state store is away; start it")
+        return dict(self.shares)
 
 
 Answering = Callable[[bytes], Awaitable[bytes]]
@@ -155,8 +158,8 @@ def parts(trained: Any) -> Parts:
         states=MemoryStates(),
         writer=MemoryWriter(),
         items=MemoryItems(),
-        identities=KeyedIdentities(),
-        exposure=dict,
+        identities=Identity(key=b"a key of tests in these files", store_raw=True),
+        exposures=MemoryExposures(),
         keys=None,
         settings=PATIENT,
         log=io.StringIO(),

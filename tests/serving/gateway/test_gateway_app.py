@@ -15,7 +15,7 @@ import pytest
 from recsys.pipeline import recommend
 from recsys.policy.rules import RuleSet
 from recsys.stages import load_rules
-from serving.gateway.app import Parts
+from serving.gateway.assembly import Parts
 from serving.gateway.keys import Key, Keyring, hash_token
 from serving.gateway.settings import Settings
 from serving.state.contract import UserState
@@ -189,6 +189,24 @@ def test_a_state_store_that_is_away_or_slow_is_a_flag(parts: Parts, opened: Any)
     assert not {"state:away", "state:slow"} & set(well)
 
 
+def test_counters_are_read_beside_the_requests(parts: Parts, opened: Any) -> None:
+    """What was read last goes with every query; a store that does not answer is a flag."""
+
+    async def story(door: Any) -> list[dict[str, Any]]:
+        answers = [(await door.recommend(USER)).json()]
+        parts.exposures.away = True  # type: ignore[attr-defined]
+        while "exposure:stale" not in answers[-1]["degraded"]:
+            await asyncio.sleep(0.01)
+            answers.append((await door.recommend(USER)).json())
+        return answers
+
+    parts.exposures.shares["category=war"] = 0.25  # type: ignore[attr-defined]
+    answers = run(replace(parts, settings=replace(parts.settings, exposure_every_s=0.02)), opened, story)
+    assert "exposure:stale" not in answers[0]["degraded"]
+    asked = [record.body["query"]["exposure"] for record in parts.writer.of_kind("impression")]  # type: ignore[attr-defined]
+    assert {tuple(one.items()) for one in asked} == {(("category=war", 0.25),)}
+
+
 def test_a_log_that_is_away_is_said_on_later_answers_and_refuses_feedback(
     parts: Parts, opened: Any, items: Any
 ) -> None:
@@ -261,13 +279,17 @@ def test_neighbours_are_those_of_the_vectors_by_the_rules(parts: Parts, opened: 
 def test_an_item_is_changed_by_whom_may(parts: Parts, opened: Any, items: Any) -> None:
     async def story(door: Any) -> list[httpx.Response]:
         headers = {"authorization": "Bearer token"}
-        bodies = ({"columns": {"price": 3.5}}, {"columns": {"prise": 3.5}}, {"columns": {"price": "3.5"}})
+        bodies = (
+            {"columns": {"price": 3.5}, "withdrawn": True},
+            {"columns": {"prise": 3.5}},
+            {"columns": {"price": "3.5"}},
+        )
         return [await door.client.put("/v1/items/new%2Fone", json=body, headers=headers) for body in bodies]
 
     admin = keyed(parts, scopes=("admin",))
     taken, unknown, wrong = run(admin, opened, story)
-    assert taken.json()["columns"] == {"price": 3.5}
-    assert parts.items.columns == {"new/one": {"price": 3.5}}  # type: ignore[attr-defined]
+    assert taken.json()["item"] == "new/one"
+    assert parts.items.changes == {"new/one": ({"price": 3.5}, True)}  # type: ignore[attr-defined]
     assert "known are" in unknown.json()["error"]
     assert [unknown.status_code, wrong.status_code] == [400, 400]
     assert [one.status_code for one in run(keyed(parts), opened, story)] == [403, 403, 403]
@@ -377,7 +399,7 @@ def test_no_user_and_no_mail_address_in_any_line(
         async def append(self, records: Any) -> None:
             raise KeyError([record.user for record in records])
 
-        async def put(self, item: str, columns: Any) -> None:
+        async def put(self, item: str, columns: Any, *, withdrawn: Any) -> None:
             raise KeyError(item)
 
         async def close(self) -> None: ...

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from schemathesis import GenerationMode
 
 from recsys.pipeline import recommend
-from serving.gateway.app import Parts
+from serving.gateway.assembly import Parts
 
 NUM_EXAMPLES = 40
 """of a route and a mode"""
@@ -35,9 +35,7 @@ async def sent(case: Any, client: httpx.AsyncClient) -> httpx.Response:
     asked = case.as_transport_kwargs(base_url="http://gateway")
     headers = {name: value for name, value in (asked.get("headers") or {}).items() if name.lower() not in BODILESS}
     body = {"json": asked["json"]} if asked.get("json") is not None else {"content": asked.get("data") or b""}
-    return await client.request(
-        asked["method"], asked["url"], params=asked.get("params"), headers=headers, cookies=asked.get("cookies"), **body
-    )
+    return await client.request(asked["method"], asked["url"], params=asked.get("params"), headers=headers, **body)
 
 
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=["fitting", "misfitting"])
