@@ -71,4 +71,4 @@ def test_only_declared_answers(healthy: Parts, opened: Any, mode: GenerationMode
         one_case()
 
     asyncio.run(story())
-    assert ({200} if mode is GenerationMode.POSITIVE else {200, 400}) <= statuses
+    assert (200 if mode is GenerationMode.POSITIVE else 400) in statuses

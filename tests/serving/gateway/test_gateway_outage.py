@@ -17,7 +17,15 @@ from serving.server import TritonServer
 
 PATIENCE_S = 60
 HURRIED = Settings(
-    budget_ms=6_000, light_ms=1_000, fallback_ms=4_000, state_ms=1_000, breaker_window=2, breaker_failures=2, probe_s=60
+    budget_ms=6_000,
+    light_ms=1_000,
+    fallback_ms=4_000,
+    state_ms=1_000,
+    breaker_window=2,
+    breaker_failures=2,
+    breaker_pause_s=10,
+    breaker_longest_s=10,
+    probe_s=60,
 )
 """a second for each model, and time enough for the rest on a machine that others use as well"""
 CONFIG = """
