@@ -12,7 +12,7 @@ from recsys.errors import QueryError
 from recsys.features.spec import Table
 from recsys.stages import read_spec
 from serving.events.record import Record
-from serving.gateway.strict_json import fields_of, list_of, number_of, parse, text_of, whole_of
+from serving.gateway.strict_json import fields_of, list_of, number_of, parse, text_of, told, whole_of
 
 ASKED = ("user", "k", "surface", "context", "profile", "exclude", "budget_ms")
 EVENT = (
@@ -121,13 +121,18 @@ class Documents:
         listed = list_of("events", fields["events"], most=self.limits.events, least=1)
         return [self._record(f"events[{place}]", entry, stored) for place, entry in enumerate(listed)]
 
-    def item(self, body: bytes) -> Mapping[str, Any]:
-        """The body of PUT /v1/items/{id}: the columns that change, null for a value that is not known any more."""
-        fields = fields_of("the body", parse(body), ("columns",), ("columns",))
-        columns = self._columns("columns", fields["columns"], self.items)
-        if not columns:
-            raise QueryError(f"columns is empty; send at least one of {', '.join(self.items)}")
-        return columns
+    def item(self, body: bytes) -> tuple[Mapping[str, Any], bool | None]:
+        """The body of PUT /v1/items/{id}: columns that change, null for a value that is not known any more, and whether
+        the item is withdrawn from now on, None where that stays as it is.
+        """
+        fields = fields_of("the body", parse(body), ("columns", "withdrawn"))
+        columns = self._columns("columns", fields.get("columns", {}), self.items)
+        withdrawn = fields.get("withdrawn")
+        if withdrawn is not None and not isinstance(withdrawn, bool):
+            raise QueryError(f"withdrawn is {told(withdrawn)}; send true or false")
+        if not columns and withdrawn is None:
+            raise QueryError(f"nothing changes; send withdrawn or columns with any of {', '.join(self.items)}")
+        return columns, withdrawn
 
     def item_id(self, value: str) -> str:
         return self._id("the item id", value)

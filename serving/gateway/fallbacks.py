@@ -21,7 +21,6 @@ from recsys.contracts import PAD, Query, Slate
 from recsys.errors import BundleError
 from recsys.index import FaissIndex, Index
 from recsys.policy.compose import CompiledPolicy
-from recsys.stages import read_catalogue
 from serving.gateway.refusals import Refusal
 
 POPULAR = "popular"
@@ -61,10 +60,14 @@ class Fallbacks:
         index = FaissIndex.read(bundle.file("index.faiss"))
         document, arrays = bundle.document("candidates.json"), bundle.arrays("candidates.safetensors")
         sources = Sources.from_documents(document, arrays, index)
-        self.rows = {item: row for row, item in enumerate(read_catalogue(bundle)["item"])}
         self._rules = rules
         self._popular = _popular(sources)
         self._neighbours = Neighbours(index=index, content=_content(sources))
+
+    @property
+    def rows(self) -> Mapping[str, int]:
+        """item -> catalogue row, also of items that came since the training"""
+        return self._rules.policy.rules.row_of
 
     @property
     def rules_hash(self) -> str:
@@ -147,7 +150,12 @@ class Neighbours:
     content: ItemNeighbours | None
 
     def of(self, row: int, wanted: int) -> tuple[np.ndarray, np.ndarray, str]:
-        """Rows [C], scores [C], best first and without the item itself, and the source that says so."""
+        """Rows [C], scores [C], best first and without the item itself, and the source that says so.
+
+        None for an item that came since the training.
+        """
+        if row >= len(self.index):
+            return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32), "content"
         vector = self.index.vectors(np.array([row]))
         if self.content is not None and not vector.any():
             place = slice(self.content.indptr[row], self.content.indptr[row + 1])

@@ -1,6 +1,5 @@
-"""What the gateway asks of those who know users and counters."""
+"""What the gateway asks of who knows what users are called."""
 
-from collections.abc import Callable, Mapping
 from typing import Protocol
 
 
@@ -14,7 +13,3 @@ class Identities(Protocol):
     def logged(self, user: str) -> str:
         """In logs and traces: a keyed hash."""
         ...
-
-
-Exposure = Callable[[], Mapping[str, float]]
-"""counters of all that was shown, as exposure rules read them; read from memory"""

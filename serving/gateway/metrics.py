@@ -1,6 +1,7 @@
 """What the gateway counts, for Prometheus. No label takes a value that a caller may choose."""
 
 import time
+from collections import Counter as Counted
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -13,7 +14,19 @@ from serving.gateway.exposure import WINDOW, TopShare
 
 SECONDS = (0.001, 0.002, 0.004, 0.006, 0.01, 0.015, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 5.0)
 UTILITIES = (-1.0, 0.0, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0, 5.0)
-FAMILIES = ("history", "profile", "context", "rank", "value", "rules", "candidates", "rung", "state", "impressions")
+FAMILIES = (
+    "history",
+    "profile",
+    "context",
+    "rank",
+    "value",
+    "rules",
+    "candidates",
+    "rung",
+    "state",
+    "exposure",
+    "impressions",
+)
 """of flags of degraded answers: what stands before their first colon"""
 OTHER = "other"
 STATES = {"closed": 0, "half-open": 1, "open": 2}
@@ -90,8 +103,9 @@ class Metrics:
             self._complete.inc()
         for place in slate["items"]:
             self._utilities.observe(place["utility"])
-            for source in place["sources"]:
-                self._shown.labels(source if source in self._sources else OTHER).inc()
+        shown = Counted(source for place in slate["items"] for source in place["sources"])
+        for source, num in shown.items():
+            self._shown.labels(source if source in self._sources else OTHER).inc(num)
         self._top.add(place["item"] for place in slate["items"])
         self._versions(slate["bundle"], slate["rules"])
 

@@ -131,14 +131,14 @@ def _similar(documents: Documents, keyed: bool) -> Schema:
 
 
 def _item(documents: Documents, keyed: bool) -> Schema:
-    columns = _columns(documents, documents.items) | {"minProperties": 1}
-    answer = {"item": {"type": "string"}, "columns": {"type": "object"}, "request_id": {"type": "string"}}
+    changes = {"columns": _columns(documents, documents.items), "withdrawn": {"type": ["boolean", "null"]}}
+    answer = {"item": {"type": "string"}, "request_id": {"type": "string"}}
     return _operation(
         "New values of an item, at once in rules and filters; a new item is retrievable a little later",
         keyed,
         _object(answer, tuple(answer)),
         (400, 404, 413),
-        body=_object({"columns": columns}, ("columns",)),
+        body=_object(changes, ()),
         example={"columns": dict.fromkeys(list(documents.items)[:1])},
         parameters=(_in_path(documents), REQUEST_ID),
     )

@@ -10,11 +10,12 @@ from recsys.contracts import Event, Query
 from serving.events.record import Record
 from serving.gateway.documents import Ask, Documents
 from serving.gateway.door import Call, Door
-from serving.gateway.identities import Exposure, Identities
+from serving.gateway.identities import Identities
 from serving.gateway.impressions import Impressions
 from serving.gateway.ladder import Answer, Ladder, Question
 from serving.gateway.logs import RequestLog
 from serving.gateway.metrics import Metrics
+from serving.gateway.shares import Shares
 from serving.gateway.user_states import StateReader
 from serving.state.contract import UserState
 
@@ -29,7 +30,7 @@ class Recommending:
     documents: Documents
     identities: Identities
     states: StateReader
-    exposure: Exposure
+    shares: Shares
     ladder: Ladder
     impressions: Impressions
     metrics: Metrics
@@ -48,7 +49,7 @@ class Recommending:
         self.metrics.stage_took("state", self.clock() - started)
         question = self._question(call, ask, user, state, deadline)
         answer = await self.ladder.answer(question)
-        flags = (*flags, *answer.reasons, *self.impressions.flags)
+        flags = (*flags, *answer.reasons, *self.shares.flags, *self.impressions.flags)
         slate = {**answer.slate, "degraded": [*answer.slate["degraded"], *flags]}
         call.told |= {"rung": answer.rung, "degraded": slate["degraded"] or None}
         call.after = lambda: self._shown(question, slate, answer)
@@ -71,7 +72,7 @@ class Recommending:
             surface=ask.surface,
             exclude=ask.exclude,
             request_id=call.request_id,
-            exposure={**self.exposure(), **state.shown},
+            exposure={**self.shares.now, **state.shown},
         )
         document = query_document(query)
         return Question(

@@ -29,6 +29,8 @@ class Settings:
     impressions_most: int = 20_000
     impressions_batch: int = 256
     impressions_pause_s: float = 0.5
+    exposure_every_s: float = 1.0
+    """counters of what was shown are read so often"""
     events_s: float = 5.0
     """feedback that is not durable after so long is refused"""
     breaker_window: int = 20
@@ -52,6 +54,7 @@ class Settings:
             state_ms=(self.state_ms, 0.1, self.budget_ms),
             fallback_ms=(self.fallback_ms, 0.1, self.budget_ms),
             light_ms=(self.light_ms, 0.1, self.budget_ms),
+            exposure_every_s=(self.exposure_every_s, 0.01, 3_600.0),
             events_s=(self.events_s, 0.001, 600.0),
             probe_every_s=(self.probe_every_s, 0.01, 3_600.0),
             probe_s=(self.probe_s, 0.001, 60.0),

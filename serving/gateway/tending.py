@@ -13,9 +13,10 @@ from serving.events.record import Writer
 from serving.gateway.documents import Documents
 from serving.gateway.door import Call, Door
 from serving.gateway.fallbacks import Fallbacks
-from serving.gateway.identities import Exposure, Identities
+from serving.gateway.identities import Identities
 from serving.gateway.metrics import Metrics
 from serving.gateway.refusals import Refusal
+from serving.gateway.shares import Shares
 
 RETRY_S = 1.0
 SURFACE = "similar"
@@ -25,10 +26,11 @@ SURFACE = "similar"
 class Items(Protocol):
     """Who takes changes of the catalogue between trainings."""
 
-    async def put(self, item: str, columns: Mapping[str, Any]) -> None:
+    async def put(self, item: str, columns: Mapping[str, Any], *, withdrawn: bool | None) -> None:
         """Return when rules and filters see the new values, of the kinds of the catalogue; None for not known.
 
-        An item that the catalogue lacks is new. QueryError for values that cannot serve, ServingError for no answer.
+        withdrawn: True takes the item out, False brings it back, None leaves that as it is. An item that the catalogue
+        lacks is new. QueryError for values that cannot serve, ServingError for no answer.
         """
         ...
 
@@ -43,7 +45,7 @@ class Tending:
     items: Items
     identities: Identities
     writer: Writer
-    exposure: Exposure
+    shares: Shares
     metrics: Metrics
     events_s: float
     now: Callable[[], float]
@@ -72,7 +74,7 @@ class Tending:
             surface=SURFACE,
             exclude=(item,),
             request_id=call.request_id,
-            exposure=self.exposure(),
+            exposure=self.shares.now,
         )
         with self.metrics.stage("rules"):
             slate = self.fallbacks.similar(item, query)
@@ -80,9 +82,9 @@ class Tending:
 
     async def put_item(self, call: Call) -> bytes:
         item = self.documents.item_id(call.request.path_params["item"])
-        columns = self.documents.item(await self.door.body(call.request))
-        await self.items.put(item, columns)
-        return orjson.dumps({"item": item, "columns": columns, "request_id": call.request_id})
+        columns, withdrawn = self.documents.item(await self.door.body(call.request))
+        await self.items.put(item, columns, withdrawn=withdrawn)
+        return orjson.dumps({"item": item, "request_id": call.request_id})
 
     def _k(self, call: Call) -> int:
         asked = call.request.query_params

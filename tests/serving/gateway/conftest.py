@@ -1,8 +1,6 @@
 """A gateway in this process: real Triton, real rules, and stores of a few lines where the store is not what is tested."""
 
 import asyncio
-import hashlib
-import hmac
 import io
 import json
 import selectors
@@ -15,9 +13,14 @@ import httpx
 import pytest
 
 from recsys.errors import ServingError
+from recsys.pipeline import recommend
+from recsys.policy.rules import RuleSet
 from recsys.stages import load_rules
 from serving.events.record import Record, Stored
-from serving.gateway.app import Parts, build
+from serving.gateway.app import build
+from serving.gateway.assembly import Parts
+from serving.gateway.identity import Identity
+from serving.gateway.keys import Key, Keyring, hash_token
 from serving.gateway.settings import Settings
 from serving.gateway.triton import Metadata, TritonModels
 from serving.server import TritonServer
@@ -73,20 +76,23 @@ class MemoryWriter:
 class MemoryItems:
     """Implements Items."""
 
-    columns: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    changes: dict[str, tuple[Mapping[str, Any], bool | None]] = field(default_factory=dict)
 
-    async def put(self, item: str, columns: Mapping[str, Any]) -> None:
-        self.columns[item] = columns
+    async def put(self, item: str, columns: Mapping[str, Any], *, withdrawn: bool | None) -> None:
+        self.changes[item] = columns, withdrawn
 
 
-class KeyedIdentities:
-    """Implements Identities; what is stored is the raw id."""
+@dataclass(kw_only=True)
+class MemoryExposures:
+    """Implements Exposures."""
 
-    def stored(self, user: str) -> str:
-        return user
+    shares: dict[str, float] = field(default_factory=dict)
+    away: bool = False
 
-    def logged(self, user: str) -> str:
-        return hmac.new(b"key", user.encode(), hashlib.sha256).hexdigest()[:16]
+    async def exposure(self) -> Mapping[str, float]:
+        if self.away:
+            raise ServingError("the state store is away; start it")
+        return dict(self.shares)
 
 
 Answering = Callable[[bytes], Awaitable[bytes]]
@@ -155,8 +161,8 @@ def parts(trained: Any) -> Parts:
         states=MemoryStates(),
         writer=MemoryWriter(),
         items=MemoryItems(),
-        identities=KeyedIdentities(),
-        exposure=dict,
+        identities=Identity(key=b"a key of tests in these files", store_raw=True),
+        exposures=MemoryExposures(),
         keys=None,
         settings=PATIENT,
         log=io.StringIO(),
@@ -186,6 +192,71 @@ def opened() -> Opened:
             yield Door(parts, gateway, client)
 
     return opened
+
+
+@pytest.fixture
+def during(opened: Opened) -> Callable[[Parts, Callable[[Door], Awaitable[Any]]], Any]:
+    """Runs a story while a gateway of these parts lives."""
+
+    def during(parts: Parts, story: Callable[[Door], Awaitable[Any]]) -> Any:
+        async def told() -> Any:
+            async with opened(parts) as door:
+                return await story(door)
+
+        return asyncio.run(told())
+
+    return during
+
+
+@pytest.fixture
+def items(trained: Any) -> list[str]:
+    """Ids of the catalogue, by row."""
+    return trained.dataset.items["item"].to_list()
+
+
+@pytest.fixture
+def banned() -> Callable[..., Parts]:
+    """The same parts under rules that let none of these items pass."""
+
+    def banned(parts: Parts, *items: str) -> Parts:
+        must = " and ".join(f"item != '{item}'" for item in items)
+        rules = RuleSet.parse({"rules": [{"name": "not-these", "must": must}]})
+        return replace(parts, rules=load_rules(parts.bundle, rules=rules))
+
+    return banned
+
+
+@pytest.fixture
+def keyed() -> Callable[..., Parts]:
+    """The same parts with one API key, "token", for everything but admin."""
+
+    def keyed(parts: Parts, **changes: Any) -> Parts:
+        key = {"rate": 1.0, "burst": 3, "scopes": ("recommend", "events")} | changes
+        ring = Keyring([Key(name="all", sha256=hash_token("token"), **key)], clock=lambda: 0.0)
+        return replace(parts, keys=ring)
+
+    return keyed
+
+
+@pytest.fixture
+def good_slate(trained: Any) -> Callable[[Parts], tuple[Parts, dict[str, Any], dict[str, bool]]]:
+    """The same parts with models that know one good slate, that slate, and a switch that makes them fail."""
+
+    def good_slate(parts: Parts) -> tuple[Parts, dict[str, Any], dict[str, bool]]:
+        (query,) = trained.replay.queries([trained.dataset.num_events - 1], k=5)
+        query, well = replace(query, user="planted-user-7391"), {"now": True}
+        (slate,) = recommend([query], trained.stages)
+
+        async def answer(text: bytes) -> bytes:
+            if not well["now"]:
+                raise TimeoutError
+            return slate.to_json().encode()
+
+        parts.states.known[query.user] = UserState(history=query.history)  # type: ignore[attr-defined]
+        models = ScriptedModels(answers={"recommend": answer, "recommend_light": answer})
+        return replace(parts, models=models), json.loads(slate.to_json()), well
+
+    return good_slate
 
 
 class _Leaping(selectors.DefaultSelector):

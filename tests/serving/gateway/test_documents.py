@@ -181,7 +181,10 @@ def test_one_wrong_event_refuses_them_all() -> None:
 
 def test_items_have_the_columns_of_the_catalogue() -> None:
     columns = {"price": None, "genres": ["a", "b"], "name": "x"}
-    assert DOCUMENTS.item(body({"columns": columns})) == columns
+    assert DOCUMENTS.item(body({"columns": columns})) == (columns, None)
+    assert DOCUMENTS.item(body({"withdrawn": True})) == ({}, True)
     for wrong in ({}, {"stock": 1}, {"price": "1"}, {"genres": "a"}, {"genres": [1]}, {"name": 1}):
         with pytest.raises(QueryError, match="columns"):
             DOCUMENTS.item(body({"columns": wrong}))
+    with pytest.raises(QueryError, match="withdrawn is 'yes'"):
+        DOCUMENTS.item(body({"withdrawn": "yes"}))

@@ -1,176 +1,23 @@
-"""The application in this process, without a model server: errors, limits, fallbacks, feedback, logs."""
+"""The application in this process, without a model server: errors, limits, feedback, logs."""
 
 import asyncio
 import io
 import logging
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import httpx
-import numpy as np
 import orjson
 import pytest
 
-from recsys.pipeline import recommend
-from recsys.policy.rules import RuleSet
-from recsys.stages import load_rules
-from serving.gateway.app import Parts
-from serving.gateway.keys import Key, Keyring, hash_token
+from serving.gateway.assembly import Parts
 from serving.gateway.settings import Settings
-from serving.state.contract import UserState
 
 USER, MAIL = "planted-user-7391", "planted.person@example.org"
 EVENT = {"user": USER, "timestamp": 5.0}
 
 
-def run(parts: Parts, opened: Any, story: Callable[[Any], Any]) -> Any:
-    async def told() -> Any:
-        async with opened(parts) as door:
-            return await story(door)
-
-    return asyncio.run(told())
-
-
-@pytest.fixture
-def items(trained: Any) -> list[str]:
-    return trained.dataset.items["item"].to_list()
-
-
-def banned(parts: Parts, *items: str) -> Parts:
-    """The same under rules that let none of these pass."""
-    must = " and ".join(f"item != '{item}'" for item in items)
-    rules = RuleSet.parse({"rules": [{"name": "not-these", "must": must}]})
-    return replace(parts, rules=load_rules(parts.bundle, rules=rules))
-
-
-def keyed(parts: Parts, **changes: Any) -> Parts:
-    """One key "all" for everything but admin."""
-    key = {"rate": 1.0, "burst": 3, "scopes": ("recommend", "events")} | changes
-    ring = Keyring([Key(name="all", sha256=hash_token("token"), **key)], clock=lambda: 0.0)
-    return replace(parts, keys=ring)
-
-
-def test_without_models_the_popular_list_answers_and_says_so(parts: Parts, opened: Any) -> None:
-    async def story(door: Any) -> Any:
-        answer = await door.recommend(USER, k=7)
-        return answer, await door.metric('recsys_rung_answers_total{rung="popular"}')
-
-    answer, counted = run(parts, opened, story)
-    slate = answer.json()
-    assert (answer.status_code, slate["rung"], slate["user"], len(slate["items"])) == (200, "popular", USER, 7)
-    assert {"rung:popular", "recommend:failed", "recommend_light:failed", "last_good:nothing"} <= set(slate["degraded"])
-    assert {source for place in slate["items"] for source in place["sources"]} == {"popular"}
-    assert counted == 1
-
-
-def test_must_rules_hold_on_the_popular_list(parts: Parts, opened: Any) -> None:
-    async def first(door: Any) -> list[str]:
-        return [place["item"] for place in (await door.recommend(USER, k=10)).json()["items"]]
-
-    shown = run(parts, opened, first)
-    later = run(banned(parts, *shown[:5]), opened, first)
-    assert len(later) == 10
-    assert not set(later) & set(shown[:5])
-
-
-def test_what_a_user_met_or_excludes_is_not_on_the_popular_list(parts: Parts, opened: Any, trained: Any) -> None:
-    query = trained.replay.queries([trained.dataset.num_events - 1], k=10)[0]
-    parts.states.known[USER] = UserState(history=query.history)  # type: ignore[attr-defined]
-
-    async def story(door: Any) -> tuple[set[str], set[str]]:
-        first = {place["item"] for place in (await door.recommend(USER, k=10)).json()["items"]}
-        excluded = (await door.recommend(USER, k=10, exclude=sorted(first))).json()
-        return first, {place["item"] for place in excluded["items"]}
-
-    first, second = run(parts, opened, story)
-    assert not first & {event.item for event in query.history}
-    assert not first & second
-
-
-def with_good_slate(parts: Parts, trained: Any, models: Callable[..., Any]) -> tuple[Parts, dict[str, Any], Any]:
-    query = trained.replay.queries([trained.dataset.num_events - 1], k=5)[0]
-    (slate,) = recommend([replace(query, user=USER)], trained.stages)
-    well = {"now": True}
-
-    async def answer(text: bytes) -> bytes:
-        if not well["now"]:
-            raise TimeoutError
-        return slate.to_json().encode()
-
-    parts.states.known[USER] = UserState(history=query.history)  # type: ignore[attr-defined]
-    made = models(answers={"recommend": answer, "recommend_light": answer})
-    return replace(parts, models=made), orjson.loads(slate.to_json()), well
-
-
-def test_the_last_good_slate_comes_again(parts: Parts, opened: Any, trained: Any, models: Any) -> None:
-    parts, slate, well = with_good_slate(parts, trained, models)
-
-    async def story(door: Any) -> list[dict[str, Any]]:
-        first = (await door.recommend(USER, k=5)).json()
-        well["now"] = False
-        return [first, (await door.recommend(USER, k=5)).json(), (await door.recommend("another", k=5)).json()]
-
-    first, again, other = run(parts, opened, story)
-    assert [one["rung"] for one in (first, again, other)] == ["recommend", "last_good", "popular"]
-    assert {place["item"] for place in again["items"]} == {place["item"] for place in slate["items"]}
-    assert {"rung:last_good", "recommend:timeout"} <= set(again["degraded"])
-    shown = {place["item"]: place for place in again["items"]}
-    for place in slate["items"]:
-        assert set(shown[place["item"]]["sources"]) == set(place["sources"])
-        assert shown[place["item"]]["probabilities"] == pytest.approx(place["probabilities"], rel=1e-5)
-
-
-def test_other_rules_make_the_last_good_slate_forgotten(parts: Parts, opened: Any, trained: Any, models: Any) -> None:
-    """Rules change under the running gateway: what they ban is on no slate from then on."""
-    parts, slate, well = with_good_slate(parts, trained, models)
-    first, second = parts.rules, banned(parts, slate["items"][0]["item"]).rules
-
-    class Changing:
-        now = first
-
-        @property
-        def policy(self) -> Any:
-            return self.now.policy
-
-        def __call__(self, tensors: Any) -> Any:
-            return self.now(tensors)
-
-    changing = Changing()
-
-    async def story(door: Any) -> dict[str, Any]:
-        await door.recommend(USER, k=5)
-        well["now"], changing.now = False, second
-        return (await door.recommend(USER, k=5)).json()
-
-    answer = run(replace(parts, rules=changing), opened, story)
-    assert (answer["rung"], answer["rules"]) == ("popular", second.policy.rules.hash)
-    assert slate["items"][0]["item"] not in {place["item"] for place in answer["items"]}
-
-
-def test_a_rung_that_cannot_apply_rules_does_not_answer(parts: Parts, opened: Any) -> None:
-    class Broken:
-        policy = parts.rules.policy
-        warm = True
-
-        def __call__(self, tensors: Any) -> Any:
-            if self.warm:
-                return parts.rules(tensors)
-            raise RuntimeError("broken")
-
-    broken = Broken()
-
-    async def story(door: Any) -> httpx.Response:
-        broken.warm = False
-        return await door.recommend(USER)
-
-    answer = run(replace(parts, rules=broken), opened, story)
-    assert answer.status_code == 503
-    assert answer.headers["retry-after"] == "1"
-    assert set(answer.json()) == {"error", "request_id"}
-
-
-def test_a_state_store_that_is_away_or_slow_is_a_flag(parts: Parts, opened: Any) -> None:
+def test_a_state_store_that_is_away_or_slow_is_a_flag(parts: Parts, during: Any) -> None:
     settings = replace(parts.settings, state_ms=20.0)
 
     async def story(door: Any) -> list[list[str]]:
@@ -183,14 +30,32 @@ def test_a_state_store_that_is_away_or_slow_is_a_flag(parts: Parts, opened: Any)
         flags.append((await door.recommend(USER)).json()["degraded"])
         return flags
 
-    away, slow, well = run(replace(parts, settings=settings), opened, story)
+    away, slow, well = during(replace(parts, settings=settings), story)
     assert "state:away" in away
     assert "state:slow" in slow
     assert not {"state:away", "state:slow"} & set(well)
 
 
+def test_counters_are_read_beside_the_requests(parts: Parts, during: Any) -> None:
+    """What was read last goes with every query; a store that does not answer is a flag."""
+
+    async def story(door: Any) -> list[dict[str, Any]]:
+        answers = [(await door.recommend(USER)).json()]
+        parts.exposures.away = True  # type: ignore[attr-defined]
+        while "exposure:stale" not in answers[-1]["degraded"]:
+            await asyncio.sleep(0.01)
+            answers.append((await door.recommend(USER)).json())
+        return answers
+
+    parts.exposures.shares["category=war"] = 0.25  # type: ignore[attr-defined]
+    answers = during(replace(parts, settings=replace(parts.settings, exposure_every_s=0.02)), story)
+    assert "exposure:stale" not in answers[0]["degraded"]
+    asked = [record.body["query"]["exposure"] for record in parts.writer.of_kind("impression")]  # type: ignore[attr-defined]
+    assert {tuple(one.items()) for one in asked} == {(("category=war", 0.25),)}
+
+
 def test_a_log_that_is_away_is_said_on_later_answers_and_refuses_feedback(
-    parts: Parts, opened: Any, items: Any
+    parts: Parts, during: Any, items: Any
 ) -> None:
     async def story(door: Any) -> list[Any]:
         writer = parts.writer
@@ -203,14 +68,14 @@ def test_a_log_that_is_away_is_said_on_later_answers_and_refuses_feedback(
         taken = await door.client.post("/v1/events", json={"events": [EVENT | {"item": items[0]}]})
         return [later, refused, taken]
 
-    _, refused, taken = run(parts, opened, story)
+    _, refused, taken = during(parts, story)
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
     assert (taken.status_code, taken.json()["accepted"]) == (200, 1)
     assert taken.json()["ids"][0] in parts.writer.records  # type: ignore[attr-defined]
     assert len(parts.writer.of_kind("impression")) >= 2  # type: ignore[attr-defined]
 
 
-def test_feedback_is_answered_when_it_is_durable_and_counts_once(parts: Parts, opened: Any, items: Any) -> None:
+def test_feedback_is_answered_when_it_is_durable_and_counts_once(parts: Parts, during: Any, items: Any) -> None:
     async def story(door: Any) -> list[str]:
         parts.writer.hold = asyncio.Event()  # type: ignore[attr-defined]
         body = {"events": [EVENT | {"item": items[0]}, EVENT | {"item": items[1], "id": "mine"}]}
@@ -223,57 +88,42 @@ def test_feedback_is_answered_when_it_is_durable_and_counts_once(parts: Parts, o
         assert (await first).json()["ids"] == again.json()["ids"]
         return again.json()["ids"]
 
-    ids = run(parts, opened, story)
+    ids = during(parts, story)
     assert list(parts.writer.records) == ids  # type: ignore[attr-defined]
     assert [record.event().item for record in parts.writer.records.values()] == items[:2]  # type: ignore[attr-defined]
 
 
-def test_feedback_that_does_not_become_durable_in_time_is_refused(parts: Parts, opened: Any, items: Any) -> None:
+def test_feedback_that_does_not_become_durable_in_time_is_refused(parts: Parts, during: Any, items: Any) -> None:
     async def story(door: Any) -> httpx.Response:
         parts.writer.hold = asyncio.Event()  # type: ignore[attr-defined]
         answer = await door.client.post("/v1/events", json={"events": [EVENT | {"item": items[0]}]})
         parts.writer.hold.set()  # type: ignore[attr-defined]
         return answer
 
-    answer = run(replace(parts, settings=replace(parts.settings, events_s=0.01)), opened, story)
+    answer = during(replace(parts, settings=replace(parts.settings, events_s=0.01)), story)
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
 
 
-def test_neighbours_are_those_of_the_vectors_by_the_rules(parts: Parts, opened: Any, trained: Any, items: Any) -> None:
-    vectors = trained.bundle.arrays("item_vectors.safetensors")["vectors"]
-    cosines = vectors @ vectors[3] / np.maximum(np.linalg.norm(vectors, axis=1) * np.linalg.norm(vectors[3]), 1e-12)
-    nearest = [items[row] for row in np.argsort(-cosines) if row != 3]
-
-    async def story(door: Any) -> list[httpx.Response]:
-        paths = (f"{items[3]}/similar?k=5", f"{items[3]}/similar?k=0", f"{items[3]}/similar?n=5", "nothing/similar")
-        return [await door.client.get(f"/v1/items/{path}") for path in paths]
-
-    plain = replace(parts, rules=load_rules(parts.bundle, rules=RuleSet.parse({"rules": []})))
-    found, *refused = run(plain, opened, story)
-    assert found.json()["item"] == items[3]
-    assert found.json()["items"][0]["item"] == nearest[0]
-    assert [one.status_code for one in refused] == [400, 400, 404]
-    hidden = run(banned(parts, *nearest[:2]), opened, story)[0].json()
-    assert len(hidden["items"]) == 5
-    assert not {place["item"] for place in hidden["items"]} & {items[3], *nearest[:2]}
-
-
-def test_an_item_is_changed_by_whom_may(parts: Parts, opened: Any, items: Any) -> None:
+def test_an_item_is_changed_by_whom_may(parts: Parts, keyed: Any, during: Any, items: Any) -> None:
     async def story(door: Any) -> list[httpx.Response]:
         headers = {"authorization": "Bearer token"}
-        bodies = ({"columns": {"price": 3.5}}, {"columns": {"prise": 3.5}}, {"columns": {"price": "3.5"}})
+        bodies = (
+            {"columns": {"price": 3.5}, "withdrawn": True},
+            {"columns": {"prise": 3.5}},
+            {"columns": {"price": "3.5"}},
+        )
         return [await door.client.put("/v1/items/new%2Fone", json=body, headers=headers) for body in bodies]
 
     admin = keyed(parts, scopes=("admin",))
-    taken, unknown, wrong = run(admin, opened, story)
-    assert taken.json()["columns"] == {"price": 3.5}
-    assert parts.items.columns == {"new/one": {"price": 3.5}}  # type: ignore[attr-defined]
+    taken, unknown, wrong = during(admin, story)
+    assert taken.json()["item"] == "new/one"
+    assert parts.items.changes == {"new/one": ({"price": 3.5}, True)}  # type: ignore[attr-defined]
     assert "known are" in unknown.json()["error"]
     assert [unknown.status_code, wrong.status_code] == [400, 400]
-    assert [one.status_code for one in run(keyed(parts), opened, story)] == [403, 403, 403]
+    assert [one.status_code for one in during(keyed(parts), story)] == [403, 403, 403]
 
 
-def test_every_refusal_has_one_shape(parts: Parts, opened: Any) -> None:
+def test_every_refusal_has_one_shape(parts: Parts, keyed: Any, during: Any) -> None:
     limits = replace(parts.settings.limits, body_bytes=2_000)
     keyed_parts = replace(keyed(parts, burst=5), settings=replace(parts.settings, limits=limits))
     good = {"authorization": "Bearer token", "x-request-id": "mine-1"}
@@ -297,7 +147,7 @@ def test_every_refusal_has_one_shape(parts: Parts, opened: Any) -> None:
             *[await ask("/v1/recommend", json={"user": USER}, headers=good) for _ in range(3)],
         ]
 
-    answers = run(keyed_parts, opened, story)
+    answers = during(keyed_parts, story)
     assert [one.status_code for one in answers] == [400, 400, 401, 401, 403, 413, 413, 404, 405, 200, 200, 429]
     for one in answers:
         if one.status_code != 200:
@@ -309,7 +159,7 @@ def test_every_refusal_has_one_shape(parts: Parts, opened: Any) -> None:
     assert answers[-1].headers["retry-after"] == "1"
 
 
-def test_too_many_at_once_are_refused_at_once(parts: Parts, opened: Any) -> None:
+def test_too_many_at_once_are_refused_at_once(parts: Parts, during: Any) -> None:
     async def story(door: Any) -> list[int]:
         parts.states.hold = asyncio.Event()  # type: ignore[attr-defined]
         waiting = [asyncio.create_task(door.recommend(USER)) for _ in range(3)]
@@ -320,17 +170,17 @@ def test_too_many_at_once_are_refused_at_once(parts: Parts, opened: Any) -> None
         return [refused.status_code, *[(await one).status_code for one in waiting]]
 
     crowded = replace(parts, settings=replace(parts.settings, requests_at_once=3))
-    assert run(crowded, opened, story) == [503, 200, 200, 200]
+    assert during(crowded, story) == [503, 200, 200, 200]
 
 
-def test_a_trace_goes_on_to_the_models(parts: Parts, opened: Any, trained: Any, models: Any) -> None:
-    parts, _, _ = with_good_slate(parts, trained, models)
+def test_a_trace_goes_on_to_the_models(parts: Parts, good_slate: Any, during: Any, trained: Any) -> None:
+    parts, _, _ = good_slate(parts)
     trace = "4bf92f3577b34da6a3ce929d0e0e4736"
 
     async def story(door: Any) -> None:
         await door.recommend(USER, headers={"traceparent": f"00-{trace}-00f067aa0ba902b7-01", "tracestate": "a=b"})
 
-    run(parts, opened, story)
+    during(parts, story)
     passed = dict(parts.models.asked[-1][2])  # type: ignore[attr-defined]
     assert passed["traceparent"].startswith(f"00-{trace}-")
     assert passed["tracestate"] == "a=b"
@@ -363,7 +213,7 @@ def test_a_caller_may_lower_the_budget(
 
 
 def test_no_user_and_no_mail_address_in_any_line(
-    parts: Parts, opened: Any, caplog: pytest.LogCaptureFixture, items: Any
+    parts: Parts, keyed: Any, during: Any, caplog: pytest.LogCaptureFixture, items: Any
 ) -> None:
     """Also where something breaks with the user id in its message."""
 
@@ -377,7 +227,7 @@ def test_no_user_and_no_mail_address_in_any_line(
         async def append(self, records: Any) -> None:
             raise KeyError([record.user for record in records])
 
-        async def put(self, item: str, columns: Any) -> None:
+        async def put(self, item: str, columns: Any, *, withdrawn: Any) -> None:
             raise KeyError(item)
 
         async def close(self) -> None: ...
@@ -407,7 +257,7 @@ def test_no_user_and_no_mail_address_in_any_line(
         return [answer.status_code for answer in answers]
 
     with caplog.at_level(logging.DEBUG):
-        statuses = run(parts, opened, story)
+        statuses = during(parts, story)
     assert statuses == [200, 200, 400, 400, 500, 400, 500, 404, 404, 401]
     ours = [record.getMessage() for record in caplog.records if record.name.startswith(("serving", "recsys"))]
     text = parts.log.getvalue() + "\n".join(ours)
@@ -417,31 +267,33 @@ def test_no_user_and_no_mail_address_in_any_line(
     assert any("KeyError" in message for message in ours)
 
 
-def test_the_log_line_of_an_answer(parts: Parts, opened: Any) -> None:
+def test_the_log_line_of_an_answer(parts: Parts, during: Any) -> None:
     async def story(door: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         answer = await door.recommend(USER, headers={"x-request-id": "mine"})
         return answer.json(), door.lines[-1]
 
-    answer, line = run(parts, opened, story)
+    answer, line = during(parts, story)
     assert (line["request_id"], line["route"], line["status"]) == ("mine", "POST /v1/recommend", 200)
     assert (line["rung"], line["degraded"]) == ("popular", answer["degraded"])
     assert line["user"] == parts.identities.logged(USER)
     assert line["ms"] > 0
 
 
-def test_readiness_names_the_models_that_do_not_answer(parts: Parts, opened: Any, trained: Any, models: Any) -> None:
+def test_readiness_names_the_models_that_do_not_answer(
+    parts: Parts, good_slate: Any, during: Any, trained: Any
+) -> None:
     async def story(door: Any) -> list[httpx.Response]:
         return [await door.client.get(path) for path in ("/readyz", "/healthz")]
 
-    ready, alive = run(parts, opened, story)
+    ready, alive = during(parts, story)
     assert (ready.status_code, alive.status_code) == (503, 200)
     assert set(ready.json()) == {"error", "request_id", "reasons"}
     assert set(ready.json()["reasons"]) == {"recommend", "recommend_light"}
-    well, _, _ = with_good_slate(parts, trained, models)
-    assert [one.status_code for one in run(well, opened, story)] == [200, 200]
+    well, _, _ = good_slate(parts)
+    assert [one.status_code for one in during(well, story)] == [200, 200]
 
 
-def test_labels_of_metrics_are_bounded(parts: Parts, opened: Any) -> None:
+def test_labels_of_metrics_are_bounded(parts: Parts, during: Any) -> None:
     async def story(door: Any) -> list[str]:
         sizes = []
         for _ in range(2):
@@ -451,5 +303,5 @@ def test_labels_of_metrics_are_bounded(parts: Parts, opened: Any) -> None:
             sizes.append(len((await door.client.get("/metrics")).text.splitlines()))
         return sizes
 
-    first, second = run(parts, opened, story)
+    first, second = during(parts, story)
     assert first == second

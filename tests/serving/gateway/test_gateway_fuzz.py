@@ -1,6 +1,7 @@
 """Whatever is made from the OpenAPI document, and against it, gets an answer that the document declares."""
 
 import asyncio
+import contextlib
 from dataclasses import replace
 from typing import Any
 
@@ -8,10 +9,11 @@ import httpx
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
+from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 
 from recsys.pipeline import recommend
-from serving.gateway.app import Parts
+from serving.gateway.assembly import Parts
 
 NUM_EXAMPLES = 40
 """of a route and a mode"""
@@ -35,9 +37,7 @@ async def sent(case: Any, client: httpx.AsyncClient) -> httpx.Response:
     asked = case.as_transport_kwargs(base_url="http://gateway")
     headers = {name: value for name, value in (asked.get("headers") or {}).items() if name.lower() not in BODILESS}
     body = {"json": asked["json"]} if asked.get("json") is not None else {"content": asked.get("data") or b""}
-    return await client.request(
-        asked["method"], asked["url"], params=asked.get("params"), headers=headers, cookies=asked.get("cookies"), **body
-    )
+    return await client.request(asked["method"], asked["url"], params=asked.get("params"), headers=headers, **body)
 
 
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=["fitting", "misfitting"])
@@ -52,7 +52,8 @@ def test_only_declared_answers(healthy: Parts, opened: Any, mode: GenerationMode
 
     def fuzz(schema: Any, client: httpx.AsyncClient, loop: asyncio.AbstractEventLoop) -> None:
         for found in schema.get_all_operations():
-            fuzz_one(found.ok(), client, loop)
+            with contextlib.suppress(Unsatisfiable):  # nothing that a request to this route could break
+                fuzz_one(found.ok(), client, loop)
 
     def fuzz_one(operation: Any, client: httpx.AsyncClient, loop: asyncio.AbstractEventLoop) -> None:
         declared = set(operation.definition.raw["responses"])
@@ -70,5 +71,4 @@ def test_only_declared_answers(healthy: Parts, opened: Any, mode: GenerationMode
         one_case()
 
     asyncio.run(story())
-    assert 200 in statuses
-    assert (400 in statuses) == (mode is GenerationMode.NEGATIVE)
+    assert (200 if mode is GenerationMode.POSITIVE else 400) in statuses

@@ -20,10 +20,12 @@ PROCESS = """
 import asyncio, dataclasses, io, sys, time
 from pathlib import Path
 sys.path[:0] = [{here!r}]
-from conftest import KeyedIdentities, MemoryItems, MemoryStates, PATIENT
+from conftest import MemoryExposures, MemoryItems, MemoryStates, PATIENT
 from recsys.bundle import Bundle
 from recsys.stages import load_rules
-from serving.gateway.app import Parts, build
+from serving.gateway.app import build
+from serving.gateway.assembly import Parts
+from serving.gateway.identity import Identity
 from serving.gateway.server import serve_gateway
 from serving.gateway.triton import TritonModels
 
@@ -37,7 +39,8 @@ class SlowFile:
 bundle = Bundle.open(Path({bundle!r}))
 gateway = build(Parts(
     bundle=bundle, rules=load_rules(bundle), models=TritonModels({grpc!r}), states=MemoryStates(), writer=SlowFile(),
-    items=MemoryItems(), identities=KeyedIdentities(), exposure=dict, keys=None, settings=PATIENT, log=sys.stderr,
+    items=MemoryItems(), identities=Identity(key=b"0" * 32, store_raw=False),
+    exposures=MemoryExposures(), keys=None, settings=PATIENT, log=sys.stderr,
     clock=time.monotonic, now=lambda: {now!r},
 ))
 serve_gateway(gateway, host="127.0.0.1", port=0, drain_s=20.0, log=sys.stderr, ready=lambda url: print(url, flush=True))

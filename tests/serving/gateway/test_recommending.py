@@ -13,7 +13,7 @@ from recsys.contracts import Query, Slate, query_from_dict
 from recsys.pipeline import light, recommend
 from recsys.stages import read_spec
 from serving.events.record import Record
-from serving.gateway.app import Parts
+from serving.gateway.assembly import Parts
 from serving.gateway.recommending import query_document
 from serving.state.contract import UserState
 
