@@ -183,11 +183,12 @@ def row(store: str, writer: str, took: np.ndarray | None, rate: float | None) ->
 
 
 def figures(rows: list[dict[str, Any]]) -> dict[str, Figure]:
-    """The slowest case of each store."""
-    unit = f"ms, one user of {NUM_USERS} with {HISTORY} events, the slowest case"
-    p99 = {store: [one["get_p99_ms"] for one in rows if one["store"] == store] for store in ("sqlite", "valkey")}
+    """The slower of alone and beside a consumer in a process of its own, which is how it is served."""
+    unit = f"ms, one user of {NUM_USERS} with {HISTORY} events, also beside a consumer in its own process"
+    served = [one for one in rows if one["writer"] in ("none", "own process")]
+    p99 = {store: [one["get_p99_ms"] for one in served if one["store"] == store] for store in ("sqlite", "valkey")}
     return {
-        f"get_p99_ms_{store}": Figure(value=max(filter(None, one)), unit=unit, goal=GOAL_MS, better="lower")
+        f"get_p99_ms_{store}": Figure(value=max(one), unit=unit, goal=GOAL_MS, better="lower")
         for store, one in p99.items()
     }
 

@@ -33,7 +33,7 @@ def test_every_user_has_a_history_of_full_length_and_batches_are_new_to_all(tmp_
     assert {user for user in range(USERS) if after[user] != before[user]} == written
 
 
-def test_both_stores_are_measured_in_every_case_and_the_slowest_counts(tmp_path):
+def test_both_stores_are_measured_in_every_case_and_what_is_served_counts(tmp_path):
     rows = run(tmp_path, USERS, 20, 0.0)
     assert {(row["store"], row["writer"]) for row in rows} == {
         (store, writer)
@@ -41,8 +41,10 @@ def test_both_stores_are_measured_in_every_case_and_the_slowest_counts(tmp_path)
         for writer in ("none", "nobody reads", "own process", "same loop")
     }
     assert all(row["batches_per_s"] > 0 for row in rows if row["writer"] in ("own process", "same loop"))
-    rows[0]["get_p99_ms"] = 1e6
+    for row in rows:
+        row["get_p99_ms"] = {"none": 1.0, "nobody reads": None, "own process": 2.0, "same loop": 9.0}[row["writer"]]
+    rows[0]["get_p99_ms"] = 3.0
     claimed = figures(rows)
-    assert claimed["get_p99_ms_sqlite"].value == 1e6
-    assert claimed["get_p99_ms_valkey"].value < 1e6
+    assert claimed["get_p99_ms_sqlite"].value == 3.0
+    assert claimed["get_p99_ms_valkey"].value == 2.0
     assert summary(rows).row_count == 8
