@@ -67,11 +67,14 @@ def shown(slates: list[Slate]) -> set[str]:
 
 
 def until_both(client: Client, stages: Stages, queries: list[Query], holds: Callable[[list[Slate]], bool]) -> None:
-    """Ask until both answers are as wanted; then they are the same."""
+    """Ask until both answers are as wanted and, each of their stages having followed by then, the same."""
     deadline = time.monotonic() + PATIENCE_S
-    while not (holds(here := recommend(queries, stages)) and holds(there := client.recommend(queries))):
-        assert time.monotonic() < deadline
-    assert [told(slate) for slate in here] == [told(slate) for slate in there]
+    while True:
+        here, there = recommend(queries, stages), client.recommend(queries)
+        different = [one.request_id for one, other in zip(here, there, strict=True) if told(one) != told(other)]
+        if holds(here) and holds(there) and not different:
+            break
+        assert time.monotonic() < deadline, different
     for one, other in zip(here, there, strict=True):
         utilities = [[place.utility for place in slate.items] for slate in (one, other)]
         np.testing.assert_allclose(*utilities, atol=1e-5, rtol=0)
