@@ -26,6 +26,7 @@ Serve = Annotated[Path, typer.Argument(help="folder that export.py wrote")]
 Live = Annotated[Path | None, typer.Option(help="folder for what is written while serving; else `live` beside it")]
 BrokerUrl = Annotated[str, typer.Option(help="nats://host:port")]
 StateUrl = Annotated[str, typer.Option(help="sqlite:///path or redis://host:port")]
+Budget = Annotated[float, typer.Option(help="ms in which a slate is answered, from the whole cascade or from less")]
 UserNames = Annotated[Users, typer.Option(help="how users are called behind the door: as they come, or hashed")]
 
 
@@ -40,11 +41,13 @@ def up(
     live: Live = None,
     port: Annotated[int, typer.Option(help="of the gateway; 0 takes a free one")] = 8080,
     state: Annotated[State, typer.Option(help="where users' states are kept")] = State.sqlite,
-    users: UserNames = Users.raw,
+    users: Budget = Annotated[float, typer.Option(help="ms in which a slate is answered, from the whole cascade or from less")]
+UserNames = Users.raw,
+    budget: Budget = 100.0,
 ) -> None:
     """Everything on this machine until Ctrl-C: broker, state store, Triton, consumer, gateway."""
     signals, place = Signals(), _place(serve, live)
-    stack = Stack.plan(place, port=port, state=state, users=users)
+    stack = Stack.plan(place, port=port, state=state, users=users, budget_ms=budget)
     place.live.mkdir(parents=True, exist_ok=True)
     first_key(place)
     with stack.running(place, Log(place.log, console)):
@@ -65,7 +68,9 @@ def gateway(
     triton: Annotated[str, typer.Option(help="host:port of Triton's gRPC")],
     live: Live = None,
     port: Port = 8080,
-    users: UserNames = Users.raw,
+    users: Budget = Annotated[float, typer.Option(help="ms in which a slate is answered, from the whole cascade or from less")]
+UserNames = Users.raw,
+    budget: Budget = 100.0,
 ) -> None:
     """The HTTP door alone, before a Triton, a broker and a state store that run already."""
     neighbours = Neighbours(broker=broker, state=state, triton=triton)
@@ -74,7 +79,7 @@ def gateway(
         neighbours,
         port=port,
         store_raw=users is Users.raw,
-        settings=Settings(),
+        settings=Settings(budget_ms=budget),
         ready=lambda url: console.print(f"gateway  {url}"),
     )
 

@@ -63,7 +63,7 @@ class Stack:
     """who listens where"""
 
     @staticmethod
-    def plan(place: Place, *, port: int, state: State, users: Users) -> "Stack":
+    def plan(place: Place, *, port: int, state: State, users: Users, budget_ms: float) -> "Stack":
         """Everything but the gateway listens on a free port of the loopback interface.
 
         ServingError where nothing was exported or the port is taken.
@@ -81,7 +81,7 @@ class Stack:
             "consumer": f"http://{HOST}:{ports['consumer']}/metrics",
             **stores,
         }
-        services = (*_stores(place, ports, state), *_ours(place, ports, stores, users))
+        services = (*_stores(place, ports, state), *_ours(place, ports, stores, users, budget_ms))
         return Stack(services=services, addresses=addresses)
 
     @contextmanager
@@ -130,10 +130,12 @@ def _stores(place: Place, ports: Mapping[str, int], state: State) -> Iterator[Se
     )
 
 
-def _ours(place: Place, ports: Mapping[str, int], stores: Mapping[str, str], users: Users) -> Iterator[Service]:
+def _ours(
+    place: Place, ports: Mapping[str, int], stores: Mapping[str, str], users: Users, budget_ms: float
+) -> Iterator[Service]:
     shared = [str(place.serve), f"--live={place.live}", f"--broker={stores['broker']}", f"--state={stores['state']}"]
     yield _child(place, "consumer", ["consume", *shared], ports["consumer"], "/metrics")
-    asked = [f"--triton={HOST}:{ports['triton_grpc']}", f"--users={users}"]
+    asked = [f"--triton={HOST}:{ports['triton_grpc']}", f"--users={users}", f"--budget={budget_ms}"]
     yield _child(place, "gateway", ["gateway", *shared, *asked], ports["gateway"], "/healthz")
 
 

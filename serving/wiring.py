@@ -1,7 +1,6 @@
 """The gateway and the consumer as processes: put together from a place and from where the others listen."""
 
 import asyncio
-import contextlib
 import signal
 import sys
 import time
@@ -28,7 +27,8 @@ from serving.events.jetstream import JetStreamReader, JetStreamWriter
 from serving.events.log import EventLog
 from serving.events.partitions import PartitionSink
 from serving.events.spool import Spool
-from serving.gateway.app import Parts, build
+from serving.gateway.app import build
+from serving.gateway.assembly import Parts
 from serving.gateway.identity import Identity
 from serving.gateway.keys import Keyring, read_keys
 from serving.gateway.server import serve_gateway
@@ -44,7 +44,6 @@ HALF_LIFE_S = 7 * 86_400.0
 """of what exposure rules count"""
 READ_S, WRITE_S = 0.05, 5.0
 """a call of the state store may take so long"""
-EXPOSURE_S = 1.0
 FOLD_LINGER_S, PARQUET_LINGER_S = 0.05, 10.0
 PARQUET_ROWS = 20_000
 WHO = "gateway"
@@ -68,32 +67,15 @@ class Shelf:
     def __init__(self, store: ItemStore, schema: ItemSchema) -> None:
         self._store, self._schema = store, schema
 
-    async def put(self, item: str, columns: Mapping[str, Any]) -> None:
+    async def put(self, item: str, columns: Mapping[str, Any], *, withdrawn: bool | None) -> None:
         """QueryError for what does not fit the catalogue, ServingError where the disk refuses."""
+        edit = Edit(item=item, columns=columns, withdrawn=withdrawn)
         try:
-            await asyncio.to_thread(self._store.put, self._schema, [Edit(item=item, columns=columns)], who=WHO)
+            await asyncio.to_thread(self._store.put, self._schema, [edit], who=WHO)
         except DataError as error:
             raise QueryError(str(error)) from None
         except OSError as error:
             raise ServingError(f"{self._store.folder} cannot be written ({error.strerror})") from None
-
-
-class Counters:
-    """Exposure as the store had it a moment ago, read from memory."""
-
-    def __init__(self, states: States) -> None:
-        self._states = states
-        self._shares: Mapping[str, float] = {}
-
-    def __call__(self) -> Mapping[str, float]:
-        return self._shares
-
-    async def follow(self) -> None:
-        """Ask again and again; a store that is away leaves the last answer."""
-        while True:
-            with contextlib.suppress(ServingError):
-                self._shares = await self._states.exposure()
-            await asyncio.sleep(EXPOSURE_S)
 
 
 def run_gateway(
@@ -110,22 +92,21 @@ def run_gateway(
     bundle = Bundle.open(place.bundle)
     states = _states(place, bundle, neighbours)
     log = EventLog(broker=JetStreamWriter(Stream(url=neighbours.broker)), spool=Spool(place.spool))
-    counters = Counters(states)
     parts = Parts(
         bundle=bundle,
         rules=load_live_rules(bundle, place.rules, place.items),
         models=TritonModels(neighbours.triton),
         states=states,
+        exposures=states,
         writer=log,
         items=Shelf(ItemStore(place.items), read_schema(bundle)),
         identities=Identity.from_file(place.identity, store_raw=store_raw),
-        exposure=counters,
         keys=Keyring(read_keys(place.keys), clock=time.monotonic),
         settings=settings,
         log=sys.stdout,
         clock=time.monotonic,
         now=time.time,
-        beside=_beside(log, counters, states),
+        beside=_beside(log, states),
     )
     gateway = build(parts)
     for name, told, value in _watched(log):
@@ -134,14 +115,12 @@ def run_gateway(
 
 
 @asynccontextmanager
-async def _beside(log: EventLog, counters: Counters, states: States) -> AsyncIterator[None]:
+async def _beside(log: EventLog, states: States) -> AsyncIterator[None]:
     """What lives as long as the application does."""
     async with log:
-        following = asyncio.create_task(counters.follow())
         try:
             yield
         finally:
-            following.cancel()
             await states.close()
 
 
