@@ -41,8 +41,7 @@ def up(
     live: Live = None,
     port: Annotated[int, typer.Option(help="of the gateway; 0 takes a free one")] = 8080,
     state: Annotated[State, typer.Option(help="where users' states are kept")] = State.sqlite,
-    users: Budget = Annotated[float, typer.Option(help="ms in which a slate is answered, from the whole cascade or from less")]
-UserNames = Users.raw,
+    users: UserNames = Users.raw,
     budget: Budget = 100.0,
 ) -> None:
     """Everything on this machine until Ctrl-C: broker, state store, Triton, consumer, gateway."""
@@ -68,8 +67,7 @@ def gateway(
     triton: Annotated[str, typer.Option(help="host:port of Triton's gRPC")],
     live: Live = None,
     port: Port = 8080,
-    users: Budget = Annotated[float, typer.Option(help="ms in which a slate is answered, from the whole cascade or from less")]
-UserNames = Users.raw,
+    users: UserNames = Users.raw,
     budget: Budget = 100.0,
 ) -> None:
     """The HTTP door alone, before a Triton, a broker and a state store that run already."""
