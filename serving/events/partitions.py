@@ -15,6 +15,7 @@ import math
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -117,7 +118,7 @@ def _flattened(stored: Stored) -> tuple[str, str, list[Row]]:
         kind, rows = (FEEDBACK, _feedback(stored)) if record.kind == "feedback" else (IMPRESSIONS, _impression(stored))
         return kind, f"{kind}/day={datetime.fromtimestamp(record.timestamp, UTC):%Y-%m-%d}", rows
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, OSError) as error:
-        text = record.to_json().decode()
+        text = _json(asdict(record))
         row = {"sequence": stored.sequence, "id": str(record.id), "reason": repr(error), "record": text}
         return MALFORMED, MALFORMED, [row]
 

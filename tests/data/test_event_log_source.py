@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import replace
 
 import polars as pl
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from recsys.contracts import Event
 from recsys.data.dataset import DESCRIPTION_FILE
 from recsys.data.sources.event_log import EventLog
+from recsys.data.sources.synthetic import Synthetic
 from recsys.data.sources.tables import Tables
 from recsys.errors import DataError
 from serving.events.partitions import PartitionSink
@@ -107,6 +109,29 @@ def test_every_order_of_arrival_gives_the_same_data(tmp_path_factory, descriptio
     assert shuffled.interactions.equals(in_order.interactions)
     assert shuffled.users.equals(in_order.users)
     assert shuffled.hash() == in_order.hash()
+
+
+def test_a_world_that_went_through_the_log_is_the_same_world(tmp_path):
+    world = Synthetic(users=30, items=20, events=500, seed=0).load()
+    kept = world.interactions.head(300)
+    replace(world, interactions=kept).save(tmp_path / "data")
+    described = world.description
+    records = [
+        clicked(
+            f"r{number}",
+            user=row["user"],
+            item=row["item"],
+            at=row["timestamp"],
+            actions={name: row[name] for name in described.actions if row[name] is not None},
+            context={name: row[name] for name in described.context if row[name] is not None},
+        )
+        for number, row in enumerate(world.interactions.tail(200).to_dicts())
+    ]
+    written(tmp_path / "log", records[100:], records[:100])
+    again = loaded(tmp_path / "log", str(tmp_path / "data" / DESCRIPTION_FILE))
+    assert again.interactions.equals(world.interactions)
+    assert again.items.equals(world.items)
+    assert again.hash() == world.hash()
 
 
 def test_an_action_that_is_not_described_is_said(tmp_path, description):
