@@ -132,7 +132,7 @@ class Chaos:
         return sorted(self._missing(files))
 
     def _missing(self, files: str) -> set[str]:
-        return set(self.acknowledged) - set(pl.scan_parquet(files).select("id").collect()["id"])
+        return set(self.acknowledged) - set(pl.scan_parquet(files, missing_columns="insert").select("id").collect()["id"])
 
     def _slates(self, rates: Sequence[tuple[float, float]]) -> Plan:
         return Plan(
@@ -146,12 +146,13 @@ class Chaos:
 
     def _events(self, seconds: float) -> Plan:
         self._told += 1
+        now = time.time()
         items = [query.history[-1].item for query in self._made.queries if query.history]
         events = [
             {"id": f"chaos-{self._told}-{number}", "user": f"visitor {number}", "item": items[number % len(items)]}
             for number in range(int(3 * EVENTS_RATE * seconds))
         ]
-        bodies = [json.dumps({"events": [{**event, "actions": {"click": 1.0}}]}) for event in events]
+        bodies = [json.dumps({"events": [{**event, "timestamp": now, "actions": {"click": 1.0}}]}) for event in events]
         return Plan(
             address=self._stack.address,
             path="/v1/events",

@@ -73,9 +73,9 @@ def write_lines(path: Path, documents: Sequence[str]) -> Path:
 
 
 def ask_of(query: Query) -> str:
-    """What a caller of the gateway sends in place of the query; the history stands in its state store."""
-    document = {"user": query.user, "k": query.k, "context": query.context, "profile": query.profile}
-    return json.dumps({name: value for name, value in document.items() if value})
+    """What a caller of the gateway sends for it: the history stands in the state store, the device is all the context."""
+    context = {name: value for name, value in query.context.items() if name == "device"}
+    return json.dumps({"user": query.user, "k": query.k, "context": context, "profile": dict(query.profile)})
 
 
 def query_of(query: Query) -> str:
