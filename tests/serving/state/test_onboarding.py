@@ -92,7 +92,7 @@ def test_seeds_are_remembered_and_make_the_first_slate_personal(trained, onboard
     assert {type(one) for one in seeds} == {Event}
     assert seeds[0].item == liked
     spec = read_spec(trained.bundle)
-    assert set(fold_all(EMPTY, seeds, spec)) == set(seeds)
+    assert sorted(one.item for one in fold_all(EMPTY, seeds, spec)) == sorted(one.item for one in seeds)
     category = dict(zip(catalogue["item"], catalogue["category"], strict=True))
     assert {category[one.item] for one in seeds[1:]} == {value}
     query = replace(stranger, user="new", history=seeds)
