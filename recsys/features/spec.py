@@ -162,7 +162,7 @@ class FeatureSpec:
         tables = {name: _table_from(name, document[name], vocabularies) for name in TABLES}
         return FeatureSpec(**{**document, **tables, "actions": tuple(document["actions"])})
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """First 16 hex digits of the sha256 of the canonical document."""
         text = json.dumps(self.to_documents(), sort_keys=True, separators=(",", ":"))
