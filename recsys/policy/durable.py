@@ -33,10 +33,8 @@ def write_whole(path: Path, data: bytes, mode: int = 0o666) -> None:
 
 def append(path: Path, data: bytes) -> None:
     """Add to the end of `path`; a crash may leave a beginning of `data`, `cut` removes it."""
-    new = not path.exists()
     _write(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666), data)
-    if new:
-        synchronise(path.parent)
+    synchronise(path.parent)
 
 
 def cut(path: Path, num_bytes: int) -> None:
