@@ -208,5 +208,6 @@ def test_the_table_of_exposure_has_the_strongest_baseline_and_ours(report):
     assert ["EASE", ".2500", ".1250"] in lines
     assert ["retrieval", "alone", ".5000"] in lines
     assert not [line for line in lines if line[:1] == ["popularity"]]
-    assert any("Gini" in line and "genres" in line for line in lines)
+    assert any("Gini" in line for line in lines)
+    assert any("genres" in line for line in lines)
     assert told.to_document()["shown"]["EASE"] == shown
