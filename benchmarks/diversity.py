@@ -48,7 +48,7 @@ from recsys.policy.explore import Exploration
 from recsys.policy.popularity import EVENTS, EXPOSURE, PopularityDial
 from recsys.policy.rules import RuleSet
 from recsys.policy.value import ValueFormula
-from recsys.stages import Rank, Retrieve, load_rank, load_retrieve, rules_maker
+from recsys.stages import POPULARITY, Rank, Retrieve, load_rank, load_retrieve, rules_maker
 
 DISCOUNTS = (0.1, 0.2, 0.3, 0.4)
 DIALS = (1.0, 0.98, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.3)
@@ -137,7 +137,7 @@ def _ranked(stages: tuple[Retrieve, Rank], questions: Questions) -> Iterator[dic
         yield through({"QUERY": queries[start : start + BATCH]}, stages)
 
 
-def settings(columns: Sequence[str]) -> Iterator[Setting]:
+def settings(columns: Sequence[str], counts: Sequence[str]) -> Iterator[Setting]:
     for dial in DIALS:
         for content in (0.0, 0.5, 1.0):
             for name, kind in (("MMR", MaximalMarginalRelevance), ("max-sum", MaxSum), ("DPP", Determinantal)):
@@ -147,7 +147,7 @@ def settings(columns: Sequence[str]) -> Iterator[Setting]:
             diversity = Proportions(trade_off=dial, window=WINDOW, of=column)
             yield Setting(name=f"proportions of {column}", dial=dial, diversity=diversity)
     for discount in DISCOUNTS:
-        for of in (EVENTS, EXPOSURE):
+        for of in counts:
             popularity = PopularityDial(discount=discount, of=of)
             yield Setting(
                 name=f"popularity, {of}", dial=discount, diversity=NO_DIVERSITY, popularity=popularity, judged="gini"
@@ -161,6 +161,11 @@ def settings(columns: Sequence[str]) -> Iterator[Setting]:
                 popularity=PopularityDial(discount=discount, of=EXPOSURE),
                 judged="gini",
             )
+
+
+def countable(bundle: Bundle) -> tuple[str, ...]:
+    """What the popularity dial may count; an older bundle tells no events."""
+    return (EVENTS, EXPOSURE) if bundle.has(POPULARITY) else (EXPOSURE,)
 
 
 def pages(run: Finished, setting: Setting, period: int) -> np.ndarray:
@@ -196,7 +201,7 @@ def fronts(run: Finished) -> list[Row]:
     """Every diversity at every dial, on both periods."""
     types = run.bundle.document("catalogue.json")
     columns = [name for name, kind in types.items() if kind == "categories"]
-    listed = list(settings(columns))
+    listed = list(settings(columns, countable(run.bundle)))
     return [
         {
             "run": run.name,

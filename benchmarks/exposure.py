@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from diversity import Finished, finished
+from diversity import Finished, countable, finished
 from exposure_chart import draw_prices
 from result_file import RESULTS, Figure, print_figures, write_result
 from rich import box
@@ -67,7 +67,7 @@ def settings(run: Finished) -> Iterator[Setting]:
     """Nothing, the dial on both counts, a limit on groups where there are some, limits on every item."""
     off = PopularityDial.off()
     yield Setting(name="nothing", dial=off)
-    for discount in (0.05, 0.1):
+    for discount in (0.05, 0.1) if EVENTS in countable(run.bundle) else ():
         yield Setting(name=f"dial on events {discount}", dial=PopularityDial(discount=discount, of=EVENTS))
     for discount in (0.1, 0.2, 0.3, 0.4):
         yield Setting(name=f"dial on exposure {discount}", dial=PopularityDial(discount=discount, of=EXPOSURE))

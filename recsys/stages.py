@@ -34,8 +34,7 @@ ITEMS = Tensor(name="ITEMS", dtype="bytes", shape=(-1,))
 UTILITIES = Tensor(name="UTILITIES", dtype="float32", shape=(-1,))
 
 RANKER = "ranker.onnx"
-POPULAR = "popular"
-"""the source that counts recent events"""
+POPULARITY = "popularity.safetensors"
 STALE_RULES = "rules:stale"
 """the version that was published last cannot serve, an older one stands in"""
 
@@ -314,7 +313,7 @@ def rules_maker(bundle: Bundle, *, policy: Policy | None = None) -> Callable[[Ru
     catalogue = catalogue_columns(read_catalogue(bundle), types)
     vectors = bundle.arrays("item_vectors.safetensors")["vectors"]
     sources = tuple(source["name"] for source in bundle.document("candidates.json")["sources"])
-    popularity = popularity_shares(bundle, len(vectors)) if policy.popularity.reads_events else None
+    popularity = popularity_shares(bundle) if policy.popularity.reads_events else None
 
     def make(rules: RuleSet | None) -> Rules:
         compiled = policy.compile(
@@ -333,16 +332,14 @@ def rules_maker(bundle: Bundle, *, policy: Policy | None = None) -> Callable[[Ru
     return make
 
 
-def popularity_shares(bundle: Bundle, num_items: int) -> np.ndarray | None:
-    """[N] float64, share of each item in the events behind the source `popular`, all from before the bundle's test
-    period; None for a bundle without that source.
+def popularity_shares(bundle: Bundle) -> np.ndarray | None:
+    """[N] float64, share of each item in the recent events that were known before the bundle's test period; None for an
+    older bundle, which does not tell.
     """
-    arrays = bundle.arrays("candidates.safetensors")
-    if f"{POPULAR}.rows" not in arrays:
+    if not bundle.has(POPULARITY):
         return None
-    shares = np.zeros(num_items)
-    shares[arrays[f"{POPULAR}.rows"]] = arrays[f"{POPULAR}.scores"]
-    return shares / max(shares.sum(), 1e-300)
+    events = bundle.arrays(POPULARITY)["events"]
+    return events / max(events.sum(), 1)
 
 
 def load_live_rules(bundle: Bundle, rules_store: Path) -> LiveRules:

@@ -33,8 +33,8 @@ class PopularityDial:
     def __init__(self, *, discount: float, of: str) -> None:
         """
         discount: 0 leaves everything as it is
-        of: events, the share in the events behind the bundle's popular source, or exposure, the share of what was shown
-            that the caller counts in Query.exposure["item=<id>"]; what is not counted there keeps its utility
+        of: events, the share in the newest events that the bundle was trained on, or exposure, the share of what was
+            shown that the caller counts in Query.exposure["item=<id>"]; what is not counted there keeps its utility
         """
         check_ranges("popularity", discount=(discount, 0.0, 10.0))
         if of not in (EVENTS, EXPOSURE):
@@ -56,7 +56,7 @@ class PopularityDial:
     def compile(self, items: np.ndarray, events: np.ndarray | None) -> "CompiledDial":
         """items: [N] ids; events: [N] share of each item, which BundleError misses where the dial reads them."""
         if self.reads_events and events is None:
-            raise BundleError("the bundle has no popular source, whose events the policy discounts; train it with one")
+            raise BundleError("the bundle is older and tells no popularity, which the policy discounts; train it again")
         return CompiledDial(
             discount=self.discount,
             events=events if self.reads_events else None,

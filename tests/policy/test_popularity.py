@@ -77,7 +77,7 @@ def test_a_negative_utility_falls_too():
 
 
 def test_events_that_nobody_counted_are_missed_only_where_they_are_read():
-    with pytest.raises(BundleError, match="no popular source"):
+    with pytest.raises(BundleError, match="tells no popularity"):
         PopularityDial(discount=0.5, of="events").compile(CATALOGUE["item"], None)
     for dial in (PopularityDial.off(), PopularityDial(discount=0.5, of="exposure")):
         dial.compile(CATALOGUE["item"], None)
