@@ -43,19 +43,19 @@ from recsys.evaluation.replay import Replay
 from recsys.evaluation.stream import Counters, stream
 from recsys.pipeline import through
 from recsys.policy.compose import Policy
-from recsys.policy.diversity import Determinantal, Diversity, MaximalMarginalRelevance, MaxSum, Proportions
+from recsys.policy.diversity import Alike, Determinantal, Diversity, MaximalMarginalRelevance, MaxSum, Proportions
 from recsys.policy.explore import Exploration
 from recsys.policy.popularity import EVENTS, EXPOSURE, PopularityDial
 from recsys.policy.rules import RuleSet
 from recsys.policy.value import ValueFormula
 from recsys.stages import POPULARITY, Rank, Retrieve, load_rank, load_retrieve, rules_maker
 
-DISCOUNTS = (0.1, 0.2, 0.3, 0.4)
-DIALS = (1.0, 0.98, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.3)
+DISCOUNTS = (0.05, 0.1, 0.2, 0.3)
+DIALS = (1.0, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 LOSS = 0.01
 """of NDCG@10 that diversity may cost"""
 WINDOW, PLACES, BATCH = 10, 10, 64
-MOST = 3_000
+MOST = 2_000
 """questions of a period, at most"""
 OFF = PopularityDial.off()
 Row = dict[str, Any]
@@ -107,6 +107,11 @@ class Setting:
     """what is greatest, or least for gini, in the setting that is kept"""
 
 
+KINDS: tuple[tuple[str, type[Alike], tuple[float, ...]], ...] = (
+    ("MMR", MaximalMarginalRelevance, (0.0, 0.5, 1.0)),
+    ("max-sum", MaxSum, (0.5, 1.0)),
+    ("DPP", Determinantal, (0.0, 0.5, 1.0)),
+)
 NO_DIVERSITY = MaximalMarginalRelevance(trade_off=1.0, window=0, content=0.0)
 
 
@@ -139,8 +144,8 @@ def _ranked(stages: tuple[Retrieve, Rank], questions: Questions) -> Iterator[dic
 
 def settings(columns: Sequence[str], counts: Sequence[str]) -> Iterator[Setting]:
     for dial in DIALS:
-        for content in (0.0, 0.5, 1.0):
-            for name, kind in (("MMR", MaximalMarginalRelevance), ("max-sum", MaxSum), ("DPP", Determinantal)):
+        for name, kind, contents in KINDS:
+            for content in contents:
                 diversity = kind(trade_off=dial, window=WINDOW, content=content)
                 yield Setting(name=f"{name}, content {content:g}", dial=dial, diversity=diversity)
         for column in columns:
@@ -153,7 +158,7 @@ def settings(columns: Sequence[str], counts: Sequence[str]) -> Iterator[Setting]
                 name=f"popularity, {of}", dial=discount, diversity=NO_DIVERSITY, popularity=popularity, judged="gini"
             )
     for discount in DISCOUNTS:
-        for dial in (0.5, 0.4, 0.35):
+        for dial in (0.5, 0.4):
             yield Setting(
                 name=f"popularity, exposure {discount:g}, max-sum",
                 dial=dial,

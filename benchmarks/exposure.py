@@ -44,7 +44,7 @@ from recsys.stages import Rules, rules_maker
 PLACES, PASSES = 10, 3
 MOST = 1_000
 """questions, at most"""
-STRENGTH = 10
+STRENGTH = 30
 TOP, TOP_LIMIT = 0.01, 0.05
 """the most shown hundredth of the items is to have at most a twentieth of the exposure"""
 TOLERANCE = 1.25

@@ -16,14 +16,15 @@ from recsys.evaluation.attributes import Column
 from recsys.evaluation.questions import End
 
 ITEM = "item"
+FILLED = 1 / 8
 
 
 class Counters:
     """What a caller counts of all that was shown, as Query.exposure takes it: "column=value" -> share of the exposure.
 
-    A share is the count over what a full window holds, half_life / ln 2 impressions: until then shares are too small, and
-    caps are idle while floors work. An item of several values counts in parts. Every value is told, those never shown
-    with 0, so that floors find them.
+    A share is of all that is counted, but of FILLED of a window at least, which holds half_life / ln 2 impressions: the first
+    pages have small shares, that leave caps idle, in the place of large ones. An item of several values counts in parts.
+    Every value is told, those never shown with 0, so that floors find them.
     """
 
     def __init__(self, columns: Mapping[str, Column], items: Sequence[str], *, half_life: float) -> None:
@@ -47,7 +48,8 @@ class Counters:
     def exposure(self) -> dict[str, float]:
         """For the next queries."""
         held = [column.parts.T @ self.counts for column in self.columns.values()]
-        shares = np.concatenate([self.counts, *held]) * (math.log(2) / self.half_life)
+        total = max(self.counts.sum(), FILLED * self.half_life / math.log(2))
+        shares = np.concatenate([self.counts, *held]) / total
         return dict(zip(self.keys, shares.tolist(), strict=True))
 
 

@@ -97,14 +97,16 @@ class Balance:
         return Balance(rule=rule, keys=keys, groups=numbered(rows)[0])
 
     def factors(self, queries: Sequence[Query], rows: np.ndarray) -> np.ndarray:
-        """Of catalogue rows [B, C], within BOUNDS or one over them; an item of several values has the product of theirs."""
+        """Of catalogue rows [B, C], quotients within BOUNDS or one over them to the power of the rule's strength; an item of
+        several values has the product of their quotients.
+        """
         shares = counted(queries, self.keys, self.groups[rows])
         low, high = self.rule.least, self.rule.most
         raised = low / np.maximum(shares, low / MOST or 1.0)
         lowered = high / np.maximum(shares, max(high, 1e-300))
-        factors = np.where(shares < low, raised, np.where(shares > high, lowered, 1.0))
+        quotients = np.where(shares < low, raised, np.where(shares > high, lowered, 1.0)).clip(1 / MOST, MOST)
         strength = 1.0 if self.rule.strength is None else self.rule.strength
-        return (factors**strength).clip(1 / MOST, MOST).prod(axis=-1).clip(1 / MOST, MOST)
+        return quotients.prod(axis=-1).clip(1 / MOST, MOST) ** strength
 
 
 def grouping(name: str, column: str, catalogue: Columns, item_types: Mapping[str, str]) -> list[tuple[str, ...]]:

@@ -138,15 +138,12 @@ def test_exposure_moves_against_what_was_shown():
     assert factors(rule) == [1.0] * 4
 
 
-def test_strength_makes_an_exposure_rule_steeper_within_its_bounds():
+def test_strength_is_the_power_of_what_lies_within_the_bounds():
     rule = {"exposure": "genre", "least": 0.2, "most": 0.4, "strength": 2}
     assert factors(rule, exposure={"genre=a": 0.8, "genre=b": 0.1}) == [0.25, 1.0, 4.0, 0.25]
-    assert factors({**rule, "strength": 50}, exposure={"genre=a": 0.8, "genre=b": 0.1}) == [
-        1 / MOST,
-        1.0,
-        MOST,
-        1 / MOST,
-    ]
+    steep = {**rule, "strength": 50}
+    assert factors(steep, exposure={"genre=a": 0.8, "genre=b": 0.1}) == [2.0**-50, 1.0, 2.0**50, 2.0**-50]
+    assert factors(rule, exposure={"genre=b": 0.0}) == [1.0, 1.0, MOST**2, 1.0]
     assert (
         RuleSet.parse({"rules": [{"name": "a", **rule}]}).hash
         != RuleSet.parse({"rules": [{"name": "a", "exposure": "genre", "least": 0.2, "most": 0.4}]}).hash
@@ -262,7 +259,7 @@ def test_read(tmp_path):
         ("rules: [{name: a, exposure: genre, least: 0.5, most: 2}]", "rules[0].most is 2; write a number from 0 to 1"),
         (
             "rules: [{name: a, exposure: genre, least: 0, most: 1, strength: 0}]",
-            "rules[0].strength is 0; write a number from 1 to 100",
+            "rules[0].strength is 0; write a number from 1 to 50",
         ),
         ("rules: [{name: a, must: 'true', start: soon}]", "rules[0].start is 'soon'; write a date such as 2026-11-01"),
         ("rules: [{name: a, must: 'true', start: 2026-02-01, end: 2026-01-01}]", "not before it ends"),
