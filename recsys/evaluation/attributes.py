@@ -5,6 +5,7 @@ Shapes: N items of the catalogue, V values of a column.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,11 @@ class Column:
         weights = np.repeat([1 / max(len(row), 1) for row in rows], np.diff(indptr))
         return Column(values=values, parts=sparse.csr_array((weights, indices, indptr), shape=(len(rows), len(values))))
 
+    @cached_property
+    def held(self) -> sparse.csr_array:
+        """[N, V] float64, 1 where an item has the value."""
+        return (self.parts > 0).astype(np.float64)
+
     def shares(self, weights: np.ndarray) -> np.ndarray:
         """[V] of what items [N] weigh, an item of several values in parts; all 0 where nothing with a value weighs."""
         held = self.parts.T @ weights
@@ -52,8 +58,8 @@ class Attributes:
         read = {name: Column.of(_values(kind, dataset.items[name].to_list())) for name, kind in kinds.items()}
         columns = {name: column for name, column in read.items() if len(column.values) < dataset.num_items / 2}
         joined = sparse.hstack(
-            [sparse.csr_array((dataset.num_items, 0)), *((one.parts > 0) for one in columns.values())], format="csr"
-        ).astype(np.float64)
+            [sparse.csr_array((dataset.num_items, 0)), *(one.held for one in columns.values())], format="csr"
+        )
         lengths = np.sqrt(np.maximum(np.diff(joined.indptr), 1))
         return Attributes(columns=columns, units=sparse.csr_array(sparse.diags_array(1 / lengths) @ joined))
 

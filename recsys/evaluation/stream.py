@@ -23,8 +23,8 @@ class Counters:
     """What a caller counts of all that was shown, as Query.exposure takes it: "column=value" -> share of the exposure.
 
     A share is of all that is counted, but of FILLED of a window at least, which holds half_life / ln 2 impressions: the first
-    pages have small shares, that leave caps idle, in the place of large ones. An item of several values counts in parts.
-    Every value is told, those never shown with 0, so that floors find them.
+    pages have small shares, that leave caps idle, in the place of large ones. An item of several values counts for each
+    of them. Every value is told, those never shown with 0, so that floors find them.
     """
 
     def __init__(self, columns: Mapping[str, Column], items: Sequence[str], *, half_life: float) -> None:
@@ -47,7 +47,7 @@ class Counters:
 
     def exposure(self) -> dict[str, float]:
         """For the next queries."""
-        held = [column.parts.T @ self.counts for column in self.columns.values()]
+        held = [column.held.T @ self.counts for column in self.columns.values()]
         total = max(self.counts.sum(), FILLED * self.half_life / math.log(2))
         shares = np.concatenate([self.counts, *held]) / total
         return dict(zip(self.keys, shares.tolist(), strict=True))
@@ -61,17 +61,14 @@ class Streamed:
     """[B of all batches, K] catalogue rows, PAD in empty places"""
 
     def shares(self, column: Column, first: int) -> np.ndarray:
-        """[V] shares of the exposure from page `first` on."""
-        return column.shares(self._counts(column.parts.shape[0], first))
+        """[V] share of what was shown from page `first` on that has the value."""
+        return column.held.T @ self.item_shares(column.held.shape[0], first)
 
     def item_shares(self, num_items: int, first: int) -> np.ndarray:
-        """[N] the same of every item."""
-        counts = self._counts(num_items, first)
-        return counts / max(counts.sum(), 1.0)
-
-    def _counts(self, num_items: int, first: int) -> np.ndarray:
+        """[N] share of every item in the same."""
         rows = self.rows[first:]
-        return np.bincount(rows[rows != PAD], minlength=num_items).astype(np.float64)
+        counts = np.bincount(rows[rows != PAD], minlength=num_items)
+        return counts / max(counts.sum(), 1)
 
 
 def stream(end: End, batches: Iterable[Mapping[str, Any]], counters: Counters, places: int) -> Streamed:

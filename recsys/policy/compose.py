@@ -71,14 +71,16 @@ class Policy:
         sources: Sequence[str],
         bundle_fingerprint: str,
         popularity: np.ndarray | None = None,
+        hidden: np.ndarray | None = None,
     ) -> "CompiledPolicy":
         """Check everything against one bundle and make arrays of it.
 
         catalogue: columns [N], "item" holds the ids. types: of the columns that rules may read. request_types: of
         `user.column` and `context.column`. vectors: [N, D], rows need not be of length 1, a row of zeros resembles
         nothing. objectives: of the last axis of the probabilities. sources: of the last axis of
-        Candidates.source_scores. popularity: [N] share of each item in known events, None where nobody counted.
-        ConfigError for a rule or a formula that does not fit, BundleError for vectors or a popularity that do not.
+        Candidates.source_scores. popularity: [N] share of each item in known events, None where nobody counted. hidden: [N]
+        bool, items that are never shown, not even by a pin. ConfigError for a rule or a formula that does not fit,
+        BundleError for vectors or a popularity that do not.
         """
         _check_vectors(vectors, len(catalogue["item"]))
         return CompiledPolicy(
@@ -91,6 +93,7 @@ class Policy:
             items=catalogue["item"],
             sources=tuple(sources),
             bundle=bundle_fingerprint,
+            hidden=hidden,
         )
 
 
@@ -108,6 +111,8 @@ class CompiledPolicy:
     """[N] object, ids"""
     sources: tuple[str, ...]
     bundle: str
+    hidden: np.ndarray | None = None
+    """[N] bool, items that are never shown; None where all may be"""
 
     def compose(
         self, queries: Sequence[Query], candidates: Candidates, probabilities: np.ndarray | None
@@ -165,6 +170,9 @@ class CompiledPolicy:
         utility = scaled(np.where(offered, raw, np.nan), factors[:, : offered.shape[1]])
         order = plain_order(rows, utility, offered.shape[1])
         place = order + rows.shape[1] * np.arange(len(rows))[:, None]
+        showable = ~applied.banned & ~among(rows, hidden)
+        if self.hidden is not None:
+            showable &= ~self.hidden[rows]
         return Offer(
             applied=applied,
             discounts=discounts,
@@ -172,7 +180,7 @@ class CompiledPolicy:
             rows=rows.ravel()[place],
             utility=_padded(utility, rows.shape[1], np.nan).ravel()[place],
             offered=_padded(offered, rows.shape[1], False).ravel()[place],
-            showable=(~applied.banned & ~among(rows, hidden)).ravel()[place],
+            showable=showable.ravel()[place],
             holds=applied.holds.reshape(rows.size, len(self.rules.rules))[place],
         )
 

@@ -16,6 +16,8 @@ from recsys.policy.counters import counted
 from recsys.policy.rules import BOUNDS
 
 EVENTS, EXPOSURE = "events", "exposure"
+ITEM = "item"
+"""the column whose values are the items themselves"""
 KEYS = ("discount", "of")
 LEAST = 1 / BOUNDS[1]
 """of the factor: the same bound as that of a rule"""
@@ -50,17 +52,24 @@ class PopularityDial:
     def reads_events(self) -> bool:
         return self.discount > 0 and self.of == EVENTS
 
+    @property
+    def reads_exposure(self) -> bool:
+        return self.discount > 0 and self.of == EXPOSURE
+
     def to_document(self) -> dict[str, Any]:
         return {"discount": self.discount, "of": self.of}
 
     def compile(self, items: np.ndarray, events: np.ndarray | None) -> "CompiledDial":
-        """items: [N] ids; events: [N] share of each item, which BundleError misses where the dial reads them."""
+        """items: [N] ids; events: share of each item, of the first of them where items came later, which have none.
+
+        BundleError where the dial reads events and nobody counted.
+        """
         if self.reads_events and events is None:
             raise BundleError("the bundle is older and tells no popularity, which the policy discounts; train it again")
         return CompiledDial(
             discount=self.discount,
-            events=events if self.reads_events else None,
-            keys=tuple(f"item={item}" for item in items.tolist()) if self.of == EXPOSURE else (),
+            events=np.pad(events, (0, len(items) - len(events))) if self.reads_events else None,
+            keys=tuple(f"{ITEM}={item}" for item in items.tolist()) if self.of == EXPOSURE else (),
             num_items=len(items),
         )
 

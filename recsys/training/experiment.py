@@ -30,7 +30,7 @@ from recsys.policy.diversity import MaximalMarginalRelevance
 from recsys.policy.explore import Exploration
 from recsys.policy.popularity import PopularityDial
 from recsys.policy.rules import RuleSet
-from recsys.stages import LiveRules, Rules, Stages, load_rules, load_stages
+from recsys.stages import LiveRules, Retrieve, Rules, Stages, load_rules, load_stages
 from recsys.training.cascade import Knobs, Run, TrainedCascade
 from recsys.training.prepare import prepare
 from recsys.training.save import save_cascade
@@ -45,7 +45,7 @@ class Experiment:
     """a source: load() -> Dataset"""
     protocol: Splitter
     content: Any
-    """fit_transform(texts) -> vectors"""
+    """how to make vectors of the items' texts"""
     features: Features
     knobs: Knobs
     policy: Policy
@@ -129,6 +129,7 @@ class Experiment:
     def _measure(self, draft: Bundle, test: Questions, board: Scoreboard, seed: int) -> None:
         stages = load_stages(draft)
         retrieve = stages[0]
+        assert isinstance(retrieve, Retrieve)
         if (total := retrieve.sources.total) < min(K, test.num_items):
             board.note(f"a cascade has {total} candidates: its recall@{K} is that of the first {total}")
         board.record("towers", test.answers([retrieve.only("two_tower")], {}).rankings[RETRIEVED], seed=seed)

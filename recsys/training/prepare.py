@@ -8,8 +8,9 @@ import numpy as np
 import polars as pl
 
 from recsys.candidates.lists import DAY
-from recsys.content.text import NAME as TEXT
 from recsys.content.text import TextVectors
+from recsys.content.words import NAME as TEXT
+from recsys.content.words import WordVectors
 from recsys.data.dataset import Dataset
 from recsys.data.description import ITEM, USER
 from recsys.data.splits import Split
@@ -36,6 +37,8 @@ class Prepared:
     catalogue: Columns
     """[N, ...] by name, text columns replaced by one vector column"""
     item_kinds: dict[str, str]
+    words: WordVectors | None
+    """what made the vectors of the text columns, None where there are none"""
 
     def spec(self, known: np.ndarray) -> tuple[FeatureSpec, ItemTable]:
         """Spec and catalogue fitted on the known rows of the log, [R] bool."""
@@ -80,11 +83,12 @@ class Prepared:
 def prepare(dataset: Dataset, split: Split, features: Features, content: TextVectors) -> Prepared:
     """Group the log by user and turn the item text into vectors."""
     kinds: dict[str, str] = {ITEM: "category", **dataset.description.items}
-    texts = [name for name, kind in kinds.items() if kind == "text" and name not in features.leave_out]
+    named = [name for name, kind in kinds.items() if kind == "text" and name not in features.leave_out]
+    texts = {name: dataset.items[name].to_list() for name in named}
     catalogue = _columns(dataset.items, {name: kind for name, kind in kinds.items() if kind != "text"})
-    if texts:
-        joined = dataset.items.select(pl.concat_str(texts, separator=" ", ignore_nulls=True)).to_series()
-        catalogue[TEXT] = content.fit_transform(joined.fill_null("").to_list())
+    words = content.fit(texts) if texts else None
+    if words is not None:
+        catalogue[TEXT] = words(texts)
         kinds[TEXT] = "vector"
     return Prepared(
         dataset=dataset,
@@ -93,6 +97,7 @@ def prepare(dataset: Dataset, split: Split, features: Features, content: TextVec
         features=features,
         catalogue=catalogue,
         item_kinds=kinds,
+        words=words,
     )
 
 

@@ -84,3 +84,8 @@ def test_events_that_nobody_counted_are_missed_only_where_they_are_read():
         PopularityDial(discount=0.5, of="events").compile(CATALOGUE["item"], None)
     for dial in (PopularityDial.off(), PopularityDial(discount=0.5, of="exposure")):
         dial.compile(CATALOGUE["item"], None)
+
+
+def test_items_that_came_after_training_have_no_events():
+    dial = PopularityDial(discount=1.0, of="events").compile(CATALOGUE["item"], POPULARITY[:4])
+    assert dial.factors([query()], np.array([ALL]))[0, 4:].tolist() == [1.0] * (N - 4)
