@@ -64,11 +64,16 @@ class PopularityDial:
 
         BundleError where the dial reads events and nobody counted.
         """
-        if self.reads_events and events is None:
-            raise BundleError("the bundle is older and tells no popularity, which the policy discounts; train it again")
+        own = None
+        if self.reads_events:
+            if events is None:
+                raise BundleError(
+                    "the bundle is older and tells no popularity, which the policy discounts; train it again"
+                )
+            own = np.pad(events, (0, len(items) - len(events)))
         return CompiledDial(
             discount=self.discount,
-            events=np.pad(events, (0, len(items) - len(events))) if self.reads_events else None,
+            events=own,
             keys=tuple(f"{ITEM}={item}" for item in items.tolist()) if self.of == EXPOSURE else (),
             num_items=len(items),
         )
