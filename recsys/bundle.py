@@ -7,6 +7,7 @@
     item_vectors.safetensors, index.faiss, candidates.{json,safetensors}        what retrieval searches
     user_tower.onnx, item_tower.onnx, ranker.onnx (calibration inside), weights.safetensors      the models
     words.{json,safetensors} how item texts become vectors, where there are any
+    popularity.safetensors   newest events of each item, which the policy may discount
     outcomes.safetensors     what the ranker said on its validation and what became of it: weights are chosen by it
     policy.yaml, rules.yaml, config.yaml, metrics.json, lineage.json
 

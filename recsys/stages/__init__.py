@@ -2,6 +2,7 @@
 
 from recsys.stages.live import STALE_ITEMS, STALE_RULES, LiveRetrieve, LiveRules
 from recsys.stages.load import (
+    POPULARITY,
     RANKER,
     Stages,
     load_live_retrieve,
@@ -10,6 +11,7 @@ from recsys.stages.load import (
     load_retrieve,
     load_rules,
     load_stages,
+    popularity_shares,
     read_catalogue,
     read_ledger,
     read_ruled_items,
@@ -34,6 +36,7 @@ from recsys.stages.stage import (
 
 __all__ = [
     "ITEMS",
+    "POPULARITY",
     "QUERY",
     "RANKER",
     "SLATE",
@@ -55,6 +58,7 @@ __all__ = [
     "load_retrieve",
     "load_rules",
     "load_stages",
+    "popularity_shares",
     "ranker_inputs",
     "read_catalogue",
     "read_ledger",

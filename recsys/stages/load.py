@@ -30,6 +30,7 @@ from recsys.stages.onnx import OnnxModel
 from recsys.stages.stage import Rank, Retrieve, Rules, ranker_inputs
 
 RANKER = "ranker.onnx"
+POPULARITY = "popularity.safetensors"
 
 Stages = tuple[Retrieve | LiveRetrieve, Rank, Rules | LiveRules] | tuple[Retrieve | LiveRetrieve, Rules | LiveRules]
 
@@ -113,6 +114,7 @@ def rules_maker(
     policy = policy or Policy.from_document(bundle.document("policy.yaml"))
     spec, trained = read_spec(bundle), read_ruled_items(bundle) if items is None else items.state
     sources = tuple(source["name"] for source in bundle.document("candidates.json")["sources"])
+    popularity = popularity_shares(bundle) if policy.popularity.reads_events else None
 
     def make(rules: RuleSet | None) -> Rules:
         now = trained if items is None else items.state
@@ -125,11 +127,22 @@ def rules_maker(
             objectives=tuple(spec.objectives),
             sources=sources,
             bundle_fingerprint=bundle.fingerprint,
+            popularity=popularity,
             hidden=now.ledger.hidden,
         )
         return Rules(policy=compiled, num_sources=len(sources), num_objectives=spec.num_objectives)
 
     return make
+
+
+def popularity_shares(bundle: Bundle) -> np.ndarray | None:
+    """[N] float64, share of each item in the recent events that were known before the bundle's test period; None for an
+    older bundle, which does not tell.
+    """
+    if not bundle.has(POPULARITY):
+        return None
+    events = bundle.arrays(POPULARITY)["events"]
+    return events / max(events.sum(), 1)
 
 
 def load_live_rules(bundle: Bundle, rules_store: Path | None, items_store: Path | None) -> LiveRules:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from recsys.candidates.lists import DAY
 from recsys.content.text import TextVectors
 from recsys.content.words import NAME as TEXT
 from recsys.content.words import WordVectors
@@ -18,6 +19,8 @@ from recsys.evaluation.replay import Replay
 from recsys.features.encode import ItemTable, column_array
 from recsys.features.spec import TIME_NUMBERS, Columns, Features, FeatureSpec
 
+RECENT_DAYS = 30.0
+"""of events that make an item popular now"""
 RULE_TYPES = {"text": "category", "category": "category", "categories": "categories"}
 RULE_TYPES |= {"number": "number", "timestamp": "number"}
 """type of a catalogue column for rules, by its kind; vectors are not for rules"""
@@ -64,6 +67,13 @@ class Prepared:
             clock=described.clock,
         )
         return spec, ItemTable.encode(spec.items, self.dataset.items[ITEM].to_list(), self.catalogue)
+
+    def recent_events(self, known: np.ndarray) -> np.ndarray:
+        """[N] int64, positive events of each item in the newest RECENT_DAYS of the known rows [R] bool; without time all."""
+        rows = np.flatnonzero(known & self.replay.positives)
+        age = np.nan_to_num(self.replay.seconds[rows].max() - self.replay.seconds[rows])
+        recent = self.replay.items[rows[age < RECENT_DAYS * DAY]]
+        return np.bincount(recent, minlength=self.dataset.num_items).astype(np.int64)
 
     def rule_types(self) -> dict[str, str]:
         """Types of the catalogue's columns as rules see them."""

@@ -18,6 +18,8 @@ from functools import cache
 from recsys.bundle import Bundle
 from recsys.errors import check_ranges
 from recsys.items.ruled import rule_columns
+from recsys.policy.compose import Policy
+from recsys.policy.popularity import ITEM
 from recsys.policy.quotas import grouping
 from recsys.policy.rules import Exposure, RuleSet
 from recsys.stages import read_catalogue
@@ -37,18 +39,23 @@ Counts = Mapping[str, Counter[str]]
 
 
 class NamedColumns:
-    """The columns that exposure rules name at this moment, with the values of every item."""
+    """The columns that exposure rules name at this moment, with the values of every item, and the items themselves where
+    the policy discounts what was shown.
+    """
 
     def __init__(self, bundle: Bundle, rules: Callable[[], RuleSet]) -> None:
         """`rules` gives the rule set that serves; it is asked at every call."""
         types, catalogue = bundle.document("catalogue.json"), read_catalogue(bundle)
         columns, items = rule_columns(catalogue, types), catalogue["item"].to_list()
+        dial = Policy.from_document(bundle.document("policy.yaml")).popularity
         self._rules = rules
+        self._always = {ITEM} if dial.reads_exposure else set()
+        types = {ITEM: "category", **types}
         self._values = cache(lambda name: dict(zip(items, grouping("exposure", name, columns, types), strict=True)))
 
     def __call__(self) -> Values:
         named = (rule.exposure for rule in self._rules().rules if isinstance(rule, Exposure))
-        return {column: self._values(column) for column in named}
+        return {column: self._values(column) for column in sorted({*named} | self._always)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

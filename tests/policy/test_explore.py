@@ -13,6 +13,7 @@ from recsys.policy.compose import Policy
 from recsys.policy.diversity import Determinantal, MaximalMarginalRelevance, Proportions
 from recsys.policy.draws import THOMPSON, chance, drawn
 from recsys.policy.explore import Exploration
+from recsys.policy.popularity import PopularityDial
 from recsys.policy.rules import RuleSet
 from recsys.policy.value import ValueFormula
 
@@ -33,7 +34,12 @@ DRAWS = 3_000
 
 
 def compiled(diversity, exploration, rules=()):
-    policy = Policy(value=ValueFormula(formula="watch", weights={}), diversity=diversity, exploration=exploration)
+    policy = Policy(
+        value=ValueFormula(formula="watch", weights={}),
+        popularity=PopularityDial.off(),
+        diversity=diversity,
+        exploration=exploration,
+    )
     ruled = RuleSet.parse({"rules": list(rules)})
     return policy.compile(ruled, CATALOGUE, TYPES, REQUEST_TYPES, VECTORS, OBJECTIVES, SOURCES, "fingerprint")
 

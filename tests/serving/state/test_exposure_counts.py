@@ -120,3 +120,17 @@ def test_only_columns_that_rules_name_at_this_moment_are_counted(trained):
     rules.now = RuleSet.parse({"rules": [{**fair, "exposure": "price"}]})
     with pytest.raises(ConfigError, match="name a category or categories column"):
         columns()
+
+
+def test_the_items_themselves_are_counted_where_a_rule_or_the_dial_of_the_policy_reads_them(trained):
+    itself = {item: (item,) for item in trained.dataset.items["item"]}
+    rule = {"name": "nobody-too-much", "exposure": "item", "least": 0, "most": 0.01}
+    assert NamedColumns(trained.bundle, lambda: RuleSet.parse({"rules": [rule]}))() == {"item": itself}
+
+    def discounting(name):
+        document = trained.bundle.document(name)
+        dial = {"popularity": {"discount": 0.1, "of": "exposure"}}
+        return {**document, **dial} if name == "policy.yaml" else document
+
+    bundle = SimpleNamespace(document=discounting, file=trained.bundle.file)
+    assert NamedColumns(bundle, lambda: RuleSet.parse({"rules": []}))() == {"item": itself}
