@@ -132,7 +132,9 @@ class Chaos:
         return sorted(self._missing(files))
 
     def _missing(self, files: str) -> set[str]:
-        return set(self.acknowledged) - set(pl.scan_parquet(files, missing_columns="insert").select("id").collect()["id"])
+        return set(self.acknowledged) - set(
+            pl.scan_parquet(files, missing_columns="insert").select("id").collect()["id"]
+        )
 
     def _slates(self, rates: Sequence[tuple[float, float]]) -> Plan:
         return Plan(

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from rich.markup import escape
 from recsys.errors import ServingError
 from serving.child import Child
 from serving.events.broker import Broker
+from serving.events.lock import hold
 from serving.gateway.rungs import FULL, LIGHT
 from serving.place import Place
 from serving.processes import HOST, choose_ports
@@ -86,13 +88,17 @@ class Stack:
 
     @contextmanager
     def running(self, place: Place, say: Callable[[str], None]) -> Iterator[None]:
-        """Start everything in order and look after it; at the end stop it, last first."""
+        """Start everything in order and look after it; at the end stop it, last first.
+
+        ServingError when another stack has this place.
+        """
 
         def tell(sentence: str) -> None:
             say(sentence)
             self._write(place.running)
 
         with contextlib.ExitStack() as started:
+            started.callback(os.close, hold(place.live))
             started.callback(place.running.unlink, missing_ok=True)
             for service in self.services:
                 tell(f"{service.name} starts")
