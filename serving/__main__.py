@@ -27,6 +27,7 @@ Live = Annotated[Path | None, typer.Option(help="folder for what is written whil
 BrokerUrl = Annotated[str, typer.Option(help="nats://host:port")]
 StateUrl = Annotated[str, typer.Option(help="sqlite:///path or redis://host:port")]
 Budget = Annotated[float, typer.Option(help="ms in which a slate is answered, from the whole cascade or from less")]
+Liked = Annotated[list[str] | None, typer.Option(help="objective that a liked item reaches beside the target")]
 UserNames = Annotated[Users, typer.Option(help="how users are called behind the door: as they come, or hashed")]
 
 
@@ -43,10 +44,17 @@ def up(
     state: Annotated[State, typer.Option(help="where users' states are kept")] = State.sqlite,
     users: UserNames = Users.raw,
     budget: Budget = 100.0,
+    liked: Liked = None,
 ) -> None:
     """Everything on this machine until Ctrl-C: broker, state store, Triton, consumer, gateway."""
     signals, place = Signals(), _place(serve, live)
-    stack = Stack.plan(place, port=port, state=state, users=users, budget_ms=budget)
+    stack = Stack.plan(
+        place,
+        port=port,
+        state=state,
+        users=users,
+        more=[f"--budget={budget}", *(f"--liked={objective}" for objective in liked or ())],
+    )
     place.live.mkdir(parents=True, exist_ok=True)
     first_key(place)
     with stack.running(place, Log(place.log, console)):
@@ -69,6 +77,7 @@ def gateway(
     port: Port = 8080,
     users: UserNames = Users.raw,
     budget: Budget = 100.0,
+    liked: Liked = None,
 ) -> None:
     """The HTTP door alone, before a Triton, a broker and a state store that run already."""
     neighbours = Neighbours(broker=broker, state=state, triton=triton)
@@ -77,7 +86,7 @@ def gateway(
         neighbours,
         port=port,
         store_raw=users is Users.raw,
-        settings=Settings(budget_ms=budget),
+        settings=Settings(budget_ms=budget, liked=tuple(liked or ())),
         ready=lambda url: console.print(f"gateway  {url}"),
     )
 

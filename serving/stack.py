@@ -65,8 +65,8 @@ class Stack:
     """who listens where"""
 
     @staticmethod
-    def plan(place: Place, *, port: int, state: State, users: Users, budget_ms: float) -> "Stack":
-        """Everything but the gateway listens on a free port of the loopback interface.
+    def plan(place: Place, *, port: int, state: State, users: Users, more: Sequence[str]) -> "Stack":
+        """Everything but the gateway listens on a free port of the loopback interface. more: options of the gateway.
 
         ServingError where nothing was exported or the port is taken.
         """
@@ -83,7 +83,7 @@ class Stack:
             "consumer": f"http://{HOST}:{ports['consumer']}/metrics",
             **stores,
         }
-        services = (*_stores(place, ports, state), *_ours(place, ports, stores, users, budget_ms))
+        services = (*_stores(place, ports, state), *_ours(place, ports, stores, [f"--users={users}", *more]))
         return Stack(services=services, addresses=addresses)
 
     @contextmanager
@@ -136,13 +136,11 @@ def _stores(place: Place, ports: Mapping[str, int], state: State) -> Iterator[Se
     )
 
 
-def _ours(
-    place: Place, ports: Mapping[str, int], stores: Mapping[str, str], users: Users, budget_ms: float
-) -> Iterator[Service]:
+def _ours(place: Place, ports: Mapping[str, int], stores: Mapping[str, str], more: Sequence[str]) -> Iterator[Service]:
     shared = [str(place.serve), f"--live={place.live}", f"--broker={stores['broker']}", f"--state={stores['state']}"]
     yield _child(place, "consumer", ["consume", *shared], ports["consumer"], "/metrics")
-    asked = [f"--triton={HOST}:{ports['triton_grpc']}", f"--users={users}", f"--budget={budget_ms}"]
-    yield _child(place, "gateway", ["gateway", *shared, *asked], ports["gateway"], "/healthz")
+    asked = ["gateway", *shared, f"--triton={HOST}:{ports['triton_grpc']}", *more]
+    yield _child(place, "gateway", asked, ports["gateway"], "/healthz")
 
 
 def _child(place: Place, name: str, arguments: Sequence[str], port: int, path: str) -> Child:

@@ -56,6 +56,7 @@ def _routes(made: Assembly) -> tuple[tuple[str, str, Scope, Handler], ...]:
     return (
         ("POST", "/v1/recommend", "recommend", made.recommending),
         ("POST", "/v1/events", "events", made.tending.events),
+        ("POST", "/v1/onboarding", "events", made.tending.onboard),
         ("GET", "/v1/items/{item:path}/similar", "recommend", made.tending.similar),
         ("PUT", "/v1/items/{item:path}", "admin", made.tending.put_item),
     )

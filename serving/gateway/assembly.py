@@ -27,6 +27,10 @@ from serving.gateway.tending import Items, Tending
 from serving.gateway.triton import Models
 from serving.gateway.user_states import StateReader
 from serving.state.contract import Exposures, UserStates
+from serving.state.onboarding import Onboarding
+
+ITEMS_PER_VALUE = 3
+"""popular items that stand for a liked value; they are not shown to that user"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,6 +153,7 @@ class Assembly:
             items=self.parts.items,
             identities=self.parts.identities,
             writer=self.parts.writer,
+            onboarding=Onboarding(self.parts.bundle, objectives=self.settings.liked, items_per_value=ITEMS_PER_VALUE),
             shares=self.shares,
             metrics=self.metrics,
             events_s=self.settings.events_s,

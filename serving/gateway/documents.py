@@ -13,6 +13,7 @@ from recsys.features.spec import Table
 from recsys.stages import read_spec
 from serving.events.record import Record
 from serving.gateway.strict_json import fields_of, list_of, number_of, parse, text_of, told, whole_of
+from serving.state.onboarding import Answers
 
 ASKED = ("user", "k", "surface", "context", "profile", "exclude", "budget_ms")
 EVENT = (
@@ -28,6 +29,7 @@ EVENT = (
     "bundle",
     "rules",
 )
+ONBOARDING = ("user", "items", "values")
 MAX_BUDGET_MS = 60_000.0
 FUTURE_S = 86_400.0
 """clocks of callers may be ahead by this; what is later would stay the newest event of its user for good"""
@@ -45,6 +47,8 @@ class Limits:
     """of one list in context, profile or an item"""
     exclude: int = 1_000
     events: int = 500
+    liked: int = 50
+    """items, and values of a column, of one onboarding"""
     least_budget_ms: float = 1.0
 
 
@@ -134,6 +138,22 @@ class Documents:
             raise QueryError(f"nothing changes; send withdrawn or columns with any of {', '.join(self.items)}")
         return columns, withdrawn
 
+    def onboarding(self, body: bytes) -> tuple[str, Answers]:
+        """The body of POST /v1/onboarding: the caller's own user id, and what that user says to like."""
+        fields = fields_of("the body", parse(body), ONBOARDING, ("user",))
+        items = list_of("items", fields.get("items", []), most=self.limits.liked)
+        values = fields_of("values", fields.get("values", {}), tuple(self.items))
+        answers = Answers(
+            items=tuple(self._id(f"items[{place}]", item) for place, item in enumerate(items)),
+            values={name: self._liked(f"values.{name}", listed) for name, listed in values.items()},
+        )
+        if not answers.items and not any(answers.values.values()):
+            raise QueryError("nothing is liked; send items, or values of the columns of items")
+        return self._id("user", fields["user"]), answers
+
+    def _liked(self, place: str, listed: Any) -> tuple[str, ...]:
+        return tuple(self._id(place, value) for value in list_of(place, listed, most=self.limits.liked))
+
     def item_id(self, value: str) -> str:
         return self._id("the item id", value)
 
@@ -149,7 +169,9 @@ class Documents:
         event = replace(event, user=stored(event.user))
         given = None if fields.get("id") is None else self._id(f"{place}.id", fields["id"])
         named = Record.feedback("", event)
-        return replace(named, id=_hash("id", event.user, given) if given else _hash("event", named.to_json().decode()))
+        return replace(
+            named, id=hash_of("id", event.user, given) if given else hash_of("event", named.to_json().decode())
+        )
 
     def _event(self, place: str, fields: Mapping[str, Any]) -> Event:
         position, propensity = fields.get("position"), fields.get("propensity")
@@ -197,6 +219,6 @@ def _kinds(table: Table) -> dict[str, str]:
     return {column.name: column.kind for column in table.columns}
 
 
-def _hash(*parts: str) -> str:
+def hash_of(*parts: str) -> str:
     """32 hex digits; the parts cannot run into each other."""
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]

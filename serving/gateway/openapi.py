@@ -38,6 +38,7 @@ def document(documents: Documents, keyed: bool) -> Schema:
     paths: Schema = {
         "/v1/recommend": {"post": _recommend(documents, keyed)},
         "/v1/events": {"post": _events(documents, keyed)},
+        "/v1/onboarding": {"post": _onboarding(documents, keyed)},
         "/v1/items/{item}/similar": {"get": _similar(documents, keyed)},
         "/v1/items/{item}": {"put": _item(documents, keyed)},
         "/healthz": {"get": _probe("Whether the process is alive", (200,))},
@@ -105,18 +106,36 @@ def _events(documents: Documents, keyed: bool) -> Schema:
         ("user", "item", "timestamp"),
     )
     listed = {"type": "array", "minItems": 1, "maxItems": documents.limits.events, "items": event}
-    texts = {"type": "array", "items": {"type": "string"}}
-    answer = {"accepted": {"type": "integer"}, "ids": texts, "request_id": {"type": "string"}}
     actions = dict.fromkeys(documents.actions[:1], 1)
     return _operation(
         "Feedback; answered when all of it is durable. An event sent twice counts once",
         keyed,
-        _object(answer, tuple(answer)),
+        _kept(),
         (400, 413),
         body=_object({"events": listed}, ("events",)),
         example={"events": [{"user": "405", "item": "50", "timestamp": 893286638, "actions": actions}]},
         parameters=(REQUEST_ID,),
     )
+
+
+def _onboarding(documents: Documents, keyed: bool) -> Schema:
+    liked = {"type": "array", "maxItems": documents.limits.liked, "items": _id(documents)}
+    values = _object(dict.fromkeys(documents.items, liked), ())
+    return _operation(
+        "What a new user likes: items, or values of their columns. The first slate is personal",
+        keyed,
+        _kept(),
+        (400, 413),
+        body=_object({"user": _id(documents), "items": liked, "values": values}, ("user",)),
+        example={"user": "new", "items": ["50"]},
+        parameters=(REQUEST_ID,),
+    )
+
+
+def _kept() -> Schema:
+    texts = {"type": "array", "items": {"type": "string"}}
+    answer = {"accepted": {"type": "integer"}, "ids": texts, "request_id": {"type": "string"}}
+    return _object(answer, tuple(answer))
 
 
 def _similar(documents: Documents, keyed: bool) -> Schema:

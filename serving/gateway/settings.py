@@ -43,6 +43,8 @@ class Settings:
     """a model may take so long for its first answer, since it compiles what it runs"""
     drain_s: float = 10.0
     """in-flight requests and queued impressions may take so long at the end"""
+    liked: tuple[str, ...] = ()
+    """objectives that liking an item reaches beside the target"""
     logged_context: tuple[str, ...] = ()
     """columns of the context that may stand in the log"""
     limits: Limits = field(default_factory=Limits)

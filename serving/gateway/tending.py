@@ -9,16 +9,18 @@ import orjson
 
 from recsys.contracts import Query
 from recsys.errors import QueryError
-from serving.events.record import Writer
-from serving.gateway.documents import Documents
+from serving.events.record import Record, Writer
+from serving.gateway.documents import Documents, hash_of
 from serving.gateway.door import Call, Door
 from serving.gateway.fallbacks import Fallbacks
 from serving.gateway.identities import Identities
 from serving.gateway.metrics import Metrics
 from serving.gateway.refusals import Refusal
 from serving.gateway.shares import Shares
+from serving.state.onboarding import Onboarding
 
 RETRY_S = 1.0
+ONBOARDED = "onboarding"
 SURFACE = "similar"
 """what rules see of a request for neighbours"""
 
@@ -45,6 +47,7 @@ class Tending:
     items: Items
     identities: Identities
     writer: Writer
+    onboarding: Onboarding
     shares: Shares
     metrics: Metrics
     events_s: float
@@ -52,7 +55,15 @@ class Tending:
 
     async def events(self, call: Call) -> bytes:
         """Answered when every event is durable."""
-        records = self.documents.events(await self.door.body(call.request), self.identities.stored)
+        return await self._kept(call, self.documents.events(await self.door.body(call.request), self.identities.stored))
+
+    async def onboard(self, call: Call) -> bytes:
+        """What a new user likes, as events that begin the history; the same answers given again change nothing."""
+        user, answers = self.documents.onboarding(await self.door.body(call.request))
+        seeds = self.onboarding.seeds(self.identities.stored(user), self.now(), answers)
+        return await self._kept(call, [Record.feedback(hash_of(ONBOARDED, one.user, one.item), one) for one in seeds])
+
+    async def _kept(self, call: Call, records: list[Record]) -> bytes:
         call.told["events"] = len(records)
         with self.metrics.stage("log"):
             try:
