@@ -26,6 +26,7 @@ from serving.events.consumer import Consumer
 from serving.events.jetstream import JetStreamReader, JetStreamWriter
 from serving.events.log import EventLog
 from serving.events.partitions import PartitionSink
+from serving.events.record import Sink
 from serving.events.spool import Spool
 from serving.gateway.app import build
 from serving.gateway.assembly import Parts
@@ -142,11 +143,12 @@ def run_consumer(place: Place, neighbours: Neighbours, *, port: int) -> None:
 
 async def _consume(place: Place, bundle: Bundle, neighbours: Neighbours, port: int) -> None:
     states, stream = _states(place, bundle, neighbours), Stream(url=neighbours.broker)
-    parquet = JetStreamReader(stream, name="parquet", limit=PARQUET_ROWS, linger_s=PARQUET_LINGER_S)
-    consumers = {
-        "states": Consumer(reader=JetStreamReader(stream, name="states", linger_s=FOLD_LINGER_S), sinks=[states]),
-        "parquet": Consumer(reader=parquet, sinks=[PartitionSink(place.events)]),
+    readers = {
+        "states": JetStreamReader(stream, name="states", linger_s=FOLD_LINGER_S),
+        "parquet": JetStreamReader(stream, name="parquet", limit=PARQUET_ROWS, linger_s=PARQUET_LINGER_S),
     }
+    sinks: Mapping[str, Sink] = {"states": states, "parquet": PartitionSink(place.events)}
+    consumers = {name: Consumer(reader=reader, sinks=[sinks[name]]) for name, reader in readers.items()}
     _show(consumers, port)
     told = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -157,6 +159,8 @@ async def _consume(place: Place, bundle: Bundle, neighbours: Neighbours, port: i
     for task in (*running, ended):
         task.cancel()
     await asyncio.gather(*running, return_exceptions=True)
+    for reader in readers.values():
+        await reader.close()
     await states.close()
     for task in running:
         if not task.cancelled() and (error := task.exception()):

@@ -233,6 +233,7 @@ async def fold_again(broker: str, copy: Path, trained: Any) -> None:
         await states.write(batch)
         batch = await reader.fetch() if reader.waiting else []
     await states.close()
+    await reader.close()
 
 
 def rows(database: Path) -> dict[bytes, bytes]:
