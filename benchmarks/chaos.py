@@ -7,13 +7,11 @@ for FAULT_S, load on, until the whole cascade answers again. Slates are asked at
 * valid: 200, a full slate, nothing that a `must` rule forbids; a lost connection is not valid
 * lost: events that were answered with 200 and are not in the Parquet that the consumer writes
 
-`python benchmarks/chaos.py`: about fifteen minutes on two idle cores; root (a disk of its own for the spool), and Debian's
-`faketime` for the step of the clock. Writes benchmarks/results/chaos.json. `python benchmarks/chaos.py game-day` runs twice
+`python benchmarks/chaos.py`: about fifteen minutes on two idle cores; root, for a disk of its own for the spool. Writes benchmarks/results/chaos.json. `python benchmarks/chaos.py game-day` runs twice
 the traffic while the state store is down for a minute, and prints the timeline.
 """
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -27,10 +25,7 @@ import numpy as np
 import polars as pl
 from chaos_faults import (
     Fault,
-    clock_step,
-    clocked,
     corrupt_bundle,
-    faketime,
     full_spool,
     halt,
     kill,
@@ -202,9 +197,9 @@ def _outcome(name: str, sent: Sent, before_s: float, fault_s: float, burst: bool
     )
 
 
-def faults(clock: Path | None) -> dict[str, Fault]:
+def faults() -> dict[str, Fault]:
     """Name -> fault, in the order in which they strike."""
-    found: dict[str, Fault] = {
+    return {
         "nothing": nothing,
         "kill -9 the ranking stub": kill_a_stub,
         "kill -9 tritonserver": kill("triton"),
@@ -219,7 +214,6 @@ def faults(clock: Path | None) -> dict[str, Fault]:
         "corrupt bundle, then a reload": corrupt_bundle,
         "ten times the load": nothing,
     }
-    return found if clock is None else {**found, "clock an hour ahead": clock_step(clock)}
 
 
 @contextmanager
@@ -235,15 +229,11 @@ def small_disk(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def chaos(folder: Path) -> Iterator[tuple[Chaos, Path | None]]:
-    """A stack that is ready to suffer, and the file that its clock follows, where it does."""
-    made, library, clock = world(K), faketime(), folder / "clock"
-    environment = clocked(library, clock) if library else {}
-    os.environ |= environment
+def chaos(folder: Path) -> Iterator[Chaos]:
+    """A stack that is ready to suffer."""
+    made = world(K)
     with small_disk(folder / "live" / "spool"), running_stack(made, folder / "live", "--state=redis") as stack:
-        for name in environment:
-            del os.environ[name]
-        yield Chaos(stack, made, folder), clock if library else None
+        yield Chaos(stack, made, folder)
 
 
 def figures(outcomes: Sequence[Outcome], lost: Sequence[str], num_events: int) -> dict[str, Figure]:
@@ -298,7 +288,7 @@ def timeline(sent: Sent, seconds: float) -> Table:
 
 
 def game_day() -> None:
-    with TemporaryDirectory() as folder, chaos(Path(folder)) as (suffering, _):
+    with TemporaryDirectory() as folder, chaos(Path(folder)) as suffering:
         phases = [(GAME_DAY_RATE, seconds) for seconds in (10.0, GAME_DAY_FAULT_S, GAME_DAY_AFTER_S)]
         sent = suffering.under(halt("valkey"), phases, GAME_DAY_FAULT_S)
         console.print(timeline(sent, sum(seconds for _, seconds in phases)))
@@ -307,8 +297,8 @@ def game_day() -> None:
 
 def main() -> None:
     start, outcomes = time.perf_counter(), []
-    with TemporaryDirectory() as folder, chaos(Path(folder)) as (suffering, clock):
-        for name, fault in faults(clock).items():
+    with TemporaryDirectory() as folder, chaos(Path(folder)) as suffering:
+        for name, fault in faults().items():
             outcomes.append(suffering.run(name, fault, burst=name == "ten times the load"))
             console.print(table(outcomes[-1:]))
         lost = suffering.lost()

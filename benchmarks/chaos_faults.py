@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -17,7 +16,6 @@ from serving.processes import command_line, group
 Fault = Callable[[RunningStack], AbstractContextManager[None]]
 STUB = "triton_python_backend_stub"
 SLOW_S, AWAKE_S = 0.045, 0.005
-CLOCK_STEP_S = 3_600
 
 
 def kill(name: str) -> Fault:
@@ -105,49 +103,10 @@ def full_spool(stack: RunningStack) -> Iterator[None]:
             filling.unlink()
 
 
-def clock_step(file: Path) -> Fault:
-    """Everybody's wall clock jumps an hour ahead and back; the stack was started under libfaketime, which reads `file`."""
-
-    @contextmanager
-    def fault(stack: RunningStack) -> Iterator[None]:
-        _write_clock(file, CLOCK_STEP_S)
-        try:
-            yield
-        finally:
-            _write_clock(file, 0)
-
-    return fault
-
-
 @contextmanager
 def nothing(stack: RunningStack) -> Iterator[None]:
     """For what the load alone does."""
     yield
-
-
-def _write_clock(file: Path, offset_s: int) -> None:
-    draft = file.with_suffix(".draft")
-    draft.write_text(f"{offset_s:+d}", encoding="utf-8")
-    draft.replace(file)
-
-
-def faketime() -> Path | None:
-    """The library that lies about the time, of Debian's package `faketime`; None where it is not installed."""
-    folders = (Path("/usr/lib/x86_64-linux-gnu/faketime"), Path("/usr/lib/aarch64-linux-gnu/faketime"))
-    found = [folder / "libfaketimeMT.so.1" for folder in folders if shutil.which("faketime")]
-    return next((file for file in found if file.exists()), None)
-
-
-def clocked(library: Path, file: Path) -> dict[str, str]:
-    """The environment of a stack whose clock follows `file`."""
-    _write_clock(file, 0)
-    return {
-        "LD_PRELOAD": str(library),
-        "FAKETIME_TIMESTAMP_FILE": str(file),
-        "FAKETIME_CACHE_DURATION": "1",
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        "DONT_FAKE_MONOTONIC": "1",
-    }
 
 
 def stub_of(stack: RunningStack, model: str) -> int:
