@@ -7,8 +7,9 @@ for FAULT_S, load on, until the whole cascade answers again. Slates are asked at
 * valid: 200, a full slate, nothing that a `must` rule forbids; a lost connection is not valid
 * lost: events that were answered with 200 and are not in the Parquet that the consumer writes
 
-`python benchmarks/chaos.py`: about fifteen minutes on two idle cores; root, for a disk of its own for the spool. Writes benchmarks/results/chaos.json. `python benchmarks/chaos.py game-day` runs twice
-the traffic while the state store is down for a minute, and prints the timeline.
+`python benchmarks/chaos.py`: about fifteen minutes on two idle cores; root, for a disk of its own for the spool. Writes
+benchmarks/results/chaos.json. `python benchmarks/chaos.py game-day` runs twice the traffic while the state store is down for
+a minute, and prints the timeline.
 """
 
 import json
