@@ -46,7 +46,8 @@ def save_cascade(
     export_user_tower(retrieval.towers, spec, bundle.path / "user_tower.onnx")
     if ranking := cascade.ranking:
         inputs = ranker_inputs(spec, len(sources.names))
-        export_ranker(ranking.ranker, ranking.calibrator, inputs, bundle.path / RANKER)
+        posterior = ranking.posterior if policy.exploration.by_doubt else None
+        export_ranker(ranking.ranker, ranking.calibrator, posterior, inputs, bundle.path / RANKER)
         bundle.write_arrays(OUTCOMES, ranking.outcomes.to_arrays())
     save_file(_weights(cascade), bundle.path / "weights.safetensors")
     bundle.write_document("policy.yaml", policy.to_document())
@@ -58,7 +59,7 @@ def save_cascade(
 def _weights(cascade: TrainedCascade) -> dict[str, torch.Tensor]:
     parts: dict[str, torch.nn.Module] = {"towers": cascade.retrieval.towers}
     if ranking := cascade.ranking:
-        parts |= {"ranker": ranking.ranker, "calibrator": ranking.calibrator}
+        parts |= {"ranker": ranking.ranker, "calibrator": ranking.calibrator, "posterior": ranking.posterior}
     return {
         f"{part}.{name}": tensor.contiguous()
         for part, module in parts.items()
