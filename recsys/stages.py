@@ -34,10 +34,12 @@ ITEMS = Tensor(name="ITEMS", dtype="bytes", shape=(-1,))
 UTILITIES = Tensor(name="UTILITIES", dtype="float32", shape=(-1,))
 
 RANKER = "ranker.onnx"
+PROBABILITIES, DEVIATIONS = "probabilities", "deviations"
 STALE_RULES = "rules:stale"
 """the version that was published last cannot serve, an older one stands in"""
 
 Tensors = Mapping[str, Any]
+Offered = tuple[Sequence[Query], Candidates, np.ndarray | None, np.ndarray | None]
 UserTower = Callable[[Arrays], np.ndarray]
 
 
@@ -118,20 +120,24 @@ class Retrieve:
 
 @dataclass(frozen=True, kw_only=True)
 class Rank:
-    """One calibrated probability an objective for each candidate."""
+    """One calibrated probability an objective for each candidate, and how sure the ranker is of it."""
 
     inputs: tuple[Tensor, ...]
     num_objectives: int
-    model: Callable[[Arrays], np.ndarray]
+    model: Callable[[Arrays], Arrays]
+    uncertain: bool
+    """whether the model gives deviations, as it does where the policy of its bundle wants them: they take a sixth of its
+    time. Without them, also in an older bundle, Thompson sampling does not explore and says so.
+    """
     name: str = "rank"
     optional_inputs: tuple[Tensor, ...] = ()
 
     @property
     def outputs(self) -> tuple[Tensor, ...]:
-        return (Tensor(name="probabilities", dtype="float32", shape=(-1, self.num_objectives)),)
+        return rank_outputs(self.num_objectives)[: 1 + self.uncertain]
 
     def __call__(self, tensors: Tensors) -> Arrays:
-        return {"probabilities": self.model({tensor.name: tensors[tensor.name] for tensor in self.inputs})}
+        return self.model({tensor.name: tensors[tensor.name] for tensor in self.inputs})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +156,7 @@ class Rules:
     @property
     def optional_inputs(self) -> tuple[Tensor, ...]:
         """Absent when the ranker is left out."""
-        return (Tensor(name="probabilities", dtype="float32", shape=(-1, self.num_objectives)),)
+        return rank_outputs(self.num_objectives)
 
     @property
     def outputs(self) -> tuple[Tensor, ...]:
@@ -163,15 +169,15 @@ class Rules:
         """The items of the same slates without their explanations, [B, K] catalogue rows, PAD behind the last."""
         return self.policy.rows(*self.offered(tensors))
 
-    def offered(self, tensors: Tensors) -> tuple[Sequence[Query], Candidates, np.ndarray | None]:
-        """Queries, their candidates and the probabilities of these, as the policy wants them."""
+    def offered(self, tensors: Tensors) -> Offered:
+        """Queries, their candidates, the probabilities of these and their deviations, as the policy wants them."""
         candidates = Candidates(
             items=tensors["candidate_rows"],
             scores=tensors["merged_scores"],
             source_scores=tensors["source_scores"],
             degraded=tuple(tuple(json.loads(flags)) for flags in np.ravel(tensors["degraded"])),
         )
-        return tensors["QUERY"], candidates, tensors.get("probabilities")
+        return tensors["QUERY"], candidates, tensors.get(PROBABILITIES), tensors.get(DEVIATIONS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,7 +213,7 @@ class LiveRules:
     def rows(self, tensors: Tensors) -> np.ndarray:
         return self.follower.now().value.rows(tensors)
 
-    def offered(self, tensors: Tensors) -> tuple[Sequence[Query], Candidates, np.ndarray | None]:
+    def offered(self, tensors: Tensors) -> Offered:
         return self.follower.now().value.offered(tensors)
 
 
@@ -218,6 +224,12 @@ def ranker_inputs(spec: FeatureSpec, num_sources: int) -> tuple[Tensor, ...]:
     """All that the ranker reads, in the order of its graph."""
     scores = Tensor(name="candidate_scores", dtype="float32", shape=(-1, num_score_features(num_sources)))
     return (*spec.request_tensors(), *spec.candidate_tensors(), scores)
+
+
+def rank_outputs(num_objectives: int) -> tuple[Tensor, ...]:
+    """Calibrated probabilities, and the standard deviations of their logits."""
+    shape = (-1, num_objectives)
+    return tuple(Tensor(name=name, dtype="float32", shape=shape) for name in (PROBABILITIES, DEVIATIONS))
 
 
 def candidate_outputs(num_sources: int) -> tuple[Tensor, ...]:
@@ -247,9 +259,16 @@ class OnnxModel:
             )
         _check_widths(path, {one.name: one.shape for one in self.session.get_inputs()}, inputs)
         self.names = frozenset(wanted)
+        self.outputs = tuple(one.name for one in self.session.get_outputs())
 
     def __call__(self, arrays: Arrays) -> np.ndarray:
-        return self.session.run(None, {name: arrays[name] for name in self.names})[0]
+        """The first output."""
+        return self.named(arrays)[self.outputs[0]]
+
+    def named(self, arrays: Arrays) -> Arrays:
+        """All outputs."""
+        found = self.session.run(self.outputs, {name: arrays[name] for name in self.names})
+        return dict(zip(self.outputs, found, strict=True))
 
 
 def _check_widths(path: Path, shapes: Mapping[str, Sequence[Any]], inputs: Sequence[Tensor]) -> None:
@@ -297,7 +316,12 @@ def load_rank(bundle: Bundle) -> Rank:
     possible = ranker_inputs(spec, len(bundle.document("candidates.json")["sources"]))
     model = OnnxModel(bundle.file(RANKER), possible)
     inputs = tuple(tensor for tensor in possible if tensor.name in model.names)
-    return Rank(inputs=inputs, num_objectives=spec.num_objectives, model=model)
+    return Rank(
+        inputs=inputs,
+        num_objectives=spec.num_objectives,
+        model=model.named,
+        uncertain=DEVIATIONS in model.outputs,
+    )
 
 
 def load_rules(bundle: Bundle, *, policy: Policy | None = None, rules: RuleSet | None = None) -> Rules:
