@@ -4,6 +4,7 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 PIP := $(BIN)/pip install --quiet -c constraints.txt
 READY := $(VENV)/.ready
+SERVE ?= runs/demo/serve
 
 help:  ## show this help
 	@grep -hE '^[a-z_]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -23,6 +24,9 @@ $(READY): pyproject.toml constraints.txt
 demo: setup  ## MovieLens 100K: prepare, train, evaluate, export, serve on Triton, recommend
 	$(BIN)/python benchmarks/demo.py
 
+serve: setup  ## everything that serves, from what `make demo` exported (or SERVE=folder): an HTTP door on port 8080
+	$(BIN)/python -m serving up $(SERVE)
+
 test: check  ## lint, types and the whole test suite
 	$(BIN)/python -m pytest
 
@@ -38,4 +42,4 @@ format: setup  ## rewrite the code in the house style
 clean:  ## remove the environment and everything that runs wrote
 	rm -rf $(VENV) runs multirun wandb
 
-.PHONY: help setup demo test check format clean
+.PHONY: help setup demo serve test check format clean

@@ -61,6 +61,7 @@ def show(console: Console, report: Report, bundle: Bundle, folder: Path) -> None
     console.print(report.table())
     if report.objectives:
         console.print(report.probabilities())
+    console.print(report.exposure())
     for line in verdicts(report):
         console.print(f"  {line}")
     console.print()

@@ -1,5 +1,6 @@
 """The picture of the diversity fronts: a row of panels a run, a line a diversity."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,12 @@ def draw_fronts(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     for line, run in zip(panels, runs, strict=True):
         own = [row for row in rows if row["run"] == run]
         for panel, (key, title) in zip(line, PANELS.items(), strict=True):
-            for name, colour in zip(dict.fromkeys(row["diversity"] for row in own), COLOURS, strict=False):
+            names = dict.fromkeys(row["diversity"] for row in own)
+            for name, (line_style, colour) in zip(names, itertools.product(("o-", "s--", "^:"), COLOURS), strict=False):
                 points = [(row["test"][key], row["test"]["ndcg@10"]) for row in own if row["diversity"] == name]
-                panel.plot(*zip(*points, strict=True), "o-", color=colour, markersize=3.5, linewidth=1, label=name)
+                panel.plot(
+                    *zip(*points, strict=True), line_style, color=colour, markersize=3.5, linewidth=1, label=name
+                )
             panel.axhline(0.99 * own[0]["test"]["ndcg@10"], color="#767676", linewidth=0.8, linestyle="--")
             panel.set(xlabel=title, ylabel="NDCG@10")
             panel.set_title(run, fontsize=10.5, loc="left", parse_math=False)

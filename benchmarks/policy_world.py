@@ -13,6 +13,7 @@ from recsys.contracts import Candidates, Event, Query
 from recsys.policy.compose import CompiledPolicy, Policy
 from recsys.policy.diversity import Determinantal, Diversity
 from recsys.policy.explore import Exploration
+from recsys.policy.popularity import PopularityDial
 from recsys.policy.rules import RuleSet
 from recsys.policy.value import ValueFormula
 
@@ -123,7 +124,10 @@ def compiled(
     vectors: np.ndarray,
 ) -> CompiledPolicy:
     policy = Policy(
-        value=ValueFormula(formula="click + 3 * like", weights={}), diversity=diversity, exploration=exploration
+        value=ValueFormula(formula="click + 3 * like", weights={}),
+        popularity=PopularityDial.off(),
+        diversity=diversity,
+        exploration=exploration,
     )
     return policy.compile(
         ruled, columns, TYPES, REQUEST_TYPES, vectors, ("click", "like"), ("towers", "linear"), "benchmark"

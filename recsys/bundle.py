@@ -5,7 +5,9 @@
     items.arrow              the catalogue as people and rules see it
     item_table.safetensors   the catalogue as the models see it
     item_vectors.safetensors, index.faiss, candidates.{json,safetensors}        what retrieval searches
-    user_tower.onnx, ranker.onnx (calibration inside), weights.safetensors      the models
+    user_tower.onnx, item_tower.onnx, ranker.onnx (calibration inside), weights.safetensors      the models
+    words.{json,safetensors} how item texts become vectors, where there are any
+    popularity.safetensors   newest events of each item, which the policy may discount
     outcomes.safetensors     what the ranker said on its validation and what became of it: weights are chosen by it
     policy.yaml, rules.yaml, config.yaml, metrics.json, lineage.json
 

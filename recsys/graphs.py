@@ -49,6 +49,11 @@ def export_user_tower(towers: TowerEnsemble, spec: FeatureSpec, path: Path) -> N
     _export(towers, towers.users, spec.request_tensors(), ("user_vectors",), path)
 
 
+def export_item_tower(towers: TowerEnsemble, spec: FeatureSpec, path: Path) -> None:
+    """Features of items -> EMBEDDINGS [R, D]."""
+    _export(towers, towers.items, spec.item_tensors(), ("embeddings",), path)
+
+
 def export_ranker(
     ranker: MultiObjectiveRanker,
     calibrator: PlattCalibrator,

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hypothesis import settings
 from omegaconf import DictConfig, OmegaConf
 
 from recsys.bundle import Bundle
@@ -23,6 +24,9 @@ from recsys.export.repository import write_repository
 from recsys.stages import Stages, load_stages
 from serving.client import Client
 from serving.server import TritonServer
+
+settings.register_profile("house", deadline=None)
+settings.load_profile("house")
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))

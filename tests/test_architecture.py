@@ -25,13 +25,25 @@ MAY_IMPORT = {
     "retrieval": {"features", "nn"},
     "ranking": {"features", "nn"},
     "candidates": {"features", "index"},
-    "stages": {"bundle", "candidates", "features", "index", "policy"},
+    "items": {"bundle", "content", "features", "index", "policy"},
+    "stages": {"bundle", "candidates", "content", "features", "index", "items", "policy"},
     "evaluation": {"candidates", "data", "features", "index", "pipeline"},
     "graphs": {"content", "features", "ranking", "retrieval", "stages"},
     "export": {"bundle", "features", "pipeline", "stages"},
     "experiments": {"data"},
     "monitoring": {"data", "features"},
-    "serving": {"bundle", "candidates", "data", "export", "features", "index", "pipeline", "policy", "stages"},
+    "serving": {
+        "bundle",
+        "candidates",
+        "data",
+        "export",
+        "features",
+        "index",
+        "items",
+        "pipeline",
+        "policy",
+        "stages",
+    },
     "train.py": {"bundle", "evaluation", "training"},
     "export.py": {"bundle", "export"},
 }
@@ -68,7 +80,7 @@ WITHOUT_TORCH = (
         f"recsys.{name}"
         for name in ["contracts", "errors", "expressions", "bundle", "features.encode", "candidates.sources"]
     ),
-    *(f"recsys.{name}" for name in ["index", "policy.compose", "stages", "pipeline"]),
+    *(f"recsys.{name}" for name in ["index", "items", "policy.compose", "stages", "pipeline"]),
     "serving.client",
 )
 

@@ -15,8 +15,8 @@ from recsys.data.sources.synthetic import Synthetic
 from recsys.data.splits import TEST, GlobalTime
 from recsys.errors import BundleError
 from recsys.features.encode import encode_queries
-from recsys.features.spec import Features
-from recsys.graphs import check_against_eager, export_ranker, export_user_tower
+from recsys.features.spec import UNKNOWN, Features
+from recsys.graphs import check_against_eager, export_item_tower, export_ranker, export_user_tower
 from recsys.ranking.calibration import PlattCalibrator
 from recsys.ranking.multi_objective import MultiObjectiveRanker
 from recsys.ranking.uncertainty import LastLayerPosterior, certainty
@@ -94,6 +94,7 @@ def posterior(ranker):
 def folder(tmp_path_factory, fitted, towers, ranker, calibrator, posterior):
     folder = tmp_path_factory.mktemp("graphs")
     export_user_tower(towers, fitted[0], folder / "user_tower.onnx")
+    export_item_tower(towers, fitted[0], folder / "item_tower.onnx")
     export_ranker(ranker, calibrator, posterior, ranker_inputs(fitted[0], NUM_SOURCES), folder / "ranker.onnx")
     return folder
 
@@ -142,6 +143,19 @@ def test_the_user_graph_equals_its_module(prepared, fitted, towers, user_graph, 
     eager = towers.users(tensors(request)).numpy()
     np.testing.assert_allclose(user_graph(request), eager, rtol=0, atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(user_graph(request), axis=1), 1, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("known", [True, False], ids=["known", "new"])
+def test_the_item_graph_equals_its_module(fitted, towers, folder, known):
+    spec, items = fitted
+    graph, rows = OnnxModel(folder / "item_tower.onnx", spec.item_tensors()), np.arange(len(items))
+    features = items.join("item", rows)
+    if not known:
+        features["item_ids"] = np.where(np.arange(features["item_ids"].shape[1]) == 0, UNKNOWN, features["item_ids"])
+    found = graph(features)
+    np.testing.assert_allclose(found, towers.items(tensors(features)).numpy(), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ from recsys.contracts import Candidates, Query
 from recsys.policy.compose import Policy
 from recsys.policy.diversity import MaximalMarginalRelevance
 from recsys.policy.explore import Exploration
+from recsys.policy.popularity import PopularityDial
 from recsys.policy.rules import RuleSet
 from recsys.policy.value import ValueFormula
 from recsys.ranking.uncertainty import LastLayerPosterior, information
@@ -20,6 +21,7 @@ def choosing(kind):
     rate = 0.0 if kind == "none" else 1.0
     exploring = Policy(
         value=ValueFormula(formula="click", weights={}),
+        popularity=PopularityDial.off(),
         diversity=MaximalMarginalRelevance(trade_off=1.0, window=0, content=0.0),
         exploration=Exploration(kind=kind, rate=rate, first=0),
     )

@@ -52,6 +52,8 @@ class Asked:
     """[B, D] float32, of the user tower"""
     history: np.ndarray
     """[B, H] catalogue rows of all that was met, newest last, PAD before"""
+    hidden: np.ndarray | None = None
+    """[N] bool, rows that nobody may be offered; None where all may"""
 
     def __len__(self) -> int:
         return len(self.history)

@@ -4,7 +4,7 @@ Shapes: B queries, M events, N items, K offers, P pairs of a query and an item.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, Self
 
@@ -49,10 +49,22 @@ class ItemList:
     """[N'] int64, best first"""
     scores: np.ndarray
     """[N'] float32, share of the first one's merit, falling"""
+    newest_of: int | None = None
+    """length of a list of the newest by their first event, which items that come later lead; None for another list"""
     kind: ClassVar[str] = "list"
 
     def answer(self, asked: Asked) -> ListAnswer:
-        return ListAnswer(rows=self.rows, scores=self._by_row, num_queries=len(asked))
+        rows = self.rows if asked.hidden is None else self.rows[~asked.hidden[self.rows]]
+        return ListAnswer(rows=rows, scores=self._by_row, num_queries=len(asked))
+
+    def led_by(self, newest: np.ndarray) -> "ItemList":
+        """A list of the newest with others before it, the newest of them first; any other list as it is."""
+        if self.newest_of is None or not len(newest):
+            return self
+        rows = np.concatenate([newest, self.rows])[: self.newest_of]
+        later = np.maximum(self.scores - len(newest) / self.newest_of, 0)
+        scores = np.concatenate([1 - np.arange(len(newest)) / self.newest_of, later])[: len(rows)]
+        return replace(self, rows=rows, scores=scores.astype(np.float32))
 
     @cached_property
     def _by_row(self) -> np.ndarray:
@@ -61,11 +73,11 @@ class ItemList:
         return scores
 
     def to_documents(self) -> tuple[Document, Arrays]:
-        return {}, {"rows": self.rows, "scores": self.scores}
+        return {"newest_of": self.newest_of}, {"rows": self.rows, "scores": self.scores}
 
     @classmethod
     def from_documents(cls, document: Mapping[str, Any], arrays: Mapping[str, np.ndarray], index: Index) -> Self:
-        return cls(rows=arrays["rows"], scores=arrays["scores"])
+        return cls(rows=arrays["rows"], scores=arrays["scores"], newest_of=document.get("newest_of"))
 
 
 class Popular:
@@ -117,7 +129,11 @@ class Fresh:
         dated = np.flatnonzero(~np.isnan(born))
         order = dated[np.lexsort((dated, -born[dated]))][: self.kept]
         num_newer = np.searchsorted(-born[order], -born[order])
-        return ItemList(rows=order, scores=(1 - num_newer / self.kept).astype(np.float32))
+        return ItemList(
+            rows=order,
+            scores=(1 - num_newer / self.kept).astype(np.float32),
+            newest_of=self.kept if self.column is None else None,
+        )
 
     def _dates(self, known: Known) -> np.ndarray:
         """[N] NaN where the item has none."""

@@ -29,15 +29,20 @@ class NeighbourAnswer:
     neighbours: "ItemNeighbours"
     newest: np.ndarray
     """[B, E] as in Asked"""
+    hidden: np.ndarray | None
+    """as in Asked"""
 
     def offer(self, k: int) -> np.ndarray:
-        """What has a positive sum."""
+        """What has a positive sum and may be offered."""
         counts = np.diff(self.sums.indptr)
         query = np.repeat(np.arange(len(counts)), counts)
         place = np.arange(len(query)) - self.sums.indptr[query]
         scores = np.full((len(counts), counts.max(initial=0)), -np.inf, dtype=np.float32)
         rows = np.zeros(scores.shape, dtype=np.int64)
-        scores[query, place] = np.where(self.sums.data > 0, self.sums.data, -np.inf)
+        offered = self.sums.data > 0
+        if self.hidden is not None:
+            offered &= ~self.hidden[self.sums.indices]
+        scores[query, place] = np.where(offered, self.sums.data, -np.inf)
         rows[query, place] = self.sums.indices
         return best(scores, rows, k)
 
@@ -89,7 +94,8 @@ class ItemNeighbours:
 
     def answer(self, asked: Asked) -> NeighbourAnswer:
         sums = self._history(asked.history) @ self.matrix
-        return NeighbourAnswer(sums=_to_unit_maximum(sums), neighbours=self, newest=asked.newest)
+        unit = _to_unit_maximum(sums)
+        return NeighbourAnswer(sums=unit, neighbours=self, newest=asked.newest, hidden=asked.hidden)
 
     def between(self, events: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """What an event [...] says of a row [...], broadcast -> [...] float32; 0 for PAD and for what is not stored."""

@@ -52,6 +52,8 @@ class Sources:
     index: Index
     members: tuple[Member, ...]
     total: int
+    hidden: np.ndarray | None = None
+    """[N] bool, rows that nobody may be offered; None where all may"""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -75,7 +77,7 @@ class Sources:
         return self._joined(self._answers(vectors, history), excluded)
 
     def _answers(self, vectors: np.ndarray, history: np.ndarray) -> list[Answer]:
-        asked = Asked(vectors=vectors, history=history)
+        asked = Asked(vectors=vectors, history=history, hidden=self.hidden)
         return [member.fitted.answer(asked) for member in self.members]
 
     def _joined(self, answers: list[Answer], excluded: np.ndarray) -> Union:
@@ -91,6 +93,15 @@ class Sources:
         choices = other.chosen
         members = (_chosen(member, choices[member.name]) for member in self.members)
         return replace(self, members=tuple(members))
+
+    def between_trainings(self, index: Index, newest: np.ndarray, hidden: np.ndarray | None) -> "Sources":
+        """The same over an index whose rows go on behind those of the training.
+
+        The towers find what is in the index, lists of the newest begin with the rows `newest`; other sources know what
+        they were fitted on. hidden: [N] bool as above.
+        """
+        members = tuple(replace(one, fitted=_later(one.fitted, index, newest)) for one in self.members)
+        return replace(self, index=index, members=members, hidden=hidden)
 
     def only(self, name: str) -> "Sources":
         """One source alone, which fills all places."""
@@ -183,6 +194,12 @@ class CandidateSources:
             )
             members = (_chosen(member, choice) for member, choice in zip(sources.members, choices, strict=True))
             yield replace(sources, members=tuple(members))
+
+
+def _later(fitted: Fitted, index: Index, newest: np.ndarray) -> Fitted:
+    if isinstance(fitted, TowerIndex):
+        return TowerIndex(index=index)
+    return fitted.led_by(newest) if isinstance(fitted, ItemList) else fitted
 
 
 def _unions(sources: Sources, vectors: np.ndarray, history: np.ndarray, excluded: np.ndarray) -> Iterator[Union]:

@@ -13,10 +13,11 @@ from rich.text import Text
 
 from recsys.bundle import Bundle
 from recsys.cli.front import front_table, weighed
+from recsys.cli.items import items, names_now
 from recsys.cli.log import read_log
 from recsys.cli.rules import rules
 from recsys.cli.rules_check import check_rules, dry_run_rules
-from recsys.cli.show import item_names, slate_table
+from recsys.cli.show import slate_table
 from recsys.cli.whole import whole_file
 from recsys.cli.why import absence, reasons, reasons_table
 from recsys.contracts import Query, Slate
@@ -26,11 +27,12 @@ from recsys.evaluation.chart import draw_front
 from recsys.evaluation.replay import Replay
 from recsys.pipeline import recommend as run
 from recsys.pipeline import through
-from recsys.stages import load_stages, read_catalogue
+from recsys.stages import load_stages
 
 BATCH = 64
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(rules, name="rules")
+app.add_typer(items, name="items")
 rules.command("check")(check_rules)
 rules.command("dry-run")(dry_run_rules)
 console = Console()
@@ -41,7 +43,7 @@ DataPath = Annotated[Path | None, typer.Option(help="description.yaml of the log
 
 @app.callback()
 def about() -> None:
-    """Ask a trained bundle for recommendations, or what its weights are worth; publish rules."""
+    """Ask a trained bundle for recommendations, or what its weights are worth; publish rules and change items."""
 
 
 @app.command()
@@ -57,6 +59,9 @@ def recommend(
     now: Annotated[float | None, typer.Option(help="unix seconds; else the end of the log")] = None,
     data: DataPath = None,
     store: Annotated[Path | None, typer.Option(help="folder of published rules; else the bundle's own rules")] = None,
+    items_store: Annotated[
+        Path | None, typer.Option("--items", help="folder of changed items; else the bundle's own items")
+    ] = None,
 ) -> None:
     """Recommend to one user (--user) or to all of the log (--out), in this process."""
     if (user is None) == (out is None):
@@ -68,11 +73,11 @@ def recommend(
     if out is not None and out.is_dir():
         raise QueryError(f"--out {out} is a folder; give the name of a Parquet file")
     opened = Bundle.open(bundle)
-    stages, dataset = load_stages(opened, rules_store=store), read_log(bundle, data)
+    stages, dataset = load_stages(opened, rules_store=store, items_store=items_store), read_log(bundle, data)
     replay = Replay(dataset, whole(dataset))
     moment = float(replay.timestamps.max()) if now is None else now
     if user is not None:
-        names = item_names(read_catalogue(opened), dataset.description.title)
+        names = names_now(opened, items_store, dataset.description.title)
         tensors = through({"QUERY": [replay.latest(user, moment, k)]}, stages)
         slate = tensors["SLATE"][0]
         console.print(slate_table(slate, names))

@@ -53,7 +53,7 @@ def publish(
         _refuse_errors(file, Bundle.open(bundle))
     attached = None if report is None else _report(report, wanted)
     text = file.read_bytes().decode()
-    entry = RuleStore(store).publish(text, who=who or _login(), why=why, expected=started, report=attached)
+    entry = RuleStore(store).publish(text, who=who or login(), why=why, expected=started, report=attached)
     _say("version", f"{entry.version} serves, entry {entry.number}")
     _say("checked", f"fits {bundle}" if bundle else "against no catalogue; --bundle refuses rules that do not fit one")
     _next(store, 'rollback --why "..."' if entry.parent else "history")
@@ -109,7 +109,7 @@ def rollback(
     started: From = None,
 ) -> None:
     """Let an older version serve again; servers that read the store follow by themselves."""
-    entry = RuleStore(store).rollback(to, who=who or _login(), why=why, expected=started)
+    entry = RuleStore(store).rollback(to, who=who or login(), why=why, expected=started)
     _say("version", f"{entry.version} serves again, entry {entry.number}; it took the place of {entry.parent}")
     _next(store, "history")
 
@@ -187,7 +187,8 @@ def _document(file: Path) -> dict[str, Any]:
     return document
 
 
-def _login() -> str:
+def login() -> str:
+    """The name of whoever types; ConfigError where the machine knows none."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):

@@ -27,15 +27,7 @@ from recsys.policy.lint import Catalogue, Finding, check
 from recsys.policy.quotas import grouping
 from recsys.policy.rules import RuleSet, read_text
 from recsys.policy.store import RuleStore
-from recsys.stages import (
-    Stages,
-    catalogue_columns,
-    load_stages,
-    read_catalogue,
-    read_spec,
-    request_types,
-    rules_maker,
-)
+from recsys.stages import Stages, load_stages, read_ruled_items, read_spec, request_types, rules_maker
 
 BATCH = 64
 MAX_VALUES = 500
@@ -65,9 +57,9 @@ def _told(finding: Finding) -> str:
 
 def catalogue_of(bundle: Bundle) -> Catalogue:
     """What rules are checked against."""
-    types = bundle.document("catalogue.json")
-    columns = catalogue_columns(read_catalogue(bundle), types)
-    return Catalogue(columns=columns, item_types=types, request_types=request_types(read_spec(bundle)))
+    items = read_ruled_items(bundle)
+    types = items.ledger.schema.rule_types
+    return Catalogue(columns=items.columns, item_types=types, request_types=request_types(read_spec(bundle)))
 
 
 def dry_run_rules(

@@ -14,7 +14,7 @@ from recsys.errors import ConfigError
 from recsys.features.encode import encode_queries
 from recsys.features.occlusion import variants
 from recsys.policy.why_not import why_not
-from recsys.stages import PROBABILITIES, Rank, Retrieve, Stages
+from recsys.stages import PROBABILITIES, LiveRetrieve, Rank, Retrieve, Stages
 
 EVENT = "event "
 
@@ -35,12 +35,11 @@ def reasons(stages: Stages, tensors: Mapping[str, Any], slate: Slate) -> list[Re
 
     ConfigError without a ranker.
     """
-    found = {type(stage): stage for stage in stages}
-    retrieve, rank, rules = found.get(Retrieve), found.get(Rank), stages[-1]
+    first, rules = stages[0], stages[-1]
+    rank = next((stage for stage in stages if isinstance(stage, Rank)), None)
     if rank is None:
         raise ConfigError("the bundle has no ranker whose reasons could be asked for; train one, without ~ranking")
-    assert isinstance(retrieve, Retrieve)
-    assert isinstance(rank, Rank)
+    retrieve = first.now if isinstance(first, LiveRetrieve) else first
     places = {retrieve.items.ids[row]: place for place, row in enumerate(tensors["candidate_rows"][0]) if row >= 0}
     shown = [one.item for one in slate.items if one.item in places]
     if not shown:

@@ -1,15 +1,14 @@
 """Item text as a vector: TF-IDF, then truncated SVD (latent semantic analysis, Deerwester et al. 1990)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from scipy import sparse
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 
+from recsys.content.words import WordVectors, joined, words_of
 from recsys.errors import check_ranges
-
-NAME = "text"
-"""name of the vector column that stands for all text columns of the items"""
 
 
 class TextVectors:
@@ -25,16 +24,25 @@ class TextVectors:
         self.min_documents = min_documents
         self.seed = seed
 
-    def fit_transform(self, texts: Sequence[str]) -> np.ndarray:
-        """N texts -> [N, D] float32 unit rows; an empty text gives zeros."""
-        words = TfidfVectorizer(min_df=self.min_documents, sublinear_tf=True, strip_accents="unicode")
+    def fit(self, columns: Mapping[str, Sequence[str | None]]) -> WordVectors:
+        """N values a text column -> what makes vectors of these and of later texts; zeros where too few words recur."""
+        counted = TfidfVectorizer(min_df=self.min_documents, sublinear_tf=True, analyzer=words_of)
         try:
-            weights = words.fit_transform(texts)
+            weights = counted.fit_transform(joined(list(columns.values())))
         except ValueError:  # no word is left
-            return np.zeros((len(texts), 1), dtype=np.float32)
-        dim = min(self.dim, weights.shape[1] - 1, weights.shape[0] - 1)
-        if dim < 1:
-            return np.zeros((len(texts), 1), dtype=np.float32)
-        reduced = TruncatedSVD(n_components=dim, random_state=self.seed).fit_transform(weights)
-        norms = np.linalg.norm(reduced, axis=1, keepdims=True)
-        return np.divide(reduced, norms, out=np.zeros_like(reduced), where=norms > 1e-9).astype(np.float32)
+            return _silent(columns)
+        if (dim := min(self.dim, weights.shape[1] - 1, weights.shape[0] - 1)) < 1:
+            return _silent(columns)
+        return WordVectors(
+            columns=tuple(columns),
+            words=tuple(counted.get_feature_names_out().tolist()),
+            rarity=counted.idf_,
+            components=self._components(weights, dim),
+        )
+
+    def _components(self, weights: sparse.csr_matrix, dim: int) -> np.ndarray:
+        return TruncatedSVD(n_components=dim, random_state=self.seed).fit(weights).components_
+
+
+def _silent(columns: Mapping[str, Sequence[str | None]]) -> WordVectors:
+    return WordVectors(columns=tuple(columns), words=(), rarity=np.zeros(0), components=np.zeros((1, 0)))

@@ -16,6 +16,7 @@ from recsys.errors import DataError
 from recsys.evaluation.chart import TITLES, draw, draw_reliability, short
 from recsys.evaluation.intervals import paired_bootstrap
 from recsys.evaluation.objectives import MEASURES, Measures
+from recsys.evaluation.shown import PLACES, title_of
 
 Rows = Mapping[str, Mapping[str, Any]]
 """system -> {metric: value, ci95: {metric: [low, high]}, users, seeds?, spread?, knobs?}"""
@@ -45,6 +46,8 @@ class Report:
     slices: Mapping[str, Rows] = field(default_factory=dict)
     objectives: Mapping[str, Measures] = field(default_factory=dict)
     """objective -> how right the probabilities of the candidates are, a mean over seeds and splits"""
+    shown: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """system -> whom its first places show, a mean over seeds and splits (recsys/evaluation/shown.py)"""
     ours: tuple[str, ...] = ()
     """systems that are held against the others, in the order of the cascade; empty means the last one"""
     per_user: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict, repr=False, compare=False)
@@ -68,6 +71,7 @@ class Report:
             "rows": _plain(self.rows),
             "slices": {name: _plain(rows) for name, rows in self.slices.items()},
             "objectives": {name: dict(measures) for name, measures in self.objectives.items()},
+            "shown": {system: dict(measures) for system, measures in self.shown.items()},
             "seconds": self.seconds,
             "peak_memory_mib": self.peak_memory_mib,
         }
@@ -106,6 +110,18 @@ class Report:
             table.add_column(heading, justify="left" if heading == "objective" else "right")
         for name, measured in self.objectives.items():
             table.add_row(Text(name), *(short(measured[measure]) for measure in MEASURES))
+        return table
+
+    def exposure(self) -> Table:
+        """Systems as rows, the strongest baseline and ours: whom the first places show, and how unlike a page is."""
+        table = Table(title=Text(f"Exposure in the first {PLACES} places"), box=box.SIMPLE_HEAD, title_justify="left")
+        systems = [name for name in (*_strongest(self, self.rows), *_tested(self)) if name in self.shown]
+        measures = dict.fromkeys(measure for name in systems for measure in self.shown[name])
+        for heading in ("system", *map(title_of, measures)):
+            table.add_column(heading, justify="left" if heading == "system" else "right")
+        for name in systems:
+            own = self.shown[name]
+            table.add_row(Text(name), *(short(own[measure]) if measure in own else "" for measure in measures))
         return table
 
     def draw(self, path: Path) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from recsys.data.dataset import Dataset
+from recsys.evaluation import shown
+from recsys.evaluation.attributes import Attributes
 from recsys.evaluation.intervals import bootstrap_interval, weighted_mean
 from recsys.evaluation.metrics import METRICS
 from recsys.evaluation.objectives import Measures, judged, mean
@@ -35,6 +37,9 @@ class Scoreboard:
         self._notes = list(dataset.notes)
         self._objectives: list[dict[str, Measures]] = []
         """of every cascade"""
+        self._attributes = Attributes.of(dataset)
+        self._shown: dict[str, list[dict[str, float]]] = {}
+        """system -> what its first places show, of every split and seed"""
 
     def open(self, questions: Questions) -> None:
         """From here on answers are to these questions."""
@@ -51,6 +56,7 @@ class Scoreboard:
         if (system, seed) in marks:
             raise ValueError(f"{system} with seed {seed} has answered the questions of this split before")
         marks[system, seed] = self._sheets[-1].mark(ranking)
+        self._shown.setdefault(system, []).append(shown.measured(self._sheets[-1].questions, ranking, self._attributes))
         seeds = self._seeds.setdefault(system, [])
         if seed not in seeds:
             seeds.append(seed)
@@ -82,6 +88,7 @@ class Scoreboard:
             slices={name: self._rows(pool) for name, pool in pools.items()},
             ours=ours,
             objectives=mean(self._objectives),
+            shown={system: shown.mean(parts) for system, parts in self._shown.items()},
             per_user={system: self._means(everything, system) for system in self._seeds},
             seconds=seconds,
             peak_memory_mib=peak_memory_mib,

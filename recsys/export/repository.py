@@ -4,6 +4,7 @@
 <path>/models/{retrieve,rank,rules}/{config.pbtxt, 1/}
 <path>/models/{recommend,recommend_light}/{config.pbtxt, 1/}
 <path>/rules/                       what was published since, see recsys.policy.store; an export never touches it
+<path>/items/                       which items changed since, see recsys.items.store; nor this
 """
 
 import shutil
@@ -24,8 +25,8 @@ from recsys.pipeline import light
 from recsys.stages import RANKER, load_stages
 
 WRITTEN = ("bundle", "models")
-CONTENT = {*WRITTEN, *(f"{name}.old" for name in WRITTEN), "rules"}
-"""what may lie there: what an export writes, what one that was killed left, and the rule store"""
+CONTENT = {*WRITTEN, *(f"{name}.old" for name in WRITTEN), "rules", "items"}
+"""what may lie there: what an export writes, what one that was killed left, and the stores of rules and items"""
 MODEL = """from serving.stages.{name}.model import TritonPythonModel
 
 __all__ = ["TritonPythonModel"]
@@ -33,7 +34,7 @@ __all__ = ["TritonPythonModel"]
 
 
 def write_repository(bundle: Bundle, path: Path, profile: Profile) -> list[str]:
-    """Write bundle and models beside `path`, then rename; published rules stay. Returns the model names."""
+    """Write bundle and models beside `path`, then rename; published rules and changed items stay. Returns the model names."""
     if profile not in PROFILES:
         raise ConfigError(f"profile is {profile!r}; choose one of {', '.join(PROFILES)}")
     if path.exists() and not (path.is_dir() and {one.name for one in path.iterdir()} <= CONTENT):
@@ -52,7 +53,7 @@ def write_repository(bundle: Bundle, path: Path, profile: Profile) -> list[str]:
 
 
 def _replace(draft: Path, path: Path) -> None:
-    """Put what was written in place. The rule store beside it is not moved: somebody may be publishing."""
+    """Put what was written in place. The stores beside it are not moved: somebody may be writing."""
     path.mkdir(exist_ok=True)
     for name in WRITTEN:
         replace_folder(draft / name, path / name)

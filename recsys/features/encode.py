@@ -115,9 +115,26 @@ class ItemTable:
         ties[order] = np.arange(len(self))
         return ties
 
+    def revised(self, rows: np.ndarray, encoded: Arrays, new_ids: Sequence[str]) -> "ItemTable":
+        """A table with other features at rows [M], rising, the last of which are those of new items behind the others."""
+        if not len(rows):
+            return self
+        return ItemTable(
+            ids=(*self.ids, *new_ids),
+            encoded={name: _revised(part, rows, encoded[name], len(new_ids)) for name, part in self.encoded.items()},
+        )
+
     def join(self, name: str, rows: np.ndarray) -> Arrays:
         """Features of the items at `rows` (any shape, PAD allowed): {f"{name}_ids": [*rows.shape, I], ...}."""
         return {f"{name}_{part}": encoded[rows] for part, encoded in self.encoded.items()}
+
+
+def _revised(part: np.ndarray, rows: np.ndarray, values: np.ndarray, num_new: int) -> np.ndarray:
+    """[N + 1, ...] and values [M, ...] -> [N + num_new + 1, ...]; the last row is still all padding."""
+    grown = np.concatenate([part, np.zeros_like(part, shape=(num_new, *part.shape[1:]))])
+    grown[rows] = values
+    grown[-1] = 0
+    return grown
 
 
 def encode_queries(spec: FeatureSpec, items: ItemTable, queries: Sequence[Query]) -> tuple[Arrays, np.ndarray]:

@@ -145,6 +145,10 @@ class FeatureSpec:
         """What the ranker reads of each candidate, beside its retrieval scores."""
         return _table_tensors("candidate", self.items, (-1,))
 
+    def item_tensors(self) -> tuple[Tensor, ...]:
+        """What the item tower reads of an item."""
+        return _table_tensors("item", self.items)
+
     def to_documents(self) -> tuple[dict[str, Any], dict[str, list[str]]]:
         """The spec without its vocabularies, and these as {"table.column": values}."""
         document, vocabularies = asdict(self), {}
@@ -158,7 +162,7 @@ class FeatureSpec:
         tables = {name: _table_from(name, document[name], vocabularies) for name in TABLES}
         return FeatureSpec(**{**document, **tables, "actions": tuple(document["actions"])})
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """First 16 hex digits of the sha256 of the canonical document."""
         text = json.dumps(self.to_documents(), sort_keys=True, separators=(",", ":"))

@@ -23,10 +23,15 @@ def fold(history: History, event: Event, spec: FeatureSpec) -> History:
     Events that reach no objective (mere impressions) are not remembered. The result is the same for every order of
     arrival, because it is always the newest `spec.history_length` events in canonical order.
     """
-    events = (*history, event)
-    ties = {item: place for place, item in enumerate(sorted({one.item for one in events}, key=item_key))}
-    places, *_ = remembered(events, np.zeros(len(events)), np.array([ties[one.item] for one in events]), spec)
-    return tuple(events[place] for place in places[-spec.history_length :])
+    return fold_all(history, (event,), spec)
+
+
+def fold_all(history: History, events: Sequence[Event], spec: FeatureSpec) -> History:
+    """What `fold` leaves after all of the events, one after the other."""
+    known = (*history, *events)
+    ties = {item: place for place, item in enumerate(sorted({one.item for one in known}, key=item_key))}
+    places, *_ = remembered(known, np.zeros(len(known)), np.array([ties[one.item] for one in known]), spec)
+    return tuple(known[place] for place in places[-spec.history_length :])
 
 
 def remembered(

@@ -1,8 +1,9 @@
-"""Nearest neighbours of a query vector: exact (the oracle) and approximate, behind one call."""
+"""Nearest neighbours of a query vector: exact (the oracle) and approximate, behind one call; patched between trainings."""
 
 from recsys.index.ann import FaissIndex, IndexBuilder
 from recsys.index.exact import ExactIndex
+from recsys.index.patched import PatchedIndex
 
-Index = ExactIndex | FaissIndex
+Index = ExactIndex | FaissIndex | PatchedIndex
 
-__all__ = ["ExactIndex", "FaissIndex", "Index", "IndexBuilder"]
+__all__ = ["ExactIndex", "FaissIndex", "Index", "IndexBuilder", "PatchedIndex"]

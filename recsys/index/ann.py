@@ -119,7 +119,7 @@ class FaissIndex:
 
     def _vectors(self, rows: np.ndarray) -> np.ndarray:
         rows = np.asarray(rows, dtype=np.int64)
-        found = self._index.reconstruct_batch(np.maximum(rows, 0).reshape(-1)).reshape(*rows.shape, -1)
+        found = self._index.reconstruct_batch(np.maximum(rows, 0).reshape(-1)).reshape(*rows.shape, self._index.d)
         found[rows == PAD] = 0
         return found
 

@@ -10,20 +10,19 @@ most, so anything else that does not fit was altered by other hands. Whoever rew
 no trace here: keep a copy of HEAD elsewhere to see that too.
 """
 
-import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from recsys.errors import ConfigError
-from recsys.policy.durable import append, cut, write_whole
+from recsys.policy.durable import append, cut, locked, write_whole
 
-LOG, HEAD, LOCK = "log.jsonl", "HEAD", ".lock"
+LOG, HEAD = "log.jsonl", "HEAD"
 MEND = "restore the store from a copy"
 
 Action = Literal["publish", "rollback"]
@@ -116,16 +115,9 @@ class AuditLog:
         with self.locked():
             return self.settled()
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> AbstractContextManager[None]:
         """Keep other processes and threads from writing."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.folder / LOCK, os.O_RDONLY | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
+        return locked(self.folder)
 
     def settled(self) -> tuple[Version, ...]:
         """The same as `entries`, after a change that a crash cut off was finished or removed; under the lock."""

@@ -30,6 +30,8 @@ class Offer:
 
     applied: Applied
     """of the candidates as they came"""
+    discounts: np.ndarray | None
+    """float64, what the popularity dial made of the utilities of the candidates as they came; None where it is off"""
     order: np.ndarray
     """int64, index among the candidates as they came and the items of pins behind them"""
     rows: np.ndarray

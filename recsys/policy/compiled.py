@@ -178,8 +178,7 @@ class CompiledRules:
         applies = holds[..., scales] & active[:, None, scales]
         factors = np.where(applies, self.scale_factors, 1.0).prod(-1)
         for place, balance in self.balances:
-            for index in np.flatnonzero(active[:, place]):
-                factors[index] *= balance.factors(queries[index].exposure, rows[index])
+            factors *= np.where(active[:, place, None], balance.factors(queries, rows), 1.0)
         return factors
 
     def burdens(self, queries: Sequence[Query], rows: np.ndarray, quotas: np.ndarray) -> np.ndarray:

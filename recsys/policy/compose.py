@@ -1,4 +1,4 @@
-"""The order of the policy: value, rules, plain order, pins, then place by place quotas, diversity and exploration.
+"""The order of the policy: value, rules, popularity, plain order, pins, then place by place quotas, diversity, exploration.
 
 Shapes: B queries of a batch, C candidates of a query and behind them the items of pins, S candidate sources, T objectives,
 K places, N items of the catalogue, D dim of the vectors.
@@ -20,16 +20,22 @@ from recsys.policy.explain import slates
 from recsys.policy.explore import Exploration, exploration_from_document
 from recsys.policy.membership import among
 from recsys.policy.pins import place_pins
+from recsys.policy.popularity import CompiledDial, PopularityDial, dial_from_document
 from recsys.policy.rules import RuleSet
 from recsys.policy.selection import Limits, Pool, select
 from recsys.policy.value import CompiledValue, ValueFormula
+
+OFF = PopularityDial.off().to_document()
 
 
 class Policy:
     """What turns probabilities into slates, before it knows a bundle."""
 
-    def __init__(self, *, value: ValueFormula, diversity: Diversity, exploration: Exploration) -> None:
+    def __init__(
+        self, *, value: ValueFormula, popularity: PopularityDial, diversity: Diversity, exploration: Exploration
+    ) -> None:
         self.value = value
+        self.popularity = popularity
         self.diversity = diversity
         self.exploration = exploration
 
@@ -37,16 +43,19 @@ class Policy:
         """A plain document for the bundle; from_document reads it."""
         return {
             "value": {"formula": self.value.formula, "weights": dict(self.value.weights)},
+            "popularity": self.popularity.to_document(),
             "diversity": self.diversity.to_document(),
             "exploration": self.exploration.to_document(),
         }
 
     @staticmethod
     def from_document(document: Mapping[str, Any]) -> "Policy":
-        """ConfigError names a key that is absent, unknown or out of range."""
-        sections = _section("policy", document, ("value", "diversity", "exploration"))
+        """ConfigError names a key that is absent, unknown or out of range. Without popularity the dial is off."""
+        own = document if not isinstance(document, Mapping) else {"popularity": OFF, **document}
+        sections = _section("policy", own, ("value", "popularity", "diversity", "exploration"))
         return Policy(
             value=ValueFormula(**_section("policy.value", sections["value"], ("formula", "weights"))),
+            popularity=dial_from_document(sections["popularity"]),
             diversity=diversity_from_document(sections["diversity"]),
             exploration=exploration_from_document(sections["exploration"]),
         )
@@ -61,18 +70,22 @@ class Policy:
         objectives: Sequence[str],
         sources: Sequence[str],
         bundle_fingerprint: str,
+        popularity: np.ndarray | None = None,
+        hidden: np.ndarray | None = None,
     ) -> "CompiledPolicy":
         """Check everything against one bundle and make arrays of it.
 
         catalogue: columns [N], "item" holds the ids. types: of the columns that rules may read. request_types: of
         `user.column` and `context.column`. vectors: [N, D], rows need not be of length 1, a row of zeros resembles
         nothing. objectives: of the last axis of the probabilities. sources: of the last axis of
-        Candidates.source_scores. ConfigError for a rule or a formula that does not fit, BundleError for vectors that
-        do not.
+        Candidates.source_scores. popularity: [N] share of each item in known events, None where nobody counted. hidden: [N]
+        bool, items that are never shown, not even by a pin. ConfigError for a rule or a formula that does not fit,
+        BundleError for vectors or a popularity that do not.
         """
         _check_vectors(vectors, len(catalogue["item"]))
         return CompiledPolicy(
             value=self.value.compile(objectives),
+            popularity=self.popularity.compile(catalogue["item"], popularity),
             diversity=self.diversity,
             likeness=self.diversity.likeness(vectors, catalogue, types),
             exploration=self.exploration,
@@ -80,6 +93,7 @@ class Policy:
             items=catalogue["item"],
             sources=tuple(sources),
             bundle=bundle_fingerprint,
+            hidden=hidden,
         )
 
 
@@ -88,6 +102,7 @@ class CompiledPolicy:
     """A policy made ready for one bundle. It holds no state: the same queries get the same slates."""
 
     value: CompiledValue
+    popularity: CompiledDial
     diversity: Diversity
     likeness: Likeness
     exploration: Exploration
@@ -96,6 +111,8 @@ class CompiledPolicy:
     """[N] object, ids"""
     sources: tuple[str, ...]
     bundle: str
+    hidden: np.ndarray | None = None
+    """[N] bool, items that are never shown; None where all may be"""
 
     def compose(
         self,
@@ -134,7 +151,7 @@ class CompiledPolicy:
         queries: Sequence[Query],
         candidates: Candidates,
         probabilities: np.ndarray | None,
-        deviations: np.ndarray | None,
+        deviations: np.ndarray | None = None,
     ) -> Batch:
         """The slates of a batch, and all that they were made from."""
         for figures in (probabilities, deviations):
@@ -168,19 +185,24 @@ class CompiledPolicy:
         brought = np.array([pin.row for pin in self.rules.pins if pin.row is not None], dtype=np.int64)
         rows = np.concatenate([candidates.items, np.tile(brought, (len(queries), 1))], axis=1)
         applied = self.rules(queries, rows)
-        factors = applied.factors[:, : offered.shape[1]]
+        discounts = self.popularity.factors(queries, rows)
+        factors = (applied.factors if discounts is None else applied.factors * discounts)[:, : offered.shape[1]]
         utility = scaled(np.where(offered, raw, np.nan), factors)
         spread = self._spread(probabilities, deviations, utility, factors)
         order = plain_order(rows, utility, offered.shape[1])
         place = order + rows.shape[1] * np.arange(len(rows))[:, None]
+        showable = ~applied.banned & ~among(rows, hidden)
+        if self.hidden is not None:
+            showable &= ~self.hidden[rows]
         return Offer(
             applied=applied,
+            discounts=discounts,
             order=order,
             rows=rows.ravel()[place],
             utility=_padded(utility, rows.shape[1], np.nan).ravel()[place],
             spread=None if spread is None else _padded(spread, rows.shape[1], 0.0).ravel()[place],
             offered=_padded(offered, rows.shape[1], False).ravel()[place],
-            showable=(~applied.banned & ~among(rows, hidden)).ravel()[place],
+            showable=showable.ravel()[place],
             holds=applied.holds.reshape(rows.size, len(self.rules.rules))[place],
         )
 

@@ -13,7 +13,7 @@ import numpy as np
 from recsys.errors import ConfigError, check_ranges
 from recsys.expressions import Columns, suggestion
 from recsys.policy.quotas import NOWHERE, grouping, numbered
-from recsys.policy.scores import DPP, MMR, PLAIN, PROPORTIONS
+from recsys.policy.scores import DPP, MAX_SUM, MMR, PLAIN, PROPORTIONS
 from recsys.policy.selection import Pool, Scoring
 
 UNKNOWN_PENALTY = 4.0
@@ -57,7 +57,7 @@ class Diversity:
     def scoring(self, pool: Pool, likeness: Likeness, seen: Sequence[Sequence[int]]) -> Scoring:
         """seen: catalogue rows of each query's history."""
         mode = self.mode if self.window and self.trade_off < 1 else PLAIN
-        alike = mode in (MMR, DPP)
+        alike = mode in (MMR, DPP, MAX_SUM)
         shares = likeness.shares if mode == PROPORTIONS else likeness.shares[:, :0]
         wanted = [shares[list(rows)].mean(axis=0) if rows else np.zeros(shares.shape[1]) for rows in seen]
         return Scoring(
@@ -99,6 +99,18 @@ class MaximalMarginalRelevance(Alike):
     kind, mode = "mmr", MMR
 
 
+class MaxSum(Alike):
+    """Place by place, argmax of trade_off * relevance - (1 - trade_off) * mean cosine to what stands above.
+
+    It raises the intra-list distance itself, the mean over pairs. Without exploration the places are then given by
+    falling utility, for the sum does not depend on the order; pins stay, and what a quota counts in its `top` does not
+    leave it. Source: Borodin, Lee and Ye, Max-Sum Diversification, Monotone Submodular Functions and Dynamic Updates,
+    PODS 2012; the greedy choice reaches half of the optimum.
+    """
+
+    kind, mode = "maxsum", MAX_SUM
+
+
 class Determinantal(Alike):
     """Place by place, the greatest gain in log det(I + L), L = diag(q) S diag(q), S the cosines of the items.
 
@@ -132,7 +144,9 @@ class Proportions(Diversity):
         return Likeness(units=np.empty((len(vectors), 0), dtype=np.float32), shares=np.ascontiguousarray(shares))
 
 
-KINDS: dict[str, type[Diversity]] = {one.kind: one for one in (MaximalMarginalRelevance, Determinantal, Proportions)}
+KINDS: dict[str, type[Diversity]] = {
+    one.kind: one for one in (MaximalMarginalRelevance, MaxSum, Determinantal, Proportions)
+}
 
 
 def diversity_from_document(document: Any) -> Diversity:

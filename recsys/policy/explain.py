@@ -11,6 +11,7 @@ import numpy as np
 from recsys.contracts import Slate, SlateItem
 from recsys.policy.batch import Batch
 from recsys.policy.compiled import CompiledRules
+from recsys.policy.popularity import TOLD
 
 RULES_SOURCE = "rules"
 """source of an item that no candidate source offered and a pin put there"""
@@ -114,13 +115,16 @@ def _probabilities(
 def _touching(
     batch: Batch, index: int, columns: np.ndarray, came: np.ndarray, rules: CompiledRules
 ) -> list[Mapping[str, str]]:
-    """name of each rule that touched an item -> what it did to it."""
+    """name of each rule that touched an item, and of the dial -> what it did to it."""
     touched: list[dict[str, str]] = [{} for _ in columns]
     places, where = _touches(batch, index, columns, came, rules)
     named = [(rules.rules[place].name, rules.effects[place]) for place in places]
     for which, column in zip(*(one.tolist() for one in np.nonzero(where)), strict=True):
         name, does = named[which]
         touched[column][name] = does
+    if batch.offer.discounts is not None:
+        for mine, factor in zip(touched, batch.offer.discounts[index, came].tolist(), strict=True):
+            mine |= {TOLD: f"utility x{factor:.3g}"} if factor != 1 else {}
     return list(touched)
 
 
@@ -143,7 +147,7 @@ def _touches(
     ]
     for place, balance in rules.balances:
         if active[place]:
-            touches.append((place, balance.factors(batch.queries[index].exposure, rows) != 1))
+            touches.append((place, balance.factors([batch.queries[index]], rows[None])[0] != 1))
     touches.sort(key=lambda one: one[0])
     return [place for place, _ in touches], np.array([where for _, where in touches]).reshape(
         len(touches), len(columns)

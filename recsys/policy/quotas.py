@@ -10,8 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from recsys.contracts import Query
 from recsys.errors import ConfigError
 from recsys.expressions import Columns, suggestion
+from recsys.policy.counters import counted
 from recsys.policy.rules import BOUNDS, Cap, Exposure, Floor, Frequency
 
 Quota = Cap | Floor | Frequency
@@ -83,31 +85,28 @@ class Balance:
     """One exposure rule: what has had too little or too much of what was shown so far moves against it."""
 
     rule: Exposure
-    values: Mapping[str, int]
+    keys: tuple[str, ...]
+    """[V], counters in Query.exposure"""
     groups: np.ndarray
-    """[N, M] int64 of each item's values, their number behind the last"""
+    """[N, M] int64 of each item's values, NOWHERE behind the last"""
 
     @staticmethod
     def of_rule(rule: Exposure, catalogue: Columns, item_types: Mapping[str, str]) -> "Balance":
         rows = grouping(rule.name, rule.exposure, catalogue, item_types)
-        groups, num = numbered(rows)
-        return Balance(rule=rule, values=_numbers(rows), groups=np.where(groups < 0, num, groups))
+        keys = tuple(f"{rule.exposure}={value}" for value in _numbers(rows))
+        return Balance(rule=rule, keys=keys, groups=numbered(rows)[0])
 
-    def factors(self, exposure: Mapping[str, float], rows: np.ndarray) -> np.ndarray:
-        """Of catalogue rows, within BOUNDS or one over them; an item of several values has the product of theirs."""
-        own = np.ones(len(self.values) + 1)
-        prefix = f"{self.rule.exposure}="
-        for key, share in exposure.items():
-            number = self.values.get(key.removeprefix(prefix)) if key.startswith(prefix) else None
-            if number is not None:
-                own[number] = self._factor(share)
-        return own[self.groups[rows]].prod(axis=-1).clip(1 / MOST, MOST)
-
-    def _factor(self, share: float) -> float:
+    def factors(self, queries: Sequence[Query], rows: np.ndarray) -> np.ndarray:
+        """Of catalogue rows [B, C], quotients within BOUNDS or one over them to the power of the rule's strength; an item of
+        several values has the product of their quotients.
+        """
+        shares = counted(queries, self.keys, self.groups[rows])
         low, high = self.rule.least, self.rule.most
-        if share < low:
-            return low / max(share, low / MOST)
-        return max(1 / MOST, high / share) if share > high else 1.0
+        raised = low / np.maximum(shares, low / MOST or 1.0)
+        lowered = high / np.maximum(shares, max(high, 1e-300))
+        quotients = np.where(shares < low, raised, np.where(shares > high, lowered, 1.0)).clip(1 / MOST, MOST)
+        strength = 1.0 if self.rule.strength is None else self.rule.strength
+        return quotients.prod(axis=-1).clip(1 / MOST, MOST) ** strength
 
 
 def grouping(name: str, column: str, catalogue: Columns, item_types: Mapping[str, str]) -> list[tuple[str, ...]]:

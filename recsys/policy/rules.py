@@ -22,8 +22,9 @@
 | cap       | at most so many items that share a value of a column, or that satisfy a condition, in the first `top`   |
 | floor     | at least so many items that satisfy a condition in the first `top`                                      |
 | frequency | no item that this user was shown so often (Query.exposure[item])                                        |
-| exposure  | utility x least / share below `least`, x most / share above `most`, within BOUNDS; share is             |
-|           | Query.exposure["column=value"], what the caller counted of the value in all that was shown              |
+| exposure  | utility x least / share below `least`, x most / share above `most`, within BOUNDS, and that to the power |
+|           | `strength` (1 if not given: a pull; 30: a limit). Share is Query.exposure["column=value"], what the     |
+|           | caller counted of the value in all that was shown. The column `item` limits every item by itself        |
 
 Conditions are expressions (recsys/expressions.py) over item columns by their name, `user.column`, `context.column`,
 `surface`, `hour` and `weekday` (UTC, Monday is 0), `num_events` and `exposure.name`; `when` may not read the item. A rule
@@ -131,6 +132,10 @@ class Exposure(Rule):
     exposure: str
     least: float
     most: float
+    strength: float | None = None
+    """power of the factor; None is 1"""
+
+    optional: ClassVar[tuple[str, ...]] = (*Rule.optional, "strength")
 
 
 KINDS: dict[str, type[Rule]] = {
@@ -309,6 +314,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     **dict.fromkeys(["name", "must", "where", "when", "item", "of", "exposure"], _text),
     **dict.fromkeys(["boost", "bury"], functools.partial(_number, *BOUNDS)),
     **dict.fromkeys(["least", "most"], functools.partial(_number, 0.0, 1.0)),
+    "strength": functools.partial(_number, 1.0, 50.0),
     **dict.fromkeys(["start", "end"], _moment),
     "pin": functools.partial(_whole, 0),
     **dict.fromkeys(["cap", "floor", "top", "frequency"], functools.partial(_whole, 1)),

@@ -8,19 +8,19 @@ import math
 import numpy as np
 from numba import njit
 
-PLAIN, MMR, DPP, PROPORTIONS = range(4)
+PLAIN, MMR, DPP, PROPORTIONS, MAX_SUM = range(5)
 SMOOTHING = 0.01
 """share of the wanted proportions in those of a slate, so that their divergence stays finite (Steck 2018)"""
 
 
 @njit(cache=True)
 def fresh_state(mode, units, shares, window, num, trade_off, relevance):
-    """What a mode remembers: (closest [C] or variances [C], factors [window, C], sums [V], q^2 [C], number).
+    """What a mode remembers: (closest, summed cosines or variances [C], factors [window, C], sums [V], q^2 [C], number).
 
     Variances and factors are those of I + L divided by the qualities q, so that all of them are about 1.
     """
     rows = min(window, 1024) if mode == DPP else 0
-    closest = np.full(num if mode != PLAIN else 0, -math.inf)
+    closest = np.full(num if mode != PLAIN else 0, 0.0 if mode == MAX_SUM else -math.inf)
     quality = np.empty(num if mode == DPP else 0)
     if mode == DPP:
         for c in range(num):
@@ -62,6 +62,8 @@ def scored(b, diverse, mode, trade_off, relevance, wanted, shares, state, scores
             scores[c] = -c
         elif mode == MMR:
             scores[c] = own - (1 - trade_off) * closest[c] if number[0] else own
+        elif mode == MAX_SUM:
+            scores[c] = own - (1 - trade_off) * closest[c] / max(number[0], 1)
         elif mode == DPP:
             scores[c] = quality[c] * closest[c] if own >= 0 else own
         else:
@@ -86,6 +88,8 @@ def added(b, chosen, mode, units, shares, state):
         cosines = _cosines(units[b], chosen)
         for c in range(units.shape[1]):
             closest[c] = max(closest[c], cosines[c])
+    elif mode == MAX_SUM:
+        closest += _cosines(units[b], chosen)
     elif mode == PROPORTIONS:
         for v in range(len(sums)):
             sums[v] += shares[b, chosen, v]

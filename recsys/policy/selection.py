@@ -13,7 +13,7 @@ from numba import njit
 
 from recsys.policy.draws import NOBODY, THOMPSON, chance, drawn
 from recsys.policy.keeping import best_column, breaks, completed, guarded, noted, owed_by, pinned_counts, taken
-from recsys.policy.scores import PLAIN, added, fresh_state, scored, unsure
+from recsys.policy.scores import MAX_SUM, PLAIN, added, fresh_state, scored, unsure
 
 NO_GUARD = -1
 
@@ -178,6 +178,25 @@ def _fill_all(pool, limits, scoring, draws, selection):
                 selection[4][b] = 0
                 yielded = _fill(b, pool, limits, scoring, draws, selection, counts, owed, attainable)
         selection[3][b] = inevitable | yielded
+        if scoring[0] == MAX_SUM and draws[0] == NOBODY:
+            _put_in_order(b, scoring[1], pool, limits, selection[0])
+
+
+@njit(cache=True)
+def _put_in_order(b, window, pool, limits, columns):
+    """The free places of the window by falling utility; what a quota counted in its top stays in there."""
+    pinned, end, start = pool[1], min(window, pool[2][b]), 0
+    while start < end:
+        stop = end
+        for quota in range(len(limits[2])):
+            if limits[3][b, quota] and start < limits[2][quota] < stop:
+                stop = limits[2][quota]
+        for place in range(start, stop):
+            for later in range(place + 1, stop):
+                held = pinned[b, place] >= 0 or pinned[b, later] >= 0
+                if not held and columns[b, later] < columns[b, place]:
+                    columns[b, place], columns[b, later] = columns[b, later], columns[b, place]
+        start = stop
 
 
 @njit(cache=True)

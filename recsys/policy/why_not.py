@@ -22,6 +22,8 @@ def why_not(
     row = policy.rules.row_of.get(item)
     if row is None:
         return f"{item!r} is not in the catalogue"
+    if policy.hidden is not None and policy.hidden[row]:
+        return f"{item!r} was withdrawn"
     if any(event.item == item for event in query.history):
         return f"{item!r} was met by the user before"
     if item in query.exclude:

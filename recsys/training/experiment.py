@@ -28,8 +28,9 @@ from recsys.pipeline import light
 from recsys.policy.compose import Policy
 from recsys.policy.diversity import MaximalMarginalRelevance
 from recsys.policy.explore import Exploration
+from recsys.policy.popularity import PopularityDial
 from recsys.policy.rules import RuleSet
-from recsys.stages import LiveRules, Rules, Stages, load_rules, load_stages
+from recsys.stages import LiveRules, Retrieve, Rules, Stages, load_rules, load_stages
 from recsys.training.cascade import Knobs, Run, TrainedCascade
 from recsys.training.prepare import prepare
 from recsys.training.save import save_cascade
@@ -44,7 +45,7 @@ class Experiment:
     """a source: load() -> Dataset"""
     protocol: Splitter
     content: Any
-    """fit_transform(texts) -> vectors"""
+    """how to make vectors of the items' texts"""
     features: Features
     knobs: Knobs
     policy: Policy
@@ -128,6 +129,7 @@ class Experiment:
     def _measure(self, draft: Bundle, test: Questions, board: Scoreboard, seed: int) -> None:
         stages = load_stages(draft)
         retrieve = stages[0]
+        assert isinstance(retrieve, Retrieve)
         if (total := retrieve.sources.total) < min(K, test.num_items):
             board.note(f"a cascade has {total} candidates: its recall@{K} is that of the first {total}")
         board.record("towers", test.answers([retrieve.only("two_tower")], {}).rankings[RETRIEVED], seed=seed)
@@ -141,10 +143,12 @@ class Experiment:
         """What may come after the ranker: what is served, and beside it, where that is more, the value formula alone."""
         if len(light(stages)) == len(stages):
             return {}
-        if not self.rules.rules and self.policy.diversity.window == 0 and self.policy.exploration.kind == "none":
+        plain_policy = self.policy.diversity.window == 0 and self.policy.exploration.kind == "none"
+        if not self.rules.rules and plain_policy and self.policy.popularity.discount == 0:
             return {"pipeline": stages[-1]}
         unruled = Policy(
             value=self.policy.value,
+            popularity=PopularityDial.off(),
             diversity=MaximalMarginalRelevance(trade_off=1.0, window=0, content=0.0),
             exploration=Exploration(kind="none", rate=0.0, first=0),
         )

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from recsys.content.text import NAME as TEXT
+from recsys.candidates.lists import DAY
 from recsys.content.text import TextVectors
+from recsys.content.words import NAME as TEXT
+from recsys.content.words import WordVectors
 from recsys.data.dataset import Dataset
 from recsys.data.description import ITEM, USER
 from recsys.data.splits import Split
@@ -17,6 +19,8 @@ from recsys.evaluation.replay import Replay
 from recsys.features.encode import ItemTable, column_array
 from recsys.features.spec import TIME_NUMBERS, Columns, Features, FeatureSpec
 
+RECENT_DAYS = 30.0
+"""of events that make an item popular now"""
 RULE_TYPES = {"text": "category", "category": "category", "categories": "categories"}
 RULE_TYPES |= {"number": "number", "timestamp": "number"}
 """type of a catalogue column for rules, by its kind; vectors are not for rules"""
@@ -33,6 +37,8 @@ class Prepared:
     catalogue: Columns
     """[N, ...] by name, text columns replaced by one vector column"""
     item_kinds: dict[str, str]
+    words: WordVectors | None
+    """what made the vectors of the text columns, None where there are none"""
 
     def spec(self, known: np.ndarray) -> tuple[FeatureSpec, ItemTable]:
         """Spec and catalogue fitted on the known rows of the log, [R] bool."""
@@ -62,6 +68,13 @@ class Prepared:
         )
         return spec, ItemTable.encode(spec.items, self.dataset.items[ITEM].to_list(), self.catalogue)
 
+    def recent_events(self, known: np.ndarray) -> np.ndarray:
+        """[N] int64, positive events of each item in the newest RECENT_DAYS of the known rows [R] bool; without time all."""
+        rows = np.flatnonzero(known & self.replay.positives)
+        age = np.nan_to_num(self.replay.seconds[rows].max() - self.replay.seconds[rows])
+        recent = self.replay.items[rows[age < RECENT_DAYS * DAY]]
+        return np.bincount(recent, minlength=self.dataset.num_items).astype(np.int64)
+
     def rule_types(self) -> dict[str, str]:
         """Types of the catalogue's columns as rules see them."""
         return {name: RULE_TYPES[kind] for name, kind in self.dataset.description.items.items() if kind in RULE_TYPES}
@@ -70,11 +83,12 @@ class Prepared:
 def prepare(dataset: Dataset, split: Split, features: Features, content: TextVectors) -> Prepared:
     """Group the log by user and turn the item text into vectors."""
     kinds: dict[str, str] = {ITEM: "category", **dataset.description.items}
-    texts = [name for name, kind in kinds.items() if kind == "text" and name not in features.leave_out]
+    named = [name for name, kind in kinds.items() if kind == "text" and name not in features.leave_out]
+    texts = {name: dataset.items[name].to_list() for name in named}
     catalogue = _columns(dataset.items, {name: kind for name, kind in kinds.items() if kind != "text"})
-    if texts:
-        joined = dataset.items.select(pl.concat_str(texts, separator=" ", ignore_nulls=True)).to_series()
-        catalogue[TEXT] = content.fit_transform(joined.fill_null("").to_list())
+    words = content.fit(texts) if texts else None
+    if words is not None:
+        catalogue[TEXT] = words(texts)
         kinds[TEXT] = "vector"
     return Prepared(
         dataset=dataset,
@@ -83,6 +97,7 @@ def prepare(dataset: Dataset, split: Split, features: Features, content: TextVec
         features=features,
         catalogue=catalogue,
         item_kinds=kinds,
+        words=words,
     )
 
 

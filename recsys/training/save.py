@@ -8,11 +8,14 @@ import torch
 from safetensors.torch import save_file
 
 from recsys.bundle import Bundle
+from recsys.content.words import WORD_WEIGHTS, WORDS, WordVectors
+from recsys.data.splits import TEST
 from recsys.evaluation.pareto import OUTCOMES
-from recsys.graphs import export_ranker, export_user_tower
+from recsys.graphs import export_item_tower, export_ranker, export_user_tower
+from recsys.items.content import ITEM_TOWER
 from recsys.policy.compose import Policy
 from recsys.policy.rules import RuleSet
-from recsys.stages import RANKER, ranker_inputs
+from recsys.stages import POPULARITY, RANKER, ranker_inputs
 from recsys.training.cascade import TrainedCascade
 from recsys.training.prepare import Prepared
 
@@ -43,7 +46,11 @@ def save_cascade(
     candidates, arrays = sources.to_documents()
     bundle.write_document("candidates.json", candidates)
     bundle.write_arrays("candidates.safetensors", arrays)
+    bundle.write_arrays(POPULARITY, {"events": prepared.recent_events(prepared.split.known(TEST))})
     export_user_tower(retrieval.towers, spec, bundle.path / "user_tower.onnx")
+    export_item_tower(retrieval.towers, spec, bundle.path / ITEM_TOWER)
+    if prepared.words is not None:
+        _save_words(bundle, prepared.words)
     if ranking := cascade.ranking:
         inputs = ranker_inputs(spec, len(sources.names))
         posterior = ranking.posterior if policy.exploration.by_doubt else None
@@ -54,6 +61,12 @@ def save_cascade(
     bundle.write_document("rules.yaml", rules.to_document())
     bundle.write_document("config.yaml", config)
     bundle.write_document("lineage.json", _lineage(prepared, cascade, seed))
+
+
+def _save_words(bundle: Bundle, words: WordVectors) -> None:
+    document, arrays = words.to_documents()
+    bundle.write_document(WORDS, document)
+    bundle.write_arrays(WORD_WEIGHTS, arrays)
 
 
 def _weights(cascade: TrainedCascade) -> dict[str, torch.Tensor]:

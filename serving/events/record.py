@@ -9,10 +9,11 @@ An impression holds the whole query and the whole slate, so that a request can b
 are the feature values that were used, the slate has positions, propensities, probabilities and versions.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
+
+import orjson
 
 from recsys.contracts import Event, Query, Slate
 
@@ -53,11 +54,11 @@ class Record:
 
     def to_json(self) -> bytes:
         """Always the same bytes for the same record."""
-        return json.dumps(asdict(self), separators=(",", ":"), sort_keys=True).encode()
+        return orjson.dumps(self, option=orjson.OPT_SORT_KEYS)
 
     @staticmethod
     def from_json(text: bytes) -> "Record":
-        return Record(**json.loads(text))
+        return Record(**orjson.loads(text))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

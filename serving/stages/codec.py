@@ -15,6 +15,7 @@ from recsys.features.spec import Tensor
 
 BUNDLE = Path("../../bundle")
 RULES_STORE = Path("../../rules")
+ITEMS_STORE = Path("../../items")
 """from the folder of a model"""
 
 logger = logging.getLogger(__name__)
@@ -28,6 +29,11 @@ def open_bundle(arguments: Mapping[str, str]) -> Bundle:
 def rules_store(arguments: Mapping[str, str]) -> Path:
     """The folder of published rules beside the bundle; it need not exist."""
     return (Path(arguments["model_repository"]) / RULES_STORE).resolve()
+
+
+def items_store(arguments: Mapping[str, str]) -> Path:
+    """The folder of changed items beside the bundle; it need not exist."""
+    return (Path(arguments["model_repository"]) / ITEMS_STORE).resolve()
 
 
 def respond(stage: Any, requests: Sequence[Any]) -> list[Any]:

@@ -1,4 +1,4 @@
-"""What the gateway reads of a user, and every store offers."""
+"""What the gateway reads of a user and of all that was shown, what every store offers, and what it is made of."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +15,8 @@ class UserState:
     history: tuple[Event, ...] = ()
     """the newest events that mattered, as `recsys.features.state.fold` leaves them"""
     shown: Mapping[str, float] = field(default_factory=dict)
-    """item -> times it was shown to this user: what frequency rules read of Query.exposure"""
+    """item -> times it was shown to this user, the item shown last at the end: what frequency rules read of
+    Query.exposure"""
     sequence: int = 0
     """of the last record that was folded in"""
     updated: float = 0.0
@@ -34,6 +35,46 @@ class UserStates(Protocol):
 
     async def write(self, batch: Sequence[Stored]) -> None:
         """Fold records in, in the order of the log; those at or before a user's `sequence` change nothing."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class Exposures(Protocol):
+    """What was shown to everybody."""
+
+    async def exposure(self) -> Mapping[str, float]:
+        """{"column=value": share of the value among all that was shown}, of the columns that exposure rules name.
+
+        What was shown fades with a half-life. A value that was never shown has 0; a column of which nothing was shown is
+        absent. ServingError when the store does not answer.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """What a key holds, and what it shall hold."""
+
+    before: bytes | None
+    after: bytes
+    expires: bool
+    """a table that forgets may forget it when it was not written for long"""
+
+
+class Table(Protocol):
+    """Bytes by key, on a disk or behind a socket. Every call raises ServingError when it is not answered in time."""
+
+    async def get(self, key: bytes) -> bytes | None:
+        """One read of a request."""
+        ...
+
+    async def load(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """What a writer starts from; it does not hold up `get`."""
+        ...
+
+    async def swap(self, changes: Mapping[bytes, Change]) -> bool:
+        """Write all of it durably, or nothing and False where a key does not hold its `before` any more."""
         ...
 
     async def close(self) -> None: ...

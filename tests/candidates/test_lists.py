@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from recsys.candidates.contract import Asked
-from recsys.candidates.lists import DAY, Fresh, Popular
+from recsys.candidates.lists import DAY, Fresh, ItemList, Popular
 from recsys.errors import ConfigError
 
 ITEMS = np.array([0, 0, 0, 1, 2, 2, 1, 4])
@@ -66,6 +66,27 @@ def test_the_newest_first_events_are_fresh(known):
     fitted = fresh().fit(known)
     assert fitted.rows.tolist() == [4, 2, 1, 0]
     assert fitted.scores.tolist() == [1, 0.75, 0.5, 0.25]
+
+
+def test_items_that_come_later_lead_the_fresh_and_no_other_list(known):
+    later = fresh().fit(known).led_by(np.array([7, 6]))
+    assert later.rows.tolist() == [7, 6, 4, 2]
+    assert later.scores.tolist() == [1, 0.75, 0.5, 0.25]
+    for fitted in (popular().fit(known), fresh(column="released").fit(known)):
+        assert fitted.led_by(np.array([7, 6])) is fitted
+
+
+def test_a_list_that_was_stored_is_led_as_before(known):
+    fitted = fresh().fit(known)
+    document, arrays = fitted.to_documents()
+    again = ItemList.from_documents(document, arrays, known.index)
+    assert again.led_by(np.array([6])).rows.tolist() == fitted.led_by(np.array([6])).rows.tolist() == [6, 4, 2, 1]
+
+
+def test_what_is_hidden_is_offered_to_nobody(known):
+    hidden = np.array([False, True, False, False, False, False])
+    asked = Asked(vectors=np.zeros((2, 4)), history=np.zeros((2, 2), dtype=int), hidden=hidden)
+    assert popular().fit(known).answer(asked).offer(2).tolist() == [[2, 4], [2, 4]]
 
 
 def test_a_column_dates_cold_items_too_and_one_date_has_one_score(known):

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+import recsys.cli.items as items
 import recsys.cli.main as cli
 import recsys.cli.rules as rules
 import recsys.cli.rules_check as rules_check
@@ -16,7 +17,7 @@ def typed(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Run `python -m recsys <arguments>`; returns its exit code."""
 
     def typed(*arguments: object) -> int | str | None:
-        for module in (cli, rules, rules_check):
+        for module in (cli, items, rules, rules_check):
             monkeypatch.setattr(module, "console", Console(width=240))
         monkeypatch.setattr(sys, "argv", ["recsys", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:

@@ -10,7 +10,7 @@ TEXTS = ["space rocket orbit", "rocket orbit comet", "bread oven spice", "oven b
 
 
 def vectors(texts=TEXTS, **knobs):
-    return TextVectors(**{"dim": 3, "min_documents": 1, "seed": 0, **knobs}).fit_transform(texts)
+    return TextVectors(**{"dim": 3, "min_documents": 1, "seed": 0, **knobs}).fit({"title": texts})({"title": texts})
 
 
 def test_rows_are_unit_vectors_and_an_empty_text_is_zero():

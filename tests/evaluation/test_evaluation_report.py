@@ -199,3 +199,15 @@ def test_names_without_a_row_are_refused(report):
         replace(report, ours=("tower",))
     with pytest.raises(ValueError, match="at least one system"):
         replace(report, rows={}, ours=(), per_user={})
+
+
+def test_the_table_of_exposure_has_the_strongest_baseline_and_ours(report):
+    shown = {"gini": 0.25, "from_relevance/genres": 0.125}
+    told = replace(report, shown={**dict.fromkeys(CHANCES, shown), "retrieval alone": {"gini": 0.5}})
+    lines = [line.split() for line in printed(told.exposure()).splitlines()]
+    assert ["EASE", ".2500", ".1250"] in lines
+    assert ["retrieval", "alone", ".5000"] in lines
+    assert not [line for line in lines if line[:1] == ["popularity"]]
+    assert any("Gini" in line for line in lines)
+    assert any("genres" in line for line in lines)
+    assert told.to_document()["shown"]["EASE"] == shown

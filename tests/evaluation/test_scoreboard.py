@@ -235,3 +235,21 @@ def test_knobs_stand_in_the_row_and_differ_between_splits_only_where_they_do(dat
     assert report.rows["theirs"]["knobs"] == {"a": 1, "b": [2, 3]}
     assert report.ours == ()
     assert EVERYTHING not in report.slices
+
+
+def test_exposure_stands_in_the_report_known_answer(dataset, splits):
+    report = board_of(dataset, splits, [FIRST, SECOND]).report(seconds=0.0, peak_memory_mib=0.0)
+    shown = report.shown["ours"]
+    first, second = [1, 2, 1, 0, 0, 0, 0, 0], [1, 1, 2, 1, 1, 0, 0, 0]  # how often a to h are shown
+    half = [sum(abs(one - other) for one in row for other in row) / (16 * sum(row)) for row in (first, second)]
+    assert shown["gini"] == pytest.approx(np.mean(half))
+    assert shown["top_1_percent"] == pytest.approx((2 / 4 + 2 / 6) / 2)
+    met = [{"a": 3, "b": 2, "c": 1}, {"a": 3, "b": 3, "c": 2}]  # of the three users known before each split
+    pages = [["b", "abc"], ["edc", "cba"]]
+    means = [
+        np.mean([sum(known.get(item, 0) for item in page) / len(page) / 3 for page in own])
+        for known, own in zip(met, pages, strict=True)
+    ]
+    assert shown["average_popularity"] == pytest.approx(np.mean(means))
+    assert "intra_list_distance" not in shown, "the items have no categories"
+    assert report.to_document()["shown"] == report.shown

@@ -2,6 +2,7 @@
 
 import math
 import zlib
+from dataclasses import replace
 
 import numpy as np
 from hypothesis import given
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from recsys.contracts import Event
 from recsys.features.spec import FeatureSpec, Table
-from recsys.features.state import EMPTY, fold, item_key, remembered
+from recsys.features.state import EMPTY, fold, fold_all, item_key, remembered
 
 SPEC = FeatureSpec(
     items=Table(name="items", columns=()),
@@ -49,6 +50,12 @@ def test_every_order_of_arrival_gives_the_same_history(events, random):
     shuffled = list(events)
     random.shuffle(shuffled)
     assert folded(shuffled) == folded(events) == slow_remembered(events)[-3:]
+
+
+@given(EVENTS, st.integers(0, 12))
+def test_many_events_at_once_leave_what_they_leave_one_by_one(events, cut):
+    numbered = [replace(one, position=place) for place, one in enumerate(events)]
+    assert fold_all(folded(numbered[:cut]), numbered[cut:], SPEC) == folded(numbered)
 
 
 def slow_remembered(events):

@@ -81,7 +81,20 @@ def is_on(rule, asked):
     }.get(rule["name"], True)
 
 
-def naive_utility(rules, row, value, asked):
+POPULARITY = np.arange(N)[::-1] / (N * (N - 1) / 2)
+"""[N] share of known events"""
+
+
+def naive_discount(dial, row, asked):
+    """dial: (discount, of)"""
+    discount, of = dial
+    share = POPULARITY[row] if of == "events" else asked.exposure.get(f"item=i{row}", 0)
+    return max((1 + N * share) ** -discount, 0.1)
+
+
+def naive_utility(rules, dial, row, value, asked):
+    discount = naive_discount(dial, row, asked)
+    value = value / discount if value < 0 else value * discount
     for rule in rules:
         factor = rule.get("boost", 1 / rule.get("bury", 1))
         if factor != 1 and lies(rule["name"], row, asked):
@@ -125,9 +138,9 @@ def naive_layout(asked, pins, num_free):
     return layout
 
 
-def naive_slate(rules, trade_off, window, asked, rows, values):
+def naive_slate(rules, dial, trade_off, window, asked, rows, values):
     """Rows shown to one query, and the quotas that yielded."""
-    page = NaivePage([rule for rule in rules if is_on(rule, asked)], trade_off, window, asked, rows, values)
+    page = NaivePage([rule for rule in rules if is_on(rule, asked)], dial, trade_off, window, asked, rows, values)
     page.fill()
     return page.slate, page.yielded
 
@@ -135,10 +148,10 @@ def naive_slate(rules, trade_off, window, asked, rows, values):
 class NaivePage:
     """One page while it is filled: everything recomputed at every place."""
 
-    def __init__(self, rules, trade_off, window, asked, rows, values):
+    def __init__(self, rules, dial, trade_off, window, asked, rows, values):
         self.trade_off, self.window, self.asked = trade_off, window, asked
         offered = {row: value for row, value in zip(rows, values, strict=True) if row != PAD}
-        self.utility = utility = {row: naive_utility(rules, row, value, asked) for row, value in offered.items()}
+        self.utility = utility = {row: naive_utility(rules, dial, row, value, asked) for row, value in offered.items()}
         order = sorted(utility, key=lambda row: (math.isnan(utility[row]), -np.nan_to_num(utility[row]), row))
         free = [row for row in order if naive_showable(rules, row, asked)]
         pins = naive_pins(rules, free, asked)

@@ -13,6 +13,7 @@ from slow_twin import (
     CATALOGUE,
     OBJECTIVES,
     PINS,
+    POPULARITY,
     REQUEST_TYPES,
     RULES,
     SOURCES,
@@ -28,20 +29,34 @@ from recsys.errors import BundleError, ConfigError
 from recsys.policy.compose import Policy
 from recsys.policy.diversity import MaximalMarginalRelevance
 from recsys.policy.explore import Exploration
+from recsys.policy.popularity import PopularityDial
 from recsys.policy.rules import RuleSet
 from recsys.policy.value import ValueFormula
 
 STILL = Exploration(kind="none", rate=0.0, first=0)
 
 
-def compiled(rules=(), trade_off=1.0, window=0, formula="watch", weights=None, vectors=VECTORS, explore=STILL):
+def compiled(
+    rules=(),
+    trade_off=1.0,
+    window=0,
+    formula="watch",
+    weights=None,
+    vectors=VECTORS,
+    explore=STILL,
+    dial=(0.0, "events"),
+    kind=MaximalMarginalRelevance,
+):
     policy = Policy(
         value=ValueFormula(formula=formula, weights=weights or {}),
-        diversity=MaximalMarginalRelevance(trade_off=trade_off, window=window, content=0.0),
+        popularity=PopularityDial(discount=dial[0], of=dial[1]),
+        diversity=kind(trade_off=trade_off, window=window, content=0.0),
         exploration=explore,
     )
     ruled = RuleSet.parse({"rules": list(rules)})
-    return policy.compile(ruled, CATALOGUE, TYPES, REQUEST_TYPES, vectors, OBJECTIVES, SOURCES, "fingerprint")
+    return policy.compile(
+        ruled, CATALOGUE, TYPES, REQUEST_TYPES, vectors, OBJECTIVES, SOURCES, "fingerprint", POPULARITY
+    )
 
 
 def candidates(rows, scores=None, degraded=None):
@@ -74,7 +89,7 @@ def one_slate(policy, rows, values, **of_the_query):
 
 @st.composite
 def requests(draw):
-    """Rules, a trade-off, a window, queries and for each its candidates and the value of watch."""
+    """Rules, a dial, a trade-off, a window, queries and for each its candidates and the value of watch."""
     rules = draw(st.lists(st.sampled_from(RULES), unique_by=lambda rule: rule["name"]))
     num, ids = draw(st.integers(0, 12)), [f"i{row}" for row in range(N)] + ["unknown"]
     value = st.sampled_from([-2.0, -0.5, 0.0, 0.25, 0.5, 0.75, 1.0, 3.0, math.nan])
@@ -88,21 +103,26 @@ def requests(draw):
         more = {
             "profile": draw(st.sampled_from([{}, {"age": 12, "since": 1990}, {"age": 12}, {"age": 40, "since": 1985}])),
             "context": draw(st.sampled_from([{}, {"tired_of": "a"}, {"tired_of": 5}])),
-            "exposure": draw(st.sampled_from([{}, {"i1": 2.0, "i4": 5.0, "i6": 1.0, "unknown": 9.0}])),
+            "exposure": draw(st.sampled_from([{}, {"i1": 2.0, "i4": 5.0, "i6": 1.0, "unknown": 9.0}, SHOWN])),
         }
         queries.append(query(draw(st.integers(1, 12)), draw(few), draw(few), surface, **more))
-    return rules, draw(st.sampled_from([0.0, 0.5, 0.75, 1.0])), draw(st.integers(0, 8)), queries, rows, values
+    dial = draw(st.sampled_from([(0.0, "events"), (0.5, "events"), (0.5, "exposure"), (2.0, "exposure")]))
+    return rules, dial, draw(st.sampled_from([0.0, 0.5, 0.75, 1.0])), draw(st.integers(0, 8)), queries, rows, values
+
+
+SHOWN = {"item=i0": 0.5, "item=i4": 0.0625, "item=i7": 0.0, "item=?": 0.1, "i4": 5.0}
+"""of all that was shown, and to this user"""
 
 
 @settings(max_examples=300, deadline=None)
 @given(requests())
 def test_equals_the_slow_twin(request_):
-    rules, trade_off, window, queries, rows, values = request_
-    policy = compiled(rules, trade_off, window)
+    rules, dial, trade_off, window, queries, rows, values = request_
+    policy = compiled(rules, trade_off, window, dial=dial)
     shape = (len(rows), len(rows[0]))
     got = policy.compose(queries, candidates(np.reshape(rows, shape)), watch(np.reshape(values, shape)))
     for slate, asked, some, offered in zip(got, queries, rows, values, strict=True):
-        want, yielded = naive_slate(rules, trade_off, window, asked, some, offered)
+        want, yielded = naive_slate(rules, dial, trade_off, window, asked, some, offered)
         relaxed = {reason.removeprefix("rules:relaxed:") for reason in slate.degraded if reason.startswith("rules:")}
         if yielded and relaxed != yielded:
             names = [rule["name"] for rule in rules]
@@ -116,8 +136,8 @@ def test_equals_the_slow_twin(request_):
 @settings(max_examples=150, deadline=None)
 @given(requests())
 def test_laws_of_every_slate(request_):
-    rules, trade_off, window, queries, rows, values = request_
-    policy = compiled(rules, trade_off, window)
+    rules, dial, trade_off, window, queries, rows, values = request_
+    policy = compiled(rules, trade_off, window, dial=dial)
     shape = (len(rows), len(rows[0]))
     offered = candidates(np.reshape(rows, shape)), watch(np.reshape(values, shape))
     for slate, alone, asked, some in zip(
@@ -140,10 +160,10 @@ def test_laws_of_every_slate(request_):
 @settings(max_examples=100, deadline=None)
 @given(requests(), st.integers(0, 2**32 - 1))
 def test_a_batch_equals_single_calls_exactly(request_, seed):
-    rules, trade_off, window, queries, rows, values = request_
+    rules, dial, trade_off, window, queries, rows, values = request_
     rng = np.random.default_rng(seed)
     policy = compiled(
-        rules, trade_off, window, "watch + log1p(watch + 3)", vectors=rng.normal(size=(N, 33)).astype("f4")
+        rules, trade_off, window, "watch + log1p(watch + 3)", vectors=rng.normal(size=(N, 33)).astype("f4"), dial=dial
     )
     items, table = np.reshape(rows, (len(rows), len(rows[0]))), np.reshape(values, (len(rows), len(rows[0])))
     together = policy.compose(queries, candidates(items), watch(table))
@@ -289,10 +309,15 @@ GOOD = {
 def test_document_and_back():
     document = {
         "value": {"formula": "watch + w * like", "weights": {"w": 0.5}},
+        "popularity": {"discount": 0.25, "of": "exposure"},
         "diversity": {"kind": "mmr", "trade_off": 0.75, "window": 20, "content": 0.5},
         "exploration": {"kind": "epsilon", "rate": 0.125, "first": 3},
     }
     assert Policy.from_document(document).to_document() == document
+
+
+def test_a_bundle_from_before_the_dial_has_it_off():
+    assert Policy.from_document(GOOD).to_document() == {**GOOD, "popularity": {"discount": 0.0, "of": "events"}}
 
 
 @pytest.mark.parametrize(
@@ -302,9 +327,14 @@ def test_document_and_back():
         ({"value": {}}, "policy lacks the key 'diversity'"),
         ({"value": {}, "diversty": {}}, "policy has the unknown key 'diversty'; did you mean 'diversity'?"),
         ({**GOOD, "value": {"formula": "a"}}, "policy.value lacks the key 'weights'"),
-        ({**GOOD, "diversity": [1]}, "policy.diversity.kind is [1]; choose one of mmr, dpp, proportions"),
+        ({**GOOD, "diversity": [1]}, "policy.diversity.kind is [1]; choose one of mmr, maxsum, dpp, proportions"),
         ({**GOOD, "diversity": {"kind": "mmr", "trade_off": 1}}, "policy.diversity lacks the key 'window'"),
         ({**GOOD, "diversity": {"kind": "dpp", "windw": 1}}, "the unknown key 'windw'; did you mean 'window'?"),
+        ({**GOOD, "popularity": 0.5}, "policy.popularity is 0.5; write a mapping with discount and of"),
+        ({**GOOD, "popularity": {"discount": 0.5}}, "policy.popularity lacks the key 'of'"),
+        ({**GOOD, "popularity": {"discont": 1, "of": "events"}}, "the unknown key 'discont'; did you mean 'discount'?"),
+        ({**GOOD, "popularity": {"discount": 0.5, "of": "event"}}, "popularity.of is 'event'; choose one of events,"),
+        ({**GOOD, "popularity": {"discount": -1, "of": "events"}}, "popularity.discount is -1"),
         ({**GOOD, "exploration": {"kind": "epsilon"}}, "write a mapping with kind, rate and first"),
         ({**GOOD, "exploration": {"kind": "some", "rate": 1, "first": 0}}, "exploration.kind is 'some'"),
         ({**GOOD, "exploration": {"kind": "softmax", "rate": 0, "first": 0}}, "exploration.rate is 0"),

@@ -11,11 +11,13 @@ from recsys.policy.compose import Policy
 from recsys.policy.diversity import MaximalMarginalRelevance
 from recsys.policy.dry_run import Asked, dry_run
 from recsys.policy.explore import Exploration
+from recsys.policy.popularity import PopularityDial
 from recsys.policy.rules import Limits, RuleSet
 from recsys.policy.value import ValueFormula
 
 PLAIN = Policy(
     value=ValueFormula(formula="watch", weights={}),
+    popularity=PopularityDial.off(),
     diversity=MaximalMarginalRelevance(trade_off=1.0, window=0, content=0.0),
     exploration=Exploration(kind="epsilon", rate=1.0, first=0),
 )

@@ -10,8 +10,9 @@ from slow_twin import CATALOGUE, OBJECTIVES, REQUEST_TYPES, SOURCES, TYPES, VECT
 
 from recsys.contracts import Candidates, Query
 from recsys.policy.compose import Policy
-from recsys.policy.diversity import Determinantal, MaximalMarginalRelevance, Proportions
+from recsys.policy.diversity import Determinantal, MaximalMarginalRelevance, MaxSum, Proportions
 from recsys.policy.explore import Exploration
+from recsys.policy.popularity import PopularityDial
 from recsys.policy.rules import RuleSet
 from recsys.policy.value import ValueFormula
 
@@ -19,6 +20,7 @@ DIVERSITIES = {
     "plain": MaximalMarginalRelevance(trade_off=1.0, window=0, content=0.0),
     "mmr": MaximalMarginalRelevance(trade_off=0.5, window=3, content=0.0),
     "dpp": Determinantal(trade_off=0.5, window=3, content=0.5),
+    "max-sum": MaxSum(trade_off=0.5, window=3, content=0.0),
     "proportions": Proportions(trade_off=0.5, window=2, of="genres"),
 }
 EXPLORATIONS = {
@@ -33,7 +35,12 @@ DRAWS = 3_000
 
 
 def compiled(diversity, exploration, rules=()):
-    policy = Policy(value=ValueFormula(formula="watch", weights={}), diversity=diversity, exploration=exploration)
+    policy = Policy(
+        value=ValueFormula(formula="watch", weights={}),
+        popularity=PopularityDial.off(),
+        diversity=diversity,
+        exploration=exploration,
+    )
     ruled = RuleSet.parse({"rules": list(rules)})
     return policy.compile(ruled, CATALOGUE, TYPES, REQUEST_TYPES, VECTORS, OBJECTIVES, SOURCES, "fingerprint")
 

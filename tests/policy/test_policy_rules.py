@@ -146,6 +146,34 @@ def test_exposure_moves_against_what_was_shown():
     assert factors(rule) == [1.0] * 4
 
 
+def test_strength_is_the_power_of_what_lies_within_the_bounds():
+    rule = {"exposure": "genre", "least": 0.2, "most": 0.4, "strength": 2}
+    assert factors(rule, exposure={"genre=a": 0.8, "genre=b": 0.1}) == [0.25, 1.0, 4.0, 0.25]
+    steep = {**rule, "strength": 50}
+    assert factors(steep, exposure={"genre=a": 0.8, "genre=b": 0.1}) == [2.0**-50, 1.0, 2.0**50, 2.0**-50]
+    assert factors(rule, exposure={"genre=b": 0.0}) == [1.0, 1.0, MOST**2, 1.0]
+    assert (
+        RuleSet.parse({"rules": [{"name": "a", **rule}]}).hash
+        != RuleSet.parse({"rules": [{"name": "a", "exposure": "genre", "least": 0.2, "most": 0.4}]}).hash
+    )
+
+
+def test_every_item_can_be_limited_by_itself():
+    rule = {"exposure": "item", "least": 0.0, "most": 0.001}
+    shown = {**{f"item=x{number}": 0.5 for number in range(5_000)}, "item=50": 0.002, "item=53": 0.0005}
+    assert factors(rule, exposure=shown) == [0.5, 1.0, 1.0, 1.0]
+    assert factors(rule, exposure={"50": 0.002}) == [1.0] * 4, "what this user was shown is counted under the plain id"
+
+
+def test_counters_of_a_batch_are_those_of_each_of_its_queries():
+    rules = compiled({"exposure": "genres", "least": 0.1, "most": 0.2}, {"exposure": "item", "least": 0, "most": 0.1})
+    same = {"genres=War": 0.5, "item=50": 0.3}
+    asked = [ask(exposure=same), ask(), ask(exposure={"genres=War": 0.05}), ask(exposure=same)]
+    together = rules(asked, np.tile(ROWS, (4, 1))).factors
+    assert together.tolist() == [rules([one], ROWS).factors[0].tolist() for one in asked]
+    assert together[0, 0] != together[1, 0] != together[2, 0]
+
+
 def test_frequencies_burden_what_was_shown_too_often():
     rules = compiled({"frequency": 3}, {"frequency": 2, "where": "genre == 'a'"})
     asked = [ask(exposure={"50": 2, "52": 3, "53": 5, "?": 9}), ask()]
@@ -237,6 +265,10 @@ def test_read(tmp_path):
         ("rules: [{name: a, floor: 4, where: 'true', top: 3}]", "rules[0].floor is 4, but there are only 3 places"),
         ("rules: [{name: a, exposure: genre, least: 0.5, most: 0.1}]", "rules[0].least is 0.5, more than most"),
         ("rules: [{name: a, exposure: genre, least: 0.5, most: 2}]", "rules[0].most is 2; write a number from 0 to 1"),
+        (
+            "rules: [{name: a, exposure: genre, least: 0, most: 1, strength: 0}]",
+            "rules[0].strength is 0; write a number from 1 to 50",
+        ),
         ("rules: [{name: a, must: 'true', start: soon}]", "rules[0].start is 'soon'; write a date such as 2026-11-01"),
         ("rules: [{name: a, must: 'true', start: 2026-02-01, end: 2026-01-01}]", "not before it ends"),
         ("rules: [{name: a, must: 'true'}, {name: a, must: 'true'}]", "two rules are called 'a'"),

@@ -21,6 +21,7 @@ from recsys.policy.compose import Policy
 from recsys.policy.diversity import Determinantal, MaximalMarginalRelevance
 from recsys.policy.draws import THOMPSON, chance, drawn
 from recsys.policy.explore import Exploration
+from recsys.policy.popularity import PopularityDial
 from recsys.policy.rules import RuleSet
 from recsys.policy.value import ValueFormula
 
@@ -109,6 +110,7 @@ def test_draws_are_as_frequent_as_computed():
 def compiled(formula="watch", rate=1.0, diversity=PLAIN, rules=(), weights=None, first=0):
     policy = Policy(
         value=ValueFormula(formula=formula, weights=weights or {}),
+        popularity=PopularityDial.off(),
         diversity=diversity,
         exploration=Exploration(kind="thompson", rate=rate, first=first),
     )

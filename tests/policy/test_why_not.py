@@ -7,6 +7,7 @@ from recsys.contracts import Candidates, Event, Query
 from recsys.policy.compose import Policy
 from recsys.policy.diversity import MaximalMarginalRelevance
 from recsys.policy.explore import Exploration
+from recsys.policy.popularity import PopularityDial
 from recsys.policy.rules import RuleSet
 from recsys.policy.value import ValueFormula
 from recsys.policy.why_not import why_not
@@ -21,6 +22,7 @@ RULES = [
 def told(item, rules=RULES, trade_off=1.0, explore="none", **fields):
     policy = Policy(
         value=ValueFormula(formula="watch", weights={}),
+        popularity=PopularityDial.off(),
         diversity=MaximalMarginalRelevance(trade_off=trade_off, window=3, content=0.0),
         exploration=Exploration(kind=explore, rate=1.0 if explore != "none" else 0.0, first=0),
     ).compile(RuleSet.parse({"rules": rules}), CATALOGUE, TYPES, REQUEST_TYPES, VECTORS, OBJECTIVES, SOURCES, "f")

@@ -3,10 +3,13 @@
 import os
 import signal
 import socket
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import tritonclient.grpc as triton
 
 from recsys.contracts import Query
 from recsys.errors import ConfigError, QueryError, ServingError
@@ -178,6 +181,27 @@ def test_the_server_listens_on_loopback_only(server: TritonServer) -> None:
     assert {address for address, port in listening if int(port, 16) in ports} == {"0100007F"}
 
 
+@pytest.mark.parametrize(
+    "path",
+    ["/v2/repository/models/echo/unload", "/v2/repository/index", "/v2/logging", "/v2/systemsharedmemory/status"],
+)
+def test_nobody_else_controls_the_server(server: TritonServer, path: str) -> None:
+    body = None if path.endswith("status") else b"{}"
+    with pytest.raises(urllib.error.HTTPError) as error:
+        urllib.request.urlopen(urllib.request.Request(server.http_url + path, data=body))
+    error.value.close()
+    assert error.value.code == 403
+    assert server.unready() == []
+
+
+def test_nobody_else_controls_the_server_over_grpc(server: TritonServer) -> None:
+    with (
+        triton.InferenceServerClient(server.grpc_url) as connection,
+        pytest.raises(triton.InferenceServerException, match="restricted"),
+    ):
+        connection.unload_model("echo")
+
+
 def test_a_taken_port_is_named(server: TritonServer, repository: Path) -> None:
     port = int(server.http_url.rpartition(":")[2])
     with pytest.raises(ServingError, match=f"http_port {port} is not free"):
@@ -191,10 +215,11 @@ def test_a_running_server_is_not_started_twice(server: TritonServer) -> None:
 
 
 def test_a_killed_stub_is_seen_and_healed(server: TritonServer) -> None:
-    assert server.watch() == []
+    assert (server.probe(), server.mend()) == (None, False)
     os.kill(stub_of(server), signal.SIGKILL)
     assert server.unready() == ["echo"]
-    assert server.watch() == ["echo"]
+    assert server.probe() == "cannot answer with echo"
+    assert server.mend()
     assert server.unready() == []
     assert server.heal("echo") is False
     with Client(server.grpc_url) as client:
@@ -285,8 +310,8 @@ def test_a_missing_wheel_says_how_to_get_it(repository: Path, monkeypatch: pytes
 
 
 def test_a_python_without_a_stub_is_refused(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.server._check_numpy", lambda: None)
-    monkeypatch.setattr("serving.server.PYTHON", "2.7")
+    monkeypatch.setattr("serving.server.check_numpy", lambda: None)
+    monkeypatch.setattr("serving.wheel.PYTHON", "2.7")
     with pytest.raises(ServingError, match=r"no stub for Python 2\.7; use one of 3\.10, 3\.11"):
         TritonServer(repository).start()
 

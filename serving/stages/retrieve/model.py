@@ -1,14 +1,14 @@
-"""Queries -> candidates with their features."""
+"""Queries -> candidates with their features, from the items as they are now."""
 
 from typing import Any
 
-from recsys.stages import load_retrieve
-from serving.stages.codec import open_bundle, respond
+from recsys.stages import load_live_retrieve
+from serving.stages.codec import items_store, open_bundle, respond
 
 
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
-        self.stage = load_retrieve(open_bundle(args))
+        self.stage = load_live_retrieve(open_bundle(args), items_store(args))
 
     def execute(self, requests: list[Any]) -> list[Any]:
         return respond(self.stage, requests)

@@ -1,0 +1,124 @@
+"""`python -m recsys items`: change an item between trainings, see what is known of it and who changed it."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from recsys.bundle import Bundle
+from recsys.cli.rules import login
+from recsys.cli.show import item_names
+from recsys.errors import DataError
+from recsys.items.ledger import Ledger
+from recsys.items.store import Change, Edit, ItemStore, Position
+from recsys.stages import read_ledger
+
+items = typer.Typer(no_args_is_help=True, help="Change items between trainings, see who changed what.")
+console = Console()
+
+StorePath = Annotated[Path, typer.Option(help="folder of changed items; a server reads the one beside its bundle")]
+BundlePath = Annotated[Path, typer.Option(help="folder of the bundle that says which columns there are")]
+Item = Annotated[str, typer.Argument(help="id of the item, known or new")]
+
+
+@items.command()
+def put(
+    item: Item,
+    store: StorePath,
+    bundle: BundlePath,
+    columns: Annotated[
+        list[str] | None, typer.Argument(help="column=value, the value in JSON or a plain word; null for missing")
+    ] = None,
+    withdrawn: Annotated[
+        bool | None, typer.Option("--withdraw/--restore", help="take it out of everything, or bring it back")
+    ] = None,
+    who: Annotated[str | None, typer.Option(help="who does it; else the login name")] = None,
+) -> None:
+    """Change columns of an item or add a new one; what serves follows by itself."""
+    ledger = read_ledger(Bundle.open(bundle))
+    edit = Edit(item=item, columns=dict(map(_column, columns or [])), withdrawn=withdrawn)
+    (change,) = ItemStore(store).put(ledger.schema, [edit], who=who or login())
+    known = _followed(ledger, store).row_of[item] < len(ledger)
+    _say("change", f"{change.number}: {item}, {'an item of the bundle' if known else 'a new item'}")
+    _next(f"show {item} --bundle {bundle}", store)
+
+
+@items.command()
+def show(item: Item, store: StorePath, bundle: BundlePath) -> None:
+    """All columns of an item as they are now."""
+    ledger = _followed(read_ledger(Bundle.open(bundle)), store)
+    if (row := ledger.row_of.get(item)) is None:
+        raise DataError(f"neither {bundle} nor {store} has an item {item!r}; correct the id, or put it")
+    for name, value in ledger.record(row).items():
+        _say(name, json.dumps(value, ensure_ascii=False))
+    _say("withdrawn", json.dumps(row in ledger.withdrawn))
+    _next(f"history --item {item}", store)
+
+
+@items.command()
+def history(
+    store: StorePath, item: Annotated[str | None, typer.Option(help="of one item; else of all")] = None
+) -> None:
+    """Every change that is still told apart, newest first; older ones are put together, one an item."""
+    changes = ItemStore(store).history(item)
+    if not changes:
+        _say("empty", f"nothing was changed in {store}")
+        return
+    console.print(_table(changes))
+
+
+def names_now(bundle: Bundle, store: Path | None, title: str | None) -> dict[str, str]:
+    """item id -> what to show to people, of the bundle's items and those that changed since"""
+    ledger = read_ledger(bundle)
+    names = item_names(ledger.catalogue, title)
+    if store is None:
+        return names
+    now = _followed(ledger, store)
+    changed = {item: now.record(row) for item, row in now.row_of.items() if row in now.said}
+    return names | {item: record.get(title or "") or item for item, record in changed.items()}
+
+
+def _followed(ledger: Ledger, store: Path) -> Ledger:
+    changes, _ = ItemStore(store).read(Position())
+    return ledger.after(changes)[0]
+
+
+def _column(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise DataError(f"{text!r} is no column=value; write for instance price=9.5")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+def _table(changes: Sequence[Change]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for heading in ("number", "item", "when (UTC)", "who", "what"):
+        table.add_column(heading, no_wrap=heading in ("number", "when (UTC)"), overflow="fold")
+    for change in reversed(changes):
+        when = change.when.replace("T", " ")[:16]
+        table.add_row(*map(Text, (str(change.number), change.item, when, change.who, _told(change))))
+    return table
+
+
+def _told(change: Change) -> str:
+    said = [f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in change.columns.items()]
+    if change.withdrawn is not None:
+        said.append("withdrawn" if change.withdrawn else "restored")
+    return ", ".join(said) or "named"
+
+
+def _say(word: str, sentence: str) -> None:
+    console.print(Text(f"{word:<9}{'' if len(word) < 9 else ' '}{sentence}"), soft_wrap=True)
+
+
+def _next(command: str, store: Path) -> None:
+    console.print(Text(f"next     python -m recsys items {command} --store {store}"), style="bold", soft_wrap=True)

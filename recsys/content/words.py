@@ -1,0 +1,89 @@
+"""Fitted word weights: texts -> vectors, in training and for items that come later; nothing here is fitted.
+
+Shapes: N texts, V words, D dim.
+"""
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Self
+
+import numpy as np
+from scipy import sparse
+
+WORDS, WORD_WEIGHTS = "words.json", "words.safetensors"
+"""files of a bundle"""
+NAME = "text"
+"""name of the vector column that stands for all text columns of the items"""
+WORD = re.compile(r"\b\w\w+\b")
+Document = dict[str, Any]
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WordVectors:
+    """TF-IDF with sublinear counts, then a projection; made by `TextVectors.fit`."""
+
+    columns: tuple[str, ...]
+    """text columns of the items, joined by spaces in this order"""
+    words: tuple[str, ...]
+    rarity: np.ndarray
+    """[V] float64, inverse document frequencies"""
+    components: np.ndarray
+    """[D, V] float64"""
+
+    def __call__(self, columns: Mapping[str, Sequence[str | None]]) -> np.ndarray:
+        """N values a column, None where missing -> [N, D] float32 unit rows; an empty text gives zeros."""
+        texts = joined([columns[name] for name in self.columns])
+        reduced = np.asarray(self._weights(texts) @ self.components.T)
+        norms = np.linalg.norm(reduced, axis=1, keepdims=True)
+        return np.divide(reduced, norms, out=np.zeros_like(reduced), where=norms > 1e-9).astype(np.float32)
+
+    def _weights(self, texts: Sequence[str]) -> sparse.csr_array:
+        """[N, V] float64 with rows of length 1 or 0."""
+        rows = [sorted(Counter(map(self._place_of.get, words_of(text))).items(), key=_place) for text in texts]
+        known = [[(place, count) for place, count in row if place is not None] for row in rows]
+        indptr = np.cumsum([0, *map(len, known)])
+        places = np.array([place for row in known for place, _ in row], dtype=np.int64)
+        counts = np.array([count for row in known for _, count in row], dtype=np.float64)
+        values = (1 + np.log(counts)) * self.rarity[places]
+        row_of = np.repeat(np.arange(len(known)), np.diff(indptr))
+        squares = np.bincount(row_of, values**2, minlength=len(known))
+        values /= np.sqrt(squares)[row_of]
+        return sparse.csr_array((values, places, indptr), shape=(len(texts), len(self.words)))
+
+    @cached_property
+    def _place_of(self) -> dict[str, int]:
+        return {word: place for place, word in enumerate(self.words)}
+
+    def to_documents(self) -> tuple[Document, Arrays]:
+        """What a bundle stores of it."""
+        document = {"columns": list(self.columns), "words": list(self.words)}
+        return document, {"rarity": self.rarity, "components": self.components}
+
+    @classmethod
+    def from_documents(cls, document: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Self:
+        return cls(
+            columns=tuple(document["columns"]),
+            words=tuple(document["words"]),
+            rarity=arrays["rarity"],
+            components=arrays["components"],
+        )
+
+
+def joined(columns: Sequence[Sequence[str | None]]) -> list[str]:
+    """The text of each item: what is there of its columns, with spaces between."""
+    return [" ".join(one for one in values if one is not None) for values in zip(*columns, strict=True)]
+
+
+def words_of(text: str) -> list[str]:
+    """Words of two or more letters or digits, in lower case and without accents."""
+    decomposed = unicodedata.normalize("NFKD", text.lower())
+    return WORD.findall("".join(one for one in decomposed if not unicodedata.combining(one)))
+
+
+def _place(counted: tuple[int | None, int]) -> int:
+    return -1 if counted[0] is None else counted[0]

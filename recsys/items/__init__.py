@@ -1,0 +1,1 @@
+"""Items change between trainings: what a change is, where changes are kept, and what they make of a bundle's catalogue."""

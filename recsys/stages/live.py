@@ -1,0 +1,110 @@
+"""The stages that follow what changes between trainings: published rules and items. A batch is answered by one state."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from recsys.contracts import Slate
+from recsys.features.encode import Arrays
+from recsys.features.spec import Tensor
+from recsys.items.ruled import RuledItems
+from recsys.items.searched import SearchedItems
+from recsys.items.tracked import Tracked
+from recsys.policy.compose import CompiledPolicy
+from recsys.policy.live import Follower
+from recsys.policy.watch import EVERY_S, Watch
+from recsys.stages.stage import Offered, Retrieve, Rules, Tensors
+
+STALE_RULES = "rules:stale"
+"""the version that was published last cannot serve, an older one stands in"""
+STALE_ITEMS = "items:stale"
+"""changes of items could not be read or applied, they are as they were before"""
+
+
+class LiveRetrieve:
+    """Retrieval over the items as they are now."""
+
+    name = "retrieve"
+    optional_inputs: tuple[Tensor, ...] = ()
+
+    def __init__(self, trained: Retrieve, items: Tracked[SearchedItems]) -> None:
+        """trained: over the items of the bundle"""
+        self._trained, self._items = trained, items
+        self._watch = Watch(items.stamp, self._follow)
+        self._follow()
+        self._watch.keep_looking(EVERY_S)
+
+    @property
+    def now(self) -> Retrieve:
+        """What answers at this moment."""
+        self._watch.look()
+        return self._now
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        return self._trained.inputs
+
+    @property
+    def outputs(self) -> tuple[Tensor, ...]:
+        return self._trained.outputs
+
+    def __call__(self, tensors: Tensors) -> Arrays:
+        found = self.now(tensors)
+        return {**found, "degraded": _with_flag(found["degraded"])} if self._items.stale else found
+
+    def _follow(self) -> None:
+        items = self._items.follow()
+        sources = self._trained.sources.between_trainings(items.index, items.newest, items.ledger.hidden)
+        made = replace(self._trained, items=items.table, sources=sources)
+        _ = made.items.rows, made.items.ties  # worked out here, not by the first request
+        self._now = made
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiveRules:
+    """Rules as they were published last, for the items as they are now."""
+
+    follower: Follower[Rules]
+    items: Tracked[RuledItems] | None
+    name: str = "rules"
+
+    @property
+    def policy(self) -> CompiledPolicy:
+        return self.follower.now().value.policy
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        return self.follower.now().value.inputs
+
+    @property
+    def optional_inputs(self) -> tuple[Tensor, ...]:
+        return self.follower.now().value.optional_inputs
+
+    @property
+    def outputs(self) -> tuple[Tensor, ...]:
+        return self.follower.now().value.outputs
+
+    def __call__(self, tensors: Tensors) -> dict[str, list[Slate]]:
+        served = self.follower.now()
+        slates = served.value(tensors)["SLATE"]
+        flags = [STALE_RULES] if served.stale else []
+        if self.items is not None and self.items.stale:
+            flags.append(STALE_ITEMS)
+        return {"SLATE": [_flagged(slate, flags) for slate in slates] if flags else slates}
+
+    def rows(self, tensors: Tensors) -> np.ndarray:
+        return self.follower.now().value.rows(tensors)
+
+    def offered(self, tensors: Tensors) -> Offered:
+        return self.follower.now().value.offered(tensors)
+
+
+def _flagged(slate: Slate, flags: Sequence[str]) -> Slate:
+    return replace(slate, degraded=tuple(dict.fromkeys([*slate.degraded, *flags])))
+
+
+def _with_flag(degraded: np.ndarray) -> np.ndarray:
+    """[B, 1] JSON lists with one flag more."""
+    return np.array([[json.dumps([*json.loads(one), STALE_ITEMS]).encode()] for one in degraded[:, 0]], dtype=object)

@@ -1,0 +1,212 @@
+"""A bundle -> its stages, as it was trained or following what changed since."""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from recsys.bundle import Bundle
+from recsys.candidates.sources import Sources
+from recsys.content.words import WORD_WEIGHTS, WORDS, WordVectors
+from recsys.errors import BundleError
+from recsys.features.encode import Arrays, ItemTable
+from recsys.features.spec import FeatureSpec
+from recsys.index import FaissIndex
+from recsys.items.content import ITEM_TOWER, ItemContent
+from recsys.items.ledger import Ledger
+from recsys.items.ruled import RuledItems, rule_columns
+from recsys.items.schema import ItemSchema
+from recsys.items.searched import SearchedItems
+from recsys.items.store import ItemStore
+from recsys.items.tracked import Tracked
+from recsys.policy.compose import Policy
+from recsys.policy.live import Follower, Unpublished
+from recsys.policy.rules import RuleSet
+from recsys.policy.store import RuleStore
+from recsys.stages.live import LiveRetrieve, LiveRules
+from recsys.stages.onnx import OnnxModel
+from recsys.stages.stage import DEVIATIONS, Rank, Retrieve, Rules, ranker_inputs
+
+RANKER = "ranker.onnx"
+POPULARITY = "popularity.safetensors"
+
+Stages = tuple[Retrieve | LiveRetrieve, Rank, Rules | LiveRules] | tuple[Retrieve | LiveRetrieve, Rules | LiveRules]
+
+
+def read_spec(bundle: Bundle) -> FeatureSpec:
+    """The feature spec, checked against the fingerprint in the manifest."""
+    spec = FeatureSpec.from_documents(bundle.document("spec.json"), bundle.document("vocabularies.json"))
+    if spec.fingerprint != bundle.spec_fingerprint:
+        raise BundleError(
+            f"{bundle.path}: spec.json and vocabularies.json have the fingerprint {spec.fingerprint}, the manifest says "
+            f"{bundle.spec_fingerprint}; train the bundle again"
+        )
+    return spec
+
+
+def read_catalogue(bundle: Bundle) -> pl.DataFrame:
+    """The items as people see them: `item`, then the columns of the items table."""
+    return pl.read_ipc(bundle.file("items.arrow"))
+
+
+def read_schema(bundle: Bundle) -> ItemSchema:
+    """Which columns of its items may change."""
+    return ItemSchema.of(bundle, read_spec(bundle))
+
+
+def read_ledger(bundle: Bundle) -> Ledger:
+    """Its items before any change."""
+    return Ledger.of(read_schema(bundle), read_catalogue(bundle))
+
+
+def load_retrieve(bundle: Bundle) -> Retrieve:
+    spec = read_spec(bundle)
+    items = ItemTable(ids=tuple(read_catalogue(bundle)["item"]), encoded=bundle.arrays("item_table.safetensors"))
+    index = FaissIndex.read(bundle.file("index.faiss"))
+    document, arrays = bundle.document("candidates.json"), bundle.arrays("candidates.safetensors")
+    return Retrieve(
+        spec=spec,
+        items=items,
+        user_tower=OnnxModel(bundle.file("user_tower.onnx"), spec.request_tensors()),
+        sources=Sources.from_documents(document, arrays, index),
+        ranked=bundle.has(RANKER),
+    )
+
+
+def load_live_retrieve(bundle: Bundle, items_store: Path) -> LiveRetrieve:
+    """The first stage over the items of a bundle and the changes in an item store, which need not exist."""
+    trained, nothing = load_retrieve(bundle), np.empty(0, dtype=np.int64)
+    below = trained.sources.index
+    assert isinstance(below, FaissIndex)
+    items = SearchedItems(
+        ledger=read_ledger(bundle),
+        content=_item_content(bundle, trained.spec),
+        table=trained.items,
+        below=below,
+        rows=nothing,
+        vectors=below.vectors(nothing),
+    )
+    return LiveRetrieve(trained, Tracked(ItemStore(items_store), items))
+
+
+def load_rank(bundle: Bundle) -> Rank:
+    spec = read_spec(bundle)
+    possible = ranker_inputs(spec, len(bundle.document("candidates.json")["sources"]))
+    model = OnnxModel(bundle.file(RANKER), possible)
+    inputs = tuple(tensor for tensor in possible if tensor.name in model.names)
+    return Rank(
+        inputs=inputs,
+        num_objectives=spec.num_objectives,
+        model=model.named,
+        uncertain=DEVIATIONS in model.outputs,
+    )
+
+
+def load_rules(bundle: Bundle, *, policy: Policy | None = None, rules: RuleSet | None = None) -> Rules:
+    """The last stage; another policy or rule set than the bundle's own may take its place."""
+    return rules_maker(bundle, policy=policy)(rules)
+
+
+def rules_maker(
+    bundle: Bundle, *, policy: Policy | None = None, items: Tracked[RuledItems] | None = None
+) -> Callable[[RuleSet | None], Rules]:
+    """Reads the bundle once; makes the last stage of any rule set, of the bundle's own for None.
+
+    items: what rules read at the moment a stage is made; None for the bundle's own.
+    """
+    policy = policy or Policy.from_document(bundle.document("policy.yaml"))
+    spec, trained = read_spec(bundle), read_ruled_items(bundle) if items is None else items.state
+    sources = tuple(source["name"] for source in bundle.document("candidates.json")["sources"])
+    popularity = popularity_shares(bundle) if policy.popularity.reads_events else None
+
+    def make(rules: RuleSet | None) -> Rules:
+        now = trained if items is None else items.state
+        compiled = policy.compile(
+            rules=RuleSet.parse(bundle.document("rules.yaml")) if rules is None else rules,
+            catalogue=now.columns,
+            types=now.ledger.schema.rule_types,
+            request_types=request_types(spec),
+            vectors=now.vectors,
+            objectives=tuple(spec.objectives),
+            sources=sources,
+            bundle_fingerprint=bundle.fingerprint,
+            popularity=popularity,
+            hidden=now.ledger.hidden,
+        )
+        return Rules(policy=compiled, num_sources=len(sources), num_objectives=spec.num_objectives)
+
+    return make
+
+
+def popularity_shares(bundle: Bundle) -> np.ndarray | None:
+    """[N] float64, share of each item in the recent events that were known before the bundle's test period; None for an
+    older bundle, which does not tell.
+    """
+    if not bundle.has(POPULARITY):
+        return None
+    events = bundle.arrays(POPULARITY)["events"]
+    return events / max(events.sum(), 1)
+
+
+def load_live_rules(bundle: Bundle, rules_store: Path | None, items_store: Path | None) -> LiveRules:
+    """The last stage by the current version of a rule store and the changes in an item store, as far as they are given.
+
+    The bundle's own rules serve where nothing was published.
+    """
+    items = None if items_store is None else Tracked(ItemStore(items_store), read_ruled_items(bundle))
+    published = Unpublished() if rules_store is None else RuleStore(rules_store)
+    return LiveRules(follower=Follower(published, rules_maker(bundle, items=items), items), items=items)
+
+
+def request_types(spec: FeatureSpec) -> dict[str, str]:
+    """What rules may read of a request's profile and context: {"user.age": "number", ...}."""
+    return {
+        f"{owner}.{column.name}": column.kind
+        for owner, table in (("user", spec.profile), ("context", spec.context))
+        for column in table.of_kind("category", "categories", "number")
+    }
+
+
+def load_stages(bundle: Bundle, *, rules_store: Path | None = None, items_store: Path | None = None) -> Stages:
+    """All stages of a verified bundle, ready for `pipeline.recommend`; it may have no ranker.
+
+    rules_store: a folder of published rules that the last stage follows; None for the bundle's own rules.
+    items_store: a folder of changed items that the first and the last stage follow; None for the bundle's own items.
+    """
+    retrieve = load_retrieve(bundle) if items_store is None else load_live_retrieve(bundle, items_store)
+    if rules_store is None and items_store is None:
+        rules: Rules | LiveRules = load_rules(bundle)
+    else:
+        rules = load_live_rules(bundle, rules_store, items_store)
+    if not bundle.has(RANKER):
+        return retrieve, rules
+    return retrieve, load_rank(bundle), rules
+
+
+def read_ruled_items(bundle: Bundle) -> RuledItems:
+    """What rules read of the items of a bundle, before any change."""
+    ledger = read_ledger(bundle)
+    return RuledItems(
+        ledger=ledger,
+        content=_item_content(bundle, read_spec(bundle)),
+        columns=rule_columns(ledger.catalogue, ledger.schema.rule_types),
+        vectors=bundle.arrays("item_vectors.safetensors")["vectors"],
+    )
+
+
+def _item_content(bundle: Bundle, spec: FeatureSpec) -> ItemContent:
+    """The tower is opened when the first item has to be embedded."""
+
+    @cache
+    def tower() -> OnnxModel:
+        return OnnxModel(bundle.file(ITEM_TOWER), spec.item_tensors())
+
+    def embed(encoded: Arrays) -> np.ndarray:
+        return tower()(encoded)
+
+    words = None
+    if bundle.has(WORDS):
+        words = WordVectors.from_documents(bundle.document(WORDS), bundle.arrays(WORD_WEIGHTS))
+    return ItemContent(spec=spec, words=words, tower=embed)

@@ -1,0 +1,207 @@
+"""The three stages: what the Triton models and the in-process pipeline both run.
+
+Each stage declares the tensors it reads and adds; `export` generates every Triton configuration from these lists.
+
+Shapes: B queries, L history, C candidates, S sources, T objectives, E excluded items.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from recsys.candidates.merge import num_score_features, score_features
+from recsys.candidates.sources import Sources
+from recsys.contracts import PAD, Candidates, Query, Slate
+from recsys.features.encode import Arrays, ItemTable, encode_queries, missing_columns
+from recsys.features.spec import FeatureSpec, Tensor
+from recsys.policy.compose import CompiledPolicy
+
+QUERY = Tensor(name="QUERY", dtype="bytes", shape=(1,))
+SLATE = Tensor(name="SLATE", dtype="bytes", shape=(1,))
+ITEMS = Tensor(name="ITEMS", dtype="bytes", shape=(-1,))
+UTILITIES = Tensor(name="UTILITIES", dtype="float32", shape=(-1,))
+PROBABILITIES, DEVIATIONS = "probabilities", "deviations"
+
+UNKNOWN_ROWS = "items:ahead"
+"""retrieval offered items that came so lately that the rules do not know them; they are left out"""
+
+Tensors = Mapping[str, Any]
+Offered = tuple[Sequence[Query], Candidates, np.ndarray | None, np.ndarray | None]
+UserTower = Callable[[Arrays], np.ndarray]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retrieve:
+    """Encode the query, search every source, merge, join the features of the candidates."""
+
+    spec: FeatureSpec
+    items: ItemTable
+    user_tower: UserTower
+    """request tensors -> [B, D]"""
+    sources: Sources
+    ranked: bool
+    """whether a ranker follows, which reads the request and the features of its candidates"""
+    name: str = "retrieve"
+    optional_inputs: tuple[Tensor, ...] = ()
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        return (QUERY,)
+
+    @property
+    def outputs(self) -> tuple[Tensor, ...]:
+        num_sources = len(self.sources.names)
+        return (*(ranker_inputs(self.spec, num_sources) if self.ranked else ()), *candidate_outputs(num_sources))
+
+    def __call__(self, tensors: Tensors) -> Arrays:
+        queries: Sequence[Query] = tensors["QUERY"]
+        request, history = encode_queries(self.spec, self.items, queries)
+        excluded = self._excluded(queries)
+        merged = self.sources.search(self.user_tower(request), history, excluded)
+        candidates = {
+            "candidate_rows": merged.rows,
+            "merged_scores": merged.scores,
+            "source_scores": merged.source_scores,
+            "degraded": self._degraded(queries, request, history),
+        }
+        if not self.ranked:
+            return candidates
+        features = self.items.join("candidate", merged.rows)
+        return {**request, **features, "candidate_scores": score_features(merged), **candidates}
+
+    def only(self, source: str) -> "Retrieve":
+        """The same stage with one of its sources alone, for no ranker."""
+        return replace(self, sources=self.sources.only(source), ranked=False)
+
+    def _excluded(self, queries: Sequence[Query]) -> np.ndarray:
+        """[B, E] rows of all a user has met or asks not to see, PAD at the end."""
+        known = self.items.rows
+        listed = [
+            sorted(
+                {known[item] for item in (*(event.item for event in query.history), *query.exclude) if item in known}
+            )
+            for query in queries
+        ]
+        excluded = np.full((len(queries), max(map(len, listed), default=0)), PAD, dtype=np.int64)
+        for place, rows in enumerate(listed):
+            excluded[place, : len(rows)] = rows
+        return excluded
+
+    def _degraded(self, queries: Sequence[Query], request: Arrays, history: np.ndarray) -> np.ndarray:
+        """[B, 1] JSON lists: what of each query was missing, unknown or of the wrong kind."""
+        flags = [self._history_flags(query, rows) for query, rows in zip(queries, history, strict=True)]
+        for name, table in (("profile", self.spec.profile), ("context", self.spec.context)):
+            encoded = {part: request[f"{name}_{part}"] for part in table.widths}
+            for row, columns in enumerate(missing_columns(table, encoded, len(queries))):
+                flags[row] += [f"{name}:{column}" for column in columns]
+        return np.array([[json.dumps(one).encode()] for one in flags], dtype=object)
+
+    def _history_flags(self, query: Query, rows: np.ndarray) -> list[str]:
+        if (rows != PAD).any():
+            return []
+        if not query.history:
+            return ["history:empty"]
+        known = any(event.item in self.items.rows for event in query.history)
+        return ["history:no-objective" if known else "history:unknown"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rank:
+    """One calibrated probability an objective for each candidate, and how sure the ranker is of it."""
+
+    inputs: tuple[Tensor, ...]
+    num_objectives: int
+    model: Callable[[Arrays], Arrays]
+    uncertain: bool
+    """whether the model gives deviations, as it does where the policy of its bundle wants them: they take a sixth of its
+    time. Without them, also in an older bundle, Thompson sampling does not explore and says so.
+    """
+    name: str = "rank"
+    optional_inputs: tuple[Tensor, ...] = ()
+
+    @property
+    def outputs(self) -> tuple[Tensor, ...]:
+        return rank_outputs(self.num_objectives)[: 1 + self.uncertain]
+
+    def __call__(self, tensors: Tensors) -> Arrays:
+        return self.model({tensor.name: tensors[tensor.name] for tensor in self.inputs})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """Value, filters, diversity and explanations: candidates -> slates. Works without probabilities."""
+
+    policy: CompiledPolicy
+    num_sources: int
+    num_objectives: int
+    name: str = "rules"
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        return (QUERY, *candidate_outputs(self.num_sources))
+
+    @property
+    def optional_inputs(self) -> tuple[Tensor, ...]:
+        """Absent when the ranker is left out."""
+        return rank_outputs(self.num_objectives)
+
+    @property
+    def outputs(self) -> tuple[Tensor, ...]:
+        return SLATE, ITEMS, UTILITIES
+
+    def __call__(self, tensors: Tensors) -> dict[str, list[Slate]]:
+        return {"SLATE": self.policy.compose(*self.offered(tensors))}
+
+    def rows(self, tensors: Tensors) -> np.ndarray:
+        """The items of the same slates without their explanations, [B, K] catalogue rows, PAD behind the last."""
+        return self.policy.rows(*self.offered(tensors))
+
+    def offered(self, tensors: Tensors) -> Offered:
+        """Queries, their candidates, the probabilities of these and their deviations, as the policy wants them."""
+        candidates = Candidates(
+            items=tensors["candidate_rows"],
+            scores=tensors["merged_scores"],
+            source_scores=tensors["source_scores"],
+            degraded=tuple(tuple(json.loads(flags)) for flags in np.ravel(tensors["degraded"])),
+        )
+        kept = known(candidates, len(self.policy.items))
+        return tensors["QUERY"], kept, tensors.get(PROBABILITIES), tensors.get(DEVIATIONS)
+
+
+def ranker_inputs(spec: FeatureSpec, num_sources: int) -> tuple[Tensor, ...]:
+    """All that the ranker reads, in the order of its graph."""
+    scores = Tensor(name="candidate_scores", dtype="float32", shape=(-1, num_score_features(num_sources)))
+    return (*spec.request_tensors(), *spec.candidate_tensors(), scores)
+
+
+def rank_outputs(num_objectives: int) -> tuple[Tensor, ...]:
+    """Calibrated probabilities, and the standard deviations of their logits."""
+    shape = (-1, num_objectives)
+    return tuple(Tensor(name=name, dtype="float32", shape=shape) for name in (PROBABILITIES, DEVIATIONS))
+
+
+def candidate_outputs(num_sources: int) -> tuple[Tensor, ...]:
+    """What the rules read of retrieval."""
+    return (
+        Tensor(name="candidate_rows", dtype="int64", shape=(-1,)),
+        Tensor(name="merged_scores", dtype="float32", shape=(-1,)),
+        Tensor(name="source_scores", dtype="float32", shape=(-1, num_sources)),
+        Tensor(name="degraded", dtype="bytes", shape=(1,)),
+    )
+
+
+def known(candidates: Candidates, num_items: int) -> Candidates:
+    """The same without rows of items that came later than the rules know, which `degraded` then says."""
+    ahead = candidates.items >= num_items
+    if not ahead.any():
+        return candidates
+    flags = zip(candidates.degraded, ahead.any(axis=1), strict=True)
+    return replace(
+        candidates,
+        items=np.where(ahead, PAD, candidates.items),
+        scores=np.where(ahead, np.float32(-np.inf), candidates.scores),
+        degraded=tuple((*said, UNKNOWN_ROWS) if left_out else said for said, left_out in flags),
+    )

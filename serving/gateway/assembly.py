@@ -1,0 +1,161 @@
+"""What the gateway is made of: parts from outside, and all that is built of them."""
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TextIO
+
+from recsys.bundle import Bundle
+from serving.events.record import Writer
+from serving.gateway.documents import Documents
+from serving.gateway.door import Door
+from serving.gateway.fallbacks import Fallbacks, RulesStage
+from serving.gateway.identities import Identities
+from serving.gateway.impressions import Impressions
+from serving.gateway.keys import Keyring
+from serving.gateway.ladder import Ladder
+from serving.gateway.lifetime import Lifetime
+from serving.gateway.logs import RequestLog
+from serving.gateway.metrics import Metrics
+from serving.gateway.readiness import Readiness
+from serving.gateway.recommending import Recommending
+from serving.gateway.rungs import FULL, LIGHT, Rungs
+from serving.gateway.settings import Settings
+from serving.gateway.shares import Shares
+from serving.gateway.tending import Items, Tending
+from serving.gateway.triton import Models
+from serving.gateway.user_states import StateReader
+from serving.state.contract import Exposures, UserStates
+from serving.state.onboarding import Onboarding
+
+ITEMS_PER_VALUE = 3
+"""popular items that stand for a liked value; they are not shown to that user"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """All that the gateway speaks to. What stands behind a protocol may be away; the gateway answers all the same."""
+
+    bundle: Bundle
+    rules: RulesStage
+    """of this bundle"""
+    models: Models
+    states: UserStates
+    exposures: Exposures
+    writer: Writer
+    items: Items
+    identities: Identities
+    keys: Keyring | None
+    """None lets everybody do everything, for this machine alone"""
+    settings: Settings
+    log: TextIO
+    """one JSON line a request"""
+    clock: Callable[[], float]
+    """seconds, rising"""
+    now: Callable[[], float]
+    """unix seconds"""
+    beside: AbstractAsyncContextManager[None] = field(default_factory=nullcontext)
+    """what lives as long as the application"""
+
+
+class Assembly:
+    """Each thing is made once, when it is first asked for."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts, self.settings = parts, parts.settings
+
+    @cached_property
+    def metrics(self) -> Metrics:
+        return Metrics(self.parts.rules.policy.sources)
+
+    @cached_property
+    def log(self) -> RequestLog:
+        return RequestLog(self.parts.log, context=self.settings.logged_context)
+
+    @cached_property
+    def documents(self) -> Documents:
+        return Documents.of(self.parts.bundle, limits=self.settings.limits, now=self.parts.now)
+
+    @cached_property
+    def fallbacks(self) -> Fallbacks:
+        return Fallbacks(self.parts.bundle, self.parts.rules)
+
+    @cached_property
+    def shares(self) -> Shares:
+        return Shares(self.parts.exposures, every_s=self.settings.exposure_every_s)
+
+    @cached_property
+    def readiness(self) -> Readiness:
+        settings = self.settings
+        return Readiness(self.parts.models, (FULL, LIGHT), every_s=settings.probe_every_s, within_s=settings.probe_s)
+
+    @cached_property
+    def impressions(self) -> Impressions:
+        impressions = Impressions(
+            self.parts.writer,
+            most=self.settings.impressions_most,
+            batch=self.settings.impressions_batch,
+            pause_s=self.settings.impressions_pause_s,
+            count=self.metrics.impressions,
+        )
+        told = "Impressions that are not in the log yet"
+        self.metrics.gauge("recsys_impressions_waiting", told, lambda: len(impressions))
+        return impressions
+
+    @cached_property
+    def lifetime(self) -> Lifetime:
+        return Lifetime(
+            models=self.parts.models,
+            fallbacks=self.fallbacks,
+            impressions=self.impressions,
+            readiness=self.readiness,
+            shares=self.shares,
+            settings=self.settings,
+        )
+
+    @cached_property
+    def door(self) -> Door:
+        return Door(
+            keys=self.parts.keys,
+            log=self.log,
+            metrics=self.metrics,
+            body_bytes=self.settings.limits.body_bytes,
+            most_at_once=self.settings.requests_at_once,
+        )
+
+    @cached_property
+    def recommending(self) -> Recommending:
+        rungs = Rungs(self.parts.models, self.fallbacks, self.settings, clock=self.parts.clock)
+        steps, state = rungs.all(), rungs.breaker()
+        self.metrics.watch({"state": state, **{rung.name: rung.breaker for rung in steps}})
+        return Recommending(
+            door=self.door,
+            documents=self.documents,
+            identities=self.parts.identities,
+            states=StateReader(self.parts.states, breaker=state, slice_s=self.settings.state_ms / 1_000),
+            shares=self.shares,
+            ladder=Ladder(steps, clock=self.parts.clock, watched=self.metrics),
+            impressions=self.impressions,
+            metrics=self.metrics,
+            log=self.log,
+            budget_ms=self.settings.budget_ms,
+            clock=self.parts.clock,
+            now=self.parts.now,
+        )
+
+    @cached_property
+    def tending(self) -> Tending:
+        return Tending(
+            door=self.door,
+            documents=self.documents,
+            fallbacks=self.fallbacks,
+            items=self.parts.items,
+            identities=self.parts.identities,
+            writer=self.parts.writer,
+            onboarding=Onboarding(self.parts.bundle, objectives=self.settings.liked, items_per_value=ITEMS_PER_VALUE),
+            shares=self.shares,
+            metrics=self.metrics,
+            events_s=self.settings.events_s,
+            now=self.parts.now,
+        )

@@ -1,0 +1,224 @@
+"""What callers send -> what the gateway works with. QueryError names the field; whatever is not known is refused."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from recsys.bundle import Bundle
+from recsys.contracts import Event
+from recsys.errors import QueryError
+from recsys.features.spec import Table
+from recsys.stages import read_spec
+from serving.events.record import Record
+from serving.gateway.strict_json import fields_of, list_of, number_of, parse, text_of, told, whole_of
+from serving.state.onboarding import Answers
+
+ASKED = ("user", "k", "surface", "context", "profile", "exclude", "budget_ms")
+EVENT = (
+    "id",
+    "user",
+    "item",
+    "timestamp",
+    "actions",
+    "context",
+    "request_id",
+    "position",
+    "propensity",
+    "bundle",
+    "rules",
+)
+ONBOARDING = ("user", "items", "values")
+MAX_BUDGET_MS = 60_000.0
+FUTURE_S = 86_400.0
+"""clocks of callers may be ahead by this; what is later would stay the newest event of its user for good"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How much one request may hold."""
+
+    body_bytes: int = 256 * 1024
+    k: int = 100
+    id_characters: int = 256
+    text_characters: int = 1024
+    values: int = 256
+    """of one list in context, profile or an item"""
+    exclude: int = 1_000
+    events: int = 500
+    liked: int = 50
+    """items, and values of a column, of one onboarding"""
+    least_budget_ms: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """A request for a slate, still with the caller's own user id."""
+
+    user: str
+    k: int
+    surface: str
+    context: Mapping[str, Any]
+    profile: Mapping[str, Any]
+    exclude: tuple[str, ...]
+    budget_ms: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Documents:
+    """Reads bodies against one bundle: its context and profile columns, its actions, the columns of its items."""
+
+    context: Mapping[str, str]
+    """column -> kind"""
+    profile: Mapping[str, str]
+    items: Mapping[str, str]
+    actions: tuple[str, ...]
+    limits: Limits
+    now: Callable[[], float]
+    """unix seconds"""
+
+    @staticmethod
+    def of(bundle: Bundle, *, limits: Limits, now: Callable[[], float]) -> "Documents":
+        spec = read_spec(bundle)
+        return Documents(
+            context=_kinds(spec.context),
+            profile=_kinds(spec.profile),
+            items=bundle.document("catalogue.json"),
+            actions=tuple(spec.actions),
+            limits=limits,
+            now=now,
+        )
+
+    def ask(self, body: bytes) -> Ask:
+        """The body of POST /v1/recommend."""
+        fields = fields_of("the body", parse(body), ASKED, ("user",))
+        limits = self.limits
+        budget = fields.get("budget_ms")
+        excluded = list_of("exclude", fields.get("exclude", []), most=limits.exclude)
+        return Ask(
+            user=self._id("user", fields["user"]),
+            k=whole_of("k", fields.get("k", 10), low=1, high=limits.k),
+            surface=self._id("surface", fields.get("surface", "default")),
+            context=self._columns("context", fields.get("context", {}), self.context),
+            profile=self._columns("profile", fields.get("profile", {}), self.profile),
+            exclude=tuple(self._id(f"exclude[{place}]", item) for place, item in enumerate(excluded)),
+            budget_ms=None if budget is None else self._budget("budget_ms", budget),
+        )
+
+    def budget_header(self, text: str) -> float:
+        """Of x-budget-ms: digits, with a point or without."""
+        if not (text.isascii() and text.replace(".", "", 1).isdigit() and len(text) < 20):
+            raise QueryError("x-budget-ms is no number; send milliseconds")
+        return self._budget("x-budget-ms", float(text))
+
+    def _budget(self, place: str, value: Any) -> float:
+        return number_of(place, value, low=self.limits.least_budget_ms, high=MAX_BUDGET_MS)
+
+    def events(self, body: bytes, stored: Callable[[str], str]) -> list[Record]:
+        """The body of POST /v1/events as records. stored: the user id as it stands in log and state.
+
+        The id of a record is a hash of the user and of the caller's id or, without one, of the whole event: the same
+        event sent again is the same record, and no id of one user can hide a record of another or an impression.
+        """
+        fields = fields_of("the body", parse(body), ("events",), ("events",))
+        listed = list_of("events", fields["events"], most=self.limits.events, least=1)
+        return [self._record(f"events[{place}]", entry, stored) for place, entry in enumerate(listed)]
+
+    def item(self, body: bytes) -> tuple[Mapping[str, Any], bool | None]:
+        """The body of PUT /v1/items/{id}: columns that change, null for a value that is not known any more, and whether
+        the item is withdrawn from now on, None where that stays as it is.
+        """
+        fields = fields_of("the body", parse(body), ("columns", "withdrawn"))
+        columns = self._columns("columns", fields.get("columns", {}), self.items)
+        withdrawn = fields.get("withdrawn")
+        if withdrawn is not None and not isinstance(withdrawn, bool):
+            raise QueryError(f"withdrawn is {told(withdrawn)}; send true or false")
+        if not columns and withdrawn is None:
+            raise QueryError(f"nothing changes; send withdrawn or columns with any of {', '.join(self.items)}")
+        return columns, withdrawn
+
+    def onboarding(self, body: bytes) -> tuple[str, Answers]:
+        """The body of POST /v1/onboarding: the caller's own user id, and what that user says to like."""
+        fields = fields_of("the body", parse(body), ONBOARDING, ("user",))
+        items = list_of("items", fields.get("items", []), most=self.limits.liked)
+        values = fields_of("values", fields.get("values", {}), tuple(self.items))
+        answers = Answers(
+            items=tuple(self._id(f"items[{place}]", item) for place, item in enumerate(items)),
+            values={name: self._liked(f"values.{name}", listed) for name, listed in values.items()},
+        )
+        if not answers.items and not any(answers.values.values()):
+            raise QueryError("nothing is liked; send items, or values of the columns of items")
+        return self._id("user", fields["user"]), answers
+
+    def _liked(self, place: str, listed: Any) -> tuple[str, ...]:
+        return tuple(self._id(place, value) for value in list_of(place, listed, most=self.limits.liked))
+
+    def item_id(self, value: str) -> str:
+        return self._id("the item id", value)
+
+    def k(self, text: str) -> int:
+        """Of a query string."""
+        if not (text.isascii() and text.isdigit() and len(text) < 10):
+            raise QueryError(f"k is no whole number; send 1 to {self.limits.k}")
+        return whole_of("k", int(text), low=1, high=self.limits.k)
+
+    def _record(self, place: str, entry: Any, stored: Callable[[str], str]) -> Record:
+        fields = fields_of(place, entry, EVENT, ("user", "item", "timestamp"))
+        event = self._event(place, fields)
+        event = replace(event, user=stored(event.user))
+        given = None if fields.get("id") is None else self._id(f"{place}.id", fields["id"])
+        named = Record.feedback("", event)
+        return replace(
+            named, id=hash_of("id", event.user, given) if given else hash_of("event", named.to_json().decode())
+        )
+
+    def _event(self, place: str, fields: Mapping[str, Any]) -> Event:
+        position, propensity = fields.get("position"), fields.get("propensity")
+        actions = fields_of(f"{place}.actions", fields.get("actions", {}), self.actions)
+        return Event(
+            user=self._id(f"{place}.user", fields["user"]),
+            item=self._id(f"{place}.item", fields["item"]),
+            timestamp=number_of(f"{place}.timestamp", fields["timestamp"], low=0.0, high=self.now() + FUTURE_S),
+            actions={name: number_of(f"{place}.actions.{name}", value) for name, value in actions.items()},
+            context=self._columns(f"{place}.context", fields.get("context", {}), self.context),
+            request_id=self._optional(place, "request_id", fields),
+            position=None if position is None else whole_of(f"{place}.position", position, low=0, high=10_000),
+            propensity=None if propensity is None else number_of(f"{place}.propensity", propensity, low=0.0, high=1.0),
+            bundle=self._optional(place, "bundle", fields),
+            rules=self._optional(place, "rules", fields),
+        )
+
+    def _optional(self, place: str, name: str, fields: Mapping[str, Any]) -> str | None:
+        value = fields.get(name)
+        return None if value is None else self._id(f"{place}.{name}", value)
+
+    def _id(self, place: str, value: Any) -> str:
+        return text_of(place, value, most=self.limits.id_characters)
+
+    def _columns(self, place: str, value: Any, kinds: Mapping[str, str]) -> Mapping[str, Any]:
+        fields = fields_of(place, value, tuple(kinds))
+        return {name: self._value(f"{place}.{name}", one, kinds[name]) for name, one in fields.items()}
+
+    def _value(self, place: str, value: Any, kind: str) -> Any:
+        if value is None:
+            return None
+        if kind in ("number", "timestamp"):
+            return number_of(place, value)
+        if kind == "vector":
+            return [number_of(place, one) for one in list_of(place, value, most=self.limits.values)]
+        if kind == "categories":
+            return [self._text(place, one) for one in list_of(place, value, most=self.limits.values)]
+        return self._text(place, value)
+
+    def _text(self, place: str, value: Any) -> str:
+        return text_of(place, value, most=self.limits.text_characters, least=0)
+
+
+def _kinds(table: Table) -> dict[str, str]:
+    return {column.name: column.kind for column in table.columns}
+
+
+def hash_of(*parts: str) -> str:
+    """32 hex digits; the parts cannot run into each other."""
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]

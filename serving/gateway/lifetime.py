@@ -1,0 +1,45 @@
+"""From the first warm answer to the last impression written."""
+
+import gc
+
+from recsys.contracts import Query
+from serving.gateway.fallbacks import Fallbacks
+from serving.gateway.impressions import Impressions
+from serving.gateway.readiness import Readiness
+from serving.gateway.settings import Settings
+from serving.gateway.shares import Shares
+from serving.gateway.triton import Models
+
+
+class Lifetime:
+    """Begins and ends what works beside the requests."""
+
+    def __init__(
+        self,
+        *,
+        models: Models,
+        fallbacks: Fallbacks,
+        impressions: Impressions,
+        readiness: Readiness,
+        shares: Shares,
+        settings: Settings,
+    ) -> None:
+        self._models, self._fallbacks, self._impressions = models, fallbacks, impressions
+        self._readiness, self._shares, self._settings = readiness, shares, settings
+
+    async def begin(self) -> None:
+        """Every rung has answered once, or the models had their time; what lives from now on is young for the collector."""
+        self._fallbacks.warm(Query(user="", now=0.0, k=self._settings.limits.k, request_id="warm-up"))
+        await self._readiness.warm(self._settings.warm_up_s)
+        self._readiness.start()
+        await self._shares.start()
+        self._impressions.start()
+        gc.collect()
+        gc.freeze()
+
+    async def end(self) -> None:
+        """After the last request: impressions that wait are written, connections closed."""
+        self._readiness.stop()
+        await self._shares.stop()
+        await self._impressions.stop(self._settings.drain_s)
+        await self._models.close()

@@ -1,0 +1,257 @@
+"""The OpenAPI 3.1 document: every route, limit, status and error, with examples that work on the bundle at hand."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from serving.gateway.documents import MAX_BUDGET_MS, Documents
+
+Schema = dict[str, Any]
+
+SENTENCES = {
+    400: "The request cannot be understood; the sentence names the field",
+    401: "No known API key came",
+    403: "The API key lacks the scope",
+    404: "No such item",
+    413: "The body is too large",
+    429: "The API key sends too much",
+    500: "A defect of the service",
+    503: "The service, or what this request needs of it, is away or too busy",
+}
+RETRIED = (429, 503)
+ERROR = {"$ref": "#/components/schemas/Error"}
+REQUEST_ID = {
+    "name": "x-request-id",
+    "in": "header",
+    "description": "The caller's own id; it seeds exploration, so the same id gives the same slate",
+    "schema": {"type": "string", "pattern": "^[A-Za-z0-9_.:-]{1,128}$"},
+}
+BUDGET = {
+    "name": "x-budget-ms",
+    "in": "header",
+    "description": "Milliseconds for the slate, where less than the service allows",
+    "schema": {"type": "string", "pattern": "^[1-9][0-9]{0,3}$"},
+}
+
+
+def document(documents: Documents, keyed: bool) -> Schema:
+    """keyed: whether an API key must be sent."""
+    paths: Schema = {
+        "/v1/recommend": {"post": _recommend(documents, keyed)},
+        "/v1/events": {"post": _events(documents, keyed)},
+        "/v1/onboarding": {"post": _onboarding(documents, keyed)},
+        "/v1/items/{item}/similar": {"get": _similar(documents, keyed)},
+        "/v1/items/{item}": {"put": _item(documents, keyed)},
+        "/healthz": {"get": _probe("Whether the process is alive", (200,))},
+        "/readyz": {"get": _probe("Whether traffic may come; if not, what is not ready and why", (200, 503))},
+        "/metrics": {"get": _metrics()},
+    }
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "recsys", "version": "1"},
+        "paths": paths,
+        "components": {
+            "schemas": {"Error": _error(), "Slate": _slate(("user", "rung")), "Neighbours": _slate(("item",))},
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
+    }
+
+
+def _recommend(documents: Documents, keyed: bool) -> Schema:
+    limits = documents.limits
+    body = _object(
+        {
+            "user": _id(documents),
+            "k": {"type": "integer", "minimum": 1, "maximum": limits.k, "default": 10},
+            "surface": {**_id(documents), "default": "default"},
+            "context": _columns(documents, documents.context),
+            "profile": _columns(documents, documents.profile),
+            "exclude": {"type": "array", "maxItems": limits.exclude, "items": _id(documents)},
+            "budget_ms": {
+                "type": ["number", "null"],
+                "minimum": limits.least_budget_ms,
+                "maximum": MAX_BUDGET_MS,
+                "description": "for the slate, where less than the service allows",
+            },
+        },
+        ("user",),
+    )
+    return _operation(
+        "A slate for a user, with the reasons for every place",
+        keyed,
+        {"$ref": "#/components/schemas/Slate"},
+        (400, 413),
+        body=body,
+        example={"user": "405", "k": 5},
+        parameters=(REQUEST_ID, BUDGET),
+    )
+
+
+def _events(documents: Documents, keyed: bool) -> Schema:
+    optional_id = {**_id(documents), "type": ["string", "null"]}
+    numbers = {name: {"type": "number"} for name in documents.actions}
+    event = _object(
+        {
+            "id": optional_id,
+            "user": _id(documents),
+            "item": _id(documents),
+            "timestamp": {"type": "number", "minimum": 0, "description": "unix seconds, UTC; not in the future"},
+            "actions": _object(numbers, ()),
+            "context": _columns(documents, documents.context),
+            "request_id": optional_id,
+            "position": {"type": ["integer", "null"], "minimum": 0, "maximum": 10_000},
+            "propensity": {"type": ["number", "null"], "minimum": 0, "maximum": 1},
+            "bundle": optional_id,
+            "rules": optional_id,
+        },
+        ("user", "item", "timestamp"),
+    )
+    listed = {"type": "array", "minItems": 1, "maxItems": documents.limits.events, "items": event}
+    actions = dict.fromkeys(documents.actions[:1], 1)
+    return _operation(
+        "Feedback; answered when all of it is durable. An event sent twice counts once",
+        keyed,
+        _kept(),
+        (400, 413),
+        body=_object({"events": listed}, ("events",)),
+        example={"events": [{"user": "405", "item": "50", "timestamp": 893286638, "actions": actions}]},
+        parameters=(REQUEST_ID,),
+    )
+
+
+def _onboarding(documents: Documents, keyed: bool) -> Schema:
+    liked = {"type": "array", "maxItems": documents.limits.liked, "items": _id(documents)}
+    values = _object(dict.fromkeys(documents.items, liked), ())
+    return _operation(
+        "What a new user likes: items, or values of their columns. The first slate is personal",
+        keyed,
+        _kept(),
+        (400, 413),
+        body=_object({"user": _id(documents), "items": liked, "values": values}, ("user",)),
+        example={"user": "new", "items": ["50"]},
+        parameters=(REQUEST_ID,),
+    )
+
+
+def _kept() -> Schema:
+    texts = {"type": "array", "items": {"type": "string"}}
+    answer = {"accepted": {"type": "integer"}, "ids": texts, "request_id": {"type": "string"}}
+    return _object(answer, tuple(answer))
+
+
+def _similar(documents: Documents, keyed: bool) -> Schema:
+    k = {"type": "integer", "minimum": 1, "maximum": documents.limits.k, "default": 10}
+    return _operation(
+        "What is like an item, by the rules that serve now",
+        keyed,
+        {"$ref": "#/components/schemas/Neighbours"},
+        (400, 404),
+        parameters=(_in_path(documents), {"name": "k", "in": "query", "schema": k}, REQUEST_ID),
+    )
+
+
+def _item(documents: Documents, keyed: bool) -> Schema:
+    changes = {"columns": _columns(documents, documents.items), "withdrawn": {"type": ["boolean", "null"]}}
+    answer = {"item": {"type": "string"}, "request_id": {"type": "string"}}
+    return _operation(
+        "New values of an item, at once in rules and filters; a new item is retrievable a little later",
+        keyed,
+        _object(answer, tuple(answer)),
+        (400, 404, 413),
+        body=_object(changes, ()),
+        example={"columns": dict.fromkeys(list(documents.items)[:1])},
+        parameters=(_in_path(documents), REQUEST_ID),
+    )
+
+
+def _operation(
+    summary: str,
+    keyed: bool,
+    answer: Schema,
+    statuses: Sequence[int],
+    *,
+    body: Schema | None = None,
+    example: Any = None,
+    parameters: Sequence[Schema] = (),
+) -> Schema:
+    declared = sorted({*statuses, 500, 503, *((401, 403, 429) if keyed else ())})
+    responses = {"200": _response("The answer", answer), **{str(one): _refused(one) for one in declared}}
+    operation: Schema = {"summary": summary, "parameters": list(parameters), "responses": responses}
+    if keyed:
+        operation["security"] = [{"key": []}]
+    if body is not None:
+        operation["requestBody"] = {
+            "required": True,
+            "content": {"application/json": {"schema": body, "example": example}},
+        }
+    return operation
+
+
+def _probe(summary: str, statuses: Sequence[int]) -> Schema:
+    said = _response("The state", _object({"status": {"type": "string"}}, ("status",)))
+    return {"summary": summary, "responses": {str(one): said if one == 200 else _refused(one) for one in statuses}}
+
+
+def _metrics() -> Schema:
+    page = {"description": "Prometheus text", "content": {"text/plain": {"schema": {"type": "string"}}}}
+    return {"summary": "Metrics", "responses": {"200": page}}
+
+
+def _refused(status: int) -> Schema:
+    refused = _response(SENTENCES[status], ERROR)
+    if status in RETRIED:
+        refused["headers"] = {"Retry-After": {"description": "seconds", "schema": {"type": "integer", "minimum": 1}}}
+    return refused
+
+
+def _response(description: str, schema: Schema) -> Schema:
+    return {"description": description, "content": {"application/json": {"schema": schema}}}
+
+
+def _error() -> Schema:
+    told = {"error": {"type": "string", "description": "one sentence"}, "request_id": {"type": "string"}}
+    return {"type": "object", "properties": told, "required": list(told)}
+
+
+def _slate(more: Sequence[str]) -> Schema:
+    numbers = {name: {"type": "number"} for name in ("utility", "propensity")}
+    place = {
+        "item": {"type": "string"},
+        **numbers,
+        "sources": {"type": "array", "items": {"type": "string"}},
+        "probabilities": {"type": "object", "additionalProperties": {"type": "number"}},
+        "rules": {"type": "object", "additionalProperties": {"type": "string"}},
+        "rank": {"type": "integer"},
+        "explored": {"type": "boolean"},
+    }
+    texts = {name: {"type": "string"} for name in ("request_id", "bundle", "rules", *more)}
+    lists = {
+        "items": {"type": "array", "items": _object(place, tuple(place))},
+        "degraded": {"type": "array", "items": {"type": "string"}},
+    }
+    return _object({**texts, **lists}, (*texts, *lists))
+
+
+def _in_path(documents: Documents) -> Schema:
+    return {"name": "item", "in": "path", "required": True, "schema": _id(documents)}
+
+
+def _id(documents: Documents) -> Schema:
+    return {"type": "string", "minLength": 1, "maxLength": documents.limits.id_characters}
+
+
+def _columns(documents: Documents, kinds: Mapping[str, str]) -> Schema:
+    return _object({name: _value(documents, kind) for name, kind in kinds.items()}, ())
+
+
+def _value(documents: Documents, kind: str) -> Schema:
+    text = {"type": "string", "maxLength": documents.limits.text_characters}
+    if kind == "category":
+        return {**text, "type": ["string", "null"]}
+    if kind in ("categories", "vector"):
+        entry = text if kind == "categories" else {"type": "number"}
+        return {"type": ["array", "null"], "maxItems": documents.limits.values, "items": entry}
+    return {"type": ["number", "null"]}
+
+
+def _object(properties: Schema, required: Sequence[str]) -> Schema:
+    return {"type": "object", "properties": properties, "required": list(required), "additionalProperties": False}

@@ -1,0 +1,117 @@
+"""POST /v1/recommend: the user's state, the query, the ladder, the answer, and behind it the impression."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from recsys.contracts import Event, Query
+from serving.events.record import Record
+from serving.gateway.documents import Ask, Documents
+from serving.gateway.door import Call, Door
+from serving.gateway.identities import Identities
+from serving.gateway.impressions import Impressions
+from serving.gateway.ladder import Answer, Ladder, Question
+from serving.gateway.logs import RequestLog
+from serving.gateway.metrics import Metrics
+from serving.gateway.shares import Shares
+from serving.gateway.user_states import StateReader
+from serving.state.contract import UserState
+
+MILLISECONDS = 1_000.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recommending:
+    """The handler and all that it speaks to. clock: seconds, rising; now: unix seconds."""
+
+    door: Door
+    documents: Documents
+    identities: Identities
+    states: StateReader
+    shares: Shares
+    ladder: Ladder
+    impressions: Impressions
+    metrics: Metrics
+    log: RequestLog
+    budget_ms: float
+    clock: Callable[[], float]
+    now: Callable[[], float]
+
+    async def __call__(self, call: Call) -> bytes:
+        ask = self.documents.ask(await self.door.body(call.request))
+        started = self.clock()
+        deadline = started + self._budget_ms(call, ask) / MILLISECONDS
+        user = self.identities.stored(ask.user)
+        call.told |= {"user": self.identities.logged(ask.user), "context": self.log.allowed(ask.context) or None}
+        state, flags = await self.states.read(user)
+        self.metrics.stage_took("state", self.clock() - started)
+        question = self._question(call, ask, user, state, deadline)
+        answer = await self.ladder.answer(question)
+        flags = (*flags, *answer.reasons, *self.shares.flags, *self.impressions.flags)
+        slate = {**answer.slate, "degraded": [*answer.slate["degraded"], *flags]}
+        call.told |= {"rung": answer.rung, "degraded": slate["degraded"] or None}
+        call.after = lambda: self._shown(question, slate, answer)
+        return orjson.dumps({**slate, "user": ask.user, "rung": answer.rung})
+
+    def _budget_ms(self, call: Call, ask: Ask) -> float:
+        """The least of what the gateway, the header and the body allow."""
+        header = call.request.headers.get("x-budget-ms")
+        allowed = [self.budget_ms, *([] if ask.budget_ms is None else [ask.budget_ms])]
+        return min([*allowed, self.documents.budget_header(header)] if header is not None else allowed)
+
+    def _question(self, call: Call, ask: Ask, user: str, state: UserState, deadline: float) -> Question:
+        query = Query(
+            user=user,
+            now=self.now(),
+            k=ask.k,
+            context=ask.context,
+            profile=ask.profile,
+            history=state.history,
+            surface=ask.surface,
+            exclude=ask.exclude,
+            request_id=call.request_id,
+            exposure={**self.shares.now, **state.shown},
+        )
+        document = query_document(query)
+        return Question(
+            query=query,
+            document=document,
+            text=orjson.dumps(document),
+            deadline=deadline,
+            metadata=call.trace.headers(),
+        )
+
+    def _shown(self, question: Question, slate: Mapping[str, Any], answer: Answer) -> None:
+        self.metrics.slate(slate, answer.rung)
+        query, body = question.query, {"query": question.document, "slate": slate, "rung": answer.rung}
+        self.impressions.put(
+            Record(id=query.request_id, kind="impression", user=query.user, timestamp=query.now, body=body)
+        )
+
+
+def query_document(query: Query) -> dict[str, Any]:
+    """What `recsys.contracts.query_from_dict` makes the same query of; what has its default is left out of events."""
+    return {
+        "user": query.user,
+        "now": query.now,
+        "k": query.k,
+        "context": query.context,
+        "profile": query.profile,
+        "history": [_event(event) for event in query.history],
+        "surface": query.surface,
+        "exclude": query.exclude,
+        "request_id": query.request_id,
+        "exposure": query.exposure,
+    }
+
+
+def _event(event: Event) -> dict[str, Any]:
+    document: dict[str, Any] = {"item": event.item, "timestamp": event.timestamp, "actions": event.actions}
+    if event.context:
+        document["context"] = event.context
+    for name in ("request_id", "position", "propensity", "bundle", "rules"):
+        if (value := getattr(event, name)) is not None:
+            document[name] = value
+    return document

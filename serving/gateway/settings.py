@@ -1,0 +1,66 @@
+"""How the gateway divides its time and its places."""
+
+from dataclasses import dataclass, field
+
+from recsys.errors import check_ranges
+from serving.gateway.documents import Limits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Seconds and milliseconds are in the names. ConfigError for what is out of range."""
+
+    budget_ms: float = 100.0
+    """of one slate, from the last byte of the request; a caller may lower it"""
+    state_ms: float = 15.0
+    """of it, for the user's state"""
+    light_ms: float = 30.0
+    """of it, kept for `recommend_light` while `recommend` is waited for"""
+    fallback_ms: float = 15.0
+    """of it, kept for the rungs in this process"""
+    models_at_once: int = 8
+    """queries that one model answers at a time"""
+    models_waiting: int = 64
+    requests_at_once: int = 512
+    """beyond them requests are refused at once"""
+    last_good_most: int = 10_000
+    """slates"""
+    last_good_s: float = 3_600.0
+    impressions_most: int = 20_000
+    impressions_batch: int = 256
+    impressions_pause_s: float = 0.5
+    exposure_every_s: float = 1.0
+    """counters of what was shown are read so often"""
+    events_s: float = 5.0
+    """feedback that is not durable after so long is refused"""
+    breaker_window: int = 20
+    breaker_failures: int = 10
+    breaker_pause_s: float = 0.5
+    breaker_longest_s: float = 5.0
+    probe_every_s: float = 2.0
+    probe_s: float = 1.0
+    warm_up_s: float = 120.0
+    """a model may take so long for its first answer, since it compiles what it runs"""
+    drain_s: float = 10.0
+    """in-flight requests and queued impressions may take so long at the end"""
+    liked: tuple[str, ...] = ()
+    """objectives that liking an item reaches beside the target"""
+    logged_context: tuple[str, ...] = ()
+    """columns of the context that may stand in the log"""
+    limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        check_ranges(
+            "gateway",
+            budget_ms=(self.budget_ms, 5.0, 60_000.0),
+            state_ms=(self.state_ms, 0.1, self.budget_ms),
+            fallback_ms=(self.fallback_ms, 0.1, self.budget_ms),
+            light_ms=(self.light_ms, 0.1, self.budget_ms),
+            exposure_every_s=(self.exposure_every_s, 0.01, 3_600.0),
+            events_s=(self.events_s, 0.001, 600.0),
+            probe_every_s=(self.probe_every_s, 0.01, 3_600.0),
+            probe_s=(self.probe_s, 0.001, 60.0),
+            warm_up_s=(self.warm_up_s, 0.0, 3_600.0),
+            drain_s=(self.drain_s, 0.0, 3_600.0),
+            requests_at_once=(self.requests_at_once, 1, 1_000_000),
+        )

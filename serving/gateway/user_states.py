@@ -1,0 +1,40 @@
+"""The user's state within a slice of the request's time; a store that is away leaves an empty history and a flag."""
+
+import asyncio
+import logging
+
+from serving.gateway.breaker import Breaker
+from serving.state.contract import UserState, UserStates
+
+AWAY = "state:away"
+SLOW = "state:slow"
+NOTHING = UserState()
+
+logger = logging.getLogger(__name__)
+
+
+class StateReader:
+    """Reads a store through a breaker, in at most `slice_s` seconds."""
+
+    def __init__(self, states: UserStates, *, breaker: Breaker, slice_s: float) -> None:
+        self._states, self._breaker, self._slice_s = states, breaker, slice_s
+
+    async def read(self, user: str) -> tuple[UserState, tuple[str, ...]]:
+        """The state, and what was wrong on the way to it. A stranger has an empty state and nothing was wrong."""
+        if not self._breaker.allow():
+            return NOTHING, (AWAY,)
+        try:
+            async with asyncio.timeout(self._slice_s):
+                state = await self._states.get(user)
+        except TimeoutError:
+            self._breaker.failed()
+            return NOTHING, (SLOW,)
+        except Exception as error:
+            self._breaker.failed()
+            logger.warning("the state store failed with %s", type(error).__name__)
+            return NOTHING, (AWAY,)
+        except BaseException:
+            self._breaker.withdrawn()
+            raise
+        self._breaker.succeeded()
+        return state or NOTHING, ()

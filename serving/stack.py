@@ -1,0 +1,169 @@
+"""All that serves, on one machine: a broker, a state store, Triton, the consumer and the gateway, each under a guard."""
+
+import contextlib
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from recsys.errors import ServingError
+from serving.child import Child
+from serving.events.broker import Broker
+from serving.events.lock import hold
+from serving.gateway.rungs import FULL, LIGHT
+from serving.place import Place
+from serving.processes import HOST, choose_ports
+from serving.server import TritonServer
+from serving.state.server import ValkeyServer
+from serving.supervisor import Guard, Patience, Service
+
+START_S = 180.0
+DRAIN_S = 20.0
+LISTENING = ("gateway", "triton_http", "triton_grpc", "triton_metrics", "broker", "state", "consumer")
+
+
+class State(StrEnum):
+    """Where users' states are kept: in a file, or in a valkey-server that is started too."""
+
+    sqlite = "sqlite"
+    redis = "redis"
+
+
+class Users(StrEnum):
+    """What event log, state and Triton call a user: the id that came, or its keyed hash."""
+
+    raw = "raw"
+    hashed = "hashed"
+
+
+class Log:
+    """Says a sentence on the console and in the log of the stack."""
+
+    def __init__(self, path: Path, console: Console) -> None:
+        self._path, self._console = path, console
+
+    def __call__(self, sentence: str) -> None:
+        self._console.print(f"[dim]{time.strftime('%H:%M:%S')}[/]  {escape(sentence)}", soft_wrap=True)
+        with self._path.open("a", encoding="utf-8") as log:
+            log.write(f"supervisor: {sentence}\n")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stack:
+    """What runs, first that which the others need."""
+
+    services: tuple[Service, ...]
+    addresses: Mapping[str, str]
+    """who listens where"""
+
+    @staticmethod
+    def plan(place: Place, *, port: int, state: State, users: Users, more: Sequence[str]) -> "Stack":
+        """Everything but the gateway listens on a free port of the loopback interface. more: options of the gateway.
+
+        ServingError where nothing was exported or the port is taken.
+        """
+        place.check()
+        ports = choose_ports({**dict.fromkeys(LISTENING, 0), "gateway": port})
+        stores = {
+            "broker": f"nats://{HOST}:{ports['broker']}",
+            "state": f"redis://{HOST}:{ports['state']}" if state is State.redis else f"sqlite:///{place.states}",
+        }
+        addresses = {
+            "gateway": f"http://{HOST}:{ports['gateway']}",
+            "triton": f"{HOST}:{ports['triton_grpc']}",
+            "triton metrics": f"http://{HOST}:{ports['triton_metrics']}/metrics",
+            "consumer": f"http://{HOST}:{ports['consumer']}/metrics",
+            **stores,
+        }
+        services = (*_stores(place, ports, state), *_ours(place, ports, stores, [f"--users={users}", *more]))
+        return Stack(services=services, addresses=addresses)
+
+    @contextmanager
+    def running(self, place: Place, say: Callable[[str], None]) -> Iterator[None]:
+        """Start everything in order and look after it; at the end stop it, last first.
+
+        ServingError when another stack has this place.
+        """
+
+        def tell(sentence: str) -> None:
+            say(sentence)
+            self._write(place.running)
+
+        with contextlib.ExitStack() as started:
+            started.callback(os.close, hold(place.live))
+            started.callback(place.running.unlink, missing_ok=True)
+            for service in self.services:
+                tell(f"{service.name} starts")
+                started.callback(service.stop)
+                service.start()
+            tell("everything runs")
+            started.enter_context(_guarded([Guard(one, tell, patience=Patience()) for one in self.services]))
+            yield
+
+    def _write(self, file: Path) -> None:
+        """Which process ids run and where they listen, for whoever is on call; whole at every moment."""
+        document = {"addresses": dict(self.addresses), "pids": dict(self._pids())}
+        draft = file.with_suffix(f".{threading.get_ident()}")
+        draft.write_text(json.dumps(document, indent=1), encoding="utf-8")
+        draft.replace(file)
+
+    def _pids(self) -> Iterator[tuple[str, int]]:
+        for service in self.services:
+            with contextlib.suppress(ServingError):
+                yield service.name, service.pid
+
+
+def _stores(place: Place, ports: Mapping[str, int], state: State) -> Iterator[Service]:
+    yield Broker(place.broker, port=ports["broker"], log=place.log)
+    if state is State.redis:
+        yield ValkeyServer(place.valkey, port=ports["state"], log=place.log)
+    yield TritonServer(
+        place.models,
+        http_port=ports["triton_http"],
+        grpc_port=ports["triton_grpc"],
+        metrics_port=ports["triton_metrics"],
+        log=place.log,
+        start_timeout_s=START_S,
+        asked=(FULL, LIGHT),
+    )
+
+
+def _ours(place: Place, ports: Mapping[str, int], stores: Mapping[str, str], more: Sequence[str]) -> Iterator[Service]:
+    shared = [str(place.serve), f"--live={place.live}", f"--broker={stores['broker']}", f"--state={stores['state']}"]
+    yield _child(place, "consumer", ["consume", *shared], ports["consumer"], "/metrics")
+    asked = ["gateway", *shared, f"--triton={HOST}:{ports['triton_grpc']}", *more]
+    yield _child(place, "gateway", asked, ports["gateway"], "/healthz")
+
+
+def _child(place: Place, name: str, arguments: Sequence[str], port: int, path: str) -> Child:
+    return Child(
+        name,
+        [*arguments, f"--port={port}"],
+        health=f"http://{HOST}:{port}{path}",
+        log=place.log,
+        start_timeout_s=START_S,
+        exit_timeout_s=DRAIN_S,
+    )
+
+
+@contextmanager
+def _guarded(guards: Sequence[Guard]) -> Iterator[None]:
+    """A thread each; all have ended when this ends, so that nothing is started again while everything is stopped."""
+    ended = threading.Event()
+    threads = [threading.Thread(target=guard.run, args=(ended,), name=guard.service.name) for guard in guards]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join()

@@ -1,0 +1,143 @@
+"""What a new user says to like -> seed events, so that the first slate is personal.
+
+Seeds are feedback like any other and go through the log. A liked item was met and is not recommended again; for a liked
+value of a column the most popular items that have it stand in, which are therefore not recommended either.
+"""
+
+import itertools
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+
+import numpy as np
+
+from recsys.bundle import Bundle
+from recsys.contracts import Event
+from recsys.errors import ConfigError, QueryError, check_ranges
+from recsys.expressions import compile_expression, suggestion
+from recsys.features.spec import IDENTITY, FeatureSpec
+from recsys.items.ruled import rule_columns
+from recsys.policy.quotas import grouping
+from recsys.stages import read_catalogue, read_spec
+
+POPULAR = "popular"
+"""name of the source whose list is the order of popularity"""
+STEPS = (-1.0, 0.0, 1.0)
+"""tried around every number that an objective names"""
+MAX_TRIED = 1_000_000
+NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answers:
+    """What a user says to like."""
+
+    items: tuple[str, ...] = ()
+    values: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """column of the items -> liked values of it"""
+
+
+class Onboarding:
+    """Seeds for the users of one bundle. Raises ConfigError for what cannot be reached or is out of range."""
+
+    def __init__(self, bundle: Bundle, *, objectives: Sequence[str], items_per_value: int) -> None:
+        """
+        objectives: what liking means beside the target objective, e.g. ["like"]; none for the target alone
+        items_per_value: most popular items that stand for a liked value, 1 to 100
+        """
+        check_ranges("onboarding", items_per_value=(items_per_value, 1, 100))
+        spec, types, catalogue = read_spec(bundle), bundle.document("catalogue.json"), read_catalogue(bundle)
+        self.actions = reaching(spec, (spec.target, *objectives))
+        self.columns = tuple(name for name, kind in types.items() if kind in ("category", "categories"))
+        self._most = spec.history_length
+        self._items = tuple(catalogue["item"])
+        self._rows = {item: row for row, item in enumerate(self._items)}
+        order, columns = popularity(bundle, spec, self._items), rule_columns(catalogue, types)
+        self._standing_in = cache(
+            lambda name: _most_popular(order, grouping("onboarding", name, columns, types), items_per_value)
+        )
+
+    def seeds(self, user: str, now: float, answers: Answers) -> tuple[Event, ...]:
+        """One event an item, liked items first, at most as many as a history keeps. QueryError for what nobody can like."""
+        liked = (self._check(item) for item in answers.items)
+        standing_in = (
+            item
+            for column, values in answers.values.items()
+            for value in values
+            for item in self._having(column, value)
+        )
+        items = itertools.islice(dict.fromkeys(itertools.chain(liked, standing_in)), self._most)
+        return tuple(Event(user=user, item=item, timestamp=now, actions=self.actions) for item in items)
+
+    def _check(self, item: str) -> str:
+        if item not in self._rows:
+            raise QueryError(f"the catalogue has no item {item!r}; send ids of the catalogue")
+        return item
+
+    def _having(self, column: str, value: str) -> list[str]:
+        """The most popular items with the value."""
+        if column not in self.columns:
+            raise QueryError(f"{column!r} is no column whose values can be liked; {suggestion(column, self.columns)}")
+        if value not in (standing := self._standing_in(column)):
+            raise QueryError(f"no item has the {column} {value!r}; {suggestion(value, standing)}")
+        return [self._items[row] for row in standing[value]]
+
+
+def _most_popular(order: Sequence[int], groups: Sequence[Sequence[str]], num: int) -> dict[str, list[int]]:
+    """value -> the first `num` rows of the order that have it"""
+    found: dict[str, list[int]] = defaultdict(list)
+    for row in order:
+        for value in groups[row]:
+            if len(found[value]) < num:
+                found[value].append(row)
+    return dict(found)
+
+
+def popularity(bundle: Bundle, spec: FeatureSpec, items: Sequence[str]) -> tuple[int, ...]:
+    """Catalogue rows, the most popular first: the list of recent popularity, then by events, then in the catalogue's order."""
+    row_of = {item: row for row, item in enumerate(items)}
+    recent = bundle.arrays("candidates.safetensors").get(f"{POPULAR}.rows", np.zeros(0, dtype=np.int64))
+    met = (item for column in spec.items.columns if column.name == IDENTITY for item in column.vocabulary)
+    by_events = (row_of[item] for item in met if item in row_of)
+    return tuple(dict.fromkeys(itertools.chain(recent.tolist(), by_events, range(len(items)))))
+
+
+def reaching(spec: FeatureSpec, objectives: Sequence[str]) -> dict[str, float]:
+    """The fewest and smallest actions that make all of these objectives positive.
+
+    Tried are all combinations of 0, 1 and the numbers that the objectives name, each also one less and one more.
+    ConfigError where none of them will do.
+    """
+    if unknown := sorted(set(objectives) - set(spec.objectives)):
+        raise ConfigError(f"onboarding.objectives names {unknown[0]!r}; {suggestion(unknown[0], spec.objectives)}")
+    texts = {name: spec.objectives[name] for name in objectives}
+    names, tried = _tried(spec, texts)
+    wanted = [place for place, name in enumerate(spec.objectives) if name in texts]
+    labels = spec.labels(dict(zip(names, tried.T, strict=True)), len(tried))
+    reached = tried[(labels[:, wanted] > 0).all(axis=1)]
+    if not len(reached):
+        told = ", ".join(f"{name}: {text}" for name, text in texts.items())
+        raise ConfigError(f"no actions were found that reach all of {told}; choose other objectives for the onboarding")
+    given = ~np.isnan(reached)
+    keys = (*reversed(reached.T), np.where(given, np.abs(reached), 0).sum(axis=1), given.sum(axis=1))
+    best = reached[np.lexsort(keys)[0]]
+    return {name: value for name, value in zip(names, best.tolist(), strict=True) if not np.isnan(value)}
+
+
+def _tried(spec: FeatureSpec, texts: Mapping[str, str]) -> tuple[list[str], np.ndarray]:
+    """The actions that the objectives read, and combinations of their values [R, A], NaN for one that is not sent."""
+    types = dict.fromkeys(spec.actions, "number")
+    read = set().union(
+        *(
+            compile_expression(text, types, where=f"objectives.{name}", wanted="label").names
+            for name, text in texts.items()
+        )
+    )
+    named = {float(number) for text in texts.values() for number in NUMBER.findall(text)}
+    values = [np.nan, *sorted({0.0, 1.0} | {number + step for number in named for step in STEPS})]
+    names = [name for name in spec.actions if name in read]
+    if (num := len(values) ** len(names)) > MAX_TRIED:
+        raise ConfigError(f"the objectives {sorted(texts)} read too many actions to try ({num}); choose simpler ones")
+    return names, np.array(list(itertools.product(values, repeat=len(names))), dtype=np.float64)

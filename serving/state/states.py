@@ -1,0 +1,75 @@
+"""User states and exposure over a table of bytes by key: read, fold, swap if nobody was faster, else once more.
+
+A record counts for the exposure if and only if it is new to its user, in the same swap. So the at-least-once delivery of the
+log becomes exactly once, whoever crashes where, as long as each writer gets the records of a user in the order of the log.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+from recsys.errors import ServingError
+from recsys.features.spec import FeatureSpec
+from serving.events.record import Record, Stored
+from serving.state.codec import decode, encode
+from serving.state.contract import Change, Table, UserState
+from serving.state.exposure import Amortised
+from serving.state.folding import folded, unseen
+
+ATTEMPTS = 100
+"""a lost race means that another writer got ahead; so many in a row mean that something is wrong"""
+
+
+class States:
+    """`UserStates` and `Exposures` of one feature spec, over any table."""
+
+    def __init__(self, table: Table, spec: FeatureSpec, exposure: Amortised) -> None:
+        self._table, self._spec, self._exposure = table, spec, exposure
+
+    async def get(self, user: str) -> UserState | None:
+        data = await self._table.get(key_of(user))
+        return None if data is None else decode(user, data, self._spec)
+
+    async def exposure(self) -> Mapping[str, float]:
+        return self._exposure.shares(await self._table.load(self._exposure.keys))
+
+    async def write(self, batch: Sequence[Stored]) -> None:
+        by_user: dict[str, list[Stored]] = defaultdict(list)
+        for stored in batch:
+            by_user[stored.record.user].append(stored)
+        for _ in range(ATTEMPTS):
+            changes = await self._changes(by_user)
+            if not changes or await self._table.swap(changes):
+                return
+        raise ServingError(
+            f"other writers changed the same users {ATTEMPTS} times in a row; let one consumer write at a time"
+        )
+
+    async def close(self) -> None:
+        await self._table.close()
+
+    async def _changes(self, by_user: Mapping[str, Sequence[Stored]]) -> dict[bytes, Change]:
+        keys = {user: key_of(user) for user in by_user}
+        held = await self._table.load(list(keys.values()))
+        changes: dict[bytes, Change] = {}
+        impressions: list[Record] = []
+        for (user, batch), before in zip(by_user.items(), held, strict=True):
+            state = UserState() if before is None else decode(user, before, self._spec)
+            if fresh := unseen(state, batch):
+                after = encode(folded(state, fresh, self._spec), self._spec)
+                changes[keys[user]] = Change(before=before, after=after, expires=True)
+                impressions += [one.record for one in fresh if one.record.kind == "impression"]
+            await asyncio.sleep(0)  # a request that waits on this loop comes first
+        return changes | await self._exposed(impressions)
+
+    async def _exposed(self, impressions: Sequence[Record]) -> dict[bytes, Change]:
+        steps = self._exposure.counted(impressions)
+        held = await self._table.load(list(steps)) if steps else []
+        return {
+            key: Change(before=before, after=step.with_earlier(before).to_bytes(), expires=False)
+            for (key, step), before in zip(steps.items(), held, strict=True)
+        }
+
+
+def key_of(user: str) -> bytes:
+    return b"user:" + user.encode("utf-8", "surrogatepass")

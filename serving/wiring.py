@@ -1,0 +1,196 @@
+"""The gateway and the consumer as processes: put together from a place and from where the others listen."""
+
+import asyncio
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import prometheus_client as prometheus
+import uvloop
+
+from recsys.bundle import Bundle
+from recsys.errors import DataError, QueryError, ServingError
+from recsys.items.schema import ItemSchema
+from recsys.items.store import Edit, ItemStore
+from recsys.policy.live import Follower
+from recsys.policy.rules import RuleSet
+from recsys.policy.store import RuleStore
+from recsys.stages import load_live_rules, read_schema, read_spec
+from serving.events.connection import Stream
+from serving.events.consumer import Consumer
+from serving.events.jetstream import JetStreamReader, JetStreamWriter
+from serving.events.log import EventLog
+from serving.events.partitions import PartitionSink
+from serving.events.spool import Spool
+from serving.gateway.app import build
+from serving.gateway.assembly import Parts
+from serving.gateway.identity import Identity
+from serving.gateway.keys import Keyring, read_keys
+from serving.gateway.server import serve_gateway
+from serving.gateway.settings import Settings
+from serving.gateway.triton import TritonModels
+from serving.place import Place
+from serving.processes import HOST
+from serving.state.exposure import Amortised, NamedColumns
+from serving.state.opening import open_states
+from serving.state.states import States
+
+HALF_LIFE_S = 7 * 86_400.0
+"""of what exposure rules count"""
+READ_S, WRITE_S = 0.05, 5.0
+"""a call of the state store may take so long"""
+FOLD_LINGER_S, PARQUET_LINGER_S = 0.05, 10.0
+PARQUET_ROWS = 20_000
+WHO = "gateway"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Neighbours:
+    """Where the others listen."""
+
+    broker: str
+    """nats://host:port"""
+    state: str
+    """sqlite:///path or redis://host:port"""
+    triton: str = ""
+    """host:port of its gRPC; the consumer needs none"""
+
+
+class Shelf:
+    """The item store as the gateway writes it."""
+
+    def __init__(self, store: ItemStore, schema: ItemSchema) -> None:
+        self._store, self._schema = store, schema
+
+    async def put(self, item: str, columns: Mapping[str, Any], *, withdrawn: bool | None) -> None:
+        """QueryError for what does not fit the catalogue, ServingError where the disk refuses."""
+        edit = Edit(item=item, columns=columns, withdrawn=withdrawn)
+        try:
+            await asyncio.to_thread(self._store.put, self._schema, [edit], who=WHO)
+        except DataError as error:
+            raise QueryError(str(error)) from None
+        except OSError as error:
+            raise ServingError(f"{self._store.folder} cannot be written ({error.strerror})") from None
+
+
+def run_gateway(
+    place: Place,
+    neighbours: Neighbours,
+    *,
+    port: int,
+    store_raw: bool,
+    settings: Settings,
+    ready: Callable[[str], None],
+) -> None:
+    """Serve until SIGTERM. ServingError and ConfigError for what cannot be put together."""
+    place.check()
+    bundle = Bundle.open(place.bundle)
+    states = _states(place, bundle, neighbours)
+    log = EventLog(broker=JetStreamWriter(Stream(url=neighbours.broker)), spool=Spool(place.spool))
+    parts = Parts(
+        bundle=bundle,
+        rules=load_live_rules(bundle, place.rules, place.items),
+        models=TritonModels(neighbours.triton),
+        states=states,
+        exposures=states,
+        writer=log,
+        items=Shelf(ItemStore(place.items), read_schema(bundle)),
+        identities=Identity.from_file(place.identity, store_raw=store_raw),
+        keys=Keyring(read_keys(place.keys), clock=time.monotonic),
+        settings=settings,
+        log=sys.stdout,
+        clock=time.monotonic,
+        now=time.time,
+        beside=_beside(log, states),
+    )
+    gateway = build(parts)
+    for name, told, value in _watched(log):
+        gateway.metrics.gauge(name, told, value)
+    serve_gateway(gateway, host=HOST, port=port, drain_s=settings.drain_s, log=sys.stdout, ready=ready)
+
+
+@asynccontextmanager
+async def _beside(log: EventLog, states: States) -> AsyncIterator[None]:
+    """What lives as long as the application does."""
+    async with log:
+        try:
+            yield
+        finally:
+            await states.close()
+
+
+def _watched(log: EventLog) -> Sequence[tuple[str, str, Callable[[], float]]]:
+    return (
+        ("recsys_spool_bytes", "Waiting for the broker", lambda: log.spool_bytes),
+        ("recsys_spooled_records", "Put into the spool", lambda: log.spooled),
+        ("recsys_drained_records", "Brought from the spool to the broker", lambda: log.drained),
+        ("recsys_rejected_records", "Refused, neither broker nor spool could take them", lambda: log.rejected),
+    )
+
+
+def run_consumer(place: Place, neighbours: Neighbours, *, port: int) -> None:
+    """Fold the log into the states at once and into Parquet in larger pieces, each at its own pace, until SIGTERM."""
+    place.check()
+    bundle = Bundle.open(place.bundle)
+    uvloop.run(_consume(place, bundle, neighbours, port))
+
+
+async def _consume(place: Place, bundle: Bundle, neighbours: Neighbours, port: int) -> None:
+    states, stream = _states(place, bundle, neighbours), Stream(url=neighbours.broker)
+    parquet = JetStreamReader(stream, name="parquet", limit=PARQUET_ROWS, linger_s=PARQUET_LINGER_S)
+    consumers = {
+        "states": Consumer(reader=JetStreamReader(stream, name="states", linger_s=FOLD_LINGER_S), sinks=[states]),
+        "parquet": Consumer(reader=parquet, sinks=[PartitionSink(place.events)]),
+    }
+    _show(consumers, port)
+    told = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, told.set)
+    running = [asyncio.create_task(consumer.run()) for consumer in consumers.values()]
+    ended = asyncio.create_task(told.wait())
+    await asyncio.wait([*running, ended], return_when=asyncio.FIRST_COMPLETED)
+    for task in (*running, ended):
+        task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
+    await states.close()
+    for task in running:
+        if not task.cancelled() and (error := task.exception()):
+            raise error
+
+
+def _show(consumers: Mapping[str, Consumer], port: int) -> None:
+    """How far each is, for Prometheus."""
+    for attribute, name, told in (
+        ("waiting", "waiting", "Records that are not read yet"),
+        ("folded", "folded", "Records that reached the sink since the start"),
+        ("retries", "retries", "Calls that had to be made again"),
+        ("delay_s", "delay_seconds", "Age of the newest record when it had reached the sink"),
+        ("newest", "newest_timestamp", "Of the newest record that reached the sink"),
+    ):
+        gauge = prometheus.Gauge(f"recsys_consumer_{name}", told, ("sink",))
+        for sink, consumer in consumers.items():
+            gauge.labels(sink).set_function(partial(getattr, consumer, attribute))
+    prometheus.start_http_server(port, addr=HOST)
+
+
+def _states(place: Place, bundle: Bundle, neighbours: Neighbours) -> States:
+    """Counting what the exposure rules name that serve at the moment."""
+
+    def own(rules: RuleSet | None) -> RuleSet:
+        return RuleSet.parse(bundle.document("rules.yaml")) if rules is None else rules
+
+    follower = Follower(RuleStore(place.rules), own)
+    amortised = Amortised(values=NamedColumns(bundle, lambda: follower.now().value), half_life_s=HALF_LIFE_S)
+    return open_states(
+        neighbours.state,
+        read_spec(bundle),
+        exposure=amortised,
+        read_timeout_s=READ_S,
+        write_timeout_s=WRITE_S,
+        ttl_s=None,
+    )

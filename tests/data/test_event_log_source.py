@@ -1,0 +1,180 @@
+"""What comes back from the log's partitions is what users did, once, whatever the order in which it came."""
+
+import asyncio
+import json
+from dataclasses import replace
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recsys.contracts import Event
+from recsys.data.dataset import DESCRIPTION_FILE
+from recsys.data.sources.event_log import EventLog
+from recsys.data.sources.synthetic import Synthetic
+from recsys.data.sources.tables import Tables
+from recsys.errors import DataError
+from serving.events.partitions import PartitionSink
+from serving.events.record import Record, Stored
+
+TABLES = """\
+interactions: {file: events.csv, user: user, item: item, timestamp: at, actions: {rating: number, bought: number},
+               context: {device: category, hour: number}}
+items: {file: items.csv, item: item, columns: {title: text}}
+users: {file: users.csv, user: user, columns: {age: number}}
+objectives: {watch: "1", like: "rating >= 4"}
+target: watch
+"""
+OLD = "user,item,at,rating,bought,device,hour\nu,a,100,5,,tv,3\nv,b,200,1,1,,\n"
+
+
+@pytest.fixture(scope="module")
+def description(tmp_path_factory):
+    """description.yaml of the data folder that a run leaves."""
+    folder = tmp_path_factory.mktemp("base")
+    (folder / "shop.yaml").write_text(TABLES)
+    (folder / "events.csv").write_text(OLD)
+    (folder / "items.csv").write_text("item,title\n" + "".join(f"{item},{item}!\n" for item in "abcde"))
+    (folder / "users.csv").write_text("user,age\nu,30\nv,40\n")
+    Tables(description=str(folder / "shop.yaml")).load().save(folder / "data")
+    return str(folder / "data" / DESCRIPTION_FILE)
+
+
+def written(folder, *batches):
+    sink, sequence = PartitionSink(folder), 0
+    for batch in batches:
+        numbered = [Stored(sequence=sequence + place, record=record) for place, record in enumerate(batch)]
+        asyncio.run(sink.write(numbered))
+        sequence += len(batch)
+    sink.close()
+    return str(folder)
+
+
+def clicked(id, user="u", item="a", at=1_000.0, **fields):
+    return Record.feedback(id, Event(user=user, item=item, timestamp=at, **fields))
+
+
+def loaded(folder, description, history=True):
+    return EventLog(folder=str(folder), description=description, history=history).load()
+
+
+def test_the_log_stands_behind_the_history(tmp_path, description):
+    late = clicked("1", at=150.0, actions={"rating": 4.0}, context={"device": "phone", "hour": 7, "other": 1})
+    new = clicked("2", user="new", item="c", at=300.0)
+    written(tmp_path, [new], [late])
+    whole = loaded(tmp_path, description).interactions
+    assert whole.rows() == [
+        ("u", "a", 100.0, 5.0, None, "tv", 3.0),
+        ("u", "a", 150.0, 4.0, None, "phone", 7.0),
+        ("v", "b", 200.0, 1.0, 1.0, None, None),
+        ("new", "c", 300.0, None, None, None, None),
+    ]
+    alone = loaded(tmp_path, description, history=False)
+    assert alone.interactions.rows() == [whole.row(1), whole.row(3)]
+    assert dict(alone.users.rows()) == {"u": 30.0, "v": 40.0, "new": None}
+    assert alone.num_items == 5
+
+
+def test_a_record_counts_once(tmp_path, description):
+    click = clicked("1", item="b")
+    written(tmp_path, [click, clicked("2", item="c")], [click])
+    dataset = loaded(tmp_path, description)
+    assert dataset.num_events == 4
+    assert "events from the log: 2" in dataset.notes
+    assert "copies of records that were left out: 1" in dataset.notes
+
+
+def test_what_the_history_has_already_is_not_counted_twice(tmp_path, description):
+    again = clicked("1", at=100.0, actions={"rating": 5.0}, context={"device": "tv", "hour": 3})
+    written(tmp_path, [again])
+    assert loaded(tmp_path, description).num_events == 2
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.data())
+def test_every_order_of_arrival_gives_the_same_data(tmp_path_factory, description, data):
+    records = [
+        clicked("1", user="u", item="a", at=500.0, actions={"rating": 1.0}),
+        clicked("1", user="u", item="b", at=500.0, actions={"rating": 2.0}),  # the same id, not the same fact
+        clicked("2", user="v", item="c", at=500.0),
+        clicked("3", user="w", item="d", at=86_400.0 * 3, actions={"bought": 1.0}),
+        clicked("4", user="w", item="d", at=400.0, context={"device": "tv"}),
+    ]
+    arrived = data.draw(st.permutations(records + data.draw(st.lists(st.sampled_from(records), max_size=3))))
+    border = data.draw(st.integers(0, len(arrived)))
+    first, second = tmp_path_factory.mktemp("first"), tmp_path_factory.mktemp("second")
+    in_order = loaded(written(first, records), description)
+    shuffled = loaded(written(second, arrived[:border], arrived[border:]), description)
+    assert shuffled.interactions.equals(in_order.interactions)
+    assert shuffled.users.equals(in_order.users)
+    assert shuffled.hash() == in_order.hash()
+
+
+def test_a_world_that_went_through_the_log_is_the_same_world(tmp_path):
+    world = Synthetic(users=30, items=20, events=500, seed=0).load()
+    kept = world.interactions.head(300)
+    replace(world, interactions=kept).save(tmp_path / "data")
+    described = world.description
+    records = [
+        clicked(
+            f"r{number}",
+            user=row["user"],
+            item=row["item"],
+            at=row["timestamp"],
+            actions={name: row[name] for name in described.actions if row[name] is not None},
+            context={name: row[name] for name in described.context if row[name] is not None},
+        )
+        for number, row in enumerate(world.interactions.tail(200).to_dicts())
+    ]
+    written(tmp_path / "log", records[100:], records[:100])
+    again = loaded(tmp_path / "log", str(tmp_path / "data" / DESCRIPTION_FILE))
+    assert again.interactions.equals(world.interactions)
+    assert again.items.equals(world.items)
+    assert again.hash() == world.hash()
+
+
+def test_an_action_that_is_not_described_is_said(tmp_path, description):
+    written(tmp_path, [clicked("1", actions={"shared": 1.0})])
+    assert "actions in the log that are not described: shared" in loaded(tmp_path, description).notes
+
+
+def test_numbers_in_a_category_are_text(tmp_path, description):
+    written(tmp_path, [clicked("1", context={"device": 7})])
+    assert loaded(tmp_path, description, history=False).interactions["device"].to_list() == ["7"]
+
+
+def test_errors_name_the_folder_and_what_was_found(tmp_path, description):
+    with pytest.raises(DataError, match=f"{tmp_path}: there is no feedback/day="):
+        loaded(tmp_path, description)
+    written(tmp_path, [clicked("1", item="a"), clicked("2", item="b", context={"hour": "noon"})])
+    with pytest.raises(DataError, match="context 'hour': 'noon' is not of the kind 'number'"):
+        loaded(tmp_path, description)
+
+
+def test_a_log_of_another_catalogue_is_refused(tmp_path, description):
+    written(tmp_path, [clicked(str(number), item=f"x{number}") for number in range(9)])
+    with pytest.raises(DataError, match="items"):
+        loaded(tmp_path, description)
+
+
+def test_a_log_needs_a_history_with_time(tmp_path, description):
+    (tmp_path / "shop.yaml").write_text(TABLES.replace("timestamp: at", "order: file"))
+    for name in ("events", "items", "users"):
+        (tmp_path / f"{name}.csv").write_text(
+            {"events": OLD, "items": "item,title\na,a\nb,b\n"}.get(name, "user,age\nu,1\n")
+        )
+    written(tmp_path, [clicked("1")])
+    with pytest.raises(DataError, match="there is no time"):
+        loaded(tmp_path, str(tmp_path / "shop.yaml"))
+
+
+def test_a_file_of_somebody_else_is_refused(tmp_path, description):
+    written(tmp_path, [clicked("1")])
+    (stranger := tmp_path / "feedback" / "day=1970-01-02").mkdir()
+    (stranger / "notes.parquet").write_text(json.dumps({"no": "table"}))
+    with pytest.raises(DataError, match="cannot be read"):
+        loaded(tmp_path, description)
+    pl.DataFrame({"id": [1]}).write_parquet(stranger / "notes.parquet")
+    with pytest.raises(DataError, match="cannot be read"):
+        loaded(tmp_path, description)

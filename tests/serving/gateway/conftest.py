@@ -1,0 +1,291 @@
+"""A gateway in this process: real Triton, real rules, and stores of a few lines where the store is not what is tested."""
+
+import asyncio
+import io
+import json
+import selectors
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import httpx
+import pytest
+
+from recsys.errors import ServingError
+from recsys.pipeline import recommend
+from recsys.policy.rules import RuleSet
+from recsys.stages import load_rules
+from serving.events.record import Record, Stored
+from serving.gateway.app import build
+from serving.gateway.assembly import Parts
+from serving.gateway.identity import Identity
+from serving.gateway.keys import Key, Keyring, hash_token
+from serving.gateway.settings import Settings
+from serving.gateway.triton import Metadata, TritonModels
+from serving.server import TritonServer
+from serving.state.contract import UserState
+
+PATIENT = Settings(budget_ms=20_000, state_ms=5_000, light_ms=5_000, fallback_ms=5_000, probe_s=20)
+"""for tests that are not about time, on a machine that others use as well"""
+
+
+@dataclass(kw_only=True)
+class MemoryStates:
+    """Implements UserStates; `hold` makes it wait, `away` makes it fail."""
+
+    known: dict[str, UserState] = field(default_factory=dict)
+    away: bool = False
+    hold: asyncio.Event | None = None
+
+    async def get(self, user: str) -> UserState | None:
+        if self.hold is not None:
+            await self.hold.wait()
+        if self.away:
+            raise ServingError("the state store is away; start it")
+        return self.known.get(user)
+
+    async def write(self, batch: Sequence[Stored]) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+@dataclass(kw_only=True)
+class MemoryWriter:
+    """Implements Writer: each id once."""
+
+    records: dict[str, Record] = field(default_factory=dict)
+    batches: list[int] = field(default_factory=list)
+    away: bool = False
+    hold: asyncio.Event | None = None
+
+    async def append(self, records: Sequence[Record]) -> None:
+        if self.hold is not None:
+            await self.hold.wait()
+        if self.away:
+            raise ServingError("the event log is away; start it")
+        self.batches.append(len(records))
+        for record in records:
+            self.records.setdefault(record.id, record)
+
+    def of_kind(self, kind: str) -> list[Record]:
+        return [record for record in self.records.values() if record.kind == kind]
+
+
+@dataclass(kw_only=True)
+class MemoryItems:
+    """Implements Items."""
+
+    changes: dict[str, tuple[Mapping[str, Any], bool | None]] = field(default_factory=dict)
+
+    async def put(self, item: str, columns: Mapping[str, Any], *, withdrawn: bool | None) -> None:
+        self.changes[item] = columns, withdrawn
+
+
+@dataclass(kw_only=True)
+class MemoryExposures:
+    """Implements Exposures."""
+
+    shares: dict[str, float] = field(default_factory=dict)
+    away: bool = False
+
+    async def exposure(self) -> Mapping[str, float]:
+        if self.away:
+            raise ServingError("the state store is away; start it")
+        return dict(self.shares)
+
+
+Answering = Callable[[bytes], Awaitable[bytes]]
+
+
+@dataclass(kw_only=True)
+class ScriptedModels:
+    """Implements Models: each model does what its function says, and is counted."""
+
+    answers: dict[str, Answering]
+    asked: list[tuple[str, float, Metadata]] = field(default_factory=list)
+
+    async def infer(self, model: str, query: bytes, *, time_s: float, metadata: Metadata) -> bytes:
+        self.asked.append((model, time_s, metadata))
+        return await self.answers[model](query)
+
+    async def close(self) -> None: ...
+
+
+class Door:
+    """What a caller sees of a running gateway, and what its operator sees."""
+
+    def __init__(self, parts: Parts, gateway: Any, client: httpx.AsyncClient) -> None:
+        self.parts, self.gateway, self.client = parts, gateway, client
+
+    async def recommend(self, user: str, headers: Mapping[str, str] | None = None, **fields: Any) -> httpx.Response:
+        return await self.client.post("/v1/recommend", json={"user": user, **fields}, headers=headers)
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        """The log."""
+        return [json.loads(line) for line in self.parts.log.getvalue().splitlines()]  # type: ignore[attr-defined]
+
+    async def metric(self, line: str) -> float:
+        """The value behind this name and its labels, 0 where the page lacks it."""
+        page = (await self.client.get("/metrics")).text.splitlines()
+        return sum(float(one.removeprefix(line)) for one in page if one.startswith(line + " "))
+
+
+@pytest.fixture
+def memory_writer() -> Callable[[], MemoryWriter]:
+    """Makes logs in memory, for one event loop each."""
+    return MemoryWriter
+
+
+@pytest.fixture
+def models() -> type[ScriptedModels]:
+    """Makes a model server of a few lines."""
+    return ScriptedModels
+
+
+Opened = Callable[..., Any]
+
+
+@pytest.fixture
+def parts(trained: Any) -> Parts:
+    """Everything in memory, and no model server."""
+
+    async def nobody(query: bytes) -> bytes:
+        raise ServingError("no model answers here; start one")
+
+    return Parts(
+        bundle=trained.bundle,
+        rules=load_rules(trained.bundle),
+        models=ScriptedModels(answers={"recommend": nobody, "recommend_light": nobody}),
+        states=MemoryStates(),
+        writer=MemoryWriter(),
+        items=MemoryItems(),
+        identities=Identity(key=b"a key of tests in these files", store_raw=True),
+        exposures=MemoryExposures(),
+        keys=None,
+        settings=PATIENT,
+        log=io.StringIO(),
+        clock=lambda: asyncio.get_running_loop().time(),
+        now=lambda: float(trained.replay.timestamps.max()),
+    )
+
+
+@pytest.fixture
+def served_parts(parts: Parts, server: TritonServer) -> Callable[[], Parts]:
+    """The same before the real Triton; a connection belongs to one event loop, so make one a run."""
+    return lambda: replace(parts, models=TritonModels(server.grpc_url))
+
+
+@pytest.fixture
+def opened() -> Opened:
+    """A gateway between its first and its last breath."""
+
+    @asynccontextmanager
+    async def opened(parts: Parts) -> AsyncIterator[Door]:
+        gateway = build(parts)
+        transport = httpx.ASGITransport(gateway.app, raise_app_exceptions=False)
+        async with (
+            gateway.app.router.lifespan_context(gateway.app),
+            httpx.AsyncClient(transport=transport, base_url="http://gateway") as client,
+        ):
+            yield Door(parts, gateway, client)
+
+    return opened
+
+
+@pytest.fixture
+def during(opened: Opened) -> Callable[[Parts, Callable[[Door], Awaitable[Any]]], Any]:
+    """Runs a story while a gateway of these parts lives."""
+
+    def during(parts: Parts, story: Callable[[Door], Awaitable[Any]]) -> Any:
+        async def told() -> Any:
+            async with opened(parts) as door:
+                return await story(door)
+
+        return asyncio.run(told())
+
+    return during
+
+
+@pytest.fixture
+def items(trained: Any) -> list[str]:
+    """Ids of the catalogue, by row."""
+    return trained.dataset.items["item"].to_list()
+
+
+@pytest.fixture
+def banned() -> Callable[..., Parts]:
+    """The same parts under rules that let none of these items pass."""
+
+    def banned(parts: Parts, *items: str) -> Parts:
+        must = " and ".join(f"item != '{item}'" for item in items)
+        rules = RuleSet.parse({"rules": [{"name": "not-these", "must": must}]})
+        return replace(parts, rules=load_rules(parts.bundle, rules=rules))
+
+    return banned
+
+
+@pytest.fixture
+def keyed() -> Callable[..., Parts]:
+    """The same parts with one API key, "token", for everything but admin."""
+
+    def keyed(parts: Parts, **changes: Any) -> Parts:
+        key = {"rate": 1.0, "burst": 3, "scopes": ("recommend", "events")} | changes
+        ring = Keyring([Key(name="all", sha256=hash_token("token"), **key)], clock=lambda: 0.0)
+        return replace(parts, keys=ring)
+
+    return keyed
+
+
+@pytest.fixture
+def good_slate(trained: Any) -> Callable[[Parts], tuple[Parts, dict[str, Any], dict[str, bool]]]:
+    """The same parts with models that know one good slate, that slate, and a switch that makes them fail."""
+
+    def good_slate(parts: Parts) -> tuple[Parts, dict[str, Any], dict[str, bool]]:
+        (query,) = trained.replay.queries([trained.dataset.num_events - 1], k=5)
+        query, well = replace(query, user="planted-user-7391"), {"now": True}
+        (slate,) = recommend([query], trained.stages)
+
+        async def answer(text: bytes) -> bytes:
+            if not well["now"]:
+                raise TimeoutError
+            return slate.to_json().encode()
+
+        parts.states.known[query.user] = UserState(history=query.history)  # type: ignore[attr-defined]
+        models = ScriptedModels(answers={"recommend": answer, "recommend_light": answer})
+        return replace(parts, models=models), json.loads(slate.to_json()), well
+
+    return good_slate
+
+
+class _Leaping(selectors.DefaultSelector):
+    """Waits no real time: where nothing is ready, the clock of its loop leaps to the next timer."""
+
+    leapt = 0.0
+
+    def select(self, timeout: float | None = None) -> list[Any]:
+        ready = super().select(0)
+        if not ready and timeout:
+            self.leapt += timeout
+        return ready
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """A loop whose time passes only while everybody waits for it."""
+
+    def __init__(self) -> None:
+        self._leaping = _Leaping()
+        super().__init__(self._leaping)
+
+    def time(self) -> float:
+        return 1_000.0 + self._leaping.leapt
+
+
+@pytest.fixture
+def in_virtual_time() -> Callable[[Coroutine[Any, Any, Any]], Any]:
+    def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
+        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+            return runner.run(coroutine)
+
+    return run

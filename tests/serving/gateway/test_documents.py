@@ -1,0 +1,190 @@
+"""What comes through the door, and what is refused with a sentence that names the field."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recsys.errors import QueryError
+from serving.gateway.documents import Documents, Limits
+
+NOW = 1_000_000.0
+DOCUMENTS = Documents(
+    context={"device": "category", "hour": "number"},
+    profile={"tags": "categories", "taste": "vector"},
+    items={"price": "number", "genres": "categories", "name": "category"},
+    actions=("click", "rating"),
+    limits=Limits(k=50, exclude=3, events=2, id_characters=8, values=2),
+    now=lambda: NOW,
+)
+EVENT = {"user": "u", "item": "i", "timestamp": 5.0, "actions": {"click": 1}}
+
+
+def body(document: Any) -> bytes:
+    return json.dumps(document).encode()
+
+
+def stored(user: str) -> str:
+    return f"hash of {user}"
+
+
+def test_all_of_an_ask() -> None:
+    ask = DOCUMENTS.ask(
+        body(
+            {
+                "user": "ü",
+                "k": 3,
+                "surface": "home",
+                "context": {"device": "tv", "hour": 4},
+                "profile": {"tags": ["a"], "taste": [0.5, 1]},
+                "exclude": ["x"],
+                "budget_ms": 30,
+            }
+        )
+    )
+    assert (ask.user, ask.k, ask.surface, ask.exclude, ask.budget_ms) == ("ü", 3, "home", ("x",), 30.0)
+    assert ask.context == {"device": "tv", "hour": 4.0}
+    assert ask.profile == {"tags": ["a"], "taste": [0.5, 1.0]}
+
+
+def test_a_user_is_enough() -> None:
+    ask = DOCUMENTS.ask(b'{"user": "u"}')
+    assert (ask.k, ask.surface, ask.context, ask.exclude, ask.budget_ms) == (10, "default", {}, (), None)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"", "not one JSON object"),
+        (b"[]", "the body is a list"),
+        (b"\xff", "not UTF-8"),
+        (b'"\xed\xa0\x80"', "not UTF-8"),
+        (b'{"user": "u"} x', "not one JSON object"),
+        (b'{"user": "u", "user": "v"}', "the name 'user' comes twice"),
+        (b'{"user": "u", "context": {"hour": 1, "hour": 2}}', "the name 'hour' comes twice"),
+        (b'{"user": "u", "context": {"hour": NaN}}', "NaN is not a finite number"),
+        (b'{"user": "u", "context": {"hour": -Infinity}}', "not a finite number"),
+        (b'{"user": "u", "context": {"hour": 1e999}}', "context.hour is inf"),
+        (b'{"user": "u", "context": {"hour": 1' + b"0" * 400 + b"}}", "context.hour is a very large number"),
+        (b'{"user": "u", "k": 1' + b"0" * 5000 + b"}", "not one JSON object"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"user": ' + b"[" * 500 + b"]" * 500 + b"}", "user is a list"),
+        (b'{"user": "\\ud800"}', "half of a surrogate pair"),
+        (b'{"user": "u", "\\ud800": 1}', "unknown field '.ud800'"),
+        (b'{"user": 405}', "user is 405; send a string"),
+        (b'{"user": ""}', "user has 0 characters; send 1 to 8"),
+        (b'{"user": "123456789"}', "user has 9 characters; send 1 to 8"),
+        (b"{}", "lacks the field 'user'"),
+        (b'{"user": "u", "history": []}', "unknown field 'history'"),
+        (b'{"user": "u", "k": true}', "k is true or false"),
+        (b'{"user": "u", "k": 0}', "k is 0; send a whole number from 1 to 50"),
+        (b'{"user": "u", "k": 51}', "k is 51"),
+        (b'{"user": "u", "k": 2.0}', "k is 2.0"),
+        (b'{"user": "u", "context": {"age": 4}}', "context has the unknown field 'age'; known are device, hour"),
+        (b'{"user": "u", "context": {"hour": "4"}}', "context.hour is '4'; send a finite number"),
+        (b'{"user": "u", "context": {"device": ["tv"]}}', "context.device is a list; send a string"),
+        (b'{"user": "u", "profile": {"tags": "a"}}', "profile.tags is 'a'; send a list"),
+        (b'{"user": "u", "profile": {"tags": ["a", "b", "c"]}}', "profile.tags has 3 entries; send 0 to 2"),
+        (b'{"user": "u", "exclude": ["a", "b", "c", "d"]}', "exclude has 4 entries; send 0 to 3"),
+        (b'{"user": "u", "exclude": [1]}', r"exclude\[0\] is 1; send a string"),
+        (b'{"user": "u", "budget_ms": 0}', "budget_ms is 0; send a number from 1 to"),
+    ],
+)
+def test_what_is_wrong_is_named(text: bytes, message: str) -> None:
+    with pytest.raises(QueryError, match=message):
+        DOCUMENTS.ask(text)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=20,
+)
+
+
+@settings(deadline=None)
+@given(st.binary() | JSON.map(body) | st.dictionaries(st.sampled_from(["user", "k", "context"]), JSON).map(body))
+def test_whatever_comes_is_an_ask_or_a_sentence(text: bytes) -> None:
+    for read in (DOCUMENTS.ask, DOCUMENTS.item, lambda text: DOCUMENTS.events(text, stored)):
+        try:
+            read(text)
+        except QueryError as error:
+            str(error).encode()
+
+
+@pytest.mark.parametrize("text", ["x", "-5", "1e3", "", "nan", "inf", "1.2.3", "0", "99999999", "٣"])
+def test_a_budget_header_is_a_number_of_milliseconds(text: str) -> None:
+    with pytest.raises(QueryError, match="x-budget-ms"):
+        DOCUMENTS.budget_header(text)
+
+
+def test_a_budget_header_may_have_a_fraction() -> None:
+    assert DOCUMENTS.budget_header("12.5") == 12.5
+
+
+def test_events_become_records_of_the_stored_user() -> None:
+    full = EVENT | {
+        "request_id": "r",
+        "position": 0,
+        "propensity": 0.5,
+        "bundle": "b",
+        "rules": "c",
+        "context": {"hour": 3},
+    }
+    (record,) = DOCUMENTS.events(body({"events": [full]}), stored)
+    assert (record.kind, record.user, record.timestamp) == ("feedback", "hash of u", 5.0)
+    event = record.event()
+    assert (event.item, event.actions, event.context) == ("i", {"click": 1.0}, {"hour": 3.0})
+    assert (event.request_id, event.position, event.propensity, event.bundle, event.rules) == ("r", 0, 0.5, "b", "c")
+
+
+def ids(*events: dict[str, Any]) -> list[str]:
+    return [record.id for event in events for record in DOCUMENTS.events(body({"events": [event]}), stored)]
+
+
+def test_an_id_follows_from_what_was_sent() -> None:
+    reordered = dict(reversed(EVENT.items()))
+    assert len(set(ids(EVENT, reordered))) == 1
+    assert len(set(ids(EVENT, EVENT | {"timestamp": 6.0}, EVENT | {"item": "j"}, EVENT | {"user": "v"}))) == 4
+    assert len(set(ids(EVENT | {"id": "x"}, EVENT | {"id": "x", "timestamp": 6.0}))) == 1
+    assert len(set(ids(EVENT | {"id": "x"}, EVENT | {"id": "x", "user": "v"}, EVENT | {"id": "y"}, EVENT))) == 4
+    assert "x" not in ids(EVENT | {"id": "x"})  # it cannot be the id of an impression
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"timestamp": NOW + 86_401}, r"events\[0\].timestamp is 1086401.0; send a number from 0 to"),
+        ({"timestamp": -1}, "timestamp is -1"),
+        ({"actions": {"buy": 1}}, "actions has the unknown field 'buy'; known are click, rating"),
+        ({"actions": {"click": "1"}}, "actions.click is '1'"),
+        ({"position": -1}, "position is -1"),
+        ({"propensity": 1.5}, "propensity is 1.5"),
+        ({"id": "123456789"}, "id has 9 characters"),
+        ({"value": 3}, "unknown field 'value'"),
+    ],
+)
+def test_events_that_are_wrong_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(QueryError, match=message):
+        DOCUMENTS.events(body({"events": [EVENT | changes]}), stored)
+
+
+def test_one_wrong_event_refuses_them_all() -> None:
+    with pytest.raises(QueryError, match=r"events\[1\] lacks the field 'item'"):
+        DOCUMENTS.events(body({"events": [EVENT, {"user": "u", "timestamp": 1}]}), stored)
+    for events in ([], [EVENT] * 3):
+        with pytest.raises(QueryError, match="send 1 to 2"):
+            DOCUMENTS.events(body({"events": events}), stored)
+
+
+def test_items_have_the_columns_of_the_catalogue() -> None:
+    columns = {"price": None, "genres": ["a", "b"], "name": "x"}
+    assert DOCUMENTS.item(body({"columns": columns})) == (columns, None)
+    assert DOCUMENTS.item(body({"withdrawn": True})) == ({}, True)
+    for wrong in ({}, {"stock": 1}, {"price": "1"}, {"genres": "a"}, {"genres": [1]}, {"name": 1}):
+        with pytest.raises(QueryError, match="columns"):
+            DOCUMENTS.item(body({"columns": wrong}))
+    with pytest.raises(QueryError, match="withdrawn is 'yes'"):
+        DOCUMENTS.item(body({"withdrawn": "yes"}))

@@ -1,0 +1,117 @@
+"""The gateway as a process of its own: warm before it is ready, drained before it goes."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recsys.errors import ServingError
+from serving.gateway.server import serve_gateway
+
+PROCESS = """
+import asyncio, dataclasses, io, sys, time
+from pathlib import Path
+sys.path[:0] = [{here!r}]
+from conftest import MemoryExposures, MemoryItems, MemoryStates, PATIENT
+from recsys.bundle import Bundle
+from recsys.stages import load_rules
+from serving.gateway.app import build
+from serving.gateway.assembly import Parts
+from serving.gateway.identity import Identity
+from serving.gateway.server import serve_gateway
+from serving.gateway.triton import TritonModels
+
+class SlowFile:
+    "A log that is durable half a second later."
+    async def append(self, records):
+        await asyncio.sleep(0.5)
+        with open({log!r}, "ab") as file:
+            file.writelines(record.to_json() + b"\\n" for record in records)
+
+bundle = Bundle.open(Path({bundle!r}))
+gateway = build(Parts(
+    bundle=bundle, rules=load_rules(bundle), models=TritonModels({grpc!r}), states=MemoryStates(), writer=SlowFile(),
+    items=MemoryItems(), identities=Identity(key=b"0" * 32, store_raw=False),
+    exposures=MemoryExposures(), keys=None, settings=PATIENT, log=sys.stderr,
+    clock=time.monotonic, now=lambda: {now!r},
+))
+serve_gateway(gateway, host="127.0.0.1", port=0, drain_s=20.0, log=sys.stderr, ready=lambda url: print(url, flush=True))
+print("drained", flush=True)
+"""
+
+
+@pytest.fixture
+def process(trained: Any, server: Any, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The process, and where it listens."""
+    source = PROCESS.format(
+        here=str(Path(__file__).parent),
+        log=str(tmp_path / "events.jsonl"),
+        bundle=str(trained.bundle.path),
+        grpc=server.grpc_url,
+        now=float(trained.replay.timestamps.max()),
+    )
+    with (tmp_path / "log").open("w") as log:
+        running = subprocess.Popen(
+            [sys.executable, "-c", source],
+            cwd=Path(__file__).parents[3],
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        )
+    assert running.stdout is not None
+    try:
+        yield running, running.stdout.readline().strip()
+    finally:
+        running.kill()
+        running.communicate()
+
+
+def answer_of(url: str, document: Any) -> Any:
+    request = urllib.request.Request(url, json.dumps(document).encode(), {"content-type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return json.load(answer)
+
+
+def test_it_is_warm_when_ready_and_loses_nothing_when_it_is_asked_to_go(
+    process: tuple[subprocess.Popen[str], str], tmp_path: Path
+) -> None:
+    running, url = process
+    assert url.startswith("http://127.0.0.1:"), (tmp_path / "log").read_text()
+    with urllib.request.urlopen(f"{url}/readyz", timeout=60) as ready:
+        assert json.load(ready) == {"status": "ready"}
+    slates = [answer_of(f"{url}/v1/recommend", {"user": f"user {number}", "k": 3}) for number in range(5)]
+    assert {slate["rung"] for slate in slates} == {"recommend"}
+    running.send_signal(signal.SIGTERM)
+    out, _ = running.communicate(timeout=60)
+    assert out.split() == ["drained"]
+    written = [json.loads(line)["id"] for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert written == [slate["request_id"] for slate in slates]
+    lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    answered = [line for line in lines if line.get("route") == "POST /v1/recommend"]
+    assert [line["status"] for line in answered] == [200] * 5
+    assert "user " not in "".join(map(json.dumps, answered))
+
+
+def test_a_port_that_is_taken_is_said_in_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(ServingError, match=f"cannot have 127.0.0.1:{port}"):
+            serve_gateway(
+                None,  # type: ignore[arg-type]
+                host="127.0.0.1",
+                port=port,
+                drain_s=1.0,
+                log=sys.stderr,
+                ready=print,
+            )

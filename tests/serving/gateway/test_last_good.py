@@ -1,0 +1,64 @@
+"""The memory of last good slates."""
+
+from serving.gateway.exposure import TopShare
+from serving.gateway.last_good import LastGood
+from serving.gateway.metrics import families
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def kept(most: int = 2) -> tuple[LastGood, Clock]:
+    clock = Clock()
+    return LastGood(most=most, ttl_s=60.0, clock=clock), clock
+
+
+def test_a_slate_serves_its_user_and_surface_for_its_time() -> None:
+    slates, clock = kept()
+    slates.put(("ann", "home"), "r1", b"one")
+    assert slates.get(("ann", "home"), "r1") == b"one"
+    assert slates.get(("ann", "mail"), "r1") is None
+    assert slates.get(("bob", "home"), "r1") is None
+    clock.now = 60.0
+    assert slates.get(("ann", "home"), "r1") is None
+    assert len(slates) == 0
+
+
+def test_other_rules_make_it_forgotten_for_good() -> None:
+    slates, _ = kept()
+    slates.put(("ann", "home"), "r1", b"one")
+    assert slates.get(("ann", "home"), "r2") is None
+    assert slates.get(("ann", "home"), "r1") is None
+
+
+def test_the_least_recently_asked_for_goes_first() -> None:
+    slates, _ = kept()
+    for name in ("ann", "bob"):
+        slates.put((name, ""), "r", name.encode())
+    assert slates.get(("ann", ""), "r") == b"ann"
+    slates.put(("eve", ""), "r", b"eve")
+    assert [slates.get((name, ""), "r") for name in ("ann", "bob", "eve")] == [b"ann", None, b"eve"]
+
+
+def test_the_share_of_the_most_shown() -> None:
+    top = TopShare(window=1_000)
+    assert top.share() == 0.0
+    top.add(["hit"] * 101 + [str(number) for number in range(199)])
+    assert top.share() == (101 + 1) / 300  # two of two hundred
+    top.add(["new"] * 700)
+    assert top.share() == (700 + 101 + 1) / 1_000  # 2.01 of 201, rounded up
+    top.add(["late"] * 1_000)
+    assert top.share() == 1.0
+
+
+def test_flags_are_counted_by_family() -> None:
+    assert families(["rung:popular", "state:away", "history:empty", "recommend:timeout"]) == {
+        "rung",
+        "state",
+        "history",
+        "other",
+    }

@@ -1,0 +1,158 @@
+"""POST /v1/recommend before the real Triton: the same slates as in this process, and what is logged of them."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+
+from recsys.contracts import Query, Slate, query_from_dict
+from recsys.pipeline import light, recommend
+from recsys.stages import read_spec
+from serving.events.record import Record
+from serving.gateway.assembly import Parts
+from serving.gateway.recommending import query_document
+from serving.state.contract import UserState
+
+NUM_QUERIES = 50
+TOLERANCE = 1e-5
+
+
+@pytest.fixture(scope="module")
+def queries(trained: Any) -> list[Query]:
+    """Moments of the log, some of them with exclusions, counters or nothing known."""
+    rows = np.random.default_rng(1).choice(trained.dataset.num_events, NUM_QUERIES, replace=False)
+    ids = trained.dataset.items["item"].to_list()
+    changes = (
+        lambda query: query,
+        lambda query: replace(query, exclude=tuple(ids[:9]), k=30),
+        lambda query: replace(query, history=(), profile={}, context={}),
+        lambda query: replace(query, exposure={ids[0]: 3.0, "category=war": 0.4}, surface="home"),
+    )
+    asked = trained.replay.queries(rows, k=10)
+    return [
+        replace(changes[place % len(changes)](query), request_id=f"request-{place}")
+        for place, query in enumerate(asked)
+    ]
+
+
+async def asked(door: Any, query: Query) -> dict[str, Any]:
+    """Columns of the data that no feature reads are refused at the door, so they are not sent."""
+    known = read_spec(door.parts.bundle).context.columns
+    answer = await door.recommend(
+        query.user,
+        k=query.k,
+        surface=query.surface,
+        context={one.name: query.context[one.name] for one in known if one.name in query.context},
+        profile=query.profile,
+        exclude=list(query.exclude),
+        headers={"x-request-id": query.request_id},
+    )
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["x-request-id"] == query.request_id
+    return answer.json()
+
+
+def known_to(parts: Parts, query: Query) -> Parts:
+    """The gateway at the moment of this query."""
+    parts.states.known[query.user] = UserState(history=query.history, shown=query.exposure)  # type: ignore[attr-defined]
+    return parts
+
+
+def slate_of(answer: dict[str, Any]) -> Slate:
+    document = {name: value for name, value in answer.items() if name != "rung"}
+    return Slate.from_json(orjson.dumps(document))
+
+
+def test_slates_are_those_of_the_process(
+    served_parts: Callable[[], Parts], opened: Any, queries: list[Query], trained: Any
+) -> None:
+    moment = {"now": 0.0}
+
+    async def all_of_them() -> list[dict[str, Any]]:
+        parts = replace(served_parts(), now=lambda: moment["now"])
+        async with opened(parts) as door:
+            answers = []
+            for query in queries:
+                moment["now"] = query.now
+                known_to(parts, query)
+                answers.append(await asked(door, query))
+            return answers
+
+    answers = asyncio.run(all_of_them())
+    assert {answer["rung"] for answer in answers} == {"recommend"}
+    for query, answer in zip(queries, answers, strict=True):
+        (expected,) = recommend([query], trained.stages)
+        assert_same(slate_of(answer), expected)
+
+
+def assert_same(found: Slate, expected: Slate) -> None:
+    def names(slate: Slate) -> Any:
+        places = [(one.item, one.sources, one.rules, one.rank, one.explored) for one in slate.items]
+        return slate.user, slate.request_id, slate.degraded, slate.bundle, slate.rules, places
+
+    def figures(slate: Slate) -> list[float]:
+        return [value for one in slate.items for value in (one.utility, one.propensity, *one.probabilities.values())]
+
+    assert names(found) == names(expected)
+    np.testing.assert_allclose(figures(found), figures(expected), atol=TOLERANCE, rtol=0)
+
+
+def test_what_was_shown_is_logged_with_all_that_made_it(
+    served_parts: Callable[[], Parts], opened: Any, queries: list[Query]
+) -> None:
+    query = queries[1]
+
+    async def one() -> tuple[Parts, dict[str, Any]]:
+        parts = replace(served_parts(), now=lambda: query.now)
+        async with opened(known_to(parts, query)) as door:
+            return parts, await asked(door, query)
+
+    parts, answer = asyncio.run(one())
+    (record,) = parts.writer.of_kind("impression")  # type: ignore[attr-defined]
+    wanted = Record.impression(query, slate_of(answer), "recommend")
+    assert (record.id, record.user, record.timestamp) == (wanted.id, wanted.user, wanted.timestamp)
+    logged = query_from_dict(Record.from_json(record.to_json()).body["query"])
+    assert logged == replace(query, context=logged.context)
+    assert logged.context.items() <= query.context.items()
+    assert Record.from_json(record.to_json()).body["slate"] == Record.from_json(wanted.to_json()).body["slate"]
+    assert record.body["rung"] == "recommend"
+    assert record.shown() == tuple(place["item"] for place in answer["items"])
+
+
+def test_a_query_document_says_all_of_the_query(queries: list[Query]) -> None:
+    event = replace(queries[0].history[-1], request_id="r", position=0, propensity=0.5, bundle="b", rules="c")
+    for query in (*queries, replace(queries[0], history=(event,))):
+        assert query_from_dict(query_document(query)) == query
+
+
+def test_without_the_ranker_the_light_model_answers(
+    served_parts: Callable[[], Parts], opened: Any, queries: list[Query], trained: Any
+) -> None:
+    """The model of another name is not there: the real server says NOT_FOUND."""
+    query = queries[0]
+
+    class Without:
+        def __init__(self, models: Any) -> None:
+            self.models = models
+
+        async def infer(self, model: str, *args: Any, **more: Any) -> bytes:
+            return await self.models.infer("gone" if model == "recommend" else model, *args, **more)
+
+        async def close(self) -> None:
+            await self.models.close()
+
+    async def one() -> dict[str, Any]:
+        parts = served_parts()
+        parts = replace(parts, models=Without(parts.models), now=lambda: query.now)
+        async with opened(known_to(parts, query)) as door:
+            return await asked(door, query)
+
+    answer = asyncio.run(one())
+    assert answer["rung"] == "recommend_light"
+    (expected,) = recommend([query], light(trained.stages))
+    told = (*expected.degraded, "rung:recommend_light", "recommend:failed")
+    assert_same(slate_of(answer), replace(expected, degraded=told))

@@ -1,0 +1,108 @@
+"""The log of one user -> the state, once, whatever the borders of the batches."""
+
+from collections import Counter
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recsys.contracts import Event, Query, Slate, SlateItem
+from recsys.features.spec import FeatureSpec, Table
+from recsys.features.state import EMPTY, fold
+from serving.events.record import Record, Stored
+from serving.state import folding
+from serving.state.contract import UserState
+from serving.state.folding import MAX_SHOWN, folded, unseen
+
+SPEC = FeatureSpec(
+    items=Table(name="items", columns=()),
+    profile=Table(name="profile", columns=()),
+    context=Table(name="context", columns=()),
+    history_length=3,
+    actions=("click",),
+    objectives={"watch": "click"},
+    target="watch",
+)
+
+
+def feedback(item, timestamp, click=1.0):
+    return Record.feedback(
+        f"{item}{timestamp}", Event(user="u", item=item, timestamp=timestamp, actions={"click": click})
+    )
+
+
+def impression(items, timestamp=1.0):
+    shown = tuple(SlateItem(item=item, utility=0.0, sources=(), probabilities={}) for item in items)
+    slate = Slate(user="u", request_id="r", items=shown, degraded=(), bundle="b", rules="c")
+    return Record.impression(Query(user="u", now=timestamp, request_id="r"), slate, "recommend")
+
+
+def log(records):
+    return [Stored(sequence=place, record=record) for place, record in enumerate(records, start=1)]
+
+
+def state_of(stored, state=None):
+    state = state or UserState()
+    return folded(state, unseen(state, stored), SPEC)
+
+
+RECORDS = st.lists(
+    st.builds(feedback, st.sampled_from("abcd"), st.integers(0, 4).map(float), st.sampled_from([0.0, 1.0]))
+    | st.builds(impression, st.lists(st.sampled_from("abcde"), max_size=4, unique=True), st.integers(0, 4).map(float)),
+    max_size=12,
+)
+
+
+@given(RECORDS)
+def test_the_history_is_what_fold_leaves_and_shown_counts_impressions(records):
+    state, history = state_of(log(records)), EMPTY
+    for record in records:
+        history = fold(history, record.event(), SPEC) if record.kind == "feedback" else history
+    assert state.history == history
+    assert state.shown == Counter(item for record in records if record.kind == "impression" for item in record.shown())
+    assert (state.sequence, state.updated) == (len(records), records[-1].timestamp if records else 0.0)
+
+
+@given(RECORDS, st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), max_size=5))
+def test_batches_that_come_again_with_other_borders_change_nothing(records, ends):
+    stored, state, reached = log(records), UserState(), 0
+    for back, ahead in [*ends, (len(stored), len(stored))]:
+        start, reached = max(0, reached - back), min(len(stored), reached + ahead)
+        state = state_of(stored[start:reached], state)
+        state = state_of([*stored[start:reached], *stored[start:reached]], state)
+    state = state_of(stored, state)
+    whole = state_of(stored)
+    assert (state, list(state.shown)) == (whole, list(whole.shown))
+
+
+@given(RECORDS, st.integers(0, 12), st.integers(1, 3))
+def test_the_items_shown_last_are_counted_and_one_that_fell_out_starts_anew(records, cut, most):
+    original, folding.MAX_SHOWN = folding.MAX_SHOWN, most
+    try:
+        stored = log(records)
+        state = state_of(stored[cut:], state_of(stored[:cut]))
+    finally:
+        folding.MAX_SHOWN = original
+    assert list(state.shown.items()) == slow_shown(records, most)
+
+
+def slow_shown(records, most):
+    pairs = []
+    for item in (item for record in records if record.kind == "impression" for item in record.shown()):
+        times = sum(count for name, count in pairs if name == item)
+        pairs = [*((name, count) for name, count in pairs if name != item), (item, times + 1)][-most:]
+    return pairs
+
+
+def test_a_thousand_items_are_counted():
+    items = [str(number) for number in range(MAX_SHOWN + 5)]
+    state = state_of(log([impression(items), impression(["2", "7"])]))
+    assert len(state.shown) == MAX_SHOWN
+    assert (state.shown["2"], state.shown["7"]) == (1.0, 2.0)
+    assert list(state.shown)[-2:] == ["2", "7"]
+
+
+def test_nothing_new_leaves_the_very_state():
+    state = state_of(log([feedback("a", 1.0)]))
+    assert state_of(log([feedback("b", 2.0)]), state) is state
+    assert state_of(log([feedback("b", 2.0)]), replace(state, sequence=0)) != state

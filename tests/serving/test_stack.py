@@ -1,0 +1,265 @@
+"""Everything that `make serve` starts, with real processes: asked over HTTP, killed piece by piece, stopped by Ctrl-C."""
+
+import asyncio
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import polars as pl
+import pytest
+
+from recsys.contracts import Query
+from recsys.pipeline import recommend
+from recsys.stages import read_spec
+from serving.events.connection import Stream
+from serving.events.jetstream import JetStreamReader
+from serving.place import Place
+from serving.processes import choose_ports, command_line, group, until
+from serving.state.exposure import Amortised
+from serving.state.opening import open_states
+
+PATIENCE_S = 120.0
+K = 5
+NO_HASTE = "--budget=20000"
+"""these tests are not about time, on a machine that others use as well"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Running:
+    """A stack, and who speaks to it."""
+
+    process: subprocess.Popen[bytes]
+    place: Place
+    client: httpx.Client
+
+    @property
+    def told(self) -> Any:
+        return json.loads(self.place.running.read_text(encoding="utf-8"))
+
+    def slate(self, user: str, **more: Any) -> Any:
+        answer = self.client.post("/v1/recommend", json={"user": user, "k": K, **more})
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def click(self, user: str, item: str, id: str) -> httpx.Response:
+        event = {"id": id, "user": user, "item": item, "timestamp": time.time(), "actions": {"click": 1.0}}
+        return self.client.post("/v1/events", json={"events": [event]})
+
+    def folded(self) -> bool:
+        page = httpx.get(self.told["addresses"]["consumer"], timeout=5.0).text
+        return 'recsys_consumer_waiting{sink="states"} 0.0' in page
+
+
+def start(trained: Any, live: Path, *options: str) -> tuple[subprocess.Popen[bytes], int]:
+    port = choose_ports({"port": 0})["port"]
+    command = ["-m", "serving", "up", str(trained.folder / "serve"), f"--live={live}", f"--port={port}", *options]
+    live.mkdir(parents=True, exist_ok=True)
+    with (live / "up.log").open("wb") as log:
+        return subprocess.Popen([sys.executable, *command], stdout=log, stderr=subprocess.STDOUT), port
+
+
+def ready(port: int) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=5.0).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def stack(trained: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    live = tmp_path_factory.mktemp("live")
+    process, port = start(trained, live, NO_HASTE)
+    try:
+        assert until(lambda: process.poll() is not None or ready(port), PATIENCE_S)
+        assert process.poll() is None, (live / "up.log").read_text()
+        place = Place(serve=trained.folder / "serve", live=live)
+        key = {"Authorization": f"Bearer {place.first_key.read_text().strip()}"}
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=key, timeout=60.0) as client:
+            yield Running(process=process, place=place, client=client)
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def items_of(slate: Mapping[str, Any]) -> list[str]:
+    return [place["item"] for place in slate["items"]]
+
+
+def impressions(stack: Running) -> pl.DataFrame:
+    files = str(stack.place.events / "impressions" / "**" / "*.parquet")
+    try:
+        return pl.read_parquet(files)
+    except (FileNotFoundError, pl.exceptions.ComputeError):
+        return pl.DataFrame()
+
+
+def test_the_printed_line_gives_a_slate_with_reasons(stack: Running) -> None:
+    said = (stack.place.live / "up.log").read_text().replace("\n", " ")
+    line = said[said.index("curl -s") :].split("  ")[0]
+    answer = subprocess.run(line, shell=True, capture_output=True, check=True).stdout
+    slate = json.loads(answer)
+    assert len(slate["items"]) == K
+    assert slate["rung"] == "recommend"
+    assert all(place["sources"] and place["probabilities"] for place in slate["items"])
+
+
+def test_a_click_changes_the_next_slate(stack: Running) -> None:
+    before = items_of(stack.slate("newcomer"))
+    assert stack.click("newcomer", before[0], "click-1").json()["accepted"] == 1
+    assert until(lambda: before[0] not in items_of(stack.slate("newcomer")), PATIENCE_S)
+    assert "history:empty" not in stack.slate("newcomer")["degraded"]
+
+
+def test_what_was_logged_replays_to_the_same_slates(stack: Running, trained: Any) -> None:
+    """Parity through gateway, state and Triton: the query in the log gives the slate in the log, in this process."""
+    known = trained.replay.queries(np.arange(200, trained.dataset.num_events, 300), k=K)
+    for query in known:
+        tell(stack, query)
+    assert until(stack.folded, PATIENCE_S)
+    asked = {f"parity-{number}": ask(stack, query, f"parity-{number}") for number, query in enumerate(known)}
+    assert until(lambda: len(set(asked) - seen(stack)) == 0, PATIENCE_S)
+    logged = impressions(stack).filter(pl.col("query").is_not_null())
+    queries = {id: Query.from_json(text) for id, text in logged.select("request_id", "query").rows()}
+    assert len(asked) > 20
+    assert sum(bool(query.history) for query in queries.values()) > 10
+    for id, answer in asked.items():
+        (slate,) = recommend([queries[id]], trained.stages)
+        assert items_of(answer) == [place.item for place in slate.items]
+        told = [place["utility"] for place in answer["items"]]
+        np.testing.assert_allclose(told, [place.utility for place in slate.items], rtol=1e-5)
+        assert answer["rules"] == slate.rules
+
+
+def tell(stack: Running, query: Query) -> None:
+    """What the user did before, as events."""
+    events = [
+        {"user": event.user, "item": event.item, "timestamp": event.timestamp, "actions": dict(event.actions)}
+        for event in query.history
+    ]
+    assert not events or stack.client.post("/v1/events", json={"events": events}).status_code == 200
+
+
+def ask(stack: Running, query: Query, request_id: str) -> Any:
+    """The device is the only context that the bundle knows."""
+    context = {name: value for name, value in query.context.items() if name == "device"}
+    body = {"user": query.user, "k": K, "context": context, "profile": dict(query.profile)}
+    answer = stack.client.post("/v1/recommend", json=body, headers={"x-request-id": request_id})
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def seen(stack: Running) -> set[str]:
+    found = impressions(stack)
+    return set(found["request_id"]) if len(found) else set()
+
+
+def test_a_change_of_an_item_reaches_the_next_slates(stack: Running) -> None:
+    shown = items_of(stack.slate("somebody"))[0]
+    assert stack.client.put(f"/v1/items/{shown}", json={"columns": {"category": "crime"}}).status_code == 200
+    assert until(lambda: shown not in items_of(stack.slate("somebody")), PATIENCE_S)
+
+
+def kill_stub(stack: Running) -> None:
+    for pid in group(stack.told["pids"]["triton"]):
+        words = command_line(pid)
+        if len(words) > 1 and words[0].endswith("triton_python_backend_stub") and "/rank/" in words[1]:
+            os.kill(pid, signal.SIGKILL)
+
+
+def kill(name: str) -> Callable[[Running], None]:
+    return lambda stack: os.kill(stack.told["pids"][name], signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("number", "strike"),
+    list(enumerate([kill_stub, kill("broker"), kill("consumer"), kill("triton")])),
+    ids=["ranking stub", "broker", "consumer", "triton"],
+)
+def test_whatever_is_killed_slates_and_events_go_on(stack: Running, number: int, strike: Callable[..., None]) -> None:
+    pids = stack.told["pids"]
+    strike(stack)
+    acknowledged = []
+    for turn in range(20):
+        slate = stack.slate(f"visitor {turn}", budget_ms=2_000)
+        assert len(slate["items"]) == K
+        assert slate["rung"] == "recommend" or f"rung:{slate['rung']}" in slate["degraded"]
+        answer = stack.click(f"visitor {turn}", slate["items"][0]["item"], f"kill-{number}-{turn}")
+        if answer.status_code == 200:
+            acknowledged += answer.json()["ids"]
+    assert until(lambda: stack.slate("witness")["rung"] == "recommend", PATIENCE_S)
+    assert len(acknowledged) == 20
+    assert until(lambda: set(acknowledged) <= told_events(stack), PATIENCE_S)
+    assert strike is kill_stub or stack.told["pids"] != pids
+
+
+def told_events(stack: Running) -> set[str]:
+    files = str(stack.place.events / "feedback" / "**" / "*.parquet")
+    try:
+        return set(pl.scan_parquet(files, missing_columns="insert").select("id").collect()["id"])
+    except (FileNotFoundError, pl.exceptions.ComputeError):
+        return set()
+
+
+def test_the_log_folded_again_gives_the_same_bytes(stack: Running, trained: Any, tmp_path: Path) -> None:
+    assert until(stack.folded, PATIENCE_S)
+    copy = tmp_path / "again.db"
+    asyncio.run(fold_again(stack.told["addresses"]["broker"], copy, trained))
+    assert rows(copy) == rows(stack.place.states)
+
+
+async def fold_again(broker: str, copy: Path, trained: Any) -> None:
+    reader = JetStreamReader(Stream(url=broker), name="again", limit=7, linger_s=0.01)
+    amortised = Amortised(values=dict, half_life_s=7 * 86_400.0)
+    states = open_states(
+        f"sqlite:///{copy}",
+        read_spec(trained.bundle),
+        exposure=amortised,
+        read_timeout_s=10.0,
+        write_timeout_s=10.0,
+        ttl_s=None,
+    )
+    batch = await reader.fetch()
+    while batch:
+        await states.write(batch)
+        batch = await reader.fetch() if reader.waiting else []
+    await states.close()
+
+
+def rows(database: Path) -> dict[bytes, bytes]:
+    with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
+        (table,) = (name for (name,) in connection.execute("select name from sqlite_master where type = 'table'"))
+        found = dict(connection.execute(f"select * from {table}").fetchall())
+    return {bytes(key): bytes(value) for key, value in found.items() if bytes(key).startswith(b"user:")}
+
+
+def test_a_second_stack_on_the_same_folder_is_refused(stack: Running, trained: Any) -> None:
+    process, _ = start(trained, stack.place.live / "..", f"--live={stack.place.live}")
+    assert process.wait(PATIENCE_S) == 2
+
+
+def test_without_an_exported_bundle_nothing_starts(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "serving", "up", str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "holds no exported bundle" in done.stdout + done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_leaves_nothing_behind(stack: Running) -> None:
+    pids = stack.told["pids"].values()
+    stack.process.send_signal(signal.SIGINT)
+    assert stack.process.wait(60) == 0
+    assert [pid for leader in pids for pid in group(leader)] == []
+    assert not stack.place.running.exists()
+    assert "Traceback" not in stack.place.log.read_text()

@@ -1,0 +1,160 @@
+"""What a guard does to a service that fails in every way, by a clock that the test moves."""
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import pytest
+
+from recsys.errors import ServingError
+from serving.supervisor import Guard, Patience
+
+PATIENCE = Patience(round_s=1.0, silent_s=10.0, first_pause_s=0.5, longest_pause_s=4.0, steady_s=60.0)
+
+
+@dataclass
+class Clock:
+    now: float = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class Patient:
+    """A service whose health the test decides."""
+
+    name: str = "patient"
+    pid: int = 1
+    here: bool = True
+    fault: str | None = None
+    remedy: bool | Exception = False
+    starts_well: bool = True
+    done: list[str] = field(default_factory=list)
+
+    def start(self) -> None:
+        self.done.append("start")
+        if not self.starts_well:
+            raise ServingError("its port is taken")
+        self.here, self.fault = True, None
+
+    def stop(self) -> None:
+        self.done.append("stop")
+        self.here = False
+
+    def running(self) -> bool:
+        return self.here
+
+    def probe(self) -> str | None:
+        return self.fault
+
+    def mend(self) -> bool:
+        if isinstance(self.remedy, Exception):
+            raise self.remedy
+        if self.remedy:
+            self.done.append("mend")
+            self.fault = None
+        return self.remedy
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+def guard_of(patient: Patient, said: list[str], clock: Clock) -> Guard:
+    return Guard(patient, said.append, patience=PATIENCE, clock=clock)
+
+
+def test_a_healthy_service_is_left_alone(clock: Clock, said: list[str]) -> None:
+    patient = Patient()
+    guard = guard_of(patient, said, clock)
+    guard.round()
+    assert (patient.done, said, guard.fault) == ([], [], None)
+
+
+def test_a_service_that_is_gone_is_started_at_once(clock: Clock, said: list[str]) -> None:
+    patient = Patient(here=False)
+    guard = guard_of(patient, said, clock)
+    guard.round()
+    guard.round()
+    assert patient.done == ["stop", "start"]
+    assert guard.restarts == 1
+    assert said == ["patient: is gone", "patient was started again", "patient answers again"]
+
+
+def test_the_pause_between_failed_starts_doubles_up_to_its_bound(clock: Clock, said: list[str]) -> None:
+    patient = Patient(here=False, starts_well=False)
+    guard = guard_of(patient, said, clock)
+    times = []
+    for _ in range(400):
+        before = guard.restarts
+        guard.round()
+        if guard.restarts > before:
+            times.append(clock.now)
+        clock.now += 0.125
+    pauses = [later - earlier for earlier, later in pairwise(times)]
+    assert pauses[:4] == [0.5, 1.0, 2.0, 4.0]
+    assert set(pauses[3:]) == {4.0}
+    assert said == ["patient: is gone", "patient: did not start again: its port is taken"]
+
+
+def test_a_small_remedy_comes_before_a_restart(clock: Clock, said: list[str]) -> None:
+    patient = Patient(fault="a stub is dead", remedy=True)
+    guard = guard_of(patient, said, clock)
+    guard.round()
+    guard.round()
+    assert patient.done == ["mend"]
+    assert (guard.mended, guard.restarts, guard.fault) == (1, 0, None)
+
+
+def test_silence_is_borne_for_a_while_and_then_ended(clock: Clock, said: list[str]) -> None:
+    patient = Patient(fault="no answer within 1 s")
+    guard = guard_of(patient, said, clock)
+    for _ in range(10):
+        guard.round()
+        clock.now += 1.0
+    assert patient.done == []
+    guard.round()
+    assert patient.done == ["stop", "start"]
+    assert said.count("patient: no answer within 1 s") == 1
+
+
+def test_a_service_that_comes_back_by_itself_is_not_restarted(clock: Clock, said: list[str]) -> None:
+    patient = Patient(fault="no answer within 1 s")
+    guard = guard_of(patient, said, clock)
+    for second in range(40):
+        patient.fault = "no answer within 1 s" if second % 8 < 5 else None
+        guard.round()
+        clock.now += 1.0
+    assert patient.done == []
+
+
+def test_a_remedy_that_fails_ends_in_a_restart(clock: Clock, said: list[str]) -> None:
+    patient = Patient(fault="a stub is dead", remedy=ServingError("the model does not load"))
+    guard = guard_of(patient, said, clock)
+    for _ in range(11):
+        guard.round()
+        clock.now += 1.0
+    assert patient.done == ["stop", "start"]
+    assert "patient: the model does not load" in said
+
+
+def test_a_long_time_without_faults_forgets_the_pause(clock: Clock, said: list[str]) -> None:
+    patient = Patient(here=False)
+    guard = guard_of(patient, said, clock)
+    guard.round()
+    clock.now += 1.0
+    patient.here = False
+    guard.round()
+    clock.now += 61.0
+    guard.round()
+    for _ in range(2):
+        patient.here = False
+        guard.round()
+        clock.now += 0.5
+    assert guard.restarts == 4
