@@ -109,7 +109,7 @@ def determinants(rng: np.random.Generator) -> np.ndarray:
         diversity = Determinantal(trade_off=trade_off, window=CHOSEN, content=0.0)
         pool = small_pool(utility, CHOSEN)
         scoring = diversity.scoring(pool, Likeness(units=units, shares=np.empty((SMALL, 0), dtype=np.float32)), [[]])
-        found = select(pool, Limits.none(1, SMALL), scoring, Draws.none(1, CHOSEN, SMALL)).columns[0]
+        found = select(pool, Limits.none(1, SMALL), scoring, Draws.none(1, CHOSEN)).columns[0]
         relevance = (utility - utility.min()) / (utility.max() - utility.min())
         quality = np.exp(0.5 * relevance * trade_off / (1 - trade_off))
         kernel = np.eye(SMALL) + quality[:, None] * quality * (units @ units.T)
@@ -154,7 +154,7 @@ def quotas(rng: np.random.Generator) -> tuple[np.ndarray, int]:
         scoring = diversity.scoring(
             pool, Likeness(units=np.eye(SMALL, 1, dtype=np.float32), shares=np.empty((SMALL, 0))), [[]]
         )
-        selection = select(pool, limits, scoring, Draws.none(1, places, SMALL))
+        selection = select(pool, limits, scoring, Draws.none(1, places))
         counts = np.stack([(groups[sets] == group).sum(1) for group in range(4)])
         kept = (counts <= cap).all(0) & (floors[0][sets].sum(1) >= least[0]) & (floors[1][sets].sum(1) >= least[1])
         if kept.any():

@@ -100,10 +100,10 @@ def learnt(case: Case, places: dict[str, int], seed: int) -> dict[str, np.ndarra
     train, valid = (
         replace(one, labels=np.where(wanted, one.labels, np.nan).astype(np.float32)) for one in (case.train, case.valid)
     )
-    ranker, calibrator = trained(KNOBS, case.spec, case.items, train, valid, seed)
-    task = RankingTask(ranker, case.items, 0, KNOBS, steps=1).eval()
+    fitted = trained(KNOBS, case.spec, case.items, train, valid, seed)
+    task = RankingTask(fitted.ranker, case.items, 0, KNOBS, steps=1).eval()
     with torch.no_grad():
-        predicted = calibrator(task.all_logits(tensors(case.test))).double().numpy()
+        predicted = fitted.calibrator(task.all_logits(tensors(case.test))).double().numpy()
     return {name: predicted[..., place] for name, place in places.items()}
 
 

@@ -31,10 +31,8 @@ from rich.table import Table
 from recsys.data.sources.planted import EFFECTS, Planted
 from recsys.errors import exit_on_error
 from recsys.graphs import export_ranker, random_inputs
-from recsys.ranking.calibration import PlattCalibrator
-from recsys.ranking.multi_objective import MultiObjectiveRanker
 from recsys.stages import OnnxModel, ranker_inputs
-from recsys.training.ranking import RankingTask, RankingTraining, tensors
+from recsys.training.ranking import RankingTask, RankingTraining, TrainedRanker, tensors
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
@@ -79,14 +77,14 @@ def sizes() -> dict[str, RankingTraining]:
 
 
 def served(name: str, knobs: RankingTraining, examples: Examples, folder: Path) -> Served:
-    ranker, calibrator = trained(knobs, examples.spec, examples.items, examples.train, examples.valid, seed=0)
-    task = RankingTask(ranker, examples.items, 0, knobs, steps=1).eval()
-    predicted = calibrator(task.all_logits(tensors(examples.test))).double().numpy()
+    fitted = trained(knobs, examples.spec, examples.items, examples.train, examples.valid, seed=0)
+    task = RankingTask(fitted.ranker, examples.items, 0, knobs, steps=1).eval()
+    predicted = fitted.calibrator(task.all_logits(tensors(examples.test))).double().numpy()
     found = worth(examples.probabilities, predicted)
-    graph, eager = _calls(ranker, calibrator, examples, folder / f"{name}.onnx")
+    graph, eager = _calls(fitted, examples, folder / f"{name}.onnx")
     return Served(
         name=name,
-        parameters=sum(one.numel() for one in ranker.parameters()),
+        parameters=sum(one.numel() for one in fitted.ranker.parameters()),
         loss=log_loss(examples.probabilities, predicted),
         share=min(one["share"] for one in found.values()),
         graph=graph,
@@ -96,18 +94,18 @@ def served(name: str, knobs: RankingTraining, examples: Examples, folder: Path) 
 
 
 def _calls(
-    ranker: MultiObjectiveRanker, calibrator: PlattCalibrator, examples: Examples, file: Path
+    fitted: TrainedRanker, examples: Examples, file: Path
 ) -> tuple[Callable[[], np.ndarray], Callable[[], np.ndarray]]:
     """The exported and the eager ranker on one request of random values."""
     inputs = ranker_inputs(replace(examples.spec, history_length=HISTORY), 0)
     inputs = tuple(replace(one, shape=(-1, 0)) if one.name == "candidate_scores" else one for one in inputs)
-    export_ranker(ranker, calibrator, inputs, file)
+    export_ranker(fitted.ranker, fitted.calibrator, None, inputs, file)
     model, arrays = OnnxModel(file, inputs), random_inputs(inputs, 1, CANDIDATES)
     batch = {name: torch.from_numpy(array) for name, array in arrays.items()}
 
     @torch.inference_mode()
     def eager() -> np.ndarray:
-        return calibrator(ranker(batch)).numpy()
+        return fitted.calibrator(fitted.ranker(batch)).numpy()
 
     return lambda: model(arrays), eager
 

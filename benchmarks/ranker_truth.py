@@ -120,11 +120,11 @@ def learnt(job: Job, examples: Examples) -> tuple[np.ndarray, np.ndarray]:
         for one in (examples.train, examples.valid)
     )
     with pooled(job.system == POOLED):
-        ranker, calibrator = trained(job.knobs, examples.spec, examples.items, train, valid, job.seed)
-    task = RankingTask(ranker, examples.items, 0, job.knobs, steps=1).eval()
+        fitted = trained(job.knobs, examples.spec, examples.items, train, valid, job.seed)
+    task = RankingTask(fitted.ranker, examples.items, 0, job.knobs, steps=1).eval()
     batch = tensors(examples.test)
     with torch.no_grad():
-        shown = calibrator(task.all_logits(batch)).double().numpy()
+        shown = fitted.calibrator(task.all_logits(batch)).double().numpy()
         batch.pop("candidate_positions")
         return shown, task.all_logits(batch).double().numpy()
 

@@ -16,11 +16,9 @@ from recsys.data.splits import TEST, VALIDATION, GlobalTime
 from recsys.evaluation.probabilities import reliability
 from recsys.features.encode import ItemTable
 from recsys.features.spec import Features, FeatureSpec
-from recsys.ranking.calibration import PlattCalibrator
-from recsys.ranking.multi_objective import MultiObjectiveRanker
 from recsys.training.loop import Loop
 from recsys.training.prepare import prepare
-from recsys.training.ranking import RankingExamples, RankingTraining
+from recsys.training.ranking import RankingExamples, RankingTraining, TrainedRanker
 from recsys.training.slates import Slates, logged_examples
 
 
@@ -80,10 +78,10 @@ def trained(
     train: RankingExamples,
     valid: RankingExamples,
     seed: int,
-) -> tuple[MultiObjectiveRanker, PlattCalibrator]:
+) -> TrainedRanker:
     """On one core and in this process."""
     with TemporaryDirectory() as folder:
-        fitted = knobs.fit(
+        return knobs.fit(
             spec,
             items,
             train,
@@ -93,7 +91,6 @@ def trained(
             seed=seed,
             loggers=[],
         )
-    return fitted.ranker, fitted.calibrator
 
 
 def log_loss(true: np.ndarray, predicted: np.ndarray) -> np.ndarray:

@@ -18,8 +18,9 @@ from recsys.errors import BundleError
 from recsys.features.spec import FeatureSpec, Tensor
 from recsys.ranking.calibration import PlattCalibrator
 from recsys.ranking.multi_objective import MultiObjectiveRanker
+from recsys.ranking.uncertainty import LastLayerPosterior, certainty
 from recsys.retrieval.two_tower import TowerEnsemble
-from recsys.stages import OnnxModel
+from recsys.stages import DEVIATIONS, PROBABILITIES, OnnxModel
 
 OPSET = 20
 TOLERANCE = 1e-5
@@ -27,44 +28,53 @@ BATCH_SIZES = (1, 7, 64)
 NUM_CANDIDATES = (1, 33, 1_000)
 
 
+Call = Callable[[dict[str, torch.Tensor]], torch.Tensor | tuple[torch.Tensor, ...]]
+
+
 class _Named(nn.Module):
     """A function of a dictionary as a function of its values, in a fixed order: what the exporter can trace."""
 
-    def __init__(
-        self, module: nn.Module, call: Callable[[dict[str, torch.Tensor]], torch.Tensor], names: Sequence[str]
-    ):
+    def __init__(self, module: nn.Module, call: Call, names: Sequence[str]):
         super().__init__()
         self.module = module
         self.call = call
         self.names = tuple(names)
 
-    def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
+    def forward(self, *tensors: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
         return self.call(dict(zip(self.names, tensors, strict=True)))
 
 
 def export_user_tower(towers: TowerEnsemble, spec: FeatureSpec, path: Path) -> None:
     """Request tensors -> USER_VECTOR [B, D]."""
-    _export(towers, towers.users, spec.request_tensors(), "user_vectors", path)
+    _export(towers, towers.users, spec.request_tensors(), ("user_vectors",), path)
 
 
 def export_item_tower(towers: TowerEnsemble, spec: FeatureSpec, path: Path) -> None:
     """Features of items -> EMBEDDINGS [R, D]."""
-    _export(towers, towers.items, spec.item_tensors(), "embeddings", path)
+    _export(towers, towers.items, spec.item_tensors(), ("embeddings",), path)
 
 
 def export_ranker(
-    ranker: MultiObjectiveRanker, calibrator: PlattCalibrator, inputs: Sequence[Tensor], path: Path
+    ranker: MultiObjectiveRanker,
+    calibrator: PlattCalibrator,
+    posterior: LastLayerPosterior | None,
+    inputs: Sequence[Tensor],
+    path: Path,
 ) -> None:
-    """Request and candidate tensors -> probabilities [B, C, T]."""
-    calibrated = nn.ModuleList([ranker, calibrator])
-    _export(calibrated, lambda batch: calibrator(ranker(batch)), inputs, "probabilities", path)
+    """Request and candidate tensors -> probabilities [B, C, T], and with a posterior their deviations [B, C, T]."""
+    if posterior is None:
+        modules = nn.ModuleList([ranker, calibrator])
+        _export(modules, lambda batch: calibrator(ranker(batch)), inputs, (PROBABILITIES,), path)
+        return
+    modules, outputs = nn.ModuleList([ranker, calibrator, posterior]), (PROBABILITIES, DEVIATIONS)
+    _export(modules, lambda batch: certainty(ranker, calibrator, posterior, batch), inputs, outputs, path)
 
 
 def _export(
     module: nn.Module,
-    call: Callable[[dict[str, torch.Tensor]], torch.Tensor],
+    call: Call,
     inputs: Sequence[Tensor],
-    output: str,
+    outputs: tuple[str, ...],
     path: Path,
 ) -> None:
     named = _Named(module.cpu().float().eval(), call, [tensor.name for tensor in inputs]).eval()
@@ -80,7 +90,7 @@ def _export(
             example,
             path,
             input_names=[tensor.name for tensor in inputs],
-            output_names=[output],
+            output_names=list(outputs),
             dynamic_shapes=(shapes,),
             opset_version=OPSET,
             dynamo=True,
@@ -92,17 +102,25 @@ def _export(
 
 @torch.no_grad()
 def check_against_eager(named: nn.Module, inputs: Sequence[Tensor], path: Path) -> None:
-    """BundleError unless graph and module agree to TOLERANCE for several batch sizes and candidate counts."""
+    """BundleError unless graph and module agree to TOLERANCE for several batch sizes and candidate counts.
+
+    The tolerance is absolute, of figures beyond 1 it is relative.
+    """
     graph = OnnxModel(path, inputs)
     for batch, candidates in zip(BATCH_SIZES, NUM_CANDIDATES, strict=True):
         arrays = random_inputs(inputs, batch, candidates)
-        eager = named(*(torch.from_numpy(array) for array in arrays.values())).numpy()
-        difference = float(np.abs(graph(arrays) - eager).max())
+        eager = named(*(torch.from_numpy(array) for array in arrays.values()))
+        wanted = [one.numpy() for one in (eager if isinstance(eager, tuple) else (eager,))]
+        difference = max(map(_difference, graph.named(arrays).values(), wanted))
         if not difference <= TOLERANCE:
             raise BundleError(
                 f"{path.name} differs from its module by {difference:.2g} for batch {batch} with {candidates} candidates, "
                 f"at most {TOLERANCE:g} is allowed; report this with the versions of torch and onnxruntime"
             )
+
+
+def _difference(found: np.ndarray, wanted: np.ndarray) -> float:
+    return float((np.abs(found - wanted) / np.maximum(np.abs(wanted), 1)).max())
 
 
 def random_inputs(inputs: Sequence[Tensor], batch: int, candidates: int) -> dict[str, np.ndarray]:

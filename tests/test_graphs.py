@@ -19,6 +19,7 @@ from recsys.features.spec import UNKNOWN, Features
 from recsys.graphs import check_against_eager, export_item_tower, export_ranker, export_user_tower
 from recsys.ranking.calibration import PlattCalibrator
 from recsys.ranking.multi_objective import MultiObjectiveRanker
+from recsys.ranking.uncertainty import LastLayerPosterior, certainty
 from recsys.retrieval.two_tower import TowerEnsemble, TwoTower
 from recsys.stages import OnnxModel, ranker_inputs
 from recsys.training.prepare import prepare
@@ -81,11 +82,20 @@ def calibrator():
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, fitted, towers, ranker, calibrator):
+def posterior(ranker):
+    learnt = ranker.learnt()
+    posterior = LastLayerPosterior(*learnt.shape)
+    rows = torch.randn(learnt.shape[0], 40, learnt.shape[1], generator=torch.Generator().manual_seed(2))
+    posterior.fit(rows.transpose(1, 2) @ rows, learnt)
+    return posterior
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, fitted, towers, ranker, calibrator, posterior):
     folder = tmp_path_factory.mktemp("graphs")
     export_user_tower(towers, fitted[0], folder / "user_tower.onnx")
     export_item_tower(towers, fitted[0], folder / "item_tower.onnx")
-    export_ranker(ranker, calibrator, ranker_inputs(fitted[0], NUM_SOURCES), folder / "ranker.onnx")
+    export_ranker(ranker, calibrator, posterior, ranker_inputs(fitted[0], NUM_SOURCES), folder / "ranker.onnx")
     return folder
 
 
@@ -150,13 +160,26 @@ def test_the_item_graph_equals_its_module(fitted, towers, folder, known):
 
 @torch.no_grad()
 @pytest.mark.parametrize(("batch", "num"), [*((batch, 33) for batch in BATCH_SIZES), *((2, c) for c in NUM_CANDIDATES)])
-def test_the_ranker_graph_equals_its_modules(prepared, fitted, ranker, calibrator, ranker_graph, batch, num):
+def test_the_ranker_graph_equals_its_modules(prepared, fitted, ranker, calibrator, posterior, ranker_graph, batch, num):
     arrays = {**request_of(prepared, fitted, batch), **candidates_of(fitted[1], batch, num)}
-    eager = calibrator(ranker(tensors(arrays))).numpy()
-    answer = ranker_graph(arrays)
-    assert answer.shape == (batch, num, 4)
-    assert np.isfinite(answer).all()
-    np.testing.assert_allclose(answer, eager, rtol=0, atol=1e-5)
+    eager = certainty(ranker, calibrator, posterior, tensors(arrays))
+    answer = ranker_graph.named(arrays)
+    assert list(answer) == ["probabilities", "deviations"]
+    for found, wanted in zip(answer.values(), eager, strict=True):
+        assert found.shape == (batch, num, 4)
+        assert np.isfinite(found).all()
+        np.testing.assert_allclose(found, wanted.numpy(), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(ranker_graph(arrays), calibrator(ranker(tensors(arrays))).numpy(), rtol=0, atol=1e-5)
+    assert (answer["deviations"] > 0).all()
+
+
+def test_the_deviations_of_a_request_do_not_depend_on_its_batch(prepared, fitted, ranker_graph):
+    arrays = {**request_of(prepared, fitted, 17), **candidates_of(fitted[1], 17, 9)}
+    alone = [
+        ranker_graph.named({name: array[row : row + 1] for name, array in arrays.items()})["deviations"]
+        for row in range(17)
+    ]
+    np.testing.assert_allclose(ranker_graph.named(arrays)["deviations"], np.concatenate(alone), rtol=1e-5, atol=1e-5)
 
 
 def test_the_calibration_is_inside(prepared, fitted, ranker, ranker_graph):

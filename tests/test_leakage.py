@@ -35,7 +35,7 @@ PROTOCOLS: dict[str, Splitter] = {
 PERIODS = {"rank": RANK, "validation": VALIDATION, "test": TEST}
 SERVED = {"spec", "item_table", "item_vectors", "index", "sources", "towers"}
 """fitted on all that is known when TEST is asked"""
-JUDGED = {"choices", "ranker", "calibrator"}
+JUDGED = {"choices", "ranker", "calibrator", "posterior"}
 """chosen on VALIDATION, or trained on candidates that were chosen there; one epoch leaves none of it to choose"""
 CHOICES = {"weight", "decay"}
 """of a source, among what a bundle keeps of it"""
@@ -126,6 +126,7 @@ def models(config: DictConfig) -> dict[str, Any]:
         **served(cascade.retrieval, folder),
         "ranker": weights(cascade.ranking.ranker.state_dict()),
         "calibrator": weights(cascade.ranking.calibrator.state_dict()),
+        "posterior": weights(cascade.ranking.posterior.state_dict()),
         **{f"towers asked in {period}": checkpoint(folder / f"towers_{period}") for period in ("rank", "validation")},
     }
 

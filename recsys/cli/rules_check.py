@@ -117,8 +117,8 @@ def _asked(stages: Stages, dataset: Dataset, users: int, k: int) -> Iterator[Ask
 
 
 def _through(stages: Stages, queries: Sequence[Query]) -> Asked:
-    asked, candidates, probabilities = stages[-1].offered(through({"QUERY": queries}, stages[:-1]))
-    return Asked(queries=asked, candidates=candidates, probabilities=probabilities)
+    asked, candidates, probabilities, deviations = stages[-1].offered(through({"QUERY": queries}, stages[:-1]))
+    return Asked(queries=asked, candidates=candidates, probabilities=probabilities, deviations=deviations)
 
 
 def _groups(bundle: Bundle) -> dict[str, list[tuple[str, ...]]]:

@@ -14,7 +14,7 @@ from recsys.errors import ConfigError
 from recsys.features.encode import encode_queries
 from recsys.features.occlusion import variants
 from recsys.policy.why_not import why_not
-from recsys.stages import LiveRetrieve, Rank, Retrieve, Stages
+from recsys.stages import PROBABILITIES, LiveRetrieve, Rank, Retrieve, Stages
 
 EVENT = "event "
 
@@ -46,7 +46,7 @@ def reasons(stages: Stages, tensors: Mapping[str, Any], slate: Slate) -> list[Re
         return []
     arrays = {name: array for name, array in tensors.items() if name.startswith(_READ) and name != "candidate_rows"}
     names, occluded = variants(retrieve.spec, arrays, np.array([places[item] for item in shown], dtype=np.int64))
-    utilities = rules.policy.value(rank.model(occluded))
+    utilities = rules.policy.value(rank.model(occluded)[PROBABILITIES])
     added = dict(zip(names[1:], utilities[0] - utilities[1:], strict=True))
     events = [retrieve.items.ids[row] for row in _history(retrieve, tensors)]
     return [
@@ -58,8 +58,8 @@ def reasons(stages: Stages, tensors: Mapping[str, Any], slate: Slate) -> list[Re
 def absence(stages: Stages, tensors: Mapping[str, Any], item: str) -> str:
     """Why an item is not on the slate of one query; tensors: after all stages."""
     rules = stages[-1]
-    (query,), candidates, probabilities = rules.offered(tensors)
-    return why_not(rules.policy, query, candidates, probabilities, item)
+    (query,), candidates, probabilities, deviations = rules.offered(tensors)
+    return why_not(rules.policy, query, candidates, probabilities, deviations, item)
 
 
 _READ = ("history_", "profile_", "context_", "candidate_")

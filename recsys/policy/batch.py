@@ -12,6 +12,8 @@ from recsys.contracts import Candidates, Query
 from recsys.policy.compiled import Applied
 from recsys.policy.selection import Pool, Selection
 
+UNSURE = "exploration:no-deviations"
+"""Thompson sampling was asked for and nobody said how sure the ranker is: the best stands everywhere"""
 UNRANKED = "rank"
 """no probabilities came: the retrieval score is the utility"""
 NOT_FINITE = "value:not-finite"
@@ -35,6 +37,8 @@ class Offer:
     rows: np.ndarray
     utility: np.ndarray
     """float64, NaN where unknown"""
+    spread: np.ndarray | None
+    """float64, standard deviation of the utility, for Thompson sampling; None where nobody knows or asks"""
     offered: np.ndarray
     """bool, by a source"""
     showable: np.ndarray
@@ -50,6 +54,8 @@ class Batch:
     queries: Sequence[Query]
     candidates: Candidates
     probabilities: np.ndarray | None
+    unsure: bool
+    """exploration had to be left out, see UNSURE"""
     offer: Offer
     pool: Pool
     selection: Selection
@@ -59,6 +65,7 @@ class Batch:
         pool, k = self.pool, self.queries[index].k
         happened = {
             UNRANKED: self.probabilities is None,
+            UNSURE: self.unsure,
             NOT_FINITE: bool(np.isnan(pool.utility[index][pool.eligible[index]]).any()),
             SHORT: bool(pool.sizes[index] < k),
         }

@@ -115,31 +115,49 @@ class CompiledPolicy:
     """[N] bool, items that are never shown; None where all may be"""
 
     def compose(
-        self, queries: Sequence[Query], candidates: Candidates, probabilities: np.ndarray | None
+        self,
+        queries: Sequence[Query],
+        candidates: Candidates,
+        probabilities: np.ndarray | None,
+        deviations: np.ndarray | None = None,
     ) -> list[Slate]:
         """One slate a query; a query gets the same slate alone and in any batch.
 
         candidates: the items of a query are distinct; PAD and a score of -inf are never shown. probabilities:
-        [B, C, T] float32, or None when the ranker was skipped.
+        [B, C, T] float32, or None when the ranker was skipped. deviations: [B, C, T] float32, how unsure their logits
+        are, for Thompson sampling.
         """
         if not queries:
             return []
-        batch = self.filled(queries, candidates, probabilities)
+        batch = self.filled(queries, candidates, probabilities, deviations)
         return slates(batch, self.items, self.rules, self.sources, self.value.objectives, self.bundle)
 
-    def rows(self, queries: Sequence[Query], candidates: Candidates, probabilities: np.ndarray | None) -> np.ndarray:
+    def rows(
+        self,
+        queries: Sequence[Query],
+        candidates: Candidates,
+        probabilities: np.ndarray | None,
+        deviations: np.ndarray | None = None,
+    ) -> np.ndarray:
         """The items of the same slates and nothing else: [B, K] catalogue rows, K of the longest, PAD behind the last."""
         if not queries:
             return np.empty((0, 0), dtype=np.int64)
-        batch = self.filled(queries, candidates, probabilities)
+        batch = self.filled(queries, candidates, probabilities, deviations)
         columns = batch.selection.columns
         return np.where(columns >= 0, np.take_along_axis(batch.pool.rows, np.maximum(columns, 0), axis=1), PAD)
 
-    def filled(self, queries: Sequence[Query], candidates: Candidates, probabilities: np.ndarray | None) -> Batch:
+    def filled(
+        self,
+        queries: Sequence[Query],
+        candidates: Candidates,
+        probabilities: np.ndarray | None,
+        deviations: np.ndarray | None = None,
+    ) -> Batch:
         """The slates of a batch, and all that they were made from."""
-        _check_shapes(queries, candidates, probabilities)
+        for figures in (probabilities, deviations):
+            _check_shapes(queries, candidates, figures)
         seen = [_seen(self.rules.row_of, query) for query in queries]
-        offer = self._offer(queries, candidates, probabilities, [hidden for _, hidden in seen])
+        offer = self._offer(queries, candidates, probabilities, deviations, [hidden for _, hidden in seen])
         pool = place_pins(queries, self.rules, offer)
         limits = self._limits(queries, pool, offer)
         scoring = self.diversity.scoring(pool, self.likeness, [history for history, _ in seen])
@@ -147,9 +165,10 @@ class CompiledPolicy:
             queries=queries,
             candidates=candidates,
             probabilities=probabilities,
+            unsure=self.exploration.by_doubt and offer.spread is None,
             offer=offer,
             pool=pool,
-            selection=select(pool, limits, scoring, self.exploration.draws(queries, pool)),
+            selection=select(pool, limits, scoring, self.exploration.draws(queries, pool, offer.spread)),
         )
 
     def _offer(
@@ -157,6 +176,7 @@ class CompiledPolicy:
         queries: Sequence[Query],
         candidates: Candidates,
         probabilities: np.ndarray | None,
+        deviations: np.ndarray | None,
         hidden: Sequence[Sequence[int]],
     ) -> Offer:
         """What rules and value say of the candidates and, behind them, of the items of pins."""
@@ -166,8 +186,9 @@ class CompiledPolicy:
         rows = np.concatenate([candidates.items, np.tile(brought, (len(queries), 1))], axis=1)
         applied = self.rules(queries, rows)
         discounts = self.popularity.factors(queries, rows)
-        factors = applied.factors if discounts is None else applied.factors * discounts
-        utility = scaled(np.where(offered, raw, np.nan), factors[:, : offered.shape[1]])
+        factors = (applied.factors if discounts is None else applied.factors * discounts)[:, : offered.shape[1]]
+        utility = scaled(np.where(offered, raw, np.nan), factors)
+        spread = self._spread(probabilities, deviations, utility, factors)
         order = plain_order(rows, utility, offered.shape[1])
         place = order + rows.shape[1] * np.arange(len(rows))[:, None]
         showable = ~applied.banned & ~among(rows, hidden)
@@ -179,10 +200,24 @@ class CompiledPolicy:
             order=order,
             rows=rows.ravel()[place],
             utility=_padded(utility, rows.shape[1], np.nan).ravel()[place],
+            spread=None if spread is None else _padded(spread, rows.shape[1], 0.0).ravel()[place],
             offered=_padded(offered, rows.shape[1], False).ravel()[place],
             showable=showable.ravel()[place],
             holds=applied.holds.reshape(rows.size, len(self.rules.rules))[place],
         )
+
+    def _spread(
+        self,
+        probabilities: np.ndarray | None,
+        deviations: np.ndarray | None,
+        utility: np.ndarray,
+        factors: np.ndarray,
+    ) -> np.ndarray | None:
+        """[B, C] float64 of the utilities that came of these factors; an unknown one is certain to be last."""
+        if not self.exploration.by_doubt or probabilities is None or deviations is None:
+            return None
+        spread = self.value.spread(probabilities, deviations)
+        return np.where(np.isnan(utility), 0.0, np.where(utility < 0, spread / factors, spread * factors))
 
     def _limits(self, queries: Sequence[Query], pool: Pool, offer: Offer) -> Limits:
         quotas, places = self.rules.quotas, list(self.rules.quota_places)

@@ -201,8 +201,13 @@ def _categories(catalogue: Columns, types: Mapping[str, str]) -> list[dict[str, 
 
 def relevance(pool: Pool) -> np.ndarray:
     """Utility [B, C] scaled to [0, 1] over the eligible columns of each query; 0 where it is unknown."""
+    low, span = scale(pool)
+    return np.where(pool.eligible & ~np.isnan(pool.utility), (pool.utility - low) / span, 0)
+
+
+def scale(pool: Pool) -> tuple[np.ndarray, np.ndarray]:
+    """[B, 1] each: the utility that has the relevance 0, and how far above it that of 1 is."""
     known = pool.eligible & ~np.isnan(pool.utility)
     low = np.min(pool.utility, axis=1, where=known, initial=np.inf, keepdims=True)
     high = np.max(pool.utility, axis=1, where=known, initial=-np.inf, keepdims=True)
-    span = np.where(high > low, high - low, 1)
-    return np.where(known, (pool.utility - np.where(np.isfinite(low), low, 0)) / span, 0)
+    return np.where(np.isfinite(low), low, 0), np.where(high > low, high - low, 1)

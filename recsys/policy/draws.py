@@ -8,10 +8,9 @@ import math
 import numpy as np
 from numba import njit
 
+from recsys.policy.greatest import chance_to_be_greatest
+
 NOBODY, EPSILON, SOFTMAX, THOMPSON = range(4)
-NODES = 256
-REACH = 8.0
-"""standard deviations beyond which a normal density counts for nothing"""
 
 
 @njit(cache=True)
@@ -41,7 +40,7 @@ def chance(mode, rate, allowed, scores, best, chosen, deviations):
     if mode == SOFTMAX:
         weights, total = _softmax(allowed, scores, rate)
         return weights[chosen] / total
-    return _chance_to_be_greatest(allowed, scores, deviations, chosen)
+    return chance_to_be_greatest(allowed, scores, deviations, chosen)
 
 
 @njit(cache=True)
@@ -77,43 +76,3 @@ def _softmax(allowed, scores, temperature):
             weights[c] = math.exp((scores[c] - top) / temperature)
             total += weights[c]
     return weights, total
-
-
-@njit(cache=True)
-def _chance_to_be_greatest(allowed, means, deviations, chosen):
-    """Integral of the chosen one's density times the chance of every other one to lie below, by Simpson's rule.
-
-    From the greatest of those that are certain on: below it the chance is 0, and its edge would cost accuracy.
-    """
-    own = deviations[chosen]
-    if own == 0:
-        return _chance_below(allowed, means, deviations, chosen, means[chosen])
-    low = -REACH
-    for c in range(len(allowed)):
-        if allowed[c] and c != chosen and deviations[c] == 0:
-            low = max(low, (means[c] - means[chosen]) / own)
-    if low >= REACH:
-        return 0.0
-    total, step = 0.0, (REACH - low) / NODES
-    for node in range(NODES + 1):
-        z = low + node * step
-        weight = 1 if node in (0, NODES) else 4 if node % 2 else 2
-        density = math.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
-        value = means[chosen] + own * (z + 1e-9)
-        total += weight * density * _chance_below(allowed, means, deviations, chosen, value)
-    return total * step / 3
-
-
-@njit(cache=True)
-def _chance_below(allowed, means, deviations, chosen, value):
-    """Of all others to lie below a value; of two certain equals the first is the greater."""
-    below = 1.0
-    for c in range(len(allowed)):
-        if allowed[c] and c != chosen and below > 0:
-            if deviations[c] > 0:
-                z = (value - means[c]) / deviations[c]
-                if z < REACH:
-                    below *= 0.5 * math.erfc(-z / math.sqrt(2))
-            elif means[c] > value or (means[c] == value and c < chosen):
-                below = 0.0
-    return below

@@ -28,6 +28,7 @@ class Asked:
     queries: Sequence[Query]
     candidates: Candidates
     probabilities: np.ndarray | None
+    deviations: np.ndarray | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +97,7 @@ class _Slates:
     values: list[np.ndarray]
 
     def add(self, asked: Asked, utility: np.ndarray) -> None:
-        rows = self.policy.rows(asked.queries, asked.candidates, asked.probabilities)
+        rows = self.policy.rows(asked.queries, asked.candidates, asked.probabilities, asked.deviations)
         self.rows += list(rows)
         self.values += list(_values(rows, asked.candidates.items, utility))
 

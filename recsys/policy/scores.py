@@ -23,12 +23,34 @@ def fresh_state(mode, units, shares, window, num, trade_off, relevance):
     closest = np.full(num if mode != PLAIN else 0, 0.0 if mode == MAX_SUM else -math.inf)
     quality = np.empty(num if mode == DPP else 0)
     if mode == DPP:
-        strength = min(trade_off / max(1 - trade_off, 1e-9), 60.0)
         for c in range(num):
-            quality[c] = math.exp(strength * relevance[c])
+            quality[c] = math.exp(_strength(trade_off) * relevance[c])
             closest[c] = 1 + 1 / quality[c]
     factors = np.zeros((rows, num), dtype=np.float32)
     return closest, factors, np.zeros(shares.shape[2]), quality, np.zeros(1, dtype=np.int64)
+
+
+@njit(cache=True)
+def _strength(trade_off):
+    """What relevance is worth in the logarithm of q^2."""
+    return min(trade_off / max(1 - trade_off, 1e-9), 60.0)
+
+
+@njit(cache=True)
+def unsure(diverse, mode, trade_off, scores, deviations):
+    """Scores [C] and the deviations that those of the relevance give them; of determinants the logarithms, where a
+    step of relevance moves score q^2 v + 1 by the share of q^2 v in it. What is below 0 has no relevance to be unsure of.
+    """
+    if not diverse:
+        return scores, deviations
+    if mode != DPP:
+        return scores, trade_off * deviations
+    compared, noise = scores.copy(), np.zeros(len(scores))
+    for c in range(len(scores)):
+        if scores[c] > 0:
+            compared[c] = math.log(scores[c])
+            noise[c] = _strength(trade_off) * deviations[c] * max(0.0, 1 - 1 / scores[c])
+    return compared, noise
 
 
 @njit(cache=True)

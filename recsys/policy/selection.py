@@ -13,7 +13,7 @@ from numba import njit
 
 from recsys.policy.draws import NOBODY, THOMPSON, chance, drawn
 from recsys.policy.keeping import best_column, breaks, completed, guarded, noted, owed_by, pinned_counts, taken
-from recsys.policy.scores import MAX_SUM, PLAIN, added, fresh_state, scored
+from recsys.policy.scores import MAX_SUM, PLAIN, added, fresh_state, scored, unsure
 
 NO_GUARD = -1
 
@@ -107,7 +107,7 @@ class Draws:
     """[B, C] float64, standard deviations of the relevance, for THOMPSON"""
 
     @staticmethod
-    def none(size: int, places: int, columns: int) -> "Draws":
+    def none(size: int, places: int) -> "Draws":
         return Draws(
             mode=NOBODY,
             rate=0.0,
@@ -222,9 +222,11 @@ def _fill(b, pool, limits, scoring, draws, selection, counts, owed, guard):
                 chosen = guarded(b, place, pool, limits, free, counts, owed, masks, excess, scores, guard)
             elif draw_mode != NOBODY and place >= first:
                 allowed = free & (masks == masks[best]) & (excess == excess[best])
-                compared = scores if diverse else relevance[b]
-                noise = deviations[b] if draw_mode == THOMPSON else relevance[b]
-                normal = normals[b, place] if draw_mode == THOMPSON else relevance[b]
+                compared = noise = scores if diverse else relevance[b]
+                normal = compared
+                if draw_mode == THOMPSON:
+                    normal = normals[b, place]
+                    compared, noise = unsure(diverse, mode, trade_off, compared, deviations[b])
                 chosen = drawn(draw_mode, rate, allowed, compared, best, uniforms[b, place], noise, normal)
                 propensities[b, place] = chance(draw_mode, rate, allowed, compared, best, chosen, noise)
                 explored[b, place] = chosen != best

@@ -12,6 +12,9 @@ import numpy as np
 from recsys.errors import ConfigError
 from recsys.expressions import Expression, compile_expression
 
+CERTAIN = 50.0
+"""a logit that is as large makes a probability of 1"""
+
 
 class ValueFormula:
     """A number expression over objectives and weights, such as "watch + like_weight * like"."""
@@ -45,6 +48,23 @@ class CompiledValue:
     expression: Expression
     weights: Mapping[str, float]
     objectives: tuple[str, ...]
+
+    def spread(self, probabilities: np.ndarray, deviations: np.ndarray) -> np.ndarray:
+        """Standard deviation [B, C] of the utility, the logits of probabilities [B, C, T] being as unsure as deviations
+        [B, C, T] say, each by itself: that objectives which follow each other err together does not come this far.
+
+        The delta method, by the difference over one deviation to both sides instead of the derivative, so that kinks of
+        the formula do not surprise; sum over the objectives of ((U(logit + s) - U(logit - s)) / 2)^2. 0 where unknown.
+        """
+        read = [place for place, name in enumerate(self.objectives) if name in self.expression.names]
+        moved = np.repeat(probabilities.astype(np.float64)[None], 2 * len(read), axis=0)
+        for number, place in enumerate(read):
+            p = moved[2 * number, ..., place].copy()
+            odds = np.exp(np.minimum(deviations[..., place].astype(np.float64), CERTAIN))
+            moved[2 * number, ..., place] = p * odds / (1 - p + p * odds)
+            moved[2 * number + 1, ..., place] = p / (p + (1 - p) * odds)
+        utility = self(moved).astype(np.float64)
+        return np.nan_to_num(np.sqrt(np.square((utility[::2] - utility[1::2]) / 2).sum(axis=0)), nan=0.0)
 
     def __call__(self, probabilities: np.ndarray) -> np.ndarray:
         """probabilities [B, C, T] -> utility [B, C] float32, NaN where the formula has no finite value."""

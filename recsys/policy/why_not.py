@@ -11,9 +11,14 @@ from recsys.policy.compose import CompiledPolicy
 
 
 def why_not(
-    policy: CompiledPolicy, query: Query, candidates: Candidates, probabilities: np.ndarray | None, item: str
+    policy: CompiledPolicy,
+    query: Query,
+    candidates: Candidates,
+    probabilities: np.ndarray | None,
+    deviations: np.ndarray | None,
+    item: str,
 ) -> str:
-    """One sentence about an item and the slate of one query; candidates [1, C], probabilities [1, C, T] or None."""
+    """One sentence about an item and the slate of one query; candidates [1, C], the others [1, C, T] or None."""
     row = policy.rules.row_of.get(item)
     if row is None:
         return f"{item!r} is not in the catalogue"
@@ -25,7 +30,7 @@ def why_not(
         return f"{item!r} is excluded by the request"
     if banned := _banned(policy, query, row):
         return f"the rule {banned!r} removes {item!r}"
-    batch = policy.filled([query], candidates, probabilities)
+    batch = policy.filled([query], candidates, probabilities, deviations)
     columns = batch.selection.columns[0, : batch.pool.sizes[0]]
     places = np.flatnonzero(batch.pool.rows[0, columns] == row)
     if len(places):

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 ENOUGH = 20
 """positives that must all lie within another objective's before it is taken for a rule"""
@@ -51,6 +52,25 @@ def follow(logits: Tensor, parents: Parents) -> Tensor:
 def both(one: Tensor, other: Tensor) -> Tensor:
     """Logit of sigmoid(one) * sigmoid(other): 1 / odds = e^-x + e^-y + e^-(x + y)."""
     return -torch.stack([-one, -other, -one - other]).logsumexp(0)
+
+
+def spread(logits: Tensor, variances: Tensor, parents: Parents) -> Tensor:
+    """Variances [..., T] of logits [..., T], each given its parent and erring by itself -> of those that `follow` gives.
+
+    Delta method: d both(x, y) / dx = (1 - sigmoid(x)) / (1 - sigmoid(x) sigmoid(y)), so a factor that is almost certain
+    adds nothing, and the least likely one adds all of its own.
+    """
+    reached, found = follow(logits, parents), list(variances.unbind(-1))
+
+    def at(place: int) -> Tensor:
+        own, parent = found[place], parents[place]
+        if parent is None:
+            return own
+        whole = F.softplus(reached[..., place])
+        slopes = [torch.exp(whole - F.softplus(one)) for one in (logits[..., place], reached[..., parent])]
+        return own * slopes[0].square() + at(parent) * slopes[1].square()
+
+    return torch.stack([at(place) for place in range(len(parents))], dim=-1)
 
 
 def told(names: Sequence[str], parents: Parents) -> str:

@@ -196,15 +196,28 @@ class MultiObjectiveRanker(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """With candidate_positions [B, C] of what was shown, the logits are those in these places, else in the first."""
-        joined, scores = self._join(self._forgetful(batch) if self.training and self.feature_dropout else batch)
-        logits = self._mixed(self.cross(joined))
+        said, gates, scores = self._said(self._forgetful(batch) if self.training and self.feature_dropout else batch)
+        return follow(self._logits(said, gates, scores, batch), self.parents)
+
+    def last_layer(self, batch: Batch) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Logits [B, C, T], each given its parent, and for each objective the features [B, C, E] it is linear in:
+        what the experts say as the objective mixes it, a one, and the retrieval scores.
+        """
+        said, gates, scores = self._said(batch)
+        num, ones = self.num_shared, torch.ones_like(gates[..., 0, :1])
+        own = gates[..., num:] * torch.eye(len(self.parents), device=gates.device)
+        mixed = torch.cat([gates[..., :num], own], dim=-1) @ torch.stack(said, dim=-2)
+        features = tuple(torch.cat([one, ones, scores], dim=-1) for one in mixed.unbind(-2))
+        return self._logits(said, gates, scores, batch), features
+
+    def learnt(self) -> Tensor:
+        """[T, E] how far training moved the weights of those features from where they began."""
+        weights = [self.heads.weight, (self.heads.bias - RARE).unsqueeze(-1)]
         if self.wide is not None:
-            logits = logits + self.wide(scores)
-        if self.positions is not None and "candidate_positions" in batch:
-            last = self.positions.num_embeddings - 1
-            places = self.positions(batch["candidate_positions"].clamp(max=last)) - self.positions.weight[0]
-            logits = logits + PLACES_SPEED * places
-        return follow(logits, self.parents)
+            first = torch.eye(self.wide.in_features, device=self.wide.weight.device)[0]
+            weights[1] = weights[1] + self.wide.bias.unsqueeze(-1)
+            weights.append(self.wide.weight - first)
+        return torch.cat(weights, dim=-1).detach()
 
     def _forgetful(self, batch: Batch) -> dict[str, Tensor]:
         """Some requests without what a query of nothing would lack."""
@@ -217,12 +230,27 @@ class MultiObjectiveRanker(nn.Module):
                 kept[name] = torch.where(lost[group].view(-1, *[1] * (tensor.dim() - 1)), empty, tensor)
         return kept
 
-    def _mixed(self, crossed: Tensor) -> Tensor:
-        """[B, C, W] -> [B, C, T]. The heads are linear, so what the experts say is weighed behind them."""
-        said = [self.heads(expert(crossed)) for expert in self.experts]
-        own = torch.stack([one[..., place] for place, one in enumerate(said[self.num_shared :])], dim=-1)
-        gates = self.gates(crossed).unflatten(-1, (own.shape[-1], -1)).softmax(-1)
-        return (torch.stack([*said[: self.num_shared], own], dim=-1) * gates).sum(-1)
+    def _said(self, batch: Batch) -> tuple[list[Tensor], Tensor, Tensor]:
+        """What each expert says [B, C, expert_dim], how each objective weighs the shared ones and its own [B, C, T, .],
+        and the standardised scores.
+        """
+        joined, scores = self._join(batch)
+        crossed = self.cross(joined)
+        gates = self.gates(crossed).unflatten(-1, (len(self.parents), -1)).softmax(-1)
+        return [expert(crossed) for expert in self.experts], gates, scores
+
+    def _logits(self, said: Sequence[Tensor], gates: Tensor, scores: Tensor, batch: Batch) -> Tensor:
+        """-> [B, C, T]. The heads are linear, so what the experts say is weighed behind them."""
+        votes = [self.heads(one) for one in said]
+        own = torch.stack([one[..., place] for place, one in enumerate(votes[self.num_shared :])], dim=-1)
+        logits = (torch.stack([*votes[: self.num_shared], own], dim=-1) * gates).sum(-1)
+        if self.wide is not None:
+            logits = logits + self.wide(scores)
+        if self.positions is not None and "candidate_positions" in batch:
+            last = self.positions.num_embeddings - 1
+            places = self.positions(batch["candidate_positions"].clamp(max=last)) - self.positions.weight[0]
+            logits = logits + PLACES_SPEED * places
+        return logits
 
     def fit_scores(self, scores: Tensor) -> None:
         """Standardise candidate_scores [R, num_scores] by the training examples."""

@@ -22,7 +22,9 @@ from recsys.stages.load import (
 )
 from recsys.stages.onnx import OnnxModel
 from recsys.stages.stage import (
+    DEVIATIONS,
     ITEMS,
+    PROBABILITIES,
     QUERY,
     SLATE,
     UNKNOWN_ROWS,
@@ -35,8 +37,10 @@ from recsys.stages.stage import (
 )
 
 __all__ = [
+    "DEVIATIONS",
     "ITEMS",
     "POPULARITY",
+    "PROBABILITIES",
     "QUERY",
     "RANKER",
     "SLATE",

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from recsys.contracts import Candidates, Query, Slate
+from recsys.contracts import Slate
 from recsys.features.encode import Arrays
 from recsys.features.spec import Tensor
 from recsys.items.ruled import RuledItems
@@ -15,7 +15,7 @@ from recsys.items.tracked import Tracked
 from recsys.policy.compose import CompiledPolicy
 from recsys.policy.live import Follower
 from recsys.policy.watch import EVERY_S, Watch
-from recsys.stages.stage import Retrieve, Rules, Tensors
+from recsys.stages.stage import Offered, Retrieve, Rules, Tensors
 
 STALE_RULES = "rules:stale"
 """the version that was published last cannot serve, an older one stands in"""
@@ -97,7 +97,7 @@ class LiveRules:
     def rows(self, tensors: Tensors) -> np.ndarray:
         return self.follower.now().value.rows(tensors)
 
-    def offered(self, tensors: Tensors) -> tuple[Sequence[Query], Candidates, np.ndarray | None]:
+    def offered(self, tensors: Tensors) -> Offered:
         return self.follower.now().value.offered(tensors)
 
 

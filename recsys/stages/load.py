@@ -27,7 +27,7 @@ from recsys.policy.rules import RuleSet
 from recsys.policy.store import RuleStore
 from recsys.stages.live import LiveRetrieve, LiveRules
 from recsys.stages.onnx import OnnxModel
-from recsys.stages.stage import Rank, Retrieve, Rules, ranker_inputs
+from recsys.stages.stage import DEVIATIONS, Rank, Retrieve, Rules, ranker_inputs
 
 RANKER = "ranker.onnx"
 POPULARITY = "popularity.safetensors"
@@ -96,7 +96,12 @@ def load_rank(bundle: Bundle) -> Rank:
     possible = ranker_inputs(spec, len(bundle.document("candidates.json")["sources"]))
     model = OnnxModel(bundle.file(RANKER), possible)
     inputs = tuple(tensor for tensor in possible if tensor.name in model.names)
-    return Rank(inputs=inputs, num_objectives=spec.num_objectives, model=model)
+    return Rank(
+        inputs=inputs,
+        num_objectives=spec.num_objectives,
+        model=model.named,
+        uncertain=DEVIATIONS in model.outputs,
+    )
 
 
 def load_rules(bundle: Bundle, *, policy: Policy | None = None, rules: RuleSet | None = None) -> Rules:

@@ -29,9 +29,16 @@ class OnnxModel:
             )
         _check_widths(path, {one.name: one.shape for one in self.session.get_inputs()}, inputs)
         self.names = frozenset(wanted)
+        self.outputs = tuple(one.name for one in self.session.get_outputs())
 
     def __call__(self, arrays: Arrays) -> np.ndarray:
-        return self.session.run(None, {name: arrays[name] for name in self.names})[0]
+        """The first output."""
+        return self.named(arrays)[self.outputs[0]]
+
+    def named(self, arrays: Arrays) -> Arrays:
+        """All outputs."""
+        found = self.session.run(self.outputs, {name: arrays[name] for name in self.names})
+        return dict(zip(self.outputs, found, strict=True))
 
 
 def _check_widths(path: Path, shapes: Mapping[str, Sequence[Any]], inputs: Sequence[Tensor]) -> None:

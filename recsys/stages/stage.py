@@ -23,11 +23,13 @@ QUERY = Tensor(name="QUERY", dtype="bytes", shape=(1,))
 SLATE = Tensor(name="SLATE", dtype="bytes", shape=(1,))
 ITEMS = Tensor(name="ITEMS", dtype="bytes", shape=(-1,))
 UTILITIES = Tensor(name="UTILITIES", dtype="float32", shape=(-1,))
+PROBABILITIES, DEVIATIONS = "probabilities", "deviations"
 
 UNKNOWN_ROWS = "items:ahead"
 """retrieval offered items that came so lately that the rules do not know them; they are left out"""
 
 Tensors = Mapping[str, Any]
+Offered = tuple[Sequence[Query], Candidates, np.ndarray | None, np.ndarray | None]
 UserTower = Callable[[Arrays], np.ndarray]
 
 
@@ -108,20 +110,24 @@ class Retrieve:
 
 @dataclass(frozen=True, kw_only=True)
 class Rank:
-    """One calibrated probability an objective for each candidate."""
+    """One calibrated probability an objective for each candidate, and how sure the ranker is of it."""
 
     inputs: tuple[Tensor, ...]
     num_objectives: int
-    model: Callable[[Arrays], np.ndarray]
+    model: Callable[[Arrays], Arrays]
+    uncertain: bool
+    """whether the model gives deviations, as it does where the policy of its bundle wants them: they take a sixth of its
+    time. Without them, also in an older bundle, Thompson sampling does not explore and says so.
+    """
     name: str = "rank"
     optional_inputs: tuple[Tensor, ...] = ()
 
     @property
     def outputs(self) -> tuple[Tensor, ...]:
-        return (Tensor(name="probabilities", dtype="float32", shape=(-1, self.num_objectives)),)
+        return rank_outputs(self.num_objectives)[: 1 + self.uncertain]
 
     def __call__(self, tensors: Tensors) -> Arrays:
-        return {"probabilities": self.model({tensor.name: tensors[tensor.name] for tensor in self.inputs})}
+        return self.model({tensor.name: tensors[tensor.name] for tensor in self.inputs})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +146,7 @@ class Rules:
     @property
     def optional_inputs(self) -> tuple[Tensor, ...]:
         """Absent when the ranker is left out."""
-        return (Tensor(name="probabilities", dtype="float32", shape=(-1, self.num_objectives)),)
+        return rank_outputs(self.num_objectives)
 
     @property
     def outputs(self) -> tuple[Tensor, ...]:
@@ -153,21 +159,28 @@ class Rules:
         """The items of the same slates without their explanations, [B, K] catalogue rows, PAD behind the last."""
         return self.policy.rows(*self.offered(tensors))
 
-    def offered(self, tensors: Tensors) -> tuple[Sequence[Query], Candidates, np.ndarray | None]:
-        """Queries, their candidates and the probabilities of these, as the policy wants them."""
+    def offered(self, tensors: Tensors) -> Offered:
+        """Queries, their candidates, the probabilities of these and their deviations, as the policy wants them."""
         candidates = Candidates(
             items=tensors["candidate_rows"],
             scores=tensors["merged_scores"],
             source_scores=tensors["source_scores"],
             degraded=tuple(tuple(json.loads(flags)) for flags in np.ravel(tensors["degraded"])),
         )
-        return tensors["QUERY"], known(candidates, len(self.policy.items)), tensors.get("probabilities")
+        kept = known(candidates, len(self.policy.items))
+        return tensors["QUERY"], kept, tensors.get(PROBABILITIES), tensors.get(DEVIATIONS)
 
 
 def ranker_inputs(spec: FeatureSpec, num_sources: int) -> tuple[Tensor, ...]:
     """All that the ranker reads, in the order of its graph."""
     scores = Tensor(name="candidate_scores", dtype="float32", shape=(-1, num_score_features(num_sources)))
     return (*spec.request_tensors(), *spec.candidate_tensors(), scores)
+
+
+def rank_outputs(num_objectives: int) -> tuple[Tensor, ...]:
+    """Calibrated probabilities, and the standard deviations of their logits."""
+    shape = (-1, num_objectives)
+    return tuple(Tensor(name=name, dtype="float32", shape=shape) for name in (PROBABILITIES, DEVIATIONS))
 
 
 def candidate_outputs(num_sources: int) -> tuple[Tensor, ...]:

@@ -25,6 +25,7 @@ from recsys.nn.losses import listwise_softmax, masked_bce
 from recsys.ranking.calibration import PlattCalibrator
 from recsys.ranking.funnel import Parents, parents_of
 from recsys.ranking.multi_objective import MultiObjectiveRanker
+from recsys.ranking.uncertainty import LastLayerPosterior, information
 from recsys.stages import Retrieve
 from recsys.training.loop import Fitting, Loop, index_batches
 from recsys.training.resident import Resident
@@ -33,6 +34,8 @@ WATCHED = {"ndcg@10": "ranking/ndcg@10", "likelihood": "ranking/likelihood"}
 """what the kept epoch is best in -> as it is logged"""
 THINNED = 8
 """candidates behind the first ones of which one is learnt from"""
+SURVEYED = 4_000
+"""training requests, at most, whose information the posterior is made of; the others are taken to say as much"""
 BATCH = 64
 """requests put through the retrieve stage, or scored without gradients, at once"""
 
@@ -54,6 +57,16 @@ class RankingExamples:
 
     def __len__(self) -> int:
         return len(self.candidate_rows)
+
+    def at(self, places: np.ndarray) -> "RankingExamples":
+        """Some of the requests."""
+        return RankingExamples(
+            request={name: array[places] for name, array in self.request.items()},
+            candidate_rows=self.candidate_rows[places],
+            candidate_scores=self.candidate_scores[places],
+            labels=self.labels[places],
+            positions=None if self.positions is None else self.positions[places],
+        )
 
 
 def ranking_examples(
@@ -125,8 +138,11 @@ class RankingTask(pl.LightningModule):
         for held in (self.train_batch, self.valid_batch):
             held.update({name: tensor.to(self.device) for name, tensor in held.items()})
 
+    def joined(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {**batch, **self.items.join("candidate", batch["candidate_rows"])}
+
     def logits(self, batch: dict[str, Tensor]) -> Tensor:
-        return self.ranker({**batch, **self.items.join("candidate", batch["candidate_rows"])})
+        return self.ranker(self.joined(batch))
 
     def training_step(self, indices: Tensor) -> dict[str, Tensor | int]:
         batch = {name: tensor[indices] for name, tensor in self.train_batch.items()}
@@ -151,6 +167,19 @@ class RankingTask(pl.LightningModule):
             [self.logits({k: v[start : start + BATCH] for k, v in batch.items()}) for start in steps]
         ).float()
 
+    @torch.no_grad()
+    def information(self, examples: RankingExamples) -> Tensor:
+        """[T, E, E] float64, what examples say of the last layer, see `recsys.ranking.uncertainty`."""
+        drawn = np.random.default_rng(0).permutation(len(examples))[:SURVEYED]
+        said, parents = [], self.ranker.parents
+        for part in np.split(drawn, range(BATCH, len(drawn), BATCH)):
+            batch = tensors(examples.at(np.sort(part)))
+            logits, features = self.ranker.last_layer(self.joined(batch))
+            there = batch["candidate_rows"] != PAD
+            known = there[there].unsqueeze(-1) & ~batch["labels"][there].isnan()
+            said.append(information(logits[there], [one[there] for one in features], known, parents))
+        return torch.stack(said).sum(0) * len(examples) / len(drawn)
+
     def configure_optimizers(self) -> Any:
         return self.knobs.optimisation(self.parameters(), self.steps)
 
@@ -161,6 +190,7 @@ class TrainedRanker:
 
     ranker: MultiObjectiveRanker
     calibrator: PlattCalibrator
+    posterior: LastLayerPosterior
     outcomes: Outcomes
 
 
@@ -273,7 +303,10 @@ class RankingTraining(Fitting):
         logits = task.all_logits(batch)
         calibrator.fit(logits[present], batch["labels"][present], present.nonzero()[:, 0])
         outcomes = Outcomes(rows=valid.candidate_rows, probabilities=calibrator(logits).numpy(), labels=valid.labels)
-        return TrainedRanker(ranker=task.ranker, calibrator=calibrator, outcomes=outcomes)
+        learnt = task.ranker.learnt()
+        posterior = LastLayerPosterior(*learnt.shape)
+        posterior.fit(task.information(train), learnt)
+        return TrainedRanker(ranker=task.ranker, calibrator=calibrator, posterior=posterior, outcomes=outcomes)
 
 
 def tensors(examples: RankingExamples) -> dict[str, Tensor]:

@@ -53,7 +53,8 @@ def save_cascade(
         _save_words(bundle, prepared.words)
     if ranking := cascade.ranking:
         inputs = ranker_inputs(spec, len(sources.names))
-        export_ranker(ranking.ranker, ranking.calibrator, inputs, bundle.path / RANKER)
+        posterior = ranking.posterior if policy.exploration.by_doubt else None
+        export_ranker(ranking.ranker, ranking.calibrator, posterior, inputs, bundle.path / RANKER)
         bundle.write_arrays(OUTCOMES, ranking.outcomes.to_arrays())
     save_file(_weights(cascade), bundle.path / "weights.safetensors")
     bundle.write_document("policy.yaml", policy.to_document())
@@ -71,7 +72,7 @@ def _save_words(bundle: Bundle, words: WordVectors) -> None:
 def _weights(cascade: TrainedCascade) -> dict[str, torch.Tensor]:
     parts: dict[str, torch.nn.Module] = {"towers": cascade.retrieval.towers}
     if ranking := cascade.ranking:
-        parts |= {"ranker": ranking.ranker, "calibrator": ranking.calibrator}
+        parts |= {"ranker": ranking.ranker, "calibrator": ranking.calibrator, "posterior": ranking.posterior}
     return {
         f"{part}.{name}": tensor.contiguous()
         for part, module in parts.items()

@@ -79,7 +79,7 @@ def chosen(diversity, one=None, vectors=VECTORS, caps=(), floors=(), seen=()):
         else Likeness(units=unit_length(vectors), shares=np.empty((num, 0), dtype=np.float32))
     )
     scoring = diversity.scoring(one, likeness, [list(seen)])
-    return select(one, limits(num, caps, floors), scoring, Draws.none(1, one.pinned.shape[1], num))
+    return select(one, limits(num, caps, floors), scoring, Draws.none(1, one.pinned.shape[1]))
 
 
 def mmr(trade_off, window):

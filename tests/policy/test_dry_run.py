@@ -40,6 +40,7 @@ def asked(users=("u", "v"), values=(0.8, 0.4, 0.2, 0.1), k=2):
             items=rows, scores=scores, source_scores=np.stack([scores] * 2, axis=2), degraded=((),) * len(users)
         ),
         probabilities=np.stack([table, table], axis=2),
+        deviations=None,
     )
 
 
@@ -123,5 +124,6 @@ def test_without_the_ranker_the_scores_of_retrieval_are_the_value():
             items=one.candidates.items, scores=scores, source_scores=one.candidates.source_scores, degraded=((), ())
         ),
         probabilities=None,
+        deviations=None,
     )
     assert run([], [NO_FIRST], batches=[unranked]).value_lost == pytest.approx(run([], [NO_FIRST]).value_lost)

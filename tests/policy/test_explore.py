@@ -10,8 +10,7 @@ from slow_twin import CATALOGUE, OBJECTIVES, REQUEST_TYPES, SOURCES, TYPES, VECT
 
 from recsys.contracts import Candidates, Query
 from recsys.policy.compose import Policy
-from recsys.policy.diversity import Determinantal, MaximalMarginalRelevance, Proportions
-from recsys.policy.draws import THOMPSON, chance, drawn
+from recsys.policy.diversity import Determinantal, MaximalMarginalRelevance, MaxSum, Proportions
 from recsys.policy.explore import Exploration
 from recsys.policy.popularity import PopularityDial
 from recsys.policy.rules import RuleSet
@@ -21,12 +20,14 @@ DIVERSITIES = {
     "plain": MaximalMarginalRelevance(trade_off=1.0, window=0, content=0.0),
     "mmr": MaximalMarginalRelevance(trade_off=0.5, window=3, content=0.0),
     "dpp": Determinantal(trade_off=0.5, window=3, content=0.5),
+    "max-sum": MaxSum(trade_off=0.5, window=3, content=0.0),
     "proportions": Proportions(trade_off=0.5, window=2, of="genres"),
 }
 EXPLORATIONS = {
     "epsilon": Exploration(kind="epsilon", rate=0.4, first=0),
     "late epsilon": Exploration(kind="epsilon", rate=0.9, first=2),
     "softmax": Exploration(kind="softmax", rate=0.3, first=0),
+    "thompson": Exploration(kind="thompson", rate=8.0, first=0),
 }
 CAP = {"name": "cap", "cap": 1, "of": "genre", "top": 3}
 PIN = {"name": "pin", "pin": 1, "item": "i3"}
@@ -53,7 +54,8 @@ def asked(policy, ids, num=6, k=3):
         items=rows, scores=scores, source_scores=np.stack([scores, scores], axis=2), degraded=((),) * len(queries)
     )
     values = np.tile(np.linspace(0.9, 0.1, num, dtype=np.float32), (len(queries), 1))
-    return policy.compose(queries, offered, np.stack([values, values], axis=2))
+    probabilities = np.stack([values, values], axis=2)
+    return policy.compose(queries, offered, probabilities, np.full_like(probabilities, 0.4))
 
 
 def shown(slate):
@@ -138,18 +140,3 @@ def test_rules_hold_whatever_chance_says():
         assert (CATALOGUE["year"][rows] >= 1984).all()
         genres = [CATALOGUE["genre"][row] for row in rows[:3] if CATALOGUE["genre"][row]]
         assert len(set(genres)) == len(genres)
-
-
-def test_thompson_draws_are_as_likely_as_computed():
-    rng = np.random.default_rng(0)
-    means, deviations = np.array([0.5, 0.45, 0.2, 0.4, 0.9]), np.array([0.1, 0.2, 0.3, 0.0, 0.1])
-    allowed = np.array([True, True, True, True, False])
-    chances = np.array([chance(THOMPSON, 0.0, allowed, means, 0, c, deviations) for c in range(4)])
-    assert chances.sum() == pytest.approx(1, abs=1e-4)
-    size = 40_000
-    times = Counter(
-        drawn(THOMPSON, 0.0, allowed, means, 0, np.zeros(2), deviations, normals)
-        for normals in rng.normal(size=(size, 5))
-    )
-    for c, likely in enumerate(chances):
-        assert abs(times[c] / size - likely) <= 4 * np.sqrt(likely * (1 - likely) / size) + 1e-4

@@ -57,6 +57,14 @@ def factors(*rules, **fields):
     return compiled(*rules)([ask(**fields)], ROWS).factors[0].tolist()
 
 
+def test_fresh_items_are_pushed_until_their_budget_of_exposure_is_spent():
+    """The caller counts what was shown of them, under a name of its own."""
+    rule = {"boost": 3, "where": "year >= 1997", "when": "exposure.fresh < 1000"}
+    assert factors(rule, exposure={"fresh": 999.0}) == [3, 1, 1, 3]
+    assert factors(rule, exposure={"fresh": 1000.0}) == [1, 1, 1, 1]
+    assert factors(rule) == [1, 1, 1, 1], "nobody counts"
+
+
 def test_a_must_keeps_the_items_for_which_it_holds():
     assert kept({"must": "not contains(genres, 'Documentary')"}) == [True, True, False, False]
     assert kept({"must": "year > 1960"}) == [True, False, False, True]

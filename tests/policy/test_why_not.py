@@ -31,7 +31,7 @@ def told(item, rules=RULES, trade_off=1.0, explore="none", **fields):
     offered = Candidates(items=rows, scores=scores, source_scores=np.stack([scores] * 2, axis=2), degraded=((),))
     values = np.linspace(0.9, 0.1, 12, dtype=np.float32)[None]
     query = Query(**{"user": "u", "now": 1.0, "k": 3, "request_id": "r", **fields})
-    return why_not(policy, query, offered, np.stack([values, values], axis=2), item)
+    return why_not(policy, query, offered, np.stack([values, values], axis=2), None, item)
 
 
 def test_the_first_reason_is_told():

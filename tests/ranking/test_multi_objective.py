@@ -17,6 +17,7 @@ from recsys.features.spec import TIME_NUMBERS, Features
 from recsys.ranking.multi_objective import (
     FADING_HOURS,
     PLACES_SPEED,
+    RARE,
     CrossNetwork,
     MultiObjectiveRanker,
     TargetAttention,
@@ -246,15 +247,14 @@ def test_only_known_values_of_single_categories_are_shared(ranker, fitted, batch
 
 
 @torch.no_grad()
-def test_an_objective_mixes_the_shared_experts_and_its_own(ranker):
-    crossed = torch.randn(1, 2, ranker.gates.in_features)
+def test_an_objective_mixes_the_shared_experts_and_its_own(ranker, batch):
+    crossed, features = ranker.cross(ranker._join(batch)[0]), ranker.last_layer(batch)[1]
     experts = [expert(crossed) for expert in ranker.experts]
     gates = ranker.gates(crossed).chunk(ranker.heads.out_features, dim=-1)
     for place, gate in enumerate(gates):
         heard = torch.stack([*experts[: ranker.num_shared], experts[ranker.num_shared + place]], dim=-1)
         mean = (heard * gate.softmax(-1)[..., None, :]).sum(-1)
-        expected = mean @ ranker.heads.weight[place] + ranker.heads.bias[place]
-        torch.testing.assert_close(ranker._mixed(crossed)[..., place], expected)
+        torch.testing.assert_close(features[place][..., : mean.shape[-1]], mean)
 
 
 @torch.no_grad()
@@ -264,3 +264,14 @@ def test_the_cross_network_known_answer():
     cross.up[0].weight.copy_(torch.tensor([[0.0, 1.0], [2.0, 0.0]]))
     cross.up[0].bias.copy_(torch.tensor([1.0, 0.0]))
     assert cross(torch.tensor([[3.0, 5.0]])).tolist() == [[3 * (5 + 1) + 3, 5 * (2 * 3) + 5]]
+
+
+@torch.no_grad()
+def test_the_logits_are_linear_in_the_features_of_the_last_layer(ranker, batch):
+    """From where training began: zero heads, a bias of RARE, and the first retrieval score as it is."""
+    logits, features = ranker.last_layer(batch)
+    torch.testing.assert_close(logits, ranker(batch), rtol=0, atol=0)
+    learnt = ranker.learnt()
+    for objective, one in enumerate(features):
+        began = RARE + one[..., -NUM_SCORES]
+        torch.testing.assert_close(one @ learnt[objective] + began, logits[..., objective], rtol=1e-5, atol=1e-5)
