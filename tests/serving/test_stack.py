@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -60,9 +61,9 @@ class Running:
         return 'recsys_consumer_waiting{sink="states"} 0.0' in page
 
 
-def start(trained: Any, live: Path, *options: str) -> tuple[subprocess.Popen[bytes], int]:
+def start(serve: Path, live: Path, *options: str) -> tuple[subprocess.Popen[bytes], int]:
     port = choose_ports({"port": 0})["port"]
-    command = ["-m", "serving", "up", str(trained.folder / "serve"), f"--live={live}", f"--port={port}", *options]
+    command = ["-m", "serving", "up", str(serve), f"--live={live}", f"--port={port}", *options]
     live.mkdir(parents=True, exist_ok=True)
     with (live / "up.log").open("wb") as log:
         return subprocess.Popen([sys.executable, *command], stdout=log, stderr=subprocess.STDOUT), port
@@ -77,12 +78,14 @@ def ready(port: int) -> bool:
 
 @pytest.fixture(scope="module")
 def stack(trained: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """Of a copy of what was exported, because items are changed."""
     live = tmp_path_factory.mktemp("live")
-    process, port = start(trained, live, NO_HASTE)
+    serve = shutil.copytree(trained.folder / "serve", tmp_path_factory.mktemp("copy") / "serve")
+    process, port = start(serve, live, NO_HASTE)
     try:
         assert until(lambda: process.poll() is not None or ready(port), PATIENCE_S)
         assert process.poll() is None, (live / "up.log").read_text()
-        place = Place(serve=trained.folder / "serve", live=live)
+        place = Place(serve=serve, live=live)
         key = {"Authorization": f"Bearer {place.first_key.read_text().strip()}"}
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=key, timeout=60.0) as client:
             yield Running(process=process, place=place, client=client)
@@ -243,8 +246,8 @@ def rows(database: Path) -> dict[bytes, bytes]:
     return {bytes(key): bytes(value) for key, value in found.items() if bytes(key).startswith(b"user:")}
 
 
-def test_a_second_stack_on_the_same_folder_is_refused(stack: Running, trained: Any) -> None:
-    process, _ = start(trained, stack.place.live / "..", f"--live={stack.place.live}")
+def test_a_second_stack_on_the_same_folder_is_refused(stack: Running) -> None:
+    process, _ = start(stack.place.serve, stack.place.live / "..", f"--live={stack.place.live}")
     assert process.wait(PATIENCE_S) == 2
 
 
