@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Self
@@ -24,7 +25,7 @@ SILENCE_S = 1.0
 """after which a server counts as silent"""
 
 
-class Server:
+class Server(ABC):
     """A server that runs beside us as one process, as a context manager; what all of them do alike.
 
     A subclass starts it into `_process` and says whether it answers.
@@ -48,13 +49,13 @@ class Server:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
+    @abstractmethod
     def start(self) -> None:
         """Start the server and wait until it answers."""
-        raise NotImplementedError
 
+    @abstractmethod
     def answers(self) -> bool:
         """Whether it does at this moment."""
-        raise NotImplementedError
 
     def stop(self) -> None:
         """Stop the server, a halted one too; stopping twice is allowed."""
