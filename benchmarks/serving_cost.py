@@ -126,6 +126,8 @@ def saturation(system: System, folder: Path) -> tuple[float, list[Phase]]:
         low, high = (rate, high) if phase.kept else (low, rate)
         console.print(f"{system.name:10}  {rate:6.1f}/s  p95 {phase.p95_ms:7.1f} ms  bad {phase.bad}")
         until(lambda: _idle(system), 20.0)
+    if not low:
+        raise ServingError(f"{system.name} keeps no rate down to {high:g} requests/s; is the machine idle?")
     return low, tried
 
 

@@ -163,31 +163,30 @@ def query_from_dict(document: Any) -> Query:
     if not isinstance(history, list | tuple):
         raise QueryError(f"query.history is a {type(history).__name__}; send a list of events, newest last")
     return Query(
-        user=_text("user", fields.get("user")),
-        now=_number("now", fields.get("now")),
-        k=_count("k", fields.get("k", 10)),
-        context=_object("context", fields.get("context", {})),
-        profile=_object("profile", fields.get("profile", {})),
-        history=tuple(_event(event, index, fields["user"]) for index, event in enumerate(history)),
-        surface=_text("surface", fields.get("surface", "default")),
-        exclude=_texts("exclude", fields.get("exclude", [])),
-        request_id=_text("request_id", fields.get("request_id", "")),
-        exposure=_numbers("exposure", fields.get("exposure", {})),
+        user=_text("query", "user", fields.get("user")),
+        now=_number("query", "now", fields.get("now")),
+        k=_count("query", "k", fields.get("k", 10)),
+        context=_object("query", fields.get("context", {}), "context"),
+        profile=_object("query", fields.get("profile", {}), "profile"),
+        history=tuple(_event(event, f"query.history[{index}]", fields["user"]) for index, event in enumerate(history)),
+        surface=_text("query", "surface", fields.get("surface", "default")),
+        exclude=_texts("query", "exclude", fields.get("exclude", [])),
+        request_id=_text("query", "request_id", fields.get("request_id", "")),
+        exposure=_numbers("query", "exposure", fields.get("exposure", {})),
     )
 
 
-def _event(document: Any, index: int, user: str) -> Event:
-    name = f"history[{index}]"
+def _event(document: Any, name: str, user: str) -> Event:
     fields = _object(name, document)
     _refuse_unknown(name, fields, Event)
     return Event(
         **{
             **fields,
-            "user": _text(f"{name}.user", fields.get("user", user)),
-            "item": _text(f"{name}.item", fields.get("item")),
-            "timestamp": _number(f"{name}.timestamp", fields.get("timestamp")),
-            "actions": _numbers(f"{name}.actions", fields.get("actions", {})),
-            "context": _object(f"{name}.context", fields.get("context", {})),
+            "user": _text(name, "user", fields.get("user", user)),
+            "item": _text(name, "item", fields.get("item")),
+            "timestamp": _number(name, "timestamp", fields.get("timestamp")),
+            "actions": _numbers(name, "actions", fields.get("actions", {})),
+            "context": _object(name, fields.get("context", {}), "context"),
         }
     )
 
@@ -198,41 +197,45 @@ def _refuse_constant(name: str) -> float:
 
 def _refuse_unknown(name: str, fields: Mapping[str, Any], noun: type) -> None:
     known = noun.__dataclass_fields__  # type: ignore[attr-defined]
-    if unknown := sorted(set(fields) - set(known)):
-        raise QueryError(f"{name} has the unknown field {unknown[0]!r}; known are {', '.join(known)}")
+    if not fields.keys() <= known.keys():
+        unknown = sorted(fields.keys() - known.keys())[0]
+        raise QueryError(f"{name} has the unknown field {unknown!r}; known are {', '.join(known)}")
 
 
-def _object(name: str, value: Any) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise QueryError(f"query.{name} is {_short(value)}; send a JSON object")
+def _object(name: str, value: Any, part: str = "") -> Mapping[str, Any]:
+    if not isinstance(value, dict | Mapping):
+        raise QueryError(f"{name}{part and '.' + part} is {_short(value)}; send a JSON object")
     return value
 
 
-def _text(name: str, value: Any) -> str:
+def _text(name: str, part: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise QueryError(f"query.{name} is {_short(value)}; send a string")
+        raise QueryError(f"{name}.{part} is {_short(value)}; send a string")
     return value
 
 
-def _texts(name: str, value: Any) -> tuple[str, ...]:
+def _texts(name: str, part: str, value: Any) -> tuple[str, ...]:
     if not isinstance(value, list | tuple):
-        raise QueryError(f"query.{name} is {_short(value)}; send a list of strings")
-    return tuple(_text(f"{name}[{index}]", one) for index, one in enumerate(value))
+        raise QueryError(f"{name}.{part} is {_short(value)}; send a list of strings")
+    return tuple(_text(name, f"{part}[{index}]", one) for index, one in enumerate(value))
 
 
-def _number(name: str, value: Any) -> float:
+def _number(name: str, part: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
-        raise QueryError(f"query.{name} is {_short(value)}; send a finite number")
+        raise QueryError(f"{name}.{part} is {_short(value)}; send a finite number")
     return float(value)
 
 
-def _numbers(name: str, value: Any) -> Mapping[str, float]:
-    return {key: _number(f"{name}.{key}", one) for key, one in _object(name, value).items()}
+def _numbers(name: str, part: str, value: Any) -> Mapping[str, float]:
+    figures = _object(name, value, part)
+    if all(type(one) is float and abs(one) <= sys.float_info.max for one in figures.values()):
+        return dict(figures)
+    return {key: _number(name, f"{part}.{key}", one) for key, one in figures.items()}
 
 
-def _count(name: str, value: Any) -> int:
+def _count(name: str, part: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_K:
-        raise QueryError(f"query.{name} is {_short(value)}; send a whole number from 1 to {MAX_K}")
+        raise QueryError(f"{name}.{part} is {_short(value)}; send a whole number from 1 to {MAX_K}")
     return value
 
 

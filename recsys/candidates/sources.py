@@ -14,9 +14,10 @@ import numpy as np
 from recsys.candidates.choice import Weights, coordinate_search
 from recsys.candidates.contract import Answer, Arrays, Asked, Document, Fitted, Known, Source
 from recsys.candidates.lists import ItemList
-from recsys.candidates.merge import Merged, Union, best_columns, merge, union
+from recsys.candidates.merge import Merged, best_columns, merge
 from recsys.candidates.neighbours import ItemNeighbours
 from recsys.candidates.towers import TowerIndex
+from recsys.candidates.union import Union, union
 from recsys.contracts import PAD
 from recsys.errors import ConfigError, check_ranges
 from recsys.features.encode import ItemTable

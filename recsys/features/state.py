@@ -49,7 +49,7 @@ def remembered(
     timestamps = np.array([event.timestamp for event in events], dtype=np.float64)
     labels = spec.labels(actions, len(events))
     reached = np.flatnonzero((labels > 0).any(axis=1))
-    last_first = [np.nan_to_num(values, nan=-np.inf) for values in reversed(actions.values())]
+    last_first = [np.where(np.isnan(values), -np.inf, values) for values in reversed(actions.values())]
     order = np.lexsort([key[reached] for key in (*last_first, ties, timestamps, histories)])
     places = reached[order]
     return places, labels[places], timestamps[places]

@@ -1,7 +1,8 @@
 """faiss behind the same call as the exact index: candidates by faiss, scores and order as everywhere in this room.
 
-Every call into faiss is made by one thread that the index owns: faiss' GPU indexes are not safe even for readers, and
-an index that grows is not either (faiss#367, #4525). Any thread may search, add and remove.
+Searches and changes are made by one thread that the index owns: faiss' GPU indexes are not safe even for readers, and an
+index that grows is not either (faiss#367, #4525). Any thread may search, add and remove. Vectors are read where they are
+asked for, between two changes: to hand that over would cost more than it does.
 
 Shapes: B queries, N items, D dim, K results.
 """
@@ -9,6 +10,7 @@ Shapes: B queries, N items, D dim, K results.
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 from typing import TypeVar
 
 import faiss
@@ -39,6 +41,7 @@ class FaissIndex:
         self._cells = Cells(index) if Cells.fit(index) else None
         self._clone: faiss.Index | None = None
         threads = faiss.omp_get_max_threads()
+        self._unchanging = Lock()
         self._owner = ThreadPoolExecutor(1, "faiss", initializer=faiss.omp_set_num_threads, initargs=(threads,))
 
     def __len__(self) -> int:
@@ -52,7 +55,8 @@ class FaissIndex:
 
     def vectors(self, rows: np.ndarray) -> np.ndarray:
         """The vectors [.., D] float32 of rows [..], zeros where a row is PAD."""
-        return self._own(lambda: self._vectors(rows))
+        with self._unchanging:
+            return self._vectors(rows)
 
     def add(self, vectors: np.ndarray) -> np.ndarray:
         """Append vectors [M, D] without training; returns their rows [M]."""
@@ -64,7 +68,8 @@ class FaissIndex:
 
     def set_knobs(self, *, nprobe: int, ef_search: int, k_factor: float) -> None:
         """How much is looked at, see IndexBuilder; written with the index."""
-        self._own(lambda: _set_knobs(self._index, nprobe, ef_search, k_factor))
+        with self._unchanging:
+            _set_knobs(self._index, nprobe, ef_search, k_factor)
         self._clone = None
 
     def write(self, path: Path) -> None:
@@ -125,7 +130,7 @@ class FaissIndex:
 
     def _add(self, vectors: np.ndarray) -> np.ndarray:
         first = len(self)
-        with euclidean(self._index):
+        with self._unchanging, euclidean(self._index):
             self._index.add(vectors)
         self._alive = np.concatenate([self._alive, np.ones(len(vectors), dtype=bool)])
         self._clone = None

@@ -186,15 +186,6 @@ def test_the_largest_sum_is_one_also_where_it_is_excluded_later():
     assert answer.score(np.zeros(3, int), np.arange(3)).tolist() == [0, 1, 0.5]
 
 
-def test_looking_up_in_steps_changes_nothing(monkeypatch):
-    generator = np.random.default_rng(0)
-    answer = neighbours(generator.random((6, 6))).answer(asked(generator.integers(PAD, 6, (7, 3))))
-    query, row = np.divmod(np.arange(42), 6)
-    whole = answer.score(query, row)
-    monkeypatch.setattr("recsys.candidates.neighbours.CELLS", 13)
-    np.testing.assert_array_equal(answer.score(query, row), whole)
-
-
 @settings(deadline=None)
 @given(st.integers(0, 10_000))
 def test_what_each_of_the_newest_events_says_is_read_from_the_matrix(seed):

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from recsys.candidates.best import best
 from recsys.candidates.contract import RECENT
-from recsys.candidates.merge import Merged, merge, num_score_features, score_features, union
+from recsys.candidates.merge import Merged, merge, num_score_features, score_features
+from recsys.candidates.union import union
 from recsys.contracts import PAD
 
 NUM_ITEMS = 12

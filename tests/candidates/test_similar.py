@@ -44,7 +44,8 @@ def test_steps_change_nothing(known_of, monkeypatch):
 def test_both_interests_of_a_history_are_heard_the_newer_one_more(known_of):
     known = known_of([0], [0], 12)
     matrix, history = fit(known, neighbours=1).matrix.toarray(), np.array([[-1, 4, 7]])
-    sums = fit(known, neighbours=1).answer(Asked(vectors=np.zeros((1, 4)), history=history)).sums.toarray()[0]
+    answer = fit(known, neighbours=1).answer(Asked(vectors=np.zeros((1, 4)), history=history))
+    sums = answer.score(np.zeros(12, np.int64), np.arange(12))
     expected = matrix[7] + 0.5 * matrix[4]
     np.testing.assert_allclose(sums, expected / expected.max(), rtol=1e-6)
 
