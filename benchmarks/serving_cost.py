@@ -2,14 +2,15 @@
 
 A generator in a process of its own sends at given rates, whatever comes back (benchmarks/load.py). CPU time is that of all
 processes of a system, its generator's stands beside it. `saturation` is the highest rate of a bisection at which every
-request is answered by the whole cascade, with a full slate, p95 below DEADLINE_MS. No two queries are alike and nothing is
-cached. The soak sends half of that for SOAK_S to the gateway and watches the memory.
+request gets a full slate that keeps the rules, WHOLE of them from the whole cascade, p95 below DEADLINE_MS. No two queries
+are alike and nothing is cached. The soak sends half of that for SOAK_S to the gateway and watches the memory.
 
 `python benchmarks/serving.py`: about twenty-five minutes on two idle cores, three more the first time (training).
 Writes benchmarks/results/serving.json and serving.png.
 """
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -45,6 +46,7 @@ DEADLINE_MS = 100.0
 HALF_S = 30.0
 SOAK_S, SETTLED_S, WATCH_S = 600.0, 120.0, 5.0
 FULL = "recommend"
+WHOLE = 0.99
 
 console = Console()
 
@@ -55,8 +57,8 @@ class System:
 
     name: str
     plan: Plan
-    leaders: tuple[int, ...]
-    """process ids; their children count too"""
+    leader: int
+    """process id; its children count too"""
 
     def cpu_s(self) -> float:
         return sum(times.user + times.system for times in (process.cpu_times() for process in self._processes()))
@@ -66,8 +68,8 @@ class System:
         return sum(process.memory_full_info().uss for process in self._processes()) / 2**20
 
     def _processes(self) -> list[psutil.Process]:
-        leaders = [psutil.Process(pid) for pid in self.leaders]
-        return [one for leader in leaders for one in (leader, *leader.children(recursive=True))]
+        leader = psutil.Process(self.leader)
+        return [leader, *leader.children(recursive=True)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +80,9 @@ class Phase:
     rate: float
     requests: int
     bad: int
-    """not answered by the whole cascade with a full slate that keeps the rules"""
+    """without a full slate that keeps the rules"""
+    light: int
+    """answered by less than the whole cascade"""
     cpu_ms: float
     """a request"""
     generator_cpu_ms: float
@@ -88,7 +92,7 @@ class Phase:
 
     @property
     def kept(self) -> bool:
-        return self.bad == 0 and self.p95_ms <= DEADLINE_MS
+        return self.bad == 0 and self.light <= (1 - WHOLE) * self.requests and self.p95_ms <= DEADLINE_MS
 
 
 def measure(system: System, folder: Path, rates: Sequence[tuple[float, float]], seed: int) -> Phase:
@@ -107,7 +111,8 @@ def measure(system: System, folder: Path, rates: Sequence[tuple[float, float]], 
         system=system.name,
         rate=rates[-1][0],
         requests=total,
-        bad=int((~(whole & (rungs == FULL))).sum()),
+        bad=int((~whole).sum()),
+        light=int((whole & (rungs != FULL)).sum()),
         cpu_ms=1e3 * used / total,
         generator_cpu_ms=1e3 * float(found["cpu_s"]) / total,
         p50_ms=float(p50),
@@ -124,7 +129,9 @@ def saturation(system: System, folder: Path) -> tuple[float, list[Phase]]:
         phase = measure(system, folder, [(rate, STEP_S)], seed=100 + step)
         tried.append(phase)
         low, high = (rate, high) if phase.kept else (low, rate)
-        console.print(f"{system.name:10}  {rate:6.1f}/s  p95 {phase.p95_ms:7.1f} ms  bad {phase.bad}")
+        console.print(
+            f"{system.name:10}  {rate:6.1f}/s  p95 {phase.p95_ms:7.1f} ms  bad {phase.bad}  light {phase.light}"
+        )
         until(lambda: _idle(system), 20.0)
     if not low:
         raise ServingError(f"{system.name} keeps no rate down to {high:g} requests/s; is the machine idle?")
@@ -150,11 +157,12 @@ def running(name: str, made: World, folder: Path) -> Iterator[System]:
 def _in_process(made: World, folder: Path) -> Iterator[System]:
     port = choose_ports({"port": 0})["port"]
     script = ROOT / "benchmarks" / "serving_inprocess.py"
-    process = spawn([sys.executable, str(script), str(made.serve), str(port)], log=folder / "in_process.log", cwd=ROOT)
+    command, threads = [sys.executable, str(script), str(made.serve), str(port)], {"OMP_NUM_THREADS": "1"}
+    process = spawn(command, log=folder / "in_process.log", cwd=ROOT, environment={**os.environ, **threads})
     try:
         if not until(lambda: _listens(port), 120.0):
             raise ServingError(f"the in-process server did not start; see {folder / 'in_process.log'}")
-        yield System(name="in-process", plan=_plan(made, folder, f"{HOST}:{port}"), leaders=(process.pid,))
+        yield System(name="in-process", plan=_plan(made, folder, f"{HOST}:{port}"), leader=process.pid)
     finally:
         end(process)
 
@@ -163,7 +171,7 @@ def _in_process(made: World, folder: Path) -> Iterator[System]:
 def _triton(made: World, folder: Path) -> Iterator[System]:
     with TritonServer(made.serve / "models") as server:
         plan = _plan(made, folder, server.grpc_url, model=FULL)
-        yield System(name="triton", plan=plan, leaders=(server.pid,))
+        yield System(name="triton", plan=plan, leader=server.pid)
 
 
 @contextmanager
@@ -179,7 +187,7 @@ def _gateway(made: World, folder: Path) -> Iterator[System]:
             k=K,
             forbidden=str(forbidden),
         )
-        yield System(name="gateway", plan=plan, leaders=stack.leaders)
+        yield System(name="gateway", plan=plan, leader=stack.supervisor)
 
 
 def _plan(made: World, folder: Path, address: str, model: str | None = None) -> Plan:
@@ -268,7 +276,7 @@ def figures(found: dict[str, Measured], soaked: Phase, grown: float) -> dict[str
         ),
         "saturation_requests_per_second": Figure(
             value=round(gateway.saturation, 1),
-            unit="requests/s, gateway, none answered less than whole",
+            unit=f"requests/s, gateway, no error, at most {1 - WHOLE:.0%} answered by less than the whole cascade",
             goal=150.0,
             better="higher",
         ),
@@ -284,12 +292,12 @@ def figures(found: dict[str, Measured], soaked: Phase, grown: float) -> dict[str
 
 def table(found: dict[str, Measured]) -> Table:
     shown = Table(title=f"200 candidates ranked, {K} shown, 27,000 items", box=box.SIMPLE_HEAD, title_justify="left")
-    for heading in ("system", "rate /s", "CPU ms", "p50 ms", "p95 ms", "p99 ms", "not whole", "generator CPU ms"):
+    for heading in ("system", "rate /s", "CPU ms", "p50 ms", "p95 ms", "p99 ms", "bad", "light", "generator CPU ms"):
         shown.add_column(heading, justify="left" if heading == "system" else "right")
     for name, of in found.items():
         for phase in (of.quiet, of.half, max((one for one in of.tried if one.kept), key=lambda one: one.rate)):
             times = (phase.cpu_ms, phase.p50_ms, phase.p95_ms, phase.p99_ms)
-            cells = [f"{phase.rate:.1f}", *(f"{time:.1f}" for time in times), str(phase.bad)]
+            cells = [f"{phase.rate:.1f}", *(f"{time:.1f}" for time in times), str(phase.bad), str(phase.light)]
             shown.add_row(name, *cells, f"{phase.generator_cpu_ms:.2f}")
     return shown
 

@@ -31,11 +31,7 @@ class RunningStack:
     headers: tuple[tuple[str, str], ...]
     place: Place
     supervisor: int
-    """process id"""
-
-    @property
-    def leaders(self) -> tuple[int, ...]:
-        return (self.supervisor, *self.pids.values())
+    """process id; all others are its children"""
 
     @property
     def pids(self) -> dict[str, int]:

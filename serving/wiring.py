@@ -45,7 +45,8 @@ HALF_LIFE_S = 7 * 86_400.0
 """of what exposure rules count"""
 READ_S, WRITE_S = 0.05, 5.0
 """a call of the state store may take so long"""
-FOLD_LINGER_S, PARQUET_LINGER_S = 0.05, 10.0
+FOLD_POLL_S, PARQUET_POLL_S, PARQUET_LINGER_S = 0.1, 1.0, 10.0
+"""looking costs both sides a millisecond, and who did something sees it in the slate after the next look"""
 PARQUET_ROWS = 20_000
 WHO = "gateway"
 
@@ -144,8 +145,10 @@ def run_consumer(place: Place, neighbours: Neighbours, *, port: int) -> None:
 async def _consume(place: Place, bundle: Bundle, neighbours: Neighbours, port: int) -> None:
     states, stream = _states(place, bundle, neighbours), Stream(url=neighbours.broker)
     readers = {
-        "states": JetStreamReader(stream, name="states", linger_s=FOLD_LINGER_S),
-        "parquet": JetStreamReader(stream, name="parquet", limit=PARQUET_ROWS, linger_s=PARQUET_LINGER_S),
+        "states": JetStreamReader(stream, name="states", poll_s=FOLD_POLL_S),
+        "parquet": JetStreamReader(
+            stream, name="parquet", limit=PARQUET_ROWS, linger_s=PARQUET_LINGER_S, poll_s=PARQUET_POLL_S
+        ),
     }
     sinks: Mapping[str, Sink] = {"states": states, "parquet": PartitionSink(place.events)}
     consumers = {name: Consumer(reader=reader, sinks=[sinks[name]]) for name, reader in readers.items()}

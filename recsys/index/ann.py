@@ -1,8 +1,8 @@
 """faiss behind the same call as the exact index: candidates by faiss, scores and order as everywhere in this room.
 
-Searches and changes are made by one thread that the index owns: faiss' GPU indexes are not safe even for readers, and an
-index that grows is not either (faiss#367, #4525). Any thread may search, add and remove. Vectors are read where they are
-asked for, between two changes: to hand that over would cost more than it does.
+Calls into faiss come one after the other: its GPU indexes are not safe even for readers, and an index that grows is not
+either (faiss#367, #4525). Where there is a GPU, one thread that the index owns makes all of them; where there is none, whoever
+calls does, because handing a search over costs as much as a small one. Any thread may search, add and remove.
 
 Shapes: B queries, N items, D dim, K results.
 """
@@ -40,9 +40,8 @@ class FaissIndex:
         self._alive = alive
         self._cells = Cells(index) if Cells.fit(index) else None
         self._clone: faiss.Index | None = None
-        threads = faiss.omp_get_max_threads()
-        self._unchanging = Lock()
-        self._owner = ThreadPoolExecutor(1, "faiss", initializer=faiss.omp_set_num_threads, initargs=(threads,))
+        self._turn = Lock()
+        self._owner = ThreadPoolExecutor(1, "faiss") if faiss.get_num_gpus() else None
 
     def __len__(self) -> int:
         """Rows, removed ones too."""
@@ -55,8 +54,7 @@ class FaissIndex:
 
     def vectors(self, rows: np.ndarray) -> np.ndarray:
         """The vectors [.., D] float32 of rows [..], zeros where a row is PAD."""
-        with self._unchanging:
-            return self._vectors(rows)
+        return self._own(lambda: self._vectors(rows))
 
     def add(self, vectors: np.ndarray) -> np.ndarray:
         """Append vectors [M, D] without training; returns their rows [M]."""
@@ -68,8 +66,7 @@ class FaissIndex:
 
     def set_knobs(self, *, nprobe: int, ef_search: int, k_factor: float) -> None:
         """How much is looked at, see IndexBuilder; written with the index."""
-        with self._unchanging:
-            _set_knobs(self._index, nprobe, ef_search, k_factor)
+        self._own(lambda: _set_knobs(self._index, nprobe, ef_search, k_factor))
         self._clone = None
 
     def write(self, path: Path) -> None:
@@ -86,7 +83,10 @@ class FaissIndex:
         return FaissIndex(faiss.downcast_index(index.index), alive)
 
     def _own(self, call: Callable[[], T]) -> T:
-        return self._owner.submit(call).result()
+        if self._owner is not None:
+            return self._owner.submit(call).result()
+        with self._turn:
+            return call()
 
     def _search(self, queries: np.ndarray, k: int, allowed: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         if k < 1 or not len(queries):
@@ -130,7 +130,7 @@ class FaissIndex:
 
     def _add(self, vectors: np.ndarray) -> np.ndarray:
         first = len(self)
-        with self._unchanging, euclidean(self._index):
+        with euclidean(self._index):
             self._index.add(vectors)
         self._alive = np.concatenate([self._alive, np.ones(len(vectors), dtype=bool)])
         self._clone = None

@@ -79,8 +79,8 @@ class JetStreamWriter:
 class JetStreamReader:
     """Reads the log of `stream` in order, from where a reader of this `name` acknowledged last.
 
-    A batch has at most `limit` records and `limit_bytes`; it is complete `linger_s` after its first record at the
-    latest. One process a name. `waiting` counts the records behind the last batch; `missed` those that the log had
+    A batch has at most `limit` records and `limit_bytes`; it is complete `linger_s` after its first record, with what the
+    looks found that are `poll_s` apart. One process a name. `waiting` counts the records behind the last batch; `missed` those that the log had
     removed before they were read; `unreadable` those that are no records, which are passed over.
     """
 
@@ -101,6 +101,7 @@ class JetStreamReader:
         self._linger_s, self._poll_s = linger_s, poll_s
         self._connection = Connection(stream)
         self._next: int | None = None
+        self._next_look = 0.0
 
     async def fetch(self) -> list[Stored]:
         """The next records, waited for. ServingError when the broker does not answer; the next call goes on there."""
@@ -109,13 +110,10 @@ class JetStreamReader:
         batch: list[Stored] = []
         num_bytes, until = 0, float("inf")
         while len(batch) < self._limit and num_bytes < self._limit_bytes and time.monotonic() < until:
-            page = await _page(self._connection, {"seq": self._next}, min(PAGE, self._limit - len(batch)))
-            if not page:
-                await asyncio.sleep(self._poll_s)
-                continue
-            batch += self._read(page)
-            num_bytes += sum(len(message.data) for message in page)
-            until = min(until, time.monotonic() + self._linger_s)
+            if page := await self._look(self._limit - len(batch)):
+                batch += self._read(page)
+                num_bytes += sum(len(message.data) for message in page)
+                until = min(until, time.monotonic() + self._linger_s)
         return batch
 
     async def acknowledge(self, sequence: int) -> None:
@@ -133,6 +131,13 @@ class JetStreamReader:
 
     async def close(self) -> None:
         await self._connection.close()
+
+    async def _look(self, limit: int) -> list[Msg]:
+        """What is there, `poll_s` after the last look unless that left something."""
+        await asyncio.sleep(max(0.0, self._next_look - time.monotonic()))
+        page = await _page(self._connection, {"seq": self._next}, min(PAGE, limit))
+        self._next_look = 0.0 if len(page) == min(PAGE, limit) else time.monotonic() + self._poll_s
+        return page
 
     async def _position(self) -> int:
         """The last sequence that was acknowledged, 0 at first."""
