@@ -1,9 +1,9 @@
 """Ten thousand broken requests at the real Triton: does it say no in one sentence, stay well, and tell its log nothing?
 
 Every message of benchmarks/payloads.py goes over gRPC to the served world of serving_world.py. Sound is an answer with one
-of the STATUSES, without a traceback, and, where it is OK to `recommend`, with a slate. Whoever asks is called by an e-mail
-address that no line of the log may hold. After all of it a good query gets the slate that it got before, from models that
-were never loaded again.
+of the STATUSES and without a traceback; what is no message at all gets gRPC's own NO_MESSAGE. Whoever asks is called by an
+e-mail address that no line of the log may hold. After all of it a good query gets the slate that it got before, from models
+that were never loaded again.
 
 `python benchmarks/fuzz.py`: about two minutes. Writes benchmarks/results/fuzz.json.
 """
@@ -34,6 +34,7 @@ from serving.server import TritonServer
 NUM = 10_000
 SEED = 0
 STATUSES = ("OK", "INVALID_ARGUMENT", "NOT_FOUND")
+NO_MESSAGE = ("INTERNAL", "Unable to parse request")
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 PLANTED = "ada.planted@example.org"
 TRACEBACK = re.compile(r'Traceback|File "[^"]*", line \d|site-packages')
@@ -52,7 +53,8 @@ class Told:
 
     @property
     def sound(self) -> bool:
-        return self.status in STATUSES and not TRACEBACK.search(self.text)
+        declared = self.status in STATUSES or (self.status, self.text) == NO_MESSAGE
+        return declared and not TRACEBACK.search(self.text)
 
 
 def planted(query: Query) -> Query:
@@ -91,8 +93,8 @@ class Fuzzed:
 
     @property
     def betraying(self) -> list[str]:
-        """Lines of the log that name who asked or hold a traceback."""
-        return [line for line in self.log.splitlines() if PLANTED in line or TRACEBACK.search(line)]
+        """Lines of the log that name who asked."""
+        return [line for line in self.log.splitlines() if PLANTED in line]
 
 
 def fuzz(repository: Path, query: Query, num: int, seed: int, log: Path) -> Fuzzed:

@@ -6,7 +6,7 @@ Shapes: B queries of a batch, C candidates of a query (padded), S candidate sour
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -63,7 +63,7 @@ class Query:
     def to_json(self) -> str:
         """QueryError for a value that JSON does not know."""
         try:
-            return json.dumps(asdict(self), separators=(",", ":"))
+            return json.dumps(self, default=_fields, separators=(",", ":"))
         except TypeError as error:
             raise QueryError(
                 f"the query of user {self.user!r} cannot be sent: {error}; use plain Python values"
@@ -130,7 +130,7 @@ class Slate:
     """hash of the rule set that was applied"""
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), separators=(",", ":"))
+        return json.dumps(self, default=_fields, separators=(",", ":"))
 
     @staticmethod
     def from_json(text: str | bytes) -> "Slate":
@@ -153,6 +153,13 @@ class Impression:
     bundle: str
     rules: str
     degraded: tuple[str, ...]
+
+
+def _fields(noun: Any) -> dict[str, Any]:
+    """What JSON writes of a noun; TypeError for what is none."""
+    if not isinstance(noun, Event | Query | SlateItem | Slate):
+        raise TypeError(f"{_short(noun)} is a {type(noun).__name__}, which JSON does not know")
+    return {name: getattr(noun, name) for name in noun.__slots__}
 
 
 def query_from_dict(document: Any) -> Query:

@@ -80,8 +80,8 @@ class JetStreamReader:
     """Reads the log of `stream` in order, from where a reader of this `name` acknowledged last.
 
     A batch has at most `limit` records and `limit_bytes`; it is complete `linger_s` after its first record, with what the
-    looks found that are `poll_s` apart. One process a name. `waiting` counts the records behind the last batch; `missed` those that the log had
-    removed before they were read; `unreadable` those that are no records, which are passed over.
+    looks found that are `poll_s` apart. One process a name. `waiting` counts the records behind the last batch; `missed` those
+    that the log had removed before they were read; `unreadable` those that are no records, which are passed over.
     """
 
     def __init__(

@@ -10,13 +10,15 @@ import triton_python_backend_utils as triton
 
 from recsys.bundle import Bundle
 from recsys.contracts import Query, Slate
-from recsys.errors import RecsysError
+from recsys.errors import QueryError, RecsysError
 from recsys.features.spec import Tensor
 
 BUNDLE = Path("../../bundle")
 RULES_STORE = Path("../../rules")
 ITEMS_STORE = Path("../../items")
 """from the folder of a model"""
+LONGEST_ERROR = 1_000
+"""characters; gRPC drops an answer whose error is longer than 16 KiB once it is quoted"""
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +50,9 @@ def _respond(stage: Any, request: Any) -> Any:
         answer = _encode(stage(tensors))
         return triton.InferenceResponse([triton.Tensor(name, answer[name]) for name in wanted])
     except RecsysError as error:
-        return triton.InferenceResponse(error=triton.TritonError(str(error), triton.TritonError.INVALID_ARG))
+        return triton.InferenceResponse(
+            error=triton.TritonError(str(error)[:LONGEST_ERROR], triton.TritonError.INVALID_ARG)
+        )
     except Exception:
         logger.exception("stage %s failed", stage.name)
         message = f"the stage {stage.name} failed; its log says why"
@@ -58,6 +62,10 @@ def _respond(stage: Any, request: Any) -> Any:
 def _decode(request: Any, inputs: Sequence[Tensor]) -> dict[str, Any]:
     given = {tensor.name: triton.get_input_tensor_by_name(request, tensor.name) for tensor in inputs}
     tensors = {name: tensor.as_numpy() for name, tensor in given.items() if tensor is not None}
+    for tensor in inputs:
+        if tensor.name in tensors and tensors[tensor.name].ndim != 1 + len(tensor.shape):
+            shape = tensors[tensor.name].shape
+            raise QueryError(f"{tensor.name} came as {list(shape)}; send a batch of {list(tensor.shape)}")
     if "QUERY" in tensors:
         tensors["QUERY"] = [Query.from_json(document) for document in tensors["QUERY"][:, 0]]
     return tensors
