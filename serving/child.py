@@ -1,6 +1,5 @@
 """One of our own commands as a process beside us."""
 
-import subprocess
 import sys
 import urllib.error
 import urllib.request
@@ -8,14 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from recsys.errors import ServingError
-from serving.processes import ROOT, end, last_lines, spawn, until
+from serving.processes import ROOT, Server, last_lines, spawn, until
 
 PROBE_S = 2.0
 
 _open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
 
 
-class Child:
+class Child(Server):
     """`python -m serving <arguments>`, which answers under `health` (an URL) once it is up.
 
     What it prints goes to the end of `log`. start_timeout_s bounds the time until it answers, exit_timeout_s the time that
@@ -32,16 +31,9 @@ class Child:
         start_timeout_s: float,
         exit_timeout_s: float,
     ) -> None:
-        self.name = name
+        super().__init__(name, exit_timeout_s=exit_timeout_s)
         self._arguments, self._health, self._log = tuple(arguments), health, log
-        self._start_timeout_s, self._exit_timeout_s = start_timeout_s, exit_timeout_s
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def pid(self) -> int:
-        if self._process is None:
-            raise ServingError(f"{self.name} is not running; start it first")
-        return self._process.pid
+        self._start_timeout_s = start_timeout_s
 
     def start(self) -> None:
         """Start the process and wait until it answers; ServingError with its last words when it does not."""
@@ -49,18 +41,13 @@ class Child:
             raise ServingError(f"{self.name} runs already; stop it first")
         said_before = self._log.stat().st_size if self._log.exists() else 0
         self._process = spawn([sys.executable, "-m", "serving", *self._arguments], log=self._log, cwd=ROOT)
-        up = until(lambda: not self.running() or self.probe() is None, self._start_timeout_s)
+        up = until(lambda: not self.running() or self.answers(), self._start_timeout_s)
         if not up or not self.running():
             self.stop()
             raise ServingError(f"{self.name} did not start: {last_lines(self._log, said_before)}")
 
-    def stop(self) -> None:
-        process, self._process = self._process, None
-        if process is not None:
-            end(process, self._exit_timeout_s)
-
-    def running(self) -> bool:
-        return self._process is not None and self._process.poll() is None
+    def answers(self) -> bool:
+        return self.probe() is None
 
     def probe(self) -> str | None:
         try:
@@ -71,7 +58,3 @@ class Child:
             return f"answers {error.code} at {self._health}"
         except OSError as error:
             return f"does not answer at {self._health}: {error}"
-
-    def mend(self) -> bool:
-        """There is nothing smaller than a restart."""
-        return False

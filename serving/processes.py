@@ -28,11 +28,13 @@ SILENCE_S = 1.0
 class Server(ABC):
     """A server that runs beside us as one process, as a context manager; what all of them do alike.
 
-    A subclass starts it into `_process` and says whether it answers.
+    A subclass starts it into `_process` and says whether it answers. exit_timeout_s: it may take so long to finish what
+    it has begun.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, exit_timeout_s: float = EXIT_TIMEOUT_S + 5) -> None:
         self.name = name
+        self._exit_timeout_s = exit_timeout_s
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -61,7 +63,7 @@ class Server(ABC):
         """Stop the server, a halted one too; stopping twice is allowed."""
         process, self._process = self._process, None
         if process is not None:
-            end(process)
+            end(process, self._exit_timeout_s)
 
     def running(self) -> bool:
         """Whether its process is there."""

@@ -9,7 +9,6 @@ import json
 import os
 import secrets
 import shutil
-import subprocess
 import tempfile
 import time
 import urllib.error
@@ -17,12 +16,23 @@ import urllib.request
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from recsys.contracts import Query
 from recsys.errors import ConfigError, RecsysError, ServingError
 from serving.client import Client
-from serving.processes import HOST, POLL_S, ROOT, check_ports, choose_ports, command_line, end, group, last_lines, spawn
+from serving.processes import (
+    HOST,
+    POLL_S,
+    ROOT,
+    Server,
+    check_ports,
+    choose_ports,
+    command_line,
+    group,
+    last_lines,
+    spawn,
+)
 from serving.wheel import CONTROL_HEADER, check_numpy, command, environment, find_wheel, prepare_backends
 
 LOAD_S = 60.0
@@ -36,7 +46,7 @@ CAUSES = ("error", "Error", "failed to", "Failed to")
 _open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
 
 
-class TritonServer:
+class TritonServer(Server):
     """A tritonserver process on loopback, as a context manager.
 
     `repository` holds one folder a model. A port of 0 takes a free one and keeps it for the next start. `log` receives
@@ -64,11 +74,10 @@ class TritonServer:
         self.repository = Path(repository).resolve()
         self._wanted_ports = {"http_port": http_port, "grpc_port": grpc_port, "metrics_port": metrics_port}
         check_ports(self._wanted_ports)
-        self.name = "triton"
+        super().__init__("triton")
         self._asked = tuple(asked)
         self._wanted_log = None if log is None else Path(log).resolve()
         self._start_timeout_s = start_timeout_s
-        self._process: subprocess.Popen[bytes] | None = None
         self._scratch: Path | None = None
         self._shm_prefix = ""
         self._secret = ""
@@ -91,26 +100,12 @@ class TritonServer:
         return f"http://{HOST}:{self._port('metrics_port')}/metrics"
 
     @property
-    def pid(self) -> int:
-        """Of the server's process, which leads the group of its stubs."""
-        if self._process is None:
-            raise ServingError("this Triton server is not running; enter it with `with` or call start()")
-        return self._process.pid
-
-    @property
     def log(self) -> Path:
         """What the server and the models printed."""
         path = self._wanted_log or (self._scratch and self._scratch / "triton.log")
         if path is None:
             raise ServingError("the log of a stopped Triton server is gone; give `log` a path to keep it")
         return path
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
 
     def start(self) -> None:
         """Start the server and wait until every model is ready."""
@@ -131,9 +126,8 @@ class TritonServer:
 
     def stop(self) -> None:
         """Stop the server, its stubs and what they left in shared memory; stopping twice is allowed."""
-        process, self._process = self._process, None
-        if process is not None:
-            end(process)
+        if self._process is not None:
+            super().stop()
             for region in SHM.glob(f"{self._shm_prefix}*"):
                 region.unlink(missing_ok=True)
         self._ports = {}
@@ -167,9 +161,9 @@ class TritonServer:
             raise ServingError(f"the model {model!r} was loaded again and is still not ready; see {self.log}")
         return True
 
-    def running(self) -> bool:
-        """Whether the server's process is there."""
-        return self._process is not None and self._process.poll() is None
+    def answers(self) -> bool:
+        """Whether every model is ready."""
+        return not self.unready()
 
     def probe(self) -> str | None:
         """None if every model can answer and those that are asked do; else one sentence."""
