@@ -21,6 +21,7 @@ from typing import Any
 from recsys.contracts import Query
 from recsys.errors import ConfigError, RecsysError, ServingError
 from serving.client import Client
+from serving.failures import Failures
 from serving.processes import (
     HOST,
     POLL_S,
@@ -83,6 +84,9 @@ class TritonServer(Server):
         self._secret = ""
         self._said_before = 0
         self._ports: dict[str, int] = {}
+        self._failures = Failures()
+        self._failing: set[str] = set()
+        self._reloaded: set[str] = set()
 
     @property
     def grpc_url(self) -> str:
@@ -114,6 +118,7 @@ class TritonServer(Server):
         wheel = find_wheel()
         check_numpy()
         models = _models(self.repository)
+        self._failures, self._failing, self._reloaded = Failures(), set(), set()
         try:
             self._scratch = Path(tempfile.mkdtemp(prefix="recsys-serving-"))
             backends = prepare_backends(wheel, self._scratch)
@@ -147,18 +152,10 @@ class TritonServer(Server):
         return [name for name in names if not self._ready(name) or stubs[name] < self._num_stubs(name, index)]
 
     def heal(self, model: str) -> bool:
-        """Reload the model if it is among `unready()`; True if it was. Raises ServingError if that does not mend it.
-
-        A load of an unchanged model does nothing, so its scripts are touched first; the other models, and the living
-        instances of this one, go on answering meanwhile.
-        """
+        """Reload the model if it is among `unready()`; True if it was. Raises ServingError if that does not mend it."""
         if model not in self.unready():
             return False
-        for script in (self.repository / model).glob("*/*.py"):
-            script.touch()
-        self._call(f"/v2/repository/models/{model}/load", body=b"{}")
-        if model in self.unready():
-            raise ServingError(f"the model {model!r} was loaded again and is still not ready; see {self.log}")
+        self._reload(model)
         return True
 
     def answers(self) -> bool:
@@ -166,20 +163,51 @@ class TritonServer(Server):
         return not self.unready()
 
     def probe(self) -> str | None:
-        """None if every model can answer and those that are asked do; else one sentence."""
+        """None if every model can answer, those that are asked do, and none fails most of its requests; else one sentence."""
         try:
             if unready := self.unready():
                 return f"cannot answer with {', '.join(unready)}"
             with Client(self.grpc_url) as client:
                 for model in self._asked:
                     client.recommend([STRANGER], model=model, timeout_s=PROBE_S)
+            self._failing = {model for model in self._failures.failing(self._page()) if self._scripts(model)}
         except RecsysError as error:
             return str(error)
-        return None
+        self._reloaded &= self._failing
+        return f"most requests to {', '.join(sorted(self._failing))} fail" if self._failing else None
 
     def mend(self) -> bool:
-        """Reload what is unready; True if there was something. ServingError where that did not help."""
-        return bool([model for model in self.unready() if self.heal(model)])
+        """Reload what is unready and, once, what the last probe found failing; True if there was something.
+
+        ServingError where that did not help.
+        """
+        failing = self._failing - self._reloaded
+        wanted = sorted({*self.unready(), *failing})
+        for model in wanted:
+            self._reload(model)
+        self._reloaded |= failing
+        return bool(wanted)
+
+    def _scripts(self, model: str) -> list[Path]:
+        """Of a python model; none of an ensemble."""
+        return list((self.repository / model).glob("*/*.py"))
+
+    def _reload(self, model: str) -> None:
+        """A load of an unchanged model does nothing, so its scripts are touched first; the other models, and the living
+        instances of this one, go on answering meanwhile.
+        """
+        for script in self._scripts(model):
+            script.touch()
+        self._call(f"/v2/repository/models/{model}/load", body=b"{}")
+        if model in self.unready():
+            raise ServingError(f"the model {model!r} was loaded again and is still not ready; see {self.log}")
+
+    def _page(self) -> str:
+        try:
+            with _open(self.metrics_url, timeout=PROBE_S) as response:
+                return response.read().decode()
+        except OSError as error:
+            raise ServingError(f"{self.metrics_url} does not answer: {error}") from None
 
     def _port(self, name: str) -> int:
         if not self._ports:

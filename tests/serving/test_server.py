@@ -1,5 +1,6 @@
 """The real tritonserver, with models small enough to read."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -14,6 +15,8 @@ import tritonclient.grpc as triton
 from recsys.contracts import Query
 from recsys.errors import ConfigError, QueryError, ServingError
 from serving.client import Client
+from serving.failures import LEAST, Failures
+from serving.processes import until
 from serving.server import SHM, TritonServer
 
 CONFIG = """
@@ -67,6 +70,7 @@ class TritonPythonModel:
 
     def tensors(self, queries):
         slates = [json.dumps(self.slate(query)) for query in queries]
+        assert not any(query.user == "whom it fails" for query in queries)
         return [
             triton.Tensor("SLATE", np.array(slates, dtype=object)[:, None]),
             triton.Tensor("ITEMS", np.array([[query.user, "fixed"] for query in queries], dtype=object)),
@@ -226,6 +230,26 @@ def test_a_killed_stub_is_seen_and_healed(server: TritonServer) -> None:
         assert client.recommend([query("ann")], model="ensemble")[0].user == "ann"
 
 
+def test_a_model_that_fails_most_requests_is_reloaded_once_and_then_left_to_a_restart(server: TritonServer) -> None:
+    def ask(user: str, times: int) -> None:
+        with Client(server.grpc_url) as client:
+            for _ in range(times):
+                with contextlib.suppress(ServingError):
+                    client.recommend([query(user)], model="ensemble")
+
+    assert (server.probe(), server.mend()) == (None, False)
+    failing = stub_of(server)
+    ask("whom it fails", LEAST)
+    assert server.probe() == "most requests to echo fail"
+    assert server.mend()
+    assert until(lambda: not alive(failing), 10), "it goes when another one has its place"
+    ask("whom it fails", LEAST)
+    assert server.probe() == "most requests to echo fail"
+    assert not server.mend()
+    ask("ann", LEAST)
+    assert server.probe() is None
+
+
 def test_a_model_that_heals_into_a_broken_one_says_why(tmp_path: Path) -> None:
     repository = write_model(tmp_path / "models", "echo", ECHO)
     with TritonServer(repository) as server:
@@ -332,3 +356,23 @@ def test_a_port_out_of_range_is_named(repository: Path, name: str, port: int) ->
 def test_a_start_timeout_of_nothing_is_named(repository: Path) -> None:
     with pytest.raises(ConfigError, match="start_timeout_s is 0"):
         TritonServer(repository, start_timeout_s=0)
+
+
+def page(success: int, failure: int) -> str:
+    return (
+        "# TYPE nv_inference_request_success counter\n"
+        f'nv_inference_request_success{{model="rank",version="1"}} {success}\n'
+        f'nv_inference_request_failure{{model="rank",version="1",reason="BACKEND"}} {failure}\n'
+        'nv_inference_request_failure{model="rank",version="1",reason="OTHER"} 1\n'
+    )
+
+
+@pytest.mark.parametrize(
+    ("success", "failure", "failing"),
+    [(0, LEAST, True), (0, LEAST - 1, False), (LEAST, LEAST, False), (LEAST - 1, LEAST, True), (100, 40, False)],
+)
+def test_what_counts_as_failing(success: int, failure: int, failing: bool) -> None:
+    failures = Failures()
+    assert failures.failing(page(50, 70)) == [], "what was before the first look is past"
+    assert failures.failing(page(50 + success, 70 + failure)) == ["rank"] * failing
+    assert failures.failing(page(50 + success, 70 + failure)) == []
