@@ -51,7 +51,7 @@ def write_result(
     """Write the document of one claim beside its place and move it there; returns the file."""
     document = {
         "machine": machine(),
-        "commit": commit(),
+        "commit": COMMIT,
         "command": " ".join(["python", *sys.argv]),
         "seconds": round(seconds, 1),
         "rows": list(rows),
@@ -93,3 +93,7 @@ def commit() -> str | None:
 def _git(*arguments: str) -> str | None:
     done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
     return done.stdout.strip() if done.returncode == 0 else None
+
+
+COMMIT = commit()
+"""when the run began; the working tree may change meanwhile"""

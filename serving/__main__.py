@@ -24,7 +24,7 @@ console = Console()
 Port = Annotated[int, typer.Option(help="0 takes a free one")]
 Serve = Annotated[Path, typer.Argument(help="folder that export.py wrote")]
 Live = Annotated[Path | None, typer.Option(help="folder for what is written while serving; else `live` beside it")]
-BrokerUrl = Annotated[str, typer.Option(help="nats://host:port")]
+BrokerUrl = Annotated[str, typer.Option(help="nats://host:port or kafka://host:port")]
 StateUrl = Annotated[str, typer.Option(help="sqlite:///path or redis://host:port")]
 Budget = Annotated[float, typer.Option(help="ms in which a slate is answered, from the whole cascade or from less")]
 Liked = Annotated[list[str] | None, typer.Option(help="objective that a liked item reaches beside the target")]

@@ -20,11 +20,10 @@ from recsys.items.store import Edit, ItemStore
 from recsys.policy.live import Follower
 from recsys.policy.rules import RuleSet
 from recsys.policy.store import RuleStore
-from recsys.stages import load_live_rules, read_schema, read_spec
-from serving.events.connection import Stream
+from recsys.stages import load_live_retrieve, load_live_rules, read_schema, read_spec
 from serving.events.consumer import Consumer
-from serving.events.jetstream import JetStreamReader, JetStreamWriter
 from serving.events.log import EventLog
+from serving.events.opening import open_reader, open_writer
 from serving.events.partitions import PartitionSink
 from serving.events.record import Sink
 from serving.events.spool import Spool
@@ -47,7 +46,7 @@ READ_S, WRITE_S = 0.05, 5.0
 """a call of the state store may take so long"""
 FOLD_POLL_S, PARQUET_POLL_S, PARQUET_LINGER_S = 0.1, 1.0, 10.0
 """looking costs both sides a millisecond, and who did something sees it in the slate after the next look"""
-PARQUET_ROWS = 20_000
+FOLD_ROWS, PARQUET_ROWS = 500, 20_000
 WHO = "gateway"
 
 
@@ -56,7 +55,7 @@ class Neighbours:
     """Where the others listen."""
 
     broker: str
-    """nats://host:port"""
+    """nats://host:port or kafka://host:port"""
     state: str
     """sqlite:///path or redis://host:port"""
     triton: str = ""
@@ -93,9 +92,10 @@ def run_gateway(
     place.check()
     bundle = Bundle.open(place.bundle)
     states = _states(place, bundle, neighbours)
-    log = EventLog(broker=JetStreamWriter(Stream(url=neighbours.broker)), spool=Spool(place.spool))
+    log = EventLog(broker=open_writer(neighbours.broker), spool=Spool(place.spool))
     parts = Parts(
         bundle=bundle,
+        retrieve=load_live_retrieve(bundle, place.items),
         rules=load_live_rules(bundle, place.rules, place.items),
         models=TritonModels(neighbours.triton),
         states=states,
@@ -143,11 +143,11 @@ def run_consumer(place: Place, neighbours: Neighbours, *, port: int) -> None:
 
 
 async def _consume(place: Place, bundle: Bundle, neighbours: Neighbours, port: int) -> None:
-    states, stream = _states(place, bundle, neighbours), Stream(url=neighbours.broker)
+    states, broker = _states(place, bundle, neighbours), neighbours.broker
     readers = {
-        "states": JetStreamReader(stream, name="states", poll_s=FOLD_POLL_S),
-        "parquet": JetStreamReader(
-            stream, name="parquet", limit=PARQUET_ROWS, linger_s=PARQUET_LINGER_S, poll_s=PARQUET_POLL_S
+        "states": open_reader(broker, name="states", limit=FOLD_ROWS, linger_s=0.0, poll_s=FOLD_POLL_S),
+        "parquet": open_reader(
+            broker, name="parquet", limit=PARQUET_ROWS, linger_s=PARQUET_LINGER_S, poll_s=PARQUET_POLL_S
         ),
     }
     sinks: Mapping[str, Sink] = {"states": states, "parquet": PartitionSink(place.events)}

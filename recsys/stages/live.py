@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from recsys.candidates.sources import Sources
 from recsys.contracts import Slate
 from recsys.features.encode import Arrays
 from recsys.features.spec import Tensor
@@ -41,6 +42,10 @@ class LiveRetrieve:
         """What answers at this moment."""
         self._watch.look()
         return self._now
+
+    @property
+    def sources(self) -> Sources:
+        return self.now.sources
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:

@@ -10,7 +10,7 @@ from recsys.bundle import Bundle
 from serving.events.record import Writer
 from serving.gateway.documents import Documents
 from serving.gateway.door import Door
-from serving.gateway.fallbacks import Fallbacks, RulesStage
+from serving.gateway.fallbacks import Fallbacks, RetrieveStage, RulesStage
 from serving.gateway.identities import Identities
 from serving.gateway.impressions import Impressions
 from serving.gateway.keys import Keyring
@@ -38,8 +38,9 @@ class Parts:
     """All that the gateway speaks to. What stands behind a protocol may be away; the gateway answers all the same."""
 
     bundle: Bundle
+    retrieve: RetrieveStage
     rules: RulesStage
-    """of this bundle"""
+    """both of this bundle, for what is answered without the models"""
     models: Models
     states: UserStates
     exposures: Exposures
@@ -79,7 +80,7 @@ class Assembly:
 
     @cached_property
     def fallbacks(self) -> Fallbacks:
-        return Fallbacks(self.parts.bundle, self.parts.rules)
+        return Fallbacks(self.parts.retrieve, self.parts.rules)
 
     @cached_property
     def shares(self) -> Shares:

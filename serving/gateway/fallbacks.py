@@ -13,13 +13,12 @@ from typing import Any, Protocol
 import numpy as np
 import orjson
 
-from recsys.bundle import Bundle
 from recsys.candidates.lists import ItemList
 from recsys.candidates.neighbours import ItemNeighbours
 from recsys.candidates.sources import Sources
 from recsys.contracts import PAD, Query, Slate
 from recsys.errors import BundleError
-from recsys.index import FaissIndex, Index
+from recsys.index import Index
 from recsys.policy.compose import CompiledPolicy
 from serving.gateway.refusals import Refusal
 
@@ -28,6 +27,13 @@ CANDIDATES = 200
 """of one query, at least twice what it asks for"""
 
 SlateDocument = dict[str, Any]
+
+
+class RetrieveStage(Protocol):
+    """The first stage of the cascade: `recsys.stages.Retrieve` or `LiveRetrieve`."""
+
+    @property
+    def sources(self) -> Sources: ...
 
 
 class RulesStage(Protocol):
@@ -54,15 +60,14 @@ class Offered:
 
 
 class Fallbacks:
-    """Slates from the bundle alone. `rules` must be of the same bundle."""
+    """Slates from the bundle alone, and from the items as they are now. Both stages must be of the same bundle.
 
-    def __init__(self, bundle: Bundle, rules: RulesStage) -> None:
-        index = FaissIndex.read(bundle.file("index.faiss"))
-        document, arrays = bundle.document("candidates.json"), bundle.arrays("candidates.safetensors")
-        sources = Sources.from_documents(document, arrays, index)
-        self._rules = rules
-        self._popular = _popular(sources)
-        self._neighbours = Neighbours(index=index, content=_content(sources))
+    Raises BundleError where no source of it is the same list for everybody.
+    """
+
+    def __init__(self, retrieve: RetrieveStage, rules: RulesStage) -> None:
+        self._retrieve, self._rules = retrieve, rules
+        _popular(retrieve.sources)
 
     @property
     def rows(self) -> Mapping[str, int]:
@@ -92,16 +97,18 @@ class Fallbacks:
         """What most others like and this user has not met."""
         wanted = max(CANDIDATES, 2 * query.k)
         met = {self.rows.get(item, PAD) for item in (*(event.item for event in query.history), *query.exclude)}
-        rows = self._popular.rows[: wanted + len(met)]
+        listed = _popular(self._retrieve.sources)
+        rows = listed.rows[: wanted + len(met)]
         keep = np.flatnonzero(~np.isin(rows, list(met)))[:wanted]
         named = [(POPULAR,)] * len(keep)
-        return self._slate(query, Offered(rows=rows[keep], scores=self._popular.scores[keep], sources=named))
+        return self._slate(query, Offered(rows=rows[keep], scores=listed.scores[keep], sources=named))
 
     def similar(self, item: str, query: Query) -> SlateDocument:
         """What is like an item. Refusal 404 for one that the catalogue lacks."""
         if item not in self.rows:
             raise Refusal(404, "the catalogue has no such item; send the id of one that it has")
-        rows, scores, source = self._neighbours.of(self.rows[item], max(CANDIDATES, 2 * query.k))
+        near = Neighbours.of(self._retrieve.sources)
+        rows, scores, source = near.around(self.rows[item], max(CANDIDATES, 2 * query.k))
         return self._slate(query, Offered(rows=rows, scores=scores, sources=[(source,)] * len(rows)))
 
     def _offered_again(self, items: Sequence[Mapping[str, Any]]) -> Offered | None:
@@ -149,15 +156,19 @@ class Neighbours:
     index: Index
     content: ItemNeighbours | None
 
-    def of(self, row: int, wanted: int) -> tuple[np.ndarray, np.ndarray, str]:
+    @staticmethod
+    def of(sources: Sources) -> "Neighbours":
+        return Neighbours(index=sources.index, content=_content(sources))
+
+    def around(self, row: int, wanted: int) -> tuple[np.ndarray, np.ndarray, str]:
         """Rows [C], scores [C], best first and without the item itself, and the source that says so.
 
-        None for an item that came since the training.
+        None for an item that the rules know before the index does.
         """
         if row >= len(self.index):
             return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32), "content"
         vector = self.index.vectors(np.array([row]))
-        if self.content is not None and not vector.any():
+        if self.content is not None and row < len(self.content) and not vector.any():
             place = slice(self.content.indptr[row], self.content.indptr[row + 1])
             rows, scores = self.content.indices[place].astype(np.int64), self.content.weights[place]
             order = np.argsort(-scores, kind="stable")[:wanted]

@@ -14,7 +14,7 @@ class Settings:
     """of one slate, from the last byte of the request; a caller may lower it"""
     state_ms: float = 15.0
     """of it, for the user's state"""
-    light_ms: float = 30.0
+    light_ms: float = 20.0
     """of it, kept for `recommend_light` while `recommend` is waited for"""
     fallback_ms: float = 15.0
     """of it, kept for the rungs in this process"""

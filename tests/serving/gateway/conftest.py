@@ -15,7 +15,7 @@ import pytest
 from recsys.errors import ServingError
 from recsys.pipeline import recommend
 from recsys.policy.rules import RuleSet
-from recsys.stages import load_rules
+from recsys.stages import load_retrieve, load_rules
 from serving.events.record import Record, Stored
 from serving.gateway.app import build
 from serving.gateway.assembly import Parts
@@ -156,6 +156,7 @@ def parts(trained: Any) -> Parts:
 
     return Parts(
         bundle=trained.bundle,
+        retrieve=load_retrieve(trained.bundle),
         rules=load_rules(trained.bundle),
         models=ScriptedModels(answers={"recommend": nobody, "recommend_light": nobody}),
         states=MemoryStates(),

@@ -1,14 +1,16 @@
 """The rungs that need no model server: what they show, and that `must` rules hold on them."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 
+from recsys.items.store import Edit, ItemStore
 from recsys.policy.rules import RuleSet
-from recsys.stages import load_rules
+from recsys.stages import load_live_retrieve, load_live_rules, load_rules, read_catalogue, read_schema
 from serving.gateway.assembly import Parts
 from serving.state.contract import UserState
 
@@ -140,3 +142,26 @@ def test_neighbours_are_those_of_the_vectors_by_the_rules(
     hidden = during(banned(parts, *nearest[:2]), story)[0].json()
     assert len(hidden["items"]) == 5
     assert not {place["item"] for place in hidden["items"]} & {items[3], *nearest[:2]}
+
+
+def test_items_that_came_since_the_training_have_neighbours_and_are_some(
+    parts: Parts, during: Any, tmp_path: Path
+) -> None:
+    """Two of the same content, of which no event is known: each is the other's nearest."""
+    catalogue, schema = read_catalogue(parts.bundle), read_schema(parts.bundle)
+    content = {name: value for name, value in catalogue.row(3, named=True).items() if name in schema.kinds}
+    edits = [Edit(item=item, columns=content, withdrawn=None) for item in ("brand new", "its twin")]
+    ItemStore(tmp_path).put(schema, edits, who="ann")
+    live = replace(
+        parts,
+        retrieve=load_live_retrieve(parts.bundle, tmp_path),
+        rules=load_live_rules(parts.bundle, None, tmp_path),
+    )
+
+    async def story(door: Any) -> list[list[str]]:
+        asked = [await door.client.get(f"/v1/items/{item}/similar?k=5") for item in ("brand new", "its twin")]
+        return [[place["item"] for place in answer.json()["items"]] for answer in asked]
+
+    of_the_new, of_the_twin = during(live, story)
+    assert (len(of_the_new), of_the_new[0]) == (5, "its twin")
+    assert (len(of_the_twin), of_the_twin[0]) == (5, "brand new")

@@ -22,7 +22,7 @@ from pathlib import Path
 sys.path[:0] = [{here!r}]
 from conftest import MemoryExposures, MemoryItems, MemoryStates, PATIENT
 from recsys.bundle import Bundle
-from recsys.stages import load_rules
+from recsys.stages import load_retrieve, load_rules
 from serving.gateway.app import build
 from serving.gateway.assembly import Parts
 from serving.gateway.identity import Identity
@@ -38,7 +38,8 @@ class SlowFile:
 
 bundle = Bundle.open(Path({bundle!r}))
 gateway = build(Parts(
-    bundle=bundle, rules=load_rules(bundle), models=TritonModels({grpc!r}), states=MemoryStates(), writer=SlowFile(),
+    bundle=bundle, retrieve=load_retrieve(bundle), rules=load_rules(bundle), models=TritonModels({grpc!r}),
+    states=MemoryStates(), writer=SlowFile(),
     items=MemoryItems(), identities=Identity(key=b"0" * 32, store_raw=False),
     exposures=MemoryExposures(), keys=None, settings=PATIENT, log=sys.stderr,
     clock=time.monotonic, now=lambda: {now!r},

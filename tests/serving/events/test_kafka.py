@@ -1,0 +1,217 @@
+"""The log in Kafka, against the broker that librdkafka brings for tests: the protocol over a socket, records in memory."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from itertools import count
+from typing import Any
+
+import pytest
+from confluent_kafka import Producer
+
+from recsys.errors import ConfigError, ServingError
+from serving.events import kafka
+from serving.events.jetstream import JetStreamReader, JetStreamWriter
+from serving.events.kafka import KafkaReader, KafkaWriter, Topic
+from serving.events.log import EventLog
+from serving.events.opening import open_reader, open_writer
+from serving.events.record import Record, Stored
+from serving.events.spool import Spool
+
+NOBODY = "kafka://127.0.0.1:9"
+NAMES = count()
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    producer = Producer({"test.mock.num.brokers": 1, "bootstrap.servers": "none", "log_level": 0})
+    (broker,) = producer.list_topics(timeout=20).brokers.values()
+    yield f"kafka://{broker.host}:{broker.port}"
+    producer.purge()
+
+
+@pytest.fixture
+def topic(address: str) -> Topic:
+    """A topic of its own; its readers have names of their own by it."""
+    return Topic(url=address, name=f"events-{next(NAMES)}", deadline_s=20.0, read_deadline_s=20.0)
+
+
+@asynccontextmanager
+async def closing(one: Any) -> AsyncIterator[Any]:
+    try:
+        yield one
+    finally:
+        await one.close()
+
+
+def told(story: Callable[[], Awaitable[Any]]) -> Any:
+    return asyncio.run(asyncio.wait_for(story(), 60))
+
+
+async def wrote(topic: Topic, records: Sequence[Record]) -> None:
+    async with closing(KafkaWriter(topic)) as writer:
+        await writer.append(records)
+
+
+async def read(reader: KafkaReader, num: int) -> list[Stored]:
+    found: list[Stored] = []
+    while len(found) < num:
+        found += await reader.fetch()
+    return found
+
+
+def reader_of(topic: Topic, **knobs: Any) -> KafkaReader:
+    return KafkaReader(topic, name=f"states-{topic.name}", **knobs)
+
+
+def test_records_come_back_in_their_order_and_a_reader_goes_on_where_it_acknowledged(topic, feedback):
+    records = [feedback(number) for number in range(7)]
+
+    async def story():
+        await wrote(topic, records)
+        async with closing(reader_of(topic, limit=3)) as reader:
+            first = await reader.fetch()
+            await reader.acknowledge(first[-1].sequence)
+            unfinished = await reader.fetch()
+        async with closing(reader_of(topic)) as reader:
+            rest = await read(reader, 4)
+            assert reader.waiting == 0
+        async with closing(reader_of(topic)) as reader:
+            reader.seek(1)
+            everything = await read(reader, 7)
+        return first, unfinished, rest, everything
+
+    first, unfinished, rest, everything = told(story)
+    assert [stored.sequence for stored in everything] == [1, 2, 3, 4, 5, 6, 7]
+    assert [stored.record for stored in everything] == records
+    assert first == everything[:3]
+    assert unfinished == everything[3 : 3 + len(unfinished)], "what nobody acknowledged comes again"
+    assert rest == everything[3:]
+
+
+@pytest.mark.parametrize("begins", [0, 2, 3], ids=["at the start", "between the two", "at the repetition"])
+def test_a_record_that_was_sent_again_is_left_out_wherever_a_reader_begins(topic, feedback, begins):
+    sent = [feedback(0), feedback(1), feedback(2), feedback(1), feedback(3)]
+
+    async def story():
+        for record in sent:
+            await wrote(topic, [record])
+        async with closing(reader_of(topic)) as reader:
+            reader.seek(begins + 1)
+            found = await read(reader, 4 - begins + (begins > 3))
+            return [stored.sequence for stored in found], reader.repeated
+
+    assert told(story) == ([one for one in (1, 2, 3, 5) if one > begins], 1)
+
+
+def test_a_record_is_known_for_so_many_records_only(topic, feedback, monkeypatch):
+    monkeypatch.setattr(kafka, "REMEMBERED", 2)
+    numbers = (0, 1, 0, 1, 2, 3, 0)
+
+    async def story():
+        for number in numbers:
+            await wrote(topic, [feedback(number)])
+        found = []
+        for begins in range(7):
+            async with closing(reader_of(topic)) as reader:
+                reader.seek(begins + 1)
+                found.append({stored.sequence for stored in await read(reader, 1)})
+                while max(found[-1]) < 7:
+                    found[-1] |= {stored.sequence for stored in await reader.fetch()}
+        return found
+
+    whole, *later = told(story)
+    assert whole == {1, 2, 5, 6, 7}
+    assert later == [{one for one in whole if one > begins} for begins in range(1, 7)]
+
+
+def test_what_is_no_record_is_passed_over_and_counted(topic, feedback):
+    async def story():
+        await wrote(topic, [feedback(0)])
+        stranger = Producer(topic.connection)
+        stranger.produce(topic.name, b"no record", partition=kafka.PARTITION)
+        stranger.flush(20)
+        await wrote(topic, [feedback(1)])
+        async with closing(reader_of(topic)) as reader:
+            return [stored.sequence for stored in await read(reader, 2)], reader.unreadable, reader.missed
+
+    assert told(story) == ([1, 3], 1, 0)
+
+
+def test_ids_since_a_moment_are_found_from_the_end(topic, feedback, monkeypatch):
+    monkeypatch.setattr(kafka, "PAGE", 2)
+
+    async def story():
+        async with closing(KafkaWriter(topic)) as writer:
+            await writer.append([feedback(number) for number in range(3)])
+            between = time.time() + 0.01
+            while time.time() < between + 0.01:
+                await asyncio.sleep(0)
+            await writer.append([feedback(number) for number in range(3, 8)])
+            return [await writer.ids_since(moment) for moment in (0.0, between, time.time() + 60)]
+
+    everything, later, nothing = told(story)
+    assert everything == {f"r{number}" for number in range(8)}
+    assert later == {f"r{number}" for number in range(3, 8)}
+    assert nothing == set()
+
+
+def test_a_broker_that_is_not_there_is_named_within_the_deadline_and_the_spool_takes_over(tmp_path, feedback):
+    async def story():
+        writer = KafkaWriter(Topic(url=NOBODY, deadline_s=0.2))
+        with pytest.raises(
+            ServingError, match=r"kafka://127\.0\.0\.1:9 did not acknowledge 1 records: no answer within 0\.2 s"
+        ):
+            await writer.append([feedback(0)])
+        with pytest.raises(ServingError, match="did not answer"):
+            await writer.check()
+        async with EventLog(broker=writer, spool=Spool(tmp_path / "spool")) as log:
+            await log.append([feedback(1)])
+            return log.spooled, log.direct
+
+    assert told(story) == (1, False)
+
+
+def test_a_reader_without_a_broker_says_so(feedback):
+    async def story():
+        async with closing(reader_of(Topic(url=NOBODY, deadline_s=0.2))) as reader:
+            await reader.fetch()
+
+    with pytest.raises(ServingError, match="did not hand out records"):
+        told(story)
+
+
+def test_the_spool_is_brought_to_kafka_and_nothing_stands_there_twice_for_a_reader(topic, tmp_path, feedback, until):
+    """Record 0 had come through although nobody could say so, and is in the spool as well."""
+
+    async def story():
+        await wrote(topic, [feedback(0)])
+        spool = Spool(tmp_path / "spool")
+        await spool.append([feedback(0), feedback(1)])
+        async with EventLog(broker=KafkaWriter(topic), spool=spool) as log:
+            await until(lambda: log.direct)
+            await log.append([feedback(2)])
+            assert log.drained == 2
+        async with closing(reader_of(topic)) as reader:
+            return [stored.record for stored in await read(reader, 3)]
+
+    assert told(story) == [feedback(0), feedback(1), feedback(2)]
+
+
+@pytest.mark.parametrize(
+    ("url", "writer", "reader"),
+    [
+        ("nats://127.0.0.1:9", JetStreamWriter, JetStreamReader),
+        ("kafka://127.0.0.1:9,127.0.0.1:10", KafkaWriter, KafkaReader),
+    ],
+)
+def test_the_url_says_which_broker(url, writer, reader):
+    assert isinstance(open_writer(url), writer)
+    assert isinstance(open_reader(url, name="states", limit=10, linger_s=0.0, poll_s=0.1), reader)
+
+
+@pytest.mark.parametrize("url", ["kafka://", "amqp://127.0.0.1:9", "127.0.0.1:9", ""])
+def test_another_url_is_refused(url):
+    with pytest.raises(ConfigError, match=r"the broker is .*; give .*kafka://host:port"):
+        open_writer(url)
