@@ -28,7 +28,7 @@ serve: setup  ## everything that serves, from what `make demo` exported (or SERV
 	$(BIN)/python -m serving up $(SERVE)
 
 test: check  ## lint, types and the whole test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 check: setup  ## lint and types
 	$(BIN)/ruff check .

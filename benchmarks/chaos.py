@@ -43,16 +43,17 @@ from serving_stack import RunningStack, running_stack, waiting
 from serving_world import World, ask_of, world, write_lines
 
 from recsys.errors import ConfigError, ServingError, exit_on_error
+from serving.gateway.documents import hash_of
 from serving.processes import until
 
 K = 10
-RATE, EVENTS_RATE = 30.0, 10.0
-BEFORE_S, FAULT_S, AFTER_S = 5.0, 5.0, 15.0
+RATE, EVENTS_RATE = 15.0, 10.0
+BEFORE_S, FAULT_S, AFTER_S = 5.0, 5.0, 20.0
 BURST = 10
 DEADLINE_MS, SLACK_MS = 100.0, 20.0
 RECOVERY_S = 90.0
 SPOOL_BYTES = 16 << 20
-GAME_DAY_RATE, GAME_DAY_FAULT_S, GAME_DAY_AFTER_S = 60.0, 60.0, 30.0
+GAME_DAY_RATE, GAME_DAY_FAULT_S, GAME_DAY_AFTER_S = 30.0, 60.0, 30.0
 REFUSED = (429, 503)
 
 console = Console()
@@ -115,7 +116,8 @@ class Chaos:
             with fault(self._stack):
                 time.sleep(fault_s)
         slates, events = (dict(np.load(self._folder / name / "out.npz")) for name in ("slates", "events"))
-        ids = tuple(f"chaos-{self._told}-{number}" for number in events["number"][events["status"] == 200])
+        answered = events["number"][events["status"] == 200]
+        ids = tuple(hash_of("id", f"visitor {number}", f"chaos-{self._told}-{number}") for number in answered)
         self.acknowledged += ids
         return Sent(slates=slates, events=events, acknowledged=ids)
 

@@ -16,13 +16,13 @@ class Settings:
     """of it, for the user's state"""
     light_ms: float = 20.0
     """of it, kept for `recommend_light` while `recommend` is waited for"""
-    fallback_ms: float = 15.0
+    fallback_ms: float = 25.0
     """of it, kept for the rungs in this process"""
     models_at_once: int = 8
     """queries that one model answers at a time"""
     models_waiting: int = 64
-    requests_at_once: int = 512
-    """beyond them requests are refused at once"""
+    requests_at_once: int = 32
+    """beyond them requests are refused at once: no more than this process can answer by its own rungs within the budget"""
     last_good_most: int = 10_000
     """slates"""
     last_good_s: float = 3_600.0
