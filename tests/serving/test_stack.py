@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -107,9 +108,10 @@ def impressions(stack: Running) -> pl.DataFrame:
 
 
 def test_the_printed_line_gives_a_slate_with_reasons(stack: Running) -> None:
-    said = (stack.place.live / "up.log").read_text().replace("\n", " ")
-    line = said[said.index("curl -s") :].split("  ")[0]
-    answer = subprocess.run(line, shell=True, capture_output=True, check=True).stdout
+    said = stack.place.live / "up.log"
+    assert until(lambda: re.search(r"curl -s.*\n$", said.read_text(), re.DOTALL) is not None, PATIENCE_S)
+    line = said.read_text().replace("\n", " ").partition("curl -s")[2].split("  ")[0]
+    answer = subprocess.run(f"curl -s{line}", shell=True, capture_output=True, check=True).stdout
     slate = json.loads(answer)
     assert len(slate["items"]) == K
     assert slate["rung"] == "recommend"
