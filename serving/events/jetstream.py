@@ -16,7 +16,7 @@ from nats.aio.msg import Msg
 from nats.errors import NoRespondersError
 from nats.js.errors import KeyNotFoundError
 
-from recsys.errors import check_ranges
+from recsys.errors import ServingError, check_ranges
 from serving.events.connection import Connection, Link, Stream
 from serving.events.publishing import ID
 from serving.events.record import Record, Stored
@@ -81,7 +81,8 @@ class JetStreamReader:
 
     A batch has at most `limit` records and `limit_bytes`; it is complete `linger_s` after its first record, with what the
     looks found that are `poll_s` apart. One process a name. `waiting` counts the records behind the last batch; `missed` those
-    that the log had removed before they were read; `unreadable` those that are no records, which are passed over.
+    that the log had removed before they were read; `unreadable` those that are no records, which are passed over; `looks`
+    how often it asked.
     """
 
     def __init__(
@@ -96,7 +97,7 @@ class JetStreamReader:
     ) -> None:
         check_ranges("reader", limit=(limit, 1, 1_000_000), linger_s=(linger_s, 0.0, 3_600.0))
         self.name = name
-        self.waiting = self.missed = self.unreadable = 0
+        self.waiting = self.missed = self.unreadable = self.looks = 0
         self._limit, self._limit_bytes = limit, limit_bytes
         self._linger_s, self._poll_s = linger_s, poll_s
         self._connection = Connection(stream)
@@ -110,7 +111,13 @@ class JetStreamReader:
         batch: list[Stored] = []
         num_bytes, until = 0, float("inf")
         while len(batch) < self._limit and num_bytes < self._limit_bytes and time.monotonic() < until:
-            if page := await self._look(self._limit - len(batch)):
+            try:
+                page = await self._look(self._limit - len(batch))
+            except ServingError:
+                if batch:  # they would be passed over; the next call says what is wrong
+                    break
+                raise
+            if page:
                 batch += self._read(page)
                 num_bytes += sum(len(message.data) for message in page)
                 until = min(until, time.monotonic() + self._linger_s)
@@ -136,6 +143,7 @@ class JetStreamReader:
         """What is there, `poll_s` after the last look unless that left something."""
         await asyncio.sleep(max(0.0, self._next_look - time.monotonic()))
         page = await _page(self._connection, {"seq": self._next}, min(PAGE, limit))
+        self.looks += 1
         self._next_look = 0.0 if len(page) == min(PAGE, limit) else time.monotonic() + self._poll_s
         return page
 

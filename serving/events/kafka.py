@@ -193,7 +193,12 @@ class KafkaReader:
         batch: list[Stored] = []
         num_bytes, until = 0, float("inf")
         while len(batch) < self._limit and num_bytes < self._limit_bytes and time.monotonic() < until:
-            page = await self._call("hand out records", partial(self._page, self._limit - len(batch)))
+            try:
+                page = await self._call("hand out records", partial(self._page, self._limit - len(batch)))
+            except ServingError:
+                if batch:  # they would be passed over; the next call says what is wrong
+                    break
+                raise
             if page:
                 batch += self._read(page)
                 num_bytes += sum(len(message.value() or b"") for message in page)

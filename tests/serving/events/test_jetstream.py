@@ -41,6 +41,26 @@ def test_what_was_acknowledged_survives_a_killed_broker(broker, stream, feedback
     assert [one.sequence for one in found] == sorted({one.sequence for one in found})
 
 
+def test_what_was_read_before_the_broker_went_is_handed_on(broker, stream, feedback, ids, kill, until):
+    """A reader that waits for more holds records that it would not read again."""
+    appended(stream, [feedback(number) for number in range(3)])
+
+    async def read():
+        reader = JetStreamReader(replace(stream, deadline_s=1.0), name="parquet", linger_s=3_600.0, poll_s=0.01)
+        fetching = asyncio.ensure_future(reader.fetch())
+        await until(lambda: reader.looks > 1)
+        kill(broker)
+        first = await fetching
+        with pytest.raises(ServingError, match="check that it runs"):
+            await reader.fetch()
+        broker.start()
+        await reader.acknowledge(first[-1].sequence)
+        await reader.close()
+        return first
+
+    assert ids(asyncio.run(asyncio.wait_for(read(), 60))) == ["r0", "r1", "r2"]
+
+
 def test_a_record_counts_once_however_often_it_is_sent(broker, stream, feedback, read_all, ids, kill):
     appended(stream, [feedback(1)], [feedback(1)], [feedback(2)])
     kill(broker)
