@@ -210,7 +210,7 @@ def _refuse_unknown(name: str, fields: Mapping[str, Any], noun: type) -> None:
 
 
 def _object(name: str, value: Any, part: str = "") -> Mapping[str, Any]:
-    if not isinstance(value, dict | Mapping):
+    if not isinstance(value, Mapping):
         raise QueryError(f"{name}{part and '.' + part} is {_short(value)}; send a JSON object")
     return value
 
