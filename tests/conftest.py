@@ -1,5 +1,6 @@
 """What the system tests share: one trained world, exported, served; and a way to train others in this process."""
 
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -9,6 +10,10 @@ from typing import Any
 
 import pytest
 import torch
+
+if not torch.cuda.is_available():  # kernels are interpreted then, which is settled as they are imported
+    os.environ["TRITON_INTERPRET"] = "1"
+
 from hydra import compose, initialize_config_dir
 from hypothesis import settings
 from omegaconf import DictConfig, OmegaConf

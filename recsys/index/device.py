@@ -2,10 +2,14 @@
 
 The same two passes and the same floor as recsys.index.int8, for all queries at once. A bfloat16 score is off by at
 most LOSS ||q|| ||x||: query, item and result are each rounded by 2^-9, sums of products are kept in float32.
-This module is the only one of the room that imports torch; it is imported when ExactIndex.to is called.
+Large catalogues on a CUDA device go through recsys.index.scan, and come back for what it is not sure of.
+Only these two modules of the room import torch; they are imported when ExactIndex.to is called.
 
 Shapes: B queries, N items, D dim, K results, G groups of consecutive rows, P pairs of a query and a group or row.
 """
+
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,6 +18,9 @@ from torch import Tensor
 from recsys.contracts import PAD
 from recsys.index.scores import check_k, checked, open_rows
 
+if TYPE_CHECKING:
+    from recsys.index.scan import Scan
+
 LOSS = 2.0**-7
 TINY = 1e-34
 TILE = 131_072
@@ -21,6 +28,8 @@ TILE = 131_072
 GROUP = 64
 PAIRS = 16_384
 """groups scored again at once"""
+SCANNED = 200_000
+"""from so many items on the kernels of recsys.index.scan are worth their making"""
 
 
 class DeviceIndex:
@@ -30,8 +39,10 @@ class DeviceIndex:
         self.device = torch.device(device)
         self._alive = alive.copy()
         self._exact = torch.from_numpy(vectors).to(self.device)
-        self._rough = self._exact.to(torch.bfloat16)
-        self._norms = _norms(self._exact)
+        self._norms = norms(self._exact)
+        self._scan = _scan_of(self._exact, self._norms, alive)
+        rough = self._exact.to(torch.bfloat16) if self._scan is None else self._scan.rough
+        self._rough = rough[: len(vectors), : vectors.shape[1]]
         torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
 
     @torch.inference_mode()
@@ -39,11 +50,28 @@ class DeviceIndex:
         """As ExactIndex.search."""
         check_k(k)
         k = min(k, len(self._exact))
-        asked = torch.from_numpy(checked(queries, self._exact.shape[1])).to(self.device)
-        margin = _norms(asked) * LOSS
+        asked = torch.from_numpy(checked(queries, self._exact.shape[1]))
         is_open = None if allowed is None and self._alive.all() else self._open(allowed, len(asked))
         if not len(asked) or not k:
             return np.empty((len(asked), k), np.float32), np.empty((len(asked), k), np.int64)
+        if self._scan is not None and self._scan.fits(k) and (is_open is None or len(is_open) == 1):
+            scores, rows, sure = self._scanned(self._scan, asked, k, is_open)
+            if not sure.all():
+                scores[~sure], rows[~sure] = self._tiled(asked[torch.from_numpy(~sure)], k, is_open)
+            return scores, rows
+        return self._tiled(asked, k, is_open)
+
+    def _scanned(
+        self, scan: "Scan", asked: Tensor, k: int, is_open: Tensor | None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        mask = None if is_open is None else is_open[0]
+        parts = [[one.numpy() for one in scan.search(part, k, mask)] for part in asked.split(scan.most)]
+        scores, rows, sure = (np.concatenate(one) for one in zip(*parts, strict=True))
+        return scores, rows, sure
+
+    def _tiled(self, asked: Tensor, k: int, is_open: Tensor | None) -> tuple[np.ndarray, np.ndarray]:
+        asked = asked.to(self.device)
+        margin = norms(asked) * LOSS
         lower, upper = self._bounds(asked, margin, is_open)
         reached = upper > -torch.inf
         if lower.shape[1] >= k:
@@ -94,7 +122,7 @@ class DeviceIndex:
     def _best(self, asked: Tensor, queries: Tensor, rows: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
         """The k best of each query's pairs, by folded scores."""
         parts = zip(queries.split(TILE), rows.split(TILE), strict=True)
-        scores = torch.cat([_folded(asked[own], self._exact[part]) for own, part in parts])
+        scores = torch.cat([folded(asked[own], self._exact[part]) for own, part in parts])
         order = scores.argsort(descending=True, stable=True)
         order = order[queries[order].argsort(stable=True)]
         counts = torch.bincount(queries, minlength=len(asked))
@@ -107,7 +135,16 @@ class DeviceIndex:
         return best.cpu().numpy(), found.cpu().numpy()
 
 
-def _norms(vectors: Tensor) -> Tensor:
+def _scan_of(vectors: Tensor, norms: Tensor, alive: np.ndarray) -> "Scan | None":
+    """The kernels' own copy of a catalogue that is worth it, where the device and its compiler are there."""
+    if vectors.device.type != "cuda" or len(vectors) < SCANNED or find_spec("triton") is None:
+        return None
+    from recsys.index.scan import Scan
+
+    return Scan(vectors, norms, torch.from_numpy(alive))
+
+
+def norms(vectors: Tensor) -> Tensor:
     """Not below the norms of vectors [., D], nor, times LOSS, below those of numbers that a device takes for zero."""
     return torch.linalg.vector_norm(vectors, dim=1, dtype=torch.float64).float() * (1 + 1e-6) + TINY
 
@@ -120,7 +157,7 @@ def _group_max(bounds: Tensor) -> Tensor:
     return bounds.unflatten(1, (-1, GROUP)).amax(-1)
 
 
-def _folded(queries: Tensor, vectors: Tensor) -> Tensor:
+def folded(queries: Tensor, vectors: Tensor) -> Tensor:
     """recsys.index.scores.inner_products for [P, D] and [P, D]."""
     products = queries * vectors
     while (width := products.shape[1]) > 1:
