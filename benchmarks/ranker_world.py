@@ -78,15 +78,16 @@ def trained(
     train: RankingExamples,
     valid: RankingExamples,
     seed: int,
+    loop: Loop | None = None,
 ) -> TrainedRanker:
-    """On one core and in this process."""
+    """In this process, on one core where no other loop is given."""
     with TemporaryDirectory() as folder:
         return knobs.fit(
             spec,
             items,
             train,
             valid,
-            loop=Loop(accelerator="cpu", precision="32-true", progress=False, threads=1),
+            loop=loop or Loop(accelerator="cpu", precision="32-true", compile=False, progress=False, threads=1),
             folder=Path(folder),
             seed=seed,
             loggers=[],

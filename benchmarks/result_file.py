@@ -73,7 +73,14 @@ def machine() -> dict[str, Any]:
         "memory_gib": round(memory / 2**30, 1),
         "load": round(os.getloadavg()[0], 2),
         "python": platform.python_version(),
+        "device": _device(),
     }
+
+
+def _device() -> str | None:
+    """The name of the CUDA device, for benchmarks that use torch."""
+    torch = sys.modules.get("torch")
+    return torch.cuda.get_device_name() if torch and torch.cuda.is_available() else None
 
 
 def _processor() -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from result_file import Figure
 
-from recsys.index import ExactIndex
+from recsys.index.device import DeviceIndex
 from recsys.index.scores import oracle
 
 NUM_ITEMS = 10_000_000
@@ -38,7 +38,7 @@ def device_rows() -> tuple[list[Row], dict[str, Figure]]:
 
 def measure(vectors: np.ndarray, queries: np.ndarray, device: str) -> list[Row]:
     """One row a batch size: seconds, the share of copy bandwidth that reading every bfloat16 vector once amounts to."""
-    index = ExactIndex(vectors).to(device)
+    index = DeviceIndex(vectors, np.ones(len(vectors), dtype=bool), device)
     bandwidth = copy_bandwidth(device, vectors.size * 2)
     found, true = index.search(queries[:NUM_ORACLE], K), oracle(vectors, queries[:NUM_ORACLE], K)
     same = all(np.array_equal(one, other) for one, other in zip(found, true, strict=True))

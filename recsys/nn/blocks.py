@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recsys.features.spec import MISSING, UNKNOWN, Table
+from recsys.nn import rows
 
 Batch = Mapping[str, Tensor]
 
@@ -69,7 +70,8 @@ class TableEncoder(nn.Module):
 
 
 def _embedding(num_ids: int, dim: int) -> nn.Embedding:
-    embedding = nn.Embedding(num_ids, dim, padding_idx=MISSING)
+    kind = nn.Embedding if num_ids < rows.FROM else rows.SparseRows
+    embedding = kind(num_ids, dim, padding_idx=MISSING)
     nn.init.normal_(embedding.weight, std=1 / math.sqrt(dim))
     with torch.no_grad():
         embedding.weight[MISSING].zero_()
@@ -80,7 +82,9 @@ def _summed(embedding: nn.Embedding, ids: Tensor) -> Tensor:
     """[..., I] -> [..., D], the embeddings of the ids added up; most are MISSING, which only a graph looks up."""
     if torch.compiler.is_exporting():
         return embedding(ids).sum(-2)
-    summed = F.embedding_bag(ids.reshape(-1, ids.shape[-1]), embedding.weight, mode="sum", padding_idx=MISSING)
+    summed = F.embedding_bag(
+        ids.reshape(-1, ids.shape[-1]), embedding.weight, mode="sum", padding_idx=MISSING, sparse=embedding.sparse
+    )
     return summed.view(*ids.shape[:-1], embedding.embedding_dim)
 
 

@@ -4,7 +4,7 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from torch.utils.flop_counter import FlopCounterMode
 
 from recsys.errors import ConfigError, check_ranges
+from recsys.nn.rows import dense_parameters, sparse_tables
 
 PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "16-mixed", "64-true")
 TRAINED = "trained.pt"
@@ -128,9 +129,11 @@ class Fitting:
             weight_decay=(self.weight_decay, 0.0, 1.0),
         )
 
-    def optimisation(self, parameters: Iterable[torch.nn.Parameter], steps: int) -> dict[str, Any]:
+    def optimisation(self, task: pl.LightningModule, steps: int) -> dict[str, Any]:
         """What Lightning steps by; after `steps` the learning rate is down to nothing."""
-        optimiser = torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=self.weight_decay, fused=True)
+        optimiser = torch.optim.AdamW(
+            dense_parameters(task), lr=self.learning_rate, weight_decay=self.weight_decay, fused=True
+        )
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, partial(warm_cosine, steps=steps))
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -189,6 +192,14 @@ class Throughput(Callback):
             )
 
 
+class SparseRates(Callback):
+    """Tells tables that move themselves how fast to learn: as fast as everything else."""
+
+    def on_train_batch_start(self, trainer: pl.Trainer, task: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+        for table in sparse_tables(task):
+            table.rate = trainer.optimizers[0].param_groups[0]["lr"]
+
+
 def matmul_flops(device: torch.device, precision: str) -> float:
     """Floating point operations a second of a square matrix product, the best of five."""
     size = 8192 if device.type == "cuda" else 1024
@@ -204,11 +215,12 @@ def matmul_flops(device: torch.device, precision: str) -> float:
 class Loop:
     """Where and how to train; one instance serves all tasks of a run."""
 
-    def __init__(self, *, accelerator: str, precision: str, progress: bool, threads: int) -> None:
+    def __init__(self, *, accelerator: str, precision: str, compile: bool, progress: bool, threads: int) -> None:
         """
         accelerator: cpu or cuda
         precision: as in Lightning, "32-true" or "bf16-mixed"
         threads: torch threads on the CPU, 0 leaves torch's own choice
+        compile: training steps by torch.compile, whose first minute or two must be earned back
         """
         if accelerator not in ("cpu", "cuda"):
             raise ConfigError(f"trainer.accelerator is {accelerator!r}; choose cpu or cuda")
@@ -221,6 +233,7 @@ class Loop:
             torch.set_num_threads(threads)
         self.accelerator = accelerator
         self.precision = precision
+        self.compile = compile
         self.progress = progress
 
     def quiet(self) -> "Loop":
@@ -248,19 +261,27 @@ class Loop:
         """
         if (folder / TRAINED).is_file():
             return _restore(task, folder / TRAINED)
+        if self.precision == "16-mixed" and any(sparse_tables(task)):
+            raise ConfigError(
+                "trainer.precision 16-mixed scales gradients, which large tables cannot use; choose bf16-mixed"
+            )
         last = ModelCheckpoint(dirpath=folder, filename="last", enable_version_counter=False)
         best = ModelCheckpoint(
             dirpath=folder, filename="best", monitor=monitor, mode="max", enable_version_counter=False
         )
         stop = [best, EarlyStopping(monitor=monitor, mode="max", patience=patience)] if monitor else []
-        trainer = self._trainer([last, *stop, Throughput(folder.name)], loggers, epochs)
+        trainer = self._trainer([last, *stop, SparseRates(), Throughput(folder.name)], loggers, epochs)
         resume = folder / "last.ckpt"
+        if self.compile:
+            task.__dict__["training_step"] = torch.compile(task.training_step, dynamic=True)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
                 trainer.fit(task, train, valid, ckpt_path=resume if resume.is_file() else None, weights_only=False)
             except SystemExit:  # Lightning makes this of a KeyboardInterrupt
                 raise KeyboardInterrupt from None
+            finally:
+                task.__dict__.pop("training_step", None)
         if best.best_model_path:
             epochs = _restore(task, Path(best.best_model_path)) + 1
         draft = folder / f"{TRAINED}.draft"

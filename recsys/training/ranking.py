@@ -181,7 +181,7 @@ class RankingTask(pl.LightningModule):
         return torch.stack(said).sum(0) * len(examples) / len(drawn)
 
     def configure_optimizers(self) -> Any:
-        return self.knobs.optimisation(self.parameters(), self.steps)
+        return self.knobs.optimisation(self, self.steps)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -211,7 +211,7 @@ class RetrievalTask(pl.LightningModule):
         self.log(MONITOR, self.watched.judge(np.concatenate(rankings)), prog_bar=True)
 
     def configure_optimizers(self) -> Any:
-        return self.knobs.optimisation(self.parameters(), self.steps)
+        return self.knobs.optimisation(self, self.steps)
 
 
 @dataclass(frozen=True, kw_only=True)

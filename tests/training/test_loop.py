@@ -6,6 +6,7 @@ import pytorch_lightning as pl
 import torch
 
 from recsys.errors import ConfigError
+from recsys.nn.rows import SparseRows
 from recsys.training.loop import TRAINED, Indices, Loop, Permutation, Throughput, index_batches, warm_cosine
 from recsys.training.resident import Resident
 
@@ -42,8 +43,8 @@ class Counting(pl.LightningModule):
         return sorted({epoch for epoch, _ in self.seen})
 
 
-def fit(task, folder, *, epochs=5, patience=10):
-    loop = Loop(accelerator="cpu", precision="32-true", progress=False, threads=0)
+def fit(task, folder, *, epochs=5, patience=10, precision="32-true", compile=False):
+    loop = Loop(accelerator="cpu", precision=precision, compile=compile, progress=False, threads=0)
     return loop.fit(
         task,
         train=index_batches(SIZE, BATCH, 0),
@@ -134,14 +135,14 @@ def test_the_best_epoch_is_kept_and_patience_ends_the_rest(tmp_path, scores, pat
 def test_an_accelerator_that_is_not_there_is_refused(monkeypatch, accelerator, sentence):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match=rf"trainer\.accelerator is .*{sentence}"):
-        Loop(accelerator=accelerator, precision="32-true", progress=False, threads=0)
+        Loop(accelerator=accelerator, precision="32-true", compile=False, progress=False, threads=0)
 
 
 def test_threads_are_set_only_when_asked(monkeypatch):
     asked = []
     monkeypatch.setattr(torch, "set_num_threads", asked.append)
     for threads in (0, 3):
-        Loop(accelerator="cpu", precision="32-true", progress=False, threads=threads)
+        Loop(accelerator="cpu", precision="32-true", compile=False, progress=False, threads=threads)
     assert asked == [3]
 
 
@@ -189,3 +190,46 @@ def test_the_learning_rate_rises_for_a_twentieth_and_falls_along_a_cosine():
     falling = [warm_cosine(step, steps=105) for step in range(5, 106)]
     assert falling == sorted(falling, reverse=True)
     assert warm_cosine(0, steps=1) == 1
+
+
+def test_a_compiled_fit_is_the_same_and_leaves_the_task_as_it_was(tmp_path, monkeypatch):
+    asked, inductor = [], torch.compile
+
+    def compiled(step, **options):
+        asked.append(options)
+        return inductor(step, backend="eager", **options)
+
+    plain, task = Projecting(), Projecting()
+    task.load_state_dict(plain.state_dict())
+    fit(plain, tmp_path / "plain")
+    monkeypatch.setattr("recsys.training.loop.torch.compile", compiled)
+    fit(task, tmp_path / "compiled", compile=True)
+    assert len(asked) == 1
+    assert "training_step" not in vars(task)
+    torch.testing.assert_close(task.projection.weight, plain.projection.weight)
+
+
+class Meeting(Counting):
+    """A large table of which rows 1 and 2 are met."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = SparseRows(5, 3, padding_idx=0)
+
+    def training_step(self, indices):
+        return {"loss": self.weight + self.table(indices % 2 + 1).sum(), "examples": len(indices)}
+
+
+def test_a_large_table_learns_at_the_rate_of_the_rest_beside_its_optimiser(tmp_path):
+    task = Meeting()
+    before = task.table.weight.detach().clone()
+    fit(task, tmp_path, epochs=1)
+    moved = (task.table.weight.detach() - before)[1:]
+    assert task.table.rate == 2.0
+    assert (moved[:2] < 0).all()
+    assert not moved[2:].any()
+
+
+def test_a_large_table_is_refused_where_gradients_are_scaled(tmp_path):
+    with pytest.raises(ConfigError, match="choose bf16-mixed"):
+        fit(Meeting(), tmp_path, precision="16-mixed")

@@ -42,7 +42,7 @@ def test_members_are_trained_apart_and_joined_into_vectors_of_unit_length(tmp_pa
     known = split.known(TEST)
     spec, items = prepared.spec(known)
     examples = RetrievalExamples.of(prepared, spec, known)
-    loop = Loop(accelerator="cpu", precision="32-true", progress=False, threads=0)
+    loop = Loop(accelerator="cpu", precision="32-true", compile=False, progress=False, threads=0)
 
     def fit(members, seed):
         knobs = RetrievalTraining(**{**KNOBS, "members": members})
