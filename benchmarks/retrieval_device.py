@@ -1,5 +1,7 @@
 """The exact index on a CUDA device: 10M items of 128 dims, top 100. Without a device it says that it measured nothing.
 
+A part of retrieval_index.py; run by itself it writes benchmarks/results/retrieval_device.json.
+
 Shapes: N items, B queries, D dim, K results.
 """
 
@@ -9,8 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from result_file import Figure
+from result_file import Figure, print_figures, write_result
+from rich.console import Console
 
+from recsys.errors import exit_on_error
 from recsys.index.device import DeviceIndex
 from recsys.index.scores import oracle
 
@@ -97,3 +101,18 @@ def device_figures(rows: list[Row]) -> dict[str, Figure]:
             better="higher",
         ),
     }
+
+
+def main() -> None:
+    start, console = time.perf_counter(), Console()
+    rows, figures = device_rows()
+    for row in rows:
+        console.print(row)
+    print_figures(console, figures)
+    console.print(f"\nresult   {write_result('retrieval_device', rows, figures, time.perf_counter() - start)}")
+    console.print("next     python benchmarks/retrieval_index.py", style="bold")
+
+
+if __name__ == "__main__":
+    with exit_on_error():
+        main()

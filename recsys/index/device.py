@@ -38,6 +38,7 @@ class DeviceIndex:
     def __init__(self, vectors: np.ndarray, alive: np.ndarray, device: str) -> None:
         self.device = torch.device(device)
         self._alive = alive.copy()
+        self._all_alive = bool(alive.all())
         self._exact = torch.from_numpy(vectors).to(self.device)
         self._norms = norms(self._exact)
         self._scan = _scan_of(self._exact, self._norms, alive)
@@ -50,27 +51,26 @@ class DeviceIndex:
         """As ExactIndex.search."""
         check_k(k)
         k = min(k, len(self._exact))
-        asked = torch.from_numpy(checked(queries, self._exact.shape[1]))
-        is_open = None if allowed is None and self._alive.all() else self._open(allowed, len(asked))
-        if not len(asked) or not k:
-            return np.empty((len(asked), k), np.float32), np.empty((len(asked), k), np.int64)
+        queries = checked(queries, self._exact.shape[1])
+        is_open = None if allowed is None and self._all_alive else self._open(allowed, len(queries))
+        if not len(queries) or not k:
+            return np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
         if self._scan is not None and self._scan.fits(k) and (is_open is None or len(is_open) == 1):
-            scores, rows, sure = self._scanned(self._scan, asked, k, is_open)
-            if not sure.all():
-                scores[~sure], rows[~sure] = self._tiled(asked[torch.from_numpy(~sure)], k, is_open)
-            return scores, rows
-        return self._tiled(asked, k, is_open)
+            return self._scanned(self._scan, queries, k, is_open)
+        return self._tiled(queries, k, is_open)
 
     def _scanned(
-        self, scan: "Scan", asked: Tensor, k: int, is_open: Tensor | None
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        mask = None if is_open is None else is_open[0]
-        parts = [[one.numpy() for one in scan.search(part, k, mask)] for part in asked.split(scan.most)]
-        scores, rows, sure = (np.concatenate(one) for one in zip(*parts, strict=True))
-        return scores, rows, sure
+        self, scan: "Scan", queries: np.ndarray, k: int, is_open: Tensor | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        mask, steps = None if is_open is None else is_open[0], range(0, len(queries), scan.most)
+        parts = [scan.search(queries[start : start + scan.most], k, mask) for start in steps]
+        scores, rows, sure = parts[0] if len(parts) == 1 else map(np.concatenate, zip(*parts, strict=True))
+        if not sure.all():
+            scores[~sure], rows[~sure] = self._tiled(queries[~sure], k, is_open)
+        return scores, rows
 
-    def _tiled(self, asked: Tensor, k: int, is_open: Tensor | None) -> tuple[np.ndarray, np.ndarray]:
-        asked = asked.to(self.device)
+    def _tiled(self, queries: np.ndarray, k: int, is_open: Tensor | None) -> tuple[np.ndarray, np.ndarray]:
+        asked = torch.from_numpy(queries).to(self.device)
         margin = norms(asked) * LOSS
         lower, upper = self._bounds(asked, margin, is_open)
         reached = upper > -torch.inf

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import Any
 
+import numpy as np
 import torch
 import triton
 import triton.language as tl
@@ -33,6 +34,7 @@ BATCHES = (64, 128, 256, 512, 1024)
 """to which the number of queries is padded; more of them are split"""
 
 Kernel = Any
+Answer = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 @triton.jit
@@ -130,7 +132,7 @@ class Shape:
 
 
 SMALL = Shape(queries=64, warps=4, stages=4, programs=1)
-LARGE = Shape(queries=128, warps=8, stages=3, programs=1)
+LARGE = Shape(queries=128, warps=8, stages=2, programs=2)
 
 
 class Scan:
@@ -165,21 +167,21 @@ class Scan:
         """Whether there are tiles enough to take a sample of."""
         return self.num_tiles >= 8 * k
 
-    def search(self, asked: Tensor, k: int, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """At most BATCHES[-1] queries [B, D] on the CPU, at least 8 k tiles of items.
+    def search(self, queries: np.ndarray, k: int, mask: Tensor | None) -> Answer:
+        """At most BATCHES[-1] queries [B, D], checked, of a catalogue of at least 8 k tiles.
 
-        mask: bool [N], the only rows that may be found. Returns scores [B, K], rows [B, K] and sure [B] on the CPU; what
-        is not sure may be wrong.
+        mask: bool [N], the only rows that may be found. Returns scores [B, K], rows [B, K] and sure [B]; what is not sure
+        may be wrong.
         """
-        size = next(size for size in BATCHES if size >= len(asked))
+        size = next(size for size in BATCHES if size >= len(queries))
         key = (size, k, mask is None and self.all_alive)
         with self._turn:
             plan = self._plans.get(key) or self._plans.setdefault(key, Plan(self, *key))
             if mask is None:
-                return plan.search(asked)
+                return plan.search(queries)
             self.is_open[: len(mask)].mul_(mask)
             try:
-                return plan.search(asked)
+                return plan.search(queries)
             finally:
                 self.is_open.copy_(self.alive)
 
@@ -194,13 +196,16 @@ class Plan:
         self.shape = SMALL if size <= SMALL.queries else LARGE
         self.every = min(EVERY, scan.num_tiles // (4 * k))
         self.num_sampled = scan.num_tiles // self.every
-        self.capacity = max(1_024, triton.next_power_of_2(4 * k * self.every))
+        self.capacity = max(1_024, triton.next_power_of_2(5 * k * self.every // 2))
         self.pairs = min(self.capacity, 2 * k + 56)
-        empty = torch.empty if scan.device.type == "cpu" else _pinned
+        pinned: dict[str, Any] = {"pin_memory": scan.device.type == "cuda"}
         dim = scan.vectors.shape[1]
-        self.sent = empty(size, dim + 1)
-        self.answer = empty(size, k, dtype=torch.int64)
-        self.sure = empty(size, dtype=torch.bool)
+        self.sent = torch.empty(size, dim + 1, **pinned)
+        self.answer = (
+            torch.empty(size, k, **pinned),
+            torch.empty(size, k, dtype=torch.int64, **pinned),
+            torch.empty(size, dtype=torch.bool, **pinned),
+        )
         own: dict[str, Any] = {"device": scan.device}
         self.received = torch.zeros(size, dim + 1, **own)
         self.sample = torch.empty(size, self.num_sampled, **own)
@@ -212,23 +217,25 @@ class Plan:
         self.places = torch.arange(self.pairs, **own)
         self.replay = self._captured() if scan.device.type == "cuda" else self.launch
 
-    def search(self, asked: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        num = len(asked)
-        self.sent[:num, :-1], self.sent[:num, -1], self.sent[num:, -1] = asked, norms(asked) * LOSS, 0
+    def search(self, queries: np.ndarray) -> Answer:
+        num, sent = len(queries), self.sent.numpy()
+        sent[:num, :-1], sent[:num, -1], sent[num:, -1] = queries, 1, 0
         self.replay()
         if self.scan.device.type == "cuda":
             torch.cuda.current_stream().synchronize()
-        return (*_unpacked(self.answer[:num]), self.sure[:num].clone())
+        scores, rows, sure = (one[:num].numpy().copy() for one in self.answer)
+        return scores, rows, sure
 
     def launch(self) -> None:
-        """From `sent` to `answer` and `sure`."""
+        """From `sent` to `answer`."""
         self.received.copy_(self.sent, non_blocking=True)
-        asked, margins = self.received[:, :-1], self.received[:, -1].contiguous()
+        asked, is_query = self.received[:, :-1], self.received[:, -1]
+        margins = norms(asked) * LOSS
         self.queries[:, : asked.shape[1]] = asked.to(torch.bfloat16)
         self.counts.zero_()
         self._scan(margins, margins, self.sample, sample=True)
         floors = self.sample.topk(self.k, dim=1, sorted=False).values.amin(1)
-        floors.masked_fill_(margins == 0, torch.inf)  # of no query
+        floors.masked_fill_(is_query == 0, torch.inf)
         self.kept.fill_(-torch.inf)
         self._scan(margins, floors, self.kept, sample=False)
         kept, places = self.kept.topk(self.pairs, dim=1, sorted=False)
@@ -237,10 +244,10 @@ class Plan:
         lower = kept - 2 * spread * (1 + 1e-6)
         floors = torch.maximum(floors, lower.topk(self.k, dim=1, sorted=False).values.amin(1))
         self._rescore(margins, floors, kept.contiguous(), groups)
-        self.answer.copy_(self._best(asked), non_blocking=True)
         whole = (self.counts[0] <= self.pairs) | (kept.amin(1) < floors)
         sure = (self.counts[0] <= self.capacity) & whole & (self.counts[1] <= self.pairs) & floors.isfinite()
-        self.sure.copy_(sure, non_blocking=True)
+        for own, made in zip(self.answer, (*self._best(asked), sure), strict=True):
+            own.copy_(made, non_blocking=True)
 
     def _scan(self, margins: Tensor, floors: Tensor, kept: Tensor, *, sample: bool) -> None:
         scan, blocks = self.scan, len(self.queries) // self.shape.queries
@@ -291,14 +298,14 @@ class Plan:
             num_warps=1,
         )
 
-    def _best(self, asked: Tensor) -> Tensor:
-        """[B, K] packed scores and rows of the best found, largest first."""
+    def _best(self, asked: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores and rows [B, K] of the best found."""
         there = self.places < self.counts[1][:, None]
         rows = torch.where(there, self.found, 0)
         items = self.scan.vectors[rows.flatten()]
         scores = folded(asked.repeat_interleave(self.pairs, 0), items).view(rows.shape)
         packed = torch.where(there, _packed(scores, rows), torch.iinfo(torch.int64).min)
-        return packed.topk(self.k, dim=1).values
+        return _unpacked(packed.topk(self.k, dim=1).values)
 
     def _captured(self) -> Callable[[], None]:
         stream = torch.cuda.Stream(self.scan.device)
@@ -324,10 +331,6 @@ def _unpacked(packed: Tensor) -> tuple[Tensor, Tensor]:
     rising = packed >> 32
     bits = torch.where(rising < 0, rising ^ 0x7FFFFFFF, rising)
     return bits.to(torch.int32).view(torch.float32), 0xFFFFFFFF - (packed & 0xFFFFFFFF)
-
-
-def _pinned(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.empty(*shape, dtype=dtype, pin_memory=True)
 
 
 def _processors(device: torch.device) -> int:

@@ -130,10 +130,12 @@ class Fitting:
         )
 
     def optimisation(self, task: pl.LightningModule, steps: int) -> dict[str, Any]:
-        """What Lightning steps by; after `steps` the learning rate is down to nothing."""
-        optimiser = torch.optim.AdamW(
-            dense_parameters(task), lr=self.learning_rate, weight_decay=self.weight_decay, fused=True
-        )
+        """What Lightning steps by; after `steps` the learning rate is down to nothing.
+
+        In mixed precision Lightning clips no gradients of fused optimisers.
+        """
+        options: dict[str, Any] = {"lr": self.learning_rate, "weight_decay": self.weight_decay}
+        optimiser = torch.optim.AdamW(dense_parameters(task), fused="mixed" not in task.trainer.precision, **options)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, partial(warm_cosine, steps=steps))
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

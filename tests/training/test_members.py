@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from recsys.content.text import TextVectors
 from recsys.data.sources.synthetic import Synthetic
@@ -34,14 +35,43 @@ KNOBS = {
 }
 
 
-def test_members_are_trained_apart_and_joined_into_vectors_of_unit_length(tmp_path):
+def learnt_from():
+    """Features, items and examples of a small world."""
     dataset = Synthetic(users=30, items=20, events=800, seed=0).load()
     split = GlobalTime(rank=0.1, validation=0.1, test=0.2, cuts=1).splits(dataset)[-1]
     features = Features(history_length=6, max_values=3, min_count=1, leave_out=["position"])
     prepared = prepare(dataset, split, features, TextVectors(dim=4, min_documents=1, seed=0))
     known = split.known(TEST)
     spec, items = prepared.spec(known)
-    examples = RetrievalExamples.of(prepared, spec, known)
+    return spec, items, RetrievalExamples.of(prepared, spec, known)
+
+
+@pytest.mark.parametrize(
+    "accelerator",
+    [
+        "cpu",
+        pytest.param(
+            "cuda",
+            marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")],
+        ),
+    ],
+)
+def test_mixed_precision_learns_about_the_same(tmp_path, accelerator):
+    spec, items, examples = learnt_from()
+    vectors = []
+    for precision in ("32-true", "bf16-mixed"):
+        loop = Loop(accelerator=accelerator, precision=precision, compile=False, progress=False, threads=0)
+        knobs = RetrievalTraining(**{**KNOBS, "dropout": 0.0, "id_dropout": 0.0})
+        folder = tmp_path / precision
+        vectors.append(
+            knobs.fit(spec, items, examples, None, loop=loop, folder=folder, epochs=1, seed=0, loggers=[])[1]
+        )
+    cosines = (vectors[0] * vectors[1]).sum(1)
+    assert cosines.mean() > 0.99
+
+
+def test_members_are_trained_apart_and_joined_into_vectors_of_unit_length(tmp_path):
+    spec, items, examples = learnt_from()
     loop = Loop(accelerator="cpu", precision="32-true", compile=False, progress=False, threads=0)
 
     def fit(members, seed):
