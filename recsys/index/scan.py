@@ -200,7 +200,7 @@ class Plan:
         self.pairs = min(self.capacity, 2 * k + 56)
         pinned: dict[str, Any] = {"pin_memory": scan.device.type == "cuda"}
         dim = scan.vectors.shape[1]
-        self.sent = torch.empty(size, dim + 1, **pinned)
+        self.sent = torch.zeros(size, dim + 1, **pinned)
         self.answer = (
             torch.empty(size, k, **pinned),
             torch.empty(size, k, dtype=torch.int64, **pinned),
