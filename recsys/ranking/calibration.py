@@ -36,10 +36,9 @@ class PlattCalibrator(nn.Module):
     def fit(self, logits: Tensor, labels: Tensor, requests: Tensor) -> None:
         """Maximum likelihood on logits [R, T] and labels [R, T] (NaN is missing) of a later period than training.
 
-        requests [R] int64 says whose candidate a row is. The scale is fitted within requests: what is positive in a
-        request at all moves from period to period, and must not speak for or against the order of its candidates. Only
-        where most positives have no other candidate beside them it is fitted over all rows. The shift then gives the
-        probabilities the base rate of all rows.
+        requests [R] int64 says whose candidate a row is. The scale is fitted within requests and over all rows, and the
+        larger one is taken: requests whose base rates moved with the period make the second too small, candidates that
+        differ by little but noise the first. The shift then gives the probabilities the base rate of all rows.
         """
         for objective in range(logits.shape[1]):
             known = ~labels[:, objective].isnan()
@@ -57,15 +56,19 @@ def _fit_affine(logits: Tensor, labels: Tensor, requests: Tensor) -> tuple[float
 
 
 def _scale(logits: Tensor, labels: Tensor, requests: Tensor) -> float:
+    return max(_scale_overall(logits, labels), _scale_within(logits, labels, requests))
+
+
+def _scale_within(logits: Tensor, labels: Tensor, requests: Tensor) -> float:
     """Greatest likelihood that of a positive and a negative of one request the positive is the one it is:
     sigmoid(scale * (logit - logit)), in which the request's own intercept is gone (Chamberlain 1980).
 
     Fitting an intercept for every request beside the scale would make it too large, by half with ten candidates (Neyman
-    and Scott 1948). Where most positives came alone there is nothing within requests, and one intercept has to do.
+    and Scott 1948). 0 where most positives came alone: there is nothing within requests.
     """
     positives, negatives = _pairs(labels, requests)
     if 2 * len(positives) < PAIRS * (labels > 0).sum():
-        return _scale_overall(logits, labels)
+        return 0.0
     ahead, scale = logits[positives] - logits[negatives], torch.ones(()).double()
     _fit_logistic((scale,), lambda: scale * ahead, torch.ones_like(ahead))
     return scale.item()

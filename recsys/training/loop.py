@@ -163,6 +163,7 @@ class Throughput(Callback):
         """of an example"""
 
     def on_train_batch_start(self, trainer: pl.Trainer, task: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+        self.device = task.device
         if self.counter:
             self.counter.__enter__()
 
@@ -186,10 +187,10 @@ class Throughput(Callback):
 
     def on_fit_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         if self.rates:
-            rate, device = float(np.mean(self.rates)), task.device
-            used = self.flops * rate / matmul_flops(device, trainer.precision)
+            rate = float(np.mean(self.rates))
+            used = self.flops * rate / matmul_flops(self.device, trainer.precision)
             print(
-                f"{self.name}: {len(self.rates)} epochs, {rate:,.0f} examples/s on {device.type}, "
+                f"{self.name}: {len(self.rates)} epochs, {rate:,.0f} examples/s on {self.device.type}, "
                 f"{self.flops * rate / 1e9:,.1f} GFLOP/s, MFU {used:.0%}"
             )
 

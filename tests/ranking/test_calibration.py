@@ -88,6 +88,17 @@ def test_the_base_rates_of_requests_say_nothing_about_the_order_within_them():
     assert float(calibrator(misled).mean()) == pytest.approx(float(labels.mean()), abs=1e-4)
 
 
+def test_candidates_that_differ_by_noise_alone_do_not_flatten_what_requests_say():
+    """The truth is the request's; within it a greater logit means little."""
+    requests = torch.arange(8_000).repeat_interleave(10)
+    of_request, _ = world(8_000, 17, 1.0, 0.0)
+    noise, _ = world(len(requests), 18, 1.0, 0.0)
+    chances = torch.sigmoid(2 * of_request[requests] - 1)
+    labels = (torch.rand(chances.shape, generator=torch.Generator().manual_seed(19)) < chances).float()
+    noisy = 2 * of_request[requests] - 1 + noise / 3
+    assert float(fitted(noisy, labels, requests).scale) == pytest.approx(1, abs=0.05)
+
+
 def test_few_positives_only_move_the_base_rate():
     logits = torch.randn(1_000, 1, generator=torch.Generator().manual_seed(2))
     labels = torch.zeros(1_000, 1)
