@@ -59,6 +59,7 @@ KNOBS = RankingTraining(
     id_dropout=0.5,
     feature_dropout=0.0,
     listwise_weight=0.0,
+    balance="equal",
     requests_per_user=1,
     requests=1_000_000_000,
     validation_requests=1_000_000_000,

@@ -7,14 +7,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def masked_bce(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
-    """Mean binary cross-entropy per objective over the cells that count.
+def masked_bce(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """Weighted mean of the binary cross-entropy per objective.
 
-    logits, labels [B, C, T]; mask [B, C]; a NaN label is missing and does not count. Returns [T].
+    logits, labels [B, C, T]; weights [B, C], 0 or False leaves a candidate out; a NaN label is missing and does not
+    count. Returns [T].
     """
-    counts = mask.unsqueeze(-1) & ~labels.isnan()
+    counts = weights.unsqueeze(-1) * ~labels.isnan()
     loss = F.binary_cross_entropy_with_logits(logits, labels.nan_to_num(), reduction="none")
-    return (loss * counts).sum((0, 1)) / counts.sum((0, 1)).clamp(min=1)
+    return (loss * counts).sum((0, 1)) / counts.sum((0, 1)).clamp(min=1e-9)
 
 
 def listwise_softmax(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:

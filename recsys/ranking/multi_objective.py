@@ -252,6 +252,11 @@ class MultiObjectiveRanker(nn.Module):
             logits = logits + PLACES_SPEED * places
         return logits
 
+    @property
+    def shared(self) -> nn.Parameter:
+        """The last weights that all objectives have in common."""
+        return self.experts[0][-1].weight  # type: ignore[index]
+
     def fit_scores(self, scores: Tensor) -> None:
         """Standardise candidate_scores [R, num_scores] by the training examples."""
         if not scores.shape[-1]:

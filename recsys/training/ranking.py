@@ -3,6 +3,7 @@
 Shapes: B requests, C candidates, T objectives, S sources, R cells (request, candidate).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from recsys.ranking.funnel import Parents, parents_of
 from recsys.ranking.multi_objective import MultiObjectiveRanker
 from recsys.ranking.uncertainty import LastLayerPosterior, information
 from recsys.stages import Retrieve
+from recsys.training.balance import Balance, balance_of
 from recsys.training.loop import Fitting, Loop, index_batches
 from recsys.training.resident import Resident
 
@@ -54,6 +56,8 @@ class RankingExamples:
     """[B, C, T] float32, NaN where missing"""
     positions: np.ndarray | None = None
     """[B, C] int64, places from 0 of what was shown; None for what was only retrieved"""
+    weights: np.ndarray | None = None
+    """[B, C] float32, how much a candidate counts in the likelihood, about 1; None counts all alike"""
 
     def __len__(self) -> int:
         return len(self.candidate_rows)
@@ -66,6 +70,7 @@ class RankingExamples:
             candidate_scores=self.candidate_scores[places],
             labels=self.labels[places],
             positions=None if self.positions is None else self.positions[places],
+            weights=None if self.weights is None else self.weights[places],
         )
 
 
@@ -116,10 +121,18 @@ class RankingTask(pl.LightningModule):
     """Pointwise likelihood of every objective and a listwise term on the retrieval target."""
 
     def __init__(
-        self, ranker: MultiObjectiveRanker, items: ItemTable, target: int, knobs: "RankingTraining", *, steps: int
+        self,
+        ranker: MultiObjectiveRanker,
+        items: ItemTable,
+        target: int,
+        knobs: "RankingTraining",
+        *,
+        steps: int,
+        balance: Balance | None = None,
     ) -> None:
-        """steps: after so many the learning rate is down to nothing"""
+        """steps: after so many the learning rate is down to nothing; without a balance it only predicts"""
         super().__init__()
+        self.balance = balance
         self.steps = steps
         self.ranker = ranker
         self.target = target
@@ -147,9 +160,10 @@ class RankingTask(pl.LightningModule):
     def training_step(self, indices: Tensor) -> dict[str, Tensor | int]:
         batch = {name: tensor[indices] for name, tensor in self.train_batch.items()}
         logits, labels, mask = self.logits(batch), batch["labels"], batch["candidate_rows"] != PAD
-        pointwise = masked_bce(logits, labels.clamp(0, 1), mask)
+        pointwise = masked_bce(logits, labels.clamp(0, 1), mask * batch.get("candidate_weights", 1))
         listwise = listwise_softmax(logits[..., self.target], labels[..., self.target].clamp(0, 1), mask)
-        loss = pointwise.sum() + self.knobs.listwise_weight * listwise
+        assert self.balance is not None
+        loss = self.balance(pointwise, self.ranker.shared) + self.knobs.listwise_weight * listwise
         self.log_dict({"ranking/pointwise": pointwise.sum(), "ranking/listwise": listwise}, prog_bar=True)
         return {"loss": loss, "examples": len(indices)}
 
@@ -221,6 +235,8 @@ class RankingTraining(Fitting):
     """at most, to stop early and to calibrate by"""
     dense_candidates: int
     """of a request, the first, that are all learnt from; of those behind them one in eight"""
+    balance: str | Mapping[str, float]
+    """how the losses of the objectives become one: equal, uncertainty, gradients, or a weight for each by its name"""
     watch: str
     """what the kept epoch is best in on the validation requests: ndcg@10 of the target, or likelihood of all labels"""
 
@@ -284,7 +300,8 @@ class RankingTraining(Fitting):
         batches = index_batches(len(train), self.batch_size, seed)
         shown = train.labels[train.candidate_rows != PAD]
         ranker = self.ranker(spec, train.candidate_scores.shape[-1], parents_of(shown))
-        task = RankingTask(ranker, items, target, self, steps=self.epochs * len(batches))
+        balance = balance_of(self.balance, tuple(spec.objectives))
+        task = RankingTask(ranker, items, target, self, steps=self.epochs * len(batches), balance=balance)
         task.hold(train, valid)
         loop.fit(
             task,
@@ -319,6 +336,8 @@ def tensors(examples: RankingExamples) -> dict[str, Tensor]:
     }
     if examples.positions is not None:
         arrays["candidate_positions"] = examples.positions
+    if examples.weights is not None:
+        arrays["candidate_weights"] = examples.weights
     return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
 
 

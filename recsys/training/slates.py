@@ -12,11 +12,15 @@ import numpy as np
 import polars as pl
 
 from recsys.contracts import PAD
+from recsys.errors import DataError
 from recsys.features.encode import Arrays, ItemTable, encode_gaps
 from recsys.features.spec import FeatureSpec
 from recsys.training.examples import encode_log, encode_users, sequences
 from recsys.training.prepare import Prepared
 from recsys.training.ranking import RankingExamples
+
+MOST = 10.0
+"""times the mean that a row counts at most, however rare it was"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,10 +68,14 @@ def logged_examples(
     slates: Slates,
     *,
     position: str | None,
+    propensity: str | None = None,
     told: np.ndarray | None = None,
 ) -> RankingExamples:
     """position: column of the context that holds places from 0; None where the log has none.
 
+    propensity: column of the context that holds the chance a row had to be shown, by whose inverse it then counts, so that
+    the likelihood is that of a policy that shows all alike (Horvitz & Thompson 1952; Schnabel et al. 2016); None counts all
+    rows alike.
     told: [R] bool, of sets, the rows that histories hold, none of which is asked about; None where events are ordered:
     all that came before.
     """
@@ -80,6 +88,7 @@ def logged_examples(
         candidate_scores=np.zeros((*slates.rows.shape, 0), dtype=np.float32),
         labels=labels.astype(np.float32),
         positions=None if position is None else _positions(prepared, slates, position),
+        weights=None if propensity is None else _weights(prepared, slates, propensity),
     )
 
 
@@ -122,3 +131,18 @@ def _positions(prepared: Prepared, slates: Slates, column: str) -> np.ndarray:
     """[B, C] int64"""
     places = prepared.dataset.interactions[column].cast(pl.Int64).fill_null(0).to_numpy()
     return np.where(slates.rows == PAD, 0, places[slates.rows])
+
+
+def _weights(prepared: Prepared, slates: Slates, column: str) -> np.ndarray:
+    """[B, C] float32, inverse propensities over their mean, cut at MOST; DataError where one is no chance."""
+    if column not in prepared.dataset.interactions.columns:
+        raise DataError(
+            f"{prepared.dataset.name}: the log has no column {column}; name the one of the chance to be shown"
+        )
+    shown = slates.rows != PAD
+    chances = prepared.dataset.interactions[column].cast(pl.Float64).fill_null(np.nan).to_numpy()[slates.rows]
+    if not ((chances[shown] > 0) & (chances[shown] <= 1)).all():
+        raise DataError(f"{prepared.dataset.name}: {column} holds numbers outside (0, 1]; give the chance to be shown")
+    inverse = 1 / np.where(shown, chances, 1)
+    inverse /= inverse[shown].mean()
+    return np.where(shown, inverse.clip(max=MOST), 0).astype(np.float32)

@@ -12,6 +12,7 @@ from recsys.data.dataset import canonical
 from recsys.data.sources.planted import EFFECTS, Planted
 from recsys.data.sources.synthetic import Synthetic
 from recsys.data.splits import RANK, TEST, GlobalTime, Random
+from recsys.errors import DataError
 from recsys.features.encode import encode_queries
 from recsys.features.spec import Features
 from recsys.training.prepare import prepare
@@ -137,3 +138,41 @@ def test_the_history_of_a_set_is_all_that_is_told_and_nothing_that_is_asked(sets
         np.testing.assert_array_equal(found.request[name], array, err_msg=name)
     with pytest.raises(AssertionError):
         logged_examples(sets, spec, items, whole, position=None, told=told | asked)
+
+
+def weighed(prepared, slates, column):
+    spec, items = prepared.spec(prepared.split.known(TEST))
+    return logged_examples(prepared, spec, items, slates, position=None, propensity=column)
+
+
+def test_rows_count_by_the_inverse_of_their_chance_up_to_a_limit(prepared, slates, monkeypatch):
+    if "propensity" not in prepared.dataset.interactions.columns:
+        with pytest.raises(DataError, match="has no column propensity"):
+            weighed(prepared, slates, "propensity")
+        return
+    shown = slates.rows != PAD
+    chances = prepared.dataset.interactions["propensity"].to_numpy()[slates.rows[shown]]
+    monkeypatch.setattr("recsys.training.slates.MOST", 1e9)
+    whole = weighed(prepared, slates, "propensity").weights
+    np.testing.assert_allclose(whole[shown] * chances, 1 / (1 / chances).mean(), rtol=1e-5)
+    assert not whole[~shown].any()
+    monkeypatch.setattr("recsys.training.slates.MOST", 1.5)
+    assert weighed(prepared, slates, "propensity").weights.max() == pytest.approx(1.5)
+
+
+def test_a_chance_that_is_none_is_refused(prepared, slates):
+    with pytest.raises(DataError, match="position holds numbers outside"):
+        weighed(prepared, slates, "position")
+
+
+def test_the_truth_of_a_policy_that_shows_all_alike_is_what_weights_aim_at():
+    """The policy of the planted world prefers what is clicked; its inverse does not."""
+    world = Planted(users=800, items=60, rounds=8, slate=4, seed=3, strength=2.0, effects=tuple(EFFECTS))
+    dataset, truth = world.logged()
+    chances = dataset.interactions["propensity"].to_numpy()
+    first = dataset.interactions["position"].to_numpy() == 0
+    clicks = truth.unbiased[:, 0]
+    inverse = 1 / chances
+    plain, weighed_mean = clicks[first].mean(), np.average(clicks[first], weights=inverse[first])
+    everywhere = np.average(clicks, weights=inverse)
+    assert abs(weighed_mean - everywhere) < abs(plain - everywhere)
