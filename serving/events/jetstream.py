@@ -16,7 +16,7 @@ from nats.aio.msg import Msg
 from nats.errors import NoRespondersError
 from nats.js.errors import KeyNotFoundError
 
-from recsys.errors import ServingError, check_ranges
+from serving.events.batch import Batching, Page
 from serving.events.connection import Connection, Link, Stream
 from serving.events.publishing import ID
 from serving.events.record import Record, Stored
@@ -95,11 +95,10 @@ class JetStreamReader:
         linger_s: float = 0.0,
         poll_s: float = 0.02,
     ) -> None:
-        check_ranges("reader", limit=(limit, 1, 1_000_000), linger_s=(linger_s, 0.0, 3_600.0))
         self.name = name
         self.waiting = self.missed = self.unreadable = self.looks = 0
-        self._limit, self._limit_bytes = limit, limit_bytes
-        self._linger_s, self._poll_s = linger_s, poll_s
+        self._batching = Batching(limit=limit, limit_bytes=limit_bytes, linger_s=linger_s)
+        self._poll_s = poll_s
         self._connection = Connection(stream)
         self._next: int | None = None
         self._next_look = 0.0
@@ -108,20 +107,7 @@ class JetStreamReader:
         """The next records, waited for. ServingError when the broker does not answer; the next call goes on there."""
         if self._next is None:
             self._next = await self._position() + 1
-        batch: list[Stored] = []
-        num_bytes, until = 0, float("inf")
-        while len(batch) < self._limit and num_bytes < self._limit_bytes and time.monotonic() < until:
-            try:
-                page = await self._look(self._limit - len(batch))
-            except ServingError:
-                if batch:  # they would be passed over; the next call says what is wrong
-                    break
-                raise
-            if page:
-                batch += self._read(page)
-                num_bytes += sum(len(message.data) for message in page)
-                until = min(until, time.monotonic() + self._linger_s)
-        return batch
+        return await self._batching.collect(self._look)
 
     async def acknowledge(self, sequence: int) -> None:
         """What comes up to here is done with: a reader of this name goes on behind it, after a restart as well."""
@@ -139,13 +125,13 @@ class JetStreamReader:
     async def close(self) -> None:
         await self._connection.close()
 
-    async def _look(self, limit: int) -> list[Msg]:
+    async def _look(self, limit: int) -> Page:
         """What is there, `poll_s` after the last look unless that left something."""
         await asyncio.sleep(max(0.0, self._next_look - time.monotonic()))
         page = await _page(self._connection, {"seq": self._next}, min(PAGE, limit))
         self.looks += 1
         self._next_look = 0.0 if len(page) == min(PAGE, limit) else time.monotonic() + self._poll_s
-        return page
+        return Page(records=self._read(page), num_bytes=sum(len(message.data) for message in page)) if page else Page()
 
     async def _position(self) -> int:
         """The last sequence that was acknowledged, 0 at first."""

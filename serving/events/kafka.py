@@ -24,7 +24,8 @@ from confluent_kafka import (
     TopicPartition,
 )
 
-from recsys.errors import ConfigError, ServingError, check_ranges
+from recsys.errors import ConfigError, ServingError
+from serving.events.batch import Batching, Page
 from serving.events.record import Record, Stored
 
 T = TypeVar("T")
@@ -179,31 +180,17 @@ class KafkaReader:
         linger_s: float = 0.0,
         poll_s: float = 0.1,
     ) -> None:
-        check_ranges("reader", limit=(limit, 1, 1_000_000), linger_s=(linger_s, 0.0, 3_600.0))
         self.name = name
         self.waiting = self.missed = self.unreadable = self.repeated = 0
-        self._topic, self._limit, self._limit_bytes = topic, limit, limit_bytes
-        self._linger_s, self._poll_s = linger_s, poll_s
+        self._topic, self._poll_s = topic, poll_s
+        self._batching = Batching(limit=limit, limit_bytes=limit_bytes, linger_s=linger_s)
         self._consumer: Consumer | None = None
         self._next: int | None = None
         self._known: OrderedDict[str, int] = OrderedDict()
 
     async def fetch(self) -> list[Stored]:
         """The next records, waited for. ServingError when the broker does not answer; the next call goes on there."""
-        batch: list[Stored] = []
-        num_bytes, until = 0, float("inf")
-        while len(batch) < self._limit and num_bytes < self._limit_bytes and time.monotonic() < until:
-            try:
-                page = await self._call("hand out records", partial(self._page, self._limit - len(batch)))
-            except ServingError:
-                if batch:  # they would be passed over; the next call says what is wrong
-                    break
-                raise
-            if page:
-                batch += self._read(page)
-                num_bytes += sum(len(message.value() or b"") for message in page)
-                until = min(until, time.monotonic() + self._linger_s)
-        return batch
+        return await self._batching.collect(self._look)
 
     async def acknowledge(self, sequence: int) -> None:
         """What comes up to here is done with: a reader of this name goes on behind it, after a restart as well."""
@@ -217,6 +204,12 @@ class KafkaReader:
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
             await asyncio.to_thread(consumer.close)
+
+    async def _look(self, limit: int) -> Page:
+        page = await self._call("hand out records", partial(self._page, limit))
+        if not page:
+            return Page()
+        return Page(records=self._read(page), num_bytes=sum(len(message.value() or b"") for message in page))
 
     async def _call(self, doing: str, action: Callable[[], T]) -> T:
         return await asyncio.to_thread(_told, self._topic, doing, action)
