@@ -45,20 +45,33 @@ def completed(b, start, pool, limits, free, counts, owed):
     num, yielded = len(free), 0
     masks, excess, scores = np.zeros(num, dtype=np.int64), np.zeros(num, dtype=np.int64), np.empty(num)
     full, capped = np.zeros(len(counts), dtype=np.int64), np.zeros(num, dtype=np.int64)
-    _, _, tops, _, _, groups, floors, satisfies, _ = limits
     for place in range(start, sizes[b]):
         if pinned[b, place] < 0:
             breaks(b, place, pool, limits, counts, owed, full, capped, masks, excess)
-            for c in range(num):
-                scores[c] = -c / num
-                for f in range(len(floors)):
-                    scores[c] += 1_000 * (satisfies[b, c, f] and owed[f] > 0 and place < tops[floors[f]])
-                for slot in range(groups.shape[2]):
-                    scores[c] -= groups[b, c, slot] >= 0
+            frugal(b, place, limits, free, owed, scores)
             column = best_column(free, masks, excess, scores)
             yielded |= masks[column]
             taken(b, place, column, limits, free, counts, owed)
     return yielded
+
+
+@njit(cache=True)
+def frugal(b, place, limits, free, owed, scores):
+    """Scores [C]: what floors still lack first, then what caps have room for beside all that is left, then the plain order."""
+    _, numbers, tops, _, group_quota, groups, floors, satisfies, _ = limits
+    wanting = np.zeros(len(group_quota))
+    for c in range(len(scores)):
+        for slot in range(groups.shape[2]):
+            if free[c] and groups[b, c, slot] >= 0:
+                wanting[groups[b, c, slot]] += 1
+    for c in range(len(scores)):
+        scores[c] = -c / len(scores)
+        for f in range(len(floors)):
+            scores[c] += 1_000 * (satisfies[b, c, f] and owed[f] > 0 and place < tops[floors[f]])
+        for slot in range(groups.shape[2]):
+            group = groups[b, c, slot]
+            if group >= 0:
+                scores[c] -= 1 + wanting[group] / (1 + numbers[group_quota[group]])
 
 
 @njit(cache=True)

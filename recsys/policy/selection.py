@@ -14,6 +14,7 @@ from numba import njit
 from recsys.policy.draws import NOBODY, THOMPSON, chance, drawn
 from recsys.policy.keeping import best_column, breaks, completed, guarded, noted, owed_by, pinned_counts, taken
 from recsys.policy.scores import MAX_SUM, PLAIN, added, fresh_state, scored, unsure
+from recsys.policy.searching import searched
 
 NO_GUARD = -1
 
@@ -163,7 +164,7 @@ def select(pool: Pool, limits: Limits, scoring: Scoring, draws: Draws) -> Select
 
 @njit(cache=True)
 def _fill_all(pool, limits, scoring, draws, selection):
-    """Greedily; a slate in which a quota yields is tried again with an eye on what can still be kept.
+    """Greedily; a slate in which a quota yields is tried again with an eye on what can still be kept, then searched for.
 
     Not so where chance has a say: whether it yields would depend on the draws, and no propensity could be exact.
     """
@@ -176,10 +177,31 @@ def _fill_all(pool, limits, scoring, draws, selection):
             attainable = completed(b, 0, pool, limits, pool[0][b].copy(), counts.copy(), owed.copy())
             if attainable < yielded:
                 selection[4][b] = 0
-                yielded = _fill(b, pool, limits, scoring, draws, selection, counts, owed, attainable)
+                yielded = _fill(b, pool, limits, scoring, draws, selection, counts.copy(), owed.copy(), attainable)
+            if yielded and searched(b, pool, limits, counts.copy(), owed.copy(), selection[0][b]):
+                _put_in_order(b, pool[2][b], pool, limits, selection[0])
+                yielded = _noted_again(b, pool, limits, selection, counts, owed)
         selection[3][b] = inevitable | yielded
         if scoring[0] == MAX_SUM and draws[0] == NOBODY:
             _put_in_order(b, scoring[1], pool, limits, selection[0])
+
+
+@njit(cache=True)
+def _noted_again(b, pool, limits, selection, counts, owed):
+    """What was passed over for a slate that is filled, and the bits that yield in it."""
+    eligible, pinned, sizes = pool
+    free, num, yielded = eligible[b].copy(), eligible.shape[1], 0
+    masks, excess, scores = np.zeros(num, dtype=np.int64), np.zeros(num, dtype=np.int64), -1.0 * np.arange(num)
+    full, capped = np.zeros(len(counts), dtype=np.int64), np.zeros(num, dtype=np.int64)
+    selection[4][b] = 0
+    for place in range(sizes[b]):
+        if pinned[b, place] < 0:
+            chosen = selection[0][b, place]
+            breaks(b, place, pool, limits, counts, owed, full, capped, masks, excess)
+            yielded |= masks[chosen]
+            noted(chosen, free, masks, scores, selection[4][b])
+            taken(b, place, chosen, limits, free, counts, owed)
+    return yielded
 
 
 @njit(cache=True)

@@ -1,0 +1,81 @@
+"""A slate that keeps every quota, found by going back where a choice leaves none: for the few that greed misses.
+
+Compiled by numba; pool and limits as in recsys.policy.keeping. Places between the same tops of quotas are alike, so a
+column that was tried at one of them is not tried at a later one: sets are searched, not orders.
+
+Shapes: B queries, C columns of the pool, K places, F floors.
+"""
+
+import numpy as np
+from numba import njit
+
+from recsys.policy.keeping import best_column, breaks, frugal, taken
+
+MOST = 200_000
+"""columns looked at before the search gives up, a millisecond or two"""
+
+
+@njit(cache=True)
+def searched(b, pool, limits, counts, owed, columns):
+    """Fill columns [K], pins included, so that nothing yields; False where none was found, and columns are as they were."""
+    eligible, pinned, sizes = pool
+    tops = limits[2]
+    free, num, size = eligible[b].copy(), eligible.shape[1], sizes[b]
+    masks, excess, scores = np.zeros(num, dtype=np.int64), np.zeros(num, dtype=np.int64), np.empty(num)
+    full, capped = np.zeros(len(counts), dtype=np.int64), np.zeros(num, dtype=np.int64)
+    tried, chosen = np.zeros((size + 1, num), dtype=np.bool_), np.full(size, -1, dtype=np.int64)
+    place, left = 0, MOST // max(num, 1)
+    lasting = 0
+    for quota in range(len(tops)):
+        lasting |= limits[0][quota] if tops[quota] >= size else 0
+    while place < size:
+        if pinned[b, place] >= 0:
+            tried[place + 1] = tried[place]
+            _open(tried, place + 1, tops)
+            place += 1
+            continue
+        breaks(b, place, pool, limits, counts, owed, full, capped, masks, excess)
+        frugal(b, place, limits, free, owed, scores)
+        column = -1
+        if (free & (capped & lasting == 0)).sum() >= (pinned[b, place:size] < 0).sum():
+            column = best_column(free & (masks == 0) & (excess == 0) & ~tried[place], masks, excess, scores)
+        if column >= 0:
+            chosen[place] = column
+            taken(b, place, column, limits, free, counts, owed)
+            tried[place, column] = True
+            tried[place + 1] = tried[place]
+            _open(tried, place + 1, tops)
+            place += 1
+            continue
+        place -= 1
+        while place >= 0 and pinned[b, place] >= 0:
+            place -= 1
+        left -= 1
+        if place < 0 or left < 0:
+            return False
+        _given_back(b, place, chosen[place], limits, free, counts, owed)
+    for place in range(size):
+        columns[place] = pinned[b, place] if pinned[b, place] >= 0 else chosen[place]
+    return True
+
+
+@njit(cache=True)
+def _open(tried, place, tops):
+    """Where a quota's top begins anew, all columns may be tried."""
+    for top in tops:
+        if top == place:
+            tried[place] = False
+
+
+@njit(cache=True)
+def _given_back(b, place, column, limits, free, counts, owed):
+    """What recsys.policy.keeping.taken did, undone."""
+    groups, floors, satisfies, tops = limits[5], limits[6], limits[7], limits[2]
+    free[column] = True
+    for slot in range(groups.shape[2]):
+        group = groups[b, column, slot]
+        if group >= 0:
+            counts[group] -= 1
+    for f in range(len(floors)):
+        if satisfies[b, column, f] and place < tops[floors[f]]:
+            owed[f] += 1

@@ -1,0 +1,72 @@
+"""Whatever slate keeps all quotas is found, as trying all of them shows.
+
+Shapes: C columns, K places, Q quotas, F floors.
+"""
+
+from itertools import permutations
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recsys.policy.keeping import owed_by, pinned_counts
+from recsys.policy.searching import searched
+
+COLUMNS, PLACES, VALUES = 7, 4, 3
+
+
+def instance(seed):
+    """Two caps of a column, one floor, sometimes a pin: (pool, limits) as the selection has them."""
+    rng = np.random.default_rng(seed)
+    pinned = np.full((1, PLACES), -1)
+    eligible = np.ones((1, COLUMNS), dtype=bool)
+    if rng.random() < 0.5:
+        column = rng.integers(COLUMNS)
+        pinned[0, rng.integers(PLACES)], eligible[0, column] = column, False
+    groups = np.stack([rng.integers(-1, VALUES, COLUMNS), rng.integers(0, VALUES, COLUMNS) + VALUES], axis=1)
+    limits = (
+        np.array([4, 2, 1]),
+        rng.integers(1, 3, 3),
+        rng.integers(2, PLACES + 1, 3),
+        np.ones((1, 3), dtype=bool),
+        np.repeat([0, 1], VALUES).astype(np.int32),
+        groups[None].astype(np.int32),
+        np.array([2]),
+        rng.random((1, COLUMNS, 1)) < 0.4,
+        np.zeros((1, COLUMNS), dtype=np.int64),
+    )
+    return (eligible, pinned, np.array([PLACES])), limits
+
+
+def keeps(slate, limits, owed, pinned):
+    _, numbers, tops, _, group_quota, groups, _, satisfies, _ = limits
+    for group, quota in enumerate(group_quota):
+        if sum(group in groups[0, column] for column in slate[: tops[quota]]) > numbers[quota]:
+            return False
+    drawn = [column for place, column in enumerate(slate[: tops[2]]) if pinned[0, place] < 0]
+    return sum(satisfies[0, column, 0] for column in drawn) >= owed[0]
+
+
+def slates(pool):
+    eligible, pinned, _ = pool
+    open_places = [place for place in range(PLACES) if pinned[0, place] < 0]
+    for chosen in permutations(np.flatnonzero(eligible[0]), len(open_places)):
+        slate = pinned[0].copy()
+        slate[open_places] = chosen
+        yield slate
+
+
+@settings(max_examples=400, deadline=None)
+@given(seed=st.integers(0, 100_000))
+def test_a_slate_is_found_where_there_is_one_and_it_keeps_everything(seed):
+    pool, limits = instance(seed)
+    owed, _ = owed_by(0, pool, limits)
+    counts, _ = pinned_counts(0, pool, limits)
+    columns = np.full(PLACES, -7)
+    found = searched(0, pool, limits, counts.copy(), owed.copy(), columns)
+    assert found == any(keeps(slate, limits, owed, pool[1]) for slate in slates(pool))
+    if found:
+        assert len(set(columns)) == PLACES
+        assert keeps(columns, limits, owed, pool[1])
+    else:
+        assert (columns == -7).all()
