@@ -1,7 +1,7 @@
 """Exact top-k on a torch device: bfloat16 scores of tiles, of which only group maxima are kept, then float32 scores.
 
 The same two passes and the same floor as recsys.index.int8, for all queries at once. A bfloat16 score is off by at
-most LOSS ||q|| ||x||: query, item and result are each rounded by 2^-9, sums of products are kept in float32.
+most LOSS ||q|| ||x||: query, item and result are each rounded by 2^-8, sums of products are kept in float32.
 Large catalogues on a CUDA device go through recsys.index.scan, and come back for what it is not sure of.
 Only these two modules of the room import torch; they are imported when ExactIndex.to is called.
 
@@ -21,13 +21,15 @@ from recsys.index.scores import check_k, checked, open_rows
 if TYPE_CHECKING:
     from recsys.index.scan import Scan
 
-LOSS = 2.0**-7
+LOSS = 2.0**-6
 TINY = 1e-34
 TILE = 131_072
 """items scored at once, a multiple of GROUP"""
 GROUP = 64
 PAIRS = 16_384
 """groups scored again at once"""
+LARGEST = 1_024
+"""queries that the kernels answer at once"""
 SCANNED = 200_000
 """from so many items on the kernels of recsys.index.scan are worth their making"""
 
@@ -62,8 +64,8 @@ class DeviceIndex:
     def _scanned(
         self, scan: "Scan", queries: np.ndarray, k: int, is_open: Tensor | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        mask, steps = None if is_open is None else is_open[0], range(0, len(queries), scan.most)
-        parts = [scan.search(queries[start : start + scan.most], k, mask) for start in steps]
+        mask, steps = None if is_open is None else is_open[0], range(0, len(queries), LARGEST)
+        parts = [scan.search(queries[start : start + LARGEST], k, mask) for start in steps]
         scores, rows, sure = parts[0] if len(parts) == 1 else map(np.concatenate, zip(*parts, strict=True))
         if not sure.all():
             scores[~sure], rows[~sure] = self._tiled(queries[~sure], k, is_open)
@@ -136,11 +138,13 @@ class DeviceIndex:
 
 
 def _scan_of(vectors: Tensor, norms: Tensor, alive: np.ndarray) -> "Scan | None":
-    """The kernels' own copy of a catalogue that is worth it, where the device and its compiler are there."""
+    """The kernels' own copy of a catalogue that is worth it, where there is Triton and room for their tiles."""
     if vectors.device.type != "cuda" or len(vectors) < SCANNED or find_spec("triton") is None:
         return None
-    from recsys.index.scan import Scan
+    from recsys.index.scan import Scan, shapes_of
 
+    if shapes_of(vectors.device, vectors.shape[1]) is None:
+        return None
     return Scan(vectors, norms, torch.from_numpy(alive))
 
 

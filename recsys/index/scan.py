@@ -2,7 +2,9 @@
 
 A sample of the tiles gives a floor that the k best are not below. The scan then keeps, of all groups of rows, those whose
 best upper bound reaches it, and the rows of the best groups are scored again. What is left is so little that float32 scores
-of it cost nothing. Sums are float32, so a rough score is off by at most LOSS ||q|| ||x||: both operands are rounded by 2^-9.
+of it cost nothing. For what q' and x' are after rounding, a rough score is off by at most ||q - q'|| ||x|| + ||q'|| ||x - x'||
+(Cauchy and Schwarz), both distances being known, and SUMMED D ||q'|| ||x|| for the sum in float32: half of what holds for
+any vectors.
 
 The capacities below fit data whose rows are in no particular order; where one overflows, `sure` says so, and the caller
 has to ask the slower way. On a CUDA device one call is one graph.
@@ -11,7 +13,8 @@ Shapes: B queries (padded), N rows (padded to whole tiles), D dim (padded), K re
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from threading import Lock
 from typing import Any
 
@@ -21,15 +24,22 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from recsys.errors import ConfigError
 from recsys.index import device
 from recsys.index.device import folded, norms
 
-LOSS = 2.0**-8 * (1 + 2.0**-4)
+SUMMED = 2.0**-21
 TINY = tl.constexpr(device.TINY)
 TILE, GROUP = 128, 32
 """rows that are scored, and rows that are kept or not, together"""
+CHUNK = 1_000_000
+"""rows whose distances are computed together"""
 EVERY = 16
 """one in so many tiles is sampled"""
+MOST = 1_024
+"""results"""
+PLANS = 8
+"""kept; the oldest is forgotten"""
 BATCHES = (64, 128, 256, 512, 1024)
 """to which the number of queries is padded; more of them are split"""
 
@@ -42,6 +52,7 @@ def _scan(
     queries,
     rough,
     longest,
+    farthest,
     is_open,
     margins,
     floors,
@@ -66,7 +77,7 @@ def _scan(
     places = tl.program_id(0) % BLOCKS * QUERIES + tl.arange(0, QUERIES)
     dims = tl.arange(0, DIM)
     asked = tl.load(queries + places[:, None] * DIM + dims[None, :])
-    margin = tl.load(margins + places)
+    margin, length = tl.load(margins + 2 * places), tl.load(margins + 2 * places + 1)
     floor = tl.load(floors + places)
     parts: tl.constexpr = TILE // GROUP
     counters = counts + places[:, None] + tl.zeros((1, parts), tl.int32)
@@ -75,7 +86,7 @@ def _scan(
         tile = number * every
         rows = tile.to(tl.int64) * TILE + tl.arange(0, TILE)
         items = tl.load(rough + rows[:, None] * DIM + dims[None, :])
-        spread = margin * tl.load(longest + tile) + TINY
+        spread = margin * tl.load(longest + tile) + length * tl.load(farthest + tile) + TINY
         scores = tl.dot(asked, tl.trans(items))
         if not ALL_OPEN:
             scores = tl.where(tl.load(is_open + rows)[None, :] != 0, scores, float("-inf"))
@@ -95,6 +106,7 @@ def _rescore(
     queries,
     rough,
     norms,
+    distances,
     is_open,
     margins,
     floors,
@@ -114,7 +126,9 @@ def _rescore(
         rows = tl.load(groups + place).to(tl.int64) * GROUP + tl.arange(0, GROUP)
         items = tl.load(rough + rows[:, None] * DIM + dims[None, :]).to(tl.float32)
         asked = tl.load(queries + query * DIM + dims).to(tl.float32)
-        upper = tl.sum(items * asked[None, :], 1) + tl.load(margins + query) * tl.load(norms + rows) + TINY
+        margin, length = tl.load(margins + 2 * query), tl.load(margins + 2 * query + 1)
+        spread = margin * tl.load(norms + rows) + length * tl.load(distances + rows) + TINY
+        upper = tl.sum(items * asked[None, :], 1) + spread
         hit = (upper >= floor) & (tl.load(is_open + rows) != 0)
         spot = tl.atomic_add(counts + query + tl.zeros((GROUP,), tl.int32), 1, mask=hit, sem="relaxed")
         tl.store(found + query * CAPACITY + spot, rows, mask=hit & (spot < CAPACITY))
@@ -131,31 +145,61 @@ class Shape:
     """for each multiprocessor"""
 
 
+SPARE = 16_384
+"""bytes of shared memory for what is no tile"""
 SMALL = Shape(queries=64, warps=4, stages=4, programs=1)
 LARGE = Shape(queries=128, warps=8, stages=2, programs=2)
+
+
+def fitting(shape: Shape, dim: int, shared_bytes: int) -> Shape | None:
+    """The same with as many stages as there is shared memory for; None for none."""
+    stages = (shared_bytes - SPARE - 2 * shape.queries * dim) // (2 * TILE * dim)
+    return replace(shape, stages=min(shape.stages, stages)) if stages > 0 else None
+
+
+def shapes_of(device: torch.device, dim: int) -> tuple[Shape, Shape] | None:
+    """How few and how many queries are cut for vectors of so many numbers; None where the device has no room for them."""
+    shared = 2**20
+    if device.type == "cuda":
+        shared = getattr(torch.cuda.get_device_properties(device), "shared_memory_per_block_optin", 0)
+    few, many = (fitting(shape, padded(dim), shared) for shape in (SMALL, LARGE))
+    return (few, many) if few and many else None
+
+
+def padded(dim: int) -> int:
+    return max(16, triton.next_power_of_2(dim))
 
 
 class Scan:
     """Vectors [N, D] on a device, prepared for the kernels."""
 
-    most = BATCHES[-1]
-    """queries a call"""
+    def __init__(self, vectors: Tensor, lengths: Tensor, alive: Tensor) -> None:
+        """lengths [N] float32, norms or a little more; alive [N] bool: the others are never found.
 
-    def __init__(self, vectors: Tensor, norms: Tensor, alive: Tensor) -> None:
-        """norms [N] float32, not below the true ones; alive [N] bool: the others are never found"""
+        ConfigError where the device has no room for such vectors.
+        """
         num, dim = vectors.shape
         self.device = vectors.device
         self.vectors = vectors
+        shapes = shapes_of(self.device, dim)
+        if shapes is None:
+            raise ConfigError(
+                f"index: no tile of vectors of {dim} numbers fits into the shared memory of {self.device}"
+            )
+        self.shapes = shapes
         self.num_tiles = -(-num // TILE)
-        self.dim = max(16, triton.next_power_of_2(dim))
+        self.dim = padded(dim)
         self.type = (
             torch.bfloat16 if self.device.type == "cuda" else torch.float32
         )  # Triton's interpreter has no bfloat16
         self.rough = torch.zeros(self.num_tiles * TILE, self.dim, dtype=self.type, device=self.device)
         self.rough[:num, :dim] = vectors.to(torch.bfloat16)
-        self.norms = torch.zeros(len(self.rough), device=self.device)
-        self.norms[:num] = norms
-        self.longest = self.norms.view(-1, TILE).amax(1)
+        self.norms, self.distances = torch.zeros(2, len(self.rough), device=self.device)
+        self.norms[:num] = lengths
+        for start in range(0, num, CHUNK):
+            part = slice(start, min(start + CHUNK, num))
+            self.distances[part] = norms(vectors[part] - self.rough[part, :dim].float())
+        self.longest, self.farthest = (one.view(-1, TILE).amax(1) for one in (self.norms, self.distances))
         self.alive = torch.zeros(len(self.rough), dtype=torch.int8, device=self.device)
         self.alive[:num] = alive
         self.all_alive = bool(self.alive.all())
@@ -164,8 +208,8 @@ class Scan:
         self._plans: dict[tuple[int, int, bool], Plan] = {}
 
     def fits(self, k: int) -> bool:
-        """Whether there are tiles enough to take a sample of."""
-        return self.num_tiles >= 8 * k
+        """Whether there are tiles enough to take a sample of, and so few results that buffers stay small."""
+        return 8 * k <= self.num_tiles and k <= MOST
 
     def search(self, queries: np.ndarray, k: int, mask: Tensor | None) -> Answer:
         """At most BATCHES[-1] queries [B, D], checked, of a catalogue of at least 8 k tiles.
@@ -176,7 +220,7 @@ class Scan:
         size = next(size for size in BATCHES if size >= len(queries))
         key = (size, k, mask is None and self.all_alive)
         with self._turn:
-            plan = self._plans.get(key) or self._plans.setdefault(key, Plan(self, *key))
+            plan = self._plan(key)
             if mask is None:
                 return plan.search(queries)
             self.is_open[: len(mask)].mul_(mask)
@@ -184,6 +228,14 @@ class Scan:
                 return plan.search(queries)
             finally:
                 self.is_open.copy_(self.alive)
+
+    def _plan(self, key: tuple[int, int, bool]) -> "Plan":
+        if key not in self._plans:
+            while len(self._plans) >= PLANS:
+                del self._plans[next(iter(self._plans))]
+            with on(self.device):
+                self._plans[key] = Plan(self, *key)
+        return self._plans[key]
 
 
 class Plan:
@@ -193,7 +245,7 @@ class Plan:
         self.scan = scan
         self.k = k
         self.all_open = all_open
-        self.shape = SMALL if size <= SMALL.queries else LARGE
+        self.shape = scan.shapes[0] if size <= SMALL.queries else scan.shapes[1]
         self.every = min(EVERY, scan.num_tiles // (4 * k))
         self.num_sampled = scan.num_tiles // self.every
         self.capacity = max(1_024, triton.next_power_of_2(5 * k * self.every // 2))
@@ -220,9 +272,10 @@ class Plan:
     def search(self, queries: np.ndarray) -> Answer:
         num, sent = len(queries), self.sent.numpy()
         sent[:num, :-1], sent[:num, -1], sent[num:, -1] = queries, 1, 0
-        self.replay()
-        if self.scan.device.type == "cuda":
-            torch.cuda.current_stream().synchronize()
+        with on(self.scan.device):
+            self.replay()
+            if self.scan.device.type == "cuda":
+                torch.cuda.current_stream().synchronize()
         scores, rows, sure = (one[:num].numpy().copy() for one in self.answer)
         return scores, rows, sure
 
@@ -230,17 +283,20 @@ class Plan:
         """From `sent` to `answer`."""
         self.received.copy_(self.sent, non_blocking=True)
         asked, is_query = self.received[:, :-1], self.received[:, -1]
-        margins = norms(asked) * LOSS
-        self.queries[:, : asked.shape[1]] = asked.to(torch.bfloat16)
+        rounded = asked.to(torch.bfloat16)
+        self.queries[:, : asked.shape[1]] = rounded
+        length = norms(rounded)
+        margins = torch.stack([norms(asked - rounded.float()) + SUMMED * self.scan.dim * length, length], dim=1)
         self.counts.zero_()
-        self._scan(margins, margins, self.sample, sample=True)
+        self._scan(margins, is_query, self.sample, sample=True)
         floors = self.sample.topk(self.k, dim=1, sorted=False).values.amin(1)
         floors.masked_fill_(is_query == 0, torch.inf)
         self.kept.fill_(-torch.inf)
         self._scan(margins, floors, self.kept, sample=False)
         kept, places = self.kept.topk(self.pairs, dim=1, sorted=False)
         groups = self.groups.gather(1, places)
-        spread = margins[:, None] * self.scan.longest[groups // (TILE // GROUP)] + TINY.value
+        tiles = groups // (TILE // GROUP)
+        spread = margins[:, :1] * self.scan.longest[tiles] + margins[:, 1:] * self.scan.farthest[tiles] + TINY.value
         lower = kept - 2 * spread * (1 + 1e-6)
         floors = torch.maximum(floors, lower.topk(self.k, dim=1, sorted=False).values.amin(1))
         self._rescore(margins, floors, kept.contiguous(), groups)
@@ -258,6 +314,7 @@ class Plan:
             self.queries,
             scan.rough,
             scan.longest,
+            scan.farthest,
             scan.is_open,
             margins,
             floors,
@@ -285,6 +342,7 @@ class Plan:
             self.queries,
             scan.rough,
             scan.norms,
+            scan.distances,
             scan.is_open,
             margins,
             floors,
@@ -315,7 +373,7 @@ class Plan:
         torch.cuda.current_stream(self.scan.device).wait_stream(stream)
         torch.cuda.synchronize(self.scan.device)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             self.launch()
         return graph.replay
 
@@ -331,6 +389,11 @@ def _unpacked(packed: Tensor) -> tuple[Tensor, Tensor]:
     rising = packed >> 32
     bits = torch.where(rising < 0, rising ^ 0x7FFFFFFF, rising)
     return bits.to(torch.int32).view(torch.float32), 0xFFFFFFFF - (packed & 0xFFFFFFFF)
+
+
+def on(device: torch.device) -> AbstractContextManager[None]:
+    """Where kernels are launched."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _processors(device: torch.device) -> int:

@@ -81,3 +81,64 @@ def test_a_catalogue_must_be_large_for_what_is_asked():
     scanned = made(drawn(128 * 16, 16, 1)[0])
     assert scanned.fits(2)
     assert not scanned.fits(3)
+
+
+LOST, GAINED = 1 + 2.0**-8, 1 + 2.0**-8 + 2.0**-16
+"""rounding to bfloat16 takes 2^-8 from the one and adds nearly as much to the other"""
+
+
+def against_rounding(num):
+    """A query, and rows: the best one is rounded down, three are a little worse and rounded up, all others are far off."""
+    query = np.repeat([LOST, GAINED], 8).astype(np.float32)
+    best, other = np.zeros((2, 16), dtype=np.float32)
+    best[:8], other[8:] = LOST, GAINED
+    other[15] = (8 * LOST**2 - 7 * GAINED**2 - 1e-4) / GAINED
+    vectors = np.random.default_rng(0).normal(0, 0.1, (num, 16)).astype(np.float32)
+    vectors[:3], vectors[num // 3] = other, best
+    return vectors, query[None]
+
+
+def test_rounding_at_its_worst_loses_no_row():
+    vectors, query = against_rounding(128 * 16)
+    expected = oracle(vectors, query, 1)
+    assert expected[1].tolist() == [[128 * 16 // 3]]
+    index = device.DeviceIndex(vectors, np.ones(len(vectors), dtype=bool), "cpu")
+    assert_same(index.search(query, 1), expected)
+    index._scan = made(vectors)
+    assert index._scan.search(query, 1, None)[2].all()
+    assert_same(index.search(query, 1), expected)
+
+
+def assert_same(found, expected):
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_what_the_kernels_are_not_sure_of_is_asked_for_again():
+    vectors, asked = drawn(128 * 24, 16, 20)
+    vectors[: 128 * 12] = np.abs(asked[3]) * np.sign(asked[3])
+    index = device.DeviceIndex(vectors, np.ones(len(vectors), dtype=bool), "cpu")
+    index._scan = made(vectors)
+    assert not index._scan.search(asked, 3, None)[2].all()
+    assert_same(index.search(asked, 3), oracle(vectors, asked, 3))
+
+
+def test_stages_are_as_many_as_shared_memory_holds():
+    shape = scan.Shape(queries=64, warps=4, stages=4, programs=1)
+    assert [one and one.stages for one in (scan.fitting(shape, dim, 232_448) for dim in (64, 128, 256, 1024))] == [
+        4,
+        4,
+        2,
+        None,
+    ]
+
+
+def test_plans_are_forgotten():
+    scanned, asked = made(drawn(128 * 60, 16, 1)[0]), drawn(1, 16, 1)[1]
+    scan_plans = [scanned._plan((16, k, True)) for k in (1, 2, 3)]
+    assert len({id(one) for one in scan_plans}) == 3
+    for k in range(4, 4 + scan.PLANS):
+        scanned._plan((16, k, True))
+    assert len(scanned._plans) == scan.PLANS
+    assert (16, 1, True) not in scanned._plans
+    assert scanned.search(asked, 1, None)[2].all()
