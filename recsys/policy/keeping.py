@@ -40,7 +40,7 @@ def guarded(b, place, pool, limits, free, counts, owed, masks, excess, scores, g
 
 @njit(cache=True)
 def completed(b, start, pool, limits, free, counts, owed):
-    """Bits that yield when the places from `start` are filled frugally: floors first, then what the fewest caps count."""
+    """Bits that yield when the places from `start` are filled frugally: floors first, then what caps have room for."""
     _, pinned, sizes = pool
     num, yielded = len(free), 0
     masks, excess, scores = np.zeros(num, dtype=np.int64), np.zeros(num, dtype=np.int64), np.empty(num)

@@ -254,7 +254,7 @@ class MultiObjectiveRanker(nn.Module):
 
     @property
     def shared(self) -> nn.Parameter:
-        """The last weights that all objectives have in common."""
+        """Weights that all objectives have in common: the last layer of the first shared expert."""
         return self.experts[0][-1].weight  # type: ignore[index]
 
     def fit_scores(self, scores: Tensor) -> None:

@@ -13,7 +13,9 @@ from recsys.errors import ConfigError
 PACE = 0.5
 """how much more an objective weighs that has come less far than the others"""
 INERTIA = 0.99
-"""share of the weights that a step keeps"""
+"""share of a moving mean that a step keeps"""
+SMALLEST = 1e-6
+"""a loss below this weighs no more"""
 
 
 class Fixed(nn.Module):
@@ -30,31 +32,44 @@ class Fixed(nn.Module):
 
 
 class ByUncertainty(nn.Module):
-    """sum of loss / variance + log of the deviation, the variances learnt (Kendall, Gal & Cipolla 2018, eq. 10)."""
+    """sum of loss / variance, each variance at its best for the loss so far, which is twice that loss.
+
+    What minimises loss / variance + log of the deviation (Kendall, Gal & Cipolla 2018, eq. 10), without learning it.
+    """
+
+    means: Tensor
+    """[T] moving means of the losses, 0 until an objective is known"""
 
     def __init__(self, num_objectives: int) -> None:
         super().__init__()
-        self.log_variances = nn.Parameter(torch.zeros(num_objectives))
+        self.register_buffer("means", torch.zeros(num_objectives))
 
     def forward(self, losses: Tensor, shared: nn.Parameter) -> Tensor:
-        return (losses * torch.exp(-self.log_variances) + self.log_variances / 2).sum()
+        if torch.is_grad_enabled():
+            _moved(self.means, losses.detach())
+        return (losses / (2 * self.means.clamp(min=SMALLEST))).sum()
 
 
 class ByGradients(nn.Module):
     """Weights under which every objective moves the shared parameter as much, more where it has come less far.
 
-    The aim of GradNorm (Chen et al. 2018, eq. 2), approached by a moving mean instead of by descent: |weight * gradient| is
-    that of the mean objective times (share of the first loss that is left / its mean) ^ PACE. Weights sum to T.
+    The aim of GradNorm (Chen et al. 2018, eq. 2), solved instead of descended to, for moving means of losses and
+    gradients: |weight * gradient| is that of the mean objective times (share of the first loss that is left / its mean) ^
+    PACE. Weights sum to T.
     """
 
     weights: Tensor
     first: Tensor
     """[T] losses of the first step that knew the objective, 0 until then"""
+    losses: Tensor
+    """[T] and `slopes` [T], moving means"""
+    slopes: Tensor
 
     def __init__(self, num_objectives: int) -> None:
         super().__init__()
         self.register_buffer("weights", torch.ones(num_objectives))
-        self.register_buffer("first", torch.zeros(num_objectives))
+        for name in ("first", "losses", "slopes"):
+            self.register_buffer(name, torch.zeros(num_objectives))
 
     def forward(self, losses: Tensor, shared: nn.Parameter) -> Tensor:
         if torch.is_grad_enabled():
@@ -62,16 +77,20 @@ class ByGradients(nn.Module):
         return (self.weights * losses).sum()
 
     def _follow(self, losses: Tensor, shared: nn.Parameter) -> None:
-        norms, now = torch.stack([_slope(loss, shared) for loss in losses]), losses.detach()
-        self.first.copy_(torch.where(self.first == 0, now, self.first))
-        known = (norms > 0) & (self.first > 0)
+        _moved(self.losses, losses.detach())
+        _moved(self.slopes, torch.stack([_slope(loss, shared) for loss in losses]))
+        self.first.copy_(torch.where(self.first == 0, losses.detach(), self.first))
+        known = (self.slopes > 0) & (self.first > 0)
         if not known.any():
             return
-        left = now[known] / self.first[known]
-        wanted = norms[known].mean() * (left / left.mean()) ** PACE / norms[known]
-        aim = self.weights.clone()
-        aim[known] = wanted * aim[known].sum() / wanted.sum()
-        self.weights.lerp_(aim, 1 - INERTIA)
+        left = self.losses[known] / self.first[known]
+        wanted = (left / left.mean()) ** PACE / self.slopes[known]
+        self.weights[known] = wanted * self.weights[known].sum() / wanted.sum()
+
+
+def _moved(means: Tensor, news: Tensor) -> None:
+    """Moving means that begin with the first number that is not 0."""
+    means.copy_(torch.where(means == 0, news, INERTIA * means + (1 - INERTIA) * news))
 
 
 def _slope(loss: Tensor, shared: nn.Parameter) -> Tensor:
@@ -83,20 +102,22 @@ def _slope(loss: Tensor, shared: nn.Parameter) -> Tensor:
     return slope.to(loss.device)
 
 
+EQUAL = "equal"
 Balance = Fixed | ByUncertainty | ByGradients
 LEARNT: Mapping[str, type[ByUncertainty | ByGradients]] = {"uncertainty": ByUncertainty, "gradients": ByGradients}
 
 
+def check_balance(how: str | Mapping[str, float]) -> None:
+    """ConfigError for a name that is none."""
+    if isinstance(how, str) and how not in (EQUAL, *LEARNT):
+        raise ConfigError(f"ranking.balance is {how!r}; choose equal, uncertainty, gradients or a weight an objective")
+
+
 def balance_of(how: str | Mapping[str, float], objectives: Sequence[str]) -> Balance:
     """equal, uncertainty, gradients, or a weight for each objective; ConfigError for anything else."""
+    check_balance(how)
     if isinstance(how, str):
-        if how == "equal":
-            return Fixed([1.0] * len(objectives))
-        if how not in LEARNT:
-            raise ConfigError(
-                f"ranking.balance is {how!r}; choose equal, uncertainty, gradients or a weight an objective"
-            )
-        return LEARNT[how](len(objectives))
+        return Fixed([1.0] * len(objectives)) if how == EQUAL else LEARNT[how](len(objectives))
     if set(how) != set(objectives):
         raise ConfigError(f"ranking.balance weighs {', '.join(how)}; the objectives are {', '.join(objectives)}")
     if not all(isinstance(one, int | float) and 0 <= one < float("inf") for one in how.values()) or not any(

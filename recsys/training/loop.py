@@ -23,6 +23,10 @@ from recsys.errors import ConfigError, check_ranges
 from recsys.nn.rows import dense_parameters, sparse_tables
 
 PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "16-mixed", "64-true")
+NOT_FOR_LARGE_TABLES = ("16-mixed", "bf16-true")
+"""the one scales gradients, the other rounds small steps to nothing"""
+FASTER = 100.0
+"""row-wise Adagrad divides by all gradients so far, AdamW by the newest"""
 TRAINED = "trained.pt"
 """weights and epochs of a finished task"""
 
@@ -196,11 +200,21 @@ class Throughput(Callback):
 
 
 class SparseRates(Callback):
-    """Tells tables that move themselves how fast to learn: as fast as everything else."""
+    """Tells tables that move themselves how fast to learn: as the rest does, FASTER times."""
 
     def on_train_batch_start(self, trainer: pl.Trainer, task: pl.LightningModule, batch: Any, batch_idx: int) -> None:
         for table in sparse_tables(task):
-            table.rate = trainer.optimizers[0].param_groups[0]["lr"]
+            table.rate = FASTER * trainer.optimizers[0].param_groups[0]["lr"]
+
+
+class Compiled(Callback):
+    """Steps by torch.compile from the second on; the operations of the first are counted, which no compiler stands."""
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, task: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if "training_step" not in vars(task):
+            vars(task)["training_step"] = torch.compile(task.training_step, dynamic=True)
 
 
 def matmul_flops(device: torch.device, precision: str) -> float:
@@ -264,19 +278,18 @@ class Loop:
         """
         if (folder / TRAINED).is_file():
             return _restore(task, folder / TRAINED)
-        if self.precision == "16-mixed" and any(sparse_tables(task)):
+        if self.precision in NOT_FOR_LARGE_TABLES and any(sparse_tables(task)):
             raise ConfigError(
-                "trainer.precision 16-mixed scales gradients, which large tables cannot use; choose bf16-mixed"
+                f"trainer.precision {self.precision} is too coarse for large tables; choose bf16-mixed or 32-true"
             )
         last = ModelCheckpoint(dirpath=folder, filename="last", enable_version_counter=False)
         best = ModelCheckpoint(
             dirpath=folder, filename="best", monitor=monitor, mode="max", enable_version_counter=False
         )
         stop = [best, EarlyStopping(monitor=monitor, mode="max", patience=patience)] if monitor else []
-        trainer = self._trainer([last, *stop, SparseRates(), Throughput(folder.name)], loggers, epochs)
+        steps = [SparseRates(), Throughput(folder.name), *([Compiled()] if self.compile else [])]
+        trainer = self._trainer([last, *stop, *steps], loggers, epochs)
         resume = folder / "last.ckpt"
-        if self.compile:
-            task.__dict__["training_step"] = torch.compile(task.training_step, dynamic=True)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
@@ -284,7 +297,7 @@ class Loop:
             except SystemExit:  # Lightning makes this of a KeyboardInterrupt
                 raise KeyboardInterrupt from None
             finally:
-                task.__dict__.pop("training_step", None)
+                vars(task).pop("training_step", None)
         if best.best_model_path:
             epochs = _restore(task, Path(best.best_model_path)) + 1
         draft = folder / f"{TRAINED}.draft"

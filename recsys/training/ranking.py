@@ -28,7 +28,7 @@ from recsys.ranking.funnel import Parents, parents_of
 from recsys.ranking.multi_objective import MultiObjectiveRanker
 from recsys.ranking.uncertainty import LastLayerPosterior, information
 from recsys.stages import Retrieve
-from recsys.training.balance import Balance, balance_of
+from recsys.training.balance import Balance, balance_of, check_balance
 from recsys.training.loop import Fitting, Loop, index_batches
 from recsys.training.resident import Resident
 
@@ -262,6 +262,7 @@ class RankingTraining(Fitting):
             validation_requests=(self.validation_requests, 1, 10**9),
             dense_candidates=(self.dense_candidates, 1, 10_000),
         )
+        check_balance(self.balance)
         if self.watch not in WATCHED:
             raise ConfigError(f"ranking.watch is {self.watch!r}; choose one of {', '.join(WATCHED)}")
 
@@ -295,6 +296,10 @@ class RankingTraining(Fitting):
         loggers: list[Logger],
     ) -> "TrainedRanker":
         """Train on `train`; stop early and calibrate on `valid`, which lies later. The modules come back on the CPU."""
+        if loop.compile and self.balance == "gradients":
+            raise ConfigError(
+                "ranking.balance=gradients looks into each step, which cannot be compiled; trainer.compile=false"
+            )
         pl.seed_everything(seed, verbose=False)
         target = list(spec.objectives).index(spec.target)
         batches = index_batches(len(train), self.batch_size, seed)

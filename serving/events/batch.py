@@ -14,7 +14,9 @@ class Page:
 
     records: list[Stored] = field(default_factory=list)
     num_bytes: int = 0
-    """of all messages, those that are no records too; 0 where there was nothing"""
+    """of all messages, those that are no records too"""
+    found: bool = False
+    """whether there was any message"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +45,7 @@ class Batching:
                 if batch:
                     break
                 raise
-            if page.num_bytes:
+            if page.found:
                 batch += page.records
                 num_bytes += page.num_bytes
                 until = min(until, time.monotonic() + self.linger_s)

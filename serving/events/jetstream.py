@@ -131,7 +131,11 @@ class JetStreamReader:
         page = await _page(self._connection, {"seq": self._next}, min(PAGE, limit))
         self.looks += 1
         self._next_look = 0.0 if len(page) == min(PAGE, limit) else time.monotonic() + self._poll_s
-        return Page(records=self._read(page), num_bytes=sum(len(message.data) for message in page)) if page else Page()
+        return (
+            Page(records=self._read(page), num_bytes=sum(len(message.data) for message in page), found=True)
+            if page
+            else Page()
+        )
 
     async def _position(self) -> int:
         """The last sequence that was acknowledged, 0 at first."""

@@ -209,7 +209,9 @@ class KafkaReader:
         page = await self._call("hand out records", partial(self._page, limit))
         if not page:
             return Page()
-        return Page(records=self._read(page), num_bytes=sum(len(message.value() or b"") for message in page))
+        return Page(
+            records=self._read(page), num_bytes=sum(len(message.value() or b"") for message in page), found=True
+        )
 
     async def _call(self, doing: str, action: Callable[[], T]) -> T:
         return await asyncio.to_thread(_told, self._topic, doing, action)
