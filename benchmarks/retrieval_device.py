@@ -44,10 +44,11 @@ def measure(vectors: np.ndarray, queries: np.ndarray, device: str) -> list[Row]:
     """One row a batch size: seconds, the share of copy bandwidth that reading every bfloat16 vector once amounts to."""
     index = DeviceIndex(vectors, np.ones(len(vectors), dtype=bool), device)
     bandwidth = copy_bandwidth(device, vectors.size * 2)
-    found, true = index.search(queries[:NUM_ORACLE], K), oracle(vectors, queries[:NUM_ORACLE], K)
-    same = all(np.array_equal(one, other) for one, other in zip(found, true, strict=True))
+    true = oracle(vectors, queries[:NUM_ORACLE], K)
     rows = []
     for batch in (*SMALL_BATCHES, len(queries)):
+        found = index.search(queries[:batch], K)
+        same = all(np.array_equal(one[:NUM_ORACLE], other[:batch]) for one, other in zip(found, true, strict=True))
         seconds = median(timed(lambda own=queries[:batch]: index.search(own, K), device))
         rows.append(
             {
@@ -88,9 +89,13 @@ def _wait(device: str) -> None:
 
 
 def device_figures(rows: list[Row]) -> dict[str, Figure]:
+    same = [one["equals_oracle"] for one in rows]
     shares = [one["share_of_copy_bandwidth"] for one in rows if one["batch"] in SMALL_BATCHES]
     rates = [one["queries_a_second"] for one in rows if one["batch"] == LARGE_BATCH]
     return {
+        "device_answers_that_differ": Figure(
+            value=sum(not one for one in same) if rows else None, unit="batch sizes", goal=0, better="lower"
+        ),
         "device_share_of_copy_bandwidth": Figure(
             value=min(shares, default=None), unit="share, the worst of batch 1 to 64", goal=0.8, better="higher"
         ),
