@@ -40,7 +40,7 @@ MOST = 1_024
 """results"""
 PLANS = 8
 """kept; the oldest is forgotten"""
-BATCHES = (64, 128, 256, 512, 1024)
+BATCHES = (64, 128, 256, 512, device.LARGEST)
 """to which the number of queries is padded; more of them are split"""
 
 Kernel = Any
