@@ -169,10 +169,12 @@ def test_the_truth_of_a_policy_that_shows_all_alike_is_what_weights_aim_at():
     """The policy of the planted world prefers what is clicked; its inverse does not."""
     world = Planted(users=800, items=60, rounds=8, slate=4, seed=3, strength=2.0, effects=tuple(EFFECTS))
     dataset, truth = world.logged()
-    chances = dataset.interactions["propensity"].to_numpy()
-    first = dataset.interactions["position"].to_numpy() == 0
-    clicks = truth.unbiased[:, 0]
-    inverse = 1 / chances
+    split = GlobalTime(rank=0.2, validation=0.1, test=0.2, cuts=1).splits(dataset)[0]
+    features = Features(history_length=2, max_values=1, min_count=2, leave_out=["position", "propensity"])
+    prepared = prepare(dataset, split, features, TextVectors(dim=1, min_documents=1, seed=0))
+    slates = Slates.of(prepared, split.periods == TEST)
+    first = dataset.interactions["position"].to_numpy()[slates.rows] == 0
+    clicks, inverse = truth.unbiased[slates.rows, 0], weighed(prepared, slates, "propensity").weights
     plain, weighed_mean = clicks[first].mean(), np.average(clicks[first], weights=inverse[first])
     everywhere = np.average(clicks, weights=inverse)
     assert abs(weighed_mean - everywhere) < abs(plain - everywhere)
