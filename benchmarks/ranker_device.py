@@ -37,7 +37,6 @@ from recsys.nn.rows import dense_parameters, sparse_tables
 from recsys.ranking.multi_objective import MultiObjectiveRanker
 from recsys.stages import ranker_inputs
 from recsys.training.loop import Loop, matmul_flops
-from recsys.training.ranking import RankingTask, tensors
 
 ITEMS, FEW_ITEMS = 100_000_000, 100_000
 REQUESTS, CANDIDATES, HISTORY, SOURCES = 64, 200, 50, 5
@@ -185,8 +184,7 @@ def parity(accelerator: str) -> list[Row]:
     for precision in PRECISIONS:
         loop = Loop(accelerator=accelerator, precision=precision, compile=False, progress=False, threads=0)
         fitted = trained(KNOBS, examples.spec, examples.items, examples.train, examples.valid, seed=0, loop=loop)
-        task = RankingTask(fitted.ranker, examples.items, 0, KNOBS, steps=1).eval()
-        predicted = fitted.calibrator(task.all_logits(tensors(examples.test))).double().numpy()
+        predicted = fitted.probabilities(examples.items, examples.test).astype(float)
         losses.append(log_loss(examples.probabilities, predicted))
     ratio = float((losses[1] / losses[0]).max())
     return [

@@ -37,7 +37,7 @@ from rich.table import Table
 from recsys.contracts import PAD
 from recsys.errors import ConfigError, exit_on_error
 from recsys.evaluation.probabilities import auc, auc_per_user, normalised_entropy, predicted_over_observed, reliability
-from recsys.training.ranking import RankingExamples, RankingTask, tensors
+from recsys.training.ranking import RankingExamples
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
@@ -101,9 +101,7 @@ def learnt(case: Case, places: dict[str, int], seed: int) -> dict[str, np.ndarra
         replace(one, labels=np.where(wanted, one.labels, np.nan).astype(np.float32)) for one in (case.train, case.valid)
     )
     fitted = trained(KNOBS, case.spec, case.items, train, valid, seed)
-    task = RankingTask(fitted.ranker, case.items, 0, KNOBS, steps=1).eval()
-    with torch.no_grad():
-        predicted = fitted.calibrator(task.all_logits(tensors(case.test))).double().numpy()
+    predicted = fitted.probabilities(case.items, case.test).astype(float)
     return {name: predicted[..., place] for name, place in places.items()}
 
 

@@ -32,7 +32,7 @@ from recsys.data.sources.planted import EFFECTS, Planted
 from recsys.errors import exit_on_error
 from recsys.graphs import export_ranker, random_inputs
 from recsys.stages import OnnxModel, ranker_inputs
-from recsys.training.ranking import RankingTask, RankingTraining, TrainedRanker, tensors
+from recsys.training.ranking import RankingTraining, TrainedRanker
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
@@ -78,8 +78,7 @@ def sizes() -> dict[str, RankingTraining]:
 
 def served(name: str, knobs: RankingTraining, examples: Examples, folder: Path) -> Served:
     fitted = trained(knobs, examples.spec, examples.items, examples.train, examples.valid, seed=0)
-    task = RankingTask(fitted.ranker, examples.items, 0, knobs, steps=1).eval()
-    predicted = fitted.calibrator(task.all_logits(tensors(examples.test))).double().numpy()
+    predicted = fitted.probabilities(examples.items, examples.test).astype(float)
     found = worth(examples.probabilities, predicted)
     graph, eager = _calls(fitted, examples, folder / f"{name}.onnx")
     return Served(
@@ -105,7 +104,7 @@ def _calls(
 
     @torch.inference_mode()
     def eager() -> np.ndarray:
-        return fitted.calibrator(fitted.ranker(batch)).numpy()
+        return fitted.calibrator(*fitted.ranker.with_request(batch)).numpy()
 
     return lambda: model(arrays), eager
 

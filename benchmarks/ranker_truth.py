@@ -124,10 +124,8 @@ def learnt(job: Job, examples: Examples) -> tuple[np.ndarray, np.ndarray]:
         fitted = trained(job.knobs, examples.spec, examples.items, train, valid, job.seed)
     task = RankingTask(fitted.ranker, examples.items, 0, job.knobs, steps=1).eval()
     batch = tensors(examples.test)
-    with torch.no_grad():
-        shown = fitted.calibrator(task.all_logits(batch)).double().numpy()
-        batch.pop("candidate_positions")
-        return shown, task.all_logits(batch).double().numpy()
+    batch.pop("candidate_positions")
+    return fitted.probabilities(examples.items, examples.test).astype(float), task.all_logits(batch).double().numpy()
 
 
 def jobs(files: dict[str, Path], seeds: int) -> Iterable[Job]:

@@ -113,6 +113,10 @@ class SlateItem:
     """chance of this item at this place given those above it"""
     explored: bool = False
     """chance put it here, another one scored better"""
+    adds: Mapping[str, float] = field(default_factory=dict)
+    """on request: group of the ranker's features -> utility with all minus utility without it, before rules"""
+    because_of: str | None = None
+    """on request: item of the history whose absence would cost most; None where no event speaks for this one"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ from torch import nn
 
 from recsys.errors import BundleError
 from recsys.features.spec import FeatureSpec, Tensor
-from recsys.ranking.calibration import PlattCalibrator
+from recsys.ranking.calibration import Calibrator
 from recsys.ranking.multi_objective import MultiObjectiveRanker
 from recsys.ranking.uncertainty import LastLayerPosterior, certainty
 from recsys.retrieval.two_tower import TowerEnsemble
@@ -56,7 +56,7 @@ def export_item_tower(towers: TowerEnsemble, spec: FeatureSpec, path: Path) -> N
 
 def export_ranker(
     ranker: MultiObjectiveRanker,
-    calibrator: PlattCalibrator,
+    calibrator: Calibrator,
     posterior: LastLayerPosterior | None,
     inputs: Sequence[Tensor],
     path: Path,
@@ -64,7 +64,7 @@ def export_ranker(
     """Request and candidate tensors -> probabilities [B, C, T], and with a posterior their deviations [B, C, T]."""
     if posterior is None:
         modules = nn.ModuleList([ranker, calibrator])
-        _export(modules, lambda batch: calibrator(ranker(batch)), inputs, (PROBABILITIES,), path)
+        _export(modules, lambda batch: calibrator(*ranker.with_request(batch)), inputs, (PROBABILITIES,), path)
         return
     modules, outputs = nn.ModuleList([ranker, calibrator, posterior]), (PROBABILITIES, DEVIATIONS)
     _export(modules, lambda batch: certainty(ranker, calibrator, posterior, batch), inputs, outputs, path)

@@ -17,7 +17,7 @@ from recsys.errors import BundleError
 from recsys.features.encode import encode_queries
 from recsys.features.spec import UNKNOWN, Features
 from recsys.graphs import check_against_eager, export_item_tower, export_ranker, export_user_tower
-from recsys.ranking.calibration import PlattCalibrator
+from recsys.ranking.calibration import Calibrator
 from recsys.ranking.multi_objective import MultiObjectiveRanker
 from recsys.ranking.uncertainty import LastLayerPosterior, certainty
 from recsys.retrieval.two_tower import TowerEnsemble, TwoTower
@@ -74,8 +74,13 @@ def ranker(fitted):
 
 
 @pytest.fixture(scope="module")
-def calibrator():
-    calibrator = PlattCalibrator(4)
+def calibrator(ranker):
+    calibrator = Calibrator(ranker.request_width, ranker.parents)
+    generator = torch.Generator().manual_seed(3)
+    calibrator.level.fit(
+        torch.randn(50, ranker.request_width, generator=generator), torch.randn(50, 4, generator=generator)
+    )
+    calibrator.slope.copy_(torch.tensor([0.0, 0.5, 1.0, 2.0]))
     calibrator.scale.copy_(torch.tensor([0.5, 1.0, 1.5, 2.0]))
     calibrator.shift.copy_(torch.tensor([-3.0, 0.0, 1.0, -1.0]))
     return calibrator
@@ -169,7 +174,8 @@ def test_the_ranker_graph_equals_its_modules(prepared, fitted, ranker, calibrato
         assert found.shape == (batch, num, 4)
         assert np.isfinite(found).all()
         np.testing.assert_allclose(found, wanted.numpy(), rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(ranker_graph(arrays), calibrator(ranker(tensors(arrays))).numpy(), rtol=0, atol=1e-5)
+    probabilities = calibrator(*ranker.with_request(tensors(arrays)))
+    np.testing.assert_allclose(ranker_graph(arrays), probabilities.numpy(), rtol=0, atol=1e-5)
     assert (answer["deviations"] > 0).all()
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from recsys.contracts import Event, Query, Slate
 from recsys.pipeline import light, recommend
+from recsys.stages import load_explain
 
 NUM_QUERIES = 240
 TOLERANCE = 1e-5
@@ -102,3 +103,19 @@ def test_the_plain_tensors_are_those_of_the_slates(client: Any, queries: list[Qu
             utilities[row, :shown], [place.utility for place in slate.items], atol=TOLERANCE, rtol=0
         )
         assert np.isnan(utilities[row, shown:]).all()
+
+
+def test_the_reasons_on_the_server_are_those_of_this_process(
+    trained: Any, client: Any, queries: list[Query], expected: list[Slate]
+) -> None:
+    explain = load_explain(trained.bundle)
+    wanted = recommend(queries, (*trained.stages, explain))
+    found = client.recommend(queries, model="recommend_explained")
+    assert_same(found, expected)
+    named = 0
+    for one, other in zip(found, wanted, strict=True):
+        for place, twin in zip(one.items, other.items, strict=True):
+            assert place.because_of == twin.because_of
+            assert place.adds == pytest.approx(twin.adds, abs=TOLERANCE)
+            named += bool(place.adds)
+    assert named > len(queries)

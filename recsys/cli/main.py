@@ -19,7 +19,7 @@ from recsys.cli.rules import rules
 from recsys.cli.rules_check import check_rules, dry_run_rules
 from recsys.cli.show import slate_table
 from recsys.cli.whole import whole_file
-from recsys.cli.why import absence, reasons, reasons_table
+from recsys.cli.why import absence, reasons_table
 from recsys.contracts import Query, Slate
 from recsys.data.splits import whole
 from recsys.errors import QueryError, exit_on_error
@@ -27,7 +27,7 @@ from recsys.evaluation.chart import draw_front
 from recsys.evaluation.replay import Replay
 from recsys.pipeline import recommend as run
 from recsys.pipeline import through
-from recsys.stages import load_stages
+from recsys.stages import load_explain, load_stages
 
 BATCH = 64
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -82,7 +82,8 @@ def recommend(
         slate = tensors["SLATE"][0]
         console.print(slate_table(slate, names))
         if why:
-            console.print(reasons_table(reasons(stages, tensors, slate), names))
+            (explained,) = load_explain(opened, items_store)(tensors)["SLATE"]
+            console.print(reasons_table(explained, names))
         if why_not is not None:
             console.print(Text(absence(stages, tensors, why_not)))
         return

@@ -57,15 +57,17 @@ def stage_configuration(stage: DeclaredStage, profile: Profile) -> dict[str, Any
 
 
 def ensemble_configuration(name: str, stages: Sequence[DeclaredStage]) -> dict[str, Any]:
-    """The stages one after the other: each reads what earlier ones gave under the same name."""
+    """The stages one after the other: each reads what earlier ones gave under the same name, the latest of them."""
     first, last = stages[0], stages[-1]
-    known = {tensor.name for tensor in first.inputs}
+    called = {tensor.name: tensor.name for tensor in first.inputs}
     read = {tensor.name for stage in stages for tensor in (*stage.inputs, *stage.optional_inputs)}
+    final = {tensor.name for tensor in last.outputs}
     steps = []
     for stage in stages:
-        inputs = [tensor.name for tensor in (*stage.inputs, *stage.optional_inputs) if tensor.name in known]
-        outputs = [tensor.name for tensor in stage.outputs if tensor.name in read or stage is last]
-        known |= set(outputs)
+        inputs = {one.name: called[one.name] for one in (*stage.inputs, *stage.optional_inputs) if one.name in called}
+        given = [one.name for one in stage.outputs if one.name in read or stage is last]
+        outputs = {one: f"{stage.name}_{one}" if one in final and stage is not last else one for one in given}
+        called |= outputs
         steps.append(
             {"model_name": stage.name, "model_version": -1, **_maps("input", inputs), **_maps("output", outputs)}
         )
@@ -95,8 +97,9 @@ def _tensor(tensor: Tensor) -> dict[str, Any]:
     return {"name": tensor.name, "data_type": Symbol(DTYPES[tensor.dtype]), "dims": list(tensor.shape)}
 
 
-def _maps(side: str, names: Sequence[str]) -> dict[str, Any]:
-    return {f"{side}_map": [{"key": name, "value": name} for name in names]}
+def _maps(side: str, names: Mapping[str, str]) -> dict[str, Any]:
+    """names: of a stage -> of the ensemble."""
+    return {f"{side}_map": [{"key": own, "value": called} for own, called in names.items()]}
 
 
 def _scalar(value: Any) -> str:

@@ -1,8 +1,8 @@
 """Writes what tritonserver loads.
 
 <path>/bundle/                      a copy of the bundle, verified again by every stage that loads it
-<path>/models/{retrieve,rank,rules}/{config.pbtxt, 1/}
-<path>/models/{recommend,recommend_light}/{config.pbtxt, 1/}
+<path>/models/{retrieve,rank,rules,explain}/{config.pbtxt, 1/}
+<path>/models/{recommend,recommend_light,recommend_explained}/{config.pbtxt, 1/}
 <path>/rules/                       what was published since, see recsys.policy.store; an export never touches it
 <path>/items/                       which items changed since, see recsys.items.store; nor this
 """
@@ -22,7 +22,7 @@ from recsys.export.configuration import (
     stage_configuration,
 )
 from recsys.pipeline import light
-from recsys.stages import RANKER, load_stages
+from recsys.stages import RANKER, load_explain, load_stages
 
 WRITTEN = ("bundle", "models")
 CONTENT = {*WRITTEN, *(f"{name}.old" for name in WRITTEN), "rules", "items"}
@@ -43,9 +43,11 @@ def write_repository(bundle: Bundle, path: Path, profile: Profile) -> list[str]:
     draft = path.with_name(path.name + ".draft")
     shutil.rmtree(draft, ignore_errors=True)
     shutil.copytree(bundle.path, draft / "bundle")
+    ensembles = {"recommend": stages, "recommend_light": light(stages)}
+    if bundle.has(RANKER):
+        ensembles["recommend_explained"] = stages = (*stages, load_explain(bundle))
     for stage in stages:
         _write_stage(draft, stage, profile)
-    ensembles = {"recommend": stages, "recommend_light": light(stages)}
     for name, members in ensembles.items():
         _write_model(draft, name, ensemble_configuration(name, members))
     _replace(draft, path)

@@ -3,6 +3,10 @@
 Their probability is a product, P(buy) = P(cart) P(buy | cart), learnt over everything that was shown (ESMM, Ma et al.
 2018): what moves the first factor, a place on the screen for one, is learnt from the many events of the first objective.
 
+Grades and amounts are objectives of this kind as well: "rating >= 3", "rating >= 4", "rating >= 5" follow one another, which
+is the continuation-ratio model of an ordinal answer (Fienberg 1980), and with steps s the mean of an amount is the sum of
+(s - the step below) P(amount >= s), as the trees of TPM predict how long somebody watches (Lin et al. 2023).
+
 Shapes: R cells, T objectives; `...` any leading dimensions.
 """
 
@@ -45,6 +49,19 @@ def follow(logits: Tensor, parents: Parents) -> Tensor:
             own, parent = logits[..., place], parents[place]
             reached[place] = own if parent is None else both(own, at(parent))
         return reached[place]
+
+    return torch.stack([at(place) for place in range(len(parents))], dim=-1)
+
+
+def nested(probabilities: Tensor, parents: Parents) -> Tensor:
+    """Probabilities [..., T], each calibrated by itself -> [..., T] of which none is greater than its parent's."""
+    found: dict[int, Tensor] = {}
+
+    def at(place: int) -> Tensor:
+        if place not in found:
+            own, parent = probabilities[..., place], parents[place]
+            found[place] = own if parent is None else torch.minimum(own, at(parent))
+        return found[place]
 
     return torch.stack([at(place) for place in range(len(parents))], dim=-1)
 

@@ -76,6 +76,11 @@ class TargetAttention(nn.Module):
         return likeness
 
 
+def _present(batch: Batch) -> Tensor:
+    """[B, L] bool, where there is an event."""
+    return batch["history_ids"][..., 0] > 0
+
+
 def _hidden(present: Tensor) -> Tensor:
     """[B, L] -> [B, 1, 1, L] to add to logits: nothing where there is an event, else so little that the weight is 0."""
     return torch.where(present, 0.0, -1e9)[:, None, None]
@@ -149,6 +154,7 @@ class MultiObjectiveRanker(nn.Module):
         parents: for each objective the one without which it is not reached
         """
         super().__init__()
+        self.dim = dim
         self.item_encoder = TableEncoder(spec.items, dim=dim, id_column="item", id_dropout=id_dropout)
         self.event_encoder = HistoryEncoder(dim=dim, num_objectives=spec.num_objectives)
         self.profile_encoder = TableEncoder(spec.profile, dim=dim) if spec.profile.widths else None
@@ -159,12 +165,17 @@ class MultiObjectiveRanker(nn.Module):
         self.register_buffer("score_scale", torch.ones(num_scores))
         self.numbers = tuple(
             f"{name}_numbers"
-            for name, table in (("candidate", spec.items), ("profile", spec.profile), ("context", spec.context))
+            for name, table in (("profile", spec.profile), ("context", spec.context))
             if "numbers" in table.widths
         )
-        num_numbers = sum(table.widths.get("numbers", 0) for table in (spec.items, spec.profile, spec.context))
+        self.has_numbers = "numbers" in spec.items.widths
         num_habits = 1 + 2 * len(FADING_HOURS) * spec.num_objectives
-        width = 3 * dim + self.attention.width + num_habits + num_numbers + num_scores + NUM_SIMILARITIES
+        self.request_width = (
+            dim + num_habits + sum(table.widths.get("numbers", 0) for table in (spec.profile, spec.context))
+        )
+        """features of a request, see `request`"""
+        of_candidate = 2 * dim + self.attention.width + spec.items.widths.get("numbers", 0)
+        width = self.request_width + of_candidate + num_scores + NUM_SIMILARITIES
         self.cross = CrossNetwork(width=width, rank=cross_rank, num_layers=num_cross_layers)
         self.experts = nn.ModuleList(
             _expert(width, expert_dim, dropout) for _ in range(num_experts + spec.num_objectives)
@@ -196,19 +207,24 @@ class MultiObjectiveRanker(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """With candidate_positions [B, C] of what was shown, the logits are those in these places, else in the first."""
-        said, gates, scores = self._said(self._forgetful(batch) if self.training and self.feature_dropout else batch)
-        return follow(self._logits(said, gates, scores, batch), self.parents)
+        return self.with_request(self._forgetful(batch) if self.training and self.feature_dropout else batch)[0]
 
-    def last_layer(self, batch: Batch) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Logits [B, C, T], each given its parent, and for each objective the features [B, C, E] it is linear in:
-        what the experts say as the objective mixes it, a one, and the retrieval scores.
+    def with_request(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The same, and what it knows of the request, see `request`."""
+        request = self.request(batch)
+        return follow(self._logits(*self._said(batch, request), batch), self.parents), request
+
+    def last_layer(self, batch: Batch) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
+        """Logits [B, C, T], each given its parent, for each objective the features [B, C, E] it is linear in (what the
+        experts say as the objective mixes it, a one, and the retrieval scores), and what is known of the request.
         """
-        said, gates, scores = self._said(batch)
+        request = self.request(batch)
+        said, gates, scores = self._said(batch, request)
         num, ones = self.num_shared, torch.ones_like(gates[..., 0, :1])
         own = gates[..., num:] * torch.eye(len(self.parents), device=gates.device)
         mixed = torch.cat([gates[..., :num], own], dim=-1) @ torch.stack(said, dim=-2)
         features = tuple(torch.cat([one, ones, scores], dim=-1) for one in mixed.unbind(-2))
-        return self._logits(said, gates, scores, batch), features
+        return self._logits(said, gates, scores, batch), features, request
 
     def learnt(self) -> Tensor:
         """[T, E] how far training moved the weights of those features from where they began."""
@@ -230,11 +246,11 @@ class MultiObjectiveRanker(nn.Module):
                 kept[name] = torch.where(lost[group].view(-1, *[1] * (tensor.dim() - 1)), empty, tensor)
         return kept
 
-    def _said(self, batch: Batch) -> tuple[list[Tensor], Tensor, Tensor]:
+    def _said(self, batch: Batch, request: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
         """What each expert says [B, C, expert_dim], how each objective weighs the shared ones and its own [B, C, T, .],
         and the standardised scores.
         """
-        joined, scores = self._join(batch)
+        joined, scores = self._join(batch, request)
         crossed = self.cross(joined)
         gates = self.gates(crossed).unflatten(-1, (len(self.parents), -1)).softmax(-1)
         return [expert(crossed) for expert in self.experts], gates, scores
@@ -264,33 +280,36 @@ class MultiObjectiveRanker(nn.Module):
         self.score_mean.copy_(scores.mean(0))
         self.score_scale.copy_(scores.std(0).clamp(min=1e-3))
 
-    def _join(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """-> features [B, C, W] and standardised retrieval scores [B, C, S']."""
-        present = batch["history_ids"][..., 0] > 0
-        candidates = self.item_encoder(batch, "candidate")
-        events = self.event_encoder(self.item_encoder(batch, "history"), batch["history_labels"], batch["history_gaps"])
-        attended, speaking = self.attention(candidates, events, present, batch["history_gaps"], self._shared(batch))
-        user = torch.zeros_like(candidates[:, 0])
+    def request(self, batch: Batch) -> Tensor:
+        """What is known of a request whatever its candidates, [B, request_width]: who asks and when as one vector, habits,
+        numbers.
+        """
+        user = batch["history_gaps"].new_zeros(batch["history_gaps"].shape[0], self.dim)
         if self.context_encoder is not None:
             user = user + self.context_encoder(batch, "context")
         if self.profile_encoder is not None:
             user = user + self.profile_encoder(batch, "profile")
-        user, habits = (
-            part.unsqueeze(1).expand(-1, candidates.shape[1], -1) for part in (user, self._habits(batch, present))
-        )
-        numbers = [
-            part if part.dim() == 3 else part.unsqueeze(1).expand(-1, candidates.shape[1], -1)
-            for part in (batch[name] for name in self.numbers)
-        ]
+        return torch.cat([user, self._habits(batch), *(batch[name] for name in self.numbers)], dim=-1)
+
+    def _join(self, batch: Batch, request: Tensor) -> tuple[Tensor, Tensor]:
+        """-> features [B, C, W] and standardised retrieval scores [B, C, S']."""
+        present = _present(batch)
+        candidates = self.item_encoder(batch, "candidate")
+        events = self.event_encoder(self.item_encoder(batch, "history"), batch["history_labels"], batch["history_gaps"])
+        attended, speaking = self.attention(candidates, events, present, batch["history_gaps"], self._shared(batch))
+        request = request.unsqueeze(1).expand(-1, candidates.shape[1], -1)
+        user = request[..., : self.dim]
+        numbers = [batch["candidate_numbers"]] if self.has_numbers else []
         scores = ((batch["candidate_scores"] - self.score_mean) / self.score_scale).clamp(-5, 5)
         similarities = self._similarities(batch, present, candidates)
-        joined = [candidates, attended, candidates * user, user, habits, speaking, *numbers, scores, similarities]
+        joined = [candidates, attended, candidates * user, request, speaking, *numbers, scores, similarities]
         return torch.cat(joined, dim=-1), scores
 
-    def _habits(self, batch: Batch, present: Tensor) -> Tensor:
+    def _habits(self, batch: Batch) -> Tensor:
         """How many events there are, how many of them reached each objective, and which share, fading at every rate:
         [B, 1 + 14 T], zero without a history. Logarithm and root, because one event in fifty says much beside none.
         """
+        present = _present(batch)
         weights = _fading(batch["history_gaps"]) * present.unsqueeze(-1)
         reached = (weights.transpose(1, 2) @ batch["history_labels"].clamp(0, 1)).flatten(1)
         most = weights.sum(1).clamp(min=1e-6).repeat_interleave(batch["history_labels"].shape[-1], dim=-1)

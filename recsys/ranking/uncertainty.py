@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from recsys.nn.blocks import Batch
-from recsys.ranking.calibration import PlattCalibrator
+from recsys.ranking.calibration import Calibrator
 from recsys.ranking.funnel import Parents, follow, spread
 from recsys.ranking.multi_objective import MultiObjectiveRanker
 
@@ -76,9 +76,9 @@ def information(logits: Tensor, features: Sequence[Tensor], known: Tensor, paren
 
 
 def certainty(
-    ranker: MultiObjectiveRanker, calibrator: PlattCalibrator, posterior: LastLayerPosterior, batch: Batch
+    ranker: MultiObjectiveRanker, calibrator: Calibrator, posterior: LastLayerPosterior, batch: Batch
 ) -> tuple[Tensor, Tensor]:
     """Calibrated probabilities, and the standard deviations of their logits: [B, C, T] each."""
-    logits, features = ranker.last_layer(batch)
+    logits, features, request = ranker.last_layer(batch)
     variances = spread(logits, posterior(features), ranker.parents)
-    return calibrator(follow(logits, ranker.parents)), calibrator.scale * variances.sqrt()
+    return calibrator(follow(logits, ranker.parents), request), calibrator.scale * variances.sqrt()

@@ -1,10 +1,12 @@
 """A bundle -> its stages retrieve, rank, rules: what the Triton models and the in-process pipeline both run."""
 
+from recsys.stages.explain import Explain
 from recsys.stages.live import STALE_ITEMS, STALE_RULES, LiveRetrieve, LiveRules
 from recsys.stages.load import (
     POPULARITY,
     RANKER,
     Stages,
+    load_explain,
     load_live_retrieve,
     load_live_rules,
     load_rank,
@@ -48,6 +50,7 @@ __all__ = [
     "STALE_RULES",
     "UNKNOWN_ROWS",
     "UTILITIES",
+    "Explain",
     "LiveRetrieve",
     "LiveRules",
     "OnnxModel",
@@ -56,6 +59,7 @@ __all__ = [
     "Rules",
     "Stages",
     "candidate_outputs",
+    "load_explain",
     "load_live_retrieve",
     "load_live_rules",
     "load_rank",

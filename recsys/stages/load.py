@@ -10,7 +10,7 @@ import polars as pl
 from recsys.bundle import Bundle
 from recsys.candidates.sources import Sources
 from recsys.content.words import WORD_WEIGHTS, WORDS, WordVectors
-from recsys.errors import BundleError
+from recsys.errors import BundleError, ConfigError
 from recsys.features.encode import Arrays, ItemTable
 from recsys.features.spec import FeatureSpec
 from recsys.index import FaissIndex
@@ -25,6 +25,7 @@ from recsys.policy.compose import Policy
 from recsys.policy.live import Follower, Unpublished
 from recsys.policy.rules import RuleSet
 from recsys.policy.store import RuleStore
+from recsys.stages.explain import Explain, KnownItems, RowsNow
 from recsys.stages.live import LiveRetrieve, LiveRules
 from recsys.stages.onnx import OnnxModel
 from recsys.stages.stage import DEVIATIONS, Rank, Retrieve, Rules, ranker_inputs
@@ -138,6 +139,21 @@ def rules_maker(
         return Rules(policy=compiled, num_sources=len(sources), num_objectives=spec.num_objectives)
 
     return make
+
+
+def load_explain(bundle: Bundle, items_store: Path | None = None) -> Explain:
+    """The stage behind the slates; ConfigError for a bundle without a ranker."""
+    if not bundle.has(RANKER):
+        raise ConfigError(
+            f"{bundle.path} has no ranker whose reasons could be asked for; train a bundle without ~ranking"
+        )
+    spec, known = read_spec(bundle), KnownItems(ledger=read_ledger(bundle))
+    return Explain(
+        spec=spec,
+        rank=load_rank(bundle),
+        value=Policy.from_document(bundle.document("policy.yaml")).value.compile(tuple(spec.objectives)),
+        rows=(lambda: known.ledger.row_of) if items_store is None else RowsNow(Tracked(ItemStore(items_store), known)),
+    )
 
 
 def popularity_shares(bundle: Bundle) -> np.ndarray | None:

@@ -3,7 +3,7 @@
 Shapes: B requests, C candidates, T objectives, S sources, R cells (request, candidate).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from recsys.evaluation.threads import in_threads
 from recsys.features.encode import Arrays, ItemTable, encode_queries
 from recsys.features.spec import FeatureSpec
 from recsys.nn.losses import listwise_softmax, masked_bce
-from recsys.ranking.calibration import PlattCalibrator
+from recsys.ranking.calibration import Calibrator
 from recsys.ranking.funnel import Parents, parents_of
 from recsys.ranking.multi_objective import MultiObjectiveRanker
 from recsys.ranking.uncertainty import LastLayerPosterior, information
@@ -37,7 +37,8 @@ WATCHED = {"ndcg@10": "ranking/ndcg@10", "likelihood": "ranking/likelihood"}
 THINNED = 8
 """candidates behind the first ones of which one is learnt from"""
 SURVEYED = 4_000
-"""training requests, at most, whose information the posterior is made of; the others are taken to say as much"""
+"""training requests, at most, whose information the posterior is made of and whose level the calibrator knows; the others
+are taken to say as much"""
 BATCH = 64
 """requests put through the retrieve stage, or scored without gradients, at once"""
 
@@ -173,22 +174,22 @@ class RankingTask(pl.LightningModule):
         ndcg_at_10 = _mean_ndcg(logits[..., self.target], batch, self.target)
         self.log_dict({WATCHED["ndcg@10"]: ndcg_at_10, WATCHED["likelihood"]: -loss}, prog_bar=True)
 
-    @torch.no_grad()
     def all_logits(self, batch: dict[str, Tensor]) -> Tensor:
         """[B, C, T], without gradients and in steps."""
-        steps = range(0, len(batch["candidate_rows"]), BATCH)
-        return torch.cat(
-            [self.logits({k: v[start : start + BATCH] for k, v in batch.items()}) for start in steps]
-        ).float()
+        return _in_steps(self.logits, batch)
+
+    def requests(self, batch: dict[str, Tensor]) -> Tensor:
+        """[B, F], what the ranker knows of requests whatever their candidates."""
+        return _in_steps(self.ranker.request, batch)
 
     @torch.no_grad()
     def information(self, examples: RankingExamples) -> Tensor:
         """[T, E, E] float64, what examples say of the last layer, see `recsys.ranking.uncertainty`."""
-        drawn = np.random.default_rng(0).permutation(len(examples))[:SURVEYED]
+        drawn = _surveyed(len(examples))
         said, parents = [], self.ranker.parents
         for part in np.split(drawn, range(BATCH, len(drawn), BATCH)):
-            batch = tensors(examples.at(np.sort(part)))
-            logits, features = self.ranker.last_layer(self.joined(batch))
+            batch = tensors(examples.at(part))
+            logits, features, _ = self.ranker.last_layer(self.joined(batch))
             there = batch["candidate_rows"] != PAD
             known = there[there].unsqueeze(-1) & ~batch["labels"][there].isnan()
             said.append(information(logits[there], [one[there] for one in features], known, parents))
@@ -203,9 +204,19 @@ class TrainedRanker:
     """The second stage, and what it said on its validation."""
 
     ranker: MultiObjectiveRanker
-    calibrator: PlattCalibrator
+    calibrator: Calibrator
     posterior: LastLayerPosterior
     outcomes: Outcomes
+
+    def probabilities(self, items: ItemTable, examples: RankingExamples) -> np.ndarray:
+        """[B, C, T] float32, calibrated."""
+        encoded = Resident(items.encoded)
+
+        def said(batch: dict[str, Tensor]) -> Tensor:
+            joined = {**batch, **encoded.join("candidate", batch["candidate_rows"])}
+            return self.calibrator(*self.ranker.with_request(joined))
+
+        return _in_steps(said, tensors(examples)).numpy()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -319,16 +330,46 @@ class RankingTraining(Fitting):
             loggers=loggers,
         )
         task = task.cpu().eval()
-        batch = tensors(valid)
-        present = batch["candidate_rows"] != PAD
-        calibrator = PlattCalibrator(spec.num_objectives)
-        logits = task.all_logits(batch)
-        calibrator.fit(logits[present], batch["labels"][present], present.nonzero()[:, 0])
-        outcomes = Outcomes(rows=valid.candidate_rows, probabilities=calibrator(logits).numpy(), labels=valid.labels)
         learnt = task.ranker.learnt()
         posterior = LastLayerPosterior(*learnt.shape)
         posterior.fit(task.information(train), learnt)
+        calibrator, probabilities = calibrated(task, train, valid)
+        outcomes = Outcomes(rows=valid.candidate_rows, probabilities=probabilities, labels=valid.labels)
         return TrainedRanker(ranker=task.ranker, calibrator=calibrator, posterior=posterior, outcomes=outcomes)
+
+
+def calibrated(task: RankingTask, train: RankingExamples, valid: RankingExamples) -> tuple[Calibrator, np.ndarray]:
+    """By the labels of `valid`, and its probabilities [B, C, T] then. What a request's level is, is read off the logits
+    of both.
+    """
+    said = [_said(task, one) for one in (train.at(_surveyed(len(train))), valid)]
+    calibrator = Calibrator(task.ranker.request_width, task.ranker.parents)
+    means = [(logits * there.unsqueeze(-1)).sum(1) / there.sum(1, keepdim=True) for _, logits, there in said]
+    requests, logits, present = said[1]
+    calibrator.level.fit(torch.cat([requests_ for requests_, _, _ in said]), torch.cat(means))
+    labels = torch.from_numpy(valid.labels)
+    calibrator.fit(logits[present], labels[present], present.nonzero()[:, 0], requests)
+    return calibrator, calibrator(logits, requests).numpy()
+
+
+def _said(task: RankingTask, examples: RankingExamples) -> tuple[Tensor, Tensor, Tensor]:
+    """Features of the requests [B, F], logits [B, C, T] and where there is a candidate [B, C]."""
+    batch = tensors(examples)
+    return task.requests(batch), task.all_logits(batch), batch["candidate_rows"] != PAD
+
+
+def _surveyed(num: int) -> np.ndarray:
+    """SURVEYED of so many requests at most, always the same ones."""
+    return np.sort(np.random.default_rng(0).permutation(num)[:SURVEYED])
+
+
+@torch.no_grad()
+def _in_steps(said: Callable[[dict[str, Tensor]], Tensor], batch: dict[str, Tensor]) -> Tensor:
+    """said(batch) [B, ...] without gradients, float32, BATCH requests at once."""
+    steps = range(0, len(batch["candidate_rows"]), BATCH)
+    return torch.cat(
+        [said({name: one[start : start + BATCH] for name, one in batch.items()}) for start in steps]
+    ).float()
 
 
 def tensors(examples: RankingExamples) -> dict[str, Tensor]:

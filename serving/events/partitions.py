@@ -39,10 +39,11 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     | {"item": pl.String, "request_id": pl.String, "position": pl.Int64, "propensity": pl.Float64}
     | {"probabilities": pl.String, "utility": pl.Float64, "sources": pl.List(pl.String)}
     | {"rank": pl.Int64, "explored": pl.Boolean, "bundle": pl.String, "rules": pl.String}
+    | {"adds": pl.String, "because_of": pl.String}
     | {"rung": pl.String, "degraded": pl.List(pl.String), "query": pl.String},
     MALFORMED: {"sequence": pl.Int64, "id": pl.String, "reason": pl.String, "record": pl.String},
 }
-"""columns of the tables; `context`, `probabilities` and `query` are JSON, feedback has a Float64 column an action besides,
+"""columns of the tables; `context`, `probabilities`, `adds` and `query` are JSON, feedback has a Float64 column an action,
 an impression has a row an item and its query in the first of them"""
 
 Row = dict[str, Any]
@@ -172,6 +173,8 @@ def _shown(position: int, item: Mapping[str, Any]) -> Row:
         "sources": [_text(name) for name in item["sources"]],
         "rank": _whole(item["rank"]),
         "explored": bool(item["explored"]),
+        "adds": _json(item.get("adds", {})),
+        "because_of": _optional_text(item.get("because_of")),
     }
 
 

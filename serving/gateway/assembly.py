@@ -128,8 +128,8 @@ class Assembly:
     @cached_property
     def recommending(self) -> Recommending:
         rungs = Rungs(self.parts.models, self.fallbacks, self.settings, clock=self.parts.clock)
-        steps, state = rungs.all(), rungs.breaker()
-        self.metrics.watch({"state": state, **{rung.name: rung.breaker for rung in steps}})
+        steps, explained, state = rungs.all(), rungs.explained(), rungs.breaker()
+        self.metrics.watch({"state": state, **{rung.name: rung.breaker for rung in (explained, *steps)}})
         return Recommending(
             door=self.door,
             documents=self.documents,
@@ -137,6 +137,7 @@ class Assembly:
             states=StateReader(self.parts.states, breaker=state, slice_s=self.settings.state_ms / 1_000),
             shares=self.shares,
             ladder=Ladder(steps, clock=self.parts.clock, watched=self.metrics),
+            explaining=Ladder((explained, *steps), clock=self.parts.clock, watched=self.metrics),
             impressions=self.impressions,
             metrics=self.metrics,
             log=self.log,

@@ -10,12 +10,12 @@ from recsys.bundle import Bundle
 from recsys.contracts import Event
 from recsys.errors import QueryError
 from recsys.features.spec import Table
-from recsys.stages import read_spec
+from recsys.stages import RANKER, read_spec
 from serving.events.record import Record
 from serving.gateway.strict_json import fields_of, list_of, number_of, parse, text_of, told, whole_of
 from serving.state.onboarding import Answers
 
-ASKED = ("user", "k", "surface", "context", "profile", "exclude", "budget_ms")
+ASKED = ("user", "k", "surface", "context", "profile", "exclude", "budget_ms", "explain")
 EVENT = (
     "id",
     "user",
@@ -63,6 +63,8 @@ class Ask:
     profile: Mapping[str, Any]
     exclude: tuple[str, ...]
     budget_ms: float | None
+    explain: bool = False
+    """what each part of the input adds, and which event speaks for an item"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +79,8 @@ class Documents:
     limits: Limits
     now: Callable[[], float]
     """unix seconds"""
+    ranked: bool
+    """the bundle has a ranker, whose reasons can be asked for"""
 
     @staticmethod
     def of(bundle: Bundle, *, limits: Limits, now: Callable[[], float]) -> "Documents":
@@ -88,6 +92,7 @@ class Documents:
             actions=tuple(spec.actions),
             limits=limits,
             now=now,
+            ranked=bundle.has(RANKER),
         )
 
     def ask(self, body: bytes) -> Ask:
@@ -104,7 +109,15 @@ class Documents:
             profile=self._columns("profile", fields.get("profile", {}), self.profile),
             exclude=tuple(self._id(f"exclude[{place}]", item) for place, item in enumerate(excluded)),
             budget_ms=None if budget is None else self._budget("budget_ms", budget),
+            explain=self._explain(fields.get("explain", False)),
         )
+
+    def _explain(self, value: Any) -> bool:
+        if not isinstance(value, bool):
+            raise QueryError(f"explain is {told(value)}; send true or false")
+        if value and not self.ranked:
+            raise QueryError("explain: what serves here has no ranker whose reasons could be told; leave it out")
+        return value
 
     def budget_header(self, text: str) -> float:
         """Of x-budget-ms: digits, with a point or without."""

@@ -72,6 +72,11 @@ def _recommend(documents: Documents, keyed: bool) -> Schema:
                 "maximum": MAX_BUDGET_MS,
                 "description": "for the slate, where less than the service allows",
             },
+            "explain": {
+                "type": "boolean",
+                "default": False,
+                "description": "fill `adds` and `because_of` of every item; takes longer",
+            },
         },
         ("user",),
     )
@@ -222,6 +227,12 @@ def _slate(more: Sequence[str]) -> Schema:
         "rules": {"type": "object", "additionalProperties": {"type": "string"}},
         "rank": {"type": "integer"},
         "explored": {"type": "boolean"},
+        "adds": {
+            "type": "object",
+            "additionalProperties": {"type": "number"},
+            "description": "where `explain` was asked for: what each part of the input adds to the utility, before rules",
+        },
+        "because_of": {"type": ["string", "null"], "description": "the item of the user's history that adds most"},
     }
     texts = {name: {"type": "string"} for name in ("request_id", "bundle", "rules", *more)}
     lists = {

@@ -32,6 +32,8 @@ class Recommending:
     states: StateReader
     shares: Shares
     ladder: Ladder
+    explaining: Ladder
+    """for who asks for reasons"""
     impressions: Impressions
     metrics: Metrics
     log: RequestLog
@@ -48,7 +50,7 @@ class Recommending:
         state, flags = await self.states.read(user)
         self.metrics.stage_took("state", self.clock() - started)
         question = self._question(call, ask, user, state, deadline)
-        answer = await self.ladder.answer(question)
+        answer = await (self.explaining if ask.explain else self.ladder).answer(question)
         flags = (*flags, *answer.reasons, *self.shares.flags, *self.impressions.flags)
         slate = {**answer.slate, "degraded": [*answer.slate["degraded"], *flags]}
         call.told |= {"rung": answer.rung, "degraded": slate["degraded"] or None}

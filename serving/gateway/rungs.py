@@ -1,4 +1,6 @@
-"""The four rungs of the ladder: two models of the server, the user's last good slate, the popular list."""
+"""The four rungs of the ladder: two models of the server, the user's last good slate, the popular list. Above them, for who
+asks for it, the model that also explains.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +17,7 @@ from serving.gateway.slots import Slots
 from serving.gateway.triton import Models
 
 FULL, LIGHT, LAST_GOOD, POPULAR = NAMES = ("recommend", "recommend_light", "last_good", "popular")
+EXPLAINED = "recommend_explained"
 LEAST_MODEL_S = 0.005
 LEAST_FALLBACK_S = 0.0
 
@@ -35,6 +38,15 @@ class Rungs:
             self._rung(LAST_GOOD, self.last_good, 0.0, LEAST_FALLBACK_S),
             self._rung(POPULAR, self.popular, 0.0, LEAST_FALLBACK_S),
         )
+
+    def explained(self) -> Rung:
+        """What stands above them for a question that asks for reasons; slow answers of it say nothing of the others."""
+        reserve_s = (self._settings.light_ms + self._settings.fallback_ms) / 1_000
+        return self._rung(EXPLAINED, self.reasons, reserve_s, LEAST_MODEL_S)
+
+    async def reasons(self, question: Question, time_s: float) -> SlateDocument:
+        text = await self._models.infer(EXPLAINED, question.text, time_s=time_s, metadata=question.metadata)
+        return _read(text, EXPLAINED)
 
     async def full(self, question: Question, time_s: float) -> SlateDocument:
         """Remembered for the time when no model answers."""

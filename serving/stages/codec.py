@@ -68,6 +68,8 @@ def _decode(request: Any, inputs: Sequence[Tensor]) -> dict[str, Any]:
             raise QueryError(f"{tensor.name} came as {list(shape)}; send a batch of {list(tensor.shape)}")
     if "QUERY" in tensors:
         tensors["QUERY"] = [Query.from_json(document) for document in tensors["QUERY"][:, 0]]
+    if "SLATE" in tensors:
+        tensors["SLATE"] = [Slate.from_json(document) for document in tensors["SLATE"][:, 0]]
     return tensors
 
 

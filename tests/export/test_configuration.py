@@ -37,6 +37,7 @@ PROBABILITIES, SLATE = tensor("probabilities", "float32", -1, 4), tensor("SLATE"
 RETRIEVE = Declared("retrieve", (QUERY,), (SCORES, ROWS, tensor("unread")))
 RANK = Declared("rank", (SCORES,), (PROBABILITIES,))
 RULES = Declared("rules", (QUERY, ROWS), (SLATE,), (PROBABILITIES,))
+EXPLAIN = Declared("explain", (QUERY, SLATE, SCORES), (SLATE,))
 
 
 def parsed(text):
@@ -131,3 +132,18 @@ def test_without_the_ranker_its_output_is_not_asked_for():
         "retrieve": (["QUERY"], ["candidate_rows"]),
         "rules": (["QUERY", "candidate_rows"], ["SLATE"]),
     }
+
+
+def test_a_stage_that_gives_again_what_it_read_is_the_one_that_answers():
+    found = parsed(pbtxt(ensemble_configuration("recommend_explained", (RETRIEVE, RANK, RULES, EXPLAIN))))
+    steps = found["ensemble_scheduling"][0]["step"]
+    maps = [
+        {side: {one["key"][0]: one["value"][0] for one in step[f"{side}_map"]} for side in ("input", "output")}
+        for step in steps
+    ]
+    assert maps[2]["output"] == {"SLATE": "rules_SLATE"}
+    assert maps[3] == {
+        "input": {"QUERY": "QUERY", "SLATE": "rules_SLATE", "scores": "scores"},
+        "output": {"SLATE": "SLATE"},
+    }
+    assert [one["name"][0] for one in found["output"]] == ["SLATE"]

@@ -15,7 +15,7 @@ def test_an_export_replaces_an_older_one_and_nothing_else(trained: Any, tmp_path
     path = tmp_path / "serve"
     for _ in range(2):
         names = write_repository(trained.bundle, path, "cpu")
-        assert names == ["retrieve", "rank", "rules", "recommend", "recommend_light"]
+        assert names == ["retrieve", "rank", "rules", "explain", "recommend", "recommend_light", "recommend_explained"]
         assert Bundle.open(path / "bundle").fingerprint == trained.bundle.fingerprint
     (path / "thesis.txt").write_text("precious")
     with pytest.raises(ConfigError, match="holds other things than an exported bundle"):

@@ -1,11 +1,14 @@
-"""Platt calibration recovers what distorted the logits, keeps their order and knows when it knows too little."""
+"""Calibration recovers what distorted the logits, keeps their order and knows when it knows too little.
+
+Shapes: R rows, Q requests.
+"""
 
 import math
 
 import pytest
 import torch
 
-from recsys.ranking.calibration import MIN_POSITIVES, MIN_SCALE, PlattCalibrator, _pairs
+from recsys.ranking.calibration import MIN_POSITIVES, MIN_SCALE, Calibrator, Level, _pairs
 
 
 def world(num, seed, scale, shift):
@@ -15,9 +18,38 @@ def world(num, seed, scale, shift):
     return logits, (torch.rand(num, 1, generator=generator) < torch.sigmoid(scale * logits + shift)).float()
 
 
+NOTHING = torch.zeros(1, 1)
+
+
 def fitted(logits, labels, requests=None):
-    calibrator = PlattCalibrator(logits.shape[1])
-    calibrator.fit(logits, labels, torch.zeros(len(logits), dtype=torch.long) if requests is None else requests)
+    """Of requests that say nothing of their own level; requests [R], each row's, of one request if None."""
+    rows = torch.zeros(len(logits), dtype=torch.long) if requests is None else requests
+    calibrator = Calibrator(1, (None,) * logits.shape[1])
+    calibrator.fit(logits, labels, rows, NOTHING.expand(int(rows.max()) + 1, 1))
+    return calibrator
+
+
+def called(calibrator, logits):
+    """Probabilities of rows [R, T] of such requests."""
+    return calibrator(logits.unsqueeze(0), NOTHING)[0]
+
+
+def with_levels(moved, kept, seed=20):
+    """4,000 requests of ten candidates whose logits have the request's level, features [Q, 1], in them: logits [R, 1],
+    labels [R, 1] of a time when it is worth `moved` of that and what tells candidates apart `kept`, rows [R], features.
+    """
+    levels, _ = world(4_000, seed, 1.0, 0.0)
+    rows = torch.arange(4_000).repeat_interleave(10)
+    own, _ = world(len(rows), seed + 1, 1.0, 0.0)
+    chances = torch.sigmoid(kept * own + moved * levels[rows] - 1)
+    labels = (torch.rand(chances.shape, generator=torch.Generator().manual_seed(seed + 2)) < chances).float()
+    return levels[rows] + own, labels, rows, levels
+
+
+def levelled(logits, labels, rows, features):
+    calibrator = Calibrator(1, (None,))
+    calibrator.level.fit(features, logits.unflatten(0, (-1, 10)).mean(1))
+    calibrator.fit(logits, labels, rows, features)
     return calibrator
 
 
@@ -30,7 +62,7 @@ def test_a_known_affine_map_is_recovered(scale, shift):
 
 def test_the_fitted_mean_is_the_base_rate():
     logits, labels = world(5_000, 1, 0.7, -2.0)
-    assert float(fitted(logits, labels)(logits).mean()) == pytest.approx(float(labels.mean()), abs=1e-4)
+    assert float(called(fitted(logits, labels), logits).mean()) == pytest.approx(float(labels.mean()), abs=1e-4)
 
 
 def test_small_requests_do_not_inflate_the_scale():
@@ -71,8 +103,8 @@ def test_the_order_of_candidates_is_kept_even_when_the_labels_speak_against_it()
     logits = torch.linspace(-3, 3, 200).unsqueeze(1)
     calibrator = fitted(logits, (logits < 0).float())
     assert float(calibrator.scale) == pytest.approx(MIN_SCALE)
-    assert (calibrator(logits).diff(dim=0) >= 0).all()
-    assert ((calibrator(logits) >= 0) & (calibrator(logits) <= 1)).all()
+    assert (called(calibrator, logits).diff(dim=0) >= 0).all()
+    assert ((called(calibrator, logits) >= 0) & (called(calibrator, logits) <= 1)).all()
 
 
 def test_the_base_rates_of_requests_say_nothing_about_the_order_within_them():
@@ -85,7 +117,7 @@ def test_the_base_rates_of_requests_say_nothing_about_the_order_within_them():
     calibrator = fitted(misled, labels, requests)
     assert float(fitted(misled, labels).scale) == pytest.approx(MIN_SCALE)
     assert float(calibrator.scale) == pytest.approx(0.7, rel=0.05)
-    assert float(calibrator(misled).mean()) == pytest.approx(float(labels.mean()), abs=1e-4)
+    assert float(called(calibrator, misled).mean()) == pytest.approx(float(labels.mean()), abs=1e-4)
 
 
 def test_candidates_that_differ_by_noise_alone_do_not_flatten_what_requests_say():
@@ -105,7 +137,7 @@ def test_few_positives_only_move_the_base_rate():
     labels[: MIN_POSITIVES - 1] = 1
     calibrator = fitted(logits, labels)
     assert float(calibrator.scale) == 1
-    assert float(calibrator(logits).mean()) == pytest.approx((MIN_POSITIVES - 1) / 1_000, abs=1e-5)
+    assert float(called(calibrator, logits).mean()) == pytest.approx((MIN_POSITIVES - 1) / 1_000, abs=1e-5)
     labels[:MIN_POSITIVES] = 1
     assert float(fitted(logits, labels).scale) != 1
 
@@ -131,7 +163,7 @@ def test_every_objective_has_its_own_map():
     calibrator = fitted(logits, labels)
     assert calibrator.scale.tolist() == pytest.approx([0.5, 2.0], rel=0.1)
     assert calibrator.shift.tolist() == pytest.approx([1.0, -1.0], abs=0.1)
-    assert calibrator(torch.zeros(3, 4, 2)).shape == (3, 4, 2)
+    assert calibrator(torch.zeros(3, 4, 2), torch.zeros(3, 1)).shape == (3, 4, 2)
 
 
 def test_only_positives_give_a_finite_map():
@@ -143,3 +175,46 @@ def test_only_positives_give_a_finite_map():
 def test_labels_above_one_count_as_one():
     logits, labels = world(2_000, 8, 1.0, 0.0)
     assert torch.equal(fitted(logits, labels * 3).scale, fitted(logits, labels).scale)
+
+
+@pytest.mark.parametrize(("moved", "kept"), [(1.0, 0.5), (0.3, 1.0), (2.0, 0.8)])
+def test_level_and_what_tells_candidates_apart_are_worth_what_each_is_worth(moved, kept):
+    calibrator = levelled(*with_levels(moved, kept))
+    assert float(calibrator.scale) == pytest.approx(kept, abs=0.05)
+    assert float(calibrator.slope) == pytest.approx(moved, abs=0.05)
+    assert float(calibrator.shift) == pytest.approx(-1, abs=0.05)
+
+
+def test_a_level_that_turned_into_its_contrary_counts_for_nothing():
+    """Where base rates moved against the levels, one scale over all rows would leave nothing of the order within."""
+    logits, labels, rows, features = with_levels(-1.0, 0.8)
+    calibrator = levelled(logits, labels, rows, features)
+    assert float(calibrator.slope) == 0
+    assert float(calibrator.scale) == pytest.approx(0.8, rel=0.15)
+    said = calibrator(logits.unflatten(0, (-1, 10)), features)
+    assert float(said.mean()) == pytest.approx(float(labels.mean()), abs=1e-3)
+    of_requests = said.logit() - calibrator.scale * (
+        logits.unflatten(0, (-1, 10)) - calibrator.level(features)[:, None]
+    )
+    assert float(of_requests.std()) < 1e-4
+
+
+def test_a_level_is_the_mean_as_far_as_requests_tell_it():
+    requests, _ = world(3_000, 30, 1.0, 0.0)
+    noise = torch.randn(3_000, 2, generator=torch.Generator().manual_seed(31))
+    level = Level(3, 2)
+    features = torch.cat([1 + 5 * requests, noise], dim=1)
+    level.fit(features, torch.cat([2 * requests - 1, noise[:, :1] + 3], dim=1))
+    torch.testing.assert_close(level(features)[:, :1], 2 * requests - 1, rtol=0, atol=0.01)
+    torch.testing.assert_close(level(features)[:, 1:], noise[:, :1] + 3, rtol=0, atol=0.01)
+
+
+def test_a_level_that_requests_do_not_tell_is_the_mean_of_all():
+    """Sixty features of noise beside eighty requests: least squares would follow the noise."""
+    generator = torch.Generator().manual_seed(32)
+    requests, means = torch.randn(80, 60, generator=generator), torch.randn(80, 1, generator=generator) + 4
+    level = Level(60, 1)
+    level.fit(requests, means)
+    fresh = torch.randn(1_000, 60, generator=generator)
+    assert float(level(fresh).std()) < 0.5
+    assert float(level(fresh).mean()) == pytest.approx(float(means.mean()), abs=0.3)

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys.ranking.funnel import ENOUGH, both, follow, parents_of, told
+from recsys.ranking.funnel import ENOUGH, both, follow, nested, parents_of, told
 
 NAMES = ("view", "cart", "buy", "share")
 LOGITS = st.floats(-40, 40, width=32)
@@ -67,6 +67,15 @@ def test_a_product_is_no_likelier_than_its_factors_and_stays_finite(one, other):
     found = both(torch.tensor(one), torch.tensor(other))
     assert found.isfinite()
     assert found <= min(one, other) + 1e-5
+
+
+@given(chances=st.lists(st.floats(0, 1, width=32), min_size=4, max_size=4), parents=st.permutations([None, 0, 1, 2]))
+def test_nothing_is_likelier_than_what_it_needs_and_the_least_is_kept(chances, parents):
+    parents = tuple(None if parent is not None and parent >= place else parent for place, parent in enumerate(parents))
+    found = nested(torch.tensor(chances), parents).tolist()
+    for place, parent in enumerate(parents):
+        above = 1.0 if parent is None else found[parent]
+        assert found[place] == pytest.approx(min(chances[place], above))
 
 
 def test_gradients_of_extreme_logits_are_finite():

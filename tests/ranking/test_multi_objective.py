@@ -194,12 +194,24 @@ def test_what_is_shared_is_counted_fading_by_age():
 
 
 @torch.no_grad()
+def test_what_is_said_of_a_request_depends_on_no_candidate(ranker, batch):
+    request = ranker.request({name: part for name, part in batch.items() if not name.startswith("candidate_")})
+    assert request.shape == (8, ranker.request_width)
+    assert request.isfinite().all()
+    assert (request[:-2].std(0) > 0).any()
+
+
+@torch.no_grad()
 def test_habits_are_counts_and_shares_of_what_was_reached(ranker, batch):
     """Two events, 64 and 128 hours ago; the newer reached the first objective, both reached the second."""
     labels = torch.zeros(1, 3, batch["history_labels"].shape[-1])
     labels[0, 1:, 1], labels[0, 2, 0], labels[0, 0] = 1, 1, 1
-    changed = {"history_labels": labels, "history_gaps": torch.full((1, 3), 64 * 3600.0).log1p()}
-    found = ranker._habits(changed, torch.tensor([[False, True, True]]))[0].numpy()
+    changed = {
+        "history_ids": torch.tensor([[[0], [1], [2]]]),
+        "history_labels": labels,
+        "history_gaps": torch.full((1, 3), 64 * 3600.0).log1p(),
+    }
+    found = ranker._habits(changed)[0].numpy()
     newer, older = (2 ** (-hours / np.array(FADING_HOURS)) for hours in (64, 128))
     nothing = np.zeros_like(newer)
     reached = np.stack([newer, newer + older, *(nothing for _ in range(labels.shape[-1] - 2))], axis=1)
@@ -207,7 +219,7 @@ def test_habits_are_counts_and_shares_of_what_was_reached(ranker, batch):
     np.testing.assert_allclose(
         found, np.concatenate([[np.log1p(2)], np.log1p(reached).ravel(), np.sqrt(shares).ravel()]), rtol=1e-3, atol=1e-6
     )
-    assert not ranker._habits(changed, torch.zeros(1, 3, dtype=torch.bool)).any()
+    assert not ranker._habits({**changed, "history_ids": torch.zeros(1, 3, 1, dtype=torch.long)}).any()
 
 
 @torch.no_grad()
@@ -248,7 +260,7 @@ def test_only_known_values_of_single_categories_are_shared(ranker, fitted, batch
 
 @torch.no_grad()
 def test_an_objective_mixes_the_shared_experts_and_its_own(ranker, batch):
-    crossed, features = ranker.cross(ranker._join(batch)[0]), ranker.last_layer(batch)[1]
+    crossed, features = ranker.cross(ranker._join(batch, ranker.request(batch))[0]), ranker.last_layer(batch)[1]
     experts = [expert(crossed) for expert in ranker.experts]
     gates = ranker.gates(crossed).chunk(ranker.heads.out_features, dim=-1)
     for place, gate in enumerate(gates):
@@ -269,7 +281,7 @@ def test_the_cross_network_known_answer():
 @torch.no_grad()
 def test_the_logits_are_linear_in_the_features_of_the_last_layer(ranker, batch):
     """From where training began: zero heads, a bias of RARE, and the first retrieval score as it is."""
-    logits, features = ranker.last_layer(batch)
+    logits, features, _ = ranker.last_layer(batch)
     torch.testing.assert_close(logits, ranker(batch), rtol=0, atol=0)
     learnt = ranker.learnt()
     for objective, one in enumerate(features):

@@ -1,6 +1,7 @@
 """What comes through the door, and what is refused with a sentence that names the field."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ DOCUMENTS = Documents(
     actions=("click", "rating"),
     limits=Limits(k=50, exclude=3, events=2, id_characters=8, values=2),
     now=lambda: NOW,
+    ranked=True,
 )
 EVENT = {"user": "u", "item": "i", "timestamp": 5.0, "actions": {"click": 1}}
 
@@ -41,10 +43,12 @@ def test_all_of_an_ask() -> None:
                 "profile": {"tags": ["a"], "taste": [0.5, 1]},
                 "exclude": ["x"],
                 "budget_ms": 30,
+                "explain": True,
             }
         )
     )
     assert (ask.user, ask.k, ask.surface, ask.exclude, ask.budget_ms) == ("ü", 3, "home", ("x",), 30.0)
+    assert ask.explain
     assert ask.context == {"device": "tv", "hour": 4.0}
     assert ask.profile == {"tags": ["a"], "taste": [0.5, 1.0]}
 
@@ -52,6 +56,16 @@ def test_all_of_an_ask() -> None:
 def test_a_user_is_enough() -> None:
     ask = DOCUMENTS.ask(b'{"user": "u"}')
     assert (ask.k, ask.surface, ask.context, ask.exclude, ask.budget_ms) == (10, "default", {}, (), None)
+    assert not ask.explain
+
+
+def test_reasons_are_refused_where_no_ranker_could_tell_them() -> None:
+    unranked = replace(DOCUMENTS, ranked=False)
+    assert not unranked.ask(b'{"user": "u", "explain": false}').explain
+    with pytest.raises(QueryError, match="explain: what serves here has no ranker"):
+        unranked.ask(b'{"user": "u", "explain": true}')
+    with pytest.raises(QueryError, match="explain is 1; send true or false"):
+        DOCUMENTS.ask(b'{"user": "u", "explain": 1}')
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 
 from recsys.contracts import Query, Slate, query_from_dict
 from recsys.pipeline import light, recommend
-from recsys.stages import read_spec
+from recsys.stages import load_explain, read_spec
 from serving.events.record import Record
 from serving.gateway.assembly import Parts
 from serving.gateway.recommending import query_document
@@ -39,7 +39,20 @@ def queries(trained: Any) -> list[Query]:
     ]
 
 
-async def asked(door: Any, query: Query) -> dict[str, Any]:
+class Renamed:
+    """Models of a server on which one of them has another name."""
+
+    def __init__(self, models: Any, gone: str) -> None:
+        self.models, self.gone = models, gone
+
+    async def infer(self, model: str, *args: Any, **more: Any) -> bytes:
+        return await self.models.infer("gone" if model == self.gone else model, *args, **more)
+
+    async def close(self) -> None:
+        await self.models.close()
+
+
+async def asked(door: Any, query: Query, **fields: Any) -> dict[str, Any]:
     """Columns of the data that no feature reads are refused at the door, so they are not sent."""
     known = read_spec(door.parts.bundle).context.columns
     answer = await door.recommend(
@@ -50,6 +63,7 @@ async def asked(door: Any, query: Query) -> dict[str, Any]:
         profile=query.profile,
         exclude=list(query.exclude),
         headers={"x-request-id": query.request_id},
+        **fields,
     )
     assert answer.status_code == 200, answer.text
     assert answer.headers["x-request-id"] == query.request_id
@@ -123,6 +137,48 @@ def test_what_was_shown_is_logged_with_all_that_made_it(
     assert record.shown() == tuple(place["item"] for place in answer["items"])
 
 
+def test_who_asks_for_reasons_gets_them_and_they_are_logged(
+    served_parts: Callable[[], Parts], opened: Any, queries: list[Query], trained: Any
+) -> None:
+    query = queries[0]
+
+    async def one() -> tuple[Parts, dict[str, Any], dict[str, Any]]:
+        parts = replace(served_parts(), now=lambda: query.now)
+        async with opened(known_to(parts, query)) as door:
+            return parts, await asked(door, query, explain=True), await asked(door, replace(query, request_id="x"))
+
+    parts, answer, plain = asyncio.run(one())
+    assert answer["rung"] == "recommend_explained"
+    (expected,) = recommend([query], (*trained.stages, load_explain(trained.bundle)))
+    assert_same(slate_of(answer), expected)
+    assert any(one.adds for one in expected.items)
+    for place, twin in zip(answer["items"], expected.items, strict=True):
+        assert place["adds"] == pytest.approx(twin.adds, abs=TOLERANCE)
+        assert place["because_of"] == twin.because_of
+    assert plain["rung"] == "recommend"
+    assert not any(one["adds"] or one["because_of"] for one in plain["items"])
+    explained, _ = parts.writer.of_kind("impression")  # type: ignore[attr-defined]
+    assert explained.body["slate"]["items"] == answer["items"]
+
+
+def test_reasons_that_come_too_late_leave_the_slate(
+    served_parts: Callable[[], Parts], opened: Any, queries: list[Query], trained: Any
+) -> None:
+    query = queries[0]
+
+    async def one() -> dict[str, Any]:
+        parts = served_parts()
+        models = Renamed(parts.models, "recommend_explained")
+        async with opened(known_to(replace(parts, models=models, now=lambda: query.now), query)) as door:
+            return await asked(door, query, explain=True)
+
+    answer = asyncio.run(one())
+    assert answer["rung"] == "recommend"
+    (expected,) = recommend([query], trained.stages)
+    told = (*expected.degraded, "rung:recommend", "recommend_explained:failed")
+    assert_same(slate_of(answer), replace(expected, degraded=told))
+
+
 def test_a_query_document_says_all_of_the_query(queries: list[Query]) -> None:
     event = replace(queries[0].history[-1], request_id="r", position=0, propensity=0.5, bundle="b", rules="c")
     for query in (*queries, replace(queries[0], history=(event,))):
@@ -135,19 +191,9 @@ def test_without_the_ranker_the_light_model_answers(
     """The model of another name is not there: the real server says NOT_FOUND."""
     query = queries[0]
 
-    class Without:
-        def __init__(self, models: Any) -> None:
-            self.models = models
-
-        async def infer(self, model: str, *args: Any, **more: Any) -> bytes:
-            return await self.models.infer("gone" if model == "recommend" else model, *args, **more)
-
-        async def close(self) -> None:
-            await self.models.close()
-
     async def one() -> dict[str, Any]:
         parts = served_parts()
-        parts = replace(parts, models=Without(parts.models), now=lambda: query.now)
+        parts = replace(parts, models=Renamed(parts.models, "recommend"), now=lambda: query.now)
         async with opened(known_to(parts, query)) as door:
             return await asked(door, query)
 

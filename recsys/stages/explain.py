@@ -1,0 +1,121 @@
+"""The stage behind the slates, on request: what each part of the input adds to the utility of what is shown.
+
+The ranker is asked again without it, all variants of a query in one batch (`recsys.features.occlusion`).
+
+Shapes: C candidates, P items of a slate that a source offered.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+
+from recsys.contracts import PAD, Query, Slate
+from recsys.features.encode import Arrays
+from recsys.features.occlusion import variants
+from recsys.features.spec import FeatureSpec, Tensor
+from recsys.features.state import item_key, remembered
+from recsys.items.ledger import Ledger
+from recsys.items.store import Change
+from recsys.items.tracked import Tracked
+from recsys.policy.value import CompiledValue
+from recsys.policy.watch import EVERY_S, Watch
+from recsys.stages.stage import PROBABILITIES, QUERY, SLATE, Rank, Tensors
+
+EVENT = "event "
+OFFERED = Tensor(name="candidate_rows", dtype="int64", shape=(-1,))
+
+Rows = Mapping[str, int]
+"""item id -> catalogue row"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explain:
+    """Slates -> the same slates with `adds` and `because_of` of every item that a source offered."""
+
+    spec: FeatureSpec
+    rank: Rank
+    value: CompiledValue
+    rows: Callable[[], Rows]
+    """of the items as they are now"""
+    name: str = "explain"
+    optional_inputs: tuple[Tensor, ...] = ()
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        return (QUERY, SLATE, *self.rank.inputs, OFFERED)
+
+    @property
+    def outputs(self) -> tuple[Tensor, ...]:
+        return (SLATE,)
+
+    def __call__(self, tensors: Tensors) -> dict[str, list[Slate]]:
+        rows = self.rows()
+        explained = []
+        for number, (query, slate) in enumerate(zip(tensors["QUERY"], tensors["SLATE"], strict=True)):
+            arrays = {tensor.name: tensors[tensor.name][[number]] for tensor in self.rank.inputs}
+            places = _places(slate, tensors[OFFERED.name][number], rows)
+            explained.append(self._explained(query, slate, arrays, places, rows) if places else slate)
+        return {"SLATE": explained}
+
+    def _explained(self, query: Query, slate: Slate, arrays: Arrays, places: Mapping[int, int], rows: Rows) -> Slate:
+        """arrays: what the ranker reads of this query, [1, ...]; places: of the slate -> among the candidates."""
+        names, occluded = variants(self.spec, arrays, np.array(list(places.values()), dtype=np.int64))
+        utilities = self.value(self.rank.model(occluded)[PROBABILITIES]).astype(np.float64)
+        added = np.nan_to_num(utilities[0] - utilities[1:])
+        groups = [name for name in names[1:] if not name.startswith(EVENT)]
+        events = self._events(query, rows)
+        items = list(slate.items)
+        for shown, mine in zip(places, added.T.tolist(), strict=True):
+            adds = dict(zip(groups, mine, strict=False))
+            items[shown] = replace(items[shown], adds=adds, because_of=_strongest(events, mine[len(groups) :]))
+        return replace(slate, items=tuple(items))
+
+    def _events(self, query: Query, rows: Rows) -> list[str]:
+        """Items of the history that the ranker reads, the newest first."""
+        known = [event for event in query.history if event.item in rows]
+        order = {item: place for place, item in enumerate(sorted({one.item for one in known}, key=item_key))}
+        ties = np.array([order[event.item] for event in known], dtype=np.int64)
+        places, *_ = remembered(known, np.zeros(len(known)), ties, self.spec)
+        return [known[place].item for place in places[::-1]]
+
+
+def _places(slate: Slate, offered: np.ndarray, rows: Rows) -> dict[int, int]:
+    """Place on the slate -> place among the candidates, catalogue rows `offered` [C]; without what no source offered."""
+    among = {row: place for place, row in enumerate(offered.tolist()) if row != PAD}
+    found = {shown: among.get(rows.get(item.item, PAD)) for shown, item in enumerate(slate.items)}
+    return {shown: place for shown, place in found.items() if place is not None}
+
+
+def _strongest(events: Sequence[str], adds: Sequence[float]) -> str | None:
+    """Of the items of the history, newest first, the one that adds most; None where none adds anything."""
+    best = max(range(len(adds)), key=lambda place: adds[place], default=None)
+    return events[best] if best is not None and adds[best] > 0 else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownItems:
+    """Which items there are, as far as changes were read."""
+
+    ledger: Ledger
+
+    def after(self, changes: Sequence[Change]) -> Self:
+        return replace(self, ledger=self.ledger.after(changes)[0])
+
+
+class RowsNow:
+    """The rows of a bundle's items and of those in an item store."""
+
+    def __init__(self, items: Tracked[KnownItems]) -> None:
+        self._items = items
+        self._watch = Watch(items.stamp, self._follow)
+        self._follow()
+        self._watch.keep_looking(EVERY_S)
+
+    def __call__(self) -> Rows:
+        self._watch.look()
+        return self._items.state.ledger.row_of
+
+    def _follow(self) -> None:
+        self._items.follow()

@@ -1,0 +1,14 @@
+"""Slates -> slates with reasons: what each part of the input adds, from items as they are now."""
+
+from typing import Any
+
+from recsys.stages import load_explain
+from serving.stages.codec import items_store, open_bundle, respond
+
+
+class TritonPythonModel:
+    def initialize(self, args: dict[str, str]) -> None:
+        self.stage = load_explain(open_bundle(args), items_store(args))
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        return respond(self.stage, requests)
