@@ -25,7 +25,7 @@ from recsys.errors import DataError
 from recsys.features.encode import ItemTable
 from recsys.features.spec import Features, FeatureSpec
 from recsys.training.prepare import Prepared, prepare
-from recsys.training.ranking import RankingExamples
+from recsys.training.ranking_examples import RankingExamples
 from recsys.training.slates import Slates, logged_examples
 
 FOLDS = 5

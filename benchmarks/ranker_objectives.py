@@ -37,7 +37,7 @@ from rich.table import Table
 from recsys.contracts import PAD
 from recsys.errors import ConfigError, exit_on_error
 from recsys.evaluation.probabilities import auc, auc_per_user, normalised_entropy, predicted_over_observed, reliability
-from recsys.training.ranking import RankingExamples
+from recsys.training.ranking_examples import RankingExamples
 
 matplotlib.use("Agg")
 from matplotlib import pyplot

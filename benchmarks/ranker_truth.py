@@ -35,7 +35,8 @@ from rich.table import Table
 
 from recsys.data.sources.planted import EFFECTS, OBJECTIVES, Planted
 from recsys.errors import ConfigError, exit_on_error
-from recsys.training.ranking import RankingTask, RankingTraining, tensors
+from recsys.training.ranking import RankingTask, RankingTraining
+from recsys.training.ranking_examples import tensors
 
 SEEDS = 3
 WORKERS = 2

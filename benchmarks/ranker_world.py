@@ -18,7 +18,8 @@ from recsys.features.encode import ItemTable
 from recsys.features.spec import Features, FeatureSpec
 from recsys.training.loop import Loop
 from recsys.training.prepare import prepare
-from recsys.training.ranking import RankingExamples, RankingTraining, TrainedRanker
+from recsys.training.ranking import RankingTraining, TrainedRanker
+from recsys.training.ranking_examples import RankingExamples
 from recsys.training.slates import Slates, logged_examples
 
 

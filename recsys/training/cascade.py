@@ -28,8 +28,10 @@ from recsys.stages import Retrieve
 from recsys.training.examples import anchors
 from recsys.training.loop import Loop
 from recsys.training.prepare import Prepared
-from recsys.training.ranking import RankingTraining, TrainedRanker, ranking_examples
+from recsys.training.ranking import RankingTraining, TrainedRanker
+from recsys.training.ranking_examples import drawn, ranking_examples
 from recsys.training.retrieval import RetrievalExamples, RetrievalTraining
+from recsys.training.slates import Shown, shown_examples
 from recsys.training.watched import Watched
 
 Say = Callable[[str], None]
@@ -167,6 +169,10 @@ class Run:
             (chosen.retrieve, VALIDATION, ranking.validation_requests),
         ):
             inside = self.prepared.split.periods == period
+            if ranking.shown is not None:
+                shown = Shown.of(ranking.shown, spec, ranking.num_positions)
+                examples.append(shown_examples(retrieve, self.prepared, spec, items, inside, shown, most=most))
+                continue
             rows = drawn(self._asking(inside, ranking.requests_per_user), most)
             examples.append(
                 ranking_examples(retrieve, spec, items, replay, rows, inside, dense=ranking.dense_candidates)
@@ -192,13 +198,6 @@ class Run:
                 "give more events or larger fractions for rank and validation"
             )
         return rows
-
-
-def drawn(rows: np.ndarray, most: int) -> np.ndarray:
-    """At most so many of the rows, always the same ones, in their order."""
-    if len(rows) <= most:
-        return rows
-    return np.sort(np.random.default_rng(0).choice(rows, most, replace=False))
 
 
 def eager_user_tower(towers: TowerEnsemble) -> Callable[[Arrays], np.ndarray]:

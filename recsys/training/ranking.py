@@ -18,104 +18,25 @@ from recsys.contracts import PAD
 from recsys.errors import ConfigError, check_ranges
 from recsys.evaluation.metrics import Targets, hits, ndcg
 from recsys.evaluation.pareto import Outcomes
-from recsys.evaluation.replay import Replay
-from recsys.evaluation.threads import in_threads
-from recsys.features.encode import Arrays, ItemTable, encode_queries
+from recsys.features.encode import ItemTable
 from recsys.features.spec import FeatureSpec
 from recsys.nn.losses import listwise_softmax, masked_bce
 from recsys.ranking.calibration import Calibrator
 from recsys.ranking.funnel import Parents, parents_of
 from recsys.ranking.multi_objective import MultiObjectiveRanker
 from recsys.ranking.uncertainty import LastLayerPosterior, information
-from recsys.stages import Retrieve
 from recsys.training.balance import Balance, balance_of, check_balance
 from recsys.training.loop import Fitting, Loop, index_batches
+from recsys.training.ranking_examples import RankingExamples, tensors
 from recsys.training.resident import Resident
 
 WATCHED = {"ndcg@10": "ranking/ndcg@10", "likelihood": "ranking/likelihood"}
 """what the kept epoch is best in -> as it is logged"""
-THINNED = 8
-"""candidates behind the first ones of which one is learnt from"""
 SURVEYED = 4_000
 """training requests, at most, whose information the posterior is made of and whose level the calibrator knows; the others
 are taken to say as much"""
 BATCH = 64
-"""requests put through the retrieve stage, or scored without gradients, at once"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RankingExamples:
-    """Requests with the candidates that retrieval returned and what became of them."""
-
-    request: Arrays
-    """tensors of the request, [B, ...]"""
-    candidate_rows: np.ndarray
-    """[B, C] int64"""
-    candidate_scores: np.ndarray
-    """[B, C, S'] float32"""
-    labels: np.ndarray
-    """[B, C, T] float32, NaN where missing"""
-    positions: np.ndarray | None = None
-    """[B, C] int64, places from 0 of what was shown; None for what was only retrieved"""
-    weights: np.ndarray | None = None
-    """[B, C] float32, how much a candidate counts in the likelihood, about 1; None counts all alike"""
-
-    def __len__(self) -> int:
-        return len(self.candidate_rows)
-
-    def at(self, places: np.ndarray) -> "RankingExamples":
-        """Some of the requests."""
-        return RankingExamples(
-            request={name: array[places] for name, array in self.request.items()},
-            candidate_rows=self.candidate_rows[places],
-            candidate_scores=self.candidate_scores[places],
-            labels=self.labels[places],
-            positions=None if self.positions is None else self.positions[places],
-            weights=None if self.weights is None else self.weights[places],
-        )
-
-
-def ranking_examples(
-    retrieve: Retrieve,
-    spec: FeatureSpec,
-    items: ItemTable,
-    replay: Replay,
-    rows: np.ndarray,
-    period: np.ndarray,
-    *,
-    dense: int,
-) -> RankingExamples:
-    """Ask retrieval at `rows` of the log and label its candidates by the rest of `period` [R] bool.
-
-    Retrieval must have been fitted on earlier periods only; the requests are encoded by the ranker's own spec.
-    dense: as in `learnt_places`
-    """
-    kept = learnt_places(retrieve.sources.total, dense)
-
-    def ask(rows: np.ndarray) -> Arrays:
-        queries = replay.queries(rows, k=1)
-        answer = retrieve({"QUERY": queries})
-        request, _ = encode_queries(spec, items, queries)
-        return {**request, **{name: answer[name][:, kept] for name in ("candidate_rows", "candidate_scores")}}
-
-    parts = in_threads(ask, [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)])
-    arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    candidates = arrays.pop("candidate_rows")
-    return RankingExamples(
-        candidate_rows=candidates,
-        candidate_scores=arrays.pop("candidate_scores"),
-        request=arrays,
-        labels=replay.candidate_labels(rows, candidates, period),
-    )
-
-
-def learnt_places(total: int, dense: int) -> np.ndarray:
-    """Of `total` candidates the first `dense` and every THINNED-th of the others.
-
-    By place, whatever became of them, so that what is likely at a place stays as likely.
-    """
-    places = np.arange(total)
-    return places[(places < dense) | ((places - dense) % THINNED == 0)]
+"""requests scored without gradients at once"""
 
 
 class RankingTask(pl.LightningModule):
@@ -248,6 +169,8 @@ class RankingTraining(Fitting):
     """of a request, the first, that are all learnt from; of those behind them one in eight"""
     balance: str | Mapping[str, float]
     """how the losses of the objectives become one: equal, uncertainty, gradients, or a weight for each by its name"""
+    shown: Mapping[str, str | None] | None = None
+    """learn from what was shown in the place of all that is retrieved: the columns of the context, see `slates.Shown`"""
     watch: str
     """what the kept epoch is best in on the validation requests: ndcg@10 of the target, or likelihood of all labels"""
 
@@ -344,9 +267,10 @@ def calibrated(task: RankingTask, train: RankingExamples, valid: RankingExamples
     """
     said = [_said(task, one) for one in (train.at(_surveyed(len(train))), valid)]
     calibrator = Calibrator(task.ranker.request_width, task.ranker.parents)
-    means = [(logits * there.unsqueeze(-1)).sum(1) / there.sum(1, keepdim=True) for _, logits, there in said]
+    all_requests, means = torch.cat([one for one, _, _ in said]), torch.cat([_mean(*one) for _, *one in said])
+    known = ~means.isnan().any(1)
+    calibrator.level.fit(all_requests[known], means[known])
     requests, logits, present = said[1]
-    calibrator.level.fit(torch.cat([requests_ for requests_, _, _ in said]), torch.cat(means))
     labels = torch.from_numpy(valid.labels)
     calibrator.fit(logits[present], labels[present], present.nonzero()[:, 0], requests)
     return calibrator, calibrator(logits, requests).numpy()
@@ -356,6 +280,11 @@ def _said(task: RankingTask, examples: RankingExamples) -> tuple[Tensor, Tensor,
     """Features of the requests [B, F], logits [B, C, T] and where there is a candidate [B, C]."""
     batch = tensors(examples)
     return task.requests(batch), task.all_logits(batch), batch["candidate_rows"] != PAD
+
+
+def _mean(logits: Tensor, present: Tensor) -> Tensor:
+    """[B, C, T] -> [B, T] over the candidates that there are, NaN where there is none."""
+    return (logits * present.unsqueeze(-1)).sum(1) / present.sum(1, keepdim=True)
 
 
 def _surveyed(num: int) -> np.ndarray:
@@ -370,21 +299,6 @@ def _in_steps(said: Callable[[dict[str, Tensor]], Tensor], batch: dict[str, Tens
     return torch.cat(
         [said({name: one[start : start + BATCH] for name, one in batch.items()}) for start in steps]
     ).float()
-
-
-def tensors(examples: RankingExamples) -> dict[str, Tensor]:
-    """All that the task reads of examples."""
-    arrays = {
-        **examples.request,
-        "candidate_rows": examples.candidate_rows,
-        "candidate_scores": examples.candidate_scores,
-        "labels": examples.labels,
-    }
-    if examples.positions is not None:
-        arrays["candidate_positions"] = examples.positions
-    if examples.weights is not None:
-        arrays["candidate_weights"] = examples.weights
-    return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
 
 
 def _mean_ndcg(logits: Tensor, batch: dict[str, Tensor], target: int) -> float:

@@ -6,21 +6,48 @@ The request is encoded from all events at once; it equals what `encode_queries` 
 have sent (tested). Shapes: R rows of the log, B requests, C longest slate, L history, M remembered events.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
 
 from recsys.contracts import PAD
-from recsys.errors import DataError
+from recsys.data.description import did_you_mean, refuse_unknown
+from recsys.errors import ConfigError, DataError
 from recsys.features.encode import Arrays, ItemTable, encode_gaps
 from recsys.features.spec import FeatureSpec
+from recsys.stages import Retrieve
 from recsys.training.examples import encode_log, encode_users, sequences
 from recsys.training.prepare import Prepared
-from recsys.training.ranking import RankingExamples
+from recsys.training.ranking_examples import RankingExamples, asked, drawn
 
+COLUMNS = ("position", "propensity")
 MOST = 10.0
 """times the mean that a row counts at most, however rare it was"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """The columns of the log's context that say how something was shown; None where the log does not say."""
+
+    position: str | None = None
+    """place from 0"""
+    propensity: str | None = None
+    """chance to be shown"""
+
+    @staticmethod
+    def of(columns: Mapping[str, str | None], spec: FeatureSpec, num_positions: int) -> "Shown":
+        """ConfigError for an unknown key, and where a model would read what nobody knows before something is shown."""
+        refuse_unknown("ranking.shown", columns, COLUMNS)
+        for key, column in columns.items():
+            if column in {one.name for one in spec.context.columns}:
+                raise ConfigError(
+                    f"ranking.shown.{key}: {column} is a feature; leave it out by features.leave_out=[{column}]"
+                )
+        if columns.get("position") is not None and not num_positions:
+            raise ConfigError("ranking.shown.position needs ranking.num_positions, how many places differ; give it")
+        return Shown(**columns)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +86,40 @@ class Slates:
         grouped = np.full((request[-1] + 1, place.max() + 1), PAD, dtype=np.int64)
         grouped[request, place] = rows[order]
         return Slates(rows=grouped[np.argsort(grouped[:, 0])])
+
+
+def shown_examples(
+    retrieve: Retrieve,
+    prepared: Prepared,
+    spec: FeatureSpec,
+    items: ItemTable,
+    period: np.ndarray,
+    shown: Shown,
+    *,
+    most: int,
+) -> RankingExamples:
+    """What was shown in `period` [R] bool, in `most` slates at most, with what retrieval says of it. What retrieval does not
+    offer at that moment is left out, since the ranker is never asked about it.
+    """
+    slates = Slates.of(prepared, period)
+    slates = Slates(rows=slates.rows[drawn(np.arange(len(slates.rows)), most)])
+    logged = logged_examples(prepared, spec, items, slates, position=shown.position, propensity=shown.propensity)
+    offered = asked(retrieve, spec, items, prepared.replay, slates.first)
+    rows, scores = (offered[name] for name in ("candidate_rows", "candidate_scores"))
+    same = (logged.candidate_rows[:, :, None] == rows[:, None, :]) & (rows[:, None, :] != PAD)
+    found = same.any(axis=2)
+    if not found.any():
+        raise DataError(
+            f"{prepared.dataset.name}: retrieval offers nothing of what was shown; "
+            "leave ranking.shown out, so that the ranker learns from what is retrieved"
+        )
+    return replace(
+        logged,
+        candidate_rows=np.where(found, logged.candidate_rows, PAD),
+        candidate_scores=np.take_along_axis(scores, same.argmax(axis=2)[..., None], axis=1),
+        labels=np.where(found[..., None], logged.labels, np.float32(np.nan)),
+        weights=None if logged.weights is None else np.where(found, logged.weights, np.float32(0)),
+    )
 
 
 def logged_examples(
@@ -129,20 +190,25 @@ def _histories(
 
 def _positions(prepared: Prepared, slates: Slates, column: str) -> np.ndarray:
     """[B, C] int64"""
-    places = prepared.dataset.interactions[column].cast(pl.Int64).fill_null(0).to_numpy()
+    places = _column(prepared, column).cast(pl.Int64, strict=False).fill_null(0).clip(lower_bound=0).to_numpy()
     return np.where(slates.rows == PAD, 0, places[slates.rows])
 
 
 def _weights(prepared: Prepared, slates: Slates, column: str) -> np.ndarray:
     """[B, C] float32, inverse propensities over their mean, cut at MOST; DataError where one is no chance."""
-    if column not in prepared.dataset.interactions.columns:
-        raise DataError(
-            f"{prepared.dataset.name}: the log has no column {column}; name the one of the chance to be shown"
-        )
     shown = slates.rows != PAD
-    chances = prepared.dataset.interactions[column].cast(pl.Float64).fill_null(np.nan).to_numpy()[slates.rows]
+    chances = _column(prepared, column).cast(pl.Float64, strict=False).fill_null(np.nan).to_numpy()[slates.rows]
     if not ((chances[shown] > 0) & (chances[shown] <= 1)).all():
         raise DataError(f"{prepared.dataset.name}: {column} holds numbers outside (0, 1]; give the chance to be shown")
     inverse = 1 / np.where(shown, chances, 1)
     inverse /= inverse[shown].mean()
     return np.where(shown, inverse.clip(max=MOST), 0).astype(np.float32)
+
+
+def _column(prepared: Prepared, name: str) -> pl.Series:
+    context = prepared.dataset.description.context
+    if name not in context:
+        raise DataError(
+            f"{prepared.dataset.name}: the context has no column {name!r}{did_you_mean(name, context)}; name one that it has"
+        )
+    return prepared.dataset.interactions[name]

@@ -4,8 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys.training.cascade import drawn
-from recsys.training.ranking import learnt_places
+from recsys.training.ranking_examples import drawn, learnt_places
 
 
 def test_the_first_candidates_and_one_in_eight_of_the_others():

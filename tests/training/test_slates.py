@@ -147,7 +147,7 @@ def weighed(prepared, slates, column):
 
 def test_rows_count_by_the_inverse_of_their_chance_up_to_a_limit(prepared, slates, monkeypatch):
     if "propensity" not in prepared.dataset.interactions.columns:
-        with pytest.raises(DataError, match="has no column propensity"):
+        with pytest.raises(DataError, match="has no column 'propensity'"):
             weighed(prepared, slates, "propensity")
         return
     shown = slates.rows != PAD

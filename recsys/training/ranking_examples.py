@@ -1,0 +1,123 @@
+"""Requests with their candidates, as the ranker learns from them: those that retrieval returns at moments of the log.
+
+Shapes: B requests, C candidates, T objectives, S sources.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recsys.evaluation.replay import Replay
+from recsys.evaluation.threads import in_threads
+from recsys.features.encode import Arrays, ItemTable, encode_queries
+from recsys.features.spec import FeatureSpec
+from recsys.stages import Retrieve
+
+THINNED = 8
+"""candidates behind the first ones of which one is learnt from"""
+BATCH = 64
+"""requests put through the retrieve stage at once"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankingExamples:
+    """Requests with the candidates that retrieval returned and what became of them."""
+
+    request: Arrays
+    """tensors of the request, [B, ...]"""
+    candidate_rows: np.ndarray
+    """[B, C] int64"""
+    candidate_scores: np.ndarray
+    """[B, C, S'] float32"""
+    labels: np.ndarray
+    """[B, C, T] float32, NaN where missing"""
+    positions: np.ndarray | None = None
+    """[B, C] int64, places from 0 of what was shown; None for what was only retrieved"""
+    weights: np.ndarray | None = None
+    """[B, C] float32, how much a candidate counts in the likelihood, about 1; None counts all alike"""
+
+    def __len__(self) -> int:
+        return len(self.candidate_rows)
+
+    def at(self, places: np.ndarray) -> "RankingExamples":
+        """Some of the requests."""
+        return RankingExamples(
+            request={name: array[places] for name, array in self.request.items()},
+            candidate_rows=self.candidate_rows[places],
+            candidate_scores=self.candidate_scores[places],
+            labels=self.labels[places],
+            positions=None if self.positions is None else self.positions[places],
+            weights=None if self.weights is None else self.weights[places],
+        )
+
+
+def ranking_examples(
+    retrieve: Retrieve,
+    spec: FeatureSpec,
+    items: ItemTable,
+    replay: Replay,
+    rows: np.ndarray,
+    period: np.ndarray,
+    *,
+    dense: int,
+) -> RankingExamples:
+    """Ask retrieval at `rows` of the log and label its candidates by the rest of `period` [R] bool.
+
+    Retrieval must have been fitted on earlier periods only; the requests are encoded by the ranker's own spec.
+    dense: as in `learnt_places`
+    """
+    kept = learnt_places(retrieve.sources.total, dense)
+    arrays = asked(retrieve, spec, items, replay, rows)
+    candidates = arrays.pop("candidate_rows")[:, kept]
+    return RankingExamples(
+        candidate_rows=candidates,
+        candidate_scores=arrays.pop("candidate_scores")[:, kept],
+        request=arrays,
+        labels=replay.candidate_labels(rows, candidates, period),
+    )
+
+
+def asked(retrieve: Retrieve, spec: FeatureSpec, items: ItemTable, replay: Replay, rows: np.ndarray) -> Arrays:
+    """At rows [B] of the log: tensors of the requests, encoded by `spec`, `candidate_rows` and `candidate_scores`."""
+
+    def ask(rows: np.ndarray) -> Arrays:
+        queries = replay.queries(rows, k=1)
+        answer = retrieve({"QUERY": queries})
+        request, _ = encode_queries(spec, items, queries)
+        return {**request, **{name: answer[name] for name in ("candidate_rows", "candidate_scores")}}
+
+    parts = in_threads(ask, [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)])
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def drawn(rows: np.ndarray, most: int) -> np.ndarray:
+    """At most so many of the rows, always the same ones, in their order."""
+    if len(rows) <= most:
+        return rows
+    return np.sort(np.random.default_rng(0).choice(rows, most, replace=False))
+
+
+def learnt_places(total: int, dense: int) -> np.ndarray:
+    """Of `total` candidates the first `dense` and every THINNED-th of the others.
+
+    By place, whatever became of them, so that what is likely at a place stays as likely.
+    """
+    places = np.arange(total)
+    return places[(places < dense) | ((places - dense) % THINNED == 0)]
+
+
+def tensors(examples: RankingExamples) -> dict[str, Tensor]:
+    """All that the task reads of examples."""
+    arrays = {
+        **examples.request,
+        "candidate_rows": examples.candidate_rows,
+        "candidate_scores": examples.candidate_scores,
+        "labels": examples.labels,
+    }
+    if examples.positions is not None:
+        arrays["candidate_positions"] = examples.positions
+    if examples.weights is not None:
+        arrays["candidate_weights"] = examples.weights
+    return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
