@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-BASE = {"contracts", "errors", "expressions"}
+BASE = {"contracts", "errors", "expressions", "jit"}
 MAY_IMPORT = {
     "errors": set(),
     "contracts": {"errors"},
     "expressions": {"errors"},
+    "jit": set(),
     "bundle": set(),
     "pipeline": set(),
     "data": set(),
@@ -183,6 +184,7 @@ def test_there_is_a_triton_model_for_every_stage():
         "retrieve",
         "rank",
         "rules",
+        "explain",
     }
 
 

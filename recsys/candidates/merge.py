@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 
 from recsys.candidates.best import best
 from recsys.candidates.contract import RECENT, Answer
 from recsys.candidates.union import Union
 from recsys.contracts import PAD
+from recsys.jit import compiled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +92,7 @@ def score_features(merged: Merged) -> np.ndarray:
     return np.concatenate(parts, axis=-1, dtype=np.float32)
 
 
-@njit(cache=True)
+@compiled()
 def _own_gains(scores, offered, gains):
     """[B, C, S] each -> [B, C, S]: gains [C] of the place of an item among those that its source offered, best first."""
     found = np.zeros(scores.shape, np.float32)

@@ -7,12 +7,12 @@ Shapes: B queries, H history, N items that are known, Z sums that are not zero, 
 """
 
 import numpy as np
-from numba import njit
 
 from recsys.contracts import PAD
+from recsys.jit import compiled
 
 
-@njit(cache=True)
+@compiled()
 def added(history, fading, starts, rows, weights):
     """history [B, H] and the weight [H] of its places -> starts [B + 1], rows [Z] and sums [Z] float32.
 
@@ -45,7 +45,7 @@ def added(history, fading, starts, rows, weights):
     return ends, found[: ends[-1]], values[: ends[-1]]
 
 
-@njit(cache=True)
+@compiled()
 def _settled(found, values, sums, met, first, last):
     """Move what is not zero to the front, divided by the largest, and clear the arrays; returns the end."""
     largest = np.float32(0)
@@ -62,7 +62,7 @@ def _settled(found, values, sums, met, first, last):
     return end
 
 
-@njit(cache=True)
+@compiled()
 def of_pairs(starts, rows, sums, num_items, query, row):
     """[P] float32: the sum of each pair, 0 where there is none."""
     found, known = np.zeros(len(query), np.float32), np.zeros(num_items, np.float32)
@@ -81,7 +81,7 @@ def of_pairs(starts, rows, sums, num_items, query, row):
     return found
 
 
-@njit(cache=True)
+@compiled()
 def of_events(newest, starts, rows, weights, query, row):
     """newest [B, E] items -> [P, E] float32: what each of them alone says of the row of a pair, 0 for PAD and unknown."""
     num_items = len(starts) - 1

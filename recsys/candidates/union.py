@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 
 from recsys.candidates.contract import Answer
 from recsys.contracts import PAD
+from recsys.jit import compiled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ def joined(offers: Sequence[np.ndarray], nums: Sequence[int], excluded: np.ndarr
     return rows[:, :width], offered[:, :, :width]
 
 
-@njit(cache=True)
+@compiled()
 def _joined(offers, bounds, nums, excluded):
     """offers [B, K], those of source s from bounds [S + 1]; excluded rises. As `joined`, with the width of each query."""
     num_queries, num_offers = offers.shape
@@ -77,13 +77,13 @@ def _joined(offers, bounds, nums, excluded):
     return rows, offered, widths
 
 
-@njit(cache=True)
+@compiled()
 def _holds(rising, row):
     at = np.searchsorted(rising, row)
     return at < len(rising) and rising[at] == row
 
 
-@njit(cache=True)
+@compiled()
 def _distinct(rows, found):
     """Write every one of the rows once into `found`, rising; returns their number."""
     num = 0

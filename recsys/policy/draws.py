@@ -6,14 +6,14 @@ Compiled by numba. Shapes: C columns of the pool.
 import math
 
 import numpy as np
-from numba import njit
 
+from recsys.jit import compiled
 from recsys.policy.greatest import chance_to_be_greatest
 
 NOBODY, EPSILON, SOFTMAX, THOMPSON = range(4)
 
 
-@njit(cache=True)
+@compiled()
 def drawn(mode, rate, allowed, scores, best, uniforms, deviations, normals):
     """A column among those allowed [C]; uniforms: two numbers from 0 to 1, normals [C] for THOMPSON."""
     if mode == THOMPSON:
@@ -32,7 +32,7 @@ def drawn(mode, rate, allowed, scores, best, uniforms, deviations, normals):
     return chosen
 
 
-@njit(cache=True)
+@compiled()
 def chance(mode, rate, allowed, scores, best, chosen, deviations):
     """Of `drawn` to be `chosen`."""
     if mode == EPSILON:
@@ -43,7 +43,7 @@ def chance(mode, rate, allowed, scores, best, chosen, deviations):
     return chance_to_be_greatest(allowed, scores, deviations, chosen)
 
 
-@njit(cache=True)
+@compiled()
 def _greatest(allowed, values):
     best = -1
     for c in range(len(allowed)):
@@ -52,7 +52,7 @@ def _greatest(allowed, values):
     return best
 
 
-@njit(cache=True)
+@compiled()
 def _nth(allowed, uniform):
     """Each allowed column alike."""
     turn = min(int(uniform * allowed.sum()), allowed.sum() - 1)
@@ -64,7 +64,7 @@ def _nth(allowed, uniform):
     return -1
 
 
-@njit(cache=True)
+@compiled()
 def _softmax(allowed, scores, temperature):
     top = -math.inf
     for c in range(len(allowed)):

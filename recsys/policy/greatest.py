@@ -12,7 +12,8 @@ Compiled by numba. Shapes: C columns of the pool, M of them within reach.
 import math
 
 import numpy as np
-from numba import njit
+
+from recsys.jit import compiled
 
 REACH = 6.5
 """standard deviations beyond which a normal variable is taken not to come: the chance is 4e-11"""
@@ -25,7 +26,7 @@ _SLOPE = np.exp(-0.5 * _GRID**2) / math.sqrt(2 * math.pi) / STEPS
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(12)
 
 
-@njit(cache=True)
+@compiled()
 def chance_to_be_greatest(allowed, means, deviations, chosen):
     """Of `chosen` among the allowed [C]; deviation 0 is certain, of two certain equals the first is the greater."""
     mean, own = means[chosen], deviations[chosen]
@@ -44,7 +45,7 @@ def chance_to_be_greatest(allowed, means, deviations, chosen):
     return _integral(rivals, widths, low, mean, own)
 
 
-@njit(cache=True)
+@compiled()
 def _rivals(allowed, means, deviations, chosen, low):
     """Means and deviations [M] of the others that may lie above `low`; those that are certain do not."""
     rivals, widths, num = np.empty(len(allowed)), np.empty(len(allowed)), 0
@@ -55,7 +56,7 @@ def _rivals(allowed, means, deviations, chosen, low):
     return rivals[:num], widths[:num]
 
 
-@njit(cache=True)
+@compiled()
 def _integral(rivals, widths, low, mean, own):
     """From `low` on; the panels whose rivals surely lie higher are passed over."""
     total, x, high, num = 0.0, low, mean + REACH * own, len(rivals)
@@ -70,7 +71,7 @@ def _integral(rivals, widths, low, mean, own):
     return total
 
 
-@njit(cache=True)
+@compiled()
 def _in_reach(rivals, widths, num, x, own):
     """Keep those that may lie above x in front; their number, and the least of all deviations."""
     kept, width = 0, own
@@ -82,7 +83,7 @@ def _in_reach(rivals, widths, num, x, own):
     return kept, width
 
 
-@njit(cache=True)
+@compiled()
 def _panel(rivals, widths, num, start, end, mean, own):
     half, total = 0.5 * (end - start), 0.0
     for node in range(len(_NODES)):
@@ -92,7 +93,7 @@ def _panel(rivals, widths, num, start, end, mean, own):
     return total * half / own / math.sqrt(2 * math.pi)
 
 
-@njit(cache=True)
+@compiled()
 def _below(rivals, widths, num, x):
     """The chance that all of them lie below x."""
     below = 1.0
@@ -107,7 +108,7 @@ def _below(rivals, widths, num, x):
     return below
 
 
-@njit(cache=True)
+@compiled()
 def _phi(z):
     """Hermite's cubic between the entries of the table."""
     place = (z + REACH) * STEPS

@@ -7,10 +7,11 @@ Shapes: B queries, C columns of the pool, K places, Q quotas, G groups of an ite
 """
 
 import numpy as np
-from numba import njit
+
+from recsys.jit import compiled
 
 
-@njit(cache=True)
+@compiled()
 def taken(b, place, chosen, limits, free, counts, owed):
     groups, floors, satisfies, tops = limits[5], limits[6], limits[7], limits[2]
     free[chosen] = False
@@ -23,7 +24,7 @@ def taken(b, place, chosen, limits, free, counts, owed):
             owed[f] -= 1
 
 
-@njit(cache=True)
+@compiled()
 def guarded(b, place, pool, limits, free, counts, owed, masks, excess, scores, guard):
     """The best column after which a frugal choice of the rest yields no more than the guard."""
     left = free.copy()
@@ -38,7 +39,7 @@ def guarded(b, place, pool, limits, free, counts, owed, masks, excess, scores, g
     return best_column(free, masks, excess, scores)
 
 
-@njit(cache=True)
+@compiled()
 def completed(b, start, pool, limits, free, counts, owed):
     """Bits that yield when the places from `start` are filled frugally: floors first, then what caps have room for."""
     _, pinned, sizes = pool
@@ -55,7 +56,7 @@ def completed(b, start, pool, limits, free, counts, owed):
     return yielded
 
 
-@njit(cache=True)
+@compiled()
 def frugal(b, place, limits, free, owed, scores):
     """Scores [C]: what floors still lack first, then what caps have room for beside all that is left, then the plain order."""
     _, numbers, tops, _, group_quota, groups, floors, satisfies, _ = limits
@@ -74,7 +75,7 @@ def frugal(b, place, limits, free, owed, scores):
                 scores[c] -= 1 + wanting[group] / (1 + numbers[group_quota[group]])
 
 
-@njit(cache=True)
+@compiled()
 def owed_by(b, pool, limits):
     """[F] items that each floor still lacks when its pins stand, and the bits of those that ask for more than there is."""
     eligible, pinned, sizes = pool
@@ -96,7 +97,7 @@ def owed_by(b, pool, limits):
     return owed, given_up
 
 
-@njit(cache=True)
+@compiled()
 def pinned_counts(b, pool, limits):
     """Pins count in their groups from the beginning; and the bits of the caps that they break by themselves."""
     pinned = pool[1]
@@ -116,7 +117,7 @@ def pinned_counts(b, pool, limits):
     return counts, broken
 
 
-@njit(cache=True)
+@compiled()
 def breaks(b, place, pool, limits, counts, owed, full, capped, masks, excess):
     """What each column would break at this place: bits of quotas, and places that floors then lack together.
 
@@ -144,7 +145,7 @@ def breaks(b, place, pool, limits, counts, owed, full, capped, masks, excess):
             _owe(b, f, place, pool, limits, owed, masks, excess)
 
 
-@njit(cache=True)
+@compiled()
 def _owe(b, f, place, pool, limits, owed, masks, excess):
     """What a floor makes of each column: its bit, and how many places it lacks with the floors inside of its own."""
     _, pinned, sizes = pool
@@ -167,7 +168,7 @@ def _owe(b, f, place, pool, limits, owed, masks, excess):
         excess[c] = max(excess[c], lacking)
 
 
-@njit(cache=True)
+@compiled()
 def best_column(free, masks, excess, scores):
     """The column that breaks least, then scores most, then lies first."""
     best = -1
@@ -182,7 +183,7 @@ def best_column(free, masks, excess, scores):
     return best
 
 
-@njit(cache=True)
+@compiled()
 def noted(best, free, masks, scores, passed_over):
     for c in range(len(free)):
         if free[c] and masks[c] and (scores[c] > scores[best] or (scores[c] == scores[best] and c < best)):

@@ -6,7 +6,8 @@ Shapes: B queries, C columns.
 from collections.abc import Sequence
 
 import numpy as np
-from numba import njit
+
+from recsys.jit import compiled
 
 
 def among(rows: np.ndarray, few: Sequence[Sequence[int]]) -> np.ndarray:
@@ -17,7 +18,7 @@ def among(rows: np.ndarray, few: Sequence[Sequence[int]]) -> np.ndarray:
     return found
 
 
-@njit(cache=True)
+@compiled()
 def _mark(rows, few, ends, found):
     start = 0
     for b in range(len(ends)):

@@ -6,9 +6,9 @@ Shapes: B queries, C columns of the pool in plain order, P pins, K places, R rul
 from collections.abc import Sequence
 
 import numpy as np
-from numba import njit
 
 from recsys.contracts import Query
+from recsys.jit import compiled
 from recsys.policy.batch import Offer
 from recsys.policy.compiled import CompiledRules
 from recsys.policy.selection import Pool
@@ -38,7 +38,7 @@ def place_pins(queries: Sequence[Query], rules: CompiledRules, offer: Offer) -> 
     return Pool(rows=offer.rows, utility=offer.utility, eligible=eligible, pinned=pinned, sizes=sizes)
 
 
-@njit(cache=True)
+@compiled()
 def _hold(positions, items, active, holds, rows, offered, showable, eligible, lengths, held):
     """Let each pin that is active [B, P] and whose condition holds [B, C, P] hold a place; its item is no longer free."""
     for b in range(len(lengths)):
@@ -54,7 +54,7 @@ def _hold(positions, items, active, holds, rows, offered, showable, eligible, le
                 eligible[b, column] = False
 
 
-@njit(cache=True)
+@compiled()
 def _column(item, holds, rows, offered, showable, eligible, held):
     """The one that a pin takes, -1 for none: its own item, from a source if one offered it, or the best that fits."""
     found = -1
@@ -71,7 +71,7 @@ def _column(item, holds, rows, offered, showable, eligible, held):
     return found
 
 
-@njit(cache=True)
+@compiled()
 def _move_up(held, num_eligible, pinned):
     """No gap above a pin that nothing else can fill."""
     for b in range(len(held)):

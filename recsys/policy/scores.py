@@ -6,14 +6,15 @@ Compiled by numba. Shapes: B queries, C columns of the pool, D dim of the vector
 import math
 
 import numpy as np
-from numba import njit
+
+from recsys.jit import compiled
 
 PLAIN, MMR, DPP, PROPORTIONS, MAX_SUM = range(5)
 SMOOTHING = 0.01
 """share of the wanted proportions in those of a slate, so that their divergence stays finite (Steck 2018)"""
 
 
-@njit(cache=True)
+@compiled()
 def fresh_state(mode, units, shares, window, num, trade_off, relevance):
     """What a mode remembers: (closest, summed cosines or variances [C], factors [window, C], sums [V], q^2 [C], number).
 
@@ -30,13 +31,13 @@ def fresh_state(mode, units, shares, window, num, trade_off, relevance):
     return closest, factors, np.zeros(shares.shape[2]), quality, np.zeros(1, dtype=np.int64)
 
 
-@njit(cache=True)
+@compiled()
 def _strength(trade_off):
     """What relevance is worth in the logarithm of q^2."""
     return min(trade_off / max(1 - trade_off, 1e-9), 60.0)
 
 
-@njit(cache=True)
+@compiled()
 def unsure(diverse, mode, trade_off, scores, deviations):
     """Scores [C] and the deviations that those of the relevance give them; of determinants the logarithms, where a
     step of relevance moves score q^2 v + 1 by the share of q^2 v in it. What is below 0 has no relevance to be unsure of.
@@ -53,7 +54,7 @@ def unsure(diverse, mode, trade_off, scores, deviations):
     return compared, noise
 
 
-@njit(cache=True)
+@compiled()
 def scored(b, diverse, mode, trade_off, relevance, wanted, shares, state, scores):
     closest, _, sums, quality, number = state
     for c in range(len(scores)):
@@ -70,7 +71,7 @@ def scored(b, diverse, mode, trade_off, relevance, wanted, shares, state, scores
             scores[c] = own - (1 - trade_off) * _divergence(wanted[b], sums, shares[b, c], number[0])
 
 
-@njit(cache=True)
+@compiled()
 def _divergence(wanted, sums, own, number):
     """Kullback-Leibler divergence of the wanted proportions from those of the slate with one more item."""
     total = 0.0
@@ -81,7 +82,7 @@ def _divergence(wanted, sums, own, number):
     return total
 
 
-@njit(cache=True)
+@compiled()
 def added(b, chosen, mode, units, shares, state):
     closest, factors, sums, quality, number = state
     if mode == MMR:
@@ -103,7 +104,7 @@ def added(b, chosen, mode, units, shares, state):
     number[0] += 1
 
 
-@njit(cache=True)
+@compiled()
 def _subtract(cosines, factors, chosen):
     """What the rows of the Cholesky factor explain already (fast greedy MAP, Chen et al. 2018)."""
     for row in range(len(factors)):
@@ -112,7 +113,7 @@ def _subtract(cosines, factors, chosen):
             cosines[c] -= weight * factors[row, c]
 
 
-@njit(cache=True, fastmath=True)
+@compiled(fastmath=True)
 def _cosines(units, chosen):
     """[C] float32 of all units [C, D] with one of them."""
     cosines, own = np.empty(len(units), dtype=np.float32), units[chosen]

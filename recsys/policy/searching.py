@@ -9,15 +9,15 @@ Shapes: B queries, C columns of the pool, K places, F floors.
 """
 
 import numpy as np
-from numba import njit
 
+from recsys.jit import compiled
 from recsys.policy.keeping import best_column, breaks, frugal, taken
 
 MOST = 30_000
 """columns looked at before either search gives up, about a millisecond for both"""
 
 
-@njit(cache=True)
+@compiled()
 def searched(b, pool, limits, counts, owed, columns):
     """Fill columns [K], pins included, so that nothing yields; False where none was found, and columns are as they were."""
     return _filled(b, pool, limits, counts.copy(), owed.copy(), columns, True) or _filled(
@@ -25,7 +25,7 @@ def searched(b, pool, limits, counts, owed, columns):
     )
 
 
-@njit(cache=True)
+@compiled()
 def _filled(b, pool, limits, counts, owed, columns, by_utility):
     eligible, pinned, sizes = pool
     tops = limits[2]
@@ -68,7 +68,7 @@ def _filled(b, pool, limits, counts, owed, columns, by_utility):
     return True
 
 
-@njit(cache=True)
+@compiled()
 def _enough(place, pinned, limits, free, capped):
     """Whether, up to the top of every quota, columns are left that no cap excludes until there."""
     bits, tops, size = limits[0], limits[2], len(pinned)
@@ -82,7 +82,7 @@ def _enough(place, pinned, limits, free, capped):
     return True
 
 
-@njit(cache=True)
+@compiled()
 def _open(tried, place, tops):
     """Where a quota's top begins anew, all columns may be tried."""
     for top in tops:
@@ -90,7 +90,7 @@ def _open(tried, place, tops):
             tried[place] = False
 
 
-@njit(cache=True)
+@compiled()
 def _given_back(b, place, column, limits, free, counts, owed):
     """What recsys.policy.keeping.taken did, undone."""
     groups, floors, satisfies, tops = limits[5], limits[6], limits[7], limits[2]

@@ -9,8 +9,8 @@ V values of a category.
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 
+from recsys.jit import compiled
 from recsys.policy.draws import NOBODY, THOMPSON, chance, drawn
 from recsys.policy.keeping import best_column, breaks, completed, guarded, noted, owed_by, pinned_counts, taken
 from recsys.policy.scores import MAX_SUM, PLAIN, added, fresh_state, scored, unsure
@@ -162,7 +162,7 @@ def select(pool: Pool, limits: Limits, scoring: Scoring, draws: Draws) -> Select
     return selection
 
 
-@njit(cache=True)
+@compiled()
 def _fill_all(pool, limits, scoring, draws, selection):
     """Greedily; a slate in which a quota yields is tried again with an eye on what can still be kept, then searched for.
 
@@ -186,7 +186,7 @@ def _fill_all(pool, limits, scoring, draws, selection):
             _put_in_order(b, scoring[1], pool, limits, selection[0])
 
 
-@njit(cache=True)
+@compiled()
 def _noted_again(b, pool, limits, selection, counts, owed):
     """What was passed over for a slate that is filled, and the bits that yield in it."""
     eligible, pinned, sizes = pool
@@ -204,7 +204,7 @@ def _noted_again(b, pool, limits, selection, counts, owed):
     return yielded
 
 
-@njit(cache=True)
+@compiled()
 def _put_in_order(b, window, pool, limits, columns):
     """The free places of the window by falling utility; what a quota counted in its top stays in there."""
     pinned, end, start = pool[1], min(window, pool[2][b]), 0
@@ -221,7 +221,7 @@ def _put_in_order(b, window, pool, limits, columns):
         start = stop
 
 
-@njit(cache=True)
+@compiled()
 def _fill(b, pool, limits, scoring, draws, selection, counts, owed, guard):
     """Fill one slate and return the bits that yielded; with a guard no more than these, which a frugal choice attains."""
     eligible, pinned, sizes = pool
