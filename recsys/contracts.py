@@ -163,7 +163,10 @@ def _fields(noun: Any) -> dict[str, Any]:
     """What JSON writes of a noun; TypeError for what is none."""
     if not isinstance(noun, Event | Query | SlateItem | Slate):
         raise TypeError(f"{_short(noun)} is a {type(noun).__name__}, which JSON does not know")
-    return {name: getattr(noun, name) for name in noun.__slots__}
+    said = {name: getattr(noun, name) for name in noun.__slots__}
+    if isinstance(noun, SlateItem) and not noun.adds:
+        del said["adds"], said["because_of"]
+    return said
 
 
 def query_from_dict(document: Any) -> Query:

@@ -65,10 +65,10 @@ class Level(nn.Module):
 
 
 class Calibrator(nn.Module):
-    """probability = sigmoid(scale * (logit - level) + slope * level + shift), scale > 0, slope >= 0, and no greater than
-    that of the objective that it needs.
+    """probability = sigmoid(scale * (logit - level) + slope * level + shift), scale > 0, slope >= 0.
 
-    The level is the request's, so the order of its candidates is kept and none depends on the others.
+    The level is the request's, so the order of its candidates is kept and none depends on the others. Where an objective
+    then comes out likelier than the one it needs, it gets that one's probability.
     """
 
     scale: Tensor
@@ -90,12 +90,13 @@ class Calibrator(nn.Module):
 
     @torch.no_grad()
     def fit(self, logits: Tensor, labels: Tensor, rows: Tensor, requests: Tensor) -> None:
-        """Maximum likelihood on logits [R, T] and labels [R, T] (NaN is missing) of a later period than training, the
+        """Greatest posterior on logits [R, T] and labels [R, T] (NaN is missing) of a later period than training, the
         level known; rows [R] says which of the requests [Q, F] each is a candidate of.
 
         The scale is fitted within requests and over all rows, and the larger one is taken: what the level knows
         nothing of makes the second too small, candidates that differ by little but noise the first. Slope and shift
-        then give all rows what they need.
+        then give all rows what they need. Before any label the scale is 1 and the slope the scale, with a standard
+        deviation of 1 each.
         """
         levels = self.level(requests)[rows].double()
         for objective in range(logits.shape[1]):
@@ -111,7 +112,7 @@ def _fit_affine(within: Tensor, level: Tensor, labels: Tensor, rows: Tensor) -> 
     if labels.sum() < MIN_POSITIVES:
         return 1.0, 1.0, _shift(within + level, labels)
     scale = max(MIN_SCALE, _scale_overall(within, level, labels), _scale_within(within, labels, rows))
-    slope = max(0.0, _slope(scale * within, level, labels))
+    slope = max(0.0, _slope(scale, within, level, labels))
     return scale, slope, _shift(scale * within + slope * level, labels)
 
 
@@ -126,7 +127,7 @@ def _scale_within(within: Tensor, labels: Tensor, rows: Tensor) -> float:
     if 2 * len(positives) < PAIRS * (labels > 0).sum():
         return 0.0
     ahead, scale = within[positives] - within[negatives], torch.ones(()).double()
-    _fit_logistic((scale,), lambda: scale * ahead, torch.ones_like(ahead))
+    _fit_logistic((scale,), lambda: scale * ahead, torch.ones_like(ahead), lambda: PAIRS * (scale - 1).square())
     return scale.item()
 
 
@@ -134,15 +135,26 @@ def _scale_overall(within: Tensor, level: Tensor, labels: Tensor) -> float:
     if labels.all():
         return 1.0
     scale, slope, shift = (torch.tensor(value).double() for value in (1.0, 1.0, 0.0))
-    _fit_logistic((scale, slope, shift), lambda: scale * within + slope * level + shift, labels)
+    _fit_logistic(
+        (scale, slope, shift),
+        lambda: scale * within + slope * level + shift,
+        labels,
+        lambda: (slope - scale).square() + (scale - 1).square(),
+    )
     return scale.item()
 
 
-def _slope(scaled: Tensor, level: Tensor, labels: Tensor) -> float:
-    if labels.all() or level.std(correction=0) < 1e-6:
-        return 1.0
-    slope, shift = torch.ones(()).double(), torch.zeros(()).double()
-    _fit_logistic((slope, shift), lambda: scaled + slope * level + shift, labels)
+def _slope(scale: float, within: Tensor, level: Tensor, labels: Tensor) -> float:
+    """Of the greatest posterior: a few requests may lie apart by their level alone."""
+    if labels.all():
+        return scale
+    slope, shift = torch.tensor(scale).double(), torch.zeros(()).double()
+    _fit_logistic(
+        (slope, shift),
+        lambda: scale * within + slope * level + shift,
+        labels,
+        lambda: (slope - scale).square(),
+    )
     return slope.item()
 
 
@@ -165,8 +177,13 @@ def _shift(logits: Tensor, labels: Tensor) -> float:
     return shift.item()
 
 
-def _fit_logistic(parameters: tuple[Tensor, ...], logits: Callable[[], Tensor], labels: Tensor) -> None:
-    """Change the parameters in place to those of the greatest likelihood."""
+def _fit_logistic(
+    parameters: tuple[Tensor, ...],
+    logits: Callable[[], Tensor],
+    labels: Tensor,
+    penalty: Callable[[], Tensor] | None = None,
+) -> None:
+    """Change the parameters in place to those of the greatest likelihood; penalty: twice minus a prior's logarithm."""
     optimiser = torch.optim.LBFGS(
         [one.requires_grad_() for one in parameters], max_iter=200, line_search_fn="strong_wolfe"
     )
@@ -174,6 +191,8 @@ def _fit_logistic(parameters: tuple[Tensor, ...], logits: Callable[[], Tensor], 
     def closure() -> Tensor:
         optimiser.zero_grad()
         loss = F.binary_cross_entropy_with_logits(logits(), labels)
+        if penalty is not None:
+            loss = loss + penalty() / (2 * len(labels))
         loss.backward()
         return loss
 

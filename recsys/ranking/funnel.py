@@ -4,8 +4,8 @@ Their probability is a product, P(buy) = P(cart) P(buy | cart), learnt over ever
 2018): what moves the first factor, a place on the screen for one, is learnt from the many events of the first objective.
 
 Grades and amounts are objectives of this kind as well: "rating >= 3", "rating >= 4", "rating >= 5" follow one another, which
-is the continuation-ratio model of an ordinal answer (Fienberg 1980), and with steps s the mean of an amount is the sum of
-(s - the step below) P(amount >= s), as the trees of TPM predict how long somebody watches (Lin et al. 2023).
+is the continuation-ratio model of an ordinal answer (Fienberg 1980), and the mean of an amount is the area under
+P(amount > s) over steps s, as the trees of TPM predict how long somebody watches (Lin et al. 2023).
 
 Shapes: R cells, T objectives; `...` any leading dimensions.
 """

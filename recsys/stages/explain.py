@@ -65,20 +65,23 @@ class Explain:
         utilities = self.value(self.rank.model(occluded)[PROBABILITIES]).astype(np.float64)
         added = np.nan_to_num(utilities[0] - utilities[1:])
         groups = [name for name in names[1:] if not name.startswith(EVENT)]
-        events = self._events(query, rows)
+        events = self._events(query, rows, len(names) - 1 - len(groups))
         items = list(slate.items)
         for shown, mine in zip(places, added.T.tolist(), strict=True):
             adds = dict(zip(groups, mine, strict=False))
             items[shown] = replace(items[shown], adds=adds, because_of=_strongest(events, mine[len(groups) :]))
         return replace(slate, items=tuple(items))
 
-    def _events(self, query: Query, rows: Rows) -> list[str]:
-        """Items of the history that the ranker reads, the newest first."""
+    def _events(self, query: Query, rows: Rows, read: int) -> list[str]:
+        """Items of the `read` events that the ranker reads, the newest first; none where retrieval knows others than this
+        stage does at the moment.
+        """
         known = [event for event in query.history if event.item in rows]
         order = {item: place for place, item in enumerate(sorted({one.item for one in known}, key=item_key))}
         ties = np.array([order[event.item] for event in known], dtype=np.int64)
         places, *_ = remembered(known, np.zeros(len(known)), ties, self.spec)
-        return [known[place].item for place in places[::-1]]
+        events = [known[place].item for place in places[::-1]][: self.spec.history_length]
+        return events if len(events) == read else []
 
 
 def _places(slate: Slate, offered: np.ndarray, rows: Rows) -> dict[int, int]:
@@ -89,8 +92,8 @@ def _places(slate: Slate, offered: np.ndarray, rows: Rows) -> dict[int, int]:
 
 
 def _strongest(events: Sequence[str], adds: Sequence[float]) -> str | None:
-    """Of the items of the history, newest first, the one that adds most; None where none adds anything."""
-    best = max(range(len(adds)), key=lambda place: adds[place], default=None)
+    """Of the items of the history, newest first, the one that adds most; None where none adds anything or is known."""
+    best = max(range(len(events)), key=lambda place: adds[place], default=None)
     return events[best] if best is not None and adds[best] > 0 else None
 
 

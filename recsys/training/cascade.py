@@ -29,9 +29,9 @@ from recsys.training.examples import anchors
 from recsys.training.loop import Loop
 from recsys.training.prepare import Prepared
 from recsys.training.ranking import RankingTraining, TrainedRanker
-from recsys.training.ranking_examples import drawn, ranking_examples
+from recsys.training.ranking_examples import RankingExamples, drawn, ranking_examples
 from recsys.training.retrieval import RetrievalExamples, RetrievalTraining
-from recsys.training.slates import Shown, shown_examples
+from recsys.training.slates import shown_examples
 from recsys.training.watched import Watched
 
 Say = Callable[[str], None]
@@ -90,6 +90,8 @@ class Run:
 
     def cascade(self) -> TrainedCascade:
         """Train all stages; an interrupted call goes on from its checkpoints."""
+        if self.knobs.ranking is not None and (columns := self.knobs.ranking.columns) is not None:
+            columns.check(self.prepared.features, self.prepared.split)
         self.say("towers that are asked in the validation period: epochs and weights are chosen")
         chosen = self._choose(self._retrieval(VALIDATION, epochs=None))
         self.say(f"chosen: {chosen.epochs} epochs, {chosen.retrieve.sources.chosen}")
@@ -162,21 +164,14 @@ class Run:
         self.say("towers that are asked in the period that the ranker learns from")
         early = self._as_chosen(RANK, chosen).retrieve
         self.say("ranker")
-        spec, items, replay = served.spec, served.items, self.prepared.replay
-        examples = []
-        for retrieve, period, most in (
-            (early, RANK, ranking.requests),
-            (chosen.retrieve, VALIDATION, ranking.validation_requests),
-        ):
-            inside = self.prepared.split.periods == period
-            if ranking.shown is not None:
-                shown = Shown.of(ranking.shown, spec, ranking.num_positions)
-                examples.append(shown_examples(retrieve, self.prepared, spec, items, inside, shown, most=most))
-                continue
-            rows = drawn(self._asking(inside, ranking.requests_per_user), most)
-            examples.append(
-                ranking_examples(retrieve, spec, items, replay, rows, inside, dense=ranking.dense_candidates)
+        spec, items = served.spec, served.items
+        examples = [
+            self._examples(ranking, retrieve, spec, items, self.prepared.split.periods == period, most)
+            for retrieve, period, most in (
+                (early, RANK, ranking.requests),
+                (chosen.retrieve, VALIDATION, ranking.validation_requests),
             )
+        ]
         trained = ranking.fit(
             spec,
             items,
@@ -189,6 +184,21 @@ class Run:
         if follows := told(tuple(spec.objectives), trained.ranker.parents):
             self.say(f"objectives learnt given another one: {follows}")
         return trained
+
+    def _examples(
+        self,
+        ranking: RankingTraining,
+        retrieve: Retrieve,
+        spec: FeatureSpec,
+        items: ItemTable,
+        inside: np.ndarray,
+        most: int,
+    ) -> RankingExamples:
+        """At most so many requests of the period `inside` [R] bool."""
+        if ranking.columns is not None:
+            return shown_examples(retrieve, self.prepared, spec, items, inside, ranking.columns, most=most)
+        rows, dense = drawn(self._asking(inside, ranking.requests_per_user), most), ranking.dense_candidates
+        return ranking_examples(retrieve, spec, items, self.prepared.replay, rows, inside, dense=dense)
 
     def _asking(self, period: np.ndarray, per_user: int) -> np.ndarray:
         rows = anchors(self.prepared.replay, period, per_user)

@@ -29,6 +29,7 @@ from recsys.training.balance import Balance, balance_of, check_balance
 from recsys.training.loop import Fitting, Loop, index_batches
 from recsys.training.ranking_examples import RankingExamples, tensors
 from recsys.training.resident import Resident
+from recsys.training.shown import Shown
 
 WATCHED = {"ndcg@10": "ranking/ndcg@10", "likelihood": "ranking/likelihood"}
 """what the kept epoch is best in -> as it is logged"""
@@ -92,6 +93,8 @@ class RankingTask(pl.LightningModule):
     def validation_step(self, _: Tensor) -> None:
         batch, logits = self.valid_batch, self.all_logits(self.valid_batch)
         loss = masked_bce(logits, batch["labels"].clamp(0, 1), batch["candidate_rows"] != PAD).sum()
+        if "candidate_positions" in batch:  # the order that is served knows no places
+            logits = self.all_logits(_placeless(batch))
         ndcg_at_10 = _mean_ndcg(logits[..., self.target], batch, self.target)
         self.log_dict({WATCHED["ndcg@10"]: ndcg_at_10, WATCHED["likelihood"]: -loss}, prog_bar=True)
 
@@ -170,7 +173,8 @@ class RankingTraining(Fitting):
     balance: str | Mapping[str, float]
     """how the losses of the objectives become one: equal, uncertainty, gradients, or a weight for each by its name"""
     shown: Mapping[str, str | None] | None = None
-    """learn from what was shown in the place of all that is retrieved: the columns of the context, see `slates.Shown`"""
+    """learn from what was shown in the place of all that is retrieved: the columns of the context, see `Shown`; how many
+    requests a user and candidates a request there are is then up to the log"""
     watch: str
     """what the kept epoch is best in on the validation requests: ndcg@10 of the target, or likelihood of all labels"""
 
@@ -197,8 +201,15 @@ class RankingTraining(Fitting):
             dense_candidates=(self.dense_candidates, 1, 10_000),
         )
         check_balance(self.balance)
+        if self.columns is not None and self.columns.position is not None and not self.num_positions:
+            raise ConfigError("ranking.shown.position needs ranking.num_positions, how many places differ; give it")
         if self.watch not in WATCHED:
             raise ConfigError(f"ranking.watch is {self.watch!r}; choose one of {', '.join(WATCHED)}")
+
+    @property
+    def columns(self) -> Shown | None:
+        """The columns of `shown`."""
+        return None if self.shown is None else Shown.of(self.shown)
 
     def ranker(self, spec: FeatureSpec, num_scores: int, parents: Parents) -> MultiObjectiveRanker:
         return MultiObjectiveRanker(
@@ -262,8 +273,8 @@ class RankingTraining(Fitting):
 
 
 def calibrated(task: RankingTask, train: RankingExamples, valid: RankingExamples) -> tuple[Calibrator, np.ndarray]:
-    """By the labels of `valid`, and its probabilities [B, C, T] then. What a request's level is, is read off the logits
-    of both.
+    """By the labels of `valid`, and its probabilities [B, C, T] then, as if all had stood first. What a request's level is,
+    is read off the logits of both.
     """
     said = [_said(task, one) for one in (train.at(_surveyed(len(train))), valid)]
     calibrator = Calibrator(task.ranker.request_width, task.ranker.parents)
@@ -273,7 +284,12 @@ def calibrated(task: RankingTask, train: RankingExamples, valid: RankingExamples
     requests, logits, present = said[1]
     labels = torch.from_numpy(valid.labels)
     calibrator.fit(logits[present], labels[present], present.nonzero()[:, 0], requests)
-    return calibrator, calibrator(logits, requests).numpy()
+    return calibrator, calibrator(task.all_logits(_placeless(tensors(valid))), requests).numpy()
+
+
+def _placeless(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """As if all had stood first, which is how they are served."""
+    return {name: one for name, one in batch.items() if name != "candidate_positions"}
 
 
 def _said(task: RankingTask, examples: RankingExamples) -> tuple[Tensor, Tensor, Tensor]:

@@ -3,6 +3,7 @@
 Shapes: B requests, C candidates, T objectives, S sources.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,11 +70,16 @@ def ranking_examples(
     dense: as in `learnt_places`
     """
     kept = learnt_places(retrieve.sources.total, dense)
-    arrays = asked(retrieve, spec, items, replay, rows)
-    candidates = arrays.pop("candidate_rows")[:, kept]
+
+    def part(batch: np.ndarray) -> Arrays:
+        answer = asked(retrieve, spec, items, replay, batch)
+        return answer | {name: answer[name][:, kept] for name in ("candidate_rows", "candidate_scores")}
+
+    arrays = in_batches(part, rows)
+    candidates = arrays.pop("candidate_rows")
     return RankingExamples(
         candidate_rows=candidates,
-        candidate_scores=arrays.pop("candidate_scores")[:, kept],
+        candidate_scores=arrays.pop("candidate_scores"),
         request=arrays,
         labels=replay.candidate_labels(rows, candidates, period),
     )
@@ -81,15 +87,16 @@ def ranking_examples(
 
 def asked(retrieve: Retrieve, spec: FeatureSpec, items: ItemTable, replay: Replay, rows: np.ndarray) -> Arrays:
     """At rows [B] of the log: tensors of the requests, encoded by `spec`, `candidate_rows` and `candidate_scores`."""
+    queries = replay.queries(rows, k=1)
+    answer = retrieve({"QUERY": queries})
+    request, _ = encode_queries(spec, items, queries)
+    return {**request, **{name: answer[name] for name in ("candidate_rows", "candidate_scores")}}
 
-    def ask(rows: np.ndarray) -> Arrays:
-        queries = replay.queries(rows, k=1)
-        answer = retrieve({"QUERY": queries})
-        request, _ = encode_queries(spec, items, queries)
-        return {**request, **{name: answer[name] for name in ("candidate_rows", "candidate_scores")}}
 
-    parts = in_threads(ask, [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)])
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+def in_batches(part: Callable[[np.ndarray], Arrays], rows: np.ndarray) -> Arrays:
+    """part(rows) [B, ...] of BATCH rows at once, side by side, together."""
+    parts = in_threads(part, [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)])
+    return {name: np.concatenate([one[name] for one in parts]) for name in parts[0]}
 
 
 def drawn(rows: np.ndarray, most: int) -> np.ndarray:

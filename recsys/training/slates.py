@@ -6,48 +6,24 @@ The request is encoded from all events at once; it equals what `encode_queries` 
 have sent (tested). Shapes: R rows of the log, B requests, C longest slate, L history, M remembered events.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
 
 from recsys.contracts import PAD
-from recsys.data.description import did_you_mean, refuse_unknown
-from recsys.errors import ConfigError, DataError
+from recsys.data.description import did_you_mean
+from recsys.errors import DataError
 from recsys.features.encode import Arrays, ItemTable, encode_gaps
 from recsys.features.spec import FeatureSpec
 from recsys.stages import Retrieve
 from recsys.training.examples import encode_log, encode_users, sequences
 from recsys.training.prepare import Prepared
-from recsys.training.ranking_examples import RankingExamples, asked, drawn
+from recsys.training.ranking_examples import RankingExamples, asked, drawn, in_batches
+from recsys.training.shown import Shown
 
-COLUMNS = ("position", "propensity")
 MOST = 10.0
 """times the mean that a row counts at most, however rare it was"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shown:
-    """The columns of the log's context that say how something was shown; None where the log does not say."""
-
-    position: str | None = None
-    """place from 0"""
-    propensity: str | None = None
-    """chance to be shown"""
-
-    @staticmethod
-    def of(columns: Mapping[str, str | None], spec: FeatureSpec, num_positions: int) -> "Shown":
-        """ConfigError for an unknown key, and where a model would read what nobody knows before something is shown."""
-        refuse_unknown("ranking.shown", columns, COLUMNS)
-        for key, column in columns.items():
-            if column in {one.name for one in spec.context.columns}:
-                raise ConfigError(
-                    f"ranking.shown.{key}: {column} is a feature; leave it out by features.leave_out=[{column}]"
-                )
-        if columns.get("position") is not None and not num_positions:
-            raise ConfigError("ranking.shown.position needs ranking.num_positions, how many places differ; give it")
-        return Shown(**columns)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +40,10 @@ class Slates:
 
     @staticmethod
     def of(prepared: Prepared, period: np.ndarray) -> "Slates":
-        """Of the rows in `period` [R] bool, ascending by first row."""
+        """Of the rows in `period` [R] bool, ascending by first row; DataError where there is none."""
         rows = np.flatnonzero(period)
+        if not len(rows):
+            raise DataError(f"{prepared.dataset.name}: a period of the split holds no event; give more events")
         return Slates._grouped(rows, prepared.replay.users[rows], prepared.replay.timestamps[rows])
 
     @staticmethod
@@ -104,10 +82,14 @@ def shown_examples(
     slates = Slates.of(prepared, period)
     slates = Slates(rows=slates.rows[drawn(np.arange(len(slates.rows)), most)])
     logged = logged_examples(prepared, spec, items, slates, position=shown.position, propensity=shown.propensity)
-    offered = asked(retrieve, spec, items, prepared.replay, slates.first)
-    rows, scores = (offered[name] for name in ("candidate_rows", "candidate_scores"))
-    same = (logged.candidate_rows[:, :, None] == rows[:, None, :]) & (rows[:, None, :] != PAD)
-    found = same.any(axis=2)
+
+    def part(places: np.ndarray) -> Arrays:
+        answer = asked(retrieve, spec, items, prepared.replay, slates.first[places])
+        found, scores = _said_of(logged.candidate_rows[places], answer["candidate_rows"], answer["candidate_scores"])
+        return {"found": found, "scores": scores}
+
+    said = in_batches(part, np.arange(len(logged)))
+    found = said["found"]
     if not found.any():
         raise DataError(
             f"{prepared.dataset.name}: retrieval offers nothing of what was shown; "
@@ -116,10 +98,18 @@ def shown_examples(
     return replace(
         logged,
         candidate_rows=np.where(found, logged.candidate_rows, PAD),
-        candidate_scores=np.take_along_axis(scores, same.argmax(axis=2)[..., None], axis=1),
+        candidate_scores=said["scores"],
         labels=np.where(found[..., None], logged.labels, np.float32(np.nan)),
         weights=None if logged.weights is None else np.where(found, logged.weights, np.float32(0)),
     )
+
+
+def _said_of(rows: np.ndarray, offered: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which of rows [B, K] are among `offered` [B, C], [B, K] bool, and their scores of [B, C, S], those of the first
+    where it is not.
+    """
+    same = (rows[:, :, None] == offered[:, None, :]) & (offered[:, None, :] != PAD)
+    return same.any(axis=2), np.take_along_axis(scores, same.argmax(axis=2)[..., None], axis=1)
 
 
 def logged_examples(
@@ -189,9 +179,12 @@ def _histories(
 
 
 def _positions(prepared: Prepared, slates: Slates, column: str) -> np.ndarray:
-    """[B, C] int64"""
-    places = _column(prepared, column).cast(pl.Int64, strict=False).fill_null(0).clip(lower_bound=0).to_numpy()
-    return np.where(slates.rows == PAD, 0, places[slates.rows])
+    """[B, C] int64; DataError where one is no place."""
+    shown = slates.rows != PAD
+    places = _column(prepared, column).cast(pl.Float64, strict=False).fill_null(np.nan).to_numpy()[slates.rows]
+    if not (places[shown] >= 0).all():
+        raise DataError(f"{prepared.dataset.name}: {column} holds what is no number from 0 on; give places")
+    return np.where(shown, places, 0).astype(np.int64)
 
 
 def _weights(prepared: Prepared, slates: Slates, column: str) -> np.ndarray:

@@ -20,7 +20,7 @@ from serving.gateway.logs import RequestLog
 from serving.gateway.metrics import Metrics
 from serving.gateway.readiness import Readiness
 from serving.gateway.recommending import Recommending
-from serving.gateway.rungs import FULL, LIGHT, Rungs
+from serving.gateway.rungs import EXPLAINED, FULL, LIGHT, Rungs
 from serving.gateway.settings import Settings
 from serving.gateway.shares import Shares
 from serving.gateway.tending import Items, Tending
@@ -113,6 +113,7 @@ class Assembly:
             readiness=self.readiness,
             shares=self.shares,
             settings=self.settings,
+            warmed=(EXPLAINED,) if self.documents.ranked else (),
         )
 
     @cached_property
@@ -142,6 +143,7 @@ class Assembly:
             metrics=self.metrics,
             log=self.log,
             budget_ms=self.settings.budget_ms,
+            explain_ms=self.settings.explain_ms,
             clock=self.parts.clock,
             now=self.parts.now,
         )

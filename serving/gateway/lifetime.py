@@ -1,6 +1,7 @@
 """From the first warm answer to the last impression written."""
 
 import gc
+from collections.abc import Sequence
 
 from recsys.contracts import Query
 from serving.gateway.fallbacks import Fallbacks
@@ -23,14 +24,17 @@ class Lifetime:
         readiness: Readiness,
         shares: Shares,
         settings: Settings,
+        warmed: Sequence[str],
     ) -> None:
+        """warmed: models that are asked once, beside those that readiness is about"""
+        self._warmed = tuple(warmed)
         self._models, self._fallbacks, self._impressions = models, fallbacks, impressions
         self._readiness, self._shares, self._settings = readiness, shares, settings
 
     async def begin(self) -> None:
         """Every rung has answered once, or the models had their time; what lives from now on is young for the collector."""
         self._fallbacks.warm(Query(user="", now=0.0, k=self._settings.limits.k, request_id="warm-up"))
-        await self._readiness.warm(self._settings.warm_up_s)
+        await self._readiness.warm(self._settings.warm_up_s, self._warmed)
         self._readiness.start()
         await self._shares.start()
         self._impressions.start()

@@ -227,6 +227,8 @@ def _slate(more: Sequence[str]) -> Schema:
         "rules": {"type": "object", "additionalProperties": {"type": "string"}},
         "rank": {"type": "integer"},
         "explored": {"type": "boolean"},
+    }
+    reasons = {
         "adds": {
             "type": "object",
             "additionalProperties": {"type": "number"},
@@ -236,7 +238,7 @@ def _slate(more: Sequence[str]) -> Schema:
     }
     texts = {name: {"type": "string"} for name in ("request_id", "bundle", "rules", *more)}
     lists = {
-        "items": {"type": "array", "items": _object(place, tuple(place))},
+        "items": {"type": "array", "items": _object({**place, **reasons}, tuple(place))},
         "degraded": {"type": "array", "items": {"type": "string"}},
     }
     return _object({**texts, **lists}, (*texts, *lists))

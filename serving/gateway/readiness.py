@@ -27,9 +27,11 @@ class Readiness:
         """What is not ready -> why; empty when all is."""
         return dict(self._reasons)
 
-    async def warm(self, within_s: float) -> None:
-        """The first answers of all models, which may take long; what does not come is a reason like any other."""
-        await self._ask(within_s)
+    async def warm(self, within_s: float, beside: Sequence[str] = ()) -> None:
+        """The first answers of all models, which may take long; what does not come is a reason like any other, except of the
+        models `beside` them.
+        """
+        await asyncio.gather(self._ask(within_s), *(self._reason(name, within_s) for name in beside))
         self._reasons.pop("gateway", None)
 
     def start(self) -> None:

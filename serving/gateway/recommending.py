@@ -38,6 +38,8 @@ class Recommending:
     metrics: Metrics
     log: RequestLog
     budget_ms: float
+    explain_ms: float
+    """more, for reasons"""
     clock: Callable[[], float]
     now: Callable[[], float]
 
@@ -60,7 +62,8 @@ class Recommending:
     def _budget_ms(self, call: Call, ask: Ask) -> float:
         """The least of what the gateway, the header and the body allow."""
         header = call.request.headers.get("x-budget-ms")
-        allowed = [self.budget_ms, *([] if ask.budget_ms is None else [ask.budget_ms])]
+        own = self.budget_ms + (self.explain_ms if ask.explain else 0.0)
+        allowed = [own, *([] if ask.budget_ms is None else [ask.budget_ms])]
         return min([*allowed, self.documents.budget_header(header)] if header is not None else allowed)
 
     def _question(self, call: Call, ask: Ask, user: str, state: UserState, deadline: float) -> Question:

@@ -40,11 +40,12 @@ class Rungs:
         )
 
     def explained(self) -> Rung:
-        """What stands above them for a question that asks for reasons; slow answers of it say nothing of the others."""
-        reserve_s = (self._settings.light_ms + self._settings.fallback_ms) / 1_000
-        return self._rung(EXPLAINED, self.reasons, reserve_s, LEAST_MODEL_S)
+        """What stands above them for a question that asks for reasons. The others keep their budget, and a breaker of their
+        own.
+        """
+        return self._rung(EXPLAINED, self.explain, self._settings.budget_ms / 1_000, LEAST_MODEL_S)
 
-    async def reasons(self, question: Question, time_s: float) -> SlateDocument:
+    async def explain(self, question: Question, time_s: float) -> SlateDocument:
         text = await self._models.infer(EXPLAINED, question.text, time_s=time_s, metadata=question.metadata)
         return _read(text, EXPLAINED)
 

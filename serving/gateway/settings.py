@@ -14,6 +14,8 @@ class Settings:
     """of one slate, from the last byte of the request; a caller may lower it"""
     state_ms: float = 15.0
     """of it, for the user's state"""
+    explain_ms: float = 150.0
+    """beside it, where a slate with reasons is asked for; who lowers the budget below it gets the slate without"""
     light_ms: float = 20.0
     """of it, kept for `recommend_light` while `recommend` is waited for"""
     fallback_ms: float = 25.0
@@ -53,6 +55,7 @@ class Settings:
         check_ranges(
             "gateway",
             budget_ms=(self.budget_ms, 5.0, 60_000.0),
+            explain_ms=(self.explain_ms, 0.0, 60_000.0),
             state_ms=(self.state_ms, 0.1, self.budget_ms),
             fallback_ms=(self.fallback_ms, 0.1, self.budget_ms),
             light_ms=(self.light_ms, 0.1, self.budget_ms),

@@ -199,6 +199,21 @@ def test_a_level_that_turned_into_its_contrary_counts_for_nothing():
     assert float(of_requests.std()) < 1e-4
 
 
+def test_positives_of_a_single_request_do_not_tear_requests_apart():
+    """All of them in the request of the highest level: by likelihood alone the slope would have no end."""
+    levels = torch.linspace(-1, 1, 6)[:, None]
+    rows = torch.arange(6).repeat_interleave(10)
+    labels = torch.zeros(60, 1)
+    labels[-6:] = 1
+    calibrator = Calibrator(1, (None,))
+    calibrator.level.fit(levels, levels)
+    calibrator.fit(levels[rows], labels, rows, levels)
+    assert float(calibrator.slope) < 5
+    said = calibrator(levels[rows].unflatten(0, (6, 10)), levels)
+    assert float(said.min()) > 1e-4
+    assert float(said.mean()) == pytest.approx(0.1, abs=0.01)
+
+
 def test_a_level_is_the_mean_as_far_as_requests_tell_it():
     requests, _ = world(3_000, 30, 1.0, 0.0)
     noise = torch.randn(3_000, 2, generator=torch.Generator().manual_seed(31))

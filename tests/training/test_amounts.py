@@ -18,7 +18,7 @@ from recsys.training.ranking import RankingTraining
 from recsys.training.slates import Slates, logged_examples
 
 KEYS = ("user", "item", "timestamp")
-STEPS = (0.0, 5.0, 15.0, 40.0)
+STEPS = (0.0, 2.0, 5.0, 10.0, 20.0, 40.0)
 WATCHED = 0.6
 NUM_ITEMS, NUM_REQUESTS, SHOWN = 40, 4_000, 5
 KNOBS = RankingTraining(
@@ -87,7 +87,7 @@ def predicted(prepared, tmp_path_factory):
     loop = Loop(accelerator="cpu", precision="32-true", compile=False, progress=False, threads=1)
     folder = tmp_path_factory.mktemp("trained")
     fitted = KNOBS.fit(spec, items, train, valid, loop=loop, folder=folder, seed=0, loggers=[])
-    assert fitted.ranker.parents == (None, 0, 1, 2)
+    assert fitted.ranker.parents == (None, 0, 1, 2, 3, 4)
     return test.candidate_rows, fitted.probabilities(items, test)
 
 
@@ -108,10 +108,12 @@ def test_every_step_is_as_likely_as_it_is(prepared, predicted):
     np.testing.assert_allclose(chances.mean(axis=(0, 1)), wanted.mean(axis=(0, 1)), atol=0.03)
 
 
-def test_the_mean_amount_is_the_sum_of_its_steps(prepared, predicted):
-    """Of the amount cut down to steps, whose weights are the differences: what a value formula adds up."""
+def test_the_mean_amount_is_the_area_under_its_steps(prepared, predicted):
+    """By the trapezoid rule, of the amount that ends at the last step: what a value formula adds up."""
     rows, chances = predicted
-    weights = np.diff(STEPS, append=2 * STEPS[-1])
-    ours, wanted = chances @ weights, truth(prepared, rows) @ weights
-    assert np.corrcoef(ours.ravel(), wanted.ravel())[0, 1] > 0.95
-    assert ours.mean() == pytest.approx(wanted.mean(), rel=0.1)
+    widths = np.diff(STEPS)
+    weights = (np.append(widths, 0) + np.insert(widths, 0, 0)) / 2
+    minutes = means()[np.array(prepared.dataset.items["item"].to_list(), dtype=int)[rows]]
+    wanted = WATCHED * minutes * (1 - np.exp(-STEPS[-1] / minutes))
+    assert np.corrcoef((chances @ weights).ravel(), wanted.ravel())[0, 1] > 0.95
+    assert (chances @ weights).mean() == pytest.approx(wanted.mean(), rel=0.12)

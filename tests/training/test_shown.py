@@ -4,16 +4,18 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hydra.utils import instantiate
 from safetensors.numpy import load_file
 
 from recsys.content.text import TextVectors
 from recsys.contracts import PAD
 from recsys.data.sources.planted import EFFECTS, Planted
-from recsys.data.splits import RANK, GlobalTime
+from recsys.data.splits import RANK, GlobalTime, Random
 from recsys.errors import ConfigError, DataError
 from recsys.features.spec import Features
 from recsys.training.prepare import prepare
-from recsys.training.slates import Shown, Slates, logged_examples, shown_examples
+from recsys.training.shown import Shown
+from recsys.training.slates import Slates, logged_examples, shown_examples
 
 NUM_OFFERED = 12
 BOTH = Shown(position="position", propensity="propensity")
@@ -90,16 +92,28 @@ def test_what_retrieval_never_offers_cannot_be_learnt(prepared, fitted):
         examples(prepared, fitted, shown=Shown(propensity="propensty"))
 
 
-def test_columns_that_nobody_knows_before_are_no_features(prepared, fitted):
-    spec = fitted[0]
-    assert Shown.of({"position": "position"}, spec, 4) == Shown(position="position")
-    with pytest.raises(ConfigError, match=r"needs ranking\.num_positions"):
-        Shown.of({"position": "position"}, spec, 0)
-    with pytest.raises(DataError, match=r"ranking\.shown has the unknown key 'place'"):
-        Shown.of({"place": "position"}, spec, 4)
-    feature = spec.context.columns[0].name
-    with pytest.raises(ConfigError, match=rf"{feature} is a feature; leave it out by features\.leave_out"):
-        Shown.of({"propensity": feature}, spec, 4)
+def test_places_must_be_numbers(prepared, fitted):
+    with pytest.raises(DataError, match="device holds what is no number from 0 on"):
+        examples(prepared, fitted, shown=Shown(position="device"))
+
+
+def test_columns_that_nobody_knows_before_are_no_features(prepared):
+    features, split = prepared.features, prepared.split
+    assert Shown.of({"position": "place"}) == Shown(position="place")
+    for wrong in ({"place": "position"}, ["position"], "position"):
+        with pytest.raises(ConfigError, match="give a mapping of position and propensity"):
+            Shown.of(wrong)
+    BOTH.check(features, split)
+    with pytest.raises(ConfigError, match=r"leave it out: features\.leave_out=\[device,position,propensity\]"):
+        Shown(position="position", propensity="device").check(features, split)
+    with pytest.raises(ConfigError, match=r"a random split .* tears; take protocol=global_time"):
+        BOTH.check(features, Random(rank=0.2, validation=0.1, test=0.2, seed=0).splits(prepared.dataset)[0])
+
+
+def test_places_need_a_number_of_them(composed, tmp_path):
+    config = composed(tmp_path, "recipe=synthetic", "ranking.shown={position: position}")
+    with pytest.raises(Exception, match=r"needs ranking\.num_positions"):
+        instantiate(config.ranking)
 
 
 def test_a_run_learns_from_what_was_shown(composed, run, tiny, tmp_path):
@@ -109,6 +123,4 @@ def test_a_run_learns_from_what_was_shown(composed, run, tiny, tmp_path):
     places = load_file(bundle.path / "weights.safetensors")["ranker.positions.weight"]
     assert places.shape[0] == 10
     assert places.any(axis=1).sum() > 5
-    assert "position" not in bundle.document("vocabularies.json").keys() | {
-        one["name"] for one in bundle.document("spec.json")["context"]["columns"]
-    }
+    assert "position" not in {one["name"] for one in bundle.document("spec.json")["context"]["columns"]}

@@ -26,7 +26,7 @@ from serving.gateway.triton import Metadata, TritonModels
 from serving.server import TritonServer
 from serving.state.contract import UserState
 
-PATIENT = Settings(budget_ms=20_000, state_ms=5_000, light_ms=5_000, fallback_ms=5_000, probe_s=20)
+PATIENT = Settings(budget_ms=20_000, explain_ms=20_000, state_ms=5_000, light_ms=5_000, fallback_ms=5_000, probe_s=20)
 """for tests that are not about time, on a machine that others use as well"""
 
 
@@ -106,6 +106,8 @@ class ScriptedModels:
     asked: list[tuple[str, float, Metadata]] = field(default_factory=list)
 
     async def infer(self, model: str, query: bytes, *, time_s: float, metadata: Metadata) -> bytes:
+        if model not in self.answers:
+            raise ServingError(f"there is no model {model!r}")
         self.asked.append((model, time_s, metadata))
         return await self.answers[model](query)
 
