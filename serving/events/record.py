@@ -41,7 +41,7 @@ class Record:
     @staticmethod
     def impression(query: Query, slate: Slate, rung: str) -> "Record":
         """What a user was shown, in answer to `query`, by this rung of the ladder; its id is that of the request."""
-        body = {"query": asdict(query), "slate": asdict(slate), "rung": rung}
+        body = {"query": asdict(query), "slate": orjson.loads(slate.to_json()), "rung": rung}
         return Record(id=query.request_id, kind="impression", user=query.user, timestamp=query.now, body=body)
 
     def event(self) -> Event:
