@@ -116,7 +116,9 @@ def test_items_that_came_since_are_explained_and_named(trained: Any, tmp_path: A
     )
     assert told["offered"].adds
     assert not before["offered"].adds
-    assert now_known._events(query, now_known.rows()) == ["met"]
+    assert now_known._events(query, now_known.rows(), 1) == ["met"]
+    assert then_known._events(query, then_known.rows(), 1) == []
+    assert {one.because_of for one in before.values()} == {None}
 
 
 def test_without_a_ranker_there_is_nothing_to_ask(trained: Any, monkeypatch: pytest.MonkeyPatch) -> None:
