@@ -65,6 +65,7 @@ KNOBS = RankingTraining(
     requests=1_000_000_000,
     validation_requests=1_000_000_000,
     dense_candidates=10,
+    shown=None,
     watch="likelihood",
     batch_size=128,
     epochs=2,

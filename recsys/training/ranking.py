@@ -172,7 +172,7 @@ class RankingTraining(Fitting):
     """of a request, the first, that are all learnt from; of those behind them one in eight"""
     balance: str | Mapping[str, float]
     """how the losses of the objectives become one: equal, uncertainty, gradients, or a weight for each by its name"""
-    shown: Mapping[str, str | None] | None = None
+    shown: Mapping[str, str | None] | None
     """learn from what was shown in the place of all that is retrieved: the columns of the context, see `Shown`; how many
     requests a user and candidates a request there are is then up to the log"""
     watch: str
@@ -284,7 +284,8 @@ def calibrated(task: RankingTask, train: RankingExamples, valid: RankingExamples
     requests, logits, present = said[1]
     labels = torch.from_numpy(valid.labels)
     calibrator.fit(logits[present], labels[present], present.nonzero()[:, 0], requests)
-    return calibrator, calibrator(task.all_logits(_placeless(tensors(valid))), requests).numpy()
+    served = logits if valid.positions is None else task.all_logits(_placeless(tensors(valid)))
+    return calibrator, calibrator(served, requests).numpy()
 
 
 def _placeless(batch: dict[str, Tensor]) -> dict[str, Tensor]:

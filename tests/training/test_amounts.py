@@ -38,6 +38,7 @@ KNOBS = RankingTraining(
     requests=10**9,
     validation_requests=10**9,
     dense_candidates=SHOWN,
+    shown=None,
     watch="likelihood",
     batch_size=64,
     epochs=6,
