@@ -163,16 +163,13 @@ class MultiObjectiveRanker(nn.Module):
         self.attention = TargetAttention(dim, num_heads, len(self.slots))
         self.register_buffer("score_mean", torch.zeros(num_scores))
         self.register_buffer("score_scale", torch.ones(num_scores))
-        self.numbers = tuple(
-            f"{name}_numbers"
-            for name, table in (("profile", spec.profile), ("context", spec.context))
-            if "numbers" in table.widths
-        )
+        of_request = (spec.profile, spec.context)
+        self.missing_numbers = {f"{table.name}_numbers": table.missing_numbers for table in of_request}
+        self.numbers = tuple(f"{table.name}_numbers" for table in of_request if "numbers" in table.widths)
         self.has_numbers = "numbers" in spec.items.widths
+        self.has_vectors = "vectors" in spec.items.widths
         num_habits = 1 + 2 * len(FADING_HOURS) * spec.num_objectives
-        self.request_width = (
-            dim + num_habits + sum(table.widths.get("numbers", 0) for table in (spec.profile, spec.context))
-        )
+        self.request_width = dim + num_habits + sum(table.widths.get("numbers", 0) for table in of_request)
         """features of a request, see `request`"""
         of_candidate = 2 * dim + self.attention.width + spec.items.widths.get("numbers", 0)
         width = self.request_width + of_candidate + num_scores + NUM_SIMILARITIES
@@ -182,15 +179,11 @@ class MultiObjectiveRanker(nn.Module):
         )
         self.num_shared = num_experts
         self.feature_dropout = feature_dropout
-        self.missing_numbers = {
-            f"{table.name}_numbers": table.missing_numbers for table in (spec.profile, spec.context)
-        }
         self.gates = nn.Linear(width, spec.num_objectives * (num_experts + 1))
         self.heads = nn.Linear(expert_dim, spec.num_objectives)
         self.parents = parents
         self.wide = nn.Linear(num_scores, spec.num_objectives) if num_scores else None
         self.positions = nn.Embedding(num_positions, spec.num_objectives) if num_positions else None
-        self.has_vectors = "vectors" in spec.items.widths
         self._start_from_retrieval()
 
     def _start_from_retrieval(self) -> None:
