@@ -13,6 +13,7 @@ import numpy as np
 from recsys.contracts import Query
 from recsys.errors import ConfigError
 from recsys.expressions import Columns, Expression, compile_expression
+from recsys.jit import compiled
 from recsys.policy.conditions import Condition, Conditions
 from recsys.policy.membership import among
 from recsys.policy.quotas import Balance, Quotas
@@ -105,8 +106,10 @@ class CompiledRules:
     """[R] float64, unix seconds"""
     ends: np.ndarray
     conditions: Conditions
-    musts: tuple[int, ...]
-    scales: tuple[int, ...]
+    musts: np.ndarray
+    """[number of musts] int64"""
+    scales: np.ndarray
+    """[number of scales] int64"""
     scale_factors: np.ndarray
     """[number of scales] float64"""
     pins: tuple[CompiledPin, ...]
@@ -147,8 +150,8 @@ class CompiledRules:
             starts=np.array([_seconds(rule.start, -math.inf) for rule in rules.rules]),
             ends=np.array([_seconds(rule.end, math.inf) for rule in rules.rules]),
             conditions=together,
-            musts=_places(rules, Must),
-            scales=scales,
+            musts=np.array(_places(rules, Must), dtype=np.int64),
+            scales=np.array(scales, dtype=np.int64),
             scale_factors=np.array([_factor(rules.rules[place]) for place in scales], dtype=np.float64),
             pins=tuple(_pin(place, rule, row_of) for place, rule in enumerate(rules.rules) if isinstance(rule, Pin)),
             quotas=Quotas.of_rules([rules.rules[place] for place in quotas], catalogue, of_items),  # type: ignore[misc]
@@ -169,17 +172,11 @@ class CompiledRules:
         holds = self.conditions(rows, request_columns(values, self.names) if self.conditions.mixed else {})
         if self.gates.groups:
             holds &= self.gates(values, self.names)[:, None, :]
-        musts = list(self.musts)
-        banned = (active[:, None, musts] & ~holds[..., musts]).any(-1)
-        return Applied(active=active, holds=holds, banned=banned, factors=self._factors(queries, rows, active, holds))
-
-    def _factors(self, queries: Sequence[Query], rows: np.ndarray, active: np.ndarray, holds: np.ndarray) -> np.ndarray:
-        scales = list(self.scales)
-        applies = holds[..., scales] & active[:, None, scales]
-        factors = np.where(applies, self.scale_factors, 1.0).prod(-1)
+        banned, factors = np.zeros(rows.shape, dtype=bool), np.ones(rows.shape)
+        _apply(active, holds, self.musts, self.scales, self.scale_factors, banned, factors)
         for place, balance in self.balances:
             factors *= np.where(active[:, place, None], balance.factors(queries, rows), 1.0)
-        return factors
+        return Applied(active=active, holds=holds, banned=banned, factors=factors)
 
     def burdens(self, queries: Sequence[Query], rows: np.ndarray, quotas: np.ndarray) -> np.ndarray:
         """[B, C] int64, bits of the frequencies that an item was shown too often for; quotas [B, C, Q], where they hold."""
@@ -192,6 +189,20 @@ class CompiledRules:
             ]
             burdens |= self.quotas.bits[place] * (among(rows, often) & quotas[..., place])
         return burdens
+
+
+@compiled()
+def _apply(active, holds, musts, scales, scale_factors, banned, factors):
+    """What musts ban and how much the scales make of it, into [B, C] each."""
+    for b in range(holds.shape[0]):
+        for c in range(holds.shape[1]):
+            for must in musts:
+                if active[b, must] and not holds[b, c, must]:
+                    banned[b, c] = True
+                    break
+            for place in range(len(scales)):
+                if active[b, scales[place]] and holds[b, c, scales[place]]:
+                    factors[b, c] *= scale_factors[place]
 
 
 def _places(rules: RuleSet, *kinds: type[Rule]) -> tuple[int, ...]:

@@ -59,7 +59,10 @@ class Diversity:
         mode = self.mode if self.window and self.trade_off < 1 else PLAIN
         alike = mode in (MMR, DPP, MAX_SUM)
         shares = likeness.shares if mode == PROPORTIONS else likeness.shares[:, :0]
-        wanted = [shares[list(rows)].mean(axis=0) if rows else np.zeros(shares.shape[1]) for rows in seen]
+        wanted = np.zeros((len(seen), shares.shape[1]), dtype=np.float32)
+        for own, rows in zip(wanted, seen, strict=True):
+            if rows and mode == PROPORTIONS:
+                own[:] = shares[list(rows)].mean(axis=0)
         return Scoring(
             mode=mode,
             window=self.window,
@@ -67,7 +70,7 @@ class Diversity:
             relevance=relevance(pool) - UNKNOWN_PENALTY * np.isnan(pool.utility),
             units=likeness.units[pool.rows] if alike else np.empty((*pool.rows.shape, 0), dtype=np.float32),
             shares=shares[pool.rows],
-            wanted=np.array(wanted, dtype=np.float32).reshape(len(seen), shares.shape[1]),
+            wanted=wanted,
         )
 
 

@@ -106,6 +106,8 @@ def _probabilities(
     if batch.probabilities is None or not batch.probabilities.shape[1]:
         return [{} for _ in candidates]
     shown = np.where(candidates[:, None] >= 0, batch.probabilities[index][candidates], np.nan)
+    if np.isfinite(shown).all():
+        return [dict(zip(objectives, row, strict=True)) for row in shown.tolist()]
     return [
         {name: value for name, value in zip(objectives, row, strict=True) if math.isfinite(value)}
         for row in shown.tolist()
@@ -134,7 +136,7 @@ def _touches(
     """Places of rules in the document, and where each touched what is shown, [number of them, K] bool."""
     active, holds = batch.offer.applied.active[index], batch.offer.applied.holds[index]
     rows, held = batch.pool.rows[index, columns], batch.pool.pinned[index, : len(columns)] >= 0
-    scales = [place for place in rules.scales if active[place]]
+    scales = [place for place in rules.scales.tolist() if active[place]]
     touches: list[tuple[int, np.ndarray]] = list(zip(scales, holds[came][:, scales].T, strict=True))
     for pin in rules.pins:
         if active[pin.rule] and held.any():

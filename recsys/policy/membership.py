@@ -22,10 +22,10 @@ def among(rows: np.ndarray, few: Sequence[Sequence[int]]) -> np.ndarray:
 def _mark(rows, few, ends, found):
     start = 0
     for b in range(len(ends)):
-        named = few[start : ends[b]]
+        named = np.sort(few[start : ends[b]])
         start = ends[b]
+        if not len(named):
+            continue
+        places = np.searchsorted(named, rows[b])
         for c in range(rows.shape[1]):
-            for one in named:
-                if rows[b, c] == one:
-                    found[b, c] = True
-                    break
+            found[b, c] = named[min(places[c], len(named) - 1)] == rows[b, c]

@@ -56,19 +56,36 @@ def unsure(diverse, mode, trade_off, scores, deviations):
 
 @compiled()
 def scored(b, diverse, mode, trade_off, relevance, wanted, shares, state, scores):
-    closest, _, sums, quality, number = state
-    for c in range(len(scores)):
-        own = relevance[b, c] * (trade_off if relevance[b, c] >= 0 else 1.0)
-        if not diverse:
+    """Into scores [C]. What is below 0, an unknown utility, is not traded against anything."""
+    if not diverse:
+        for c in range(len(scores)):
             scores[c] = -c
-        elif mode == MMR:
-            scores[c] = own - (1 - trade_off) * closest[c] if number[0] else own
-        elif mode == MAX_SUM:
-            scores[c] = own - (1 - trade_off) * closest[c] / max(number[0], 1)
-        elif mode == DPP:
-            scores[c] = quality[c] * closest[c] if own >= 0 else own
-        else:
-            scores[c] = own - (1 - trade_off) * _divergence(wanted[b], sums, shares[b, c], number[0])
+    elif mode == DPP:
+        _gains(relevance[b], state, scores)
+    else:
+        for c in range(len(scores)):
+            scores[c] = relevance[b, c] * (trade_off if relevance[b, c] >= 0 else 1.0)
+        _punish(b, mode, 1 - trade_off, wanted, shares, state, scores)
+
+
+@compiled()
+def _gains(relevance, state, scores):
+    closest, _, _, quality, _ = state
+    for c in range(len(scores)):
+        scores[c] = max(quality[c] * closest[c], 1.0) if relevance[c] >= 0 else relevance[c]
+
+
+@compiled()
+def _punish(b, mode, weight, wanted, shares, state, scores):
+    """What likeness to what stands above takes from the scores."""
+    closest, _, sums, _, number = state
+    if mode == PROPORTIONS:
+        for c in range(len(scores)):
+            scores[c] -= weight * _divergence(wanted[b], sums, shares[b, c], number[0])
+    elif number[0]:
+        among = number[0] if mode == MAX_SUM else 1
+        for c in range(len(scores)):
+            scores[c] -= weight * closest[c] / among
 
 
 @compiled()
@@ -97,10 +114,10 @@ def added(b, chosen, mode, units, shares, state):
     elif mode == DPP and number[0] < len(factors):
         row, cosines = number[0], _cosines(units[b], chosen)
         _subtract(cosines, factors[:row], chosen)
-        root = np.float32(math.sqrt(max(closest[chosen], 1e-12)))
+        root = np.float32(math.sqrt(max(closest[chosen], 1 / quality[chosen], 1e-12)))
         for c in range(len(cosines)):
             factors[row, c] = cosines[c] / root
-            closest[c] = max(closest[c] - factors[row, c] ** 2, 1 / quality[c])
+            closest[c] -= factors[row, c] ** 2
     number[0] += 1
 
 
