@@ -16,7 +16,7 @@ import celpy
 import numpy as np
 from json_logic import jsonLogic
 from policy_fuzz import Fuzzed, fuzzed
-from policy_world import catalogue, conditions, requests, timed_policy
+from policy_world import CANDIDATES, catalogue, conditions, requests, timed_policies
 from result_file import Figure, print_figures, write_result
 from rich import box
 from rich.console import Console
@@ -30,6 +30,7 @@ from recsys.policy.diversity import Determinantal, Likeness, MaximalMarginalRele
 from recsys.policy.selection import Draws, Limits, Pool, select
 
 NUM_REQUESTS = 1_000
+WHOLE = "the whole policy"
 NUM_INSTANCES = 1_000
 NUM_LOGIC, NUM_CEL = 5, 1
 """requests that the other languages answer"""
@@ -40,17 +41,17 @@ Row = dict[str, Any]
 console = Console(width=160)
 
 
-def timed(policy: CompiledPolicy, asked: Sequence[Request]) -> Row:
+def timed(what: str, policy: CompiledPolicy, asked: Sequence[Request], deviations: np.ndarray) -> Row:
     """Milliseconds by the clock and of CPU, one request after the other."""
-    policy.compose([asked[0][0]], *asked[0][1:])
+    policy.compose([asked[0][0]], *asked[0][1:], deviations)
     clock, cpu = [], []
-    for query, candidates, probabilities in track(asked, "timed"):
+    for query, candidates, probabilities in track(asked, what):
         began, used = time.perf_counter(), time.process_time()
-        policy.compose([query], candidates, probabilities)
+        policy.compose([query], candidates, probabilities, deviations)
         clock.append(1e3 * (time.perf_counter() - began))
         cpu.append(1e3 * (time.process_time() - used))
     return {
-        "what": "the whole policy",
+        "what": what,
         "requests": len(asked),
         **{f"p{share}_ms": round(float(np.percentile(clock, share)), 3) for share in (50, 99)},
         "cpu_ms": round(float(np.mean(cpu)), 3),
@@ -165,7 +166,7 @@ def quotas(rng: np.random.Generator) -> tuple[np.ndarray, int]:
 
 def figures(rows: Sequence[Row], fuzz: Fuzzed) -> dict[str, Figure]:
     by = {row["what"]: row for row in rows}
-    whole, ours = by["the whole policy"], by["conditions alone, ours"]["p50_ms"]
+    whole, ours = by[WHOLE], by["conditions alone, ours"]["p50_ms"]
     determinant, quota = by["greedy determinant"], by["greedy quotas"]
     return {
         "policy_p50_ms": Figure(value=whole["p50_ms"], unit="ms a request, one thread", goal=1.5, better="lower"),
@@ -205,13 +206,17 @@ def table(rows: Sequence[Row]) -> Table:
 def measured() -> tuple[list[Row], Fuzzed]:
     rng = np.random.default_rng(0)
     columns = catalogue(rng)
-    policy = timed_policy(columns, rng)
-    asked = list(requests(NUM_REQUESTS, rng))
+    policies = timed_policies(columns, rng)
+    policy, asked = policies["epsilon"], list(requests(NUM_REQUESTS, rng))
+    deviations = rng.random((1, CANDIDATES, 2)).astype(np.float32)
     plain = [
         dict(zip(columns, one, strict=True)) for one in zip(*(part.tolist() for part in columns.values()), strict=True)
     ]
     plain = [{**row, "tags": list(row["tags"])} for row in plain]
-    rows = [timed(policy, asked)]
+    rows = [
+        timed(WHOLE, policy, asked, deviations),
+        timed("the same, Thompson sampling", policies["thompson"], asked, deviations),
+    ]
     ours, held = conditions_of_ours(policy, asked[:100])
     rows.append(ours)
     own = [

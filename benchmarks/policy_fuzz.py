@@ -5,6 +5,7 @@ Shapes: B queries, C candidates, K places.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from policy_world import catalogue, compiled
@@ -40,6 +41,7 @@ EXPLORATIONS = (
     Exploration(kind="none", rate=0.0, first=0),
     Exploration(kind="epsilon", rate=0.3, first=1),
     Exploration(kind="softmax", rate=0.3, first=0),
+    Exploration(kind="thompson", rate=1.0, first=0),
 )
 
 
@@ -60,8 +62,8 @@ def fuzzed(rng: np.random.Generator) -> Fuzzed:
     policies = list(_policies(columns, rng))
     for number in track(range(BATCHES), "fuzz"):
         rules, policy = policies[number % len(policies)]
-        queries, offered, values = _requests(rng, number)
-        rows = policy.rows(queries, offered, values)
+        queries, offered, values, deviations = _requests(rng, number)
+        rows = policy.rows(queries, offered, values, deviations)
         showable = _showable(columns, rules, queries, offered.items)
         shown = _shown(offered.items, rows)
         broken["must_violations"] += int((shown & ~showable).any(1).sum())
@@ -81,8 +83,9 @@ def fuzzed(rng: np.random.Generator) -> Fuzzed:
         if policy.diversity.trade_off == 1 and policy.exploration.kind == "none" and not rules:
             broken["inverted_orders"] += _inverted(policy, offered, values, rows)
         if number % 20 == 0:
-            broken["not_repeatable"] += int((policy.rows(queries, offered, values) != rows).any())
-            broken["batch_differs"] += sum(_alone(policy, queries, offered, values, rows, one) for one in (0, 17, 500))
+            broken["not_repeatable"] += int((policy.rows(queries, offered, values, deviations) != rows).any())
+            alone = partial(_alone, policy, queries, offered, values, deviations, rows)
+            broken["batch_differs"] += sum(map(alone, (0, 17, 500)))
     return Fuzzed(slates=BATCHES * BATCH, broken=broken, seen=seen)
 
 
@@ -94,7 +97,7 @@ def _policies(columns: dict[str, np.ndarray], rng: np.random.Generator) -> Itera
                 yield rules, compiled(columns, RuleSet.parse({"rules": rules}), diversity, exploration, vectors)
 
 
-def _requests(rng: np.random.Generator, number: int) -> tuple[list[Query], Candidates, np.ndarray]:
+def _requests(rng: np.random.Generator, number: int) -> tuple[list[Query], Candidates, np.ndarray, np.ndarray]:
     queries = [
         Query(user="u", now=0.0, k=PLACES, request_id=f"{number} {one}", profile={"age": float(age)})
         for one, age in enumerate(rng.integers(5, 30, BATCH))
@@ -108,7 +111,8 @@ def _requests(rng: np.random.Generator, number: int) -> tuple[list[Query], Candi
     offered = Candidates(
         items=items, scores=scores, source_scores=np.repeat(scores[..., None], 2, axis=2), degraded=((),) * BATCH
     )
-    return queries, offered, values
+    deviations = np.where(rng.random(values.shape) < 0.2, 0, rng.random(values.shape)).astype(np.float32)
+    return queries, offered, values, deviations
 
 
 def _showable(columns: dict[str, np.ndarray], rules: list[dict], queries: list[Query], items: np.ndarray) -> np.ndarray:
@@ -182,7 +186,13 @@ def _inverted(policy: CompiledPolicy, offered: Candidates, values: np.ndarray, r
 
 
 def _alone(
-    policy: CompiledPolicy, queries: list[Query], offered: Candidates, values: np.ndarray, rows: np.ndarray, one: int
+    policy: CompiledPolicy,
+    queries: list[Query],
+    offered: Candidates,
+    values: np.ndarray,
+    deviations: np.ndarray,
+    rows: np.ndarray,
+    one: int,
 ) -> int:
     single = Candidates(
         items=offered.items[[one]],
@@ -190,5 +200,5 @@ def _alone(
         source_scores=offered.source_scores[[one]],
         degraded=((),),
     )
-    found = policy.rows([queries[one]], single, values[[one]])[0]
+    found = policy.rows([queries[one]], single, values[[one]], deviations[[one]])[0]
     return int(not np.array_equal(found, rows[one][rows[one] != PAD]))

@@ -134,15 +134,14 @@ def compiled(
     )
 
 
-def timed_policy(columns: Mapping[str, np.ndarray], rng: np.random.Generator) -> CompiledPolicy:
-    """All fifty rules, a determinantal slate of 50 and exploration."""
-    return compiled(
-        columns,
-        rules(),
-        Determinantal(trade_off=0.7, window=PLACES, content=0.5),
-        Exploration(kind="epsilon", rate=0.05, first=2),
-        rng.normal(size=(len(columns["item"]), DIM)).astype(np.float32),
-    )
+def timed_policies(columns: Mapping[str, np.ndarray], rng: np.random.Generator) -> dict[str, CompiledPolicy]:
+    """By kind of exploration: all fifty rules, a determinantal slate of 50 and exploration."""
+    vectors = rng.normal(size=(len(columns["item"]), DIM)).astype(np.float32)
+    diversity = Determinantal(trade_off=0.7, window=PLACES, content=0.5)
+    return {
+        kind: compiled(columns, rules(), diversity, Exploration(kind=kind, rate=rate, first=2), vectors)
+        for kind, rate in (("epsilon", 0.05), ("thompson", 1.0))
+    }
 
 
 def requests(num: int, rng: np.random.Generator) -> Iterator[tuple[Query, Candidates, np.ndarray]]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from recsys.contracts import Candidates, Query
+from recsys.jit import compiled
 from recsys.policy.compiled import Applied
 from recsys.policy.selection import Pool, Selection
 
@@ -76,7 +77,23 @@ class Batch:
 
 def plain_order(rows: np.ndarray, utility: np.ndarray, num_candidates: int) -> np.ndarray:
     """[B, C + P] the candidates by falling utility, then rising row, unknown utilities last; pins stay behind them."""
-    falling = np.where(np.isnan(utility), np.inf, -utility)
-    order = np.lexsort((rows[:, :num_candidates], falling), axis=-1)
-    behind = np.arange(num_candidates, rows.shape[1])
-    return np.concatenate([order, np.broadcast_to(behind, (len(rows), len(behind)))], axis=1)
+    order = np.empty(rows.shape, dtype=np.int64)
+    _sort(rows, utility, num_candidates, order)
+    return order
+
+
+@compiled()
+def _sort(rows, utility, num_candidates, order):
+    for b in range(len(rows)):
+        falling = np.where(np.isnan(utility[b]), np.inf, -utility[b])
+        own = np.argsort(falling, kind="mergesort")
+        start = 0
+        for stop in range(1, num_candidates + 1):
+            if stop == num_candidates or falling[own[stop]] != falling[own[start]]:
+                if stop - start > 1:
+                    tied = own[start:stop].copy()
+                    own[start:stop] = tied[np.argsort(rows[b][tied], kind="mergesort")]
+                start = stop
+        order[b, :num_candidates] = own
+        for column in range(num_candidates, rows.shape[1]):
+            order[b, column] = column

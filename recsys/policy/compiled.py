@@ -113,8 +113,11 @@ class CompiledRules:
     scale_factors: np.ndarray
     """[number of scales] float64"""
     pins: tuple[CompiledPin, ...]
+    brought: np.ndarray
+    """int64, catalogue rows of the items that pins name"""
     quotas: Quotas
-    quota_places: tuple[int, ...]
+    quota_places: np.ndarray
+    """[Q] int64"""
     balances: tuple[tuple[int, Balance], ...]
     row_of: Mapping[str, int]
 
@@ -140,6 +143,7 @@ class CompiledRules:
         row_of = {item: row for row, item in enumerate(catalogue["item"].tolist())}
         scales = _places(rules, Boost, Bury)
         quotas = _places(rules, *QUOTAS)
+        pins = tuple(_pin(place, rule, row_of) for place, rule in enumerate(rules.rules) if isinstance(rule, Pin))
         return CompiledRules(
             rules=rules.rules,
             effects=tuple(map(_effect, rules.rules)),
@@ -153,9 +157,10 @@ class CompiledRules:
             musts=np.array(_places(rules, Must), dtype=np.int64),
             scales=np.array(scales, dtype=np.int64),
             scale_factors=np.array([_factor(rules.rules[place]) for place in scales], dtype=np.float64),
-            pins=tuple(_pin(place, rule, row_of) for place, rule in enumerate(rules.rules) if isinstance(rule, Pin)),
+            pins=pins,
+            brought=np.array([pin.row for pin in pins if pin.row is not None], dtype=np.int64),
             quotas=Quotas.of_rules([rules.rules[place] for place in quotas], catalogue, of_items),  # type: ignore[misc]
-            quota_places=quotas,
+            quota_places=np.array(quotas, dtype=np.int64),
             balances=tuple(
                 (place, Balance.of_rule(rule, catalogue, of_items))
                 for place, rule in enumerate(rules.rules)

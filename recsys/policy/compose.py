@@ -4,8 +4,10 @@ Shapes: B queries of a batch, C candidates of a query and behind them the items 
 K places, N items of the catalogue, D dim of the vectors.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ import numpy as np
 from recsys.contracts import PAD, Candidates, Query, Slate
 from recsys.errors import BundleError, ConfigError
 from recsys.expressions import Columns, suggestion
+from recsys.jit import compiled
 from recsys.policy.batch import Batch, Offer, plain_order
 from recsys.policy.compiled import CompiledRules
 from recsys.policy.diversity import Diversity, Likeness, diversity_from_document
@@ -182,13 +185,13 @@ class CompiledPolicy:
         """What rules and value say of the candidates and, behind them, of the items of pins."""
         raw = candidates.scores if probabilities is None else self.value(probabilities)
         offered = (candidates.items != PAD) & ~np.isneginf(candidates.scores)
-        brought = np.array([pin.row for pin in self.rules.pins if pin.row is not None], dtype=np.int64)
-        rows = np.concatenate([candidates.items, np.tile(brought, (len(queries), 1))], axis=1)
+        rows = _followed_by(candidates.items, np.tile(self.rules.brought, (len(queries), 1)))
         applied = self.rules(queries, rows)
         discounts = self.popularity.factors(queries, rows)
         factors = (applied.factors if discounts is None else applied.factors * discounts)[:, : offered.shape[1]]
         utility = scaled(np.where(offered, raw, np.nan), factors)
         spread = self._spread(probabilities, deviations, utility, factors)
+        padded = partial(_padded, width=rows.shape[1])
         order = plain_order(rows, utility, offered.shape[1])
         place = order + rows.shape[1] * np.arange(len(rows))[:, None]
         showable = ~applied.banned & ~among(rows, hidden)
@@ -199,9 +202,9 @@ class CompiledPolicy:
             discounts=discounts,
             order=order,
             rows=rows.ravel()[place],
-            utility=_padded(utility, rows.shape[1], np.nan).ravel()[place],
-            spread=None if spread is None else _padded(spread, rows.shape[1], 0.0).ravel()[place],
-            offered=_padded(offered, rows.shape[1], False).ravel()[place],
+            utility=padded(utility, np.nan).ravel()[place],
+            spread=None if spread is None else padded(spread, 0.0).ravel()[place],
+            offered=padded(offered, False).ravel()[place],
             showable=showable.ravel()[place],
             holds=applied.holds.reshape(rows.size, len(self.rules.rules))[place],
         )
@@ -220,7 +223,7 @@ class CompiledPolicy:
         return np.where(np.isnan(utility), 0.0, np.where(utility < 0, spread / factors, spread * factors))
 
     def _limits(self, queries: Sequence[Query], pool: Pool, offer: Offer) -> Limits:
-        quotas, places = self.rules.quotas, list(self.rules.quota_places)
+        quotas, places = self.rules.quotas, self.rules.quota_places
         own, on = offer.holds[..., places], offer.applied.active[:, places]
         return Limits(
             bits=quotas.bits,
@@ -229,18 +232,25 @@ class CompiledPolicy:
             active=on,
             group_quota=quotas.group_quota,
             groups=quotas.groups(pool.rows, own),
-            floors=np.array(quotas.floors, dtype=np.int64),
-            satisfies=own[..., list(quotas.floors)],
+            floors=quotas.floors,
+            satisfies=own[..., quotas.floors],
             burdens=self.rules.burdens(queries, pool.rows, own & on[:, None]),
         )
 
 
 def scaled(utility: np.ndarray, factors: np.ndarray) -> np.ndarray:
-    """float64, NaN where it is not finite; a larger factor never lowers a utility."""
+    """[B, C] float64, NaN where it is not finite; a larger factor never lowers a utility."""
     values = utility.astype(np.float64)
-    with np.errstate(over="ignore"):
-        values = np.where(values < 0, values / factors, values * factors)
-    return np.where(np.isfinite(values), values, np.nan)
+    _scale(values, factors)
+    return values
+
+
+@compiled()
+def _scale(values, factors):
+    for b in range(values.shape[0]):
+        for c in range(values.shape[1]):
+            one = values[b, c] / factors[b, c] if values[b, c] < 0 else values[b, c] * factors[b, c]
+            values[b, c] = one if math.isfinite(one) else math.nan
 
 
 def _seen(row_of: Mapping[str, int], query: Query) -> tuple[list[int], list[int]]:
@@ -249,8 +259,12 @@ def _seen(row_of: Mapping[str, int], query: Query) -> tuple[list[int], list[int]
     return history, [*history, *(row for item in query.exclude if (row := row_of.get(item)) is not None)]
 
 
-def _padded(array: np.ndarray, width: int, value: Any) -> np.ndarray:
-    return np.concatenate([array, np.full((len(array), width - array.shape[1]), value, dtype=array.dtype)], axis=1)
+def _padded(array: np.ndarray, value: Any, width: int) -> np.ndarray:
+    return _followed_by(array, np.full((len(array), width - array.shape[1]), value, dtype=array.dtype))
+
+
+def _followed_by(array: np.ndarray, others: np.ndarray) -> np.ndarray:
+    return np.concatenate([array, others], axis=1) if others.size else array
 
 
 def _check_vectors(vectors: np.ndarray, num_items: int) -> None:

@@ -3,6 +3,7 @@
 Shapes: N items of the catalogue, B queries, C columns of the pool, D dim of the vectors, V values of a category.
 """
 
+import math
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import numpy as np
 
 from recsys.errors import ConfigError, check_ranges
 from recsys.expressions import Columns, suggestion
+from recsys.jit import compiled
 from recsys.policy.quotas import NOWHERE, grouping, numbered
 from recsys.policy.scores import DPP, MAX_SUM, MMR, PLAIN, PROPORTIONS
 from recsys.policy.selection import Pool, Scoring
@@ -67,7 +69,7 @@ class Diversity:
             mode=mode,
             window=self.window,
             trade_off=self.trade_off,
-            relevance=relevance(pool) - UNKNOWN_PENALTY * np.isnan(pool.utility),
+            relevance=relevance(pool),
             units=likeness.units[pool.rows] if alike else np.empty((*pool.rows.shape, 0), dtype=np.float32),
             shares=shares[pool.rows],
             wanted=wanted,
@@ -203,14 +205,35 @@ def _categories(catalogue: Columns, types: Mapping[str, str]) -> list[dict[str, 
 
 
 def relevance(pool: Pool) -> np.ndarray:
-    """Utility [B, C] scaled to [0, 1] over the eligible columns of each query; 0 where it is unknown."""
-    low, span = scale(pool)
-    return np.where(pool.eligible & ~np.isnan(pool.utility), (pool.utility - low) / span, 0)
+    """Utility [B, C] scaled to [0, 1] over the eligible columns of each query; below 0 where it is unknown."""
+    relevances = np.zeros(pool.utility.shape)
+    _relate(pool.eligible, pool.utility, *scale(pool), relevances)
+    return relevances
 
 
 def scale(pool: Pool) -> tuple[np.ndarray, np.ndarray]:
-    """[B, 1] each: the utility that has the relevance 0, and how far above it that of 1 is."""
-    known = pool.eligible & ~np.isnan(pool.utility)
-    low = np.min(pool.utility, axis=1, where=known, initial=np.inf, keepdims=True)
-    high = np.max(pool.utility, axis=1, where=known, initial=-np.inf, keepdims=True)
-    return np.where(np.isfinite(low), low, 0), np.where(high > low, high - low, 1)
+    """[B] each: the utility that has the relevance 0, and how far above it that of 1 is."""
+    lows, spans = np.zeros(len(pool.utility)), np.ones(len(pool.utility))
+    _measure(pool.eligible, pool.utility, lows, spans)
+    return lows, spans
+
+
+@compiled()
+def _measure(eligible, utility, lows, spans):
+    for b in range(len(utility)):
+        low, high = math.inf, -math.inf
+        for c in range(utility.shape[1]):
+            if eligible[b, c] and not math.isnan(utility[b, c]):
+                low, high = min(low, utility[b, c]), max(high, utility[b, c])
+        if low <= high:
+            lows[b], spans[b] = low, high - low if high > low else 1.0
+
+
+@compiled()
+def _relate(eligible, utility, lows, spans, relevances):
+    for b in range(len(utility)):
+        for c in range(utility.shape[1]):
+            if math.isnan(utility[b, c]):
+                relevances[b, c] = -UNKNOWN_PENALTY
+            elif eligible[b, c]:
+                relevances[b, c] = (utility[b, c] - lows[b]) / spans[b]

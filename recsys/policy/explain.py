@@ -142,11 +142,8 @@ def _touches(
         if active[pin.rule] and held.any():
             touches.append((pin.rule, held & (holds[came, pin.rule] if pin.row is None else rows == pin.row)))
     cost = batch.selection.passed_over[index, columns]
-    touches += [
-        (place, (cost & bit) != 0)
-        for place, bit in zip(rules.quota_places, rules.quotas.bits.tolist(), strict=True)
-        if cost.any()
-    ]
+    if cost.any():
+        touches += zip(rules.quota_places.tolist(), (cost & rules.quotas.bits[:, None]) != 0, strict=True)
     for place, balance in rules.balances:
         if active[place]:
             touches.append((place, balance.factors([batch.queries[index]], rows[None])[0] != 1))

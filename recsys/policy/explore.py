@@ -80,7 +80,7 @@ class Exploration:
         for row, query in enumerate(queries):
             drawn = seeded(query).standard_normal((columns, query.k))[:, :places]
             normals[row, : drawn.shape[1]] = drawn.T
-        deviations = self.rate * spread / scale(pool)[1]
+        deviations = self.rate * spread / scale(pool)[1][:, None]
         return Draws(
             mode=MODES[self.kind],
             rate=self.rate,

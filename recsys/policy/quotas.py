@@ -13,6 +13,7 @@ import numpy as np
 from recsys.contracts import Query
 from recsys.errors import ConfigError
 from recsys.expressions import Columns, suggestion
+from recsys.jit import compiled
 from recsys.policy.counters import counted
 from recsys.policy.rules import BOUNDS, Cap, Exposure, Floor, Frequency
 
@@ -36,9 +37,10 @@ class Quotas:
     """[N, G] int32, groups of each item in the caps of columns, NOWHERE behind the last"""
     group_quota: np.ndarray
     """int32, the quota of each group, those of the caps with conditions behind those of columns"""
-    caps: tuple[int, ...]
-    """quotas that are caps with a condition, and so are floors and frequencies"""
-    floors: tuple[int, ...]
+    caps: np.ndarray
+    """int64, quotas that are caps with a condition, and so are floors and frequencies"""
+    floors: np.ndarray
+    """[F] int64"""
     frequencies: tuple[int, ...]
 
     @staticmethod
@@ -51,7 +53,8 @@ class Quotas:
                 values, num = numbered(grouping(rule.name, rule.of, catalogue, item_types))
                 groups.append(np.where(values < 0, NOWHERE, values + len(owners)))
                 owners += [place] * num
-        caps = tuple(place for place, rule in enumerate(quotas) if isinstance(rule, Cap) and rule.where is not None)
+        caps = [place for place, rule in enumerate(quotas) if isinstance(rule, Cap) and rule.where is not None]
+        floors = [place for place, rule in enumerate(quotas) if isinstance(rule, Floor)]
         return Quotas(
             names=tuple(rule.name for rule in quotas),
             bits=np.array([1 << (len(quotas) - 1 - place) for place in range(len(quotas))], dtype=np.int64),
@@ -59,21 +62,31 @@ class Quotas:
             tops=np.array([0 if isinstance(rule, Frequency) else rule.top for rule in quotas], dtype=np.int64),
             of=np.concatenate([np.empty((num_items, 0), dtype=np.int64), *groups], axis=1).astype(np.int32),
             group_quota=np.array([*owners, *caps], dtype=np.int32),
-            caps=caps,
-            floors=tuple(place for place, rule in enumerate(quotas) if isinstance(rule, Floor)),
+            caps=np.array(caps, dtype=np.int64),
+            floors=np.array(floors, dtype=np.int64),
             frequencies=tuple(place for place, rule in enumerate(quotas) if isinstance(rule, Frequency)),
         )
 
     def groups(self, rows: np.ndarray, holds: np.ndarray) -> np.ndarray:
         """[B, C, G + caps with conditions] int32 of catalogue rows [B, C]; holds [B, C, Q]."""
-        first = len(self.group_quota) - len(self.caps)
-        own = first + np.arange(len(self.caps), dtype=np.int32)
-        conditional = np.where(holds[..., list(self.caps)], own, np.int32(NOWHERE))
-        return np.concatenate([self.of[rows], conditional], axis=-1)
+        grouped = np.empty((*rows.shape, self.of.shape[1] + len(self.caps)), dtype=np.int32)
+        _group(self.of, rows, holds, self.caps, len(self.group_quota) - len(self.caps), grouped)
+        return grouped
 
     def broken(self, mask: int) -> tuple[str, ...]:
         """Names of the rules whose bits are set."""
         return tuple(name for name, bit in zip(self.names, self.bits.tolist(), strict=True) if mask & bit)
+
+
+@compiled()
+def _group(of, rows, holds, caps, first, grouped):
+    """Into [B, C, G + caps]; the row of PAD is the last one."""
+    num = of.shape[1]
+    for b in range(rows.shape[0]):
+        for c in range(rows.shape[1]):
+            grouped[b, c, :num] = of[rows[b, c]]
+            for place in range(len(caps)):
+                grouped[b, c, num + place] = first + place if holds[b, c, caps[place]] else NOWHERE
 
 
 def _limit(rule: Quota) -> int:

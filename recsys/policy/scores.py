@@ -100,19 +100,20 @@ def _divergence(wanted, sums, own, number):
 
 
 @compiled()
-def added(b, chosen, mode, units, shares, state):
+def added(b, chosen, mode, units, shares, left, state):
+    """Of those that are left [C], which may yet come; the others keep no account of what stands above."""
     closest, factors, sums, quality, number = state
     if mode == MMR:
-        cosines = _cosines(units[b], chosen)
+        cosines = _cosines(units[b], chosen, left)
         for c in range(units.shape[1]):
             closest[c] = max(closest[c], cosines[c])
     elif mode == MAX_SUM:
-        closest += _cosines(units[b], chosen)
+        closest += _cosines(units[b], chosen, left)
     elif mode == PROPORTIONS:
         for v in range(len(sums)):
             sums[v] += shares[b, chosen, v]
     elif mode == DPP and number[0] < len(factors):
-        row, cosines = number[0], _cosines(units[b], chosen)
+        row, cosines = number[0], _cosines(units[b], chosen, left)
         _subtract(cosines, factors[:row], chosen)
         root = np.float32(math.sqrt(max(closest[chosen], 1 / quality[chosen], 1e-12)))
         for c in range(len(cosines)):
@@ -131,12 +132,13 @@ def _subtract(cosines, factors, chosen):
 
 
 @compiled(fastmath=True)
-def _cosines(units, chosen):
-    """[C] float32 of all units [C, D] with one of them."""
-    cosines, own = np.empty(len(units), dtype=np.float32), units[chosen]
+def _cosines(units, chosen, left):
+    """[C] float32 of those that are left of units [C, D] with one of them, 0 for the others."""
+    cosines, own = np.zeros(len(units), dtype=np.float32), units[chosen]
     for c in range(len(units)):
-        total = np.float32(0)
-        for d in range(units.shape[1]):
-            total += units[c, d] * own[d]
-        cosines[c] = total
+        if left[c]:
+            total = np.float32(0)
+            for d in range(units.shape[1]):
+                total += units[c, d] * own[d]
+            cosines[c] = total
     return cosines

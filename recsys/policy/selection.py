@@ -231,6 +231,8 @@ def _fill(b, pool, limits, scoring, draws, selection, counts, owed, guard):
     free, num, yielded = eligible[b].copy(), eligible.shape[1], 0
     masks, excess, scores = np.zeros(num, dtype=np.int64), np.zeros(num, dtype=np.int64), np.empty(num)
     full, capped = np.zeros(len(counts), dtype=np.int64), np.zeros(num, dtype=np.int64)
+    allowed, left = free.copy(), free.copy()
+    left[pinned[b][pinned[b] >= 0]] = True
     state = fresh_state(mode, units, shares, window, num, trade_off, relevance[b])
     for place in range(sizes[b]):
         chosen = pinned[b, place]
@@ -243,7 +245,7 @@ def _fill(b, pool, limits, scoring, draws, selection, counts, owed, guard):
             if guard != NO_GUARD:
                 chosen = guarded(b, place, pool, limits, free, counts, owed, masks, excess, scores, guard)
             elif draw_mode != NOBODY and place >= first:
-                allowed = free & (masks == masks[best]) & (excess == excess[best])
+                _as_good_as(best, free, masks, excess, allowed)
                 compared = noise = scores if diverse else relevance[b]
                 normal = compared
                 if draw_mode == THOMPSON:
@@ -257,5 +259,13 @@ def _fill(b, pool, limits, scoring, draws, selection, counts, owed, guard):
             taken(b, place, chosen, limits, free, counts, owed)
         columns[b, place] = chosen
         if mode != PLAIN and place < window:
-            added(b, chosen, mode, units, shares, state)
+            left[chosen] = False
+            added(b, chosen, mode, units, shares, left, state)
     return yielded
+
+
+@compiled()
+def _as_good_as(best, free, masks, excess, allowed):
+    """Into [C] bool: the free columns that break no more than the best."""
+    for c in range(len(free)):
+        allowed[c] = free[c] and masks[c] == masks[best] and excess[c] == excess[best]

@@ -12,6 +12,7 @@ from slow_twin import objects
 from recsys.errors import ConfigError
 from recsys.policy.diversity import (
     CONTENT_DIM,
+    UNKNOWN_PENALTY,
     Determinantal,
     Likeness,
     MaximalMarginalRelevance,
@@ -131,9 +132,9 @@ def test_similarity_to_a_pinned_item_counts():
 
 def test_relevance_is_scaled_over_eligible_items():
     one = pool((8.0, 4.0, 3.0, 2.0, math.nan), eligible=[False, True, True, True, True])
-    assert relevance(one).tolist() == [[0, 1, 0.5, 0, 0]]
+    assert relevance(one).tolist() == [[0, 1, 0.5, 0, -UNKNOWN_PENALTY]]
     assert relevance(pool((2.0, 2.0))).tolist() == [[0, 0]]
-    assert relevance(pool((math.nan, 2.0), eligible=[False, False])).tolist() == [[0, 0]]
+    assert relevance(pool((math.nan, 2.0), eligible=[False, False])).tolist() == [[-UNKNOWN_PENALTY, 0]]
 
 
 def log_det(rows, utility, vectors, trade_off):
@@ -145,17 +146,21 @@ def log_det(rows, utility, vectors, trade_off):
 
 
 @settings(max_examples=80, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.sampled_from([0.0, 0.3, 0.7]), st.integers(1, 7))
-def test_a_determinantal_slate_grows_by_the_greatest_determinant(seed, trade_off, window):
+@given(st.integers(0, 2**32 - 1), st.sampled_from([0.0, 0.3, 0.7]), st.integers(1, 7), st.integers(0, 7))
+def test_a_determinantal_slate_grows_by_the_greatest_determinant(seed, trade_off, window, pin):
+    """Also around the last item, pinned to a place before the seventh; its relevance is 0."""
     rng = np.random.default_rng(seed)
-    vectors, utility = rng.normal(size=(9, 4)).astype(np.float32), np.sort(rng.normal(size=9))[::-1].tolist()
+    vectors, utility = rng.normal(size=(9, 4)).astype(np.float32), np.sort(rng.normal(size=9))[::-1]
+    utility[8] = utility[7]
+    one = pool(utility, k=7, eligible=np.arange(9) != 8, pinned=np.where(np.arange(7) == pin, 8, -1))
     diversity = Determinantal(trade_off=trade_off, window=window, content=0.0)
-    found = chosen(diversity, pool(utility, k=7), vectors).columns[0].tolist()
+    found = chosen(diversity, one, vectors).columns[0].tolist()
     for place in range(window):
-        rest = [row for row in range(9) if row not in found[:place]]
+        rest = [row for row in range(8) if row not in found[:place]]
         gains = {row: log_det([*found[:place], row], utility, vectors, trade_off) for row in rest}
-        assert gains[found[place]] == pytest.approx(max(gains.values()), abs=1e-4)
-    assert found[window:] == sorted(found[window:])
+        assert place == pin or gains[found[place]] == pytest.approx(max(gains.values()), abs=1e-4)
+    behind = [row for place, row in enumerate(found) if place >= window and place != pin]
+    assert behind == sorted(behind)
 
 
 def test_a_greedy_determinant_is_near_the_best_of_all_slates():
