@@ -1,11 +1,13 @@
 """What does diversity cost? NDCG@10 against how unlike the items of a page are, and whom the pages show.
 
-    python benchmarks/diversity.py runs/demo [another run folder ...]
+    python train.py recipe=movielens_100k protocol.later=0.2 protocol.test=0.1 run_dir=runs/earlier
+    python benchmarks/diversity.py runs/demo:runs/earlier [another run folder ...]
 
 Reads finished runs of train.py: their data, split and bundle. Every question of the test period is retrieved and ranked
 once; then each diversity composes the pages at every setting of its dial, without rules. The setting that is kept is the
-most diverse one, of popularity dials the most even one, that costs at most 1% of NDCG@10 on VALIDATION; its figures are those
-of TEST. Unless the protocol is strict, the bundle has learnt from VALIDATION.
+most diverse one, of popularity dials the most even one, that costs at most 1% of NDCG@10 where settings are chosen: on
+VALIDATION under a strict protocol; otherwise what serves has learnt from VALIDATION, and a run of the same recipe whose log
+ended before (`protocol.later`) is asked in its own TEST. Figures are those of the TEST of the first run.
 
 Intra-list distance: mean over pairs of a page of 1 - cosine of the items' genres or attributes. Exposure Gini: over all
 items of the catalogue, 0 if all are shown alike, 1 if only one is.
@@ -33,7 +35,7 @@ from rich.table import Table
 from recsys.bundle import Bundle
 from recsys.contracts import PAD
 from recsys.data.description import ITEM
-from recsys.data.splits import TEST, VALIDATION
+from recsys.data.splits import TEST, VALIDATION, Split
 from recsys.errors import ConfigError, exit_on_error
 from recsys.evaluation.attributes import Attributes
 from recsys.evaluation.exposure import exposure, gini, intra_list_distance, top_share
@@ -81,14 +83,15 @@ class Asked:
 
 @dataclass(frozen=True, kw_only=True)
 class Finished:
-    """A run of train.py."""
+    """A run of train.py, asked in one period."""
 
     name: str
     bundle: Bundle
     attributes: Attributes
     items: tuple[str, ...]
     """[N] ids"""
-    asked: dict[int, Asked]
+    split: Split
+    asked: Asked
 
     @property
     def num_items(self) -> int:
@@ -115,25 +118,41 @@ KINDS: tuple[tuple[str, type[Alike], tuple[float, ...]], ...] = (
 NO_DIVERSITY = MaximalMarginalRelevance(trade_off=1.0, window=0, content=0.0)
 
 
-def finished(folder: Path, *, periods: Sequence[int], most: int) -> Finished:
+def finished(folder: Path, *, period: int, most: int) -> Finished:
+    """ConfigError where there is no finished run."""
+    if not (folder / "bundle").is_dir():
+        raise ConfigError(f"{folder} has no bundle; run `make demo` or train.py first and give its run folder")
     bundle = Bundle.open(folder / "bundle")
     stages = (load_retrieve(bundle), load_rank(bundle))
     config = OmegaConf.create(bundle.document("config.yaml"))
     parts = {key: instantiate(config[key], _convert_="all") for key in ("data", "protocol", "evaluation")}
     dataset = parts["data"].load()
     split = parts["protocol"].splits(dataset)[-1]
-    replay = Replay(dataset, split)
-    asked = {}
-    for period in periods:
-        questions = parts["evaluation"].questions(split, replay, period).sample(most, seed=0)
-        asked[period] = Asked(questions=questions, tensors=list(_ranked(stages, questions)))
+    questions = parts["evaluation"].questions(split, Replay(dataset, split), period).sample(most, seed=0)
     return Finished(
         name=dataset.name,
         bundle=bundle,
         attributes=Attributes.of(dataset),
         items=tuple(dataset.items[ITEM]),
-        asked=asked,
+        split=split,
+        asked=Asked(questions=questions, tensors=list(_ranked(stages, questions))),
     )
+
+
+def chosen_on(folder: Path, run: Finished, earlier: str) -> Finished:
+    """Who is asked where settings are chosen; ConfigError where that would not be before the test, or already learnt."""
+    if not earlier:
+        if not run.split.strict:
+            raise ConfigError(
+                f"{folder} has learnt from its VALIDATION period; train the same with protocol.later=0.2 "
+                f"protocol.test=0.1 run_dir=runs/earlier and write {folder}:runs/earlier"
+            )
+        return finished(folder, period=VALIDATION, most=MOST)
+    other = finished(Path(earlier), period=TEST, most=MOST)
+    ends, begins = (other.split.cuts or ())[3:], (run.split.cuts or ())[2:3]
+    if not ends or not begins or ends > begins:
+        raise ConfigError(f"the test of {earlier} does not end before that of {folder}; raise its protocol.later")
+    return other
 
 
 def _ranked(stages: tuple[Retrieve, Rank], questions: Questions) -> Iterator[dict[str, Any]]:
@@ -173,7 +192,7 @@ def countable(bundle: Bundle) -> tuple[str, ...]:
     return (EVENTS, EXPOSURE) if bundle.has(POPULARITY) else (EXPOSURE,)
 
 
-def pages(run: Finished, setting: Setting, period: int) -> np.ndarray:
+def pages(run: Finished, setting: Setting) -> np.ndarray:
     """[B, K] catalogue rows. A dial on exposure is told what was shown before, request by request."""
     policy = Policy(
         value=ValueFormula(**run.bundle.document("policy.yaml")["value"]),
@@ -182,7 +201,7 @@ def pages(run: Finished, setting: Setting, period: int) -> np.ndarray:
         exploration=Exploration(kind="none", rate=0.0, first=0),
     )
     stage = rules_maker(run.bundle, policy=policy)(RuleSet.parse({"rules": []}))
-    asked = run.asked[period]
+    asked = run.asked
     if setting.popularity.of == EXPOSURE:
         counters = Counters({}, run.items, half_life=len(asked.questions) * PLACES)
         return stream(stage, asked.singles(), counters, PLACES).rows
@@ -190,8 +209,8 @@ def pages(run: Finished, setting: Setting, period: int) -> np.ndarray:
     return np.concatenate([np.pad(rows, ((0, 0), (0, PLACES - rows.shape[1])), constant_values=PAD) for rows in shown])
 
 
-def measured(run: Finished, rows: np.ndarray, period: int) -> Row:
-    targets = run.asked[period].questions.targets
+def measured(run: Finished, setting: Setting) -> Row:
+    rows, targets = pages(run, setting), run.asked.questions.targets
     shown = exposure(rows, run.num_items, PLACES, discounted=False)
     return {
         "ndcg@10": float(ndcg(hits(rows, targets), targets.num_targets, PLACES).mean()),
@@ -202,8 +221,8 @@ def measured(run: Finished, rows: np.ndarray, period: int) -> Row:
     }
 
 
-def fronts(run: Finished) -> list[Row]:
-    """Every diversity at every dial, on both periods."""
+def fronts(run: Finished, choosing: Finished) -> list[Row]:
+    """Every diversity at every dial, where it is chosen and on TEST."""
     types = run.bundle.document("catalogue.json")
     columns = [name for name, kind in types.items() if kind == "categories"]
     listed = list(settings(columns, countable(run.bundle)))
@@ -213,25 +232,23 @@ def fronts(run: Finished) -> list[Row]:
             "diversity": setting.name,
             "dial": setting.dial,
             "judged": setting.judged,
-            **{
-                key: measured(run, pages(run, setting, period), period)
-                for key, period in (("validation", VALIDATION), ("test", TEST))
-            },
+            "choice": measured(choosing, setting),
+            "test": measured(run, setting),
         }
         for setting in track(listed, run.name)
     ]
 
 
 def kept(rows: Sequence[Row]) -> dict[str, Row]:
-    """Of each diversity of a run the best setting that costs little enough on VALIDATION, where there is one."""
-    plain = rows[0]["validation"]["ndcg@10"]
-    cheap = [row for row in rows if row["validation"]["ndcg@10"] >= (1 - LOSS) * plain]
+    """Of each diversity of a run the best setting that costs little enough where it is chosen, if there is one."""
+    plain = rows[0]["choice"]["ndcg@10"]
+    cheap = [row for row in rows if row["choice"]["ndcg@10"] >= (1 - LOSS) * plain]
     names = dict.fromkeys(row["diversity"] for row in cheap)
     return {name: max((row for row in cheap if row["diversity"] == name), key=_merit) for name in names}
 
 
 def _merit(row: Row) -> float:
-    value: float = row["validation"][row["judged"]]
+    value: float = row["choice"][row["judged"]]
     return -value if row["judged"] == "gini" else value
 
 
@@ -245,8 +262,8 @@ def figures(rows: Sequence[Row]) -> dict[str, Figure]:
     found = {}
     for name in dict.fromkeys(row["run"] for row in rows):
         own = [row for row in rows if row["run"] == name]
-        unlike = max(kept(own).values(), key=lambda row: row["validation"]["distance"])
-        even = min(kept(own).values(), key=lambda row: row["validation"]["gini"])
+        unlike = max(kept(own).values(), key=lambda row: row["choice"]["distance"])
+        even = min(kept(own).values(), key=lambda row: row["choice"]["gini"])
         key = name.lower().replace(" ", "_")
         found[f"{key}_distance_gained"] = Figure(
             value=round(changes(own, unlike)["distance"], 4), unit=_told(own, unlike), goal=0.3, better="higher"
@@ -263,7 +280,7 @@ def _told(rows: Sequence[Row], row: Row) -> str:
 
 def table(rows: Sequence[Row]) -> Table:
     shown = Table(
-        title=f"{rows[0]['run']}, TEST, at most {LOSS:.0%} of NDCG@10 lost on VALIDATION",
+        title=f"{rows[0]['run']}, TEST, at most {LOSS:.0%} of NDCG@10 lost before it",
         box=box.SIMPLE_HEAD,
         title_justify="left",
     )
@@ -277,13 +294,11 @@ def table(rows: Sequence[Row]) -> Table:
 
 
 def main() -> None:
-    start, folders = time.perf_counter(), [Path(one) for one in sys.argv[1:]] or [Path("runs/demo")]
-    for folder in folders:
-        if not (folder / "bundle").is_dir():
-            raise ConfigError(f"{folder} has no bundle; run `make demo` or train.py first and give its run folder")
-    rows: list[Row] = []
-    for folder in folders:
-        own = fronts(finished(folder, periods=(VALIDATION, TEST), most=MOST))
+    start, rows = time.perf_counter(), []
+    for argument in sys.argv[1:] or ["runs/demo:runs/earlier"]:
+        folder, _, earlier = argument.partition(":")
+        run = finished(Path(folder), period=TEST, most=MOST)
+        own = fronts(run, chosen_on(Path(folder), run, earlier))
         console.print(table(own))
         rows += own
     claimed = figures(rows)

@@ -29,7 +29,7 @@ from rich.progress import track
 from rich.table import Table
 
 from recsys.data.splits import TEST
-from recsys.errors import ConfigError, exit_on_error
+from recsys.errors import exit_on_error
 from recsys.evaluation.exposure import exposure, gini, intra_list_distance, top_share
 from recsys.evaluation.metrics import hits, ndcg
 from recsys.evaluation.stream import ITEM, Counters, Streamed, stream
@@ -99,7 +99,7 @@ def stage_of(run: Finished, setting: Setting) -> Rules:
 
 
 def measured(run: Finished, setting: Setting) -> Row:
-    asked = run.asked[TEST]
+    asked = run.asked
     num = len(asked.questions)
     counters = Counters(run.attributes.columns, run.items, half_life=num * PLACES)
     shown = stream(stage_of(run, setting), asked.singles() * PASSES, counters, PLACES)
@@ -189,9 +189,7 @@ def figures(rows: Sequence[Row]) -> dict[str, Figure]:
 
 def main() -> None:
     start, folder = time.perf_counter(), Path(sys.argv[1] if len(sys.argv) > 1 else "runs/demo")
-    if not (folder / "bundle").is_dir():
-        raise ConfigError(f"{folder} has no bundle; run `make demo` or train.py first and give its run folder")
-    run = finished(folder, periods=(TEST,), most=MOST)
+    run = finished(folder, period=TEST, most=MOST)
     rows = [measured(run, setting) for setting in track(list(settings(run)), run.name)]
     console.print(table(rows, run.name))
     claimed = figures(rows)

@@ -75,18 +75,20 @@ class GlobalTime:
     """One timeline for all: FIT | RANK | VALIDATION | TEST | LATER.
 
     The last `test` share of the events is cut into as many windows of equal size as there are `cuts`. Each of them is
-    TEST once, with VALIDATION and RANK right before it; what comes after it is LATER. Events of one timestamp stay
-    together, in the later period. Raises ConfigError for a share out of range.
+    TEST once, with VALIDATION and RANK right before it; what comes after it is LATER. With a share `later` it is as if
+    the log had ended before that. Events of one timestamp stay together, in the later period. Raises ConfigError for a
+    share out of range.
     """
 
     rank: float
     validation: float
     test: float
     cuts: int
+    later: float
 
     def __post_init__(self) -> None:
-        _check_shares(self.rank, self.validation, self.test)
-        check_ranges("protocol", cuts=(self.cuts, 1, 1_000))
+        check_ranges("protocol", cuts=(self.cuts, 1, 1_000), later=(self.later, 0.0, 1.0))
+        _check_shares(self.rank, self.validation, self.test, self.later)
 
     def splits(self, dataset: Dataset) -> tuple[Split, ...]:
         """Raises DataError when a period stays empty or users have no common timeline."""
@@ -98,8 +100,8 @@ class GlobalTime:
         return tuple(self._split(dataset, window) for window in range(self.cuts))
 
     def _split(self, dataset: Dataset, window: int) -> Split:
-        times, later = dataset.interactions[TIMESTAMP].to_numpy(), self.test * (self.cuts - 1 - window) / self.cuts
-        cuts = _cuts(times, (self.rank, self.validation, self.test / self.cuts, later))
+        times, behind = dataset.interactions[TIMESTAMP].to_numpy(), self.test * (self.cuts - 1 - window) / self.cuts
+        cuts = _cuts(times, (self.rank, self.validation, self.test / self.cuts, behind + self.later))
         periods = np.searchsorted(cuts, times, side="right").astype(np.int8)
         _check_filled(periods, "events share too few timestamps; give more events, other fractions or fewer cuts")
         which = f" (window {window + 1} of {self.cuts})" if self.cuts > 1 else ""
@@ -158,7 +160,7 @@ class Random:
     seed: int
 
     def __post_init__(self) -> None:
-        _check_shares(self.rank, self.validation, self.test)
+        _check_shares(self.rank, self.validation, self.test, 0.0)
         check_ranges("protocol", seed=(self.seed, 0, 2**63 - 1))
 
     def splits(self, dataset: Dataset) -> tuple[Split, ...]:
@@ -171,12 +173,14 @@ class Random:
         return (Split(name=name, periods=periods, cuts=None, strict=False, ordered=False),)
 
 
-def _check_shares(rank: float, validation: float, test: float) -> None:
+def _check_shares(rank: float, validation: float, test: float, later: float) -> None:
     for key, value in {"rank": rank, "validation": validation, "test": test}.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
             raise ConfigError(f"{key} is {value!r}; write a fraction of the events between 0 and 1")
-    if (total := rank + validation + test) >= 1:
-        raise ConfigError(f"rank + validation + test is {total:g}; keep the sum below 1, the rest is there to fit on")
+    if (total := rank + validation + test + later) >= 1:
+        raise ConfigError(
+            f"rank + validation + test + later is {total:g}; keep the sum below 1, the rest is there to fit on"
+        )
 
 
 def _check_filled(periods: np.ndarray, advice: str) -> None:

@@ -15,7 +15,7 @@ from recsys.evaluation.replay import Replay
 @pytest.fixture(scope="module")
 def questions():
     dataset = Synthetic(users=60, items=80, events=3_000, seed=0).load()
-    split = GlobalTime(rank=0.2, validation=0.1, test=0.2, cuts=1).splits(dataset)[-1]
+    split = GlobalTime(rank=0.2, validation=0.1, test=0.2, cuts=1, later=0.0).splits(dataset)[-1]
     return Questions.of(dataset, split, Replay(dataset, split), TEST, remove_seen=True)
 
 

@@ -71,7 +71,7 @@ def prepared(tmp_path_factory):
     }
     (folder / "minutes.yaml").write_text(yaml.safe_dump(description, sort_keys=False))
     dataset = Tables(description=str(folder / "minutes.yaml")).load()
-    split = GlobalTime(rank=0.1, validation=0.25, test=0.1, cuts=1).splits(dataset)[0]
+    split = GlobalTime(rank=0.1, validation=0.25, test=0.1, cuts=1, later=0.0).splits(dataset)[0]
     features = Features(history_length=4, max_values=1, min_count=1, leave_out=[])
     return prepare(dataset, split, features, TextVectors(dim=1, min_documents=1, seed=0))
 
