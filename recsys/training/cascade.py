@@ -26,6 +26,7 @@ from recsys.ranking.funnel import told
 from recsys.retrieval.two_tower import TowerEnsemble
 from recsys.stages import Retrieve
 from recsys.training.examples import anchors
+from recsys.training.impressions import impression_examples
 from recsys.training.loop import Loop
 from recsys.training.prepare import Prepared
 from recsys.training.ranking import RankingTraining, TrainedRanker
@@ -90,8 +91,8 @@ class Run:
 
     def cascade(self) -> TrainedCascade:
         """Train all stages; an interrupted call goes on from its checkpoints."""
-        if self.knobs.ranking is not None and (columns := self.knobs.ranking.columns) is not None:
-            columns.check(self.prepared.features, self.prepared.split)
+        if self.knobs.ranking is not None and (logged := self.knobs.ranking.logged) is not None:
+            logged.check(self.prepared.features, self.prepared.split)
         self.say("towers that are asked in the validation period: epochs and weights are chosen")
         chosen = self._choose(self._retrieval(VALIDATION, epochs=None))
         self.say(f"chosen: {chosen.epochs} epochs, {chosen.retrieve.sources.chosen}")
@@ -166,7 +167,7 @@ class Run:
         self.say("ranker")
         spec, items = served.spec, served.items
         examples = [
-            self._examples(ranking, retrieve, spec, items, self.prepared.split.periods == period, most)
+            self._examples(ranking, retrieve, spec, items, period, most)
             for retrieve, period, most in (
                 (early, RANK, ranking.requests),
                 (chosen.retrieve, VALIDATION, ranking.validation_requests),
@@ -191,12 +192,16 @@ class Run:
         retrieve: Retrieve,
         spec: FeatureSpec,
         items: ItemTable,
-        inside: np.ndarray,
+        period: int,
         most: int,
     ) -> RankingExamples:
-        """At most so many requests of the period `inside` [R] bool."""
-        if ranking.columns is not None:
-            return shown_examples(retrieve, self.prepared, spec, items, inside, ranking.columns, most=most)
+        """At most so many requests of the period."""
+        logged, inside = ranking.logged, self.prepared.split.periods == period
+        if logged is not None and logged.impressions:
+            places = ranking.num_positions > 0
+            return impression_examples(retrieve, self.prepared, spec, items, period, places=places, most=most)
+        if logged is not None:
+            return shown_examples(retrieve, self.prepared, spec, items, inside, logged, most=most)
         rows, dense = drawn(self._asking(inside, ranking.requests_per_user), most), ranking.dense_candidates
         return ranking_examples(retrieve, spec, items, self.prepared.replay, rows, inside, dense=dense)
 

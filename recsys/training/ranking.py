@@ -172,9 +172,9 @@ class RankingTraining(Fitting):
     """of a request, the first, that are all learnt from; of those behind them one in eight"""
     balance: str | Mapping[str, float]
     """how the losses of the objectives become one: equal, uncertainty, gradients, or a weight for each by its name"""
-    shown: Mapping[str, str | None] | None
-    """learn from what was shown in the place of all that is retrieved: the columns of the context, see `Shown`; how many
-    requests a user and candidates a request there are is then up to the log"""
+    shown: Mapping[str, str | None] | str | None
+    """learn from what was shown in the place of all that is retrieved: the columns of the context, or "impressions", see
+    `Shown`; how many requests a user and candidates a request there are is then up to the log"""
     watch: str
     """what the kept epoch is best in on the validation requests: ndcg@10 of the target, or likelihood of all labels"""
 
@@ -201,14 +201,14 @@ class RankingTraining(Fitting):
             dense_candidates=(self.dense_candidates, 1, 10_000),
         )
         check_balance(self.balance)
-        if self.columns is not None and self.columns.position is not None and not self.num_positions:
+        if self.logged is not None and self.logged.position is not None and not self.num_positions:
             raise ConfigError("ranking.shown.position needs ranking.num_positions, how many places differ; give it")
         if self.watch not in WATCHED:
             raise ConfigError(f"ranking.watch is {self.watch!r}; choose one of {', '.join(WATCHED)}")
 
     @property
-    def columns(self) -> Shown | None:
-        """The columns of `shown`."""
+    def logged(self) -> Shown | None:
+        """What `shown` says."""
         return None if self.shown is None else Shown.of(self.shown)
 
     def ranker(self, spec: FeatureSpec, num_scores: int, parents: Parents) -> MultiObjectiveRanker:

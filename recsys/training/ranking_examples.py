@@ -3,13 +3,14 @@
 Shapes: B requests, C candidates, T objectives, S sources.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from recsys.contracts import Query
 from recsys.evaluation.replay import Replay
 from recsys.evaluation.threads import in_threads
 from recsys.features.encode import Arrays, ItemTable, encode_queries
@@ -72,7 +73,7 @@ def ranking_examples(
     kept = learnt_places(retrieve.sources.total, dense)
 
     def part(batch: np.ndarray) -> Arrays:
-        answer = asked(retrieve, spec, items, replay, batch)
+        answer = asked(retrieve, spec, items, replay.queries(batch, k=1))
         return answer | {name: answer[name][:, kept] for name in ("candidate_rows", "candidate_scores")}
 
     arrays = in_batches(part, rows)
@@ -85,9 +86,8 @@ def ranking_examples(
     )
 
 
-def asked(retrieve: Retrieve, spec: FeatureSpec, items: ItemTable, replay: Replay, rows: np.ndarray) -> Arrays:
-    """At rows [B] of the log: tensors of the requests, encoded by `spec`, `candidate_rows` and `candidate_scores`."""
-    queries = replay.queries(rows, k=1)
+def asked(retrieve: Retrieve, spec: FeatureSpec, items: ItemTable, queries: Sequence[Query]) -> Arrays:
+    """Tensors of B requests, encoded by `spec`, `candidate_rows` and `candidate_scores`."""
     answer = retrieve({"QUERY": queries})
     request, _ = encode_queries(spec, items, queries)
     return {**request, **{name: answer[name] for name in ("candidate_rows", "candidate_scores")}}

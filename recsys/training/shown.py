@@ -1,4 +1,6 @@
-"""Which columns of a log say how something was shown, so that the ranker can learn from it (`recsys.training.slates`)."""
+"""How the ranker is told what was shown, so that it can learn from it: by columns of a log whose rows are what was shown
+(`recsys.training.slates`), or by the impressions of the own event log (`recsys.training.impressions`).
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,24 +9,32 @@ from recsys.data.splits import Split
 from recsys.errors import ConfigError
 from recsys.features.spec import Features
 
+COLUMNS = ("position", "propensity")
+IMPRESSIONS = "impressions"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """Columns of the context; None where the log does not say."""
+    """Columns of the context; None where the log does not say, or where the data set has impressions."""
 
     position: str | None = None
     """place from 0"""
     propensity: str | None = None
     """chance to be shown"""
+    impressions: bool = False
+    """those of the data set are what was shown, not its interactions"""
 
     @staticmethod
-    def of(columns: Mapping[str, str | None]) -> "Shown":
-        """ConfigError for anything but these two."""
-        known = tuple(Shown.__dataclass_fields__)
-        if not isinstance(columns, Mapping) or not columns.keys() <= set(known):
-            told = list(columns) if isinstance(columns, Mapping) else columns
-            raise ConfigError(f"ranking.shown is {told}; give a mapping of {' and '.join(known)} to columns, or null")
-        return Shown(**columns)
+    def of(told: Mapping[str, str | None] | str) -> "Shown":
+        """ConfigError for anything but "impressions" or these two columns."""
+        if told == IMPRESSIONS:
+            return Shown(impressions=True)
+        if not isinstance(told, Mapping) or not told.keys() <= set(COLUMNS):
+            found = list(told) if isinstance(told, Mapping) else told
+            raise ConfigError(
+                f"ranking.shown is {found}; give a mapping of {' and '.join(COLUMNS)} to columns, {IMPRESSIONS}, or null"
+            )
+        return Shown(position=told.get("position"), propensity=told.get("propensity"))
 
     def check(self, features: Features, split: Split) -> None:
         """ConfigError where a model would read what nobody knows before something is shown, or slates would be torn."""

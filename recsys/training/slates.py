@@ -84,15 +84,18 @@ def shown_examples(
     logged = logged_examples(prepared, spec, items, slates, position=shown.position, propensity=shown.propensity)
 
     def part(places: np.ndarray) -> Arrays:
-        answer = asked(retrieve, spec, items, prepared.replay, slates.first[places])
-        found, scores = _said_of(logged.candidate_rows[places], answer["candidate_rows"], answer["candidate_scores"])
-        return {"found": found, "scores": scores}
+        queries = prepared.replay.queries(slates.first[places], k=1)
+        return said_of(logged.candidate_rows[places], asked(retrieve, spec, items, queries))
 
-    said = in_batches(part, np.arange(len(logged)))
+    return offered(logged, in_batches(part, np.arange(len(logged))), prepared.dataset.name)
+
+
+def offered(logged: RankingExamples, said: Arrays, name: str) -> RankingExamples:
+    """What was shown and retrieval offers, with what it says of it; DataError where that is nothing. said: of `said_of`"""
     found = said["found"]
     if not found.any():
         raise DataError(
-            f"{prepared.dataset.name}: retrieval offers nothing of what was shown; "
+            f"{name}: retrieval offers nothing of what was shown; "
             "leave ranking.shown out, so that the ranker learns from what is retrieved"
         )
     return replace(
@@ -104,12 +107,12 @@ def shown_examples(
     )
 
 
-def _said_of(rows: np.ndarray, offered: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Which of rows [B, K] are among `offered` [B, C], [B, K] bool, and their scores of [B, C, S], those of the first
-    where it is not.
-    """
-    same = (rows[:, :, None] == offered[:, None, :]) & (offered[:, None, :] != PAD)
-    return same.any(axis=2), np.take_along_axis(scores, same.argmax(axis=2)[..., None], axis=1)
+def said_of(rows: np.ndarray, answer: Arrays) -> Arrays:
+    """found: which of rows [B, K] retrieval offers, [B, K] bool; scores: theirs, [B, K, S], of the first where it does not."""
+    offers = answer["candidate_rows"][:, None, :]
+    same = (rows[:, :, None] == offers) & (offers != PAD)
+    scores = np.take_along_axis(answer["candidate_scores"], same.argmax(axis=2)[..., None], axis=1)
+    return {"found": same.any(axis=2), "scores": scores}
 
 
 def logged_examples(
@@ -193,9 +196,13 @@ def _weights(prepared: Prepared, slates: Slates, column: str) -> np.ndarray:
     chances = _column(prepared, column).cast(pl.Float64, strict=False).fill_null(np.nan).to_numpy()[slates.rows]
     if not ((chances[shown] > 0) & (chances[shown] <= 1)).all():
         raise DataError(f"{prepared.dataset.name}: {column} holds numbers outside (0, 1]; give the chance to be shown")
-    inverse = 1 / np.where(shown, chances, 1)
-    inverse /= inverse[shown].mean()
-    return np.where(shown, inverse.clip(max=MOST), 0).astype(np.float32)
+    return inverse_weights(np.where(shown, chances, np.nan))
+
+
+def inverse_weights(chances: np.ndarray) -> np.ndarray:
+    """[B, C] float32 of chances in (0, 1]: inverse over their mean, cut at MOST; 0 where NaN."""
+    inverse = 1 / chances
+    return np.nan_to_num((inverse / np.nanmean(inverse)).clip(max=MOST)).astype(np.float32)
 
 
 def _column(prepared: Prepared, name: str) -> pl.Series:

@@ -56,7 +56,7 @@ def clicked(id, user="u", item="a", at=1_000.0, **fields):
 
 
 def loaded(folder, description, history=True):
-    return EventLog(folder=str(folder), description=description, history=history).load()
+    return EventLog(folder=str(folder), description=description, history=history, wait_s=0.0).load()
 
 
 def test_the_log_stands_behind_the_history(tmp_path, description):

@@ -1,4 +1,6 @@
-"""What users did with what was served, from the event log's Parquet partitions, behind what a run was trained on."""
+"""What users did with what was served, from the event log's Parquet partitions, behind what a run was trained on; and what
+they were shown.
+"""
 
 import json
 from collections.abc import Mapping
@@ -6,18 +8,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from recsys.data.dataset import DTYPES, Dataset
 from recsys.data.description import ITEM, TIMESTAMP, USER, Description
 from recsys.data.sources.tables import Tables
 from recsys.data.validation import Table, shortened, validated
-from recsys.errors import DataError
+from recsys.errors import DataError, check_ranges
 
-ID, CONTEXT = "id", "context"
+ID, CONTEXT, REQUEST, POSITION = "id", "context", "request_id", "position"
 ACTION = "action_"
 """before the name of an action in the partitions, which may be that of another column"""
-FILES = "feedback/day=*/*.parquet"
+FEEDBACK, IMPRESSIONS = (f"{kind}/day=*/*.parquet" for kind in ("feedback", "impressions"))
 SCALAR = ("category", "text")
 
 
@@ -25,23 +28,30 @@ SCALAR = ("category", "text")
 class EventLog:
     """The feedback of the log, with the catalogue, the users and the objectives of the run that was served.
 
-    A record counts once, however often and in whatever order its copies lie in the files.
+    A record counts once, however often and in whatever order its copies lie in the files. Feedback that names the request
+    it answers is the label of what that request was shown; all else that was shown is labelled 0.
     """
 
     folder: str
-    """holds feedback/day=<day>/*.parquet"""
+    """holds feedback/day=<day>/*.parquet and impressions/day=<day>/*.parquet"""
     description: str
     """description.yaml in the data folder of the run that was served"""
     history: bool
     """whether the interactions of that run are kept beside those of the log"""
+    wait_s: float
+    """what was shown less than so long before the newest record is left out: something may still come of it"""
+
+    def __post_init__(self) -> None:
+        check_ranges("data", wait_s=(self.wait_s, 0.0, 1e9))
 
     def load(self) -> Dataset:
         """Raises DataError with file, column, what was found and what to do."""
         base = Tables(description=self.description).load()
         if not base.description.clock:
             raise DataError(f"{self.description}: there is no time, but the log has one; name tables with timestamps")
-        records = _records(Path(self.folder))
-        events = _events(records, base.description, self.folder)
+        records = _records(Path(self.folder), FEEDBACK)
+        unique = _unique(records, base.description)
+        events = _events(unique, base.description, self.folder)
         dataset = validated(
             name=base.name,
             interactions=_table(self.folder, pl.concat([base.interactions, events]) if self.history else events),
@@ -49,14 +59,33 @@ class EventLog:
             users=_table(self.description, _with_strangers(base.users, events)),
             description=base.description,
         )
-        return replace(dataset, notes=(*dataset.notes, *_notes(records, events, base)))
+        impressions = self._impressions(unique, events, base.description)
+        notes = (*dataset.notes, *_notes(records, events, base, impressions))
+        return replace(dataset, notes=notes, impressions=impressions)
+
+    def _impressions(
+        self, feedback: pl.DataFrame, events: pl.DataFrame, description: Description
+    ) -> pl.DataFrame | None:
+        """Dataset.impressions; None where the log has none. feedback, events: the same records, a row each."""
+        if not any(Path(self.folder).glob(IMPRESSIONS)):
+            return None
+        shown = _shown(_records(Path(self.folder), IMPRESSIONS))
+        newest = pl.concat([shown[TIMESTAMP], feedback[TIMESTAMP]]).to_numpy().max()
+        kept = shown.filter(pl.col(TIMESTAMP) <= newest - self.wait_s)
+        came = _labels(feedback.select(REQUEST, ITEM).with_columns(labels=_of_events(events, description)))
+        nothing = pl.lit(np.zeros(len(description.objectives), np.float32).tolist(), came.schema["labels"])
+        return (
+            kept.join(came, on=[REQUEST, ITEM], how="left", maintain_order="left")
+            .with_columns(pl.col("labels").fill_null(nothing))
+            .rename({REQUEST: "request"})
+        )
 
 
-def _records(folder: Path) -> pl.DataFrame:
+def _records(folder: Path, pattern: str) -> pl.DataFrame:
     """All rows of all files; columns that a file lacks are null."""
-    files = sorted(folder.glob(FILES))
+    files = sorted(folder.glob(pattern))
     if not files:
-        raise DataError(f"{folder}: there is no {FILES}; name the folder that the event log is written to")
+        raise DataError(f"{folder}: there is no {pattern}; name the folder that the event log is written to")
     try:
         return pl.concat([pl.read_parquet(file, glob=False) for file in files], how="diagonal")
     except (pl.exceptions.PolarsError, OSError) as error:
@@ -64,14 +93,44 @@ def _records(folder: Path) -> pl.DataFrame:
         raise DataError(f"{folder}: cannot be read: {reason}; keep nothing but the event log's files there") from None
 
 
-def _events(records: pl.DataFrame, description: Description, folder: str) -> pl.DataFrame:
-    """Interactions in the columns of the description, a row an id.
+def _described(records: pl.DataFrame, description: Description) -> list[str]:
+    return [column for column in (f"{ACTION}{name}" for name in description.actions) if column in records.columns]
 
-    Of copies that differ the least row is kept, whatever came first.
-    """
-    described = [column for column in (f"{ACTION}{name}" for name in description.actions) if column in records.columns]
-    order = [ID, TIMESTAMP, USER, ITEM, CONTEXT, *described]
-    unique = records.sort(order).unique(ID, keep="first", maintain_order=True)
+
+def _unique(records: pl.DataFrame, description: Description) -> pl.DataFrame:
+    """A row an id; of copies that differ the least row is kept, whatever came first."""
+    order = [ID, TIMESTAMP, USER, ITEM, CONTEXT, *_described(records, description), REQUEST]
+    return records.sort(order).unique(ID, keep="first", maintain_order=True)
+
+
+def _shown(records: pl.DataFrame) -> pl.DataFrame:
+    """A row an item of a request, by time, request and position."""
+    columns = [USER, TIMESTAMP, REQUEST, "query", ITEM, POSITION, "propensity"]
+    once = records.sort(REQUEST, POSITION, *columns, nulls_last=True).unique([REQUEST, POSITION], keep="first")
+    return once.filter(pl.col(ITEM).is_not_null()).select(columns).sort(TIMESTAMP, REQUEST, POSITION)
+
+
+def _of_events(events: pl.DataFrame, description: Description) -> pl.Series:
+    """Labels [T] of every event."""
+    actions = {name: events[name].fill_null(np.nan).to_numpy() for name in description.actions}
+    labels = [np.broadcast_to(one.labels(actions), events.height) for one in description.expressions().values()]
+    return pl.Series("labels", np.stack(labels, axis=1).astype(np.float32))
+
+
+def _labels(answers: pl.DataFrame) -> pl.DataFrame:
+    """Of each request and item the best of every objective, NaN where none is known."""
+    order = answers.filter(pl.col(REQUEST).is_not_null()).sort(REQUEST, ITEM)
+    labels = order["labels"].to_numpy()
+    starts = order.select(pl.struct(REQUEST, ITEM).is_first_distinct()).to_series().arg_true().to_numpy()
+    best = np.fmax.reduceat(labels, starts, axis=0) if len(starts) else labels
+    return (
+        order[starts.tolist()].select(REQUEST, ITEM).with_columns(labels=pl.Series(best, dtype=order.schema["labels"]))
+    )
+
+
+def _events(unique: pl.DataFrame, description: Description, folder: str) -> pl.DataFrame:
+    """Interactions in the columns of the description, a row a record."""
+    described = _described(unique, description)
     contexts = [json.loads(text) for text in unique[CONTEXT]]
     return unique.select(
         USER,
@@ -118,8 +177,11 @@ def _table(file: str, frame: pl.DataFrame) -> Table:
     return Table(file=file, frame=frame, names=names, separator="|")
 
 
-def _notes(records: pl.DataFrame, events: pl.DataFrame, base: Dataset) -> list[str]:
+def _notes(records: pl.DataFrame, events: pl.DataFrame, base: Dataset, impressions: pl.DataFrame | None) -> list[str]:
     notes = [f"events from the log: {events.height}"]
+    if impressions is not None:
+        answered = int((np.nan_to_num(impressions["labels"].to_numpy()) > 0).any(axis=1).sum())
+        notes.append(f"items shown: {impressions.height}, of which something came of {answered}")
     if copies := records.height - events.height:
         notes.append(f"copies of records that were left out: {copies}")
     known = {f"{ACTION}{name}" for name in base.description.actions}
