@@ -10,7 +10,7 @@ from tritonclient.grpc import service_pb2
 
 from recsys.contracts import Query
 
-MODELS = ("recommend", "recommend_light", "retrieve", "rank", "rules")
+MODELS = ("recommend", "recommend_light", "recommend_explained", "retrieve", "rank", "rules", "explain")
 ODD_VALUES = (
     *(
         None,
