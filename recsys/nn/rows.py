@@ -1,6 +1,7 @@
 """Embedding tables too large for gradients and optimiser states of their own size: a step moves only rows that it met."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +9,8 @@ from torch import Tensor, nn
 FROM = 1_000_000
 """rows from which on a table is one of these"""
 TINY = 1e-10
+SQUARES = "squares"
+"""name of what only training needs of a table"""
 
 
 class SparseRows(nn.Embedding):
@@ -24,7 +27,12 @@ class SparseRows(nn.Embedding):
 
     def __init__(self, num: int, dim: int, *, padding_idx: int) -> None:
         super().__init__(num, dim, padding_idx=padding_idx, sparse=True)
-        self.register_buffer("squares", torch.zeros(num))
+        self.register_buffer(SQUARES, torch.zeros(num))
+        self.weight.register_post_accumulate_grad_hook(self._move)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A copy moves its own rows."""
+        super().__setstate__(state)
         self.weight.register_post_accumulate_grad_hook(self._move)
 
     @torch.compiler.disable  # sparse gradients cannot be traced

@@ -13,6 +13,7 @@ from recsys.data.splits import TEST
 from recsys.evaluation.pareto import OUTCOMES
 from recsys.graphs import export_item_tower, export_ranker, export_user_tower
 from recsys.items.content import ITEM_TOWER
+from recsys.nn.rows import SQUARES
 from recsys.policy.compose import Policy
 from recsys.policy.rules import RuleSet
 from recsys.stages import POPULARITY, RANKER, ranker_inputs
@@ -77,6 +78,7 @@ def _weights(cascade: TrainedCascade) -> dict[str, torch.Tensor]:
         f"{part}.{name}": tensor.contiguous()
         for part, module in parts.items()
         for name, tensor in module.state_dict().items()
+        if name.rpartition(".")[2] != SQUARES
     }
 
 

@@ -1,5 +1,7 @@
 """Large tables move the rows that a step met, as row-wise Adagrad written out does, and no others."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -48,6 +50,16 @@ def test_rows_that_no_step_met_and_padding_stay():
     loss_of(own(torch.tensor([[0, 2]])), 0).backward()
     moved = (own.weight.detach() != before).any(1)
     assert moved.nonzero().flatten().tolist() == [2]
+
+
+def test_a_copy_moves_its_own_rows():
+    own = table()
+    other = copy.deepcopy(own)
+    loss_of(other(torch.tensor([[1, 2]])), 0).backward()
+    assert other.weight.grad is None
+    assert (other.weight.detach() != own.weight.detach()).any(1).nonzero().flatten().tolist() == [1, 2]
+    assert other.squares.any()
+    assert not own.squares.any()
 
 
 def test_no_optimiser_sees_them():
