@@ -54,6 +54,8 @@ from recsys.stages import POPULARITY, Rank, Retrieve, load_rank, load_retrieve, 
 
 DISCOUNTS = (0.05, 0.1, 0.2, 0.3)
 DIALS = (1.0, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
+SPANS = (0.003, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.6, 1.2, 2.5)
+"""utilities that make a relevance of 1, the same for all"""
 LOSS = 0.01
 """of NDCG@10 that diversity may cost"""
 WINDOW, PLACES, BATCH = 10, 10, 64
@@ -115,7 +117,7 @@ KINDS: tuple[tuple[str, type[Alike], tuple[float, ...]], ...] = (
     ("max-sum", MaxSum, (0.5, 1.0)),
     ("DPP", Determinantal, (0.0, 0.5, 1.0)),
 )
-NO_DIVERSITY = MaximalMarginalRelevance(trade_off=1.0, window=0, content=0.0)
+NO_DIVERSITY = MaximalMarginalRelevance(trade_off=1.0, window=0, span=None, content=0.0)
 
 
 def finished(folder: Path, *, period: int, most: int) -> Finished:
@@ -165,11 +167,15 @@ def settings(columns: Sequence[str], counts: Sequence[str]) -> Iterator[Setting]
     for dial in DIALS:
         for name, kind, contents in KINDS:
             for content in contents:
-                diversity = kind(trade_off=dial, window=WINDOW, content=content)
+                diversity = kind(trade_off=dial, window=WINDOW, span=None, content=content)
                 yield Setting(name=f"{name}, content {content:g}", dial=dial, diversity=diversity)
         for column in columns:
-            diversity = Proportions(trade_off=dial, window=WINDOW, of=column)
+            diversity = Proportions(trade_off=dial, window=WINDOW, span=None, of=column)
             yield Setting(name=f"proportions of {column}", dial=dial, diversity=diversity)
+    for span in SPANS:
+        for name, kind, contents in KINDS[:2]:
+            diversity = kind(trade_off=0.5, window=WINDOW, span=span, content=contents[-1])
+            yield Setting(name=f"{name}, content {contents[-1]:g}, one span", dial=span, diversity=diversity)
     for discount in DISCOUNTS:
         for of in counts:
             popularity = PopularityDial(discount=discount, of=of)
@@ -181,7 +187,7 @@ def settings(columns: Sequence[str], counts: Sequence[str]) -> Iterator[Setting]
             yield Setting(
                 name=f"popularity, exposure {discount:g}, max-sum",
                 dial=dial,
-                diversity=MaxSum(trade_off=dial, window=WINDOW, content=1.0),
+                diversity=MaxSum(trade_off=dial, window=WINDOW, span=None, content=1.0),
                 popularity=PopularityDial(discount=discount, of=EXPOSURE),
                 judged="gini",
             )

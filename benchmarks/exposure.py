@@ -92,7 +92,7 @@ def stage_of(run: Finished, setting: Setting) -> Rules:
     policy = Policy(
         value=own,
         popularity=setting.dial,
-        diversity=MaximalMarginalRelevance(trade_off=1.0, window=0, content=0.0),
+        diversity=MaximalMarginalRelevance(trade_off=1.0, window=0, span=None, content=0.0),
         exploration=Exploration(kind="none", rate=0.0, first=0),
     )
     return rules_maker(run.bundle, policy=policy)(RuleSet.parse({"rules": list(setting.rules)}))

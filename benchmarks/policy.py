@@ -107,7 +107,7 @@ def determinants(rng: np.random.Generator) -> np.ndarray:
         units = unit_length(rng.normal(size=(SMALL, 6)).astype(np.float32))
         utility = np.sort(rng.random(SMALL))[::-1]
         trade_off = rng.uniform(0, 0.9)
-        diversity = Determinantal(trade_off=trade_off, window=CHOSEN, content=0.0)
+        diversity = Determinantal(trade_off=trade_off, window=CHOSEN, span=None, content=0.0)
         pool = small_pool(utility, CHOSEN)
         scoring = diversity.scoring(pool, Likeness(units=units, shares=np.empty((SMALL, 0), dtype=np.float32)), [[]])
         found = select(pool, Limits.none(1, SMALL), scoring, Draws.none(1, CHOSEN)).columns[0]
@@ -135,7 +135,7 @@ def quotas(rng: np.random.Generator) -> tuple[np.ndarray, int]:
     """Utility over the best that keeps a cap of a column and two floors, 5 of 12; and how often one yielded in vain."""
     places, shares, in_vain = 5, [], 0
     sets = np.array(list(itertools.combinations(range(SMALL), places)))
-    diversity = MaximalMarginalRelevance(trade_off=1.0, window=0, content=0.0)
+    diversity = MaximalMarginalRelevance(trade_off=1.0, window=0, span=None, content=0.0)
     for _ in track(range(NUM_INSTANCES), "quotas"):
         utility = np.sort(rng.random(SMALL))[::-1]
         groups, floors = rng.integers(0, 4, SMALL), rng.random((2, SMALL)) < 0.35

@@ -14,7 +14,7 @@ from scipy.optimize import LinearConstraint, milp
 
 from recsys.contracts import PAD, Candidates, Query
 from recsys.policy.compose import CompiledPolicy
-from recsys.policy.diversity import Determinantal, Diversity, MaximalMarginalRelevance, Proportions
+from recsys.policy.diversity import Determinantal, Diversity, MaximalMarginalRelevance, MaxSum, Proportions
 from recsys.policy.explore import Exploration
 from recsys.policy.rules import RuleSet
 
@@ -32,10 +32,11 @@ OTHERS = (
     {"name": "pin", "pin": 1, "where": "price < 30"},
 )
 DIVERSITIES: tuple[Diversity, ...] = (
-    MaximalMarginalRelevance(trade_off=1.0, window=0, content=0.0),
-    MaximalMarginalRelevance(trade_off=0.6, window=6, content=0.5),
-    Determinantal(trade_off=0.6, window=8, content=0.5),
-    Proportions(trade_off=0.6, window=8, of="genre"),
+    MaximalMarginalRelevance(trade_off=1.0, window=0, span=None, content=0.0),
+    MaximalMarginalRelevance(trade_off=0.6, window=6, span=None, content=0.5),
+    Determinantal(trade_off=0.6, window=8, span=None, content=0.5),
+    MaxSum(trade_off=0.6, window=6, span=0.3, content=0.5),
+    Proportions(trade_off=0.6, window=8, span=None, of="genre"),
 )
 EXPLORATIONS = (
     Exploration(kind="none", rate=0.0, first=0),

@@ -137,7 +137,7 @@ def compiled(
 def timed_policies(columns: Mapping[str, np.ndarray], rng: np.random.Generator) -> dict[str, CompiledPolicy]:
     """By kind of exploration: all fifty rules, a determinantal slate of 50 and exploration."""
     vectors = rng.normal(size=(len(columns["item"]), DIM)).astype(np.float32)
-    diversity = Determinantal(trade_off=0.7, window=PLACES, content=0.5)
+    diversity = Determinantal(trade_off=0.7, window=PLACES, span=None, content=0.5)
     return {
         kind: compiled(columns, rules(), diversity, Exploration(kind=kind, rate=rate, first=2), vectors)
         for kind, rate in (("epsilon", 0.05), ("thompson", 1.0))

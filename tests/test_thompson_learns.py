@@ -22,7 +22,7 @@ def choosing(kind):
     exploring = Policy(
         value=ValueFormula(formula="click", weights={}),
         popularity=PopularityDial.off(),
-        diversity=MaximalMarginalRelevance(trade_off=1.0, window=0, content=0.0),
+        diversity=MaximalMarginalRelevance(trade_off=1.0, window=0, span=None, content=0.0),
         exploration=Exploration(kind=kind, rate=rate, first=0),
     )
     items = np.array([f"i{row}" for row in range(ARMS)], dtype=object)

@@ -11,6 +11,7 @@ import numpy as np
 
 from recsys.candidates.contract import Arrays, Asked, Document, Known, check_source
 from recsys.index import Index
+from recsys.jit import compiled
 
 PAIRS = 2**14
 """pairs scored at once"""
@@ -42,10 +43,19 @@ class TowerAnswer:
         products = np.empty((len(query), asking.shape[1]), dtype=np.float32)
         for start in range(0, len(query), PAIRS):
             part = slice(start, start + PAIRS)
-            offered = self.index.vectors(row[part])
-            for event in range(asking.shape[1]):
-                products[part, event] = np.einsum("pd,pd->p", asking[query[part], event], offered)
+            _multiply(asking, query[part], self.index.vectors(row[part]), products[part])
         return products
+
+
+@compiled(fastmath=True)
+def _multiply(asking, query, offered, products):
+    """asking [B, E, D], query [P], offered [P, D], into products [P, E]."""
+    for p in range(len(query)):
+        for e in range(asking.shape[1]):
+            own, total = asking[query[p], e], np.float32(0)
+            for d in range(offered.shape[1]):
+                total += own[d] * offered[p, d]
+            products[p, e] = total
 
 
 @dataclass(frozen=True, kw_only=True)

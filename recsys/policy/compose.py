@@ -171,7 +171,7 @@ class CompiledPolicy:
             unsure=self.exploration.by_doubt and offer.spread is None,
             offer=offer,
             pool=pool,
-            selection=select(pool, limits, scoring, self.exploration.draws(queries, pool, offer.spread)),
+            selection=select(pool, limits, scoring, self.exploration.draws(queries, pool, offer.spread, scoring.spans)),
         )
 
     def _offer(

@@ -18,8 +18,8 @@ from recsys.policy.quotas import NOWHERE, grouping, numbered
 from recsys.policy.scores import DPP, MAX_SUM, MMR, PLAIN, PROPORTIONS
 from recsys.policy.selection import Pool, Scoring
 
-UNKNOWN_PENALTY = 4.0
-"""more than the scores of two items with a known utility can differ, which is 3"""
+UNKNOWN_PENALTY = 10.0
+"""of relevance: no likeness lowers the score of an item of known utility so far; proportions do by 4.6 at most"""
 CONTENT_DIM = 64
 """values of all categories beyond so many share places of the content vectors"""
 
@@ -37,17 +37,23 @@ class Likeness:
 class Diversity:
     """A way to score the first `window` places; those behind are filled in plain order, by falling utility.
 
-    trade_off: 1 is relevance only, 0 diversity only. Relevance is the utility scaled to [0, 1] over the eligible items.
+    trade_off: 1 is relevance only, 0 diversity only. Relevance is how far the utility lies above the least of the eligible
+    items, as a share of `span`. None is the span of the request: every slate becomes as unlike as any other. A number is
+    the same for all: where utilities are calibrated, those who are sure to want something get it, and those for whom
+    nothing stands out get more to choose from, which costs the fewest hits for a mean unlikeness.
     """
 
     kind: ClassVar[str]
     mode: ClassVar[int]
-    keys: ClassVar[tuple[str, ...]] = ("trade_off", "window")
+    keys: ClassVar[tuple[str, ...]] = ("trade_off", "window", "span")
 
-    def __init__(self, *, trade_off: float, window: int) -> None:
+    def __init__(self, *, trade_off: float, window: int, span: float | None) -> None:
         check_ranges("diversity", trade_off=(trade_off, 0.0, 1.0), window=(window, 0, 1_000))
+        if span is not None:
+            check_ranges("diversity", span=(span, 1e-9, 1e9))
         self.trade_off = float(trade_off)
         self.window = window
+        self.span = None if span is None else float(span)
 
     def to_document(self) -> dict[str, Any]:
         return {"kind": self.kind, **{key: getattr(self, key) for key in self.keys}}
@@ -65,11 +71,15 @@ class Diversity:
         for own, rows in zip(wanted, seen, strict=True):
             if rows and mode == PROPORTIONS:
                 own[:] = shares[list(rows)].mean(axis=0)
+        lows, spans = scale(pool)
+        if self.span is not None:
+            spans = np.full_like(spans, self.span)
         return Scoring(
             mode=mode,
             window=self.window,
             trade_off=self.trade_off,
-            relevance=relevance(pool),
+            relevance=relevance(pool, lows, spans),
+            spans=spans,
             units=likeness.units[pool.rows] if alike else np.empty((*pool.rows.shape, 0), dtype=np.float32),
             shares=shares[pool.rows],
             wanted=wanted,
@@ -81,9 +91,9 @@ class Alike(Diversity):
 
     keys = (*Diversity.keys, "content")
 
-    def __init__(self, *, trade_off: float, window: int, content: float) -> None:
+    def __init__(self, *, trade_off: float, window: int, span: float | None, content: float) -> None:
         """content: share of the items' categories in the cosine, beside that of their vectors"""
-        super().__init__(trade_off=trade_off, window=window)
+        super().__init__(trade_off=trade_off, window=window, span=span)
         check_ranges("diversity", content=(content, 0.0, 1.0))
         self.content = float(content)
 
@@ -136,9 +146,9 @@ class Proportions(Diversity):
     kind, mode = "proportions", PROPORTIONS
     keys = (*Diversity.keys, "of")
 
-    def __init__(self, *, trade_off: float, window: int, of: str) -> None:
+    def __init__(self, *, trade_off: float, window: int, span: float | None, of: str) -> None:
         """of: a category or categories column of the items"""
-        super().__init__(trade_off=trade_off, window=window)
+        super().__init__(trade_off=trade_off, window=window, span=span)
         self.of = of
 
     def likeness(self, vectors: np.ndarray, catalogue: Columns, types: Mapping[str, str]) -> Likeness:
@@ -155,11 +165,11 @@ KINDS: dict[str, type[Diversity]] = {
 
 
 def diversity_from_document(document: Any) -> Diversity:
-    """ConfigError names a key that is absent, unknown or out of range."""
+    """ConfigError names a key that is absent, unknown or out of range. Without `span` it is that of the request."""
     if not isinstance(document, Mapping) or document.get("kind") not in KINDS:
         found = document.get("kind") if isinstance(document, Mapping) else document
         raise ConfigError(f"policy.diversity.kind is {found!r}; choose one of {', '.join(KINDS)}")
-    kind = KINDS[document["kind"]]
+    kind, document = KINDS[document["kind"]], {"span": None, **document}
     if unknown := [str(key) for key in document if key not in (*kind.keys, "kind")]:
         raise ConfigError(f"policy.diversity has the unknown key {unknown[0]!r}; {suggestion(unknown[0], kind.keys)}")
     if absent := [key for key in kind.keys if key not in document]:
@@ -204,10 +214,10 @@ def _categories(catalogue: Columns, types: Mapping[str, str]) -> list[dict[str, 
     return [{name: rows[row] for name, rows in grouped.items()} for row in range(num_items)]
 
 
-def relevance(pool: Pool) -> np.ndarray:
-    """Utility [B, C] scaled to [0, 1] over the eligible columns of each query; below 0 where it is unknown."""
+def relevance(pool: Pool, lows: np.ndarray, spans: np.ndarray) -> np.ndarray:
+    """[B, C] of the utilities of eligible columns, below 0 where they are unknown; lows, spans: as of `scale`."""
     relevances = np.zeros(pool.utility.shape)
-    _relate(pool.eligible, pool.utility, *scale(pool), relevances)
+    _relate(pool.eligible, pool.utility, lows, spans, relevances)
     return relevances
 
 

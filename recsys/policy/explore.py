@@ -19,7 +19,6 @@ import numpy as np
 
 from recsys.contracts import Query
 from recsys.errors import ConfigError, check_ranges
-from recsys.policy.diversity import scale
 from recsys.policy.draws import EPSILON, NOBODY, SOFTMAX, THOMPSON
 from recsys.policy.selection import Draws, Pool
 
@@ -54,14 +53,16 @@ class Exploration:
         """Whether it needs to know how sure the ranker is."""
         return self.kind == "thompson"
 
-    def draws(self, queries: Sequence[Query], pool: Pool, spread: np.ndarray | None) -> Draws:
-        """The same for the same requests. spread: standard deviations of the utilities [B, C], None where nobody knows."""
+    def draws(self, queries: Sequence[Query], pool: Pool, spread: np.ndarray | None, spans: np.ndarray) -> Draws:
+        """The same for the same requests. spread: standard deviations of the utilities [B, C], None where nobody knows;
+        spans: utility [B] that makes a score of 1.
+        """
         size, places = pool.pinned.shape
         nobody = Draws.none(size, places)
         if self.kind == "none" or (self.by_doubt and spread is None):
             return nobody
         if spread is not None:
-            return self._normal(queries, pool, spread)
+            return self._normal(queries, pool, spread / spans[:, None])
         for row, query in enumerate(queries):
             nobody.uniforms[row, : query.k] = seeded(query).random((query.k, 2))[:places]
         return Draws(
@@ -80,7 +81,7 @@ class Exploration:
         for row, query in enumerate(queries):
             drawn = seeded(query).standard_normal((columns, query.k))[:, :places]
             normals[row, : drawn.shape[1]] = drawn.T
-        deviations = self.rate * spread / scale(pool)[1][:, None]
+        deviations = self.rate * spread
         return Draws(
             mode=MODES[self.kind],
             rate=self.rate,

@@ -10,6 +10,8 @@ import numpy as np
 from recsys.jit import compiled
 
 PLAIN, MMR, DPP, PROPORTIONS, MAX_SUM = range(5)
+MOST_EXPONENT = 600.0
+"""beyond it more relevance does not count in determinants, so that they stay finite"""
 SMOOTHING = 0.01
 """share of the wanted proportions in those of a slate, so that their divergence stays finite (Steck 2018)"""
 
@@ -25,7 +27,7 @@ def fresh_state(mode, units, shares, window, num, trade_off, relevance):
     quality = np.empty(num if mode == DPP else 0)
     if mode == DPP:
         for c in range(num):
-            quality[c] = math.exp(_strength(trade_off) * relevance[c])
+            quality[c] = math.exp(min(_strength(trade_off) * relevance[c], MOST_EXPONENT))
             closest[c] = 1 + 1 / quality[c]
     factors = np.zeros((rows, num), dtype=np.float32)
     return closest, factors, np.zeros(shares.shape[2]), quality, np.zeros(1, dtype=np.int64)

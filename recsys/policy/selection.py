@@ -82,7 +82,9 @@ class Scoring:
     window: int
     trade_off: float
     relevance: np.ndarray
-    """[B, C] float64, 0 to 1, less where the utility is unknown"""
+    """[B, C] float64, from 0, less where the utility is unknown"""
+    spans: np.ndarray
+    """[B] float64, utility that makes a relevance of 1"""
     units: np.ndarray
     """[B, C, D] float32 of length 1 or 0, for MMR and DPP"""
     shares: np.ndarray

@@ -149,7 +149,7 @@ class Experiment:
         unruled = Policy(
             value=self.policy.value,
             popularity=PopularityDial.off(),
-            diversity=MaximalMarginalRelevance(trade_off=1.0, window=0, content=0.0),
+            diversity=MaximalMarginalRelevance(trade_off=1.0, window=0, span=None, content=0.0),
             exploration=Exploration(kind="none", rate=0.0, first=0),
         )
         plain = load_rules(draft, policy=unruled, rules=RuleSet.parse({"rules": []}))

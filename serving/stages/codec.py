@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 import triton_python_backend_utils as triton
 
 from recsys.bundle import Bundle
-from recsys.contracts import Query, Slate
+from recsys.contracts import Query, Slate, query_from_dict
 from recsys.errors import QueryError, RecsysError
 from recsys.features.spec import Tensor
 
@@ -67,10 +68,19 @@ def _decode(request: Any, inputs: Sequence[Tensor]) -> dict[str, Any]:
             shape = tensors[tensor.name].shape
             raise QueryError(f"{tensor.name} came as {list(shape)}; send a batch of {list(tensor.shape)}")
     if "QUERY" in tensors:
-        tensors["QUERY"] = [Query.from_json(document) for document in tensors["QUERY"][:, 0]]
+        tensors["QUERY"] = [_query(document) for document in tensors["QUERY"][:, 0]]
     if "SLATE" in tensors:
         tensors["SLATE"] = [Slate.from_json(document) for document in tensors["SLATE"][:, 0]]
     return tensors
+
+
+def _query(document: bytes) -> Query:
+    """As Query.from_json, in less time where the document is sound."""
+    try:
+        fields = orjson.loads(document)
+    except orjson.JSONDecodeError:
+        return Query.from_json(document)
+    return query_from_dict(fields)
 
 
 def _encode(tensors: Mapping[str, Any]) -> Mapping[str, np.ndarray]:

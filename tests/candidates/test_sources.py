@@ -97,10 +97,12 @@ def test_every_score_is_that_of_its_source_for_the_whole_catalogue(known, questi
     query, place = np.nonzero(merged.rows != PAD)
     cosines = questions[0] @ known.index.vectors(np.arange(NUM_ITEMS)).T
     np.testing.assert_allclose(
-        merged.full_scores[query, place, 0], cosines[query, merged.rows[query, place]], rtol=1e-5
+        merged.full_scores[query, place, 0], cosines[query, merged.rows[query, place]], rtol=1e-5, atol=1e-5
     )
     weights = np.float32([1.0, 0.4, 0.1, 0.1, 0.05, 0.05])
-    np.testing.assert_allclose(merged.scores[query, place], merged.full_scores[query, place] @ weights, rtol=1e-5)
+    np.testing.assert_allclose(
+        merged.scores[query, place], merged.full_scores[query, place] @ weights, rtol=1e-5, atol=1e-5
+    )
     assert (merged.full_scores[..., 1:] <= 1).all()
 
 

@@ -32,7 +32,7 @@ class Composed:
         policy = Policy(
             value=ValueFormula(formula="watch", weights={}),
             popularity=PopularityDial(discount=discount, of="exposure"),
-            diversity=MaximalMarginalRelevance(trade_off=1.0, window=0, content=0.0),
+            diversity=MaximalMarginalRelevance(trade_off=1.0, window=0, span=None, content=0.0),
             exploration=Exploration(kind="none", rate=0.0, first=0),
         )
         ids, studios = np.array(ITEMS, dtype=object), np.empty(N, dtype=object)

@@ -50,7 +50,7 @@ def compiled(
     policy = Policy(
         value=ValueFormula(formula=formula, weights=weights or {}),
         popularity=PopularityDial(discount=dial[0], of=dial[1]),
-        diversity=kind(trade_off=trade_off, window=window, content=0.0),
+        diversity=kind(trade_off=trade_off, window=window, span=None, content=0.0),
         exploration=explore,
     )
     ruled = RuleSet.parse({"rules": list(rules)})

@@ -16,10 +16,12 @@ from recsys.policy.diversity import (
     Determinantal,
     Likeness,
     MaximalMarginalRelevance,
+    MaxSum,
     Proportions,
     content_vectors,
     diversity_from_document,
     relevance,
+    scale,
     unit_length,
 )
 from recsys.policy.selection import Draws, Limits, Pool, select
@@ -83,8 +85,8 @@ def chosen(diversity, one=None, vectors=VECTORS, caps=(), floors=(), seen=()):
     return select(one, limits(num, caps, floors), scoring, Draws.none(1, one.pinned.shape[1]))
 
 
-def mmr(trade_off, window):
-    return MaximalMarginalRelevance(trade_off=trade_off, window=window, content=0.0)
+def mmr(trade_off, window, span=None):
+    return MaximalMarginalRelevance(trade_off=trade_off, window=window, span=span, content=0.0)
 
 
 PLAIN = mmr(1.0, 0)
@@ -106,6 +108,28 @@ def test_known_answers_of_maximal_marginal_relevance(trade_off, window, want):
     assert chosen(mmr(trade_off, window)).columns.tolist() == [want]
 
 
+@pytest.mark.parametrize(
+    ("span", "want"),
+    [
+        (4.0, [0, 3, 1, 2, 4]),  # what the utilities span
+        (0.1, [0, 1, 2, 3, 4]),  # nobody is unsure: 10 of relevance between one and the next
+        (1e6, [0, 3, 4, 1, 2]),  # nothing stands out
+    ],
+)
+def test_a_span_of_its_own_says_how_sure_is_sure(span, want):
+    assert chosen(mmr(0.5, 5, span)).columns.tolist() == [want]
+
+
+@pytest.mark.parametrize("kind", [MaximalMarginalRelevance, MaxSum])
+def test_with_a_span_the_steep_stay_and_the_flat_vary(kind):
+    steep, flat = [9.0, 8.0, 7.0, 6.0, 5.0], [0.05, 0.04, 0.03, 0.02, 0.01]
+    found = [
+        chosen(kind(trade_off=0.5, window=5, span=0.2, content=0.0), pool(utility)).columns[0].tolist()
+        for utility in (steep, flat)
+    ]
+    assert found[0] == [0, 1, 2, 3, 4] != found[1]
+
+
 def test_lengths_of_vectors_do_not_count_and_zero_resembles_nothing():
     assert chosen(mmr(0.5, 5), vectors=VECTORS * 7).columns.tolist() == chosen(mmr(0.5, 5)).columns.tolist()
     assert chosen(mmr(0.5, 5), vectors=VECTORS * 0).columns.tolist() == [[0, 1, 2, 3, 4]]
@@ -119,9 +143,15 @@ def test_opposite_vectors_are_more_diverse_than_unrelated_ones():
 @pytest.mark.parametrize("kind", [MaximalMarginalRelevance, Determinantal])
 def test_unknown_utilities_come_last_under_any_trade_off(kind):
     for trade_off in (0.0, 0.3, 1.0):
-        diversity = kind(trade_off=trade_off, window=5, content=0.0)
+        diversity = kind(trade_off=trade_off, window=5, span=None, content=0.0)
         columns = chosen(diversity, pool((5.0, 4.0, 3.0, math.nan, math.nan))).columns[0]
         assert set(columns[:3].tolist()) == {0, 1, 2}
+
+
+def test_an_unknown_utility_comes_last_however_much_its_category_is_wanted():
+    one = pool((5.0, 4.0, 1.0, math.nan), k=4)  # only the last one is of the one genre of the history
+    fair = Proportions(trade_off=0.0, window=4, span=None, of="genres")
+    assert chosen(fair, one, seen=[3]).columns[0, -1] == 3
 
 
 def test_similarity_to_a_pinned_item_counts():
@@ -130,11 +160,15 @@ def test_similarity_to_a_pinned_item_counts():
     assert chosen(mmr(0.5, 5), one).columns[0, :2].tolist() == [0, 3]
 
 
+def relevant(one):
+    return relevance(one, *scale(one))
+
+
 def test_relevance_is_scaled_over_eligible_items():
     one = pool((8.0, 4.0, 3.0, 2.0, math.nan), eligible=[False, True, True, True, True])
-    assert relevance(one).tolist() == [[0, 1, 0.5, 0, -UNKNOWN_PENALTY]]
-    assert relevance(pool((2.0, 2.0))).tolist() == [[0, 0]]
-    assert relevance(pool((math.nan, 2.0), eligible=[False, False])).tolist() == [[-UNKNOWN_PENALTY, 0]]
+    assert relevant(one).tolist() == [[0, 1, 0.5, 0, -UNKNOWN_PENALTY]]
+    assert relevant(pool((2.0, 2.0))).tolist() == [[0, 0]]
+    assert relevant(pool((math.nan, 2.0), eligible=[False, False])).tolist() == [[-UNKNOWN_PENALTY, 0]]
 
 
 def log_det(rows, utility, vectors, trade_off):
@@ -153,7 +187,7 @@ def test_a_determinantal_slate_grows_by_the_greatest_determinant(seed, trade_off
     vectors, utility = rng.normal(size=(9, 4)).astype(np.float32), np.sort(rng.normal(size=9))[::-1]
     utility[8] = utility[7]
     one = pool(utility, k=7, eligible=np.arange(9) != 8, pinned=np.where(np.arange(7) == pin, 8, -1))
-    diversity = Determinantal(trade_off=trade_off, window=window, content=0.0)
+    diversity = Determinantal(trade_off=trade_off, window=window, span=None, content=0.0)
     found = chosen(diversity, one, vectors).columns[0].tolist()
     for place in range(window):
         rest = [row for row in range(8) if row not in found[:place]]
@@ -168,7 +202,9 @@ def test_a_greedy_determinant_is_near_the_best_of_all_slates():
     for seed in range(40):
         rng = np.random.default_rng(seed)
         vectors, utility = rng.normal(size=(10, 3)).astype(np.float32), np.sort(rng.random(10))[::-1].tolist()
-        found = chosen(Determinantal(trade_off=0.5, window=4, content=0.0), pool(utility, k=4), vectors).columns[0]
+        found = chosen(
+            Determinantal(trade_off=0.5, window=4, span=None, content=0.0), pool(utility, k=4), vectors
+        ).columns[0]
         best = max(log_det(list(rows), utility, vectors, 0.5) for rows in itertools.combinations(range(10), 4))
         shares.append(log_det(found.tolist(), utility, vectors, 0.5) / best)
     assert np.mean(shares) > 0.99
@@ -176,13 +212,15 @@ def test_a_greedy_determinant_is_near_the_best_of_all_slates():
 
 
 def test_proportions_follow_the_history():
-    fair = Proportions(trade_off=0.1, window=5, of="genres")
+    fair = Proportions(trade_off=0.1, window=5, span=None, of="genres")
     # history is war and art alike: item 2 is both, then what keeps the balance
     assert chosen(fair, seen=[0, 3]).columns[0, 0] == 2
     assert chosen(fair, seen=[3]).columns[0, :2].tolist() == [3, 2]
     assert chosen(fair, seen=[0]).columns[0, :2].tolist() == [0, 1]
     assert chosen(fair, seen=[]).columns.tolist() == [[0, 1, 2, 3, 4]]
-    assert chosen(Proportions(trade_off=1.0, window=5, of="genres"), seen=[3]).columns.tolist() == [[0, 1, 2, 3, 4]]
+    assert chosen(Proportions(trade_off=1.0, window=5, span=None, of="genres"), seen=[3]).columns.tolist() == [
+        [0, 1, 2, 3, 4]
+    ]
 
 
 def test_content_vectors_know_what_items_are():
@@ -210,7 +248,11 @@ def test_many_values_keep_their_cosines_about():
 
 
 def test_the_dial_mixes_vectors_and_content():
-    units = MaximalMarginalRelevance(trade_off=0.5, window=5, content=0.25).likeness(VECTORS, CATALOGUE, TYPES).units
+    units = (
+        MaximalMarginalRelevance(trade_off=0.5, window=5, span=None, content=0.25)
+        .likeness(VECTORS, CATALOGUE, TYPES)
+        .units
+    )
     own, content = unit_length(VECTORS), content_vectors(CATALOGUE, TYPES)
     np.testing.assert_allclose(units @ units.T, 0.75 * own @ own.T + 0.25 * content @ content.T, atol=1e-6)
 
@@ -319,19 +361,23 @@ def test_one_cap_and_one_floor_give_the_best_sum_there_is(seed, cap, floor, k):
 def test_refuses(trade_off, window, message):
     with pytest.raises(ConfigError, match=message):
         mmr(trade_off, window)
+    with pytest.raises(ConfigError, match=r"diversity\.span is 0"):
+        mmr(1.0, 1, span=0)
 
 
 def test_a_column_that_is_no_category_is_refused():
     for column, message in (("year", "a number; name a category"), ("genrs", "did you mean 'genres'?")):
         with pytest.raises(ConfigError) as caught:
-            Proportions(trade_off=0.5, window=5, of=column).likeness(VECTORS, CATALOGUE, TYPES)
+            Proportions(trade_off=0.5, window=5, span=None, of=column).likeness(VECTORS, CATALOGUE, TYPES)
         assert message in str(caught.value)
 
 
 def test_documents_and_back():
     for diversity in (
         mmr(0.5, 3),
-        Determinantal(trade_off=0.5, window=3, content=1.0),
-        Proportions(trade_off=0, window=1, of="a"),
+        Determinantal(trade_off=0.5, window=3, span=None, content=1.0),
+        Proportions(trade_off=0, window=1, span=None, of="a"),
     ):
         assert diversity_from_document(diversity.to_document()).to_document() == diversity.to_document()
+    older = {"kind": "mmr", "trade_off": 0.5, "window": 3, "content": 0.0}
+    assert diversity_from_document(older).to_document() == mmr(0.5, 3).to_document()

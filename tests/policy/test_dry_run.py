@@ -18,7 +18,7 @@ from recsys.policy.value import ValueFormula
 PLAIN = Policy(
     value=ValueFormula(formula="watch", weights={}),
     popularity=PopularityDial.off(),
-    diversity=MaximalMarginalRelevance(trade_off=1.0, window=0, content=0.0),
+    diversity=MaximalMarginalRelevance(trade_off=1.0, window=0, span=None, content=0.0),
     exploration=Exploration(kind="epsilon", rate=1.0, first=0),
 )
 GROUPS = {"half": [("low",) if row < 2 else ("high",) for row in range(16)]}

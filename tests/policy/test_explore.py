@@ -17,11 +17,11 @@ from recsys.policy.rules import RuleSet
 from recsys.policy.value import ValueFormula
 
 DIVERSITIES = {
-    "plain": MaximalMarginalRelevance(trade_off=1.0, window=0, content=0.0),
-    "mmr": MaximalMarginalRelevance(trade_off=0.5, window=3, content=0.0),
-    "dpp": Determinantal(trade_off=0.5, window=3, content=0.5),
-    "max-sum": MaxSum(trade_off=0.5, window=3, content=0.0),
-    "proportions": Proportions(trade_off=0.5, window=2, of="genres"),
+    "plain": MaximalMarginalRelevance(trade_off=1.0, window=0, span=None, content=0.0),
+    "mmr": MaximalMarginalRelevance(trade_off=0.5, window=3, span=None, content=0.0),
+    "dpp": Determinantal(trade_off=0.5, window=3, span=None, content=0.5),
+    "max-sum": MaxSum(trade_off=0.5, window=3, span=None, content=0.0),
+    "proportions": Proportions(trade_off=0.5, window=2, span=None, of="genres"),
 }
 EXPLORATIONS = {
     "epsilon": Exploration(kind="epsilon", rate=0.4, first=0),

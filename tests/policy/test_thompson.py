@@ -25,8 +25,8 @@ from recsys.policy.popularity import PopularityDial
 from recsys.policy.rules import RuleSet
 from recsys.policy.value import ValueFormula
 
-PLAIN = MaximalMarginalRelevance(trade_off=1.0, window=0, content=0.0)
-DETERMINANTAL = Determinantal(trade_off=0.6, window=3, content=0.0)
+PLAIN = MaximalMarginalRelevance(trade_off=1.0, window=0, span=None, content=0.0)
+DETERMINANTAL = Determinantal(trade_off=0.6, window=3, span=None, content=0.0)
 SCALES = {
     "alike": lambda rng, num: np.full(num, 0.3),
     "unlike": lambda rng, num: 10 ** rng.uniform(-3, 0, num),

@@ -23,7 +23,7 @@ def told(item, rules=RULES, trade_off=1.0, explore="none", **fields):
     policy = Policy(
         value=ValueFormula(formula="watch", weights={}),
         popularity=PopularityDial.off(),
-        diversity=MaximalMarginalRelevance(trade_off=trade_off, window=3, content=0.0),
+        diversity=MaximalMarginalRelevance(trade_off=trade_off, window=3, span=None, content=0.0),
         exploration=Exploration(kind=explore, rate=1.0 if explore != "none" else 0.0, first=0),
     ).compile(RuleSet.parse({"rules": rules}), CATALOGUE, TYPES, REQUEST_TYPES, VECTORS, OBJECTIVES, SOURCES, "f")
     rows = np.arange(12)[None]
