@@ -1,7 +1,6 @@
 """The gateway and the consumer as processes: put together from a place and from where the others listen."""
 
 import asyncio
-import os
 import signal
 import sys
 import time
@@ -37,6 +36,7 @@ from serving.gateway.settings import Settings
 from serving.gateway.triton import TritonModels
 from serving.place import Place
 from serving.processes import HOST
+from serving.quiet import settle, stand_back
 from serving.state.exposure import Amortised, NamedColumns
 from serving.state.opening import open_states
 from serving.state.states import States
@@ -48,8 +48,6 @@ READ_S, WRITE_S = 0.05, 5.0
 FOLD_POLL_S, PARQUET_POLL_S, PARQUET_LINGER_S = 0.1, 1.0, 10.0
 """looking costs both sides a millisecond, and who did something sees it in the slate after the next look"""
 FOLD_ROWS, PARQUET_ROWS = 500, 20_000
-BEHIND = 10
-"""of 19, how far the consumer stands back where others want the cores: a batch of Parquet is half a second of work"""
 WHO = "gateway"
 
 
@@ -141,8 +139,9 @@ def _watched(log: EventLog) -> Sequence[tuple[str, str, Callable[[], float]]]:
 def run_consumer(place: Place, neighbours: Neighbours, *, port: int) -> None:
     """Fold the log into the states at once and into Parquet in larger pieces, each at its own pace, until SIGTERM."""
     place.check()
-    os.nice(BEHIND)
+    stand_back()
     bundle = Bundle.open(place.bundle)
+    settle()
     uvloop.run(_consume(place, bundle, neighbours, port))
 
 

@@ -10,7 +10,6 @@ that the names say what was written before.
 
 import asyncio
 import io
-import json
 import math
 import os
 from collections import defaultdict
@@ -20,6 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import orjson
 import polars as pl
 
 from recsys.data.sources.event_log import ACTION
@@ -201,4 +201,4 @@ def _whole(value: Any) -> int:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"), sort_keys=True)
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS).decode()

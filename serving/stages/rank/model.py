@@ -3,12 +3,12 @@
 from typing import Any
 
 from recsys.stages import load_rank
-from serving.stages.codec import open_bundle, respond
+from serving.stages.codec import open_bundle, respond, settled
 
 
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
-        self.stage = load_rank(open_bundle(args))
+        self.stage = settled(load_rank(open_bundle(args)))
 
     def execute(self, requests: list[Any]) -> list[Any]:
         return respond(self.stage, requests)

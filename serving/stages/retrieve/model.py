@@ -3,12 +3,12 @@
 from typing import Any
 
 from recsys.stages import load_live_retrieve
-from serving.stages.codec import items_store, open_bundle, respond
+from serving.stages.codec import items_store, open_bundle, respond, settled
 
 
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
-        self.stage = load_live_retrieve(open_bundle(args), items_store(args))
+        self.stage = settled(load_live_retrieve(open_bundle(args), items_store(args)))
 
     def execute(self, requests: list[Any]) -> list[Any]:
         return respond(self.stage, requests)

@@ -3,12 +3,12 @@
 from typing import Any
 
 from recsys.stages import load_live_rules
-from serving.stages.codec import items_store, open_bundle, respond, rules_store
+from serving.stages.codec import items_store, open_bundle, respond, rules_store, settled
 
 
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
-        self.stage = load_live_rules(open_bundle(args), rules_store(args), items_store(args))
+        self.stage = settled(load_live_rules(open_bundle(args), rules_store(args), items_store(args)))
 
     def execute(self, requests: list[Any]) -> list[Any]:
         return respond(self.stage, requests)
