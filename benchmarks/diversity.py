@@ -301,8 +301,11 @@ def table(rows: Sequence[Row]) -> Table:
 
 def main() -> None:
     start, rows = time.perf_counter(), []
-    for argument in sys.argv[1:] or ["runs/demo:runs/earlier"]:
-        folder, _, earlier = argument.partition(":")
+    pairs = [argument.partition(":")[::2] for argument in sys.argv[1:] or ["runs/demo:runs/earlier"]]
+    for folder in (Path(one) for pair in pairs for one in pair if one):
+        if not (folder / "bundle").is_dir():
+            raise ConfigError(f"{folder} has no bundle; train it first, the head of this file says how")
+    for folder, earlier in pairs:
         run = finished(Path(folder), period=TEST, most=MOST)
         own = fronts(run, chosen_on(Path(folder), run, earlier))
         console.print(table(own))
@@ -312,7 +315,7 @@ def main() -> None:
     draw_fronts(RESULTS / "diversity.png", rows)
     console.print(f"\nresult   {write_result('diversity', rows, claimed, time.perf_counter() - start)}")
     console.print(f"picture  {RESULTS / 'diversity.png'}")
-    console.print("next     python train.py policy.diversity.trade_off=...", style="bold")
+    console.print("next     python train.py policy.diversity.trade_off=... policy.diversity.span=...", style="bold")
 
 
 if __name__ == "__main__":

@@ -109,7 +109,9 @@ def determinants(rng: np.random.Generator) -> np.ndarray:
         trade_off = rng.uniform(0, 0.9)
         diversity = Determinantal(trade_off=trade_off, window=CHOSEN, span=None, content=0.0)
         pool = small_pool(utility, CHOSEN)
-        scoring = diversity.scoring(pool, Likeness(units=units, shares=np.empty((SMALL, 0), dtype=np.float32)), [[]])
+        scoring = diversity.scoring(
+            pool, Likeness(units=units, shares=np.empty((SMALL, 0), dtype=np.float32)), [[]], ranked=True
+        )
         found = select(pool, Limits.none(1, SMALL), scoring, Draws.none(1, CHOSEN)).columns[0]
         relevance = (utility - utility.min()) / (utility.max() - utility.min())
         quality = np.exp(0.5 * relevance * trade_off / (1 - trade_off))
@@ -153,7 +155,7 @@ def quotas(rng: np.random.Generator) -> tuple[np.ndarray, int]:
         )
         pool = small_pool(utility, places)
         scoring = diversity.scoring(
-            pool, Likeness(units=np.eye(SMALL, 1, dtype=np.float32), shares=np.empty((SMALL, 0))), [[]]
+            pool, Likeness(units=np.eye(SMALL, 1, dtype=np.float32), shares=np.empty((SMALL, 0))), [[]], ranked=True
         )
         selection = select(pool, limits, scoring, Draws.none(1, places))
         counts = np.stack([(groups[sets] == group).sum(1) for group in range(4)])

@@ -20,7 +20,10 @@ def settle() -> None:
 
 
 def stand_back() -> None:
-    """Leave the cores to others that want them; Linux may weigh sessions in the place of processes (sched(7), autogroup)."""
+    """Leave the cores to others that want them. Linux may weigh sessions in the place of processes (sched(7), autogroup); one
+    that is not ours alone stays as it is.
+    """
     os.nice(BEHIND)
-    with contextlib.suppress(OSError):
-        AUTOGROUP.write_text(str(BEHIND))
+    if os.getsid(0) == os.getpid():
+        with contextlib.suppress(OSError):
+            AUTOGROUP.write_text(str(BEHIND))

@@ -44,9 +44,10 @@ class Dataset:
     notes: tuple[str, ...]
     """what a report has to say about the data: dropped duplicates, what stands in the place of time"""
     impressions: pl.DataFrame | None = None
-    """a row an item that was shown, by time, request and position: user, timestamp, request: String; query: String, the
-    JSON of what was asked, in the first row of a request; item: String; position: Int64; propensity: Float64; labels:
-    Array of T Float32, 0 where nothing came of it, NaN where unknown. None where nobody logged what was shown"""
+    """a row an item that was shown, by time, request and position: user, timestamp, request: String; known_at: Float64, when
+    all is known that came of it; query: String, the JSON of what was asked, in the first row of a request; item: String;
+    position: Int64; propensity: Float64; labels: Array of T Float32, 0 where nothing came of it, NaN where unknown. None
+    where nobody logged what was shown"""
 
     @property
     def num_users(self) -> int:

@@ -105,6 +105,7 @@ class GlobalTime:
         periods = np.searchsorted(cuts, times, side="right").astype(np.int8)
         _check_filled(periods, "events share too few timestamps; give more events, other fractions or fewer cuts")
         which = f" (window {window + 1} of {self.cuts})" if self.cuts > 1 else ""
+        which += f" before the last {self.later:.0%}" if self.later else ""
         return Split(
             name=f"global time split{which}", periods=periods, cuts=tuple(cuts.tolist()), strict=False, ordered=True
         )
@@ -178,9 +179,8 @@ def _check_shares(rank: float, validation: float, test: float, later: float) -> 
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
             raise ConfigError(f"{key} is {value!r}; write a fraction of the events between 0 and 1")
     if (total := rank + validation + test + later) >= 1:
-        raise ConfigError(
-            f"rank + validation + test + later is {total:g}; keep the sum below 1, the rest is there to fit on"
-        )
+        told = "rank + validation + test" + (" + later" if later else "")
+        raise ConfigError(f"{told} is {total:g}; keep the sum below 1, the rest is there to fit on")
 
 
 def _check_filled(periods: np.ndarray, advice: str) -> None:

@@ -41,7 +41,8 @@ class SparseRows(nn.Embedding):
 
     @torch.no_grad()
     def _move(self, weight: Tensor) -> None:
-        assert weight.grad is not None
+        if weight.grad is None:
+            return
         gradient = weight.grad.coalesce()
         rows, values = gradient.indices()[0], gradient.values()
         self.squares.index_add_(0, rows, values.square().mean(1))

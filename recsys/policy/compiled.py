@@ -154,13 +154,13 @@ class CompiledRules:
             starts=np.array([_seconds(rule.start, -math.inf) for rule in rules.rules]),
             ends=np.array([_seconds(rule.end, math.inf) for rule in rules.rules]),
             conditions=together,
-            musts=np.array(_places(rules, Must), dtype=np.int64),
-            scales=np.array(scales, dtype=np.int64),
+            musts=_places(rules, Must),
+            scales=scales,
             scale_factors=np.array([_factor(rules.rules[place]) for place in scales], dtype=np.float64),
             pins=pins,
             brought=np.array([pin.row for pin in pins if pin.row is not None], dtype=np.int64),
-            quotas=Quotas.of_rules([rules.rules[place] for place in quotas], catalogue, of_items),  # type: ignore[misc]
-            quota_places=np.array(quotas, dtype=np.int64),
+            quotas=Quotas.of_rules([rules.rules[place] for place in quotas], catalogue, of_items),
+            quota_places=quotas,
             balances=tuple(
                 (place, Balance.of_rule(rule, catalogue, of_items))
                 for place, rule in enumerate(rules.rules)
@@ -210,8 +210,8 @@ def _apply(active, holds, musts, scales, scale_factors, banned, factors):
                     factors[b, c] *= scale_factors[place]
 
 
-def _places(rules: RuleSet, *kinds: type[Rule]) -> tuple[int, ...]:
-    return tuple(place for place, rule in enumerate(rules.rules) if isinstance(rule, kinds))
+def _places(rules: RuleSet, *kinds: type[Rule]) -> np.ndarray:
+    return np.array([place for place, rule in enumerate(rules.rules) if isinstance(rule, kinds)], dtype=np.int64)
 
 
 def _condition(rule: Rule) -> str | None:

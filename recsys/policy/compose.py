@@ -163,7 +163,8 @@ class CompiledPolicy:
         offer = self._offer(queries, candidates, probabilities, deviations, [hidden for _, hidden in seen])
         pool = place_pins(queries, self.rules, offer)
         limits = self._limits(queries, pool, offer)
-        scoring = self.diversity.scoring(pool, self.likeness, [history for history, _ in seen])
+        histories, ranked = [history for history, _ in seen], probabilities is not None
+        scoring = self.diversity.scoring(pool, self.likeness, histories, ranked=ranked)
         return Batch(
             queries=queries,
             candidates=candidates,

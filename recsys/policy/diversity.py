@@ -62,8 +62,10 @@ class Diversity:
         """vectors [N, D'] of any length; ConfigError for a column that does not fit."""
         raise NotImplementedError
 
-    def scoring(self, pool: Pool, likeness: Likeness, seen: Sequence[Sequence[int]]) -> Scoring:
-        """seen: catalogue rows of each query's history."""
+    def scoring(self, pool: Pool, likeness: Likeness, seen: Sequence[Sequence[int]], *, ranked: bool) -> Scoring:
+        """seen: catalogue rows of each query's history. ranked: utilities are those of probabilities; without them `span`
+        says nothing, and that of the request is taken.
+        """
         mode = self.mode if self.window and self.trade_off < 1 else PLAIN
         alike = mode in (MMR, DPP, MAX_SUM)
         shares = likeness.shares if mode == PROPORTIONS else likeness.shares[:, :0]
@@ -72,7 +74,7 @@ class Diversity:
             if rows and mode == PROPORTIONS:
                 own[:] = shares[list(rows)].mean(axis=0)
         lows, spans = scale(pool)
-        if self.span is not None:
+        if self.span is not None and ranked:
             spans = np.full_like(spans, self.span)
         return Scoring(
             mode=mode,

@@ -26,7 +26,7 @@ MODES = {"none": NOBODY, "epsilon": EPSILON, "softmax": SOFTMAX, "thompson": THO
 MOST = {"thompson": 100.0}
 """of the rate, where it is not a share"""
 LEAST = 1e-6
-"""of the rate, where there is exploration, and of a deviation, whose unit is all that utilities differ by: less is none"""
+"""of the rate, where there is exploration, and of a deviation, whose unit is the span of diversity: less is none"""
 
 
 class Exploration:

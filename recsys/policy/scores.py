@@ -58,7 +58,7 @@ def unsure(diverse, mode, trade_off, scores, deviations):
 
 @compiled()
 def scored(b, diverse, mode, trade_off, relevance, wanted, shares, state, scores):
-    """Into scores [C]. What is below 0, an unknown utility, is not traded against anything."""
+    """Into scores [C]. A relevance below 0, of an unknown utility, stays below all others."""
     if not diverse:
         for c in range(len(scores)):
             scores[c] = -c

@@ -198,8 +198,8 @@ class Run:
         """At most so many requests of the period."""
         logged, inside = ranking.logged, self.prepared.split.periods == period
         if logged is not None and logged.impressions:
-            places = ranking.num_positions > 0
-            return impression_examples(retrieve, self.prepared, spec, items, period, places=places, most=most)
+            weighed = logged.propensity is not None
+            return impression_examples(retrieve, self.prepared, spec, items, period, weighed=weighed, most=most)
         if logged is not None:
             return shown_examples(retrieve, self.prepared, spec, items, inside, logged, most=most)
         rows, dense = drawn(self._asking(inside, ranking.requests_per_user), most), ranking.dense_candidates

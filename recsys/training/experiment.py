@@ -62,6 +62,8 @@ class Experiment:
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=folder) as beside:
             dataset.save(beside)
+            if dataset.impressions is not None:
+                dataset.impressions.write_ipc(Path(beside, "impressions.arrow"))
             claim(
                 folder / "checkpoints", {**config, "data": {**config.get("data", {}), "sha256": _digest(Path(beside))}}
             )

@@ -21,12 +21,20 @@ LABELS = "labels"
 
 
 def impression_examples(
-    retrieve: Retrieve, prepared: Prepared, spec: FeatureSpec, items: ItemTable, period: int, *, places: bool, most: int
+    retrieve: Retrieve,
+    prepared: Prepared,
+    spec: FeatureSpec,
+    items: ItemTable,
+    period: int,
+    *,
+    weighed: bool,
+    most: int,
 ) -> RankingExamples:
-    """What was shown in a period, of `most` requests at most, with what retrieval says of it now.
+    """What was shown and answered within a period, of `most` requests at most, with what retrieval says of it now.
 
     The history is the one that was known when the query was asked, as it was logged; a query that was answered by less
-    than the whole cascade counts as well. places: whether what a place adds is learnt. DataError where nothing was shown.
+    than the whole cascade counts as well. weighed: by the inverse of the chance to be shown. DataError where nothing was
+    shown, or a chance is none.
     """
     shown = _inside(prepared, period)
     request = shown["request"].rle_id().to_numpy()
@@ -47,8 +55,10 @@ def impression_examples(
         candidate_rows=rows,
         candidate_scores=said["scores"],
         labels=grid.filled(shown[LABELS].to_numpy(), np.nan),
-        positions=grid.filled(shown["position"].to_numpy(), 0) if places else None,
-        weights=inverse_weights(grid.filled(shown["propensity"].to_numpy(), np.nan)),
+        positions=grid.filled(shown["position"].to_numpy(), 0),
+        weights=inverse_weights(grid.filled(shown["propensity"].to_numpy(), np.nan), rows, "propensity")
+        if weighed
+        else None,
     )
     return offered(logged, said, prepared.dataset.name)
 
@@ -71,14 +81,18 @@ class _Grid:
 def _inside(prepared: Prepared, period: int) -> pl.DataFrame:
     name, shown, cuts = prepared.dataset.name, prepared.dataset.impressions, prepared.split.cuts
     assert cuts is not None
-    if shown is None:
-        raise DataError(f"{name}: nobody logged what was shown; take data=event_log, or leave ranking.shown out")
+    if shown is None or not shown.height:
+        raise DataError(
+            f"{name}: nobody logged what was shown, or nothing that came of it is known yet (data.wait_s); "
+            "take data=event_log, or leave ranking.shown out"
+        )
     start, end = cuts[period - 1 : period + 1]
-    inside = shown.filter(pl.col(TIMESTAMP).is_between(start, end, closed="left"))
+    begun = pl.col(TIMESTAMP).is_between(start, end, closed="left")
+    inside = shown.filter(begun & (pl.col("known_at") <= end))
     if not inside.height:
         times = shown[TIMESTAMP].to_numpy()
         raise DataError(
-            f"{name}: nothing was shown in the period {PERIODS[period]}, from {start:.0f} to {end:.0f}, but from "
+            f"{name}: nothing was shown and answered in the period {PERIODS[period]}, from {start:.0f} to {end:.0f}, but from "
             f"{times.min():.0f} to {times.max():.0f}; take data.history=false or other shares of protocol"
         )
     return inside

@@ -173,8 +173,8 @@ class RankingTraining(Fitting):
     balance: str | Mapping[str, float]
     """how the losses of the objectives become one: equal, uncertainty, gradients, or a weight for each by its name"""
     shown: Mapping[str, str | None] | str | None
-    """learn from what was shown in the place of all that is retrieved: the columns of the context, or "impressions", see
-    `Shown`; how many requests a user and candidates a request there are is then up to the log"""
+    """learn from what was shown in the place of all that is retrieved: the columns of the context, or "impressions" or
+    "weighed_impressions", see `Shown`; how many requests a user and candidates a request there are is then up to the log"""
     watch: str
     """what the kept epoch is best in on the validation requests: ndcg@10 of the target, or likelihood of all labels"""
 
@@ -202,7 +202,9 @@ class RankingTraining(Fitting):
         )
         check_balance(self.balance)
         if self.logged is not None and self.logged.position is not None and not self.num_positions:
-            raise ConfigError("ranking.shown.position needs ranking.num_positions, how many places differ; give it")
+            raise ConfigError(
+                "ranking.shown tells places, which needs ranking.num_positions, how many of them differ; give it"
+            )
         if self.watch not in WATCHED:
             raise ConfigError(f"ranking.watch is {self.watch!r}; choose one of {', '.join(WATCHED)}")
 

@@ -10,7 +10,7 @@ from recsys.errors import ConfigError
 from recsys.features.spec import Features
 
 COLUMNS = ("position", "propensity")
-IMPRESSIONS = "impressions"
+IMPRESSIONS, WEIGHED = "impressions", "weighed_impressions"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,13 +26,14 @@ class Shown:
 
     @staticmethod
     def of(told: Mapping[str, str | None] | str) -> "Shown":
-        """ConfigError for anything but "impressions" or these two columns."""
-        if told == IMPRESSIONS:
-            return Shown(impressions=True)
+        """ConfigError for anything but the names of impressions or these two columns."""
+        if told in (IMPRESSIONS, WEIGHED):
+            return Shown(impressions=True, position="position", propensity="propensity" if told == WEIGHED else None)
         if not isinstance(told, Mapping) or not told.keys() <= set(COLUMNS):
             found = list(told) if isinstance(told, Mapping) else told
             raise ConfigError(
-                f"ranking.shown is {found}; give a mapping of {' and '.join(COLUMNS)} to columns, {IMPRESSIONS}, or null"
+                f"ranking.shown is {found}; give a mapping of {' and '.join(COLUMNS)} to columns, {IMPRESSIONS}, "
+                f"{WEIGHED}, or null"
             )
         return Shown(position=told.get("position"), propensity=told.get("propensity"))
 
@@ -42,7 +43,7 @@ class Shown:
             raise ConfigError(
                 f"ranking.shown reads whole slates, which a {split.name} tears; take protocol=global_time"
             )
-        named = [column for column in (self.position, self.propensity) if column is not None]
+        named = [] if self.impressions else [one for one in (self.position, self.propensity) if one is not None]
         if read := [column for column in named if column not in features.leave_out]:
             wanted = ",".join(sorted({*features.leave_out, *named}))
             raise ConfigError(

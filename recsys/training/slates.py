@@ -192,17 +192,18 @@ def _positions(prepared: Prepared, slates: Slates, column: str) -> np.ndarray:
 
 def _weights(prepared: Prepared, slates: Slates, column: str) -> np.ndarray:
     """[B, C] float32, inverse propensities over their mean, cut at MOST; DataError where one is no chance."""
-    shown = slates.rows != PAD
     chances = _column(prepared, column).cast(pl.Float64, strict=False).fill_null(np.nan).to_numpy()[slates.rows]
+    return inverse_weights(chances, slates.rows, f"{prepared.dataset.name}: {column}")
+
+
+def inverse_weights(chances: np.ndarray, rows: np.ndarray, name: str) -> np.ndarray:
+    """[B, C] float32 of the chances of `rows`: inverse over their mean, cut at MOST, 0 at PAD; DataError where one is none."""
+    shown = rows != PAD
     if not ((chances[shown] > 0) & (chances[shown] <= 1)).all():
-        raise DataError(f"{prepared.dataset.name}: {column} holds numbers outside (0, 1]; give the chance to be shown")
-    return inverse_weights(np.where(shown, chances, np.nan))
-
-
-def inverse_weights(chances: np.ndarray) -> np.ndarray:
-    """[B, C] float32 of chances in (0, 1]: inverse over their mean, cut at MOST; 0 where NaN."""
-    inverse = 1 / chances
-    return np.nan_to_num((inverse / np.nanmean(inverse)).clip(max=MOST)).astype(np.float32)
+        raise DataError(f"{name} holds numbers outside (0, 1]; give the chance to be shown")
+    inverse = 1 / np.where(shown, chances, 1)
+    inverse /= inverse[shown].mean()
+    return np.where(shown, inverse.clip(max=MOST), 0).astype(np.float32)
 
 
 def _column(prepared: Prepared, name: str) -> pl.Series:

@@ -10,6 +10,7 @@ that the names say what was written before.
 
 import asyncio
 import io
+import json
 import math
 import os
 from collections import defaultdict
@@ -119,7 +120,7 @@ def _flattened(stored: Stored) -> tuple[str, str, list[Row]]:
         kind, rows = (FEEDBACK, _feedback(stored)) if record.kind == "feedback" else (IMPRESSIONS, _impression(stored))
         return kind, f"{kind}/day={datetime.fromtimestamp(record.timestamp, UTC):%Y-%m-%d}", rows
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, OSError) as error:
-        text = _json(asdict(record))
+        text = json.dumps(asdict(record), separators=(",", ":"), sort_keys=True)  # takes what orjson does not
         row = {"sequence": stored.sequence, "id": str(record.id), "reason": repr(error), "record": text}
         return MALFORMED, MALFORMED, [row]
 
@@ -201,4 +202,4 @@ def _whole(value: Any) -> int:
 
 
 def _json(value: Any) -> str:
-    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS).decode()
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()

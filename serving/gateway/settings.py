@@ -35,8 +35,9 @@ class Settings:
     """counters of what was shown are read so often"""
     events_s: float = 5.0
     """feedback that is not durable after so long is refused"""
-    breaker_window: int = 20
-    breaker_failures: int = 10
+    breaker_window: int = 40
+    breaker_failures: int = 20
+    """more than come together when everything stands still for a moment: at 150 requests/s ten in 60 ms"""
     breaker_pause_s: float = 0.5
     breaker_longest_s: float = 5.0
     probe_every_s: float = 2.0

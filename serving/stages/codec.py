@@ -13,7 +13,6 @@ from recsys.bundle import Bundle
 from recsys.contracts import Query, Slate, query_from_dict
 from recsys.errors import QueryError, RecsysError
 from recsys.features.spec import Tensor
-from serving.quiet import settle
 
 BUNDLE = Path("../../bundle")
 RULES_STORE = Path("../../rules")
@@ -38,12 +37,6 @@ def rules_store(arguments: Mapping[str, str]) -> Path:
 def items_store(arguments: Mapping[str, str]) -> Path:
     """The folder of changed items beside the bundle; it need not exist."""
     return (Path(arguments["model_repository"]) / ITEMS_STORE).resolve()
-
-
-def settled(stage: Any) -> Any:
-    """The stage, which serves from now on."""
-    settle()
-    return stage
 
 
 def respond(stage: Any, requests: Sequence[Any]) -> list[Any]:

@@ -101,7 +101,7 @@ def test_every_score_is_that_of_its_source_for_the_whole_catalogue(known, questi
     )
     weights = np.float32([1.0, 0.4, 0.1, 0.1, 0.05, 0.05])
     np.testing.assert_allclose(
-        merged.scores[query, place], merged.full_scores[query, place] @ weights, rtol=1e-5, atol=1e-5
+        merged.scores[query, place], merged.full_scores[query, place] @ weights, rtol=1e-5, atol=1e-6
     )
     assert (merged.full_scores[..., 1:] <= 1).all()
 

@@ -112,6 +112,7 @@ def test_a_share_that_is_later_is_as_if_the_log_had_ended() -> None:
     events = [("a", f"i{time}", time, 1) for time in range(12)]
     (earlier,) = GlobalTime(rank=1 / 6, validation=1 / 12, test=1 / 12, cuts=1, later=1 / 3).splits(dataset_of(events))
     (ended,) = GlobalTime(rank=0.25, validation=0.125, test=0.125, cuts=1, later=0.0).splits(dataset_of(events[:8]))
+    assert earlier.name == "global time split before the last 33%"
     assert earlier.periods.tolist() == [*ended.periods.tolist(), *[LATER] * 4]
 
 
@@ -353,7 +354,7 @@ def test_a_fraction_out_of_range_is_named(key: str, value: object) -> None:
 def test_other_bad_arguments_are_named() -> None:
     with pytest.raises(ConfigError, match=r"rank \+ validation \+ test \+ later is 1"):
         GlobalTime(rank=0.5, validation=0.25, test=0.125, cuts=1, later=0.125)
-    with pytest.raises(ConfigError, match=r"rank \+ validation \+ test \+ later is 1"):
+    with pytest.raises(ConfigError, match=r"rank \+ validation \+ test is 1"):
         Random(rank=0.5, validation=0.25, test=0.25, seed=0)
     for cuts in (0, 1.0, True):
         with pytest.raises(ConfigError, match=r"protocol\.cuts is"):

@@ -71,7 +71,7 @@ def limits(columns, caps=(), floors=()):
     )
 
 
-def chosen(diversity, one=None, vectors=VECTORS, caps=(), floors=(), seen=()):
+def chosen(diversity, one=None, vectors=VECTORS, caps=(), floors=(), seen=(), ranked=True):
     one = one or pool()
     num = one.rows.shape[1]
     catalogue = {**CATALOGUE, "item": CATALOGUE["item"][:num]}
@@ -80,7 +80,7 @@ def chosen(diversity, one=None, vectors=VECTORS, caps=(), floors=(), seen=()):
         if isinstance(diversity, Proportions)
         else Likeness(units=unit_length(vectors), shares=np.empty((num, 0), dtype=np.float32))
     )
-    scoring = diversity.scoring(one, likeness, [list(seen)])
+    scoring = diversity.scoring(one, likeness, [list(seen)], ranked=ranked)
     return select(one, limits(num, caps, floors), scoring, Draws.none(1, one.pinned.shape[1]))
 
 
@@ -117,6 +117,8 @@ def test_known_answers_of_maximal_marginal_relevance(trade_off, window, want):
 )
 def test_a_span_of_its_own_says_how_sure_is_sure(span, want):
     assert chosen(mmr(0.5, 5, span)).columns.tolist() == [want]
+    unranked = chosen(mmr(0.5, 5, span), ranked=False).columns.tolist()
+    assert unranked == chosen(mmr(0.5, 5)).columns.tolist(), "scores of retrieval have no span in common"
 
 
 def test_with_a_span_the_steep_stay_and_the_flat_vary():
@@ -320,7 +322,7 @@ def test_the_earlier_of_a_cap_and_a_floor_that_contradict_each_other_holds():
 
 @settings(max_examples=150, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 3), st.integers(0, 3), st.integers(3, 6))
-def test_one_cap_and_one_floor_give_the_best_sum_there_is(seed, cap, floor, k):
+def test_one_cap_and_one_floor_give_half_of_the_best_sum_at_least(seed, cap, floor, k):
     rng = np.random.default_rng(seed)
     utility = np.sort(rng.random(9))[::-1].tolist()
     groups, counts = rng.integers(0, 4, 9).tolist(), (rng.random(9) < 0.4).tolist()

@@ -8,6 +8,8 @@ from types import SimpleNamespace
 import numpy as np
 import polars as pl
 import pytest
+from hydra.utils import instantiate
+from safetensors.numpy import load_file
 
 from recsys.content.text import TextVectors
 from recsys.contracts import PAD, Event, Slate, SlateItem
@@ -57,6 +59,7 @@ def impressions_of(prepared):
         told[slate[slate != PAD].tolist()].select(
             "user",
             "timestamp",
+            pl.col("timestamp").alias("known_at"),
             pl.lit(f"{number:05}").alias("request"),
             pl.Series("query", [asked[number], *[None] * (np.count_nonzero(slate != PAD) - 1)], dtype=pl.String),
             "item",
@@ -69,9 +72,13 @@ def impressions_of(prepared):
     return frame.sort("timestamp", "request", maintain_order=True)
 
 
-def examples(prepared, period=RANK, places=True, most=10**9):
+def examples(prepared, period=RANK, weighed=True, most=10**9):
     spec, items = prepared.spec(prepared.split.known(RANK))
-    return impression_examples(retrieve, prepared, spec, items, period, places=places, most=most)
+    return impression_examples(retrieve, prepared, spec, items, period, weighed=weighed, most=most)
+
+
+def with_impressions(prepared, frame):
+    return dataclasses.replace(prepared, dataset=dataclasses.replace(prepared.dataset, impressions=frame))
 
 
 def of_tables(prepared, period=RANK):
@@ -93,17 +100,34 @@ def test_a_few_requests_are_whole(prepared):
     few, everything = examples(prepared, most=7), examples(prepared)
     assert len(few) == 7 < len(everything)
     assert {row.tobytes() for row in few.candidate_rows} <= {row.tobytes() for row in everything.candidate_rows}
-    assert examples(prepared, places=False).positions is None
+    assert examples(prepared, weighed=False).weights is None
+
+
+def test_what_may_be_answered_after_the_period_is_not_learnt_in_it(prepared):
+    """Else the ranker would know, in RANK, what came of it in VALIDATION."""
+    end, frame = prepared.split.cuts[RANK], prepared.dataset.impressions
+    late = frame["timestamp"].filter(frame["timestamp"] < end).unique().sort()[-5]
+    waiting = frame.with_columns(pl.col("known_at") + (end - late))
+    found = examples(with_impressions(prepared, waiting))
+    requests = frame.filter((pl.col("timestamp") >= prepared.split.cuts[RANK - 1]) & (pl.col("timestamp") <= late))
+    assert 0 < len(found) == requests["request"].n_unique() < len(examples(prepared))
+
+
+def test_a_chance_that_is_none_is_said(prepared):
+    never = prepared.dataset.impressions.with_columns(propensity=pl.lit(0.0))
+    with pytest.raises(DataError, match="propensity holds numbers outside"):
+        examples(with_impressions(prepared, never))
 
 
 def test_a_period_in_which_nothing_was_shown_is_named(prepared):
     late = prepared.dataset.impressions.filter(pl.col("timestamp") >= prepared.split.cuts[RANK])
-    without = dataclasses.replace(prepared, dataset=dataclasses.replace(prepared.dataset, impressions=late))
-    with pytest.raises(DataError, match=r"nothing was shown in the period RANK, .*; take data\.history=false"):
-        examples(without)
-    none = dataclasses.replace(prepared, dataset=dataclasses.replace(prepared.dataset, impressions=None))
-    with pytest.raises(DataError, match="nobody logged what was shown; take data=event_log"):
-        examples(none)
+    with pytest.raises(
+        DataError, match=r"nothing was shown and answered in the period RANK, .*; take data\.history=false"
+    ):
+        examples(with_impressions(prepared, late))
+    for nothing in (None, late.clear()):
+        with pytest.raises(DataError, match="nobody logged what was shown, or nothing that came of it is known yet"):
+            examples(with_impressions(prepared, nothing))
 
 
 def shown(id, at, items, user="u"):
@@ -125,7 +149,7 @@ def clicked(id, item, at, request, **actions):
     return Record.feedback(id, Event(user="u", item=item, timestamp=at, actions=actions, request_id=request))
 
 
-def loaded(folder, records, wait_s=0.0):
+def loaded(folder, records, wait_s=10.0):
     world().save(folder / "data")
     sink = PartitionSink(folder / "log")
     asyncio.run(sink.write([Stored(sequence=place, record=record) for place, record in enumerate(records)]))
@@ -142,11 +166,12 @@ def test_what_came_of_a_request_is_its_label(tmp_path):
     records = [
         shown("first", 1e9, [one, two, three]),
         shown("second", 1e9 + 10, [two, four]),
-        shown("empty", 1e9 + 11, []),
+        shown("empty", 1e9 + 25, []),
         clicked("a", two, 1e9 + 1, "first", click=1.0, like=1.0),
         clicked("b", two, 1e9 + 2, "first", click=1.0, like=0.0, share=0.0),
         clicked("c", three, 1e9 + 3, "first"),
         clicked("d", four, 1e9 + 12, None, click=1.0),
+        clicked("e", one, 1e9 + 11, "first", click=1.0),  # too late
     ]
     found = loaded(tmp_path, [*records, *records[:1]]).impressions
     assert found["request"].to_list() == ["first"] * 3 + ["second"] * 2
@@ -162,13 +187,28 @@ def test_what_came_of_a_request_is_its_label(tmp_path):
 def test_what_may_still_be_answered_is_left_out(tmp_path):
     items = world().items["item"].to_list()
     records = [
-        shown("old", 1e9, items[:2]),
-        shown("new", 1e9 + 50, items[:2]),
-        clicked("a", items[0], 1e9 + 100, "new"),
+        *(shown(f"at {at}", 1e9 + at, items[:2]) for at in (0, 50, 100)),
+        clicked("a", items[0], 1e9 + 60, "at 50"),
+        clicked("b", items[0], 1e9 + 10_000, "at 0"),  # a clock that is fast makes nothing known
     ]
     kept = loaded(tmp_path, records, wait_s=60.0)
-    assert kept.impressions["request"].unique().to_list() == ["old"]
+    assert kept.impressions["request"].unique().to_list() == ["at 0"]
     assert "items shown: 2, of which something came of 0" in kept.notes
+
+
+def test_of_two_requests_of_one_id_the_first_counts(tmp_path):
+    items = world().items["item"].to_list()
+    mixed = [
+        shown("twice", 1e9 + 5, items[3:8]),
+        shown("between", 1e9 + 2, items[:1]),
+        shown("twice", 1e9, items[:3]),
+        shown("end", 1e9 + 99, []),
+        clicked("a", items[0], 1e9, None),
+    ]
+    found = loaded(tmp_path, mixed).impressions
+    assert found["item"].to_list() == items[:3] + items[:1]
+    assert found["request"].to_list() == ["twice"] * 3 + ["between"]
+    assert found["query"].is_not_null().to_list() == [True, False, False, True]
 
 
 def test_a_log_of_feedback_alone_has_no_impressions(tmp_path):
@@ -185,7 +225,7 @@ def test_a_run_learns_from_what_it_showed(composed, run, tiny, tmp_path):
         met = replay.events[row]
         items = [met.item, *rng.choice(dataset.items["item"].to_numpy(), 3)]
         placed = tuple(
-            SlateItem(item=item, utility=0.0, sources=(), probabilities={}, propensity=0.5)
+            SlateItem(item=item, utility=0.0, sources=(), probabilities={}, propensity=0.2 + 0.1 * rng.integers(5))
             for item in dict.fromkeys(rng.permutation(items).tolist())
         )
         slate = Slate(user=met.user, request_id=f"r{row}", items=placed, degraded=(), bundle="b", rules="r")
@@ -198,10 +238,16 @@ def test_a_run_learns_from_what_it_showed(composed, run, tiny, tmp_path):
         f"data.folder={tmp_path / 'log'}",
         f"data.description={tmp_path / 'data' / DESCRIPTION_FILE}",
         "data.history=false",
-        "ranking.shown=impressions",
-        "ranking.num_positions=4",
+        "data.wait_s=0",
     )
-    settings = (option for option in tiny if not option.startswith("data."))
-    report, _ = run(composed(tmp_path / "run", *settings, *options))
-    assert 0 < report.rows["ranker"]["ndcg@10"] < 1
-    assert any("items shown:" in note for note in report.notes)
+    settings = [option for option in tiny if not option.startswith("data.")]
+    places = []
+    for shown_as in ("impressions", "weighed_impressions"):
+        learnt = (f"ranking.shown={shown_as}", "ranking.num_positions=4")
+        report, bundle = run(composed(tmp_path / shown_as, *settings, *options, *learnt))
+        assert 0 < report.rows["ranker"]["ndcg@10"] < 1
+        places.append(load_file(bundle.path / "weights.safetensors")["ranker.positions.weight"])
+    assert all(one.any() for one in places), "only what was shown has places"
+    assert not np.array_equal(*places)
+    with pytest.raises(Exception, match=r"needs ranking\.num_positions"):
+        instantiate(composed(tmp_path / "none", *settings, *options, "ranking.shown=impressions").ranking)

@@ -3,8 +3,9 @@ they were shown.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ from recsys.data.sources.tables import Tables
 from recsys.data.validation import Table, shortened, validated
 from recsys.errors import DataError, check_ranges
 
-ID, CONTEXT, REQUEST, POSITION = "id", "context", "request_id", "position"
+ID, CONTEXT, REQUEST, POSITION, KNOWN = "id", "context", "request_id", "position", "known_at"
 ACTION = "action_"
 """before the name of an action in the partitions, which may be that of another column"""
-FEEDBACK, IMPRESSIONS = (f"{kind}/day=*/*.parquet" for kind in ("feedback", "impressions"))
+FEEDBACK_FILES, SHOWN_FILES = (f"{kind}/day=*/*.parquet" for kind in ("feedback", "impressions"))
+SHOWN = (USER, TIMESTAMP, REQUEST, "query", ITEM, POSITION, "propensity")
 SCALAR = ("category", "text")
 
 
@@ -29,7 +31,8 @@ class EventLog:
     """The feedback of the log, with the catalogue, the users and the objectives of the run that was served.
 
     A record counts once, however often and in whatever order its copies lie in the files. Feedback that names the request
-    it answers is the label of what that request was shown; all else that was shown is labelled 0.
+    it answers, within `wait_s`, is the label of what that request was shown; all else that was shown is labelled 0. Of two
+    requests of one id the first counts.
     """
 
     folder: str
@@ -39,7 +42,7 @@ class EventLog:
     history: bool
     """whether the interactions of that run are kept beside those of the log"""
     wait_s: float
-    """what was shown less than so long before the newest record is left out: something may still come of it"""
+    """after so long nothing more comes of what was shown; what was shown later than that before the end is left out"""
 
     def __post_init__(self) -> None:
         check_ranges("data", wait_s=(self.wait_s, 0.0, 1e9))
@@ -49,7 +52,7 @@ class EventLog:
         base = Tables(description=self.description).load()
         if not base.description.clock:
             raise DataError(f"{self.description}: there is no time, but the log has one; name tables with timestamps")
-        records = _records(Path(self.folder), FEEDBACK)
+        records = _records(Path(self.folder), FEEDBACK_FILES)
         unique = _unique(records, base.description)
         events = _events(unique, base.description, self.folder)
         dataset = validated(
@@ -67,12 +70,14 @@ class EventLog:
         self, feedback: pl.DataFrame, events: pl.DataFrame, description: Description
     ) -> pl.DataFrame | None:
         """Dataset.impressions; None where the log has none. feedback, events: the same records, a row each."""
-        if not any(Path(self.folder).glob(IMPRESSIONS)):
+        if not any(Path(self.folder).glob(SHOWN_FILES)):
             return None
-        shown = _shown(_records(Path(self.folder), IMPRESSIONS))
-        newest = pl.concat([shown[TIMESTAMP], feedback[TIMESTAMP]]).to_numpy().max()
-        kept = shown.filter(pl.col(TIMESTAMP) <= newest - self.wait_s)
-        came = _labels(feedback.select(REQUEST, ITEM).with_columns(labels=_of_events(events, description)))
+        records = _records(Path(self.folder), SHOWN_FILES, SHOWN)
+        shown = _shown(records).with_columns((pl.col(TIMESTAMP) + self.wait_s).alias(KNOWN))
+        kept = shown.filter(pl.col(KNOWN) <= records[TIMESTAMP].max())
+        answers = feedback.select(REQUEST, ITEM, at=TIMESTAMP).with_columns(labels=_of_events(events, description))
+        named = answers.join(kept.select(REQUEST, ITEM, KNOWN), on=[REQUEST, ITEM])
+        came = _best(named.filter(pl.col("at") <= pl.col(KNOWN)))
         nothing = pl.lit(np.zeros(len(description.objectives), np.float32).tolist(), came.schema["labels"])
         return (
             kept.join(came, on=[REQUEST, ITEM], how="left", maintain_order="left")
@@ -81,13 +86,14 @@ class EventLog:
         )
 
 
-def _records(folder: Path, pattern: str) -> pl.DataFrame:
-    """All rows of all files; columns that a file lacks are null."""
+def _records(folder: Path, pattern: str, columns: Sequence[str] | None = None) -> pl.DataFrame:
+    """All rows of all files, of all columns for None; columns that a file lacks are null."""
     files = sorted(folder.glob(pattern))
     if not files:
         raise DataError(f"{folder}: there is no {pattern}; name the folder that the event log is written to")
     try:
-        return pl.concat([pl.read_parquet(file, glob=False) for file in files], how="diagonal")
+        read = partial(pl.read_parquet, glob=False, columns=None if columns is None else list(columns))
+        return pl.concat(map(read, files), how="diagonal")
     except (pl.exceptions.PolarsError, OSError) as error:
         reason = str(error).strip().split("\n")[0]
         raise DataError(f"{folder}: cannot be read: {reason}; keep nothing but the event log's files there") from None
@@ -105,9 +111,10 @@ def _unique(records: pl.DataFrame, description: Description) -> pl.DataFrame:
 
 def _shown(records: pl.DataFrame) -> pl.DataFrame:
     """A row an item of a request, by time, request and position."""
-    columns = [USER, TIMESTAMP, REQUEST, "query", ITEM, POSITION, "propensity"]
-    once = records.sort(REQUEST, POSITION, *columns, nulls_last=True).unique([REQUEST, POSITION], keep="first")
-    return once.filter(pl.col(ITEM).is_not_null()).select(columns).sort(TIMESTAMP, REQUEST, POSITION)
+    ordered = records.sort(REQUEST, TIMESTAMP, USER, POSITION, ITEM, "propensity", "query", nulls_last=True)
+    own = pl.struct(TIMESTAMP, USER)
+    first = ordered.filter(own == own.first().over(REQUEST)).unique([REQUEST, POSITION], keep="first")
+    return first.filter(pl.col(ITEM).is_not_null()).sort(TIMESTAMP, REQUEST, POSITION)
 
 
 def _of_events(events: pl.DataFrame, description: Description) -> pl.Series:
@@ -117,9 +124,9 @@ def _of_events(events: pl.DataFrame, description: Description) -> pl.Series:
     return pl.Series("labels", np.stack(labels, axis=1).astype(np.float32))
 
 
-def _labels(answers: pl.DataFrame) -> pl.DataFrame:
+def _best(answers: pl.DataFrame) -> pl.DataFrame:
     """Of each request and item the best of every objective, NaN where none is known."""
-    order = answers.filter(pl.col(REQUEST).is_not_null()).sort(REQUEST, ITEM)
+    order = answers.sort(REQUEST, ITEM)
     labels = order["labels"].to_numpy()
     starts = order.select(pl.struct(REQUEST, ITEM).is_first_distinct()).to_series().arg_true().to_numpy()
     best = np.fmax.reduceat(labels, starts, axis=0) if len(starts) else labels

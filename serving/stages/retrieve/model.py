@@ -3,12 +3,14 @@
 from typing import Any
 
 from recsys.stages import load_live_retrieve
-from serving.stages.codec import items_store, open_bundle, respond, settled
+from serving.quiet import settle
+from serving.stages.codec import items_store, open_bundle, respond
 
 
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
-        self.stage = settled(load_live_retrieve(open_bundle(args), items_store(args)))
+        self.stage = load_live_retrieve(open_bundle(args), items_store(args))
+        settle()
 
     def execute(self, requests: list[Any]) -> list[Any]:
         return respond(self.stage, requests)
