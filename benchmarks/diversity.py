@@ -54,7 +54,7 @@ from recsys.stages import POPULARITY, Rank, Retrieve, load_rank, load_retrieve, 
 
 DISCOUNTS = (0.05, 0.1, 0.2, 0.3)
 DIALS = (1.0, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
-SPANS = (0.003, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.6, 1.2, 2.5)
+SPANS = (0.001, 0.002, 0.003, 0.0045, 0.0065, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.6, 1.2)
 """utilities that make a relevance of 1, the same for all"""
 LOSS = 0.01
 """of NDCG@10 that diversity may cost"""

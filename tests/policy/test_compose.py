@@ -301,7 +301,7 @@ def test_shapes_that_do_not_fit_are_refused():
 
 GOOD = {
     "value": {"formula": "a", "weights": {}},
-    "diversity": {"kind": "mmr", "trade_off": 1.0, "window": 0, "content": 0.0},
+    "diversity": {"kind": "mmr", "trade_off": 1.0, "window": 0, "span": None, "content": 0.0},
     "exploration": {"kind": "none", "rate": 0.0, "first": 0},
 }
 
@@ -310,7 +310,7 @@ def test_document_and_back():
     document = {
         "value": {"formula": "watch + w * like", "weights": {"w": 0.5}},
         "popularity": {"discount": 0.25, "of": "exposure"},
-        "diversity": {"kind": "mmr", "trade_off": 0.75, "window": 20, "content": 0.5},
+        "diversity": {"kind": "mmr", "trade_off": 0.75, "window": 20, "span": 0.25, "content": 0.5},
         "exploration": {"kind": "epsilon", "rate": 0.125, "first": 3},
     }
     assert Policy.from_document(document).to_document() == document

@@ -297,7 +297,7 @@ def test_labels_of_metrics_are_bounded(parts: Parts, during: Any) -> None:
     async def story(door: Any) -> list[str]:
         sizes = []
         for _ in range(2):
-            for number in range(20):
+            for number in range(40):  # long enough for every breaker to open in the first round
                 await door.client.get(f"/nothing/{number}")
                 await door.recommend(f"user-{number}", surface=f"surface-{number}")
             sizes.append(len((await door.client.get("/metrics")).text.splitlines()))
