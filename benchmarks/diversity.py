@@ -122,8 +122,7 @@ NO_DIVERSITY = MaximalMarginalRelevance(trade_off=1.0, window=0, span=None, cont
 
 def finished(folder: Path, *, period: int, most: int) -> Finished:
     """ConfigError where there is no finished run."""
-    if not (folder / "bundle").is_dir():
-        raise ConfigError(f"{folder} has no bundle; run `make demo` or train.py first and give its run folder")
+    check(folder)
     bundle = Bundle.open(folder / "bundle")
     stages = (load_retrieve(bundle), load_rank(bundle))
     config = OmegaConf.create(bundle.document("config.yaml"))
@@ -139,6 +138,13 @@ def finished(folder: Path, *, period: int, most: int) -> Finished:
         split=split,
         asked=Asked(questions=questions, tensors=list(_ranked(stages, questions))),
     )
+
+
+def check(folder: Path) -> None:
+    if not (folder / "bundle").is_dir():
+        raise ConfigError(
+            f"{folder} has no bundle; train it first, the head of diversity.py says how, and give its folder"
+        )
 
 
 def chosen_on(folder: Path, run: Finished, earlier: str) -> Finished:
@@ -303,8 +309,7 @@ def main() -> None:
     start, rows = time.perf_counter(), []
     pairs = [argument.partition(":")[::2] for argument in sys.argv[1:] or ["runs/demo:runs/earlier"]]
     for folder in (Path(one) for pair in pairs for one in pair if one):
-        if not (folder / "bundle").is_dir():
-            raise ConfigError(f"{folder} has no bundle; train it first, the head of this file says how")
+        check(folder)
     for folder, earlier in pairs:
         run = finished(Path(folder), period=TEST, most=MOST)
         own = fronts(run, chosen_on(Path(folder), run, earlier))
