@@ -17,6 +17,16 @@ from recsys.nn import rows
 Batch = Mapping[str, Tensor]
 
 
+class ExactLinear(nn.Linear):
+    """A linear layer that stays float32 in mixed precision: bfloat16 knows a logit of -5 to 1/32 only."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not torch.is_autocast_enabled(x.device.type):
+            return super().forward(x)
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x.float())
+
+
 class TableEncoder(nn.Module):
     """A row of an encoded table -> [..., D]: id embeddings plus gated content, each part may be absent.
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recsys.features.spec import UNKNOWN, FeatureSpec, Table
-from recsys.nn.blocks import Batch, HistoryEncoder, TableEncoder
+from recsys.nn.blocks import Batch, ExactLinear, HistoryEncoder, TableEncoder
 from recsys.ranking.funnel import Parents, follow
 
 NUM_SIMILARITIES = 2
@@ -180,9 +180,9 @@ class MultiObjectiveRanker(nn.Module):
         self.num_shared = num_experts
         self.feature_dropout = feature_dropout
         self.gates = nn.Linear(width, spec.num_objectives * (num_experts + 1))
-        self.heads = nn.Linear(expert_dim, spec.num_objectives)
+        self.heads = ExactLinear(expert_dim, spec.num_objectives)
         self.parents = parents
-        self.wide = nn.Linear(num_scores, spec.num_objectives) if num_scores else None
+        self.wide = ExactLinear(num_scores, spec.num_objectives) if num_scores else None
         self.positions = nn.Embedding(num_positions, spec.num_objectives) if num_positions else None
         self._start_from_retrieval()
 
