@@ -4,18 +4,22 @@ import contextlib
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 
+import httpx
 from serving_stack import RunningStack
 
 from recsys.errors import ServingError
-from serving.processes import command_line, group
+from serving.processes import command_line, group, until
 
 Fault = Callable[[RunningStack], AbstractContextManager[None]]
 STUB = "triton_python_backend_stub"
 SLOW_S, AWAKE_S = 0.045, 0.005
+CLOSE_S, STEPPED_S = 10.0, 5.0
 
 
 def kill(name: str) -> Fault:
@@ -101,6 +105,28 @@ def full_spool(stack: RunningStack) -> Iterator[None]:
             yield
         finally:
             filling.unlink()
+
+
+def step_clock(seconds: int) -> Fault:
+    """The wall clock jumps, and jumps back at the end."""
+
+    @contextmanager
+    def fault(stack: RunningStack) -> Iterator[None]:
+        assert stack.clock is not None
+        stack.clock.step(seconds)
+        try:
+            if not until(lambda: abs(_date(stack) - time.time() - seconds) < CLOSE_S, STEPPED_S):
+                raise ServingError("the gateway's Date did not step with its wall clock")
+            yield
+        finally:
+            stack.clock.step(0)
+
+    return fault
+
+
+def _date(stack: RunningStack) -> float:
+    """What the gateway takes for now, unix seconds."""
+    return parsedate_to_datetime(httpx.get(f"http://{stack.address}/healthz").headers["date"]).timestamp()
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 from result_file import ROOT
 from serving_world import World
+from wall_clock import WallClock
 
 from recsys.contracts import Query
 from recsys.errors import ServingError
@@ -32,6 +33,8 @@ class RunningStack:
     place: Place
     supervisor: int
     """process id; all others are its children"""
+    clock: WallClock | None
+    """that its Python processes read, if not the machine's"""
 
     @property
     def pids(self) -> dict[str, int]:
@@ -40,19 +43,22 @@ class RunningStack:
 
 
 @contextmanager
-def running_stack(made: World, live: Path, *options: str) -> Iterator[RunningStack]:
+def running_stack(made: World, live: Path, *options: str, clock: WallClock | None = None) -> Iterator[RunningStack]:
     """Start it, post what its users did before, wait until that was folded in."""
     port = choose_ports({"port": 0})["port"]
     place = Place(serve=made.serve, live=live)
     command = [sys.executable, "-m", "serving", "up", str(made.serve), f"--live={live}", f"--port={port}", *options]
     live.mkdir(parents=True, exist_ok=True)
     with (live / "up.log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
+        environment = None if clock is None else clock.environment
+        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, env=environment)
     try:
         if not until(lambda: process.poll() is not None or _ready(port), START_S) or process.poll() is not None:
             raise ServingError(f"the stack did not start: {(live / 'up.log').read_text()[-500:]}")
         headers = (("Authorization", f"Bearer {place.first_key.read_text().strip()}"),)
-        stack = RunningStack(address=f"127.0.0.1:{port}", headers=headers, place=place, supervisor=process.pid)
+        stack = RunningStack(
+            address=f"127.0.0.1:{port}", headers=headers, place=place, supervisor=process.pid, clock=clock
+        )
         tell_histories(stack, made.queries)
         yield stack
     finally:

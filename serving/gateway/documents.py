@@ -177,7 +177,7 @@ class Documents:
         return whole_of("k", int(text), low=1, high=self.limits.k)
 
     def _record(self, place: str, entry: Any, stored: Callable[[str], str]) -> Record:
-        fields = fields_of(place, entry, EVENT, ("user", "item", "timestamp"))
+        fields = fields_of(place, entry, EVENT, ("user", "item"))
         event = self._event(place, fields)
         event = replace(event, user=stored(event.user))
         given = None if fields.get("id") is None else self._id(f"{place}.id", fields["id"])
@@ -192,7 +192,7 @@ class Documents:
         return Event(
             user=self._id(f"{place}.user", fields["user"]),
             item=self._id(f"{place}.item", fields["item"]),
-            timestamp=number_of(f"{place}.timestamp", fields["timestamp"], low=0.0, high=self.now() + FUTURE_S),
+            timestamp=self._time(f"{place}.timestamp", fields.get("timestamp")),
             actions={name: number_of(f"{place}.actions.{name}", value) for name, value in actions.items()},
             context=self._columns(f"{place}.context", fields.get("context", {}), self.context),
             request_id=self._optional(place, "request_id", fields),
@@ -201,6 +201,11 @@ class Documents:
             bundle=self._optional(place, "bundle", fields),
             rules=self._optional(place, "rules", fields),
         )
+
+    def _time(self, place: str, value: Any) -> float:
+        """When it happened: now, where that was not sent."""
+        now = self.now()
+        return now if value is None else number_of(place, value, low=0.0, high=now + FUTURE_S)
 
     def _optional(self, place: str, name: str, fields: Mapping[str, Any]) -> str | None:
         value = fields.get(name)

@@ -99,7 +99,11 @@ def _events(documents: Documents, keyed: bool) -> Schema:
             "id": optional_id,
             "user": _id(documents),
             "item": _id(documents),
-            "timestamp": {"type": "number", "minimum": 0, "description": "unix seconds, UTC; not in the future"},
+            "timestamp": {
+                "type": ["number", "null"],
+                "minimum": 0,
+                "description": "unix seconds, UTC, at most a day ahead; without it, when the event came in",
+            },
             "actions": _object(numbers, ()),
             "context": _columns(documents, documents.context),
             "request_id": optional_id,
@@ -108,12 +112,12 @@ def _events(documents: Documents, keyed: bool) -> Schema:
             "bundle": optional_id,
             "rules": optional_id,
         },
-        ("user", "item", "timestamp"),
+        ("user", "item"),
     )
     listed = {"type": "array", "minItems": 1, "maxItems": documents.limits.events, "items": event}
     actions = dict.fromkeys(documents.actions[:1], 1)
     return _operation(
-        "Feedback; answered when all of it is durable. An event sent twice counts once",
+        "Feedback; answered when all of it is durable. An event sent twice counts once if it says its id or its time",
         keyed,
         _kept(),
         (400, 413),

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,10 @@ from serving.processes import choose_ports, command_line, group, until
 from serving.state.exposure import Amortised
 from serving.state.opening import open_states
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+from wall_clock import WallClock
+
 PATIENCE_S = 120.0
 K = 5
 NO_HASTE = "--budget=20000"
@@ -43,6 +48,8 @@ class Running:
     process: subprocess.Popen[bytes]
     place: Place
     client: httpx.Client
+    clock: WallClock
+    """of the gateway and of the consumer"""
 
     @property
     def told(self) -> Any:
@@ -54,7 +61,7 @@ class Running:
         return answer.json()
 
     def click(self, user: str, item: str, id: str) -> httpx.Response:
-        event = {"id": id, "user": user, "item": item, "timestamp": time.time(), "actions": {"click": 1.0}}
+        event = {"id": id, "user": user, "item": item, "actions": {"click": 1.0}}
         return self.client.post("/v1/events", json={"events": [event]})
 
     def folded(self) -> bool:
@@ -62,12 +69,16 @@ class Running:
         return 'recsys_consumer_waiting{sink="states"} 0.0' in page
 
 
-def start(serve: Path, live: Path, *options: str) -> tuple[subprocess.Popen[bytes], int]:
+def start(
+    serve: Path, live: Path, *options: str, clock: WallClock | None = None
+) -> tuple[subprocess.Popen[bytes], int]:
     port = choose_ports({"port": 0})["port"]
     command = ["-m", "serving", "up", str(serve), f"--live={live}", f"--port={port}", *options]
     live.mkdir(parents=True, exist_ok=True)
     with (live / "up.log").open("wb") as log:
-        return subprocess.Popen([sys.executable, *command], stdout=log, stderr=subprocess.STDOUT), port
+        environment = None if clock is None else clock.environment
+        command = [sys.executable, *command]
+        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment), port
 
 
 def ready(port: int) -> bool:
@@ -82,14 +93,15 @@ def stack(trained: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ru
     """Of a copy of what was exported, because items are changed."""
     live = tmp_path_factory.mktemp("live")
     serve = shutil.copytree(trained.folder / "serve", tmp_path_factory.mktemp("copy") / "serve")
-    process, port = start(serve, live, NO_HASTE)
+    clock = WallClock.made(tmp_path_factory.mktemp("clock"))
+    process, port = start(serve, live, NO_HASTE, clock=clock)
     try:
         assert until(lambda: process.poll() is not None or ready(port), PATIENCE_S)
         assert process.poll() is None, (live / "up.log").read_text()
         place = Place(serve=serve, live=live)
         key = {"Authorization": f"Bearer {place.first_key.read_text().strip()}"}
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=key, timeout=60.0) as client:
-            yield Running(process=process, place=place, client=client)
+            yield Running(process=process, place=place, client=client, clock=clock)
     finally:
         process.terminate()
         process.wait(60)
@@ -205,6 +217,30 @@ def test_whatever_is_killed_slates_and_events_go_on(stack: Running, number: int,
     assert len(acknowledged) == 20
     assert until(lambda: set(acknowledged) <= told_events(stack), PATIENCE_S)
     assert strike is kill_stub or stack.told["pids"] != pids
+
+
+@pytest.mark.parametrize("seconds", [3_600, -3_600])
+def test_a_wall_clock_that_jumps_and_jumps_back_harms_nobody(stack: Running, seconds: int) -> None:
+    user = f"{seconds} seconds off"
+    shown = items_of(stack.slate(user))
+    stack.clock.step(seconds)
+    try:
+        assert until(lambda: abs(date_of(stack) - time.time() - seconds) < 60.0, PATIENCE_S)
+        acknowledged = stack.click(user, shown[0], f"off-{seconds}-0").json()["ids"]
+        assert until(lambda: shown[0] not in items_of(stack.slate(user)), PATIENCE_S)
+        assert stack.slate(user)["rung"] == "recommend"
+    finally:
+        stack.clock.step(0)
+    slate = stack.slate(user)
+    assert slate["rung"] == "recommend"
+    assert not {"history:empty", *shown[:1]} & {*slate["degraded"], *items_of(slate)}
+    acknowledged += stack.click(user, items_of(slate)[0], f"off-{seconds}-1").json()["ids"]
+    assert until(lambda: set(acknowledged) <= told_events(stack), PATIENCE_S)
+
+
+def date_of(stack: Running) -> float:
+    """What the gateway takes for now."""
+    return parsedate_to_datetime(stack.client.get("/healthz").headers["date"]).timestamp()
 
 
 def told_events(stack: Running) -> set[str]:

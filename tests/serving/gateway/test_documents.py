@@ -154,6 +154,12 @@ def test_events_become_records_of_the_stored_user() -> None:
     assert (event.request_id, event.position, event.propensity, event.bundle, event.rules) == ("r", 0, 0.5, "b", "c")
 
 
+def test_an_event_without_a_time_happened_when_it_came() -> None:
+    for event in ({"user": "u", "item": "i"}, EVENT | {"timestamp": None}):
+        (record,) = DOCUMENTS.events(body({"events": [event]}), stored)
+        assert record.timestamp == NOW
+
+
 def ids(*events: dict[str, Any]) -> list[str]:
     return [record.id for event in events for record in DOCUMENTS.events(body({"events": [event]}), stored)]
 
