@@ -46,7 +46,7 @@ from serving_world import World, ask_of, world, write_lines
 from wall_clock import WallClock
 
 from recsys.errors import ConfigError, ServingError, exit_on_error
-from serving.gateway.documents import hash_of
+from serving.events.record import hash_of
 from serving.processes import until
 
 K = 10

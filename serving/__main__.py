@@ -55,7 +55,7 @@ def up(
         users=users,
         more=[f"--budget={budget}", *(f"--liked={objective}" for objective in liked or ())],
     )
-    place.live.mkdir(parents=True, exist_ok=True)
+    place.live.mkdir(mode=0o700, parents=True, exist_ok=True)  # raw user ids may lie there
     first_key(place)
     with stack.running(place, Log(place.log, console)):
         signals.listen()

@@ -45,14 +45,15 @@ class Users(StrEnum):
 
 
 class Log:
-    """Says a sentence on the console and in the log of the stack."""
+    """Says a sentence on the console and in the log of the stack, as far as they take it: nobody fails for want of a word."""
 
     def __init__(self, path: Path, console: Console) -> None:
         self._path, self._console = path, console
 
     def __call__(self, sentence: str) -> None:
-        self._console.print(f"[dim]{time.strftime('%H:%M:%S')}[/]  {escape(sentence)}", soft_wrap=True)
-        with self._path.open("a", encoding="utf-8") as log:
+        with contextlib.suppress(OSError):
+            self._console.print(f"[dim]{time.strftime('%H:%M:%S')}[/]  {escape(sentence)}", soft_wrap=True)
+        with contextlib.suppress(OSError), self._path.open("a", encoding="utf-8") as log:
             log.write(f"supervisor: {sentence}\n")
 
 
@@ -95,7 +96,8 @@ class Stack:
 
         def tell(sentence: str) -> None:
             say(sentence)
-            self._write(place.running)
+            with contextlib.suppress(OSError):
+                self._write(place.running)
 
         with contextlib.ExitStack() as started:
             started.callback(os.close, hold(place.live))

@@ -124,7 +124,7 @@ class Guard:
     def _mend(self) -> bool:
         try:
             done = self.service.mend()
-        except ServingError as error:
+        except (ServingError, OSError) as error:
             self._note(str(error))
             return False
         self.mended += done
@@ -137,7 +137,7 @@ class Guard:
         try:
             self.service.stop()
             self.service.start()
-        except ServingError as error:
+        except (ServingError, OSError) as error:  # a full disk, no process to be had
             self._start_failed = True
             self._note(f"did not start again: {error}")
         else:

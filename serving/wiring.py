@@ -1,10 +1,11 @@
 """The gateway and the consumer as processes: put together from a place and from where the others listen."""
 
 import asyncio
+import contextlib
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -22,8 +23,9 @@ from recsys.policy.rules import RuleSet
 from recsys.policy.store import RuleStore
 from recsys.stages import load_live_retrieve, load_live_rules, read_schema, read_spec
 from serving.events.consumer import Consumer
+from serving.events.jetstream import JetStreamRoom
 from serving.events.log import EventLog
-from serving.events.opening import open_reader, open_writer
+from serving.events.opening import open_reader, open_room, open_writer
 from serving.events.partitions import PartitionSink
 from serving.events.record import Sink
 from serving.events.spool import Spool
@@ -48,6 +50,8 @@ READ_S, WRITE_S = 0.05, 5.0
 FOLD_POLL_S, PARQUET_POLL_S, PARQUET_LINGER_S = 0.1, 1.0, 10.0
 """looking costs both sides a millisecond, and who did something sees it in the slate after the next look"""
 FOLD_ROWS, PARQUET_ROWS = 500, 20_000
+ROOM_S = 30.0
+"""between two looks at how full the log is"""
 WHO = "gateway"
 
 
@@ -155,11 +159,13 @@ async def _consume(place: Place, bundle: Bundle, neighbours: Neighbours, port: i
     }
     sinks: Mapping[str, Sink] = {"states": states, "parquet": PartitionSink(place.events)}
     consumers = {name: Consumer(reader=reader, sinks=[sinks[name]]) for name, reader in readers.items()}
-    _show(consumers, port)
+    room = open_room(broker)
+    _show(consumers, states, room, port)
     told = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, told.set)
     running = [asyncio.create_task(consumer.run()) for consumer in consumers.values()]
+    running += [] if room is None else [asyncio.create_task(_keep(room, consumers.values()))]
     ended = asyncio.create_task(told.wait())
     await asyncio.wait([*running, ended], return_when=asyncio.FIRST_COMPLETED)
     for task in (*running, ended):
@@ -167,14 +173,29 @@ async def _consume(place: Place, bundle: Bundle, neighbours: Neighbours, port: i
     await asyncio.gather(*running, return_exceptions=True)
     for reader in readers.values():
         await reader.close()
+    if room is not None:
+        await room.close()
     await states.close()
     for task in running:
         if not task.cancelled() and (error := task.exception()):
             raise error
 
 
-def _show(consumers: Mapping[str, Consumer], port: int) -> None:
-    """How far each is, for Prometheus."""
+async def _keep(room: JetStreamRoom, consumers: Collection[Consumer]) -> None:
+    """Room in the log, by what all of them are done with."""
+    while True:
+        with contextlib.suppress(ServingError):  # the readers say so themselves
+            await room.make(min(consumer.sequence for consumer in consumers))
+        await asyncio.sleep(ROOM_S)
+
+
+def _show(consumers: Mapping[str, Consumer], states: States, room: JetStreamRoom | None, port: int) -> None:
+    """How far each is and how full the log, for Prometheus."""
+    malformed = prometheus.Gauge("recsys_consumer_malformed", "Records that no state could be made of")
+    malformed.set_function(lambda: states.malformed)
+    if room is not None:
+        full = prometheus.Gauge("recsys_log_full_share", "Of the bytes that the log may have; at 1 it refuses")
+        full.set_function(lambda: room.num_bytes / room.max_bytes)
     for attribute, name, told in (
         ("waiting", "waiting", "Records that are not read yet"),
         ("folded", "folded", "Records that reached the sink since the start"),

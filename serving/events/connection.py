@@ -64,6 +64,8 @@ class Connection:
 
     def __init__(self, stream: Stream) -> None:
         self.stream = stream
+        self.seen = 0
+        """highest sequence of the log that is known here"""
         self._opening: asyncio.Task[Link] | None = None
 
     async def call(self, doing: str, action: Callable[["Link"], Coroutine[Any, Any, T]], deadline_s: float = 0.0) -> T:
@@ -90,7 +92,7 @@ class Connection:
 
     def _opened(self) -> "asyncio.Task[Link]":
         if self._opening is None or (self._opening.done() and not _lives(self._opening)):
-            self._opening = asyncio.ensure_future(_open(self.stream))
+            self._opening = asyncio.ensure_future(_open(self.stream, self.seen))
         return self._opening
 
     def _drop(self, opening: "asyncio.Task[Link]") -> None:
@@ -98,6 +100,7 @@ class Connection:
             self._opening = None
         opening.cancel()
         if opening.done() and not opening.cancelled() and opening.exception() is None:
+            self.seen = max(self.seen, opening.result().publisher.last)
             opening.result().shut()
 
 
@@ -137,7 +140,7 @@ _ENDING: set[asyncio.Task[None]] = set()
 """asyncio keeps no reference to a task"""
 
 
-async def _open(stream: Stream) -> Link:
+async def _open(stream: Stream, seen: int) -> Link:
     link, until = Link(), time.monotonic() + stream.deadline_s
 
     async def closed() -> None:
@@ -160,7 +163,7 @@ async def _open(stream: Stream) -> Link:
         )
         await link.answer(until, connecting)
         await link.answer(until, link.publisher.listen())
-        await link.answer(until, _ensure_stream(link.jetstream, stream))
+        await link.answer(until, _ensure_stream(link.jetstream, stream, seen))
         link.positions = await link.answer(until, _positions(link.jetstream, stream))
     except BaseException:
         link.shut()
@@ -168,18 +171,20 @@ async def _open(stream: Stream) -> Link:
     return link
 
 
-async def _ensure_stream(jetstream: JetStreamContext, stream: Stream) -> None:
+async def _ensure_stream(jetstream: JetStreamContext, stream: Stream, seen: int) -> None:
     """Make the stream, or give it the settings of today.
 
     A new one counts from the microsecond of its making, so that whoever remembers a place in a log that was lost with
-    its disk is before everything in the new one.
+    its disk is before everything in the new one. The clock may have been set back since: it counts from behind what was
+    `seen` at least.
     """
     try:
         first = (await jetstream.stream_info(stream.name)).config.first_seq
         await jetstream.update_stream(stream.config().evolve(first_seq=first))
     except NotFoundError:
         with contextlib.suppress(BadRequestError):  # somebody else was first
-            await jetstream.add_stream(stream.config().evolve(first_seq=int(time.time() * MICROSECONDS)))
+            first = max(int(time.time() * MICROSECONDS), seen + 1)
+            await jetstream.add_stream(stream.config().evolve(first_seq=first))
 
 
 async def _positions(jetstream: JetStreamContext, stream: Stream) -> KeyValue:

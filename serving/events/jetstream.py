@@ -14,6 +14,7 @@ from typing import Any
 
 from nats.aio.msg import Msg
 from nats.errors import NoRespondersError
+from nats.js.api import StreamState
 from nats.js.errors import KeyNotFoundError
 
 from serving.events.batch import Batching, Page
@@ -25,6 +26,8 @@ SEQUENCE = "Nats-Sequence"
 WAITING = "Nats-Num-Pending"
 PAGE = 1_000
 PAGE_BYTES = 16 << 20
+FULL, KEPT = 0.5, 0.25
+"""shares of the bytes of a log; what goes is in the states and in Parquet"""
 STATUS = "Status"
 END = ("204", "404")
 """what follows the last record of an answer, and what is said where there is none"""
@@ -155,10 +158,45 @@ class JetStreamReader:
         if self._next > 1:
             self.missed += first - self._next
         self._next = last + 1
+        self._connection.seen = max(self._connection.seen, last)
         self.waiting = int((page[-1].headers or {}).get(WAITING, 0))
         records = [(_sequence(message), _record(message)) for message in page]
         self.unreadable += sum(record is None for _, record in records)
         return [Stored(sequence=sequence, record=record) for sequence, record in records if record is not None]
+
+
+class JetStreamRoom:
+    """Keeps room in the log of `stream`: what all readers are done with goes when it fills, the oldest first."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.num_bytes = 0
+        """of the log when it was looked at last"""
+        self.max_bytes = stream.max_bytes
+        self._connection = Connection(stream)
+
+    async def make(self, done: int) -> None:
+        """Beyond FULL of its bytes the log is emptied down to about KEPT of them, never beyond the sequence `done`, up to which
+        every reader has acknowledged. ServingError when the broker does not answer.
+        """
+        name = self._connection.stream.name
+
+        async def ask(link: Link) -> StreamState:
+            return (await link.jetstream.stream_info(name)).state
+
+        state = await self._connection.call("tell how full it is", ask)
+        self.num_bytes = state.bytes
+        if state.bytes <= FULL * self.max_bytes or done < state.first_seq:
+            return
+        too_many = int(state.messages * (1 - KEPT * self.max_bytes / state.bytes))
+        upto = min(done, state.first_seq + too_many - 1)
+
+        async def purge(link: Link) -> None:
+            await link.jetstream.purge_stream(name, seq=upto + 1)
+
+        await self._connection.call("make room", purge)
+
+    async def close(self) -> None:
+        await self._connection.close()
 
 
 async def _page(connection: Connection, start: dict[str, Any], limit: int) -> list[Msg]:

@@ -7,19 +7,24 @@ go behind those that wait, so that the log has them in the order in which they w
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Sequence
 from typing import Protocol, Self
 
-from recsys.errors import ServingError
+from recsys.errors import QueryError, ServingError
 from serving.events.record import Record
 from serving.events.spool import Spool
+
+logger = logging.getLogger(__name__)
 
 FIRST_DELAY_S, MAX_DELAY_S = 0.1, 5.0
 BATCH = 500
 BATCH_DEADLINE_S = 10.0
 SLACK_S = 60.0
 """between two clocks, and between the sending of a record and its spooling"""
+AHEAD_S = 86_400.0
+"""what was spooled in the future was spooled before a clock was set back, nobody knows when; so far is looked"""
 MAX_RECORD_BYTES = 4 << 20
 
 
@@ -78,7 +83,9 @@ class EventLog:
         await self._spool.close()
 
     async def append(self, records: Sequence[Record]) -> None:
-        """Return when every record is durable; ServingError when neither broker nor spool can take them."""
+        """Return when every record is durable; ServingError when neither broker nor spool can take them, QueryError when one
+        is too large for either.
+        """
         self._check_sizes(records)
         await self._gate.wait()
         if self.direct:
@@ -87,6 +94,8 @@ class EventLog:
                 return
             except ServingError as error:
                 self.problem = str(error)
+                if self.direct:
+                    logger.warning("records go to the spool: %s", error)
                 self._away.set()
         try:
             await self._spool.append(records)
@@ -99,7 +108,7 @@ class EventLog:
         for record in records:
             if (size := len(record.to_json())) > MAX_RECORD_BYTES:
                 self.rejected += len(records)
-                raise ServingError(
+                raise QueryError(
                     f"the record {record.id!r} has {size} bytes, at most {MAX_RECORD_BYTES} are taken; "
                     "shorten its history or its slate"
                 )
@@ -127,11 +136,12 @@ class EventLog:
             pass
         self._gate.clear()
         try:
-            await self._spool.settle()
-            while await self._bring(known, 0.0):
-                pass
+            while not self._spool.empty:
+                await self._spool.settle()
+                await self._bring(known, 0.0)
             self.problem = None
             self._away.clear()
+            logger.warning("the broker has what waited; records go there")
         finally:
             self._gate.set()
 
@@ -149,6 +159,7 @@ class EventLog:
     async def _known(self) -> set[str]:
         """Ids that the broker took although it could not say so, if that may be longer ago than it remembers."""
         oldest = await self._spool.peek(1)
-        if not oldest or time.time() - oldest[0].timestamp + SLACK_S < self._broker.duplicate_window_s:
+        age = time.time() - oldest[0].timestamp if oldest else 0.0
+        if 0 <= age < self._broker.duplicate_window_s - SLACK_S:
             return set()
-        return await self._broker.ids_since(oldest[0].timestamp - SLACK_S)
+        return await self._broker.ids_since(time.time() - (age + SLACK_S if age > 0 else AHEAD_S))

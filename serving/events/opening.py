@@ -5,7 +5,7 @@ from typing import Protocol
 from recsys.errors import ConfigError
 from serving.events.connection import Stream
 from serving.events.consumer import Reader
-from serving.events.jetstream import JetStreamReader, JetStreamWriter
+from serving.events.jetstream import JetStreamReader, JetStreamRoom, JetStreamWriter
 from serving.events.log import LogBroker
 
 NATS, KAFKA = "nats://", "kafka://"
@@ -34,6 +34,11 @@ def open_reader(url: str, *, name: str, limit: int, linger_s: float, poll_s: flo
 
         return kafka.KafkaReader(kafka.Topic(url=url), name=name, **knobs)  # type: ignore[arg-type]
     return JetStreamReader(_stream(url), name=name, **knobs)  # type: ignore[arg-type]
+
+
+def open_room(url: str) -> JetStreamRoom | None:
+    """Who keeps room in the log; None where the broker does that by itself, as Kafka does."""
+    return None if url.startswith(KAFKA) else JetStreamRoom(_stream(url))
 
 
 def _stream(url: str) -> Stream:

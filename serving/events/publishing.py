@@ -27,6 +27,8 @@ class Publisher:
         self._inbox = client.new_inbox()
         self._numbers = itertools.count()
         self._expected: dict[str, asyncio.Future[None]] = {}
+        self.last = 0
+        """highest sequence that was acknowledged"""
 
     async def listen(self) -> None:
         """Before the first message."""
@@ -56,4 +58,5 @@ class Publisher:
         if "error" in answer:
             future.set_exception(NatsError(answer["error"]["description"]))
         else:
+            self.last = max(self.last, int(answer["seq"]))
             future.set_result(None)

@@ -2,13 +2,15 @@
 
     {"id": "3f…", "kind": "feedback", "user": "405", "timestamp": 893286638.0,
      "body": {"item": "50", "actions": {"rating": 5.0}, "request_id": "8a…", "position": 0}}
-    {"id": "8a…", "kind": "impression", "user": "405", "timestamp": 893286630.0,
+    {"id": "c1…", "kind": "impression", "user": "405", "timestamp": 893286630.0,
      "body": {"query": {…}, "slate": {…}, "rung": "recommend"}}
 
 An impression holds the whole query and the whole slate, so that a request can be replayed: history, context and profile
 are the feature values that were used, the slate has positions, propensities, probabilities and versions.
 """
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
@@ -40,9 +42,9 @@ class Record:
 
     @staticmethod
     def impression(query: Query, slate: Slate, rung: str) -> "Record":
-        """What a user was shown, in answer to `query`, by this rung of the ladder; its id is that of the request."""
+        """What a user was shown, in answer to `query`, by this rung of the ladder."""
         body = {"query": asdict(query), "slate": orjson.loads(slate.to_json()), "rung": rung}
-        return Record(id=query.request_id, kind="impression", user=query.user, timestamp=query.now, body=body)
+        return Record(id=impression_id(query), kind="impression", user=query.user, timestamp=query.now, body=body)
 
     def event(self) -> Event:
         """The event of a feedback."""
@@ -67,6 +69,16 @@ class Stored:
 
     sequence: int
     record: Record
+
+
+def impression_id(query: Query) -> str:
+    """Callers choose ids of requests: no record of another user, another page or another kind has the same."""
+    return hash_of("impression", query.request_id, query.user, query.surface)
+
+
+def hash_of(*parts: str) -> str:
+    """32 hex digits; the parts cannot run into each other."""
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
 class Writer(Protocol):

@@ -93,12 +93,12 @@ class Spool:
         await stored
 
     async def peek(self, limit: int) -> list[Spooled]:
-        """The oldest records, at most `limit` of them; none only when there are none."""
-        return await self._on_disk(partial(self._look, limit))
+        """The oldest records, at most `limit` of them; none only when there are none. ServingError where the disk refuses."""
+        return await self._moved(partial(self._look, limit))
 
     async def release(self) -> None:
-        """Take away what `peek` returned last."""
-        await self._on_disk(self._remove)
+        """Take away what `peek` returned last. ServingError where the disk refuses; it may be asked again."""
+        await self._moved(self._remove)
 
     async def settle(self) -> None:
         """Return when everything that is on its way is there."""
@@ -111,6 +111,14 @@ class Spool:
         await self._on_disk(self._end_segment)
         self._disk.shutdown()
         os.close(self._lock)
+
+    async def _moved(self, work: Callable[[], T]) -> T:
+        try:
+            return await self._on_disk(work)
+        except OSError as error:
+            raise ServingError(
+                f"the spool {self.folder} cannot be emptied ({error.strerror}); it is tried again"
+            ) from None
 
     async def _on_disk(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._disk, work)

@@ -1,7 +1,5 @@
 """What callers send -> what the gateway works with. QueryError names the field; whatever is not known is refused."""
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,7 +9,7 @@ from recsys.contracts import Event
 from recsys.errors import QueryError
 from recsys.features.spec import Table
 from recsys.stages import RANKER, read_spec
-from serving.events.record import Record
+from serving.events.record import Record, hash_of
 from serving.gateway.strict_json import fields_of, list_of, number_of, parse, text_of, told, whole_of
 from serving.state.onboarding import Answers
 
@@ -235,8 +233,3 @@ class Documents:
 
 def _kinds(table: Table) -> dict[str, str]:
     return {column.name: column.kind for column in table.columns}
-
-
-def hash_of(*parts: str) -> str:
-    """32 hex digits; the parts cannot run into each other."""
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]

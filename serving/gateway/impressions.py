@@ -7,7 +7,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 
-from recsys.errors import ServingError, check_ranges
+from recsys.errors import QueryError, ServingError, check_ranges
 from serving.events.record import Record, Writer
 
 LATE = "impressions:late"
@@ -22,7 +22,8 @@ class Impressions:
     """A bounded queue before a writer and the task that empties it.
 
     A batch that the writer refuses is sent again after `pause_s`, in its turn, until it is taken; meanwhile the queue
-    fills, and when it is full the newest impressions are lost and counted. count: outcome ("written", "refused", "lost"),
+    fills, and when it is full the newest impressions are lost and counted. One that no writer will ever take (QueryError)
+    is looked for one by one and lost alone. count: outcome ("written", "refused", "lost"),
     number of records.
     """
 
@@ -35,6 +36,8 @@ class Impressions:
         self._filled, self._drained = asyncio.Event(), asyncio.Event()
         self._refused = False
         self._losing = False
+        self._singly = 0
+        """of the next records, how many are written by themselves"""
         self._task: asyncio.Task[None] | None = None
 
     def __len__(self) -> int:
@@ -76,7 +79,7 @@ class Impressions:
     async def _empty(self) -> None:
         while True:
             while self._queue:
-                await self._write(list(itertools.islice(self._queue, self._batch)))
+                await self._write(list(itertools.islice(self._queue, 1 if self._singly else self._batch)))
             self._filled.clear()
             self._drained.set()
             await self._filled.wait()
@@ -85,6 +88,11 @@ class Impressions:
         """Records leave the queue when they are durable."""
         try:
             await self._writer.append(batch)
+        except QueryError:
+            if len(batch) > 1:
+                self._singly = len(batch)
+                return
+            outcome = "lost"
         except ServingError:
             self._refused = True
             self._count("refused", len(batch))
@@ -96,6 +104,7 @@ class Impressions:
         else:
             outcome = "written"
         self._refused = False
+        self._singly = max(0, self._singly - len(batch))
         for _ in batch:
             self._queue.popleft()
         self._count(outcome, len(batch))

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from recsys.contracts import Event, Query
-from serving.events.record import Record
+from serving.events.record import Record, impression_id
 from serving.gateway.documents import Ask, Documents
 from serving.gateway.door import Call, Door
 from serving.gateway.identities import Identities
@@ -92,7 +92,7 @@ class Recommending:
         self.metrics.slate(slate, answer.rung)
         query, body = question.query, {"query": question.document, "slate": slate, "rung": answer.rung}
         self.impressions.put(
-            Record(id=query.request_id, kind="impression", user=query.user, timestamp=query.now, body=body)
+            Record(id=impression_id(query), kind="impression", user=query.user, timestamp=query.now, body=body)
         )
 
 

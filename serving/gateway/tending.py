@@ -9,8 +9,8 @@ import orjson
 
 from recsys.contracts import Query
 from recsys.errors import QueryError
-from serving.events.record import Record, Writer
-from serving.gateway.documents import Documents, hash_of
+from serving.events.record import Record, Writer, hash_of
+from serving.gateway.documents import Documents
 from serving.gateway.door import Call, Door
 from serving.gateway.fallbacks import Fallbacks
 from serving.gateway.identities import Identities

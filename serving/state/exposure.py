@@ -13,7 +13,8 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
+from operator import itemgetter
 
 from recsys.bundle import Bundle
 from recsys.errors import check_ranges
@@ -112,15 +113,15 @@ class Amortised:
 
     def shares(self, held: Sequence[bytes | None]) -> dict[str, float]:
         """See `Exposures.exposure`; held: bytes by slot."""
-        steps = [Step.from_bytes(data) for data in held if data is not None]
-        newest = max((step.number for step in steps), default=0)
-        steps = sorted((step for step in steps if step.number > newest - SLOTS), key=lambda step: step.number)
+        steps = sorted(((_number_of(data), data) for data in held if data is not None), key=itemgetter(0))
+        newest = steps[-1][0] if steps else 0
+        kept = tuple(data for number, data in steps if number > newest - SLOTS)
+        last = Step.from_bytes(kept[-1]).counts if kept else {}
         found: dict[str, float] = {}
         for name, values_of in self.values().items():
-            sums: dict[str, float] = defaultdict(float)
-            for step in steps:
-                for key, times in step.counts.get(name, Counter()).items():
-                    sums[key] += times * 2.0 ** ((step.number - newest) / STEPS)
+            sums = Counter(_summed(name, kept[:-1], newest))
+            for key, times in last.get(name, {}).items():
+                sums[key] += times
             if everything := sums[ALL]:
                 known = sorted({value for values in values_of.values() for value in values})
                 found |= {f"{name}={value}": sums[f"={value}"] / everything for value in known}
@@ -128,6 +129,22 @@ class Amortised:
 
     def _step(self, timestamp: float) -> int:
         return math.floor(timestamp * STEPS / self.half_life_s)
+
+
+@lru_cache(SLOTS + 1)
+def _number_of(data: bytes) -> int:
+    """Only the newest slot changes from one second to the next."""
+    return Step.from_bytes(data).number
+
+
+@lru_cache(16)
+def _summed(name: str, earlier: tuple[bytes, ...], newest: int) -> Mapping[str, float]:
+    """Of a column in steps before the newest, the earliest first: they change once a step."""
+    sums: dict[str, float] = defaultdict(float)
+    for step in map(Step.from_bytes, earlier):
+        for key, times in step.counts.get(name, Counter()).items():
+            sums[key] += times * 2.0 ** ((step.number - newest) / STEPS)
+    return sums
 
 
 def _keys(values: Sequence[str] | None) -> tuple[str, ...]:

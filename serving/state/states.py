@@ -5,6 +5,7 @@ log becomes exactly once, whoever crashes where, as long as each writer gets the
 """
 
 import asyncio
+import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
@@ -16,6 +17,9 @@ from serving.state.contract import Change, Table, UserState
 from serving.state.exposure import Amortised
 from serving.state.folding import folded, unseen
 
+logger = logging.getLogger(__name__)
+
+MALFORMED = (KeyError, TypeError, ValueError, AttributeError)
 ATTEMPTS = 100
 """a lost race means that another writer got ahead; so many in a row mean that something is wrong"""
 
@@ -25,13 +29,16 @@ class States:
 
     def __init__(self, table: Table, spec: FeatureSpec, exposure: Amortised) -> None:
         self._table, self._spec, self._exposure = table, spec, exposure
+        self.malformed = 0
+        """records that were passed over"""
 
     async def get(self, user: str) -> UserState | None:
         data = await self._table.get(key_of(user))
         return None if data is None else decode(user, data, self._spec)
 
     async def exposure(self) -> Mapping[str, float]:
-        return self._exposure.shares(await self._table.load(self._exposure.keys))
+        held = await self._table.load(self._exposure.keys)
+        return await asyncio.to_thread(self._exposure.shares, held)  # tens of milliseconds for a large catalogue
 
     async def write(self, batch: Sequence[Stored]) -> None:
         by_user: dict[str, list[Stored]] = defaultdict(list)
@@ -55,12 +62,29 @@ class States:
         impressions: list[Record] = []
         for (user, batch), before in zip(by_user.items(), held, strict=True):
             state = UserState() if before is None else decode(user, before, self._spec)
-            if fresh := unseen(state, batch):
-                after = encode(folded(state, fresh, self._spec), self._spec)
-                changes[keys[user]] = Change(before=before, after=after, expires=True)
+            fresh, after = self._folded(state, unseen(state, batch))
+            if fresh:
+                changes[keys[user]] = Change(before=before, after=encode(after, self._spec), expires=True)
                 impressions += [one.record for one in fresh if one.record.kind == "impression"]
             await asyncio.sleep(0)  # a request that waits on this loop comes first
         return changes | await self._exposed(impressions)
+
+    def _folded(self, state: UserState, fresh: Sequence[Stored]) -> tuple[Sequence[Stored], UserState]:
+        """What can be folded, and the state then; other records, of a newer release perhaps, are passed over and counted."""
+        try:
+            return fresh, folded(state, fresh, self._spec)
+        except MALFORMED:
+            facts = [one for one in fresh if self._is_fact(one)]
+            self.malformed += len(fresh) - len(facts)
+            logger.warning("%d records are no facts and change no state", len(fresh) - len(facts))
+            return facts, folded(state, facts, self._spec)
+
+    def _is_fact(self, stored: Stored) -> bool:
+        try:
+            folded(UserState(), (stored,), self._spec)
+        except MALFORMED:
+            return False
+        return True
 
     async def _exposed(self, impressions: Sequence[Record]) -> dict[bytes, Change]:
         steps = self._exposure.counted(impressions)

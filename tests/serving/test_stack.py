@@ -219,6 +219,18 @@ def test_whatever_is_killed_slates_and_events_go_on(stack: Running, number: int,
     assert strike is kill_stub or stack.told["pids"] != pids
 
 
+def test_what_a_killed_gateway_had_acknowledged_is_there(stack: Running) -> None:
+    item = items_of(stack.slate("witness"))[0]
+    acknowledged = [id for turn in range(20) for id in stack.click("witness", item, f"gone-{turn}").json()["ids"]]
+    pid = stack.told["pids"]["gateway"]
+    kill("gateway")(stack)
+    assert until(
+        lambda: stack.told["pids"].get("gateway", pid) != pid and ready(stack.client.base_url.port), PATIENCE_S
+    )
+    assert stack.slate("witness")["rung"] == "recommend"
+    assert until(lambda: set(acknowledged) <= told_events(stack), PATIENCE_S)
+
+
 @pytest.mark.parametrize("seconds", [3_600, -3_600])
 def test_a_wall_clock_that_jumps_and_jumps_back_harms_nobody(stack: Running, seconds: int) -> None:
     user = f"{seconds} seconds off"

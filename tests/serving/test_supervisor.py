@@ -28,13 +28,14 @@ class Patient:
     here: bool = True
     fault: str | None = None
     remedy: bool | Exception = False
-    starts_well: bool = True
+    problem: Exception | None = None
+    """why it does not start"""
     done: list[str] = field(default_factory=list)
 
     def start(self) -> None:
         self.done.append("start")
-        if not self.starts_well:
-            raise ServingError("its port is taken")
+        if self.problem is not None:
+            raise self.problem
         self.here, self.fault = True, None
 
     def stop(self) -> None:
@@ -87,8 +88,11 @@ def test_a_service_that_is_gone_is_started_at_once(clock: Clock, said: list[str]
     assert said == ["patient: is gone", "patient was started again", "patient answers again"]
 
 
-def test_the_pause_between_failed_starts_doubles_up_to_its_bound(clock: Clock, said: list[str]) -> None:
-    patient = Patient(here=False, starts_well=False)
+@pytest.mark.parametrize("problem", [ServingError("its port is taken"), OSError("No space left on device")])
+def test_the_pause_between_failed_starts_doubles_up_to_its_bound(
+    clock: Clock, said: list[str], problem: Exception
+) -> None:
+    patient = Patient(here=False, problem=problem)
     guard = guard_of(patient, said, clock)
     times = []
     for _ in range(400):
@@ -100,7 +104,7 @@ def test_the_pause_between_failed_starts_doubles_up_to_its_bound(clock: Clock, s
     pauses = [later - earlier for earlier, later in pairwise(times)]
     assert pauses[:4] == [0.5, 1.0, 2.0, 4.0]
     assert set(pauses[3:]) == {4.0}
-    assert said == ["patient: is gone", "patient: did not start again: its port is taken"]
+    assert said == ["patient: is gone", f"patient: did not start again: {problem}"]
 
 
 def test_a_small_remedy_comes_before_a_restart(clock: Clock, said: list[str]) -> None:

@@ -7,10 +7,12 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
-from recsys.errors import ServingError
+from recsys.errors import QueryError, ServingError
+from serving.events import spool
 from serving.events.jetstream import JetStreamWriter
 from serving.events.log import MAX_RECORD_BYTES, EventLog
 from serving.events.record import Record
@@ -72,12 +74,17 @@ def test_new_records_go_behind_those_that_wait(broker, stream, tmp_path, feedbac
     assert ids(read_all(stream, count)) == [f"r{number}" for number in range(count)]
 
 
-@pytest.mark.parametrize("window_s", [600.0, 1.0], ids=["the broker remembers", "the broker has forgotten"])
+@pytest.mark.parametrize(
+    ("window_s", "ahead_s"),
+    [(600.0, 0.0), (1.0, 0.0), (1.0, 3_600.0)],
+    ids=["the broker remembers", "the broker has forgotten", "and the clock was set back since"],
+)
 def test_a_record_that_reached_both_counts_once(
-    broker, stream, tmp_path, feedback, read_all, ids, until, halt, window_s
+    broker, stream, tmp_path, feedback, read_all, ids, until, halt, monkeypatch, window_s, ahead_s
 ):
     """A halted broker stores what was sent when it wakes, after its gateway has spooled the same and ended."""
     stream = replace(stream, duplicate_window_s=window_s)
+    monkeypatch.setattr(spool, "time", SimpleNamespace(time=lambda: time.time() + ahead_s))
 
     async def first_life():
         async with opened(replace(stream, deadline_s=0.5), tmp_path / "spool") as log:
@@ -103,6 +110,31 @@ def test_a_record_that_reached_both_counts_once(
     assert asyncio.run(asyncio.wait_for(second_life(), 60)) == 50
     found = ids(read_all(stream, 51))
     assert sorted(found) == sorted(f"r{number}" for number in range(51))
+
+
+def test_a_disk_that_refuses_for_a_moment_does_not_end_the_draining(
+    broker, stream, tmp_path, feedback, read_all, ids, until, monkeypatch
+):
+    broker.stop()
+    looked = []
+
+    def refusing(spooled, limit):
+        looked.append(limit)
+        if len(looked) < 3:
+            raise OSError(24, "Too many open files")
+        return look(spooled, limit)
+
+    look = Spool._look
+
+    async def write():
+        async with opened(replace(stream, deadline_s=0.5), tmp_path / "spool") as log:
+            await log.append([feedback(number) for number in range(10)])
+            monkeypatch.setattr(Spool, "_look", refusing)
+            await asyncio.to_thread(broker.start)
+            await until(lambda: log.direct)
+
+    asyncio.run(write())
+    assert ids(read_all(stream, 10)) == [f"r{number}" for number in range(10)]
 
 
 def test_what_is_spooled_survives_the_process(broker, stream, tmp_path, feedback, read_all, ids, until):
@@ -144,7 +176,7 @@ def test_a_record_that_no_broker_takes_is_refused_at_once(stream, tmp_path):
 
     async def write():
         async with opened(stream, tmp_path / "spool") as log:
-            with pytest.raises(ServingError, match=f"at most {MAX_RECORD_BYTES} are taken"):
+            with pytest.raises(QueryError, match=f"at most {MAX_RECORD_BYTES} are taken"):
                 await log.append([large])
             return log.rejected, log.direct, log.spool_bytes
 

@@ -13,8 +13,9 @@ import pytest
 from nats.aio.client import Client
 
 from recsys.errors import ConfigError, ServingError
+from serving.events import connection
 from serving.events.broker import Broker
-from serving.events.jetstream import JetStreamReader, JetStreamWriter
+from serving.events.jetstream import JetStreamReader, JetStreamRoom, JetStreamWriter
 from serving.events.record import Record
 
 
@@ -186,6 +187,60 @@ def test_a_new_log_begins_behind_a_lost_one(broker, stream, feedback, read_all):
     appended(stream, [feedback(9)])
     (new,) = read_all(stream, 1)
     assert new.sequence > old[-1].sequence
+
+
+def test_a_new_log_begins_behind_what_was_seen_though_the_clock_was_set_back(broker, stream, feedback, monkeypatch):
+    monkeypatch.setattr(connection, "time", ClockAhead())
+
+    async def lives():
+        writer, reader = JetStreamWriter(stream), JetStreamReader(stream, name="states", limit=1)
+        await writer.append([feedback(0)])
+        (old,) = await reader.fetch()
+        monkeypatch.setattr(connection, "time", time)
+        broker.stop()
+        shutil.rmtree(broker.folder)
+        broker.start()
+        for one in (writer, reader):  # the connection that was lost
+            with pytest.raises(ServingError):
+                await (one.append([feedback(1)]) if one is writer else one.acknowledge(old.sequence))
+        await writer.append([feedback(2)])
+        (new,) = await reader.fetch()
+        for one in (writer, reader):
+            await one.close()
+        return old, new
+
+    old, new = asyncio.run(asyncio.wait_for(lives(), 60))
+    assert new.record.id == "r2"
+    assert new.sequence > old.sequence
+
+
+class ClockAhead:
+    """An hour, but for what only rises."""
+
+    monotonic = staticmethod(time.monotonic)
+
+    @staticmethod
+    def time():
+        return time.time() + 3_600
+
+
+def test_room_is_made_of_what_every_reader_is_done_with(stream, feedback, read_all, ids):
+    stream = replace(stream, max_bytes=40_000)
+    appended(stream, [feedback(number) for number in range(150)])
+    sequences = [one.sequence for one in read_all(stream, 150)]
+
+    async def made(*done):
+        room = JetStreamRoom(stream)
+        for place in done:
+            await room.make(sequences[place])
+        await room.close()
+        return room.num_bytes
+
+    assert asyncio.run(made(9)) > 20_000
+    assert ids(read_all(stream, 140)) == [f"r{number}" for number in range(10, 150)]
+    assert 5_000 < asyncio.run(made(149, 149)) <= 10_500
+    left = ids(read_all(stream, 1))
+    assert left == [f"r{number}" for number in range(150 - len(left), 150)]
 
 
 def test_what_is_no_record_is_passed_over_and_counted(stream, feedback):

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from recsys.errors import QueryError
 from serving.events.record import Record
 from serving.gateway.impressions import LATE, LOST, Impressions
 
@@ -105,6 +106,25 @@ def test_at_the_end_what_cannot_be_written_in_time_is_counted(in_virtual_time: R
     lost, took, kept = in_virtual_time(story())
     assert (lost, kept.counts) == (1, {"lost": 1})
     assert took == pytest.approx(2.0)
+
+
+def test_one_that_no_log_takes_is_lost_alone(in_virtual_time: Run, writer: Any) -> None:
+    class Strict:
+        async def append(self, records: Any) -> None:
+            if any(one.id == "13" for one in records):
+                raise QueryError("too large")
+            await writer.append(records)
+
+    async def story() -> Kept:
+        kept = Kept(Strict())
+        for number in (0, 1, 13, 3, 4):
+            kept.queue.put(record(number))
+        kept.queue.start()
+        await kept.queue.stop(within_s=1.0)
+        return kept
+
+    assert in_virtual_time(story()).counts == {"lost": 1, "written": 4}
+    assert list(writer.records) == ["0", "1", "3", "4"]
 
 
 def test_a_defect_of_the_writer_costs_its_batch_and_not_the_queue(in_virtual_time: Run, writer: Any) -> None:

@@ -1,6 +1,7 @@
 """What every store of user states must do, on a real file and a real Valkey."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -105,6 +106,28 @@ def test_a_replay_gives_the_same_bytes_whatever_comes_again_with_whatever_border
     delivered = store.raw()
     assert delivered == replayed(empty(), stored)
     assert delivered == replayed(empty(), stored, size=1)
+
+
+@FEW
+@given(records=RECORDS, places=st.sets(st.integers(0, 24), max_size=5), size=st.integers(1, 9))
+def test_what_is_no_fact_is_passed_over_and_counted(empty, records, places, size):
+    stored = log(records)
+    spoilt = [replace(one, record=spoil(one.record)) if place in places else one for place, one in enumerate(stored)]
+    sound = [one for place, one in enumerate(stored) if place not in places]
+    store = empty()
+
+    async def deliver():
+        async with store.opened() as states:
+            await write_all(states, spoilt, size)
+            return states.malformed
+
+    assert asyncio.run(deliver()) == len(stored) - len(sound)
+    assert store.raw() == replayed(empty(), sound)
+
+
+def spoil(record):
+    """As a newer release might write it, or nobody."""
+    return replace(record, body={**record.body, "mood": "good"} if record.kind == "feedback" else {"slate": None})
 
 
 def test_two_consumers_of_the_whole_log_lose_and_double_nothing(empty):
