@@ -2,9 +2,9 @@
 
 Informfully IDEA by time (interesting, easy, favourite, bookmark of news), Steam (played and stayed with, of what was
 bought) and RetailRocket (cart and purchase, of what was viewed), the latter two as sets with new ids and a split by
-hash. The ranker with three seeds, a twin for each objective alone, LightGBM and the rate of the item, all on the same
-features. Area under the curve (chance that a positive stands above a negative), intervals of 95% over users; calibration
-on the test.
+hash. The ranker with three seeds, a twin for each objective alone, DCN-V2 alone, LightGBM and its lambdarank, and the rate
+of the item, all on the same features. Area under the curve (chance that a positive stands above a negative), intervals of
+95% over users; calibration on the test, beside the error that chance alone gives labels drawn from the predictions.
 
 `python ranker_objectives.py steam` looks at one data set. Writes benchmarks/results/ranker_objectives.json and .png.
 """
@@ -25,7 +25,7 @@ import matplotlib
 import numpy as np
 import torch
 from objective_cases import FOLDERS, Case, folder_of
-from ranker_peers import trees
+from ranker_peers import CROSSED, as_peer, trees
 from ranker_truth import KNOBS as PLANTED
 from ranker_world import trained
 from result_file import RESULTS, Figure, print_figures, write_result
@@ -36,7 +36,14 @@ from rich.table import Table
 
 from recsys.contracts import PAD
 from recsys.errors import ConfigError, exit_on_error
-from recsys.evaluation.probabilities import auc, auc_per_user, normalised_entropy, predicted_over_observed, reliability
+from recsys.evaluation.probabilities import (
+    auc,
+    auc_per_user,
+    chance_error,
+    normalised_entropy,
+    predicted_over_observed,
+    reliability,
+)
 from recsys.training.ranking_examples import RankingExamples
 
 matplotlib.use("Agg")
@@ -45,7 +52,7 @@ from matplotlib import pyplot
 SEEDS = 3
 WORKERS = 2
 RESAMPLES = 200
-OURS, BOOSTED, RATE = "ranker", "LightGBM", "rate of the item"
+OURS, BOOSTED, RANKED, RATE = "ranker", "LightGBM", "LightGBM lambdarank", "rate of the item"
 KNOBS = replace(
     PLANTED,
     num_positions=0,
@@ -90,9 +97,10 @@ def run(job: Job) -> dict[str, np.ndarray]:
     if job.system == RATE:
         logits = case.test.candidate_scores[..., 1:]
         return {name: 1 / (1 + np.exp(-logits[..., place])) for name, place in places.items()}
-    if job.system == BOOSTED:
-        return boosted(case, places)
-    return learnt(case, places, job.seed)
+    if job.system in (BOOSTED, RANKED):
+        return boosted(case, places, ranked=job.system == RANKED)
+    with as_peer(job.system):
+        return learnt(case, places, job.seed)
 
 
 def learnt(case: Case, places: dict[str, int], seed: int) -> dict[str, np.ndarray]:
@@ -105,15 +113,19 @@ def learnt(case: Case, places: dict[str, int], seed: int) -> dict[str, np.ndarra
     return {name: predicted[..., place] for name, place in places.items()}
 
 
-def boosted(case: Case, places: dict[str, int]) -> dict[str, np.ndarray]:
+def boosted(case: Case, places: dict[str, int], *, ranked: bool) -> dict[str, np.ndarray]:
+    """Probabilities, or scores of lambdarank within the known candidates of a request."""
     parts = [tabular(one, case) for one in (case.train, case.valid, case.test)]
     predicted = {}
     for name, place in places.items():
         labels = [one.labels[..., place].ravel() for one in (case.train, case.valid)]
         known = [~np.isnan(one) for one in labels]
-        train = lightgbm.Dataset(parts[0][known[0]], labels[0][known[0]], categorical_feature=[0])
-        valid = lightgbm.Dataset(parts[1][known[1]], labels[1][known[1]], reference=train)
-        model = trees(train, valid, ranked=False, leaves=15)
+        shapes = [one.candidate_rows.shape for one in (case.train, case.valid)]
+        groups = [one.reshape(shape).sum(1) for one, shape in zip(known, shapes, strict=True)]
+        groups = [one[one > 0] if ranked else None for one in groups]
+        train = lightgbm.Dataset(parts[0][known[0]], labels[0][known[0]], categorical_feature=[0], group=groups[0])
+        valid = lightgbm.Dataset(parts[1][known[1]], labels[1][known[1]], reference=train, group=groups[1])
+        model = trees(train, valid, ranked=ranked, leaves=15)
         predicted[name] = model.predict(parts[2], num_threads=1).reshape(case.test.candidate_rows.shape)
     return predicted
 
@@ -138,7 +150,7 @@ def jobs(case: Case, file: Path) -> Iterable[Job]:
         yield Job(case=case.name, file=file, system=OURS, seed=seed, objectives=case.objectives)
         for name in case.objectives:
             yield Job(case=case.name, file=file, system=twin(name), seed=seed, objectives=(name,))
-    for system in (BOOSTED, RATE):
+    for system in (CROSSED, BOOSTED, RANKED, RATE):
         yield Job(case=case.name, file=file, system=system, seed=0, objectives=case.objectives)
 
 
@@ -181,6 +193,7 @@ class Answers:
             {"data": self.case, "objective": self.objective, "system": system}
             | self._measures(system)
             | {"auc_ci95": _interval(areas[system]), "ranker_ahead_ci95": _interval(areas[OURS] - areas[system])}
+            | ({} if system == RANKED else self._calibration(system, drawn))
             for system in self.predicted
         ]
 
@@ -192,14 +205,25 @@ class Answers:
         means = {
             "auc": self._area(seeds, None),
             "auc_per_user": np.mean([auc_per_user(self.labels, one, self.users) for one in seeds]),
-            "normalised_entropy": np.mean([normalised_entropy(self.labels, one) for one in seeds]),
-            "ece": np.mean([reliability(self.labels, one).error for one in seeds]),
-            "predicted_over_observed": np.mean([predicted_over_observed(self.labels, one) for one in seeds]),
             "ranker_ahead": self._area(self.predicted[OURS], None) - self._area(seeds, None),
             "rate": chance,
-            "rate_standard_error": np.sqrt((1 - chance) / (chance * len(self.labels))),
         }
         return {name: round(float(value), 4) for name, value in means.items()} | {"rows": len(self.labels)}
+
+    def _calibration(self, system: str, drawn: np.ndarray) -> Row:
+        """What lambdarank, whose scores are no probabilities, has none of; drawn [S, U] counts of users."""
+        seeds = self.predicted[system]
+        means = {
+            "normalised_entropy": np.mean([normalised_entropy(self.labels, one) for one in seeds]),
+            "ece": np.mean([reliability(self.labels, one).error for one in seeds]),
+            "ece_of_chance": np.mean([chance_error(one) for one in seeds]),
+            "predicted_over_observed": np.mean([predicted_over_observed(self.labels, one) for one in seeds]),
+        }
+        observed = drawn @ np.bincount(self.users, self.labels)
+        predicted = drawn @ np.bincount(self.users, np.mean(seeds, axis=0))
+        return {name: round(float(value), 4) for name, value in means.items()} | {
+            "predicted_over_observed_ci95": _interval(predicted / np.maximum(observed, 1))
+        }
 
 
 def _interval(values: np.ndarray) -> list[float]:
@@ -250,6 +274,12 @@ def figures(rows: Sequence[Row]) -> dict[str, Figure]:
         "worst_ece": Figure(
             value=max(row["ece"] for row in ours), unit="probability, 20 bins of equal mass", goal=0.01, better="lower"
         ),
+        "worst_ece_beyond_chance": Figure(
+            value=round(max(row["ece"] - row["ece_of_chance"] for row in ours), 4),
+            unit="probability above the error of labels drawn from the predictions",
+            goal=0.01,
+            better="lower",
+        ),
         "worst_pcoc_distance": Figure(
             value=round(max(abs(row["predicted_over_observed"] - 1) for row in ours), 4),
             unit="|predicted / observed - 1|",
@@ -272,8 +302,8 @@ def table(rows: Sequence[Row]) -> Table:
         "ranker ahead",
         "a user's",
         "NE",
-        "ECE",
-        "p/o (chance)",
+        "ECE (chance)",
+        "predicted / observed",
     ):
         shown.add_column(heading, justify="left" if heading in ("data", "objective", "system") else "right")
     for row in rows:
@@ -284,11 +314,17 @@ def table(rows: Sequence[Row]) -> Table:
             f"{row['auc']:.4f}",
             f"{low:.3f} to {high:.3f}",
             ahead,
-            *(f"{row[name]:.4f}" for name in ("auc_per_user", "normalised_entropy", "ece")),
-            f"{row['predicted_over_observed']:.3f} ({row['rate_standard_error']:.3f})",
+            f"{row['auc_per_user']:.4f}",
+            *(_calibrated(row) if "ece" in row else ("", "", "")),
             end_section=row["system"] == RATE,
         )
     return shown
+
+
+def _calibrated(row: Row) -> tuple[str, ...]:
+    low, high = row["predicted_over_observed_ci95"]
+    ratio = f"{row['predicted_over_observed']:.3f} ({low:.3f} to {high:.3f})"
+    return f"{row['normalised_entropy']:.4f}", f"{row['ece']:.4f} ({row['ece_of_chance']:.4f})", ratio
 
 
 def draw(answers: Sequence[Answers], file: Path) -> Path:

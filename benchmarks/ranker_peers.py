@@ -1,18 +1,20 @@
-"""What the ranker is compared with: boosted trees on the same features, the rate of the item, a history that is pooled.
+"""What the ranker is compared with: boosted trees on the same features, the rate of the item, rankers without their parts.
 
 Shapes: B requests, C places of a slate, T objectives, L history, D dim.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import lightgbm
 import numpy as np
-import torch
 from ranker_world import Examples, tabular
-from torch import Tensor
+from torch import Tensor, nn
 
-from recsys.ranking.multi_objective import TargetAttention
+from recsys.nn.blocks import Batch
+from recsys.ranking import multi_objective
+from recsys.ranking.multi_objective import MultiObjectiveRanker, TargetAttention
 
 ROUNDS = 300
 PRIOR = 100.0
@@ -59,27 +61,49 @@ def rates(examples: Examples) -> np.ndarray:
     return ((reached + PRIOR * labels.mean(axis=0)) / (shown + PRIOR))[examples.test.candidate_rows]
 
 
+def _pooling(
+    self: TargetAttention, candidates: Tensor, events: Tensor, present: Tensor, gaps: Tensor, shared: Sequence[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """The mean of the history in the place of attention."""
+    mean = (events * present.unsqueeze(-1)).sum(1) / present.sum(1).clamp(min=1)[:, None]
+    wide = mean[:, None].expand(-1, candidates.shape[1], -1)
+    return wide.repeat(1, 1, self.num_heads), _silence(self, candidates)
+
+
+def _crossing(self: MultiObjectiveRanker, batch: Batch, request: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
+    """No gates: every expert, which is linear, counts the same."""
+    joined, scores = self._join(batch, request)
+    crossed, num = self.cross(joined), self.num_shared + 1
+    gates = crossed.new_full((*crossed.shape[:2], len(self.parents), num), 1 / num)
+    return [expert(crossed) for expert in self.experts], gates, scores
+
+
+def _silence(attention: TargetAttention, candidates: Tensor) -> Tensor:
+    """For what the history says of a candidate, nothing."""
+    return candidates.new_zeros(*candidates.shape[:2], attention.width - attention.num_heads * candidates.shape[-1])
+
+
+POOLED, CROSSED = "history pooled, no attention", "DCN-V2 alone"
+ALTERED: Mapping[str, Mapping[tuple[Any, str], Callable[..., Any]]] = {
+    POOLED: {(TargetAttention, "forward"): _pooling},
+    CROSSED: {
+        (TargetAttention, "forward"): _pooling,
+        (MultiObjectiveRanker, "_said"): _crossing,
+        (multi_objective, "_expert"): lambda width, dim, dropout: nn.Sequential(nn.Linear(width, dim)),
+    },
+}
+"""system -> what takes the place of which part of the ranker"""
+
+
 @contextmanager
-def pooled(wanted: bool) -> Iterator[None]:
-    """Every ranker made and trained inside has the mean of its history in the place of attention, if that is wanted."""
-    attending = TargetAttention.forward
-
-    def pooling(
-        self: TargetAttention,
-        candidates: Tensor,
-        events: Tensor,
-        present: Tensor,
-        gaps: Tensor,
-        shared: Sequence[Tensor],
-    ) -> tuple[Tensor, Tensor]:
-        mean = (events * present.unsqueeze(-1)).sum(1) / present.sum(1).clamp(min=1)[:, None]
-        wide = mean[:, None].expand(-1, candidates.shape[1], -1)
-        speaking = self.width - self.num_heads * candidates.shape[-1]
-        return wide.repeat(1, 1, self.num_heads), torch.zeros(*candidates.shape[:2], speaking)
-
+def as_peer(system: str) -> Iterator[None]:
+    """Every ranker made and trained inside is this system, see ALTERED; any other name changes nothing."""
+    altered = ALTERED.get(system, {})
+    own = {(where, name): getattr(where, name) for where, name in altered}
     try:
-        if wanted:
-            TargetAttention.forward = pooling  # type: ignore[method-assign]
+        for (where, name), other in altered.items():
+            setattr(where, name, other)
         yield
     finally:
-        TargetAttention.forward = attending  # type: ignore[method-assign]
+        for (where, name), part in own.items():
+            setattr(where, name, part)

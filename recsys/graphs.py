@@ -83,7 +83,7 @@ def _export(
         {0: batch, **{axis + 1: candidates for axis, size in enumerate(tensor.shape) if size == -1}}
         for tensor in inputs
     )
-    example = tuple(torch.from_numpy(array) for array in random_inputs(inputs, 3, 5).values())
+    example = tuple(torch.from_numpy(array) for array in random_inputs(inputs, 3, 5, _num_ids(named)).values())
     with _quiet(), torch.no_grad():
         torch.onnx.export(
             named,
@@ -108,7 +108,7 @@ def check_against_eager(named: nn.Module, inputs: Sequence[Tensor], path: Path) 
     """
     graph = OnnxModel(path, inputs)
     for batch, candidates in zip(BATCH_SIZES, NUM_CANDIDATES, strict=True):
-        arrays = random_inputs(inputs, batch, candidates)
+        arrays = random_inputs(inputs, batch, candidates, _num_ids(named))
         eager = named(*(torch.from_numpy(array) for array in arrays.values()))
         wanted = [one.numpy() for one in (eager if isinstance(eager, tuple) else (eager,))]
         difference = max(map(_difference, graph.named(arrays).values(), wanted))
@@ -123,22 +123,30 @@ def _difference(found: np.ndarray, wanted: np.ndarray) -> float:
     return float((np.abs(found - wanted) / np.maximum(np.abs(wanted), 1)).max())
 
 
-def random_inputs(inputs: Sequence[Tensor], batch: int, candidates: int) -> dict[str, np.ndarray]:
-    """Arrays of the right types and shapes; ids are MISSING, UNKNOWN or the first value, half the history is empty."""
+def _num_ids(module: nn.Module) -> int:
+    """So many ids every table of the module knows."""
+    return min((one.num_embeddings for one in module.modules() if isinstance(one, nn.Embedding)), default=2)
+
+
+def random_inputs(inputs: Sequence[Tensor], batch: int, candidates: int, num_ids: int = 2) -> dict[str, np.ndarray]:
+    """Arrays of the right types and shapes; ids below num_ids, gaps from a second to years, half a history, of the last of
+    several requests none.
+    """
     generator = np.random.default_rng(batch * 1_000 + candidates)
     arrays: dict[str, np.ndarray] = {}
     for tensor in inputs:
         shape = (batch, *(candidates if size == -1 else size for size in tensor.shape))
         if tensor.dtype == "int64":
-            arrays[tensor.name] = generator.integers(0, 2, shape)
+            arrays[tensor.name] = generator.integers(0, num_ids, shape)
         else:
             arrays[tensor.name] = generator.normal(size=shape).astype(np.float32)
     if "history_ids" in arrays:
         length = arrays["history_ids"].shape[1]
-        arrays["history_ids"][:, length // 2 :, 0] = 1
+        arrays["history_ids"][:, length // 2 :, 0] = np.maximum(arrays["history_ids"][:, length // 2 :, 0], 1)
         arrays["history_ids"][:, : length // 2] = 0
+        arrays["history_ids"][1:][-1:] = 0
     if "history_gaps" in arrays:
-        arrays["history_gaps"] = np.abs(arrays["history_gaps"])
+        arrays["history_gaps"] = generator.uniform(0, 18, arrays["history_gaps"].shape).astype(np.float32)
     return arrays
 
 

@@ -20,7 +20,7 @@ from recsys.evaluation.probabilities import (
 )
 from recsys.evaluation.questions import Questions
 
-DECILES = 10
+DECILES, PLACES = 10, 10
 MEASURES = {
     "auc": "AUC",
     "auc_per_user": "AUC of a user",
@@ -28,6 +28,7 @@ MEASURES = {
     "ece": "ECE",
     "predicted_over_observed": "predicted / observed",
     "rate": "rate",
+    "ndcg@10": "NDCG@10",
 }
 """measure -> its title"""
 
@@ -35,20 +36,25 @@ Measures = dict[str, Any]
 
 
 def judged(questions: Questions, rows: np.ndarray, probabilities: np.ndarray) -> dict[str, Measures]:
-    """objective -> MEASURES, log loss, bins of reliability, and predicted / observed by popularity; candidates rows
-    [B, C], probabilities [B, C, T]. An objective that tells no user's candidates apart is left out.
+    """objective -> MEASURES, log loss, bins of reliability, and predicted / observed by popularity and of users without a
+    history; candidates rows [B, C], probabilities [B, C, T]. An objective that tells no user's candidates apart is left out.
+    NDCG@10 is that of the candidates, ordered by the objective alone.
     """
     labels = questions.replay.candidate_labels(questions.rows, rows, questions.split.periods == questions.period)
     users = np.broadcast_to(np.arange(len(rows))[:, None], rows.shape)
     met = questions.known.popularity
+    new = np.diff(questions.histories.indptr) == 0
     found = {}
     for place, name in enumerate(questions.replay.dataset.description.objectives):
         known = (rows != PAD) & ~np.isnan(labels[..., place])
         own = (labels[..., place][known] > 0).astype(np.float64)
         if _mixed(own, users[known]):
             predicted = probabilities[..., place][known].astype(np.float64)
-            by_popularity = _by_popularity(own, predicted, met[rows[known]])
-            found[name] = measures(own, predicted, users[known]) | {"by_popularity": by_popularity}
+            found[name] = measures(own, predicted, users[known]) | {
+                "ndcg@10": _ndcg(labels[..., place], probabilities[..., place], known),
+                "by_popularity": _by_popularity(own, predicted, met[rows[known]]),
+                "new_users": _ratio(own, predicted, new[users[known]]),
+            }
     return found
 
 
@@ -72,7 +78,7 @@ def mean(parts: Sequence[Mapping[str, Measures]]) -> dict[str, Measures]:
     merged: dict[str, Measures] = {}
     for name in dict.fromkeys(name for part in parts for name in part):
         own = [part[name] for part in parts if name in part]
-        numbers = {key for key, value in own[-1].items() if isinstance(value, float)}
+        numbers = {key for key in own[-1] if all(isinstance(one[key], float) for one in own)}
         merged[name] = own[-1] | {key: float(np.mean([one[key] for one in own])) for key in sorted(numbers)}
     return merged
 
@@ -86,6 +92,19 @@ def _mixed(labels: np.ndarray, users: np.ndarray) -> bool:
 def _by_popularity(labels: np.ndarray, predicted: np.ndarray, popularity: np.ndarray) -> list[float | None]:
     """Predicted / observed by decile of the items' popularity, rare ones first; None where nothing was reached."""
     parts = np.array_split(np.argsort(popularity, kind="stable"), DECILES)
-    return [
-        predicted_over_observed(labels[part], predicted[part]) if labels[part].sum() > 0 else None for part in parts
-    ]
+    return [_ratio(labels, predicted, part) for part in parts]
+
+
+def _ratio(labels: np.ndarray, predicted: np.ndarray, rows: np.ndarray) -> float | None:
+    """Predicted / observed of some rows, None where nothing was reached."""
+    return predicted_over_observed(labels[rows], predicted[rows]) if labels[rows].sum() > 0 else None
+
+
+def _ndcg(labels: np.ndarray, scores: np.ndarray, known: np.ndarray) -> float:
+    """Mean over the questions with a positive among their candidates; [B, C] each."""
+    positive = known & (labels > 0)
+    order = np.argsort(np.where(known, -scores, np.inf), axis=1, kind="stable")[:, :PLACES]
+    gains = 1 / np.log2(np.arange(2, PLACES + 2))
+    own = np.take_along_axis(positive, order, axis=1) @ gains[: order.shape[1]]
+    best = np.concatenate([[0.0], np.cumsum(gains)])[np.minimum(positive.sum(1), PLACES)]
+    return float((own[best > 0] / best[best > 0]).mean())

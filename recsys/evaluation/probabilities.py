@@ -31,13 +31,22 @@ class Reliability:
 
 
 def reliability(labels: np.ndarray, predicted: np.ndarray, bins: int = BINS) -> Reliability:
-    """labels [R] of 0 and 1, or of probabilities where the truth is known; predicted [R]."""
-    parts = [part for part in np.array_split(np.argsort(predicted, kind="stable"), bins) if len(part)]
-    return Reliability(
-        predicted=np.array([predicted[part].mean() for part in parts]),
-        observed=np.array([labels[part].mean() for part in parts]),
-        sizes=np.array([len(part) for part in parts]),
-    )
+    """labels [R] of 0 and 1, or of probabilities where the truth is known; predicted [R]. Equal ones share a bin."""
+    _, value, counts = np.unique(predicted, return_inverse=True, return_counts=True)
+    middles = (np.cumsum(counts) - counts / 2) / len(predicted)
+    own = np.minimum((middles * bins).astype(int), bins - 1)[value]
+    sizes = np.bincount(own, minlength=bins)
+    full = np.flatnonzero(sizes)
+    sums = (np.bincount(own, one, bins)[full] for one in (predicted, labels))
+    predicted, observed = (one / sizes[full] for one in sums)
+    return Reliability(predicted=predicted, observed=observed, sizes=sizes[full])
+
+
+def chance_error(predicted: np.ndarray, draws: int = 50, bins: int = BINS) -> float:
+    """The calibration error that is to be expected where all predictions [R] are right: of labels drawn from them."""
+    rng = np.random.default_rng(0)
+    drawn = (rng.random(len(predicted)) < predicted for _ in range(draws))
+    return float(np.mean([reliability(one.astype(float), predicted, bins).error for one in drawn]))
 
 
 def log_loss(labels: np.ndarray, predicted: np.ndarray) -> float:

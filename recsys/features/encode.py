@@ -17,6 +17,8 @@ from recsys.features.state import item_key, remembered
 
 Arrays = dict[str, np.ndarray]
 DAY = 86_400.0
+LONGEST = 25.0
+"""log(1 + seconds) of some 2,000 years: what lies beyond is no time, and its exponential no number"""
 
 
 def encode_table(table: Table, columns: Columns, num_rows: int) -> Arrays:
@@ -176,7 +178,7 @@ def _encode_histories(
     times = np.full(shape, np.nan)
     seen = age < spec.history_length
     places = history[seen], spec.history_length - 1 - age[seen]
-    labels[places] = np.nan_to_num(label[seen])
+    labels[places] = encode_labels(label[seen])
     if spec.clock:
         times[places] = time[seen]
     return rows, labels, encode_gaps(times, np.array([query.now for query in queries])[:, None])
@@ -193,14 +195,19 @@ def _remembered(spec: FeatureSpec, items: ItemTable, queries: Sequence[Query]) -
     return histories[places[met]], rows[places[met]], labels[met], times[met]
 
 
+def encode_labels(labels: np.ndarray) -> np.ndarray:
+    """Which objectives an event reached, [0, 1], 0 where that is missing: an amount counts as reached, like in the losses."""
+    return np.nan_to_num(labels).clip(0, 1)
+
+
 def encode_gaps(timestamps: np.ndarray, now: float | np.ndarray) -> np.ndarray:
     """log(1 + seconds) from each event to the next one, from the newest to now; timestamps [..., L] ascending.
 
-    0 where there is no time (NaN).
+    0 where there is no time (NaN), at most LONGEST.
     A gap looks only at what follows immediately, so the same number serves a causal model at every position.
     """
     following = np.concatenate([timestamps[..., 1:], np.broadcast_to(now, timestamps[..., :1].shape)], axis=-1)
-    return np.log1p(np.fmax(following - timestamps, 0.0)).astype(np.float32)
+    return np.minimum(np.log1p(np.fmax(following - timestamps, 0.0)), LONGEST).astype(np.float32)
 
 
 def _gather(table: Table, records: Sequence[Mapping[str, Any]]) -> Columns:

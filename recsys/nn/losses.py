@@ -21,8 +21,9 @@ def masked_bce(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
 def listwise_softmax(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
     """ListNet's top-one cross-entropy (Cao et al. 2007), mean over the lists that hold a positive.
 
-    logits, labels [B, C] (one objective); mask [B, C].
+    logits, labels [B, C] (one objective); mask [B, C]. A candidate whose label is missing (NaN) is in no list.
     """
+    mask = mask & ~labels.isnan()
     weights = labels.nan_to_num() * mask
     totals = weights.sum(-1, keepdim=True)
     log_shares = logits.masked_fill(~mask, -1e9).log_softmax(-1)

@@ -17,8 +17,8 @@ from torch.nn import functional as F
 
 from recsys.ranking.funnel import Parents, nested
 
-MIN_POSITIVES = 5
-"""with fewer positives an objective only has its base rate moved"""
+MIN_RARER = 5
+"""with fewer positives, or negatives, an objective only has its base rate moved"""
 PAIRS = 16
 """negatives that a positive is compared with"""
 MIN_SCALE = 0.1
@@ -96,7 +96,7 @@ class Calibrator(nn.Module):
         The scale is fitted within requests and over all rows, and the larger one is taken: what the level knows
         nothing of makes the second too small, candidates that differ by little but noise the first. Slope and shift
         then give all rows what they need. Before any label the scale is 1 and the slope the scale, with a standard
-        deviation of 1 each.
+        deviation of 1 each. Labels that are all alike change nothing.
         """
         levels = self.level(requests)[rows].double()
         for objective in range(logits.shape[1]):
@@ -107,9 +107,10 @@ class Calibrator(nn.Module):
 
 
 def _fit_affine(within: Tensor, level: Tensor, labels: Tensor, rows: Tensor) -> tuple[float, float, float]:
-    if not len(labels) or labels.sum() == 0:
+    rarer = min(labels.sum().item(), (1 - labels).sum().item())
+    if rarer == 0:
         return 1.0, 1.0, 0.0
-    if labels.sum() < MIN_POSITIVES:
+    if rarer < MIN_RARER:
         return 1.0, 1.0, _shift(within + level, labels)
     scale = max(MIN_SCALE, _scale_overall(within, level, labels), _scale_within(within, labels, rows))
     slope = max(0.0, _slope(scale, within, level, labels))

@@ -271,7 +271,7 @@ class MultiObjectiveRanker(nn.Module):
         if not scores.shape[-1]:
             return
         self.score_mean.copy_(scores.mean(0))
-        self.score_scale.copy_(scores.std(0).clamp(min=1e-3))
+        self.score_scale.copy_(scores.std(0, correction=0).clamp(min=1e-3))
 
     def request(self, batch: Batch) -> Tensor:
         """What is known of a request whatever its candidates, [B, request_width]: who asks and when as one vector, habits,

@@ -89,8 +89,9 @@ class ByGradients(nn.Module):
 
 
 def _moved(means: Tensor, news: Tensor) -> None:
-    """Moving means that begin with the first number that is not 0."""
-    means.copy_(torch.where(means == 0, news, INERTIA * means + (1 - INERTIA) * news))
+    """Moving means of the numbers that are not 0, which is what an objective without a label in this step has."""
+    moved = torch.where(means == 0, news, INERTIA * means + (1 - INERTIA) * news)
+    means.copy_(torch.where(news == 0, means, moved))
 
 
 def _slope(loss: Tensor, shared: nn.Parameter) -> Tensor:
@@ -108,8 +109,8 @@ LEARNT: Mapping[str, type[ByUncertainty | ByGradients]] = {"uncertainty": ByUnce
 
 
 def check_balance(how: str | Mapping[str, float]) -> None:
-    """ConfigError for a name that is none."""
-    if isinstance(how, str) and how not in (EQUAL, *LEARNT):
+    """ConfigError for a name that is none, and for what is neither a name nor weights by name."""
+    if how not in (EQUAL, *LEARNT) if isinstance(how, str) else not isinstance(how, Mapping):
         raise ConfigError(f"ranking.balance is {how!r}; choose equal, uncertainty, gradients or a weight an objective")
 
 
@@ -119,7 +120,9 @@ def balance_of(how: str | Mapping[str, float], objectives: Sequence[str]) -> Bal
     if isinstance(how, str):
         return Fixed([1.0] * len(objectives)) if how == EQUAL else LEARNT[how](len(objectives))
     if set(how) != set(objectives):
-        raise ConfigError(f"ranking.balance weighs {', '.join(how)}; the objectives are {', '.join(objectives)}")
+        raise ConfigError(
+            f"ranking.balance weighs {', '.join(map(str, how))}; the objectives are {', '.join(objectives)}"
+        )
     if not all(isinstance(one, int | float) and 0 <= one < float("inf") for one in how.values()) or not any(
         how.values()
     ):

@@ -91,14 +91,20 @@ class Run:
 
     def cascade(self) -> TrainedCascade:
         """Train all stages; an interrupted call goes on from its checkpoints."""
-        if self.knobs.ranking is not None and (logged := self.knobs.ranking.logged) is not None:
-            logged.check(self.prepared.features, self.prepared.split)
+        if self.knobs.ranking is not None:
+            self._check(self.knobs.ranking)
         self.say("towers that are asked in the validation period: epochs and weights are chosen")
         chosen = self._choose(self._retrieval(VALIDATION, epochs=None))
         self.say(f"chosen: {chosen.epochs} epochs, {chosen.retrieve.sources.chosen}")
         served = self._served(chosen)
         ranking = None if self.knobs.ranking is None else self._ranking(self.knobs.ranking, chosen, served.retrieve)
         return TrainedCascade(retrieval=served, ranking=ranking)
+
+    def _check(self, ranking: RankingTraining) -> None:
+        """ConfigError for a ranker that could not be trained on this, before the towers are."""
+        ranking.check(self.prepared.dataset.description.objectives, self.knobs.loop)
+        if (logged := ranking.logged) is not None:
+            logged.check(self.prepared.features, self.prepared.split)
 
     def _served(self, chosen: TrainedRetrieval) -> TrainedRetrieval:
         split = self.prepared.split

@@ -12,7 +12,7 @@ from recsys.contracts import PAD
 from recsys.data.dataset import Dataset
 from recsys.data.description import USER
 from recsys.evaluation.replay import Replay
-from recsys.features.encode import Arrays, column_array, encode_gaps, encode_table, time_columns
+from recsys.features.encode import Arrays, column_array, encode_gaps, encode_labels, encode_table, time_columns
 from recsys.features.spec import FeatureSpec, Table
 
 
@@ -52,7 +52,7 @@ def sequences(replay: Replay, allowed: np.ndarray) -> Sequences:
     following = np.append(replay.seconds[rows][1:], 0.0)
     gaps = encode_gaps(replay.seconds[rows][:, None], following[:, None])[:, 0]
     gaps[offsets[1:][counts > 0] - 1] = 0
-    labels = np.nan_to_num(replay.labels[rows])
+    labels = encode_labels(replay.labels[rows])
     return Sequences(offsets=offsets, rows=rows, items=replay.items[rows], labels=labels, gaps=gaps)
 
 

@@ -3,7 +3,7 @@
 Shapes: B requests, C candidates, T objectives, S sources, R cells (request, candidate).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -213,6 +213,14 @@ class RankingTraining(Fitting):
         """What `shown` says."""
         return None if self.shown is None else Shown.of(self.shown)
 
+    def check(self, objectives: Collection[str], loop: Loop) -> None:
+        """ConfigError for what these objectives or this loop do not go with; before anything is trained."""
+        balance_of(self.balance, tuple(objectives))
+        if loop.compile and self.balance == "gradients":
+            raise ConfigError(
+                "ranking.balance=gradients looks into each step, which cannot be compiled; trainer.compile=false"
+            )
+
     def ranker(self, spec: FeatureSpec, num_scores: int, parents: Parents) -> MultiObjectiveRanker:
         return MultiObjectiveRanker(
             spec=spec,
@@ -243,10 +251,7 @@ class RankingTraining(Fitting):
         loggers: list[Logger],
     ) -> "TrainedRanker":
         """Train on `train`; stop early and calibrate on `valid`, which lies later. The modules come back on the CPU."""
-        if loop.compile and self.balance == "gradients":
-            raise ConfigError(
-                "ranking.balance=gradients looks into each step, which cannot be compiled; trainer.compile=false"
-            )
+        self.check(spec.objectives, loop)
         pl.seed_everything(seed, verbose=False)
         target = list(spec.objectives).index(spec.target)
         batches = index_batches(len(train), self.batch_size, seed)
@@ -322,8 +327,9 @@ def _in_steps(said: Callable[[dict[str, Tensor]], Tensor], batch: dict[str, Tens
 
 def _mean_ndcg(logits: Tensor, batch: dict[str, Tensor], target: int) -> float:
     """NDCG@10 of the reordered candidates, over the requests that have a positive among them."""
-    rows = batch["candidate_rows"]
-    positive = (batch["labels"][..., target] > 0) & (rows != PAD)
+    labels = batch["labels"][..., target]
+    rows = batch["candidate_rows"].masked_fill(labels.isnan(), PAD)
+    positive = (labels > 0) & (rows != PAD)
     asked = positive.any(1)
     if not asked.any():
         return 0.0

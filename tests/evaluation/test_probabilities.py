@@ -11,6 +11,7 @@ from recsys.errors import DataError
 from recsys.evaluation.probabilities import (
     auc,
     auc_per_user,
+    chance_error,
     log_loss,
     normalised_entropy,
     predicted_over_observed,
@@ -66,7 +67,19 @@ def test_bins_of_unequal_size_count_by_their_rows():
     bins = reliability(labels, predicted, bins=2)
     assert bins.sizes.tolist() == [2, 1]
     assert bins.error == pytest.approx((2 * 0.25 + 0.5) / 3)
-    assert len(reliability(labels, predicted, bins=20).sizes) == 3
+    assert reliability(labels, predicted, bins=20).sizes.tolist() == [2, 1]
+
+
+def test_equal_predictions_share_a_bin_whatever_the_order_of_the_rows():
+    labels, predicted = np.repeat([1.0, 0.0], 1_000), np.full(2_000, 0.5)
+    assert reliability(labels, predicted).error == 0
+
+
+def test_the_error_of_chance_is_what_right_predictions_show():
+    rng = np.random.default_rng(1)
+    predicted = rng.beta(2, 8, 3_000)
+    shown = [reliability((rng.random(3_000) < predicted).astype(float), predicted).error for _ in range(50)]
+    assert chance_error(predicted) == pytest.approx(np.mean(shown), rel=0.1)
 
 
 def test_the_truth_is_calibrated():

@@ -182,7 +182,7 @@ def slow_history(spec, query):
     gaps = [np.log1p(max(after - before, 0.0)) for before, after in pairwise([*times, query.now])]
     return (
         [IDS.index(event.item) for event in whole],
-        np.concatenate([np.zeros((empty, 2)), *([np.nan_to_num(slow_labels(event))] for event in events)]),
+        np.concatenate([np.zeros((empty, 2)), *([np.nan_to_num(slow_labels(event)).clip(0, 1)] for event in events)]),
         np.float32([0.0] * empty + (gaps if spec.clock else [0.0] * len(gaps))),
     )
 

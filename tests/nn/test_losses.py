@@ -50,7 +50,7 @@ def test_listwise_leaves_masked_cells_missing_labels_and_empty_lists_out():
     logits = torch.log(torch.tensor([[1.0, 2.0, 5.0], [1.0, 1.0, 1.0], [3.0, 1.0, 1.0]]))
     labels = torch.tensor([[0.0, 1.0, 1.0], [0.0, 0.0, 1.0], [1.0, math.nan, 0.0]])
     mask = torch.tensor([[True, True, False], [True, True, False], [True, True, True]])
-    expected = -(math.log(2 / 3) + math.log(3 / 5)) / 2
+    expected = -(math.log(2 / 3) + math.log(3 / 4)) / 2
     assert float(listwise_softmax(logits, labels, mask)) == pytest.approx(expected, rel=1e-6)
 
 

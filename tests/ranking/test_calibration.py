@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from recsys.ranking.calibration import MIN_POSITIVES, MIN_SCALE, Calibrator, Level, _pairs
+from recsys.ranking.calibration import MIN_RARER, MIN_SCALE, Calibrator, Level, _pairs
 
 
 def world(num, seed, scale, shift):
@@ -134,16 +134,16 @@ def test_candidates_that_differ_by_noise_alone_do_not_flatten_what_requests_say(
 def test_few_positives_only_move_the_base_rate():
     logits = torch.randn(1_000, 1, generator=torch.Generator().manual_seed(2))
     labels = torch.zeros(1_000, 1)
-    labels[: MIN_POSITIVES - 1] = 1
+    labels[: MIN_RARER - 1] = 1
     calibrator = fitted(logits, labels)
     assert float(calibrator.scale) == 1
-    assert float(called(calibrator, logits).mean()) == pytest.approx((MIN_POSITIVES - 1) / 1_000, abs=1e-5)
-    labels[:MIN_POSITIVES] = 1
+    assert float(called(calibrator, logits).mean()) == pytest.approx((MIN_RARER - 1) / 1_000, abs=1e-5)
+    labels[:MIN_RARER] = 1
     assert float(fitted(logits, labels).scale) != 1
 
 
-@pytest.mark.parametrize("labels", [torch.zeros(20, 1), torch.full((20, 1), math.nan)])
-def test_without_a_positive_nothing_changes(labels):
+@pytest.mark.parametrize("labels", [torch.zeros(20, 1), torch.ones(20, 1), torch.full((20, 1), math.nan)])
+def test_labels_that_are_all_alike_change_nothing(labels):
     calibrator = fitted(torch.randn(20, 1), labels)
     assert (float(calibrator.scale), float(calibrator.shift)) == (1, 0)
 

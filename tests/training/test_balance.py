@@ -37,6 +37,13 @@ def test_variances_are_twice_the_mean_loss():
     torch.testing.assert_close(balance.means, means, rtol=0.02, atol=0)
 
 
+def test_a_step_without_labels_of_an_objective_says_nothing_about_its_loss():
+    balance = ByUncertainty(2)
+    for step in range(500):
+        balance(torch.tensor([0.5, 0.5 if step % 50 == 0 else 0.0]), shared())
+    torch.testing.assert_close(balance.means, torch.tensor([0.5, 0.5]))
+
+
 def losses_of(weight, scales, left=(1.0, 1.0)):
     """Losses whose gradients are `scales` long, and of whose first values `left` is left."""
     length = weight.norm()
@@ -88,6 +95,9 @@ def test_weights_do_not_move_where_nothing_is_learnt():
     ("how", "sentence"),
     [
         ("half", "choose equal, uncertainty, gradients"),
+        (None, "choose equal, uncertainty, gradients"),
+        ([1, 2], "choose equal, uncertainty, gradients"),
+        ({1: 2}, "weighs 1; the objectives are click, buy"),
         ({"click": 1}, "the objectives are click, buy"),
         ({"click": 1, "buy": -1}, "give numbers from 0 on"),
         ({"click": 0, "buy": 0}, "give numbers from 0 on"),
