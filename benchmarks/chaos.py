@@ -1,4 +1,4 @@
-"""Everything that can fail does, under load, on the real processes: is an answer always given, is anything lost?
+"""All that the gateway leans on fails, under load, on the real processes: is an answer always given, is anything lost?
 
 A stack as `make serve` starts it, with Redis and a spool on a disk of its own. One fault after the other: load, the fault
 for FAULT_S, load on, until the whole cascade answers again. Slates are asked at RATE/s, and events are posted beside.

@@ -1,5 +1,6 @@
 /* Preloaded by wall_clock.py: the wall clock of a process is off by the seconds that $CLOCK_OFFSET holds, a double. Clocks
-   that only rise are left alone. Triton keeps the machine's clock: it waits until moments of it, which nothing here moves. */
+   that only rise are left alone. Triton keeps the machine's clock, because it waits until moments of it, which nothing here
+   moves; so does the broker, a static program that preloads nothing. */
 
 #define _GNU_SOURCE
 #include <errno.h>

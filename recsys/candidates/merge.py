@@ -105,6 +105,11 @@ def _own_gains(scores, offered, gains):
     return found
 
 
+def columns_of(sources: Sequence[int], num_sources: int) -> np.ndarray:
+    """Columns of `score_features` in which the scores, offers and places of these sources stand."""
+    return (2 + np.arange(3)[:, None] * num_sources + np.array(sources, dtype=np.int64)).ravel()
+
+
 def num_score_features(num_sources: int) -> int:
     """Width of `score_features`."""
     return 2 + (3 + RECENT) * num_sources

@@ -14,7 +14,32 @@ def weighted_mean(values: np.ndarray, weights: np.ndarray) -> float:
 def bootstrap_interval(
     values: np.ndarray, seed: int, weights: np.ndarray | None = None, samples: int = 1000
 ) -> tuple[float, float]:
-    """95% percentile bootstrap interval of the (weighted) mean of values [B], resampling users with their weights [B].
+    """95% percentile bootstrap interval of the (weighted) mean of values [B], resampling users with their weights [B]."""
+    low, high = np.percentile(_means(values, seed, weights, samples), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def paired_bootstrap(a: np.ndarray, b: np.ndarray, seed: int) -> tuple[float, float, float]:
+    """Mean of a - b over the same users [B], with the low and high end of its 95% interval."""
+    return (float(np.mean(_paired(a, b))), *bootstrap_interval(a - b, seed))
+
+
+def paired_p_value(a: np.ndarray, b: np.ndarray, seed: int, samples: int = 1000) -> float:
+    """Two-sided, of a mean of a - b that is 0: twice the share of bootstrap means on the other side of 0, plus one of them
+    (Davison and Hinkley 1997, eq. 4.11), so never below 2 / (samples + 1).
+    """
+    means = _means(_paired(a, b), seed, None, samples)
+    return min(1.0, 2 * (1 + min((means <= 0).sum(), (means >= 0).sum())) / (samples + 1))
+
+
+def _paired(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    if a.shape != b.shape:
+        raise ValueError(f"the two systems have values of shapes {a.shape} and {b.shape}; give both the same users")
+    return a - b
+
+
+def _means(values: np.ndarray, seed: int, weights: np.ndarray | None, samples: int) -> np.ndarray:
+    """Of users drawn again, [samples].
 
     Users with the same value and weight are exchangeable, so drawing how often each distinct pair comes (a multinomial)
     is the same bootstrap, at the price of the distinct pairs only. Efron, Bootstrap methods, Annals of Statistics 1979.
@@ -25,13 +50,4 @@ def bootstrap_interval(
     (distinct, weight), counts = np.unique(np.stack([values, weights]), axis=1, return_counts=True)
     generator, num_users = np.random.default_rng(seed), len(values)
     draws = (generator.multinomial(num_users, counts / num_users) for _ in range(samples))
-    means = np.fromiter((draw @ (weight * distinct) / (draw @ weight) for draw in draws), np.float64, count=samples)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(low), float(high)
-
-
-def paired_bootstrap(a: np.ndarray, b: np.ndarray, seed: int) -> tuple[float, float, float]:
-    """Mean of a - b over the same users [B], with the low and high end of its 95% interval."""
-    if a.shape != b.shape:
-        raise ValueError(f"the two systems have values of shapes {a.shape} and {b.shape}; give both the same users")
-    return (float(np.mean(a - b)), *bootstrap_interval(a - b, seed))
+    return np.fromiter((draw @ (weight * distinct) / (draw @ weight) for draw in draws), np.float64, count=samples)

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from recsys.errors import DataError
 from recsys.evaluation.chart import TITLES, draw, draw_reliability, short
-from recsys.evaluation.intervals import paired_bootstrap
+from recsys.evaluation.intervals import paired_bootstrap, paired_p_value
 from recsys.evaluation.objectives import MEASURES, Measures
 from recsys.evaluation.shown import PLACES, title_of
 
@@ -263,7 +263,8 @@ def _verdict(report: Report, metric: str, system: str, rival: str) -> str:
     ours, theirs = report.per_user[system][metric], report.per_user[rival][metric]
     difference, low, high = paired_bootstrap(ours, theirs, _SEED)
     figures = f"{short(float(ours.mean()))} vs {short(float(theirs.mean()))}"
-    interval = f"difference {short(difference)}, 95% interval {short(low)} to {short(high)}"
+    chance = short(paired_p_value(ours, theirs, _SEED))
+    interval = f"difference {short(difference)}, 95% interval {short(low)} to {short(high)}, p {chance}"
     return f"{_claim(system, rival, TITLES[metric], low, high)}: {figures} ({interval})"
 
 

@@ -13,25 +13,32 @@ from recsys.features.spec import IDENTITY, MISSING, UNKNOWN, FeatureSpec, Table
 EVERYTHING = "everything"
 
 
-def variants(spec: FeatureSpec, arrays: Arrays, columns: np.ndarray) -> tuple[tuple[str, ...], Arrays]:
+def variants(
+    spec: FeatureSpec, arrays: Arrays, columns: np.ndarray, popular: np.ndarray
+) -> tuple[tuple[str, ...], Arrays]:
     """Tensors of one request and its candidates, [1, ...] each -> names [V] and tensors [V, ...] of candidates `columns`.
 
-    The first variant, EVERYTHING, is the request itself. Another lacks what it is called after: `retrieval` has the
-    mean scores of all candidates, `item` does not know which items they are, `content` not what these are like;
+    The first variant, EVERYTHING, is the request itself. Another lacks what it is called after: `popularity` has the mean of
+    all candidates in the scores that lists of the popular give (columns `popular` of the scores) and `retrieval` in all
+    others, `item` does not know which items they are, `content` not what these are like;
     `profile`, `context` and `history` lack what the ranker itself reads of them, and "event 3" its third newest event.
     What retrieval made of the history stands in the scores and goes with `retrieval` alone.
     """
     offered = arrays["candidate_ids"][0, :, 0] != MISSING
     mean = arrays["candidate_scores"][:, offered].mean(axis=1, keepdims=True)
     shown = {name: one[:, columns] if name.startswith("candidate_") else one for name, one in arrays.items()}
-    named = [(EVERYTHING, shown), *_without_groups(spec, shown, mean), *_without_events(shown)]
+    named = [(EVERYTHING, shown), *_without_groups(spec, shown, mean, popular), *_without_events(shown)]
     together = {name: np.concatenate([own[name] for _, own in named]) for name in shown}
     return tuple(name for name, _ in named), together
 
 
-def _without_groups(spec: FeatureSpec, arrays: Arrays, mean: np.ndarray) -> Iterator[tuple[str, Arrays]]:
-    if mean.shape[-1]:
-        yield "retrieval", arrays | {"candidate_scores": np.broadcast_to(mean, arrays["candidate_scores"].shape)}
+def _without_groups(
+    spec: FeatureSpec, arrays: Arrays, mean: np.ndarray, popular: np.ndarray
+) -> Iterator[tuple[str, Arrays]]:
+    own = np.isin(np.arange(mean.shape[-1]), popular)
+    for name, lost in (("retrieval", ~own), ("popularity", own)):
+        if lost.any():
+            yield name, arrays | {"candidate_scores": np.where(lost, mean, arrays["candidate_scores"])}
     identity = _id_slot(spec.items)
     own = np.arange(arrays["candidate_ids"].shape[-1]) == identity
     yield "item", arrays | {"candidate_ids": np.where(own, UNKNOWN, arrays["candidate_ids"])}

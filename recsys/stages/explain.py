@@ -39,6 +39,8 @@ class Explain:
     value: CompiledValue
     rows: Callable[[], Rows]
     """of the items as they are now"""
+    popular: np.ndarray
+    """columns of the scores that lists of the popular give"""
     name: str = "explain"
     optional_inputs: tuple[Tensor, ...] = ()
 
@@ -61,7 +63,7 @@ class Explain:
 
     def _explained(self, query: Query, slate: Slate, arrays: Arrays, places: Mapping[int, int], rows: Rows) -> Slate:
         """arrays: what the ranker reads of this query, [1, ...]; places: of the slate -> among the candidates."""
-        names, occluded = variants(self.spec, arrays, np.array(list(places.values()), dtype=np.int64))
+        names, occluded = variants(self.spec, arrays, np.array(list(places.values()), dtype=np.int64), self.popular)
         utilities = self.value(self.rank.model(occluded)[PROBABILITIES]).astype(np.float64)
         added = np.nan_to_num(utilities[0] - utilities[1:])
         groups = [name for name in names[1:] if not name.startswith(EVENT)]

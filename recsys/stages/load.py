@@ -8,6 +8,8 @@ import numpy as np
 import polars as pl
 
 from recsys.bundle import Bundle
+from recsys.candidates.lists import ItemList
+from recsys.candidates.merge import columns_of
 from recsys.candidates.sources import Sources
 from recsys.content.words import WORD_WEIGHTS, WORDS, WordVectors
 from recsys.errors import BundleError, ConfigError
@@ -148,11 +150,14 @@ def load_explain(bundle: Bundle, items_store: Path | None = None) -> Explain:
             f"{bundle.path} has no ranker whose reasons could be asked for; train a bundle without ~ranking"
         )
     spec, known = read_spec(bundle), KnownItems(ledger=read_ledger(bundle))
+    sources = bundle.document("candidates.json")["sources"]
+    popular = [place for place, one in enumerate(sources) if one["kind"] == ItemList.kind and one["newest_of"] is None]
     return Explain(
         spec=spec,
         rank=load_rank(bundle),
         value=Policy.from_document(bundle.document("policy.yaml")).value.compile(tuple(spec.objectives)),
         rows=(lambda: known.ledger.row_of) if items_store is None else RowsNow(Tracked(ItemStore(items_store), known)),
+        popular=columns_of(popular, len(sources)),
     )
 
 

@@ -138,8 +138,14 @@ class Experiment:
         answers = test.answers(stages[:-1], self._ends(draft, stages))
         for name, ranking in answers.rankings.items():
             board.record(name, ranking, seed=seed)
-        if answers.probabilities is not None:
-            board.record_probabilities(answers.candidates, answers.probabilities)
+        if answers.probabilities is None:
+            return
+        if self.knobs.ranking is not None and self.knobs.ranking.logged is not None:
+            board.note(
+                "probabilities are those of an item that is shown; most candidates never were: no figures of them"
+            )
+            return
+        board.record_probabilities(answers.candidates, answers.probabilities)
 
     def _ends(self, draft: Bundle, stages: Stages) -> dict[str, Rules | LiveRules]:
         """What may come after the ranker: what is served, and beside it, where that is more, the value formula alone."""

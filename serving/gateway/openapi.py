@@ -117,7 +117,7 @@ def _events(documents: Documents, keyed: bool) -> Schema:
     listed = {"type": "array", "minItems": 1, "maxItems": documents.limits.events, "items": event}
     actions = dict.fromkeys(documents.actions[:1], 1)
     return _operation(
-        "Feedback; answered when all of it is durable. An event sent twice counts once if it says its id or its time",
+        "Feedback; answered when all of it is durable. Sent again within ten minutes, an event with its id or time counts once",
         keyed,
         _kept(),
         (400, 413),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from recsys.candidates.best import best
 from recsys.candidates.contract import RECENT
-from recsys.candidates.merge import Merged, merge, num_score_features, score_features
+from recsys.candidates.merge import Merged, columns_of, merge, num_score_features, score_features
 from recsys.candidates.union import union
 from recsys.contracts import PAD
 
@@ -180,6 +180,7 @@ def test_score_features_known_answer():
     np.testing.assert_allclose(found[0], expected, rtol=1e-6)
     assert found.dtype == np.float32
     assert found.shape[-1] == num_score_features(2)
+    assert columns_of([1], 2).tolist() == [3, 5, 7]
 
 
 def test_what_newest_events_say_stands_beside_its_candidate_and_is_nothing_for_padding():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from recsys.evaluation.intervals import bootstrap_interval, paired_bootstrap, weighted_mean
+from recsys.evaluation.intervals import bootstrap_interval, paired_bootstrap, paired_p_value, weighted_mean
 
 
 def test_the_bootstrap_is_that_of_resampled_users():
@@ -53,3 +53,13 @@ def test_misuse_is_refused():
         bootstrap_interval(np.array([0.5, np.nan]), 0)
     with pytest.raises(ValueError, match="the same users"):
         paired_bootstrap(np.zeros(2), np.zeros(3), 0)
+
+
+def test_a_p_value_is_small_where_users_agree_and_uniform_where_nothing_differs():
+    rng = np.random.default_rng(0)
+    assert paired_p_value(np.full(50, 0.01), np.zeros(50), 0) == pytest.approx(2 / 1001)
+    chances = [paired_p_value(rng.normal(size=100), np.zeros(100), seed) for seed in range(200)]
+    assert 0.4 < np.mean(chances) < 0.6
+    assert np.mean(np.array(chances) < 0.1) < 0.2
+    with pytest.raises(ValueError, match="give both the same users"):
+        paired_p_value(np.zeros(2), np.zeros(3), 0)

@@ -12,6 +12,7 @@ from recsys.features.occlusion import EVERYTHING, variants
 from recsys.features.spec import IDENTITY, MISSING, TIME_NUMBERS, UNKNOWN
 
 COLUMNS = np.array([3, 0])
+POPULAR = np.array([4, 1])
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def arrays(trained: Any, query: Any) -> Any:
 @pytest.fixture(scope="module")
 def found(trained: Any, arrays: Any) -> Any:
     """variant -> its tensors"""
-    names, together = variants(trained.stages[0].spec, arrays, COLUMNS)
+    names, together = variants(trained.stages[0].spec, arrays, COLUMNS, POPULAR)
     return {name: {tensor: one[place] for tensor, one in together.items()} for place, name in enumerate(names)}
 
 
@@ -69,7 +70,10 @@ def test_identity_content_and_retrieval_are_those_of_the_candidates(trained: Any
     offered = arrays["candidate_ids"][0, :, 0] != MISSING
     assert not offered.all(), "the padding does not count"
     mean = arrays["candidate_scores"][0][offered].mean(axis=0)
-    np.testing.assert_allclose(found["retrieval"]["candidate_scores"], np.tile(mean, (2, 1)), rtol=1e-5)
+    scores = arrays["candidate_scores"][0][COLUMNS]
+    own = np.isin(np.arange(len(mean)), POPULAR)
+    np.testing.assert_allclose(found["popularity"]["candidate_scores"], np.where(own, mean, scores), rtol=1e-5)
+    np.testing.assert_allclose(found["retrieval"]["candidate_scores"], np.where(own, scores, mean), rtol=1e-5)
 
 
 def test_events_are_numbered_from_the_newest(trained: Any, query: Any, found: Any) -> None:
