@@ -19,6 +19,8 @@ from torch.nn import functional as F
 
 ENOUGH = 20
 """positives that must all lie within another objective's before it is taken for a rule"""
+CHANCE = 1e-6
+"""with which they might lie there if the two had nothing to do with each other, at most: a common one holds many by chance"""
 
 Parents = tuple[int | None, ...]
 """for each objective the place of the one that it needs, None if it needs none"""
@@ -28,13 +30,16 @@ def parents_of(labels: np.ndarray) -> Parents:
     """Read off labels [R, T] (NaN is missing): the rarest objective that was reached wherever this one was."""
     known, reached = ~np.isnan(labels), labels > 0
     counts = reached.sum(0)
+    rates = counts / np.maximum(known.sum(0), 1)
     found: list[int | None] = []
     for objective, count in enumerate(counts):
         rows = reached[:, objective]
         wider = [
             other
             for other in np.flatnonzero(counts > count)
-            if (both := known[rows, other]).sum() >= ENOUGH and reached[rows, other][both].all()
+            if (both := known[rows, other]).sum() >= ENOUGH
+            and reached[rows, other][both].all()
+            and rates[other] ** both.sum() <= CHANCE
         ]
         found.append(int(min(wider, key=lambda other: counts[other])) if wider else None)
     return tuple(found)

@@ -40,6 +40,12 @@ def test_what_is_missing_speaks_neither_for_nor_against_a_rule():
     assert parents_of(labels)[:2] == (None, 0)
 
 
+def test_what_a_common_objective_holds_by_chance_is_no_rule():
+    rng = np.random.default_rng(0)
+    drawn = [parents_of((rng.random((2_000, 2)) < [0.95, 0.0125]).astype(np.float32)) for _ in range(200)]
+    assert set(drawn) == {(None, None)}
+
+
 def test_equal_objectives_do_not_follow_each_other():
     labels = np.repeat(np.tile(funnel()[:, :1], (4, 1)), 2, axis=1)
     assert parents_of(labels) == (None, None)
