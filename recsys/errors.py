@@ -13,8 +13,10 @@ is a defect of ours and keeps its traceback.
 """
 
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 
 class RecsysError(Exception):
@@ -43,6 +45,12 @@ class QueryError(RecsysError):
 
 class ServingError(RecsysError):
     """The server could not be started, reached or kept ready."""
+
+
+def where(error: BaseException) -> str:
+    """What failed and through which lines, outermost first, for logs: a message may quote what a caller sent."""
+    lines = (f"{Path(frame.filename).name}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__))
+    return f"{type(error).__name__} at {' > '.join(lines)}"
 
 
 def check_ranges(group: str, **values: tuple[float, float, float]) -> None:

@@ -13,7 +13,7 @@ from fastapi import Request, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from recsys.errors import QueryError, ServingError
+from recsys.errors import QueryError, ServingError, where
 from serving.gateway.keys import Keyring, Scope
 from serving.gateway.logs import RequestLog
 from serving.gateway.metrics import Metrics
@@ -108,7 +108,7 @@ class Door:
         except ClientDisconnect:
             return refused(Refusal(400, "the connection was closed before the body had come"), call.request_id)
         except Exception as error:
-            _say(error, call.request_id)
+            logger.error("request %s failed with %s", call.request_id, where(error))
             return refused(Refusal(500, DEFECT), call.request_id)
 
     def _admit(self, call: Call, scope: Scope) -> None:
@@ -173,11 +173,3 @@ def _unknown(status: int) -> str:
     if status == 405:
         return "this path does not know the method; /openapi.json lists what it knows"
     return "there is nothing under this path; /openapi.json lists what there is"
-
-
-def _say(error: Exception, request_id: str) -> None:
-    """Where it happened, not with which values: a message may quote what a caller sent."""
-    place, last = error.__traceback__, "?"
-    while place is not None:
-        last, place = f"{place.tb_frame.f_code.co_filename}:{place.tb_lineno}", place.tb_next
-    logger.error("request %s failed with %s at %s", request_id, type(error).__name__, last)

@@ -11,7 +11,7 @@ import triton_python_backend_utils as triton
 
 from recsys.bundle import Bundle
 from recsys.contracts import Query, Slate, query_from_dict
-from recsys.errors import QueryError, RecsysError
+from recsys.errors import QueryError, RecsysError, where
 from recsys.features.spec import Tensor
 
 BUNDLE = Path("../../bundle")
@@ -54,8 +54,8 @@ def _respond(stage: Any, request: Any) -> Any:
         return triton.InferenceResponse(
             error=triton.TritonError(str(error)[:LONGEST_ERROR], triton.TritonError.INVALID_ARG)
         )
-    except Exception:
-        logger.exception("stage %s failed", stage.name)
+    except Exception as error:
+        logger.error("stage %s failed with %s", stage.name, where(error))
         message = f"the stage {stage.name} failed; its log says why"
         return triton.InferenceResponse(error=triton.TritonError(message, triton.TritonError.INTERNAL))
 
