@@ -20,7 +20,7 @@ import train
 from recsys.data.dataset import DESCRIPTION_FILE, Dataset
 from recsys.data.sources.synthetic import Synthetic
 from recsys.data.sources.tables import Tables
-from recsys.data.splits import RANK, TEST, VALIDATION, GlobalTime, LeaveOneOut, Random, Splitter
+from recsys.data.splits import LATER, RANK, TEST, VALIDATION, GlobalTime, LeaveOneOut, Random, Splitter
 from recsys.training.cascade import Run, TrainedRetrieval
 from recsys.training.loop import TRAINED
 from recsys.training.prepare import prepare
@@ -184,6 +184,24 @@ def test_altered_test_targets_leave_every_model_file_as_it_was(configure: Config
     assert {"weights.safetensors", "ranker.onnx", "user_tower.onnx", "index.faiss", "items.arrow"} <= files.keys()
     assert before.targets_sha256 != after.targets_sha256
     assert before.rows != after.rows
+
+
+def test_what_comes_later_than_the_test_changes_neither_files_nor_figures(
+    composed: Any, tiny: tuple[str, ...], run: Any, tmp_path: Path
+) -> None:
+    dataset = Synthetic(users=120, items=80, events=4000, seed=0).load()
+    later = replace(PROTOCOLS["global_time"], later=0.2).splits(dataset)[-1].periods == LATER  # type: ignore[type-var]
+    assert later.sum() > 500
+    reports, bundles = [], []
+    for name, world in (("original", dataset), ("later", poisoned(dataset, later, "global_time"))):
+        world.save(tmp_path / name)
+        kept = [one for one in tiny if not one.startswith("data.")]
+        data = ["data=tables", f"data.description={tmp_path / name / DESCRIPTION_FILE}"]
+        report, bundle = run(composed(tmp_path / f"{name} run", *kept, "protocol.later=0.2", *data))
+        reports.append((report.rows, report.targets_sha256))
+        bundles.append({file.name: file.read_bytes() for file in bundle.path.iterdir()})
+    assert reports[0] == reports[1]
+    assert differing(*bundles) <= ABOUT_THE_RUN
 
 
 @pytest.fixture(scope="module")
