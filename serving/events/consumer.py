@@ -1,6 +1,7 @@
 """Hand the log to its sinks, in order, each batch until every sink has it."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -8,6 +9,8 @@ from typing import Protocol, TypeVar
 
 from recsys.errors import ServingError
 from serving.events.record import Sink, Stored
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 FIRST_DELAY_S, MAX_DELAY_S = 0.1, 5.0
@@ -69,6 +72,8 @@ class Consumer:
             try:
                 result = await attempt()
             except ServingError as error:
+                if self.problem is None:
+                    logger.warning("the consumer waits: %s", error)
                 self.problem = str(error)
                 self.retries += 1
                 await asyncio.sleep(delay)
