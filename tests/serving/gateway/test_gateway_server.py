@@ -94,8 +94,8 @@ def test_it_is_warm_when_ready_and_loses_nothing_when_it_is_asked_to_go(
     running.send_signal(signal.SIGTERM)
     out, _ = running.communicate(timeout=60)
     assert out.split() == ["drained"]
-    written = [json.loads(line)["id"] for line in (tmp_path / "events.jsonl").read_text().splitlines()]
-    assert written == [slate["request_id"] for slate in slates]
+    written = [json.loads(line)["body"]["slate"] for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert [slate["request_id"] for slate in written] == [slate["request_id"] for slate in slates]
     lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
     answered = [line for line in lines if line.get("route") == "POST /v1/recommend"]
     assert [line["status"] for line in answered] == [200] * 5
