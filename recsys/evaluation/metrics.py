@@ -150,6 +150,20 @@ def ndcg(hits: np.ndarray, num_targets: np.ndarray, k: int) -> np.ndarray:
     return _first(hits, k) @ discounts / ideal
 
 
+def reordered_ndcg(labels: np.ndarray, scores: np.ndarray, k: int) -> float:
+    """Mean `ndcg` of candidates [B, C] put in the order of their scores, the first of equals first, over the lists with a
+    positive label; 0 without any. A candidate whose label is NaN is in no list.
+    """
+    positive = labels > 0
+    asked = positive.any(axis=1)
+    if not asked.any():
+        return 0.0
+    positive = positive[asked]
+    order = np.where(np.isnan(labels), np.inf, -scores)[asked].argsort(axis=1, kind="stable")
+    ordered = np.take_along_axis(positive, order, axis=1)
+    return float(ndcg(ordered, positive.sum(axis=1), min(k, labels.shape[1])).mean())
+
+
 def debiased_ndcg(ranking: np.ndarray, targets: Targets, weights: np.ndarray, k: int) -> np.ndarray:
     """[B] float64, `ndcg` with gain weights[item] instead of 1; weights [N] above 0.
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from recsys.contracts import PAD
+from recsys.evaluation.metrics import reordered_ndcg
 from recsys.evaluation.probabilities import (
     auc,
     auc_per_user,
@@ -19,8 +20,9 @@ from recsys.evaluation.probabilities import (
     reliability,
 )
 from recsys.evaluation.questions import Questions
+from recsys.evaluation.shown import PLACES
 
-DECILES, PLACES = 10, 10
+DECILES = 10
 MEASURES = {
     "auc": "AUC",
     "auc_per_user": "AUC of a user",
@@ -51,7 +53,9 @@ def judged(questions: Questions, rows: np.ndarray, probabilities: np.ndarray) ->
         if _mixed(own, users[known]):
             predicted = probabilities[..., place][known].astype(np.float64)
             found[name] = measures(own, predicted, users[known]) | {
-                "ndcg@10": _ndcg(labels[..., place], probabilities[..., place], known),
+                "ndcg@10": reordered_ndcg(
+                    np.where(known, labels[..., place], np.nan), probabilities[..., place], PLACES
+                ),
                 "by_popularity": _by_popularity(own, predicted, met[rows[known]]),
                 "new_users": _ratio(own, predicted, new[users[known]]),
             }
@@ -98,13 +102,3 @@ def _by_popularity(labels: np.ndarray, predicted: np.ndarray, popularity: np.nda
 def _ratio(labels: np.ndarray, predicted: np.ndarray, rows: np.ndarray) -> float | None:
     """Predicted / observed of some rows, None where nothing was reached."""
     return predicted_over_observed(labels[rows], predicted[rows]) if labels[rows].sum() > 0 else None
-
-
-def _ndcg(labels: np.ndarray, scores: np.ndarray, known: np.ndarray) -> float:
-    """Mean over the questions with a positive among their candidates; [B, C] each."""
-    positive = known & (labels > 0)
-    order = np.argsort(np.where(known, -scores, np.inf), axis=1, kind="stable")[:, :PLACES]
-    gains = 1 / np.log2(np.arange(2, PLACES + 2))
-    own = np.take_along_axis(positive, order, axis=1) @ gains[: order.shape[1]]
-    best = np.concatenate([[0.0], np.cumsum(gains)])[np.minimum(positive.sum(1), PLACES)]
-    return float((own[best > 0] / best[best > 0]).mean())

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from recsys.contracts import PAD
 from recsys.errors import ConfigError, check_ranges
-from recsys.evaluation.metrics import Targets, hits, ndcg
+from recsys.evaluation.metrics import reordered_ndcg
 from recsys.evaluation.pareto import Outcomes
 from recsys.features.encode import ItemTable
 from recsys.features.spec import FeatureSpec
@@ -95,7 +95,8 @@ class RankingTask(pl.LightningModule):
         loss = masked_bce(logits, batch["labels"].clamp(0, 1), batch["candidate_rows"] != PAD).sum()
         if "candidate_positions" in batch:  # the order that is served knows no places
             logits = self.all_logits(_placeless(batch))
-        ndcg_at_10 = _mean_ndcg(logits[..., self.target], batch, self.target)
+        labels = batch["labels"][..., self.target].masked_fill(batch["candidate_rows"] == PAD, torch.nan)
+        ndcg_at_10 = reordered_ndcg(labels.cpu().numpy(), logits[..., self.target].cpu().numpy(), 10)
         self.log_dict({WATCHED["ndcg@10"]: ndcg_at_10, WATCHED["likelihood"]: -loss}, prog_bar=True)
 
     def all_logits(self, batch: dict[str, Tensor]) -> Tensor:
@@ -323,20 +324,3 @@ def _in_steps(said: Callable[[dict[str, Tensor]], Tensor], batch: dict[str, Tens
     return torch.cat(
         [said({name: one[start : start + BATCH] for name, one in batch.items()}) for start in steps]
     ).float()
-
-
-def _mean_ndcg(logits: Tensor, batch: dict[str, Tensor], target: int) -> float:
-    """NDCG@10 of the reordered candidates, over the requests that have a positive among them."""
-    labels = batch["labels"][..., target]
-    rows = batch["candidate_rows"].masked_fill(labels.isnan(), PAD)
-    positive = (labels > 0) & (rows != PAD)
-    asked = positive.any(1)
-    if not asked.any():
-        return 0.0
-    order = logits.masked_fill(rows == PAD, -torch.inf)[asked].argsort(dim=1, descending=True, stable=True)
-    ranking = rows[asked].gather(1, order).cpu().numpy()
-    lists = [
-        mine[one].tolist() for mine, one in zip(rows[asked].cpu().numpy(), positive[asked].cpu().numpy(), strict=True)
-    ]
-    targets = Targets.of(lists)
-    return float(ndcg(hits(ranking, targets), targets.num_targets, min(10, ranking.shape[1])).mean())

@@ -58,7 +58,39 @@ def test_measures_are_those_of_all_candidates(questions, candidates):
         assert found[name]["log_loss"] == pytest.approx(log_loss(labels[name], predicted))
         assert found[name]["rate"] == pytest.approx(labels[name].mean())
         assert found[name].keys() >= MEASURES.keys()
+        assert found[name]["ndcg@10"] == pytest.approx(slow_ndcg(questions, candidates, probabilities, place))
+        assert found[name]["new_users"] == pytest.approx(slow_new_users(questions, candidates, probabilities, place))
         assert len(found[name]["by_popularity"]) == DECILES
+
+
+def labels_of(questions, candidates, place):
+    """Question -> (its candidates' columns, their labels)."""
+    labels = questions.replay.candidate_labels(questions.rows, candidates, questions.split.periods == TEST)[..., place]
+    for own, items in zip(labels, candidates, strict=True):
+        columns = [column for column, item in enumerate(items) if item != PAD and not np.isnan(own[column])]
+        yield columns, [float(own[column] > 0) for column in columns]
+
+
+def slow_ndcg(questions, candidates, probabilities, place):
+    found = []
+    for number, (columns, own) in enumerate(labels_of(questions, candidates, place)):
+        ordered = sorted(zip(probabilities[number, columns, place], own, strict=True), key=lambda one: -one[0])
+        gains = [
+            sum(label / np.log2(2 + at) for at, label in enumerate(one[:10]))
+            for one in ([label for _, label in ordered], sorted(own, reverse=True))
+        ]
+        if gains[1]:
+            found.append(gains[0] / gains[1])
+    return np.mean(found)
+
+
+def slow_new_users(questions, candidates, probabilities, place):
+    predicted, observed = [], []
+    for number, (columns, own) in enumerate(labels_of(questions, candidates, place)):
+        if questions.histories.indptr[number] == questions.histories.indptr[number + 1]:
+            predicted += probabilities[number, columns, place].tolist()
+            observed += own
+    return sum(predicted) / sum(observed) if sum(observed) else None
 
 
 def test_the_truth_has_no_error_and_what_tells_nobody_apart_is_left_out(questions, candidates):

@@ -114,6 +114,8 @@ def test_gaps_look_at_what_follows_and_never_below_zero():
     gaps = encode_gaps(np.array([10.0, 10.0, 19.0]), 18.0)
     np.testing.assert_allclose(gaps, [0, np.log(10), 0], rtol=1e-6)
     assert gaps.dtype == np.float32
+    endless = encode_gaps(np.array([-1e40, 0.0]), 1e40)
+    assert np.isfinite(np.expm1(endless)).all(), "no span is so long that its seconds are no number"
     assert encode_gaps(np.array([10.0, np.nan, np.nan]), 18.0).tolist() == [0, 0, 0], "no time, no gap"
 
 

@@ -120,6 +120,8 @@ def test_a_run_learns_from_what_was_shown(composed, run, tiny, tmp_path):
     """From the configuration to a served graph, which takes no place."""
     report, bundle = run(composed(tmp_path, *tiny, "ranking.shown={position: position}", "ranking.num_positions=10"))
     assert 0 < report.rows["ranker"]["ndcg@10"] < 1
+    assert not report.objectives
+    assert any("no figures of them" in note for note in report.notes)
     places = load_file(bundle.path / "weights.safetensors")["ranker.positions.weight"]
     assert places.shape[0] == 10
     assert places.any(axis=1).sum() > 5
