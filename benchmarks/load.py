@@ -24,6 +24,8 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 NO_ANSWER = 0
 """the status of a request whose connection failed, or that was given up"""
+WRONG = 300
+"""bytes that are kept of what is no slate"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +66,8 @@ class Answer:
     """whether the user's state was not to be had"""
     forbidden: int
     ended_s: float
+    wrong: str
+    """what came in the place of an answer: the error, or how the body begins; "" for 200"""
 
 
 class Connection(asyncio.Protocol):
@@ -180,8 +184,8 @@ class Load:
         try:
             async with asyncio.timeout(self._plan.give_up_s):
                 status, answer = await door.ask(body)
-        except (OSError, TimeoutError):
-            status, answer = NO_ANSWER, b""
+        except (OSError, TimeoutError) as error:
+            status, answer = NO_ANSWER, type(error).__name__.encode()
         self.answers.append(self._read(number, status, answer, due, time.perf_counter() - start))
 
     def _read(self, number: int, status: int, answer: bytes, due: float, ended: float) -> Answer:
@@ -197,6 +201,7 @@ class Load:
             stateless=any(flag.startswith("state:") for flag in slate.get("degraded", ())),
             forbidden=len(self._forbidden.intersection(items)),
             ended_s=ended,
+            wrong="" if status == 200 else answer[:WRONG].decode(errors="replace"),
         )
 
 

@@ -47,6 +47,8 @@ HALF_S = 30.0
 SOAK_S, SETTLED_S, WATCH_S = 600.0, 120.0, 5.0
 FULL = "recommend"
 WHOLE = 0.99
+TOLD = 5
+"""bad answers of a phase, at most, that are printed"""
 
 console = Console()
 
@@ -107,6 +109,9 @@ def measure(system: System, folder: Path, rates: Sequence[tuple[float, float]], 
     whole = (found["status"] == 200) & (found["items"] == K) & (found["forbidden"] == 0)
     rungs = found["rung"] if system.name == "gateway" else np.full(total, FULL)
     p50, p95, p99 = np.percentile(found["latency_ms"], (50, 95, 99))
+    for number in np.flatnonzero(~whole)[:TOLD]:
+        told = {name: found[name][number].item() for name in ("status", "items", "forbidden", "latency_ms", "wrong")}
+        console.print(f"bad answer of {system.name}: {told}", markup=False)
     return Phase(
         system=system.name,
         rate=rates[-1][0],

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from recsys.contracts import Query
 from recsys.errors import QueryError, ServingError
-from serving.gateway.breaker import Breaker
+from serving.gateway.breaker import Breaker, Call
 from serving.gateway.refusals import Refusal
 from serving.gateway.slots import Busy, Slots
 from serving.gateway.triton import Metadata
@@ -91,7 +91,7 @@ class Ladder:
         left = until - self._clock()
         if left < rung.least_s:
             return None, "late"
-        if not rung.breaker.allow():
+        if (call := rung.breaker.allow()) is None:
             return None, "open"
         begun = False
         try:
@@ -99,26 +99,26 @@ class Ladder:
                 begun, started = True, self._clock()
                 slate = await rung.answer(question, until - started)
         except BaseException as error:
-            return None, _failed(rung, error, begun)
-        rung.breaker.succeeded()
+            return None, _failed(rung.name, call, error, begun)
+        call.succeeded()
         self._watched.stage_took(rung.name, self._clock() - started)
         return slate, "nothing"
 
 
-def _failed(rung: Rung, error: BaseException, begun: bool) -> str:
+def _failed(name: str, call: Call, error: BaseException, begun: bool) -> str:
     """Why a call gave no answer; what is nobody's failure here is raised again.
 
     A call that waited in vain for its turn says nothing of the rung.
     """
     if isinstance(error, QueryError):
-        rung.breaker.succeeded()
+        call.succeeded()
         raise error
     if not begun or not isinstance(error, Exception):
-        rung.breaker.withdrawn()
+        call.withdrawn()
         if isinstance(error, Busy | TimeoutError):
             return "busy"
         raise error
-    rung.breaker.failed()
+    call.failed()
     if not isinstance(error, ServingError | TimeoutError):
-        logger.error("the rung %s failed with %s", rung.name, type(error).__name__)
+        logger.error("the rung %s failed with %s", name, type(error).__name__)
     return "timeout" if isinstance(error, TimeoutError) else "failed"

@@ -15,6 +15,9 @@ from recsys.errors import ServingError, check_ranges
 from serving.gateway.app import Gateway
 
 BACKLOG = 2_048
+KEEP_ALIVE_S = 75
+"""an idle connection stays open: longer than the 60 s after which balancers let go of theirs, for one that the gateway closes
+as a request arrives loses that request"""
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -85,6 +88,7 @@ def _config(gateway: Gateway, drain_s: float) -> uvicorn.Config:
         server_header=False,
         proxy_headers=False,
         backlog=BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=max(1, round(drain_s)),
     )
 

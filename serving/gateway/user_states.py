@@ -21,20 +21,20 @@ class StateReader:
 
     async def read(self, user: str) -> tuple[UserState, tuple[str, ...]]:
         """The state, and what was wrong on the way to it. A stranger has an empty state and nothing was wrong."""
-        if not self._breaker.allow():
+        if (call := self._breaker.allow()) is None:
             return NOTHING, (AWAY,)
         try:
             async with asyncio.timeout(self._slice_s):
                 state = await self._states.get(user)
         except TimeoutError:
-            self._breaker.failed()
+            call.failed()
             return NOTHING, (SLOW,)
         except Exception as error:
-            self._breaker.failed()
+            call.failed()
             logger.warning("the state store failed with %s", type(error).__name__)
             return NOTHING, (AWAY,)
         except BaseException:
-            self._breaker.withdrawn()
+            call.withdrawn()
             raise
-        self._breaker.succeeded()
+        call.succeeded()
         return state or NOTHING, ()

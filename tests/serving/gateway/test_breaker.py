@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.errors import ConfigError
-from serving.gateway.breaker import Breaker
+from serving.gateway.breaker import Breaker, Call
 
 
 class Clock:
@@ -26,9 +26,9 @@ def breaker(clock: Clock, window: int = 5, failures: int = 3) -> Breaker:
 
 def call(one: Breaker, well: bool) -> bool:
     """Whether the call was let through."""
-    if not one.allow():
+    if (allowed := one.allow()) is None:
         return False
-    (one.succeeded if well else one.failed)()
+    (allowed.succeeded if well else allowed.failed)()
     return True
 
 
@@ -58,9 +58,10 @@ def test_half_open_one_caller_tries_and_success_closes(clock: Clock) -> None:
     for _ in range(3):
         call(one, False)
     clock.now = 1.0
-    assert one.allow()
-    assert not one.allow()
-    one.succeeded()
+    probe = one.allow()
+    assert probe is not None
+    assert one.allow() is None
+    probe.succeeded()
     assert one.state == "closed"
     assert [call(one, False) for _ in range(2)] == [True, True]
     assert one.state == "closed"  # what failed before it opened is forgotten
@@ -98,20 +99,52 @@ def test_a_call_that_was_not_made_leaves_the_try_to_the_next(clock: Clock) -> No
     for _ in range(3):
         call(one, False)
     clock.now = 1.0
-    assert one.allow()
-    one.withdrawn()
-    assert one.allow()
+    probe = one.allow()
+    assert probe is not None
+    probe.withdrawn()
+    assert one.allow() is not None
 
 
-def test_late_failures_of_calls_from_before_do_not_count(clock: Clock) -> None:
-    """Ten calls are on their way when it opens; their failures must not lengthen the pause."""
+@pytest.fixture
+def opened(clock: Clock) -> tuple[Breaker, list[Call]]:
+    """Open, with seven of ten calls still on their way."""
     one = breaker(clock)
-    for _ in range(10):
-        assert one.allow()
-    for _ in range(10):
-        one.failed()
+    calls = [allowed for _ in range(10) if (allowed := one.allow()) is not None]
+    for early in calls[:3]:
+        early.failed()
+    return one, calls[3:]
+
+
+def test_late_failures_of_calls_from_before_do_not_lengthen_the_pause(
+    clock: Clock, opened: tuple[Breaker, list[Call]]
+) -> None:
+    one, late = opened
+    for before in late:
+        before.failed()
     clock.now = 1.0
     assert one.state == "half-open"
+
+
+@pytest.mark.parametrize("said", ["succeeded", "failed", "withdrawn"])
+def test_only_the_probe_decides_whatever_comes_late(
+    clock: Clock, opened: tuple[Breaker, list[Call]], said: str
+) -> None:
+    one, late = opened
+    clock.now = 1.0
+    probe = one.allow()
+    assert probe is not None
+    getattr(late[0], said)()
+    assert one.state == "half-open"
+    assert one.allow() is None  # one at a time, still
+    probe.failed()
+    getattr(late[1], said)()
+    assert one.state == "open"
+    clock.now = 3.0
+    assert call(one, True)
+    assert one.state == "closed"
+    for before in late[2:]:
+        getattr(before, said)()
+    assert one.state == "closed"
 
 
 @settings(deadline=None)
