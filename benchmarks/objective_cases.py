@@ -63,7 +63,9 @@ class Case:
     @staticmethod
     def of(dataset: Dataset) -> "Case":
         if dataset.description.clock:
-            split = GlobalTime(rank=0.1, validation=0.2, test=0.2, cuts=1, later=0.0).splits(dataset)[0]
+            split = GlobalTime(rank=0.1, validation=0.2, test=0.2, cuts=1, later=0.0, horizon_days=None).splits(
+                dataset
+            )[0]
         else:
             split = Random(rank=0.05, validation=0.2, test=0.2, seed=0).splits(dataset)[0]
         features = Features(history_length=50, max_values=1, min_count=2, leave_out=[])

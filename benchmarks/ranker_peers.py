@@ -84,7 +84,8 @@ def _silence(attention: TargetAttention, candidates: Tensor) -> Tensor:
 
 
 POOLED, CROSSED = "history pooled, no attention", "DCN-V2 alone"
-ALTERED: Mapping[str, Mapping[tuple[Any, str], Callable[..., Any]]] = {
+Altered = Mapping[tuple[Any, str], Callable[..., Any]]
+ALTERED: dict[str, Altered] = {
     POOLED: {(TargetAttention, "forward"): _pooling},
     CROSSED: {
         (TargetAttention, "forward"): _pooling,

@@ -41,7 +41,7 @@ class Examples:
     def of(world: Planted) -> "Examples":
         """Later rounds are the test, the rounds before it calibrate; places and propensities are no features."""
         dataset, truth = world.logged()
-        split = GlobalTime(rank=0.05, validation=0.4, test=0.1, cuts=1, later=0.0).splits(dataset)[0]
+        split = GlobalTime(rank=0.05, validation=0.4, test=0.1, cuts=1, later=0.0, horizon_days=None).splits(dataset)[0]
         features = Features(history_length=REMEMBERED, max_values=1, min_count=1, leave_out=["position", "propensity"])
         prepared = prepare(dataset, split, features, TextVectors(dim=1, min_documents=1, seed=0))
         spec, items = prepared.spec(split.known(VALIDATION))

@@ -26,7 +26,7 @@ import numpy as np
 
 from recsys.errors import ConfigError, DataError
 
-MAX_LENGTH = 500
+MAX_LENGTH = 2_000
 """characters"""
 MAX_DEPTH = 50
 """nested operations"""

@@ -318,7 +318,7 @@ def test_a_run_of_several_seeds_and_splits_says_their_means(resumed: Resumed) ->
 
 def test_one_hash_covers_the_targets_of_all_splits(resumed: Resumed) -> None:
     dataset = Tables(description=str(resumed.folder / "data" / DESCRIPTION_FILE)).load()
-    splits = GlobalTime(rank=0.2, validation=0.1, test=0.2, cuts=2, later=0.0).splits(dataset)
+    splits = GlobalTime(rank=0.2, validation=0.1, test=0.2, cuts=2, later=0.0, horizon_days=None).splits(dataset)
     hashes = [split.targets_sha256(dataset) for split in splits]
     assert resumed.report.targets_sha256 == hashlib.sha256("\n".join(hashes).encode()).hexdigest()
     assert resumed.bundle.document("lineage.json")["targets_sha256"] == hashes[-1]

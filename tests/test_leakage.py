@@ -28,7 +28,7 @@ from recsys.training.prepare import prepare
 ABOUT_THE_RUN = {"config.yaml", "lineage.json", "manifest.json", "metrics.json"}
 """the files of a bundle that tell of the run and its test; all others are the model"""
 PROTOCOLS: dict[str, Splitter] = {
-    "global_time": GlobalTime(rank=0.2, validation=0.1, test=0.2, cuts=1, later=0.0),
+    "global_time": GlobalTime(rank=0.2, validation=0.1, test=0.2, cuts=1, later=0.0, horizon_days=None),
     "leave_one_out": LeaveOneOut(min_events=5),
     "random": Random(rank=0.1, validation=0.1, test=0.2, seed=0),
 }

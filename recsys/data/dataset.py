@@ -194,4 +194,5 @@ def _tables_document(dataset: Dataset) -> dict[str, Any]:
         "objectives": dict(described.objectives),
         "target": described.target,
     }
-    return document if described.title is None else document | {"title": described.title}
+    optional = {"means": dict(described.means) or None, "title": described.title}
+    return document | {key: value for key, value in optional.items() if value is not None}

@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from recsys.errors import ConfigError, DataError
@@ -45,6 +45,8 @@ class Description:
     order: Order
     """`time`: timestamps are seconds. Without time they only order: `file`, the number of the row; `user`, the place among
     the rows of the same user; `none`, nothing orders them, all are 0"""
+    means: dict[str, str] = field(default_factory=dict)
+    """name -> expression over the objectives, that value formulas may read by its name"""
 
     def __post_init__(self) -> None:
         for key in ("context", "items", "users"):
@@ -72,7 +74,9 @@ class Description:
 
     def expressions(self) -> dict[str, Expression]:
         """The compiled objectives, in their order."""
-        return {name: _compiled(name, text, self.actions) for name, text in self.objectives.items()}
+        return {
+            name: _compiled(f"objectives.{name}", text, self.actions, "label") for name, text in self.objectives.items()
+        }
 
     def to_document(self) -> dict[str, Any]:
         """A plain dictionary for YAML or JSON; `from_document` is its inverse."""
@@ -83,8 +87,9 @@ class Description:
         """Raises DataError for an unknown or a missing key."""
         known = [one.name for one in fields(Description)]
         refuse_unknown("the description", document, known)
-        if missing := [key for key in known if key not in document]:
-            raise DataError(f"the description has no {missing[0]!r}; it needs {', '.join(known)}")
+        needed = [key for key in known if key != "means"]
+        if missing := [key for key in needed if key not in document]:
+            raise DataError(f"the description has no {missing[0]!r}; it needs {', '.join(needed)}")
         return Description(**{**document, "actions": tuple(document["actions"])})
 
 
@@ -139,12 +144,16 @@ def _check_objectives(description: Description) -> None:
             f"name one of the objectives {', '.join(description.objectives)}"
         )
     description.expressions()
+    for name, text in description.means.items():
+        if not str(name).isidentifier() or name in description.objectives:
+            raise DataError(f"the mean {name!r} is no plain name of its own; use letters, digits and _")
+        _compiled(f"means.{name}", text, tuple(description.objectives), "number")
 
 
-def _compiled(name: str, text: str, actions: tuple[str, ...]) -> Expression:
+def _compiled(where: str, text: str, names: tuple[str, ...], wanted: str) -> Expression:
     if not isinstance(text, str):
-        raise DataError(f'objectives.{name} is {text!r}; write an expression in quotes, for instance "{text}"')
+        raise DataError(f'{where} is {text!r}; write an expression in quotes, for instance "{text}"')
     try:
-        return compile_expression(text, dict.fromkeys(actions, "number"), where=f"objectives.{name}", wanted="label")
+        return compile_expression(text, dict.fromkeys(names, "number"), where=where, wanted=wanted)
     except ConfigError as error:
         raise DataError(str(error)) from None

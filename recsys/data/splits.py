@@ -15,6 +15,7 @@ from recsys.data.description import ITEM, TIMESTAMP, USER
 from recsys.errors import ConfigError, DataError, check_ranges
 
 FIT, RANK, VALIDATION, TEST, LATER = range(5)
+DAY_S = 86_400.0
 PERIODS = ("FIT", "RANK", "VALIDATION", "TEST", "LATER")
 
 
@@ -30,12 +31,18 @@ class Split:
     """timestamps at which RANK, VALIDATION, TEST and, if there is any, LATER begin; None where there are no common ones"""
     strict: bool
     """nothing that is asked in TEST was fitted on VALIDATION: that is only input"""
+    horizon: float
+    """within which of a request a label is reached, in the unit of the timestamps; infinite: before the period ends"""
     ordered: bool
     """a user's events of later periods come after those of earlier ones; else histories are sets"""
 
     def known(self, period: int) -> np.ndarray:
         """[R] bool, rows on which a system may be fitted that is asked in `period`."""
         return self.periods <= (RANK if self.strict and period == TEST else period - 1)
+
+    def end(self, period: int) -> float:
+        """When a period is over, from RANK to TEST: that moment is not in it; infinite where nothing ends it."""
+        return np.inf if self.cuts is None or period >= len(self.cuts) else self.cuts[period]
 
     def targets(self, dataset: Dataset, period: int = TEST) -> np.ndarray:
         """[R] bool, the first positive in `period` of every (user, item) pair that no event of an earlier one holds."""
@@ -60,7 +67,14 @@ class Split:
 
 def whole(dataset: Dataset) -> Split:
     """All of the log, nothing held out."""
-    return Split(name="no split", periods=np.zeros(dataset.num_events, np.int8), cuts=None, strict=False, ordered=True)
+    return Split(
+        name="no split",
+        periods=np.zeros(dataset.num_events, np.int8),
+        cuts=None,
+        horizon=np.inf,
+        strict=False,
+        ordered=True,
+    )
 
 
 class Splitter(Protocol):
@@ -76,8 +90,9 @@ class GlobalTime:
 
     The last `test` share of the events is cut into as many windows of equal size as there are `cuts`. Each of them is
     TEST once, with VALIDATION and RANK right before it; what comes after it is LATER. With a share `later` it is as if
-    the log had ended before that. Events of one timestamp stay together, in the later period. Raises ConfigError for a
-    share out of range.
+    the log had ended before that. Events of one timestamp stay together, in the later period. What comes of a request is
+    what is reached within `horizon_days`; None takes a quarter of the shortest of the three periods. Raises ConfigError for
+    a share or a horizon out of range.
     """
 
     rank: float
@@ -85,17 +100,24 @@ class GlobalTime:
     test: float
     cuts: int
     later: float
+    horizon_days: float | None
 
     def __post_init__(self) -> None:
         check_ranges("protocol", cuts=(self.cuts, 1, 1_000), later=(self.later, 0.0, 1.0))
+        if self.horizon_days is not None:
+            check_ranges("protocol", horizon_days=(self.horizon_days, 1e-6, 36_500.0))
         _check_shares(self.rank, self.validation, self.test, self.later)
 
     def splits(self, dataset: Dataset) -> tuple[Split, ...]:
-        """Raises DataError when a period stays empty or users have no common timeline."""
+        """Raises DataError when a period stays empty, users have no common timeline or there are no days to count."""
         if not dataset.description.timeline:
             raise DataError(
                 f"{dataset.name} has no common time (order: {dataset.description.order}), "
                 "a global time split needs one; choose protocol=leave_one_out or protocol=random"
+            )
+        if self.horizon_days is not None and not dataset.description.clock:
+            raise DataError(
+                f"{dataset.name} has no clock (order: {dataset.description.order}), so no days; leave protocol.horizon_days out"
             )
         return tuple(self._split(dataset, window) for window in range(self.cuts))
 
@@ -107,17 +129,27 @@ class GlobalTime:
         which = f" (window {window + 1} of {self.cuts})" if self.cuts > 1 else ""
         which += f" before the last {self.later:.0%}" if self.later else ""
         return Split(
-            name=f"global time split{which}", periods=periods, cuts=tuple(cuts.tolist()), strict=False, ordered=True
+            name=f"global time split{which}",
+            periods=periods,
+            cuts=tuple(cuts.tolist()),
+            horizon=self._horizon(cuts, float(times[-1])),
+            strict=False,
+            ordered=True,
         )
+
+    def _horizon(self, cuts: np.ndarray, last: float) -> float:
+        if self.horizon_days is not None:
+            return self.horizon_days * DAY_S
+        return float(np.diff([*cuts, last])[:TEST].min() / 4)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LeaveOneOut:
     """Strict leave-one-out in time order: the last positive of a user is TEST, the two before VALIDATION and RANK.
 
-    Events that are no positives belong to the period of the next positive of their user, after the last one to TEST,
-    so that nothing of a user is fitted on that comes after what is asked. Users with fewer than `min_events` positives
-    are all FIT.
+    Events that are no positives belong to the period of the next positive of their user, after the last one to LATER,
+    so that nothing of a user is fitted on that comes after what is asked, and every period of a user ends with what is
+    reached in it. Users with fewer than `min_events` positives are all FIT.
     """
 
     min_events: int
@@ -140,10 +172,12 @@ class LeaveOneOut:
             ahead=pl.col("positive").cum_sum(reverse=True).over(USER), total=pl.col("positive").sum().over(USER)
         )
         ahead = counted["ahead"].to_numpy()
-        held_out = np.clip(TEST + 1 - ahead, FIT, TEST)
+        held_out = np.clip(TEST + 1 - ahead, FIT, LATER)
         periods = np.where(counted["total"].to_numpy() < self.min_events, FIT, held_out).astype(np.int8)
         _check_filled(periods, f"too few positives a user; change min_events ({self.min_events}) or give more events")
-        return (Split(name="leave one out split", periods=periods, cuts=None, strict=True, ordered=True),)
+        return (
+            Split(name="leave one out split", periods=periods, cuts=None, horizon=np.inf, strict=True, ordered=True),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +205,7 @@ class Random:
         periods = np.searchsorted(starts, drawn, side="right").astype(np.int8)
         _check_filled(periods, "too few pairs of user and item; give more events or other fractions")
         name = "random split (for comparison with the literature; not by time)"
-        return (Split(name=name, periods=periods, cuts=None, strict=False, ordered=False),)
+        return (Split(name=name, periods=periods, cuts=None, horizon=np.inf, strict=False, ordered=False),)
 
 
 def _check_shares(rank: float, validation: float, test: float, later: float) -> None:

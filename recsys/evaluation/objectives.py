@@ -1,7 +1,7 @@
-"""How right the probabilities of a cascade are: every objective on all candidates of the questions.
+"""How right the probabilities of a cascade are: every objective on all candidates of the requests of one period.
 
-An objective is met where the user reaches it in the period that is asked about; what was not met again counts as not
-reached. Shapes: B questions, C candidates, T objectives, N items, Q bins.
+What is reached, and who asks, is what it is where the ranker learns (recsys/evaluation/moments.py).
+Shapes: B moments, C candidates, T objectives, N items, Q bins.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,6 +11,7 @@ import numpy as np
 
 from recsys.contracts import PAD
 from recsys.evaluation.metrics import reordered_ndcg
+from recsys.evaluation.moments import Moments
 from recsys.evaluation.probabilities import (
     auc,
     auc_per_user,
@@ -19,7 +20,6 @@ from recsys.evaluation.probabilities import (
     predicted_over_observed,
     reliability,
 )
-from recsys.evaluation.questions import Questions
 from recsys.evaluation.shown import PLACES
 
 DECILES = 10
@@ -37,27 +37,29 @@ MEASURES = {
 Measures = dict[str, Any]
 
 
-def judged(questions: Questions, rows: np.ndarray, probabilities: np.ndarray) -> dict[str, Measures]:
+def judged(
+    moments: Moments, rows: np.ndarray, probabilities: np.ndarray, popularity: np.ndarray
+) -> dict[str, Measures]:
     """objective -> MEASURES, log loss, bins of reliability, and predicted / observed by popularity and of users without a
-    history; candidates rows [B, C], probabilities [B, C, T]. An objective that tells no user's candidates apart is left out.
-    NDCG@10 is that of the candidates, ordered by the objective alone.
+    history; candidates rows [B, C], probabilities [B, C, T], popularity [N]. An objective that tells no request's candidates
+    apart is left out. NDCG@10 is that of the candidates, ordered by the objective alone.
     """
-    labels = questions.replay.candidate_labels(questions.rows, rows, questions.split.periods == questions.period)
-    users = np.broadcast_to(np.arange(len(rows))[:, None], rows.shape)
-    met = questions.known.popularity
-    new = np.diff(questions.histories.indptr) == 0
+    labels, replay = moments.labels(rows), moments.replay
+    requests = np.broadcast_to(np.arange(len(rows))[:, None], rows.shape)
+    asking, earlier = replay.earlier(moments.rows)
+    new = ~np.isin(np.arange(len(rows)), asking[(replay.labels[earlier] > 0).any(axis=1)])
     found = {}
-    for place, name in enumerate(questions.replay.dataset.description.objectives):
+    for place, name in enumerate(replay.dataset.description.objectives):
         known = (rows != PAD) & ~np.isnan(labels[..., place])
         own = (labels[..., place][known] > 0).astype(np.float64)
-        if _mixed(own, users[known]):
+        if _mixed(own, requests[known]):
             predicted = probabilities[..., place][known].astype(np.float64)
-            found[name] = measures(own, predicted, users[known]) | {
+            found[name] = measures(own, predicted, requests[known]) | {
                 "ndcg@10": reordered_ndcg(
                     np.where(known, labels[..., place], np.nan), probabilities[..., place], PLACES
                 ),
-                "by_popularity": _by_popularity(own, predicted, met[rows[known]]),
-                "new_users": _ratio(own, predicted, new[users[known]]),
+                "by_popularity": _by_popularity(own, predicted, popularity[rows[known]]),
+                "new_users": _ratio(own, predicted, new[requests[known]]),
             }
     return found
 

@@ -150,24 +150,29 @@ class Questions:
         return lambda batch: scorer.scores(self.histories.batch(batch))
 
     def answers(self, shared: Sequence[Stage], ends: Mapping[str, End]) -> "Answers":
-        """RETRIEVED, in the order of the shared stages, and what each of the ends then shows.
-
-        The stages that all of them share answer once.
-        """
-
-        def answer(queries: Sequence[Query]) -> dict[str, np.ndarray]:
-            tensors = through({"QUERY": queries}, shared)
-            shown = {name: end.rows(tensors) for name, end in ends.items()}
-            cut = {name: _cut(rows) for name, rows in ({RETRIEVED: tensors[CANDIDATES]} | shown).items()}
-            return cut | {name: tensors[name] for name in (CANDIDATES, PROBABILITIES) if name in tensors}
-
-        parts = in_threads(answer, [self.queries[start : start + SLATES] for start in range(0, len(self), SLATES)])
-        found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        return Answers(candidates=found.pop(CANDIDATES), probabilities=found.pop(PROBABILITIES, None), rankings=found)
+        """As `answered`."""
+        return answered(self.queries, shared, ends)
 
     def _batches(self) -> list[slice]:
         step = max(1, CELLS // self.num_items)
         return [slice(start, min(start + step, len(self))) for start in range(0, len(self), step)]
+
+
+def answered(queries: Sequence[Query], shared: Sequence[Stage], ends: Mapping[str, End]) -> Answers:
+    """RETRIEVED, in the order of the shared stages, and what each of the ends then shows.
+
+    The stages that all of them share answer once.
+    """
+
+    def answer(batch: Sequence[Query]) -> dict[str, np.ndarray]:
+        tensors = through({"QUERY": batch}, shared)
+        shown = {name: end.rows(tensors) for name, end in ends.items()}
+        cut = {name: _cut(rows) for name, rows in ({RETRIEVED: tensors[CANDIDATES]} | shown).items()}
+        return cut | {name: tensors[name] for name in (CANDIDATES, PROBABILITIES) if name in tensors}
+
+    parts = in_threads(answer, [queries[start : start + SLATES] for start in range(0, len(queries), SLATES)])
+    found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return Answers(candidates=found.pop(CANDIDATES), probabilities=found.pop(PROBABILITIES, None), rankings=found)
 
 
 def _cut(rows: np.ndarray) -> np.ndarray:

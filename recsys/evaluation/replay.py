@@ -125,13 +125,15 @@ class Replay:
         asking, items = np.divmod(pairs, len(self.rows_of_items))
         return Targets(indptr=np.searchsorted(asking, np.arange(len(rows) + 1)), items=items)
 
-    def candidate_labels(self, rows: np.ndarray, candidates: np.ndarray, period: np.ndarray) -> np.ndarray:
-        """Objectives each candidate [B, C] will reach in `period` [R] bool, from the query row on: [B, C, T].
+    def candidate_labels(
+        self, rows: np.ndarray, candidates: np.ndarray, period: np.ndarray, until: np.ndarray
+    ) -> np.ndarray:
+        """Objectives each candidate [B, C] will reach in `period` [R] bool, from the query row to `until` [B]: [B, C, T].
 
         The best of an item that is met several times; 0 for every objective of one that is not met again.
         """
         asking, later = self.later(np.asarray(rows, dtype=np.int64))
-        kept = period[later]
+        kept = period[later] & (self.timestamps[later] <= until[asking])
         keys = asking[kept] * len(self.rows_of_items) + self.items[later[kept]]
         order = np.argsort(keys, kind="stable")
         met, first = np.unique(keys[order], return_index=True)

@@ -6,6 +6,7 @@ Shapes: B questions of a split, K places, U users of all splits, S seeds.
 """
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from recsys.evaluation import shown
 from recsys.evaluation.attributes import Attributes
 from recsys.evaluation.intervals import bootstrap_interval, weighted_mean
 from recsys.evaluation.metrics import METRICS
-from recsys.evaluation.objectives import Measures, judged, mean
+from recsys.evaluation.objectives import Measures, mean
 from recsys.evaluation.pooling import Pool, Sheet
 from recsys.evaluation.questions import Questions
 from recsys.evaluation.report import Report
@@ -35,7 +36,7 @@ class Scoreboard:
         self._knobs: dict[str, list[dict[str, Any]]] = {}
         """baseline -> its knobs in every split"""
         self._notes = list(dataset.notes)
-        self._objectives: list[dict[str, Measures]] = []
+        self._objectives: list[Mapping[str, Measures]] = []
         """of every cascade"""
         self._attributes = Attributes.of(dataset)
         self._shown: dict[str, list[dict[str, float]]] = {}
@@ -61,9 +62,9 @@ class Scoreboard:
         if seed not in seeds:
             seeds.append(seed)
 
-    def record_probabilities(self, candidates: np.ndarray, probabilities: np.ndarray) -> None:
-        """What a cascade of ours thinks of its candidates [B, C] that were asked last: [B, C, T]."""
-        self._objectives.append(judged(self._sheets[-1].questions, candidates, probabilities))
+    def record_objectives(self, measures: Mapping[str, Measures]) -> None:
+        """How right a cascade of ours is about its candidates: objective -> what `judged` says of it."""
+        self._objectives.append(measures)
 
     def record_baseline(self, system: str, ranking: np.ndarray, *, knobs: dict[str, Any]) -> None:
         """What a baseline answers, with the knobs that were chosen for it."""

@@ -84,7 +84,7 @@ def _embedding(num_ids: int, dim: int) -> nn.Embedding:
     embedding = kind(num_ids, dim, padding_idx=MISSING)
     nn.init.normal_(embedding.weight, std=1 / math.sqrt(dim))
     with torch.no_grad():
-        embedding.weight[MISSING].zero_()
+        embedding.weight[[MISSING, UNKNOWN]] = 0.0  # what nobody has met says nothing until it is trained
     return embedding
 
 

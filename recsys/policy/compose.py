@@ -42,6 +42,15 @@ class Policy:
         self.diversity = diversity
         self.exploration = exploration
 
+    def spelled(self, means: Mapping[str, str]) -> "Policy":
+        """As `ValueFormula.spelled`."""
+        return Policy(
+            value=self.value.spelled(means),
+            popularity=self.popularity,
+            diversity=self.diversity,
+            exploration=self.exploration,
+        )
+
     def to_document(self) -> dict[str, Any]:
         """A plain document for the bundle; from_document reads it."""
         return {

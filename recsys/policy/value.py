@@ -4,6 +4,7 @@ Shapes: B queries of a batch, C candidates of a query, T objectives.
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -28,6 +29,15 @@ class ValueFormula:
                 raise ConfigError(f"value.weights.{name} is {weight!r}; write a finite number")
         self.formula = formula
         self.weights = {str(name): float(weight) for name, weight in weights.items()}
+
+    def spelled(self, means: Mapping[str, str]) -> "ValueFormula":
+        """Reading objectives only, means being sums of them: what a bundle keeps. ConfigError for a weight of that name."""
+        if both := sorted(self.weights.keys() & means.keys()):
+            raise ConfigError(f"value.weights.{both[0]} has the name of a mean; call the weight otherwise")
+        if self.formula is None or not means:
+            return self
+        named = re.compile(rf"\b({'|'.join(map(re.escape, means))})\b")
+        return ValueFormula(formula=named.sub(lambda one: f"({means[one[0]]})", self.formula), weights=self.weights)
 
     def compile(self, objectives: Sequence[str]) -> "CompiledValue":
         """Check the formula against the objectives of a ranker; ConfigError names what does not fit."""

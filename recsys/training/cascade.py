@@ -16,7 +16,7 @@ from pytorch_lightning.loggers import Logger
 
 from recsys.candidates.sources import CandidateSources, Sources
 from recsys.data.splits import PERIODS, RANK, TEST, VALIDATION
-from recsys.errors import DataError
+from recsys.evaluation.moments import Moments
 from recsys.evaluation.questions import Questions
 from recsys.features.encode import Arrays, ItemTable, without_padding
 from recsys.features.spec import FeatureSpec
@@ -25,12 +25,11 @@ from recsys.index.ann import IndexBuilder
 from recsys.ranking.funnel import told
 from recsys.retrieval.two_tower import TowerEnsemble
 from recsys.stages import Retrieve
-from recsys.training.examples import anchors
 from recsys.training.impressions import impression_examples
 from recsys.training.loop import Loop
 from recsys.training.prepare import Prepared
 from recsys.training.ranking import RankingTraining, TrainedRanker
-from recsys.training.ranking_examples import RankingExamples, drawn, ranking_examples
+from recsys.training.ranking_examples import RankingExamples, ranking_examples
 from recsys.training.retrieval import RetrievalExamples, RetrievalTraining
 from recsys.training.slates import shown_examples
 from recsys.training.watched import Watched
@@ -105,6 +104,9 @@ class Run:
         ranking.check(self.prepared.dataset.description.objectives, self.knobs.loop)
         if (logged := ranking.logged) is not None:
             logged.check(self.prepared.features, self.prepared.split)
+        else:
+            for period in (RANK, VALIDATION, TEST):
+                self._moments(ranking, period, ranking.requests)
 
     def _served(self, chosen: TrainedRetrieval) -> TrainedRetrieval:
         split = self.prepared.split
@@ -208,17 +210,12 @@ class Run:
             return impression_examples(retrieve, self.prepared, spec, items, period, weighed=weighed, most=most)
         if logged is not None:
             return shown_examples(retrieve, self.prepared, spec, items, inside, logged, most=most)
-        rows, dense = drawn(self._asking(inside, ranking.requests_per_user), most), ranking.dense_candidates
-        return ranking_examples(retrieve, spec, items, self.prepared.replay, rows, inside, dense=dense)
+        moments = self._moments(ranking, period, most)
+        return ranking_examples(retrieve, spec, items, moments, dense=ranking.dense_candidates)
 
-    def _asking(self, period: np.ndarray, per_user: int) -> np.ndarray:
-        rows = anchors(self.prepared.replay, period, per_user)
-        if not len(rows):
-            raise DataError(
-                f"{self.prepared.dataset.name}: a period of the split holds no positive event; "
-                "give more events or larger fractions for rank and validation"
-            )
-        return rows
+    def _moments(self, ranking: RankingTraining, period: int, most: int) -> Moments:
+        prepared = self.prepared
+        return Moments.of(prepared.replay, prepared.split, period, per_user=ranking.requests_per_user, most=most)
 
 
 def eager_user_tower(towers: TowerEnsemble) -> Callable[[Arrays], np.ndarray]:

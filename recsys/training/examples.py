@@ -118,18 +118,3 @@ def encode_users(spec: FeatureSpec, dataset: Dataset, names: np.ndarray) -> Arra
         for column in spec.profile.columns
     }
     return encode_table(spec.profile, columns, len(names))
-
-
-def anchors(replay: Replay, period: np.ndarray, per_user: int) -> np.ndarray:
-    """Rows at which ranking examples ask: each user's first of the period, then evenly spaced, `per_user` at most.
-
-    A row counts only when a positive of the same period and user stands at it or after it.
-    """
-    chosen = []
-    for mine in replay.rows_of_user:
-        inside = mine[period[mine]]
-        positives = np.flatnonzero(replay.positives[inside])
-        if len(positives):
-            useful = inside[: positives[-1] + 1]
-            chosen.append(useful[np.unique(np.arange(per_user) * len(useful) // per_user)])
-    return np.sort(np.concatenate(chosen)) if chosen else np.array([], dtype=np.int64)

@@ -5,9 +5,9 @@ import json
 import resource
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,15 +16,17 @@ from pytorch_lightning.loggers import Logger
 
 from recsys.bundle import Bundle, write_bundle
 from recsys.data.dataset import Dataset
-from recsys.data.splits import Splitter
+from recsys.data.splits import TEST, Splitter
 from recsys.errors import ConfigError
 from recsys.evaluation.metrics import K
+from recsys.evaluation.moments import Moments
+from recsys.evaluation.objectives import judged
 from recsys.evaluation.protocol import Evaluation
-from recsys.evaluation.questions import RETRIEVED, Questions
+from recsys.evaluation.questions import RETRIEVED, Questions, answered
 from recsys.evaluation.report import PICTURES, Report
 from recsys.evaluation.scoreboard import Scoreboard
 from recsys.features.spec import Features
-from recsys.pipeline import light
+from recsys.pipeline import Stage, light
 from recsys.policy.compose import Policy
 from recsys.policy.diversity import MaximalMarginalRelevance
 from recsys.policy.explore import Exploration
@@ -33,8 +35,12 @@ from recsys.policy.rules import RuleSet
 from recsys.stages import LiveRules, Retrieve, Rules, Stages, load_rules, load_stages
 from recsys.training.cascade import Knobs, Run, TrainedCascade
 from recsys.training.prepare import prepare
+from recsys.training.ranking import RankingTraining
 from recsys.training.save import save_cascade
 from recsys.training.tracking import Tracking
+
+JUDGED = 5_000
+"""requests of a test period, at most, on which probabilities are judged"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +64,13 @@ class Experiment:
     def run(self, folder: Path, config: dict[str, Any], say: Callable[[str], None]) -> tuple[Report, Bundle]:
         """Every split with every seed; leaves data/, metrics.json, metrics.png and the cascade to serve as bundle/."""
         dataset = self.data.load()
+        policy = self.policy.spelled(dataset.description.means)
+        policy.value.compile(tuple(dataset.description.objectives))  # or it would be said after hours
+        return replace(self, policy=policy)._run(dataset, folder, config, say)
+
+    def _run(
+        self, dataset: Dataset, folder: Path, config: dict[str, Any], say: Callable[[str], None]
+    ) -> tuple[Report, Bundle]:
         say(f"{dataset.name}: {dataset.num_users:,} users, {dataset.num_items:,} items, {dataset.num_events:,} events")
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=folder) as beside:
@@ -138,14 +151,21 @@ class Experiment:
         answers = test.answers(stages[:-1], self._ends(draft, stages))
         for name, ranking in answers.rankings.items():
             board.record(name, ranking, seed=seed)
-        if answers.probabilities is None:
-            return
-        if self.knobs.ranking is not None and self.knobs.ranking.logged is not None:
+        if self.knobs.ranking is not None:
+            self._judge(self.knobs.ranking, stages[:-1], test, board)
+
+    def _judge(self, ranking: RankingTraining, shared: Sequence[Stage], test: Questions, board: Scoreboard) -> None:
+        """How right the probabilities are, of requests that come as those came which the ranker was calibrated on."""
+        if ranking.logged is not None:
             board.note(
                 "probabilities are those of an item that is shown; most candidates never were: no figures of them"
             )
             return
-        board.record_probabilities(answers.candidates, answers.probabilities)
+        moments = Moments.of(test.replay, test.split, TEST, per_user=ranking.requests_per_user, most=JUDGED)
+        said = answered(moments.queries(K), shared, {})
+        assert said.probabilities is not None
+        board.record_objectives(judged(moments, said.candidates, said.probabilities, test.known.popularity))
+        board.note(f"probabilities: of what is reached {moments.told}, {len(moments):,} requests of the test period")
 
     def _ends(self, draft: Bundle, stages: Stages) -> dict[str, Rules | LiveRules]:
         """What may come after the ranker: what is served, and beside it, where that is more, the value formula alone."""

@@ -10,11 +10,12 @@ from recsys.contracts import PAD, Query
 from recsys.data.description import ITEM, TIMESTAMP
 from recsys.data.splits import PERIODS
 from recsys.errors import DataError
+from recsys.evaluation.moments import drawn
 from recsys.features.encode import Arrays, ItemTable
 from recsys.features.spec import FeatureSpec
 from recsys.stages import Retrieve
 from recsys.training.prepare import Prepared
-from recsys.training.ranking_examples import RankingExamples, asked, drawn, in_batches
+from recsys.training.ranking_examples import RankingExamples, asked, in_batches
 from recsys.training.slates import inverse_weights, offered, said_of
 
 LABELS = "labels"

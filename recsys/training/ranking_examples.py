@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from recsys.contracts import Query
-from recsys.evaluation.replay import Replay
+from recsys.evaluation.moments import Moments
 from recsys.evaluation.threads import in_threads
 from recsys.features.encode import Arrays, ItemTable, encode_queries
 from recsys.features.spec import FeatureSpec
@@ -59,13 +59,11 @@ def ranking_examples(
     retrieve: Retrieve,
     spec: FeatureSpec,
     items: ItemTable,
-    replay: Replay,
-    rows: np.ndarray,
-    period: np.ndarray,
+    moments: Moments,
     *,
     dense: int,
 ) -> RankingExamples:
-    """Ask retrieval at `rows` of the log and label its candidates by the rest of `period` [R] bool.
+    """Ask retrieval at moments of the log and label its candidates by what came of them.
 
     Retrieval must have been fitted on earlier periods only; the requests are encoded by the ranker's own spec.
     dense: as in `learnt_places`
@@ -73,16 +71,16 @@ def ranking_examples(
     kept = learnt_places(retrieve.sources.total, dense)
 
     def part(batch: np.ndarray) -> Arrays:
-        answer = asked(retrieve, spec, items, replay.queries(batch, k=1))
+        answer = asked(retrieve, spec, items, moments.replay.queries(batch, k=1))
         return answer | {name: answer[name][:, kept] for name in ("candidate_rows", "candidate_scores")}
 
-    arrays = in_batches(part, rows)
+    arrays = in_batches(part, moments.rows)
     candidates = arrays.pop("candidate_rows")
     return RankingExamples(
         candidate_rows=candidates,
         candidate_scores=arrays.pop("candidate_scores"),
         request=arrays,
-        labels=replay.candidate_labels(rows, candidates, period),
+        labels=moments.labels(candidates),
     )
 
 
@@ -97,13 +95,6 @@ def in_batches(part: Callable[[np.ndarray], Arrays], rows: np.ndarray) -> Arrays
     """part(rows) [B, ...] of BATCH rows at once, side by side, together."""
     parts = in_threads(part, [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)])
     return {name: np.concatenate([one[name] for one in parts]) for name in parts[0]}
-
-
-def drawn(rows: np.ndarray, most: int) -> np.ndarray:
-    """At most so many of the rows, always the same ones, in their order."""
-    if len(rows) <= most:
-        return rows
-    return np.sort(np.random.default_rng(0).choice(rows, most, replace=False))
 
 
 def learnt_places(total: int, dense: int) -> np.ndarray:

@@ -14,12 +14,13 @@ import polars as pl
 from recsys.contracts import PAD
 from recsys.data.description import did_you_mean
 from recsys.errors import DataError
+from recsys.evaluation.moments import drawn
 from recsys.features.encode import Arrays, ItemTable, encode_gaps
 from recsys.features.spec import FeatureSpec
 from recsys.stages import Retrieve
 from recsys.training.examples import encode_log, encode_users, sequences
 from recsys.training.prepare import Prepared
-from recsys.training.ranking_examples import RankingExamples, asked, drawn, in_batches
+from recsys.training.ranking_examples import RankingExamples, asked, in_batches
 from recsys.training.shown import Shown
 
 MOST = 10.0

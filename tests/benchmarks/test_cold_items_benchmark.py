@@ -44,7 +44,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 @pytest.fixture(scope="module")
 def worlds(dataset: Dataset) -> dict[int, World]:
-    split = GlobalTime(rank=0.2, validation=0.2, test=0.2, cuts=1, later=0.0).splits(dataset)[0]
+    split = GlobalTime(rank=0.2, validation=0.2, test=0.2, cuts=1, later=0.0, horizon_days=None).splits(dataset)[0]
     features = Features(history_length=10, max_values=4, min_count=1, leave_out=[])
     content = TextVectors(dim=4, min_documents=1, seed=0)
     return {

@@ -60,7 +60,7 @@ def test_periods_are_asked_apart_and_every_candidate_has_its_rates(case, dataset
 
 def test_the_rates_of_a_log_are_those_of_the_events_before(dataset):
     case = Case.of(dataset)
-    split = GlobalTime(rank=0.1, validation=0.2, test=0.2, cuts=1, later=0.0).splits(dataset)[0]
+    split = GlobalTime(rank=0.1, validation=0.2, test=0.2, cuts=1, later=0.0, horizon_days=None).splits(dataset)[0]
     labels = dataset.labels()
     mean = np.nanmean(labels[split.known(VALIDATION)], axis=0)
     items = dataset.interactions["item"].to_numpy()
@@ -103,7 +103,11 @@ def _periods(dataset):
     from recsys.data.splits import Random
 
     if dataset.description.clock:
-        return GlobalTime(rank=0.1, validation=0.2, test=0.2, cuts=1, later=0.0).splits(dataset)[0].periods
+        return (
+            GlobalTime(rank=0.1, validation=0.2, test=0.2, cuts=1, later=0.0, horizon_days=None)
+            .splits(dataset)[0]
+            .periods
+        )
     return Random(rank=0.05, validation=0.2, test=0.2, seed=0).splits(dataset)[0].periods
 
 

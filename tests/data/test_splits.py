@@ -68,8 +68,8 @@ def split_or_reject(splitter: Splitter, dataset: Dataset) -> Split:
 
 
 SPLITTERS: dict[str, Splitter] = {
-    "global time": GlobalTime(rank=0.2, validation=0.2, test=0.2, cuts=1, later=0.0),
-    "windows": GlobalTime(rank=0.1, validation=0.1, test=0.3, cuts=3, later=0.0),
+    "global time": GlobalTime(rank=0.2, validation=0.2, test=0.2, cuts=1, later=0.0, horizon_days=None),
+    "windows": GlobalTime(rank=0.1, validation=0.1, test=0.3, cuts=3, later=0.0, horizon_days=None),
     "leave one out": LeaveOneOut(min_events=4),
     "random": Random(rank=0.2, validation=0.2, test=0.2, seed=1),
 }
@@ -77,7 +77,7 @@ SPLITTERS: dict[str, Splitter] = {
 
 def test_global_time_known_answer() -> None:
     dataset = dataset_of([("a", "x", time, 1) for time in range(10)])
-    split = GlobalTime(rank=0.2, validation=0.1, test=0.2, cuts=1, later=0.0).splits(dataset)[-1]
+    split = GlobalTime(rank=0.2, validation=0.1, test=0.2, cuts=1, later=0.0, horizon_days=None).splits(dataset)[-1]
     assert split.periods.tolist() == [FIT] * 5 + [RANK] * 2 + [VALIDATION] + [TEST] * 2
     assert split.periods.dtype == np.int8
     assert split.cuts == (5.0, 7.0, 8.0)
@@ -87,7 +87,9 @@ def test_global_time_known_answer() -> None:
 @given(rows)
 def test_global_time_never_looks_ahead_and_never_parts_a_timestamp(rows: list[Row]) -> None:
     dataset = dataset_of(rows)
-    split = split_or_reject(GlobalTime(rank=0.2, validation=0.2, test=0.2, cuts=1, later=0.0), dataset)
+    split = split_or_reject(
+        GlobalTime(rank=0.2, validation=0.2, test=0.2, cuts=1, later=0.0, horizon_days=None), dataset
+    )
     times = dataset.interactions["timestamp"].to_numpy()
     assert split.cuts is not None
     for period, cut in enumerate(split.cuts, start=1):
@@ -96,7 +98,7 @@ def test_global_time_never_looks_ahead_and_never_parts_a_timestamp(rows: list[Ro
 
 def test_windows_known_answer() -> None:
     dataset = dataset_of([("a", "x", time, 1) for time in range(12)])
-    splits = GlobalTime(rank=0.25, validation=1 / 12, test=0.5, cuts=3, later=0.0).splits(dataset)
+    splits = GlobalTime(rank=0.25, validation=1 / 12, test=0.5, cuts=3, later=0.0, horizon_days=None).splits(dataset)
     held = [RANK] * 3 + [VALIDATION] + [TEST] * 2
     assert [split.periods.tolist() for split in splits] == [
         [FIT] * 2 + held + [LATER] * 4,
@@ -110,8 +112,12 @@ def test_windows_known_answer() -> None:
 
 def test_a_share_that_is_later_is_as_if_the_log_had_ended() -> None:
     events = [("a", f"i{time}", time, 1) for time in range(12)]
-    (earlier,) = GlobalTime(rank=1 / 6, validation=1 / 12, test=1 / 12, cuts=1, later=1 / 3).splits(dataset_of(events))
-    (ended,) = GlobalTime(rank=0.25, validation=0.125, test=0.125, cuts=1, later=0.0).splits(dataset_of(events[:8]))
+    (earlier,) = GlobalTime(rank=1 / 6, validation=1 / 12, test=1 / 12, cuts=1, later=1 / 3, horizon_days=None).splits(
+        dataset_of(events)
+    )
+    (ended,) = GlobalTime(rank=0.25, validation=0.125, test=0.125, cuts=1, later=0.0, horizon_days=None).splits(
+        dataset_of(events[:8])
+    )
     assert earlier.name == "global time split before the last 33%"
     assert earlier.periods.tolist() == [*ended.periods.tolist(), *[LATER] * 4]
 
@@ -120,8 +126,12 @@ def test_a_share_that_is_later_is_as_if_the_log_had_ended() -> None:
 @given(rows, st.integers(1, 4))
 def test_windows_share_out_what_one_cut_tests(rows: list[Row], cuts: int) -> None:
     dataset = dataset_of(rows)
-    (single,) = splits_or_reject(GlobalTime(rank=0.1, validation=0.1, test=0.4, cuts=1, later=0.0), dataset)
-    splits = splits_or_reject(GlobalTime(rank=0.1, validation=0.1, test=0.4, cuts=cuts, later=0.0), dataset)
+    (single,) = splits_or_reject(
+        GlobalTime(rank=0.1, validation=0.1, test=0.4, cuts=1, later=0.0, horizon_days=None), dataset
+    )
+    splits = splits_or_reject(
+        GlobalTime(rank=0.1, validation=0.1, test=0.4, cuts=cuts, later=0.0, horizon_days=None), dataset
+    )
     tested = np.stack([split.periods == TEST for split in splits])
     assert (tested.sum(axis=0) == (single.periods == TEST)).all(), "every event once, and no other"
     assert all((np.diff(split.periods) >= 0).all() for split in splits)
@@ -132,7 +142,9 @@ def test_windows_share_out_what_one_cut_tests(rows: list[Row], cuts: int) -> Non
 @given(rows)
 def test_one_cut_is_what_it_always_was(rows: list[Row]) -> None:
     dataset = dataset_of(rows)
-    split = split_or_reject(GlobalTime(rank=0.2, validation=0.1, test=0.2, cuts=1, later=0.0), dataset)
+    split = split_or_reject(
+        GlobalTime(rank=0.2, validation=0.1, test=0.2, cuts=1, later=0.0, horizon_days=None), dataset
+    )
     times = sorted(time for _, _, time in dataset.interactions.select("user", "item", "timestamp").rows())
     starts = [round((1 - share) * len(times)) for share in (0.2 + 0.1 + 0.2, 0.1 + 0.2, 0.2)]
     assert split.cuts == tuple(times[min(start, len(times) - 1)] for start in starts)
@@ -172,7 +184,7 @@ def test_a_split_is_ordered_when_no_user_meets_a_later_period_first(name: str) -
 def test_what_may_be_known() -> None:
     periods = np.array([FIT, RANK, VALIDATION, TEST, LATER], dtype=np.int8)
     for strict, fitted in ((False, 3), (True, 2)):
-        split = Split(name="", periods=periods, cuts=None, strict=strict, ordered=True)
+        split = Split(name="", periods=periods, cuts=None, horizon=np.inf, strict=strict, ordered=True)
         for period, count in ((RANK, 1), (VALIDATION, 2), (TEST, fitted)):
             assert split.known(period).tolist() == [True] * count + [False] * (5 - count)
     assert [SPLITTERS[name].splits(dataset_of(PAIRS))[0].strict for name in ("global time", "random")] == [False] * 2
@@ -294,7 +306,7 @@ def slow_leave_one_out(dataset: Dataset, min_events: int) -> list[int]:
     for row, user in enumerate(users):
         mine = [other for other in range(len(users)) if users[other] == user and positives[other]]
         ahead = sum(other >= row for other in mine)
-        held = {0: TEST, 1: TEST, 2: VALIDATION, 3: RANK}.get(ahead, FIT)
+        held = {0: LATER, 1: TEST, 2: VALIDATION, 3: RANK}.get(ahead, FIT)
         periods.append(held if len(mine) >= min_events else FIT)
     return periods
 
@@ -303,7 +315,9 @@ def slow_leave_one_out(dataset: Dataset, min_events: int) -> list[int]:
 @given(rows)
 def test_targets_equal_their_slow_twin(rows: list[Row]) -> None:
     dataset = dataset_of(rows)
-    split = split_or_reject(GlobalTime(rank=0.2, validation=0.2, test=0.2, cuts=1, later=0.0), dataset)
+    split = split_or_reject(
+        GlobalTime(rank=0.2, validation=0.2, test=0.2, cuts=1, later=0.0, horizon_days=None), dataset
+    )
     events = list(
         zip(dataset.interactions.select("user", "item").rows(), split.periods, dataset.positives(), strict=True)
     )
@@ -322,7 +336,7 @@ def test_targets_equal_their_slow_twin(rows: list[Row]) -> None:
 
 def test_the_hash_of_targets_moves_with_the_targets() -> None:
     few = [("a", "x", time, 1) for time in range(8)]
-    splitter = GlobalTime(rank=0.2, validation=0.2, test=0.2, cuts=1, later=0.0)
+    splitter = GlobalTime(rank=0.2, validation=0.2, test=0.2, cuts=1, later=0.0, horizon_days=None)
     hashes = set()
     for last in (("a", "y", 9, 1), ("a", "z", 9, 1), ("a", "z", 9, 0), ("b", "z", 9, 1)):
         dataset = dataset_of([*few, ("a", "x", 8, 1), last])
@@ -333,7 +347,7 @@ def test_the_hash_of_targets_moves_with_the_targets() -> None:
 def test_an_empty_period_is_refused() -> None:
     together = dataset_of([("a", str(item), 1, 1) for item in range(10)])
     with pytest.raises(DataError, match="period FIT of the split is empty"):
-        GlobalTime(rank=0.2, validation=0.2, test=0.2, cuts=1, later=0.0).splits(together)
+        GlobalTime(rank=0.2, validation=0.2, test=0.2, cuts=1, later=0.0, horizon_days=None).splits(together)
     few = dataset_of([("a", str(item), item, 1) for item in range(3)])
     with pytest.raises(DataError, match="period FIT of the split is empty"):
         LeaveOneOut(min_events=3).splits(few)
@@ -346,21 +360,21 @@ def test_an_empty_period_is_refused() -> None:
 def test_a_fraction_out_of_range_is_named(key: str, value: object) -> None:
     good = {"rank": 0.1, "validation": 0.1, "test": 0.1}
     with pytest.raises(ConfigError, match=f"^{key} is "):
-        GlobalTime(**{**good, key: value, "cuts": 1, "later": 0.0})  # type: ignore[arg-type]
+        GlobalTime(**{**good, key: value, "cuts": 1, "later": 0.0, "horizon_days": None})  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=f"^{key} is "):
         Random(**{**good, key: value, "seed": 0})  # type: ignore[arg-type]
 
 
 def test_other_bad_arguments_are_named() -> None:
     with pytest.raises(ConfigError, match=r"rank \+ validation \+ test \+ later is 1"):
-        GlobalTime(rank=0.5, validation=0.25, test=0.125, cuts=1, later=0.125)
+        GlobalTime(rank=0.5, validation=0.25, test=0.125, cuts=1, later=0.125, horizon_days=None)
     with pytest.raises(ConfigError, match=r"rank \+ validation \+ test is 1"):
         Random(rank=0.5, validation=0.25, test=0.25, seed=0)
     for cuts in (0, 1.0, True):
         with pytest.raises(ConfigError, match=r"protocol\.cuts is"):
-            GlobalTime(rank=0.1, validation=0.1, test=0.1, cuts=cuts, later=0.0)  # type: ignore[arg-type]
+            GlobalTime(rank=0.1, validation=0.1, test=0.1, cuts=cuts, later=0.0, horizon_days=None)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"protocol\.later is -0\.1"):
-        GlobalTime(rank=0.1, validation=0.1, test=0.1, cuts=1, later=-0.1)
+        GlobalTime(rank=0.1, validation=0.1, test=0.1, cuts=1, later=-0.1, horizon_days=None)
     with pytest.raises(ConfigError, match=r"protocol\.seed is -1"):
         Random(rank=0.1, validation=0.1, test=0.1, seed=-1)
     for value in (2, 3.0, True):

@@ -6,36 +6,43 @@ import pytest
 from recsys.contracts import PAD
 from recsys.data.sources.synthetic import Synthetic
 from recsys.data.splits import TEST, GlobalTime
+from recsys.evaluation.moments import Moments
 from recsys.evaluation.objectives import DECILES, MEASURES, judged, mean
 from recsys.evaluation.probabilities import auc, log_loss
-from recsys.evaluation.questions import Questions
 from recsys.evaluation.replay import Replay
 
 
 @pytest.fixture(scope="module")
-def questions():
+def moments():
     dataset = Synthetic(users=60, items=80, events=3_000, seed=0).load()
-    split = GlobalTime(rank=0.2, validation=0.1, test=0.2, cuts=1, later=0.0).splits(dataset)[-1]
-    return Questions.of(dataset, split, Replay(dataset, split), TEST, remove_seen=True)
+    split = GlobalTime(rank=0.2, validation=0.1, test=0.2, cuts=1, later=0.0, horizon_days=None).splits(dataset)[-1]
+    return Moments.of(Replay(dataset, split), split, TEST, per_user=2, most=1_000)
 
 
 @pytest.fixture(scope="module")
-def candidates(questions):
+def candidates(moments):
     """Twenty of the catalogue for everybody, the last place is padding."""
     rng = np.random.default_rng(0)
-    rows = np.stack([rng.permutation(questions.num_items)[:20] for _ in range(len(questions))])
+    rows = np.stack([rng.permutation(moments.replay.dataset.num_items)[:20] for _ in range(len(moments))])
     rows[:, -1] = PAD
     return rows
 
 
-def reached(questions, rows):
+@pytest.fixture(scope="module")
+def popularity(moments):
+    return np.arange(moments.replay.dataset.num_items) % 7
+
+
+def reached(moments, rows):
     """Slow: objective -> labels of all candidates that are no padding, user by user."""
-    replay, labels = questions.replay, {name: [] for name in questions.replay.dataset.description.objectives}
-    for row, candidates in zip(questions.rows, rows, strict=True):
+    replay, labels = moments.replay, {name: [] for name in moments.replay.dataset.description.objectives}
+    for row, candidates in zip(moments.rows, rows, strict=True):
         mine = [
             one
             for one in range(replay.place[row], len(replay.rows_of_user[replay.users[row]]))
-            if questions.split.periods[replay.rows_of_user[replay.users[row]][one]] == TEST
+            if moments.split.periods[replay.rows_of_user[replay.users[row]][one]] == TEST
+            and replay.timestamps[replay.rows_of_user[replay.users[row]][one]]
+            <= replay.now[row] + moments.split.horizon
         ]
         events = replay.rows_of_user[replay.users[row]][mine]
         for place, name in enumerate(labels):
@@ -44,11 +51,11 @@ def reached(questions, rows):
     return {name: np.array(own) for name, own in labels.items()}
 
 
-def test_measures_are_those_of_all_candidates(questions, candidates):
-    shape = (*candidates.shape, len(questions.replay.dataset.description.objectives))
+def test_measures_are_those_of_all_candidates(moments, candidates, popularity):
+    shape = (*candidates.shape, len(moments.replay.dataset.description.objectives))
     probabilities = np.random.default_rng(1).random(shape).astype(np.float32)
-    found = judged(questions, candidates, probabilities)
-    labels = reached(questions, candidates)
+    found = judged(moments, candidates, probabilities, popularity)
+    labels = reached(moments, candidates)
     assert found.keys() == {name for name, own in labels.items() if own.any()}
     for place, name in enumerate(labels):
         if name not in found:
@@ -58,22 +65,22 @@ def test_measures_are_those_of_all_candidates(questions, candidates):
         assert found[name]["log_loss"] == pytest.approx(log_loss(labels[name], predicted))
         assert found[name]["rate"] == pytest.approx(labels[name].mean())
         assert found[name].keys() >= MEASURES.keys()
-        assert found[name]["ndcg@10"] == pytest.approx(slow_ndcg(questions, candidates, probabilities, place))
-        assert found[name]["new_users"] == pytest.approx(slow_new_users(questions, candidates, probabilities, place))
+        assert found[name]["ndcg@10"] == pytest.approx(slow_ndcg(moments, candidates, probabilities, place))
+        assert found[name]["new_users"] == pytest.approx(slow_new_users(moments, candidates, probabilities, place))
         assert len(found[name]["by_popularity"]) == DECILES
 
 
-def labels_of(questions, candidates, place):
+def labels_of(moments, candidates, place):
     """Question -> (its candidates' columns, their labels)."""
-    labels = questions.replay.candidate_labels(questions.rows, candidates, questions.split.periods == TEST)[..., place]
+    labels = moments.labels(candidates)[..., place]
     for own, items in zip(labels, candidates, strict=True):
         columns = [column for column, item in enumerate(items) if item != PAD and not np.isnan(own[column])]
         yield columns, [float(own[column] > 0) for column in columns]
 
 
-def slow_ndcg(questions, candidates, probabilities, place):
+def slow_ndcg(moments, candidates, probabilities, place):
     found = []
-    for number, (columns, own) in enumerate(labels_of(questions, candidates, place)):
+    for number, (columns, own) in enumerate(labels_of(moments, candidates, place)):
         ordered = sorted(zip(probabilities[number, columns, place], own, strict=True), key=lambda one: -one[0])
         gains = [
             sum(label / np.log2(2 + at) for at, label in enumerate(one[:10]))
@@ -84,24 +91,26 @@ def slow_ndcg(questions, candidates, probabilities, place):
     return np.mean(found)
 
 
-def slow_new_users(questions, candidates, probabilities, place):
+def slow_new_users(moments, candidates, probabilities, place):
     predicted, observed = [], []
-    for number, (columns, own) in enumerate(labels_of(questions, candidates, place)):
-        if questions.histories.indptr[number] == questions.histories.indptr[number + 1]:
+    for number, (columns, own) in enumerate(labels_of(moments, candidates, place)):
+        row, replay = moments.rows[number], moments.replay
+        before = replay.rows_of_user[replay.users[row]][: replay.place[row]]
+        if not (replay.labels[before] > 0).any():
             predicted += probabilities[number, columns, place].tolist()
             observed += own
     return sum(predicted) / sum(observed) if sum(observed) else None
 
 
-def test_the_truth_has_no_error_and_what_tells_nobody_apart_is_left_out(questions, candidates):
-    names = list(questions.replay.dataset.description.objectives)
-    truth = questions.replay.candidate_labels(questions.rows, candidates, questions.split.periods == TEST)
-    found = judged(questions, candidates, np.nan_to_num(truth))
+def test_the_truth_has_no_error_and_what_tells_nobody_apart_is_left_out(moments, candidates, popularity):
+    names = list(moments.replay.dataset.description.objectives)
+    truth = moments.labels(candidates)
+    found = judged(moments, candidates, np.nan_to_num(truth), popularity)
     first = found[names[0]]
     assert (first["auc"], first["auc_per_user"], first["ece"], first["predicted_over_observed"]) == (1, 1, 0, 1)
     nowhere = np.full_like(candidates, PAD)
     nowhere[:, 0] = candidates[:, 0]
-    assert judged(questions, nowhere, np.zeros_like(truth)) == {}
+    assert judged(moments, nowhere, np.zeros_like(truth), popularity) == {}
 
 
 def test_seeds_are_averaged_and_the_bins_are_those_of_the_last():

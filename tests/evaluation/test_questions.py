@@ -18,7 +18,7 @@ from recsys.evaluation.questions import Questions
 from recsys.evaluation.replay import Replay
 
 SPLITTERS = {
-    "global time": GlobalTime(rank=0.2, validation=0.1, test=0.2, cuts=1, later=0.0),
+    "global time": GlobalTime(rank=0.2, validation=0.1, test=0.2, cuts=1, later=0.0, horizon_days=None),
     "leave one out": LeaveOneOut(min_events=5),
 }
 

@@ -118,12 +118,13 @@ def test_candidate_labels_known_answer():
         ("v", "c", 2, 1.0, 5.0, None),  # somebody else
         ("u", "b", 3, 1.0, 2.0, None),  # the best of both
         ("u", "c", 4, None, 5.0, None),
-        ("u", "d", 5, 1.0, 5.0, None),  # outside the period
+        ("u", "d", 4, 1.0, 5.0, None),  # outside the period
+        ("u", "a", 5, 1.0, 5.0, None),  # too late
     ]
-    period = np.array([True, True, True, True, True, False])
+    period = np.array([True, True, True, True, True, False, True])
     replay = replay_of(stream)
     candidates = np.array([[*(replay.rows_of_items[item] for item in "bacd"), PAD]])
-    labels = replay.candidate_labels(np.array([1]), candidates, period)
+    labels = replay.candidate_labels(np.array([1]), candidates, period, np.array([4.0]))
     expected = [[1, 0], [0, 0], [math.nan, 1], [0, 0], [0, 0]]
     np.testing.assert_array_equal(labels, np.float32([expected]))
 
@@ -135,9 +136,11 @@ def test_candidate_labels_equal_their_slow_twin(stream, seed):
     num = len(replay.items)
     period, rows = generator.random(num) < 0.6, generator.integers(0, num, 5)
     candidates = generator.integers(PAD, len(ITEMS), (5, 6))
-    labels = replay.candidate_labels(rows, candidates, period)
+    until = replay.now[rows] + generator.choice([0, 1, 3, np.inf], 5)
+    labels = replay.candidate_labels(rows, candidates, period, until)
     for query, row in enumerate(rows):
-        later = [one for one in range(row, num) if period[one] and replay.users[one] == replay.users[row]]
+        mine = [one for one in range(row, num) if period[one] and replay.users[one] == replay.users[row]]
+        later = [one for one in mine if replay.timestamps[one] <= until[query]]
         for column, item in enumerate(candidates[query]):
             met = [replay.labels[one] for one in later if replay.items[one] == item]
             expected = np.fmax.reduce(met) if met else np.zeros(2)
@@ -145,7 +148,9 @@ def test_candidate_labels_equal_their_slow_twin(stream, seed):
 
 
 def split_of(periods):
-    return Split(name="any", periods=np.array(periods, dtype=np.int8), cuts=None, strict=False, ordered=True)
+    return Split(
+        name="any", periods=np.array(periods, dtype=np.int8), cuts=None, horizon=np.inf, strict=False, ordered=True
+    )
 
 
 @settings(deadline=None, max_examples=60)

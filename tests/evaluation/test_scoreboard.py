@@ -69,7 +69,7 @@ def dataset():
 def splits():
     *_, one, other = zip(*EVENTS, strict=True)
     return tuple(
-        Split(name=f"window {number}", periods=np.int8(periods), cuts=None, strict=False, ordered=True)
+        Split(name=f"window {number}", periods=np.int8(periods), cuts=None, horizon=np.inf, strict=False, ordered=True)
         for number, periods in enumerate((one, other), start=1)
     )
 

@@ -23,7 +23,7 @@ from recsys.evaluation.replay import Replay
 from recsys.evaluation.tuning import Tuned
 
 SPLITTERS = {
-    "global time": GlobalTime(rank=0.2, validation=0.1, test=0.2, cuts=1, later=0.0),
+    "global time": GlobalTime(rank=0.2, validation=0.1, test=0.2, cuts=1, later=0.0, horizon_days=None),
     "leave one out": LeaveOneOut(min_events=5),
 }
 STEPS = {"window": [1, 3], "power": [0.25, 0.5], "decay": [0.5, 1.0]}

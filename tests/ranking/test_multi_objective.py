@@ -31,7 +31,7 @@ C = 25
 @pytest.fixture(scope="module")
 def prepared():
     dataset = Synthetic(users=40, items=30, events=1_500, seed=0).load()
-    split = GlobalTime(rank=0.2, validation=0.1, test=0.2, cuts=1, later=0.0).splits(dataset)[-1]
+    split = GlobalTime(rank=0.2, validation=0.1, test=0.2, cuts=1, later=0.0, horizon_days=None).splits(dataset)[-1]
     features = Features(history_length=6, max_values=3, min_count=2, leave_out=["position"])
     return prepare(dataset, split, features, TextVectors(dim=4, min_documents=1, seed=0))
 

@@ -12,6 +12,7 @@ from recsys.content.text import TextVectors
 from recsys.data.sources.tables import Tables
 from recsys.data.splits import TEST, VALIDATION, GlobalTime
 from recsys.features.spec import Features
+from recsys.policy.value import ValueFormula
 from recsys.training.loop import Loop
 from recsys.training.prepare import prepare
 from recsys.training.ranking import RankingTraining
@@ -66,12 +67,12 @@ def prepared(tmp_path_factory):
     description = {
         "interactions": {"file": "events.csv", **{name: name for name in KEYS}, "actions": {"minutes": "number"}},
         "items": {"file": "items.csv", "item": "item", "columns": {"length": "number"}},
-        "objectives": {f"beyond_{step:g}": f"minutes > {step:g}" for step in STEPS},
-        "target": "beyond_0",
+        "objectives": {"stay": {"amount": "minutes", "steps": [*STEPS]}},
+        "target": "stay",
     }
     (folder / "minutes.yaml").write_text(yaml.safe_dump(description, sort_keys=False))
     dataset = Tables(description=str(folder / "minutes.yaml")).load()
-    split = GlobalTime(rank=0.1, validation=0.25, test=0.1, cuts=1, later=0.0).splits(dataset)[0]
+    split = GlobalTime(rank=0.1, validation=0.25, test=0.1, cuts=1, later=0.0, horizon_days=None).splits(dataset)[0]
     features = Features(history_length=4, max_values=1, min_count=1, leave_out=[])
     return prepare(dataset, split, features, TextVectors(dim=1, min_documents=1, seed=0))
 
@@ -109,12 +110,12 @@ def test_every_step_is_as_likely_as_it_is(prepared, predicted):
     np.testing.assert_allclose(chances.mean(axis=(0, 1)), wanted.mean(axis=(0, 1)), atol=0.03)
 
 
-def test_the_mean_amount_is_the_area_under_its_steps(prepared, predicted):
-    """By the trapezoid rule, of the amount that ends at the last step: what a value formula adds up."""
+def test_the_mean_amount_is_what_a_formula_makes_of_its_name(prepared, predicted):
+    """Of the amount that ends at the last step."""
     rows, chances = predicted
-    widths = np.diff(STEPS)
-    weights = (np.append(widths, 0) + np.insert(widths, 0, 0)) / 2
+    described = prepared.dataset.description
+    value = ValueFormula(formula="stay", weights={}).spelled(described.means).compile(tuple(described.objectives))
     minutes = means()[np.array(prepared.dataset.items["item"].to_list(), dtype=int)[rows]]
     wanted = WATCHED * minutes * (1 - np.exp(-STEPS[-1] / minutes))
-    assert np.corrcoef((chances @ weights).ravel(), wanted.ravel())[0, 1] > 0.95
-    assert (chances @ weights).mean() == pytest.approx(wanted.mean(), rel=0.12)
+    assert np.corrcoef(value(chances).ravel(), wanted.ravel())[0, 1] > 0.95
+    assert value(chances).mean() == pytest.approx(wanted.mean(), rel=0.12)

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 import polars as pl
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,7 +20,6 @@ from recsys.features.spec import Column, FeatureSpec, Table
 from recsys.features.state import EMPTY, fold, item_key
 from recsys.training.examples import (
     Sequences,
-    anchors,
     encode_log,
     encode_users,
     histories,
@@ -207,12 +205,3 @@ def test_the_context_of_every_row_and_the_profile_of_every_user():
     np.testing.assert_allclose(context["numbers"], [[0, 1], [0, -1]], atol=1e-6)
     profile = encode_users(spec, dataset, replay.names)
     assert profile["numbers"].tolist() == [[2, 0], [0, 1]], "w has no age"
-
-
-@pytest.mark.parametrize(("per_user", "rows"), [(1, [0, 2]), (2, [0, 1, 2]), (9, [0, 1, 2])])
-def test_anchors_stand_where_a_positive_is_still_to_come(per_user, rows):
-    stream = [("u", "a", 0, 1.0, None), ("u", "b", 1, None, 4.0), ("v", "c", 2, None, 4.0)]
-    stream += [("u", "d", 3, 1.0, None), ("w", "d", 4, 1.0, None)]
-    replay = replay_of(stream)
-    assert anchors(replay, np.ones(5, dtype=bool), per_user).tolist() == rows
-    assert anchors(replay, np.zeros(5, dtype=bool), per_user).tolist() == []

@@ -45,7 +45,7 @@ retrieve.sources = SimpleNamespace(total=len(OFFERED))
 def prepared():
     """Slates as rows of the interactions, and once more as impressions."""
     dataset = Planted(users=30, items=30, rounds=10, slate=4, seed=0, strength=2.0, effects=tuple(EFFECTS)).load()
-    split = GlobalTime(rank=0.2, validation=0.1, test=0.2, cuts=1, later=0.0).splits(dataset)[0]
+    split = GlobalTime(rank=0.2, validation=0.1, test=0.2, cuts=1, later=0.0, horizon_days=None).splits(dataset)[0]
     features = Features(history_length=6, max_values=3, min_count=2, leave_out=list(COLUMNS))
     one = prepare(dataset, split, features, TextVectors(dim=4, min_documents=1, seed=0))
     return dataclasses.replace(one, dataset=dataclasses.replace(dataset, impressions=impressions_of(one)))

@@ -38,7 +38,7 @@ KNOBS = {
 def learnt_from():
     """Features, items and examples of a small world."""
     dataset = Synthetic(users=30, items=20, events=800, seed=0).load()
-    split = GlobalTime(rank=0.1, validation=0.1, test=0.2, cuts=1, later=0.0).splits(dataset)[-1]
+    split = GlobalTime(rank=0.1, validation=0.1, test=0.2, cuts=1, later=0.0, horizon_days=None).splits(dataset)[-1]
     features = Features(history_length=6, max_values=3, min_count=1, leave_out=["position"])
     prepared = prepare(dataset, split, features, TextVectors(dim=4, min_documents=1, seed=0))
     known = split.known(TEST)

@@ -16,7 +16,7 @@ from recsys.training.examples import sequences
 from recsys.training.prepare import Prepared, prepare
 
 SPLITTERS = {
-    "global time": GlobalTime(rank=0.1, validation=0.1, test=0.3, cuts=2, later=0.0),
+    "global time": GlobalTime(rank=0.1, validation=0.1, test=0.3, cuts=2, later=0.0, horizon_days=None),
     "leave one out": LeaveOneOut(min_events=4),
     "random": Random(rank=0.2, validation=0.2, test=0.2, seed=0),
 }

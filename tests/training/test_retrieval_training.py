@@ -59,7 +59,9 @@ class World:
 
     def __init__(self, length: int) -> None:
         self.dataset = Synthetic(users=40, items=30, events=2_000, seed=0).load()
-        self.split = GlobalTime(rank=0.1, validation=0.1, test=0.2, cuts=1, later=0.0).splits(self.dataset)[-1]
+        self.split = GlobalTime(rank=0.1, validation=0.1, test=0.2, cuts=1, later=0.0, horizon_days=None).splits(
+            self.dataset
+        )[-1]
         features = Features(history_length=length, max_values=3, min_count=1, leave_out=["position"])
         prepared = prepare(self.dataset, self.split, features, TextVectors(dim=4, min_documents=1, seed=0))
         self.replay, self.known = prepared.replay, self.split.known(TEST)

@@ -24,7 +24,7 @@ BOTH = Shown(position="position", propensity="propensity")
 @pytest.fixture(scope="module")
 def prepared():
     dataset = Planted(users=30, items=30, rounds=10, slate=4, seed=0, strength=2.0, effects=tuple(EFFECTS)).load()
-    split = GlobalTime(rank=0.2, validation=0.1, test=0.2, cuts=1, later=0.0).splits(dataset)[0]
+    split = GlobalTime(rank=0.2, validation=0.1, test=0.2, cuts=1, later=0.0, horizon_days=None).splits(dataset)[0]
     features = Features(history_length=6, max_values=3, min_count=2, leave_out=["position", "propensity"])
     return prepare(dataset, split, features, TextVectors(dim=4, min_documents=1, seed=0))
 

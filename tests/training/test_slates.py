@@ -27,7 +27,7 @@ SOURCES = {
 @pytest.fixture(scope="module", params=sorted(SOURCES))
 def prepared(request):
     dataset = SOURCES[request.param].load()
-    split = GlobalTime(rank=0.2, validation=0.1, test=0.2, cuts=1, later=0.0).splits(dataset)[0]
+    split = GlobalTime(rank=0.2, validation=0.1, test=0.2, cuts=1, later=0.0, horizon_days=None).splits(dataset)[0]
     features = Features(history_length=6, max_values=3, min_count=2, leave_out=["position", "propensity"])
     return prepare(dataset, split, features, TextVectors(dim=4, min_documents=1, seed=0))
 
@@ -169,7 +169,7 @@ def test_the_truth_of_a_policy_that_shows_all_alike_is_what_weights_aim_at():
     """The policy of the planted world prefers what is clicked; its inverse does not."""
     world = Planted(users=800, items=60, rounds=8, slate=4, seed=3, strength=2.0, effects=tuple(EFFECTS))
     dataset, truth = world.logged()
-    split = GlobalTime(rank=0.2, validation=0.1, test=0.2, cuts=1, later=0.0).splits(dataset)[0]
+    split = GlobalTime(rank=0.2, validation=0.1, test=0.2, cuts=1, later=0.0, horizon_days=None).splits(dataset)[0]
     features = Features(history_length=2, max_values=1, min_count=2, leave_out=["position", "propensity"])
     prepared = prepare(dataset, split, features, TextVectors(dim=1, min_documents=1, seed=0))
     slates = Slates.of(prepared, split.periods == TEST)

@@ -8,13 +8,14 @@ from typing import Any
 import polars as pl
 import yaml
 
+from recsys.data.amounts import expanded
 from recsys.data.dataset import Dataset
 from recsys.data.description import ITEM, ORDERS, TIMESTAMP, USER, Description, refuse_unknown
 from recsys.data.validation import Table, validated
 from recsys.errors import DataError
 
 TABLES: tuple[str, ...] = ("interactions", "items", "users")
-TOP = ("name", *TABLES, "objectives", "target", "title")
+TOP = ("name", *TABLES, "objectives", "means", "target", "title")
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 SEPARATOR = "|"
 WITHOUT_TIME = ", ".join(f"`order: {order}`" for order in ORDERS if order != "time")
@@ -31,7 +32,8 @@ class Tables:
         target: watch
         title: title
 
-    Optional: `items`, `users`, `title`, `name`, `context` (interactions), `separator` (every table, default "|").
+    An objective may be a grade or an amount (recsys/data/amounts.py), and `target` then name it by that.
+    Optional: `items`, `users`, `title`, `name`, `means`, `context` (interactions), `separator` (every table, default "|").
     Where there is no time, `order` in place of `timestamp` says what the order of the rows means: `file`, that of time;
     `user`, that of time among the rows of one user; `none`, nothing.
     """
@@ -117,13 +119,16 @@ def _description(document: Mapping[str, Any], specs: Mapping[str, dict[str, Any]
     for column, kind in interactions["actions"].items():
         if kind != "number":
             raise DataError(f"interactions.actions: {column!r} is of kind {kind!r}; actions are numbers, write number")
+    objectives, means, first = expanded(_object("objectives", document["objectives"]))
+    target = document["target"]
     return Description(
         actions=tuple(interactions["actions"]),
         context=interactions["context"],
         items=specs["items"]["columns"] if "items" in specs else {},
         users=specs["users"]["columns"] if "users" in specs else {},
-        objectives=_object("objectives", document["objectives"]),
-        target=document["target"],
+        objectives=objectives,
+        means=means | _object("means", document.get("means", {})),
+        target=first.get(target, target) if isinstance(target, str) else target,
         title=document.get("title"),
         order=interactions.get("order", "time"),
     )

@@ -1,0 +1,124 @@
+"""The benchmark of what the ranker is made of: its variants are what they are called, and its figures are right."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+import ranker_choices
+from ranker_choices import OURS, PLANTED, Job, ahead, figures, run, ways, without
+from ranker_peers import as_peer
+from ranker_truth import KNOBS
+from ranker_variants import AFRESH, BOTTOM, MMOE, STEM
+from ranker_world import Examples
+
+from recsys.data.sources.planted import EFFECTS, Planted
+from recsys.training import ranking
+from recsys.training.ranking import RankingTask
+from recsys.training.ranking_examples import tensors
+
+TINY = Planted(users=60, items=60, rounds=12, slate=5, seed=0, strength=2.0, effects=tuple(EFFECTS))
+SMALL = replace(KNOBS, dim=8, expert_dim=8, num_experts=2, epochs=2)
+
+
+@pytest.fixture(scope="module")
+def examples():
+    return Examples.of(TINY)
+
+
+def gradients(peer, examples):
+    """A ranker of the variant, with the gradients of one batch."""
+    torch.manual_seed(0)
+    with as_peer(peer):
+        ranker = SMALL.ranker(examples.spec, examples.train.candidate_scores.shape[-1], (None,) * 4)
+    task = RankingTask(ranker, examples.items, 0, SMALL, steps=1)
+    batch = tensors(examples.train.at(np.arange(16)))
+    with torch.no_grad():  # before training nothing reaches the experts
+        ranker.heads.weight.normal_()
+    task.logits(batch).sum().backward()
+    return ranker
+
+
+def moved(module):
+    return any(one.grad is not None and bool(one.grad.any()) for one in module.parameters())
+
+
+@pytest.mark.parametrize("peer", [OURS, MMOE, BOTTOM, STEM])
+def test_experts_of_ones_own_learn_where_there_are_any(examples, peer):
+    ranker = gradients(peer, examples)
+    assert all(moved(one) for one in ranker.experts[:2])
+    assert [moved(one) for one in ranker.experts[2:]] == [peer in (OURS, STEM)] * 4
+
+
+def test_each_objective_reads_embeddings_of_its_own(examples):
+    ranker = gradients(STEM, examples)
+    assert len(ranker.own) == 4
+    assert all(moved(one) for one in ranker.own)
+    assert not hasattr(gradients(MMOE, examples), "own")
+
+
+def test_embeddings_begin_afresh_and_nothing_else_does(examples, monkeypatch):
+    with as_peer(AFRESH):
+        ranker = SMALL.ranker(examples.spec, examples.train.candidate_scores.shape[-1], (None,) * 4)
+        task = RankingTask(ranker, examples.items, 0, SMALL, steps=1)
+        before = {name: one.clone() for name, one in ranker.state_dict().items()}
+        for epoch, changed in ((0, False), (1, True)):
+            monkeypatch.setattr(RankingTask, "current_epoch", epoch, raising=False)
+            task.on_train_epoch_start()
+            after = ranker.state_dict()
+            different = {name for name in before if not torch.equal(before[name], after[name])}
+            embedded = {name for name in before if "embeddings" in name}
+            assert different == (embedded if changed else set())
+    assert (ranker.item_encoder.embeddings[0].weight[0] == 0).all(), "what is missing says nothing"
+
+
+def test_afterwards_the_ranker_is_ours_again():
+    own, hook = ranking.MultiObjectiveRanker, RankingTask.on_train_epoch_start
+    for peer in (MMOE, STEM, AFRESH):
+        with as_peer(peer):
+            assert (ranking.MultiObjectiveRanker, RankingTask.on_train_epoch_start) != (own, hook)
+    assert (ranking.MultiObjectiveRanker, RankingTask.on_train_epoch_start) == (own, hook)
+
+
+@pytest.mark.parametrize("peer", [OURS, STEM])
+def test_a_way_is_trained_and_judged_with_all_and_with_parts_lost(examples, peer, tmp_path):
+    file = examples.save(tmp_path / "examples")
+    row = run(Job(data=PLANTED, system=peer, seed=0, peer=peer, knobs=replace(SMALL, epochs=8, learning_rate=0.02), file=file))
+    assert row["lost"].keys() == {"history", "profile", "context"}
+    assert row["explained"] not in row["lost"].values(), "each part says something"
+
+
+def test_what_is_lost_is_as_if_it_had_never_come(examples):
+    ranker = SMALL.ranker(examples.spec, 0, (None,) * 4)
+    lost = without(examples.test, "history", ranker).request
+    for name, array in lost.items():
+        assert (not array.any()) if name.startswith("history_") else (array == examples.test.request[name]).all()
+
+
+def test_ahead_is_a_paired_difference_over_the_seeds():
+    rows = [
+        {"data": PLANTED, "system": system, "seed": seed, "explained": value, "lost": {"history": value / 2}}
+        for system, values in ((OURS, (0.5, 0.6, 0.7)), ("other", (0.52, 0.62, 0.72)))
+        for seed, value in enumerate(values)
+    ]
+    mean, error = ahead(rows, PLANTED, "other")
+    assert mean == pytest.approx(0.02)
+    assert error == pytest.approx(0, abs=1e-12)
+    dropping = [{**row, "system": "feature dropout 0.1"} for row in rows if row["system"] == "other"]
+    claimed = figures([*rows, *dropping])
+    assert claimed["most_that_another_choice_is_surely_ahead"].value == 0.02
+    assert claimed["kept_without_history_by_feature_dropout"].value == 0.01
+    assert claimed["price_of_feature_dropout"].value == -0.02
+
+
+def test_the_variants_differ_in_what_they_are_named_after():
+    planted = {name: (peer, knobs) for name, peer, knobs in ways(PLANTED)}
+    assert planted[MMOE][1].num_experts == KNOBS.num_experts + 4, "as many experts as ours has in all"
+    assert planted[BOTTOM][1].num_experts == 1
+    assert planted["one epoch"][1] == replace(KNOBS, epochs=1)
+    assert {"feature dropout 0.1", "feature dropout 0.2"} <= planted.keys()
+    assert AFRESH in {peer for _, peer, _ in ways(ranker_choices.NEWS)}

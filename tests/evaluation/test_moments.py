@@ -1,0 +1,200 @@
+"""Who asks when, and within what a label is reached: the same in every period.
+
+Shapes: R rows of the log, B moments, C candidates.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from recsys.contracts import PAD
+from recsys.data.dataset import canonical
+from recsys.data.description import Description
+from recsys.data.splits import RANK, TEST, VALIDATION, GlobalTime, LeaveOneOut, whole
+from recsys.errors import ConfigError, DataError
+from recsys.evaluation.moments import Moments, drawn
+from recsys.evaluation.replay import Replay
+
+ITEMS = ("a", "b", "c", "d")
+DESCRIPTION = Description(
+    actions=("click",),
+    context={},
+    items={},
+    users={},
+    objectives={"click": "click"},
+    target="click",
+    title=None,
+    order="time",
+)
+LOGS = st.lists(
+    st.tuples(st.sampled_from("uvw"), st.sampled_from(ITEMS), st.integers(0, 40), st.sampled_from([0.0, 1.0])),
+    min_size=12,
+    max_size=40,
+    unique=True,
+)
+
+
+def dataset_of(events, order="time"):
+    schema = {"user": pl.String, "item": pl.String, "timestamp": pl.Float64, "click": pl.Float64}
+    frame = pl.DataFrame(events, schema=schema, orient="row")
+    described = replace(DESCRIPTION, order=order)
+    return canonical(
+        name="few", interactions=frame, items=pl.DataFrame({"item": ITEMS}), users=None, description=described
+    )
+
+
+def split_of(dataset, **changed):
+    shares = {"rank": 0.25, "validation": 0.25, "test": 0.25, "cuts": 1, "later": 0.0, "horizon_days": None} | changed
+    try:
+        return GlobalTime(**shares).splits(dataset)[-1]
+    except DataError:
+        assume(False)
+
+
+def test_the_horizon_is_given_or_a_quarter_of_the_shortest_period():
+    dataset = dataset_of([("u", "a", time, 1.0) for time in range(100)])
+    (split,) = GlobalTime(rank=0.3, validation=0.12, test=0.2, cuts=1, later=0.0, horizon_days=None).splits(dataset)
+    assert (split.cuts, split.horizon) == ((38.0, 68.0, 80.0), 3.0)
+    assert [split.end(period) for period in (RANK, VALIDATION, TEST)] == [68.0, 80.0, np.inf]
+    earlier, _ = GlobalTime(rank=0.3, validation=0.12, test=0.16, cuts=2, later=0.0, horizon_days=None).splits(dataset)
+    assert (earlier.cuts, earlier.horizon) == ((42.0, 72.0, 84.0, 92.0), 2.0)
+    assert earlier.end(TEST) == 92.0
+    (given_one,) = GlobalTime(rank=0.3, validation=0.12, test=0.2, cuts=1, later=0.0, horizon_days=0.5).splits(dataset)
+    assert given_one.horizon == 43_200.0
+    assert whole(dataset).horizon == whole(dataset).end(TEST) == np.inf
+
+
+def test_days_need_a_clock():
+    dataset = dataset_of([("u", "a", time, 1.0) for time in range(100)])
+    splitter = GlobalTime(rank=0.3, validation=0.12, test=0.2, cuts=1, later=0.0, horizon_days=0.5)
+    timeless = replace(dataset, description=replace(DESCRIPTION, order="file"))
+    with pytest.raises(DataError, match=r"has no clock \(order: file\).*leave protocol\.horizon_days out"):
+        splitter.splits(timeless)
+    with pytest.raises(ConfigError, match=r"protocol\.horizon_days is 0"):
+        replace(splitter, horizon_days=0.0)
+
+
+def slow_moments(replay, split, period, last):
+    """Rows whose whole horizon was watched, and for each of them the items that its user reaches within it."""
+    found = {}
+    for row in range(len(replay.users)):
+        until = replay.timestamps[row] + split.horizon
+        inside = [one for one in range(row, len(replay.users)) if split.periods[one] == period]
+        if split.periods[row] == period and until < split.end(period) and until <= last:
+            mine = [one for one in inside if replay.users[one] == replay.users[row] and replay.timestamps[one] <= until]
+            found[row] = {replay.items[one] for one in mine if replay.labels[one, 0] > 0}
+    return found
+
+
+@given(LOGS, st.sampled_from([RANK, VALIDATION, TEST]), st.sampled_from([0.0, 0.2]))
+def test_moments_and_their_labels_equal_the_slow_twin(events, period, later):
+    dataset = dataset_of(events)
+    split = split_of(dataset, later=later)
+    replay = Replay(dataset, split)
+    moments = Moments.of(replay, split, period, per_user=len(events), most=len(events))
+    expected = slow_moments(replay, split, period, replay.timestamps.max())
+    assert moments.rows.tolist() == sorted(expected)
+    candidates = np.tile([*range(len(ITEMS)), PAD], (len(moments), 1))
+    reached = [[float(item in expected[row]) for item in range(len(ITEMS))] + [0.0] for row in moments.rows]
+    assert moments.labels(candidates)[..., 0].tolist() == reached
+
+
+@given(LOGS, st.sampled_from([RANK, VALIDATION, TEST]))
+def test_what_comes_after_the_horizon_changes_no_label(events, period):
+    dataset = dataset_of(events)
+    split = split_of(dataset)
+    replay = Replay(dataset, split)
+    moments = Moments.of(replay, split, period, per_user=3, most=len(events))
+    candidates = np.tile(np.arange(len(ITEMS)), (len(moments), 1))
+    for place, row in enumerate(moments.rows):
+        beyond = pl.Series(replay.timestamps > replay.now[row] + split.horizon)
+        poisoned = dataset.interactions.with_columns(click=pl.when(beyond).then(1 - pl.col("click")).otherwise("click"))
+        other = replace(moments, replay=Replay(replace(dataset, interactions=poisoned), split))
+        assert moments.labels(candidates)[place].tolist() == other.labels(candidates)[place].tolist()
+
+
+def test_a_world_that_never_changes_has_one_rate_in_periods_of_any_length():
+    """Everybody comes every 10 seconds, does nothing twice and then clicks a, b, c or d in turn."""
+    events = [
+        (user, ITEMS[number // 3 % 4], 10 * number + shift, float(number % 3 == 2))
+        for shift, user in enumerate("uvw")
+        for number in range(240)
+    ]
+    dataset = dataset_of(events)
+    split = split_of(dataset, rank=0.4, validation=0.1, test=0.2, horizon_days=60 / 86_400)
+    replay, rates = Replay(dataset, split), {}
+    for period in (RANK, VALIDATION, TEST):
+        moments = Moments.of(replay, split, period, per_user=10_000, most=10_000)
+        labels = moments.labels(np.tile(np.arange(4), (len(moments), 1)))
+        assert (labels.sum(axis=(1, 2)) >= 2).all(), "two clicks in a minute, wherever it begins"
+        rates[period] = labels.mean()
+    assert rates[RANK] == pytest.approx(rates[VALIDATION], rel=0.03)
+    assert rates[RANK] == pytest.approx(rates[TEST], rel=0.03)
+
+
+def test_who_comes_is_asked_whatever_comes_of_it():
+    events = [("u", "a", time, 1.0) for time in range(20)] + [("w", "b", time, 0.0) for time in range(20)]
+    dataset = dataset_of(events)
+    split = split_of(dataset, rank=0.3, validation=0.2, test=0.3)
+    replay = Replay(dataset, split)
+    moments = Moments.of(replay, split, RANK, per_user=1, most=10)
+    assert [query.user for query in moments.queries(1)] == ["u", "w"]
+    candidates = np.array([[replay.rows_of_items[item] for item in "ab"]] * 2)
+    assert moments.labels(candidates)[..., 0].tolist() == [[1, 0], [0, 0]]
+
+
+@pytest.mark.parametrize(("per_user", "rows"), [(1, [0, 2]), (2, [0, 2, 3]), (9, [0, 1, 2, 3, 4])])
+def test_a_user_is_asked_first_and_at_even_distances(per_user, rows):
+    stream = [("u", "a", 0, 1.0), ("u", "b", 1, 0.0), ("v", "c", 2, 1.0), ("u", "d", 3, 1.0), ("u", "d", 4, 1.0)]
+    dataset = dataset_of(stream)
+    split = whole(dataset)
+    assert Moments.of(Replay(dataset, split), split, 0, per_user=per_user, most=9).rows.tolist() == rows
+
+
+def test_leave_one_out_asks_for_one_thing_in_every_period():
+    """What a user does after the last positive is nobody's: every period ends with what is reached in it."""
+    stream = [("u", ITEMS[time % 4], time, float(time % 3 == 0)) for time in range(24)]
+    dataset = dataset_of(stream)
+    (split,) = LeaveOneOut(min_events=3).splits(dataset)
+    for period in (RANK, VALIDATION, TEST):
+        moments = Moments.of(Replay(dataset, split), split, period, per_user=9, most=99)
+        assert len(moments) == 3
+        assert moments.labels(np.tile(np.arange(4), (3, 1))).sum(axis=(1, 2)).tolist() == [1, 1, 1]
+
+
+def test_a_horizon_that_no_period_holds_is_one_sentence():
+    dataset = dataset_of([("u", "a", time, 1.0) for time in range(30)])
+    split = split_of(dataset, horizon_days=1.0)
+    with pytest.raises(DataError, match=r"the period RANK is followed by the whole horizon .*protocol\.horizon_days"):
+        Moments.of(Replay(dataset, split), split, RANK, per_user=1, most=9)
+
+
+def test_people_are_told_within_what():
+    for order, changed, told in (
+        ("time", {"horizon_days": 0.25}, "within 0.25 days"),
+        ("file", {}, "within 3 events of the log"),
+    ):
+        dataset = dataset_of([("u", "a", time, 1.0) for time in range(48)], order)
+        split = split_of(dataset, **changed)
+        assert Moments(replay=Replay(dataset, split), split=split, period=TEST, rows=np.array([0])).told == told
+    dataset = dataset_of([("u", "a", time, 1.0) for time in range(9)])
+    (split,) = LeaveOneOut(min_events=3).splits(dataset)
+    moments = Moments(replay=Replay(dataset, split), split=split, period=TEST, rows=np.array([0]))
+    assert moments.told == "before the period of a user ends"
+
+
+@given(st.integers(0, 50), st.integers(0, 60))
+def test_requests_are_drawn_without_a_preference_for_early_ones(num, most):
+    rows = np.arange(100, 100 + num)
+    chosen = drawn(rows, most)
+    assert len(chosen) == min(num, most)
+    assert chosen.tolist() == sorted(set(chosen.tolist()) & set(rows.tolist()))
+    assert np.array_equal(chosen, drawn(rows, most))
+
+
+def test_a_large_period_is_drawn_from_everywhere():
+    assert 400 < drawn(np.arange(1_000), 300).mean() < 600
