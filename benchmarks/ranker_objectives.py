@@ -2,9 +2,10 @@
 
 Informfully IDEA by time (interesting, easy, favourite, bookmark of news), Steam (played and stayed with, of what was
 bought) and RetailRocket (cart and purchase, of what was viewed), the latter two as sets with new ids and a split by
-hash. The ranker with three seeds, a twin for each objective alone, DCN-V2 alone, LightGBM and its lambdarank, and the rate
-of the item, all on the same features. Area under the curve (chance that a positive stands above a negative), intervals of
-95% over users; calibration on the test, beside the error that chance alone gives labels drawn from the predictions.
+hash. The ranker with three seeds, a twin for each objective alone, DCN-V2 alone, two towers' score alone, LightGBM and its
+lambdarank, and the rate of the item, all on the same features. Area under the curve (chance that a positive stands above a
+negative), intervals of 95% over users; calibration on the test, beside the error that chance alone gives labels drawn from
+the predictions.
 
 `python ranker_objectives.py steam` looks at one data set. Writes benchmarks/results/ranker_objectives.json and .png.
 """
@@ -25,7 +26,7 @@ import matplotlib
 import numpy as np
 import torch
 from objective_cases import FOLDERS, Case, folder_of
-from ranker_peers import CROSSED, as_peer, trees
+from ranker_peers import CROSSED, TOWERS, as_peer, trees
 from ranker_truth import KNOBS as PLANTED
 from ranker_world import trained
 from result_file import RESULTS, Figure, print_figures, write_result
@@ -150,7 +151,7 @@ def jobs(case: Case, file: Path) -> Iterable[Job]:
         yield Job(case=case.name, file=file, system=OURS, seed=seed, objectives=case.objectives)
         for name in case.objectives:
             yield Job(case=case.name, file=file, system=twin(name), seed=seed, objectives=(name,))
-    for system in (CROSSED, BOOSTED, RANKED, RATE):
+    for system in (CROSSED, TOWERS, BOOSTED, RANKED, RATE):
         yield Job(case=case.name, file=file, system=system, seed=0, objectives=case.objectives)
 
 

@@ -9,12 +9,15 @@ from typing import Any
 
 import lightgbm
 import numpy as np
+import torch
 from ranker_world import Examples, tabular
 from torch import Tensor, nn
 
+from recsys.features.spec import MISSING
 from recsys.nn.blocks import Batch
 from recsys.ranking import multi_objective
-from recsys.ranking.multi_objective import MultiObjectiveRanker, TargetAttention
+from recsys.ranking.multi_objective import RARE, MultiObjectiveRanker, TargetAttention
+from recsys.training import ranking
 
 ROUNDS = 300
 PRIOR = 100.0
@@ -83,9 +86,27 @@ def _silence(attention: TargetAttention, candidates: Tensor) -> Tensor:
     return candidates.new_zeros(*candidates.shape[:2], attention.width - attention.num_heads * candidates.shape[-1])
 
 
-POOLED, CROSSED = "history pooled, no attention", "DCN-V2 alone"
+class TwoTowers(MultiObjectiveRanker):
+    """An inner product of the request with its mean event and the candidate, one an objective: two towers' score alone."""
+
+    def __init__(self, **knobs: Any) -> None:
+        super().__init__(**knobs)
+        self.asking = nn.Linear(self.request_width + self.dim, len(self.parents) * (self.dim + 1))
+        self.offered = nn.Linear(self.dim, len(self.parents) * (self.dim + 1))
+
+    def _logits(self, said: Sequence[Tensor], gates: Tensor, scores: Tensor, batch: Batch) -> Tensor:
+        present = (batch["history_ids"][..., :1] != MISSING).float()
+        mean = (self.item_encoder(batch, "history") * present).sum(1) / present.sum(1).clamp(min=1)
+        asking = self.asking(torch.cat([self.request(batch), mean], dim=-1)).unflatten(-1, (-1, self.dim + 1))
+        offered = self.offered(self.item_encoder(batch, "candidate")).unflatten(-1, (-1, self.dim + 1))
+        met = (asking[:, None, :, 1:] * offered[..., 1:]).sum(-1) / self.dim**0.5
+        return self._placed(met + asking[:, None, :, 0] + offered[..., 0] + RARE, batch)
+
+
+POOLED, CROSSED, TOWERS = "history pooled, no attention", "DCN-V2 alone", "two towers' score alone"
 Altered = Mapping[tuple[Any, str], Callable[..., Any]]
 ALTERED: dict[str, Altered] = {
+    TOWERS: {(ranking, "MultiObjectiveRanker"): TwoTowers},
     POOLED: {(TargetAttention, "forward"): _pooling},
     CROSSED: {
         (TargetAttention, "forward"): _pooling,

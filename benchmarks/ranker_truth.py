@@ -5,8 +5,8 @@ objectives from 30% to 1%. The first half of the events is learnt from, the last
 stops and calibrates the training, as much because the rarest rate is known to a hundredth only then. A system's share
 of the explainable loss is (constant - system) / (constant - truth), in expected log loss under the known probabilities.
 Three seeds of the ranker, of four twins that learn one objective each, and of one in a world without position bias,
-compared by how they order slates by relevance; one whose history is pooled instead of attended to; DCN-V2 alone; LightGBM
-on the same features; then each kind of interaction alone.
+compared by how they order slates by relevance; one whose history is pooled instead of attended to; DCN-V2 alone; two towers
+alone; LightGBM on the same features; then each kind of interaction alone.
 
 `python ranker_truth.py seed=7` plants another world, `seeds=1` is the quick look without twins. Writes
 benchmarks/results/ranker_truth.json.
@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from ranker_peers import CROSSED, POOLED, as_peer, boosted, rates
+from ranker_peers import CROSSED, POOLED, TOWERS, as_peer, boosted, rates
 from ranker_world import Examples, agreement, trained, worth
 from result_file import Figure, print_figures, write_result
 from rich import box
@@ -138,7 +138,7 @@ def jobs(files: dict[str, Path], seeds: int) -> Iterable[Job]:
             yield Job(system=single(name), file=everything, seed=seed, objectives=(name,))
     for seed in range(seeds):
         yield Job(system=UNBIASED, file=files["no position"], seed=seed)
-    for system in (CROSSED, POOLED, BOOSTED, RANKED, RATES):
+    for system in (CROSSED, POOLED, TOWERS, BOOSTED, RANKED, RATES):
         yield Job(system=system, file=everything, seed=0)
     for effect in EFFECTS:
         yield Job(system=f"{effect} alone", file=files[effect], seed=0)

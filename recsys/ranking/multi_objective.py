@@ -255,11 +255,15 @@ class MultiObjectiveRanker(nn.Module):
         logits = (torch.stack([*votes[: self.num_shared], own], dim=-1) * gates).sum(-1)
         if self.wide is not None:
             logits = logits + self.wide(scores)
-        if self.positions is not None and "candidate_positions" in batch:
-            last = self.positions.num_embeddings - 1
-            places = self.positions(batch["candidate_positions"].clamp(max=last)) - self.positions.weight[0]
-            logits = logits + PLACES_SPEED * places
-        return logits
+        return self._placed(logits, batch)
+
+    def _placed(self, logits: Tensor, batch: Batch) -> Tensor:
+        """With what the places add, where they are told."""
+        if self.positions is None or "candidate_positions" not in batch:
+            return logits
+        last = self.positions.num_embeddings - 1
+        places = self.positions(batch["candidate_positions"].clamp(max=last)) - self.positions.weight[0]
+        return logits + PLACES_SPEED * places
 
     @property
     def shared(self) -> nn.Parameter:

@@ -87,7 +87,9 @@ def test_afterwards_the_ranker_is_ours_again():
 @pytest.mark.parametrize("peer", [OURS, STEM])
 def test_a_way_is_trained_and_judged_with_all_and_with_parts_lost(examples, peer, tmp_path):
     file = examples.save(tmp_path / "examples")
-    row = run(Job(data=PLANTED, system=peer, seed=0, peer=peer, knobs=replace(SMALL, epochs=8, learning_rate=0.02), file=file))
+    row = run(
+        Job(data=PLANTED, system=peer, seed=0, peer=peer, knobs=replace(SMALL, epochs=8, learning_rate=0.02), file=file)
+    )
     assert row["lost"].keys() == {"history", "profile", "context"}
     assert row["explained"] not in row["lost"].values(), "each part says something"
 

@@ -6,15 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import ranker_truth
-from ranker_peers import CROSSED, POOLED, rates
+from ranker_peers import CROSSED, POOLED, TOWERS, as_peer, rates
 from ranker_truth import KNOBS, OURS, RATES, Job, run, single
 from ranker_world import Examples, agreement, tabular, worth
 
 from recsys.data.sources.planted import EFFECTS, OBJECTIVES, Planted
 from recsys.errors import ConfigError
+from recsys.ranking.multi_objective import RARE
+from recsys.training.ranking import RankingTask
+from recsys.training.ranking_examples import tensors
 
 TINY = Planted(users=60, items=60, rounds=12, slate=5, seed=0, strength=2.0, effects=tuple(EFFECTS))
 SMALL = replace(KNOBS, dim=8, expert_dim=8, num_experts=1, epochs=1)
@@ -66,11 +70,31 @@ def test_trees_read_the_shares_of_the_history_that_have_what_the_candidate_has(e
         assert row[column] == pytest.approx(same.mean() if present.any() else 0)
 
 
-@pytest.mark.parametrize("system", [OURS, CROSSED, POOLED, RATES])
+@pytest.mark.parametrize("system", [OURS, CROSSED, POOLED, TOWERS, RATES])
 def test_a_system_is_trained_and_measured(file, system):
     row = run(Job(system=system, file=file, seed=0, knobs=SMALL))
     assert row["objectives"].keys() == set(OBJECTIVES)
     assert all(np.isfinite(list(found.values())).all() for found in row["objectives"].values())
+
+
+@pytest.mark.parametrize(("system", "inner"), [(TOWERS, True), (OURS, False)])
+def test_two_towers_meet_in_an_inner_product_and_the_ranker_in_more(examples, system, inner):
+    """The logits of all requests and all candidates are a matrix of rank D + 2, which the parts by themselves are in."""
+    torch.manual_seed(0)
+    with as_peer(system):
+        ranker = replace(SMALL, dim=4).ranker(examples.spec, examples.train.candidate_scores.shape[-1], (None,) * 4)
+    with torch.no_grad():  # before training nothing reaches the experts
+        ranker.heads.weight.normal_()
+    task = RankingTask(ranker.eval(), examples.items, 0, SMALL, steps=1)
+    num = 20
+    batch = {**tensors(examples.train.at(np.arange(num))), "candidate_rows": torch.arange(num).repeat(num, 1)}
+    batch["candidate_scores"] = batch["candidate_scores"][:, :1].expand(-1, num, -1)
+    batch.pop("candidate_positions")
+    with torch.no_grad():
+        logits = task.logits(batch).double() - RARE
+    for objective in range(4):
+        values = torch.linalg.svdvals(logits[..., objective])
+        assert (values[6] < 1e-6 * values[0]) == inner
 
 
 def test_a_twin_learns_its_own_objective_only(file, examples):
