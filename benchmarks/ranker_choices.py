@@ -28,7 +28,7 @@ import torch
 from objective_cases import FOLDERS, Case, folder_of
 from ranker_peers import as_peer
 from ranker_variants import AFRESH, BOTTOM, MMOE, STEM
-from ranker_world import Examples, trained, worth
+from ranker_world import WORKERS, Examples, trained, worth
 from result_file import RESULTS, Figure, print_figures, write_result
 from rich import box
 from rich.console import Console
@@ -47,7 +47,6 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 
 SEEDS = 3
-WORKERS = 2
 WORLD = Planted(users=3_000, items=300, rounds=25, slate=10, seed=0, strength=2.0, effects=tuple(EFFECTS))
 OURS = "ours"
 PLANTED, NEWS = "planted", "informfully"

@@ -28,7 +28,7 @@ import torch
 from objective_cases import FOLDERS, Case, folder_of
 from ranker_peers import CROSSED, TOWERS, as_peer, trees
 from ranker_truth import KNOBS as PLANTED
-from ranker_world import trained
+from ranker_world import WORKERS, trained
 from result_file import RESULTS, Figure, print_figures, write_result
 from rich import box
 from rich.console import Console
@@ -51,7 +51,6 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 
 SEEDS = 3
-WORKERS = 2
 RESAMPLES = 200
 OURS, BOOSTED, RANKED, RATE = "ranker", "LightGBM", "LightGBM lambdarank", "rate of the item"
 KNOBS = replace(

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 from ranker_peers import CROSSED, POOLED, TOWERS, as_peer, boosted, rates
-from ranker_world import Examples, agreement, trained, worth
+from ranker_world import WORKERS, Examples, agreement, trained, worth
 from result_file import Figure, print_figures, write_result
 from rich import box
 from rich.console import Console
@@ -39,7 +39,6 @@ from recsys.training.ranking import RankingTask, RankingTraining
 from recsys.training.ranking_examples import tensors
 
 SEEDS = 3
-WORKERS = 2
 OURS, UNBIASED, BOOSTED, RANKED, RATES = (
     "ranker",
     "ranker, no position bias in its world",

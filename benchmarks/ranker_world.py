@@ -3,12 +3,14 @@
 Shapes: B requests, C places of a slate, T objectives, R = B * C impressions.
 """
 
+import os
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import torch
 
 from recsys.content.text import TextVectors
 from recsys.data.sources.planted import OBJECTIVES, REMEMBERED, Planted
@@ -21,6 +23,10 @@ from recsys.training.prepare import prepare
 from recsys.training.ranking import RankingTraining, TrainedRanker
 from recsys.training.ranking_examples import RankingExamples
 from recsys.training.slates import Slates, logged_examples
+
+ACCELERATOR = "cuda" if torch.cuda.is_available() else "cpu"
+WORKERS = len(os.sched_getaffinity(0))
+"""systems that are trained side by side, one core each"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,14 +87,14 @@ def trained(
     seed: int,
     loop: Loop | None = None,
 ) -> TrainedRanker:
-    """In this process, on one core where no other loop is given."""
+    """In this process, where no other loop is given on one core, and on a GPU if there is one."""
     with TemporaryDirectory() as folder:
         return knobs.fit(
             spec,
             items,
             train,
             valid,
-            loop=loop or Loop(accelerator="cpu", precision="32-true", compile=False, progress=False, threads=1),
+            loop=loop or Loop(accelerator=ACCELERATOR, precision="32-true", compile=False, progress=False, threads=1),
             folder=Path(folder),
             seed=seed,
             loggers=[],
