@@ -74,7 +74,7 @@ def ways(data: str) -> Iterable[tuple[str, str, RankingTraining]]:
     """Name, peer and knobs of everything that is compared; ours first."""
     knobs = ranker_truth.KNOBS if data == PLANTED else ranker_objectives.KNOBS
     yield OURS, OURS, knobs
-    yield MMOE, MMOE, replace(knobs, num_experts=knobs.num_experts + 4)
+    yield MMOE, MMOE, knobs
     yield BOTTOM, BOTTOM, replace(knobs, num_experts=1)
     yield STEM, STEM, knobs
     yield "one epoch", OURS, replace(knobs, epochs=1)
@@ -92,8 +92,11 @@ def run(job: Job) -> Row:
     torch.set_num_threads(1)
     held: Examples | Case = pickle.loads(job.file.read_bytes())
     started = time.process_time()
+    knobs = job.knobs
+    if job.peer == MMOE:  # as many experts as ours has in all
+        knobs = replace(knobs, num_experts=knobs.num_experts + held.spec.num_objectives)
     with as_peer(job.peer):
-        fitted = trained(job.knobs, held.spec, held.items, held.train, held.valid, job.seed)
+        fitted = trained(knobs, held.spec, held.items, held.train, held.valid, job.seed)
     row = {"data": job.data, "system": job.system, "seed": job.seed, "explained": explained(fitted, held, held.test)}
     if isinstance(held, Examples):
         row["lost"] = {

@@ -11,7 +11,7 @@ from ranker_peers import ALTERED, Altered
 from torch import Tensor, nn
 
 from recsys.features.spec import MISSING
-from recsys.nn.blocks import Batch, TableEncoder
+from recsys.nn.blocks import Batch, TableEncoder, begin
 from recsys.ranking.multi_objective import MultiObjectiveRanker
 from recsys.training import ranking
 from recsys.training.ranking import RankingTask
@@ -65,11 +65,9 @@ def _afresh(task: RankingTask) -> None:
     """What an id overfits in one epoch is forgotten, what is made of it stays (MEDA, Fan et al. 2024)."""
     if not task.current_epoch:
         return
-    for module in task.ranker.modules():
-        if isinstance(module, nn.Embedding) and module is not task.ranker.positions:
-            nn.init.normal_(module.weight, std=module.embedding_dim**-0.5)
-            with torch.no_grad():
-                module.weight[MISSING].zero_()
+    for encoder in (one for one in task.ranker.modules() if isinstance(one, TableEncoder)):
+        for column, embedding in zip(encoder.columns, encoder.embeddings, strict=True):
+            begin(embedding, means_something=column.name == encoder.id_column)
 
 
 VARIANTS: Mapping[str, Altered] = {

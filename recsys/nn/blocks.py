@@ -40,7 +40,9 @@ class TableEncoder(nn.Module):
         self.widths = table.widths
         self.id_column = id_column
         self.id_dropout = id_dropout
-        embeddings = nn.ModuleList(_embedding(column.num_ids, dim) for column in self.columns)
+        embeddings = nn.ModuleList(
+            _embedding(column.num_ids, dim, means_something=column.name == id_column) for column in self.columns
+        )
         self.embeddings = cast("Sequence[nn.Embedding]", embeddings)
         self.numbers = nn.Linear(self.widths["numbers"], dim) if "numbers" in self.widths else None
         self.vectors = nn.Linear(self.widths["vectors"], dim, bias=False) if "vectors" in self.widths else None
@@ -79,13 +81,18 @@ class TableEncoder(nn.Module):
         return torch.where(dropped, UNKNOWN, ids)
 
 
-def _embedding(num_ids: int, dim: int) -> nn.Embedding:
+def _embedding(num_ids: int, dim: int, *, means_something: bool) -> nn.Embedding:
     kind = nn.Embedding if num_ids < rows.FROM else rows.SparseRows
     embedding = kind(num_ids, dim, padding_idx=MISSING)
-    nn.init.normal_(embedding.weight, std=1 / math.sqrt(dim))
-    with torch.no_grad():
-        embedding.weight[[MISSING, UNKNOWN]] = 0.0  # what nobody has met says nothing until it is trained
+    begin(embedding, means_something=means_something)
     return embedding
+
+
+@torch.no_grad()
+def begin(embedding: nn.Embedding, *, means_something: bool) -> None:
+    """Rows as they are before training; UNKNOWN says nothing where it does not stand for every other id now and then."""
+    nn.init.normal_(embedding.weight, std=1 / math.sqrt(embedding.embedding_dim))
+    embedding.weight[[MISSING] if means_something else [MISSING, UNKNOWN]] = 0.0
 
 
 def _summed(embedding: nn.Embedding, ids: Tensor) -> Tensor:
