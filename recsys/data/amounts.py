@@ -8,6 +8,7 @@ the one before it (recsys/ranking/funnel.py); the second is a regression by dist
 P(amount > s), by the trapezoid rule over the steps (TPM, Lin et al. 2023). Value formulas read the mean by its name.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -47,26 +48,31 @@ def _measured(name: str, written: Mapping[str, Any]) -> tuple[dict[str, str], st
     refuse_unknown(f"objectives.{name}", written, (kind, cuts))
     values, text = _rising(f"objectives.{name}.{cuts}", written.get(cuts)), f"({written[kind]})"
     if kind == "grade":
-        own = {f"{name}_from_{_told(value)}": f"{text} >= {value:g}" for value in values}
-        weights = [high - low for low, high in pairwise([0.0, *values])]
+        own = {f"{name}_from_{_told(value)}": f"{text} >= {value!r}" for value in values}
+        weights = [high - low for low, high in pairwise([0, *values])]
     else:
-        own = {f"{name}_over_{_told(value)}": f"{text} > {value:g}" for value in values}
+        if values[0] != 0:
+            raise DataError(f"objectives.{name}.steps begins with {values[0]}; begin with 0, where the area begins")
+        own = {f"{name}_over_{_told(value)}": f"{text} > {value!r}" for value in values}
         widths = [high - low for low, high in pairwise(values)]
-        weights = [(before + behind) / 2 for before, behind in zip([0.0, *widths], [*widths, 0.0], strict=True)]
-    return own, " + ".join(f"{weight:g} * {one}" for weight, one in zip(weights, own, strict=True))
+        weights = [(before + behind) / 2 for before, behind in zip([0, *widths], [*widths, 0], strict=True)]
+    return own, " + ".join(f"{weight!r} * {one}" for weight, one in zip(weights, own, strict=True))
 
 
-def _rising(where: str, values: Any) -> Sequence[float]:
-    numbers = isinstance(values, list) and all(
-        isinstance(one, int | float) and not isinstance(one, bool) for one in values
-    )
-    if not numbers or len(values) < 2 or any(low >= high for low, high in pairwise(values)) or values[0] < 0:
+def _rising(where: str, values: Any) -> Sequence[int | float]:
+    if not isinstance(values, list) or len(values) < 2 or not all(map(_number, values)) or values[0] < 0:
         raise DataError(
             f"{where} is {values!r}; write at least two numbers from 0 on, each greater than the one before"
         )
-    return [float(one) for one in values]
+    if any(low >= high for low, high in pairwise(values)):
+        raise DataError(f"{where} is {values!r}; write numbers of which each is greater than the one before")
+    return values
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _told(value: float) -> str:
-    """Part of a plain name."""
-    return f"{value:g}".replace(".", "_").replace("+", "").replace("-", "_")
+    """Part of a plain name, another one for every value."""
+    return repr(value).replace(".", "_").replace("+", "").replace("-", "minus")

@@ -4,6 +4,7 @@ R rows of the interactions, in canonical order.
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -43,6 +44,26 @@ class Split:
     def end(self, period: int) -> float:
         """When a period is over, from RANK to TEST: that moment is not in it; infinite where nothing ends it."""
         return np.inf if self.cuts is None or period >= len(self.cuts) else self.cuts[period]
+
+    def watched(self, times: np.ndarray, period: int) -> np.ndarray:
+        """[R] bool, moments [R] of a log after which the whole horizon lies in the period, and in the log."""
+        until = times + self.horizon
+        return np.isinf(until) | (until < self.end(period)) & (until <= times.max())
+
+    def check_watched(self, dataset: Dataset) -> None:
+        """DataError where a period has no request whose whole horizon was watched: there is nothing to learn chances from."""
+        times = dataset.interactions[TIMESTAMP].to_numpy()
+        if not self.horizon:
+            raise DataError(
+                f"{dataset.name}: all events of a period have one timestamp, so nothing says how long a request is watched; "
+                "give protocol.horizon_days or larger shares"
+            )
+        for period in (RANK, VALIDATION, TEST):
+            if not ((self.periods == period) & self.watched(times, period)).any():
+                raise DataError(
+                    f"{dataset.name}: no event of the period {PERIODS[period]} of the {self.name} is followed by the whole "
+                    "horizon before the period ends; give a shorter protocol.horizon_days or a larger share"
+                )
 
     def targets(self, dataset: Dataset, period: int = TEST) -> np.ndarray:
         """[R] bool, the first positive in `period` of every (user, item) pair that no event of an earlier one holds."""
@@ -91,8 +112,8 @@ class GlobalTime:
     The last `test` share of the events is cut into as many windows of equal size as there are `cuts`. Each of them is
     TEST once, with VALIDATION and RANK right before it; what comes after it is LATER. With a share `later` it is as if
     the log had ended before that. Events of one timestamp stay together, in the later period. What comes of a request is
-    what is reached within `horizon_days`; None takes a quarter of the shortest of the three periods. Raises ConfigError for
-    a share or a horizon out of range.
+    what is reached within `horizon_days`, in all windows; None takes a quarter of the shortest of their periods. Raises
+    ConfigError for a share or a horizon out of range.
     """
 
     rank: float
@@ -119,11 +140,16 @@ class GlobalTime:
             raise DataError(
                 f"{dataset.name} has no clock (order: {dataset.description.order}), so no days; leave protocol.horizon_days out"
             )
-        return tuple(self._split(dataset, window) for window in range(self.cuts))
+        times = dataset.interactions[TIMESTAMP].to_numpy()
+        cuts = [self._cuts(times, window) for window in range(self.cuts)]
+        horizon = self._horizon(cuts, float(times[-1]))
+        return tuple(self._split(times, window, cuts[window], horizon) for window in range(self.cuts))
 
-    def _split(self, dataset: Dataset, window: int) -> Split:
-        times, behind = dataset.interactions[TIMESTAMP].to_numpy(), self.test * (self.cuts - 1 - window) / self.cuts
-        cuts = _cuts(times, (self.rank, self.validation, self.test / self.cuts, behind + self.later))
+    def _cuts(self, times: np.ndarray, window: int) -> np.ndarray:
+        behind = self.test * (self.cuts - 1 - window) / self.cuts
+        return _cuts(times, (self.rank, self.validation, self.test / self.cuts, behind + self.later))
+
+    def _split(self, times: np.ndarray, window: int, cuts: np.ndarray, horizon: float) -> Split:
         periods = np.searchsorted(cuts, times, side="right").astype(np.int8)
         _check_filled(periods, "events share too few timestamps; give more events, other fractions or fewer cuts")
         which = f" (window {window + 1} of {self.cuts})" if self.cuts > 1 else ""
@@ -132,15 +158,16 @@ class GlobalTime:
             name=f"global time split{which}",
             periods=periods,
             cuts=tuple(cuts.tolist()),
-            horizon=self._horizon(cuts, float(times[-1])),
+            horizon=horizon,
             strict=False,
             ordered=True,
         )
 
-    def _horizon(self, cuts: np.ndarray, last: float) -> float:
+    def _horizon(self, cuts: Sequence[np.ndarray], last: float) -> float:
+        """One for all windows."""
         if self.horizon_days is not None:
             return self.horizon_days * DAY_S
-        return float(np.diff([*cuts, last])[:TEST].min() / 4)
+        return min(float(np.diff([*one, last])[:TEST].min()) for one in cuts) / 4
 
 
 @dataclass(frozen=True, kw_only=True)

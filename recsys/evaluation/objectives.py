@@ -41,20 +41,21 @@ def judged(
     moments: Moments, rows: np.ndarray, probabilities: np.ndarray, popularity: np.ndarray
 ) -> dict[str, Measures]:
     """objective -> MEASURES, log loss, bins of reliability, and predicted / observed by popularity and of users without a
-    history; candidates rows [B, C], probabilities [B, C, T], popularity [N]. An objective that tells no request's candidates
-    apart is left out. NDCG@10 is that of the candidates, ordered by the objective alone.
+    history; candidates rows [B, C], probabilities [B, C, T], popularity [N]. An objective that tells no user's candidates apart
+    is left out. NDCG@10 is that of the candidates, ordered by the objective alone.
     """
     labels, replay = moments.labels(rows), moments.replay
     requests = np.broadcast_to(np.arange(len(rows))[:, None], rows.shape)
+    users = replay.users[moments.rows][requests]
     asking, earlier = replay.earlier(moments.rows)
     new = ~np.isin(np.arange(len(rows)), asking[(replay.labels[earlier] > 0).any(axis=1)])
     found = {}
     for place, name in enumerate(replay.dataset.description.objectives):
         known = (rows != PAD) & ~np.isnan(labels[..., place])
         own = (labels[..., place][known] > 0).astype(np.float64)
-        if _mixed(own, requests[known]):
+        if _mixed(own, users[known]):
             predicted = probabilities[..., place][known].astype(np.float64)
-            found[name] = measures(own, predicted, requests[known]) | {
+            found[name] = measures(own, predicted, users[known]) | {
                 "ndcg@10": reordered_ndcg(
                     np.where(known, labels[..., place], np.nan), probabilities[..., place], PLACES
                 ),

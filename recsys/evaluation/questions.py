@@ -25,7 +25,6 @@ from recsys.evaluation.replay import Replay
 from recsys.evaluation.threads import in_threads
 from recsys.pipeline import Stage, through
 
-CANDIDATES, PROBABILITIES = "candidate_rows", "probabilities"
 RETRIEVED = "retrieval"
 """the candidates, before any ranker"""
 CELLS = 2**21
@@ -34,18 +33,6 @@ SLATES = 64
 """queries a cascade is asked at a time"""
 Scores = Callable[[slice], np.ndarray]
 """consecutive queries -> their scores [b, N], larger is better"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Answers:
-    """What cascades that share their first stages say to B questions."""
-
-    rankings: dict[str, np.ndarray]
-    """[B, K] catalogue rows, best first, PAD at the end"""
-    candidates: np.ndarray
-    """[B, C] catalogue rows, PAD at the end"""
-    probabilities: np.ndarray | None
-    """[B, C, T]; None without a ranker"""
 
 
 class End(Protocol):
@@ -149,30 +136,22 @@ class Questions:
         """What `rank` and `ndcg_at_10` take, from a fitted baseline."""
         return lambda batch: scorer.scores(self.histories.batch(batch))
 
-    def answers(self, shared: Sequence[Stage], ends: Mapping[str, End]) -> "Answers":
-        """As `answered`."""
-        return answered(self.queries, shared, ends)
+    def answers(self, shared: Sequence[Stage], ends: Mapping[str, End]) -> dict[str, np.ndarray]:
+        """[B, K] catalogue rows, best first, PAD at the end: RETRIEVED, in the order of the shared stages, and what each of
+        the ends then shows. The stages that all of them share answer once.
+        """
+
+        def answer(queries: Sequence[Query]) -> dict[str, np.ndarray]:
+            tensors = through({"QUERY": queries}, shared)
+            shown = {name: end.rows(tensors) for name, end in ends.items()}
+            return {name: _cut(rows) for name, rows in ({RETRIEVED: tensors["candidate_rows"]} | shown).items()}
+
+        parts = in_threads(answer, [self.queries[start : start + SLATES] for start in range(0, len(self), SLATES)])
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def _batches(self) -> list[slice]:
         step = max(1, CELLS // self.num_items)
         return [slice(start, min(start + step, len(self))) for start in range(0, len(self), step)]
-
-
-def answered(queries: Sequence[Query], shared: Sequence[Stage], ends: Mapping[str, End]) -> Answers:
-    """RETRIEVED, in the order of the shared stages, and what each of the ends then shows.
-
-    The stages that all of them share answer once.
-    """
-
-    def answer(batch: Sequence[Query]) -> dict[str, np.ndarray]:
-        tensors = through({"QUERY": batch}, shared)
-        shown = {name: end.rows(tensors) for name, end in ends.items()}
-        cut = {name: _cut(rows) for name, rows in ({RETRIEVED: tensors[CANDIDATES]} | shown).items()}
-        return cut | {name: tensors[name] for name in (CANDIDATES, PROBABILITIES) if name in tensors}
-
-    parts = in_threads(answer, [queries[start : start + SLATES] for start in range(0, len(queries), SLATES)])
-    found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return Answers(candidates=found.pop(CANDIDATES), probabilities=found.pop(PROBABILITIES, None), rankings=found)
 
 
 def _cut(rows: np.ndarray) -> np.ndarray:

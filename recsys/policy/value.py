@@ -36,7 +36,7 @@ class ValueFormula:
             raise ConfigError(f"value.weights.{both[0]} has the name of a mean; call the weight otherwise")
         if self.formula is None or not means:
             return self
-        named = re.compile(rf"\b({'|'.join(map(re.escape, means))})\b")
+        named = re.compile(rf"\b({'|'.join(map(re.escape, means))})\b(?!\s*\()")
         return ValueFormula(formula=named.sub(lambda one: f"({means[one[0]]})", self.formula), weights=self.weights)
 
     def compile(self, objectives: Sequence[str]) -> "CompiledValue":

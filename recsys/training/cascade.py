@@ -104,9 +104,6 @@ class Run:
         ranking.check(self.prepared.dataset.description.objectives, self.knobs.loop)
         if (logged := ranking.logged) is not None:
             logged.check(self.prepared.features, self.prepared.split)
-        else:
-            for period in (RANK, VALIDATION, TEST):
-                self._moments(ranking, period, ranking.requests)
 
     def _served(self, chosen: TrainedRetrieval) -> TrainedRetrieval:
         split = self.prepared.split
@@ -210,12 +207,9 @@ class Run:
             return impression_examples(retrieve, self.prepared, spec, items, period, weighed=weighed, most=most)
         if logged is not None:
             return shown_examples(retrieve, self.prepared, spec, items, inside, logged, most=most)
-        moments = self._moments(ranking, period, most)
+        replay, split = self.prepared.replay, self.prepared.split
+        moments = Moments.of(replay, split, period, per_user=ranking.requests_per_user, most=most)
         return ranking_examples(retrieve, spec, items, moments, dense=ranking.dense_candidates)
-
-    def _moments(self, ranking: RankingTraining, period: int, most: int) -> Moments:
-        prepared = self.prepared
-        return Moments.of(prepared.replay, prepared.split, period, per_user=ranking.requests_per_user, most=most)
 
 
 def eager_user_tower(towers: TowerEnsemble) -> Callable[[Arrays], np.ndarray]:

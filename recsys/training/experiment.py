@@ -22,7 +22,7 @@ from recsys.evaluation.metrics import K
 from recsys.evaluation.moments import Moments
 from recsys.evaluation.objectives import judged
 from recsys.evaluation.protocol import Evaluation
-from recsys.evaluation.questions import RETRIEVED, Questions, answered
+from recsys.evaluation.questions import RETRIEVED, Questions
 from recsys.evaluation.report import PICTURES, Report
 from recsys.evaluation.scoreboard import Scoreboard
 from recsys.features.spec import Features
@@ -102,8 +102,11 @@ class Experiment:
         say: Callable[[str], None],
     ) -> Report:
         """The last split's first seed comes last: it is what is served."""
-        started, board = time.perf_counter(), Scoreboard(dataset)
-        for number, split in enumerate(splits := self.protocol.splits(dataset)):
+        started, board, splits = time.perf_counter(), Scoreboard(dataset), self.protocol.splits(dataset)
+        if self.knobs.ranking is not None and self.knobs.ranking.logged is None:
+            for split in splits:
+                split.check_watched(dataset)
+        for number, split in enumerate(splits):
             prepared = prepare(dataset, split, self.features, self.content)
             say(f"{split.name}: baselines")
             test = self.evaluation.ask(board, split, prepared.replay)
@@ -147,9 +150,8 @@ class Experiment:
         assert isinstance(retrieve, Retrieve)
         if (total := retrieve.sources.total) < min(K, test.num_items):
             board.note(f"a cascade has {total} candidates: its recall@{K} is that of the first {total}")
-        board.record("towers", test.answers([retrieve.only("two_tower")], {}).rankings[RETRIEVED], seed=seed)
-        answers = test.answers(stages[:-1], self._ends(draft, stages))
-        for name, ranking in answers.rankings.items():
+        board.record("towers", test.answers([retrieve.only("two_tower")], {})[RETRIEVED], seed=seed)
+        for name, ranking in test.answers(stages[:-1], self._ends(draft, stages)).items():
             board.record(name, ranking, seed=seed)
         if self.knobs.ranking is not None:
             self._judge(self.knobs.ranking, stages[:-1], test, board)
@@ -162,10 +164,14 @@ class Experiment:
             )
             return
         moments = Moments.of(test.replay, test.split, TEST, per_user=ranking.requests_per_user, most=JUDGED)
-        said = answered(moments.queries(K), shared, {})
-        assert said.probabilities is not None
-        board.record_objectives(judged(moments, said.candidates, said.probabilities, test.known.popularity))
-        board.note(f"probabilities: of what is reached {moments.told}, {len(moments):,} requests of the test period")
+        board.record_objectives(judged(moments, *moments.answers(shared), test.known.popularity))
+        board.note(
+            f"probabilities, {test.split.name}: of what is reached {moments.told}, {len(moments):,} requests of the test period"
+        )
+        if not test.split.ordered:
+            board.note(
+                "probabilities: periods are shares of the pairs, so a chance is as large as the share of its period"
+            )
 
     def _ends(self, draft: Bundle, stages: Stages) -> dict[str, Rules | LiveRules]:
         """What may come after the ranker: what is served, and beside it, where that is more, the value formula alone."""

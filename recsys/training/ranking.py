@@ -164,7 +164,7 @@ class RankingTraining(Fitting):
     listwise_weight: float
     """of the listwise term beside the sum of the pointwise ones"""
     requests_per_user: int
-    """moments of a user in the ranking period that become examples"""
+    """of a user, at most, in a stretch of the log as long as the horizon (recsys/evaluation/moments.py)"""
     requests: int
     """at most, to learn from"""
     validation_requests: int

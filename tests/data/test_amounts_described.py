@@ -41,6 +41,17 @@ def test_known_answer() -> None:
     assert first == {"stars": "stars_from_1", "minutes": "minutes_over_0"}
 
 
+def test_every_digit_of_a_cut_counts() -> None:
+    plain, _, _ = expanded({"x": {"amount": "a", "steps": [0, 1e-7, 1000001, 1000002]}})
+    assert list(plain) == ["x_over_0", "x_over_1eminus07", "x_over_1000001", "x_over_1000002"]
+    assert all(name.isidentifier() for name in plain)
+    values = {"a": np.array([5e-8, 1000002.0])}
+    reached = [
+        compile_expression(text, {"a": "number"}, where="", wanted="label").labels(values) for text in plain.values()
+    ]
+    assert np.array(reached).T.tolist() == [[1, 0, 0, 0], [1, 1, 1, 0]]
+
+
 def mean_of(written: dict[str, Any], values: np.ndarray) -> np.ndarray:
     """The mean as a sum over what was reached, for values [R] that are known."""
     plain, means, _ = expanded({"x": written})
@@ -71,6 +82,9 @@ def test_the_mean_of_known_amounts_is_right_to_half_a_step(amounts: list[float])
         ({"grade": "rating"}, r"objectives\.x\.levels is None; write at least two numbers"),
         ({"grade": "rating", "levels": [3, 2]}, r"levels is \[3, 2\].*greater than the one before"),
         ({"amount": "m", "steps": [-1, 2]}, "from 0 on"),
+        ({"amount": "m", "steps": [5, 10]}, r"steps begins with 5; begin with 0"),
+        ({"amount": "m", "steps": [0, float("nan")]}, "write at least two numbers"),
+        ({"amount": "m", "steps": [0, float("inf")]}, "write at least two numbers"),
         ({"amount": "m", "steps": [0, "2"]}, "write at least two numbers"),
         ({"amount": "m", "levels": [0, 2]}, "unknown key 'levels'"),
         ({"amount": "m", "grade": "m"}, "write an expression, "),
@@ -116,5 +130,6 @@ def test_a_formula_reads_a_mean_by_its_name_and_keeps_to_objectives() -> None:
     assert compiled(np.array([[[0.5, 0.5, 0.25]]])).item() == pytest.approx(0.5 + 2 * (0.5 + 2 * 0.25) / 1.5)
     assert "stars_from_1" in ValueFormula(formula="stars_from_1 + stars", weights={}).spelled(means).formula  # type: ignore[operator]
     assert ValueFormula(formula=None, weights={}).spelled(means).formula is None
+    assert ValueFormula(formula="max(click, max)", weights={}).spelled({"max": "a"}).formula == "max(click, (a))"
     with pytest.raises(ConfigError, match=r"value\.weights\.stars has the name of a mean"):
         ValueFormula(formula="stars", weights={"stars": 1}).spelled(means)

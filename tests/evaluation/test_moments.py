@@ -3,6 +3,7 @@
 Shapes: R rows of the log, B moments, C candidates.
 """
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -47,10 +48,13 @@ def dataset_of(events, order="time"):
     )
 
 
+SHARES = {"rank": 0.25, "validation": 0.25, "test": 0.25, "cuts": 1, "later": 0.0, "horizon_days": None}
+
+
 def split_of(dataset, **changed):
-    shares = {"rank": 0.25, "validation": 0.25, "test": 0.25, "cuts": 1, "later": 0.0, "horizon_days": None} | changed
+    """A log that it does not fit is no case."""
     try:
-        return GlobalTime(**shares).splits(dataset)[-1]
+        return GlobalTime(**SHARES | changed).splits(dataset)[-1]
     except DataError:
         assume(False)
 
@@ -61,7 +65,7 @@ def test_the_horizon_is_given_or_a_quarter_of_the_shortest_period():
     assert (split.cuts, split.horizon) == ((38.0, 68.0, 80.0), 3.0)
     assert [split.end(period) for period in (RANK, VALIDATION, TEST)] == [68.0, 80.0, np.inf]
     earlier, _ = GlobalTime(rank=0.3, validation=0.12, test=0.16, cuts=2, later=0.0, horizon_days=None).splits(dataset)
-    assert (earlier.cuts, earlier.horizon) == ((42.0, 72.0, 84.0, 92.0), 2.0)
+    assert (earlier.cuts, earlier.horizon) == ((42.0, 72.0, 84.0, 92.0), 1.75), "the last one ends at 99"
     assert earlier.end(TEST) == 92.0
     (given_one,) = GlobalTime(rank=0.3, validation=0.12, test=0.2, cuts=1, later=0.0, horizon_days=0.5).splits(dataset)
     assert given_one.horizon == 43_200.0
@@ -79,12 +83,14 @@ def test_days_need_a_clock():
 
 
 def slow_moments(replay, split, period, last):
-    """Rows whose whole horizon was watched, and for each of them the items that its user reaches within it."""
-    found = {}
+    """Rows whose whole horizon was watched, of whole stretches, and the items that their users reach within it."""
+    found, start, end = {}, split.cuts[period - 1], min(split.end(period), last)
+    stretches = max(1, math.floor(round((end - start) / split.horizon, 6)) - 1)
     for row in range(len(replay.users)):
         until = replay.timestamps[row] + split.horizon
         inside = [one for one in range(row, len(replay.users)) if split.periods[one] == period]
-        if split.periods[row] == period and until < split.end(period) and until <= last:
+        whole = replay.timestamps[row] < start + stretches * split.horizon or (stretches == 1 and until <= end)
+        if split.periods[row] == period and until < split.end(period) and until <= last and whole:
             mine = [one for one in inside if replay.users[one] == replay.users[row] and replay.timestamps[one] <= until]
             found[row] = {replay.items[one] for one in mine if replay.labels[one, 0] > 0}
     return found
@@ -136,13 +142,39 @@ def test_a_world_that_never_changes_has_one_rate_in_periods_of_any_length():
     assert rates[RANK] == pytest.approx(rates[TEST], rel=0.03)
 
 
+@pytest.mark.parametrize("per_user", [1, 3])
+def test_who_comes_seldom_is_no_more_often_among_the_asked_of_a_long_period(per_user):
+    """Users differ by a thousand times in how often they come; a quota a period would find more of the rare in a long one."""
+    rng = np.random.default_rng(0)
+    speeds = rng.gamma(0.3, size=4_000)
+    users = rng.choice(4_000, 60_000, p=speeds / speeds.sum())
+    events = pl.DataFrame(
+        {
+            "user": users.astype(str),
+            "item": rng.choice(ITEMS, 60_000),
+            "timestamp": np.sort(rng.uniform(0, 1e6, 60_000)),
+            "click": (rng.random(60_000) < 0.5).astype(float),
+        }
+    )
+    dataset = dataset_of(events.unique(["user", "item", "timestamp"], maintain_order=True).rows())
+    split, rates = split_of(dataset, rank=0.4, validation=0.1, test=0.2), {}
+    replay = Replay(dataset, split)
+    for period in (RANK, VALIDATION, TEST):
+        moments = Moments.of(replay, split, period, per_user=per_user, most=10**9)
+        labels = moments.labels(np.tile(np.arange(4), (len(moments), 1))).mean(axis=(1, 2))
+        rates[period] = labels.mean(), labels.std() / np.sqrt(len(moments))
+    for period in (VALIDATION, TEST):
+        error = np.hypot(rates[period][1], rates[RANK][1])
+        assert abs(rates[period][0] - rates[RANK][0]) < 3 * error < 0.03 * rates[RANK][0] * 3
+
+
 def test_who_comes_is_asked_whatever_comes_of_it():
     events = [("u", "a", time, 1.0) for time in range(20)] + [("w", "b", time, 0.0) for time in range(20)]
     dataset = dataset_of(events)
-    split = split_of(dataset, rank=0.3, validation=0.2, test=0.3)
+    split = split_of(dataset, rank=0.3, validation=0.2, test=0.3, horizon_days=4 / 86_400)
     replay = Replay(dataset, split)
     moments = Moments.of(replay, split, RANK, per_user=1, most=10)
-    assert [query.user for query in moments.queries(1)] == ["u", "w"]
+    assert [query.user for query in replay.queries(moments.rows, 1)] == ["u", "w"]
     candidates = np.array([[replay.rows_of_items[item] for item in "ab"]] * 2)
     assert moments.labels(candidates)[..., 0].tolist() == [[1, 0], [0, 0]]
 
@@ -166,11 +198,37 @@ def test_leave_one_out_asks_for_one_thing_in_every_period():
         assert moments.labels(np.tile(np.arange(4), (3, 1))).sum(axis=(1, 2)).tolist() == [1, 1, 1]
 
 
-def test_a_horizon_that_no_period_holds_is_one_sentence():
+def test_a_horizon_that_no_period_holds_is_said_before_anything_is_done():
     dataset = dataset_of([("u", "a", time, 1.0) for time in range(30)])
-    split = split_of(dataset, horizon_days=1.0)
-    with pytest.raises(DataError, match=r"the period RANK is followed by the whole horizon .*protocol\.horizon_days"):
-        Moments.of(Replay(dataset, split), split, RANK, per_user=1, most=9)
+    with pytest.raises(
+        DataError, match=r"the period RANK of the global time split is followed.*protocol\.horizon_days"
+    ):
+        split_of(dataset, horizon_days=1.0).check_watched(dataset)
+    earlier, _ = GlobalTime(**SHARES | {"cuts": 2, "horizon_days": 4 / 86_400}).splits(dataset)
+    with pytest.raises(DataError, match=r"the period TEST of the global time split \(window 1 of 2\)"):
+        earlier.check_watched(dataset)
+    together = dataset_of([("u", "a", time // 3, 1.0) for time in range(30)])
+    with pytest.raises(DataError, match="all events of a period have one timestamp"):
+        split_of(together, test=0.1).check_watched(together)
+    split_of(dataset).check_watched(dataset)
+
+
+class Ranks:
+    """Stages in one: as many candidates as there are items, each with a chance that its place says."""
+
+    def __call__(self, tensors):
+        rows = np.tile(np.arange(4), (len(tensors["QUERY"]), 1))
+        return {"candidate_rows": rows, "probabilities": np.stack([rows / 10], axis=-1)}
+
+
+def test_a_cascade_is_asked_at_every_moment():
+    dataset = dataset_of([(f"u{time}", "a", time, 1.0) for time in range(600)])
+    split = split_of(dataset)
+    moments = Moments.of(Replay(dataset, split), split, RANK, per_user=1, most=10**9)
+    candidates, probabilities = moments.answers([Ranks()])
+    assert candidates.tolist() == [[0, 1, 2, 3]] * len(moments)
+    assert probabilities[..., 0].tolist() == [[0, 0.1, 0.2, 0.3]] * len(moments)
+    assert len(moments) > 64
 
 
 def test_people_are_told_within_what():

@@ -109,7 +109,7 @@ def test_the_truth_has_no_error_and_what_tells_nobody_apart_is_left_out(moments,
     first = found[names[0]]
     assert (first["auc"], first["auc_per_user"], first["ece"], first["predicted_over_observed"]) == (1, 1, 0, 1)
     nowhere = np.full_like(candidates, PAD)
-    nowhere[:, 0] = candidates[:, 0]
+    nowhere[0, 0] = candidates[0, 0]
     assert judged(moments, nowhere, np.zeros_like(truth), popularity) == {}
 
 
