@@ -14,6 +14,7 @@ from recsys.bundle import Bundle
 from recsys.contracts import Query
 from recsys.pipeline import recommend
 from recsys.stages import load_stages
+from serving.gateway.server import KEEP_ALIVE_S
 
 
 def create_app(serve: Path) -> FastAPI:
@@ -33,4 +34,12 @@ def create_app(serve: Path) -> FastAPI:
 
 if __name__ == "__main__":
     app = create_app(Path(sys.argv[1]))
-    uvicorn.run(app, port=int(sys.argv[2]), loop="uvloop", http="httptools", access_log=False, log_level="warning")
+    uvicorn.run(
+        app,
+        port=int(sys.argv[2]),
+        loop="uvloop",
+        http="httptools",
+        access_log=False,
+        log_level="warning",
+        timeout_keep_alive=KEEP_ALIVE_S,
+    )

@@ -9,12 +9,13 @@ import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from recsys.errors import ServingError
-from serving.gateway.server import serve_gateway
+from serving.gateway.server import _config, serve_gateway
 
 PROCESS = """
 import asyncio, dataclasses, io, sys, time
@@ -100,6 +101,11 @@ def test_it_is_warm_when_ready_and_loses_nothing_when_it_is_asked_to_go(
     answered = [line for line in lines if line.get("route") == "POST /v1/recommend"]
     assert [line["status"] for line in answered] == [200] * 5
     assert "user " not in "".join(map(json.dumps, answered))
+
+
+def test_an_idle_connection_outlives_that_of_a_balancer() -> None:
+    """Which lets go after a minute; who lets go first never loses a request that is on its way."""
+    assert _config(SimpleNamespace(app=None), drain_s=1.0).timeout_keep_alive > 60  # type: ignore[arg-type]
 
 
 def test_a_port_that_is_taken_is_said_in_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
