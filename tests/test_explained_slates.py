@@ -13,7 +13,7 @@ from recsys.items.store import Edit, ItemStore
 from recsys.pipeline import recommend, through
 from recsys.stages import load_explain, load_stages, read_schema
 
-GROUPS = ["retrieval", "popularity", "item", "content", "profile", "context", "history"]
+GROUPS = ["collaborative", "popularity", "item", "content", "profile", "context", "history"]
 
 
 @pytest.fixture(scope="module")

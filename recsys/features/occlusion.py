@@ -19,10 +19,10 @@ def variants(
     """Tensors of one request and its candidates, [1, ...] each -> names [V] and tensors [V, ...] of candidates `columns`.
 
     The first variant, EVERYTHING, is the request itself. Another lacks what it is called after: `popularity` has the mean of
-    all candidates in the scores that lists of the popular give (columns `popular` of the scores) and `retrieval` in all
-    others, `item` does not know which items they are, `content` not what these are like;
+    all candidates in the scores that lists of the popular give (columns `popular` of the scores) and `collaborative` in all
+    others, of towers and neighbours, `item` does not know which items they are, `content` not what these are like;
     `profile`, `context` and `history` lack what the ranker itself reads of them, and "event 3" its third newest event.
-    What retrieval made of the history stands in the scores and goes with `retrieval` alone.
+    What retrieval made of the history stands in the scores and goes with `collaborative` alone.
     """
     offered = arrays["candidate_ids"][0, :, 0] != MISSING
     mean = arrays["candidate_scores"][:, offered].mean(axis=1, keepdims=True)
@@ -36,7 +36,7 @@ def _without_groups(
     spec: FeatureSpec, arrays: Arrays, mean: np.ndarray, popular: np.ndarray
 ) -> Iterator[tuple[str, Arrays]]:
     own = np.isin(np.arange(mean.shape[-1]), popular)
-    for name, lost in (("retrieval", ~own), ("popularity", own)):
+    for name, lost in (("collaborative", ~own), ("popularity", own)):
         if lost.any():
             yield name, arrays | {"candidate_scores": np.where(lost, mean, arrays["candidate_scores"])}
     identity = _id_slot(spec.items)

@@ -9,7 +9,7 @@ def test_the_command_prints_them(trained: Any, typed: Any, capsys: pytest.Captur
     user = trained.dataset.interactions["user"][-1]
     assert typed("recommend", "--bundle", trained.bundle.path, "--user", user, "--why") == 0
     printed = capsys.readouterr().out
-    assert all(word in printed for word in ("what adds to the utility", "retrieval", "because of"))
+    assert all(word in printed for word in ("what adds to the utility", "collaborative", "because of"))
 
 
 def test_the_command_says_why_an_item_is_not_shown(

@@ -59,7 +59,9 @@ def test_without_a_group_the_request_is_that_of_a_query_without_it(trained: Any,
             np.testing.assert_array_equal(found[group][name], one, err_msg=f"{group}: {name}")
 
 
-def test_identity_content_and_retrieval_are_those_of_the_candidates(trained: Any, arrays: Any, found: Any) -> None:
+def test_identity_content_and_collaborative_scores_are_those_of_the_candidates(
+    trained: Any, arrays: Any, found: Any
+) -> None:
     columns = trained.stages[0].spec.items.of_kind("category", "categories")
     assert columns[0].name == IDENTITY
     everything = found[EVERYTHING]["candidate_ids"]
@@ -73,7 +75,7 @@ def test_identity_content_and_retrieval_are_those_of_the_candidates(trained: Any
     scores = arrays["candidate_scores"][0][COLUMNS]
     own = np.isin(np.arange(len(mean)), POPULAR)
     np.testing.assert_allclose(found["popularity"]["candidate_scores"], np.where(own, mean, scores), rtol=1e-5)
-    np.testing.assert_allclose(found["retrieval"]["candidate_scores"], np.where(own, scores, mean), rtol=1e-5)
+    np.testing.assert_allclose(found["collaborative"]["candidate_scores"], np.where(own, scores, mean), rtol=1e-5)
 
 
 def test_events_are_numbered_from_the_newest(trained: Any, query: Any, found: Any) -> None:
