@@ -129,6 +129,10 @@ class Http:
         self._idle.append(connection)
         return answer
 
+    async def close(self) -> None:
+        while self._idle:
+            self._idle.pop().close()
+
     async def _connection(self) -> Connection:
         while self._idle:
             connection = self._idle.pop()
@@ -142,7 +146,8 @@ class Grpc:
     """Asks a Triton model for SLATE; its error codes stand as HTTP knows them."""
 
     def __init__(self, plan: Plan) -> None:
-        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(grpc.aio.insecure_channel(plan.address))
+        self._channel = grpc.aio.insecure_channel(plan.address)
+        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self._model = plan.model
 
     async def ask(self, body: bytes) -> tuple[int, bytes]:
@@ -155,6 +160,9 @@ class Grpc:
         except grpc.aio.AioRpcError as error:
             return (503 if error.code() == grpc.StatusCode.UNAVAILABLE else 500), b""
         return 200, answer.raw_output_contents[0][4:]
+
+    async def close(self) -> None:
+        await self._channel.close()
 
 
 class Load:
@@ -176,6 +184,7 @@ class Load:
                 if (wait := start + due - time.perf_counter()) > 0:
                     await asyncio.sleep(wait)
                 tasks.create_task(self._one(door, number, start, due))
+        await door.close()
 
     async def _one(self, door: Http | Grpc, number: int, start: float, due: float) -> None:
         body = self._bodies[number % len(self._bodies)]
