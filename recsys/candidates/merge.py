@@ -105,6 +105,13 @@ def _own_gains(scores, offered, gains):
     return found
 
 
+def score_columns(sources: Sequence[str]) -> tuple[str, ...]:
+    """Names of the columns of `score_features`, by the names of the sources."""
+    said = (f"{name}{what}" for what in ("", ":offered", ":place") for name in sources)
+    of_events = (f"{name}:event_{number}" for name in sources for number in range(1, RECENT + 1))
+    return "merged", "merged:place", *said, *of_events
+
+
 def columns_of(sources: Sequence[int], num_sources: int) -> np.ndarray:
     """Columns of `score_features` in which the scores, offers and places of these sources stand."""
     return (2 + np.arange(3)[:, None] * num_sources + np.array(sources, dtype=np.int64)).ravel()

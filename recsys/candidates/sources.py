@@ -90,7 +90,13 @@ class Sources:
         return replace(self, members=tuple(replace(member, weight=weight) for member, weight in members))
 
     def with_choices_of(self, other: "Sources") -> "Sources":
-        """The same with the weights and decays of another fit of these sources."""
+        """The same with the weights and decays of another fit of these sources; ConfigError where one of them is missing."""
+        if lacking := sorted(set(self.names) ^ set(other.names)):
+            name = lacking[0]
+            raise ConfigError(
+                f"candidates.sources.{name} has nothing to read in one of the periods that a ranker learns from and is served "
+                f"after; set candidates.sources.{name}=null, or give protocol a longer first period"
+            )
         choices = other.chosen
         members = (_chosen(member, choices[member.name]) for member in self.members)
         return replace(self, members=tuple(members))

@@ -6,14 +6,18 @@ asked in RANK         the same on what is known then -> candidates for the reque
 asked in TEST         the same with the epochs and weights as chosen, on all that is known then: what is served
 """
 
+import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 from pytorch_lightning.loggers import Logger
 
+from recsys.candidates.merge import score_columns
 from recsys.candidates.sources import CandidateSources, Sources
 from recsys.data.splits import PERIODS, RANK, TEST, VALIDATION
 from recsys.evaluation.moments import Moments
@@ -29,7 +33,7 @@ from recsys.training.impressions import impression_examples
 from recsys.training.loop import Loop
 from recsys.training.prepare import Prepared
 from recsys.training.ranking import RankingTraining, TrainedRanker
-from recsys.training.ranking_examples import RankingExamples, ranking_examples
+from recsys.training.ranking_examples import RankingExamples, RetrievalVersion, ranking_examples
 from recsys.training.retrieval import RetrievalExamples, RetrievalTraining
 from recsys.training.slates import shown_examples
 from recsys.training.watched import Watched
@@ -57,11 +61,26 @@ class TrainedRetrieval:
     """The first stage, fitted on what is known when one period begins."""
 
     retrieve: Retrieve
+    period: int
     towers: TowerEnsemble
     item_vectors: np.ndarray
     """[N, D] float32"""
     index_recall: float
     epochs: int
+
+    @cached_property
+    def version(self) -> RetrievalVersion:
+        """What its columns are worth nothing without."""
+        spec, sources = self.retrieve.spec, self.retrieve.sources
+        document, arrays = sources.to_documents()
+        weights = {name: tensor.numpy() for name, tensor in self.towers.state_dict().items()}
+        digest = hashlib.sha256(json.dumps([spec.fingerprint, document]).encode())
+        for parts in (weights, {"item_vectors": self.item_vectors}, arrays):
+            for name, array in sorted(parts.items()):
+                digest.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
+        return RetrievalVersion(
+            before=PERIODS[self.period], columns=score_columns(sources.names), fingerprint=digest.hexdigest()[:16]
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +157,7 @@ class Run:
             retrieve=Retrieve(
                 spec=spec, items=items, user_tower=eager_user_tower(towers), sources=sources, ranked=True
             ),
+            period=period,
             towers=towers,
             item_vectors=vectors,
             index_recall=recall,
@@ -168,15 +188,12 @@ class Run:
     def _ranking(self, ranking: RankingTraining, chosen: TrainedRetrieval, served: Retrieve) -> TrainedRanker:
         """The ranker reads requests as the served stage encodes them, whoever finds its candidates."""
         self.say("towers that are asked in the period that the ranker learns from")
-        early = self._as_chosen(RANK, chosen).retrieve
+        early = self._as_chosen(RANK, chosen)
         self.say("ranker")
         spec, items = served.spec, served.items
         examples = [
-            self._examples(ranking, retrieve, spec, items, period, most)
-            for retrieve, period, most in (
-                (early, RANK, ranking.requests),
-                (chosen.retrieve, VALIDATION, ranking.validation_requests),
-            )
+            self._versioned(self._examples(ranking, fitted, spec, items, most), fitted)
+            for fitted, most in ((early, ranking.requests), (chosen, ranking.validation_requests))
         ]
         trained = ranking.fit(
             spec,
@@ -194,13 +211,13 @@ class Run:
     def _examples(
         self,
         ranking: RankingTraining,
-        retrieve: Retrieve,
+        fitted: TrainedRetrieval,
         spec: FeatureSpec,
         items: ItemTable,
-        period: int,
         most: int,
     ) -> RankingExamples:
-        """At most so many requests of the period."""
+        """At most so many requests of the period in which this retrieval is asked."""
+        retrieve, period = fitted.retrieve, fitted.period
         logged, inside = ranking.logged, self.prepared.split.periods == period
         if logged is not None and logged.impressions:
             weighed = logged.propensity is not None
@@ -210,6 +227,14 @@ class Run:
         replay, split = self.prepared.replay, self.prepared.split
         moments = Moments.of(replay, split, period, per_user=ranking.requests_per_user, most=most)
         return ranking_examples(retrieve, spec, items, moments, dense=ranking.dense_candidates)
+
+    def _versioned(self, examples: RankingExamples, fitted: TrainedRetrieval) -> RankingExamples:
+        for name in examples.never_reached(tuple(self.prepared.dataset.description.objectives)):
+            self.say(
+                f"{PERIODS[fitted.period]}: none of the candidates of {len(examples):,} requests came to {name!r}, so nothing "
+                "is learnt of it; a longer period of protocol, a longer horizon or better candidates would help"
+            )
+        return replace(examples, retrieval=fitted.version)
 
 
 def eager_user_tower(towers: TowerEnsemble) -> Callable[[Arrays], np.ndarray]:

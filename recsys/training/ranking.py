@@ -27,7 +27,7 @@ from recsys.ranking.multi_objective import MultiObjectiveRanker
 from recsys.ranking.uncertainty import LastLayerPosterior, information
 from recsys.training.balance import Balance, balance_of, check_balance
 from recsys.training.loop import Fitting, Loop, index_batches
-from recsys.training.ranking_examples import RankingExamples, tensors
+from recsys.training.ranking_examples import RankingExamples, RetrievalVersion, tensors
 from recsys.training.resident import Resident
 from recsys.training.shown import Shown
 
@@ -132,6 +132,8 @@ class TrainedRanker:
     calibrator: Calibrator
     posterior: LastLayerPosterior
     outcomes: Outcomes
+    learnt_from: RetrievalVersion | None
+    calibrated_on: RetrievalVersion | None
 
     def probabilities(self, items: ItemTable, examples: RankingExamples) -> np.ndarray:
         """[B, C, T] float32, calibrated."""
@@ -277,7 +279,14 @@ class RankingTraining(Fitting):
         posterior.fit(task.information(train), learnt)
         calibrator, probabilities = calibrated(task, train, valid)
         outcomes = Outcomes(rows=valid.candidate_rows, probabilities=probabilities, labels=valid.labels)
-        return TrainedRanker(ranker=task.ranker, calibrator=calibrator, posterior=posterior, outcomes=outcomes)
+        return TrainedRanker(
+            ranker=task.ranker,
+            calibrator=calibrator,
+            posterior=posterior,
+            outcomes=outcomes,
+            learnt_from=train.retrieval,
+            calibrated_on=valid.retrieval,
+        )
 
 
 def calibrated(task: RankingTask, train: RankingExamples, valid: RankingExamples) -> tuple[Calibrator, np.ndarray]:

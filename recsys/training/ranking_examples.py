@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recsys.contracts import Query
+from recsys.contracts import PAD, Query
 from recsys.evaluation.moments import Moments
 from recsys.evaluation.threads import in_threads
 from recsys.features.encode import Arrays, ItemTable, encode_queries
@@ -21,6 +21,18 @@ THINNED = 8
 """candidates behind the first ones of which one is learnt from"""
 BATCH = 64
 """requests put through the retrieve stage at once"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrievalVersion:
+    """Which retrieval wrote `candidate_scores`: columns of the same names mean another thing with each fit."""
+
+    before: str
+    """period before which all lies that it was fitted on"""
+    columns: tuple[str, ...]
+    """of the scores, in order"""
+    fingerprint: str
+    """first 16 hex digits of the sha256 over spec, towers, vectors and sources"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +51,8 @@ class RankingExamples:
     """[B, C] int64, places from 0 of what was shown; None for what was only retrieved"""
     weights: np.ndarray | None = None
     """[B, C] float32, how much a candidate counts in the likelihood, about 1; None counts all alike"""
+    retrieval: RetrievalVersion | None = None
+    """None where the scores, if any, are not those of a retrieval"""
 
     def __len__(self) -> int:
         return len(self.candidate_rows)
@@ -52,7 +66,13 @@ class RankingExamples:
             labels=self.labels[places],
             positions=None if self.positions is None else self.positions[places],
             weights=None if self.weights is None else self.weights[places],
+            retrieval=self.retrieval,
         )
+
+    def never_reached(self, objectives: Sequence[str]) -> list[str]:
+        """Those of T objectives that no candidate came to."""
+        reached = (self.labels[self.candidate_rows != PAD] > 0).any(axis=0)
+        return [name for name, once in zip(objectives, reached, strict=True) if not once]
 
 
 def ranking_examples(

@@ -82,6 +82,17 @@ def _weights(cascade: TrainedCascade) -> dict[str, torch.Tensor]:
     }
 
 
+def _versions(cascade: TrainedCascade) -> dict[str, Any]:
+    """Which retrieval is served, and which ones made the columns that the ranker learnt from and was calibrated on."""
+    served, ranking = cascade.retrieval.version, cascade.ranking
+    learnt = {} if ranking is None else {"learnt_from": ranking.learnt_from, "calibrated_on": ranking.calibrated_on}
+    versions = {"served": served, **{use: one for use, one in learnt.items() if one is not None}}
+    return {
+        "columns": served.columns,
+        **{use: {"before": one.before, "fingerprint": one.fingerprint} for use, one in versions.items()},
+    }
+
+
 def _lineage(prepared: Prepared, cascade: TrainedCascade, seed: int) -> dict[str, Any]:
     dataset, split = prepared.dataset, prepared.split
     return {
@@ -89,6 +100,7 @@ def _lineage(prepared: Prepared, cascade: TrainedCascade, seed: int) -> dict[str
         "split": {"name": split.name, "cuts": split.cuts and list(split.cuts)},
         "targets_sha256": split.targets_sha256(dataset),
         "index_recall": cascade.retrieval.index_recall,
+        "retrieval": _versions(cascade),
         "seed": seed,
         "python": platform.python_version(),
         "packages": {name: version(name) for name in PACKAGES},

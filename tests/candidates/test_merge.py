@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from recsys.candidates.best import best
 from recsys.candidates.contract import RECENT
-from recsys.candidates.merge import Merged, columns_of, merge, num_score_features, score_features
+from recsys.candidates.merge import Merged, columns_of, merge, num_score_features, score_columns, score_features
 from recsys.candidates.union import union
 from recsys.contracts import PAD
 
@@ -180,7 +180,10 @@ def test_score_features_known_answer():
     np.testing.assert_allclose(found[0], expected, rtol=1e-6)
     assert found.dtype == np.float32
     assert found.shape[-1] == num_score_features(2)
-    assert columns_of([1], 2).tolist() == [3, 5, 7]
+    names = score_columns(["towers", "lists"])
+    assert len(names) == num_score_features(2)
+    assert [names[column] for column in columns_of([1], 2)] == ["lists", "lists:offered", "lists:place"]
+    assert dict(zip(names, found[0, 0], strict=True))["lists:event_2"] == 104
 
 
 def test_what_newest_events_say_stands_beside_its_candidate_and_is_nothing_for_padding():

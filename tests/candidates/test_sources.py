@@ -156,6 +156,11 @@ def test_choices_carry_over_to_another_fit(known, questions):
     same(again.search(*questions), chosen.search(*questions))
 
 
+def test_choices_of_other_sources_are_refused(known):
+    with pytest.raises(ConfigError, match=r"candidates\.sources\.promising has nothing to read in one of the periods"):
+        fit(known, promising=None)[1].with_choices_of(fit(known)[1])
+
+
 def test_no_source_and_no_event_are_refused(known):
     with pytest.raises(ConfigError, match=r"candidates\.sources has no source"):
         CandidateSources(total=5, sources={"two_tower": None})
