@@ -175,25 +175,16 @@ def table(rows: Sequence[dict[str, Any]]) -> Table:
         box=box.SIMPLE_HEAD,
         title_justify="left",
     )
-    for heading in (
-        "ranker",
-        "parameters",
-        "ms",
-        "candidates/s",
-        "eager ms",
-        "candidates/s",
-        "worst share",
-        "loss / large",
-    ):
+    for heading in ("ranker", "weights", "ms", "1,000/s", "eager ms", "1,000/s", "share", "loss / large"):
         shown.add_column(heading, justify="left" if heading == "ranker" else "right")
     for row in rows:
         shown.add_row(
             row["system"],
             f"{row['parameters']:,}",
             f"{row['milliseconds']:.2f}",
-            f"{row['candidates_per_second']:,}",
+            f"{row['candidates_per_second'] / 1000:.0f}",
             f"{row['eager_milliseconds']:.2f}",
-            f"{row['eager_candidates_per_second']:,}",
+            f"{row['eager_candidates_per_second'] / 1000:.0f}",
             f"{row['worst_share']:.4f}",
             f"{row['loss_over_large']:.4f}",
         )

@@ -13,6 +13,7 @@ from serving.first import curl, first_key
 from serving.gateway.keys import Scope, create_key
 from serving.gateway.settings import Settings
 from serving.place import Place
+from serving.rebuilding import ask_for_rebuild
 from serving.server import TritonServer
 from serving.stack import Log, Stack, State, Users
 from serving.supervisor import Guard, Patience
@@ -95,6 +96,23 @@ def gateway(
 def consume(serve: Serve, broker: BrokerUrl, state: StateUrl, live: Live = None, port: Port = 0) -> None:
     """Fold the event log into users' states and into Parquet; its metrics stand at `port`."""
     run_consumer(_place(serve, live), Neighbours(broker=broker, state=state), port=port)
+
+
+@app.command()
+def rebuild(serve: Serve, live: Live = None) -> None:
+    """Make users' states anew from the event log's Parquet: of a store that was lost or damaged, or for a bundle that
+    remembers more.
+
+    The consumer does it as it starts. Where a stack runs, its consumer is started again at once; until it is through, users
+    of whom it has not read yet are met as strangers.
+    """
+    place = _place(serve, live)
+    address = ask_for_rebuild(place)
+    if address is None:
+        console.print(f"next     start what serves {place.serve}: its consumer makes the states first")
+    else:
+        console.print(f"the consumer starts again; it is through when {place.rebuild} is gone", soft_wrap=True)
+        console.print(f"next     curl -s {address} | grep recsys_consumer_waiting", style="bold", soft_wrap=True)
 
 
 @app.command()

@@ -16,6 +16,7 @@ class Place:
     live/broker/ spool/                                the event log, and what waits for it
     live/states.db or valkey/                          what is known of users now
     live/events/                                       the log as Parquet, for training
+    live/rebuild                                       there while states are to be made anew from live/events
     live/stack.log      what everybody said            live/running.json   who runs, and where they listen
     """
 
@@ -76,6 +77,10 @@ class Place:
     @property
     def events(self) -> Path:
         return self.live / "events"
+
+    @property
+    def rebuild(self) -> Path:
+        return self.live / "rebuild"
 
     @property
     def log(self) -> Path:

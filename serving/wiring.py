@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import signal
 import sys
 import time
@@ -22,10 +23,11 @@ from recsys.policy.live import Follower
 from recsys.policy.rules import RuleSet
 from recsys.policy.store import RuleStore
 from recsys.stages import load_live_retrieve, load_live_rules, read_schema, read_spec
+from serving.events.archive import ArchiveReader
 from serving.events.consumer import Consumer
 from serving.events.jetstream import JetStreamRoom
 from serving.events.log import EventLog
-from serving.events.opening import open_reader, open_room, open_writer
+from serving.events.opening import OpenReader, open_reader, open_room, open_writer
 from serving.events.partitions import PartitionSink
 from serving.events.record import Sink
 from serving.events.spool import Spool
@@ -49,10 +51,12 @@ READ_S, WRITE_S = 0.05, 5.0
 """a call of the state store may take so long"""
 FOLD_POLL_S, PARQUET_POLL_S, PARQUET_LINGER_S = 0.1, 1.0, 10.0
 """looking costs both sides a millisecond, and who did something sees it in the slate after the next look"""
-FOLD_ROWS, PARQUET_ROWS = 500, 20_000
+FOLD_ROWS, REBUILD_ROWS, PARQUET_ROWS = 500, 2_000, 20_000
 ROOM_S = 30.0
 """between two looks at how full the log is"""
 WHO = "gateway"
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +156,7 @@ def run_consumer(place: Place, neighbours: Neighbours, *, port: int) -> None:
 async def _consume(place: Place, bundle: Bundle, neighbours: Neighbours, port: int) -> None:
     states, broker = _states(place, bundle, neighbours), neighbours.broker
     readers = {
-        "states": open_reader(broker, name="states", limit=FOLD_ROWS, linger_s=0.0, poll_s=FOLD_POLL_S),
+        "states": _reader_of_states(place, broker, states),
         "parquet": open_reader(
             broker, name="parquet", limit=PARQUET_ROWS, linger_s=PARQUET_LINGER_S, poll_s=PARQUET_POLL_S
         ),
@@ -179,6 +183,20 @@ async def _consume(place: Place, bundle: Bundle, neighbours: Neighbours, port: i
     for task in running:
         if not task.cancelled() and (error := task.exception()):
             raise error
+
+
+def _reader_of_states(place: Place, broker: str, states: States) -> OpenReader:
+    """Of the log, behind all that there is of it as Parquet where the states are to be made anew."""
+    log = open_reader(broker, name="states", limit=FOLD_ROWS, linger_s=0.0, poll_s=FOLD_POLL_S)
+    if not place.rebuild.exists():
+        return log
+
+    def done() -> None:
+        place.rebuild.unlink(missing_ok=True)
+        logger.warning("the states were made anew from %s", place.events)
+
+    logger.warning("the states are made anew from %s", place.events)
+    return ArchiveReader(place.events, log, limit=REBUILD_ROWS, begin=states.clear, done=done)
 
 
 async def _keep(room: JetStreamRoom, consumers: Collection[Consumer]) -> None:

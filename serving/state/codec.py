@@ -10,7 +10,7 @@ A list in which nothing is known is left out. The user is the key of the bytes a
 `spec` is the fingerprint of the feature spec by which the state was folded. Under another spec the events are as true as
 before, because they are raw: the state is read as that spec would leave it, so what reaches no objective any more is
 dropped, the newest `history_length` stay, and the next write says so on the disk. What an older spec did not remember comes
-back by replaying the log into an empty store only.
+back when the states are made anew from the log (`python -m serving rebuild`).
 """
 
 import json
@@ -24,7 +24,7 @@ from recsys.features.state import fold_all
 from serving.state.contract import UserState
 
 FORMAT = 1
-REPLAY = "replay the event log into an empty store"
+REPLAY = "run `python -m serving rebuild` with the folder that is served"
 SPARSE = ("context", "request_id", "position", "propensity", "bundle", "rules")
 """fields of an event that may be unknown"""
 LARGEST_WHOLE = 2.0**53

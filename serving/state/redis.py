@@ -22,6 +22,7 @@ from serving.state.contract import Change
 PREFIX = b"recsys:"
 """of every key, beside other users of the server"""
 CONNECTIONS = 64
+CLEARED = 1_000
 SWAP = """
 for place, key in ipairs(KEYS) do
     local held = redis.call('GET', key)
@@ -65,6 +66,15 @@ class RedisTable:
         arguments = [argument for change in changes.values() for argument in self._arguments(change)]
         async with self._limited(self._write_timeout_s):
             return bool(await self._swap(keys, arguments))
+
+    async def clear(self) -> None:
+        """A few keys a call, so that others who use the server do not wait."""
+        cursor = -1
+        while cursor:
+            async with self._limited(self._write_timeout_s):
+                cursor, keys = await self._client.scan(max(cursor, 0), match=PREFIX + b"*", count=CLEARED)
+                if keys:
+                    await self._client.unlink(*keys)
 
     async def close(self) -> None:
         await self._client.aclose()

@@ -16,6 +16,7 @@ from recsys.errors import ServingError
 from serving.state.contract import Change
 
 CREATE = "CREATE TABLE IF NOT EXISTS states (key BLOB PRIMARY KEY, value BLOB NOT NULL)"
+CLEAR = "DELETE FROM states"
 READ = "SELECT value FROM states WHERE key = ?"
 WRITE = "INSERT INTO states VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
 
@@ -51,6 +52,10 @@ class SqliteTable:
     async def swap(self, changes: Mapping[bytes, Change]) -> bool:
         with self._translated():
             return await self._writer.run(lambda connection: _swap(connection, changes))
+
+    async def clear(self) -> None:
+        with self._translated():
+            await self._writer.run(lambda connection: connection.execute(CLEAR))
 
     async def close(self) -> None:
         for one in (self._reader, self._writer):

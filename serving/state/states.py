@@ -52,6 +52,10 @@ class States:
             f"other writers changed the same users {ATTEMPTS} times in a row; let one consumer write at a time"
         )
 
+    async def clear(self) -> None:
+        """Forget everybody, and all that was shown."""
+        await self._table.clear()
+
     async def close(self) -> None:
         await self._table.close()
 

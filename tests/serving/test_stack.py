@@ -270,6 +270,36 @@ def test_the_log_folded_again_gives_the_same_bytes(stack: Running, trained: Any,
     assert rows(copy) == rows(stack.place.states)
 
 
+def test_a_state_store_that_was_lost_is_made_anew_from_the_log(stack: Running) -> None:
+    before, pid = rows(stack.place.states), stack.told["pids"]["consumer"]
+    with sqlite3.connect(stack.place.states) as states:
+        states.execute("DELETE FROM states")
+    assert rows(stack.place.states) == {}
+    done = subprocess.run(
+        [sys.executable, "-m", "serving", "rebuild", str(stack.place.serve), f"--live={stack.place.live}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"curl -s {stack.told['addresses']['consumer']}" in done.stdout
+    assert until(lambda: rows(stack.place.states) == before, PATIENCE_S)
+    assert until(lambda: not stack.place.rebuild.exists(), PATIENCE_S)
+    assert stack.told["pids"]["consumer"] != pid
+
+
+def test_without_a_kept_event_no_state_is_thrown_away(stack: Running, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "serving", "rebuild", str(stack.place.serve), f"--live={tmp_path}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "holds no event, so no state could be made from it" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 async def fold_again(broker: str, copy: Path, trained: Any) -> None:
     reader = JetStreamReader(Stream(url=broker), name="again", limit=7, linger_s=0.01)
     amortised = Amortised(values=dict, half_life_s=7 * 86_400.0)

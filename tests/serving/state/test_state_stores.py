@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import replace
 
 import pytest
+import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -170,6 +171,29 @@ def test_a_swap_is_all_or_nothing(store):
             assert not await table.swap({b"x": Change(before=None, after=b"4", expires=False)})
 
     asyncio.run(swap())
+
+
+def test_what_is_cleared_is_forgotten_and_other_keys_of_the_server_are_not(store):
+    stored = long_log(2_000)
+
+    async def clear():
+        async with store.opened() as states:
+            await write_all(states, stored, 500)
+            assert await states.get("u") is not None
+            await states.clear()
+            assert (await states.get("u"), await states.exposure()) == (None, {})
+            await states.clear()
+            await write_all(states, stored, 500)
+
+    foreign = None
+    if store.url.startswith("redis"):
+        foreign = redis.Redis.from_url(store.url)
+        foreign.set("somebody:else", 1)
+    asyncio.run(clear())
+    if foreign is not None:
+        with foreign:
+            assert foreign.getdel("somebody:else") == b"1"
+    assert store.raw() == replayed(store, stored)
 
 
 class Contested:
