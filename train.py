@@ -14,16 +14,26 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from recsys.bundle import Bundle
-from recsys.errors import exit_on_error
+from recsys.errors import ConfigError, exit_on_error
 from recsys.evaluation.report import PICTURES, Report, compare, verdicts
 from recsys.training.cascade import Knobs
 from recsys.training.experiment import Experiment
 
+GROUPS = (
+    *("data", "protocol", "content", "features", "retrieval", "candidates", "index", "trainer", "policy", "rules"),
+    *("evaluation", "logger"),
+)
+LAST_SEED = 2**31 - 1
 INTERRUPTED = "interrupted; the same command with the same run_dir goes on from here"
 
 
 def build(config: DictConfig) -> Experiment:
     """Every part of the experiment from its configuration group."""
+    for key, least in (("seed", 0), ("seeds", 1)):
+        if type(config[key]) is not int or not least <= config[key] <= LAST_SEED:
+            raise ConfigError(f"{key} is {config[key]!r}; choose a whole number from {least} to {LAST_SEED}")
+    if missing := [group for group in GROUPS if config.get(group) is None]:
+        raise ConfigError(f"there is no {missing[0]}; only ranking can be left out, by ~ranking")
     part = {
         name: instantiate(config[name], _convert_="all") for name in config if name not in ("seed", "seeds", "run_dir")
     }

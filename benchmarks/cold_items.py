@@ -146,6 +146,7 @@ def promise(world: World, promising: Promising) -> np.ndarray:
         table=items,
         spec=spec,
         index=ExactIndex(np.zeros((len(items), 1))),
+        ordered=True,
     )
     listed, scores = promising.fit(known), np.zeros((1, len(items)), dtype=np.float32)
     scores[0, listed.rows] = listed.scores

@@ -117,7 +117,7 @@ class World:
                 gone |= _of(dataset, draw(dataset.items[ITEM], withheld))
         left = replace(dataset, interactions=dataset.interactions.filter(pl.Series(~gone)))
         prepared = prepare(left, replace(split, periods=split.periods[~gone]), features, content)
-        asked = Questions.of(left, prepared.split, prepared.replay, period, remove_seen=True)
+        asked = Questions.of(left, prepared.split, prepared.replay, period)
         questions = asked.only(np.flatnonzero(asked.histories.lengths))
         met = np.bincount(prepared.replay.items[known := prepared.split.known(period)], minlength=len(cold)) > 0
         assert not (met & cold).any()

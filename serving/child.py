@@ -1,5 +1,6 @@
 """One of our own commands as a process beside us."""
 
+import http.client
 import sys
 import urllib.error
 import urllib.request
@@ -56,5 +57,5 @@ class Child(Server):
         except urllib.error.HTTPError as error:
             error.close()
             return f"answers {error.code} at {self._health}"
-        except OSError as error:
+        except (OSError, http.client.HTTPException) as error:
             return f"does not answer at {self._health}: {error}"

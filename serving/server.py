@@ -5,6 +5,7 @@ environment, with the folder that holds `recsys` and `serving` as working direct
 its `sys.path` begins with the working directory.
 """
 
+import http.client
 import json
 import os
 import secrets
@@ -38,6 +39,8 @@ from serving.wheel import CONTROL_HEADER, check_numpy, command, environment, fin
 
 LOAD_S = 60.0
 PROBE_S = 2.0
+UNHEARD = (OSError, http.client.HTTPException)
+"""no answer, or one that breaks off"""
 STRANGER = Query(user="", now=0.0, request_id="probe")
 SHM = Path("/dev/shm")
 NOISE = ("CUDA", "Cuda", "NVML", "DCGM")
@@ -206,7 +209,7 @@ class TritonServer(Server):
         try:
             with _open(self.metrics_url, timeout=PROBE_S) as response:
                 return response.read().decode()
-        except OSError as error:
+        except UNHEARD as error:
             raise ServingError(f"{self.metrics_url} does not answer: {error}") from None
 
     def _port(self, name: str) -> int:
@@ -250,13 +253,13 @@ class TritonServer(Server):
         return last_lines(self.log, self._said_before, tells=_tells)
 
     def _index(self) -> list[dict[str, Any]]:
-        return json.loads(self._call("/v2/repository/index", body=b"{}", timeout_s=PROBE_S))
+        return self._document("/v2/repository/index", body=b"{}")
 
     def _num_stubs(self, model: str, index: list[dict[str, Any]]) -> int:
         """Stub processes that the model must have: its instances, once for every version that is served."""
         if not self._ready(model):
             return 0
-        config = json.loads(self._call(f"/v2/models/{model}/config", timeout_s=PROBE_S))
+        config = self._document(f"/v2/models/{model}/config")
         versions = sum(row["name"] == model and row.get("state") == "READY" for row in index)
         instances = sum(group["count"] for group in config.get("instance_group", ()))
         return versions * instances if config.get("backend") == "python" else 0
@@ -270,6 +273,13 @@ class TritonServer(Server):
             if len(words) > 1 and words[0].endswith("triton_python_backend_stub"):
                 yield pid, Path(words[1]).parts[-3]
 
+    def _document(self, path: str, body: bytes | None = None) -> Any:
+        said = self._call(path, body, timeout_s=PROBE_S)
+        try:
+            return json.loads(said)
+        except ValueError:
+            raise ServingError(f"Triton answers {path} with what is no JSON; see {self.log}") from None
+
     def _call(self, path: str, body: bytes | None = None, *, timeout_s: float = LOAD_S) -> bytes:
         url = self.http_url + path
         asked = urllib.request.Request(url, data=body, headers={CONTROL_HEADER: self._secret})
@@ -280,7 +290,7 @@ class TritonServer(Server):
             with error:
                 reason = error.read().decode(errors="replace")
             raise ServingError(f"Triton refused {path} ({error.code}): {reason}") from None
-        except OSError as error:
+        except UNHEARD as error:
             raise ServingError(f"Triton at {url} does not answer: {error}; see {self.log}") from None
 
 
@@ -301,7 +311,7 @@ def _answers(url: str) -> bool:
     try:
         with _open(url, timeout=PROBE_S) as response:
             return response.status == 200
-    except OSError as error:
+    except UNHEARD as error:
         if isinstance(error, urllib.error.HTTPError):
             error.close()
         return False

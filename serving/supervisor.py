@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from recsys.errors import ServingError
+from recsys.errors import ServingError, where
 
 
 class Service(Protocol):
@@ -88,7 +88,10 @@ class Guard:
     def run(self, stopped: threading.Event) -> None:
         """Look after the service until told to stop."""
         while not stopped.wait(self._patience.round_s):
-            self.round()
+            try:
+                self.round()
+            except Exception as error:  # whoever guards must not be gone
+                self._note(f"cannot be looked after: {where(error)}")
 
     def round(self) -> None:
         """One look, and what follows from it."""

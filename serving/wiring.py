@@ -41,7 +41,7 @@ from serving.gateway.triton import TritonModels
 from serving.place import Place
 from serving.processes import HOST
 from serving.quiet import settle, stand_back
-from serving.state.exposure import Amortised, NamedColumns
+from serving.state.exposure import Amortised, NamedColumns, Values
 from serving.state.opening import open_states
 from serving.state.states import States
 
@@ -211,6 +211,8 @@ def _show(consumers: Mapping[str, Consumer], states: States, room: JetStreamRoom
     """How far each is and how full the log, for Prometheus."""
     malformed = prometheus.Gauge("recsys_consumer_malformed", "Records that no state could be made of")
     malformed.set_function(lambda: states.malformed)
+    damaged = prometheus.Gauge("recsys_consumer_damaged", "States that could not be read, whose users began anew")
+    damaged.set_function(lambda: states.damaged)
     if room is not None:
         full = prometheus.Gauge("recsys_log_full_share", "Of the bytes that the log may have; at 1 it refuses")
         full.set_function(lambda: room.num_bytes / room.max_bytes)
@@ -228,13 +230,14 @@ def _show(consumers: Mapping[str, Consumer], states: States, room: JetStreamRoom
 
 
 def _states(place: Place, bundle: Bundle, neighbours: Neighbours) -> States:
-    """Counting what the exposure rules name that serve at the moment."""
+    """Counting what the exposure rules name that serve at the moment: of rules that do not fit, those before them."""
+    columns = NamedColumns(bundle)
 
-    def own(rules: RuleSet | None) -> RuleSet:
-        return RuleSet.parse(bundle.document("rules.yaml")) if rules is None else rules
+    def counted(rules: RuleSet | None) -> Values:
+        return columns(RuleSet.parse(bundle.document("rules.yaml")) if rules is None else rules)
 
-    follower = Follower(RuleStore(place.rules), own)
-    amortised = Amortised(values=NamedColumns(bundle, lambda: follower.now().value), half_life_s=HALF_LIFE_S)
+    follower = Follower(RuleStore(place.rules), counted)
+    amortised = Amortised(values=lambda: follower.now().value, half_life_s=HALF_LIFE_S)
     return open_states(
         neighbours.state,
         read_spec(bundle),

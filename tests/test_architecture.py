@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-BASE = {"contracts", "errors", "expressions", "jit"}
+BASE = {"contracts", "errors", "expressions", "jit", "strict_yaml"}
 MAY_IMPORT = {
     "errors": set(),
     "contracts": {"errors"},
     "expressions": {"errors"},
     "jit": set(),
+    "strict_yaml": set(),
     "bundle": set(),
     "pipeline": set(),
     "data": set(),

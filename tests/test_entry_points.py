@@ -161,6 +161,18 @@ BROKEN: dict[str, tuple[Change, list[str], str]] = {
     "text for a setting": (lambda _: None, ["retrieval.dim=large"], "retrieval.dim is 'large'"),
     "out of range": (lambda _: None, ["ranking.dropout=2"], "ranking.dropout is 2; choose a number from 0 to 0.95"),
     "fractions above one": (lambda _: None, ["protocol.test=0.9"], "keep the sum below 1"),
+    "unknown column left out": (lambda _: None, ["features.leave_out=[devise]"], "did you mean 'device'?"),
+    "letters left out": (lambda _: None, ["features.leave_out=device"], "features.leave_out is 'device'; write a list"),
+    "items left out": (lambda _: None, ["features.leave_out=[item]"], "features.leave_out names item"),
+    "no seeds": (lambda _: None, ["seeds=0"], "seeds is 0; choose a whole number from 1"),
+    "half a seed": (lambda _: None, ["seed=1.5"], "seed is 1.5; choose a whole number from 0"),
+    "seed of content": (lambda _: None, ["content.seed=-1"], "content.seed is -1"),
+    "no evaluation": (lambda _: None, ["~evaluation"], "there is no evaluation; only ranking can be left out"),
+    "unknown knob of a baseline": (
+        lambda _: None,
+        ["+evaluation.baselines.popularity.grid.depth=[1]"],
+        "the grid of a baseline does not fit it",
+    ),
     "unknown device": (lambda _: None, ["trainer.accelerator=tpu"], "trainer.accelerator is 'tpu'"),
 }
 

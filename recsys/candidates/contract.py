@@ -34,6 +34,8 @@ class Known:
     table: ItemTable
     spec: FeatureSpec
     index: Index
+    ordered: bool
+    """events of a user stand in the order in which they happened; else they are a set"""
 
     def __post_init__(self) -> None:
         if not len(self.users):

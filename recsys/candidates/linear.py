@@ -43,6 +43,9 @@ class Events(Protocol):
     @property
     def num_items(self) -> int: ...
 
+    @property
+    def ordered(self) -> bool: ...
+
 
 class Operator(Protocol):
     """How to fit [N, N], row: item of the history, column: item it speaks for."""
@@ -68,7 +71,7 @@ class CosineAndTransitions:
 
     S / mean(S) + weight T / mean(T), means over the entries that are not zero, where
     S[i, j] = |i and j| / (|i| |j|)^damping and T[i, j] sums 1 / distance over all pairs of events, i then j, at most
-    `window` apart, divided by (sum of row i + 2) and by (popularity of j + 1)^power.
+    `window` apart, divided by (sum of row i + 2) and by (popularity of j + 1)^power. Nothing follows in a set.
     """
 
     def __init__(self, *, damping: float, window: int, power: float, weight: float) -> None:
@@ -91,6 +94,8 @@ class CosineAndTransitions:
         seen = _seen(known)
         popularity = _popularity(seen)
         together = damped(cooccurrence(seen), popularity, self.damping)
+        if not known.ordered:
+            return _to_unit_mean(together)
         following = normalised(
             transitions(known.users, known.items, known.num_items, self.window), popularity, SUPPORT, self.power
         )

@@ -155,12 +155,17 @@ class CandidateSources:
         items_table: ItemTable,
         spec: FeatureSpec,
         index: Index,
+        ordered: bool,
     ) -> Sources:
         """Training positives in canonical order: user codes from 0 [M], catalogue rows [M], unix seconds [M] or NaN.
 
+        ordered: that order is the one in which they happened
+
         Every source has the first of its weights and decays; one that finds nothing to read in the data is left out.
         """
-        known = Known(users=users, items=items, timestamps=timestamps, table=items_table, spec=spec, index=index)
+        known = Known(
+            users=users, items=items, timestamps=timestamps, table=items_table, spec=spec, index=index, ordered=ordered
+        )
         fitted = {name: source.fit(known) for name, source in self.sources.items()}
         members = tuple(
             Member(name=name, num=self.sources[name].num, weight=self.sources[name].weights[0], fitted=one)

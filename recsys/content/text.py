@@ -19,7 +19,9 @@ class TextVectors:
         dim: length of the vectors, 1 to 4,096; less is used where the vocabulary is smaller
         min_documents: words in fewer items are ignored
         """
-        check_ranges("content", dim=(dim, 1, 4_096), min_documents=(min_documents, 1, 1_000_000))
+        check_ranges(
+            "content", dim=(dim, 1, 4_096), min_documents=(min_documents, 1, 1_000_000), seed=(seed, 0, 2**32 - 1)
+        )
         self.dim = dim
         self.min_documents = min_documents
         self.seed = seed

@@ -20,6 +20,8 @@ ORDERS: dict[Order, str] = {
 """what orders the events -> what stands for the time that there is not"""
 
 USER, ITEM, TIMESTAMP = "user", "item", "timestamp"
+TEXT = "text"
+"""what the columns of kind text become together, as a feature (recsys/content/words.py)"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +126,8 @@ def _check_reserved(description: Description) -> None:
         "items": (tuple(description.items), (ITEM,)),
         "users": (tuple(description.users), (USER,)),
     }
+    if description.items.get(TEXT, "text") != "text" and "text" in description.items.values():
+        raise DataError(f"items: {TEXT!r} is what all columns of kind text become together; rename that column")
     for table, (columns, reserved) in taken.items():
         for index, column in enumerate(columns):
             if column in reserved:

@@ -15,6 +15,7 @@ from recsys.errors import DataError
 
 MILLISECONDS_ABOVE = 1e11
 """unix seconds beyond this lie in the year 5138: such a number is milliseconds or finer"""
+COMPACT_DAY = r"^(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])$"
 MAX_UNKNOWN_SHARE = 0.5
 
 
@@ -103,6 +104,11 @@ def _number(column: pl.Series, where: str, separator: str) -> pl.Series:
 def _timestamp(column: pl.Series, where: str, separator: str) -> pl.Series:
     if column.dtype in (pl.Date, pl.Datetime):
         return column.cast(pl.Datetime("us")).dt.epoch("us") / 1e6
+    if column.dtype == pl.Boolean:
+        raise DataError(f"{where}: holds Boolean; times were wanted, name another column")
+    if column.dtype == pl.String:
+        days = column.str.strip_chars().str.contains(COMPACT_DAY)
+        _refuse(where, column, days, "is a day or so many seconds", "write days with dashes, for instance 2024-05-31")
     seconds = _parsed_numbers(column, where)
     odd = seconds.is_null() & column.is_not_null()
     if odd.any():
@@ -124,7 +130,7 @@ def _text(column: pl.Series, where: str, separator: str) -> pl.Series:
 
 def _categories(column: pl.Series, where: str, separator: str) -> pl.Series:
     sets = _lists(column, where, separator).cast(pl.List(pl.String))
-    sets = sets.list.eval(pl.element().str.strip_chars().replace("", None).drop_nulls())
+    sets = sets.list.eval(pl.element().str.strip_chars().replace("", None).drop_nulls().unique(maintain_order=True))
     return sets.set(sets.list.len() == 0, None)
 
 

@@ -14,12 +14,9 @@ from recsys.evaluation.tuning import Tuned
 class Evaluation:
     """The baselines that stand in every table, and what is asked of all systems alike."""
 
-    def __init__(
-        self, *, baselines: Mapping[str, Tuned], remove_seen: bool, validation_users: int, validation_seed: int
-    ) -> None:
+    def __init__(self, *, baselines: Mapping[str, Tuned | None], validation_users: int, validation_seed: int) -> None:
         """
-        baselines: by their name in the table
-        remove_seen: items that the user met before are never shown; without it they may be, and are never right
+        baselines: by their name in the table; null leaves one out
         validation_users: most of them on whom a knob is chosen
         validation_seed: draws them where there are more
         """
@@ -28,14 +25,13 @@ class Evaluation:
             validation_users=(validation_users, 1, 10**12),
             validation_seed=(validation_seed, 0, 2**63 - 1),
         )
-        self.baselines = dict(baselines)
-        self.remove_seen = remove_seen
+        self.baselines = {name: one for name, one in baselines.items() if one is not None}
         self.validation_users = validation_users
         self.validation_seed = validation_seed
 
     def questions(self, split: Split, replay: Replay, period: int) -> Questions:
         """All of a period. DataError when nothing new is met in it."""
-        return Questions.of(replay.dataset, split, replay, period, remove_seen=self.remove_seen)
+        return Questions.of(replay.dataset, split, replay, period)
 
     def validation(self, split: Split, replay: Replay) -> Questions:
         """Those on which knobs are chosen, ours too."""

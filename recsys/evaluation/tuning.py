@@ -1,5 +1,6 @@
 """A baseline at its best: its knobs are chosen on the validation questions, its figures come from the test."""
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -31,6 +32,10 @@ class Tuned:
         """
         if empty := [knob for knob, values in grid.items() if not len(values)]:
             raise ConfigError(f"the grid of a baseline has no values for {empty[0]}; give at least one")
+        try:
+            inspect.signature(baseline).bind_partial(**dict.fromkeys(grid))
+        except TypeError as error:
+            raise ConfigError(f"the grid of a baseline does not fit it: {error}; give knobs that it has") from None
         self.baseline = baseline
         self.grid = {knob: list(values) for knob, values in grid.items()}
 

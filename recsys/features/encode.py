@@ -251,4 +251,4 @@ def _as_text(value: Any) -> str | None:
 def _as_texts(value: Any) -> tuple[str, ...] | None:
     if not isinstance(value, list | tuple) or not all(isinstance(one, str) for one in value):
         return None
-    return tuple(value)
+    return tuple(dict.fromkeys(value))

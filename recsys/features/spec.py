@@ -8,15 +8,15 @@ the functions beside this file, so a feature cannot mean two things.
 import hashlib
 import json
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 
-from recsys.errors import check_ranges
-from recsys.expressions import Expression, compile_expression
+from recsys.errors import ConfigError, check_ranges
+from recsys.expressions import Expression, compile_expression, suggestion
 
 SCHEMA = 1
 MISSING = 0
@@ -27,6 +27,8 @@ RESERVED = 2
 TIME_NUMBERS = ("hour_sin", "hour_cos", "weekday_sin", "weekday_cos")
 """derived from Query.now (UTC) and appended to the context's numbers"""
 
+ROUNDING = 1e-9
+"""of numbers, below which their spread is none"""
 IDENTITY = "item"
 """the column of the items that says who an item is, not what it is like"""
 TABLES = ("items", "profile", "context")
@@ -199,10 +201,20 @@ class Features:
             max_values=(max_values, 1, 64),
             min_count=(min_count, 1, 1_000_000),
         )
+        if isinstance(leave_out, str) or not all(isinstance(name, str) for name in leave_out):
+            raise ConfigError(f"features.leave_out is {leave_out!r}; write a list of columns, e.g. [position]")
         self.history_length = history_length
         self.max_values = max_values
         self.min_count = min_count
         self.leave_out = frozenset(leave_out)
+
+    def check(self, columns: Collection[str]) -> None:
+        """ConfigError for a column to be left out that is not there or that cannot be."""
+        for name in sorted(self.leave_out):
+            if name == IDENTITY:
+                raise ConfigError("features.leave_out names item, by which items are known; leave other columns out")
+            if name not in columns:
+                raise ConfigError(f"features.leave_out names the unknown column {name!r}; {suggestion(name, columns)}")
 
     def fit_table(
         self, name: str, kinds: Mapping[str, str], columns: Columns, extra_numbers: tuple[str, ...] = ()
@@ -245,4 +257,5 @@ def _fit_number(name: str, values: np.ndarray) -> Column:
     if not len(known):
         return Column(name=name, kind="number")
     spread = float(known.std())
-    return Column(name=name, kind="number", mean=float(known.mean()), scale=spread if spread > 0 else 1.0)
+    constant = spread <= ROUNDING * float(np.abs(known).max())
+    return Column(name=name, kind="number", mean=float(known.mean()), scale=1.0 if constant else spread)

@@ -10,7 +10,7 @@ from recsys.errors import ConfigError, RecsysError
 from recsys.policy.audit import Version
 from recsys.policy.rules import RuleSet
 from recsys.policy.store import RuleStore
-from recsys.policy.watch import EVERY_S, Watch, say
+from recsys.policy.watch import EVERY_S, Voice, Watch
 
 Made = TypeVar("Made")
 
@@ -39,6 +39,9 @@ class Unpublished:
 class Ground(Protocol):
     """What rules are made for, where that changes too."""
 
+    stale: bool
+    """it could not catch up"""
+
     def stamp(self) -> object:
         """Differs after every change."""
 
@@ -66,18 +69,21 @@ class Follower(Generic[Made]):
     ground: what `make` makes them for; when it changed, the rules that serve are made anew.
     Starting, it waits for the value; later it never does: `now` costs one stat, and when HEAD changed a thread makes the
     new value while the old one goes on answering. The value before is kept, so that undoing a change makes nothing. A
-    version that cannot be read or made leaves the old one, said once in the log and in `Served.stale`; a start with such
-    a version takes the newest one that can be made.
+    version that cannot be read or made leaves the old one, said once in the log and in `Served.stale`, and is tried again
+    ever less often; a start with such a version takes the newest one that can be made.
     """
 
     def __init__(
         self, store: RuleStore | Unpublished, make: Callable[[RuleSet | None], Made], ground: Ground | None = None
     ) -> None:
         self._store, self._make, self._ground = store, make, ground
+        self._voice = Voice(logger, "rules")
         self._watch = Watch(self._stamp, self._follow)
         self._made_for = self._followed()
         self._served = self._first()
         self._before = self._served
+        if self._served.stale:
+            self._watch.fail()
         if ground is not None:
             self._watch.keep_looking(EVERY_S)
 
@@ -92,18 +98,22 @@ class Follower(Generic[Made]):
     def _followed(self) -> object:
         return None if self._ground is None else self._ground.follow()
 
-    def _follow(self) -> None:
+    def _follow(self) -> bool:
         self._made_for = self._followed()
         served = self._next()
         if served.text != self._served.text:
             self._before = self._served
         self._served = served
+        if served.stale or (self._ground is not None and self._ground.stale):
+            return False
+        self._voice.well()
+        return True
 
     def _next(self) -> Served[Made]:
         try:
             return self._current()
         except Exception as error:
-            say(logger, "rules", error, "the older version goes on serving")
+            self._voice.say(error, "the older version goes on serving")
             return replace(self._again(), stale=True)
 
     def _current(self) -> Served[Made]:
@@ -127,7 +137,7 @@ class Follower(Generic[Made]):
         try:
             return self._of(self._served.text)
         except Exception as error:
-            say(logger, "rules", error, "they go on serving for the items as they were")
+            self._voice.say(error, "they go on serving for the items as they were")
             return self._served
 
     def _of(self, text: str | None) -> Served[Made]:
@@ -142,7 +152,7 @@ class Follower(Generic[Made]):
                 return self._of(head.text)
             raise ConfigError(f"{self._store.folder} has no HEAD; restore the store from a copy")
         except Exception as error:
-            say(logger, "rules", error, "the newest version that can serve stands in")
+            self._voice.say(error, "the newest version that can serve stands in")
         return next(self._older(), None) or replace(self._of(None), stale=True)
 
     def _older(self) -> Iterator[Served[Made]]:

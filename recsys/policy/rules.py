@@ -30,7 +30,7 @@ Conditions are expressions (recsys/expressions.py) over item columns by their na
 `surface`, `hour` and `weekday` (UTC, Monday is 0), `num_events` and `exposure.name`; `when` may not read the item. A rule
 holds from `start` until before `end` (UTC).
 
-Beside `rules` a document may have `limits`, beyond which a dry run fails (recsys/evaluation/dry_run.py):
+Beside `rules` a document may have `limits`, beyond which a dry run fails (recsys/policy/dry_run.py):
 
     limits: {value_lost: 0.05, value_lost_by_a_rule: 0.05, slates_changed: 0.9, exposure_shift: 0.2}
 
@@ -50,12 +50,14 @@ from typing import Any, ClassVar
 
 import yaml
 
+from recsys import strict_yaml
 from recsys.contracts import MAX_K
 from recsys.errors import ConfigError
 from recsys.expressions import suggestion
 
 BOUNDS = (1.0, 10.0)
 """of the factor by which a rule raises or lowers a utility"""
+FIRST_YEAR = 1970
 MAX_QUOTAS = 60
 """caps, floors and frequencies of one rule set"""
 DATE = "%Y-%m-%dT%H:%M:%SZ"
@@ -212,7 +214,7 @@ def read_text(path: str | Path) -> str:
 def decode(text: str, source: str) -> Any:
     """YAML -> its document; ConfigError names line and column."""
     try:
-        return yaml.safe_load(text)
+        return strict_yaml.load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
@@ -301,9 +303,12 @@ def _moment(where: str, value: Any) -> str:
     """-> ISO 8601 in UTC, so that texts compare as moments do."""
     try:
         moment = datetime.fromisoformat(value.isoformat() if isinstance(value, date) else value)
-    except (TypeError, ValueError):
+        moment = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+    except (TypeError, ValueError, OverflowError):
         raise ConfigError(f"{where} is {_shown(value)}; write a date such as 2026-11-01 or 2026-11-01T18:00") from None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC).strftime(DATE)
+    if moment.year < FIRST_YEAR:
+        raise ConfigError(f"{where} is {_shown(value)}; write a year from {FIRST_YEAR}")
+    return moment.strftime(DATE)
 
 
 def _shown(value: Any) -> str:

@@ -115,12 +115,14 @@ class RowsNow:
     def __init__(self, items: Tracked[KnownItems]) -> None:
         self._items = items
         self._watch = Watch(items.stamp, self._follow)
-        self._follow()
+        if not self._follow():
+            self._watch.fail()
         self._watch.keep_looking(EVERY_S)
 
     def __call__(self) -> Rows:
         self._watch.look()
         return self._items.state.ledger.row_of
 
-    def _follow(self) -> None:
+    def _follow(self) -> bool:
         self._items.follow()
+        return not self._items.stale

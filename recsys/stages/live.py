@@ -34,7 +34,8 @@ class LiveRetrieve:
         """trained: over the items of the bundle"""
         self._trained, self._items = trained, items
         self._watch = Watch(items.stamp, self._follow)
-        self._follow()
+        if not self._follow():
+            self._watch.fail()
         self._watch.keep_looking(EVERY_S)
 
     @property
@@ -59,12 +60,13 @@ class LiveRetrieve:
         found = self.now(tensors)
         return {**found, "degraded": _with_flag(found["degraded"])} if self._items.stale else found
 
-    def _follow(self) -> None:
+    def _follow(self) -> bool:
         items = self._items.follow()
         sources = self._trained.sources.between_trainings(items.index, items.newest, items.ledger.hidden)
         made = replace(self._trained, items=items.table, sources=sources)
         _ = made.items.rows, made.items.ties  # worked out here, not by the first request
         self._now = made
+        return not self._items.stale
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -174,6 +174,7 @@ class Run:
             items_table=items,
             spec=spec,
             index=index,
+            ordered=self.prepared.dataset.description.order != "none",
         )
 
     def _choose(self, fitted: TrainedRetrieval) -> TrainedRetrieval:

@@ -82,7 +82,9 @@ class Prepared:
 
 def prepare(dataset: Dataset, split: Split, features: Features, content: TextVectors) -> Prepared:
     """Group the log by user and turn the item text into vectors."""
-    kinds: dict[str, str] = {ITEM: "category", **dataset.description.items}
+    described = dataset.description
+    features.check({ITEM, *described.items, *described.users, *described.context})
+    kinds: dict[str, str] = {ITEM: "category", **described.items}
     named = [name for name, kind in kinds.items() if kind == "text" and name not in features.leave_out]
     texts = {name: dataset.items[name].to_list() for name in named}
     catalogue = _columns(dataset.items, {name: kind for name, kind in kinds.items() if kind != "text"})

@@ -235,7 +235,12 @@ class KafkaReader:
 
     def _page(self, limit: int) -> list[Message]:
         consumer = self._opened()
-        page = _sound(consumer.consume(min(PAGE, limit), timeout=self._poll_s))
+        try:
+            page = _sound(consumer.consume(min(PAGE, limit), timeout=self._poll_s))
+        except KafkaException:
+            self._consumer = None  # it is behind what stood beside the error, which nobody has read
+            consumer.close()
+            raise
         _, last = consumer.get_watermark_offsets(self._topic.partition, cached=True)
         if page:
             self.waiting = max(0, last - _offset(page[-1]) - 1)

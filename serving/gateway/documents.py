@@ -8,7 +8,7 @@ from recsys.bundle import Bundle
 from recsys.contracts import Event
 from recsys.errors import QueryError
 from recsys.features.spec import Table
-from recsys.stages import RANKER, read_spec
+from recsys.stages import RANKER, read_schema, read_spec
 from serving.events.record import Record, hash_of
 from serving.gateway.strict_json import fields_of, list_of, number_of, parse, text_of, told, whole_of
 from serving.state.onboarding import Answers
@@ -27,6 +27,7 @@ EVENT = (
     "bundle",
     "rules",
 )
+LONGEST_VECTOR = 4_096
 ONBOARDING = ("user", "items", "values")
 MAX_BUDGET_MS = 60_000.0
 FUTURE_S = 86_400.0
@@ -73,6 +74,9 @@ class Documents:
     """column -> kind"""
     profile: Mapping[str, str]
     items: Mapping[str, str]
+    """those that may change"""
+    liked: tuple[str, ...]
+    """columns of the items of which a new user may say values"""
     actions: tuple[str, ...]
     limits: Limits
     now: Callable[[], float]
@@ -86,7 +90,8 @@ class Documents:
         return Documents(
             context=_kinds(spec.context),
             profile=_kinds(spec.profile),
-            items=bundle.document("catalogue.json"),
+            items=read_schema(bundle).kinds,
+            liked=tuple(bundle.document("catalogue.json")),
             actions=tuple(spec.actions),
             limits=limits,
             now=now,
@@ -153,7 +158,7 @@ class Documents:
         """The body of POST /v1/onboarding: the caller's own user id, and what that user says to like."""
         fields = fields_of("the body", parse(body), ONBOARDING, ("user",))
         items = list_of("items", fields.get("items", []), most=self.limits.liked)
-        values = fields_of("values", fields.get("values", {}), tuple(self.items))
+        values = fields_of("values", fields.get("values", {}), self.liked)
         answers = Answers(
             items=tuple(self._id(f"items[{place}]", item) for place, item in enumerate(items)),
             values={name: self._liked(f"values.{name}", listed) for name, listed in values.items()},
@@ -222,7 +227,7 @@ class Documents:
         if kind in ("number", "timestamp"):
             return number_of(place, value)
         if kind == "vector":
-            return [number_of(place, one) for one in list_of(place, value, most=self.limits.values)]
+            return [number_of(place, one) for one in list_of(place, value, most=LONGEST_VECTOR)]
         if kind == "categories":
             return [self._text(place, one) for one in list_of(place, value, most=self.limits.values)]
         return self._text(place, value)

@@ -122,6 +122,8 @@ class Door:
     def _done(self, route: str, status: int, call: Call) -> None:
         seconds = time.perf_counter() - call.started
         self._metrics.answered(route, status, seconds)
+        if call.after is not None and status == 200:
+            call.after()
         self._log.write(
             request_id=call.request_id,
             trace_id=call.trace.trace_id,
@@ -130,8 +132,6 @@ class Door:
             ms=round(1_000 * seconds, 2),
             **call.told,
         )
-        if call.after is not None and status == 200:
-            call.after()
 
     def _too_large(self) -> Refusal:
         return Refusal(413, f"the body is larger than {self._body_bytes:,} bytes; send less at once")

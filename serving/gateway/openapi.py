@@ -129,7 +129,7 @@ def _events(documents: Documents, keyed: bool) -> Schema:
 
 def _onboarding(documents: Documents, keyed: bool) -> Schema:
     liked = {"type": "array", "maxItems": documents.limits.liked, "items": _id(documents)}
-    values = _object(dict.fromkeys(documents.items, liked), ())
+    values = _object(dict.fromkeys(documents.liked, liked), ())
     return _operation(
         "What a new user likes: items, or values of their columns. The first slate is personal",
         keyed,

@@ -13,6 +13,7 @@ dropped, the newest `history_length` stay, and the next write says so on the dis
 back when the states are made anew from the log (`python -m serving rebuild`).
 """
 
+import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -54,7 +55,8 @@ def encode(state: UserState, spec: FeatureSpec) -> bytes:
 
 def decode(user: str, data: bytes, spec: FeatureSpec) -> UserState:
     """The state of the user, as this spec leaves it. ServingError for bytes that are no state or of another format."""
-    document = document_of(data, what := f"the state of user {user!r}")
+    pseudonym = hashlib.sha256(user.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+    document = document_of(data, what := f"the state of a user (sha256 {pseudonym}…)")
     try:
         history = _events(user, document)
         return UserState(

@@ -17,7 +17,7 @@ from functools import cache, lru_cache
 from operator import itemgetter
 
 from recsys.bundle import Bundle
-from recsys.errors import check_ranges
+from recsys.errors import ServingError, check_ranges
 from recsys.items.ruled import rule_columns
 from recsys.policy.compose import Policy
 from recsys.policy.popularity import ITEM
@@ -40,22 +40,21 @@ Counts = Mapping[str, Counter[str]]
 
 
 class NamedColumns:
-    """The columns that exposure rules name at this moment, with the values of every item, and the items themselves where
+    """The columns that the exposure rules of a rule set name, with the values of every item, and the items themselves where
     the policy discounts what was shown.
     """
 
-    def __init__(self, bundle: Bundle, rules: Callable[[], RuleSet]) -> None:
-        """`rules` gives the rule set that serves; it is asked at every call."""
+    def __init__(self, bundle: Bundle) -> None:
         types, catalogue = bundle.document("catalogue.json"), read_catalogue(bundle)
         columns, items = rule_columns(catalogue, types), catalogue["item"].to_list()
         dial = Policy.from_document(bundle.document("policy.yaml")).popularity
-        self._rules = rules
         self._always = {ITEM} if dial.reads_exposure else set()
         types = {ITEM: "category", **types}
         self._values = cache(lambda name: dict(zip(items, grouping("exposure", name, columns, types), strict=True)))
 
-    def __call__(self) -> Values:
-        named = (rule.exposure for rule in self._rules().rules if isinstance(rule, Exposure))
+    def __call__(self, rules: RuleSet) -> Values:
+        """ConfigError for a column that the catalogue does not have, or that has no values to count."""
+        named = (rule.exposure for rule in rules.rules if isinstance(rule, Exposure))
         return {column: self._values(column) for column in sorted({*named} | self._always)}
 
 
@@ -70,7 +69,10 @@ class Step:
         """Together with what its slot holds; the newer of the two where that is another step."""
         if data is None:
             return self
-        held = Step.from_bytes(data)
+        try:
+            held = Step.from_bytes(data)
+        except ServingError:  # the slot begins anew
+            return self
         if held.number != self.number:
             return max(self, held, key=lambda step: step.number)
         names = sorted({*self.counts, *held.counts})
@@ -93,7 +95,7 @@ class Amortised:
 
     def __init__(self, *, values: Callable[[], Values], half_life_s: float) -> None:
         """
-        values: what is counted, asked at every batch: `NamedColumns`, or `dict` for nothing
+        values: what is counted, asked at every batch: those of `NamedColumns`, or `dict` for nothing
         half_life_s: what was shown so much earlier counts half, in seconds; another one starts with new counts
         """
         check_ranges("state", half_life_s=(half_life_s, 1.0, 1e9))

@@ -31,6 +31,8 @@ class States:
         self._table, self._spec, self._exposure = table, spec, exposure
         self.malformed = 0
         """records that were passed over"""
+        self.damaged = 0
+        """states that could not be read when a record came"""
 
     async def get(self, user: str) -> UserState | None:
         data = await self._table.get(key_of(user))
@@ -65,13 +67,22 @@ class States:
         changes: dict[bytes, Change] = {}
         impressions: list[Record] = []
         for (user, batch), before in zip(by_user.items(), held, strict=True):
-            state = UserState() if before is None else decode(user, before, self._spec)
+            state = UserState() if before is None else self._read(user, before)
             fresh, after = self._folded(state, unseen(state, batch))
             if fresh:
                 changes[keys[user]] = Change(before=before, after=encode(after, self._spec), expires=True)
                 impressions += [one.record for one in fresh if one.record.kind == "impression"]
             await asyncio.sleep(0)  # a request that waits on this loop comes first
         return changes | await self._exposed(impressions)
+
+    def _read(self, user: str, data: bytes) -> UserState:
+        """One state that cannot be read holds up nobody: the user begins anew, is counted, and comes back with a rebuild."""
+        try:
+            return decode(user, data, self._spec)
+        except ServingError as error:
+            self.damaged += 1
+            logger.warning("a user begins anew: %s", error)
+            return UserState()
 
     def _folded(self, state: UserState, fresh: Sequence[Stored]) -> tuple[Sequence[Stored], UserState]:
         """What can be folded, and the state then; other records, of a newer release perhaps, are passed over and counted."""

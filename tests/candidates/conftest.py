@@ -38,6 +38,7 @@ def known_of():
             table=ItemTable.encode(table, ids, arrays),
             spec=spec,
             index=ExactIndex(np.random.default_rng(num_items).normal(size=(num_items, dim))),
+            ordered=True,
         )
 
     return known_of

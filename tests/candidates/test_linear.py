@@ -23,9 +23,9 @@ USERS, ITEMS = np.array([0, 0, 1, 1, 2, 2, 2]), np.array([0, 1, 0, 1, 1, 2, 1])
 """users 0 and 1 met items 0 and 1, user 2 met 1 twice and 2; nobody met 3"""
 
 
-def events(users, items, num_items, timestamps=None):
+def events(users, items, num_items, timestamps=None, ordered=True):
     seconds = np.full(len(users), np.nan) if timestamps is None else np.asarray(timestamps, dtype=float)
-    return SimpleNamespace(users=users, items=items, timestamps=seconds, num_items=num_items)
+    return SimpleNamespace(users=users, items=items, timestamps=seconds, num_items=num_items, ordered=ordered)
 
 
 def ease_of(**knobs):
@@ -39,6 +39,19 @@ def asked(history):
 
 def neighbours(matrix, decay=1.0):
     return ItemNeighbours.of(sparse.csr_array(np.asarray(matrix, dtype=np.float32)), decay)
+
+
+@given(st.lists(st.permutations(range(4)), min_size=1, max_size=5), st.randoms(use_true_random=False))
+def test_of_sets_nothing_follows_whatever_their_order(sets, random):
+    operator = CosineAndTransitions(damping=0.3, window=3, power=0.25, weight=1.0)
+    users, shuffled = np.repeat(np.arange(len(sets)), 3), [one[:3] for one in sets]
+    fitted = []
+    for _ in range(2):
+        items = np.array([item for one in shuffled for item in one])
+        fitted.append(operator.fit(events(users, items, 4, ordered=False)).toarray())
+        shuffled = [random.sample(one, 3) for one in shuffled]
+    np.testing.assert_allclose(fitted[0], fitted[1], rtol=1e-6)
+    np.testing.assert_allclose(fitted[0], fitted[0].T, rtol=1e-6)
 
 
 def test_the_shrunken_cosine_known_answer():

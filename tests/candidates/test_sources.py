@@ -50,6 +50,7 @@ def fit_again(configured, known):
         items_table=known.table,
         spec=known.spec,
         index=known.index,
+        ordered=known.ordered,
     )
 
 

@@ -198,6 +198,17 @@ MISTAKES: dict[str, tuple[Change, str]] = {
         swap("events.csv", "110.5", "noon"),
         "events.csv, column 'ts', row 3: 'noon' is no time; write unix",
     ),
+    "compact day": (swap("events.csv", "110.5", "20240531"), "row 3: '20240531' is a day or so many seconds"),
+    "separator of nothing": (swap("data.yaml", "vec: vector}", 'vec: vector}, separator: ""'), "separator is empty"),
+    "order of lists": (swap("data.yaml", "timestamp: ts,", "order: [file],"), r"order is \['file'\]; write one of"),
+    "key twice": (
+        swap("data.yaml", "target: like", "target: like\ntarget: watch"),
+        "'target' stands there a second time",
+    ),
+    "text that is none": (
+        swap("data.yaml", "genres: categories", "text: category"),
+        "'text' is what all columns of kind",
+    ),
     "milliseconds": (swap("events.csv", "110.5", "1700000000000"), "row 3: '1700000000000' looks like milliseconds"),
     "NaN time": (swap("events.csv", "110.5", "nan"), "column 'ts', row 3: 'nan' is not a finite number"),
     "NaN": (swap("events.csv", ",2,phone", ",NaN,phone"), "column 'rating', row 3: 'NaN' is not a finite number"),
@@ -235,6 +246,7 @@ def test_float_ids_and_other_types_are_refused(folder: Path) -> None:
         ("rating", [5], r"'rating': holds List\(Int64\); numbers were wanted"),
         ("device", b"x", "'device': holds Binary; text was wanted"),
         ("rating", float("nan"), "'rating', row 1: nan is not a finite number"),
+        ("ts", True, "'ts': holds Boolean; times were wanted"),
     ]:
         pl.DataFrame({**columns, column: [value]}).write_parquet(folder / "events.parquet")
         with pytest.raises(DataError, match=message):

@@ -35,7 +35,7 @@ def split(request, dataset):
 
 @pytest.fixture(scope="module", params=[VALIDATION, TEST], ids=["validation", "test"])
 def questions(request, dataset, split):
-    return Questions.of(dataset, split, Replay(dataset, split), request.param, remove_seen=True)
+    return Questions.of(dataset, split, Replay(dataset, split), request.param)
 
 
 def parts(compressed):
@@ -119,15 +119,11 @@ def test_ranking_goes_in_batches_that_do_not_show(questions, monkeypatch):
     assert np.array_equal(questions.ndcg_at_10(lambda batch: scores[batch]), expected)
 
 
-def test_what_was_seen_is_removed_or_stays_as_asked(questions, dataset, split):
+def test_what_was_seen_is_removed(questions):
     ranking = questions.rank(lambda batch: np.ones((batch.stop - batch.start, questions.num_items)))
     for shown, seen in zip(ranking, removed(questions), strict=True):
         assert not seen & set(shown.tolist())
         assert np.count_nonzero(shown != PAD) == questions.num_items - len(seen)
-    kept = Questions.of(dataset, split, questions.replay, questions.period, remove_seen=False)
-    ranking = kept.rank(lambda batch: np.ones((batch.stop - batch.start, kept.num_items)))
-    assert (np.count_nonzero(ranking != PAD, axis=1) == kept.num_items).all()
-    assert parts(kept.targets) == parts(questions.targets)
 
 
 def test_a_sample_is_some_of_the_questions(questions):
@@ -178,4 +174,4 @@ def test_a_period_without_anything_new_is_refused(dataset, split):
     while (asked := without.targets(dataset, TEST)).any():
         without = dataclasses.replace(split, periods=np.where(asked, 0, without.periods).astype(np.int8))
     with pytest.raises(DataError, match=r"no user meets a new item in the test period; enlarge protocol\.test"):
-        Questions.of(dataset, without, Replay(dataset, without), TEST, remove_seen=True)
+        Questions.of(dataset, without, Replay(dataset, without), TEST)

@@ -53,7 +53,7 @@ def splitter(request):
 
 def asked(dataset, split):
     replay = Replay(dataset, split)
-    return tuple(Questions.of(dataset, split, replay, period, remove_seen=True) for period in (VALIDATION, TEST))
+    return tuple(Questions.of(dataset, split, replay, period) for period in (VALIDATION, TEST))
 
 
 @pytest.fixture(scope="module")

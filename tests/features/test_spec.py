@@ -129,6 +129,13 @@ def test_numbers_are_scaled_by_what_is_known():
     assert [(column.mean, column.scale) for column in table.columns] == [(2.0, 1.0), (7.0, 1.0), (0.0, 1.0)]
 
 
+@pytest.mark.parametrize("value", [0.1, 1.1, 9.99, 1e12 + 0.1, -3.0, 0.0])
+def test_a_number_that_is_always_the_same_is_not_scaled_by_its_rounding(value):
+    (column,) = features().fit_table("items", {"price": "number"}, {"price": np.full(1_000, value)}).columns
+    assert column.scale == 1.0
+    assert column.mean == pytest.approx(value)
+
+
 def test_text_and_what_is_left_out_are_no_features_and_extra_numbers_come_last():
     kinds = {"title": "text", "position": "number", "device": "category", "vector": "vector"}
     columns = {"position": np.ones(2), "device": objects(["a", "b"]), "vector": np.ones((2, 3), np.float32)}

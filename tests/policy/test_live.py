@@ -144,6 +144,30 @@ def test_what_cannot_be_read_leaves_the_old_one(
     assert len(caplog.records) == 1
 
 
+def test_what_could_not_be_read_for_a_moment_serves_as_soon_as_it_is_there(
+    store: RuleStore, maker: Maker, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish(store, 2)
+    follower = Follower(store, maker)
+    publish(store, 4)
+    there = store.folder / "objects" / f"{store.history()[1].text}.yaml"
+    away = there.rename(store.folder / "not yet here")
+    assert until(follower, lambda served: served.stale).value == version(2)
+    away.rename(there)
+    assert until(follower, lambda served: not served.stale).value == version(4)
+    assert len(caplog.records) == 1
+
+
+def test_a_start_with_what_cannot_be_read_takes_it_when_it_is_there(store: RuleStore, maker: Maker) -> None:
+    publish(store, 2)
+    there = store.folder / "objects" / f"{store.history()[0].text}.yaml"
+    away = there.rename(store.folder / "not yet here")
+    follower = Follower(store, maker)
+    assert follower.now() == Served(value=OWN, text=None, stale=True)
+    away.rename(there)
+    assert until(follower, lambda served: not served.stale).value == version(2)
+
+
 def test_a_defect_while_making_leaves_the_old_one_and_keeps_its_traceback(
     store: RuleStore, caplog: pytest.LogCaptureFixture
 ) -> None:

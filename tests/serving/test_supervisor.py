@@ -1,11 +1,13 @@
 """What a guard does to a service that fails in every way, by a clock that the test moves."""
 
-from dataclasses import dataclass, field
+import threading
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import pytest
 
 from recsys.errors import ServingError
+from serving.processes import until
 from serving.supervisor import Guard, Patience
 
 PATIENCE = Patience(round_s=1.0, silent_s=10.0, first_pause_s=0.5, longest_pause_s=4.0, steady_s=60.0)
@@ -162,3 +164,29 @@ def test_a_long_time_without_faults_forgets_the_pause(clock: Clock, said: list[s
         guard.round()
         clock.now += 0.5
     assert guard.restarts == 4
+
+
+class Defective(Patient):
+    """Whose probe has a defect for some rounds."""
+
+    def probe(self) -> str | None:
+        if self.fault == "defect":
+            raise ZeroDivisionError
+        return super().probe()
+
+
+def test_a_guard_outlives_a_defect_and_says_where_it_is(clock: Clock) -> None:
+    service, said = Defective(fault="defect"), []
+    guard = Guard(service, said.append, patience=replace(PATIENCE, round_s=0.001), clock=clock)
+    stopped = threading.Event()
+    watching = threading.Thread(target=guard.run, args=(stopped,))
+    watching.start()
+    try:
+        assert until(lambda: said, 30.0)
+        service.fault = None
+        assert until(lambda: len(said) == 2, 30.0)
+    finally:
+        stopped.set()
+        watching.join(30.0)
+    assert said[0].startswith("patient: cannot be looked after: ZeroDivisionError at ")
+    assert said[1] == "patient answers again"

@@ -310,7 +310,7 @@ def test_training_gets_better_at_what_it_is_asked(short, ordered, negatives):
 
 @pytest.fixture(scope="module")
 def questions(short):
-    return Questions.of(short.dataset, short.split, short.replay, VALIDATION, remove_seen=True)
+    return Questions.of(short.dataset, short.split, short.replay, VALIDATION)
 
 
 @pytest.fixture
@@ -322,7 +322,7 @@ def small_steps(monkeypatch):
 @torch.no_grad()
 @pytest.mark.usefixtures("small_steps")
 def test_what_is_watched_is_trimmed_without_changing_a_vector(world):
-    questions = Questions.of(world.dataset, world.split, world.replay, VALIDATION, remove_seen=True)
+    questions = Questions.of(world.dataset, world.split, world.replay, VALIDATION)
     asked, task = Watched.of(questions, world.spec, world.items), world.task()
     batches = list(asked.batches())
     assert sum(len(batch["history_gaps"]) for batch in batches) == len(questions)

@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 import yaml
 
+from recsys import strict_yaml
 from recsys.data.amounts import expanded
 from recsys.data.dataset import Dataset
 from recsys.data.description import ITEM, ORDERS, TIMESTAMP, USER, Description, refuse_unknown
@@ -79,7 +80,7 @@ def read_table(path: Path) -> pl.DataFrame:
 
 def _document(path: Path) -> dict[str, Any]:
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = strict_yaml.load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: the description cannot be read: {error}; name a YAML file in UTF-8") from None
     except yaml.MarkedYAMLError as error:
@@ -107,9 +108,11 @@ def _spec(key: str, document: Any) -> dict[str, Any]:
     for name in ("file", *ids, TIMESTAMP, "separator"):
         if not isinstance(spec.get(name, ""), str):
             raise DataError(f"{key}.{name} is {spec[name]!r}; write text, in quotes if need be")
+    if not spec.get("separator", "|"):
+        raise DataError(f"{key}.separator is empty; write what stands between the values of a list, for instance |")
     if times and (TIMESTAMP in spec) == ("order" in spec):
         raise DataError(f"{key} needs either `timestamp: <column>` or, where there is no time, one of {WITHOUT_TIME}")
-    if spec.get("order", "file") not in ORDERS or spec.get("order") == "time":
+    if "order" in spec and (not isinstance(spec["order"], str) or spec["order"] not in {*ORDERS} - {"time"}):
         raise DataError(f"{key}.order is {spec['order']!r}; write one of {WITHOUT_TIME}")
     return spec | {name: _object(f"{key}.{name}", spec.get(name, {})) for name in columns}
 

@@ -16,6 +16,7 @@ DOCUMENTS = Documents(
     context={"device": "category", "hour": "number"},
     profile={"tags": "categories", "taste": "vector"},
     items={"price": "number", "genres": "categories", "name": "category"},
+    liked=("genres", "name"),
     actions=("click", "rating"),
     limits=Limits(k=50, exclude=3, events=2, id_characters=8, values=2),
     now=lambda: NOW,
@@ -197,6 +198,14 @@ def test_one_wrong_event_refuses_them_all() -> None:
     for events in ([], [EVENT] * 3):
         with pytest.raises(QueryError, match="send 1 to 2"):
             DOCUMENTS.events(body({"events": events}), stored)
+
+
+def test_a_bundle_lets_all_of_an_item_change_stock_and_vectors_too(trained: Any) -> None:
+    documents = Documents.of(trained.bundle, limits=Limits(), now=lambda: NOW)
+    columns = {"stock": 0, "price": 2.5, "vector": [0.5, 1.0], "tags": ["a"]}
+    assert documents.item(body({"columns": columns})) == (columns, None)
+    with pytest.raises(QueryError, match="values has the unknown field 'stock'"):
+        documents.onboarding(body({"user": "u", "values": {"stock": ["0"]}}))
 
 
 def test_items_have_the_columns_of_the_catalogue() -> None:

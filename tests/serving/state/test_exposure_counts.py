@@ -104,28 +104,25 @@ def test_another_half_life_starts_with_new_counts_and_damaged_counts_are_said():
         Amortised(values=dict, half_life_s=0)
 
 
-def test_only_columns_that_rules_name_at_this_moment_are_counted(trained):
-    rules = SimpleNamespace(now=RuleSet.parse({"rules": []}))
-    columns = NamedColumns(trained.bundle, lambda: rules.now)
-    assert columns() == {}
+def test_only_columns_that_rules_name_are_counted(trained):
+    columns = NamedColumns(trained.bundle)
+    assert columns(RuleSet.parse({"rules": []})) == {}
     fair = {"name": "fair", "exposure": "category", "least": 0.1, "most": 0.5}
-    rules.now = RuleSet.parse({"rules": [fair, {"name": "dear", "must": "price > 1"}]})
     items = trained.dataset.items
-    assert columns() == {
+    assert columns(RuleSet.parse({"rules": [fair, {"name": "dear", "must": "price > 1"}]})) == {
         "category": {
             item: () if value is None else (value,)
             for item, value in zip(items["item"], items["category"], strict=True)
         }
     }
-    rules.now = RuleSet.parse({"rules": [{**fair, "exposure": "price"}]})
     with pytest.raises(ConfigError, match="name a category or categories column"):
-        columns()
+        columns(RuleSet.parse({"rules": [{**fair, "exposure": "price"}]}))
 
 
 def test_the_items_themselves_are_counted_where_a_rule_or_the_dial_of_the_policy_reads_them(trained):
     itself = {item: (item,) for item in trained.dataset.items["item"]}
     rule = {"name": "nobody-too-much", "exposure": "item", "least": 0, "most": 0.01}
-    assert NamedColumns(trained.bundle, lambda: RuleSet.parse({"rules": [rule]}))() == {"item": itself}
+    assert NamedColumns(trained.bundle)(RuleSet.parse({"rules": [rule]})) == {"item": itself}
 
     def discounting(name):
         document = trained.bundle.document(name)
@@ -133,4 +130,4 @@ def test_the_items_themselves_are_counted_where_a_rule_or_the_dial_of_the_policy
         return {**document, **dial} if name == "policy.yaml" else document
 
     bundle = SimpleNamespace(document=discounting, file=trained.bundle.file)
-    assert NamedColumns(bundle, lambda: RuleSet.parse({"rules": []}))() == {"item": itself}
+    assert NamedColumns(bundle)(RuleSet.parse({"rules": []})) == {"item": itself}

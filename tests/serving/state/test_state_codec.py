@@ -97,5 +97,5 @@ def test_under_another_spec_the_raw_events_stay_as_far_as_it_remembers_them():
     ],
 )
 def test_what_is_no_state_is_refused_with_the_way_out(data, sentence):
-    with pytest.raises(ServingError, match=f"user 'u' {sentence}.*replay the event log"):
+    with pytest.raises(ServingError, match=rf"a user \(sha256 \w{{12}}…\) {sentence}.*python -m serving rebuild"):
         decode("u", data, SPEC)

@@ -222,11 +222,36 @@ def test_a_damaged_state_is_said_and_the_others_are_served(store):
         async with store.opened() as states:
             await states.write(log([feedback("u", "a", 1.0), feedback("v", "a", 1.0)]))
             store.put(key_of("u"), b"\x00")
-            with pytest.raises(ServingError, match="the state of user 'u' is damaged"):
+            with pytest.raises(
+                ServingError,
+                match=r"the state of a user \(sha256 0bfe935e70c3…\) is damaged .* rebuild",
+            ):
                 await states.get("u")
             return await states.get("v")
 
     assert asyncio.run(ask()).sequence == 2
+
+
+def test_a_damaged_state_holds_up_nobody_and_its_user_begins_anew(store, caplog):
+    async def ask():
+        async with store.opened() as states:
+            await states.write(log([feedback("alice@example.com", "a", 1.0), feedback("v", "a", 1.0)]))
+            store.put(key_of("alice@example.com"), b'{"format": 2}')
+            store.put(states._exposure.keys[0], b"?")
+            await states.write(
+                [
+                    Stored(sequence=7, record=feedback("alice@example.com", "b", 2.0)),
+                    Stored(sequence=8, record=feedback("v", "b", 2.0)),
+                    Stored(sequence=9, record=impression("v", ["a"], 3.0)),
+                ]
+            )
+            return await states.get("alice@example.com"), await states.get("v"), states.damaged, await states.exposure()
+
+    alice, other, damaged, exposure = asyncio.run(ask())
+    assert [event.item for event in alice.history] == ["b"]
+    assert [event.item for event in other.history] == ["a", "b"]
+    assert (damaged, exposure["genres=war"]) == (1, 1.0)
+    assert "alice" not in caplog.text
 
 
 def test_an_empty_batch_writes_nothing(store):
