@@ -56,7 +56,7 @@ def up(
         users=users,
         more=[f"--budget={budget}", *(f"--liked={objective}" for objective in liked or ())],
     )
-    place.live.mkdir(mode=0o700, parents=True, exist_ok=True)  # raw user ids may lie there
+    place.make_live()
     first_key(place)
     with stack.running(place, Log(place.log, console)):
         signals.listen()
@@ -87,7 +87,7 @@ def gateway(
         neighbours,
         port=port,
         store_raw=users is Users.raw,
-        settings=Settings(budget_ms=budget, liked=tuple(liked or ())),
+        settings=Settings.within(budget, liked=tuple(liked or ())),
         ready=lambda url: console.print(f"gateway  {url}"),
     )
 

@@ -11,10 +11,12 @@ RATE, BURST = 10_000.0, 10_000
 
 
 def first_key(place: Place) -> str:
-    """A token that may do everything, made with the first start and kept for the owner of this machine (mode 0600)."""
+    """A token that may do everything, made with the first start and kept for the owner of this machine (mode 0600); made anew
+    where its file is gone.
+    """
     if place.first_key.exists():
         return place.first_key.read_text(encoding="ascii").strip()
-    token = create_key(place.keys, name=NAME, scopes=SCOPES, rate=RATE, burst=BURST)
+    token = create_key(place.keys, name=NAME, scopes=SCOPES, rate=RATE, burst=BURST, anew=True)
     descriptor = os.open(place.first_key, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w", encoding="ascii") as file:
         file.write(token + "\n")

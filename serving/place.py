@@ -30,6 +30,10 @@ class Place:
                 f"{self.serve} holds no exported bundle; run `make demo`, or `python export.py bundle=...` with a bundle"
             )
 
+    def make_live(self) -> None:
+        """For the owner's eyes only, where there is none yet: raw user ids may lie there."""
+        self.live.mkdir(mode=0o700, parents=True, exist_ok=True)
+
     @property
     def bundle(self) -> Path:
         return self.serve / "bundle"

@@ -99,6 +99,7 @@ def run_gateway(
 ) -> None:
     """Serve until SIGTERM. ServingError and ConfigError for what cannot be put together."""
     place.check()
+    place.make_live()
     bundle = Bundle.open(place.bundle)
     states = _states(place, bundle, neighbours)
     log = EventLog(broker=open_writer(neighbours.broker), spool=Spool(place.spool))
@@ -147,6 +148,7 @@ def _watched(log: EventLog) -> Sequence[tuple[str, str, Callable[[], float]]]:
 def run_consumer(place: Place, neighbours: Neighbours, *, port: int) -> None:
     """Fold the log into the states at once and into Parquet in larger pieces, each at its own pace, until SIGTERM."""
     place.check()
+    place.make_live()
     stand_back()
     bundle = Bundle.open(place.bundle)
     settle()

@@ -12,12 +12,13 @@ from recsys.contracts import Slate
 
 def slate_table(slate: Slate, names: Mapping[str, str]) -> Table:
     """Items with their names (as `item_names` gives them), probabilities and reasons."""
-    objectives = list(slate.items[0].probabilities) if slate.items else []
+    objectives = list(dict.fromkeys(name for shown in slate.items for name in shown.probabilities))
     table = Table(title=Text(f"user {slate.user}"), box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left")
     for heading in ("", "item", "utility", *objectives, "from", "rules"):
         table.add_column(heading, justify="right" if heading in ("", "utility", *objectives) else "left")
     for place, shown in enumerate(slate.items, start=1):
-        figures = [f"{shown.utility:.3f}", *(f"{shown.probabilities[name]:.3f}" for name in objectives)]
+        chances = (shown.probabilities.get(name) for name in objectives)
+        figures = [f"{shown.utility:.3f}", *("" if chance is None else f"{chance:.3f}" for chance in chances)]
         reasons = (", ".join(shown.sources), ", ".join(f"{name}: {effect}" for name, effect in shown.rules.items()))
         table.add_row(*(Text(cell) for cell in (str(place), names[shown.item], *figures, *reasons)))
     degraded = f"degraded: {', '.join(slate.degraded)}; " if slate.degraded else ""

@@ -95,7 +95,7 @@ class Exploration:
 def seeded(query: Query) -> np.random.Generator:
     """By the id of the request; without one by its user and moment."""
     named = query.request_id or f"{query.user} {query.now!r}"
-    digest = hashlib.blake2b(named.encode(), digest_size=16).digest()
+    digest = hashlib.blake2b(named.encode("utf-8", "surrogatepass"), digest_size=16).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest)))
 
 

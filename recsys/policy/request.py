@@ -4,6 +4,7 @@ Shapes: B queries of a batch.
 """
 
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -48,7 +49,7 @@ def _value(query: Query, name: str) -> Any:
 
 def _number(value: Any) -> float | None:
     usable = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if usable and math.isfinite(value) else None
+    return float(value) if usable and abs(value) <= sys.float_info.max else None
 
 
 def _text(value: Any) -> str | None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from recsys.errors import ConfigError, check_ranges
+from recsys.policy.durable import locked
 from serving.gateway.refusals import Refusal
 
 Scope = Literal["recommend", "events", "admin"]
@@ -114,14 +115,20 @@ def read_keys(path: Path) -> tuple[Key, ...]:
         raise ConfigError(f"{path} is no file of API keys: {error!r}; make its keys again") from None
 
 
-def create_key(path: Path, *, name: str, scopes: Sequence[Scope], rate: float, burst: int) -> str:
-    """Add a key to a file, which is made where there is none; returns the token, which is kept nowhere."""
+def create_key(path: Path, *, name: str, scopes: Sequence[Scope], rate: float, burst: int, anew: bool = False) -> str:
+    """Add a key to a file, which is made where there is none; returns the token, which is kept nowhere.
+
+    anew: it may take the place of a key of that name, which is refused otherwise
+    """
     token = PREFIX + secrets.token_urlsafe(32)
     key = Key(name=name, sha256=hash_token(token), scopes=tuple(scopes), rate=rate, burst=burst)
-    known = read_keys(path) if path.exists() else ()
-    if name in {one.name for one in known}:
-        raise ConfigError(f"{path} has a key {name!r} already; take another name or remove it first")
-    _write(path, {"keys": [asdict(one) for one in (*known, key)]})
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with locked(path.parent):
+        known = read_keys(path) if path.exists() else ()
+        others = [one for one in known if one.name != name]
+        if len(others) < len(known) and not anew:
+            raise ConfigError(f"{path} has a key {name!r} already; take another name or remove it first")
+        _write(path, {"keys": [asdict(one) for one in (*others, key)]})
     return token
 
 
@@ -131,7 +138,6 @@ def _key(entry: Any) -> Key:
 
 def _write(path: Path, document: Any) -> None:
     """Whole or not at all, for the owner's eyes only."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(path.name + ".new")
     descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w") as file:

@@ -1,6 +1,6 @@
 """How the gateway divides its time and its places."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from recsys.errors import check_ranges
 from serving.gateway.documents import Limits
@@ -51,6 +51,19 @@ class Settings:
     logged_context: tuple[str, ...] = ()
     """columns of the context that may stand in the log"""
     limits: Limits = field(default_factory=Limits)
+
+    @staticmethod
+    def within(budget_ms: float, *, liked: tuple[str, ...]) -> "Settings":
+        """The defaults, or, of a budget below theirs, as large shares of it as they are of theirs."""
+        usual = Settings(liked=liked)
+        share = min(1.0, budget_ms / usual.budget_ms)
+        return replace(
+            usual,
+            budget_ms=budget_ms,
+            state_ms=share * usual.state_ms,
+            light_ms=share * usual.light_ms,
+            fallback_ms=share * usual.fallback_ms,
+        )
 
     def __post_init__(self) -> None:
         check_ranges(

@@ -178,3 +178,21 @@ def test_a_file_of_somebody_else_is_refused(tmp_path, description):
     pl.DataFrame({"id": [1]}).write_parquet(stranger / "notes.parquet")
     with pytest.raises(DataError, match="cannot be read"):
         loaded(tmp_path, description)
+
+
+@pytest.mark.parametrize("column", ["id", "user", "timestamp", "item", "context", "request_id"])
+def test_feedback_without_a_column_of_ours_is_refused(tmp_path, description, column):
+    written(tmp_path, [clicked("a")])
+    (file,) = tmp_path.glob("feedback/*/*.parquet")
+    pl.read_parquet(file, glob=False).drop(column).write_parquet(file)
+    with pytest.raises(DataError, match=f"no file of the feedback has a column '{column}'"):
+        loaded(tmp_path, description)
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", None, ""])
+def test_a_context_that_is_none_is_refused(tmp_path, description, text):
+    written(tmp_path, [clicked("a")])
+    (file,) = tmp_path.glob("feedback/*/*.parquet")
+    pl.read_parquet(file, glob=False).with_columns(context=pl.lit(text, pl.String)).write_parquet(file)
+    with pytest.raises(DataError, match=r"the context of the record 'a' is .*, no JSON object; keep nothing but"):
+        loaded(tmp_path, description)

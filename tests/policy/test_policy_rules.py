@@ -65,6 +65,14 @@ def test_fresh_items_are_pushed_until_their_budget_of_exposure_is_spent():
     assert factors(rule) == [1, 1, 1, 1], "nobody counts"
 
 
+@pytest.mark.parametrize(
+    "count", [10**400, -(10**400), float("inf"), "3", True], ids=["huge", "less", "inf", "text", "yes"]
+)
+def test_a_number_of_a_request_that_is_none_is_not_known(count):
+    rule = {"boost": 3, "where": "year >= 1997", "when": "exposure.fresh < 1000"}
+    assert factors(rule, exposure={"fresh": count}) == [1, 1, 1, 1]
+
+
 def test_a_must_keeps_the_items_for_which_it_holds():
     assert kept({"must": "not contains(genres, 'Documentary')"}) == [True, True, False, False]
     assert kept({"must": "year > 1960"}) == [True, False, False, True]
@@ -272,6 +280,10 @@ def test_read(tmp_path):
         ("rules: [{name: a, must: 'true', start: soon}]", "rules[0].start is 'soon'; write a date such as 2026-11-01"),
         ("rules: [{name: a, must: 'true', start: 2026-02-01, end: 2026-01-01}]", "not before it ends"),
         ("rules: [{name: a, must: 'true'}, {name: a, must: 'true'}]", "two rules are called 'a'"),
+        ("rules: [{name: a, must: 'true', start: 0206-11-01}]", "write a year from 1970"),
+        ("rules: [{name: a, must: 'true', end: '0001-01-01T00:00+05:00'}]", "write a date such as 2026-11-01"),
+        ("rules: [{name: a, must: 'true', must: 'false'}]", "the key 'must' stands there a second time"),
+        ("rules: []\nrules: []", "line 2, column 1: the key 'rules' stands there a second time"),
         ("rules: [}", "is not YAML: line 1, column 9"),
         ("rules: 2020-99-99", "is not YAML"),
         (

@@ -23,6 +23,8 @@ ACTION = "action_"
 """before the name of an action in the partitions, which may be that of another column"""
 FEEDBACK_FILES, SHOWN_FILES = (f"{kind}/day=*/*.parquet" for kind in ("feedback", "impressions"))
 SHOWN = (USER, TIMESTAMP, REQUEST, "query", ITEM, POSITION, "propensity")
+DONE = (ID, USER, TIMESTAMP, ITEM, CONTEXT, REQUEST)
+OURS_ALONE = "keep nothing but the event log's files there"
 SCALAR = ("category", "text")
 
 
@@ -53,6 +55,8 @@ class EventLog:
         if not base.description.clock:
             raise DataError(f"{self.description}: there is no time, but the log has one; name tables with timestamps")
         records = _records(Path(self.folder), FEEDBACK_FILES)
+        if missing := [column for column in DONE if column not in records.columns]:
+            raise DataError(f"{self.folder}: no file of the feedback has a column {missing[0]!r}; {OURS_ALONE}")
         unique = _unique(records, base.description)
         events = _events(unique, base.description, self.folder)
         dataset = validated(
@@ -96,7 +100,7 @@ def _records(folder: Path, pattern: str, columns: Sequence[str] | None = None) -
         return pl.concat(map(read, files), how="diagonal")
     except (pl.exceptions.PolarsError, OSError) as error:
         reason = str(error).strip().split("\n")[0]
-        raise DataError(f"{folder}: cannot be read: {reason}; keep nothing but the event log's files there") from None
+        raise DataError(f"{folder}: cannot be read: {reason}; {OURS_ALONE}") from None
 
 
 def _described(records: pl.DataFrame, description: Description) -> list[str]:
@@ -138,7 +142,7 @@ def _best(answers: pl.DataFrame) -> pl.DataFrame:
 def _events(unique: pl.DataFrame, description: Description, folder: str) -> pl.DataFrame:
     """Interactions in the columns of the description, a row a record."""
     described = _described(unique, description)
-    contexts = [json.loads(text) for text in unique[CONTEXT]]
+    contexts = [_parsed(text, id, folder) for id, text in unique.select(ID, CONTEXT).iter_rows()]
     return unique.select(
         USER,
         ITEM,
@@ -149,6 +153,18 @@ def _events(unique: pl.DataFrame, description: Description, folder: str) -> pl.D
         ),
         *(_context(name, kind, contexts, folder) for name, kind in description.context.items()),
     )
+
+
+def _parsed(text: str | None, id: str, folder: str) -> Mapping[str, Any]:
+    try:
+        context = json.loads(text or "")
+    except ValueError:
+        context = None
+    if not isinstance(context, dict):
+        raise DataError(
+            f"{folder}: the context of the record {id!r} is {shortened(text)}, no JSON object; {OURS_ALONE}"
+        )
+    return context
 
 
 def _context(name: str, kind: str, contexts: list[Mapping[str, Any]], folder: str) -> pl.Series:

@@ -3,6 +3,7 @@
 import hmac
 import json
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.errors import ConfigError
+from serving.first import first_key
 from serving.gateway.keys import Bucket, Key, Keyring, create_key, hash_token, read_keys
 from serving.gateway.refusals import Refusal
+from serving.place import Place
 
 
 class Clock:
@@ -46,6 +49,37 @@ def test_a_key_is_made_once_and_only_its_hash_is_kept(tmp_path: Path) -> None:
     assert keys.admit(f"bearer {other}", "admin") == "feed"
     with pytest.raises(ConfigError, match="has a key 'shop' already"):
         create_key(path, name="shop", scopes=["recommend"], rate=5.0, burst=10)
+
+
+def test_a_key_may_take_the_place_of_one_whose_token_is_lost(tmp_path: Path) -> None:
+    path = tmp_path / "live" / "keys.json"
+    lost = create_key(path, name="first", scopes=["recommend"], rate=5.0, burst=10)
+    other = create_key(path, name="shop", scopes=["recommend"], rate=5.0, burst=10)
+    token = create_key(path, name="first", scopes=["recommend"], rate=5.0, burst=10, anew=True)
+    keys = Keyring(read_keys(path), clock=Clock())
+    assert [status_of(keys, f"Bearer {one}") for one in (lost, other, token)] == [401, 200, 200]
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+def test_the_first_token_comes_back_when_its_file_is_gone(tmp_path: Path) -> None:
+    place = Place(serve=tmp_path, live=tmp_path / "live")
+    lost = first_key(place)
+    assert first_key(place) == lost
+    place.first_key.unlink()
+    token = first_key(place)
+    keys = Keyring(read_keys(place.keys), clock=Clock())
+    assert [status_of(keys, f"Bearer {one}") for one in (lost, token)] == [401, 200]
+
+
+def test_keys_made_at_once_are_all_there(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    with ThreadPoolExecutor(8) as pool:
+        made = [
+            pool.submit(create_key, path, name=f"k{place}", scopes=["recommend"], rate=1.0, burst=1)
+            for place in range(16)
+        ]
+    assert len({one.result() for one in made}) == 16
+    assert {one.name for one in read_keys(path)} == {f"k{place}" for place in range(16)}
 
 
 def test_who_may_do_what() -> None:

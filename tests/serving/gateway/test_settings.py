@@ -1,0 +1,25 @@
+"""A budget is divided as the usual one is."""
+
+from dataclasses import asdict
+
+import pytest
+
+from recsys.errors import ConfigError
+from serving.gateway.settings import Settings
+
+
+@pytest.mark.parametrize("budget_ms", [5.0, 20.0, 99.0])
+def test_a_smaller_budget_keeps_the_shares(budget_ms: float) -> None:
+    usual, own = Settings(), Settings.within(budget_ms, liked=("like",))
+    for name in ("state_ms", "light_ms", "fallback_ms"):
+        assert getattr(own, name) / budget_ms == pytest.approx(getattr(usual, name) / usual.budget_ms)
+    assert own.liked == ("like",)
+
+
+def test_a_larger_budget_goes_to_the_cascade_alone() -> None:
+    assert asdict(Settings.within(20_000.0, liked=())) == asdict(Settings(budget_ms=20_000.0))
+
+
+def test_a_budget_out_of_range_is_named_as_it_was_given() -> None:
+    with pytest.raises(ConfigError, match=r"gateway\.budget_ms is 1"):
+        Settings.within(1.0, liked=())
