@@ -28,7 +28,8 @@ SOURCES = {
 def prepared(request):
     dataset = SOURCES[request.param].load()
     split = GlobalTime(rank=0.2, validation=0.1, test=0.2, cuts=1, later=0.0, horizon_days=None).splits(dataset)[0]
-    features = Features(history_length=6, max_values=3, min_count=2, leave_out=["position", "propensity"])
+    left_out = [name for name in ("position", "propensity") if name in dataset.description.context]
+    features = Features(history_length=6, max_values=3, min_count=2, leave_out=left_out)
     return prepare(dataset, split, features, TextVectors(dim=4, min_documents=1, seed=0))
 
 

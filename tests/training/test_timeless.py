@@ -27,7 +27,12 @@ def config(tmp_path_factory: pytest.TempPathFactory, composed: Any, tiny: tuple[
     (folder / "walks_item2attributes.json").write_text(f"{{{attributes}}}")
     kept = [one for one in tiny if not one.startswith("data.")]
     return composed(
-        folder / "run", *kept, "data=sequence", f"data.path={folder / 'walks.txt'}", "protocol=leave_one_out"
+        folder / "run",
+        *kept,
+        "data=sequence",
+        f"data.path={folder / 'walks.txt'}",
+        "protocol=leave_one_out",
+        "features.leave_out=[]",
     )
 
 
