@@ -70,7 +70,7 @@ class TrainedRetrieval:
 
     @cached_property
     def version(self) -> RetrievalVersion:
-        """What its columns are worth nothing without."""
+        """The columns that it adds to examples, and which fit wrote them."""
         spec, sources = self.retrieve.spec, self.retrieve.sources
         document, arrays = sources.to_documents()
         weights = {name: tensor.numpy() for name, tensor in self.towers.state_dict().items()}
