@@ -132,6 +132,8 @@ class Slate:
     """fingerprint of the bundle that answered"""
     rules: str
     """hash of the rule set that was applied"""
+    exposure: Mapping[str, float] = field(default_factory=dict)
+    """shares of what was shown to everybody that decided beside Query.exposure; with them in it the query gets this slate"""
 
     def to_json(self) -> str:
         return json.dumps(self, default=_fields, separators=(",", ":"))
@@ -166,6 +168,8 @@ def _fields(noun: Any) -> dict[str, Any]:
     said = {name: getattr(noun, name) for name in noun.__slots__}
     if isinstance(noun, SlateItem) and not noun.adds:
         del said["adds"], said["because_of"]
+    if isinstance(noun, Slate) and not noun.exposure:
+        del said["exposure"]
     return said
 
 

@@ -11,6 +11,7 @@ class Place:
     """Two folders.
 
     serve/bundle/ models/ rules/ items/     what export.py wrote, and what was published since
+    serve/exposure/     what was shown to everybody
     live/keys.json      who may ask, hashed           live/identity.key   what users' pseudonyms are made with
     live/first.key      a token for the owner of this machine
     live/broker/ spool/                                the event log, and what waits for it
@@ -49,6 +50,10 @@ class Place:
     @property
     def items(self) -> Path:
         return self.serve / "items"
+
+    @property
+    def exposure(self) -> Path:
+        return self.serve / "exposure"
 
     @property
     def keys(self) -> Path:

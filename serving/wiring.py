@@ -21,6 +21,7 @@ from recsys.items.schema import ItemSchema
 from recsys.items.store import Edit, ItemStore
 from recsys.policy.live import Follower
 from recsys.policy.rules import RuleSet
+from recsys.policy.shares import ShareFile
 from recsys.policy.store import RuleStore
 from recsys.stages import load_live_retrieve, load_live_rules, read_schema, read_spec
 from serving.events.archive import ArchiveReader
@@ -106,10 +107,11 @@ def run_gateway(
     parts = Parts(
         bundle=bundle,
         retrieve=load_live_retrieve(bundle, place.items),
-        rules=load_live_rules(bundle, place.rules, place.items),
+        rules=load_live_rules(bundle, place.rules, place.items, place.exposure),
         models=TritonModels(neighbours.triton),
         states=states,
         exposures=states,
+        shares=ShareFile(place.exposure),
         writer=log,
         items=Shelf(ItemStore(place.items), read_schema(bundle)),
         identities=Identity.from_file(place.identity, store_raw=store_raw),

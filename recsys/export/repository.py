@@ -5,6 +5,7 @@
 <path>/models/{recommend,recommend_light,recommend_explained}/{config.pbtxt, 1/}
 <path>/rules/                       what was published since, see recsys.policy.store; an export never touches it
 <path>/items/                       which items changed since, see recsys.items.store; nor this
+<path>/exposure/                    what was shown to everybody, see recsys.policy.shares; nor this
 """
 
 import shutil
@@ -25,8 +26,8 @@ from recsys.pipeline import light
 from recsys.stages import RANKER, load_explain, load_stages
 
 WRITTEN = ("bundle", "models")
-CONTENT = {*WRITTEN, *(f"{name}.old" for name in WRITTEN), "rules", "items"}
-"""what may lie there: what an export writes, what one that was killed left, and the stores of rules and items"""
+CONTENT = {*WRITTEN, *(f"{name}.old" for name in WRITTEN), "rules", "items", "exposure"}
+"""what may lie there: what an export writes, what one that was killed left, and what changes between exports"""
 MODEL = """from serving.stages.{name}.model import TritonPythonModel
 
 __all__ = ["TritonPythonModel"]

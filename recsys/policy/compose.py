@@ -24,6 +24,7 @@ from recsys.policy.explore import Exploration, exploration_from_document
 from recsys.policy.membership import among
 from recsys.policy.pins import place_pins
 from recsys.policy.popularity import CompiledDial, PopularityDial, dial_from_document
+from recsys.policy.quotas import Balance
 from recsys.policy.rules import RuleSet
 from recsys.policy.selection import Limits, Pool, select
 from recsys.policy.value import CompiledValue, ValueFormula
@@ -125,6 +126,14 @@ class CompiledPolicy:
     bundle: str
     hidden: np.ndarray | None = None
     """[N] bool, items that are never shown; None where all may be"""
+
+    def reads(self, rows: np.ndarray) -> list[str]:
+        """What exposure rules and the dial read of Query.exposure where catalogue rows [C] are candidates; there may be PAD
+        and items that are unknown here.
+        """
+        known = rows[(rows >= 0) & (rows < len(self.items))]
+        parts: list[Balance | CompiledDial] = [*(balance for _, balance in self.rules.balances), self.popularity]
+        return [key for part in parts for key in part.reads(known)]
 
     def compose(
         self,

@@ -90,6 +90,10 @@ class CompiledDial:
     """[N], counters in Query.exposure"""
     num_items: int
 
+    def reads(self, rows: np.ndarray) -> list[str]:
+        """The keys that count for catalogue rows [C]."""
+        return [self.keys[row] for row in rows.tolist()] if self.discount and self.keys else []
+
     def factors(self, queries: Sequence[Query], rows: np.ndarray) -> np.ndarray | None:
         """Of the utilities of catalogue rows [B, C], PAD has any; None where the dial is off."""
         if not self.discount:

@@ -109,6 +109,11 @@ class Balance:
         keys = tuple(f"{rule.exposure}={value}" for value in _numbers(rows))
         return Balance(rule=rule, keys=keys, groups=numbered(rows)[0])
 
+    def reads(self, rows: np.ndarray) -> list[str]:
+        """The keys that count for catalogue rows [C]."""
+        present = np.unique(self.groups[rows])
+        return [self.keys[value] for value in present.tolist() if value != NOWHERE]
+
     def factors(self, queries: Sequence[Query], rows: np.ndarray) -> np.ndarray:
         """Of catalogue rows [B, C], quotients within BOUNDS or one over them to the power of the rule's strength; an item of
         several values has the product of their quotients.

@@ -1,7 +1,7 @@
 """A bundle -> its stages retrieve, rank, rules: what the Triton models and the in-process pipeline both run."""
 
 from recsys.stages.explain import Explain
-from recsys.stages.live import STALE_ITEMS, STALE_RULES, LiveRetrieve, LiveRules
+from recsys.stages.live import STALE_EXPOSURE, STALE_ITEMS, STALE_RULES, LiveRetrieve, LiveRules
 from recsys.stages.load import (
     POPULARITY,
     RANKER,
@@ -46,6 +46,7 @@ __all__ = [
     "QUERY",
     "RANKER",
     "SLATE",
+    "STALE_EXPOSURE",
     "STALE_ITEMS",
     "STALE_RULES",
     "UNKNOWN_ROWS",

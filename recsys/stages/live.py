@@ -7,14 +7,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from recsys.candidates.sources import Sources
-from recsys.contracts import Slate
+from recsys.contracts import Query, Slate
 from recsys.features.encode import Arrays
 from recsys.features.spec import Tensor
 from recsys.items.ruled import RuledItems
 from recsys.items.searched import SearchedItems
 from recsys.items.tracked import Tracked
 from recsys.policy.compose import CompiledPolicy
-from recsys.policy.live import Follower
+from recsys.policy.live import Follower, Served
+from recsys.policy.shares import LiveShares
 from recsys.policy.watch import EVERY_S, Watch
 from recsys.stages.stage import Offered, Retrieve, Rules, Tensors
 
@@ -22,6 +23,8 @@ STALE_RULES = "rules:stale"
 """the version that was published last cannot serve, an older one stands in"""
 STALE_ITEMS = "items:stale"
 """changes of items could not be read or applied, they are as they were before"""
+STALE_EXPOSURE = "exposure:stale"
+"""what was shown to everybody could not be read, older counters stand in"""
 
 
 class LiveRetrieve:
@@ -71,10 +74,11 @@ class LiveRetrieve:
 
 @dataclass(frozen=True, kw_only=True)
 class LiveRules:
-    """Rules as they were published last, for the items as they are now."""
+    """Rules as they were published last, for the items as they are now and what was shown to everybody until now."""
 
     follower: Follower[Rules]
     items: Tracked[RuledItems] | None
+    shares: LiveShares | None = None
     name: str = "rules"
 
     @property
@@ -95,17 +99,48 @@ class LiveRules:
 
     def __call__(self, tensors: Tensors) -> dict[str, list[Slate]]:
         served = self.follower.now()
-        slates = served.value(tensors)["SLATE"]
-        flags = [STALE_RULES] if served.stale else []
-        if self.items is not None and self.items.stale:
-            flags.append(STALE_ITEMS)
-        return {"SLATE": [_flagged(slate, flags) for slate in slates] if flags else slates}
+        taken = self._taken(served.value, tensors)
+        slates = served.value(_with(taken, tensors))["SLATE"]
+        if any(taken):
+            slates = [replace(slate, exposure=mine) for slate, mine in zip(slates, taken, strict=True)]
+        return {"SLATE": [_flagged(slate, flags) for slate in slates] if (flags := self._flags(served)) else slates}
 
     def rows(self, tensors: Tensors) -> np.ndarray:
-        return self.follower.now().value.rows(tensors)
+        rules = self.follower.now().value
+        return rules.rows(_with(self._taken(rules, tensors), tensors))
 
     def offered(self, tensors: Tensors) -> Offered:
-        return self.follower.now().value.offered(tensors)
+        rules = self.follower.now().value
+        return rules.offered(_with(self._taken(rules, tensors), tensors))
+
+    def _taken(self, rules: Rules, tensors: Tensors) -> list[dict[str, float]]:
+        """Per query, of the shares what its candidates need and it does not bring itself."""
+        queries: Sequence[Query] = tensors["QUERY"]
+        if self.shares is None or not (shares := self.shares.now()):
+            return [{} for _ in queries]
+        reads = [rules.policy.reads(rows) for rows in tensors["candidate_rows"]]
+        return [
+            {key: shares[key] for key in keys if key in shares and key not in query.exposure}
+            for query, keys in zip(queries, reads, strict=True)
+        ]
+
+    def _flags(self, served: Served[Rules]) -> list[str]:
+        stale = {
+            STALE_RULES: served.stale,
+            STALE_ITEMS: self.items is not None and self.items.stale,
+            STALE_EXPOSURE: self.shares is not None and self.shares.stale,
+        }
+        return [flag for flag, holds in stale.items() if holds]
+
+
+def _with(taken: Sequence[dict[str, float]], tensors: Tensors) -> Tensors:
+    """The queries with these counters beside their own."""
+    if not any(taken):
+        return tensors
+    queries = [
+        replace(query, exposure={**mine, **query.exposure}) for query, mine in zip(tensors["QUERY"], taken, strict=True)
+    ]
+    return {**tensors, "QUERY": queries}
 
 
 def _flagged(slate: Slate, flags: Sequence[str]) -> Slate:

@@ -26,6 +26,7 @@ from recsys.items.tracked import Tracked
 from recsys.policy.compose import Policy
 from recsys.policy.live import Follower, Unpublished
 from recsys.policy.rules import RuleSet
+from recsys.policy.shares import LiveShares, ShareFile
 from recsys.policy.store import RuleStore
 from recsys.stages.explain import Explain, KnownItems, RowsNow
 from recsys.stages.live import LiveRetrieve, LiveRules
@@ -171,14 +172,21 @@ def popularity_shares(bundle: Bundle) -> np.ndarray | None:
     return events / max(events.sum(), 1)
 
 
-def load_live_rules(bundle: Bundle, rules_store: Path | None, items_store: Path | None) -> LiveRules:
-    """The last stage by the current version of a rule store and the changes in an item store, as far as they are given.
+def load_live_rules(
+    bundle: Bundle, rules_store: Path | None, items_store: Path | None, shares: Path | None = None
+) -> LiveRules:
+    """The last stage by the current version of a rule store, the changes in an item store and the shares in a folder
+    (`recsys.policy.shares`), as far as they are given.
 
     The bundle's own rules serve where nothing was published.
     """
     items = None if items_store is None else Tracked(ItemStore(items_store), read_ruled_items(bundle))
     published = Unpublished() if rules_store is None else RuleStore(rules_store)
-    return LiveRules(follower=Follower(published, rules_maker(bundle, items=items), items), items=items)
+    return LiveRules(
+        follower=Follower(published, rules_maker(bundle, items=items), items),
+        items=items,
+        shares=None if shares is None else LiveShares(ShareFile(shares)),
+    )
 
 
 def request_types(spec: FeatureSpec) -> dict[str, str]:

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import TextIO
 
 from recsys.bundle import Bundle
+from recsys.policy.shares import ShareFile
 from serving.events.record import Writer
 from serving.gateway.documents import Documents
 from serving.gateway.door import Door
@@ -22,7 +23,7 @@ from serving.gateway.readiness import Readiness
 from serving.gateway.recommending import Recommending
 from serving.gateway.rungs import EXPLAINED, FULL, LIGHT, Rungs
 from serving.gateway.settings import Settings
-from serving.gateway.shares import Shares
+from serving.gateway.shares import SharePublisher
 from serving.gateway.tending import Items, Tending
 from serving.gateway.triton import Models
 from serving.gateway.user_states import StateReader
@@ -44,6 +45,8 @@ class Parts:
     models: Models
     states: UserStates
     exposures: Exposures
+    shares: ShareFile
+    """where the last stage reads what `exposures` tells"""
     writer: Writer
     items: Items
     identities: Identities
@@ -83,8 +86,8 @@ class Assembly:
         return Fallbacks(self.parts.retrieve, self.parts.rules)
 
     @cached_property
-    def shares(self) -> Shares:
-        return Shares(self.parts.exposures, every_s=self.settings.exposure_every_s)
+    def shares(self) -> SharePublisher:
+        return SharePublisher(self.parts.exposures, self.parts.shares, every_s=self.settings.exposure_every_s)
 
     @cached_property
     def readiness(self) -> Readiness:
@@ -158,7 +161,6 @@ class Assembly:
             identities=self.parts.identities,
             writer=self.parts.writer,
             onboarding=Onboarding(self.parts.bundle, objectives=self.settings.liked, items_per_value=ITEMS_PER_VALUE),
-            shares=self.shares,
             metrics=self.metrics,
             events_s=self.settings.events_s,
             now=self.parts.now,

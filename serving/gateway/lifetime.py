@@ -7,7 +7,7 @@ from serving.gateway.fallbacks import Fallbacks
 from serving.gateway.impressions import Impressions
 from serving.gateway.readiness import Readiness
 from serving.gateway.settings import Settings
-from serving.gateway.shares import Shares
+from serving.gateway.shares import SharePublisher
 from serving.gateway.triton import Models
 from serving.quiet import settle
 
@@ -22,7 +22,7 @@ class Lifetime:
         fallbacks: Fallbacks,
         impressions: Impressions,
         readiness: Readiness,
-        shares: Shares,
+        shares: SharePublisher,
         settings: Settings,
         warmed: Sequence[str],
     ) -> None:

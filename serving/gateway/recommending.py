@@ -12,10 +12,10 @@ from serving.gateway.documents import Ask, Documents
 from serving.gateway.door import Call, Door
 from serving.gateway.identities import Identities
 from serving.gateway.impressions import Impressions
-from serving.gateway.ladder import Answer, Ladder, Question
+from serving.gateway.ladder import Ladder, Question
 from serving.gateway.logs import RequestLog
 from serving.gateway.metrics import Metrics
-from serving.gateway.shares import Shares
+from serving.gateway.shares import SharePublisher
 from serving.gateway.user_states import StateReader
 from serving.state.contract import UserState
 
@@ -30,7 +30,7 @@ class Recommending:
     documents: Documents
     identities: Identities
     states: StateReader
-    shares: Shares
+    shares: SharePublisher
     ladder: Ladder
     explaining: Ladder
     """for who asks for reasons"""
@@ -54,9 +54,10 @@ class Recommending:
         question = self._question(call, ask, user, state, deadline)
         answer = await (self.explaining if ask.explain else self.ladder).answer(question)
         flags = (*flags, *answer.reasons, *self.shares.flags, *self.impressions.flags)
-        slate = {**answer.slate, "degraded": [*answer.slate["degraded"], *flags]}
+        slate = {**answer.slate, "degraded": list(dict.fromkeys([*answer.slate["degraded"], *flags]))}
+        exposure = slate.pop("exposure", {})
         call.told |= {"rung": answer.rung, "degraded": slate["degraded"] or None}
-        call.after = lambda: self._shown(question, slate, answer)
+        call.after = lambda: self._shown(question, exposure, slate, answer.rung)
         return orjson.dumps({**slate, "user": ask.user, "rung": answer.rung})
 
     def _budget_ms(self, call: Call, ask: Ask) -> float:
@@ -77,7 +78,7 @@ class Recommending:
             surface=ask.surface,
             exclude=ask.exclude,
             request_id=call.request_id,
-            exposure={**self.shares.now, **state.shown},
+            exposure=state.shown,
         )
         document = query_document(query)
         return Question(
@@ -88,9 +89,11 @@ class Recommending:
             metadata=call.trace.headers(),
         )
 
-    def _shown(self, question: Question, slate: Mapping[str, Any], answer: Answer) -> None:
-        self.metrics.slate(slate, answer.rung)
-        query, body = question.query, {"query": question.document, "slate": slate, "rung": answer.rung}
+    def _shown(self, question: Question, exposure: Mapping[str, float], slate: Mapping[str, Any], rung: str) -> None:
+        """The query with all that decided, so that the same one gets the same slate."""
+        self.metrics.slate(slate, rung)
+        query, asked = question.query, {**question.document, "exposure": {**exposure, **question.query.exposure}}
+        body = {"query": asked, "slate": slate, "rung": rung}
         self.impressions.put(
             Record(id=impression_id(query), kind="impression", user=query.user, timestamp=query.now, body=body)
         )

@@ -53,7 +53,8 @@ class Rungs:
         """Remembered for the time when no model answers."""
         text = await self._models.infer(FULL, question.text, time_s=time_s, metadata=question.metadata)
         slate = _read(text, FULL)
-        self._last_good.put((question.query.user, question.query.surface), slate["rules"], text)
+        kept = orjson.dumps({**slate, "exposure": {}}) if "exposure" in slate else text
+        self._last_good.put((question.query.user, question.query.surface), slate["rules"], kept)
         return slate
 
     async def light(self, question: Question, time_s: float) -> SlateDocument:

@@ -1,29 +1,27 @@
-"""What was shown to everybody, kept in memory: one read of the store a second instead of one a request."""
+"""What was shown to everybody, brought from the store to the last stage: once a second instead of once a request."""
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping
 
+from recsys.policy.shares import ShareFile, Shares
+from recsys.stages import STALE_EXPOSURE
 from serving.state.contract import Exposures
-
-STALE = "exposure:stale"
-"""the counters could not be read; older ones stand in"""
 
 logger = logging.getLogger(__name__)
 
 
-class Shares:
-    """The last answer of `Exposures`, asked again every `every_s` seconds; each time it may take as long."""
+class SharePublisher:
+    """Asks `Exposures` every `every_s` seconds, writes what changed; each time it may take as long."""
 
-    def __init__(self, exposures: Exposures, *, every_s: float) -> None:
-        self._exposures, self._every_s = exposures, every_s
-        self.now: Mapping[str, float] = {}
+    def __init__(self, exposures: Exposures, file: ShareFile, *, every_s: float) -> None:
+        self._exposures, self._file, self._every_s = exposures, file, every_s
+        self._written: Shares | None = None
         self.flags: tuple[str, ...] = ()
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        await self._read()
+        await self._bring()
         self._task = asyncio.create_task(self._go_on())
 
     async def stop(self) -> None:
@@ -35,13 +33,17 @@ class Shares:
     async def _go_on(self) -> None:
         while True:
             await asyncio.sleep(self._every_s)
-            await self._read()
+            await self._bring()
 
-    async def _read(self) -> None:
+    async def _bring(self) -> None:
         try:
             async with asyncio.timeout(self._every_s):
-                self.now, self.flags = await self._exposures.exposure(), ()
+                shares = await self._exposures.exposure()
+                if shares != self._written:
+                    await asyncio.to_thread(self._file.write, shares)
+                    self._written = shares
+            self.flags = ()
         except Exception as error:
             if not self.flags:
-                logger.warning("the exposure could not be read: %s", type(error).__name__)
-            self.flags = (STALE,)
+                logger.warning("the exposure could not be brought: %s", type(error).__name__)
+            self.flags = (STALE_EXPOSURE,)

@@ -16,7 +16,6 @@ from serving.gateway.fallbacks import Fallbacks
 from serving.gateway.identities import Identities
 from serving.gateway.metrics import Metrics
 from serving.gateway.refusals import Refusal
-from serving.gateway.shares import Shares
 from serving.state.onboarding import Onboarding
 
 RETRY_S = 1.0
@@ -48,7 +47,6 @@ class Tending:
     identities: Identities
     writer: Writer
     onboarding: Onboarding
-    shares: Shares
     metrics: Metrics
     events_s: float
     now: Callable[[], float]
@@ -85,11 +83,12 @@ class Tending:
             surface=SURFACE,
             exclude=(item,),
             request_id=call.request_id,
-            exposure=self.shares.now,
         )
         with self.metrics.stage("rules"):
             slate = self.fallbacks.similar(item, query)
-        return orjson.dumps({name: value for name, value in slate.items() if name != "user"} | {"item": item})
+        return orjson.dumps(
+            {name: value for name, value in slate.items() if name not in ("user", "exposure")} | {"item": item}
+        )
 
     async def put_item(self, call: Call) -> bytes:
         item = self.documents.item_id(call.request.path_params["item"])

@@ -17,6 +17,7 @@ from recsys.contracts import Query, Slate
 from recsys.pipeline import recommend
 from recsys.policy.audit import HEAD
 from recsys.policy.rules import RuleSet
+from recsys.policy.shares import ShareFile
 from recsys.policy.store import RuleStore
 from recsys.stages import STALE_RULES, load_stages
 from serving.client import Client
@@ -25,6 +26,7 @@ from serving.server import TritonServer
 PATIENCE_S = 60
 CHEAP = "rules: [{name: cheap, must: 'not price < 10'}]"
 DEAR = "rules: [{name: dear, must: 'not price > 10'}]"
+EVEN = "rules: [{name: even, exposure: item, least: 0, most: 0.1, strength: 30}]"
 MISFIT = "rules: [{name: misfit, must: 'not prise > 10'}]"
 
 
@@ -163,3 +165,16 @@ def test_the_process_and_the_server_read_the_same_store(
             [shown.item for shown in slate.items] for slate in there
         ]
         assert [slate.rules for slate in there] == [slate.rules for slate in here] == [version] * len(queries)
+
+
+def test_what_was_shown_to_everybody_reaches_the_server_beside_the_queries(
+    trained: Any, served: TritonServer, store: RuleStore, queries: list[Query]
+) -> None:
+    even = publish(store, EVEN)
+    before = until(served, queries[0], lambda slate: slate.rules == even)
+    worn_out = {place.item for place in before.items[:3]}
+    shares = {f"item={item}": 0.9 * (item in worn_out) for item in trained.dataset.items["item"]}
+    ShareFile(served.repository.parent / "exposure").write(shares)
+    after = until(served, queries[0], lambda slate: bool(slate.exposure))
+    assert not worn_out & {place.item for place in after.items}
+    assert after.exposure.items() <= shares.items()

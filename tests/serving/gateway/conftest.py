@@ -7,6 +7,7 @@ import selectors
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,6 +16,7 @@ import pytest
 from recsys.errors import ServingError
 from recsys.pipeline import recommend
 from recsys.policy.rules import RuleSet
+from recsys.policy.shares import ShareFile
 from recsys.stages import load_retrieve, load_rules
 from serving.events.record import Record, Stored
 from serving.gateway.app import build
@@ -150,7 +152,7 @@ Opened = Callable[..., Any]
 
 
 @pytest.fixture
-def parts(trained: Any) -> Parts:
+def parts(trained: Any, tmp_path: Path) -> Parts:
     """Everything in memory, and no model server."""
 
     async def nobody(query: bytes) -> bytes:
@@ -166,6 +168,7 @@ def parts(trained: Any) -> Parts:
         items=MemoryItems(),
         identities=Identity(key=b"a key of tests in these files", store_raw=True),
         exposures=MemoryExposures(),
+        shares=ShareFile(tmp_path / "exposure"),
         keys=None,
         settings=PATIENT,
         log=io.StringIO(),

@@ -4,17 +4,21 @@ import asyncio
 import io
 import logging
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
 import orjson
 import pytest
 
+from recsys.policy.store import RuleStore
+from recsys.stages import load_live_rules, read_catalogue
 from serving.gateway.assembly import Parts
 from serving.gateway.settings import Settings
 
 USER, MAIL = "planted-user-7391", "planted.person@example.org"
 EVENT = {"user": USER, "timestamp": 5.0}
+BALANCED = "rules: [{name: even, exposure: item, least: 0, most: 0.1}]"
 
 
 def test_a_state_store_that_is_away_or_slow_is_a_flag(parts: Parts, during: Any) -> None:
@@ -36,8 +40,10 @@ def test_a_state_store_that_is_away_or_slow_is_a_flag(parts: Parts, during: Any)
     assert not {"state:away", "state:slow"} & set(well)
 
 
-def test_counters_are_read_beside_the_requests(parts: Parts, during: Any) -> None:
-    """What was read last goes with every query; a store that does not answer is a flag."""
+def test_what_was_shown_to_everybody_decides_and_the_log_keeps_what_decided(
+    parts: Parts, during: Any, tmp_path: Path
+) -> None:
+    """It is read beside the requests, a store that does not answer is a flag, and no record carries a whole catalogue."""
 
     async def story(door: Any) -> list[dict[str, Any]]:
         answers = [(await door.recommend(USER)).json()]
@@ -47,11 +53,25 @@ def test_counters_are_read_beside_the_requests(parts: Parts, during: Any) -> Non
             answers.append((await door.recommend(USER)).json())
         return answers
 
-    parts.exposures.shares["category=war"] = 0.25  # type: ignore[attr-defined]
-    answers = during(replace(parts, settings=replace(parts.settings, exposure_every_s=0.02)), story)
+    RuleStore(tmp_path / "rules").publish(BALANCED, who="ann", why="x", expected=None)
+    known = read_catalogue(parts.bundle)["item"].to_list()
+    shares = {f"item={item}": 0.25 for item in (*known, *map(str, range(5_000)))}
+    parts.exposures.shares |= shares  # type: ignore[attr-defined]
+    parts.shares.write(shares)
+    live = load_live_rules(parts.bundle, tmp_path / "rules", None, parts.shares.path.parent)
+    settings = replace(parts.settings, exposure_every_s=1.0)
+    answers = during(replace(parts, rules=live, settings=settings), story)
     assert "exposure:stale" not in answers[0]["degraded"]
-    asked = [record.body["query"]["exposure"] for record in parts.writer.of_kind("impression")]  # type: ignore[attr-defined]
-    assert {tuple(one.items()) for one in asked} == {(("category=war", 0.25),)}
+    assert all("exposure" not in answer for answer in answers)
+    assert {place["rules"].get("even") for answer in answers for place in answer["items"]} == {"balanced"}
+    records = parts.writer.of_kind("impression")  # type: ignore[attr-defined]
+    for record in records:
+        exposure = record.body["query"]["exposure"]
+        assert exposure == dict.fromkeys(exposure, 0.25)
+        assert {f"item={item}" for item in record.shown()} <= exposure.keys() <= shares.keys()
+        assert "exposure" not in record.body["slate"]
+        assert len(record.to_json()) < 32_000
+    assert len(records) == len(answers)
 
 
 def test_a_log_that_is_away_is_said_on_later_answers_and_refuses_feedback(

@@ -23,6 +23,7 @@ from pathlib import Path
 sys.path[:0] = [{here!r}]
 from conftest import MemoryExposures, MemoryItems, MemoryStates, PATIENT
 from recsys.bundle import Bundle
+from recsys.policy.shares import ShareFile
 from recsys.stages import load_retrieve, load_rules
 from serving.gateway.app import build
 from serving.gateway.assembly import Parts
@@ -42,7 +43,7 @@ gateway = build(Parts(
     bundle=bundle, retrieve=load_retrieve(bundle), rules=load_rules(bundle), models=TritonModels({grpc!r}),
     states=MemoryStates(), writer=SlowFile(),
     items=MemoryItems(), identities=Identity(key=b"0" * 32, store_raw=False),
-    exposures=MemoryExposures(), keys=None, settings=PATIENT, log=sys.stderr,
+    exposures=MemoryExposures(), shares=ShareFile(Path({exposure!r})), keys=None, settings=PATIENT, log=sys.stderr,
     clock=time.monotonic, now=lambda: {now!r},
 ))
 serve_gateway(gateway, host="127.0.0.1", port=0, drain_s=20.0, log=sys.stderr, ready=lambda url: print(url, flush=True))
@@ -57,6 +58,7 @@ def process(trained: Any, server: Any, tmp_path: Path) -> Iterator[tuple[subproc
         here=str(Path(__file__).parent),
         log=str(tmp_path / "events.jsonl"),
         bundle=str(trained.bundle.path),
+        exposure=str(tmp_path / "exposure"),
         grpc=server.grpc_url,
         now=float(trained.replay.timestamps.max()),
     )
