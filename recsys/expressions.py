@@ -196,7 +196,8 @@ class _Compiler:
         raise self.refused(node, f"{_source(node)} is not a usable constant; {hint}")
 
     def _name(self, node: ast.expr, name: str) -> _Typed:
-        found = self.types.get(name) or self.types.get(f"{name.partition('.')[0]}.*")
+        owner, dot, _ = name.partition(".")
+        found = self.types.get(name) or (self.types.get(f"{owner}.*") if dot else None)
         if found is None:
             raise self.refused(node, f"unknown name {name!r}; {suggestion(name, self.types)}")
         if found not in _COLUMN:

@@ -84,11 +84,20 @@ def test_history_marks_what_serves_newest_first(store: RuleStore, called: Any, c
 
 
 def test_an_attached_report_is_kept_and_marked(folder: Path, called: Any, capsys: Capture) -> None:
-    (folder / "report.json").write_text(json.dumps({"slates_changed": 0.5}))
+    report = {"new": OLD_VERSION, "slates_changed": 0.5}
+    (folder / "report.json").write_text(json.dumps(report))
     assert called("publish", folder / "old.yaml", "--why", "x", "--report", folder / "report.json") == 0
-    assert RuleStore(folder / "rules").report(OLD_VERSION) == {"slates_changed": 0.5}
+    assert RuleStore(folder / "rules").report(OLD_VERSION) == report
     assert called("history") == 0
     assert capsys.readouterr().out.count(" yes") == 1
+
+
+@pytest.mark.parametrize("report", [{}, {"new": NEW_VERSION}, {"new": None}])
+def test_a_report_of_other_rules_is_refused(folder: Path, called: Any, capsys: Capture, report: dict[str, Any]) -> None:
+    (folder / "report.json").write_text(json.dumps(report))
+    assert called("publish", folder / "old.yaml", "--why", "x", "--report", folder / "report.json") == 2
+    assert "dry-run them again" in capsys.readouterr().err
+    assert not (folder / "rules").exists()
 
 
 def test_show_prints_the_text_as_it_was_written_and_nothing_else(

@@ -297,6 +297,10 @@ def test_read(tmp_path):
             {"rules": [{"name": "a", "must": "true", "when": "year > 1"}]},
             "rule 'a', when: 'year > 1', column 1: unknown name",
         ),
+        (
+            {"rules": [{"name": "a", "must": "true", "when": "exposure < 5"}]},
+            "unknown name 'exposure'; did you mean 'exposure.*'?",
+        ),
         ({"rules": [{"name": "a", "must": "genres == 'War'"}]}, "write contains"),
         ({"rules": [{"name": "a", "must": "year"}]}, "write one that gives a boolean"),
         ({"rules": [{"name": "a", "cap": 1, "of": "genrs", "top": 3}]}, "did you mean 'genres'?"),
