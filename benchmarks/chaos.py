@@ -37,9 +37,8 @@ from chaos_faults import (
     step_clock,
 )
 from load import Plan
-from result_file import ROOT, Figure, print_figures, write_result
+from result_file import ROOT, Figure, console, print_figures, write_result
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from serving_stack import RunningStack, running_stack, waiting
 from serving_world import World, ask_of, world, write_lines
@@ -59,8 +58,6 @@ RECOVERY_S = 90.0
 SPOOL_BYTES = 16 << 20
 GAME_DAY_RATE, GAME_DAY_FAULT_S, GAME_DAY_AFTER_S = 30.0, 60.0, 30.0
 REFUSED = (429, 503)
-
-console = Console()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -313,7 +310,7 @@ def main() -> None:
         lost = suffering.lost()
     claimed = figures(outcomes, lost, len(suffering.acknowledged))
     console.print(table(outcomes))
-    print_figures(console, claimed)
+    print_figures(claimed)
     file = write_result("chaos", [asdict(one) for one in outcomes], claimed, time.perf_counter() - start)
     console.print(f"\nresult   {file}")
     console.print("next     python benchmarks/chaos.py game-day", style="bold")

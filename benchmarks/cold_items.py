@@ -30,9 +30,8 @@ from cold_content import ContentNeighbours
 from cold_world import DRAWS, K, World, load
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from result_file import ROOT, Figure, print_figures, write_result
+from result_file import ROOT, Figure, console, print_figures, write_result
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from recsys.candidates.contract import Known
@@ -70,8 +69,6 @@ Recalls = dict[str, np.ndarray]
 """COLD, COLD_IN_ALL, WARM -> [b] recall@K of the users who have such a target"""
 Found = dict[str, list[Recalls]]
 """system -> one for every seed"""
-
-console = Console()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -337,7 +334,7 @@ def main() -> None:
     claimed = figures(found)
     file = write_result("cold_items", measured, claimed, time.perf_counter() - start)
     console.print(table(measured))
-    print_figures(console, claimed)
+    print_figures(claimed)
     console.print(f"\nresult   {file}")
     console.print(
         "next     python train.py data=tables data.description=my.yaml retrieval.id_dropout=0.2", style="bold"

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from result_file import console
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -43,7 +43,6 @@ NUM_SHOWN = 3
 TOLERANCE = 1e-5
 TITLE = "What Triton recommends to the ten users who were last active"
 
-console = Console(width=140 if not sys.stdout.isatty() else None)
 seconds: dict[str, float] = {}
 
 

@@ -26,9 +26,8 @@ import numpy as np
 from diversity_chart import draw_fronts
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from result_file import RESULTS, Figure, print_figures, write_result
+from result_file import RESULTS, Figure, console, print_figures, write_result
 from rich import box
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
@@ -63,8 +62,6 @@ MOST = 2_000
 """questions of a period, at most"""
 OFF = PopularityDial.off()
 Row = dict[str, Any]
-
-console = Console(width=160)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -316,7 +313,7 @@ def main() -> None:
         console.print(table(own))
         rows += own
     claimed = figures(rows)
-    print_figures(console, claimed)
+    print_figures(claimed)
     draw_fronts(RESULTS / "diversity.png", rows)
     console.print(f"\nresult   {write_result('diversity', rows, claimed, time.perf_counter() - start)}")
     console.print(f"picture  {RESULTS / 'diversity.png'}")

@@ -22,9 +22,8 @@ from typing import Any
 import numpy as np
 from diversity import Finished, countable, finished
 from exposure_chart import draw_prices
-from result_file import RESULTS, Figure, print_figures, write_result
+from result_file import RESULTS, Figure, console, print_figures, write_result
 from rich import box
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
@@ -50,8 +49,6 @@ TOP, TOP_LIMIT = 0.01, 0.05
 TOLERANCE = 1.25
 """of a limit, what a rule of this strength may miss it by"""
 Row = dict[str, Any]
-
-console = Console(width=170)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,7 +190,7 @@ def main() -> None:
     rows = [measured(run, setting) for setting in track(list(settings(run)), run.name)]
     console.print(table(rows, run.name))
     claimed = figures(rows)
-    print_figures(console, claimed)
+    print_figures(claimed)
     draw_prices(RESULTS / "exposure.png", rows, run.name)
     console.print(f"\nresult   {write_result('exposure', rows, claimed, time.perf_counter() - start)}")
     console.print(f"picture  {RESULTS / 'exposure.png'}")

@@ -19,9 +19,8 @@ from typing import Any
 
 import grpc
 from payloads import BREAKS, Payload, payloads
-from result_file import Figure, print_figures, write_result
+from result_file import Figure, console, print_figures, write_result
 from rich import box
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from serving_world import world
@@ -39,8 +38,6 @@ METHOD = "/inference.GRPCInferenceService/ModelInfer"
 PLANTED = "ada.planted@example.org"
 TRACEBACK = re.compile(r'Traceback|File "[^"]*", line \d|site-packages')
 TIMEOUT_S = 10.0
-
-console = Console()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +140,7 @@ def main() -> None:
         console.print(f"{one.payload.kind}: {one.status} {one.text[:200]!r}", style="red")
     for line in found.betraying[:10]:
         console.print(line[:200], style="red")
-    print_figures(console, claimed)
+    print_figures(claimed)
     counts = Counter((one.payload.kind, one.status) for one in found.told)
     rows = [{"broken": kind, "status": status, "answers": num} for (kind, status), num in sorted(counts.items())]
     file = write_result("fuzz", rows, claimed, time.perf_counter() - start)

@@ -25,8 +25,7 @@ from typing import Any
 import numpy as np
 from bandit_world import WORLDS, World
 from off_policy_report import coverage_table, draw, shop_table
-from result_file import RESULTS, Figure, print_figures, write_result
-from rich.console import Console
+from result_file import RESULTS, Figure, console, print_figures, write_result
 from rich.progress import Progress
 
 from recsys.data.bandit import BanditLog
@@ -54,8 +53,6 @@ LOGGED = "mean of the log"
 """as if nothing but the policy changed; what an estimator must beat"""
 
 Row = dict[str, Any]
-
-console = Console()
 
 
 def simulated(world: World, repetitions: int, advance: Callable[[], None] = lambda: None) -> list[Row]:
@@ -257,7 +254,7 @@ def main() -> None:
     claimed = figures(simulation, real)
     console.print(coverage_table(simulation, DEFAULT, BOOTSTRAP), shop_table(real, DEFAULT))
     console.print(f"chosen by the criterion: {' with intervals '.join(choose(simulation))}")
-    print_figures(console, claimed)
+    print_figures(claimed)
     picture = draw(simulation, real, INTERVAL, RESULTS / "off_policy.png")
     file = write_result("off_policy", [*simulation, *real], claimed, time.perf_counter() - start)
     console.print(f"\nresult   {file}\npicture  {picture}")

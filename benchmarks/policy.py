@@ -17,9 +17,8 @@ import numpy as np
 from json_logic import jsonLogic
 from policy_fuzz import Fuzzed, fuzzed
 from policy_world import CANDIDATES, catalogue, conditions, requests, timed_policies
-from result_file import Figure, print_figures, write_result
+from result_file import Figure, console, print_figures, write_result
 from rich import box
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
@@ -37,8 +36,6 @@ NUM_LOGIC, NUM_CEL = 5, 1
 SMALL, CHOSEN = 12, 4
 Request = tuple[Query, Candidates, np.ndarray]
 Row = dict[str, Any]
-
-console = Console(width=160)
 
 
 def timed(what: str, policy: CompiledPolicy, asked: Sequence[Request], deviations: np.ndarray) -> Row:
@@ -249,7 +246,7 @@ def main() -> None:
     rows, fuzz = measured()
     claimed = figures(rows, fuzz)
     console.print(table(rows))
-    print_figures(console, claimed)
+    print_figures(claimed)
     console.print(f"\nresult   {write_result('policy', rows, claimed, time.perf_counter() - start)}")
     console.print("next     python benchmarks/diversity.py", style="bold")
 

@@ -29,9 +29,8 @@ from objective_cases import FOLDERS, Case, folder_of
 from ranker_peers import as_peer
 from ranker_variants import AFRESH, BOTTOM, MMOE, STEM
 from ranker_world import WORKERS, Examples, trained, worth
-from result_file import RESULTS, Figure, print_figures, write_result
+from result_file import RESULTS, Figure, console, print_figures, write_result
 from rich import box
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
@@ -53,8 +52,6 @@ PLANTED, NEWS = "planted", "informfully"
 DROPOUTS = (0.1, 0.2)
 
 Row = dict[str, Any]
-
-console = Console()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,7 +232,7 @@ def main() -> None:
     rows = measured()
     claimed = figures(rows)
     console.print(table(rows))
-    print_figures(console, claimed)
+    print_figures(claimed)
     draw(rows, RESULTS / "ranker_choices.png")
     file = write_result("ranker_choices", rows, claimed, time.perf_counter() - start)
     console.print(f"\nresult   {file}\npicture  {file.with_suffix('.png')}")

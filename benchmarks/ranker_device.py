@@ -27,9 +27,8 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from ranker_truth import KNOBS
 from ranker_world import Examples, log_loss, trained
-from result_file import ROOT, Figure, print_figures, write_result
+from result_file import ROOT, Figure, console, print_figures, write_result
 from rich import box
-from rich.console import Console
 from rich.table import Table as Shown
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -63,8 +62,6 @@ NO_DEVICE = "no CUDA device"
 
 Row = dict[str, Any]
 Batch = dict[str, torch.Tensor]
-
-console = Console()
 
 
 def spec_of(num_items: int) -> FeatureSpec:
@@ -250,7 +247,7 @@ def main() -> None:
         rows = [*speed(FEW_ITEMS if small else ITEMS, device), *parity(device)]
         claimed = figures(rows)
     console.print(table(rows))
-    print_figures(console, claimed)
+    print_figures(claimed)
     if not small:
         console.print(f"\nresult   {write_result('ranker_device', rows, claimed, time.perf_counter() - start)}")
     console.print("next     python benchmarks/ranker_serving.py", style="bold")

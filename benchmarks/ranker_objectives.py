@@ -29,9 +29,8 @@ from objective_cases import FOLDERS, Case, folder_of
 from ranker_peers import CROSSED, TOWERS, as_peer, trees
 from ranker_truth import KNOBS as PLANTED
 from ranker_world import WORKERS, trained
-from result_file import RESULTS, Figure, print_figures, write_result
+from result_file import RESULTS, Figure, console, print_figures, write_result
 from rich import box
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
@@ -69,8 +68,6 @@ KNOBS = replace(
 )
 
 Row = dict[str, Any]
-
-console = Console()
 
 
 def twin(objective: str) -> str:
@@ -358,7 +355,7 @@ def main() -> None:
     rows = [row for one in answers for row in one.rows()]
     claimed = figures(rows)
     console.print(table(rows))
-    print_figures(console, claimed)
+    print_figures(claimed)
     picture = draw(answers, RESULTS / "ranker_objectives.png")
     file = write_result("ranker_objectives", rows, claimed, time.perf_counter() - start)
     console.print(f"\nresult   {file}\npicture  {picture}")

@@ -22,9 +22,8 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from ranker_truth import KNOBS, read
 from ranker_world import Examples, log_loss, trained, worth
-from result_file import RESULTS, ROOT, Figure, print_figures, write_result
+from result_file import RESULTS, ROOT, Figure, console, print_figures, write_result
 from rich import box
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
@@ -41,8 +40,6 @@ CANDIDATES, HISTORY = 500, 50
 ROUNDS, REPEATS = 20, 5
 """turns of every system, and calls a turn"""
 DEFAULT, LARGE = "default", "large"
-
-console = Console()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,7 +209,7 @@ def main() -> None:
     rows = measured(world(seed), sizes())
     claimed = figures(rows)
     console.print(table(rows))
-    print_figures(console, claimed)
+    print_figures(claimed)
     file = write_result("ranker_serving", rows, claimed, time.perf_counter() - start)
     console.print(f"\nresult   {file}\npicture  {draw(rows, RESULTS / 'ranker_serving.png')}")
     console.print(f"next     python benchmarks/ranker_serving.py seed={seed + 1}", style="bold")

@@ -27,9 +27,8 @@ import numpy as np
 import torch
 from ranker_peers import CROSSED, POOLED, TOWERS, as_peer, boosted, rates
 from ranker_world import WORKERS, Examples, agreement, trained, worth
-from result_file import Figure, print_figures, write_result
+from result_file import Figure, console, print_figures, write_result
 from rich import box
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
@@ -76,8 +75,6 @@ LONGER = replace(KNOBS, epochs=3)
 """what the other benchmarks learn in two epochs; the order that the rarest objective gives is not settled then"""
 
 Row = dict[str, Any]
-
-console = Console()
 
 
 def single(name: str) -> str:
@@ -278,7 +275,7 @@ def main() -> None:
     rows = measured(seed, seeds)
     claimed = figures(rows)
     console.print(table(rows))
-    print_figures(console, claimed)
+    print_figures(claimed)
     file = write_result("ranker_truth", rows, claimed, time.perf_counter() - start)
     console.print(f"\nresult   {file}")
     console.print(f"next     python benchmarks/ranker_truth.py seed={seed + 1}", style="bold")

@@ -15,6 +15,9 @@ from rich.console import Console
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 
+console = Console(width=None if sys.stdout.isatty() else 170)
+"""of every benchmark; in a file no table is cut"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
@@ -38,7 +41,7 @@ class Figure:
         return {True: "reached", False: "[bold red]missed[/]", None: "not measured here"}[self.reached]
 
 
-def print_figures(console: Console, figures: Mapping[str, Figure]) -> None:
+def print_figures(figures: Mapping[str, Figure]) -> None:
     """A line each, with its goal and whether it was reached."""
     width = max(map(len, figures))
     for name, figure in figures.items():

@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from result_file import Figure, print_figures, write_result
-from rich.console import Console
+from result_file import Figure, console, print_figures, write_result
 
 from recsys.errors import exit_on_error
 from recsys.index.device import DeviceIndex
@@ -109,11 +108,11 @@ def device_figures(rows: list[Row]) -> dict[str, Figure]:
 
 
 def main() -> None:
-    start, console = time.perf_counter(), Console()
+    start = time.perf_counter()
     rows, figures = device_rows()
     for row in rows:
         console.print(row)
-    print_figures(console, figures)
+    print_figures(figures)
     console.print(f"\nresult   {write_result('retrieval_device', rows, figures, time.perf_counter() - start)}")
     console.print("next     python benchmarks/retrieval_index.py", style="bold")
 

@@ -17,11 +17,10 @@ from typing import Any
 import faiss
 import numpy as np
 import torch
-from result_file import Figure, print_figures, write_result
+from result_file import Figure, console, print_figures, write_result
 from retrieval_device import device_rows
 from retrieval_vectors import Vectors, clusters, isotropic, read_interactions, toys, toys_file
 from rich import box
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from threadpoolctl import threadpool_limits
@@ -47,8 +46,6 @@ CLAIMED = ("clusters", "toys")
 
 Row = dict[str, Any]
 Search = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
-
-console = Console()
 
 
 def numpy_search(items: np.ndarray, k: int, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -246,7 +243,7 @@ def main() -> None:
     claimed |= device_figures
     file = write_result("retrieval_index", [*rows, *on_device], claimed, time.perf_counter() - start)
     console.print(table(rows))
-    print_figures(console, claimed)
+    print_figures(claimed)
     console.print(f"\nresult   {file}")
     console.print("next     python train.py recipe=movielens_100k index=ivf", style="bold")
 

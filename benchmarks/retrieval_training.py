@@ -25,9 +25,8 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from result_file import ROOT, Figure, print_figures, write_result
+from result_file import ROOT, Figure, console, print_figures, write_result
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from recsys.data.splits import VALIDATION
@@ -50,8 +49,6 @@ MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "68719476736"}
 SEED = 0
 
 Row = dict[str, Any]
-
-console = Console()
 
 
 class Stopwatch(pl.Callback):
@@ -245,7 +242,7 @@ def main() -> None:
     claimed = figures(rows)
     file = write_result("retrieval_training", rows, claimed, time.perf_counter() - start)
     console.print(table(rows))
-    print_figures(console, claimed)
+    print_figures(claimed)
     console.print(f"\nresult   {file}")
     console.print("next     python train.py recipe=sequence data.path=...", style="bold")
 

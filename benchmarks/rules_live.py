@@ -22,9 +22,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from result_file import ROOT, Figure, print_figures, write_result
+from result_file import ROOT, Figure, console, print_figures, write_result
 from rich import box
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
@@ -48,8 +47,6 @@ ROUNDS, RACES = 20, 10
 CLIENTS, BATCH = 4, 4
 PATIENCE_S = 60.0
 WHO = "benchmark"
-
-console = Console()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -318,7 +315,7 @@ def main() -> None:
     console.print(summary(rows))
     for name, sentence in seen.items():
         console.print(f"{name}: {'seen' if sentence else 'not seen'}")
-    print_figures(console, claimed)
+    print_figures(claimed)
     found = [{"altered": name, "seen": sentence is not None} for name, sentence in seen.items()]
     file = write_result("rules_live", [*rows, *found], claimed, time.perf_counter() - start)
     console.print(f"\nresult   {file}")

@@ -24,9 +24,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import psutil
 from load import Plan
-from result_file import ROOT, Figure, print_figures, write_result
+from result_file import ROOT, Figure, console, print_figures, write_result
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from serving_chart import draw
 from serving_stack import running_stack
@@ -49,8 +48,6 @@ FULL = "recommend"
 WHOLE = 0.99
 TOLD = 5
 """bad answers of a phase, at most, that are printed"""
-
-console = Console()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -326,7 +323,7 @@ def main() -> None:
         found, soaked, watched = run(Path(folder))
     claimed = figures(found, soaked, growth(watched))
     console.print(table(found))
-    print_figures(console, claimed)
+    print_figures(claimed)
     phases = [asdict(phase) for of in found.values() for phase in (of.quiet, *of.tried, of.half)]
     file = write_result("serving", [*phases, asdict(soaked)], claimed, time.perf_counter() - start)
     picture = draw(phases, watched, file.with_suffix(".png"))

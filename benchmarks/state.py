@@ -17,9 +17,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from result_file import Figure, print_figures, write_result
+from result_file import Figure, console, print_figures, write_result
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from recsys.contracts import Event
@@ -42,8 +41,6 @@ WRITER_ALONE_S = 5.0
 GOAL_MS = 5.0
 LIMITS: dict[str, Any] = {"read_timeout_s": 5.0, "write_timeout_s": 30.0, "ttl_s": None}
 START = 1_700_000_000.0
-
-console = Console()
 
 
 def spec() -> FeatureSpec:
@@ -220,7 +217,7 @@ def main() -> None:
         rows = run(Path(folder), NUM_USERS, READS, WRITER_ALONE_S)
     claimed = figures(rows)
     console.print(summary(rows))
-    print_figures(console, claimed)
+    print_figures(claimed)
     file = write_result("state", rows, claimed, time.perf_counter() - start)
     console.print(f"\nresult   {file}")
 
