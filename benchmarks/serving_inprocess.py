@@ -18,7 +18,7 @@ from serving.gateway.server import KEEP_ALIVE_S
 
 
 def create_app(serve: Path) -> FastAPI:
-    stages = load_stages(Bundle.open(serve / "bundle"), rules_store=serve / "rules")
+    stages = load_stages(Bundle.open(serve / "bundle"), rules_store=serve / "rules", shares_folder=serve / "exposure")
     recommend([Query(user="", now=0.0)], stages)
     gc.collect()
     gc.freeze()

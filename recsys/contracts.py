@@ -133,7 +133,9 @@ class Slate:
     rules: str
     """hash of the rule set that was applied"""
     exposure: Mapping[str, float] = field(default_factory=dict)
-    """shares of what was shown to everybody that decided beside Query.exposure; with them in it the query gets this slate"""
+    """shares of what was shown to everybody that may have decided beside Query.exposure: with them in it, a last stage that
+    follows no shares makes this slate again
+    """
 
     def to_json(self) -> str:
         return json.dumps(self, default=_fields, separators=(",", ":"))

@@ -111,7 +111,7 @@ def run_gateway(
         models=TritonModels(neighbours.triton),
         states=states,
         exposures=states,
-        shares=ShareFile(place.exposure),
+        share_file=ShareFile(place.exposure),
         writer=log,
         items=Shelf(ItemStore(place.items), read_schema(bundle)),
         identities=Identity.from_file(place.identity, store_raw=store_raw),

@@ -1,5 +1,6 @@
 """The last stage beside the file of what was shown: it decides as if every query brought all counters, and says which did."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ from recsys.policy.shares import ShareFile, Shares
 from recsys.policy.store import RuleStore
 from recsys.stages import STALE_EXPOSURE, LiveRules, Stages, load_live_rules, load_rules, read_catalogue
 
+PATIENCE_S = 60
 RULES = """
 rules:
+  - {name: house, pin: 3, item: PINNED}
   - {name: even, exposure: item, least: 0.005, most: 0.02, strength: 2}
   - {name: mixed, exposure: category, least: 0.2, most: 0.3}
   - {name: not-a-third-time, frequency: 2}
@@ -41,17 +44,25 @@ def file(tmp_path: Path) -> ShareFile:
     return ShareFile(tmp_path / "exposure")
 
 
+@pytest.fixture(scope="module")
+def rules(trained: Any, queries: list[Query]) -> str:
+    """They pin what most queries are not offered."""
+    items = trained.stages[-1].policy.items
+    offered = np.bincount(trained.stages[0]({"QUERY": queries})["candidate_rows"].ravel() + 1, minlength=len(items) + 1)
+    return RULES.replace("PINNED", repr(items[offered[1:].argmin()]))
+
+
 @pytest.fixture
-def live(trained: Any, tmp_path: Path, file: ShareFile, shares: Shares) -> Stages:
-    RuleStore(tmp_path / "rules").publish(RULES, who="ann", why="x", expected=None)
+def live(trained: Any, tmp_path: Path, file: ShareFile, shares: Shares, rules: str) -> Stages:
+    RuleStore(tmp_path / "rules").publish(rules, who="ann", why="x", expected=None)
     file.write(shares)
     return *trained.stages[:-1], load_live_rules(trained.bundle, tmp_path / "rules", None, file.path.parent)
 
 
 @pytest.fixture
-def plain(trained: Any) -> Stages:
+def plain(trained: Any, rules: str) -> Stages:
     """The same rules; a query brings its counters itself."""
-    return *trained.stages[:-1], load_rules(trained.bundle, rules=RuleSet.parse(RULES))
+    return *trained.stages[:-1], load_rules(trained.bundle, rules=RuleSet.parse(rules))
 
 
 def bare(slates: list[Slate]) -> list[Slate]:
@@ -71,9 +82,10 @@ def test_a_slate_tells_what_decided_and_that_is_enough_to_make_it_again(
 ) -> None:
     for query, slate in zip(queries, recommend(queries, live), strict=True):
         candidates = live[0]({"QUERY": [query]})["candidate_rows"][0]
-        items = live[-1].policy.items[candidates[candidates != PAD]]
+        policy = live[-1].policy
+        rows = np.concatenate([candidates[candidates != PAD], policy.rules.brought])
         told = {key for key in slate.exposure if key.startswith("item=")}
-        assert told == {f"item={item}" for item in items}
+        assert told == {f"item={item}" for item in policy.items[rows]}
         assert slate.exposure == {key: shares[key] for key in slate.exposure}
         assert recommend([replace(query, exposure=slate.exposure)], plain) == bare([slate])
 
@@ -101,9 +113,10 @@ def test_rules_that_read_none_take_none(trained: Any, tmp_path: Path, file: Shar
 def test_a_damaged_file_is_said_by_every_slate(live: Stages, file: ShareFile, queries: list[Query]) -> None:
     assert all(STALE_EXPOSURE not in slate.degraded for slate in recommend(queries, live))
     file.path.write_text("nonsense")
-    rules = live[-1]
-    assert isinstance(rules, LiveRules)
-    assert rules.shares is not None
-    while not rules.shares.stale:
-        rules.shares.now()
+    last = live[-1]
+    assert isinstance(last, LiveRules)
+    assert last.shares is not None
+    deadline = time.monotonic() + PATIENCE_S
+    while not last.shares.now().stale:
+        assert time.monotonic() < deadline
     assert all(slate.exposure and STALE_EXPOSURE in slate.degraded for slate in recommend(queries, live))

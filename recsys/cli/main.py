@@ -62,6 +62,9 @@ def recommend(
     items_store: Annotated[
         Path | None, typer.Option("--items", help="folder of changed items; else the bundle's own items")
     ] = None,
+    exposure: Annotated[
+        Path | None, typer.Option(help="folder of what was shown to everybody; else exposure rules know of nothing")
+    ] = None,
 ) -> None:
     """Recommend to one user (--user) or to all of the log (--out), in this process."""
     if (user is None) == (out is None):
@@ -73,7 +76,8 @@ def recommend(
     if out is not None and out.is_dir():
         raise QueryError(f"--out {out} is a folder; give the name of a Parquet file")
     opened = Bundle.open(bundle)
-    stages, dataset = load_stages(opened, rules_store=store, items_store=items_store), read_log(bundle, data)
+    stages = load_stages(opened, rules_store=store, items_store=items_store, shares_folder=exposure)
+    dataset = read_log(bundle, data)
     replay = Replay(dataset, whole(dataset))
     moment = float(replay.timestamps.max()) if now is None else now
     if user is not None:

@@ -171,7 +171,7 @@ def _report(file: Path, wanted: RuleSet) -> dict[str, Any]:
     """What a dry run said of these very rules; ConfigError where it refused them."""
     report = _document(file)
     if (of := report.get("new")) != wanted.hash:
-        whose = "says not of which rules it is" if of is None else f"is the report of the rules {of}"
+        whose = "does not say which rules it is about" if of is None else f"is the report of the rules {of}"
         raise ConfigError(f"{file} {whose}, these are {wanted.hash}; dry-run them again")
     if exceeded := report.get("exceeded"):
         raise ConfigError(f"{file}: its dry run refuses it: {exceeded[0]}; change the rules or their limits")

@@ -128,10 +128,11 @@ class CompiledPolicy:
     """[N] bool, items that are never shown; None where all may be"""
 
     def reads(self, rows: np.ndarray) -> list[str]:
-        """What exposure rules and the dial read of Query.exposure where catalogue rows [C] are candidates; there may be PAD
-        and items that are unknown here.
+        """What exposure rules and the dial may read of Query.exposure where catalogue rows [C] are candidates; there may be
+        PAD and items that are unknown here.
         """
-        known = rows[(rows >= 0) & (rows < len(self.items))]
+        offered = rows[(rows >= 0) & (rows < len(self.items))]
+        known = np.concatenate([offered, self.rules.brought])
         parts: list[Balance | CompiledDial] = [*(balance for _, balance in self.rules.balances), self.popularity]
         return [key for part in parts for key in part.reads(known)]
 

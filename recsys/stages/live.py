@@ -1,4 +1,6 @@
-"""The stages that follow what changes between trainings: published rules and items. A batch is answered by one state."""
+"""The stages that follow what changes between trainings: published rules, items, what was shown. A batch is answered by one
+state.
+"""
 
 import json
 from collections.abc import Sequence
@@ -14,8 +16,8 @@ from recsys.items.ruled import RuledItems
 from recsys.items.searched import SearchedItems
 from recsys.items.tracked import Tracked
 from recsys.policy.compose import CompiledPolicy
-from recsys.policy.live import Follower, Served
-from recsys.policy.shares import LiveShares
+from recsys.policy.live import Follower
+from recsys.policy.shares import LiveShares, Shares, Shown
 from recsys.policy.watch import EVERY_S, Watch
 from recsys.stages.stage import Offered, Retrieve, Rules, Tensors
 
@@ -98,39 +100,41 @@ class LiveRules:
         return self.follower.now().value.outputs
 
     def __call__(self, tensors: Tensors) -> dict[str, list[Slate]]:
-        served = self.follower.now()
-        taken = self._taken(served.value, tensors)
+        served, shown = self.follower.now(), self._shown()
+        taken = _taken(shown.shares, served.value, tensors)
         slates = served.value(_with(taken, tensors))["SLATE"]
         if any(taken):
             slates = [replace(slate, exposure=mine) for slate, mine in zip(slates, taken, strict=True)]
-        return {"SLATE": [_flagged(slate, flags) for slate in slates] if (flags := self._flags(served)) else slates}
+        flags = self._flags(served.stale, shown.stale)
+        return {"SLATE": [_flagged(slate, flags) for slate in slates] if flags else slates}
 
     def rows(self, tensors: Tensors) -> np.ndarray:
         rules = self.follower.now().value
-        return rules.rows(_with(self._taken(rules, tensors), tensors))
+        return rules.rows(_with(_taken(self._shown().shares, rules, tensors), tensors))
 
     def offered(self, tensors: Tensors) -> Offered:
         rules = self.follower.now().value
-        return rules.offered(_with(self._taken(rules, tensors), tensors))
+        return rules.offered(_with(_taken(self._shown().shares, rules, tensors), tensors))
 
-    def _taken(self, rules: Rules, tensors: Tensors) -> list[dict[str, float]]:
-        """Per query, of the shares what its candidates need and it does not bring itself."""
-        queries: Sequence[Query] = tensors["QUERY"]
-        if self.shares is None or not (shares := self.shares.now()):
-            return [{} for _ in queries]
-        reads = [rules.policy.reads(rows) for rows in tensors["candidate_rows"]]
-        return [
-            {key: shares[key] for key in keys if key in shares and key not in query.exposure}
-            for query, keys in zip(queries, reads, strict=True)
-        ]
+    def _shown(self) -> Shown:
+        return Shown() if self.shares is None else self.shares.now()
 
-    def _flags(self, served: Served[Rules]) -> list[str]:
-        stale = {
-            STALE_RULES: served.stale,
-            STALE_ITEMS: self.items is not None and self.items.stale,
-            STALE_EXPOSURE: self.shares is not None and self.shares.stale,
-        }
+    def _flags(self, stale_rules: bool, stale_exposure: bool) -> list[str]:
+        stale_items = self.items is not None and self.items.stale
+        stale = {STALE_RULES: stale_rules, STALE_ITEMS: stale_items, STALE_EXPOSURE: stale_exposure}
         return [flag for flag, holds in stale.items() if holds]
+
+
+def _taken(shares: Shares, rules: Rules, tensors: Tensors) -> list[dict[str, float]]:
+    """Per query, of the shares what its candidates need and it does not bring itself."""
+    queries: Sequence[Query] = tensors["QUERY"]
+    if not shares:
+        return [{} for _ in queries]
+    reads = [rules.policy.reads(rows) for rows in tensors["candidate_rows"]]
+    return [
+        {key: shares[key] for key in keys if key in shares and key not in query.exposure}
+        for query, keys in zip(queries, reads, strict=True)
+    ]
 
 
 def _with(taken: Sequence[dict[str, float]], tensors: Tensors) -> Tensors:

@@ -173,10 +173,10 @@ def popularity_shares(bundle: Bundle) -> np.ndarray | None:
 
 
 def load_live_rules(
-    bundle: Bundle, rules_store: Path | None, items_store: Path | None, shares: Path | None = None
+    bundle: Bundle, rules_store: Path | None, items_store: Path | None, shares_folder: Path | None = None
 ) -> LiveRules:
-    """The last stage by the current version of a rule store, the changes in an item store and the shares in a folder
-    (`recsys.policy.shares`), as far as they are given.
+    """The last stage by the current version of a rule store, the changes in an item store and the file of shares in a folder,
+    as far as they are given.
 
     The bundle's own rules serve where nothing was published.
     """
@@ -185,7 +185,7 @@ def load_live_rules(
     return LiveRules(
         follower=Follower(published, rules_maker(bundle, items=items), items),
         items=items,
-        shares=None if shares is None else LiveShares(ShareFile(shares)),
+        shares=None if shares_folder is None else LiveShares(ShareFile(shares_folder)),
     )
 
 
@@ -198,17 +198,24 @@ def request_types(spec: FeatureSpec) -> dict[str, str]:
     }
 
 
-def load_stages(bundle: Bundle, *, rules_store: Path | None = None, items_store: Path | None = None) -> Stages:
+def load_stages(
+    bundle: Bundle,
+    *,
+    rules_store: Path | None = None,
+    items_store: Path | None = None,
+    shares_folder: Path | None = None,
+) -> Stages:
     """All stages of a verified bundle, ready for `pipeline.recommend`; it may have no ranker.
 
     rules_store: a folder of published rules that the last stage follows; None for the bundle's own rules.
     items_store: a folder of changed items that the first and the last stage follow; None for the bundle's own items.
+    shares_folder: where the last stage follows what was shown to everybody; None where queries bring all that it reads.
     """
     retrieve = load_retrieve(bundle) if items_store is None else load_live_retrieve(bundle, items_store)
-    if rules_store is None and items_store is None:
+    if rules_store is None and items_store is None and shares_folder is None:
         rules: Rules | LiveRules = load_rules(bundle)
     else:
-        rules = load_live_rules(bundle, rules_store, items_store)
+        rules = load_live_rules(bundle, rules_store, items_store, shares_folder)
     if not bundle.has(RANKER):
         return retrieve, rules
     return retrieve, load_rank(bundle), rules

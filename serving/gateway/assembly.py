@@ -45,7 +45,7 @@ class Parts:
     models: Models
     states: UserStates
     exposures: Exposures
-    shares: ShareFile
+    share_file: ShareFile
     """where the last stage reads what `exposures` tells"""
     writer: Writer
     items: Items
@@ -86,8 +86,8 @@ class Assembly:
         return Fallbacks(self.parts.retrieve, self.parts.rules)
 
     @cached_property
-    def shares(self) -> SharePublisher:
-        return SharePublisher(self.parts.exposures, self.parts.shares, every_s=self.settings.exposure_every_s)
+    def publisher(self) -> SharePublisher:
+        return SharePublisher(self.parts.exposures, self.parts.share_file, every_s=self.settings.exposure_every_s)
 
     @cached_property
     def readiness(self) -> Readiness:
@@ -114,7 +114,7 @@ class Assembly:
             fallbacks=self.fallbacks,
             impressions=self.impressions,
             readiness=self.readiness,
-            shares=self.shares,
+            publisher=self.publisher,
             settings=self.settings,
             warmed=(EXPLAINED,) if self.documents.ranked else (),
         )
@@ -139,7 +139,7 @@ class Assembly:
             documents=self.documents,
             identities=self.parts.identities,
             states=StateReader(self.parts.states, breaker=state, slice_s=self.settings.state_ms / 1_000),
-            shares=self.shares,
+            publisher=self.publisher,
             ladder=Ladder(steps, clock=self.parts.clock, watched=self.metrics),
             explaining=Ladder((explained, *steps), clock=self.parts.clock, watched=self.metrics),
             impressions=self.impressions,

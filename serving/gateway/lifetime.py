@@ -22,27 +22,27 @@ class Lifetime:
         fallbacks: Fallbacks,
         impressions: Impressions,
         readiness: Readiness,
-        shares: SharePublisher,
+        publisher: SharePublisher,
         settings: Settings,
         warmed: Sequence[str],
     ) -> None:
         """warmed: models that are asked once, beside those that readiness is about"""
         self._warmed = tuple(warmed)
         self._models, self._fallbacks, self._impressions = models, fallbacks, impressions
-        self._readiness, self._shares, self._settings = readiness, shares, settings
+        self._readiness, self._publisher, self._settings = readiness, publisher, settings
 
     async def begin(self) -> None:
         """Every rung has answered once, or the models had their time; what lives from now on is young for the collector."""
         self._fallbacks.warm(Query(user="", now=0.0, k=self._settings.limits.k, request_id="warm-up"))
         await self._readiness.warm(self._settings.warm_up_s, self._warmed)
         self._readiness.start()
-        await self._shares.start()
+        await self._publisher.start()
         self._impressions.start()
         settle()
 
     async def end(self) -> None:
         """After the last request: impressions that wait are written, connections closed."""
         self._readiness.stop()
-        await self._shares.stop()
+        await self._publisher.stop()
         await self._impressions.stop(self._settings.drain_s)
         await self._models.close()

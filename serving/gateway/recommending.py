@@ -30,7 +30,7 @@ class Recommending:
     documents: Documents
     identities: Identities
     states: StateReader
-    shares: SharePublisher
+    publisher: SharePublisher
     ladder: Ladder
     explaining: Ladder
     """for who asks for reasons"""
@@ -53,7 +53,7 @@ class Recommending:
         self.metrics.stage_took("state", self.clock() - started)
         question = self._question(call, ask, user, state, deadline)
         answer = await (self.explaining if ask.explain else self.ladder).answer(question)
-        flags = (*flags, *answer.reasons, *self.shares.flags, *self.impressions.flags)
+        flags = (*flags, *answer.reasons, *self.publisher.flags, *self.impressions.flags)
         slate = {**answer.slate, "degraded": list(dict.fromkeys([*answer.slate["degraded"], *flags]))}
         exposure = slate.pop("exposure", {})
         call.told |= {"rung": answer.rung, "degraded": slate["degraded"] or None}
@@ -90,7 +90,7 @@ class Recommending:
         )
 
     def _shown(self, question: Question, exposure: Mapping[str, float], slate: Mapping[str, Any], rung: str) -> None:
-        """The query with all that decided, so that the same one gets the same slate."""
+        """With the query go the counters that it was answered by."""
         self.metrics.slate(slate, rung)
         query, asked = question.query, {**question.document, "exposure": {**exposure, **question.query.exposure}}
         body = {"query": asked, "slate": slate, "rung": rung}

@@ -17,7 +17,7 @@ from recsys.features.spec import Tensor
 BUNDLE = Path("../../bundle")
 RULES_STORE = Path("../../rules")
 ITEMS_STORE = Path("../../items")
-SHARES = Path("../../exposure")
+SHARES_FOLDER = Path("../../exposure")
 """from the folder of a model"""
 LONGEST_ERROR = 1_000
 """characters; gRPC drops an answer whose error is longer than 16 KiB once it is quoted"""
@@ -40,9 +40,9 @@ def items_store(arguments: Mapping[str, str]) -> Path:
     return (Path(arguments["model_repository"]) / ITEMS_STORE).resolve()
 
 
-def shares(arguments: Mapping[str, str]) -> Path:
+def shares_folder(arguments: Mapping[str, str]) -> Path:
     """The folder of what was shown to everybody beside the bundle; it need not exist."""
-    return (Path(arguments["model_repository"]) / SHARES).resolve()
+    return (Path(arguments["model_repository"]) / SHARES_FOLDER).resolve()
 
 
 def respond(stage: Any, requests: Sequence[Any]) -> list[Any]:

@@ -1,20 +1,20 @@
 """The file of what was shown: whole at every moment, followed without waiting, and never trusted blindly."""
 
-import json
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from recsys.errors import DataError
-from recsys.policy.shares import FILE, LiveShares, ShareFile
+from recsys.policy.shares import FILE, PER_LINE, LiveShares, ShareFile, Shown
 
 PATIENCE_S = 60
 SHARES = st.dictionaries(st.text(), st.floats(0, 1), max_size=9)
+MANY = {f"item={number}": number / 9_999 for number in range(PER_LINE * 3 + 7)}
 
 
 def until(holds: Callable[[], bool]) -> None:
@@ -24,14 +24,17 @@ def until(holds: Callable[[], bool]) -> None:
 
 
 @given(SHARES, SHARES)
+@example({}, MANY)
 def test_what_was_written_last_is_read(tmp_path_factory: pytest.TempPathFactory, first: dict, last: dict) -> None:
     file = ShareFile(tmp_path_factory.mktemp("exposure") / "not there yet")
     assert (file.stamp(), file.read()) == (None, {})
     file.write(first)
     before = file.stamp()
-    file.write(last)
-    assert file.stamp() != before
+    assert file.write(last) == file.stamp() != before
     assert file.read() == last
+
+
+HEAD = '{"format": 1, "shares": 1}'
 
 
 @pytest.mark.parametrize(
@@ -39,13 +42,15 @@ def test_what_was_written_last_is_read(tmp_path_factory: pytest.TempPathFactory,
     [
         "",
         "[]",
-        '{"format": 1, "shares": {"a": .5',
+        HEAD,
+        HEAD + '\n{"a": .5',
+        HEAD + '\n{"a": 0.5, "b": 0.5}',
+        HEAD + "\n[0.5]",
         "\xff",
-        json.dumps({"format": 2, "shares": {}}),
-        json.dumps({"format": 1}),
-        json.dumps({"format": 1, "shares": {"a": "x"}}),
-        json.dumps({"format": 1, "shares": {"a": True}}),
-        json.dumps({"format": 1, "shares": {"a": float("nan")}}),
+        '{"format": 2, "shares": 1}\n{"a": 0.5}',
+        '{"shares": 1}\n{"a": 0.5}',
+        *(f'{HEAD}\n{{"a": {share}}}' for share in ('"x"', "true", "null", "NaN", "-0.1", "1.1", "9" * 400)),
+        HEAD + "\n" + "[" * 100_000,
     ],
 )
 def test_a_file_that_holds_none_is_refused_in_one_sentence(tmp_path: Path, text: str) -> None:
@@ -83,20 +88,19 @@ def test_what_cannot_be_read_leaves_the_older_shares_until_it_can(
     file = ShareFile(tmp_path)
     file.write({"item=a": 0.5})
     live = LiveShares(file)
-    assert (live.now(), live.stale) == ({"item=a": 0.5}, False)
+    assert live.now() == Shown(shares={"item=a": 0.5})
     (tmp_path / "draft").write_text("nonsense")
     (tmp_path / "draft").replace(file.path)
-    until(lambda: bool(live.now()) and live.stale)
-    assert live.now() == {"item=a": 0.5}
+    until(lambda: live.now().stale)
+    assert live.now().shares == {"item=a": 0.5}
     file.write({"item=a": 0.25})
-    until(lambda: live.now() == {"item=a": 0.25})
-    assert not live.stale
+    until(lambda: live.now() == Shown(shares={"item=a": 0.25}))
     assert [record.getMessage().count("the older shares go on serving") for record in caplog.records] == [1]
 
 
 def test_it_may_begin_with_a_damaged_file(tmp_path: Path) -> None:
     (tmp_path / FILE).write_text("nonsense")
     live = LiveShares(ShareFile(tmp_path))
-    assert (live.now(), live.stale) == ({}, True)
+    assert live.now() == Shown(stale=True)
     ShareFile(tmp_path).write({"item=a": 0.5})
-    until(lambda: live.now() == {"item=a": 0.5})
+    until(lambda: live.now() == Shown(shares={"item=a": 0.5}))

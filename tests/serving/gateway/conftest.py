@@ -168,7 +168,7 @@ def parts(trained: Any, tmp_path: Path) -> Parts:
         items=MemoryItems(),
         identities=Identity(key=b"a key of tests in these files", store_raw=True),
         exposures=MemoryExposures(),
-        shares=ShareFile(tmp_path / "exposure"),
+        share_file=ShareFile(tmp_path / "exposure"),
         keys=None,
         settings=PATIENT,
         log=io.StringIO(),

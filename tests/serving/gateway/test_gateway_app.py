@@ -48,7 +48,7 @@ def test_what_was_shown_to_everybody_decides_and_the_log_keeps_what_decided(
     async def story(door: Any) -> list[dict[str, Any]]:
         answers = [(await door.recommend(USER)).json()]
         parts.exposures.away = True  # type: ignore[attr-defined]
-        while "exposure:stale" not in answers[-1]["degraded"]:
+        while "exposure:late" not in answers[-1]["degraded"]:
             await asyncio.sleep(0.01)
             answers.append((await door.recommend(USER)).json())
         return answers
@@ -57,11 +57,11 @@ def test_what_was_shown_to_everybody_decides_and_the_log_keeps_what_decided(
     known = read_catalogue(parts.bundle)["item"].to_list()
     shares = {f"item={item}": 0.25 for item in (*known, *map(str, range(5_000)))}
     parts.exposures.shares |= shares  # type: ignore[attr-defined]
-    parts.shares.write(shares)
-    live = load_live_rules(parts.bundle, tmp_path / "rules", None, parts.shares.path.parent)
+    parts.share_file.write(shares)
+    live = load_live_rules(parts.bundle, tmp_path / "rules", None, parts.share_file.path.parent)
     settings = replace(parts.settings, exposure_every_s=1.0)
     answers = during(replace(parts, rules=live, settings=settings), story)
-    assert "exposure:stale" not in answers[0]["degraded"]
+    assert "exposure:late" not in answers[0]["degraded"]
     assert all("exposure" not in answer for answer in answers)
     assert {place["rules"].get("even") for answer in answers for place in answer["items"]} == {"balanced"}
     records = parts.writer.of_kind("impression")  # type: ignore[attr-defined]

@@ -43,7 +43,7 @@ gateway = build(Parts(
     bundle=bundle, retrieve=load_retrieve(bundle), rules=load_rules(bundle), models=TritonModels({grpc!r}),
     states=MemoryStates(), writer=SlowFile(),
     items=MemoryItems(), identities=Identity(key=b"0" * 32, store_raw=False),
-    exposures=MemoryExposures(), shares=ShareFile(Path({exposure!r})), keys=None, settings=PATIENT, log=sys.stderr,
+    exposures=MemoryExposures(), share_file=ShareFile(Path({exposure!r})), keys=None, settings=PATIENT, log=sys.stderr,
     clock=time.monotonic, now=lambda: {now!r},
 ))
 serve_gateway(gateway, host="127.0.0.1", port=0, drain_s=20.0, log=sys.stderr, ready=lambda url: print(url, flush=True))
