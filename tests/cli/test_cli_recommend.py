@@ -6,6 +6,8 @@ from typing import Any
 import polars as pl
 import pytest
 
+from recsys.policy.shares import ShareFile
+
 
 def test_one_user_gets_a_table_with_titles_and_reasons(
     trained: Any, typed: Any, capsys: pytest.CaptureFixture[str]
@@ -46,6 +48,26 @@ def test_all_users_are_written_as_parquet(trained: Any, typed: Any, tmp_path: Pa
     assert slates.select("user", "item").is_unique().all()
     assert slates.join(trained.dataset.interactions, on=["user", "item"], how="semi").is_empty()
     assert set(slates["bundle"]) == {trained.bundle.fingerprint}
+
+
+def test_what_was_shown_to_everybody_may_come_from_the_folder_that_is_served(
+    trained: Any, typed: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "rules.yaml").write_text("rules: [{name: even, exposure: item, least: 0, most: 0.1, strength: 30}]")
+    assert typed("rules", "publish", tmp_path / "rules.yaml", "--store", tmp_path / "rules", "--why", "x") == 0
+    asked = ("recommend", "--bundle", trained.bundle.path, "--store", tmp_path / "rules", "--k", 3)
+    exposure = ("--exposure", tmp_path / "exposure")
+
+    def shown(name: str, *more: object) -> pl.DataFrame:
+        assert typed(*asked, *more, "--out", tmp_path / name) == 0
+        return pl.read_parquet(tmp_path / name).select("user", "item")
+
+    before = shown("before.parquet")
+    assert shown("nothing.parquet", *exposure).equals(before)
+    ShareFile(tmp_path / "exposure").write({f"item={item}": 0.9 for item in before["item"].unique()})
+    after = shown("after.parquet", *exposure)
+    assert after.height == before.height
+    assert after.join(before, on=["user", "item"]).height < before.height / 2
 
 
 @pytest.mark.parametrize(
