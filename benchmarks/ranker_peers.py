@@ -119,7 +119,7 @@ ALTERED: dict[str, Altered] = {
 
 @contextmanager
 def as_peer(system: str) -> Iterator[None]:
-    """Every ranker made and trained inside is this system, see ALTERED; any other name changes nothing."""
+    """Every ranker that is made, trained and asked inside is this system, see ALTERED; any other name changes nothing."""
     altered = ALTERED.get(system, {})
     own = {(where, name): getattr(where, name) for where, name in altered}
     try:

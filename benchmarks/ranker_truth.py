@@ -120,12 +120,13 @@ def learnt(job: Job, examples: Examples) -> tuple[np.ndarray, np.ndarray]:
         replace(one, labels=np.where(wanted, one.labels, np.nan).astype(np.float32))
         for one in (examples.train, examples.valid)
     )
-    with as_peer(job.system):
-        fitted = trained(job.knobs, examples.spec, examples.items, train, valid, job.seed)
-    task = RankingTask(fitted.ranker, examples.items, 0, job.knobs, steps=1).eval()
     batch = tensors(examples.test)
     batch.pop("candidate_positions")
-    return fitted.probabilities(examples.items, examples.test).astype(float), task.all_logits(batch).double().numpy()
+    with as_peer(job.system):
+        fitted = trained(job.knobs, examples.spec, examples.items, train, valid, job.seed)
+        task = RankingTask(fitted.ranker, examples.items, 0, job.knobs, steps=1).eval()
+        probabilities = fitted.probabilities(examples.items, examples.test).astype(float)
+        return probabilities, task.all_logits(batch).double().numpy()
 
 
 def jobs(files: dict[str, Path], seeds: int) -> Iterable[Job]:

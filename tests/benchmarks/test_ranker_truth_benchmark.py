@@ -11,8 +11,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import ranker_truth
 from ranker_peers import CROSSED, POOLED, TOWERS, as_peer, rates
-from ranker_truth import KNOBS, OURS, RATES, Job, run, single
-from ranker_world import Examples, agreement, tabular, worth
+from ranker_truth import KNOBS, OURS, RATES, Job, learnt, run, single
+from ranker_world import Examples, agreement, tabular, trained, worth
 
 from recsys.data.sources.planted import EFFECTS, OBJECTIVES, Planted
 from recsys.errors import ConfigError
@@ -75,6 +75,17 @@ def test_a_system_is_trained_and_measured(file, system):
     row = run(Job(system=system, file=file, seed=0, knobs=SMALL))
     assert row["objectives"].keys() == set(OBJECTIVES)
     assert all(np.isfinite(list(found.values())).all() for found in row["objectives"].values())
+
+
+@pytest.mark.parametrize(("system", "altered"), [(OURS, False), (CROSSED, True), (POOLED, True)])
+def test_what_is_asked_is_what_was_trained(examples, file, system, altered):
+    """A peer's weights in our network would be nobody's."""
+    with as_peer(system):
+        fitted = trained(SMALL, examples.spec, examples.items, examples.train, examples.valid, 0)
+        wanted = fitted.probabilities(examples.items, examples.test)
+    found, _ = learnt(Job(system=system, file=file, seed=0, knobs=SMALL), examples)
+    np.testing.assert_array_equal(found, wanted)
+    assert (fitted.probabilities(examples.items, examples.test) != wanted).any() == altered
 
 
 @pytest.mark.parametrize(("system", "inner"), [(TOWERS, True), (OURS, False)])
