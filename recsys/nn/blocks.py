@@ -163,7 +163,7 @@ def causal_mask(present: Tensor) -> Tensor:
 
     An absent query looks at the start token at least, so that no row of the softmax is empty.
     """
-    start = torch.ones_like(present[:, :1])
+    start = present.new_ones((present.shape[0], 1))  # also where no query of the batch has an event
     keys = torch.cat([start, present], dim=1)
     length = keys.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool, device=present.device).tril()

@@ -144,3 +144,12 @@ def test_no_rows_at_all_are_encoded_too():
     rows = {name: torch.zeros((2, 0, width)) for name, width in TABLE.widths.items()}
     rows["ids"] = rows["ids"].long()
     assert encoder({f"item_{name}": one for name, one in rows.items()}, "item").shape == (2, 0, D)
+
+
+@torch.no_grad()
+def test_a_batch_without_any_event_looks_at_the_start_token_alone(block):
+    mask = causal_mask(torch.ones(3, 0, dtype=torch.bool))
+    assert mask.tolist() == [[[[True]]]] * 3
+    padded = torch.randn(3, L + 1, D)
+    alone = block(padded[:, :1], mask)
+    assert torch.allclose(alone[:, 0], block(padded, causal_mask(torch.zeros(3, L, dtype=torch.bool)))[:, 0], atol=1e-6)
