@@ -62,6 +62,8 @@ class TrainedRetrieval:
 
     retrieve: Retrieve
     period: int
+    known: np.ndarray
+    """[R] bool, rows of the log that it was fitted on"""
     towers: TowerEnsemble
     item_vectors: np.ndarray
     """[N, D] float32"""
@@ -158,6 +160,7 @@ class Run:
                 spec=spec, items=items, user_tower=eager_user_tower(towers), sources=sources, ranked=True
             ),
             period=period,
+            known=known,
             towers=towers,
             item_vectors=vectors,
             index_recall=recall,

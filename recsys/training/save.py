@@ -9,7 +9,6 @@ from safetensors.torch import save_file
 
 from recsys.bundle import Bundle
 from recsys.content.words import WORD_WEIGHTS, WORDS, WordVectors
-from recsys.data.splits import TEST
 from recsys.evaluation.pareto import OUTCOMES
 from recsys.graphs import export_item_tower, export_ranker, export_user_tower
 from recsys.items.content import ITEM_TOWER
@@ -47,7 +46,7 @@ def save_cascade(
     candidates, arrays = sources.to_documents()
     bundle.write_document("candidates.json", candidates)
     bundle.write_arrays("candidates.safetensors", arrays)
-    bundle.write_arrays(POPULARITY, {"events": prepared.recent_events(prepared.split.known(TEST))})
+    bundle.write_arrays(POPULARITY, {"events": prepared.recent_events(retrieval.known)})
     export_user_tower(retrieval.towers, spec, bundle.path / "user_tower.onnx")
     export_item_tower(retrieval.towers, spec, bundle.path / ITEM_TOWER)
     if prepared.words is not None:
