@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +18,19 @@ def item_key(item: str) -> tuple[int, str]:
     return zlib.crc32(item.encode()), item
 
 
+def action_columns(events: Sequence[Event], spec: FeatureSpec) -> dict[str, np.ndarray]:
+    """{action: [R] float64}, NaN where it was not sent."""
+    return {
+        name: np.array([event.actions.get(name, np.nan) for event in events], dtype=np.float64) for name in spec.actions
+    }
+
+
+def _facts(event: Event) -> tuple[Any, ...]:
+    """Equal for events that a data set takes for duplicates; the context may hold lists."""
+    context = repr(sorted(event.context.items())) if event.context else ""
+    return event.item, event.timestamp, frozenset(event.actions.items()), context
+
+
 def fold(history: History, event: Event, spec: FeatureSpec) -> History:
     """The user's history after one more event; events may arrive late or in any order.
 
@@ -27,8 +41,11 @@ def fold(history: History, event: Event, spec: FeatureSpec) -> History:
 
 
 def fold_all(history: History, events: Sequence[Event], spec: FeatureSpec) -> History:
-    """What `fold` leaves after all of the events, one after the other."""
-    known = (*history, *events)
+    """What `fold` leaves after all of the events, one after the other.
+
+    An event that comes twice counts once, as in a data set: the later copy stays, which may know more of the request.
+    """
+    known = tuple({_facts(one): one for one in (*history, *events)}.values())
     ties = {item: place for place, item in enumerate(sorted({one.item for one in known}, key=item_key))}
     places, *_ = remembered(known, np.zeros(len(known)), np.array([ties[one.item] for one in known]), spec)
     return tuple(known[place] for place in places[-spec.history_length :])
@@ -43,9 +60,7 @@ def remembered(
     Canonical is by time, then by `ties`, then by the actions, an absent one first, as in a data set.
     Returns places in `events` [M], objectives [M, T] float32 (NaN where an action was not sent) and timestamps [M].
     """
-    actions = {
-        name: np.array([event.actions.get(name, np.nan) for event in events], dtype=np.float64) for name in spec.actions
-    }
+    actions = action_columns(events, spec)
     timestamps = np.array([event.timestamp for event in events], dtype=np.float64)
     labels = spec.labels(actions, len(events))
     reached = np.flatnonzero((labels > 0).any(axis=1))

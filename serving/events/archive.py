@@ -18,7 +18,7 @@ from recsys.contracts import Event
 from recsys.data.sources.event_log import ACTION
 from recsys.errors import ServingError
 from serving.events.opening import OpenReader
-from serving.events.partitions import FEEDBACK, IMPRESSIONS, MALFORMED
+from serving.events.partitions import FEEDBACK, IMPRESSIONS, MALFORMED, PREFERENCES
 from serving.events.record import Record, Stored
 
 NAMED = ("item", "request_id", "position", "propensity", "bundle", "rules")
@@ -35,7 +35,7 @@ class Archive:
     """
 
     def __init__(self, folder: Path) -> None:
-        kinds = {FEEDBACK: "day=*/*.parquet", IMPRESSIONS: "day=*/*.parquet", MALFORMED: "*.parquet"}
+        kinds = dict.fromkeys((FEEDBACK, IMPRESSIONS, PREFERENCES), "day=*/*.parquet") | {MALFORMED: "*.parquet"}
         paths = ((kind, path) for kind, pattern in kinds.items() for path in (folder / kind).glob(pattern))
         self._files = sorted((_File.of(kind, path) for kind, path in paths), key=lambda file: file.first)
         self.last = max((file.last for file in self._files), default=0)
@@ -121,6 +121,11 @@ def _impression(rows: list[Row]) -> Record:
     return Record(id=first["id"], kind="impression", user=first["user"], timestamp=first["timestamp"], body=body)
 
 
+def _preference(rows: list[Row]) -> Record:
+    (row,) = rows
+    return Record.preference(row["id"], row["kind"], row["user"], row["timestamp"], orjson.loads(row["body"]))
+
+
 def _malformed(rows: list[Row]) -> Record:
     return Record(**json.loads(rows[0]["record"]))
 
@@ -128,6 +133,7 @@ def _malformed(rows: list[Row]) -> Record:
 RECORDS: dict[str, Callable[[list[Row]], Record]] = {
     FEEDBACK: _feedback,
     IMPRESSIONS: _impression,
+    PREFERENCES: _preference,
     MALFORMED: _malformed,
 }
 

@@ -2,6 +2,7 @@
 
     feedback/day=2026-11-26/<first sequence>-<last sequence>.parquet      what users did
     impressions/day=2026-11-26/<first>-<last>.parquet                     what they were shown
+    preferences/day=2026-11-26/<first>-<last>.parquet     what they do not want to see, and columns of their profiles
     malformed/<first>-<last>.parquet                                      records that do not fit these tables, as text
 
 A day is that of the records' own time, UTC. A file has everything of its folder from its first to its last sequence, so
@@ -14,7 +15,7 @@ import json
 import math
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,7 +30,9 @@ from recsys.policy.durable import write_whole
 from serving.events.lock import hold
 from serving.events.record import Stored
 
-FEEDBACK, IMPRESSIONS, MALFORMED = "feedback", "impressions", "malformed"
+FEEDBACK, IMPRESSIONS, PREFERENCES, MALFORMED = "feedback", "impressions", "preferences", "malformed"
+TABLES = {"feedback": FEEDBACK, "impression": IMPRESSIONS} | dict.fromkeys(("hide", "unhide", "profile"), PREFERENCES)
+"""by kind of record"""
 LARGEST = 2**63 - 1
 HEAD = {"sequence": pl.Int64, "id": pl.String, "user": pl.String, "timestamp": pl.Float64}
 SCHEMAS: dict[str, dict[str, Any]] = {
@@ -42,10 +45,11 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     | {"rank": pl.Int64, "explored": pl.Boolean, "bundle": pl.String, "rules": pl.String}
     | {"adds": pl.String, "because_of": pl.String}
     | {"rung": pl.String, "degraded": pl.List(pl.String), "query": pl.String},
+    PREFERENCES: HEAD | {"kind": pl.String, "body": pl.String},
     MALFORMED: {"sequence": pl.Int64, "id": pl.String, "reason": pl.String, "record": pl.String},
 }
-"""columns of the tables; `context`, `probabilities`, `adds` and `query` are JSON, feedback has a Float64 column an action,
-an impression has a row an item and its query in the first of them"""
+"""columns of the tables; `context`, `probabilities`, `adds`, `query` and `body` are JSON, feedback has a Float64 column
+an action, an impression has a row an item and its query in the first of them"""
 
 Row = dict[str, Any]
 
@@ -117,7 +121,8 @@ def _flattened(stored: Stored) -> tuple[str, str, list[Row]]:
     """Table, folder and rows of a record."""
     record = stored.record
     try:
-        kind, rows = (FEEDBACK, _feedback(stored)) if record.kind == "feedback" else (IMPRESSIONS, _impression(stored))
+        kind = TABLES[record.kind]
+        rows = ROWS[kind](stored)
         return kind, f"{kind}/day={datetime.fromtimestamp(record.timestamp, UTC):%Y-%m-%d}", rows
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, OSError) as error:
         text = json.dumps(asdict(record), separators=(",", ":"), sort_keys=True)  # takes what orjson does not
@@ -162,6 +167,17 @@ def _impression(stored: Stored) -> list[Row]:
     }
     rows = [every | _shown(position, item) for position, item in enumerate(slate["items"])] or [every]
     return [rows[0] | {"query": _json(body["query"])}, *rows[1:]]
+
+
+def _preference(stored: Stored) -> list[Row]:
+    return [_head(stored) | {"kind": stored.record.kind, "body": _json(dict(stored.record.body))}]
+
+
+ROWS: dict[str, Callable[[Stored], list[Row]]] = {
+    FEEDBACK: _feedback,
+    IMPRESSIONS: _impression,
+    PREFERENCES: _preference,
+}
 
 
 def _shown(position: int, item: Mapping[str, Any]) -> Row:

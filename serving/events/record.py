@@ -4,6 +4,8 @@
      "body": {"item": "50", "actions": {"rating": 5.0}, "request_id": "8a…", "position": 0}}
     {"id": "c1…", "kind": "impression", "user": "405", "timestamp": 893286630.0,
      "body": {"query": {…}, "slate": {…}, "rung": "recommend"}}
+    {"id": "77…", "kind": "hide", "user": "405", "timestamp": 893286650.0, "body": {"author": ["X"]}}
+    {"id": "1b…", "kind": "profile", "user": "405", "timestamp": 893286660.0, "body": {"age": 34.0}}
 
 An impression holds the whole query and the whole slate, so that a request can be replayed: history, context and profile
 are the feature values that were used, the slate has positions, propensities, probabilities and versions.
@@ -19,7 +21,7 @@ import orjson
 
 from recsys.contracts import Event, Query, Slate
 
-Kind = Literal["feedback", "impression"]
+Kind = Literal["feedback", "impression", "hide", "unhide", "profile"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +47,11 @@ class Record:
         """What a user was shown, in answer to `query`, by this rung of the ladder."""
         body = {"query": asdict(query), "slate": orjson.loads(slate.to_json()), "rung": rung}
         return Record(id=impression_id(query), kind="impression", user=query.user, timestamp=query.now, body=body)
+
+    @staticmethod
+    def preference(id: str, kind: Kind, user: str, timestamp: float, body: Mapping[str, Any]) -> "Record":
+        """What a user does not want to see (hide, unhide: column or "item" -> list of values), or columns of the profile."""
+        return Record(id=id, kind=kind, user=user, timestamp=timestamp, body=body)
 
     def event(self) -> Event:
         """The event of a feedback."""

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from recsys.contracts import Event
 from serving.events.record import Stored
+from serving.state.seen import SeenItems
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,10 +18,25 @@ class UserState:
     shown: Mapping[str, float] = field(default_factory=dict)
     """item -> times it was shown to this user, the item shown last at the end: what frequency rules read of
     Query.exposure"""
+    seen: SeenItems = field(default_factory=SeenItems)
+    """all items of any feedback event, also of those beyond the history and of those that reached no objective"""
+    hidden: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """what the user does not want to see, as in Query.hidden; the values hidden last at the end"""
+    profile: Mapping[str, Any] = field(default_factory=dict)
+    """columns that callers put; None for one that was forgotten, also where the training data has it"""
+    seeded: Mapping[str, Any] = field(default_factory=dict)
+    """columns of the profile in the training data"""
+    recent: tuple[str, ...] = ()
+    """short ids of the last records but impressions, the newest at the end: by them a gateway knows what has arrived"""
     sequence: int = 0
     """of the last record that was folded in"""
     updated: float = 0.0
     """timestamp of that record, unix seconds"""
+
+    @property
+    def known_profile(self) -> dict[str, Any]:
+        """What callers put, else what the training data has."""
+        return {name: value for name, value in {**self.seeded, **self.profile}.items() if value is not None}
 
 
 class UserStates(Protocol):

@@ -59,13 +59,14 @@ def test_many_events_at_once_leave_what_they_leave_one_by_one(events, cut):
 
 
 def slow_remembered(events):
-    """Event by event: one key holds the whole canonical order."""
+    """Event by event: one key holds the whole canonical order; of copies, as in a data set, there is one."""
 
     def key(event):
         actions = (event.actions.get(name, -math.inf) for name in SPEC.actions)
         return event.timestamp, zlib.crc32(event.item.encode()), event.item, *actions
 
-    reached = [event for event in events if event.actions.get("click", 0) > 0 or event.actions.get("rating", 0) >= 4]
+    once = [event for number, event in enumerate(events) if event not in events[:number]]
+    reached = [event for event in once if event.actions.get("click", 0) > 0 or event.actions.get("rating", 0) >= 4]
     return tuple(sorted(reached, key=key))
 
 
@@ -73,6 +74,15 @@ def test_mere_impressions_are_not_remembered():
     shown = [event("a", 1.0, click=0.0), event("b", 2.0, rating=3.0), event("c", 3.0, other=1.0)]
     assert folded(shown) == EMPTY
     assert folded([*shown, event("d", 0.0, click=0.0, rating=4.0)]) == (event("d", 0.0, click=0.0, rating=4.0),)
+
+
+def test_a_copy_counts_once_and_the_later_one_stays_which_may_know_more():
+    copy = replace(event("a", 1.0), request_id="r", position=3)
+    assert folded([event("a", 1.0), copy]) == (copy,)
+    assert folded([copy, event("a", 1.0)]) == (event("a", 1.0),)
+    others = [event("a", 2.0), event("a", 1.0, click=2.0), replace(event("a", 1.0), context={"tags": ["x"]})]
+    assert len(folded([event("a", 1.0), *others[:2]])) == 3
+    assert len(folded([event("a", 1.0), others[2]])) == 2
 
 
 def test_the_newest_are_kept_and_a_late_arrival_falls_out():

@@ -50,7 +50,19 @@ ACTIONS = st.dictionaries(st.sampled_from(["click", "rating", "unknown"]), st.sa
 ACTED = st.builds(acted, st.sampled_from(USERS), st.sampled_from(ITEMS), MOMENTS, ACTIONS, st.booleans())
 SHOWN = st.builds(impression, st.sampled_from(USERS), st.lists(st.sampled_from(ITEMS), max_size=3), MOMENTS)
 NO_FACT = ACTED.map(lambda record: replace(record, body={**record.body, "actions": {"rating": float("nan")}}))
-LOGS = st.lists(ACTED | SHOWN | NO_FACT, min_size=1, max_size=30)
+PREFERRED = st.builds(
+    lambda kind, user, at, body: Record.preference(f"{kind}{user}{at}{body}", kind, user, at, body),
+    st.sampled_from(["hide", "unhide", "hide"]),
+    st.sampled_from(USERS),
+    MOMENTS,
+    st.dictionaries(st.sampled_from(["item", "author"]), st.lists(st.sampled_from(ITEMS), max_size=2)),
+) | st.builds(
+    lambda user, at, age: Record.preference(f"profile{user}{at}{age}", "profile", user, at, {"age": age}),
+    st.sampled_from(USERS),
+    MOMENTS,
+    st.none() | st.integers(0, 9) | st.just([1.5, 2.0]),
+)
+LOGS = st.lists(ACTED | SHOWN | PREFERRED | NO_FACT, min_size=1, max_size=30)
 
 
 def log(records: list[Record], gaps: list[int]) -> list[Stored]:

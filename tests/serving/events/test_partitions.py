@@ -44,6 +44,16 @@ def stored(sequence, record):
     return Stored(sequence=sequence, record=record)
 
 
+def test_what_users_hide_and_their_profiles_have_a_table_of_their_own(tmp_path):
+    hide = Record.preference("h", "hide", "u", DAY + 1, {"author": ["X"]})
+    profile = Record.preference("p", "profile", "u", DAY + 2, {"age": None})
+    written(tmp_path, [stored(1, hide), stored(2, profile), stored(3, Record.preference("n", "new", "u", 1.0, {}))])
+    rows = table(tmp_path, "preferences").select("sequence", "kind", "body").rows()
+    assert rows == [(1, "hide", '{"author":["X"]}'), (2, "profile", '{"age":null}')]
+    assert not list(tmp_path.glob("feedback/*")), "what is trained on has no row of them"
+    assert table(tmp_path, "malformed")["id"].to_list() == ["n"]
+
+
 def test_feedback_has_a_column_an_action(tmp_path):
     event = Event(
         user="u",

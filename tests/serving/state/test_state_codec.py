@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +12,7 @@ from recsys.errors import ServingError
 from recsys.features.spec import FeatureSpec, Table
 from serving.state.codec import decode, encode
 from serving.state.contract import UserState
+from serving.state.seen import SeenItems
 
 SPEC = FeatureSpec(
     items=Table(name="items", columns=()),
@@ -35,8 +37,17 @@ EVENTS = st.builds(
     bundle=st.none() | st.text(),
     rules=st.none() | st.text(),
 )
+SEEN = st.lists(EVENTS, max_size=6).map(lambda events: SeenItems().after(events, SPEC))
+VALUES = st.dictionaries(
+    st.text(max_size=3), st.none() | st.text() | NUMBERS | st.lists(st.text(), min_size=1), max_size=2
+)
 STATES = st.builds(
     UserState,
+    seen=SEEN,
+    hidden=st.dictionaries(st.text(max_size=3), st.lists(st.text(), min_size=1).map(tuple), max_size=2),
+    profile=VALUES,
+    seeded=VALUES,
+    recent=st.lists(st.text(max_size=12), max_size=4).map(tuple),
     history=st.lists(EVENTS, max_size=4).map(tuple),
     shown=st.dictionaries(st.text(), NUMBERS, max_size=4),
     sequence=st.integers(0, 2**62),
@@ -75,6 +86,34 @@ def test_fifty_ratings_are_compact():
     assert len(encode(UserState(history=history, sequence=1_000, updated=893_286_700.0), SPEC)) < 1_500
 
 
+def test_a_state_of_the_first_format_has_seen_what_is_in_its_history():
+    data = b'{"actions":{"rating":[5,3]},"format":1,"item":["b","a"],"sequence":17,"spec":"%s","timestamp":[7.5,9]' % (
+        SPEC.fingerprint.encode()
+    )
+    state = decode("u", data + b',"updated":9}', SPEC)
+    assert [event.item for event in state.history] == ["b", "a"]
+    assert state.seen == SeenItems().after(state.history, SPEC)
+    assert state.seen.items == ("b", "a")
+    last, reached = state.seen.times(("watch", "like"))
+    assert last.tolist() == [7.0, 9.0]
+    np.testing.assert_array_equal(reached, [[7.0, 7.0], [9.0, np.nan]])
+    assert decode("u", encode(state, SPEC), SPEC) == state
+
+
+def test_twenty_thousand_seen_items_take_few_bytes_each():
+    events = [rated(str(1_000 + number), 1.0 + number % 5, 893_286_638.0 + 40 * number) for number in range(20_000)]
+    with_seen, without = (
+        len(encode(UserState(seen=seen), SPEC)) for seen in (SeenItems().after(events, SPEC), SeenItems())
+    )
+    assert (with_seen - without) / len(events) < 17
+
+
+def test_under_another_spec_the_seen_items_stay():
+    seen = SeenItems().after([rated("a", 5.0), rated("b", 2.0)], SPEC)
+    strict = replace(SPEC, objectives={"like": "rating >= 4"}, target="like")
+    assert decode("u", encode(UserState(seen=seen), SPEC), strict).seen == seen
+
+
 def test_under_another_spec_the_raw_events_stay_as_far_as_it_remembers_them():
     state = UserState(history=(rated("a", 5.0), rated("b", 2.0), rated("c", 4.0)), sequence=3, updated=8.9e8)
     data = encode(state, SPEC)
@@ -93,7 +132,9 @@ def test_under_another_spec_the_raw_events_stay_as_far_as_it_remembers_them():
         (b"[]", "is damaged"),
         (b'{"format":1}', "is damaged"),
         (b'{"format":1,"spec":"s","sequence":1,"updated":1,"item":["a"]}', "is damaged"),
-        (b'{"format":2}', "has format 2, this version reads 1"),
+        (b'{"format":2}', "is damaged"),
+        (b'{"format":2,"spec":"s","sequence":1,"updated":1,"seen":{"items":["a"],"last":[]}}', "is damaged"),
+        (b'{"format":3}', "has format 3, this version reads 2"),
     ],
 )
 def test_what_is_no_state_is_refused_with_the_way_out(data, sentence):

@@ -3,6 +3,8 @@
 from collections import Counter
 from dataclasses import replace
 
+import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,9 +12,9 @@ from recsys.contracts import Event, Query, Slate, SlateItem
 from recsys.features.spec import FeatureSpec, Table
 from recsys.features.state import EMPTY, fold
 from serving.events.record import Record, Stored
-from serving.state import folding
+from serving.state import folding, seen
 from serving.state.contract import UserState
-from serving.state.folding import MAX_SHOWN, folded, unseen
+from serving.state.folding import MAX_HIDDEN, MAX_RECENT, MAX_SHOWN, folded, short_id, unseen, with_records
 
 SPEC = FeatureSpec(
     items=Table(name="items", columns=()),
@@ -46,8 +48,19 @@ def state_of(stored, state=None):
     return folded(state, unseen(state, stored), SPEC)
 
 
+def preference(kind, **body):
+    return Record.preference(f"{kind} {sorted(body.items())}", kind, "u", 1.0, body)
+
+
+VALUES = st.lists(st.sampled_from("xy"), max_size=2)
+PREFERENCES = (
+    st.builds(preference, st.sampled_from(["hide", "unhide"]), author=VALUES)
+    | st.builds(preference, st.sampled_from(["hide", "unhide"]), item=VALUES)
+    | st.builds(preference, st.just("profile"), age=st.none() | st.integers(0, 3))
+)
 RECORDS = st.lists(
-    st.builds(feedback, st.sampled_from("abcd"), st.integers(0, 4).map(float), st.sampled_from([0.0, 1.0]))
+    PREFERENCES
+    | st.builds(feedback, st.sampled_from("abcd"), st.integers(0, 4).map(float), st.sampled_from([0.0, 1.0]))
     | st.builds(impression, st.lists(st.sampled_from("abcde"), max_size=4, unique=True), st.integers(0, 4).map(float)),
     max_size=12,
 )
@@ -73,6 +86,66 @@ def test_batches_that_come_again_with_other_borders_change_nothing(records, ends
     state = state_of(stored, state)
     whole = state_of(stored)
     assert (state, list(state.shown)) == (whole, list(whole.shown))
+
+
+@given(RECORDS, st.integers(0, 12))
+def test_what_is_seen_is_each_item_with_its_newest_times(records, cut):
+    state = folded(state_of(log(records[:cut])), log(records)[cut:], SPEC)
+    events = [record.event() for record in records if record.kind == "feedback"]
+    last, reached = state.seen.times(("watch",))
+    assert list(state.seen.items) == sorted({one.item for one in events}, key=lambda item: (newest(events, item), item))
+    assert last.tolist() == [newest(events, item) for item in state.seen.items]
+    clicked = [event for event in events if event.actions["click"]]
+    assert [None if np.isnan(at) else at for at in reached[:, 0]] == [
+        newest(clicked, item) for item in state.seen.items
+    ]
+
+
+def newest(events, item):
+    return max((event.timestamp for event in events if event.item == item), default=None)
+
+
+@given(RECORDS, st.integers(1, 3), st.integers(0, 12))
+def test_of_too_many_seen_items_those_with_the_newest_events_stay_whatever_the_borders(records, most, cut):
+    original, seen.MAX_SEEN = seen.MAX_SEEN, most
+    try:
+        stored = log(records)
+        states = [state_of(stored[cut:], state_of(stored[:cut])), state_of(stored)]
+    finally:
+        seen.MAX_SEEN = original
+    assert states[0] == states[1]
+    everything = state_of(stored).seen
+    assert states[0].seen.items == everything.items[-most:]
+    assert states[0].seen.last.tolist() == everything.last[-most:].tolist()
+
+
+@given(RECORDS, st.integers(0, 12))
+def test_the_last_word_on_a_value_or_a_column_counts_and_to_repeat_it_changes_nothing(records, cut):
+    state = state_of(log(records))
+    hidden, profile = {}, {}
+    for record in records:
+        for name, values in record.body.items() if record.kind in ("hide", "unhide") else ():
+            hidden |= dict.fromkeys([(name, value) for value in values], record.kind == "hide")
+        profile |= record.body if record.kind == "profile" else {}
+    assert {(name, value) for name, values in state.hidden.items() for value in values} == {
+        name for name, is_hidden in hidden.items() if is_hidden
+    }
+    assert state.profile == profile
+    again = with_records(state, records[cut:], SPEC)
+    assert replace(again, recent=()) == replace(state, recent=())
+
+
+def test_of_too_many_hidden_values_the_newest_stay_and_what_is_no_list_is_no_fact():
+    state = state_of(log([preference("hide", item=[str(number) for number in range(MAX_HIDDEN + 2)])]))
+    assert (len(state.hidden["item"]), state.hidden["item"][0]) == (MAX_HIDDEN, "2")
+    with pytest.raises(TypeError, match="is no list of values"):
+        state_of(log([preference("hide", item="abc")]))
+
+
+def test_a_state_knows_its_last_records():
+    records = [feedback("a", float(number)) for number in range(20)]
+    state = state_of(log([*records, impression(["b"])]))
+    assert state.recent == tuple(short_id(record) for record in records[-MAX_RECENT:])
 
 
 @given(RECORDS, st.integers(0, 12), st.integers(1, 3))
