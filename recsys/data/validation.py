@@ -4,7 +4,7 @@ Rows are counted as in the file, the first row of data is row 1.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import polars as pl
@@ -30,6 +30,10 @@ class Table:
     """what user, item and timestamp are called in this table; without a timestamp `Description.order` takes its place"""
     separator: str
     """between the entries of categories and vectors that are written as text"""
+    hint: str = ""
+    """part of the sentence on a missing column: why it may be missing"""
+    notes: tuple[str, ...] = ()
+    """what a report has to say about the reading of the file"""
 
 
 def validated(
@@ -47,7 +51,8 @@ def validated(
             f"{interactions.file}: the target {description.target!r}, {description.objectives[description.target]!r}, "
             f"is true for none of {events.height} rows; correct the objective"
         )
-    return dataset
+    notes = [note for table in (interactions, items, users) if table is not None for note in table.notes]
+    return replace(dataset, notes=(*notes, *dataset.notes))
 
 
 def _events(table: Table, description: Description) -> pl.DataFrame:
@@ -208,7 +213,8 @@ def _column(table: Table, name: str) -> pl.Series:
     known = table.frame.columns
     if name not in known:
         raise DataError(
-            f"{table.file}: there is no column {name!r}{did_you_mean(name, known)}; the file has {', '.join(known)}"
+            f"{table.file}: there is no column {name!r}{did_you_mean(name, known)}; {table.hint}"
+            f"the file has {', '.join(known)}"
         )
     return table.frame[name]
 

@@ -134,6 +134,25 @@ def test_parquet_keeps_its_types(folder: Path) -> None:
     ]
 
 
+def test_files_without_a_header_get_their_columns_from_the_description(folder: Path) -> None:
+    events = (folder / "events.csv").read_text().split("\n", 1)[1]
+    movies = (folder / "movies.csv").read_text().split("\n", 1)[1]
+    expected = load(folder)
+    write("events.csv", events.replace(",", ";"))(folder)
+    write("movies.csv", movies)(folder)
+    with pytest.raises(
+        DataError, match=r"no column 'user_id'; the first line, '007;m1;100;4;tv', looks like data: write"
+    ):
+        load(folder)
+    swap("data.yaml", "events.csv,", "events.csv, columns: [user_id, movie, ts, rating, device],")(folder)
+    kinds = "[movie, title: text, genres: categories, year: number, vec: vector]"
+    swap("data.yaml", "{title: text, genres: categories, year: number, vec: vector}", kinds)(folder)
+    dataset = load(folder)
+    assert dataset.interactions.equals(expected.interactions)
+    assert dataset.items.equals(expected.items)
+    assert "read with semicolons" in dataset.notes[0]
+
+
 EVENTS = "user_id,movie,ts,rating,device\n"
 MISTAKES: dict[str, tuple[Change, str]] = {
     "no YAML": (lambda folder: (folder / "data.yaml").unlink(), r"data.yaml: the description cannot be read"),
@@ -180,10 +199,10 @@ MISTAKES: dict[str, tuple[Change, str]] = {
         "movies.parquet: cannot be read as parquet",
     ),
     "other encoding": (
-        write("events.csv", EVENTS.encode() + b"a,m1,1,4,t\xe9l\xe9\n"),
-        "events.csv: cannot be read as csv",
+        write("events.csv", EVENTS.encode() + "a,m1,1,4,téléä\n".encode() + b"a,m1,1,4,t\xe9l\n"),
+        "events.csv, line 3: bytes that are not UTF-8",
     ),
-    "ragged": (write("events.csv", EVENTS + "a,m1,1,4,tv,extra\n"), "events.csv: cannot be read as csv"),
+    "ragged": (write("events.csv", EVENTS + "a,m1,1,4,tv,extra\n"), "events.csv, line 2: 6 fields.*column 'device'"),
     "nothing": (write("events.csv", ""), "events.csv: the file is empty"),
     "no rows": (write("events.csv", EVENTS), "events.csv: the table has no rows"),
     "no item rows": (write("movies.csv", "movie,title,genres,year,vec\n"), "movies.csv: the table has no rows"),
@@ -200,6 +219,19 @@ MISTAKES: dict[str, tuple[Change, str]] = {
     ),
     "compact day": (swap("events.csv", "110.5", "20240531"), "row 3: '20240531' is a day or so many seconds"),
     "separator of nothing": (swap("data.yaml", "vec: vector}", 'vec: vector}, separator: ""'), "separator is empty"),
+    "delimiter of no text": (
+        swap("data.yaml", "events.csv,", "events.csv, delimiter: 1,"),
+        "delimiter is 1; write text",
+    ),
+    "quoting of words": (swap("data.yaml", "events.csv,", "events.csv, quoting: x,"), "quoting is 'x'; write true or"),
+    "columns of kinds": (
+        swap("data.yaml", "events.csv,", "events.csv, columns: [a: text],"),
+        "interactions.columns gives kinds",
+    ),
+    "columns of numbers": (
+        swap("data.yaml", "events.csv,", "events.csv, columns: [1],"),
+        "columns holds 1; write names",
+    ),
     "order of lists": (swap("data.yaml", "timestamp: ts,", "order: [file],"), r"order is \['file'\]; write one of"),
     "key twice": (
         swap("data.yaml", "target: like", "target: like\ntarget: watch"),

@@ -1,23 +1,24 @@
-"""Own data: up to three tables in CSV or Parquet, described by one YAML file."""
+"""Own data: up to three tables, delimited or Parquet, described by one YAML file."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import yaml
 
 from recsys import strict_yaml
 from recsys.data.amounts import expanded
 from recsys.data.dataset import Dataset
 from recsys.data.description import ITEM, ORDERS, TIMESTAMP, USER, Description, refuse_unknown
+from recsys.data.reading import FileFormat, read_table
 from recsys.data.validation import Table, validated
 from recsys.errors import DataError
 
 TABLES: tuple[str, ...] = ("interactions", "items", "users")
 TOP = ("name", *TABLES, "objectives", "means", "target", "title")
-DELIMITERS = {".csv": ",", ".tsv": "\t"}
+FORMAT = {"delimiter": str, "encoding": str, "quoting": bool}
+"""keys of a table that say how its file is written, found by looking where they are not there"""
 SEPARATOR = "|"
 WITHOUT_TIME = ", ".join(f"`order: {order}`" for order in ORDERS if order != "time")
 
@@ -35,6 +36,9 @@ class Tables:
 
     An objective may be a grade or an amount (recsys/data/amounts.py), and `target` then name it by that.
     Optional: `items`, `users`, `title`, `name`, `means`, `context` (interactions), `separator` (every table, default "|").
+    How a file is written is found by looking (recsys/data/reading.py), or said by `delimiter`, `encoding` and `quoting`. A
+    file without a header needs `columns: [..]`, the names of all its columns; of items and users with their kinds there:
+    `columns: [movie, title: text, genres: categories]`.
     Where there is no time, `order` in place of `timestamp` says what the order of the rows means: `file`, that of time;
     `user`, that of time among the rows of one user; `none`, nothing.
     """
@@ -59,23 +63,6 @@ class Tables:
             users=tables.get("users"),
             description=description,
         )
-
-
-def read_table(path: Path) -> pl.DataFrame:
-    """The columns of a CSV file as text, those of a Parquet file with their types; DataError when it is neither."""
-    if not path.is_file():
-        raise DataError(f"{path}: there is no such file; correct `file`, it is taken relative to the YAML file")
-    if path.suffix != ".parquet" and path.suffix not in DELIMITERS:
-        raise DataError(f"{path}: the suffix {path.suffix!r} is not known; write .csv, .tsv or .parquet")
-    try:
-        if path.suffix == ".parquet":
-            return pl.read_parquet(path, glob=False)
-        return pl.read_csv(path, separator=DELIMITERS[path.suffix], infer_schema=False, glob=False)
-    except pl.exceptions.NoDataError:
-        raise DataError(f"{path}: the file is empty; write a header and at least one row") from None
-    except (pl.exceptions.PolarsError, OSError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise DataError(f"{path}: cannot be read as {path.suffix[1:]}: {reason}; write it anew in UTF-8") from None
 
 
 def _document(path: Path) -> dict[str, Any]:
@@ -103,7 +90,8 @@ def _spec(key: str, document: Any) -> dict[str, Any]:
     spec = _object(key, document)
     ids, columns = ((USER, ITEM), ("actions", "context")) if key == "interactions" else ((key[:-1],), ("columns",))
     times = (TIMESTAMP, "order") if key == "interactions" else ()
-    refuse_unknown(key, spec, ("file", *ids, *times, *columns, "separator"))
+    listed = ("columns",) if "columns" not in columns else ()
+    refuse_unknown(key, spec, ("file", *ids, *times, *columns, "separator", *FORMAT, *listed))
     _require(key, spec, ("file", *ids))
     for name in ("file", *ids, TIMESTAMP, "separator"):
         if not isinstance(spec.get(name, ""), str):
@@ -114,7 +102,30 @@ def _spec(key: str, document: Any) -> dict[str, Any]:
         raise DataError(f"{key} needs either `timestamp: <column>` or, where there is no time, one of {WITHOUT_TIME}")
     if "order" in spec and (not isinstance(spec["order"], str) or spec["order"] not in {*ORDERS} - {"time"}):
         raise DataError(f"{key}.order is {spec['order']!r}; write one of {WITHOUT_TIME}")
-    return spec | {name: _object(f"{key}.{name}", spec.get(name, {})) for name in columns}
+    names, kinds = _columns(key, spec.get("columns", {}))
+    described = spec | {"columns": kinds}
+    objects = {name: _object(f"{key}.{name}", described.get(name, {})) for name in columns}
+    return spec | objects | {"format": _format(key, spec, names)}
+
+
+def _columns(key: str, written: Any) -> tuple[tuple[str, ...] | None, Any]:
+    """Columns as written -> names of all columns of a file without a header, else None; and the kinds of the described."""
+    if not isinstance(written, list):
+        return None, written
+    if odd := [one for one in written if not isinstance(one, str) and not (isinstance(one, dict) and len(one) == 1)]:
+        raise DataError(f"{key}.columns holds {odd[0]!r}; write names of columns, or {{name: kind}} for described ones")
+    kinds = {name: kind for one in written if isinstance(one, dict) for name, kind in one.items()}
+    if kinds and key == "interactions":
+        raise DataError("interactions.columns gives kinds; write names there, kinds in actions and context")
+    return tuple(str(next(iter(one))) if isinstance(one, dict) else one for one in written), kinds
+
+
+def _format(key: str, spec: Mapping[str, Any], columns: tuple[str, ...] | None) -> FileFormat:
+    for name, wanted in FORMAT.items():
+        if name in spec and not isinstance(spec[name], wanted):
+            told = "true or false" if wanted is bool else "text, in quotes"
+            raise DataError(f"{key}.{name} is {spec[name]!r}; write {told}")
+    return FileFormat(columns=columns, **{name: spec[name] for name in FORMAT if name in spec})
 
 
 def _description(document: Mapping[str, Any], specs: Mapping[str, dict[str, Any]]) -> Description:
@@ -138,12 +149,18 @@ def _description(document: Mapping[str, Any], specs: Mapping[str, dict[str, Any]
 
 
 def _table(spec: Mapping[str, Any], folder: Path) -> Table:
+    names = {key: spec[key] for key in (USER, ITEM, TIMESTAMP) if key in spec}
+    described = [name for part in ("actions", "context", "columns") for name in spec.get(part, ())]
     path = folder / spec["file"]
+    read = read_table(path, spec["format"], needed=(*names.values(), *described))
+    hint = f"the first line, {read.first_line!r}, looks like data: write all names as `columns: [..]`; "
     return Table(
         file=str(path),
-        frame=read_table(path),
-        names={key: spec[key] for key in (USER, ITEM, TIMESTAMP) if key in spec},
+        frame=read.frame,
+        names=names,
         separator=spec.get("separator", SEPARATOR),
+        hint=hint if read.headerless else "",
+        notes=read.notes,
     )
 
 
