@@ -12,6 +12,7 @@ from rich.progress import track
 from rich.text import Text
 
 from recsys.bundle import Bundle
+from recsys.cli.data import data
 from recsys.cli.front import front_table, weighed
 from recsys.cli.items import items, names_now
 from recsys.cli.log import read_log
@@ -31,6 +32,7 @@ from recsys.stages import load_explain, load_stages
 
 BATCH = 64
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.add_typer(data, name="data")
 app.add_typer(rules, name="rules")
 app.add_typer(items, name="items")
 rules.command("check")(check_rules)

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+import recsys.cli.data as data
 import recsys.cli.items as items
 import recsys.cli.main as cli
 import recsys.cli.rules as rules
@@ -14,11 +15,11 @@ import recsys.cli.rules_check as rules_check
 
 @pytest.fixture
 def typed(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Run `python -m recsys <arguments>`; returns its exit code."""
+    """Run `python -m recsys <arguments>`; returns its exit code. `width` in columns."""
 
-    def typed(*arguments: object) -> int | str | None:
-        for module in (cli, items, rules, rules_check):
-            monkeypatch.setattr(module, "console", Console(width=240))
+    def typed(*arguments: object, width: int = 240) -> int | str | None:
+        for module in (cli, data, items, rules, rules_check):
+            monkeypatch.setattr(module, "console", Console(width=width))
         monkeypatch.setattr(sys, "argv", ["recsys", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
             cli.main()

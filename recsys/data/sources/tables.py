@@ -48,6 +48,10 @@ class Tables:
 
     def load(self) -> Dataset:
         """Raises DataError with file, column, row, value and what to do."""
+        return self.read()[1]
+
+    def read(self) -> tuple[Mapping[str, Table], Dataset]:
+        """The tables as they stand in the files, by their keys in the YAML, and what validation makes of them."""
         path = Path(self.description)
         document = _document(path)
         try:
@@ -56,7 +60,7 @@ class Tables:
         except DataError as error:
             raise DataError(f"{path}: {error}") from None
         tables = {key: _table(spec, path.parent) for key, spec in specs.items()}
-        return validated(
+        return tables, validated(
             name=str(document.get("name", path.resolve().parent.name)),
             interactions=tables["interactions"],
             items=tables.get("items"),

@@ -1,0 +1,73 @@
+"""`python -m recsys data`: propose the description of files, and look at a described log before it is trained on."""
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from recsys.cli.data_page import page
+from recsys.cli.data_report import Chapter, chapters
+from recsys.cli.whole import whole_file
+from recsys.data.inspection.advice import Advice, advise, next_command
+from recsys.data.inspection.findings import Findings, find
+from recsys.data.sources.tables import Tables
+from recsys.errors import DataError
+from recsys.training.footprint import Footprint, LogSize, estimate
+
+data = typer.Typer(no_args_is_help=True, help="Describe the files of a shop, and look at them before training.")
+console = Console()
+
+
+@data.command()
+def check(
+    description: Annotated[Path, typer.Argument(help="the YAML file that describes the log")],
+    html: Annotated[Path | None, typer.Option(help="also write one HTML page with plots")] = None,
+) -> None:
+    """Tell what a training on this log can be expected to do, and what to mend before it."""
+    if html is not None and html.is_dir():
+        raise DataError(f"--html {html} is a folder; give the name of a file")
+    findings = find(*Tables(description=str(description)).read(), now=time.time())
+    found, advice = tuple(chapters(findings, footprint_of(findings))), advise(findings)
+    command = next_command(findings, str(description))
+    _print(findings, found, advice)
+    if html is not None:
+        with whole_file(html) as draft:
+            draft.write_text(page(findings.name, found, advice, command), encoding="utf-8")
+        console.print(f"page     {html}", soft_wrap=True, highlight=False)
+    _next(command)
+
+
+def footprint_of(findings: Findings) -> Footprint:
+    """The estimate for a training with the defaults."""
+    users, items = (findings.activity_of(key) for key in ("user", "item"))
+    return estimate(
+        LogSize(
+            events=findings.events,
+            users=users.count,
+            items=items.count,
+            longest=users.quantiles[1.0],
+            objectives=len(findings.objectives),
+        )
+    )
+
+
+def _print(findings: Findings, found: tuple[Chapter, ...], advice: tuple[Advice, ...]) -> None:
+    for chapter in found:
+        console.print(chapter.table())
+        for chart in chapter.charts:
+            console.print(Text(f"  {chart.title}, at most {max(chart.counts):,}"), style="dim")
+            console.print(Text(f"  {chart.line()}"), no_wrap=True)
+            console.print(Text(f"  {chart.labels[0]} to {chart.labels[-1]}\n"), style="dim")
+    for note in findings.notes:
+        console.print(Text(f"read     {note}"))
+    for one in advice:
+        console.print(Text(f"{one.level:8} {one.text}"), style="yellow" if one.level == "warning" else "")
+    if not advice:
+        console.print("nothing stands in the way of a training")
+
+
+def _next(command: str) -> None:
+    console.print(Text(f"next     {command}"), style="bold", soft_wrap=True)

@@ -1,0 +1,257 @@
+"""Facts of a data set that decide how well a training on it can go; numbers only, advice.py turns them into sentences.
+
+R events, U users, N items.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from recsys.data.dataset import Dataset
+from recsys.data.description import ITEM, TIMESTAMP, USER
+from recsys.data.inspection.ids import IdVariants, id_variants
+from recsys.data.inspection.times import TimeFacts, time_facts
+from recsys.data.validation import Table
+
+CRAWLER_FACTOR, CRAWLER_EVENTS = 10, 1_000
+"""a crawler has more events than this many times the 99th percentile of a user, and at least so many"""
+NEWEST = 0.2
+"""share of the events, the newest ones, that are compared with everything before them"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableFacts:
+    """Rows of one file before and after validation."""
+
+    table: str
+    """interactions, items or users"""
+    file: str
+    rows: int
+    kept: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActivityFacts:
+    """Events of one user or of one item, over all users or items that have any."""
+
+    key: str
+    """user or item"""
+    count: int
+    once: int
+    """that have one event"""
+    quantiles: Mapping[float, int]
+    """events at a share of the users or items"""
+    top_share: float
+    """of all events, those of the 1% with the most"""
+    histogram: tuple[tuple[str, int], ...]
+    """events -> users or items, in powers of two"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColumnFacts:
+    """One described column."""
+
+    table: str
+    column: str
+    kind: str
+    filled: float
+    """share of the rows"""
+    distinct: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveFacts:
+    """One objective over all events."""
+
+    name: str
+    expression: str
+    reached: int
+    unknown: int
+    """events whose label is missing"""
+    rate: float
+    """of the known labels; 0 where none is known"""
+    users: int
+    """that reached it at least once"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinkFacts:
+    """Ids of the interactions beside those of the table that describes them."""
+
+    key: str
+    file: str
+    ids: int
+    """distinct ids of the interactions"""
+    unknown: int
+    """of these, ids without a row in the table"""
+    example: str | None
+    event_share: float
+    """of the events, those of unknown ids"""
+    unused: int
+    """ids of the table that occur in no event"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """Everything `data check` prints."""
+
+    name: str
+    tables: tuple[TableFacts, ...]
+    activity: tuple[ActivityFacts, ...]
+    repeats: float
+    """share of the events whose user had an event of the same item before"""
+    crawlers: tuple[tuple[str, int], ...]
+    """user, events; most first"""
+    columns: tuple[ColumnFacts, ...]
+    time: TimeFacts | None
+    order: str
+    variants: tuple[IdVariants, ...]
+    links: tuple[LinkFacts, ...]
+    objectives: tuple[ObjectiveFacts, ...]
+    target: str
+    newcomers: Mapping[str, float] | None
+    """user, item -> share of the newest events whose user or item occurs in none of the older ones; None without time"""
+    notes: tuple[str, ...]
+    """of the reader and the validation"""
+
+    @property
+    def events(self) -> int:
+        return self.tables[0].kept
+
+    def activity_of(self, key: str) -> ActivityFacts:
+        return next(one for one in self.activity if one.key == key)
+
+
+def find(tables: Mapping[str, Table], dataset: Dataset, *, now: float) -> Findings:
+    """Look at the tables as they were read and at the data set that validation made of them; `now` in unix seconds."""
+    log, described = dataset.interactions, dataset.description
+    counts = {key: log.group_by(key).len().sort("len", key, descending=[True, False]) for key in (USER, ITEM)}
+    return Findings(
+        name=dataset.name,
+        tables=tuple(_table_facts(key, table, dataset) for key, table in tables.items()),
+        activity=tuple(_activity(key, counts[key]["len"].to_numpy()) for key in (USER, ITEM)),
+        repeats=1 - log.select(pl.struct(USER, ITEM).n_unique()).item() / log.height,
+        crawlers=_crawlers(counts[USER]),
+        columns=tuple(_column_facts(dataset)),
+        time=time_facts(log[TIMESTAMP], now) if described.clock else None,
+        order=described.order,
+        variants=tuple(_variants(tables)),
+        links=tuple(_links(tables, dataset)),
+        objectives=tuple(_objectives(dataset)),
+        target=described.target,
+        newcomers=_newcomers(log) if described.timeline else None,
+        notes=dataset.notes,
+    )
+
+
+def _table_facts(key: str, table: Table, dataset: Dataset) -> TableFacts:
+    rows = table.frame.height
+    return TableFacts(table=key, file=table.file, rows=rows, kept=dataset.num_events if key == "interactions" else rows)
+
+
+def _activity(key: str, events: np.ndarray) -> ActivityFacts:
+    """Of the events [U] or [N] of each, most first."""
+    shares = (0.1, 0.5, 0.9, 0.99, 1.0)
+    powers = np.bincount(np.floor(np.log2(events)).astype(int))
+    top = max(1, round(len(events) / 100))
+    return ActivityFacts(
+        key=key,
+        count=len(events),
+        once=int((events == 1).sum()),
+        quantiles={share: int(np.quantile(events, share, method="lower")) for share in shares},
+        top_share=float(events[:top].sum() / events.sum()),
+        histogram=tuple((_range_text(power), int(number)) for power, number in enumerate(powers)),
+    )
+
+
+def _range_text(power: int) -> str:
+    low, high = 2**power, 2 ** (power + 1) - 1
+    return str(low) if low == high else f"{low:,}-{high:,}"
+
+
+def _crawlers(counts: pl.DataFrame) -> tuple[tuple[str, int], ...]:
+    usual = float(np.quantile(counts["len"].to_numpy(), 0.99, method="lower"))
+    found = counts.filter((pl.col("len") >= CRAWLER_EVENTS) & (pl.col("len") > CRAWLER_FACTOR * usual))
+    return tuple((user, int(number)) for user, number in found.iter_rows())
+
+
+def _column_facts(dataset: Dataset) -> list[ColumnFacts]:
+    described = dataset.description
+    actions = dict.fromkeys(described.actions, "action")
+    kinds: dict[str, tuple[pl.DataFrame, Mapping[str, str]]] = {
+        "interactions": (dataset.interactions, actions | dict(described.context)),
+        "items": (dataset.items, described.items),
+        "users": (dataset.users, described.users),
+    }
+    return [
+        ColumnFacts(
+            table=table,
+            column=column,
+            kind=kind,
+            filled=1 - frame[column].null_count() / frame.height,
+            distinct=frame[column].drop_nulls().n_unique(),
+        )
+        for table, (frame, columns) in kinds.items()
+        for column, kind in columns.items()
+    ]
+
+
+def _variants(tables: Mapping[str, Table]) -> list[IdVariants]:
+    """Users and items whose ids look alike, over all tables together: the tables need not write them alike."""
+    found = []
+    for key in (USER, ITEM):
+        written = [table.frame[table.names[key]] for table in tables.values() if key in table.names]
+        ids = pl.concat([column.cast(pl.String).drop_nulls().unique() for column in written]).unique()
+        found += id_variants(key, ids)
+    return found
+
+
+def _links(tables: Mapping[str, Table], dataset: Dataset) -> list[LinkFacts]:
+    found = []
+    for key in (USER, ITEM):
+        if (table := tables.get(f"{key}s")) is not None:
+            known = table.frame[table.names[key]].cast(pl.String).str.strip_chars().unique()
+            ids = dataset.interactions[key].unique().sort()
+            unknown = ids.filter(~ids.is_in(known.implode()))
+            found.append(
+                LinkFacts(
+                    key=key,
+                    file=table.file,
+                    ids=len(ids),
+                    unknown=len(unknown),
+                    example=unknown[0] if len(unknown) else None,
+                    event_share=float(dataset.interactions[key].is_in(unknown.implode()).mean()),  # type: ignore[arg-type]
+                    unused=len(known) - (len(ids) - len(unknown)),
+                )
+            )
+    return found
+
+
+def _objectives(dataset: Dataset) -> list[ObjectiveFacts]:
+    labels, users = dataset.labels(), dataset.interactions[USER]
+    found = []
+    for index, (name, expression) in enumerate(dataset.description.objectives.items()):
+        column = labels[:, index]
+        known, reached = ~np.isnan(column), column > 0
+        found.append(
+            ObjectiveFacts(
+                name=name,
+                expression=expression,
+                reached=int(reached.sum()),
+                unknown=int((~known).sum()),
+                rate=float(reached[known].mean()) if known.any() else 0.0,
+                users=users.filter(pl.Series(reached)).n_unique(),
+            )
+        )
+    return found
+
+
+def _newcomers(log: pl.DataFrame) -> dict[str, float]:
+    """Of the newest events; the log is in the order of time."""
+    older = log.height - max(1, round(NEWEST * log.height))
+    rows = log.select(USER, ITEM).with_row_index("row")
+    first = rows.select("row", **{key: pl.col("row").min().over(key) >= older for key in (USER, ITEM)})
+    newest = first.filter(pl.col("row") >= older)
+    return {key: float(newest[key].mean()) for key in (USER, ITEM)}  # type: ignore[arg-type]

@@ -1,0 +1,37 @@
+"""Ids that a person would take for one another: they differ by blanks, case, Unicode form or a trailing .0 alone."""
+
+from dataclasses import dataclass
+
+import polars as pl
+
+DIFFERENCES: dict[str, pl.Expr] = {
+    "blanks": pl.col("id").str.strip_chars(),
+    "Unicode form": pl.col("id").str.normalize("NFC"),
+    "a trailing .0": pl.col("id").str.replace(r"^(-?\d+)\.0+$", "$1"),
+    "leading zeros": pl.col("id").str.replace(r"^0+(\d)", "$1"),
+    "upper and lower case": pl.col("id").str.to_lowercase(),
+}
+"""how two ids may differ -> the form in which they are equal"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class IdVariants:
+    """Ids of one key that become equal when one difference is ignored."""
+
+    key: str
+    difference: str
+    ids: int
+    """distinct ids that have such a twin"""
+    example: tuple[str, str]
+
+
+def id_variants(key: str, ids: pl.Series) -> list[IdVariants]:
+    """One entry for every difference that occurs among distinct ids [N]."""
+    frame, found = ids.alias("id").to_frame(), []
+    for difference, form in DIFFERENCES.items():
+        forms = frame.with_columns(form=form)
+        twins = forms.filter(pl.len().over("form") > 1).sort("form", "id")
+        if twins.height:
+            first = twins.filter(pl.col("form") == twins["form"][0])["id"]
+            found.append(IdVariants(key=key, difference=difference, ids=twins.height, example=(first[0], first[1])))
+    return found
