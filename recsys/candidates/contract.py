@@ -4,11 +4,13 @@ Shapes: B queries, H history, D dim, M events, N items, K offers, P pairs of a q
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 
+from recsys.candidates.operators import newest
 from recsys.contracts import PAD
 from recsys.errors import ConfigError, DataError, check_ranges
 from recsys.features.encode import ItemTable
@@ -36,6 +38,8 @@ class Known:
     index: Index
     ordered: bool
     """events of a user stand in the order in which they happened; else they are a set"""
+    events_per_user: int = 2**62
+    """what reads pairs of a user's events reads so many of the newest at most"""
 
     def __post_init__(self) -> None:
         if not len(self.users):
@@ -44,6 +48,14 @@ class Known:
     @property
     def num_items(self) -> int:
         return len(self.table)
+
+    @cached_property
+    def capped(self) -> "Known":
+        """Only the newest `events_per_user` of each user."""
+        kept = newest(self.users, self.events_per_user)
+        if kept.all():
+            return self
+        return replace(self, users=self.users[kept], items=self.items[kept], timestamps=self.timestamps[kept])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +86,9 @@ class Answer(Protocol):
 
     def offer(self, k: int) -> np.ndarray:
         """[B, K] catalogue rows, best first, PAD where there is none; K <= k."""
+
+    def only(self, queries: np.ndarray) -> "Answer":
+        """That of some queries [B'], rising."""
 
     def score(self, query: np.ndarray, row: np.ndarray) -> np.ndarray:
         """[P] queries and [P] catalogue rows, any of them -> [P] float32, larger is better."""

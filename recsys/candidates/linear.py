@@ -3,7 +3,7 @@
 Shapes: M events, N items.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -15,9 +15,11 @@ from recsys.candidates.operators import (
     LARGEST_DENSE,
     SUPPORT,
     autoencoder,
+    blocks,
     cooccurrence,
     cosine,
     damped,
+    dense_cost,
     near_gram,
     normalised,
     pruned,
@@ -26,6 +28,8 @@ from recsys.candidates.operators import (
 from recsys.errors import ConfigError, check_ranges
 
 GROUP = "candidates.item_item.operator"
+CELLS = 2**24
+"""of a dense operator, made sparse at a time"""
 
 
 class Events(Protocol):
@@ -50,7 +54,8 @@ class Events(Protocol):
 class Operator(Protocol):
     """How to fit [N, N], row: item of the history, column: item it speaks for."""
 
-    def fit(self, known: Events) -> sparse.csr_array: ...
+    def fit(self, known: Events, most: int) -> sparse.csr_array:
+        """With the `most` strongest entries of a row."""
 
 
 class Cosine:
@@ -61,9 +66,11 @@ class Cosine:
         check_ranges(GROUP, shrinkage=(shrinkage, 0.0, 1e9))
         self.shrinkage = shrinkage
 
-    def fit(self, known: Events) -> sparse.csr_array:
+    def fit(self, known: Events, most: int) -> sparse.csr_array:
         seen = _seen(known)
-        return cosine(cooccurrence(seen), _popularity(seen), self.shrinkage)
+        popularity = _popularity(seen)
+        parts = (cosine(cooccurrence(seen, rows), popularity, self.shrinkage, rows.start) for rows in blocks(seen))
+        return sparse.csr_array(sparse.vstack([pruned(part, most) for part in parts]))
 
 
 class CosineAndTransitions:
@@ -90,16 +97,21 @@ class CosineAndTransitions:
         )
         self.damping, self.window, self.power, self.weight = damping, window, power, weight
 
-    def fit(self, known: Events) -> sparse.csr_array:
+    def fit(self, known: Events, most: int) -> sparse.csr_array:
         seen = _seen(known)
-        popularity = _popularity(seen)
-        together = damped(cooccurrence(seen), popularity, self.damping)
-        if not known.ordered:
-            return _to_unit_mean(together)
-        following = normalised(
-            transitions(known.users, known.items, known.num_items, self.window), popularity, SUPPORT, self.power
+        popularity, parts = _popularity(seen), blocks(seen)
+        following = sparse.csr_array((known.num_items, known.num_items), dtype=np.float32)
+        if known.ordered:
+            counts = transitions(known.users, known.items, known.num_items, self.window)
+            following = self.weight * _to_unit_mean(normalised(counts, popularity, SUPPORT, self.power))
+
+        def together(rows: slice) -> sparse.csr_array:
+            return damped(cooccurrence(seen, rows), popularity, self.damping, rows.start)
+
+        mean = _mean(together, parts)
+        return sparse.csr_array(
+            sparse.vstack([pruned(together(rows) / mean + following[rows], most) for rows in parts])
         )
-        return _to_unit_mean(together) + self.weight * _to_unit_mean(following)
 
 
 class Ease:
@@ -137,12 +149,12 @@ class Ease:
         self.regularisation, self.denoising, self.activity = regularisation, denoising, activity
         self.nearness, self.half_life = nearness, 60 * half_life_minutes
 
-    def fit(self, known: Events) -> sparse.csr_array:
+    def fit(self, known: Events, most: int) -> sparse.csr_array:
         """ConfigError when the catalogue is too large."""
         if known.num_items > LARGEST_DENSE:
             raise ConfigError(
-                f"{GROUP} is Ease, which inverts a matrix of {known.num_items:,} items, wanted at most "
-                f"{LARGEST_DENSE:,}; choose Cosine or CosineAndTransitions"
+                f"{GROUP} is Ease, which inverts a matrix of {known.num_items:,} items ({dense_cost(known.num_items)}), "
+                f"wanted at most {LARGEST_DENSE:,}; choose Cosine or CosineAndTransitions"
             )
         clock = not np.isnan(known.timestamps).any()
         gram = near_gram(
@@ -154,7 +166,10 @@ class Ease:
             nearness=self.nearness if clock else 0.0,
             half_life=self.half_life,
         )
-        return sparse.csr_array(autoencoder(gram, self.regularisation + self.denoising * gram.diagonal()))
+        dense = autoencoder(gram, self.regularisation + self.denoising * gram.diagonal())
+        step = max(1, CELLS // len(dense))
+        parts = (sparse.csr_array(dense[start : start + step]) for start in range(0, len(dense), step))
+        return sparse.csr_array(sparse.vstack([pruned(part, most) for part in parts]))
 
 
 class ItemItem:
@@ -175,8 +190,7 @@ class ItemItem:
         check_history_source("item_item", self.num, self.weights, self.decays, neighbours)
 
     def fit(self, known: Known) -> ItemNeighbours:
-        matrix = self.operator.fit(known)
-        return ItemNeighbours.of(pruned(matrix, self.neighbours), self.decays[0])
+        return ItemNeighbours.of(self.operator.fit(known.capped, self.neighbours), self.decays[0])
 
 
 def check_history_source(
@@ -200,6 +214,12 @@ def _seen(known: Events) -> sparse.csr_array:
 def _popularity(seen: sparse.csr_array) -> np.ndarray:
     """[N] users who met the item."""
     return np.bincount(seen.indices, minlength=seen.shape[1])
+
+
+def _mean(part: Callable[[slice], sparse.csr_array], parts: Sequence[slice]) -> float:
+    """Of all entries that are not zero, 1 where there is none."""
+    sums, nums = zip(*((one.data.sum(dtype=np.float64), one.nnz) for one in map(part, parts)), strict=True)
+    return float(sum(sums) / sum(nums)) if sum(nums) else 1.0
 
 
 def _to_unit_mean(matrix: sparse.csr_array) -> sparse.csr_array:

@@ -30,6 +30,9 @@ class ListAnswer:
     def offer(self, k: int) -> np.ndarray:
         return np.broadcast_to(self.rows[:k], (self.num_queries, len(self.rows[:k])))
 
+    def only(self, queries: np.ndarray) -> "ListAnswer":
+        return replace(self, num_queries=len(queries))
+
     def score(self, query: np.ndarray, row: np.ndarray) -> np.ndarray:
         inside = row < len(self.scores)
         scores = np.zeros(len(row), dtype=np.float32)

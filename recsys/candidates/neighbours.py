@@ -4,7 +4,7 @@ Shapes: B queries, H history, N items that are known, K offers, P pairs of a que
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, Self
 
@@ -45,6 +45,12 @@ class NeighbourAnswer:
         scores[filled] = np.where(offered, self.sums, np.float32(-np.inf))
         rows[filled] = self.rows
         return best(scores, rows, k)
+
+    def only(self, queries: np.ndarray) -> "NeighbourAnswer":
+        counts = np.diff(self.starts)[queries]
+        starts = np.concatenate([[0], np.cumsum(counts)])
+        at = np.arange(starts[-1]) + np.repeat(self.starts[queries] - starts[:-1], counts)
+        return replace(self, starts=starts, rows=self.rows[at], sums=self.sums[at], newest=self.newest[queries])
 
     def score(self, query: np.ndarray, row: np.ndarray) -> np.ndarray:
         """Queries must rise."""

@@ -11,27 +11,55 @@ SUPPORT = 2.0
 """what the sum of an item's transitions has to exceed before they count fully"""
 LARGEST_DENSE = 20_000
 """items; a dense operator of more of them takes more than 3 GiB to fit"""
+CORE_FLOPS = 2.5e10
+BLOCK_PAIRS = 2**25
+"""pairs of items that a block of rows holds at a time, some 1 GiB with all copies of them"""
 
 
-def cooccurrence(seen: sparse.csr_array) -> sparse.csr_array:
-    """[N, N] float32, users who met both items, from seen [U, N] of ones."""
-    return _without_diagonal(sparse.csr_array(seen.T @ seen))
+def newest(users: np.ndarray, most: int) -> np.ndarray:
+    """[M] bool, the last `most` events of every user; events [M] stand in order within each user.
+
+    A user of n items has n^2 pairs of them, so that one crawler would decide what all others are told, and what it costs.
+    """
+    order = np.argsort(users, kind="stable")
+    sizes = np.bincount(users)
+    kept = np.empty(len(users), dtype=bool)
+    kept[order] = np.repeat(np.cumsum(sizes), sizes) - np.arange(len(users)) <= most
+    return kept
 
 
-def cosine(together: sparse.csr_array, popularity: np.ndarray, shrinkage: float) -> sparse.csr_array:
-    """|A and B| / (sqrt(|A| |B|) + shrinkage) from `cooccurrence` and the users of each item [N].
+def most_pairs(seen: sparse.csr_array) -> np.ndarray:
+    """[N] int64, entries that each row of `cooccurrence` can have at most."""
+    return np.minimum(seen.T @ np.diff(seen.indptr), seen.shape[1]).astype(np.int64)
+
+
+def blocks(seen: sparse.csr_array) -> list[slice]:
+    """Rows of `cooccurrence` that hold about BLOCK_PAIRS pairs together at most, or one row that holds more."""
+    number = np.cumsum(most_pairs(seen)) // BLOCK_PAIRS
+    starts = np.flatnonzero(np.diff(number, prepend=-1)).tolist()
+    starts[0] = 0
+    return [slice(start, stop) for start, stop in zip(starts, [*starts[1:], seen.shape[1]], strict=True)]
+
+
+def cooccurrence(seen: sparse.csr_array, rows: slice = slice(None)) -> sparse.csr_array:
+    """[rows, N] float32, users who interacted with both items, from seen [U, N] of ones."""
+    return _without_diagonal(sparse.csr_array(seen[:, rows].T @ seen), rows.start or 0)
+
+
+def cosine(together: sparse.csr_array, popularity: np.ndarray, shrinkage: float, first: int = 0) -> sparse.csr_array:
+    """|A and B| / (sqrt(|A| |B|) + shrinkage) from rows `first` on of `cooccurrence` and the users of each item [N].
 
     Sarwar et al., Item-based collaborative filtering, WWW 2001; shrinkage as in Ferrari Dacrema et al., Are we really
     making much progress, RecSys 2019.
     """
     pairs, root = together.tocoo(), np.sqrt(popularity)
-    return _like(together, pairs.data / (root[pairs.row] * root[pairs.col] + shrinkage))
+    return _like(together, pairs.data / (root[first + pairs.row] * root[pairs.col] + shrinkage))
 
 
-def damped(together: sparse.csr_array, popularity: np.ndarray, power: float) -> sparse.csr_array:
-    """|A and B| / (|A| |B|)^power: counts for power 0, cosine for 1/2, lift for 1."""
+def damped(together: sparse.csr_array, popularity: np.ndarray, power: float, first: int = 0) -> sparse.csr_array:
+    """|A and B| / (|A| |B|)^power of rows `first` on: counts for power 0, cosine for 1/2, lift for 1."""
     pairs, scale = together.tocoo(), np.maximum(popularity, 1.0) ** -power
-    return _like(together, pairs.data * scale[pairs.row] * scale[pairs.col])
+    return _like(together, pairs.data * scale[first + pairs.row] * scale[pairs.col])
 
 
 def transitions(users: np.ndarray, items: np.ndarray, num_items: int, window: int) -> sparse.csr_array:
@@ -79,6 +107,11 @@ def autoencoder(gram: np.ndarray, regularisation: float | np.ndarray) -> np.ndar
     return weights
 
 
+def dense_cost(num_items: int) -> str:
+    """What `autoencoder` takes, for people: memory, and hours of one core at CORE_FLOPS."""
+    return f"{8 * num_items**2 / 2**30:,.1f} GiB and {num_items**3 / CORE_FLOPS / 3600:,.1f} hours a fit"
+
+
 def near_gram(
     users: np.ndarray,
     items: np.ndarray,
@@ -123,9 +156,9 @@ def _like(matrix: sparse.csr_array, values: np.ndarray) -> sparse.csr_array:
     return sparse.csr_array((values.astype(np.float32), matrix.indices, matrix.indptr), shape=matrix.shape)
 
 
-def _without_diagonal(matrix: sparse.csr_array) -> sparse.csr_array:
+def _without_diagonal(matrix: sparse.csr_array, first: int) -> sparse.csr_array:
     pairs = matrix.tocoo()
-    kept = pairs.row != pairs.col
+    kept = first + pairs.row != pairs.col
     places = (pairs.data[kept].astype(np.float32), (pairs.row[kept], pairs.col[kept]))
     return sparse.csr_array(places, shape=matrix.shape)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -29,6 +29,15 @@ BATCH = 512
 """queries whose union is made at once when weights are chosen"""
 JUDGED = 100
 """candidates of a query that decide about weights"""
+
+
+class Rows(Protocol):
+    """[B, L] catalogue rows, padded, read some queries at a time."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: slice) -> np.ndarray: ...
+
 
 Judge = Callable[[np.ndarray], float]
 """catalogue rows [B, K], best first, PAD at the end, K at most JUDGED -> how good they are, larger is better"""
@@ -135,13 +144,14 @@ class Sources:
 class CandidateSources:
     """How to fit the sources of the retrieve stage, and how to choose their weights and decays."""
 
-    def __init__(self, *, total: int, sources: Mapping[str, Source | None]) -> None:
+    def __init__(self, *, total: int, events_per_user: int, sources: Mapping[str, Source | None]) -> None:
         """
         total: candidates a query after the merge, 1 to 10,000
+        events_per_user: the newest, at most, that a source reads which reads pairs of a user's events
         sources: by the name that explanations show, in the order in which the ranker reads them; null leaves one out
         """
-        check_ranges("candidates", total=(total, 1, 10_000))
-        self.total = total
+        check_ranges("candidates", total=(total, 1, 10_000), events_per_user=(events_per_user, 1, 10**9))
+        self.total, self.events_per_user = total, events_per_user
         self.sources = {name: source for name, source in sources.items() if source is not None}
         if not self.sources:
             raise ConfigError("candidates.sources has no source; give at least one, e.g. two_tower")
@@ -164,7 +174,14 @@ class CandidateSources:
         Every source has the first of its weights and decays; one that finds nothing to read in the data is left out.
         """
         known = Known(
-            users=users, items=items, timestamps=timestamps, table=items_table, spec=spec, index=index, ordered=ordered
+            users=users,
+            items=items,
+            timestamps=timestamps,
+            table=items_table,
+            spec=spec,
+            index=index,
+            ordered=ordered,
+            events_per_user=self.events_per_user,
         )
         fitted = {name: source.fit(known) for name, source in self.sources.items()}
         members = tuple(
@@ -178,9 +195,7 @@ class CandidateSources:
             )
         return Sources(index=index, members=members, total=min(self.total, known.num_items))
 
-    def choose(
-        self, sources: Sources, vectors: np.ndarray, history: np.ndarray, excluded: np.ndarray, judge: Judge
-    ) -> Sources:
+    def choose(self, sources: Sources, vectors: np.ndarray, history: Rows, excluded: Rows, judge: Judge) -> Sources:
         """The same sources with the weights and decays that `judge` likes best on questions [B] they were not fitted on.
 
         Decays are tried one after the other, the weights by coordinate search for each of them; of equals the first.
@@ -214,7 +229,7 @@ def _later(fitted: Fitted, index: Index, newest: np.ndarray) -> Fitted:
     return fitted.led_by(newest) if isinstance(fitted, ItemList) else fitted
 
 
-def _unions(sources: Sources, vectors: np.ndarray, history: np.ndarray, excluded: np.ndarray) -> Iterator[Union]:
+def _unions(sources: Sources, vectors: np.ndarray, history: Rows, excluded: Rows) -> Iterator[Union]:
     for start in range(0, len(history), BATCH):
         batch = slice(start, start + BATCH)
         yield sources.union(vectors[batch], history[batch], excluded[batch])

@@ -4,7 +4,7 @@ Shapes: B queries, D dim, K offers, P pairs of a query and an item.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -29,6 +29,9 @@ class TowerAnswer:
 
     def offer(self, k: int) -> np.ndarray:
         return self.index.search(self.vectors, k)[1]
+
+    def only(self, queries: np.ndarray) -> "TowerAnswer":
+        return replace(self, vectors=self.vectors[queries], newest=self.newest[queries])
 
     def score(self, query: np.ndarray, row: np.ndarray) -> np.ndarray:
         """A pair is summed by itself, so that its score does not depend on the batch it came in."""

@@ -12,6 +12,9 @@ from recsys.candidates.contract import Answer
 from recsys.contracts import PAD
 from recsys.jit import compiled
 
+OFFERS = 2**22
+"""offers of all sources held at a time"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Union:
@@ -34,7 +37,54 @@ class Union:
 
 
 def union(answers: Sequence[Answer], nums: Sequence[int], excluded: np.ndarray) -> Union:
-    """Ask every source for nums [S] candidates that are not excluded [B, E] (PAD allowed), and for all their scores."""
+    """Ask every source for nums [S] candidates that are not excluded [B, E] (PAD allowed), and for all their scores.
+
+    A source is asked for as many more as are excluded, so queries with many excluded items are asked apart from others.
+    """
+    parts = _by_exclusions(excluded, nums)
+    if len(parts) == 1:
+        return _union(answers, nums, excluded)
+    rising = np.sort(excluded, axis=1)  # PAD in front
+    unions = [
+        _union([answer.only(part) for answer in answers], nums, rising[part, -max(1, _most(excluded[part])) :])
+        for part in parts
+    ]
+    return _stitched(unions, parts)
+
+
+def _most(excluded: np.ndarray) -> int:
+    return int((excluded != PAD).sum(axis=1).max(initial=0))
+
+
+def _by_exclusions(excluded: np.ndarray, nums: Sequence[int]) -> list[np.ndarray]:
+    """Queries [B] in parts whose offers are at most OFFERS, those with the fewest exclusions first."""
+    counts = (excluded != PAD).sum(axis=1)
+    if len(counts) * (sum(nums) + len(nums) * counts.max(initial=0)) <= OFFERS:
+        return [np.arange(len(counts))]
+    order = np.argsort(counts, kind="stable")
+    parts, first = [], 0
+    for at, query in enumerate(order):
+        if (at - first + 1) * (sum(nums) + len(nums) * counts[query]) > OFFERS and at > first:
+            parts.append(np.sort(order[first:at]))
+            first = at
+    return [*parts, np.sort(order[first:])]
+
+
+def _stitched(unions: Sequence[Union], parts: Sequence[np.ndarray]) -> Union:
+    """The unions of parts of a batch as that of the batch."""
+    width = max(one.rows.shape[1] for one in unions)
+    rows = np.full((sum(map(len, parts)), width), PAD, dtype=np.int64)
+    shape = (len(unions[0].scores), *rows.shape)
+    offered, scores = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=np.float32)
+    for part, one in zip(parts, unions, strict=True):
+        own = one.rows.shape[1]
+        rows[part, :own] = one.rows
+        offered[:, part, :own] = one.offered
+        scores[:, part, :own] = one.scores
+    return Union(rows=rows, offered=offered, scores=scores)
+
+
+def _union(answers: Sequence[Answer], nums: Sequence[int], excluded: np.ndarray) -> Union:
     beyond = excluded.shape[1]
     offers = [answer.offer(num + beyond) for answer, num in zip(answers, nums, strict=True)]
     rows, offered = joined(offers, nums, excluded)

@@ -4,16 +4,18 @@ Shapes: U users, N items of the catalogue, M events, B users who ask.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from scipy import sparse
 
-from recsys.candidates.operators import cooccurrence
+from recsys.candidates.operators import cooccurrence, newest
 from recsys.data.description import Order
 from recsys.errors import DataError
 from recsys.evaluation.replay import Replay
+
+EVERY = 2**62
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +92,8 @@ class Interactions:
     num_items: int
     order: Order
     """what orders the events, as the description of the data says"""
+    events_per_user: int = EVERY
+    """the newest, at most, of which pairs are counted"""
 
     def __post_init__(self) -> None:
         if not len(self.users) == len(self.items) == len(self.timestamps):
@@ -103,7 +107,7 @@ class Interactions:
                 raise ValueError(f"{name} run from {rows.min()} to {rows.max()}, wanted 0 to {limit - 1}")
 
     @staticmethod
-    def of(replay: Replay, known: np.ndarray) -> "Interactions":
+    def of(replay: Replay, known: np.ndarray, events_per_user: int = EVERY) -> "Interactions":
         """The positives among the rows `known` [R] bool."""
         rows = replay.grouped[(known & replay.positives)[replay.grouped]]
         return Interactions(
@@ -113,7 +117,16 @@ class Interactions:
             num_users=len(replay.names),
             num_items=len(replay.rows_of_items),
             order=replay.dataset.description.order,
+            events_per_user=events_per_user,
         )
+
+    @cached_property
+    def capped(self) -> "Interactions":
+        """Only the newest `events_per_user` of each user: what may count pairs of a user's events."""
+        kept = newest(self.users, self.events_per_user)
+        if kept.all():
+            return self
+        return replace(self, users=self.users[kept], items=self.items[kept], timestamps=self.timestamps[kept])
 
     @cached_property
     def histories(self) -> Histories:

@@ -10,11 +10,25 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from recsys.candidates.operators import LARGEST_DENSE, SUPPORT, cosine, damped, ease, normalised, transitions
+from recsys.candidates.operators import (
+    LARGEST_DENSE,
+    SUPPORT,
+    cosine,
+    damped,
+    dense_cost,
+    ease,
+    most_pairs,
+    normalised,
+    transitions,
+)
 from recsys.errors import check_ranges
 from recsys.evaluation.baselines import LeftOut
 from recsys.evaluation.interactions import Histories, Interactions
 
+MOST_PAIRS = 100_000_000
+"""counted for a baseline, which keeps all of them"""
+PAIR_BYTES = 48
+"""of a pair with the copies that a fit makes of it"""
 TIE_BREAK = 1e-7
 """weight of popularity below all other evidence"""
 
@@ -68,7 +82,8 @@ class ItemKNN:
         check_ranges("item-kNN", neighbours=(self.neighbours, 1, 1_000_000), shrinkage=(self.shrinkage, 0.0, 1e9))
 
     def fit(self, interactions: Interactions) -> LinearScorer:
-        similar = cosine(interactions.together, interactions.popularity, self.shrinkage)
+        known = _counted(interactions)
+        similar = cosine(known.together, known.popularity, self.shrinkage)
         return LinearScorer(operator=_nearest(similar, self.neighbours))
 
 
@@ -130,15 +145,22 @@ class EASE:
     """The linear autoencoder with zero diagonal, Steck 2019."""
 
     regularisation: float
+    most_items: int = LARGEST_DENSE
 
     def __post_init__(self) -> None:
-        check_ranges("EASE", regularisation=(self.regularisation, 1e-6, 1e9))
+        check_ranges(
+            "EASE", regularisation=(self.regularisation, 1e-6, 1e9), most_items=(self.most_items, 1, LARGEST_DENSE)
+        )
 
     def fit(self, interactions: Interactions) -> LinearScorer:
         """LeftOut when the catalogue is too large."""
-        if interactions.num_items > LARGEST_DENSE:
-            raise LeftOut(f"{interactions.num_items:,} items are too many to invert, wanted at most {LARGEST_DENSE:,}")
-        return LinearScorer(operator=ease(interactions.together, interactions.popularity, self.regularisation))
+        num_items = interactions.num_items
+        if num_items > self.most_items:
+            raise LeftOut(
+                f"{num_items:,} items are too many to invert ({dense_cost(num_items)}), wanted at most {self.most_items:,}"
+            )
+        known = _counted(interactions)
+        return LinearScorer(operator=ease(known.together, known.popularity, self.regularisation))
 
 
 def _mix(
@@ -146,15 +168,27 @@ def _mix(
 ) -> MixScorer:
     if interactions.order == "none":
         raise LeftOut("histories are sets, nothing says what followed")
-    together, popularity = interactions.together, interactions.popularity
-    counts = transitions(interactions.users, interactions.items, interactions.num_items, window)
+    known = interactions.capped if damping is None else _counted(interactions)
+    popularity = known.popularity
+    counts = transitions(known.users, known.items, known.num_items, window)
     return MixScorer(
-        similarity=None if damping is None else damped(together, popularity, damping),
+        similarity=None if damping is None else damped(known.together, popularity, damping),
         following=normalised(counts, popularity, SUPPORT, power),
-        popularity=popularity,
+        popularity=interactions.popularity,
         weight=weight,
         decay=decay,
     )
+
+
+def _counted(interactions: Interactions) -> Interactions:
+    """What pairs are counted of; LeftOut where there may be more than MOST_PAIRS of them."""
+    known = interactions.capped
+    if (pairs := int(most_pairs(known.matrix).sum())) > MOST_PAIRS:
+        raise LeftOut(
+            f"up to {pairs:,} pairs of items were met together ({PAIR_BYTES * pairs / 2**30:,.1f} GiB), wanted at most "
+            f"{MOST_PAIRS:,}; a smaller candidates.events_per_user has fewer"
+        )
+    return known
 
 
 def _ranges(knobs: WindowTransitions | Mix) -> dict[str, tuple[float, float, float]]:

@@ -19,7 +19,7 @@ from recsys.data.dataset import Dataset
 from recsys.data.splits import PERIODS, Split
 from recsys.errors import DataError
 from recsys.evaluation.baselines import Scorer
-from recsys.evaluation.interactions import Histories, Interactions
+from recsys.evaluation.interactions import EVERY, Histories, Interactions
 from recsys.evaluation.metrics import K, Targets, ndcg, rank_scores, score_hits
 from recsys.evaluation.replay import Replay
 from recsys.evaluation.threads import in_threads
@@ -56,6 +56,8 @@ class Questions:
     """what reached an objective before, oldest first: what every system may know of the user"""
     removed: sparse.csr_array
     """[B, N] nonzero where an item may not be shown: met before, as a mere impression too"""
+    events_per_user: int = EVERY
+    """the newest, at most, of which item-item baselines count pairs"""
 
     @staticmethod
     def of(dataset: Dataset, split: Split, replay: Replay, period: int) -> "Questions":
@@ -98,7 +100,7 @@ class Questions:
     @cached_property
     def known(self) -> Interactions:
         """What a system that answers may be fitted on."""
-        return Interactions.of(self.replay, self.split.known(self.period))
+        return Interactions.of(self.replay, self.split.known(self.period), self.events_per_user)
 
     def sample(self, num: int, seed: int) -> "Questions":
         """At most `num` of them, drawn with a seed, in their order."""

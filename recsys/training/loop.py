@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -217,6 +217,7 @@ class Compiled(Callback):
             vars(task)["training_step"] = torch.compile(task.training_step, dynamic=True)
 
 
+@cache
 def matmul_flops(device: torch.device, precision: str) -> float:
     """Floating point operations a second of a square matrix product, the best of five."""
     size = 8192 if device.type == "cuda" else 1024

@@ -204,7 +204,9 @@ class RetrievalTask(pl.LightningModule):
         for number, batch in enumerate(self.watched.batches()):
             request = {name: torch.from_numpy(array).to(self.device) for name, array in batch.items()}
             scores = self.towers.users(request) @ vectors.T
-            removed = torch.from_numpy(self.watched.removed_rows[number * STEP :][: scores.shape[0]]).to(self.device)
+            removed = torch.from_numpy(self.watched.removed_rows[number * STEP : number * STEP + scores.shape[0]]).to(
+                self.device
+            )
             query, place = torch.nonzero(removed != PAD, as_tuple=True)
             scores[query, removed[query, place]] = -torch.inf
             rankings.append(scores.topk(min(RECALL_AT, self.num_items), dim=1).indices.cpu().numpy())

@@ -3,11 +3,10 @@
 Shapes: Q queries, L history of the towers, H whole histories, E removed items, K places, N items.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import sparse
 
 from recsys.contracts import PAD
 from recsys.evaluation.metrics import Targets, hits, ndcg, recall
@@ -21,22 +20,52 @@ RECALL_AT = 100
 
 
 @dataclass(frozen=True, kw_only=True)
+class Ragged:
+    """Q rows of unequal length, padded as they are read: one of them may be a crawler's, as long as the catalogue."""
+
+    offsets: np.ndarray
+    """[Q + 1]"""
+    values: np.ndarray
+    """[M] int64, row q is values[offsets[q]:offsets[q + 1]]"""
+    before: bool
+    """padding stands before the values of a row, else behind them"""
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, part: slice) -> np.ndarray:
+        """[q, longest of these] int64."""
+        bounds = self.offsets[part.start : None if part.stop is None else part.stop + 1]
+        counts = np.diff(bounds)
+        padded = np.full((len(counts), counts.max(initial=0)), PAD, dtype=np.int64)
+        place = np.arange(padded.shape[1])
+        inside = place >= padded.shape[1] - counts[:, None] if self.before else place < counts[:, None]
+        padded[inside] = self.values[bounds[0] : bounds[-1]]
+        return padded
+
+
+@dataclass(frozen=True, kw_only=True)
 class Watched:
     """Encoded queries with what is right."""
 
     request: Arrays
     """request tensors of Q queries"""
-    history: np.ndarray
+    history: Ragged
     """[Q, H] catalogue rows, newest last, PAD before"""
-    removed_rows: np.ndarray
+    removed_rows: Ragged
     """[Q, E] catalogue rows that may not be shown, PAD at the end"""
     targets: Targets
 
     @staticmethod
     def of(questions: Questions, spec: FeatureSpec, items: ItemTable) -> "Watched":
-        request, history = encode_queries(spec, items, questions.queries)
+        steps = range(0, len(questions), STEP)
+        parts = [encode_queries(spec, items, questions.queries[start : start + STEP]) for start in steps]
+        removed = questions.removed
         return Watched(
-            request=request, history=history, removed_rows=_padded(questions.removed), targets=questions.targets
+            request={name: np.concatenate([request[name] for request, _ in parts]) for name in parts[0][0]},
+            history=_ragged([history for _, history in parts]),
+            removed_rows=Ragged(offsets=removed.indptr, values=removed.indices.astype(np.int64), before=False),
+            targets=questions.targets,
         )
 
     def batches(self) -> Iterator[Arrays]:
@@ -52,9 +81,8 @@ class Watched:
         )
 
 
-def _padded(removed: sparse.csr_array) -> np.ndarray:
-    """[Q, N] nonzero places -> [Q, E] columns, PAD at the end."""
-    counts = np.diff(removed.indptr)
-    rows = np.full((len(counts), counts.max(initial=0)), PAD, dtype=np.int64)
-    rows[np.arange(rows.shape[1]) < counts[:, None]] = removed.indices
-    return rows
+def _ragged(histories: Sequence[np.ndarray]) -> Ragged:
+    """Histories [q, H] with PAD before, H of each its own."""
+    counts = np.concatenate([(part != PAD).sum(axis=1) for part in histories])
+    values = np.concatenate([part[part != PAD] for part in histories])
+    return Ragged(offsets=np.concatenate([[0], np.cumsum(counts)]), values=values, before=True)

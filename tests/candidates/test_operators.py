@@ -4,6 +4,7 @@ Shapes: U users, N items, M events.
 """
 
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from recsys.candidates.operators import cooccurrence, cosine, damped, normalised, transitions
+from recsys.candidates.linear import Cosine, CosineAndTransitions
+from recsys.candidates.operators import blocks, cooccurrence, cosine, damped, newest, normalised, pruned, transitions
 
 HISTORIES = st.lists(st.lists(st.integers(0, 5), max_size=8), min_size=1, max_size=6)
 
@@ -81,3 +83,38 @@ def test_normalisation_known_answers():
     counts = sparse.csr_array(np.float32([[0, 1.5, 0.5], [0, 0, 2], [0, 0, 0]]))
     expected = [[0, 1.5 / 4 / 2, 0.5 / 4 / 3], [0, 0, 2 / 4 / 3], [0, 0, 0]]
     assert normalised(counts, np.array([0, 3, 8]), 2.0, 0.5).toarray() == pytest.approx(np.array(expected))
+
+
+@settings(deadline=None)
+@given(HISTORIES, st.integers(1, 40))
+def test_blocks_of_rows_are_the_whole_matrix_and_hold_what_they_may(histories, limit):
+    seen = seen_of(histories)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("recsys.candidates.operators.BLOCK_PAIRS", limit)
+        parts = blocks(seen)
+    stacked = np.concatenate([cooccurrence(seen, rows).toarray() for rows in parts])
+    assert np.array_equal(stacked, cooccurrence(seen).toarray())
+    for rows in parts:
+        held = [cooccurrence(seen, slice(row, row + 1)).nnz for row in range(rows.start, rows.stop)]
+        assert sum(held[1:-1]) <= limit + 6
+
+
+@settings(deadline=None)
+@given(HISTORIES, st.integers(1, 4), st.integers(1, 40))
+def test_operators_fitted_in_blocks_are_those_of_one_piece(histories, most, limit):
+    users, items = events_of(histories)
+    if not len(users):
+        return
+    known = SimpleNamespace(users=users, items=items, num_items=6, ordered=True)
+    for operator in (Cosine(shrinkage=1.0), CosineAndTransitions(damping=0.3, window=2, power=0.25, weight=1.0)):
+        whole = pruned(operator.fit(known, 6), most).toarray()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("recsys.candidates.operators.BLOCK_PAIRS", limit)
+            np.testing.assert_allclose(operator.fit(known, most).toarray(), whole, rtol=1e-6)
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=20), st.integers(1, 5))
+def test_the_newest_events_of_a_user_are_the_last_ones(users, most):
+    kept = newest(np.array(users), most)
+    for place, user in enumerate(users):
+        assert kept[place] == (users[place + 1 :].count(user) < most)

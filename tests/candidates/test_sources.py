@@ -38,7 +38,7 @@ def parts(**changed):
 
 
 def fit(known, total=16, **changed):
-    configured = CandidateSources(total=total, sources=parts(**changed))
+    configured = CandidateSources(total=total, events_per_user=1000, sources=parts(**changed))
     return configured, fit_again(configured, known)
 
 
@@ -164,7 +164,7 @@ def test_choices_of_other_sources_are_refused(known):
 
 def test_no_source_and_no_event_are_refused(known):
     with pytest.raises(ConfigError, match=r"candidates\.sources has no source"):
-        CandidateSources(total=5, sources={"two_tower": None})
+        CandidateSources(total=5, events_per_user=1000, sources={"two_tower": None})
     with pytest.raises(DataError, match="no positive event"):
         replace(known, users=known.users[:0], items=known.items[:0], timestamps=known.timestamps[:0])
 
@@ -242,3 +242,26 @@ def test_a_coordinate_search_of_independent_weights_equals_all_combinations():
 
     assert coordinate_search(grids, (1.0, 0.3, 0.2), worth)[0] == max(product(*grids), key=worth)
     assert len(asked) - 6 == len(set(asked[:-6])), "nothing is judged twice"
+
+
+def test_queries_with_many_exclusions_are_asked_apart_with_the_same_candidates(known, questions, monkeypatch):
+    _, sources = fit(known)
+    vectors, history, excluded = questions
+    excluded = np.concatenate([excluded, np.full((30, NUM_ITEMS), PAD)], axis=1)
+    excluded[3, -NUM_ITEMS:] = np.arange(NUM_ITEMS)
+    excluded[7, 7 : NUM_ITEMS // 2] = np.arange(7, NUM_ITEMS // 2)
+    together = sources.search(vectors, history, excluded)
+    monkeypatch.setattr("recsys.candidates.union.OFFERS", 100)
+    same(sources.search(vectors, history, excluded), together)
+    assert (together.rows[3] == PAD).all()
+    assert (together.rows[4] != PAD).any()
+
+
+def test_a_user_gives_only_the_newest_events_to_what_counts_pairs(known_of):
+    """User 0 has 30 events, of which those on items 27, 28 and 29 are the newest."""
+    known = known_of(np.zeros(30, int), np.arange(30), 40, timestamps=np.arange(30.0), dim=DIM)
+    configured = CandidateSources(total=9, events_per_user=3, sources=parts())
+    sources = fit_again(configured, known)
+    neighbours, popular = (one.fitted for one in sources.members if one.name in ("item_item", "popular"))
+    assert np.flatnonzero(np.diff(neighbours.indptr)).tolist() == [27, 28, 29]
+    assert len(popular.rows) > 3, "what counts no pairs reads all"

@@ -351,10 +351,20 @@ def test_validation_ranks_the_catalogue_without_what_was_removed(short, question
 
 def test_the_removed_rows_are_those_of_the_questions(short, questions):
     asked = Watched.of(questions, short.spec, short.items)
-    for row, removed in zip(asked.removed_rows, questions.removed.toarray(), strict=True):
+    for row, removed in zip(asked.removed_rows[: len(questions)], questions.removed.toarray(), strict=True):
         listed = row[row != PAD]
         assert listed.tolist() == np.flatnonzero(removed).tolist()
         assert (row[len(listed) :] == PAD).all()
+
+
+def test_ragged_rows_are_padded_to_the_longest_of_those_that_are_read():
+    rows = {"offsets": np.array([0, 1, 1, 4]), "values": np.array([5, 6, 7, 8])}
+    before, behind = (watched.Ragged(**rows, before=before) for before in (True, False))
+    assert len(before) == 3
+    assert before[0:2].tolist() == [[5], [PAD]]
+    assert before[0:9].tolist() == [[PAD, PAD, 5], [PAD, PAD, PAD], [6, 7, 8]]
+    assert behind[0:3].tolist() == [[5, PAD, PAD], [PAD, PAD, PAD], [6, 7, 8]]
+    assert behind[1:2].tolist() == [[]]
 
 
 def test_judging_known_answers(short, questions):
