@@ -13,12 +13,44 @@ from recsys.cli.data_report import Chapter, chapters
 from recsys.cli.whole import whole_file
 from recsys.data.inspection.advice import Advice, advise, next_command
 from recsys.data.inspection.findings import Findings, find
+from recsys.data.inspection.proposal import propose
+from recsys.data.inspection.written import written
 from recsys.data.sources.tables import Tables
 from recsys.errors import DataError
 from recsys.training.footprint import Footprint, LogSize, estimate
 
 data = typer.Typer(no_args_is_help=True, help="Describe the files of a shop, and look at them before training.")
 console = Console()
+
+
+@data.command()
+def init(
+    files: Annotated[list[Path], typer.Argument(help="one to three files: interactions, items, users, in any order")],
+    out: Annotated[Path, typer.Option(help="the YAML file to write")] = Path("shop.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="write over a file that is there")] = False,
+) -> None:
+    """Propose the description of files by looking at them; its comments say why, and what is unsure."""
+    if out.exists() and not force:
+        raise DataError(f"{out} is there already; name another file by --out, or write over it by --force")
+    proposal = propose(files, out.parent)
+    command = f"python -m recsys data init {' '.join(map(str, files))}"
+    with whole_file(out) as draft:
+        draft.write_text(written(proposal, command), encoding="utf-8")
+    text = out.read_text(encoding="utf-8")
+    console.print(Text(text), soft_wrap=True)
+    console.print(Text(f"wrote    {out}; lines that say UNSURE: {text.count('UNSURE') - 1}"), soft_wrap=True)
+    if (mistake := _mistake(out)) is not None:
+        console.print(Text(f"mend     {mistake}"), style="yellow", soft_wrap=True)
+    _next(f"python -m recsys data check {out}")
+
+
+def _mistake(description: Path) -> str | None:
+    """The sentence with which the log is refused as it is described, None where it is read."""
+    try:
+        Tables(description=str(description)).load()
+    except DataError as error:
+        return str(error)
+    return None
 
 
 @data.command()

@@ -69,6 +69,27 @@ def test_a_log_that_cannot_be_read_ends_with_one_sentence_and_no_page(shop, type
     assert typed("data", "check", shop, "--html", shop.parent) == 2
 
 
+def test_init_writes_a_description_that_check_reads_and_never_over_another_file(shop, typed, capsys, monkeypatch):
+    monkeypatch.chdir(shop.parent)
+    before = shop.read_text(encoding="utf-8")
+    assert typed("data", "init", "events.csv", "items.csv") == 2
+    assert "shop.yaml is there already" in capsys.readouterr().err
+    assert shop.read_text(encoding="utf-8") == before
+    assert typed("data", "init", "items.csv", "events.csv", "--force") == 0
+    printed = capsys.readouterr().out
+    assert "UNSURE: 0" in printed
+    assert printed.rstrip().splitlines()[-1] == "next     python -m recsys data check shop.yaml"
+    assert typed("data", "check", "shop.yaml") == 0
+    assert "like" in capsys.readouterr().out
+
+
+def test_init_of_files_that_are_no_log_leaves_nothing(shop, typed, capsys):
+    out = shop.parent / "other.yaml"
+    assert typed("data", "init", shop.parent / "nothing.csv", "--out", out) == 2
+    assert "there is no such file" in capsys.readouterr().err
+    assert not out.exists()
+
+
 def test_looking_at_data_needs_no_torch():
     code = f"import sys, {data.__name__}; assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

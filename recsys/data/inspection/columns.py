@@ -1,0 +1,226 @@
+"""One column, looked at: its values decide what it can be, its name which of that it most likely is.
+
+R rows. Values of a delimited file are text, those of a Parquet file have types.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import polars as pl
+
+from recsys.data.description import Kind
+
+SAMPLE_ROWS = 100_000
+"""evenly spread over the file; values are looked at there, only ids are counted in all rows"""
+SURE = 0.95
+"""share of the values that has to be of a form"""
+NOTHING = ("", "NULL", "null", "NaN", "nan", "None", "NA", "N/A", r"\N", "<NA>", "undefined")
+ISO = r"^\d{4}-\d\d?-\d\d?([ T]\d\d?:\d\d(:\d\d([.,]\d+)?)?)? ?(Z|UTC|[+-]\d\d:?\d\d)?$"
+COMPACT = r"^(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])(\.0)?$"
+UNITS: dict[str, tuple[float, float]] = {
+    "unix seconds": (6e8, 4e9),
+    "unix milliseconds": (6e11, 4e12),
+    "unix microseconds": (6e14, 4e15),
+    "unix nanoseconds": (6e17, 4e18),
+}
+"""unit -> the numbers that years from 1989 to 2096 are in it"""
+LIST_SEPARATORS = ("|", ";", ",")
+TIME_NAME = re.compile(r"(^|_)(time|date|datetime|timestamp|ts|at|when|created|day|stamp)($|_)|timestamp|date$|time$")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColumnLook:
+    """What a column holds."""
+
+    name: str
+    index: int
+    rows: int
+    filled: int
+    """rows with a value"""
+    distinct: int
+    dtype: pl.DataType
+    whole: bool
+    """numbers without a fraction"""
+    low: float | None
+    """of the numbers; None where the column holds no numbers"""
+    high: float | None
+    unit: str | None
+    """of times: ISO 8601, unix seconds, ...; None where the column holds no times"""
+    separator: str | None
+    """between the entries of lists that are written as text; empty for lists as such"""
+    entries: str
+    """what lists hold: text or numbers; empty where there are none"""
+    length: float
+    """characters of a value, in the mean"""
+    words: float
+    """of a value, in the mean"""
+    values: tuple[str, ...]
+    """of at most 50 different ones the commonest first; else empty"""
+
+    @property
+    def unique(self) -> float:
+        """Different values a row with one."""
+        return self.distinct / max(1, self.filled)
+
+    @property
+    def plain_name(self) -> str:
+        """`visitorId` -> visitor_id"""
+        return re.sub(r"[^a-z0-9]+", "_", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", self.name).lower()).strip("_")
+
+    @property
+    def numeric(self) -> bool:
+        return self.low is not None
+
+    @property
+    def numbering(self) -> bool:
+        """Whether it has no name, or that of an index, and counts the rows."""
+        named = self.unnamed or self.plain_name in ("index", "unnamed_0", "row", "nr")
+        return named and self.whole and self.distinct == self.rows and self.high == (self.low or 0) + self.rows - 1
+
+    @property
+    def timely(self) -> bool:
+        """Whether its values and its name are those of a time."""
+        by_name = TIME_NAME.search(self.plain_name) is not None
+        return self.unit is not None and (by_name or not self.numeric or self.unnamed)
+
+    @property
+    def unnamed(self) -> bool:
+        return re.fullmatch(r"column_\d+", self.name) is not None
+
+
+def look(frame: pl.DataFrame) -> dict[str, ColumnLook]:
+    """name -> what the column holds, in the order of the file."""
+    step = max(1, frame.height // SAMPLE_ROWS)
+    sample = frame.gather_every(step)
+    return {name: _look(index, frame[name], sample[name]) for index, name in enumerate(frame.columns)}
+
+
+def _look(index: int, column: pl.Series, sample: pl.Series) -> ColumnLook:
+    """`sample` holds some of the values of the column."""
+    nested = column.dtype.is_nested()
+    present = column.drop_nulls()
+    if column.dtype == pl.String:
+        present = present.filter(~present.str.strip_chars().is_in(NOTHING))
+        sample = sample.filter(~sample.str.strip_chars().is_in(NOTHING))
+    text = pl.Series(dtype=pl.String) if nested else sample.drop_nulls().cast(pl.String).str.strip_chars()
+    numbers = _numbers(column.dtype, text)
+    low, high = (None, None) if numbers is None else (float(numbers.min()), float(numbers.max()))  # type: ignore[arg-type]
+    separator, entries = _lists(column, text)
+    distinct = present.n_unique() if not isinstance(column.dtype, pl.Struct | pl.Object) else len(present)
+    return ColumnLook(
+        name=column.name,
+        index=index,
+        rows=len(column),
+        filled=len(present),
+        distinct=distinct,
+        dtype=column.dtype,
+        whole=numbers is not None and bool((numbers % 1 == 0).all()),
+        low=low,
+        high=high,
+        unit=_unit(column.dtype, text, numbers),
+        separator=separator,
+        entries=entries,
+        length=_mean(text.str.len_chars()),
+        words=_mean(text.str.count_matches(r"\S+")),
+        values=tuple(_commonest(text)) if distinct <= 50 else (),
+    )
+
+
+def _mean(lengths: pl.Series) -> float:
+    return float(lengths.mean() or 0.0)  # type: ignore[arg-type]
+
+
+def _commonest(text: pl.Series) -> list[str]:
+    counts = text.alias("value").to_frame().group_by("value").len().sort("len", "value", descending=[True, False])
+    return counts["value"].to_list()
+
+
+def _numbers(dtype: pl.DataType, text: pl.Series) -> pl.Series | None:
+    """The values as numbers, None where nearly all are none."""
+    if dtype.is_temporal() or not len(text):
+        return None
+    if dtype == pl.Boolean:
+        text = text.replace_strict({"true": "1", "false": "0"})
+    numbers = text.cast(pl.Float64, strict=False).drop_nulls()
+    finite = numbers.filter(numbers.is_finite())
+    return finite if len(finite) >= max(1.0, SURE * len(text)) else None
+
+
+def _unit(dtype: pl.DataType, text: pl.Series, numbers: pl.Series | None) -> str | None:
+    if dtype in (pl.Date, pl.Datetime):
+        return "times"
+    if numbers is not None:
+        if _share(text.str.contains(COMPACT)) >= SURE:
+            return "days as numbers (20240531)"
+        return next(
+            (unit for unit, (low, high) in UNITS.items() if _share((numbers >= low) & (numbers <= high)) >= SURE), None
+        )
+    return "ISO 8601" if len(text) and _share(text.str.contains(ISO)) >= SURE else None
+
+
+def _share(matching: pl.Series) -> float:
+    return float(matching.mean() or 0.0)  # type: ignore[arg-type]
+
+
+def _lists(column: pl.Series, text: pl.Series) -> tuple[str | None, str]:
+    """Separator and kind of the entries of lists; (None, "") where the column has none."""
+    if isinstance(column.dtype, pl.List | pl.Array):
+        return "", "numbers" if column.dtype.inner.is_numeric() else "text"
+    for separator in LIST_SEPARATORS:
+        if _share(text.str.contains(separator, literal=True)) > 0.05:
+            entries = text.str.split(separator).explode().str.strip_chars()
+            if _vectors(text, separator, entries):
+                return separator, "numbers"
+            if _repeated(entries, len(text)):
+                return separator, "text"
+    return None, ""
+
+
+def _vectors(text: pl.Series, separator: str, entries: pl.Series) -> bool:
+    lengths = text.str.count_matches(separator, literal=True)
+    numeric = entries.cast(pl.Float64, strict=False).is_not_null().all()
+    return bool(numeric) and lengths.n_unique() == 1 and int(lengths[0]) > 0
+
+
+def _repeated(entries: pl.Series, rows: int) -> bool:
+    """Labels come again in other rows and are of one or two words; the parts of sentences are neither."""
+    short = _share(entries.str.count_matches(r"\S+") <= 2)
+    return len(entries) > 1.05 * rows and entries.n_unique() < 0.5 * len(entries) and short >= 0.8
+
+
+def record_kind(one: ColumnLook) -> tuple[Kind | None, str]:
+    """The kind of a column of the items or users, None where it had better be left out; and why."""
+    name = one.plain_name
+    if not one.filled:
+        return None, "empty in every row"
+    if one.distinct == 1:
+        return None, "one value in all rows"
+    if one.entries:
+        return _list_kind(one)
+    if one.numbering:
+        return None, "numbers the rows"
+    if one.timely:
+        return "timestamp", one.unit or ""
+    coded = re.search(r"(^|_)(id|code|zip|zipcode|postcode|type|cluster|segment)$", name)
+    if one.numeric and not coded:
+        return "number", f"{one.low:g} to {one.high:g}"
+    if re.search(r"title|(^|_)name$|headline|description|summary|(^|_)text$|overview|abstract", name) or one.words >= 3:
+        return "text", f"{one.words:.0f} words a value" if one.words >= 1.5 else "by its name"
+    if one.unique > 0.5 and one.distinct > 50:
+        if one.words >= 1.2:
+            return "text", "another value in most rows"
+        return None, "another value in most rows: as a category it cannot be learned"
+    return "category", f"{one.distinct:,} values"
+
+
+def _list_kind(one: ColumnLook) -> tuple[Kind | None, str]:
+    between = f" between {one.separator!r}" if one.separator else ""
+    if one.entries == "numbers":
+        return "vector", f"numbers{between}"
+    return "categories", f"lists{between}"
+
+
+def by_name(looks: Mapping[str, ColumnLook], pattern: re.Pattern[str]) -> list[ColumnLook]:
+    """The columns whose name matches, in the order of the file."""
+    return [one for one in looks.values() if pattern.search(one.plain_name)]
