@@ -145,7 +145,7 @@ class EASE:
     """The linear autoencoder with zero diagonal, Steck 2019."""
 
     regularisation: float
-    most_items: int = LARGEST_DENSE
+    most_items: int
 
     def __post_init__(self) -> None:
         check_ranges(

@@ -24,8 +24,8 @@ class Evaluation:
         baselines: Mapping[str, Tuned | None],
         validation_users: int,
         validation_seed: int,
-        test_users: int = EVERY,
-        events_per_user: int = EVERY,
+        test_users: int,
+        events_per_user: int,
     ) -> None:
         """
         baselines: by their name in the table; null leaves one out

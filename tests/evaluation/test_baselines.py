@@ -17,7 +17,7 @@ BY_HISTORY = [
     ItemKNN(neighbours=2, shrinkage=0.5),
     WindowTransitions(window=2, power=0.5, decay=0.7),
     Mix(damping=0.3, window=3, power=0.25, decay=0.8, weight=0.7),
-    EASE(regularisation=1.5),
+    EASE(regularisation=1.5, most_items=20_000),
 ]
 BASELINES = [Popularity(), RecentPopularity(days=2.0), *BY_HISTORY]
 FACTORS = ALS(factors=4, iterations=3, regularisation=0.1, confidence=5.0, threads=1, seed=0)
@@ -111,7 +111,7 @@ def test_names_and_order_do_not_matter(baseline, case):
 
 
 @pytest.mark.parametrize(
-    "baseline", [ItemKNN(neighbours=2, shrinkage=0.5), EASE(regularisation=1.5), FACTORS], ids=called
+    "baseline", [ItemKNN(neighbours=2, shrinkage=0.5), EASE(regularisation=1.5, most_items=20_000), FACTORS], ids=called
 )
 def test_what_knows_no_order_reads_a_history_as_a_set(baseline, crowd):
     scorer = baseline.fit(crowd)
@@ -126,7 +126,7 @@ def test_what_knows_no_order_reads_a_history_as_a_set(baseline, crowd):
         (BY_HISTORY[1], {"order": "none"}, "histories are sets"),
         (BY_HISTORY[2], {"order": "none"}, "histories are sets"),
         (
-            EASE(regularisation=1.0),
+            EASE(regularisation=1.0, most_items=20_000),
             {"num_items": LARGEST_DENSE + 1},
             r"20,001 items are too many to invert \(3.0 GiB and 0.1 hours a fit\), wanted at most 20,000",
         ),
@@ -151,9 +151,9 @@ ALTERNATING = {"factors": 4, "iterations": 3, "regularisation": 0.1, "confidence
         (lambda: ItemKNN(neighbours=1.5, shrinkage=0), "neighbours is 1.5"),
         (lambda: ItemKNN(neighbours=True, shrinkage=0), "neighbours is True"),
         (lambda: ItemKNN(neighbours=5, shrinkage=-1), "shrinkage is -1"),
-        (lambda: EASE(regularisation=0.0), "regularisation is 0.0"),
-        (lambda: EASE(regularisation="abc"), "regularisation is 'abc'"),
-        (lambda: EASE(regularisation=float("nan")), "regularisation is nan"),
+        (lambda: EASE(regularisation=0.0, most_items=20_000), "regularisation is 0.0"),
+        (lambda: EASE(regularisation="abc", most_items=20_000), "regularisation is 'abc'"),
+        (lambda: EASE(regularisation=float("nan"), most_items=20_000), "regularisation is nan"),
         (lambda: WindowTransitions(**STEPS | {"window": 0}), "window is 0"),
         (lambda: WindowTransitions(**STEPS | {"decay": 0.0}), "decay is 0.0"),
         (lambda: Mix(**MIX | {"damping": 1.1}), "damping is 1.1"),

@@ -80,7 +80,7 @@ def test_ease_is_its_closed_form(tiny):
     matrix = tiny.matrix.toarray().astype(np.float64)
     precision = np.linalg.inv(matrix.T @ matrix + 0.5 * np.eye(4))
     expected = np.eye(4) - precision @ np.diag(1 / np.diag(precision))
-    operator = operator_of(EASE(regularisation=0.5).fit(tiny), 4)
+    operator = operator_of(EASE(regularisation=0.5, most_items=20_000).fit(tiny), 4)
     np.testing.assert_allclose(operator, expected, atol=1e-6)
     assert np.diag(operator).tolist() == [0, 0, 0, 0]
 
@@ -93,7 +93,9 @@ def test_ease_is_a_ridge_regression_on_the_other_items(crowd):
         inputs = matrix[:, others]
         normal = inputs.T @ inputs + 3.0 * np.eye(11)
         expected[others, item] = np.linalg.solve(normal, inputs.T @ matrix[:, item])
-    np.testing.assert_allclose(operator_of(EASE(regularisation=3.0).fit(crowd), 12), expected, atol=1e-5)
+    np.testing.assert_allclose(
+        operator_of(EASE(regularisation=3.0, most_items=20_000).fit(crowd), 12), expected, atol=1e-5
+    )
 
 
 def test_ease_of_more_items_than_are_mirrored_at_a_time():
@@ -102,7 +104,7 @@ def test_ease_of_more_items_than_are_mirrored_at_a_time():
     gram = many.together.toarray().astype(np.float64) + np.diag(many.popularity + 2.0)
     precision = np.linalg.inv(gram)
     expected = np.eye(2_100) - precision / np.diag(precision)
-    np.testing.assert_allclose(EASE(regularisation=2.0).fit(many).operator, expected, atol=1e-5)
+    np.testing.assert_allclose(EASE(regularisation=2.0, most_items=20_000).fit(many).operator, expected, atol=1e-5)
 
 
 def textbook_mix(histories, history, num_items, *, damping, window, power, decay, weight):
@@ -171,7 +173,7 @@ def test_the_newest_event_counts_most():
 
 def test_a_user_without_history_gets_no_opinion(crowd):
     nobody = Histories.of([[], []])
-    for baseline in (ItemKNN(neighbours=2, shrinkage=0.0), EASE(regularisation=1.0)):
+    for baseline in (ItemKNN(neighbours=2, shrinkage=0.0), EASE(regularisation=1.0, most_items=20_000)):
         assert not baseline.fit(crowd).scores(nobody).any()
     knobs = {"damping": 0.3, "window": 3, "power": 0.25, "decay": 0.8, "weight": 0.7}
     np.testing.assert_allclose(Mix(**knobs).fit(crowd).scores(nobody), [1e-7 * crowd.popularity] * 2, rtol=1e-6)

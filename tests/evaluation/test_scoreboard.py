@@ -211,7 +211,9 @@ def test_an_evaluation_answers_with_every_baseline_and_says_what_it_left_out(dat
         "constant": Tuned(baseline=Watching, grid={}),
         "refusing": Tuned(baseline=Refusing, grid={"reason": ["too much"]}),
     }
-    evaluation = Evaluation(baselines=baselines, validation_users=9, validation_seed=0)
+    evaluation = Evaluation(
+        baselines=baselines, validation_users=9, validation_seed=0, test_users=99, events_per_user=99
+    )
     board, split = Scoreboard(dataset), splits[0]
     questions = evaluation.ask(board, split, Replay(dataset, split))
     board.record("ours", ranking_of(questions, FIRST), seed=5)
