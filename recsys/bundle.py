@@ -9,6 +9,7 @@
     words.{json,safetensors} how item texts become vectors, where there are any
     popularity.safetensors   newest events of each item, which the policy may discount
     outcomes.safetensors     what the ranker said on its validation and what became of it: weights are chosen by it
+    user_seed.arrow          the users of the training data: newest events, seen items, profiles
     policy.yaml, rules.yaml, config.yaml, metrics.json, lineage.json
 
 There is no pickle in it, and nothing is read before its hash was compared.
@@ -63,6 +64,10 @@ class Bundle:
 
     def has(self, name: str) -> bool:
         return (self.path / name).is_file()
+
+    def sha256(self, name: str) -> str:
+        """Of a file, in hex."""
+        return _sha256(self.file(name))
 
     def document(self, name: str) -> Any:
         """A JSON or YAML file."""

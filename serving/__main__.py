@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -9,7 +10,7 @@ import typer
 from rich.console import Console
 
 from recsys.errors import exit_on_error
-from serving.first import curl, first_key
+from serving.first import curl, first_key, first_user
 from serving.gateway.keys import Scope, create_key
 from serving.gateway.settings import Settings
 from serving.place import Place
@@ -17,7 +18,7 @@ from serving.rebuilding import ask_for_rebuild
 from serving.server import TritonServer
 from serving.stack import Log, Stack, State, Users
 from serving.supervisor import Guard, Patience
-from serving.wiring import Neighbours, run_consumer, run_gateway
+from serving.wiring import Neighbours, run_consumer, run_gateway, run_seed
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 console = Console()
@@ -58,12 +59,17 @@ def up(
     )
     place.make_live()
     first_key(place)
-    with stack.running(place, Log(place.log, console)):
+
+    def seed_states(say: Callable[[str], None]) -> None:
+        done = None if place.rebuild.exists() else _seeded(place, stack.addresses["state"], users, again=False)
+        say(done or "the users of the training data are known already")
+
+    with stack.running(place, Log(place.log, console), fill=seed_states):
         signals.listen()
         for name, address in stack.addresses.items():
             console.print(f"{name:<15}{address}")
         console.print(f"{'log':<15}{place.log}")
-        console.print(curl(place, stack.addresses["gateway"]), style="bold", soft_wrap=True)
+        console.print(curl(place, stack.addresses["gateway"], first_user(place)), style="bold", soft_wrap=True)
         signals.told.wait()
         console.print("stopping")
 
@@ -93,15 +99,36 @@ def gateway(
 
 
 @app.command()
-def consume(serve: Serve, broker: BrokerUrl, state: StateUrl, live: Live = None, port: Port = 0) -> None:
+def consume(
+    serve: Serve, broker: BrokerUrl, state: StateUrl, live: Live = None, port: Port = 0, users: UserNames = Users.raw
+) -> None:
     """Fold the event log into users' states and into Parquet; its metrics stand at `port`."""
-    run_consumer(_place(serve, live), Neighbours(broker=broker, state=state), port=port)
+    neighbours = Neighbours(broker=broker, state=state)
+    run_consumer(_place(serve, live), neighbours, port=port, store_raw=users is Users.raw)
+
+
+@app.command()
+def seed(
+    serve: Serve,
+    live: Live = None,
+    state: Annotated[
+        str | None, typer.Option(help="sqlite:///path or redis://host:port; else the file of `live`")
+    ] = None,
+    users: UserNames = Users.raw,
+) -> None:
+    """Give the state store the histories, seen items and profiles of the training data; what it knows already stays.
+
+    `up` does it by itself, once a bundle. Give the same --users and --live as to the gateway.
+    """
+    place = _place(serve, live)
+    console.print(_seeded(place, state or place.sqlite, users, again=True), soft_wrap=True)
+    console.print(f"next     python -m serving up {serve} --live={place.live}", style="bold", soft_wrap=True)
 
 
 @app.command()
 def rebuild(serve: Serve, live: Live = None) -> None:
-    """Make users' states anew from the event log's Parquet: of a store that was lost or damaged, or for a bundle that
-    remembers more.
+    """Make users' states anew from the training data and the event log's Parquet: of a store that was lost or damaged, or
+    for a bundle that remembers more.
 
     The consumer does it as it starts. Where a stack runs, its consumer is started again at once; until it is through, users
     of whom it has not read yet are met as strangers.
@@ -143,6 +170,14 @@ def triton(
         console.print("ask      serving.client.Client(grpc).recommend([Query(...)]); Ctrl-C stops", style="bold")
         stopped.listen()
         Guard(server, console.print, patience=Patience()).run(stopped.told)
+
+
+def _seeded(place: Place, state: str, users: Users, *, again: bool) -> str | None:
+    """One line of what was done, None where nothing was."""
+    done = run_seed(place, state, store_raw=users is Users.raw, again=again)
+    if done is None:
+        return None
+    return f"{done.users:,} users of the training data are known to {state}, {done.seconds:.1f} s"
 
 
 def _place(serve: Path, live: Path | None) -> Place:

@@ -2,7 +2,11 @@
 
 import json
 import os
+import shlex
 
+from recsys.bundle import Bundle
+from recsys.stages import read_catalogue
+from recsys.user_seed import USER_SEED, well_known
 from serving.gateway.keys import SCOPES, create_key
 from serving.place import Place
 
@@ -23,10 +27,17 @@ def first_key(place: Place) -> str:
     return token
 
 
-def curl(place: Place, url: str) -> str:
+def first_user(place: Place) -> str:
+    """A user of the training data with many events, so that the first slate is personal; anybody where there is none."""
+    bundle = Bundle.open(place.bundle)
+    found = well_known(bundle.file(USER_SEED), read_catalogue(bundle).height) if bundle.has(USER_SEED) else None
+    return NAME if found is None else found
+
+
+def curl(place: Place, url: str, user: str) -> str:
     """A line for a shell; the token stays in its file."""
-    body = json.dumps({"user": "405", "k": 5})
+    body = shlex.quote(json.dumps({"user": user, "k": 5}))
     return (
         f"curl -s {url}/v1/recommend -H \"Authorization: Bearer $(cat '{place.first_key}')\" "
-        f"-H 'Content-Type: application/json' -d '{body}'"
+        f"-H 'Content-Type: application/json' -d {body}"
     )

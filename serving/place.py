@@ -80,6 +80,11 @@ class Place:
         return self.live / "states.db"
 
     @property
+    def sqlite(self) -> str:
+        """URL of the same."""
+        return f"sqlite:///{self.states}"
+
+    @property
     def valkey(self) -> Path:
         return self.live / "valkey"
 

@@ -61,7 +61,8 @@ class Log:
 class Stack:
     """What runs, first that which the others need."""
 
-    services: tuple[Service, ...]
+    stores: tuple[Service, ...]
+    ours: tuple[Service, ...]
     addresses: Mapping[str, str]
     """who listens where"""
 
@@ -75,7 +76,7 @@ class Stack:
         ports = choose_ports({**dict.fromkeys(LISTENING, 0), "gateway": port})
         stores = {
             "broker": f"nats://{HOST}:{ports['broker']}",
-            "state": f"redis://{HOST}:{ports['state']}" if state is State.redis else f"sqlite:///{place.states}",
+            "state": f"redis://{HOST}:{ports['state']}" if state is State.redis else place.sqlite,
         }
         addresses = {
             "gateway": f"http://{HOST}:{ports['gateway']}",
@@ -84,12 +85,20 @@ class Stack:
             "consumer": f"http://{HOST}:{ports['consumer']}/metrics",
             **stores,
         }
-        services = (*_stores(place, ports, state), *_ours(place, ports, stores, [f"--users={users}", *more]))
-        return Stack(services=services, addresses=addresses)
+        ours = _ours(place, ports, stores, [f"--users={users}"], more)
+        return Stack(stores=tuple(_stores(place, ports, state)), ours=tuple(ours), addresses=addresses)
+
+    @property
+    def services(self) -> tuple[Service, ...]:
+        return (*self.stores, *self.ours)
 
     @contextmanager
-    def running(self, place: Place, say: Callable[[str], None]) -> Iterator[None]:
+    def running(
+        self, place: Place, say: Callable[[str], None], *, fill: Callable[[Callable[[str], None]], None]
+    ) -> Iterator[None]:
         """Start everything in order and look after it; at the end stop it, last first.
+
+        fill: gives the state store what it lacks, when the stores run and nobody asks yet.
 
         ServingError when another stack has this place.
         """
@@ -102,10 +111,9 @@ class Stack:
         with contextlib.ExitStack() as started:
             started.callback(os.close, hold(place.live))
             started.callback(place.running.unlink, missing_ok=True)
-            for service in self.services:
-                tell(f"{service.name} starts")
-                started.callback(service.stop)
-                service.start()
+            _start(self.stores, started, tell)
+            fill(tell)
+            _start(self.ours, started, tell)
             tell("everything runs")
             started.enter_context(_guarded([Guard(one, tell, patience=Patience()) for one in self.services]))
             yield
@@ -123,10 +131,22 @@ class Stack:
                 yield service.name, service.pid
 
 
+def _start(services: Sequence[Service], started: contextlib.ExitStack, tell: Callable[[str], None]) -> None:
+    for service in services:
+        tell(f"{service.name} starts")
+        started.callback(service.stop)
+        service.start()
+
+
 def _stores(place: Place, ports: Mapping[str, int], state: State) -> Iterator[Service]:
     yield Broker(place.broker, port=ports["broker"], log=place.log)
     if state is State.redis:
         yield ValkeyServer(place.valkey, port=ports["state"], log=place.log)
+
+
+def _ours(
+    place: Place, ports: Mapping[str, int], stores: Mapping[str, str], users: Sequence[str], more: Sequence[str]
+) -> Iterator[Service]:
     yield TritonServer(
         place.models,
         http_port=ports["triton_http"],
@@ -136,10 +156,8 @@ def _stores(place: Place, ports: Mapping[str, int], state: State) -> Iterator[Se
         start_timeout_s=START_S,
         asked=(FULL, LIGHT),
     )
-
-
-def _ours(place: Place, ports: Mapping[str, int], stores: Mapping[str, str], more: Sequence[str]) -> Iterator[Service]:
     shared = [str(place.serve), f"--live={place.live}", f"--broker={stores['broker']}", f"--state={stores['state']}"]
+    shared += users
     yield _child(place, "consumer", ["consume", *shared], ports["consumer"], "/metrics")
     asked = ["gateway", *shared, f"--triton={HOST}:{ports['triton_grpc']}", *more]
     yield _child(place, "gateway", asked, ports["gateway"], "/healthz")

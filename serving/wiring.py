@@ -6,7 +6,7 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -44,6 +44,7 @@ from serving.processes import HOST
 from serving.quiet import settle, stand_back
 from serving.state.exposure import Amortised, NamedColumns, Values
 from serving.state.opening import open_states
+from serving.state.seeding import Seeding, seed, seed_once
 from serving.state.states import States
 
 HALF_LIFE_S = 7 * 86_400.0
@@ -147,20 +148,45 @@ def _watched(log: EventLog) -> Sequence[tuple[str, str, Callable[[], float]]]:
     )
 
 
-def run_consumer(place: Place, neighbours: Neighbours, *, port: int) -> None:
+def run_seed(place: Place, state: str, *, store_raw: bool, again: bool) -> Seeding | None:
+    """Give the store at this URL the users of the training data; None where that was done, unless it is done `again`.
+
+    BundleError for a bundle that carries no users, where `again`; ServingError for a store that does not answer.
+    """
+    place.check()
+    place.make_live()
+    bundle = Bundle.open(place.bundle)
+    stored = Identity.from_file(place.identity, store_raw=store_raw).stored
+
+    async def seeded() -> Seeding | None:
+        states = _states(place, bundle, Neighbours(broker="", state=state))
+        try:
+            return await (seed if again else seed_once)(states, bundle, stored)
+        finally:
+            await states.close()
+
+    return asyncio.run(seeded())
+
+
+def run_consumer(place: Place, neighbours: Neighbours, *, port: int, store_raw: bool) -> None:
     """Fold the log into the states at once and into Parquet in larger pieces, each at its own pace, until SIGTERM."""
     place.check()
     place.make_live()
     stand_back()
     bundle = Bundle.open(place.bundle)
     settle()
-    uvloop.run(_consume(place, bundle, neighbours, port))
+    uvloop.run(_consume(place, bundle, neighbours, port, store_raw))
 
 
-async def _consume(place: Place, bundle: Bundle, neighbours: Neighbours, port: int) -> None:
+async def _consume(place: Place, bundle: Bundle, neighbours: Neighbours, port: int, store_raw: bool) -> None:
     states, broker = _states(place, bundle, neighbours), neighbours.broker
+
+    async def begin_anew() -> None:
+        await states.clear()
+        await seed_once(states, bundle, Identity.from_file(place.identity, store_raw=store_raw).stored)
+
     readers = {
-        "states": _reader_of_states(place, broker, states),
+        "states": _reader_of_states(place, broker, begin_anew),
         "parquet": open_reader(
             broker, name="parquet", limit=PARQUET_ROWS, linger_s=PARQUET_LINGER_S, poll_s=PARQUET_POLL_S
         ),
@@ -189,8 +215,8 @@ async def _consume(place: Place, bundle: Bundle, neighbours: Neighbours, port: i
             raise error
 
 
-def _reader_of_states(place: Place, broker: str, states: States) -> OpenReader:
-    """Of the log, behind all that there is of it as Parquet where the states are to be made anew."""
+def _reader_of_states(place: Place, broker: str, begin_anew: Callable[[], Awaitable[None]]) -> OpenReader:
+    """Of the log, behind the training data and all that there is of the log as Parquet where the states are made anew."""
     log = open_reader(broker, name="states", limit=FOLD_ROWS, linger_s=0.0, poll_s=FOLD_POLL_S)
     if not place.rebuild.exists():
         return log
@@ -200,7 +226,7 @@ def _reader_of_states(place: Place, broker: str, states: States) -> OpenReader:
         logger.warning("the states were made anew from %s", place.events)
 
     logger.warning("the states are made anew from %s", place.events)
-    return ArchiveReader(place.events, log, limit=REBUILD_ROWS, begin=states.clear, done=done)
+    return ArchiveReader(place.events, log, limit=REBUILD_ROWS, begin=begin_anew, done=done)
 
 
 async def _keep(room: JetStreamRoom, consumers: Collection[Consumer]) -> None:

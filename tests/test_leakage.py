@@ -25,8 +25,8 @@ from recsys.training.cascade import Run, TrainedRetrieval
 from recsys.training.loop import TRAINED
 from recsys.training.prepare import prepare
 
-ABOUT_THE_RUN = {"config.yaml", "lineage.json", "manifest.json", "metrics.json"}
-"""the files of a bundle that tell of the run and its test; all others are the model"""
+ABOUT_THE_RUN = {"config.yaml", "lineage.json", "manifest.json", "metrics.json", "user_seed.arrow"}
+"""the files of a bundle that tell of the run, its test and its users until now; all others are the model"""
 PROTOCOLS: dict[str, Splitter] = {
     "global_time": GlobalTime(rank=0.2, validation=0.1, test=0.2, cuts=1, later=0.0, horizon_days=None),
     "leave_one_out": LeaveOneOut(min_events=5),

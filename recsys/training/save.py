@@ -18,6 +18,7 @@ from recsys.policy.rules import RuleSet
 from recsys.stages import POPULARITY, RANKER, ranker_inputs
 from recsys.training.cascade import TrainedCascade
 from recsys.training.prepare import Prepared
+from recsys.user_seed import USER_SEED, user_seed
 
 PACKAGES = ("torch", "pytorch-lightning", "faiss-cpu", "onnxruntime", "numpy", "polars")
 
@@ -47,6 +48,7 @@ def save_cascade(
     bundle.write_document("candidates.json", candidates)
     bundle.write_arrays("candidates.safetensors", arrays)
     bundle.write_arrays(POPULARITY, {"events": prepared.recent_events(retrieval.known)})
+    user_seed(prepared.dataset, spec).write_ipc(bundle.path / USER_SEED)
     export_user_tower(retrieval.towers, spec, bundle.path / "user_tower.onnx")
     export_item_tower(retrieval.towers, spec, bundle.path / ITEM_TOWER)
     if prepared.words is not None:

@@ -28,8 +28,9 @@ from recsys.contracts import Event
 from recsys.errors import ServingError
 from recsys.features.spec import FeatureSpec
 from recsys.features.state import fold_all
+from recsys.user_seed import NEVER
 from serving.state.contract import UserState
-from serving.state.seen import NEVER, SeenItems
+from serving.state.seen import SeenItems
 
 FORMAT, OLDER = 2, (1,)
 REPLAY = "run `python -m serving rebuild` with the folder that is served"

@@ -57,6 +57,16 @@ def with_records(state: UserState, records: Sequence[Record], spec: FeatureSpec)
     )
 
 
+def seeded(state: UserState, seed: UserState, spec: FeatureSpec) -> UserState:
+    """The state with what the training data knows of its user beneath it; whichever came first, and again, is the same."""
+    return replace(
+        state,
+        history=fold_all(seed.history, state.history, spec),
+        seen=state.seen.joined(seed.seen),
+        seeded=seed.seeded,
+    )
+
+
 def short_id(record: Record) -> str:
     """Enough of the id to tell the last records of one user apart."""
     return record.id[:SHORT]

@@ -14,12 +14,7 @@ import numpy as np
 from recsys.contracts import Event
 from recsys.features.spec import FeatureSpec
 from recsys.features.state import action_columns
-
-MAX_SEEN = 100_000
-"""items of a user: those with the newest events"""
-LARGEST = 2**53
-NEVER = -(2**62)
-"""the time of an objective that was not reached"""
+from recsys.user_seed import LARGEST, MAX_SEEN, NEVER
 
 Entry = tuple[str, int, Mapping[str, int]]
 """item, second of its last event, objective -> second in which it was last reached"""

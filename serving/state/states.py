@@ -7,7 +7,7 @@ log becomes exactly once, whoever crashes where, as long as each writer gets the
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from recsys.errors import ServingError
 from recsys.features.spec import FeatureSpec
@@ -15,7 +15,7 @@ from serving.events.record import Record, Stored
 from serving.state.codec import decode, encode
 from serving.state.contract import Change, Table, UserState
 from serving.state.exposure import Amortised
-from serving.state.folding import folded, unseen
+from serving.state.folding import folded, seeded, unseen
 
 logger = logging.getLogger(__name__)
 
@@ -46,13 +46,21 @@ class States:
         by_user: dict[str, list[Stored]] = defaultdict(list)
         for stored in batch:
             by_user[stored.record.user].append(stored)
-        for _ in range(ATTEMPTS):
-            changes = await self._changes(by_user)
-            if not changes or await self._table.swap(changes):
-                return
-        raise ServingError(
-            f"other writers changed the same users {ATTEMPTS} times in a row; let one consumer write at a time"
-        )
+        await self._swapped(lambda: self._changes(by_user))
+
+    async def seed(self, seeds: Mapping[str, UserState]) -> None:
+        """Put what the training data knows of users beneath what is there; to do it again changes nothing."""
+        await self._swapped(lambda: self._seeded(seeds))
+
+    async def marked(self, name: str) -> bool:
+        """Whether this was noted since everything was forgotten last."""
+        return await self._table.load([_mark(name)]) != [None]
+
+    async def mark(self, name: str) -> None:
+        """Note that something was done, in the store itself."""
+        (held,) = await self._table.load([_mark(name)])
+        if held is None:
+            await self._table.swap({_mark(name): Change(before=None, after=b"1", expires=False)})
 
     async def clear(self) -> None:
         """Forget everybody, and all that was shown."""
@@ -60,6 +68,27 @@ class States:
 
     async def close(self) -> None:
         await self._table.close()
+
+    async def _swapped(self, changes_now: Callable[[], Awaitable[dict[bytes, Change]]]) -> None:
+        for _ in range(ATTEMPTS):
+            changes = await changes_now()
+            if not changes or await self._table.swap(changes):
+                return
+        raise ServingError(
+            f"other writers changed the same users {ATTEMPTS} times in a row; let one consumer write at a time"
+        )
+
+    async def _seeded(self, seeds: Mapping[str, UserState]) -> dict[bytes, Change]:
+        keys = {user: key_of(user) for user in seeds}
+        held = await self._table.load(list(keys.values()))
+        changes: dict[bytes, Change] = {}
+        for (user, seed), before in zip(seeds.items(), held, strict=True):
+            after = encode(seed, self._spec)
+            if before not in (None, after):
+                after = encode(seeded(self._read(user, before), seed, self._spec), self._spec)
+            if after != before:
+                changes[keys[user]] = Change(before=before, after=after, expires=True)
+        return changes
 
     async def _changes(self, by_user: Mapping[str, Sequence[Stored]]) -> dict[bytes, Change]:
         keys = {user: key_of(user) for user in by_user}
@@ -108,6 +137,10 @@ class States:
             key: Change(before=before, after=step.with_earlier(before).to_bytes(), expires=False)
             for (key, step), before in zip(steps.items(), held, strict=True)
         }
+
+
+def _mark(name: str) -> bytes:
+    return b"mark:" + name.encode()
 
 
 def key_of(user: str) -> bytes:

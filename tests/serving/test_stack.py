@@ -30,6 +30,7 @@ from serving.place import Place
 from serving.processes import choose_ports, command_line, group, until
 from serving.state.exposure import Amortised
 from serving.state.opening import open_states
+from serving.state.seeding import seed
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
@@ -128,6 +129,15 @@ def test_the_printed_line_gives_a_slate_with_reasons(stack: Running) -> None:
     assert len(slate["items"]) == K
     assert slate["rung"] == "recommend"
     assert all(place["sources"] and place["probabilities"] for place in slate["items"])
+
+
+def test_the_users_of_the_training_data_are_no_strangers(stack: Running, trained: Any) -> None:
+    log = trained.dataset.interactions
+    for user in log["user"].unique(maintain_order=True)[:10]:
+        slate = asked_with_state(stack, Query(user=user, now=0.0), f"known-{user}")[1]
+        assert "history:empty" not in slate["degraded"]
+    said = (stack.place.live / "up.log").read_text()
+    assert f"{trained.dataset.num_users:,} users of the training data are known" in said.replace("\n", " ")
 
 
 def test_a_click_changes_the_next_slate(stack: Running) -> None:
@@ -324,6 +334,7 @@ async def fold_again(broker: str, copy: Path, trained: Any) -> None:
         write_timeout_s=10.0,
         ttl_s=None,
     )
+    await seed(states, trained.bundle, str)
     batch = await reader.fetch()
     while batch:
         await states.write(batch)
