@@ -32,11 +32,11 @@ def build(config: DictConfig) -> Experiment:
     for key, least in (("seed", 0), ("seeds", 1)):
         if type(config[key]) is not int or not least <= config[key] <= LAST_SEED:
             raise ConfigError(f"{key} is {config[key]!r}; choose a whole number from {least} to {LAST_SEED}")
+    if type(config.refit) is not bool:
+        raise ConfigError(f"refit is {config.refit!r}; choose true or false")
     if missing := [group for group in GROUPS if config.get(group) is None]:
         raise ConfigError(f"there is no {missing[0]}; only ranking can be left out, by ~ranking")
-    part = {
-        name: instantiate(config[name], _convert_="all") for name in config if name not in ("seed", "seeds", "run_dir")
-    }
+    part = {name: instantiate(config[name], _convert_="all") for name in config if name in (*GROUPS, "ranking")}
     return Experiment(
         data=part["data"],
         protocol=part["protocol"],
@@ -54,6 +54,7 @@ def build(config: DictConfig) -> Experiment:
         evaluation=part["evaluation"],
         tracking=part["logger"],
         seeds=tuple(range(config.seed, config.seed + config.seeds)),
+        refit=config.refit,
     )
 
 

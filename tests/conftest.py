@@ -49,6 +49,7 @@ TINY = (
     "ranking.dim=8",
     "trainer.progress=false",
     "trainer.threads=1",
+    "refit=false",
 )
 SMALL = (*TINY, "data.users=240", "data.items=160", "data.events=9000", "retrieval.epochs=3", "ranking.epochs=2")
 RULES = [

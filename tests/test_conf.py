@@ -22,7 +22,7 @@ PACKAGES = {"candidates/operator": "candidates.sources.item_item.operator"}
 """of the groups that are chosen elsewhere than where they lie"""
 RECIPES = sorted(file.stem for file in (CONF / "recipe").glob("*.yaml"))
 FORMS_OF_HYDRA = {"defaults", "_target_", "_convert_", "_recursive_", "_partial_", "_args_"}
-NOT_BUILT = ("seed", "seeds", "run_dir")
+NOT_BUILT = ("seed", "seeds", "run_dir", "refit")
 NEEDED = {"tables": ["data.description=missing.yaml"], "sequence": ["data.path=missing.txt"]}
 NEEDED["event_log"] = ["data.folder=missing", "data.description=missing.yaml"]
 NEEDED |= {name: ["data.folder=missing"] for name in ("informfully", "retailrocket", "steam")}

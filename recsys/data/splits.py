@@ -5,7 +5,7 @@ R rows of the interactions, in canonical order.
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -38,8 +38,43 @@ class Split:
     """a user's events of later periods come after those of earlier ones; else histories are sets"""
 
     def known(self, period: int) -> np.ndarray:
-        """[R] bool, rows on which a system may be fitted that is asked in `period`."""
+        """[R] bool, rows on which a system may be fitted that is asked in `period`; asked in LATER is what is served.
+
+        Where no common cut begins LATER, its events are only those that no question could be asked of.
+        """
+        if period == LATER and self.cuts is None:
+            return np.ones(len(self.periods), dtype=bool)
         return self.periods <= (RANK if self.strict and period == TEST else period - 1)
+
+    def halves(self, dataset: Dataset) -> "tuple[Split, ...]":
+        """Two splits, of which the first asks in the first half of TEST and the second in the other half.
+
+        By time where there is a common one, else by users. Only this split where a half would have no request whose
+        whole horizon was watched.
+        """
+        times = dataset.interactions[TIMESTAMP].to_numpy()
+        test = self.periods == TEST
+        if self.cuts is None:
+            second = test & (_hashes(dataset.interactions[USER], "half") % 2 == 1)
+            parts = tuple(replace(self, periods=self._without(test & half)) for half in (second, ~second))
+        else:
+            parts = self._at(float(times[test][test.sum() // 2]), times)
+        usable = all(((one.periods == TEST) & one.watched(times, TEST)).any() for one in parts)
+        return parts if usable else (self,)
+
+    def _at(self, middle: float, times: np.ndarray) -> "tuple[Split, ...]":
+        """TEST cut at a time, which begins the second half."""
+        assert self.cuts is not None
+        test, (rank, validation, start, *end) = self.periods == TEST, self.cuts
+        earlier = np.where(test & (times < middle), VALIDATION, self.periods).astype(np.int8)
+        return (
+            replace(self, periods=self._without(test & (times >= middle)), cuts=(rank, validation, start, middle)),
+            replace(self, periods=earlier, cuts=(rank, validation, middle, *end)),
+        )
+
+    def _without(self, rows: np.ndarray) -> np.ndarray:
+        """The periods, with some rows [R] bool in LATER."""
+        return np.where(rows, LATER, self.periods).astype(np.int8)
 
     def end(self, period: int) -> float:
         """When a period is over, from RANK to TEST: that moment is not in it; infinite where nothing ends it."""

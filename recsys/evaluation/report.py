@@ -43,6 +43,8 @@ class Report:
     seeds: tuple[int, ...] = ()
     """all that were run; the row of a system of `ours` says over which it is the mean"""
     notes: tuple[str, ...] = ()
+    served: str = ""
+    """which fit the figures are of and which one is served, in one sentence; empty where nothing is served"""
     slices: Mapping[str, Rows] = field(default_factory=dict)
     objectives: Mapping[str, Measures] = field(default_factory=dict)
     """objective -> how right the probabilities of the candidates are, a mean over seeds and splits"""
@@ -66,6 +68,7 @@ class Report:
             "targets_sha256": self.targets_sha256,
             "users": self.users,
             "notes": list(self.notes),
+            "served": self.served,
             "seeds": list(self.seeds),
             "ours": list(_tested(self)),
             "rows": _plain(self.rows),
@@ -132,6 +135,8 @@ class Report:
         yield f"{self.users:,} users. {METHOD}"
         if len(self.seeds) > 1:
             yield f"±: standard deviation over seeds {', '.join(map(str, self.seeds))}, of which the value is the mean."
+        if self.served:
+            yield self.served
         yield f"targets {self.targets_sha256[:12]}"
         yield from self.notes
         for system, row in self.rows.items():

@@ -71,8 +71,11 @@ class Scoreboard:
         self.record(system, ranking, seed=0)
         self._knobs.setdefault(system, []).append(knobs)
 
-    def report(self, *, seconds: float, peak_memory_mib: float) -> Report:
-        """The figures of all that was recorded. ValueError when a system did not answer in every split."""
+    def report(self, *, seconds: float, peak_memory_mib: float, served: str = "") -> Report:
+        """The figures of all that was recorded; `served` as in a report.
+
+        ValueError when a system did not answer in every split.
+        """
         self._check_complete()
         names = [name for name in (EVERYTHING, *DEFINITIONS) if any(name in sheet.slices for sheet in self._sheets)]
         pools = {name: Pool(name=name, sheets=[one for one in self._sheets if name in one.slices]) for name in names}
@@ -91,6 +94,7 @@ class Scoreboard:
             objectives=mean(self._objectives),
             shown={system: shown.mean(parts) for system, parts in self._shown.items()},
             per_user={system: self._means(everything, system) for system in self._seeds},
+            served=served,
             seconds=seconds,
             peak_memory_mib=peak_memory_mib,
         )

@@ -3,12 +3,13 @@
 asked in VALIDATION   towers and sources fitted on what is known then; epochs, weights and decays are chosen here
 asked in RANK         the same on what is known then -> candidates for the requests that the ranker learns from;
                       early stopping and calibration of the ranker on VALIDATION, with the candidates of the line above
-asked in TEST         the same with the epochs and weights as chosen, on all that is known then: what is served
+asked in TEST         the same with the epochs and weights as chosen, on all that is known then: what is measured
+asked in LATER        the same on everything: what is served, where all is fitted again (`Run.refitted`)
 """
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +20,7 @@ from pytorch_lightning.loggers import Logger
 
 from recsys.candidates.merge import score_columns
 from recsys.candidates.sources import CandidateSources, Sources
-from recsys.data.splits import PERIODS, RANK, TEST, VALIDATION
+from recsys.data.splits import LATER, PERIODS, RANK, TEST, VALIDATION, Split
 from recsys.evaluation.moments import Moments
 from recsys.evaluation.questions import Questions
 from recsys.features.encode import Arrays, ItemTable, without_padding
@@ -33,7 +34,7 @@ from recsys.training.impressions import impression_examples
 from recsys.training.loop import Loop
 from recsys.training.prepare import Prepared
 from recsys.training.ranking import RankingTraining, TrainedRanker
-from recsys.training.ranking_examples import RankingExamples, RetrievalVersion, ranking_examples
+from recsys.training.ranking_examples import NoRequestsError, RankingExamples, RetrievalVersion, ranking_examples
 from recsys.training.retrieval import RetrievalExamples, RetrievalTraining
 from recsys.training.slates import shown_examples
 from recsys.training.watched import Watched
@@ -91,6 +92,8 @@ class TrainedCascade:
 
     retrieval: TrainedRetrieval
     ranking: TrainedRanker | None
+    asked: Mapping[int, TrainedRetrieval]
+    """period -> the retrieval whose candidates are asked for in it"""
 
     @property
     def spec(self) -> FeatureSpec:
@@ -116,9 +119,28 @@ class Run:
         self.say("towers that are asked in the validation period: epochs and weights are chosen")
         chosen = self._choose(self._retrieval(VALIDATION, epochs=None))
         self.say(f"chosen: {chosen.epochs} epochs, {chosen.retrieve.sources.chosen}")
-        served = self._served(chosen)
-        ranking = None if self.knobs.ranking is None else self._ranking(self.knobs.ranking, chosen, served.retrieve)
-        return TrainedCascade(retrieval=served, ranking=ranking)
+        asked = {VALIDATION: chosen, TEST: self._before_test(chosen)}
+        if self.knobs.ranking is None:
+            return TrainedCascade(retrieval=asked[TEST], ranking=None, asked=asked)
+        self.say("towers that are asked in the period that the ranker learns from")
+        asked[RANK] = self._as_chosen(RANK, chosen)
+        ranking = self._ranking(self.knobs.ranking, asked)
+        return TrainedCascade(retrieval=asked[TEST], ranking=ranking, asked=asked)
+
+    def refitted(self, measured: TrainedCascade) -> TrainedCascade:
+        """The same cascade fitted on everything, with what was chosen before: nothing is chosen or stopped here.
+
+        The ranker learns from RANK, VALIDATION and the first half of TEST, and is calibrated on the second half, which
+        is the newest that can be held out from it. Each of these periods is asked of the retrieval that was asked in it
+        before, so no candidate comes from towers that had seen its label, and the only towers to fit are those to serve.
+        """
+        self.say("towers that are served, on everything")
+        retrieval = self._as_chosen(LATER, measured.asked[VALIDATION])
+        ranking = None
+        if self.knobs.ranking is not None and measured.ranking is not None:
+            self.say("ranker that is served")
+            ranking = self._ranking_again(self.knobs.ranking, measured, retrieval.retrieve)
+        return TrainedCascade(retrieval=retrieval, ranking=ranking, asked=measured.asked)
 
     def _check(self, ranking: RankingTraining) -> None:
         """ConfigError for a ranker that could not be trained on this, before the towers are."""
@@ -126,11 +148,11 @@ class Run:
         if (logged := ranking.logged) is not None:
             logged.check(self.prepared.features, self.prepared.split)
 
-    def _served(self, chosen: TrainedRetrieval) -> TrainedRetrieval:
+    def _before_test(self, chosen: TrainedRetrieval) -> TrainedRetrieval:
         split = self.prepared.split
         if np.array_equal(split.known(TEST), split.known(VALIDATION)):
-            return chosen
-        self.say("towers that are served, on all that is known before the test")
+            return replace(chosen, period=TEST)
+        self.say("towers that are asked in the test period")
         return self._as_chosen(TEST, chosen)
 
     def _as_chosen(self, period: int, chosen: TrainedRetrieval) -> TrainedRetrieval:
@@ -189,56 +211,94 @@ class Run:
         )
         return replace(fitted, retrieve=replace(retrieve, sources=sources))
 
-    def _ranking(self, ranking: RankingTraining, chosen: TrainedRetrieval, served: Retrieve) -> TrainedRanker:
-        """The ranker reads requests as the served stage encodes them, whoever finds its candidates."""
-        self.say("towers that are asked in the period that the ranker learns from")
-        early = self._as_chosen(RANK, chosen)
+    def _ranking(self, ranking: RankingTraining, asked: Mapping[int, TrainedRetrieval]) -> TrainedRanker:
+        """The ranker reads requests as the stage asked in TEST encodes them, whoever finds its candidates."""
         self.say("ranker")
-        spec, items = served.spec, served.items
+        read, split = asked[TEST].retrieve, self.prepared.split
         examples = [
-            self._versioned(self._examples(ranking, fitted, spec, items, most), fitted)
-            for fitted, most in ((early, ranking.requests), (chosen, ranking.validation_requests))
+            self._examples(ranking, asked[period], split, read, most)
+            for period, most in ((RANK, ranking.requests), (VALIDATION, ranking.validation_requests))
         ]
-        trained = ranking.fit(
-            spec,
-            items,
-            *examples,
-            loop=self.knobs.loop,
-            folder=self.folder / "ranker",
-            seed=self.seed,
-            loggers=self.loggers,
-        )
-        if follows := told(tuple(spec.objectives), trained.ranker.parents):
+        trained = self._fit(ranking, read, *examples, folder="ranker")
+        if follows := told(tuple(read.spec.objectives), trained.ranker.parents):
             self.say(f"objectives learnt given another one: {follows}")
         return trained
 
-    def _examples(
+    def _ranking_again(self, ranking: RankingTraining, measured: TrainedCascade, served: Retrieve) -> TrainedRanker:
+        assert measured.ranking is not None
+        valid, *newest_first = self._newest_first(ranking, measured.asked, served)
+        train = RankingExamples.joined(newest_first[::-1])
+        return self._fit(ranking, served, train, valid, folder="ranker_served", epochs=measured.ranking.epochs)
+
+    def _newest_first(
+        self, ranking: RankingTraining, asked: Mapping[int, TrainedRetrieval], served: Retrieve
+    ) -> Iterator[RankingExamples]:
+        """Of the newest period with requests as many as calibration reads, then those that are learnt from."""
+        split = self.prepared.split
+        parts = [(RANK, split), (VALIDATION, split), *((TEST, half) for half in split.halves(self.prepared.dataset))]
+        calibrating, left = True, ranking.requests
+        for period, part in reversed(parts):
+            most = ranking.validation_requests if calibrating else left
+            try:
+                examples = self._examples(ranking, asked[period], part, served, most)
+            except NoRequestsError:
+                continue
+            yield examples
+            left -= 0 if calibrating else len(examples)
+            calibrating = False
+            if not left:
+                return
+
+    def _fit(
         self,
         ranking: RankingTraining,
-        fitted: TrainedRetrieval,
-        spec: FeatureSpec,
-        items: ItemTable,
-        most: int,
-    ) -> RankingExamples:
-        """At most so many requests of the period in which this retrieval is asked."""
-        retrieve, period = fitted.retrieve, fitted.period
-        logged, inside = ranking.logged, self.prepared.split.periods == period
-        if logged is not None and logged.impressions:
-            weighed = logged.propensity is not None
-            return impression_examples(retrieve, self.prepared, spec, items, period, weighed=weighed, most=most)
-        if logged is not None:
-            return shown_examples(retrieve, self.prepared, spec, items, inside, logged, most=most)
-        replay, split = self.prepared.replay, self.prepared.split
-        moments = Moments.of(replay, split, period, per_user=ranking.requests_per_user, most=most)
-        return ranking_examples(retrieve, spec, items, moments, dense=ranking.dense_candidates)
+        read: Retrieve,
+        train: RankingExamples,
+        valid: RankingExamples,
+        *,
+        folder: str,
+        epochs: int | None = None,
+    ) -> TrainedRanker:
+        return ranking.fit(
+            read.spec,
+            read.items,
+            train,
+            valid,
+            loop=self.knobs.loop,
+            folder=self.folder / folder,
+            seed=self.seed,
+            loggers=self.loggers,
+            epochs=epochs,
+        )
 
-    def _versioned(self, examples: RankingExamples, fitted: TrainedRetrieval) -> RankingExamples:
+    def _examples(
+        self, ranking: RankingTraining, fitted: TrainedRetrieval, split: Split, read: Retrieve, most: int
+    ) -> RankingExamples:
+        """At most so many requests of the period in which a retrieval is asked, as `read` encodes them.
+
+        NoRequestsError where there are none.
+        """
+        examples = self._requests(ranking, fitted, split, read, most)
         for name in examples.never_reached(tuple(self.prepared.dataset.description.objectives)):
             self.say(
                 f"{PERIODS[fitted.period]}: none of the candidates of {len(examples):,} requests came to {name!r}, so nothing "
                 "is learnt of it; a longer period of protocol, a longer horizon or better candidates would help"
             )
-        return replace(examples, retrieval=fitted.version)
+        return replace(examples, retrievals=(fitted.version,))
+
+    def _requests(
+        self, ranking: RankingTraining, fitted: TrainedRetrieval, split: Split, read: Retrieve, most: int
+    ) -> RankingExamples:
+        retrieve, period, prepared = fitted.retrieve, fitted.period, replace(self.prepared, split=split)
+        logged, spec, items = ranking.logged, read.spec, read.items
+        if logged is not None and logged.impressions:
+            weighed = logged.propensity is not None
+            return impression_examples(retrieve, prepared, spec, items, period, weighed=weighed, most=most)
+        if logged is not None:
+            inside = split.periods == period
+            return shown_examples(retrieve, prepared, spec, items, inside, logged, most=most)
+        moments = Moments.of(prepared.replay, split, period, per_user=ranking.requests_per_user, most=most)
+        return ranking_examples(retrieve, spec, items, moments, dense=ranking.dense_candidates)
 
 
 def eager_user_tower(towers: TowerEnsemble) -> Callable[[Arrays], np.ndarray]:

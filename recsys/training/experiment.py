@@ -39,6 +39,7 @@ from recsys.training.ranking import RankingTraining
 from recsys.training.save import save_cascade
 from recsys.training.tracking import Tracking
 
+MEASURED = "what is served is what the figures are of"
 JUDGED = 5_000
 """requests of a test period, at most, on which probabilities are judged"""
 
@@ -60,6 +61,8 @@ class Experiment:
     tracking: Tracking
     seeds: tuple[int, ...]
     """one cascade each, the first one is served"""
+    refit: bool
+    """what is served is fitted again on everything; else it is what the figures are of"""
 
     def run(self, folder: Path, config: dict[str, Any], say: Callable[[str], None]) -> tuple[Report, Bundle]:
         """Every split with every seed; leaves data/, metrics.json, metrics.png and the cascade to serve as bundle/."""
@@ -124,24 +127,35 @@ class Experiment:
                 cascade = run.cascade()
                 say("graphs and evaluation")
                 served = split is splits[-1] and seed == self.seeds[0]
-                with self._draft(folder, cascade, served) as draft:
-                    save_cascade(
-                        draft, cascade, prepared, policy=self.policy, rules=self.rules, config=config, seed=seed
-                    )
+                with self._draft(folder, cascade, run, config, served and not self.refit) as draft:
                     self._measure(draft, test, board, seed)
-                    if served:
-                        report = board.report(seconds=time.perf_counter() - started, peak_memory_mib=_peak_memory_mib())
-                        report.save(folder)
-                        shutil.copy(folder / "metrics.json", draft.path)
+                    if served and not self.refit:
+                        return self._reported(board, folder, started, MEASURED, draft)
+        say("figures are in; what is served is fitted again on everything")
+        cascade = run.refitted(cascade)
+        with self._draft(folder, cascade, run, config, True) as draft:
+            return self._reported(board, folder, started, _refitted(cascade), draft)
+
+    def _reported(self, board: Scoreboard, folder: Path, started: float, served: str, draft: Bundle) -> Report:
+        """The figures, in the run directory and in the bundle that is served."""
+        seconds = time.perf_counter() - started
+        report = board.report(seconds=seconds, peak_memory_mib=_peak_memory_mib(), served=served)
+        report.save(folder)
+        shutil.copy(folder / "metrics.json", draft.path)
         return report
 
     @contextmanager
-    def _draft(self, folder: Path, cascade: TrainedCascade, served: bool) -> Iterator[Bundle]:
+    def _draft(
+        self, folder: Path, cascade: TrainedCascade, run: Run, config: dict[str, Any], served: bool
+    ) -> Iterator[Bundle]:
         """A bundle to be measured as it would be served, from its own files; it is kept if it is the one to be served."""
         with (
             TemporaryDirectory(dir=folder) as beside,
             write_bundle((folder if served else Path(beside)) / "bundle", cascade.spec.fingerprint) as draft,
         ):
+            save_cascade(
+                draft, cascade, run.prepared, policy=self.policy, rules=self.rules, config=config, seed=run.seed
+            )
             yield draft
 
     def _measure(self, draft: Bundle, test: Questions, board: Scoreboard, seed: int) -> None:
@@ -190,9 +204,22 @@ class Experiment:
         return {"ranker": plain, "pipeline": stages[-1]}
 
 
+UNCLAIMED = ("run_dir", "logger", "refit")
+"""what changes no checkpoint"""
+
+
+def _refitted(cascade: TrainedCascade) -> str:
+    """Which fit the figures are of, and which one is served."""
+    known = int(cascade.retrieval.known.sum())
+    return (
+        f"figures are of the fit before the test period; served is the same cascade, fitted again on all {known:,} events "
+        "with what was chosen for it"
+    )
+
+
 def claim(checkpoints: Path, config: dict[str, Any]) -> None:
     """Let only the configuration (and the data) that began these checkpoints go on from them; ConfigError else."""
-    wanted = _settings({key: value for key, value in config.items() if key not in ("run_dir", "logger")})
+    wanted = _settings({key: value for key, value in config.items() if key not in UNCLAIMED})
     wanted.pop("trainer.progress", None)
     file = checkpoints / "config.json"
     if not any(checkpoints.glob("*/*/*.*")):

@@ -15,7 +15,7 @@ from recsys.features.encode import Arrays, ItemTable
 from recsys.features.spec import FeatureSpec
 from recsys.stages import Retrieve
 from recsys.training.prepare import Prepared
-from recsys.training.ranking_examples import RankingExamples, asked, in_batches
+from recsys.training.ranking_examples import NoRequestsError, RankingExamples, asked, in_batches
 from recsys.training.slates import inverse_weights, offered, said_of
 
 LABELS = "labels"
@@ -34,8 +34,8 @@ def impression_examples(
     """What was shown and answered within a period, of `most` requests at most, with what retrieval says of it now.
 
     The history is the one that was known when the query was asked, as it was logged; a query that was answered by less
-    than the whole cascade counts as well. weighed: by the inverse of the chance to be shown. DataError where nothing was
-    shown, or a chance is none.
+    than the whole cascade counts as well. weighed: by the inverse of the chance to be shown. NoRequestsError where nothing
+    was shown, DataError where a chance is none.
     """
     shown = _inside(prepared, period)
     request = shown["request"].rle_id().to_numpy()
@@ -87,12 +87,12 @@ def _inside(prepared: Prepared, period: int) -> pl.DataFrame:
             f"{name}: nobody logged what was shown, or nothing that came of it is known yet (data.wait_s); "
             "take data=event_log, or leave ranking.shown out"
         )
-    start, end = cuts[period - 1 : period + 1]
+    start, end = cuts[period - 1], prepared.split.end(period)
     begun = pl.col(TIMESTAMP).is_between(start, end, closed="left")
     inside = shown.filter(begun & (pl.col("known_at") <= end))
     if not inside.height:
         times = shown[TIMESTAMP].to_numpy()
-        raise DataError(
+        raise NoRequestsError(
             f"{name}: nothing was shown and answered in the period {PERIODS[period]}, from {start:.0f} to {end:.0f}, but from "
             f"{times.min():.0f} to {times.max():.0f}; take data.history=false or other shares of protocol"
         )

@@ -132,8 +132,9 @@ class TrainedRanker:
     calibrator: Calibrator
     posterior: LastLayerPosterior
     outcomes: Outcomes
-    learnt_from: RetrievalVersion | None
-    calibrated_on: RetrievalVersion | None
+    learnt_from: tuple[RetrievalVersion, ...]
+    calibrated_on: tuple[RetrievalVersion, ...]
+    epochs: int
 
     def probabilities(self, items: ItemTable, examples: RankingExamples) -> np.ndarray:
         """[B, C, T] float32, calibrated."""
@@ -252,8 +253,12 @@ class RankingTraining(Fitting):
         folder: Path,
         seed: int,
         loggers: list[Logger],
+        epochs: int | None = None,
     ) -> "TrainedRanker":
-        """Train on `train`; stop early and calibrate on `valid`, which lies later. The modules come back on the CPU."""
+        """Train on `train` and calibrate on `valid`, which lies later: for `epochs`, or as long as it gets better on `valid`.
+
+        The modules come back on the CPU.
+        """
         self.check(spec.objectives, loop)
         pl.seed_everything(seed, verbose=False)
         target = list(spec.objectives).index(spec.target)
@@ -263,14 +268,14 @@ class RankingTraining(Fitting):
         balance = balance_of(self.balance, tuple(spec.objectives))
         task = RankingTask(ranker, items, target, self, steps=self.epochs * len(batches), balance=balance)
         task.hold(train, valid)
-        loop.fit(
+        epochs = loop.fit(
             task,
             train=batches,
-            valid=index_batches(1, 1, seed),
+            valid=index_batches(1, 1, seed) if epochs is None else None,
             folder=folder,
-            epochs=self.epochs,
+            epochs=epochs or self.epochs,
             patience=self.patience,
-            monitor=WATCHED[self.watch],
+            monitor=WATCHED[self.watch] if epochs is None else None,
             loggers=loggers,
         )
         task = task.cpu().eval()
@@ -284,8 +289,9 @@ class RankingTraining(Fitting):
             calibrator=calibrator,
             posterior=posterior,
             outcomes=outcomes,
-            learnt_from=train.retrieval,
-            calibrated_on=valid.retrieval,
+            learnt_from=train.retrievals,
+            calibrated_on=valid.retrievals,
+            epochs=epochs,
         )
 
 

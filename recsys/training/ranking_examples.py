@@ -11,11 +11,17 @@ import torch
 from torch import Tensor
 
 from recsys.contracts import PAD, Query
+from recsys.errors import DataError
 from recsys.evaluation.moments import Moments
 from recsys.evaluation.threads import in_threads
 from recsys.features.encode import Arrays, ItemTable, encode_queries
 from recsys.features.spec import FeatureSpec
 from recsys.stages import Retrieve
+
+
+class NoRequestsError(DataError):
+    """A period holds nothing that the ranker could read."""
+
 
 THINNED = 8
 """candidates behind the first ones of which one is learnt from"""
@@ -51,8 +57,8 @@ class RankingExamples:
     """[B, C] int64, places from 0 of what was shown; None for what was only retrieved"""
     weights: np.ndarray | None = None
     """[B, C] float32, how much a candidate counts in the likelihood, about 1; None counts all alike"""
-    retrieval: RetrievalVersion | None = None
-    """None where the scores, if any, are not those of a retrieval"""
+    retrievals: tuple[RetrievalVersion, ...] = ()
+    """that wrote the scores; none where they, if any, are not those of a retrieval"""
 
     def __len__(self) -> int:
         return len(self.candidate_rows)
@@ -66,13 +72,36 @@ class RankingExamples:
             labels=self.labels[places],
             positions=None if self.positions is None else self.positions[places],
             weights=None if self.weights is None else self.weights[places],
-            retrieval=self.retrieval,
+            retrievals=self.retrievals,
+        )
+
+    @staticmethod
+    def joined(parts: "Sequence[RankingExamples]") -> "RankingExamples":
+        """All requests of parts that were encoded by one spec; the fewer candidates are padded."""
+        longest = max(one.candidate_rows.shape[1] for one in parts)
+
+        def column(name: str, filling: float) -> np.ndarray | None:
+            arrays = [getattr(one, name) for one in parts]
+            return None if arrays[0] is None else np.concatenate([_widened(one, longest, filling) for one in arrays])
+
+        fillings = {"candidate_rows": PAD, "candidate_scores": 0, "labels": np.nan, "positions": 0, "weights": 0}
+        return RankingExamples(
+            request={name: np.concatenate([one.request[name] for one in parts]) for name in parts[0].request},
+            retrievals=tuple(version for one in parts for version in one.retrievals),
+            **{name: column(name, filling) for name, filling in fillings.items()},  # type: ignore[arg-type]
         )
 
     def never_reached(self, objectives: Sequence[str]) -> list[str]:
         """Those of T objectives that no candidate came to."""
         reached = (self.labels[self.candidate_rows != PAD] > 0).any(axis=0)
         return [name for name, once in zip(objectives, reached, strict=True) if not once]
+
+
+def _widened(array: np.ndarray, length: int, filling: float) -> np.ndarray:
+    """[B, C, ...] -> [B, length, ...]"""
+    widths = [(0, 0)] * array.ndim
+    widths[1] = (0, length - array.shape[1])
+    return np.pad(array, widths, constant_values=filling)
 
 
 def ranking_examples(
@@ -86,8 +115,12 @@ def ranking_examples(
     """Ask retrieval at moments of the log and label its candidates by what came of them.
 
     Retrieval must have been fitted on earlier periods only; the requests are encoded by the ranker's own spec.
-    dense: as in `learnt_places`
+    dense: as in `learnt_places`. NoRequestsError without moments.
     """
+    if not len(moments):
+        raise NoRequestsError(
+            "no request of a period is followed by the whole horizon; give a shorter protocol.horizon_days"
+        )
     kept = learnt_places(retrieve.sources.total, dense)
 
     def part(batch: np.ndarray) -> Arrays:

@@ -19,6 +19,7 @@ from recsys.stages import POPULARITY, RANKER, ranker_inputs
 from recsys.training.cascade import TrainedCascade
 from recsys.training.prepare import Prepared
 from recsys.user_seed import USER_SEED, user_seed
+from recsys.training.ranking_examples import RetrievalVersion
 
 PACKAGES = ("torch", "pytorch-lightning", "faiss-cpu", "onnxruntime", "numpy", "polars")
 
@@ -87,17 +88,22 @@ def _versions(cascade: TrainedCascade) -> dict[str, Any]:
     """Which retrieval is served, and which ones made the columns that the ranker learnt from and was calibrated on."""
     served, ranking = cascade.retrieval.version, cascade.ranking
     learnt = {} if ranking is None else {"learnt_from": ranking.learnt_from, "calibrated_on": ranking.calibrated_on}
-    versions = {"served": served, **{use: one for use, one in learnt.items() if one is not None}}
     return {
         "columns": served.columns,
-        **{use: {"before": one.before, "fingerprint": one.fingerprint} for use, one in versions.items()},
+        "served": _version(served),
+        **{use: [_version(one) for one in versions] for use, versions in learnt.items()},
     }
+
+
+def _version(one: RetrievalVersion) -> dict[str, str]:
+    return {"before": one.before, "fingerprint": one.fingerprint}
 
 
 def _lineage(prepared: Prepared, cascade: TrainedCascade, seed: int) -> dict[str, Any]:
     dataset, split = prepared.dataset, prepared.split
     return {
         "dataset": {"name": dataset.name, "sha256": dataset.hash(), "events": dataset.num_events},
+        "fitted_on_events": int(cascade.retrieval.known.sum()),
         "split": {"name": split.name, "cuts": split.cuts and list(split.cuts)},
         "targets_sha256": split.targets_sha256(dataset),
         "index_recall": cascade.retrieval.index_recall,

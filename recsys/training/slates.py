@@ -20,7 +20,7 @@ from recsys.features.spec import FeatureSpec
 from recsys.stages import Retrieve
 from recsys.training.examples import encode_log, encode_users, sequences
 from recsys.training.prepare import Prepared
-from recsys.training.ranking_examples import RankingExamples, asked, in_batches
+from recsys.training.ranking_examples import NoRequestsError, RankingExamples, asked, in_batches
 from recsys.training.shown import Shown
 
 MOST = 10.0
@@ -41,10 +41,10 @@ class Slates:
 
     @staticmethod
     def of(prepared: Prepared, period: np.ndarray) -> "Slates":
-        """Of the rows in `period` [R] bool, ascending by first row; DataError where there is none."""
+        """Of the rows in `period` [R] bool, ascending by first row; NoRequestsError where there is none."""
         rows = np.flatnonzero(period)
         if not len(rows):
-            raise DataError(f"{prepared.dataset.name}: a period of the split holds no event; give more events")
+            raise NoRequestsError(f"{prepared.dataset.name}: a period of the split holds no event; give more events")
         return Slates._grouped(rows, prepared.replay.users[rows], prepared.replay.timestamps[rows])
 
     @staticmethod
@@ -92,10 +92,13 @@ def shown_examples(
 
 
 def offered(logged: RankingExamples, said: Arrays, name: str) -> RankingExamples:
-    """What was shown and retrieval offers, with what it says of it; DataError where that is nothing. said: of `said_of`"""
+    """What was shown and retrieval offers, with what it says of it; NoRequestsError where that is nothing.
+
+    said: of `said_of`
+    """
     found = said["found"]
     if not found.any():
-        raise DataError(
+        raise NoRequestsError(
             f"{name}: retrieval offers nothing of what was shown; "
             "leave ranking.shown out, so that the ranker learns from what is retrieved"
         )
