@@ -18,8 +18,8 @@ from recsys.policy.rules import RuleSet
 from recsys.stages import POPULARITY, RANKER, ranker_inputs
 from recsys.training.cascade import TrainedCascade
 from recsys.training.prepare import Prepared
-from recsys.user_seed import USER_SEED, user_seed
 from recsys.training.ranking_examples import RetrievalVersion
+from recsys.user_seed import USER_SEED, user_seed
 
 PACKAGES = ("torch", "pytorch-lightning", "faiss-cpu", "onnxruntime", "numpy", "polars")
 
