@@ -21,15 +21,15 @@ PAD = -1
 class Event:
     """One meeting of a user and an item, as logged.
 
-    `actions` maps action columns to values ({"rating": 4.0}); objectives are expressions over them, so that a
-    caller needs no knowledge of the model. The last five fields are known only for what we served ourselves.
+    `actions` maps action columns to numbers or words ({"rating": 4.0, "kind": "view"}); objectives are expressions over
+    them, so that a caller needs no knowledge of the model. The last five fields are known only for what we served ourselves.
     """
 
     user: str
     item: str
     timestamp: float
     """unix seconds, UTC"""
-    actions: Mapping[str, float] = field(default_factory=dict)
+    actions: Mapping[str, float | str] = field(default_factory=dict)
     context: Mapping[str, Any] = field(default_factory=dict)
     request_id: str | None = None
     position: int | None = None
@@ -205,7 +205,7 @@ def _event(document: Any, name: str, user: str) -> Event:
             "user": _text(name, "user", fields.get("user", user)),
             "item": _text(name, "item", fields.get("item")),
             "timestamp": _number(name, "timestamp", fields.get("timestamp")),
-            "actions": _numbers(name, "actions", fields.get("actions", {})),
+            "actions": _actions(name, fields.get("actions", {})),
             "context": _object(name, fields.get("context", {}), "context"),
         }
     )
@@ -251,6 +251,15 @@ def _numbers(name: str, part: str, value: Any) -> Mapping[str, float]:
     if all(type(one) is float and abs(one) <= sys.float_info.max for one in figures.values()):
         return dict(figures)
     return {key: _number(name, f"{part}.{key}", one) for key, one in figures.items()}
+
+
+def _actions(name: str, value: Any) -> Mapping[str, float | str]:
+    actions = _object(name, value, "actions")
+    if any(isinstance(one, str) for one in actions.values()):
+        return {
+            key: one if isinstance(one, str) else _number(name, f"actions.{key}", one) for key, one in actions.items()
+        }
+    return _numbers(name, "actions", actions)
 
 
 def _count(name: str, part: str, value: Any) -> int:

@@ -8,6 +8,9 @@
 A text is parsed by Python's own parser, checked node by node against an allow-list, type-checked, and compiled to
 nested partials over numpy columns: nothing is ever evaluated as code, and a compiled expression can be pickled.
 
+where(c, x) is the number x in rows in which c holds, and 0 elsewhere. In objectives, count(c) is the number of rows of a
+group (events of one user with one item within the horizon) in which c holds; a row alone is a group of its own.
+
 Types: number (NaN is missing), category (a string, None is missing), categories (a tuple of strings, empty is missing),
 boolean. A comparison with something missing is false, `!=` and `not in` included. Arithmetic is float64; a result
 that is not finite (division by zero, root of a negative number, overflow) is missing.
@@ -31,6 +34,11 @@ MAX_LENGTH = 2_000
 MAX_DEPTH = 50
 """nested operations"""
 
+ACTION_TYPES: Mapping[str, str] = {"number": "number", "word": "category"}
+"""kind of an action -> its type in an expression"""
+GROUPS = " groups"
+"""key of columns, which no text can name: number of the group of each row, [R] int, over which `count` adds up"""
+
 Columns = Mapping[str, np.ndarray]
 Evaluate = Callable[[Columns], Any]
 Test = Callable[[Any, Any], Any]
@@ -49,6 +57,12 @@ class Expression:
     type: str
     _evaluate: Evaluate = field(repr=False, compare=False)
     _required: frozenset[str] = field(repr=False, compare=False)
+    _conditional: tuple[tuple[Evaluate, frozenset[str]], ...] = field(repr=False, compare=False)
+    """where the first holds, the others are required"""
+    words: frozenset[str] = frozenset()
+    """strings that it compares with"""
+    counts: bool = False
+    """it reads more than one row of a group"""
 
     def __call__(self, columns: Columns) -> np.ndarray:
         """Evaluate over columns of one shape (or shapes that broadcast): float64 for a number, bool for a boolean.
@@ -74,6 +88,9 @@ class Expression:
         missing = ~np.isfinite(values)
         for name in self._required:
             missing = missing | np.isnan(_number_column(name, columns))
+        for condition, names in self._conditional:
+            absent = [np.isnan(_number_column(name, columns)) for name in names]
+            missing = missing | condition(columns) & np.logical_or.reduce(absent)
         return np.where(missing, np.float32(np.nan), values)
 
 
@@ -84,7 +101,7 @@ def compile_expression(text: str, types: Mapping[str, str], *, where: str, wante
     ("objectives.like"). wanted: "number", "boolean" or "label" (either of the two). ConfigError says what is wrong and in
     which column.
     """
-    compiler = _Compiler(text=text, types=types, where=where)
+    compiler = _Compiler(text=text, types=types, where=where, grouped=wanted == "label")
     tree = compiler.parse()
     typed = compiler.typed(tree)
     if typed.type not in _WANTED[wanted]:
@@ -92,10 +109,13 @@ def compile_expression(text: str, types: Mapping[str, str], *, where: str, wante
         raise compiler.refused(tree, f"this gives {_ARTICLES[typed.type]}; write one that gives {expected}")
     return Expression(
         text=text,
-        names=frozenset(compiler.names),
+        names=frozenset(compiler.names | compiler.inner),
         type=typed.type,
         _evaluate=typed.evaluate,
-        _required=frozenset(name for name in compiler.names - compiler.asked if types.get(name) == "number"),
+        _required=compiler.numbers(compiler.names),
+        _conditional=tuple((holds, compiler.numbers(names)) for holds, names in compiler.conditional),
+        words=frozenset(compiler.words),
+        counts=compiler.counts,
     )
 
 
@@ -130,6 +150,17 @@ class _Compiler:
     names: set[str] = field(default_factory=set)
     asked: set[str] = field(default_factory=set)
     """names whose absence the text asks for by missing(name)"""
+    inner: set[str] = field(default_factory=set)
+    """names that are read only where a condition holds"""
+    conditional: list[tuple[Evaluate, set[str]]] = field(default_factory=list)
+    words: set[str] = field(default_factory=set)
+    grouped: bool = False
+    """rows have groups, over which can be counted"""
+    counts: bool = False
+
+    def numbers(self, names: set[str]) -> frozenset[str]:
+        """Those of the names that are numbers whose absence the text does not ask for."""
+        return frozenset(name for name in names - self.asked if self.types.get(name) == "number")
 
     def parse(self) -> ast.expr:
         if not isinstance(self.text, str):
@@ -189,6 +220,7 @@ class _Compiler:
         if isinstance(value, bool):
             return _Typed("boolean", functools.partial(_value, np.asarray(value)))
         if isinstance(value, str):
+            self.words.add(value)
             return _Typed("category", functools.partial(_value, np.asarray(value, dtype=object)))
         if isinstance(value, int | float) and abs(value) <= sys.float_info.max:
             return _Typed("number", functools.partial(_value, np.asarray(float(value))))
@@ -260,10 +292,30 @@ class _Compiler:
             raise self.refused(node, f"{name} takes {_NUM_ARGUMENTS[name]} argument(s), here are {len(arguments)}")
         if name == "missing":
             return self._missing(arguments[0])
+        if name == "where":
+            return self._where(arguments[0], arguments[1])
+        if name == "count":
+            return self._count(node, arguments[0])
         if name == "contains":
             operands = [self._operand(arguments[0], "categories"), self._operand(arguments[1], "category")]
             return _Typed("boolean", functools.partial(_apply, _contains, operands))
         return self._arithmetic(_FUNCTIONS[name], arguments)
+
+    def _where(self, condition: ast.expr, value: ast.expr) -> _Typed:
+        holds, outer = self._operand(condition, "boolean"), self.names
+        self.names = set()
+        number = self._operand(value, "number")
+        if self.names:
+            self.conditional.append((holds, self.names))
+        self.inner |= self.names
+        self.names = outer
+        return _Typed("number", functools.partial(_apply, _only, [holds, number]))
+
+    def _count(self, node: ast.expr, condition: ast.expr) -> _Typed:
+        if not self.grouped:
+            raise self.refused(node, "only objectives count events; compare columns of one row here")
+        self.counts = True
+        return _Typed("number", functools.partial(_counted, self._operand(condition, "boolean")))
 
     def _missing(self, node: ast.expr) -> _Typed:
         if isinstance(node, ast.Name):
@@ -355,6 +407,18 @@ def _differ_numbers(left: Any, right: Any) -> Any:
     return np.not_equal(left, right) & ~np.isnan(left) & ~np.isnan(right)
 
 
+def _only(condition: Any, values: Any) -> Any:
+    return np.where(condition, values, 0.0)
+
+
+def _counted(condition: Evaluate, columns: Columns) -> Any:
+    reached = np.asarray(condition(columns), dtype=np.float64)
+    if GROUPS not in columns:
+        return reached
+    groups = columns[GROUPS]
+    return np.bincount(groups, np.broadcast_to(reached, groups.shape))[groups]
+
+
 def _contains(rows: np.ndarray, values: np.ndarray) -> np.ndarray:
     return np.asarray(np.frompyfunc(lambda row, value: bool(row) and value in row, 2, 1)(rows, values), dtype=bool)
 
@@ -384,4 +448,10 @@ _FUNCTIONS: dict[str, np.ufunc] = {
     "min": np.minimum,
     "max": np.maximum,
 }
-_NUM_ARGUMENTS = {"contains": 2, "missing": 1, **{name: function.nin for name, function in _FUNCTIONS.items()}}
+_NUM_ARGUMENTS = {
+    "contains": 2,
+    "missing": 1,
+    "where": 2,
+    "count": 1,
+    **{name: function.nin for name, function in _FUNCTIONS.items()},
+}

@@ -167,7 +167,7 @@ def in_folder(file, folders):
 @pytest.mark.parametrize("file", ALL, ids=relative)
 def test_size_names_and_absolute_imports(file):
     source = file.read_text(encoding="utf-8")
-    assert len(source.splitlines()) <= 400
+    assert len(source.splitlines()) <= 600
     assert not {"utils", "helpers", "common", "misc"} & {Path(part).stem for part in file.relative_to(ROOT).parts}
     assert not [name for name in imports(source) if name.startswith(".")]
 

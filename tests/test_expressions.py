@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.errors import ConfigError, DataError
-from recsys.expressions import MAX_LENGTH, Expression, compile_expression, suggestion
+from recsys.expressions import GROUPS, MAX_LENGTH, Expression, compile_expression, suggestion
 
 TYPES = {"x": "number", "y": "number", "genre": "category", "genres": "categories", "flag": "boolean", "title": "text"}
 NAN = math.nan
@@ -134,6 +134,19 @@ BOOLEAN = st.recursive(
 )
 
 
+def test_events_of_a_group_are_counted_together():
+    groups = COLUMNS | {GROUPS: np.array([0, 1, 1, 1, 0])}
+    assert compiled("count(genre == 'b')").labels(groups).tolist() == [0, 2, 2, 2, 0]
+    assert compiled("count(genre == 'b') >= 2").labels(groups).tolist() == [0, 1, 1, 1, 0]
+    assert compiled("flag and count(true) == 2").labels(groups).tolist() == [1, 0, 0, 0, 1]
+    assert compiled("count(true)").counts
+    assert not compiled("where(true, 1)").counts
+    assert compiled("genre in ('b', 'x') and genre != 'c'").words == {"b", "x", "c"}
+    assert compiled("where(genre == 'a', x)").names == {"genre", "x"}
+    with pytest.raises(ConfigError, match="only objectives count events"):
+        compiled("count(flag)", wanted="number")
+
+
 @settings(max_examples=300, deadline=None)
 @given(BOOLEAN | NUMBER)
 def test_equals_the_row_by_row_interpreter(text):
@@ -169,6 +182,13 @@ def test_labels_are_missing_where_a_number_they_read_is(text):
         ("x * x", [16, NAN, 6.25, 0, NAN]),
         ("x", [4, NAN, -2.5, 0, NAN]),
         ("genre == 'a'", [1, 0, 0, 0, 0]),
+        ("where(genre == 'b', y)", [0, 0, NAN, -1, 0]),
+        ("where(genre == 'b', y) < 0", [0, 0, NAN, 1, 0]),
+        ("where(x > 1, y) > 1", [0, NAN, 0, 0, 1]),
+        ("where(genre == 'b', 2) + x", [4, NAN, -0.5, 2, NAN]),
+        ("where(flag, where(genre == 'a', y)) == 0", [1, 1, 1, 1, 1]),
+        ("count(genre == 'b')", [0, 0, 1, 1, 0]),
+        ("count(genre == 'b') >= 2", [0, 0, 0, 0, 0]),
     ],
 )
 def test_labels_known_answers(text, want):

@@ -19,6 +19,7 @@ import yaml
 from recsys.data.description import ITEM, ORDERS, TIMESTAMP, USER, Description
 
 DTYPES: dict[str, Any] = {
+    "word": pl.String,
     "category": pl.String,
     "text": pl.String,
     "categories": pl.List(pl.String),
@@ -35,7 +36,7 @@ class Dataset:
 
     name: str
     interactions: pl.DataFrame
-    """[R] user, item: String; timestamp: Float64, unix seconds UTC; actions: Float64; context columns by kind"""
+    """[R] user, item: String; timestamp: Float64, unix seconds UTC; actions: Float64 or String; context columns by kind"""
     items: pl.DataFrame
     """[N] item: String and the columns by kind, one row for every known item, by crc32 of item"""
     users: pl.DataFrame
@@ -63,11 +64,11 @@ class Dataset:
 
     def labels(self) -> np.ndarray:
         """[R, T] float32, one column an objective; NaN where the label is missing."""
-        actions = {name: _floats(self.interactions[name]) for name in self.description.actions}
-        labels = np.empty((self.num_events, len(self.description.objectives)), np.float32)
-        for column, expression in enumerate(self.description.expressions().values()):
-            labels[:, column] = expression.labels(actions)
-        return labels
+        return self.description.labels(self.actions(), self.num_events)
+
+    def actions(self) -> dict[str, np.ndarray]:
+        """The actions [R] as expressions read them."""
+        return action_columns(self.interactions, self.description)
 
     def positives(self) -> np.ndarray:
         """[R] bool, events whose target label is above zero; a missing label is no positive."""
@@ -80,7 +81,8 @@ class Dataset:
             digest.update(_text_bytes(self.interactions[column]))
         for column in (TIMESTAMP, *self.description.actions):
             digest.update(column.encode() + b"\0")
-            digest.update(_float_bytes(self.interactions[column]))
+            values = self.interactions[column]
+            digest.update(_text_bytes(values) if values.dtype == pl.String else _float_bytes(values))
         return digest.hexdigest()
 
     def save(self, folder: str | Path) -> None:
@@ -137,10 +139,9 @@ def _schema(description: Description) -> dict[str, dict[str, Any]]:
     def columns(kinds: Mapping[str, str]) -> dict[str, Any]:
         return {column: DTYPES[kind] for column, kind in kinds.items()}
 
-    actions = dict.fromkeys(description.actions, pl.Float64)
     return {
         "interactions": {USER: pl.String, ITEM: pl.String, TIMESTAMP: pl.Float64}
-        | actions
+        | columns(description.actions)
         | columns(description.context),
         "items": {ITEM: pl.String} | columns(description.items),
         "users": {USER: pl.String} | columns(description.users),
@@ -166,6 +167,12 @@ def _notes(description: Description, num_duplicates: int) -> tuple[str, ...]:
     return tuple(notes)
 
 
+def action_columns(events: pl.DataFrame, description: Description) -> dict[str, np.ndarray]:
+    """The actions [R] of events, as expressions read them: NaN or None where missing."""
+    return {name: _floats(events[name]) if kind == "number" else np.array(events[name].to_list(), dtype=object)
+            for name, kind in description.actions.items()}  # fmt: skip
+
+
 def _floats(column: pl.Series) -> np.ndarray:
     return column.fill_null(float("nan")).to_numpy()
 
@@ -177,8 +184,9 @@ def _float_bytes(column: pl.Series) -> bytes:
 
 
 def _text_bytes(column: pl.Series) -> bytes:
-    texts = [text.encode() for text in column]
-    return np.array([len(text) for text in texts], "<i8").tobytes() + b"".join(texts)
+    texts = [None if text is None else text.encode() for text in column]
+    lengths = [-1 if text is None else len(text) for text in texts]
+    return np.array(lengths, "<i8").tobytes() + b"".join(filter(None, texts))
 
 
 def _tables_document(dataset: Dataset) -> dict[str, Any]:
@@ -188,7 +196,7 @@ def _tables_document(dataset: Dataset) -> dict[str, Any]:
         "name": dataset.name,
         "interactions": {"file": "interactions.parquet", "user": USER, "item": ITEM}
         | time
-        | {"actions": dict.fromkeys(described.actions, "number"), "context": dict(described.context)},
+        | {"actions": dict(described.actions), "context": dict(described.context)},
         "items": {"file": "items.parquet", "item": ITEM, "columns": dict(described.items)},
         "users": {"file": "users.parquet", "user": USER, "columns": dict(described.users)},
         "objectives": dict(described.objectives),

@@ -5,8 +5,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
+import numpy as np
+
 from recsys.errors import ConfigError, DataError
-from recsys.expressions import Expression, compile_expression
+from recsys.expressions import ACTION_TYPES, GROUPS, Columns, Expression, compile_expression
 
 Kind = Literal["category", "categories", "number", "text", "vector", "timestamp"]
 KINDS: tuple[str, ...] = get_args(Kind)
@@ -32,8 +34,9 @@ class Description:
     `vector` floats of one fixed length, `timestamp` unix seconds UTC.
     """
 
-    actions: tuple[str, ...]
-    """numeric columns of the interactions that say what the user did: unknown before the event"""
+    actions: Mapping[str, str]
+    """columns of the interactions that say what the user did, unknown before the event -> number or word; names alone are
+    those of numbers"""
     context: dict[str, Kind]
     """columns of the interactions that are known when the query arrives"""
     items: dict[str, Kind]
@@ -51,6 +54,7 @@ class Description:
     """name -> expression over the objectives, that value formulas may read by its name"""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "actions", kinds_of_actions(self.actions))
         for key in ("context", "items", "users"):
             _check_kinds(key, getattr(self, key))
         _check_reserved(self)
@@ -76,13 +80,21 @@ class Description:
 
     def expressions(self) -> dict[str, Expression]:
         """The compiled objectives, in their order."""
-        return {
-            name: _compiled(f"objectives.{name}", text, self.actions, "label") for name, text in self.objectives.items()
-        }
+        types = {name: ACTION_TYPES[kind] for name, kind in self.actions.items()}
+        return {name: _compiled(f"objectives.{name}", text, types, "label") for name, text in self.objectives.items()}
+
+    def labels(self, actions: Columns, num_rows: int, groups: np.ndarray | None = None) -> np.ndarray:
+        """Objectives of events: [R, T] float32, NaN where the label is missing.
+
+        groups: [R] int, numbers of the groups over which objectives count events; without them each event is its own.
+        """
+        columns = actions if groups is None else {**actions, GROUPS: groups}
+        values = [np.broadcast_to(one.labels(columns), (num_rows,)) for one in self.expressions().values()]
+        return np.stack(values, axis=1)
 
     def to_document(self) -> dict[str, Any]:
         """A plain dictionary for YAML or JSON; `from_document` is its inverse."""
-        return {**asdict(self), "actions": list(self.actions)}
+        return asdict(self)
 
     @staticmethod
     def from_document(document: Mapping[str, Any]) -> "Description":
@@ -92,7 +104,17 @@ class Description:
         needed = [key for key in known if key != "means"]
         if missing := [key for key in needed if key not in document]:
             raise DataError(f"the description has no {missing[0]!r}; it needs {', '.join(needed)}")
-        return Description(**{**document, "actions": tuple(document["actions"])})
+        return Description(**document)
+
+
+def kinds_of_actions(actions: Iterable[str]) -> dict[str, str]:
+    """Name -> kind; DataError for a kind that is none."""
+    kinds = {str(name): kind for name, kind in actions.items()} if isinstance(actions, Mapping) else None
+    for name, kind in (kinds or {}).items():
+        if kind not in ACTION_TYPES:
+            near = did_you_mean(kind, ACTION_TYPES)
+            raise DataError(f"interactions.actions: {name!r} is of kind {kind!r}{near}; write number or word")
+    return dict.fromkeys(actions, "number") if kinds is None else kinds
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -151,13 +173,13 @@ def _check_objectives(description: Description) -> None:
     for name, text in description.means.items():
         if not str(name).isidentifier() or name in description.objectives:
             raise DataError(f"the mean {name!r} is no plain name of its own; use letters, digits and _")
-        _compiled(f"means.{name}", text, tuple(description.objectives), "number")
+        _compiled(f"means.{name}", text, dict.fromkeys(description.objectives, "number"), "number")
 
 
-def _compiled(where: str, text: str, names: tuple[str, ...], wanted: str) -> Expression:
+def _compiled(where: str, text: str, types: Mapping[str, str], wanted: str) -> Expression:
     if not isinstance(text, str):
         raise DataError(f'{where} is {text!r}; write an expression in quotes, for instance "{text}"')
     try:
-        return compile_expression(text, dict.fromkeys(names, "number"), where=where, wanted=wanted)
+        return compile_expression(text, types, where=where, wanted=wanted)
     except ConfigError as error:
         raise DataError(str(error)) from None

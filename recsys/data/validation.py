@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 import polars as pl
 
-from recsys.data.dataset import Dataset, canonical
+from recsys.data.dataset import Dataset, action_columns, canonical
 from recsys.data.description import ITEM, TIMESTAMP, USER, Description, Order, did_you_mean
 from recsys.errors import DataError
 
@@ -45,6 +45,7 @@ def validated(
     user_table = None if users is None else _records(users, USER, description.users)
     _check_known(interactions, events, items, item_table, ITEM)
     _check_known(interactions, events, users, user_table, USER)
+    _check_words(interactions.file, events, description)
     dataset = canonical(name=name, interactions=events, items=item_table, users=user_table, description=description)
     if not dataset.positives().any():
         raise DataError(
@@ -55,12 +56,29 @@ def validated(
     return replace(dataset, notes=(*notes, *dataset.notes))
 
 
+def _check_words(file: str, events: pl.DataFrame, description: Description) -> None:
+    """DataError for an objective that nothing reaches because one of its words is misspelt."""
+    columns = [name for name, kind in description.actions.items() if kind == "word"]
+    labels = description.labels(action_columns(events, description), events.height) > 0 if columns else None
+    for objective, (name, expression) in enumerate(description.expressions().items()):
+        read = [column for column in columns if column in expression.names]
+        known = sorted({word for column in read for word in events[column].drop_nulls().unique()})
+        for word in sorted(expression.words - {*known}) if read else ():
+            near = did_you_mean(word, known)
+            if near and labels is not None and not labels[:, objective].any():
+                shown = ", ".join(known[:20])
+                raise DataError(
+                    f"{file}: objectives.{name} reads {word!r}{near}, which no row has in {' or '.join(read)}; "
+                    f"there are {shown}"
+                )
+
+
 def _events(table: Table, description: Description) -> pl.DataFrame:
     _check_not_empty(table)
     users = _ids(table, USER)
     times = _event_times(table) if description.clock else _places(users, description.order)
     columns = [users, _ids(table, ITEM), times]
-    kinds = dict.fromkeys(description.actions, "number") | description.context
+    kinds = {**description.actions, **description.context}
     return pl.DataFrame(columns + [_converted(table, column, kind) for column, kind in kinds.items()])
 
 
@@ -126,6 +144,11 @@ def _timestamp(column: pl.Series, where: str, separator: str) -> pl.Series:
     return seconds
 
 
+def _word(column: pl.Series, where: str, separator: str) -> pl.Series:
+    words = _text(column, where, separator).str.strip_chars()
+    return words.set(words == "", None)
+
+
 def _text(column: pl.Series, where: str, separator: str) -> pl.Series:
     if column.dtype.is_nested() or column.dtype.is_temporal() or column.dtype == pl.Binary:
         raise DataError(f"{where}: holds {column.dtype}; text was wanted, convert the column")
@@ -151,6 +174,7 @@ def _vector(column: pl.Series, where: str, separator: str) -> pl.Series:
 
 
 _CONVERSIONS: dict[str, Callable[[pl.Series, str, str], pl.Series]] = {
+    "word": _word,
     "category": _text,
     "text": _text,
     "categories": _categories,

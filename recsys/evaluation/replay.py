@@ -35,6 +35,8 @@ class Replay:
         """[R] what orders the events; seconds only where the data set has a clock"""
         self.seconds = self.timestamps if dataset.description.clock else np.full(dataset.num_events, np.nan)
         """[R] unix seconds UTC, NaN where there is no time"""
+        self.actions = dataset.actions()
+        """name -> [R]"""
         self.labels = dataset.labels()
         self.positives = dataset.positives()
         self.grouped = np.lexsort((split.periods, self.users))
@@ -130,21 +132,31 @@ class Replay:
     ) -> np.ndarray:
         """Objectives each candidate [B, C] will reach in `period` [R] bool, from the query row to `until` [B]: [B, C, T].
 
-        The best of an item that is met several times; 0 for every objective of one that is not met again.
+        The best of an item that is met several times, and what its events come to together where an objective counts them;
+        0 for every objective of one that is not met again.
         """
         asking, later = self.later(np.asarray(rows, dtype=np.int64))
         kept = period[later] & (self.timestamps[later] <= until[asking])
         keys = asking[kept] * len(self.rows_of_items) + self.items[later[kept]]
         order = np.argsort(keys, kind="stable")
-        met, first = np.unique(keys[order], return_index=True)
+        met, first, groups = np.unique(keys[order], return_index=True, return_inverse=True)
         labels = np.zeros((*candidates.shape, self.labels.shape[1]), dtype=np.float32)
         if not len(met):
             return labels
-        best = np.fmax.reduceat(self.labels[later[kept]][order], first, axis=0)
+        best = np.fmax.reduceat(self._grouped_labels(later[kept][order], groups), first, axis=0)
         offered = np.arange(len(rows))[:, None] * len(self.rows_of_items) + candidates
         place = np.minimum(np.searchsorted(met, offered), len(met) - 1)
         found = (met[place] == offered) & (candidates != PAD)
         labels[found] = best[place[found]]
+        return labels
+
+    def _grouped_labels(self, rows: np.ndarray, groups: np.ndarray) -> np.ndarray:
+        """[M, T] objectives of rows [M] of the log, those that count events over groups [M]."""
+        described, labels = self.dataset.description, self.labels[rows]
+        counting = [column for column, one in enumerate(described.expressions().values()) if one.counts]
+        if counting:
+            actions = {name: values[rows] for name, values in self.actions.items()}
+            labels[:, counting] = described.labels(actions, len(rows), groups)[:, counting]
         return labels
 
     def _moments(self) -> np.ndarray:

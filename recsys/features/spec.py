@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from recsys.errors import ConfigError, check_ranges
-from recsys.expressions import Expression, compile_expression, suggestion
+from recsys.expressions import ACTION_TYPES, Expression, compile_expression, suggestion
 
 SCHEMA = 1
 MISSING = 0
@@ -106,7 +106,8 @@ class FeatureSpec:
     context: Table
     history_length: int
     """newest events of a user that the models see"""
-    actions: tuple[str, ...]
+    actions: Mapping[str, str]
+    """name -> number or word; names alone are those of numbers"""
     objectives: Mapping[str, str]
     """name -> expression over the actions"""
     target: str
@@ -115,21 +116,30 @@ class FeatureSpec:
     """timestamps are seconds; else they only order the events, and no feature reads more of them"""
     schema: int = field(default=SCHEMA)
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.actions, Mapping):
+            object.__setattr__(self, "actions", dict.fromkeys(self.actions, "number"))
+
     @property
     def num_objectives(self) -> int:
         return len(self.objectives)
 
     @cached_property
     def _expressions(self) -> tuple[Expression, ...]:
-        types = dict.fromkeys(self.actions, "number")
         return tuple(
-            compile_expression(text, types, where=f"objectives.{name}", wanted="label")
+            compile_expression(text, self.action_types, where=f"objectives.{name}", wanted="label")
             for name, text in self.objectives.items()
         )
 
+    @property
+    def action_types(self) -> dict[str, str]:
+        """Name of an action -> its type in expressions."""
+        return {name: ACTION_TYPES[kind] for name, kind in self.actions.items()}
+
     def labels(self, actions: Columns, num_rows: int) -> np.ndarray:
         """Objectives of events: [R, T] float32 in [0, inf), NaN where an action is missing."""
-        columns = {name: actions.get(name, np.full(num_rows, np.nan)) for name in self.actions}
+        nothing = {"number": np.full(num_rows, np.nan), "word": np.full(num_rows, None, dtype=object)}
+        columns = {name: actions.get(name, nothing[kind]) for name, kind in self.actions.items()}
         values = [np.broadcast_to(expression.labels(columns), (num_rows,)) for expression in self._expressions]
         return np.stack(values, axis=1).astype(np.float32)
 
@@ -154,6 +164,8 @@ class FeatureSpec:
     def to_documents(self) -> tuple[dict[str, Any], dict[str, list[str]]]:
         """The spec without its vocabularies, and these as {"table.column": values}."""
         document, vocabularies = asdict(self), {}
+        if set(self.actions.values()) <= {"number"}:
+            document["actions"] = list(self.actions)  # as before there were words: the fingerprint stays
         for table in TABLES:
             for column in document[table]["columns"]:
                 vocabularies[f"{table}.{column['name']}"] = list(column.pop("vocabulary"))
@@ -162,7 +174,7 @@ class FeatureSpec:
     @staticmethod
     def from_documents(document: Mapping[str, Any], vocabularies: Mapping[str, list[str]]) -> "FeatureSpec":
         tables = {name: _table_from(name, document[name], vocabularies) for name in TABLES}
-        return FeatureSpec(**{**document, **tables, "actions": tuple(document["actions"])})
+        return FeatureSpec(**{**document, **tables})
 
     @cached_property
     def fingerprint(self) -> str:

@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Sequence
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,32 @@ def item_key(item: str) -> tuple[int, str]:
 
 
 def action_columns(events: Sequence[Event], spec: FeatureSpec) -> dict[str, np.ndarray]:
-    """{action: [R] float64}, NaN where it was not sent."""
+    """{action: [R] float64 or object}, NaN or None where it was not sent or is of another kind."""
     return {
-        name: np.array([event.actions.get(name, np.nan) for event in events], dtype=np.float64) for name in spec.actions
+        name: _numbers(events, name) if kind == "number" else _words(events, name)
+        for name, kind in spec.actions.items()
     }
+
+
+def _numbers(events: Sequence[Event], name: str) -> np.ndarray:
+    values = [event.actions.get(name, np.nan) for event in events]
+    if any(map(isinstance, values, repeat(str))):
+        values = [np.nan if isinstance(value, str) else value for value in values]
+    return np.array(values, dtype=np.float64)
+
+
+def _words(events: Sequence[Event], name: str) -> np.ndarray:
+    words = np.empty(len(events), dtype=object)
+    words[:] = [value if isinstance(value := event.actions.get(name), str) else None for event in events]
+    return words
+
+
+def _absent_first(values: np.ndarray) -> np.ndarray:
+    """[R] keys that sort as polars sorts the column, an absent value first."""
+    if values.dtype != object:
+        return np.where(np.isnan(values), -np.inf, values)
+    place = {word: index for index, word in enumerate(sorted({*values} - {None}))}
+    return np.array([place.get(word, -1) for word in values], dtype=np.int64)
 
 
 def _facts(event: Event) -> tuple[Any, ...]:
@@ -64,7 +87,7 @@ def remembered(
     timestamps = np.array([event.timestamp for event in events], dtype=np.float64)
     labels = spec.labels(actions, len(events))
     reached = np.flatnonzero((labels > 0).any(axis=1))
-    last_first = [np.where(np.isnan(values), -np.inf, values) for values in reversed(actions.values())]
+    last_first = [_absent_first(values) for values in reversed(actions.values())]
     order = np.lexsort([key[reached] for key in (*last_first, ties, timestamps, histories)])
     places = reached[order]
     return places, labels[places], timestamps[places]

@@ -15,7 +15,7 @@ import orjson
 import polars as pl
 
 from recsys.contracts import Event
-from recsys.data.sources.event_log import ACTION
+from recsys.data.sources.event_log import ACTION, WORD
 from recsys.errors import ServingError
 from serving.events.opening import OpenReader
 from serving.events.partitions import FEEDBACK, IMPRESSIONS, MALFORMED, PREFERENCES
@@ -107,7 +107,10 @@ def _before(end: int, begun: list[tuple[int, int, Stored, Iterator[Stored]]]) ->
 def _feedback(rows: list[Row]) -> Record:
     (row,) = rows
     actions = {
-        name.removeprefix(ACTION): value for name, value in row.items() if name.startswith(ACTION) and value is not None
+        name.removeprefix(prefix): value
+        for prefix in (ACTION, WORD)
+        for name, value in row.items()
+        if name.startswith(prefix) and value is not None
     }
     named = {name: row[name] for name in NAMED}
     context = orjson.loads(row["context"])

@@ -24,7 +24,7 @@ from typing import Any
 import orjson
 import polars as pl
 
-from recsys.data.sources.event_log import ACTION
+from recsys.data.sources.event_log import ACTION, WORD
 from recsys.errors import ServingError
 from recsys.policy.durable import write_whole
 from serving.events.lock import hold
@@ -48,8 +48,8 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     PREFERENCES: HEAD | {"kind": pl.String, "body": pl.String},
     MALFORMED: {"sequence": pl.Int64, "id": pl.String, "reason": pl.String, "record": pl.String},
 }
-"""columns of the tables; `context`, `probabilities`, `adds`, `query` and `body` are JSON, feedback has a Float64 column
-an action, an impression has a row an item and its query in the first of them"""
+"""columns of the tables; `context`, `probabilities`, `adds`, `query` and `body` are JSON, feedback has a column
+an action, Float64 for a number and String for a word, an impression has a row an item and its query in the first of them"""
 
 Row = dict[str, Any]
 
@@ -113,8 +113,11 @@ def _covered(sequence: int, intervals: Iterable[tuple[int, int]]) -> bool:
 
 
 def _table(kind: str, rows: Sequence[Row]) -> pl.DataFrame:
-    actions = sorted({name for row in rows for name in row if name.startswith(ACTION)} - set(SCHEMAS[kind]))
-    return pl.DataFrame(rows, schema=SCHEMAS[kind] | dict.fromkeys(actions, pl.Float64))
+    known = SCHEMAS[kind]
+    actions = sorted({name for row in rows for name in row} - known.keys())
+    return pl.DataFrame(
+        rows, schema=known | {name: pl.String if name.startswith(WORD) else pl.Float64 for name in actions}
+    )
 
 
 def _flattened(stored: Stored) -> tuple[str, str, list[Row]]:
@@ -151,7 +154,12 @@ def _feedback(stored: Stored) -> list[Row]:
         "rules": _optional_text(event.rules),
         "context": _json(event.context),
     }
-    return [row | {f"{ACTION}{name}": _number(value) for name, value in event.actions.items()}]
+    return [row | dict(_action(name, value) for name, value in event.actions.items())]
+
+
+def _action(name: str, value: Any) -> tuple[str, float | str]:
+    """Column and value; a word has another column than a number of the same name, as a column has one type."""
+    return (f"{WORD}{name}", value) if isinstance(value, str) else (f"{ACTION}{name}", _number(value))
 
 
 def _impression(stored: Stored) -> list[Row]:

@@ -77,7 +77,8 @@ class Documents:
     """those that may change"""
     liked: tuple[str, ...]
     """columns of the items of which a new user may say values"""
-    actions: tuple[str, ...]
+    actions: Mapping[str, str]
+    """name -> number or word"""
     limits: Limits
     now: Callable[[], float]
     """unix seconds"""
@@ -92,7 +93,7 @@ class Documents:
             profile=_kinds(spec.profile),
             items=read_schema(bundle).kinds,
             liked=tuple(bundle.document("catalogue.json")),
-            actions=tuple(spec.actions),
+            actions=spec.actions,
             limits=limits,
             now=now,
             ranked=bundle.has(RANKER),
@@ -191,12 +192,12 @@ class Documents:
 
     def _event(self, place: str, fields: Mapping[str, Any]) -> Event:
         position, propensity = fields.get("position"), fields.get("propensity")
-        actions = fields_of(f"{place}.actions", fields.get("actions", {}), self.actions)
+        actions = fields_of(f"{place}.actions", fields.get("actions", {}), tuple(self.actions))
         return Event(
             user=self._id(f"{place}.user", fields["user"]),
             item=self._id(f"{place}.item", fields["item"]),
             timestamp=self._time(f"{place}.timestamp", fields.get("timestamp")),
-            actions={name: number_of(f"{place}.actions.{name}", value) for name, value in actions.items()},
+            actions={name: self._action(f"{place}.actions.{name}", name, value) for name, value in actions.items()},
             context=self._columns(f"{place}.context", fields.get("context", {}), self.context),
             request_id=self._optional(place, "request_id", fields),
             position=None if position is None else whole_of(f"{place}.position", position, low=0, high=10_000),
@@ -204,6 +205,11 @@ class Documents:
             bundle=self._optional(place, "bundle", fields),
             rules=self._optional(place, "rules", fields),
         )
+
+    def _action(self, place: str, name: str, value: Any) -> float | str:
+        if self.actions[name] == "word":
+            return text_of(place, value, most=self.limits.text_characters)
+        return number_of(place, value)
 
     def _time(self, place: str, value: Any) -> float:
         """When it happened: now, where that was not sent."""

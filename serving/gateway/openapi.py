@@ -93,7 +93,9 @@ def _recommend(documents: Documents, keyed: bool) -> Schema:
 
 def _events(documents: Documents, keyed: bool) -> Schema:
     optional_id = {**_id(documents), "type": ["string", "null"]}
-    numbers = {name: {"type": "number"} for name in documents.actions}
+    word = {"type": "string", "minLength": 1, "maxLength": documents.limits.text_characters}
+    kinds: dict[str, Schema] = {"number": {"type": "number"}, "word": word}
+    actions = {name: kinds[kind] for name, kind in documents.actions.items()}
     event = _object(
         {
             "id": optional_id,
@@ -104,7 +106,7 @@ def _events(documents: Documents, keyed: bool) -> Schema:
                 "minimum": 0,
                 "description": "unix seconds, UTC, at most a day ahead; without it, when the event came in",
             },
-            "actions": _object(numbers, ()),
+            "actions": _object(actions, ()),
             "context": _columns(documents, documents.context),
             "request_id": optional_id,
             "position": {"type": ["integer", "null"], "minimum": 0, "maximum": 10_000},
@@ -115,14 +117,14 @@ def _events(documents: Documents, keyed: bool) -> Schema:
         ("user", "item"),
     )
     listed = {"type": "array", "minItems": 1, "maxItems": documents.limits.events, "items": event}
-    actions = dict.fromkeys(documents.actions[:1], 1)
+    done = {name: {"number": 1, "word": "view"}[kind] for name, kind in list(documents.actions.items())[:1]}
     return _operation(
         "Feedback; answered when all of it is durable. Sent again within ten minutes, an event with its id or time counts once",
         keyed,
         _kept(),
         (400, 413),
         body=_object({"events": listed}, ("events",)),
-        example={"events": [{"user": "405", "item": "50", "timestamp": 893286638, "actions": actions}]},
+        example={"events": [{"user": "405", "item": "50", "timestamp": 893286638, "actions": done}]},
         parameters=(REQUEST_ID,),
     )
 

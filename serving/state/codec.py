@@ -149,12 +149,14 @@ def _known(value: Any) -> Any:
     return None if value == {} else _short(value) if isinstance(value, float) else value
 
 
-def _actions(events: Sequence[Event]) -> dict[str, list[float | None]]:
+def _actions(events: Sequence[Event]) -> dict[str, list[float | str | None]]:
     """{action: [H]}, None where it was not sent."""
     names = {name for event in events for name in event.actions}
-    return {
-        name: [_short(event.actions[name]) if name in event.actions else None for event in events] for name in names
-    }
+    return {name: [_known(event.actions.get(name)) for event in events] for name in names}
+
+
+def _action(value: float | str) -> float | str:
+    return value if isinstance(value, str) else float(value)
 
 
 def _events(user: str, document: Mapping[str, Any]) -> tuple[Event, ...]:
@@ -165,7 +167,7 @@ def _events(user: str, document: Mapping[str, Any]) -> tuple[Event, ...]:
             user=user,
             item=item,
             timestamp=float(timestamp),
-            actions={name: float(values[place]) for name, values in actions.items() if values[place] is not None},
+            actions={name: _action(values[place]) for name, values in actions.items() if values[place] is not None},
             **{name: column[place] for name, column in columns.items() if column[place] is not None},
         )
         for place, (item, timestamp) in enumerate(

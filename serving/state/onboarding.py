@@ -5,6 +5,7 @@ value of a column the most popular items that have it stand in, which are theref
 """
 
 import itertools
+import math
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -104,40 +105,47 @@ def popularity(bundle: Bundle, spec: FeatureSpec, items: Sequence[str]) -> tuple
     return tuple(dict.fromkeys(itertools.chain(recent.tolist(), by_events, range(len(items)))))
 
 
-def reaching(spec: FeatureSpec, objectives: Sequence[str]) -> dict[str, float]:
+def reaching(spec: FeatureSpec, objectives: Sequence[str]) -> dict[str, float | str]:
     """The fewest and smallest actions that make all of these objectives positive.
 
-    Tried are all combinations of 0, 1 and the numbers that the objectives name, each also one less and one more.
-    ConfigError where none of them will do.
+    Tried are all combinations of 0, 1 and the numbers that the objectives name, each also one less and one more, and of the
+    words that they name. ConfigError where none of them will do.
     """
     if unknown := sorted(set(objectives) - set(spec.objectives)):
         raise ConfigError(f"onboarding.objectives names {unknown[0]!r}; {suggestion(unknown[0], spec.objectives)}")
     texts = {name: spec.objectives[name] for name in objectives}
-    names, tried = _tried(spec, texts)
-    wanted = [place for place, name in enumerate(spec.objectives) if name in texts]
-    labels = spec.labels(dict(zip(names, tried.T, strict=True)), len(tried))
-    reached = tried[(labels[:, wanted] > 0).all(axis=1)]
+    values = _values(spec, texts)
+    codes = np.array(list(itertools.product(*(range(len(one)) for one in values.values()))), dtype=np.int64)
+    actions = {name: one[codes[:, place]] for place, (name, one) in enumerate(values.items())}
+    columns = [place for place, name in enumerate(spec.objectives) if name in texts]
+    reached = np.flatnonzero((spec.labels(actions, len(codes))[:, columns] > 0).all(axis=1))
     if not len(reached):
         told = ", ".join(f"{name}: {text}" for name, text in texts.items())
         raise ConfigError(f"no actions were found that reach all of {told}; choose other objectives for the onboarding")
-    given = ~np.isnan(reached)
-    keys = (*reversed(reached.T), np.where(given, np.abs(reached), 0).sum(axis=1), given.sum(axis=1))
-    best = reached[np.lexsort(keys)[0]]
-    return {name: value for name, value in zip(names, best.tolist(), strict=True) if not np.isnan(value)}
+    given = codes[reached] > 0
+    sizes = [np.abs(np.nan_to_num(actions[name][reached])) for name in values if spec.actions[name] == "number"]
+    order = np.where(given, codes[reached], len(codes))
+    best = reached[np.lexsort((*reversed(order.T), sum(sizes, np.zeros(len(reached))), given.sum(axis=1)))[0]]
+    return {name: values[name].tolist()[code] for name, code in zip(values, codes[best], strict=True) if code}
 
 
-def _tried(spec: FeatureSpec, texts: Mapping[str, str]) -> tuple[list[str], np.ndarray]:
-    """The actions that the objectives read, and combinations of their values [R, A], NaN for one that is not sent."""
-    types = dict.fromkeys(spec.actions, "number")
-    read = set().union(
-        *(
-            compile_expression(text, types, where=f"objectives.{name}", wanted="label").names
-            for name, text in texts.items()
-        )
-    )
+def _values(spec: FeatureSpec, texts: Mapping[str, str]) -> dict[str, np.ndarray]:
+    """The actions that the objectives read -> values to try, the first of which is that it was not sent."""
+    compiled = [
+        compile_expression(text, spec.action_types, where=f"objectives.{name}", wanted="label")
+        for name, text in texts.items()
+    ]
+    read, words = (set().union(*parts) for parts in zip(*((one.names, one.words) for one in compiled), strict=True))
     named = {float(number) for text in texts.values() for number in NUMBER.findall(text)}
-    values = [np.nan, *sorted({0.0, 1.0} | {number + step for number in named for step in STEPS})]
-    names = [name for name in spec.actions if name in read]
-    if (num := len(values) ** len(names)) > MAX_TRIED:
+    tried: dict[str, list[float | str | None]] = {
+        "number": [np.nan, *sorted({0.0, 1.0} | {number + step for number in named for step in STEPS})],
+        "word": [None, *sorted(words)],
+    }
+    values = {
+        name: np.array(tried[kind], dtype=np.float64 if kind == "number" else object)
+        for name, kind in spec.actions.items()
+        if name in read
+    }
+    if (num := math.prod(map(len, values.values()))) > MAX_TRIED:
         raise ConfigError(f"the objectives {sorted(texts)} read too many actions to try ({num}); choose simpler ones")
-    return names, np.array(list(itertools.product(values, repeat=len(names))), dtype=np.float64)
+    return values

@@ -41,6 +41,24 @@ def test_known_answer() -> None:
     assert first == {"stars": "stars_from_1", "minutes": "minutes_over_0"}
 
 
+def test_amounts_of_one_kind_and_counts() -> None:
+    plain, means, first = expanded(
+        {
+            "revenue": {"amount": "price", "steps": [0, 10], "where": "kind == 'buy'"},
+            "views": {"count": "kind == 'view'", "steps": [1, 2, 5]},
+        }
+    )
+    assert plain == {
+        "revenue_over_0": "where(kind == 'buy', price) > 0",
+        "revenue_over_10": "where(kind == 'buy', price) > 10",
+        "views_from_1": "kind == 'view'",
+        "views_from_2": "count(kind == 'view') >= 2",
+        "views_from_5": "count(kind == 'view') >= 5",
+    }
+    assert means["views"] == "1 * views_from_1 + 1 * views_from_2 + 3 * views_from_5"
+    assert first == {"revenue": "revenue_over_0", "views": "views_from_1"}
+
+
 def test_every_digit_of_a_cut_counts() -> None:
     plain, _, _ = expanded({"x": {"amount": "a", "steps": [0, 1e-7, 1000001, 1000002]}})
     assert list(plain) == ["x_over_0", "x_over_1eminus07", "x_over_1000001", "x_over_1000002"]
@@ -89,6 +107,10 @@ def test_the_mean_of_known_amounts_is_right_to_half_a_step(amounts: list[float])
         ({"amount": "m", "levels": [0, 2]}, "unknown key 'levels'"),
         ({"amount": "m", "grade": "m"}, "write an expression, "),
         ({}, "write an expression, "),
+        ({"count": "a > 1", "steps": [0, 1]}, r"steps is \[0, 1\]; events are counted from 1"),
+        ({"count": "a > 1", "steps": [1, 2.5]}, "write whole numbers"),
+        ({"count": "a > 1", "steps": []}, "write at least one number"),
+        ({"count": "a > 1", "steps": [1], "where": "a"}, "unknown key 'where'"),
     ],
 )
 def test_mistakes_are_said(written: dict[str, Any], message: str) -> None:

@@ -23,7 +23,7 @@ def test_survives_yaml_with_the_order_of_objectives() -> None:
     again = Description.from_document(yaml.safe_load(yaml.safe_dump(described.to_document(), sort_keys=False)))
     assert again == described
     assert list(again.objectives) == ["watch", "like"]
-    assert again.actions == ("rating", "hours")
+    assert again.actions == {"rating": "number", "hours": "number"}
 
 
 def test_expressions_read_only_actions() -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys.contracts import Event
+from recsys.contracts import Event, Query, Slate, SlateItem
 from recsys.data.dataset import DESCRIPTION_FILE
 from recsys.data.sources.event_log import EventLog
 from recsys.data.sources.synthetic import Synthetic
@@ -137,6 +137,28 @@ def test_a_world_that_went_through_the_log_is_the_same_world(tmp_path):
 def test_an_action_that_is_not_described_is_said(tmp_path, description):
     written(tmp_path, [clicked("1", actions={"shared": 1.0})])
     assert "actions in the log that are not described: shared" in loaded(tmp_path, description).notes
+
+
+def test_words_come_back_and_answers_are_counted(tmp_path):
+    (tmp_path / "shop.yaml").write_text(
+        "interactions: {file: e.csv, user: user, item: item, timestamp: at, actions: {kind: word}}\n"
+        "objectives: {views: {count: \"kind == 'view'\", steps: [1, 2]}, buy: \"kind == 'buy'\"}\ntarget: views\n"
+    )
+    (tmp_path / "e.csv").write_text("user,item,at,kind\nu,a,100,view\nv,b,200, buy \n")
+    shown = (SlateItem(item=item, utility=0.5, sources=("t",), probabilities={}) for item in "ab")
+    slate = Slate(user="u", request_id="q", items=tuple(shown), degraded=(), bundle="B", rules="R")
+    records = [Record.impression(Query(user="u", now=1_000.0, request_id="q"), slate, "recommend")]
+    actions = [{"kind": "view"}, {"kind": "view"}, {"kind": "buy"}, {"kind": 3.0}]
+    for number, (item, done) in enumerate(zip("aabb", actions, strict=True)):
+        records.append(clicked(f"{number}", item=item, at=1_001.0 + number, actions=done, request_id="q"))
+    log = written(tmp_path / "log", records[:3], records[3:])
+    dataset = EventLog(folder=log, description=str(tmp_path / "shop.yaml"), history=True, wait_s=5.0).load()
+    assert dataset.interactions["kind"].to_list() == ["view", "buy", "view", "view", "buy", None]
+    assert dataset.impressions is None or dataset.impressions.height == 0
+    later = clicked("late", item="b", at=2_000.0, actions={"kind": "view"})
+    log = written(tmp_path / "more", [*records, later, Record.impression(Query(user="u", now=3_000.0), slate, "r")])
+    dataset = EventLog(folder=log, description=str(tmp_path / "shop.yaml"), history=True, wait_s=5.0).load()
+    assert dataset.impressions["labels"].to_list() == [[1, 1, 0], [0, 0, 1]]
 
 
 def test_numbers_in_a_category_are_text(tmp_path, description):

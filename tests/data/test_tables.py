@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -180,7 +181,10 @@ MISTAKES: dict[str, tuple[Change, str]] = {
         swap("data.yaml", "genres: categories", "genres: categorys"),
         r"data.yaml: items.*did you mean 'categor",
     ),
-    "action no number": (swap("data.yaml", "rating: number", "rating: text"), "'rating' is of kind 'text'"),
+    "action no number": (
+        swap("data.yaml", "rating: number", "rating: text"),
+        r"'rating' is of kind 'text'; write number or word",
+    ),
     "unknown column in objective": (
         swap("data.yaml", "rating >= 4", "ratings >= 4"),
         "data.yaml: .*objectives.like.*ratings",
@@ -283,3 +287,43 @@ def test_float_ids_and_other_types_are_refused(folder: Path) -> None:
         pl.DataFrame({**columns, column: [value]}).write_parquet(folder / "events.parquet")
         with pytest.raises(DataError, match=message):
             load(folder)
+
+
+WORDS = """
+interactions: {file: events.csv, user: user, item: item, timestamp: at, actions: {kind: word, price: number}}
+objectives:
+  buy: "kind == 'purchase'"
+  deep: "kind in ['cart', 'purchase']"
+  revenue: {amount: price, steps: [0, 10], where: "kind == 'purchase'"}
+target: buy
+"""
+KINDS = "user,item,at,kind,price\nu,a,1,view,\nu,a,2,cart,20\nu,a,3,purchase,15\nv,a,4, purchase ,\nv,b,5,,3\n"
+
+
+def test_a_word_for_the_kind_of_event(tmp_path: Path) -> None:
+    write("data.yaml", WORDS)(tmp_path)
+    write("events.csv", KINDS)(tmp_path)
+    dataset = load(tmp_path)
+    assert dataset.interactions["kind"].to_list() == ["view", "cart", "purchase", "purchase", None]
+    nan = float("nan")
+    labels = [[0, 0, 0, 0], [0, 1, 0, 0], [1, 1, 1, 1], [1, 1, nan, nan], [0, 0, 0, 0]]
+    np.testing.assert_array_equal(dataset.labels(), np.float32(labels))
+    assert dataset.positives().tolist() == [False, False, True, True, False]
+    dataset.save(tmp_path / "saved")
+    again = Tables(description=str(tmp_path / "saved" / "description.yaml")).load()
+    assert again.interactions.equals(dataset.interactions)
+    assert again.description == dataset.description
+    assert again.hash() == dataset.hash()
+    swap("events.csv", "purchase,15", "refund,15")(tmp_path)
+    assert load(tmp_path).hash() != dataset.hash()
+
+
+def test_a_misspelt_word_is_said_and_one_that_never_comes_is_not(tmp_path: Path) -> None:
+    write("data.yaml", WORDS.replace("kind == 'purchase'\"\n", "kind == 'purchas'\"\n", 1))(tmp_path)
+    write("events.csv", KINDS)(tmp_path)
+    with pytest.raises(
+        DataError, match=r"objectives.buy reads 'purchas' \(did you mean 'purchase'\?\), which no row has"
+    ):
+        load(tmp_path)
+    write("data.yaml", WORDS.replace("target", "  refund: \"kind == 'xyz'\"\ntarget"))(tmp_path)
+    assert "refund" in load(tmp_path).description.objectives

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.contracts import PAD, Event, Query
+from recsys.data.amounts import expanded
 from recsys.data.dataset import canonical
 from recsys.data.description import Description
 from recsys.data.splits import FIT, LATER, Split, whole
@@ -145,6 +146,31 @@ def test_candidate_labels_equal_their_slow_twin(stream, seed):
             met = [replay.labels[one] for one in later if replay.items[one] == item]
             expected = np.fmax.reduce(met) if met else np.zeros(2)
             np.testing.assert_array_equal(labels[query, column], expected)
+
+
+def test_candidate_labels_count_the_events_of_an_item_within_the_horizon():
+    rows = [("u", "a", time, kind) for time, kind in enumerate(["view", "view", "view", "buy", "view"])]
+    rows += [("u", "b", 3, "view"), ("v", "a", 3, "view")]
+    frame = pl.DataFrame(rows, schema=["user", "item", "timestamp", "kind"], orient="row").cast(
+        {"timestamp": pl.Float64}
+    )
+    views, _, _ = expanded({"views": {"count": "kind == 'view'", "steps": [1, 2, 3]}})
+    described = dataclasses.replace(
+        DESCRIPTION, actions={"kind": "word"}, context={}, users={}, objectives=views, target="views_from_1"
+    )
+    dataset = canonical(name="t", interactions=frame, items=None, users=None, description=described)
+    replay = Replay(dataset, whole(dataset))
+    first = int(np.flatnonzero(replay.timestamps == 0)[0])
+    candidates = np.array([[replay.rows_of_items["a"], replay.rows_of_items["b"], PAD]])
+    everything = np.ones(len(rows), dtype=bool)
+    for until, expected in [
+        (1.0, [[1, 1, 0], [0, 0, 0]]),
+        (3.0, [[1, 1, 1], [1, 0, 0]]),
+        (0.0, [[1, 0, 0], [0, 0, 0]]),
+    ]:
+        labels = replay.candidate_labels(np.array([first]), candidates, everything, np.array([until]))
+        assert labels[0].tolist() == [*expected, [0, 0, 0]]
+    assert replay.labels.max(axis=0).tolist() == [1, 0, 0], "one event is one view"
 
 
 def split_of(periods):

@@ -21,7 +21,7 @@ SPEC = FeatureSpec(
     objectives={"watch": "click", "like": "rating >= 4"},
     target="like",
 )
-ACTIONS = st.dictionaries(st.sampled_from(SPEC.actions), st.sampled_from([0.0, 1.0, 4.0, 5.0]))
+ACTIONS = st.dictionaries(st.sampled_from(list(SPEC.actions)), st.sampled_from([0.0, 1.0, 4.0, 5.0]))
 EVENTS = st.lists(
     st.builds(
         Event,
@@ -68,6 +68,20 @@ def slow_remembered(events):
     once = [event for number, event in enumerate(events) if event not in events[:number]]
     reached = [event for event in once if event.actions.get("click", 0) > 0 or event.actions.get("rating", 0) >= 4]
     return tuple(sorted(reached, key=key))
+
+
+def test_words_reach_objectives_and_order_as_in_a_data_set():
+    objectives = {"buy": "kind == 'buy'", "look": "kind in ['buy', 'view', 'b']"}
+    spec = replace(
+        SPEC, actions={"kind": "word", "price": "number"}, objectives=objectives, target="buy", history_length=9
+    )
+    kinds = ["view", "buy", "b", "other", None, 4.0]
+    events = [Event(user="u", item="i", timestamp=1.0, actions={"kind": one} if one else {}) for one in kinds]
+    events.append(Event(user="u", item="i", timestamp=1.0, actions={"kind": "buy", "price": "much"}))
+    kept = fold_all(EMPTY, events, spec)
+    assert [one.actions["kind"] for one in kept] == sorted(["view", "buy", "b", "buy"])
+    _, labels, _ = remembered(events, np.zeros(7), np.zeros(7), spec)
+    assert labels.tolist() == [[0, 1], [1, 1], [1, 1], [0, 1]]
 
 
 def test_mere_impressions_are_not_remembered():

@@ -12,15 +12,16 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from recsys.data.dataset import DTYPES, Dataset
+from recsys.data.dataset import DTYPES, Dataset, action_columns
 from recsys.data.description import ITEM, TIMESTAMP, USER, Description
 from recsys.data.sources.tables import Tables
 from recsys.data.validation import Table, shortened, validated
 from recsys.errors import DataError, check_ranges
 
 ID, CONTEXT, REQUEST, POSITION, KNOWN = "id", "context", "request_id", "position", "known_at"
-ACTION = "action_"
-"""before the name of an action in the partitions, which may be that of another column"""
+ACTION, WORD = "action_", "word_"
+"""before the name of an action in the partitions, which may be that of another column: one that is a number, or a word"""
+PREFIXES = {"number": ACTION, "word": WORD}
 FEEDBACK_FILES, SHOWN_FILES = (f"{kind}/day=*/*.parquet" for kind in ("feedback", "impressions"))
 SHOWN = (USER, TIMESTAMP, REQUEST, "query", ITEM, POSITION, "propensity")
 DONE = (ID, USER, TIMESTAMP, ITEM, CONTEXT, REQUEST)
@@ -79,9 +80,9 @@ class EventLog:
         records = _records(Path(self.folder), SHOWN_FILES, SHOWN)
         shown = _shown(records).with_columns((pl.col(TIMESTAMP) + self.wait_s).alias(KNOWN))
         kept = shown.filter(pl.col(KNOWN) <= records[TIMESTAMP].max())
-        answers = feedback.select(REQUEST, ITEM, at=TIMESTAMP).with_columns(labels=_of_events(events, description))
+        answers = feedback.select(REQUEST, ITEM, at=TIMESTAMP, event=pl.int_range(pl.len()))
         named = answers.join(kept.select(REQUEST, ITEM, KNOWN), on=[REQUEST, ITEM])
-        came = _best(named.filter(pl.col("at") <= pl.col(KNOWN)))
+        came = _best(named.filter(pl.col("at") <= pl.col(KNOWN)), events, description)
         nothing = pl.lit(np.zeros(len(description.objectives), np.float32).tolist(), came.schema["labels"])
         return (
             kept.join(came, on=[REQUEST, ITEM], how="left", maintain_order="left")
@@ -103,8 +104,13 @@ def _records(folder: Path, pattern: str, columns: Sequence[str] | None = None) -
         raise DataError(f"{folder}: cannot be read: {reason}; {OURS_ALONE}") from None
 
 
+def _logged(description: Description) -> dict[str, str]:
+    """Column of the partitions -> action."""
+    return {f"{PREFIXES[kind]}{name}": name for name, kind in description.actions.items()}
+
+
 def _described(records: pl.DataFrame, description: Description) -> list[str]:
-    return [column for column in (f"{ACTION}{name}" for name in description.actions) if column in records.columns]
+    return [column for column in _logged(description) if column in records.columns]
 
 
 def _unique(records: pl.DataFrame, description: Description) -> pl.DataFrame:
@@ -121,22 +127,19 @@ def _shown(records: pl.DataFrame) -> pl.DataFrame:
     return first.filter(pl.col(ITEM).is_not_null()).sort(TIMESTAMP, REQUEST, POSITION)
 
 
-def _of_events(events: pl.DataFrame, description: Description) -> pl.Series:
-    """Labels [T] of every event."""
-    actions = {name: events[name].fill_null(np.nan).to_numpy() for name in description.actions}
-    labels = [np.broadcast_to(one.labels(actions), events.height) for one in description.expressions().values()]
-    return pl.Series("labels", np.stack(labels, axis=1).astype(np.float32))
+def _best(answers: pl.DataFrame, events: pl.DataFrame, description: Description) -> pl.DataFrame:
+    """Of each request and item the best of every objective [T] over its answers, NaN where none is known.
 
-
-def _best(answers: pl.DataFrame) -> pl.DataFrame:
-    """Of each request and item the best of every objective, NaN where none is known."""
+    Column `event` of the answers: their rows in events.
+    """
     order = answers.sort(REQUEST, ITEM)
-    labels = order["labels"].to_numpy()
-    starts = order.select(pl.struct(REQUEST, ITEM).is_first_distinct()).to_series().arg_true().to_numpy()
+    first = order.select(pl.struct(REQUEST, ITEM).is_first_distinct()).to_series()
+    actions = action_columns(events[order["event"].to_list()], description)
+    labels = description.labels(actions, order.height, first.cum_sum().to_numpy().astype(np.int64) - 1)
+    starts = first.arg_true().to_numpy()
     best = np.fmax.reduceat(labels, starts, axis=0) if len(starts) else labels
-    return (
-        order[starts.tolist()].select(REQUEST, ITEM).with_columns(labels=pl.Series(best, dtype=order.schema["labels"]))
-    )
+    dtype = pl.Array(pl.Float32, labels.shape[1])
+    return order[starts.tolist()].select(REQUEST, ITEM).with_columns(labels=pl.Series(best, dtype=dtype))
 
 
 def _events(unique: pl.DataFrame, description: Description, folder: str) -> pl.DataFrame:
@@ -148,8 +151,8 @@ def _events(unique: pl.DataFrame, description: Description, folder: str) -> pl.D
         ITEM,
         TIMESTAMP,
         *(
-            (pl.col(f"{ACTION}{name}") if f"{ACTION}{name}" in described else pl.lit(None, pl.Float64)).alias(name)
-            for name in description.actions
+            (pl.col(column) if column in described else pl.lit(None, DTYPES[description.actions[name]])).alias(name)
+            for column, name in _logged(description).items()
         ),
         *(_context(name, kind, contexts, folder) for name, kind in description.context.items()),
     )
@@ -207,9 +210,9 @@ def _notes(records: pl.DataFrame, events: pl.DataFrame, base: Dataset, impressio
         notes.append(f"items shown: {impressions.height}, of which something came of {answered}")
     if copies := records.height - events.height:
         notes.append(f"copies of records that were left out: {copies}")
-    known = {f"{ACTION}{name}" for name in base.description.actions}
-    if unknown := sorted(name for name in records.columns if name.startswith(ACTION) and name not in known):
-        notes.append(
-            f"actions in the log that are not described: {', '.join(one.removeprefix(ACTION) for one in unknown)}"
-        )
+    known = _logged(base.description)
+    unknown = sorted(name for name in records.columns if name.startswith((ACTION, WORD)) and name not in known)
+    if unknown:
+        names = (one.removeprefix(ACTION).removeprefix(WORD) for one in unknown)
+        notes.append(f"actions in the log that are not described: {', '.join(names)}")
     return notes

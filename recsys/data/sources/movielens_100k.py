@@ -55,7 +55,7 @@ GENRES = (
 """in the order of the flags in u.item"""
 
 DESCRIPTION = Description(
-    actions=("rating",),
+    actions={"rating": "number"},
     context={},
     items={"title": "text", "genres": "categories", "year": "number"},
     users={"age": "number", "gender": "category", "occupation": "category"},

@@ -43,7 +43,7 @@ EFFECTS: Mapping[str, tuple[float, ...]] = {
 }
 """kind of interaction -> its weight in the logit of each objective"""
 DESCRIPTION = Description(
-    actions=OBJECTIVES,
+    actions=dict.fromkeys(OBJECTIVES, "number"),
     context={"device": "category", "urgency": "number", "position": "number", "propensity": "number"},
     items={"category": "category", "brand": "category", "price": "number", "length": "number"},
     users={"age": "number", "budget": "number", "segment": "category"},

@@ -12,7 +12,7 @@ from recsys.data.validation import Table, validated
 
 FILES = {"view": "view_ecommerce.dat", "cart": "add_to_cart_ecommerce.dat", "buy": "purchase_ecommerce.dat"}
 DESCRIPTION = Description(
-    actions=("cart", "buy"),
+    actions={"cart": "number", "buy": "number"},
     context={},
     items={},
     users={},

@@ -39,7 +39,7 @@ class SequenceFile:
             items=items,
             users=None,
             description=Description(
-                actions=(),
+                actions={},
                 context={},
                 items={} if items is None else {ATTRIBUTES: "categories"},
                 users={},

@@ -13,7 +13,7 @@ from recsys.data.validation import Table, validated
 STAYED_HOURS = 10
 """that count as staying with a game"""
 DESCRIPTION = Description(
-    actions=("hours",),
+    actions={"hours": "number"},
     context={},
     items={"title": "text"},
     users={},

@@ -45,7 +45,7 @@ POSITION_SLOPE = -0.5
 """on log(1 + position): lower places are examined less"""
 
 DESCRIPTION = Description(
-    actions=OBJECTIVES,
+    actions=dict.fromkeys(OBJECTIVES, "number"),
     context={"device": "category", "position": "number"},
     items={"title": "text", "category": "category", "tags": "categories", "price": "number", "vector": "vector"},
     users={"age": "number", "segment": "category"},

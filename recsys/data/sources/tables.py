@@ -34,7 +34,8 @@ class Tables:
         target: watch
         title: title
 
-    An objective may be a grade or an amount (recsys/data/amounts.py), and `target` then name it by that.
+    An action is a number or a word: with `actions: {event_type: word}`, `buy: "event_type == 'purchase'"` is an objective.
+    An objective may be a grade, an amount or a count (recsys/data/amounts.py), and `target` then name it by that.
     Optional: `items`, `users`, `title`, `name`, `means`, `context` (interactions), `separator` (every table, default "|").
     How a file is written is found by looking (recsys/data/reading.py), or said by `delimiter`, `encoding` and `quoting`. A
     file without a header needs `columns: [..]`, the names of all its columns; of items and users with their kinds there:
@@ -134,13 +135,10 @@ def _format(key: str, spec: Mapping[str, Any], columns: tuple[str, ...] | None) 
 
 def _description(document: Mapping[str, Any], specs: Mapping[str, dict[str, Any]]) -> Description:
     interactions = specs["interactions"]
-    for column, kind in interactions["actions"].items():
-        if kind != "number":
-            raise DataError(f"interactions.actions: {column!r} is of kind {kind!r}; actions are numbers, write number")
     objectives, means, first = expanded(_object("objectives", document["objectives"]))
     target = document["target"]
     return Description(
-        actions=tuple(interactions["actions"]),
+        actions=interactions["actions"],
         context=interactions["context"],
         items=specs["items"]["columns"] if "items" in specs else {},
         users=specs["users"]["columns"] if "users" in specs else {},

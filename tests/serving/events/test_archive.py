@@ -27,8 +27,8 @@ SPEC = features.FeatureSpec(
     profile=features.Table(name="profile", columns=()),
     context=features.Table(name="context", columns=()),
     history_length=3,
-    actions=("click", "rating"),
-    objectives={"watch": "click", "like": "rating >= 4"},
+    actions={"click": "number", "rating": "number", "kind": "word"},
+    objectives={"watch": "click", "like": "rating >= 4", "buy": "kind == 'buy'"},
     target="like",
 )
 
@@ -46,7 +46,9 @@ def acted(user: str, item: str, timestamp: float, actions: dict[str, float], kno
 
 
 MOMENTS = st.integers(0, 8).map(lambda third: third * DAY / 3)
-ACTIONS = st.dictionaries(st.sampled_from(["click", "rating", "unknown"]), st.sampled_from([0.0, 1.0, 4.5]))
+ACTIONS = st.dictionaries(
+    st.sampled_from(["click", "rating", "kind", "unknown"]), st.sampled_from([0.0, 1.0, 4.5, "buy", "view"])
+)
 ACTED = st.builds(acted, st.sampled_from(USERS), st.sampled_from(ITEMS), MOMENTS, ACTIONS, st.booleans())
 SHOWN = st.builds(impression, st.sampled_from(USERS), st.lists(st.sampled_from(ITEMS), max_size=3), MOMENTS)
 NO_FACT = ACTED.map(lambda record: replace(record, body={**record.body, "actions": {"rating": float("nan")}}))

@@ -124,7 +124,7 @@ def test_an_empty_slate_is_a_row_without_an_item(tmp_path):
     [
         Record(id="x", kind="feedback", user="u", timestamp=1.0, body={"actions": {"a": 1}}),
         Record(id="x", kind="feedback", user="u", timestamp=1.0, body={"item": 3}),
-        Record(id="x", kind="feedback", user="u", timestamp=1.0, body={"item": "i", "actions": {"a": "much"}}),
+        Record(id="x", kind="feedback", user="u", timestamp=1.0, body={"item": "i", "actions": {"a": ["much"]}}),
         Record(id="x", kind="feedback", user="u", timestamp=1.0, body={"item": "i", "actions": {"a": float("inf")}}),
         Record(id="x", kind="feedback", user="u", timestamp=1e300, body={"item": "i"}),
         Record(id="x", kind="feedback", user="u", timestamp=1.0, body={"item": "i", "position": 2**70}),
@@ -134,7 +134,7 @@ def test_an_empty_slate_is_a_row_without_an_item(tmp_path):
     ids=[
         "no item",
         "a number for an item",
-        "text for a number",
+        "a list for a number",
         "no finite number",
         "no such day",
         "too large",

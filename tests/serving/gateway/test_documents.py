@@ -17,7 +17,7 @@ DOCUMENTS = Documents(
     profile={"tags": "categories", "taste": "vector"},
     items={"price": "number", "genres": "categories", "name": "category"},
     liked=("genres", "name"),
-    actions=("click", "rating"),
+    actions={"click": "number", "rating": "number", "kind": "word"},
     limits=Limits(k=50, exclude=3, events=2, id_characters=8, values=2),
     now=lambda: NOW,
     ranked=True,
@@ -179,8 +179,10 @@ def test_an_id_follows_from_what_was_sent() -> None:
     [
         ({"timestamp": NOW + 86_401}, r"events\[0\].timestamp is 1086401.0; send a number from 0 to"),
         ({"timestamp": -1}, "timestamp is -1"),
-        ({"actions": {"buy": 1}}, "actions has the unknown field 'buy'; known are click, rating"),
+        ({"actions": {"buy": 1}}, "actions has the unknown field 'buy'; known are click, rating, kind"),
         ({"actions": {"click": "1"}}, "actions.click is '1'"),
+        ({"actions": {"kind": 1}}, r"events\[0\].actions.kind is 1; send a string"),
+        ({"actions": {"kind": ""}}, "actions.kind has 0 characters"),
         ({"position": -1}, "position is -1"),
         ({"propensity": 1.5}, "propensity is 1.5"),
         ({"id": "123456789"}, "id has 9 characters"),
@@ -190,6 +192,11 @@ def test_an_id_follows_from_what_was_sent() -> None:
 def test_events_that_are_wrong_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(QueryError, match=message):
         DOCUMENTS.events(body({"events": [EVENT | changes]}), stored)
+
+
+def test_a_word_stays_a_word() -> None:
+    (record,) = DOCUMENTS.events(body({"events": [EVENT | {"actions": {"kind": "buy", "click": 1}}]}), stored)
+    assert record.event().actions == {"kind": "buy", "click": 1.0}
 
 
 def test_one_wrong_event_refuses_them_all() -> None:

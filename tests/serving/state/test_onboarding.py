@@ -52,6 +52,13 @@ def test_the_fewest_and_smallest_actions_reach_the_objectives(objectives, action
     assert (labels[0, places] > 0).all()
 
 
+def test_words_are_found_that_reach_the_objectives():
+    objectives = {"buy": "kind == 'buy'", "more": "kind in ['add', 'buy'] and where(kind == 'buy', price) > 2"}
+    spec = replace(SPEC, actions={"kind": "word", "price": "number"}, objectives=objectives, target="buy")
+    assert reaching(spec, ["buy"]) == {"kind": "buy"}
+    assert reaching(spec, ["more"]) == {"kind": "buy", "price": 3.0}
+
+
 @pytest.mark.parametrize(
     ("objectives", "sentence"),
     [
@@ -66,7 +73,7 @@ def test_what_no_action_reaches_is_said(objectives, sentence):
 
 
 def test_objectives_that_read_too_much_to_try_are_said():
-    text = " + ".join(f"{SPEC.actions[number % 4]} * {number}.5" for number in range(2, 60, 3))
+    text = " + ".join(f"{list(SPEC.actions)[number % 4]} * {number}.5" for number in range(2, 60, 3))
     with pytest.raises(ConfigError, match=r"the objectives \['all'\] read too many actions to try"):
         reaching(replace(SPEC, objectives={"all": f"{text} > 1"}), ["all"])
 

@@ -29,7 +29,7 @@ EVENTS = st.builds(
     user=st.just("u"),
     item=st.text(),
     timestamp=NUMBERS,
-    actions=st.dictionaries(st.text(max_size=3), NUMBERS, max_size=3),
+    actions=st.dictionaries(st.text(max_size=3), NUMBERS | st.text(), max_size=3),
     context=st.dictionaries(st.text(max_size=3), st.text() | st.booleans() | st.none(), max_size=2),
     request_id=st.none() | st.text(),
     position=st.none() | st.integers(0, 9),
