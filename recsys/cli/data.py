@@ -1,6 +1,9 @@
 """`python -m recsys data`: propose the description of files, and look at a described log before it is trained on."""
 
+import json
+import shlex
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -33,7 +36,7 @@ def init(
     if out.exists() and not force:
         raise DataError(f"{out} is there already; name another file by --out, or write over it by --force")
     proposal = propose(files, out.parent)
-    command = f"python -m recsys data init {' '.join(map(str, files))}"
+    command = f"python -m recsys data init {shlex.join(map(str, files))}"
     with whole_file(out) as draft:
         draft.write_text(written(proposal, command), encoding="utf-8")
     text = out.read_text(encoding="utf-8")
@@ -41,7 +44,7 @@ def init(
     console.print(Text(f"wrote    {out}; lines that say UNSURE: {text.count('UNSURE') - 1}"), soft_wrap=True)
     if (mistake := _mistake(out)) is not None:
         console.print(Text(f"mend     {mistake}"), style="yellow", soft_wrap=True)
-    _next(f"python -m recsys data check {out}")
+    _next(f"python -m recsys data check {shlex.quote(str(out))}")
 
 
 def _mistake(description: Path) -> str | None:
@@ -57,19 +60,28 @@ def _mistake(description: Path) -> str | None:
 def check(
     description: Annotated[Path, typer.Argument(help="the YAML file that describes the log")],
     html: Annotated[Path | None, typer.Option(help="also write one HTML page with plots")] = None,
+    figures: Annotated[Path | None, typer.Option("--json", help="also write all figures and warnings as JSON")] = None,
 ) -> None:
     """Tell what a training on this log can be expected to do, and what to mend before it."""
-    if html is not None and html.is_dir():
-        raise DataError(f"--html {html} is a folder; give the name of a file")
+    for option, file in (("--html", html), ("--json", figures)):
+        if file is not None and file.is_dir():
+            raise DataError(f"{option} {file} is a folder; give the name of a file")
     findings = find(*Tables(description=str(description)).read(), now=time.time())
     found, advice = tuple(chapters(findings, footprint_of(findings))), advise(findings)
     command = next_command(findings, str(description))
     _print(findings, found, advice)
     if html is not None:
-        with whole_file(html) as draft:
-            draft.write_text(page(findings.name, found, advice, command), encoding="utf-8")
-        console.print(f"page     {html}", soft_wrap=True, highlight=False)
+        _write("page", html, page(findings.name, found, advice, command))
+    if figures is not None:
+        document = asdict(findings) | {"advice": [asdict(one) for one in advice], "next": command}
+        _write("figures", figures, json.dumps(document, indent=1, ensure_ascii=False))
     _next(command)
+
+
+def _write(name: str, file: Path, text: str) -> None:
+    with whole_file(file) as draft:
+        draft.write_text(text, encoding="utf-8")
+    console.print(Text(f"{name:8} {file}"), soft_wrap=True)
 
 
 def footprint_of(findings: Findings) -> Footprint:

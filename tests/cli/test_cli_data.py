@@ -1,11 +1,14 @@
 """`python -m recsys data`: reports that are whole at 80 columns and on one page, and mistakes that leave nothing behind."""
 
+import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 import recsys.cli.data as data
 
@@ -58,6 +61,17 @@ def test_the_page_is_one_file_that_fetches_nothing_and_shows_ids_as_text(shop, t
     assert "<b>" not in page
     assert "an-item-with-a-rather-long-name-29" in page
     assert [file.name for file in html.parent.iterdir()] == ["check.html"]
+
+
+def test_the_figures_are_json_and_the_next_command_survives_odd_paths(shop, typed):
+    odd = shop.rename(shop.with_name("my shop, 2.yaml"))
+    assert typed("data", "check", odd, "--json", shop.parent / "check.json") == 0
+    document = json.loads((shop.parent / "check.json").read_text(encoding="utf-8"))
+    assert (document["tables"][0]["rows"], document["objectives"][0]["rate"]) == (300, 1.0)
+    assert {one["level"] for one in document["advice"]} <= {"warning", "note"}
+    override = shlex.split(document["next"])[-1]
+    (parsed,) = OverridesParser.create().parse_overrides([override])
+    assert parsed.value() == str(odd)
 
 
 def test_a_log_that_cannot_be_read_ends_with_one_sentence_and_no_page(shop, typed, capsys):

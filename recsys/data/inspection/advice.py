@@ -3,6 +3,8 @@
 A sentence is a `warning` where figures or the served slates suffer, else a `note`.
 """
 
+import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -39,7 +41,8 @@ def advise(findings: Findings) -> tuple[Advice, ...]:
 def next_command(findings: Findings, description: str) -> str:
     """The training that this log allows."""
     protocol = {"user": " protocol=leave_one_out", "none": " protocol=random"}.get(findings.order, "")
-    return f"python train.py data=tables data.description={description}{protocol}"
+    path = description if re.fullmatch(r"[\w./-]+", description) else shlex.quote(f'"{description}"')
+    return f"python train.py data=tables data.description={path}{protocol}"
 
 
 def _warning(text: str) -> Advice:
