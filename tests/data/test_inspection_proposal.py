@@ -143,6 +143,8 @@ def test_words_become_one_objective_each_the_commonest_first(tmp_path, values, o
     assert document["interactions"]["actions"] == {"event_type": "word"}
     assert document["objectives"] == {name: f"event_type == {word!r}" for name, word in objectives.items()}
     assert document["target"] == target
+    dataset = loaded(tmp_path)
+    assert dataset.labels().sum() == dataset.num_events
 
 
 @pytest.mark.parametrize(
@@ -185,6 +187,19 @@ def test_columns_that_go_with_the_item_and_second_times_are_left_out_with_the_re
     assert "#   brand: the same for all events of an item" in text
     assert "#   removed_at: one value in all rows" in text
     assert "#   _id: another value in every row" in text
+
+
+def test_columns_with_reserved_names_are_left_out_where_they_are_no_key(tmp_path):
+    rows = [(user, item, at, str(index % 3), f"t{index % 4}") for index, (user, item, at, _) in enumerate(ROWS)]
+    (tmp_path / "log.csv").write_text(
+        lines([("user_id", "item_id", "at", "user", "item"), *rows], ","), encoding="utf-8"
+    )
+    items = [(f"i{index}", "abc"[index % 3], str(index)) for index in range(5)]
+    (tmp_path / "items.csv").write_text(lines([("item_id", "text", "item"), *items], ","), encoding="utf-8")
+    document = described(tmp_path, "log.csv", "items.csv")
+    assert (document["interactions"]["user"], document["interactions"]["item"]) == ("user_id", "item_id")
+    assert document["items"]["columns"] == {"text": "text"}
+    loaded(tmp_path)
 
 
 def test_files_that_do_not_belong_together_and_too_few_columns_are_refused(tmp_path):

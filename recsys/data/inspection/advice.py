@@ -128,7 +128,7 @@ def _columns(findings: Findings) -> Iterator[Advice]:
         where = f"{one.table}: column {one.column!r}"
         if one.filled == 0:
             yield _warning(f"{where} is empty in every row: it says nothing; leave it out of the description")
-        elif one.distinct == 1 and one.kind != "action":
+        elif one.distinct == 1 and not one.kind.endswith("action"):
             yield _note(f"{where} has one value: it tells nothing apart; leave it out of the description")
         elif one.kind == "category" and one.distinct > 0.9 * _rows(findings, one.table) > 50:
             yield _note(

@@ -179,7 +179,7 @@ def _crawlers(counts: pl.DataFrame) -> tuple[tuple[str, int], ...]:
 
 def _column_facts(dataset: Dataset) -> list[ColumnFacts]:
     described = dataset.description
-    actions = dict.fromkeys(described.actions, "action")
+    actions = {name: f"{kind}, an action" for name, kind in described.actions.items()}
     kinds: dict[str, tuple[pl.DataFrame, Mapping[str, str]]] = {
         "interactions": (dataset.interactions, actions | dict(described.context)),
         "items": (dataset.items, described.items),

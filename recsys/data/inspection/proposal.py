@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from recsys.data.description import ITEM, TIMESTAMP, USER
+from recsys.data.description import ITEM, TEXT, TIMESTAMP, USER
 from recsys.data.inspection.columns import ColumnLook, look, record_kind
 from recsys.data.inspection.labels import (
     AMOUNT_NAME,
@@ -20,6 +20,7 @@ from recsys.data.inspection.labels import (
 from recsys.data.inspection.roles import LookedAt, Roles, find_roles
 from recsys.data.reading import USUAL, FileTable, read_table
 
+RESERVED = (USER, ITEM, TIMESTAMP)
 TITLE_NAMES = ("title", "name", "headline", "label")
 
 
@@ -139,6 +140,8 @@ def _time(looks: Mapping[str, ColumnLook], taken: set[str]) -> dict[str, tuple[s
 
 def _no_use(one: ColumnLook, roles: Roles, item: str) -> str | None:
     """Why a column of the interactions cannot be used, None where it can."""
+    if one.name in RESERVED:
+        return "the name is reserved: rename the column to use it"
     if not one.filled:
         return "empty in every row"
     if one.distinct == 1:
@@ -172,8 +175,10 @@ def _record_table(key: str, table: LookedAt, column: str, reason: str, read: Fil
         if name == column:
             continue
         kind, why = record_kind(one)
-        if kind is None:
-            left_out[names[name]] = why
+        if name == TEXT and kind is not None:
+            kind, why = "text", "the name is that of the texts"
+        if kind is None or name == key:
+            left_out[names[name]] = why if kind is None else "the name is reserved: rename the column to use it"
         elif one.separator and separators and one.separator != separators[0]:
             left_out[names[name]] = f"UNSURE: lists between {one.separator!r}, a table has one separator"
         else:
