@@ -47,6 +47,7 @@ from recsys.policy.compose import Policy
 from recsys.policy.diversity import Alike, Determinantal, Diversity, MaximalMarginalRelevance, MaxSum, Proportions
 from recsys.policy.explore import Exploration
 from recsys.policy.popularity import EVENTS, EXPOSURE, PopularityDial
+from recsys.policy.repeat import Repeat
 from recsys.policy.rules import RuleSet
 from recsys.policy.value import ValueFormula
 from recsys.stages import POPULARITY, Rank, Retrieve, load_rank, load_retrieve, rules_maker
@@ -208,6 +209,7 @@ def pages(run: Finished, setting: Setting) -> np.ndarray:
         popularity=setting.popularity,
         diversity=setting.diversity,
         exploration=Exploration(kind="none", rate=0.0, first=0),
+        repeat=Repeat.never(),
     )
     stage = rules_maker(run.bundle, policy=policy)(RuleSet.parse({"rules": []}))
     asked = run.asked

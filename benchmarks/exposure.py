@@ -36,6 +36,7 @@ from recsys.policy.compose import Policy
 from recsys.policy.diversity import MaximalMarginalRelevance
 from recsys.policy.explore import Exploration
 from recsys.policy.popularity import EVENTS, EXPOSURE, PopularityDial
+from recsys.policy.repeat import Repeat
 from recsys.policy.rules import RuleSet
 from recsys.policy.value import ValueFormula
 from recsys.stages import Rules, rules_maker
@@ -91,6 +92,7 @@ def stage_of(run: Finished, setting: Setting) -> Rules:
         popularity=setting.dial,
         diversity=MaximalMarginalRelevance(trade_off=1.0, window=0, span=None, content=0.0),
         exploration=Exploration(kind="none", rate=0.0, first=0),
+        repeat=Repeat.never(),
     )
     return rules_maker(run.bundle, policy=policy)(RuleSet.parse({"rules": list(setting.rules)}))
 

@@ -14,6 +14,7 @@ from recsys.policy.compose import CompiledPolicy, Policy
 from recsys.policy.diversity import Determinantal, Diversity
 from recsys.policy.explore import Exploration
 from recsys.policy.popularity import PopularityDial
+from recsys.policy.repeat import Repeat
 from recsys.policy.rules import RuleSet
 from recsys.policy.value import ValueFormula
 
@@ -128,6 +129,7 @@ def compiled(
         popularity=PopularityDial.off(),
         diversity=diversity,
         exploration=exploration,
+        repeat=Repeat.never(),
     )
     return policy.compile(
         ruled, columns, TYPES, REQUEST_TYPES, vectors, ("click", "like"), ("towers", "linear"), "benchmark"

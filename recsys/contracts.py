@@ -54,7 +54,9 @@ class Query:
     """raw events, newest last"""
     surface: str = "default"
     exclude: tuple[str, ...] = ()
-    """items that may not be shown, beside those of the history"""
+    """items that may not be shown, beside those that the history bars"""
+    hidden: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """"item", or a category column of the catalogue -> values that the user does not want to see, not even pinned"""
     request_id: str = ""
     """seeds exploration, so that a slate can be replayed"""
     exposure: Mapping[str, float] = field(default_factory=dict)
@@ -168,6 +170,8 @@ def _fields(noun: Any) -> dict[str, Any]:
     if not isinstance(noun, Event | Query | SlateItem | Slate):
         raise TypeError(f"{_short(noun)} is a {type(noun).__name__}, which JSON does not know")
     said = {name: getattr(noun, name) for name in noun.__slots__}
+    if isinstance(noun, Query) and not noun.hidden:
+        del said["hidden"]
     if isinstance(noun, SlateItem) and not noun.adds:
         del said["adds"], said["because_of"]
     if isinstance(noun, Slate) and not noun.exposure:
@@ -191,6 +195,10 @@ def query_from_dict(document: Any) -> Query:
         history=tuple(_event(event, f"query.history[{index}]", fields["user"]) for index, event in enumerate(history)),
         surface=_text("query", "surface", fields.get("surface", "default")),
         exclude=_texts("query", "exclude", fields.get("exclude", [])),
+        hidden={
+            column: _texts("query", f"hidden.{column}", values)
+            for column, values in _object("query", fields.get("hidden", {}), "hidden").items()
+        },
         request_id=_text("query", "request_id", fields.get("request_id", "")),
         exposure=_numbers("query", "exposure", fields.get("exposure", {})),
     )

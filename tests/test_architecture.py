@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "candidates": {"features", "index"},
     "items": {"bundle", "content", "features", "index", "policy"},
     "stages": {"bundle", "candidates", "content", "features", "index", "items", "policy"},
-    "evaluation": {"candidates", "data", "features", "index", "pipeline"},
+    "evaluation": {"candidates", "data", "features", "index", "pipeline", "policy"},
     "graphs": {"content", "features", "ranking", "retrieval", "stages"},
     "export": {"bundle", "features", "pipeline", "stages"},
     "experiments": {"data"},

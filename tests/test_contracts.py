@@ -34,6 +34,7 @@ QUERIES = st.builds(
     exclude=st.lists(st.text(), max_size=2).map(tuple),
     request_id=st.text(),
     exposure=st.dictionaries(st.text(), NUMBERS, max_size=2),
+    hidden=st.dictionaries(st.text(), st.lists(st.text(), max_size=2).map(tuple), max_size=2),
 )
 SLATE = Slate(
     user="u",
@@ -53,6 +54,10 @@ GOOD = {"user": "u", "now": 1.0}
 @given(QUERIES)
 def test_a_query_survives_json(query):
     assert Query.from_json(query.to_json()) == query
+
+
+def test_a_query_that_hides_nothing_is_written_as_before_there_was_hiding():
+    assert "hidden" not in Query(user="u", now=1.0).to_json()
 
 
 def test_a_slate_survives_json():
@@ -94,6 +99,9 @@ def test_nouns_are_frozen():
         ({"exclude": "abc"}, "query.exclude"),
         ({"exclude": ["a", 1]}, r"query.exclude\[1\]"),
         ({"request_id": 1}, "query.request_id"),
+        ({"hidden": ["a"]}, "query.hidden"),
+        ({"hidden": {"item": "a"}}, "query.hidden.item"),
+        ({"hidden": {"brand": [1]}}, r"query.hidden.brand\[0\]"),
         ({"exposure": {"a": "x"}}, "query.exposure.a"),
         ({"history": {}}, "query.history"),
         ({"history": "x"}, "query.history"),

@@ -8,6 +8,7 @@ from recsys.policy.compose import Policy
 from recsys.policy.diversity import MaximalMarginalRelevance
 from recsys.policy.explore import Exploration
 from recsys.policy.popularity import PopularityDial
+from recsys.policy.repeat import Repeat
 from recsys.policy.rules import RuleSet
 from recsys.policy.value import ValueFormula
 from recsys.ranking.uncertainty import LastLayerPosterior, information
@@ -24,6 +25,7 @@ def choosing(kind):
         popularity=PopularityDial.off(),
         diversity=MaximalMarginalRelevance(trade_off=1.0, window=0, span=None, content=0.0),
         exploration=Exploration(kind=kind, rate=rate, first=0),
+        repeat=Repeat.never(),
     )
     items = np.array([f"i{row}" for row in range(ARMS)], dtype=object)
     return exploring.compile(

@@ -100,22 +100,29 @@ class Split:
                     "horizon before the period ends; give a shorter protocol.horizon_days or a larger share"
                 )
 
-    def targets(self, dataset: Dataset, period: int = TEST) -> np.ndarray:
-        """[R] bool, the first positive in `period` of every (user, item) pair that no event of an earlier one holds."""
+    def targets(self, dataset: Dataset, period: int = TEST, showable: np.ndarray | None = None) -> np.ndarray:
+        """[R] bool, the first positive in `period` of every (user, item) pair that may be shown.
+
+        showable: [R] bool, pairs that may be shown; None: those that no event of an earlier period holds
+        """
         rows = dataset.interactions.select(
             pl.col(USER, ITEM).cast(pl.Categorical),
-            asked=pl.Series((self.periods == period) & dataset.positives()),
-            met=pl.Series(self.periods < period),
+            positive=pl.Series((self.periods == period) & dataset.positives()),
+            earlier=pl.Series(self.periods < period),
         )
-        new = rows.with_row_index("row").filter(pl.col("asked") & ~pl.col("met").any().over(USER, ITEM))
-        first = new.unique([USER, ITEM], keep="first", maintain_order=True)["row"]
+        new = ~pl.col("earlier").any().over(USER, ITEM) if showable is None else pl.Series(showable)
+        first = (
+            rows.with_row_index("row")
+            .filter(pl.col("positive") & new)
+            .unique([USER, ITEM], keep="first", maintain_order=True)
+        )
         targets = np.zeros(dataset.num_events, dtype=bool)
-        targets[first.to_numpy()] = True
+        targets[first["row"].to_numpy()] = True
         return targets
 
-    def targets_sha256(self, dataset: Dataset, period: int = TEST) -> str:
+    def targets_sha256(self, dataset: Dataset, period: int = TEST, showable: np.ndarray | None = None) -> str:
         """sha256 of the sorted (user, item) pairs of `targets`: reports with one hash were asked the same questions."""
-        asked = pl.Series(self.targets(dataset, period))
+        asked = pl.Series(self.targets(dataset, period, showable))
         pairs = dataset.interactions.select(USER, ITEM).filter(asked).sort(USER, ITEM)
         text = "".join(f"{user}\0{item}\n" for user, item in pairs.iter_rows())
         return hashlib.sha256(text.encode()).hexdigest()

@@ -1,7 +1,7 @@
 """What is asked in one period of a split, and every system's answer to it.
 
 Each user is asked once, at the first event of the period; the targets are the items that the user then meets positively
-for the first time, whether anything is known of them or not.
+for the first time, or that may be repeated (policy.repeat), whether anything is known of them or not.
 
 Shapes: R rows of the log, B queries, N items, K places.
 """
@@ -55,14 +55,14 @@ class Questions:
     histories: Histories
     """what reached an objective before, oldest first: what every system may know of the user"""
     removed: sparse.csr_array
-    """[B, N] nonzero where an item may not be shown: met before, as a mere impression too"""
+    """[B, N] nonzero where an item may not be shown: barred by an earlier event, a mere impression too"""
     events_per_user: int = EVERY
     """the newest, at most, of which item-item baselines count pairs"""
 
     @staticmethod
     def of(dataset: Dataset, split: Split, replay: Replay, period: int) -> "Questions":
         """DataError when nothing new is met in the period."""
-        wanted = split.targets(dataset, period)
+        wanted = split.targets(dataset, period, replay.showable(split, period))
         rows = replay.first_rows(split.periods == period)
         rows = rows[np.isin(replay.users[rows], replay.users[wanted])]
         if not len(rows):
@@ -70,7 +70,6 @@ class Questions:
             raise DataError(f"{dataset.name}: no user meets a new item in the {name} period; enlarge protocol.{name}")
         asking, earlier = replay.earlier(rows)
         reached = (replay.labels[earlier] > 0).any(axis=1)
-        met = Histories.grouped(asking, replay.items[earlier], len(rows)).matrix(dataset.num_items)
         return Questions(
             replay=replay,
             split=split,
@@ -78,7 +77,7 @@ class Questions:
             rows=rows,
             targets=replay.targets(rows, wanted),
             histories=Histories.grouped(asking[reached], replay.items[earlier[reached]], len(rows)),
-            removed=met,
+            removed=Histories.grouped(*replay.barred(rows), len(rows)).matrix(dataset.num_items),
         )
 
     def __len__(self) -> int:
@@ -92,6 +91,12 @@ class Questions:
     def users(self) -> np.ndarray:
         """[B] int64 code of each user, the same in every split of a data set."""
         return self.replay.users[self.rows]
+
+    @property
+    def targets_sha256(self) -> str:
+        """As `Split.targets_sha256`, of what may be shown."""
+        showable = self.replay.showable(self.split, self.period)
+        return self.split.targets_sha256(self.replay.dataset, self.period, showable)
 
     @cached_property
     def queries(self) -> list[Query]:

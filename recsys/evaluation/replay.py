@@ -15,6 +15,7 @@ from recsys.data.dataset import Dataset
 from recsys.data.description import ITEM, TIMESTAMP, USER
 from recsys.data.splits import Split
 from recsys.evaluation.metrics import Targets
+from recsys.policy.repeat import CompiledRepeat, Repeat
 
 
 class Replay:
@@ -24,8 +25,11 @@ class Replay:
     known to a query, and the moment of the query is moved behind it.
     """
 
-    def __init__(self, dataset: Dataset, split: Split) -> None:
+    def __init__(self, dataset: Dataset, split: Split, repeat: CompiledRepeat | None = None) -> None:
+        """repeat: when items may be shown again; None: never"""
         self.dataset = dataset
+        objectives, clock = tuple(dataset.description.objectives), dataset.description.clock
+        self.repeat = Repeat.never().compile(objectives, clock=clock) if repeat is None else repeat
         self.rows_of_items = {item: row for row, item in enumerate(dataset.items[ITEM])}
         self.names = dataset.interactions[USER].unique().sort().to_numpy()
         """[U] users of the log, sorted"""
@@ -75,6 +79,24 @@ class Replay:
         """`rows` [B] themselves and what their users met after them: (place in `rows` [M], row of the log [M])."""
         users = self.users[rows]
         return _stretches(self.grouped, self.offsets[users] + self.place[rows], self.offsets[users + 1])
+
+    def barred(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What may not be shown to the users of `rows` [B]: (index in `rows` [M], catalogue row [M]), each pair once."""
+        asking, earlier = self.earlier(rows)
+        keys = asking * len(self.rows_of_items) + self.items[earlier]
+        now = self.now[rows[asking]]
+        pairs = self.repeat.barred_keys(keys, self.timestamps[earlier], self.labels[earlier], now)
+        return np.divmod(pairs, len(self.rows_of_items))
+
+    def showable(self, split: Split, period: int) -> np.ndarray | None:
+        """[R] bool, items that may be shown to their users when these first ask in the period; None where nothing is repeated,
+        so that those are the items of no earlier event.
+        """
+        if not self.repeat.possible:
+            return None
+        rows, width = self.first_rows(split.periods == period), len(self.rows_of_items)
+        asking, items = self.barred(rows)
+        return ~np.isin(self.users * width + self.items, self.users[rows[asking]] * width + items)
 
     def query(self, row: int, k: int) -> Query:
         """What the user of `row` would have asked just before it."""

@@ -137,11 +137,12 @@ class Scoreboard:
         pooled = f"{num} splits pooled: " if num > 1 else ""
         names = "; ".join(sheet.questions.split.name for sheet in self._sheets)
         strict = ", nothing fitted on validation or test" if first.split.strict else ""
-        return f"{self.dataset.name}, {pooled}{names}{strict}, one query a user, seen items removed"
+        removed = "seen items removed but for repeats" if first.replay.repeat.possible else "seen items removed"
+        return f"{self.dataset.name}, {pooled}{names}{strict}, one query a user, {removed}"
 
     def _sha256(self) -> str:
         """The hash of the one split, or the hash of all their hashes."""
-        hashes = [sheet.questions.split.targets_sha256(self.dataset, sheet.questions.period) for sheet in self._sheets]
+        hashes = [sheet.questions.targets_sha256 for sheet in self._sheets]
         return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
 

@@ -91,3 +91,8 @@ def remembered(
     order = np.lexsort([key[reached] for key in (*last_first, ties, timestamps, histories)])
     places = reached[order]
     return places, labels[places], timestamps[places]
+
+
+def event_labels(events: Sequence[Event], spec: FeatureSpec) -> np.ndarray:
+    """Objectives of raw events: [R, T] float32, NaN where an action was not sent."""
+    return spec.labels(action_columns(events, spec), len(events))

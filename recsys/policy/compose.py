@@ -25,23 +25,32 @@ from recsys.policy.membership import among
 from recsys.policy.pins import place_pins
 from recsys.policy.popularity import CompiledDial, PopularityDial, dial_from_document
 from recsys.policy.quotas import Balance
+from recsys.policy.repeat import Repeat, SeenFilter, repeat_from_document
 from recsys.policy.rules import RuleSet
 from recsys.policy.selection import Limits, Pool, select
 from recsys.policy.value import CompiledValue, ValueFormula
 
-OFF = PopularityDial.off().to_document()
+INHERITED = {"popularity": PopularityDial.off().to_document(), "repeat": Repeat.never().to_document()}
+"""sections that an older bundle does not have"""
 
 
 class Policy:
     """What turns probabilities into slates, before it knows a bundle."""
 
     def __init__(
-        self, *, value: ValueFormula, popularity: PopularityDial, diversity: Diversity, exploration: Exploration
+        self,
+        *,
+        value: ValueFormula,
+        popularity: PopularityDial,
+        diversity: Diversity,
+        exploration: Exploration,
+        repeat: Repeat,
     ) -> None:
         self.value = value
         self.popularity = popularity
         self.diversity = diversity
         self.exploration = exploration
+        self.repeat = repeat
 
     def spelled(self, means: Mapping[str, str]) -> "Policy":
         """As `ValueFormula.spelled`."""
@@ -50,6 +59,7 @@ class Policy:
             popularity=self.popularity,
             diversity=self.diversity,
             exploration=self.exploration,
+            repeat=self.repeat,
         )
 
     def to_document(self) -> dict[str, Any]:
@@ -59,18 +69,22 @@ class Policy:
             "popularity": self.popularity.to_document(),
             "diversity": self.diversity.to_document(),
             "exploration": self.exploration.to_document(),
+            "repeat": self.repeat.to_document(),
         }
 
     @staticmethod
     def from_document(document: Mapping[str, Any]) -> "Policy":
-        """ConfigError names a key that is absent, unknown or out of range. Without popularity the dial is off."""
-        own = document if not isinstance(document, Mapping) else {"popularity": OFF, **document}
-        sections = _section("policy", own, ("value", "popularity", "diversity", "exploration"))
+        """ConfigError names a key that is absent, unknown or out of range. Without popularity the dial is off, without repeat
+        nothing is shown again.
+        """
+        own = document if not isinstance(document, Mapping) else {**INHERITED, **document}
+        sections = _section("policy", own, ("value", "popularity", "diversity", "exploration", "repeat"))
         return Policy(
             value=ValueFormula(**_section("policy.value", sections["value"], ("formula", "weights"))),
             popularity=dial_from_document(sections["popularity"]),
             diversity=diversity_from_document(sections["diversity"]),
             exploration=exploration_from_document(sections["exploration"]),
+            repeat=repeat_from_document(sections["repeat"]),
         )
 
     def compile(
@@ -85,6 +99,7 @@ class Policy:
         bundle_fingerprint: str,
         popularity: np.ndarray | None = None,
         hidden: np.ndarray | None = None,
+        seen: SeenFilter | None = None,
     ) -> "CompiledPolicy":
         """Check everything against one bundle and make arrays of it.
 
@@ -92,8 +107,8 @@ class Policy:
         `user.column` and `context.column`. vectors: [N, D], rows need not be of length 1, a row of zeros resembles
         nothing. objectives: of the last axis of the probabilities. sources: of the last axis of
         Candidates.source_scores. popularity: [N] share of each item in known events, None where nobody counted. hidden: [N]
-        bool, items that are never shown, not even by a pin. ConfigError for a rule or a formula that does not fit,
-        BundleError for vectors or a popularity that do not.
+        bool, items that are never shown, not even by a pin. seen: items that histories bar; None bars all of them.
+        ConfigError for a rule or a formula that does not fit, BundleError for vectors or a popularity that do not.
         """
         _check_vectors(vectors, len(catalogue["item"]))
         return CompiledPolicy(
@@ -107,6 +122,7 @@ class Policy:
             sources=tuple(sources),
             bundle=bundle_fingerprint,
             hidden=hidden,
+            seen=SeenFilter.never() if seen is None else seen,
         )
 
 
@@ -124,8 +140,13 @@ class CompiledPolicy:
     """[N] object, ids"""
     sources: tuple[str, ...]
     bundle: str
+    seen: SeenFilter
     hidden: np.ndarray | None = None
     """[N] bool, items that are never shown; None where all may be"""
+
+    def barred(self, queries: Sequence[Query]) -> list[list[int]]:
+        """[B] rising catalogue rows that may not be shown to each: seen and not to be repeated, or excluded."""
+        return self.seen.rows(queries, self.rules.row_of)
 
     def reads(self, rows: np.ndarray) -> list[str]:
         """What exposure rules and the dial may read of Query.exposure where catalogue rows [C] are candidates; there may be
@@ -178,11 +199,10 @@ class CompiledPolicy:
         """The slates of a batch, and all that they were made from."""
         for figures in (probabilities, deviations):
             _check_shapes(queries, candidates, figures)
-        seen = [_seen(self.rules.row_of, query) for query in queries]
-        offer = self._offer(queries, candidates, probabilities, deviations, [hidden for _, hidden in seen])
+        offer = self._offer(queries, candidates, probabilities, deviations, self.barred(queries))
         pool = place_pins(queries, self.rules, offer)
         limits = self._limits(queries, pool, offer)
-        histories, ranked = [history for history, _ in seen], probabilities is not None
+        histories, ranked = [_history(self.rules.row_of, query) for query in queries], probabilities is not None
         scoring = self.diversity.scoring(pool, self.likeness, histories, ranked=ranked)
         return Batch(
             queries=queries,
@@ -273,10 +293,9 @@ def _scale(values, factors):
             values[b, c] = one if math.isfinite(one) else math.nan
 
 
-def _seen(row_of: Mapping[str, int], query: Query) -> tuple[list[int], list[int]]:
-    """Catalogue rows of a query's history, and with them those it asks not to see."""
-    history = [row for event in query.history if (row := row_of.get(event.item)) is not None]
-    return history, [*history, *(row for item in query.exclude if (row := row_of.get(item)) is not None)]
+def _history(row_of: Mapping[str, int], query: Query) -> list[int]:
+    """Catalogue rows of a query's history."""
+    return [row for event in query.history if (row := row_of.get(event.item)) is not None]
 
 
 def _padded(array: np.ndarray, value: Any, width: int) -> np.ndarray:

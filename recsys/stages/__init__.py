@@ -16,11 +16,13 @@ from recsys.stages.load import (
     popularity_shares,
     read_catalogue,
     read_ledger,
+    read_repeat,
     read_ruled_items,
     read_schema,
     read_spec,
     request_types,
     rules_maker,
+    seen_filter,
 )
 from recsys.stages.onnx import OnnxModel
 from recsys.stages.stage import (
@@ -71,9 +73,11 @@ __all__ = [
     "ranker_inputs",
     "read_catalogue",
     "read_ledger",
+    "read_repeat",
     "read_ruled_items",
     "read_schema",
     "read_spec",
     "request_types",
     "rules_maker",
+    "seen_filter",
 ]

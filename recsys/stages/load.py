@@ -1,7 +1,7 @@
 """A bundle -> its stages, as it was trained or following what changed since."""
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from recsys.content.words import WORD_WEIGHTS, WORDS, WordVectors
 from recsys.errors import BundleError, ConfigError
 from recsys.features.encode import Arrays, ItemTable
 from recsys.features.spec import FeatureSpec
+from recsys.features.state import event_labels
 from recsys.index import FaissIndex
 from recsys.items.content import ITEM_TOWER, ItemContent
 from recsys.items.ledger import Ledger
@@ -25,6 +26,7 @@ from recsys.items.store import ItemStore
 from recsys.items.tracked import Tracked
 from recsys.policy.compose import Policy
 from recsys.policy.live import Follower, Unpublished
+from recsys.policy.repeat import CompiledRepeat, SeenFilter
 from recsys.policy.rules import RuleSet
 from recsys.policy.shares import LiveShares, ShareFile
 from recsys.policy.store import RuleStore
@@ -65,6 +67,10 @@ def read_ledger(bundle: Bundle) -> Ledger:
     return Ledger.of(read_schema(bundle), read_catalogue(bundle))
 
 
+def read_policy(bundle: Bundle) -> Policy:
+    return Policy.from_document(bundle.document("policy.yaml"))
+
+
 def load_retrieve(bundle: Bundle) -> Retrieve:
     spec = read_spec(bundle)
     items = ItemTable(ids=tuple(read_catalogue(bundle)["item"]), encoded=bundle.arrays("item_table.safetensors"))
@@ -76,6 +82,7 @@ def load_retrieve(bundle: Bundle) -> Retrieve:
         user_tower=OnnxModel(bundle.file("user_tower.onnx"), spec.request_tensors()),
         sources=Sources.from_documents(document, arrays, index),
         ranked=bundle.has(RANKER),
+        seen=seen_filter(read_repeat(bundle, spec), spec),
     )
 
 
@@ -113,6 +120,16 @@ def load_rules(bundle: Bundle, *, policy: Policy | None = None, rules: RuleSet |
     return rules_maker(bundle, policy=policy)(rules)
 
 
+def read_repeat(bundle: Bundle, spec: FeatureSpec) -> CompiledRepeat:
+    """When its items may be shown again; ConfigError for bars that do not fit the spec."""
+    return read_policy(bundle).repeat.compile(tuple(spec.objectives), clock=spec.clock)
+
+
+def seen_filter(repeat: CompiledRepeat, spec: FeatureSpec) -> SeenFilter:
+    """The items that histories bar, by the objectives of a spec."""
+    return SeenFilter(repeat=repeat, labels=partial(event_labels, spec=spec))
+
+
 def rules_maker(
     bundle: Bundle, *, policy: Policy | None = None, items: Tracked[RuledItems] | None = None
 ) -> Callable[[RuleSet | None], Rules]:
@@ -120,7 +137,7 @@ def rules_maker(
 
     items: what rules read at the moment a stage is made; None for the bundle's own.
     """
-    policy = policy or Policy.from_document(bundle.document("policy.yaml"))
+    policy = policy or read_policy(bundle)
     spec, trained = read_spec(bundle), read_ruled_items(bundle) if items is None else items.state
     sources = tuple(source["name"] for source in bundle.document("candidates.json")["sources"])
     popularity = popularity_shares(bundle) if policy.popularity.reads_events else None
@@ -138,6 +155,7 @@ def rules_maker(
             bundle_fingerprint=bundle.fingerprint,
             popularity=popularity,
             hidden=now.ledger.hidden,
+            seen=seen_filter(policy.repeat.compile(tuple(spec.objectives), clock=spec.clock), spec),
         )
         return Rules(policy=compiled, num_sources=len(sources), num_objectives=spec.num_objectives)
 
@@ -156,7 +174,7 @@ def load_explain(bundle: Bundle, items_store: Path | None = None) -> Explain:
     return Explain(
         spec=spec,
         rank=load_rank(bundle),
-        value=Policy.from_document(bundle.document("policy.yaml")).value.compile(tuple(spec.objectives)),
+        value=read_policy(bundle).value.compile(tuple(spec.objectives)),
         rows=(lambda: known.ledger.row_of) if items_store is None else RowsNow(Tracked(ItemStore(items_store), known)),
         popular=columns_of(popular, len(sources)),
     )

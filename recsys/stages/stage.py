@@ -18,6 +18,7 @@ from recsys.contracts import PAD, Candidates, Query, Slate
 from recsys.features.encode import Arrays, ItemTable, encode_queries, missing_columns
 from recsys.features.spec import FeatureSpec, Tensor
 from recsys.policy.compose import CompiledPolicy
+from recsys.policy.repeat import SeenFilter
 
 QUERY = Tensor(name="QUERY", dtype="bytes", shape=(1,))
 SLATE = Tensor(name="SLATE", dtype="bytes", shape=(1,))
@@ -44,6 +45,8 @@ class Retrieve:
     sources: Sources
     ranked: bool
     """whether a ranker follows, which reads the request and the features of its candidates"""
+    seen: SeenFilter
+    """items that histories bar"""
     name: str = "retrieve"
     optional_inputs: tuple[Tensor, ...] = ()
 
@@ -77,14 +80,8 @@ class Retrieve:
         return replace(self, sources=self.sources.only(source), ranked=False)
 
     def _excluded(self, queries: Sequence[Query]) -> np.ndarray:
-        """[B, E] rows of all a user has met or asks not to see, PAD at the end."""
-        known = self.items.rows
-        listed = [
-            sorted(
-                {known[item] for item in (*(event.item for event in query.history), *query.exclude) if item in known}
-            )
-            for query in queries
-        ]
+        """[B, E] rows that the history bars or the query excludes, PAD at the end."""
+        listed = self.seen.rows(queries, self.items.rows)
         excluded = np.full((len(queries), max(map(len, listed), default=0)), PAD, dtype=np.int64)
         for place, rows in enumerate(listed):
             excluded[place, : len(rows)] = rows

@@ -29,7 +29,7 @@ from recsys.index import Index
 from recsys.index.ann import IndexBuilder
 from recsys.ranking.funnel import told
 from recsys.retrieval.two_tower import TowerEnsemble
-from recsys.stages import Retrieve
+from recsys.stages import Retrieve, seen_filter
 from recsys.training.impressions import impression_examples
 from recsys.training.loop import Loop
 from recsys.training.prepare import Prepared
@@ -179,7 +179,12 @@ class Run:
         sources = self._sources(spec, items, known, index)
         return TrainedRetrieval(
             retrieve=Retrieve(
-                spec=spec, items=items, user_tower=eager_user_tower(towers), sources=sources, ranked=True
+                spec=spec,
+                items=items,
+                user_tower=eager_user_tower(towers),
+                sources=sources,
+                ranked=True,
+                seen=seen_filter(self.prepared.replay.repeat, spec),
             ),
             period=period,
             known=known,

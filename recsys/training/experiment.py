@@ -34,7 +34,7 @@ from recsys.policy.popularity import PopularityDial
 from recsys.policy.rules import RuleSet
 from recsys.stages import LiveRules, Retrieve, Rules, Stages, load_rules, load_stages
 from recsys.training.cascade import Knobs, Run, TrainedCascade
-from recsys.training.prepare import prepare
+from recsys.training.prepare import bars_of, prepare
 from recsys.training.ranking import RankingTraining
 from recsys.training.save import save_cascade
 from recsys.training.tracking import Tracking
@@ -69,6 +69,7 @@ class Experiment:
         dataset = self.data.load()
         policy = self.policy.spelled(dataset.description.means)
         policy.value.compile(tuple(dataset.description.objectives))  # or it would be said after hours
+        bars_of(policy.repeat, dataset.description)
         return replace(self, policy=policy)._run(dataset, folder, config, say)
 
     def _run(
@@ -110,7 +111,7 @@ class Experiment:
             for split in splits:
                 split.check_watched(dataset)
         for number, split in enumerate(splits):
-            prepared = prepare(dataset, split, self.features, self.content)
+            prepared = prepare(dataset, split, self.features, self.content, self.policy.repeat)
             say(f"{split.name}: baselines")
             test = self.evaluation.ask(board, split, prepared.replay)
             for seed in reversed(self.seeds):
@@ -199,6 +200,7 @@ class Experiment:
             popularity=PopularityDial.off(),
             diversity=MaximalMarginalRelevance(trade_off=1.0, window=0, span=None, content=0.0),
             exploration=Exploration(kind="none", rate=0.0, first=0),
+            repeat=self.policy.repeat,
         )
         plain = load_rules(draft, policy=unruled, rules=RuleSet.parse({"rules": []}))
         return {"ranker": plain, "pipeline": stages[-1]}

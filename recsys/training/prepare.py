@@ -12,12 +12,13 @@ from recsys.content.text import TextVectors
 from recsys.content.words import NAME as TEXT
 from recsys.content.words import WordVectors
 from recsys.data.dataset import Dataset
-from recsys.data.description import ITEM, USER
+from recsys.data.description import ITEM, USER, Description
 from recsys.data.splits import Split
 from recsys.errors import DataError
 from recsys.evaluation.replay import Replay
 from recsys.features.encode import ItemTable, column_array
 from recsys.features.spec import TIME_NUMBERS, Columns, Features, FeatureSpec
+from recsys.policy.repeat import CompiledRepeat, Repeat
 
 RECENT_DAYS = 30.0
 """of events that make an item popular now"""
@@ -80,8 +81,10 @@ class Prepared:
         return {name: RULE_TYPES[kind] for name, kind in self.dataset.description.items.items() if kind in RULE_TYPES}
 
 
-def prepare(dataset: Dataset, split: Split, features: Features, content: TextVectors) -> Prepared:
-    """Group the log by user and turn the item text into vectors."""
+def prepare(
+    dataset: Dataset, split: Split, features: Features, content: TextVectors, repeat: Repeat | None = None
+) -> Prepared:
+    """Group the log by user and turn the item text into vectors. repeat: when items may be shown again; None: never"""
     described = dataset.description
     features.check({ITEM, *described.items, *described.users, *described.context})
     kinds: dict[str, str] = {ITEM: "category", **described.items}
@@ -95,12 +98,17 @@ def prepare(dataset: Dataset, split: Split, features: Features, content: TextVec
     return Prepared(
         dataset=dataset,
         split=split,
-        replay=Replay(dataset, split),
+        replay=Replay(dataset, split, bars_of(repeat or Repeat.never(), described)),
         features=features,
         catalogue=catalogue,
         item_kinds=kinds,
         words=words,
     )
+
+
+def bars_of(repeat: Repeat, described: Description) -> CompiledRepeat:
+    """The bars for one data set; ConfigError where they do not fit it."""
+    return repeat.compile(tuple(described.objectives), clock=described.clock)
 
 
 def _columns(frame: pl.DataFrame, kinds: Mapping[str, str]) -> dict[str, np.ndarray]:

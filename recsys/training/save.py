@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 from recsys.bundle import Bundle
 from recsys.content.words import WORD_WEIGHTS, WORDS, WordVectors
+from recsys.data.splits import TEST
 from recsys.evaluation.pareto import OUTCOMES
 from recsys.graphs import export_item_tower, export_ranker, export_user_tower
 from recsys.items.content import ITEM_TOWER
@@ -105,7 +106,7 @@ def _lineage(prepared: Prepared, cascade: TrainedCascade, seed: int) -> dict[str
         "dataset": {"name": dataset.name, "sha256": dataset.hash(), "events": dataset.num_events},
         "fitted_on_events": int(cascade.retrieval.known.sum()),
         "split": {"name": split.name, "cuts": split.cuts and list(split.cuts)},
-        "targets_sha256": split.targets_sha256(dataset),
+        "targets_sha256": split.targets_sha256(dataset, showable=prepared.replay.showable(split, TEST)),
         "index_recall": cascade.retrieval.index_recall,
         "retrieval": _versions(cascade),
         "seed": seed,

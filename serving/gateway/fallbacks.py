@@ -94,12 +94,12 @@ class Fallbacks:
         return slate if len(slate["items"]) >= query.k else None
 
     def popular(self, query: Query) -> SlateDocument:
-        """What most others like and this user has not met."""
+        """What most others like, without what may not be shown to this user."""
         wanted = max(CANDIDATES, 2 * query.k)
-        met = {self.rows.get(item, PAD) for item in (*(event.item for event in query.history), *query.exclude)}
+        (barred,) = self._rules.policy.barred([query])
         listed = _popular(self._retrieve.sources)
-        rows = listed.rows[: wanted + len(met)]
-        keep = np.flatnonzero(~np.isin(rows, list(met)))[:wanted]
+        rows = listed.rows[: wanted + len(barred)]
+        keep = np.flatnonzero(~np.isin(rows, barred))[:wanted]
         named = [(POPULAR,)] * len(keep)
         return self._slate(query, Offered(rows=rows[keep], scores=listed.scores[keep], sources=named))
 

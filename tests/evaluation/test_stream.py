@@ -16,6 +16,7 @@ from recsys.policy.compose import Policy
 from recsys.policy.diversity import MaximalMarginalRelevance
 from recsys.policy.explore import Exploration
 from recsys.policy.popularity import PopularityDial
+from recsys.policy.repeat import Repeat
 from recsys.policy.rules import RuleSet
 from recsys.policy.value import ValueFormula
 
@@ -34,6 +35,7 @@ class Composed:
             popularity=PopularityDial(discount=discount, of="exposure"),
             diversity=MaximalMarginalRelevance(trade_off=1.0, window=0, span=None, content=0.0),
             exploration=Exploration(kind="none", rate=0.0, first=0),
+            repeat=Repeat.never(),
         )
         ids, studios = np.array(ITEMS, dtype=object), np.empty(N, dtype=object)
         studios[:] = STUDIOS

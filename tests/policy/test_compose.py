@@ -30,6 +30,7 @@ from recsys.policy.compose import Policy
 from recsys.policy.diversity import MaximalMarginalRelevance
 from recsys.policy.explore import Exploration
 from recsys.policy.popularity import PopularityDial
+from recsys.policy.repeat import Repeat
 from recsys.policy.rules import RuleSet
 from recsys.policy.value import ValueFormula
 
@@ -52,6 +53,7 @@ def compiled(
         popularity=PopularityDial(discount=dial[0], of=dial[1]),
         diversity=kind(trade_off=trade_off, window=window, span=None, content=0.0),
         exploration=explore,
+        repeat=Repeat.never(),
     )
     ruled = RuleSet.parse({"rules": list(rules)})
     return policy.compile(
@@ -312,12 +314,17 @@ def test_document_and_back():
         "popularity": {"discount": 0.25, "of": "exposure"},
         "diversity": {"kind": "mmr", "trade_off": 0.75, "window": 20, "span": 0.25, "content": 0.5},
         "exploration": {"kind": "epsilon", "rate": 0.125, "first": 3},
+        "repeat": {"default": 7.0, "objectives": {"like": "never"}},
     }
     assert Policy.from_document(document).to_document() == document
 
 
-def test_a_bundle_from_before_the_dial_has_it_off():
-    assert Policy.from_document(GOOD).to_document() == {**GOOD, "popularity": {"discount": 0.0, "of": "events"}}
+def test_a_bundle_from_before_the_dial_has_it_off_and_repeats_nothing():
+    inherited = {
+        "popularity": {"discount": 0.0, "of": "events"},
+        "repeat": {"default": "never", "objectives": {}},
+    }
+    assert Policy.from_document(GOOD).to_document() == {**GOOD, **inherited}
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from recsys.policy.diversity import MaximalMarginalRelevance
 from recsys.policy.dry_run import Asked, dry_run
 from recsys.policy.explore import Exploration
 from recsys.policy.popularity import PopularityDial
+from recsys.policy.repeat import Repeat
 from recsys.policy.rules import Limits, RuleSet
 from recsys.policy.value import ValueFormula
 
@@ -20,6 +21,7 @@ PLAIN = Policy(
     popularity=PopularityDial.off(),
     diversity=MaximalMarginalRelevance(trade_off=1.0, window=0, span=None, content=0.0),
     exploration=Exploration(kind="epsilon", rate=1.0, first=0),
+    repeat=Repeat.never(),
 )
 GROUPS = {"half": [("low",) if row < 2 else ("high",) for row in range(16)]}
 

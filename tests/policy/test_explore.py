@@ -13,6 +13,7 @@ from recsys.policy.compose import Policy
 from recsys.policy.diversity import Determinantal, MaximalMarginalRelevance, MaxSum, Proportions
 from recsys.policy.explore import Exploration, seeded
 from recsys.policy.popularity import PopularityDial
+from recsys.policy.repeat import Repeat
 from recsys.policy.rules import RuleSet
 from recsys.policy.value import ValueFormula
 
@@ -40,6 +41,7 @@ def compiled(diversity, exploration, rules=()):
         popularity=PopularityDial.off(),
         diversity=diversity,
         exploration=exploration,
+        repeat=Repeat.never(),
     )
     ruled = RuleSet.parse({"rules": list(rules)})
     return policy.compile(ruled, CATALOGUE, TYPES, REQUEST_TYPES, VECTORS, OBJECTIVES, SOURCES, "fingerprint")

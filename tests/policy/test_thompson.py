@@ -22,6 +22,7 @@ from recsys.policy.diversity import Determinantal, MaximalMarginalRelevance
 from recsys.policy.draws import THOMPSON, chance, drawn
 from recsys.policy.explore import Exploration
 from recsys.policy.popularity import PopularityDial
+from recsys.policy.repeat import Repeat
 from recsys.policy.rules import RuleSet
 from recsys.policy.value import ValueFormula
 
@@ -113,6 +114,7 @@ def compiled(formula="watch", rate=1.0, diversity=PLAIN, rules=(), weights=None,
         popularity=PopularityDial.off(),
         diversity=diversity,
         exploration=Exploration(kind="thompson", rate=rate, first=first),
+        repeat=Repeat.never(),
     )
     ruled = RuleSet.parse({"rules": list(rules)})
     return policy.compile(ruled, CATALOGUE, TYPES, REQUEST_TYPES, VECTORS, OBJECTIVES, SOURCES, "fingerprint")
