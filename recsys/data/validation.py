@@ -3,19 +3,22 @@
 Rows are counted as in the file, the first row of data is row 1.
 """
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 
 import polars as pl
 
 from recsys.data.dataset import Dataset, action_columns, canonical
 from recsys.data.description import ITEM, TIMESTAMP, USER, Description, Order, did_you_mean
+from recsys.data.ids import NOTHING, ids_of, is_nothing, words_for_nothing
+from recsys.data.refusing import parsed_numbers, refuse_infinite, refuse_rows
+from recsys.data.times import seconds_of
 from recsys.errors import DataError
 
-MILLISECONDS_ABOVE = 1e11
-"""unix seconds beyond this lie in the year 5138: such a number is milliseconds or finer"""
-COMPACT_DAY = r"^(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])$"
+SESSION = "session"
+FUTURE_S = 86_400.0
+"""clocks may be ahead by this"""
 MAX_UNKNOWN_SHARE = 0.5
 
 
@@ -27,22 +30,35 @@ class Table:
     """for messages"""
     frame: pl.DataFrame
     names: Mapping[str, str]
-    """what user, item and timestamp are called in this table; without a timestamp `Description.order` takes its place"""
+    """what user, item, timestamp and session are called in this table; without a timestamp `Description.order` takes its
+    place; where there is a session, it stands for a user that is missing"""
     separator: str
     """between the entries of categories and vectors that are written as text"""
     hint: str = ""
     """part of the sentence on a missing column: why it may be missing"""
     notes: tuple[str, ...] = ()
     """what a report has to say about the reading of the file"""
+    missing: tuple[str, ...] = ()
+    """words for nothing, beside those that everybody uses (recsys/data/ids.py)"""
+    unit: str | None = None
+    """of numbers in the timestamps (recsys/data/times.py), None to find it by looking"""
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """A column as the data set has it, and what a report has to say about the way there."""
+
+    values: pl.Series
+    notes: tuple[str, ...] = ()
 
 
 def validated(
     *, name: str, interactions: Table, items: Table | None, users: Table | None, description: Description
 ) -> Dataset:
     """Check and convert every described column; raises DataError with file, column, row, value and what to do."""
-    events = _events(interactions, description)
-    item_table = None if items is None else _records(items, ITEM, description.items)
-    user_table = None if users is None else _records(users, USER, description.users)
+    events, notes = _events(interactions, description)
+    item_table, item_notes = (None, ()) if items is None else _records(items, ITEM, description.items)
+    user_table, user_notes = (None, ()) if users is None else _records(users, USER, description.users)
     _check_known(interactions, events, items, item_table, ITEM)
     _check_known(interactions, events, users, user_table, USER)
     _check_words(interactions.file, events, description)
@@ -52,8 +68,8 @@ def validated(
             f"{interactions.file}: the target {description.target!r}, {description.objectives[description.target]!r}, "
             f"is true for none of {events.height} rows; correct the objective"
         )
-    notes = [note for table in (interactions, items, users) if table is not None for note in table.notes]
-    return replace(dataset, notes=(*notes, *dataset.notes))
+    read = [note for table in (interactions, items, users) if table is not None for note in table.notes]
+    return replace(dataset, notes=(*read, *notes, *item_notes, *user_notes, *dataset.notes))
 
 
 def _check_words(file: str, events: pl.DataFrame, description: Description) -> None:
@@ -73,37 +89,76 @@ def _check_words(file: str, events: pl.DataFrame, description: Description) -> N
                 )
 
 
-def _events(table: Table, description: Description) -> pl.DataFrame:
+def _events(table: Table, description: Description) -> tuple[pl.DataFrame, tuple[str, ...]]:
+    """The rows that have a user and an item, and notes on the others and on what was made equal."""
     _check_not_empty(table)
-    users = _ids(table, USER)
-    times = _event_times(table) if description.clock else _places(users, description.order)
-    columns = [users, _ids(table, ITEM), times]
+    users, items = _users(table), _ids(table, ITEM)
+    times = _event_times(table) if description.clock else Converted(_places(users.values, description.order))
     kinds = {**description.actions, **description.context}
-    return pl.DataFrame(columns + [_converted(table, column, kind) for column, kind in kinds.items()])
+    columns = [users, items, times, *(_converted(table, column, kind) for column, kind in kinds.items())]
+    notes = [note for column in columns for note in column.notes]
+    notes += [*_left_out(table, USER, users.values), *_left_out(table, ITEM, items.values)]
+    frame = pl.DataFrame([column.values for column in columns])
+    kept = frame.filter(pl.col(USER).is_not_null() & pl.col(ITEM).is_not_null())
+    if not kept.height:
+        key = USER if users.values.is_null().all() else ITEM
+        raise DataError(f"{_where(table, table.names[key])}: no row has {_article(key)}; name another column")
+    return kept, tuple(notes)
 
 
-def _records(table: Table, key: str, kinds: Mapping[str, str]) -> pl.DataFrame:
+def _records(table: Table, key: str, kinds: Mapping[str, str]) -> tuple[pl.DataFrame, tuple[str, ...]]:
     _check_not_empty(table)
     ids = _ids(table, key)
-    where = _where(table, table.names[key])
-    _refuse(where, ids, ~ids.is_first_distinct(), "occurs a second time", f"keep one row for every {key}")
-    return pl.DataFrame([ids] + [_converted(table, column, kind) for column, kind in kinds.items()])
+    where, raw = _where(table, table.names[key]), table.frame[table.names[key]]
+    twice = ids.values.is_not_null() & ~ids.values.is_first_distinct()
+    refuse_rows(where, raw, twice, "occurs a second time", f"keep one row for every {key}")
+    columns = [ids, *(_converted(table, column, kind) for column, kind in kinds.items())]
+    frame = pl.DataFrame([column.values for column in columns])
+    notes = (note for column in columns for note in column.notes)
+    return frame.filter(pl.col(key).is_not_null()), (*notes, *_left_out(table, key, ids.values))
 
 
-def _ids(table: Table, key: str) -> pl.Series:
-    column, where = _column(table, table.names[key]), _where(table, table.names[key])
-    if column.dtype.is_float():
-        raise DataError(f"{where}: ids are stored as {column.dtype}; store whole numbers or text")
-    ids = _text(column, where, table.separator)
-    blank = ids.is_null() | (ids.str.strip_chars() == "")
-    _refuse(where, column, blank, "is no id", f"give every row a {key} or remove the row")
-    return ids.alias(key)
+def _ids(table: Table, key: str) -> Converted:
+    """Null where there is none."""
+    ids, notes = ids_of(_column(table, table.names[key]), _where(table, table.names[key]), table.missing)
+    return Converted(ids.alias(key), notes)
 
 
-def _event_times(table: Table) -> pl.Series:
+def _left_out(table: Table, key: str, ids: pl.Series) -> tuple[str, ...]:
+    """A note on rows without an id, with the words that stand there."""
+    if not (num := ids.null_count()):
+        return ()
+    where, words = _where(table, table.names[key]), words_for_nothing(table.frame[table.names[key]], ids)
+    return (f"{where}: rows without {_article(key)} that were left out: {num} ({words})",)
+
+
+def _users(table: Table) -> Converted:
+    """Users; the session of a row stands for the user it has not, where sessions are described."""
+    known = _ids(table, USER)
+    if SESSION not in table.names or not known.values.null_count():
+        return known
+    sessions = _ids(table, SESSION)
+    own = known.values.is_null() & sessions.values.is_not_null()
+    meet = bool(sessions.values.filter(own).is_in(known.values.drop_nulls().unique().implode()).any())
+    users = known.values.fill_null(f"{SESSION} " + sessions.values if meet else sessions.values)
+    called = f" (called '{SESSION} <id>', for some of these ids are those of users)" if meet else ""
+    note = f"{_where(table, table.names[USER])}: rows without a user that count for their session: {own.sum()}{called}"
+    return Converted(users.alias(USER), (*known.notes, *sessions.notes, note))
+
+
+def _article(key: str) -> str:
+    return f"an {key}" if key == ITEM else f"a {key}"
+
+
+def _event_times(table: Table) -> Converted:
     column, where = _column(table, table.names[TIMESTAMP]), _where(table, table.names[TIMESTAMP])
-    _refuse(where, column, column.is_null(), "is no time", "give every row a time, or say `order` where there is none")
-    return _timestamp(column, where, table.separator).alias(TIMESTAMP)
+    present = _without_words(column, NOTHING)
+    advice = "give every row a time, or say `order` where there is none"
+    refuse_rows(where, column, present.is_null(), "is no time", advice)
+    times = seconds_of(present, where, table.unit)
+    late = times.seconds > time.time() + FUTURE_S
+    refuse_rows(where, column, late, "lies in the future", "correct the time or its unit, `unit` names it")
+    return Converted(times.seconds.alias(TIMESTAMP), times.notes)
 
 
 def _places(users: pl.Series, order: Order) -> pl.Series:
@@ -112,36 +167,36 @@ def _places(users: pl.Series, order: Order) -> pl.Series:
     return users.to_frame().select(pl.col(USER), place.cast(pl.Float64).alias(TIMESTAMP))[TIMESTAMP]
 
 
-def _converted(table: Table, name: str, kind: str) -> pl.Series:
-    return _CONVERSIONS[kind](_column(table, name), _where(table, name), table.separator).alias(name)
+def _converted(table: Table, name: str, kind: str) -> Converted:
+    """A column by its kind; words for nothing are missing, in text only those that the table names."""
+    raw, where = _column(table, name), _where(table, name)
+    words = (*NOTHING, *table.missing) if kind in ("number", "timestamp") else table.missing
+    column = _without_words(raw, words)
+    notes: tuple[str, ...] = ()
+    if num := column.null_count() - raw.null_count():
+        notes = (f"{where}: words for nothing, read as missing: {num} ({words_for_nothing(raw, column, of=raw)})",)
+    if kind == "timestamp":
+        times = seconds_of(column, where)
+        return Converted(times.seconds.alias(name), (*notes, *times.notes))
+    return Converted(_CONVERSIONS[kind](column, where, table.separator).alias(name), notes)
+
+
+def _without_words(column: pl.Series, words: Collection[str]) -> pl.Series:
+    """The column with null for these words, and for what is not a number in a column of numbers."""
+    if column.dtype == pl.String:
+        return column.set(is_nothing(column, words), None) if words else column
+    return column.fill_nan(None) if column.dtype.is_float() else column
 
 
 def _number(column: pl.Series, where: str, separator: str) -> pl.Series:
-    numbers = _parsed_numbers(column, where)
+    numbers = parsed_numbers(column, where)
     odd = numbers.is_null() & column.is_not_null()
-    _refuse(where, column, odd, "is not a number", "write a number, or nothing where it is missing")
-    _refuse_infinite(where, column, numbers)
+    advice = "write a number, or nothing where it is missing"
+    if column.dtype == pl.String and column.filter(odd).str.contains(r"^\s*-?\d+,\d+\s*$").any():
+        advice = "write a point where numbers have a comma"
+    refuse_rows(where, column, odd, "is not a number", advice)
+    refuse_infinite(where, column, numbers)
     return numbers
-
-
-def _timestamp(column: pl.Series, where: str, separator: str) -> pl.Series:
-    if column.dtype in (pl.Date, pl.Datetime):
-        return column.cast(pl.Datetime("us")).dt.epoch("us") / 1e6
-    if column.dtype == pl.Boolean:
-        raise DataError(f"{where}: holds Boolean; times were wanted, name another column")
-    if column.dtype == pl.String:
-        days = column.str.strip_chars().str.contains(COMPACT_DAY)
-        _refuse(where, column, days, "is a day or so many seconds", "write days with dashes, for instance 2024-05-31")
-    seconds = _parsed_numbers(column, where)
-    odd = seconds.is_null() & column.is_not_null()
-    if odd.any():
-        seconds = pl.select(pl.when(odd).then(_iso_seconds(column)).otherwise(seconds)).to_series()
-        odd = seconds.is_null() & column.is_not_null()
-    _refuse(where, column, odd, "is no time", "write unix seconds or ISO-8601, for instance 2024-05-31T18:00:00Z")
-    _refuse_infinite(where, column, seconds)
-    late = seconds.abs() > MILLISECONDS_ABOVE
-    _refuse(where, column, late, "looks like milliseconds or finer", "divide by 1000, times are unix seconds")
-    return seconds
 
 
 def _word(column: pl.Series, where: str, separator: str) -> pl.Series:
@@ -165,11 +220,11 @@ def _categories(column: pl.Series, where: str, separator: str) -> pl.Series:
 def _vector(column: pl.Series, where: str, separator: str) -> pl.Series:
     vectors = _lists(column, where, separator).cast(pl.List(pl.Float64), strict=False)
     odd = vectors.list.eval(pl.element().is_null() | ~pl.element().is_finite()).list.any()
-    _refuse(where, column, odd, "has entries that are no finite numbers", "write numbers only")
+    refuse_rows(where, column, odd, "has entries that are no finite numbers", "write numbers only")
     lengths = vectors.list.len()
     wanted = next((length for length in lengths if length is not None), 0)
     advice = f"the first one has {wanted}, write vectors of one length"
-    _refuse(where, lengths, (lengths != wanted) | (lengths == 0), "is the length of this vector", advice)
+    refuse_rows(where, lengths, (lengths != wanted) | (lengths == 0), "is the length of this vector", advice)
     return vectors
 
 
@@ -179,29 +234,8 @@ _CONVERSIONS: dict[str, Callable[[pl.Series, str, str], pl.Series]] = {
     "text": _text,
     "categories": _categories,
     "number": _number,
-    "timestamp": _timestamp,
     "vector": _vector,
 }
-
-
-def _parsed_numbers(column: pl.Series, where: str) -> pl.Series:
-    """Float64; null where the text is no number."""
-    if column.dtype == pl.String:
-        column = column.str.strip_chars()
-    elif not (column.dtype.is_numeric() or column.dtype in (pl.Boolean, pl.Null)):
-        raise DataError(f"{where}: holds {column.dtype}; numbers were wanted, convert the column")
-    return column.cast(pl.Float64, strict=False)
-
-
-def _iso_seconds(column: pl.Series) -> pl.Series:
-    def seconds(text: str) -> float | None:
-        try:
-            moment = datetime.fromisoformat(text.strip())
-        except ValueError:
-            return None
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-
-    return column.cast(pl.String).map_elements(seconds, return_dtype=pl.Float64)
 
 
 def _lists(column: pl.Series, where: str, separator: str) -> pl.Series:
@@ -212,25 +246,6 @@ def _lists(column: pl.Series, where: str, separator: str) -> pl.Series:
     if column.dtype.inner.is_nested():
         raise DataError(f"{where}: holds {column.dtype}; one list a row was wanted, convert the column")
     return column
-
-
-def _refuse_infinite(where: str, column: pl.Series, numbers: pl.Series) -> None:
-    advice = "write a finite number, or nothing where it is missing"
-    _refuse(where, column, ~numbers.is_finite(), "is not a finite number", advice)
-
-
-def shortened(value: object) -> str:
-    """The value as text for a message, of at most 60 characters."""
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _refuse(where: str, column: pl.Series, bad: pl.Series, problem: str, advice: str) -> None:
-    rows = bad.fill_null(False).arg_true()
-    if len(rows):
-        value = column[int(rows[0])]
-        found = "empty" if value is None else shortened(value.to_list() if isinstance(value, pl.Series) else value)
-        raise DataError(f"{where}, row {rows[0] + 1}: {found} {problem}; {advice}")
 
 
 def _column(table: Table, name: str) -> pl.Series:

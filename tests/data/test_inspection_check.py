@@ -28,6 +28,7 @@ def found(
     items: Mapping[str, list[Any]] | None = None,
     objectives: Mapping[str, str] | None = None,
     order: Any = "time",
+    now: float = NOW,
 ) -> Findings:
     """Findings over rows of (user, item, timestamp, rating)."""
     columns = {"user": pl.String, "item": pl.String, "at": pl.Float64, "rating": pl.Float64}
@@ -49,7 +50,7 @@ def found(
     dataset = validated(
         name="shop", interactions=tables["interactions"], items=tables.get("items"), users=None, description=described
     )
-    return find(tables, dataset, now=NOW)
+    return find(tables, dataset, now=now)
 
 
 def texts(findings: Findings) -> str:
@@ -173,13 +174,14 @@ def test_every_event_stands_in_one_bar(times):
 def test_one_time_the_future_and_holes_are_warned_of():
     same = [(f"u{index}", f"i{index}", START, 3.0) for index in range(60)]
     assert "all events have one time" in texts(found(same))
-    later = [(user, item, NOW + 5 * DAY, rating) for user, item, _, rating in same[:2]]
-    sentences = texts(found(same + later))
+    later = [(user, item, START + 5 * DAY, rating) for user, item, _, rating in same[:2]]
+    sentences = texts(found(same + later, now=START))
     assert "2 events lie in the future" in sentences
     minutes = [(f"u{index}", f"i{index}", START + 60 * index + 30 * DAY * (index > 500), 3.0) for index in range(1_000)]
     assert "no event for 30 days" in texts(found(minutes))
     assert "no event for" not in texts(found(minutes[:400]))
-    assert "1970" in texts(found([(user, item, 20_231_114.0, rating) for user, item, _, rating in same]))
+    assert "1970" in texts(found([(user, item, 20_000_000.0, rating) for user, item, _, rating in same]))
+    assert "1970" not in texts(found([(user, item, 20_231_114.0, rating) for user, item, _, rating in same]))
 
 
 @pytest.mark.parametrize(("order", "protocol"), [("user", "leave_one_out"), ("none", "random"), ("file", None)])

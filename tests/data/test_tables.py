@@ -214,8 +214,20 @@ MISTAKES: dict[str, tuple[Change, str]] = {
         swap("movies.csv", "genres", "genre"),
         r"movies.csv: there is no column 'genres' \(did you mean 'genre'",
     ),
-    "empty user": (swap("events.csv", "\n8,", "\n,"), "events.csv, column 'user_id', row 2: empty is no id"),
-    "blank item": (swap("events.csv", "8,m2", "8, "), "events.csv, column 'movie', row 2: ' ' is no id"),
+    "no user": (
+        lambda folder: [swap("events.csv", old, new)(folder) for old, new in [("007,", ","), ("8,m2", "NULL,m2")]],
+        "events.csv, column 'user_id': no row has a user; name another column",
+    ),
+    "future": (swap("events.csv", "110.5", "9000000000"), "row 3: '9000000000' lies in the future; correct the time"),
+    "unknown unit": (
+        swap("data.yaml", "timestamp: ts,", "timestamp: ts, unit: days,"),
+        r"unit is 'days'.*write one of s,",
+    ),
+    "missing of no list": (
+        swap("data.yaml", "timestamp: ts,", "timestamp: ts, missing: x,"),
+        "missing is 'x'; write a",
+    ),
+    "comma in a number": (swap("events.csv", ",2,phone", ',"2,5",phone'), "'2,5' is not a number; write a point where"),
     "empty time": (swap("events.csv", "110.5", ""), "column 'ts', row 3: empty is no time"),
     "text for time": (
         swap("events.csv", "110.5", "noon"),
@@ -246,8 +258,7 @@ MISTAKES: dict[str, tuple[Change, str]] = {
         "'text' is what all columns of kind",
     ),
     "milliseconds": (swap("events.csv", "110.5", "1700000000000"), "row 3: '1700000000000' looks like milliseconds"),
-    "NaN time": (swap("events.csv", "110.5", "nan"), "column 'ts', row 3: 'nan' is not a finite number"),
-    "NaN": (swap("events.csv", ",2,phone", ",NaN,phone"), "column 'rating', row 3: 'NaN' is not a finite number"),
+    "NaN time": (swap("events.csv", "110.5", "nan"), "column 'ts', row 3: 'nan' is no time; give every row"),
     "infinite": (swap("movies.csv", "1999", "inf"), "column 'year', row 1: 'inf' is not a finite"),
     "no number": (swap("people.tsv", " 41 ", "old"), "people.tsv, column 'age', row 1: 'old' is not a number"),
     "unequal vectors": (
@@ -278,10 +289,11 @@ def test_float_ids_and_other_types_are_refused(folder: Path) -> None:
     swap("data.yaml", "events.csv", "events.parquet")(folder)
     columns = {"user_id": ["a"], "movie": ["m1"], "ts": [1], "rating": [5], "device": ["tv"]}
     for column, value, message in [
-        ("movie", 1.0, "'movie': ids are stored as Float64"),
+        ("movie", 1.5, "'movie', row 1: 1.5 is no id but a number"),
+        ("movie", 2.0**60, "'movie', row 1: .* is no id but a number"),
         ("rating", [5], r"'rating': holds List\(Int64\); numbers were wanted"),
         ("device", b"x", "'device': holds Binary; text was wanted"),
-        ("rating", float("nan"), "'rating', row 1: nan is not a finite number"),
+        ("rating", float("inf"), "'rating', row 1: inf is not a finite number"),
         ("ts", True, "'ts': holds Boolean; times were wanted"),
     ]:
         pl.DataFrame({**columns, column: [value]}).write_parquet(folder / "events.parquet")
@@ -327,3 +339,55 @@ def test_a_misspelt_word_is_said_and_one_that_never_comes_is_not(tmp_path: Path)
         load(tmp_path)
     write("data.yaml", WORDS.replace("target", "  refund: \"kind == 'xyz'\"\ntarget"))(tmp_path)
     assert "refund" in load(tmp_path).description.objectives
+
+
+def test_rows_without_a_user_are_left_out_and_named(folder: Path) -> None:
+    rows = "".join(f"{user},m1,{200 + number},,\n" for number, user in enumerate(["NULL", "nan", "", "NULL", "Guest"]))
+    events = FILES["events.csv"] + rows + "007, ,300,NaN,\n"
+    write("events.csv", events)(folder)
+    swap("data.yaml", "timestamp: ts,", "timestamp: ts, missing: [guest],")(folder)
+    dataset = load(folder)
+    assert dataset.interactions.height == 3
+    assert dataset.interactions["user"].unique().sort().to_list() == ["007", "8"]
+    notes = [note.partition("column ")[2] for note in dataset.notes]
+    assert notes == [
+        "'rating': words for nothing, read as missing: 1 (NaN 1)",
+        "'user_id': rows without a user that were left out: 5 (NULL 2, nan 1, empty 1, Guest 1)",
+        "'movie': rows without an item that were left out: 1 (empty 1)",
+    ]
+
+
+def test_ids_are_equal_across_files_by_one_rule(folder: Path) -> None:
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    write("events.csv", EVENTS + f"17850.0,{decomposed},1,4,\n17850 ,m1,2,4,\n{decomposed},m1.0,3,4,\n")(folder)
+    write("movies.csv", f"movie,title,genres,year,vec\n{composed},C,,,\nm1,M,,,\n m1.0,N,,,\n")(folder)
+    write("people.tsv", f"user_id\tage\tjob\n17850\t41\tspy\n{composed}\t3\t\n")(folder)
+    dataset = load(folder)
+    assert dataset.interactions.rows() == [
+        ("17850", composed, 1.0, 4.0, None),
+        ("17850", "m1", 2.0, 4.0, None),
+        (composed, "m1.0", 3.0, 4.0, None),
+    ]
+    assert sorted(dataset.items["item"]) == sorted([composed, "m1", "m1.0"])
+    assert sorted(dataset.users["user"]) == sorted([composed, "17850"])
+    assert len(dataset.notes) == 5, "blanks, NFD twice, 17850.0, blanks of an item"
+
+
+def test_a_session_stands_for_a_user_that_is_missing(tmp_path: Path) -> None:
+    yaml = """
+interactions: {file: events.csv, user: user, session: visit, item: item, timestamp: at}
+objectives: {watch: "1"}
+target: watch
+"""
+    write("data.yaml", yaml)(tmp_path)
+    write("events.csv", "user,visit,item,at\nu1,v1,a,1\n,v2,b,2\nNULL,v2,c,3\n,,d,4\n")(tmp_path)
+    dataset = load(tmp_path)
+    assert dataset.interactions["user"].to_list() == ["u1", "v2", "v2"]
+    assert dataset.notes[0].endswith("rows without a user that count for their session: 2")
+    assert dataset.notes[1].endswith("rows without a user that were left out: 1 (empty 1)")
+    swap("events.csv", "u1,v1", "v2,v1")(tmp_path)
+    assert load(tmp_path).interactions["user"].to_list() == ["v2", "session v2", "session v2"]
+    swap("data.yaml", "user: user, ", "")(tmp_path)
+    assert load(tmp_path).interactions["user"].to_list() == ["v1", "v2", "v2"]
+    load(tmp_path).save(tmp_path / "saved")
+    assert Tables(description=str(tmp_path / "saved" / "description.yaml")).load().num_users == 2

@@ -14,8 +14,9 @@ import polars as pl
 
 from recsys.data.dataset import DTYPES, Dataset, action_columns
 from recsys.data.description import ITEM, TIMESTAMP, USER, Description
+from recsys.data.refusing import shortened
 from recsys.data.sources.tables import Tables
-from recsys.data.validation import Table, shortened, validated
+from recsys.data.validation import Table, validated
 from recsys.errors import DataError, check_ranges
 
 ID, CONTEXT, REQUEST, POSITION, KNOWN = "id", "context", "request_id", "position", "known_at"

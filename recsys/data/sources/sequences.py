@@ -11,7 +11,8 @@ import polars as pl
 
 from recsys.data.dataset import Dataset
 from recsys.data.description import ITEM, USER, Description
-from recsys.data.validation import Table, shortened, validated
+from recsys.data.refusing import shortened
+from recsys.data.validation import Table, validated
 from recsys.errors import DataError
 
 ATTRIBUTES = "attributes"

@@ -10,9 +10,10 @@ import yaml
 from recsys import strict_yaml
 from recsys.data.amounts import expanded
 from recsys.data.dataset import Dataset
-from recsys.data.description import ITEM, ORDERS, TIMESTAMP, USER, Description, refuse_unknown
+from recsys.data.description import ITEM, ORDERS, TIMESTAMP, USER, Description, did_you_mean, refuse_unknown
 from recsys.data.reading import FileFormat, read_table
-from recsys.data.validation import Table, validated
+from recsys.data.times import UNITS
+from recsys.data.validation import SESSION, Table, validated
 from recsys.errors import DataError
 
 TABLES: tuple[str, ...] = ("interactions", "items", "users")
@@ -40,6 +41,9 @@ class Tables:
     How a file is written is found by looking (recsys/data/reading.py), or said by `delimiter`, `encoding` and `quoting`. A
     file without a header needs `columns: [..]`, the names of all its columns; of items and users with their kinds there:
     `columns: [movie, title: text, genres: categories]`.
+    Ids are read by the rule of recsys/data/ids.py; `missing: [unknown]` names further words for nothing. A row without a user
+    is left out, or is of its `session: <column>`; without `user` every session is a user. `unit` says what numbers in the
+    timestamps count (recsys/data/times.py), where looking finds another one.
     Where there is no time, `order` in place of `timestamp` says what the order of the rows means: `file`, that of time;
     `user`, that of time among the rows of one user; `none`, nothing.
     """
@@ -93,12 +97,12 @@ def _document(path: Path) -> dict[str, Any]:
 def _spec(key: str, document: Any) -> dict[str, Any]:
     """The part of the YAML that describes one table, checked."""
     spec = _object(key, document)
-    ids, columns = ((USER, ITEM), ("actions", "context")) if key == "interactions" else ((key[:-1],), ("columns",))
-    times = (TIMESTAMP, "order") if key == "interactions" else ()
-    listed = ("columns",) if "columns" not in columns else ()
-    refuse_unknown(key, spec, ("file", *ids, *times, *columns, "separator", *FORMAT, *listed))
-    _require(key, spec, ("file", *ids))
-    for name in ("file", *ids, TIMESTAMP, "separator"):
+    events = key == "interactions"
+    ids, columns = ((USER, ITEM), ("actions", "context")) if events else ((key[:-1],), ("columns",))
+    times = (TIMESTAMP, "order", "unit", SESSION) if events else ()
+    refuse_unknown(key, spec, ("file", *ids, *times, *columns, "columns", "separator", "missing", *FORMAT))
+    _require(key, spec, ("file", *(ids[1:] if events and SESSION in spec else ids)))
+    for name in ("file", *ids, TIMESTAMP, "separator", SESSION):
         if not isinstance(spec.get(name, ""), str):
             raise DataError(f"{key}.{name} is {spec[name]!r}; write text, in quotes if need be")
     if not spec.get("separator", "|"):
@@ -107,6 +111,10 @@ def _spec(key: str, document: Any) -> dict[str, Any]:
         raise DataError(f"{key} needs either `timestamp: <column>` or, where there is no time, one of {WITHOUT_TIME}")
     if "order" in spec and (not isinstance(spec["order"], str) or spec["order"] not in {*ORDERS} - {"time"}):
         raise DataError(f"{key}.order is {spec['order']!r}; write one of {WITHOUT_TIME}")
+    if (unit := spec.get("unit")) is not None and unit not in UNITS:
+        raise DataError(f"interactions.unit is {unit!r}{did_you_mean(unit, UNITS)}; write one of {', '.join(UNITS)}")
+    if not isinstance(missing := spec.get("missing", []), list) or not all(isinstance(one, str) for one in missing):
+        raise DataError(f"{key}.missing is {missing!r}; write a list of words that stand for nothing, e.g. [unknown]")
     names, kinds = _columns(key, spec.get("columns", {}))
     described = spec | {"columns": kinds}
     objects = {name: _object(f"{key}.{name}", described.get(name, {})) for name in columns}
@@ -151,7 +159,9 @@ def _description(document: Mapping[str, Any], specs: Mapping[str, dict[str, Any]
 
 
 def _table(spec: Mapping[str, Any], folder: Path) -> Table:
-    names = {key: spec[key] for key in (USER, ITEM, TIMESTAMP) if key in spec}
+    names = {key: spec[key] for key in (USER, ITEM, TIMESTAMP, SESSION) if key in spec}
+    if SESSION in names and USER not in names:
+        names[USER] = names.pop(SESSION)
     described = [name for part in ("actions", "context", "columns") for name in spec.get(part, ())]
     path = folder / spec["file"]
     read = read_table(path, spec["format"], needed=(*names.values(), *described))
@@ -163,6 +173,8 @@ def _table(spec: Mapping[str, Any], folder: Path) -> Table:
         separator=spec.get("separator", SEPARATOR),
         hint=hint if read.headerless else "",
         notes=read.notes,
+        missing=tuple(spec.get("missing", ())),
+        unit=spec.get("unit"),
     )
 
 

@@ -1,0 +1,103 @@
+"""Ids as files hold them -> one text an id, so that one user is not two and nobody is everybody.
+
+The rule, in this order: blanks around an id do not count; letters are composed (Unicode NFC); words for nothing are no id;
+a whole number is written without a fraction, 17850.0 as 17850, unless another number of the column has one.
+"""
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+
+import polars as pl
+
+from recsys.data.refusing import refuse_rows
+from recsys.errors import DataError
+
+NOTHING = ("null", "nan", "none", "nat", "\\n", "<na>", "n/a", "#n/a", "undefined", "(null)", "[null]")
+"""words for nothing in lower case, as databases, spreadsheets and data frames write them"""
+BLANK = "\ufeff\u200b"
+"""characters without a width, which are no white space to Python"""
+WHOLE, FRACTION = re.compile(r"(-?(?:0|[1-9]\d*))\.0+"), re.compile(r"-?\d+\.\d*[1-9]\d*")
+ROUNDED = r"^\d(\.\d+)?[eE]\+\d+$"
+LARGEST_WHOLE = 2.0**53
+
+
+def ids_of(column: pl.Series, where: str, missing: Collection[str]) -> tuple[pl.Series, tuple[str, ...]]:
+    """Ids [R] as text, null where there is none, and notes on what was made equal.
+
+    missing: further words for nothing. DataError for a value that can be no id.
+    """
+    text = _text(column, where)
+    counts: dict[str, int] = dict(text.drop_nulls().value_counts().iter_rows())
+    cleaned = {value: _composed(value) for value in counts}
+    words = {*NOTHING, *(word.strip().casefold() for word in missing), ""}
+    nothing = {value for value, one in cleaned.items() if one.casefold() in words}
+    whole = _whole({one for value, one in cleaned.items() if value not in nothing})
+    final = {value: None if value in nothing else whole.get(one, one) for value, one in cleaned.items()}
+    ids = text.replace_strict(list(final), list(final.values()), default=None, return_dtype=pl.String)
+    return ids, tuple(_notes(where, column, counts, cleaned, nothing, whole))
+
+
+def is_nothing(column: pl.Series, words: Collection[str]) -> pl.Series:
+    """[R] bool, null where the text is: the whole text is one of these words, whatever their case."""
+    return column.str.strip_chars().str.to_lowercase().is_in([word.strip().lower() for word in words])
+
+
+def _text(column: pl.Series, where: str) -> pl.Series:
+    if column.dtype.is_nested() or column.dtype.is_temporal() or column.dtype == pl.Binary:
+        raise DataError(f"{where}: holds {column.dtype}; text was wanted, convert the column")
+    if column.dtype.is_float():
+        known = column.fill_nan(None)
+        odd = (known != known.round()) | (known.abs() > LARGEST_WHOLE)
+        refuse_rows(where, column, odd, "is no id but a number", "store whole numbers or text")
+        return known.cast(pl.Int64).cast(pl.String)
+    text = column.cast(pl.String)
+    rounded = text.str.strip_chars().str.contains(ROUNDED)
+    refuse_rows(where, column, rounded, "is an id that a spreadsheet rounded", "export the column as text")
+    return text
+
+
+def _composed(value: str) -> str:
+    stripped = value.strip().strip(BLANK).strip()
+    return stripped if stripped.isascii() else unicodedata.normalize("NFC", stripped)
+
+
+def _whole(ids: Collection[str]) -> dict[str, str]:
+    """17850.0 -> 17850 for all such ids, none where another one has a fraction: then they may be versions."""
+    if any(FRACTION.fullmatch(one) for one in ids):
+        return {}
+    return {one: found[1] for one in ids if (found := WHOLE.fullmatch(one))}
+
+
+def _notes(
+    where: str,
+    column: pl.Series,
+    counts: Mapping[str, int],
+    cleaned: Mapping[str, str],
+    nothing: Collection[str],
+    whole: Mapping[str, str],
+) -> Iterator[str]:
+    real = [value for value in counts if value not in nothing]
+    blank = sum(counts[value] for value in real if value.strip(BLANK).strip() != value)
+    composed = sum(counts[value] for value in real if not unicodedata.is_normalized("NFC", value))
+    if blank:
+        yield f"{where}: ids with blanks around them, which do not count: {blank}"
+    if composed:
+        yield f"{where}: ids with decomposed letters (NFD), read as composed ones (NFC): {composed}"
+    if written := sum(counts[value] for value in real if cleaned[value] in whole):
+        yield f"{where}: ids written like 17850.0, read like 17850: {written}"
+    if column.dtype.is_float():
+        yield f"{where}: ids stored as {column.dtype}, read as whole numbers: {sum(counts.values())}"
+
+
+def words_for_nothing(column: pl.Series, read: pl.Series, of: pl.Series | None = None) -> str:
+    """How often each word of a column stood where nothing was read: 'NULL 12, empty 3', the most frequent first.
+
+    of: a column that is not counted where it is null.
+    """
+    nothing = read.is_null() if of is None else read.is_null() & of.is_not_null()
+    found = Counter(
+        "empty" if one is None or not str(one).strip() else str(one).strip() for one in column.filter(nothing)
+    )
+    return ", ".join(f"{word} {count}" for word, count in found.most_common(5))

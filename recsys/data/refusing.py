@@ -1,0 +1,34 @@
+"""Sentences about rows of a table: the first row of data is row 1."""
+
+import polars as pl
+
+from recsys.errors import DataError
+
+
+def shortened(value: object) -> str:
+    """The value as text for a message, of at most 60 characters."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def refuse_rows(where: str, column: pl.Series, bad: pl.Series, problem: str, advice: str) -> None:
+    """DataError for the first row that is bad [R] bool, null for a good one."""
+    rows = bad.fill_null(False).arg_true()
+    if len(rows):
+        value = column[int(rows[0])]
+        found = "empty" if value is None else shortened(value.to_list() if isinstance(value, pl.Series) else value)
+        raise DataError(f"{where}, row {rows[0] + 1}: {found} {problem}; {advice}")
+
+
+def refuse_infinite(where: str, column: pl.Series, numbers: pl.Series) -> None:
+    advice = "write a finite number, or nothing where it is missing"
+    refuse_rows(where, column, ~numbers.is_finite(), "is not a finite number", advice)
+
+
+def parsed_numbers(column: pl.Series, where: str) -> pl.Series:
+    """Float64; null where the text is no number."""
+    if column.dtype == pl.String:
+        column = column.str.strip_chars()
+    elif not (column.dtype.is_numeric() or column.dtype in (pl.Boolean, pl.Null)):
+        raise DataError(f"{where}: holds {column.dtype}; numbers were wanted, convert the column")
+    return column.cast(pl.Float64, strict=False)
