@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from datetime import time, timedelta
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -234,6 +235,29 @@ def test_files_that_do_not_belong_together_and_too_few_columns_are_refused(tmp_p
 def test_kinds_of_record_columns(values, kind):
     (found,) = look(pl.DataFrame({"thing": values})).values()
     assert record_kind(found)[0] == kind
+
+
+def test_types_that_hold_no_ids_numbers_or_times_are_left_out(tmp_path):
+    frame = pl.DataFrame([row[:3] for row in ROWS], schema=["user", "item", "at"], orient="row")
+    odd = {
+        "lag": [timedelta(1), timedelta(2)],
+        "clock": [time(1), time(2)],
+        "raw": [b"a", b"b"],
+        "more": [{"x": 1}, {"x": 2}],
+    }
+    odd["lists"] = [[{"x": 1}], [{"x": 2}]]
+    frame.with_columns(pl.Series(name, values * 20) for name, values in odd.items()).write_parquet(
+        tmp_path / "log.parquet"
+    )
+    assert set(described(tmp_path, "log.parquet")["interactions"]) == {"file", "user", "item", "timestamp"}
+    loaded(tmp_path)
+
+
+@pytest.mark.parametrize(("text", "sentence"), [("user,item\n", "no rows"), ("1 2 3\n4 5 6\n", "recipe=sequence")])
+def test_files_that_hold_no_table_are_refused(tmp_path, text, sentence):
+    (tmp_path / "log.txt").write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match=sentence):
+        described(tmp_path, "log.txt")
 
 
 NAMES = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=8)

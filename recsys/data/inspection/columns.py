@@ -25,6 +25,8 @@ UNITS: dict[str, tuple[float, float]] = {
     "unix nanoseconds": (6e17, 4e18),
 }
 """unit -> the numbers that years from 1989 to 2096 are in it"""
+OPAQUE = (pl.Binary, pl.Duration, pl.Time, pl.Object)
+"""types without a text that could be an id, a number or a time"""
 LIST_SEPARATORS = ("|", ";", ",")
 TIME_NAME = re.compile(r"(^|_)(time|date|datetime|timestamp|ts|at|when|created|day|stamp)($|_)|timestamp|date$|time$")
 
@@ -73,6 +75,11 @@ class ColumnLook:
         return self.low is not None
 
     @property
+    def opaque(self) -> bool:
+        """Whether its values cannot be looked at."""
+        return not self.entries and (self.dtype.is_nested() or self.dtype in OPAQUE)
+
+    @property
     def numbering(self) -> bool:
         """Whether it has no name, or that of an index, and counts the rows."""
         named = self.unnamed or self.plain_name in ("index", "unnamed_0", "row", "nr")
@@ -98,12 +105,12 @@ def look(frame: pl.DataFrame) -> dict[str, ColumnLook]:
 
 def _look(index: int, column: pl.Series, sample: pl.Series) -> ColumnLook:
     """`sample` holds some of the values of the column."""
-    nested = column.dtype.is_nested()
+    opaque = column.dtype.is_nested() or column.dtype in OPAQUE
     present = column.drop_nulls()
     if column.dtype == pl.String:
         present = present.filter(~present.str.strip_chars().is_in(NOTHING))
         sample = sample.filter(~sample.str.strip_chars().is_in(NOTHING))
-    text = pl.Series(dtype=pl.String) if nested else sample.drop_nulls().cast(pl.String).str.strip_chars()
+    text = pl.Series(dtype=pl.String) if opaque else sample.drop_nulls().cast(pl.String).str.strip_chars()
     numbers = _numbers(column.dtype, text)
     low, high = (None, None) if numbers is None else (float(numbers.min()), float(numbers.max()))  # type: ignore[arg-type]
     separator, entries = _lists(column, text)
@@ -165,7 +172,7 @@ def _share(matching: pl.Series) -> float:
 
 def _lists(column: pl.Series, text: pl.Series) -> tuple[str | None, str]:
     """Separator and kind of the entries of lists; (None, "") where the column has none."""
-    if isinstance(column.dtype, pl.List | pl.Array):
+    if isinstance(column.dtype, pl.List | pl.Array) and not column.dtype.inner.is_nested():
         return "", "numbers" if column.dtype.inner.is_numeric() else "text"
     for separator in LIST_SEPARATORS:
         if _share(text.str.contains(separator, literal=True)) > 0.05:
@@ -198,6 +205,8 @@ def record_kind(one: ColumnLook) -> tuple[Kind | None, str]:
         return None, "one value in all rows"
     if one.entries:
         return _list_kind(one)
+    if one.opaque:
+        return None, f"holds {one.dtype}"
     if one.numbering:
         return None, "numbers the rows"
     if one.timely:

@@ -137,7 +137,7 @@ def find(tables: Mapping[str, Table], dataset: Dataset, *, now: float) -> Findin
         columns=tuple(_column_facts(dataset)),
         time=time_facts(log[TIMESTAMP], now) if described.clock else None,
         order=described.order,
-        variants=tuple(_variants(tables)),
+        variants=tuple(_variants(dataset)),
         links=tuple(_links(tables, dataset)),
         objectives=tuple(_objectives(dataset)),
         target=described.target,
@@ -198,14 +198,10 @@ def _column_facts(dataset: Dataset) -> list[ColumnFacts]:
     ]
 
 
-def _variants(tables: Mapping[str, Table]) -> list[IdVariants]:
-    """Users and items whose ids look alike, over all tables together: the tables need not write them alike."""
-    found = []
-    for key in (USER, ITEM):
-        written = [table.frame[table.names[key]] for table in tables.values() if key in table.names]
-        ids = pl.concat([column.cast(pl.String).drop_nulls().unique() for column in written]).unique()
-        found += id_variants(key, ids)
-    return found
+def _variants(dataset: Dataset) -> list[IdVariants]:
+    """Users and items that validation keeps apart although their ids look alike; the tables need not write them alike."""
+    ids = {USER: dataset.users[USER], ITEM: dataset.items[ITEM]}
+    return [variants for key, column in ids.items() for variants in id_variants(key, column)]
 
 
 def _links(tables: Mapping[str, Table], dataset: Dataset) -> list[LinkFacts]:

@@ -146,6 +146,8 @@ def _no_use(one: ColumnLook, roles: Roles, item: str) -> str | None:
         return "empty in every row"
     if one.distinct == 1:
         return "one value in all rows"
+    if one.opaque:
+        return f"holds {one.dtype}"
     if one.unit is not None and (one.timely or one.dtype.is_temporal()):
         return "a second time, perhaps later than the event"
     if one.unique == 1 and one.distinct > 50 and (not one.numeric or one.whole):

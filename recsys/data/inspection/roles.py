@@ -71,9 +71,12 @@ def find_roles(files: Sequence[LookedAt]) -> Roles:
     if not 1 <= len(files) <= 3:
         raise DataError(f"{len(files)} files were given; give one to three: interactions, items, users")
     for one in files:
+        if not one.frame.height:
+            raise DataError(f"{one.file}: the table has no rows; give a file with some")
         if len(one.columns) < 2:
             raise DataError(
-                f"{one.file}: one column cannot say who did what; give a table, or its delimiter is another one"
+                f"{one.file}: one column cannot say who did what; give a table. Lines of `user item item ...` need no "
+                "description: python train.py recipe=sequence data.path=..."
             )
     log, links = _log_and_links(files)
     records = _records(log, links)
