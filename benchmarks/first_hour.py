@@ -23,7 +23,6 @@ from measured_process import ProcessResult, run_measured
 from result_file import ROOT
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -113,20 +112,19 @@ def ending(done: ProcessResult) -> tuple[str, str]:
 
 
 def results(cases: Sequence[Path], runs: Path, again: bool) -> Iterator[CaseResult]:
-    """In the order of the cases; the outcome of each is kept as it ends."""
-    columns = (BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    with Progress(TextColumn("{task.description:24.24}"), *columns, console=console) as progress:
-        task = progress.add_task("", total=len(cases))
-        for case in cases:
-            progress.update(task, description=case.name)
-            kept = runs / case.name / OUTCOME
-            if again or not kept.exists():
-                result = run_case(case, runs / case.name)
-                kept.write_text(json.dumps(asdict(result), indent=1), encoding="utf-8")
-            result = CaseResult(**json.loads(kept.read_text(encoding="utf-8")))
-            progress.console.print(f"{result.case:24.24} {result.outcome:9} {result.seconds:7.1f} s", highlight=False)
-            progress.advance(task)
-            yield result
+    """In the order of the cases; the outcome of each is kept, and printed with an estimate of the rest, as it ends."""
+    start, num_run = time.perf_counter(), 0
+    for done, case in enumerate(cases, start=1):
+        kept = runs / case.name / OUTCOME
+        if again or not kept.exists():
+            num_run += 1
+            result = run_case(case, runs / case.name)
+            kept.write_text(json.dumps(asdict(result), indent=1), encoding="utf-8")
+        result = CaseResult(**json.loads(kept.read_text(encoding="utf-8")))
+        left = (len(cases) - done) * (time.perf_counter() - start) / max(1, num_run) / 60
+        line = f"{done:3}/{len(cases)} {case.name:30.30} {result.outcome:9} {result.seconds:7,.0f} s, about {left:.0f} min left"
+        print(line, flush=True)
+        yield result
 
 
 def table(found: Sequence[CaseResult]) -> Table:

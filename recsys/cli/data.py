@@ -1,8 +1,10 @@
 """`python -m recsys data`: propose the description of files, and look at a described log before it is trained on."""
 
 import json
+import os
 import shlex
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -20,7 +22,7 @@ from recsys.data.inspection.proposal import propose
 from recsys.data.inspection.written import written
 from recsys.data.sources.tables import Tables
 from recsys.errors import DataError
-from recsys.training.footprint import Footprint, LogSize, estimate
+from recsys.training.footprint import GIB, Footprint, LogSize, estimate
 
 data = typer.Typer(no_args_is_help=True, help="Describe the files of a shop, and look at them before training.")
 console = Console()
@@ -67,7 +69,8 @@ def check(
         if file is not None and file.is_dir():
             raise DataError(f"{option} {file} is a folder; give the name of a file")
     findings = find(*Tables(description=str(description)).read(), now=time.time())
-    found, advice = tuple(chapters(findings, footprint_of(findings))), advise(findings)
+    footprint = footprint_of(findings)
+    found, advice = tuple(chapters(findings, footprint)), (*_too_large(footprint), *advise(findings))
     command = next_command(findings, str(description))
     _print(findings, found, advice)
     if html is not None:
@@ -96,6 +99,18 @@ def footprint_of(findings: Findings) -> Footprint:
             objectives=len(findings.objectives),
         )
     )
+
+
+def _too_large(footprint: Footprint) -> Iterator[Advice]:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if footprint.peak_bytes > memory:
+        part = max(footprint.parts, key=lambda one: one.bytes)
+        yield Advice(
+            level="warning",
+            text=f"a training is estimated to take {footprint.peak_bytes / GIB:.0f} GiB, most for {part.name}, and this "
+            f"machine has {memory / GIB:.0f}: it would end for want of memory; take a larger machine, a shorter log, "
+            "retrieval.negatives=1024 or a smaller ranking.requests",
+        )
 
 
 def _print(findings: Findings, found: tuple[Chapter, ...], advice: tuple[Advice, ...]) -> None:

@@ -104,6 +104,12 @@ def test_init_of_files_that_are_no_log_leaves_nothing(shop, typed, capsys):
     assert not out.exists()
 
 
+def test_a_training_that_the_machine_cannot_hold_is_warned_of(shop, typed, capsys, monkeypatch):
+    monkeypatch.setattr(data.os, "sysconf", {"SC_PAGE_SIZE": 4_096, "SC_PHYS_PAGES": 1_000}.__getitem__)
+    assert typed("data", "check", shop) == 0
+    assert "it would end for want of memory" in " ".join(capsys.readouterr().out.split())
+
+
 def test_looking_at_data_needs_no_torch():
     code = f"import sys, {data.__name__}; assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
