@@ -86,6 +86,14 @@ def test_a_crawler_is_far_above_the_others_and_a_busy_person_is_none():
     assert found(people + crawler[:900]).crawlers == ()
 
 
+def test_users_that_are_called_like_nobody_are_named():
+    rows = [(f"u{index}", "i", START + index, 3.0) for index in range(300)]
+    nobody = [("Guest", "i", START + 400, 3.0), *(("-1", f"i{index}", START + 500, 3.0) for index in range(20))]
+    assert found(rows + nobody).nobody == (("-1", 20), ("Guest", 1))
+    assert "the user 'Guest' has 1 events" in texts(found(rows + nobody))
+    assert found([*rows, ("0", "i", START, 3.0)]).nobody == ()
+
+
 def test_new_users_and_items_of_the_newest_fifth_are_told_from_known_ones():
     old = [(f"u{index % 8}", f"i{index % 5}", START + index, 3.0) for index in range(80)]
     new = [(f"u{index % 8}" if index < 5 else f"n{index}", "i1", START + 100 + index, 3.0) for index in range(20)]
@@ -130,6 +138,14 @@ def test_ids_that_look_alike_in_two_tables_and_unknown_ones_are_warned_of():
     (kind,) = [one for one in findings.columns if one.table == "items"]
     assert kind.distinct == 2
     assert kind.filled == pytest.approx(3 / 5)  # z has an empty row
+
+
+def test_rows_without_an_id_are_counted_as_dropped_and_ids_are_compared_as_they_are_read():
+    rows = [("u ", "17850", START, 3.0), ("null", "17850", START + 1, 3.0), ("v", "9", START + 2, 3.0)]
+    findings = found(rows, items={"item": ["17850.0", "9.0", None], "kind": ["a", "b", "c"]})
+    assert [(one.rows, one.kept) for one in findings.tables] == [(3, 2), (3, 2)]
+    assert [(one.unknown, one.unused) for one in findings.links] == [(0, 0)]
+    assert findings.variants == ()
 
 
 def test_objectives_that_never_or_always_happen_are_warned_of():

@@ -66,10 +66,12 @@ def test_one_log_in_many_forms_is_described_and_read_alike(tmp_path, name, conte
 @pytest.mark.parametrize(
     ("write", "at"),
     [
-        (lambda second: f"2023-11-{14 + second // 86_400:02d} 10:00:00", "ISO 8601"),
-        (lambda second: str(1_700_000_000 + second), "unix seconds"),
-        (lambda second: str(1_700_000_000_000 + 1_000 * second), "unix milliseconds"),
-        (lambda second: str(20_231_101 + second // 86_400), "days as numbers"),
+        (lambda second: f"2023-11-{14 + second // 86_400:02d} 10:00:00", "written out"),
+        (lambda second: str(1_700_000_000 + second), "seconds since 1970"),
+        (lambda second: str(1_700_000_000_000 + 1_000 * second), "milliseconds since 1970"),
+        (lambda second: str(20_231_101 + second // 86_400), "days like 20231114"),
+        (lambda second: f"2023-11-14T10:00:{second % 60:02d}+01:00", "written out"),
+        (lambda second: str(45_000 + second / 86_400), "days of a spreadsheet"),
     ],
 )
 def test_the_unit_of_the_time_is_named(tmp_path, write: Callable[[int], str], at):
@@ -177,6 +179,27 @@ def test_a_log_without_time_has_no_order_and_names_what_is_unsure(tmp_path):
     text = (tmp_path / "shop.yaml").read_text(encoding="utf-8")
     assert "order: none  # UNSURE" in text
     assert "#   note: UNSURE" in text
+
+
+def test_sessions_stand_for_users_that_are_not_known(tmp_path):
+    rows = [(f"s{index // 4}", item, at) for index, (_, item, at, _) in enumerate(ROWS)]
+    (tmp_path / "log.csv").write_text(lines([("session_id", "item_id", "time"), *rows], ","), encoding="utf-8")
+    log = described(tmp_path, "log.csv")["interactions"]
+    assert log == {"file": "log.csv", "session": "session_id", "item": "item_id", "timestamp": "time"}
+    assert loaded(tmp_path).num_users == 10
+    known = [("" if index % 3 else "u1", *row) for index, row in enumerate(rows)]
+    (tmp_path / "log.csv").write_text(lines([("user", "visit", "item", "time"), *known], ","), encoding="utf-8")
+    log = described(tmp_path, "log.csv")["interactions"]
+    assert (log["user"], log["session"]) == ("user", "visit")
+    assert loaded(tmp_path).num_events == len(known)
+
+
+def test_words_that_may_be_nobody_are_named_as_missing(tmp_path):
+    rows = [("Unknown" if index % 4 == 0 else row[0], *row[1:3]) for index, row in enumerate(ROWS)]
+    (tmp_path / "log.csv").write_text(lines([("user", "item", "at"), *rows], ","), encoding="utf-8")
+    assert described(tmp_path, "log.csv")["interactions"]["missing"] == ["Unknown"]
+    assert "missing: [Unknown]  # UNSURE" in (tmp_path / "shop.yaml").read_text(encoding="utf-8")
+    assert loaded(tmp_path).num_events == 30
 
 
 def test_columns_that_go_with_the_item_and_second_times_are_left_out_with_the_reason(tmp_path):

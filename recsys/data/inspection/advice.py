@@ -93,6 +93,11 @@ def _activity(findings: Findings) -> Iterator[Advice]:
             f"{CRAWLER_EVENTS:,} or more, first {user!r} with {events:,} ({_share(events / findings.events)} of the log): a "
             "crawler links all items with all others; remove its rows unless it is a person"
         )
+    for user, events in findings.nobody:
+        yield _warning(
+            f"the user {user!r} has {events:,} events ({_share(events / findings.events)}): if that is nobody, all of them count "
+            f"as those of one person; write `missing: [{user!r}]` for the interactions"
+        )
     for key, share in (findings.newcomers or {}).items():
         if share > 0.5:
             yield _warning(

@@ -10,21 +10,24 @@ from dataclasses import dataclass
 import polars as pl
 
 from recsys.data.description import Kind
+from recsys.data.ids import NOTHING, is_nothing
+from recsys.data.times import RANGES, UNITS, seconds_of
+from recsys.errors import DataError
 
 SAMPLE_ROWS = 100_000
 """evenly spread over the file; values are looked at there, only ids are counted in all rows"""
 SURE = 0.95
 """share of the values that has to be of a form"""
-NOTHING = ("", "NULL", "null", "NaN", "nan", "None", "NA", "N/A", r"\N", "<NA>", "undefined")
+WORDS = ("", "na", *NOTHING)
+"""for nothing, in columns that hold no text for people"""
 ISO = r"^\d{4}-\d\d?-\d\d?([ T]\d\d?:\d\d(:\d\d([.,]\d+)?)?)? ?(Z|UTC|[+-]\d\d:?\d\d)?$"
 COMPACT = r"^(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])(\.0)?$"
-UNITS: dict[str, tuple[float, float]] = {
-    "unix seconds": (6e8, 4e9),
-    "unix milliseconds": (6e11, 4e12),
-    "unix microseconds": (6e14, 4e15),
-    "unix nanoseconds": (6e17, 4e18),
-}
-"""unit -> the numbers that years from 1989 to 2096 are in it"""
+NUMBERS: dict[str, tuple[float, float]] = {
+    "s": (6e8, 4e9), "ms": (6e11, 4e12), "us": (6e14, 4e15), "ns": (6e17, 4e18), **RANGES
+}  # fmt: skip
+"""unit -> the numbers that are taken for it; of seconds and finer those are of the years from 1989 to 2096"""
+BY_NAME = frozenset(RANGES)
+"""units whose numbers may be anything: only a name makes a time of them"""
 OPAQUE = (pl.Binary, pl.Duration, pl.Time, pl.Object)
 """types without a text that could be an id, a number or a time"""
 LIST_SEPARATORS = ("|", ";", ",")
@@ -89,7 +92,8 @@ class ColumnLook:
     def timely(self) -> bool:
         """Whether its values and its name are those of a time."""
         by_name = TIME_NAME.search(self.plain_name) is not None
-        return self.unit is not None and (by_name or not self.numeric or self.unnamed)
+        coarse = self.unit in [UNITS[unit] for unit in BY_NAME]
+        return self.unit is not None and (by_name or not self.numeric or (self.unnamed and not coarse))
 
     @property
     def unnamed(self) -> bool:
@@ -108,8 +112,8 @@ def _look(index: int, column: pl.Series, sample: pl.Series) -> ColumnLook:
     opaque = column.dtype.is_nested() or column.dtype in OPAQUE
     present = column.drop_nulls()
     if column.dtype == pl.String:
-        present = present.filter(~present.str.strip_chars().is_in(NOTHING))
-        sample = sample.filter(~sample.str.strip_chars().is_in(NOTHING))
+        present = present.filter(~is_nothing(present, WORDS))
+        sample = sample.filter(~is_nothing(sample, WORDS)).drop_nulls()
     text = pl.Series(dtype=pl.String) if opaque else sample.drop_nulls().cast(pl.String).str.strip_chars()
     numbers = _numbers(column.dtype, text)
     low, high = (None, None) if numbers is None else (float(numbers.min()), float(numbers.max()))  # type: ignore[arg-type]
@@ -159,11 +163,22 @@ def _unit(dtype: pl.DataType, text: pl.Series, numbers: pl.Series | None) -> str
         return "times"
     if numbers is not None:
         if _share(text.str.contains(COMPACT)) >= SURE:
-            return "days as numbers (20240531)"
-        return next(
-            (unit for unit, (low, high) in UNITS.items() if _share((numbers >= low) & (numbers <= high)) >= SURE), None
-        )
-    return "ISO 8601" if len(text) and _share(text.str.contains(ISO)) >= SURE else None
+            return UNITS["day"]
+        fitting = (unit for unit, (low, high) in NUMBERS.items() if _share(numbers.is_between(low, high)) >= SURE)
+        return next((UNITS[unit] for unit in fitting), None)
+    return "written out" if len(text) and (_share(text.str.contains(ISO)) >= SURE or _read_as_times(text)) else None
+
+
+def _read_as_times(text: pl.Series) -> bool:
+    """Whether the reader of times knows all of the first ones."""
+    first = text.head(100)
+    if not first.str.contains(r"^\d{4}").all():
+        return False
+    try:
+        seconds_of(first, "")
+    except DataError:
+        return False
+    return True
 
 
 def _share(matching: pl.Series) -> float:

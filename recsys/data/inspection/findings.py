@@ -11,7 +11,8 @@ import polars as pl
 
 from recsys.data.dataset import Dataset
 from recsys.data.description import ITEM, TIMESTAMP, USER
-from recsys.data.inspection.ids import IdVariants, id_variants
+from recsys.data.ids import ids_of
+from recsys.data.inspection.ids import NOBODY, NUMBERS_FOR_NOBODY, IdVariants, id_variants
 from recsys.data.inspection.times import TimeFacts, time_facts
 from recsys.data.validation import Table
 
@@ -104,6 +105,8 @@ class Findings:
     """share of the events whose user had an event of the same item before"""
     crawlers: tuple[tuple[str, int], ...]
     """user, events; most first"""
+    nobody: tuple[tuple[str, int], ...]
+    """users that are called like nobody, and their events"""
     columns: tuple[ColumnFacts, ...]
     time: TimeFacts | None
     order: str
@@ -134,6 +137,7 @@ def find(tables: Mapping[str, Table], dataset: Dataset, *, now: float) -> Findin
         activity=tuple(_activity(key, counts[key]["len"].to_numpy()) for key in (USER, ITEM)),
         repeats=1 - log.select(pl.struct(USER, ITEM).n_unique()).item() / log.height,
         crawlers=_crawlers(counts[USER]),
+        nobody=_nobody(counts[USER]),
         columns=tuple(_column_facts(dataset)),
         time=time_facts(log[TIMESTAMP], now) if described.clock else None,
         order=described.order,
@@ -147,8 +151,14 @@ def find(tables: Mapping[str, Table], dataset: Dataset, *, now: float) -> Findin
 
 
 def _table_facts(key: str, table: Table, dataset: Dataset) -> TableFacts:
-    rows = table.frame.height
-    return TableFacts(table=key, file=table.file, rows=rows, kept=dataset.num_events if key == "interactions" else rows)
+    kept = dataset.num_events if key == "interactions" else len(_record_ids(table, key.removesuffix("s")))
+    return TableFacts(table=key, file=table.file, rows=table.frame.height, kept=kept)
+
+
+def _record_ids(table: Table, key: str) -> pl.Series:
+    """Ids of the items or users of a table, as validation reads them."""
+    ids, _ = ids_of(table.frame[table.names[key]], table.file, table.missing)
+    return ids.drop_nulls()
 
 
 def _activity(key: str, events: np.ndarray) -> ActivityFacts:
@@ -172,9 +182,19 @@ def _range_text(power: int) -> str:
 
 
 def _crawlers(counts: pl.DataFrame) -> tuple[tuple[str, int], ...]:
-    usual = float(np.quantile(counts["len"].to_numpy(), 0.99, method="lower"))
-    found = counts.filter((pl.col("len") >= CRAWLER_EVENTS) & (pl.col("len") > CRAWLER_FACTOR * usual))
+    found = counts.filter((pl.col("len") >= CRAWLER_EVENTS) & (pl.col("len") > CRAWLER_FACTOR * _usual(counts)))
     return tuple((user, int(number)) for user, number in found.iter_rows())
+
+
+def _nobody(counts: pl.DataFrame) -> tuple[tuple[str, int], ...]:
+    many = pl.col("len") > CRAWLER_FACTOR * _usual(counts)
+    called = pl.col(USER).str.to_lowercase().is_in(NOBODY) | (pl.col(USER).is_in(NUMBERS_FOR_NOBODY) & many)
+    return tuple((user, int(number)) for user, number in counts.filter(called).iter_rows())
+
+
+def _usual(counts: pl.DataFrame) -> float:
+    """Events of a busy user, the 99th percentile."""
+    return float(np.quantile(counts["len"].to_numpy(), 0.99, method="lower"))
 
 
 def _column_facts(dataset: Dataset) -> list[ColumnFacts]:
@@ -208,7 +228,7 @@ def _links(tables: Mapping[str, Table], dataset: Dataset) -> list[LinkFacts]:
     found = []
     for key in (USER, ITEM):
         if (table := tables.get(f"{key}s")) is not None:
-            known = table.frame[table.names[key]].cast(pl.String).str.strip_chars().unique()
+            known = _record_ids(table, key)
             ids = dataset.interactions[key].unique().sort()
             unknown = ids.filter(~ids.is_in(known.implode()))
             found.append(

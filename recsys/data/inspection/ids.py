@@ -4,6 +4,23 @@ from dataclasses import dataclass
 
 import polars as pl
 
+NOBODY = (
+    "unknown",
+    "guest",
+    "anonymous",
+    "anon",
+    "not set",
+    "(not set)",
+    "-",
+    "?",
+    "missing",
+    "empty",
+    "no user",
+    "nobody",
+)
+"""ids, in lower case, that may stand for everybody who is not known"""
+NUMBERS_FOR_NOBODY = ("0", "-1")
+"""only where they have far more events than any user"""
 DIFFERENCES: dict[str, pl.Expr] = {
     "blanks": pl.col("id").str.strip_chars(),
     "Unicode form": pl.col("id").str.normalize("NFC"),

@@ -5,8 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import polars as pl
+
 from recsys.data.description import ITEM, TEXT, TIMESTAMP, USER
 from recsys.data.inspection.columns import ColumnLook, look, record_kind
+from recsys.data.inspection.ids import NOBODY
 from recsys.data.inspection.labels import (
     AMOUNT_NAME,
     CONTEXT_NAME,
@@ -17,8 +20,9 @@ from recsys.data.inspection.labels import (
     target_of,
     usable,
 )
-from recsys.data.inspection.roles import LookedAt, Roles, find_roles
+from recsys.data.inspection.roles import LookedAt, Roles, find_roles, session_of
 from recsys.data.reading import USUAL, FileTable, read_table
+from recsys.data.validation import SESSION
 
 RESERVED = (USER, ITEM, TIMESTAMP)
 TITLE_NAMES = ("title", "name", "headline", "label")
@@ -37,8 +41,8 @@ class TableProposal:
     """column -> kind and why; of the interactions those are the context"""
     left_out: Mapping[str, str]
     """column -> why"""
-    options: Mapping[str, str] = field(default_factory=dict)
-    """delimiter, encoding, separator, where they are not the usual ones"""
+    options: Mapping[str, str | list[str]] = field(default_factory=dict)
+    """delimiter, encoding, separator, missing, where they are not the usual ones"""
     header: tuple[str, ...] | None = None
     """names of all columns where the file has no header"""
     notes: tuple[str, ...] = ()
@@ -83,6 +87,7 @@ def propose(files: Sequence[Path], folder: Path) -> Proposal:
 def _interactions(roles: Roles, read: FileTable, folder: Path) -> tuple[TableProposal, dict[str, ColumnLook]]:
     """The table, and its action columns by the names that they will have."""
     looks, keys = roles.interactions.columns, dict(roles.keys)
+    keys |= _session(roles)
     keys |= _time(looks, {column for column, _ in keys.values()})
     taken = {column for column, _ in keys.values()}
     names = _names(read, keys, looks)
@@ -111,7 +116,7 @@ def _interactions(roles: Roles, read: FileTable, folder: Path) -> tuple[TablePro
         actions=tuple(Action(column=name, kind=one.kind, reason=one.reason) for name, (_, one) in actions.items()),
         columns=context,
         left_out=left_out,
-        options=_options(roles.interactions.file, read),
+        options={**_options(roles.interactions.file, read), **_missing(roles)},
         header=tuple(names.values()) if read.headerless else None,
         notes=read.notes,
     )
@@ -120,6 +125,24 @@ def _interactions(roles: Roles, read: FileTable, folder: Path) -> tuple[TablePro
 
 def _renamed(one: ColumnLook, name: str) -> ColumnLook:
     return ColumnLook(**{**vars(one), "name": name})
+
+
+def _session(roles: Roles) -> dict[str, tuple[str, str]]:
+    """The session where it has to stand for users."""
+    looks, user = roles.interactions.columns, roles.keys.get(USER)
+    session = session_of(roles.interactions, {column for column, _ in roles.keys.values()})
+    if session is None or (user is not None and looks[user[0]].filled == looks[user[0]].rows):
+        return {}
+    return {SESSION: (session, "no user is known" if user is None else "stands for the user where there is none")}
+
+
+def _missing(roles: Roles) -> dict[str, list[str]]:
+    """Words among the users that may stand for nobody."""
+    if USER not in roles.keys:
+        return {}
+    users = roles.interactions.frame[roles.keys[USER][0]].cast(pl.String)
+    words = users.filter(users.str.strip_chars().str.to_lowercase().is_in(NOBODY)).unique().sort().to_list()
+    return {"missing": words} if words else {}
 
 
 def _time(looks: Mapping[str, ColumnLook], taken: set[str]) -> dict[str, tuple[str, str]]:
@@ -210,10 +233,10 @@ def _names(read: FileTable, keys: Mapping[str, tuple[str, str]], looks: Mapping[
     return names
 
 
-def _options(file: str, read: FileTable) -> dict[str, str]:
+def _options(file: str, read: FileTable) -> dict[str, str | list[str]]:
     """How the file is written, where the ending does not say so."""
     given, ending = read.format, Path(file).suffix.lower()
-    options = {}
+    options: dict[str, str | list[str]] = {}
     if given.delimiter is not None and given.delimiter != USUAL.get(ending, ","):
         options["delimiter"] = given.delimiter
     if given.encoding not in (None, "utf-8", "utf-8-sig"):

@@ -1,7 +1,7 @@
 """Which of one to three files holds the interactions, the items and the users, and by which columns they belong together."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
@@ -180,12 +180,18 @@ def _keys(log: LookedAt, records: Mapping[str, tuple[Found, _Link]]) -> dict[str
             taken = {column for column, _ in keys.values()}
             if (named := _named(log, key, taken)) is not None:
                 keys[key] = named, "by its name"
-    session = any(SESSION_NAME.search(one.plain_name) and _id_like(one) for one in log.columns.values())
+    session = session_of(log, {column for column, _ in keys.values()})
     for key in (USER, ITEM):
-        if key not in keys and not (key == USER and session):
+        if key not in keys and not (key == USER and session is not None):
             column = _unnamed(log, key, {column for column, _ in keys.values()})
             keys[key] = column, f"UNSURE: no name says so; the {'first' if key == USER else 'next'} column of ids"
     return keys
+
+
+def session_of(log: LookedAt, taken: Collection[str]) -> str | None:
+    """The column that groups the events of a visit, None where there is none."""
+    found = (one for one in log.columns.values() if one.name not in taken and one.filled and not one.opaque)
+    return next((one.name for one in found if SESSION_NAME.search(one.plain_name) and not one.timely), None)
 
 
 def _named(log: LookedAt, key: str, taken: set[str]) -> str | None:

@@ -26,7 +26,8 @@ def _table(key: str, table: TableProposal) -> Iterator[str]:
     yield f"{key}:  # {table.rows:,} rows"
     yield _entry(2, "file", table.file, "; ".join(note.split(": ", 1)[-1] for note in table.notes))
     for name, value in table.options.items():
-        yield _entry(2, name, value, "", quoted=True)
+        reason = "UNSURE: do these words stand for no user?" if name == "missing" else ""
+        yield _entry(2, name, value, reason, quoted=isinstance(value, str))
     if table.header is not None and key == "interactions":
         yield _entry(2, "columns", list(table.header), "UNSURE: the file has no header, the names are made up")
     for name, (value, reason) in table.keys.items():
