@@ -37,6 +37,11 @@ class RunningStack:
     """that its Python processes read, if not the machine's"""
 
     @property
+    def grpc(self) -> str:
+        """host:port of Triton."""
+        return json.loads(self.place.running.read_text(encoding="utf-8"))["addresses"]["triton"]
+
+    @property
     def pids(self) -> dict[str, int]:
         """Of every service, as they are now."""
         return json.loads(self.place.running.read_text(encoding="utf-8"))["pids"]
@@ -45,9 +50,17 @@ class RunningStack:
 @contextmanager
 def running_stack(made: World, live: Path, *options: str, clock: WallClock | None = None) -> Iterator[RunningStack]:
     """Start it, post what its users did before, wait until that was folded in."""
+    with started_stack(made.serve, live, *options, clock=clock) as stack:
+        tell_histories(stack, made.queries)
+        yield stack
+
+
+@contextmanager
+def started_stack(serve: Path, live: Path, *options: str, clock: WallClock | None = None) -> Iterator[RunningStack]:
+    """Start what was exported, wait until it is ready; at the end stop it."""
     port = choose_ports({"port": 0})["port"]
-    place = Place(serve=made.serve, live=live)
-    command = [sys.executable, "-m", "serving", "up", str(made.serve), f"--live={live}", f"--port={port}", *options]
+    place = Place(serve=serve, live=live)
+    command = [sys.executable, "-m", "serving", "up", str(serve), f"--live={live}", f"--port={port}", *options]
     live.mkdir(parents=True, exist_ok=True)
     with (live / "up.log").open("wb") as log:
         environment = None if clock is None else clock.environment
@@ -56,11 +69,9 @@ def running_stack(made: World, live: Path, *options: str, clock: WallClock | Non
         if not until(lambda: process.poll() is not None or _ready(port), START_S) or process.poll() is not None:
             raise ServingError(f"the stack did not start: {(live / 'up.log').read_text()[-500:]}")
         headers = (("Authorization", f"Bearer {place.first_key.read_text().strip()}"),)
-        stack = RunningStack(
+        yield RunningStack(
             address=f"127.0.0.1:{port}", headers=headers, place=place, supervisor=process.pid, clock=clock
         )
-        tell_histories(stack, made.queries)
-        yield stack
     finally:
         process.terminate()
         process.wait(60)

@@ -18,12 +18,12 @@ import uvloop
 from recsys.bundle import Bundle
 from recsys.errors import DataError, QueryError, ServingError
 from recsys.items.schema import ItemSchema
-from recsys.items.store import Edit, ItemStore
+from recsys.items.store import Edit, ItemStore, Position
 from recsys.policy.live import Follower
 from recsys.policy.rules import RuleSet
 from recsys.policy.shares import ShareFile
 from recsys.policy.store import RuleStore
-from recsys.stages import load_live_retrieve, load_live_rules, read_schema, read_spec
+from recsys.stages import load_live_retrieve, load_live_rules, read_catalogue, read_schema, read_spec
 from serving.events.archive import ArchiveReader
 from serving.events.consumer import Consumer
 from serving.events.jetstream import JetStreamRoom
@@ -74,20 +74,31 @@ class Neighbours:
 
 
 class Shelf:
-    """The item store as the gateway writes it."""
+    """The item store as the gateway writes it. known: ids of the bundle's catalogue."""
 
-    def __init__(self, store: ItemStore, schema: ItemSchema) -> None:
-        self._store, self._schema = store, schema
+    def __init__(self, store: ItemStore, schema: ItemSchema, known: Collection[str]) -> None:
+        self._store, self._schema, self._known, self._position = store, schema, set(known), Position()
+        self._one_at_a_time = asyncio.Lock()
 
-    async def put(self, item: str, columns: Mapping[str, Any], *, withdrawn: bool | None) -> None:
+    async def put(self, item: str, columns: Mapping[str, Any], *, withdrawn: bool | None, create: bool) -> bool | None:
         """QueryError for what does not fit the catalogue, ServingError where the disk refuses."""
         edit = Edit(item=item, columns=columns, withdrawn=withdrawn)
         try:
-            await asyncio.to_thread(self._store.put, self._schema, [edit], who=WHO)
+            async with self._one_at_a_time:
+                return await asyncio.to_thread(self._put, edit, create)
         except DataError as error:
             raise QueryError(str(error)) from None
         except OSError as error:
             raise ServingError(f"{self._store.folder} cannot be written ({error.strerror})") from None
+
+    def _put(self, edit: Edit, create: bool) -> bool | None:
+        changes, self._position = self._store.read(self._position)
+        self._known.update(change.item for change in changes)
+        new = edit.item not in self._known
+        if new and not create:
+            return None
+        self._store.put(self._schema, [edit], who=WHO)
+        return new
 
 
 def run_gateway(
@@ -114,7 +125,7 @@ def run_gateway(
         exposures=states,
         share_file=ShareFile(place.exposure),
         writer=log,
-        items=Shelf(ItemStore(place.items), read_schema(bundle)),
+        items=Shelf(ItemStore(place.items), read_schema(bundle), read_catalogue(bundle)["item"]),
         identities=Identity.from_file(place.identity, store_raw=store_raw),
         keys=Keyring(read_keys(place.keys), clock=time.monotonic),
         settings=settings,

@@ -1,7 +1,7 @@
 """`python -m recsys items`: change an item between trainings, see what is known of it and who changed it."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +16,7 @@ from recsys.cli.rules import login
 from recsys.cli.show import item_names
 from recsys.errors import DataError
 from recsys.items.ledger import Ledger
+from recsys.items.schema import ItemSchema
 from recsys.items.store import Change, Edit, ItemStore, Position
 from recsys.stages import read_ledger
 
@@ -33,7 +34,10 @@ def put(
     store: StorePath,
     bundle: BundlePath,
     columns: Annotated[
-        list[str] | None, typer.Argument(help="column=value, the value in JSON or a plain word; null for missing")
+        list[str] | None,
+        typer.Argument(
+            help="column=value, read as the column's kind: a word, a number, a list in JSON; null for missing"
+        ),
     ] = None,
     withdrawn: Annotated[
         bool | None, typer.Option("--withdraw/--restore", help="take it out of everything, or bring it back")
@@ -42,7 +46,7 @@ def put(
 ) -> None:
     """Change columns of an item or add a new one; what serves follows by itself."""
     ledger = read_ledger(Bundle.open(bundle))
-    edit = Edit(item=item, columns=dict(map(_column, columns or [])), withdrawn=withdrawn)
+    edit = Edit(item=item, columns=dict(_column(text, ledger.schema) for text in columns or []), withdrawn=withdrawn)
     (change,) = ItemStore(store).put(ledger.schema, [edit], who=who or login())
     known = _followed(ledger, store).row_of[item] < len(ledger)
     _say("change", f"{change.number}: {item}, {'an item of the bundle' if known else 'a new item'}")
@@ -89,14 +93,38 @@ def _followed(ledger: Ledger, store: Path) -> Ledger:
     return ledger.after(changes)[0]
 
 
-def _column(text: str) -> tuple[str, Any]:
+def _column(text: str, schema: ItemSchema) -> tuple[str, Any]:
+    """The kind of the column says how its value is read: 1984 is a word where words are wanted."""
     name, equals, value = text.partition("=")
     if not equals:
         raise DataError(f"{text!r} is no column=value; write for instance price=9.5")
+    return name, VALUES.get(schema.kinds.get(name, ""), _from_json)(value)
+
+
+def _from_json(value: str) -> Any:
     try:
-        return name, json.loads(value)
+        return json.loads(value)
     except ValueError:
-        return name, value
+        return value
+
+
+def _word(value: str) -> str | None:
+    """As it is typed, or as a string of JSON; null is no word."""
+    read = _from_json(value)
+    return read if read is None or isinstance(read, str) else value
+
+
+def _words(value: str) -> Any:
+    """A list of JSON, in which a number is the word that was typed, or one word."""
+    try:
+        read = json.loads(value, parse_int=str, parse_float=str, parse_constant=str)
+    except ValueError:
+        return [value]
+    return read if read is None or isinstance(read, list) else [_word(value)]
+
+
+VALUES: dict[str, Callable[[str], Any]] = {"category": _word, "categories": _words}
+"""kind of a column -> what reads its values; other kinds are JSON"""
 
 
 def _table(changes: Sequence[Change]) -> Table:

@@ -59,6 +59,7 @@ def _routes(made: Assembly) -> tuple[tuple[str, str, Scope, Handler], ...]:
         ("POST", "/v1/onboarding", "events", made.tending.onboard),
         ("GET", "/v1/items/{item:path}/similar", "recommend", made.tending.similar),
         ("PUT", "/v1/items/{item:path}", "admin", made.tending.put_item),
+        ("PUT", "/v1/users/{user:path}", "events", made.tending.put_user),
     )
 
 

@@ -8,7 +8,9 @@ from typing import TextIO
 
 from recsys.bundle import Bundle
 from recsys.policy.shares import ShareFile
+from recsys.stages import read_spec
 from serving.events.record import Writer
+from serving.gateway.breaker import Breaker
 from serving.gateway.documents import Documents
 from serving.gateway.door import Door
 from serving.gateway.fallbacks import Fallbacks, RetrieveStage, RulesStage
@@ -19,6 +21,8 @@ from serving.gateway.ladder import Ladder
 from serving.gateway.lifetime import Lifetime
 from serving.gateway.logs import RequestLog
 from serving.gateway.metrics import Metrics
+from serving.gateway.pending import Pending
+from serving.gateway.personal import Personal
 from serving.gateway.readiness import Readiness
 from serving.gateway.recommending import Recommending
 from serving.gateway.rungs import EXPLAINED, FULL, LIGHT, Rungs
@@ -130,15 +134,40 @@ class Assembly:
         )
 
     @cached_property
+    def pending(self) -> Pending:
+        pending = Pending(
+            read_spec(self.parts.bundle),
+            most=self.settings.pending_most,
+            keep_s=self.settings.pending_s,
+            clock=self.parts.clock,
+        )
+        told = "Users of whom this gateway knows more than their states"
+        self.metrics.gauge("recsys_pending_users", told, lambda: len(pending))
+        return pending
+
+    @cached_property
+    def state_breaker(self) -> Breaker:
+        return self.rungs.breaker()
+
+    @cached_property
+    def states(self) -> StateReader:
+        slice_s = self.settings.state_ms / 1_000
+        return StateReader(self.parts.states, breaker=self.state_breaker, slice_s=slice_s, pending=self.pending)
+
+    @cached_property
+    def rungs(self) -> Rungs:
+        return Rungs(self.parts.models, self.fallbacks, self.settings, clock=self.parts.clock)
+
+    @cached_property
     def recommending(self) -> Recommending:
-        rungs = Rungs(self.parts.models, self.fallbacks, self.settings, clock=self.parts.clock)
-        steps, explained, state = rungs.all(), rungs.explained(), rungs.breaker()
-        self.metrics.watch({"state": state, **{rung.name: rung.breaker for rung in (explained, *steps)}})
+        steps, explained = self.rungs.all(), self.rungs.explained()
+        self.metrics.watch({"state": self.state_breaker, **{rung.name: rung.breaker for rung in (explained, *steps)}})
         return Recommending(
             door=self.door,
             documents=self.documents,
             identities=self.parts.identities,
-            states=StateReader(self.parts.states, breaker=state, slice_s=self.settings.state_ms / 1_000),
+            states=self.states,
+            personal=Personal(self.parts.rules),
             publisher=self.publisher,
             ladder=Ladder(steps, clock=self.parts.clock, watched=self.metrics),
             explaining=Ladder((explained, *steps), clock=self.parts.clock, watched=self.metrics),
@@ -160,6 +189,8 @@ class Assembly:
             items=self.parts.items,
             identities=self.parts.identities,
             writer=self.parts.writer,
+            states=self.states,
+            pending=self.pending,
             onboarding=Onboarding(self.parts.bundle, objectives=self.settings.liked, items_per_value=ITEMS_PER_VALUE),
             metrics=self.metrics,
             events_s=self.settings.events_s,

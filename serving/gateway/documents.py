@@ -1,6 +1,6 @@
 """What callers send -> what the gateway works with. QueryError names the field; whatever is not known is refused."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,7 +9,7 @@ from recsys.contracts import Event
 from recsys.errors import QueryError
 from recsys.features.spec import Table
 from recsys.stages import RANKER, read_schema, read_spec
-from serving.events.record import Record, hash_of
+from serving.events.record import Kind, Record, hash_of
 from serving.gateway.strict_json import fields_of, list_of, number_of, parse, text_of, told, whole_of
 from serving.state.onboarding import Answers
 
@@ -26,7 +26,13 @@ EVENT = (
     "propensity",
     "bundle",
     "rules",
+    "hide",
+    "unhide",
 )
+HIDDEN: tuple[Kind, ...] = ("hide", "unhide")
+ITEM = "item"
+FACTS = frozenset(EVENT) - {"id", "user", "timestamp", *HIDDEN}
+"""fields that say what a user did; an event without any of them is no feedback"""
 LONGEST_VECTOR = 4_096
 ONBOARDING = ("user", "items", "values")
 MAX_BUDGET_MS = 60_000.0
@@ -66,6 +72,17 @@ class Ask:
     """what each part of the input adds, and which event speaks for an item"""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ItemPut:
+    """What a caller wants of an item."""
+
+    columns: Mapping[str, Any]
+    withdrawn: bool | None
+    """True from now on, False no longer, None as it is"""
+    create: bool
+    """whether an item that the catalogue lacks may be made"""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Documents:
     """Reads bodies against one bundle: its context and profile columns, its actions, the columns of its items."""
@@ -77,6 +94,8 @@ class Documents:
     """those that may change"""
     liked: tuple[str, ...]
     """columns of the items of which a new user may say values"""
+    hideable: tuple[str, ...]
+    """what a user may hide values of: item, and the columns of the items that have named values"""
     actions: Mapping[str, str]
     """name -> number or word"""
     limits: Limits
@@ -93,6 +112,7 @@ class Documents:
             profile=_kinds(spec.profile),
             items=read_schema(bundle).kinds,
             liked=tuple(bundle.document("catalogue.json")),
+            hideable=_hideable(bundle.document("catalogue.json")),
             actions=spec.actions,
             limits=limits,
             now=now,
@@ -132,28 +152,41 @@ class Documents:
     def _budget(self, place: str, value: Any) -> float:
         return number_of(place, value, low=self.limits.least_budget_ms, high=MAX_BUDGET_MS)
 
-    def events(self, body: bytes, stored: Callable[[str], str]) -> list[Record]:
-        """The body of POST /v1/events as records. stored: the user id as it stands in log and state.
+    def events(self, body: bytes, stored: Callable[[str], str]) -> list[list[Record]]:
+        """The body of POST /v1/events as the records of each event: the feedback, what is hidden, what no longer is.
+
+        stored: the user id as it stands in log and state.
 
         The id of a record is a hash of the user and of the caller's id or, without one, of the whole event: the same
         event sent again is the same record, and no id of one user can hide a record of another or an impression.
         """
         fields = fields_of("the body", parse(body), ("events",), ("events",))
         listed = list_of("events", fields["events"], most=self.limits.events, least=1)
-        return [self._record(f"events[{place}]", entry, stored) for place, entry in enumerate(listed)]
+        return [self._records(f"events[{place}]", entry, stored) for place, entry in enumerate(listed)]
 
-    def item(self, body: bytes) -> tuple[Mapping[str, Any], bool | None]:
-        """The body of PUT /v1/items/{id}: columns that change, null for a value that is not known any more, and whether
-        the item is withdrawn from now on, None where that stays as it is.
-        """
-        fields = fields_of("the body", parse(body), ("columns", "withdrawn"))
+    def user_profile(self, body: bytes) -> Mapping[str, Any]:
+        """The body of PUT /v1/users/{id}: columns of the profile, null for one to forget."""
+        fields = fields_of("the body", parse(body), ("profile",), ("profile",))
+        if not (profile := self._columns("profile", fields["profile"], self.profile)):
+            raise QueryError(f"nothing changes; send a profile with any of {', '.join(self.profile) or 'no column'}")
+        return profile
+
+    def user_id(self, value: str) -> str:
+        return self._id("the user id", value)
+
+    def item(self, body: bytes) -> ItemPut:
+        """The body of PUT /v1/items/{id}: columns that change, null for a value that is not known any more."""
+        fields = fields_of("the body", parse(body), ("columns", "withdrawn", "create"))
         columns = self._columns("columns", fields.get("columns", {}), self.items)
         withdrawn = fields.get("withdrawn")
         if withdrawn is not None and not isinstance(withdrawn, bool):
             raise QueryError(f"withdrawn is {told(withdrawn)}; send true or false")
         if not columns and withdrawn is None:
             raise QueryError(f"nothing changes; send withdrawn or columns with any of {', '.join(self.items)}")
-        return columns, withdrawn
+        create = fields.get("create", True)
+        if not isinstance(create, bool):
+            raise QueryError(f"create is {told(create)}; send true or false")
+        return ItemPut(columns=columns, withdrawn=withdrawn, create=create)
 
     def onboarding(self, body: bytes) -> tuple[str, Answers]:
         """The body of POST /v1/onboarding: the caller's own user id, and what that user says to like."""
@@ -180,15 +213,34 @@ class Documents:
             raise QueryError(f"k is no whole number; send 1 to {self.limits.k}")
         return whole_of("k", int(text), low=1, high=self.limits.k)
 
-    def _record(self, place: str, entry: Any, stored: Callable[[str], str]) -> Record:
-        fields = fields_of(place, entry, EVENT, ("user", "item"))
-        event = self._event(place, fields)
-        event = replace(event, user=stored(event.user))
+    def _records(self, place: str, entry: Any, stored: Callable[[str], str]) -> list[Record]:
+        fields = fields_of(place, entry, EVENT, ("user",))
+        hidden = {kind: self._hidden(f"{place}.{kind}", fields[kind]) for kind in HIDDEN if kind in fields}
+        user, timestamp = stored(self._id(f"{place}.user", fields["user"])), self._time(place, fields.get("timestamp"))
         given = None if fields.get("id") is None else self._id(f"{place}.id", fields["id"])
-        named = Record.feedback("", event)
-        return replace(
-            named, id=hash_of("id", event.user, given) if given else hash_of("event", named.to_json().decode())
-        )
+        records = [Record.preference("", kind, user, timestamp, body) for kind, body in hidden.items()]
+        if FACTS & fields.keys() or not hidden:
+            event = self._event(place, {**fields, ITEM: self._item_of(place, fields, hidden.get("hide", {}))})
+            records.insert(0, Record.feedback("", replace(event, user=user, timestamp=timestamp)))
+        return [_with_id(record, given) for record in records]
+
+    def _item_of(self, place: str, fields: Mapping[str, Any], hide: Mapping[str, Sequence[str]]) -> Any:
+        """The item that feedback is of: where none is named, the one that is hidden with it."""
+        if ITEM not in fields and len(hide.get(ITEM, ())) == 1:
+            return hide[ITEM][0]
+        return fields_of(place, fields, EVENT, (ITEM,))[ITEM]
+
+    def _hidden(self, place: str, value: Any) -> Mapping[str, list[str]]:
+        """{"author": "X"} or {"author": ["X", "Y"]}, and the same of items by their id."""
+        fields = fields_of(place, value, self.hideable)
+        if not fields:
+            raise QueryError(f"{place} names nothing; send values of any of {', '.join(self.hideable)}")
+        return {name: self._values(f"{place}.{name}", values) for name, values in fields.items()}
+
+    def _values(self, place: str, values: Any) -> list[str]:
+        listed = [values] if isinstance(values, str) else list_of(place, values, most=self.limits.values, least=1)
+        most = self.limits.id_characters if place.endswith(f".{ITEM}") else self.limits.text_characters
+        return list(dict.fromkeys(text_of(place, one, most=most) for one in listed))
 
     def _event(self, place: str, fields: Mapping[str, Any]) -> Event:
         position, propensity = fields.get("position"), fields.get("propensity")
@@ -196,7 +248,7 @@ class Documents:
         return Event(
             user=self._id(f"{place}.user", fields["user"]),
             item=self._id(f"{place}.item", fields["item"]),
-            timestamp=self._time(f"{place}.timestamp", fields.get("timestamp")),
+            timestamp=self._time(place, fields.get("timestamp")),
             actions={name: self._action(f"{place}.actions.{name}", name, value) for name, value in actions.items()},
             context=self._columns(f"{place}.context", fields.get("context", {}), self.context),
             request_id=self._optional(place, "request_id", fields),
@@ -214,7 +266,7 @@ class Documents:
     def _time(self, place: str, value: Any) -> float:
         """When it happened: now, where that was not sent."""
         now = self.now()
-        return now if value is None else number_of(place, value, low=0.0, high=now + FUTURE_S)
+        return now if value is None else number_of(f"{place}.timestamp", value, low=0.0, high=now + FUTURE_S)
 
     def _optional(self, place: str, name: str, fields: Mapping[str, Any]) -> str | None:
         value = fields.get(name)
@@ -240,6 +292,18 @@ class Documents:
 
     def _text(self, place: str, value: Any) -> str:
         return text_of(place, value, most=self.limits.text_characters, least=0)
+
+
+def _with_id(record: Record, given: str | None) -> Record:
+    """The caller's id counts once for each kind of record that an event has."""
+    feedback = record.kind == "feedback"
+    if given:
+        return replace(record, id=hash_of("id" if feedback else record.kind, record.user, given))
+    return replace(record, id=hash_of("event" if feedback else record.kind, record.to_json().decode()))
+
+
+def _hideable(kinds: Mapping[str, str]) -> tuple[str, ...]:
+    return (ITEM, *(name for name, kind in kinds.items() if kind in ("category", "categories") and name != ITEM))
 
 
 def _kinds(table: Table) -> dict[str, str]:

@@ -42,10 +42,12 @@ class Call:
     """what the log line says beside the usual"""
     after: Callable[[], None] | None = None
     """to be done when the answer has gone out"""
+    status: int = 200
+    """of an answer that is no refusal"""
 
 
 Handler = Callable[[Call], Awaitable[bytes]]
-"""-> the body of a 200, JSON; raises Refusal, QueryError or ServingError for another status"""
+"""-> the body of the answer, JSON; raises Refusal, QueryError or ServingError for another status"""
 
 
 class Door:
@@ -96,7 +98,8 @@ class Door:
     async def _answered(self, call: Call, scope: Scope, handler: Handler) -> Response:
         try:
             self._admit(call, scope)
-            return Response(await handler(call), 200, {"x-request-id": call.request_id}, JSON)
+            body = await handler(call)
+            return Response(body, call.status, {"x-request-id": call.request_id}, JSON)
         except Refusal as refusal:
             return refused(refusal, call.request_id)
         except QueryError as error:

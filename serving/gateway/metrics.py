@@ -53,6 +53,9 @@ class Metrics:
         self._shown = Counter("recsys_shown_items", "Shown items by source", ("source",), registry=registry)
         self._utilities = Histogram("recsys_shown_utility", "Of shown items", buckets=UTILITIES, registry=registry)
         self._impressions = Counter("recsys_impressions", "By what became of them", ("outcome",), registry=registry)
+        self._unknown = Counter(
+            "recsys_unknown_item_events", "Events of items that the catalogue lacks", registry=registry
+        )
         self._version = Gauge("recsys_version", "What answered last", ("bundle", "rules"), registry=registry)
         self._breakers = Gauge("recsys_breaker_state", "0 closed, 1 half-open, 2 open", ("of",), registry=registry)
         self._sources = frozenset((*sources, "rules"))
@@ -93,6 +96,9 @@ class Metrics:
 
     def impressions(self, outcome: str, num: int) -> None:
         self._impressions.labels(outcome).inc(num)
+
+    def unknown_items(self, num: int) -> None:
+        self._unknown.inc(num)
 
     def slate(self, slate: Mapping[str, Any], rung: str) -> None:
         """An answer to POST /v1/recommend, fallbacks and all."""

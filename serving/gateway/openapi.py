@@ -11,7 +11,8 @@ SENTENCES = {
     400: "The request cannot be understood; the sentence names the field",
     401: "No known API key came",
     403: "The API key lacks the scope",
-    404: "No such item",
+    404: "No such item, or nothing under this path",
+    412: "The request may change only what is there, and there is no such item",
     413: "The body is too large",
     429: "The API key sends too much",
     500: "A defect of the service",
@@ -33,6 +34,14 @@ BUDGET = {
 }
 
 
+IF_MATCH = {
+    "name": "if-match",
+    "in": "header",
+    "description": "`*` changes only an item that the catalogue has; without one, 412",
+    "schema": {"type": "string", "enum": ["*"]},
+}
+
+
 def document(documents: Documents, keyed: bool) -> Schema:
     """keyed: whether an API key must be sent."""
     paths: Schema = {
@@ -41,6 +50,7 @@ def document(documents: Documents, keyed: bool) -> Schema:
         "/v1/onboarding": {"post": _onboarding(documents, keyed)},
         "/v1/items/{item}/similar": {"get": _similar(documents, keyed)},
         "/v1/items/{item}": {"put": _item(documents, keyed)},
+        "/v1/users/{user}": {"put": _user(documents, keyed)},
         "/healthz": {"get": _probe("Whether the process is alive", (200,))},
         "/readyz": {"get": _probe("Whether traffic may come; if not, what is not ready and why", (200, 503))},
         "/metrics": {"get": _metrics()},
@@ -113,9 +123,12 @@ def _events(documents: Documents, keyed: bool) -> Schema:
             "propensity": {"type": ["number", "null"], "minimum": 0, "maximum": 1},
             "bundle": optional_id,
             "rules": optional_id,
+            "hide": {**_hidden(documents), "description": "what the user does not want to see, from the answer on"},
+            "unhide": {**_hidden(documents), "description": "what may be shown again"},
         },
-        ("user", "item"),
+        ("user",),
     )
+    event["anyOf"] = [{"required": [name]} for name in ("item", "hide", "unhide")]
     listed = {"type": "array", "minItems": 1, "maxItems": documents.limits.events, "items": event}
     done = {name: {"number": 1, "word": "view"}[kind] for name, kind in list(documents.actions.items())[:1]}
     return _operation(
@@ -145,7 +158,12 @@ def _onboarding(documents: Documents, keyed: bool) -> Schema:
 
 def _kept() -> Schema:
     texts = {"type": "array", "items": {"type": "string"}}
-    answer = {"accepted": {"type": "integer"}, "ids": texts, "request_id": {"type": "string"}}
+    answer = {
+        "accepted": {"type": "integer"},
+        "ids": texts,
+        "unknown_items": {"type": "integer", "description": "events of items that the catalogue lacks; they are kept"},
+        "request_id": {"type": "string"},
+    }
     return _object(answer, tuple(answer))
 
 
@@ -161,17 +179,53 @@ def _similar(documents: Documents, keyed: bool) -> Schema:
 
 
 def _item(documents: Documents, keyed: bool) -> Schema:
-    changes = {"columns": _columns(documents, documents.items), "withdrawn": {"type": ["boolean", "null"]}}
-    answer = {"item": {"type": "string"}, "request_id": {"type": "string"}}
+    create = {"type": "boolean", "default": True, "description": "false: an item that the catalogue lacks is a 404"}
+    changes = {
+        "columns": _columns(documents, documents.items),
+        "withdrawn": {"type": ["boolean", "null"]},
+        "create": create,
+    }
     return _operation(
         "New values of an item, at once in rules and filters; a new item is retrievable a little later",
         keyed,
-        _object(answer, tuple(answer)),
-        (400, 404, 413),
+        _put("item"),
+        (400, 404, 412, 413),
         body=_object(changes, ()),
         example={"columns": dict.fromkeys(list(documents.items)[:1])},
-        parameters=(_in_path(documents), REQUEST_ID),
+        parameters=(_in_path(documents), IF_MATCH, REQUEST_ID),
+        created=True,
     )
+
+
+def _user(documents: Documents, keyed: bool) -> Schema:
+    """An example needs no value: null forgets a column."""
+    return _operation(
+        "New columns of a user's profile, for requests that bring none; null forgets one",
+        keyed,
+        _put("user"),
+        (400, 404, 413),
+        body=_object({"profile": _columns(documents, documents.profile)}, ("profile",)),
+        example={"profile": dict.fromkeys(list(documents.profile)[:1])},
+        parameters=(_in_path(documents, "user"), REQUEST_ID),
+        created=True,
+    )
+
+
+def _put(named: str) -> Schema:
+    outcome = {"type": "string", "enum": ["created", "changed", "accepted"]}
+    outcome["description"] = "accepted: it is kept, and the store that knows whether it is new did not answer"
+    answer = {named: {"type": "string"}, "outcome": outcome, "request_id": {"type": "string"}}
+    return _object(answer, tuple(answer))
+
+
+def _hidden(documents: Documents) -> Schema:
+    """Values by column, one or a list of them."""
+    lists = {}
+    for name in documents.hideable:
+        value = _id(documents) if name == "item" else {**_text(documents), "minLength": 1}
+        listed = {"type": "array", "minItems": 1, "maxItems": documents.limits.values, "items": value}
+        lists[name] = {"anyOf": [value, listed]}
+    return {**_object(lists, ()), "minProperties": 1}
 
 
 def _operation(
@@ -183,9 +237,13 @@ def _operation(
     body: Schema | None = None,
     example: Any = None,
     parameters: Sequence[Schema] = (),
+    created: bool = False,
 ) -> Schema:
+    """created: the same answer comes as 201 where something is new"""
     declared = sorted({*statuses, 500, 503, *((401, 403, 429) if keyed else ())})
     responses = {"200": _response("The answer", answer), **{str(one): _refused(one) for one in declared}}
+    if created:
+        responses["201"] = _response("It is new", answer)
     operation: Schema = {"summary": summary, "parameters": list(parameters), "responses": responses}
     if keyed:
         operation["security"] = [{"key": []}]
@@ -250,8 +308,8 @@ def _slate(more: Sequence[str]) -> Schema:
     return _object({**texts, **lists}, (*texts, *lists))
 
 
-def _in_path(documents: Documents) -> Schema:
-    return {"name": "item", "in": "path", "required": True, "schema": _id(documents)}
+def _in_path(documents: Documents, name: str = "item") -> Schema:
+    return {"name": name, "in": "path", "required": True, "schema": _id(documents)}
 
 
 def _id(documents: Documents) -> Schema:
@@ -262,8 +320,12 @@ def _columns(documents: Documents, kinds: Mapping[str, str]) -> Schema:
     return _object({name: _value(documents, kind) for name, kind in kinds.items()}, ())
 
 
+def _text(documents: Documents) -> Schema:
+    return {"type": "string", "maxLength": documents.limits.text_characters}
+
+
 def _value(documents: Documents, kind: str) -> Schema:
-    text = {"type": "string", "maxLength": documents.limits.text_characters}
+    text = _text(documents)
     if kind == "category":
         return {**text, "type": ["string", "null"]}
     if kind in ("categories", "vector"):

@@ -15,6 +15,7 @@ from serving.gateway.impressions import Impressions
 from serving.gateway.ladder import Ladder, Question
 from serving.gateway.logs import RequestLog
 from serving.gateway.metrics import Metrics
+from serving.gateway.personal import Personal
 from serving.gateway.shares import SharePublisher
 from serving.gateway.user_states import StateReader
 from serving.state.contract import UserState
@@ -30,6 +31,7 @@ class Recommending:
     documents: Documents
     identities: Identities
     states: StateReader
+    personal: Personal
     publisher: SharePublisher
     ladder: Ladder
     explaining: Ladder
@@ -68,15 +70,17 @@ class Recommending:
         return min([*allowed, self.documents.budget_header(header)] if header is not None else allowed)
 
     def _question(self, call: Call, ask: Ask, user: str, state: UserState, deadline: float) -> Question:
+        now = self.now()
         query = Query(
             user=user,
-            now=self.now(),
+            now=now,
             k=ask.k,
             context=ask.context,
-            profile=ask.profile,
+            profile={**state.known_profile, **ask.profile},
             history=state.history,
             surface=ask.surface,
-            exclude=ask.exclude,
+            exclude=tuple(dict.fromkeys([*ask.exclude, *self.personal.barred(state, now)])),
+            hidden=state.hidden,
             request_id=call.request_id,
             exposure=state.shown,
         )
@@ -110,6 +114,7 @@ def query_document(query: Query) -> dict[str, Any]:
         "history": [_event(event) for event in query.history],
         "surface": query.surface,
         "exclude": query.exclude,
+        "hidden": query.hidden,
         "request_id": query.request_id,
         "exposure": query.exposure,
     }

@@ -28,6 +28,9 @@ class Settings:
     last_good_most: int = 10_000
     """slates"""
     last_good_s: float = 3_600.0
+    pending_most: int = 10_000
+    """users whose feedback is laid over their states until these know it"""
+    pending_s: float = 3_600.0
     impressions_most: int = 20_000
     impressions_batch: int = 256
     impressions_pause_s: float = 0.5

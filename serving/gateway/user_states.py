@@ -4,6 +4,7 @@ import asyncio
 import logging
 
 from serving.gateway.breaker import Breaker
+from serving.gateway.pending import Pending
 from serving.state.contract import UserState, UserStates
 
 AWAY = "state:away"
@@ -14,13 +15,17 @@ logger = logging.getLogger(__name__)
 
 
 class StateReader:
-    """Reads a store through a breaker, in at most `slice_s` seconds."""
+    """Reads a store through a breaker, in at most `slice_s` seconds, and lays over it what the store does not know yet."""
 
-    def __init__(self, states: UserStates, *, breaker: Breaker, slice_s: float) -> None:
-        self._states, self._breaker, self._slice_s = states, breaker, slice_s
+    def __init__(self, states: UserStates, *, breaker: Breaker, slice_s: float, pending: Pending) -> None:
+        self._states, self._breaker, self._slice_s, self._pending = states, breaker, slice_s, pending
 
     async def read(self, user: str) -> tuple[UserState, tuple[str, ...]]:
         """The state, and what was wrong on the way to it. A stranger has an empty state and nothing was wrong."""
+        state, flags = await self._read(user)
+        return self._pending.over(user, state), flags
+
+    async def _read(self, user: str) -> tuple[UserState, tuple[str, ...]]:
         if (call := self._breaker.allow()) is None:
             return NOTHING, (AWAY,)
         try:

@@ -42,6 +42,27 @@ def test_a_new_item_is_said_to_be_new_and_stands_in_the_history(called: Any) -> 
 
 
 @pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("title=1984", '"1984"'),
+        ("title=true", '"true"'),
+        ('title="1984"', '"1984"'),
+        ("title=null", "null"),
+        ("price=1984", "1984"),
+        ("tags=1984", '["1984"]'),
+        ('tags=[1984, 1e3, "b"]', '["1984", "1e3", "b"]'),
+        ("tags=drama", '["drama"]'),
+        ("tags=null", "null"),
+    ],
+)
+def test_the_kind_of_the_column_says_how_its_value_is_read(called: Any, text: str, kept: str) -> None:
+    code, _, said = called("put", "b1", text, "--who", "ann")
+    assert code == 0, said
+    name = text.partition("=")[0]
+    assert re.findall(rf"^{name} +(.*)$", called("show", "b1")[1], flags=re.MULTILINE) == [kept]
+
+
+@pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (("put", "a", "prise=1"), "unknown column 'prise'; did you mean 'price'?"),

@@ -80,8 +80,12 @@ class MemoryItems:
 
     changes: dict[str, tuple[Mapping[str, Any], bool | None]] = field(default_factory=dict)
 
-    async def put(self, item: str, columns: Mapping[str, Any], *, withdrawn: bool | None) -> None:
+    async def put(self, item: str, columns: Mapping[str, Any], *, withdrawn: bool | None, create: bool) -> bool | None:
+        if item not in self.changes and not create:
+            return None
+        created = item not in self.changes
         self.changes[item] = columns, withdrawn
+        return created
 
 
 @dataclass(kw_only=True)

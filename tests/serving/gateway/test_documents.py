@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.errors import QueryError
-from serving.gateway.documents import Documents, Limits
+from serving.gateway.documents import Documents, ItemPut, Limits
 
 NOW = 1_000_000.0
 DOCUMENTS = Documents(
@@ -17,6 +17,7 @@ DOCUMENTS = Documents(
     profile={"tags": "categories", "taste": "vector"},
     items={"price": "number", "genres": "categories", "name": "category"},
     liked=("genres", "name"),
+    hideable=("item", "genres", "name"),
     actions={"click": "number", "rating": "number", "kind": "word"},
     limits=Limits(k=50, exclude=3, events=2, id_characters=8, values=2),
     now=lambda: NOW,
@@ -148,7 +149,7 @@ def test_events_become_records_of_the_stored_user() -> None:
         "rules": "c",
         "context": {"hour": 3},
     }
-    (record,) = DOCUMENTS.events(body({"events": [full]}), stored)
+    ((record,),) = DOCUMENTS.events(body({"events": [full]}), stored)
     assert (record.kind, record.user, record.timestamp) == ("feedback", "hash of u", 5.0)
     event = record.event()
     assert (event.item, event.actions, event.context) == ("i", {"click": 1.0}, {"hour": 3.0})
@@ -157,12 +158,13 @@ def test_events_become_records_of_the_stored_user() -> None:
 
 def test_an_event_without_a_time_happened_when_it_came() -> None:
     for event in ({"user": "u", "item": "i"}, EVENT | {"timestamp": None}):
-        (record,) = DOCUMENTS.events(body({"events": [event]}), stored)
+        ((record,),) = DOCUMENTS.events(body({"events": [event]}), stored)
         assert record.timestamp == NOW
 
 
 def ids(*events: dict[str, Any]) -> list[str]:
-    return [record.id for event in events for record in DOCUMENTS.events(body({"events": [event]}), stored)]
+    sent = [DOCUMENTS.events(body({"events": [event]}), stored) for event in events]
+    return [record.id for ((*records,),) in sent for record in records]
 
 
 def test_an_id_follows_from_what_was_sent() -> None:
@@ -195,8 +197,58 @@ def test_events_that_are_wrong_are_refused(changes: dict[str, Any], message: str
 
 
 def test_a_word_stays_a_word() -> None:
-    (record,) = DOCUMENTS.events(body({"events": [EVENT | {"actions": {"kind": "buy", "click": 1}}]}), stored)
+    ((record,),) = DOCUMENTS.events(body({"events": [EVENT | {"actions": {"kind": "buy", "click": 1}}]}), stored)
     assert record.event().actions == {"kind": "buy", "click": 1.0}
+
+
+def test_what_a_user_hides_is_a_record_beside_the_feedback() -> None:
+    def kinds(**event: Any) -> list[tuple[str, Any]]:
+        ((*records,),) = DOCUMENTS.events(body({"events": [{"user": "u", "timestamp": 5, **event}]}), stored)
+        assert {(record.user, record.timestamp) for record in records} == {("hash of u", 5.0)}
+        assert len({record.id for record in records}) == len(records)
+        return [(record.kind, record.body) for record in records]
+
+    assert kinds(hide={"item": "i"}) == [("hide", {"item": ["i"]})]
+    assert kinds(hide={"genres": ["a", "b", "a"][:2], "name": "x"}, unhide={"item": "j"}) == [
+        ("hide", {"genres": ["a", "b"], "name": ["x"]}),
+        ("unhide", {"item": ["j"]}),
+    ]
+    disliked = {"item": "i", "actions": {"rating": 1.0}}
+    assert kinds(hide={"item": "i"}, actions={"rating": 1}) == [("feedback", disliked), ("hide", {"item": ["i"]})]
+    assert kinds(item="i", hide={"name": "x"})[0] == ("feedback", {"item": "i"})
+
+
+@pytest.mark.parametrize(
+    ("event", "message"),
+    [
+        ({}, "lacks the field 'item'"),
+        ({"hide": {}}, r"events\[0\].hide names nothing; send values of any of item, genres, name"),
+        ({"hide": {"price": "1"}}, "hide has the unknown field 'price'; known are item, genres, name"),
+        ({"hide": {"item": []}}, "hide.item has 0 entries"),
+        ({"hide": {"item": 5}}, "hide.item is 5; send a list"),
+        ({"hide": {"item": "123456789"}}, "hide.item has 9 characters"),
+        ({"hide": "i"}, "hide is 'i'; send a JSON object"),
+        ({"hide": {"name": "x"}, "actions": {"click": 1}}, "lacks the field 'item'"),
+        ({"hide": {"item": ["i", "j"]}, "actions": {"click": 1}}, "lacks the field 'item'"),
+    ],
+)
+def test_what_cannot_be_hidden_is_refused(event: dict[str, Any], message: str) -> None:
+    with pytest.raises(QueryError, match=message):
+        DOCUMENTS.events(body({"events": [{"user": "u", **event}]}), stored)
+
+
+def test_a_repeated_hide_with_its_time_is_the_same_record_and_another_word_is_not() -> None:
+    hide, unhide = ({"user": "u", "timestamp": 5, word: {"item": "i"}} for word in ("hide", "unhide"))
+    assert len(set(ids(hide, dict(reversed(hide.items()))))) == 1
+    assert len(set(ids(hide, unhide, hide | {"timestamp": 6}, hide | {"id": "x"}, unhide | {"id": "x"}))) == 5
+
+
+def test_a_profile_has_the_columns_of_the_users_and_null_forgets() -> None:
+    assert DOCUMENTS.user_profile(body({"profile": {"tags": ["a"], "taste": None}})) == {"tags": ["a"], "taste": None}
+    with pytest.raises(QueryError, match="nothing changes; send a profile with any of tags, taste"):
+        DOCUMENTS.user_profile(body({"profile": {}}))
+    with pytest.raises(QueryError, match="profile has the unknown field 'age'"):
+        DOCUMENTS.user_profile(body({"profile": {"age": 3}}))
 
 
 def test_one_wrong_event_refuses_them_all() -> None:
@@ -210,17 +262,20 @@ def test_one_wrong_event_refuses_them_all() -> None:
 def test_a_bundle_lets_all_of_an_item_change_stock_and_vectors_too(trained: Any) -> None:
     documents = Documents.of(trained.bundle, limits=Limits(), now=lambda: NOW)
     columns = {"stock": 0, "price": 2.5, "vector": [0.5, 1.0], "tags": ["a"]}
-    assert documents.item(body({"columns": columns})) == (columns, None)
+    assert documents.item(body({"columns": columns})).columns == columns
     with pytest.raises(QueryError, match="values has the unknown field 'stock'"):
         documents.onboarding(body({"user": "u", "values": {"stock": ["0"]}}))
 
 
 def test_items_have_the_columns_of_the_catalogue() -> None:
     columns = {"price": None, "genres": ["a", "b"], "name": "x"}
-    assert DOCUMENTS.item(body({"columns": columns})) == (columns, None)
-    assert DOCUMENTS.item(body({"withdrawn": True})) == ({}, True)
+    assert DOCUMENTS.item(body({"columns": columns})) == ItemPut(columns=columns, withdrawn=None, create=True)
+    given = {"withdrawn": True, "create": False}
+    assert DOCUMENTS.item(body(given)) == ItemPut(columns={}, withdrawn=True, create=False)
     for wrong in ({}, {"stock": 1}, {"price": "1"}, {"genres": "a"}, {"genres": [1]}, {"name": 1}):
         with pytest.raises(QueryError, match="columns"):
             DOCUMENTS.item(body({"columns": wrong}))
     with pytest.raises(QueryError, match="withdrawn is 'yes'"):
         DOCUMENTS.item(body({"withdrawn": "yes"}))
+    with pytest.raises(QueryError, match="create is 0; send true or false"):
+        DOCUMENTS.item(body({"withdrawn": True, "create": 0}))

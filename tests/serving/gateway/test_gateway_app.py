@@ -11,10 +11,12 @@ import httpx
 import orjson
 import pytest
 
+from recsys.items.store import Edit, ItemStore
 from recsys.policy.store import RuleStore
-from recsys.stages import load_live_rules, read_catalogue
+from recsys.stages import load_live_rules, read_catalogue, read_schema
 from serving.gateway.assembly import Parts
 from serving.gateway.settings import Settings
+from serving.wiring import Shelf
 
 USER, MAIL = "planted-user-7391", "planted.person@example.org"
 EVENT = {"user": USER, "timestamp": 5.0}
@@ -136,11 +138,44 @@ def test_an_item_is_changed_by_whom_may(parts: Parts, keyed: Any, during: Any, i
 
     admin = keyed(parts, scopes=("admin",))
     taken, unknown, wrong = during(admin, story)
-    assert taken.json()["item"] == "new/one"
+    assert (taken.status_code, taken.json()["item"], taken.json()["outcome"]) == (201, "new/one", "created")
     assert parts.items.changes == {"new/one": ({"price": 3.5}, True)}  # type: ignore[attr-defined]
     assert "known are" in unknown.json()["error"]
     assert [unknown.status_code, wrong.status_code] == [400, 400]
     assert [one.status_code for one in during(keyed(parts), story)] == [403, 403, 403]
+
+
+def test_a_put_says_what_it_did_and_may_refuse_to_create(parts: Parts, during: Any, tmp_path: Path) -> None:
+    """By the real store: what another process put there is known as well."""
+    store, catalogue, schema = ItemStore(tmp_path), read_catalogue(parts.bundle)["item"], read_schema(parts.bundle)
+
+    async def story(door: Any) -> list[httpx.Response]:
+        async def put(item: str, headers: Any = None, **body: Any) -> httpx.Response:
+            return await door.client.put(f"/v1/items/{item}", json={"columns": {"price": 3.5}} | body, headers=headers)
+
+        only_there = {"if-match": "*"}
+        answers = [await put("n", only_there), await put("n", create=False), await put("n", {"if-match": '"etag"'})]
+        assert store.history() == []
+        answers += [await put("n"), await put("n"), await put("n", only_there), await put(catalogue[0], create=False)]
+        store.put(schema, [Edit(item="of another")], who="ann")
+        return [*answers, await put("of another", only_there)]
+
+    answers = during(replace(parts, items=Shelf(store, schema, catalogue)), story)
+    assert [one.status_code for one in answers] == [412, 404, 400, 201, 200, 200, 200, 200]
+    assert "this request may not create one" in answers[0].json()["error"] == answers[1].json()["error"]
+    assert [one.json()["outcome"] for one in answers[3:]] == ["created", *["changed"] * 4]
+
+
+def test_events_of_items_that_nobody_has_are_kept_counted_and_said(parts: Parts, during: Any, items: Any) -> None:
+    events = [EVENT | {"item": items[0]}, EVENT | {"item": "nobody has it"}, {"user": USER, "hide": {"item": "nor it"}}]
+
+    async def story(door: Any) -> tuple[Any, float]:
+        answer = (await door.client.post("/v1/events", json={"events": events})).json()
+        return answer, await door.metric("recsys_unknown_item_events_total")
+
+    answer, counted = during(parts, story)
+    assert (answer["accepted"], answer["unknown_items"], counted) == (3, 2, 2.0)
+    assert set(answer["ids"]) == parts.writer.records.keys()  # type: ignore[attr-defined]
 
 
 def test_every_refusal_has_one_shape(parts: Parts, keyed: Any, during: Any) -> None:
