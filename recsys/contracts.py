@@ -245,6 +245,8 @@ def _text(name: str, part: str, value: Any) -> str:
 def _texts(name: str, part: str, value: Any) -> tuple[str, ...]:
     if not isinstance(value, list | tuple):
         raise QueryError(f"{name}.{part} is {_short(value)}; send a list of strings")
+    if set(map(type, value)) <= {str}:  # thousands of seen items may be excluded
+        return tuple(value)
     return tuple(_text(name, f"{part}[{index}]", one) for index, one in enumerate(value))
 
 
