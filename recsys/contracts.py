@@ -15,6 +15,8 @@ from recsys.errors import QueryError
 
 MAX_K = 1_000
 PAD = -1
+FUTURE_S = 86_400.0
+"""clocks may be ahead by this; what is later would stay the newest event of its user for good"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

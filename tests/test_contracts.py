@@ -76,6 +76,17 @@ def test_an_event_of_the_history_belongs_to_the_asking_user():
     assert query.history == (Event(user="u", item="a", timestamp=3.0),)
 
 
+def test_actions_are_numbers_or_words():
+    document = {
+        "user": "u",
+        "now": 5,
+        "history": [{"item": "a", "timestamp": 3, "actions": {"kind": "buy", "price": 2}}],
+    }
+    (event,) = query_from_dict(document).history
+    assert event.actions == {"kind": "buy", "price": 2.0}
+    assert Query.from_json(query_from_dict(document).to_json()) == query_from_dict(document)
+
+
 def test_nouns_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         SLATE.user = "another"
@@ -89,6 +100,7 @@ def test_nouns_are_frozen():
         ({"now": "noon"}, "query.now"),
         ({"now": True}, "query.now"),
         ({"now": 10**400}, "query.now"),
+        ({"history": [{"item": "a", "timestamp": 1, "actions": {"kind": ["buy"]}}]}, r"history\[0\].actions.kind"),
         ({"k": 0}, "query.k"),
         ({"k": MAX_K + 1}, "query.k"),
         ({"k": 2.0}, "query.k"),

@@ -191,7 +191,7 @@ def _text_bytes(column: pl.Series) -> bytes:
 
 def _tables_document(dataset: Dataset) -> dict[str, Any]:
     described = dataset.description
-    time = {"timestamp": TIMESTAMP} if described.clock else {"order": described.order}
+    time = {"timestamp": TIMESTAMP, "unit": "s"} if described.clock else {"order": described.order}
     document = {
         "name": dataset.name,
         "interactions": {"file": "interactions.parquet", "user": USER, "item": ITEM}

@@ -184,7 +184,7 @@ class GlobalTime:
             )
         times = dataset.interactions[TIMESTAMP].to_numpy()
         cuts = [self._cuts(times, window) for window in range(self.cuts)]
-        horizon = self._horizon(cuts, float(times[-1]))
+        horizon = self._horizon(cuts, times) if dataset.description.clock else self._quarter(cuts, times)
         return tuple(self._split(times, window, cuts[window], horizon) for window in range(self.cuts))
 
     def _cuts(self, times: np.ndarray, window: int) -> np.ndarray:
@@ -205,11 +205,23 @@ class GlobalTime:
             ordered=True,
         )
 
-    def _horizon(self, cuts: Sequence[np.ndarray], last: float) -> float:
-        """One for all windows."""
-        if self.horizon_days is not None:
-            return self.horizon_days * DAY_S
-        return min(float(np.diff([*one, last])[:TEST].min()) for one in cuts) / 4
+    def _horizon(self, cuts: Sequence[np.ndarray], times: np.ndarray) -> float:
+        """One for all windows; DataError where it is finer than the times: nothing could be reached within it."""
+        distinct = np.unique(times)
+        finest = float(np.diff(distinct).min()) if len(distinct) > 1 else 0.0
+        if self.horizon_days is None:
+            return max(finest, self._quarter(cuts, times))
+        if self.horizon_days * DAY_S < finest:
+            raise DataError(
+                f"protocol.horizon_days is {self.horizon_days:g}, but no two times of the log lie closer than "
+                f"{finest / DAY_S:g} days; choose at least {finest / DAY_S:g}"
+            )
+        return self.horizon_days * DAY_S
+
+    @staticmethod
+    def _quarter(cuts: Sequence[np.ndarray], times: np.ndarray) -> float:
+        """Of the shortest period of all windows."""
+        return min(float(np.diff([*one, times[-1]])[:TEST].min()) for one in cuts) / 4
 
 
 @dataclass(frozen=True, kw_only=True)

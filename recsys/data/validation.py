@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import polars as pl
 
+from recsys.contracts import FUTURE_S
 from recsys.data.dataset import Dataset, action_columns, canonical
 from recsys.data.description import ITEM, TIMESTAMP, USER, Description, Order, did_you_mean
 from recsys.data.ids import NOTHING, ids_of, is_nothing, words_for_nothing
@@ -17,8 +18,6 @@ from recsys.data.times import seconds_of
 from recsys.errors import DataError
 
 SESSION = "session"
-FUTURE_S = 86_400.0
-"""clocks may be ahead by this"""
 MAX_UNKNOWN_SHARE = 0.5
 
 

@@ -14,7 +14,8 @@ import numpy as np
 
 from recsys.candidates.merge import num_score_features, score_features
 from recsys.candidates.sources import Sources
-from recsys.contracts import PAD, Candidates, Query, Slate
+from recsys.contracts import FUTURE_S, PAD, Candidates, Query, Slate
+from recsys.errors import QueryError
 from recsys.features.encode import Arrays, ItemTable, encode_queries, missing_columns
 from recsys.features.spec import FeatureSpec, Tensor
 from recsys.policy.compose import CompiledPolicy
@@ -24,6 +25,8 @@ QUERY = Tensor(name="QUERY", dtype="bytes", shape=(1,))
 SLATE = Tensor(name="SLATE", dtype="bytes", shape=(1,))
 ITEMS = Tensor(name="ITEMS", dtype="bytes", shape=(-1,))
 UTILITIES = Tensor(name="UTILITIES", dtype="float32", shape=(-1,))
+LATEST = 1e11
+"""unix seconds of the year 5138: a larger number is milliseconds or finer"""
 PROBABILITIES, DEVIATIONS = "probabilities", "deviations"
 
 UNKNOWN_ROWS = "items:ahead"
@@ -32,6 +35,23 @@ UNKNOWN_ROWS = "items:ahead"
 Tensors = Mapping[str, Any]
 Offered = tuple[Sequence[Query], Candidates, np.ndarray | None, np.ndarray | None]
 UserTower = Callable[[Arrays], np.ndarray]
+
+
+def check_times(queries: Sequence[Query]) -> None:
+    """QueryError for milliseconds, and for an event later than its query by more than clocks differ.
+
+    It would be the newest of its user for good. Not by the clock of this machine: a logged request is asked again at its own
+    time.
+    """
+    for query in queries:
+        if query.now > LATEST:
+            raise QueryError(f"query.now is {query.now:.0f}, which looks like milliseconds; send unix seconds")
+        for place, event in enumerate(query.history):
+            if event.timestamp > query.now + FUTURE_S:
+                raise QueryError(
+                    f"query.history[{place}].timestamp is {event.timestamp:.0f}, more than a day after query.now, "
+                    f"{query.now:.0f}; send unix seconds of what has happened"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +81,8 @@ class Retrieve:
 
     def __call__(self, tensors: Tensors) -> Arrays:
         queries: Sequence[Query] = tensors["QUERY"]
+        if self.spec.clock:
+            check_times(queries)
         request, history = encode_queries(self.spec, self.items, queries)
         excluded = self._excluded(queries)
         merged = self.sources.search(self.user_tower(request), history, excluded)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from recsys.bundle import Bundle
-from recsys.contracts import Event
+from recsys.contracts import FUTURE_S, Event
 from recsys.errors import QueryError
 from recsys.features.spec import Table
 from recsys.stages import RANKER, read_schema, read_spec
@@ -36,8 +36,6 @@ FACTS = frozenset(EVENT) - {"id", "user", "timestamp", *HIDDEN}
 LONGEST_VECTOR = 4_096
 ONBOARDING = ("user", "items", "values")
 MAX_BUDGET_MS = 60_000.0
-FUTURE_S = 86_400.0
-"""clocks of callers may be ahead by this; what is later would stay the newest event of its user for good"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -380,3 +380,16 @@ def test_other_bad_arguments_are_named() -> None:
     for value in (2, 3.0, True):
         with pytest.raises(ConfigError, match="min_events is"):
             LeaveOneOut(min_events=value)  # type: ignore[arg-type]
+
+
+def test_a_horizon_finer_than_the_times_is_refused_and_never_chosen() -> None:
+    days = [("u", f"i{index}", 86_400 * (index // 4), 1) for index in range(64)]
+    for horizon, refused in [(0.01, True), (0.999, True), (1.0, False), (None, False)]:
+        splitter = GlobalTime(rank=0.25, validation=0.25, test=0.25, cuts=1, later=0.0, horizon_days=horizon)
+        if refused:
+            with pytest.raises(
+                DataError, match=r"horizon_days is 0\.\d+, but no two times of the log lie closer than 1 days"
+            ):
+                splitter.splits(dataset_of(days))
+        else:
+            assert splitter.splits(dataset_of(days))[0].horizon == 86_400.0

@@ -201,7 +201,7 @@ def _with_strangers(users: pl.DataFrame, events: pl.DataFrame) -> pl.DataFrame:
 
 def _table(file: str, frame: pl.DataFrame) -> Table:
     names = {key: key for key in (USER, ITEM, TIMESTAMP) if key in frame.columns}
-    return Table(file=file, frame=frame, names=names, separator="|")
+    return Table(file=file, frame=frame, names=names, separator="|", unit="s")
 
 
 def _notes(records: pl.DataFrame, events: pl.DataFrame, base: Dataset, impressions: pl.DataFrame | None) -> list[str]:
