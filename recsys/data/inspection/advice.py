@@ -95,8 +95,8 @@ def _activity(findings: Findings) -> Iterator[Advice]:
         )
     for user, events in findings.nobody:
         yield _warning(
-            f"the user {user!r} has {events:,} events ({_share(events / findings.events)}): if that is nobody, all of them count "
-            f"as those of one person; write `missing: [{user!r}]` for the interactions"
+            f"the user {user!r} has {events:,} events ({_share(events / findings.events)}): if that is nobody, all count "
+            f"as those of one; write `missing: [{user!r}]` for the interactions"
         )
     for key, share in (findings.newcomers or {}).items():
         if share > 0.5:
