@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from recsys.features.spec import IDENTITY
 from recsys.items.schema import ItemSchema
 from recsys.items.store import Change
 
@@ -79,6 +80,16 @@ class Ledger:
         """All columns of an item as they are now; what nothing is known of is None or absent."""
         known = self.catalogue.row(row, named=True) if row < self.catalogue.height else {}
         return {**known, **self.said.get(row, {})}
+
+    def column(self, name: str) -> list[Any]:
+        """[N] values as they are now, None where nothing is known; "item" holds the ids."""
+        if name == IDENTITY:
+            return list(self.row_of)
+        trained = self.catalogue.get_column(name).to_list() if name in self.catalogue.columns else []
+        values = trained + [None] * (len(self) - len(trained))
+        for row, said in self.said.items():
+            values[row] = said.get(name, values[row])
+        return values
 
     def after(self, changes: Sequence[Change]) -> tuple["Ledger", Revised]:
         """The ledger with changes that it has not seen or has seen before, and what they did."""

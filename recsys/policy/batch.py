@@ -57,6 +57,8 @@ class Batch:
     probabilities: np.ndarray | None
     unsure: bool
     """exploration had to be left out, see UNSURE"""
+    unknown: Sequence[Sequence[str]]
+    """[B] flags of what queries hide and the catalogue does not have"""
     offer: Offer
     pool: Pool
     selection: Selection
@@ -72,7 +74,7 @@ class Batch:
         }
         reasons = [reason for reason, holds in happened.items() if holds]
         yielded = [RELAXED + name for name in relaxed]
-        return tuple(dict.fromkeys([*self.candidates.degraded[index], *reasons, *yielded]))
+        return tuple(dict.fromkeys([*self.candidates.degraded[index], *reasons, *self.unknown[index], *yielded]))
 
 
 def plain_order(rows: np.ndarray, utility: np.ndarray, num_candidates: int) -> np.ndarray:

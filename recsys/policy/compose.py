@@ -21,6 +21,7 @@ from recsys.policy.compiled import CompiledRules
 from recsys.policy.diversity import Diversity, Likeness, diversity_from_document
 from recsys.policy.explain import slates
 from recsys.policy.explore import Exploration, exploration_from_document
+from recsys.policy.hiding import HiddenItems, not_shown
 from recsys.policy.membership import among
 from recsys.policy.pins import place_pins
 from recsys.policy.popularity import CompiledDial, PopularityDial, dial_from_document
@@ -123,6 +124,7 @@ class Policy:
             bundle=bundle_fingerprint,
             hidden=hidden,
             seen=SeenFilter.never() if seen is None else seen,
+            hiding=HiddenItems(types=types, column=catalogue.__getitem__),
         )
 
 
@@ -141,12 +143,14 @@ class CompiledPolicy:
     sources: tuple[str, ...]
     bundle: str
     seen: SeenFilter
+    hiding: HiddenItems
+    """what queries do not want to see"""
     hidden: np.ndarray | None = None
     """[N] bool, items that are never shown; None where all may be"""
 
     def barred(self, queries: Sequence[Query]) -> list[list[int]]:
-        """[B] rising catalogue rows that may not be shown to each: seen and not to be repeated, or excluded."""
-        return self.seen.rows(queries, self.rules.row_of)
+        """[B] rising catalogue rows that may not be shown to each: seen and not to be repeated, excluded or hidden."""
+        return not_shown(queries, self.rules.row_of, self.seen, self.hiding)
 
     def reads(self, rows: np.ndarray) -> list[str]:
         """What exposure rules and the dial may read of Query.exposure where catalogue rows [C] are candidates; there may be
@@ -209,6 +213,7 @@ class CompiledPolicy:
             candidates=candidates,
             probabilities=probabilities,
             unsure=self.exploration.by_doubt and offer.spread is None,
+            unknown=[self.hiding.unknown(query) for query in queries],
             offer=offer,
             pool=pool,
             selection=select(pool, limits, scoring, self.exploration.draws(queries, pool, offer.spread, scoring.spans)),

@@ -124,7 +124,7 @@ def dry_run(
         users += [query.user for query in asked.queries]
         utility = asked.candidates.scores if asked.probabilities is None else new.value(asked.probabilities)
         for slates in every:
-            slates.add(asked, np.nan_to_num(utility.astype(np.float64), neginf=0.0))
+            slates.add(asked, _above_the_least(np.where(asked.candidates.items == PAD, np.nan, utility)))
     run = DryRun(
         old=old.rules.hash,
         new=new.rules.hash,
@@ -142,6 +142,13 @@ def dry_run(
 
 def _still(policy: CompiledPolicy) -> CompiledPolicy:
     return replace(policy, exploration=Exploration(kind="none", rate=0.0, first=0))
+
+
+def _above_the_least(utility: np.ndarray) -> np.ndarray:
+    """[B, C] how far each utility lies above the least of its query where that is below 0: an empty place is no gain."""
+    known = np.isfinite(utility)
+    least = np.where(known, utility, 0.0).min(axis=1, keepdims=True, initial=0.0)
+    return np.where(known, utility - least, 0.0).astype(np.float64)
 
 
 def _values(rows: np.ndarray, candidates: np.ndarray, utility: np.ndarray) -> np.ndarray:

@@ -16,6 +16,7 @@ from recsys.items.ruled import RuledItems
 from recsys.items.searched import SearchedItems
 from recsys.items.tracked import Tracked
 from recsys.policy.compose import CompiledPolicy
+from recsys.policy.hiding import HiddenItems
 from recsys.policy.live import Follower
 from recsys.policy.shares import LiveShares, Shares, Shown
 from recsys.policy.watch import EVERY_S, Watch
@@ -68,7 +69,8 @@ class LiveRetrieve:
     def _follow(self) -> bool:
         items = self._items.follow()
         sources = self._trained.sources.between_trainings(items.index, items.newest, items.ledger.hidden)
-        made = replace(self._trained, items=items.table, sources=sources)
+        hiding = HiddenItems(types=items.ledger.schema.rule_types, column=items.ledger.column)
+        made = replace(self._trained, items=items.table, sources=sources, hiding=hiding)
         _ = made.items.rows, made.items.ties  # worked out here, not by the first request
         self._now = made
         return not self._items.stale

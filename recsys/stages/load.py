@@ -25,6 +25,7 @@ from recsys.items.searched import SearchedItems
 from recsys.items.store import ItemStore
 from recsys.items.tracked import Tracked
 from recsys.policy.compose import Policy
+from recsys.policy.hiding import HiddenItems
 from recsys.policy.live import Follower, Unpublished
 from recsys.policy.repeat import CompiledRepeat, SeenFilter
 from recsys.policy.rules import RuleSet
@@ -72,8 +73,8 @@ def read_policy(bundle: Bundle) -> Policy:
 
 
 def load_retrieve(bundle: Bundle) -> Retrieve:
-    spec = read_spec(bundle)
-    items = ItemTable(ids=tuple(read_catalogue(bundle)["item"]), encoded=bundle.arrays("item_table.safetensors"))
+    spec, ledger = read_spec(bundle), read_ledger(bundle)
+    items = ItemTable(ids=tuple(ledger.row_of), encoded=bundle.arrays("item_table.safetensors"))
     index = FaissIndex.read(bundle.file("index.faiss"))
     document, arrays = bundle.document("candidates.json"), bundle.arrays("candidates.safetensors")
     return Retrieve(
@@ -83,6 +84,7 @@ def load_retrieve(bundle: Bundle) -> Retrieve:
         sources=Sources.from_documents(document, arrays, index),
         ranked=bundle.has(RANKER),
         seen=seen_filter(read_repeat(bundle, spec), spec),
+        hiding=HiddenItems(types=ledger.schema.rule_types, column=ledger.column),
     )
 
 

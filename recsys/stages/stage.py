@@ -19,6 +19,7 @@ from recsys.errors import QueryError
 from recsys.features.encode import Arrays, ItemTable, encode_queries, missing_columns
 from recsys.features.spec import FeatureSpec, Tensor
 from recsys.policy.compose import CompiledPolicy
+from recsys.policy.hiding import HiddenItems, not_shown
 from recsys.policy.repeat import SeenFilter
 
 QUERY = Tensor(name="QUERY", dtype="bytes", shape=(1,))
@@ -67,6 +68,8 @@ class Retrieve:
     """whether a ranker follows, which reads the request and the features of its candidates"""
     seen: SeenFilter
     """items that histories bar"""
+    hiding: HiddenItems
+    """items that queries do not want to see"""
     name: str = "retrieve"
     optional_inputs: tuple[Tensor, ...] = ()
 
@@ -102,8 +105,8 @@ class Retrieve:
         return replace(self, sources=self.sources.only(source), ranked=False)
 
     def _excluded(self, queries: Sequence[Query]) -> np.ndarray:
-        """[B, E] rows that the history bars or the query excludes, PAD at the end."""
-        listed = self.seen.rows(queries, self.items.rows)
+        """[B, E] rows that the history bars or the query excludes or hides, PAD at the end."""
+        listed = not_shown(queries, self.items.rows, self.seen, self.hiding)
         excluded = np.full((len(queries), max(map(len, listed), default=0)), PAD, dtype=np.int64)
         for place, rows in enumerate(listed):
             excluded[place, : len(rows)] = rows

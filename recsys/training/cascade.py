@@ -27,6 +27,7 @@ from recsys.features.encode import Arrays, ItemTable, without_padding
 from recsys.features.spec import FeatureSpec
 from recsys.index import Index
 from recsys.index.ann import IndexBuilder
+from recsys.policy.hiding import HiddenItems
 from recsys.ranking.funnel import told
 from recsys.retrieval.two_tower import TowerEnsemble
 from recsys.stages import Retrieve, seen_filter
@@ -185,6 +186,7 @@ class Run:
                 sources=sources,
                 ranked=True,
                 seen=seen_filter(self.prepared.replay.repeat, spec),
+                hiding=HiddenItems(types=self.prepared.rule_types(), column=self.prepared.dataset.items.get_column),
             ),
             period=period,
             known=known,

@@ -259,3 +259,23 @@ def test_columns_of_another_bundle_are_left_out_and_said(trained: Any, caplog: p
     assert "prise" not in after.record(0)
     assert revised.named == (frozenset({"price"}),)
     assert "unknown column 'prise'; did you mean 'price'?; that column is left out" in caplog.text
+
+
+def test_hidden_values_hold_for_items_that_changed_or_came_and_leave_the_others(
+    trained: Any, stages: Stages, put: Callable[..., None], queries: list[Query]
+) -> None:
+    column = next(name for name, kind in read_schema(trained.bundle).rule_types.items() if kind == "category")
+    liked = recommend(queries, stages)[0].items[0].item
+    put(NEW, **{**content_of(trained, liked), column: "tired of"})
+    put(liked, **{column: "tired of"})
+    followed(stages, len(trained.dataset.items) + 1)
+    until(lambda: stages[-1].policy.rules.row_of.get(NEW) is not None)
+    hiding = [
+        replace(one, hidden={column: ("tired of",), "item": (one.history[0].item,)}) for one in queries if one.history
+    ]
+    slates = recommend(hiding, stages)
+    assert not {NEW, liked} & set(shown(slates))
+    assert all(len(slate.items) == 10 for slate in slates)
+    rows = stages[0].now.items.rows
+    assert not np.isin(stages[0]({"QUERY": hiding})["candidate_rows"], [rows[NEW], rows[liked]]).any()
+    assert not any(flag.startswith("hidden:") for slate in slates for flag in slate.degraded)

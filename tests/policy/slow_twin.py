@@ -103,9 +103,12 @@ def naive_utility(rules, dial, row, value, asked):
 
 
 def naive_showable(rules, row, asked):
-    hidden = {event.item for event in asked.history} | set(asked.exclude)
+    hidden = {event.item for event in asked.history} | set(asked.exclude) | set(asked.hidden.get("item", ()))
+    hides = any(
+        column(row, name) & {value.strip() for value in asked.hidden.get(name, ())} for name in ("genre", "genres")
+    )
     broken = any("must" in rule and not lies(rule["name"], row, asked) for rule in rules if is_on(rule, asked))
-    return not broken and f"i{row}" not in hidden
+    return not broken and not hides and f"i{row}" not in hidden
 
 
 def naive_pins(rules, free, asked):

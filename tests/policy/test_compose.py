@@ -26,7 +26,7 @@ from slow_twin import (
 
 from recsys.contracts import PAD, Candidates, Event, Query, Slate
 from recsys.errors import BundleError, ConfigError
-from recsys.policy.compose import Policy
+from recsys.policy.compose import Policy, scaled
 from recsys.policy.diversity import MaximalMarginalRelevance
 from recsys.policy.explore import Exploration
 from recsys.policy.popularity import PopularityDial
@@ -107,11 +107,13 @@ def requests(draw):
             "context": draw(st.sampled_from([{}, {"tired_of": "a"}, {"tired_of": 5}])),
             "exposure": draw(st.sampled_from([{}, {"i1": 2.0, "i4": 5.0, "i6": 1.0, "unknown": 9.0}, SHOWN])),
         }
+        more["hidden"] = draw(st.sampled_from([{}, {}, {"item": ("i3", "i8")}, {"genre": ("b",)}, HIDDEN]))
         queries.append(query(draw(st.integers(1, 12)), draw(few), draw(few), surface, **more))
     dial = draw(st.sampled_from([(0.0, "events"), (0.5, "events"), (0.5, "exposure"), (2.0, "exposure")]))
     return rules, dial, draw(st.sampled_from([0.0, 0.5, 0.75, 1.0])), draw(st.integers(0, 8)), queries, rows, values
 
 
+HIDDEN = {"genres": ("a", "d "), "item": ("i5", "unknown"), "year": ("1990",), "gnre": ("a",)}
 SHOWN = {"item=i0": 0.5, "item=i4": 0.0625, "item=i7": 0.0, "item=?": 0.1, "i4": 5.0}
 """of all that was shown, and to this user"""
 
@@ -360,3 +362,35 @@ def test_vectors_must_fit_the_catalogue():
     broken[3, 1] = np.nan
     with pytest.raises(BundleError, match="row 3 is not finite"):
         compiled(vectors=broken)
+
+
+def test_a_pin_does_not_bring_what_the_user_hides_and_unknown_names_are_flagged():
+    policy, rows = compiled(PINS), list(range(8))
+    hidden = {"item": ("i3", "gone"), "genre": (CATALOGUE["genre"][5],), "year": ("1990",), "gnre": ("a",)}
+    slate = one_slate(policy, rows, [0.5] * 8, k=8, hidden=hidden)
+    assert not {"i3", "i5"} & set(shown(slate))
+    assert all(CATALOGUE["genre"][int(item[1:])] != CATALOGUE["genre"][5] for item in shown(slate))
+    assert [flag for flag in slate.degraded if flag.startswith("hidden:")] == [
+        "hidden:item",
+        "hidden:year",
+        "hidden:gnre",
+    ]
+
+
+@given(st.lists(st.tuples(st.floats(-5, 5), st.sampled_from([0.1, 0.5, 1, 2, 10])), min_size=1, max_size=6))
+def test_no_boost_lowers_and_no_bury_raises_a_utility_of_either_sign(pairs):
+    values, factors = (np.array([list(one)]) for one in zip(*pairs, strict=True))
+    change = scaled(values, factors) - values
+    assert (change[factors > 1] >= 0).all()
+    assert (change[factors < 1] <= 0).all()
+    assert (change[factors == 1] == 0).all()
+
+
+def test_a_negative_objective_puts_down_what_the_user_would_not_want():
+    table = np.array([[[0.9, 0.8], [0.5, 0.0], [0.2, 0.6]]], dtype=np.float32)
+    for formula, weights in (("watch - 2 * like", {}), ("watch + w * like", {"w": -2})):
+        policy = compiled([BOOST], formula=formula, weights=weights)
+        slate = policy.compose([query()], candidates([[0, 1, 2]]), table)[0]
+        assert [item.utility for item in slate.items] == sorted((item.utility for item in slate.items), reverse=True)
+        assert shown(slate)[0] == "i1"
+        assert slate.items[-1].utility < 0

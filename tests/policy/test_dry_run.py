@@ -129,3 +129,9 @@ def test_without_the_ranker_the_scores_of_retrieval_are_the_value():
         deviations=None,
     )
     assert run([], [NO_FIRST], batches=[unranked]).value_lost == pytest.approx(run([], [NO_FIRST]).value_lost)
+
+
+def test_slates_of_nothing_are_no_gain_where_all_utilities_are_negative():
+    found = run([], [{"name": "none", "must": "item == 'i9'"}], batches=[asked(values=(-0.1, -0.2, -0.3, -0.4))])
+    assert found.value_lost == 1
+    assert found.rules[0].value_lost == 1

@@ -1,0 +1,72 @@
+"""What a user does not want to see: items by their id, and all items that have a value in a category column.
+
+Shapes: N items of the catalogue, B queries.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from recsys.contracts import Query
+from recsys.policy.repeat import SeenFilter
+
+ITEM = "item"
+KINDS = ("category", "categories")
+UNKNOWN = "hidden:"
+"""before the name of a column that is no category of the catalogue, or of whose hidden values one is in no item"""
+
+Rows = Mapping[str, Sequence[int]]
+"""value -> catalogue rows"""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class HiddenItems:
+    """The rows behind Query.hidden. A column is indexed when a query first hides by it."""
+
+    types: Mapping[str, str]
+    """column -> kind; "item" is one of them by itself"""
+    column: Callable[[str], Iterable[Any]]
+    """name -> [N] values as they are now: text, lists of texts, or None"""
+    _indexed: dict[str, Rows] = field(default_factory=dict)
+
+    def rows(self, queries: Sequence[Query]) -> list[set[int]]:
+        """[B] catalogue rows that each query hides."""
+        return [{row for found in self._found(query) for row in found[1]} for query in queries]
+
+    def unknown(self, query: Query) -> list[str]:
+        """A flag for each column or value that the catalogue does not have: it hides nothing."""
+        return list(dict.fromkeys(UNKNOWN + name for name, rows in self._found(query) if not rows))
+
+    def _found(self, query: Query) -> list[tuple[str, Sequence[int]]]:
+        """Each hidden value: its column and the rows that have it."""
+        return [
+            (name, self._rows_of(name).get(value.strip(), ()))
+            for name, hidden in query.hidden.items()
+            for value in hidden
+        ]
+
+    def _rows_of(self, name: str) -> Rows:
+        if name not in self._indexed:
+            kind = "category" if name == ITEM else self.types.get(name)
+            if kind not in KINDS:
+                return {}
+            self._indexed[name] = _indexed(self.column(name))
+        return self._indexed[name]
+
+
+def _indexed(column: Iterable[Any]) -> Rows:
+    rows: dict[str, list[int]] = {}
+    for row, value in enumerate(column):
+        for one in [value] if isinstance(value, str) else value or ():
+            rows.setdefault(one.strip(), []).append(row)
+    return rows
+
+
+def not_shown(
+    queries: Sequence[Query], row_of: Mapping[str, int], seen: SeenFilter, hiding: HiddenItems
+) -> list[list[int]]:
+    """[B] rising catalogue rows that may not be shown to the user of each query, wherever they come from."""
+    barred = seen.rows(queries, row_of)
+    if not any(query.hidden for query in queries):
+        return barred
+    return [sorted({*own, *hidden}) for own, hidden in zip(barred, hiding.rows(queries), strict=True)]
