@@ -36,6 +36,10 @@ def build(config: DictConfig) -> Experiment:
         raise ConfigError(f"refit is {config.refit!r}; choose true or false")
     if missing := [group for group in GROUPS if config.get(group) is None]:
         raise ConfigError(f"there is no {missing[0]}; only ranking can be left out, by ~ranking")
+    if "_target_" not in (config.get("ranking") or {}):
+        config = OmegaConf.masked_copy(
+            config, [key for key in config if key != "ranking"]
+        )  # what ~ranking leaves of a recipe
     part = {name: instantiate(config[name], _convert_="all") for name in config if name in (*GROUPS, "ranking")}
     return Experiment(
         data=part["data"],

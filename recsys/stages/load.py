@@ -192,6 +192,14 @@ def popularity_shares(bundle: Bundle) -> np.ndarray | None:
     return events / max(events.sum(), 1)
 
 
+def recently_popular(bundle: Bundle) -> ItemList | None:
+    """The items with the most recent events, whatever the candidate sources are; None for an older bundle."""
+    if (shares := popularity_shares(bundle)) is None:
+        return None
+    rows = np.argsort(-shares, kind="stable")[: np.count_nonzero(shares)]
+    return ItemList(rows=rows, scores=(shares[rows] / shares.max()).astype(np.float32))
+
+
 def load_live_rules(
     bundle: Bundle, rules_store: Path | None, items_store: Path | None, shares_folder: Path | None = None
 ) -> LiveRules:

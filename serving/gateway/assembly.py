@@ -8,7 +8,7 @@ from typing import TextIO
 
 from recsys.bundle import Bundle
 from recsys.policy.shares import ShareFile
-from recsys.stages import read_spec
+from recsys.stages import read_spec, recently_popular
 from serving.events.record import Writer
 from serving.gateway.breaker import Breaker
 from serving.gateway.documents import Documents
@@ -87,7 +87,7 @@ class Assembly:
 
     @cached_property
     def fallbacks(self) -> Fallbacks:
-        return Fallbacks(self.parts.retrieve, self.parts.rules)
+        return Fallbacks(self.parts.retrieve, self.parts.rules, recently_popular(self.parts.bundle))
 
     @cached_property
     def publisher(self) -> SharePublisher:

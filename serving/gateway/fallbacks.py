@@ -62,12 +62,13 @@ class Offered:
 class Fallbacks:
     """Slates from the bundle alone, and from the items as they are now. Both stages must be of the same bundle.
 
-    Raises BundleError where no source of it is the same list for everybody.
+    Raises BundleError where it holds no list that is the same for everybody.
     """
 
-    def __init__(self, retrieve: RetrieveStage, rules: RulesStage) -> None:
-        self._retrieve, self._rules = retrieve, rules
-        _popular(retrieve.sources)
+    def __init__(self, retrieve: RetrieveStage, rules: RulesStage, recent: ItemList | None) -> None:
+        """recent: the bundle's own count of recent events, where popular items are no candidate source"""
+        self._retrieve, self._rules, self._recent = retrieve, rules, recent
+        _popular(retrieve.sources, recent)
 
     @property
     def rows(self) -> Mapping[str, int]:
@@ -97,7 +98,7 @@ class Fallbacks:
         """What most others like, without what may not be shown to this user."""
         wanted = max(CANDIDATES, 2 * query.k)
         (barred,) = self._rules.policy.barred([query])
-        listed = _popular(self._retrieve.sources)
+        listed = _popular(self._retrieve.sources, self._recent)
         rows = listed.rows[: wanted + len(barred)]
         keep = np.flatnonzero(~np.isin(rows, barred))[:wanted]
         named = [(POPULAR,)] * len(keep)
@@ -186,14 +187,16 @@ def _cosines(vector: np.ndarray, others: np.ndarray) -> np.ndarray:
     return (others @ vector / np.maximum(lengths, 1e-12)).astype(np.float32)
 
 
-def _popular(sources: Sources) -> ItemList:
+def _popular(sources: Sources, recent: ItemList | None) -> ItemList:
     """The bundle's list of what is popular, or another one that is the same for everybody."""
     lists = {member.name: member.fitted for member in sources.members if isinstance(member.fitted, ItemList)}
-    if not lists:
+    found = lists.get(POPULAR) or recent or next(iter(lists.values()), None)
+    if found is None:
         raise BundleError(
-            "the bundle has no list of popular items, which answers when nothing else can; train it with candidates.popular"
+            "the bundle has no list of popular items, which answers when nothing else can; train it again, every new "
+            "bundle has one"
         )
-    return lists.get(POPULAR) or next(iter(lists.values()))
+    return found
 
 
 def _content(sources: Sources) -> ItemNeighbours | None:
