@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 import yaml
 
-from recsys.data.description import ITEM, ORDERS, TIMESTAMP, USER, Description
+from recsys.data.description import ITEM, ORDERS, SPLIT, TIMESTAMP, USER, Description
 
 DTYPES: dict[str, Any] = {
     "word": pl.String,
@@ -142,7 +142,8 @@ def _schema(description: Description) -> dict[str, dict[str, Any]]:
     return {
         "interactions": {USER: pl.String, ITEM: pl.String, TIMESTAMP: pl.Float64}
         | columns(description.actions)
-        | columns(description.context),
+        | columns(description.context)
+        | ({SPLIT: pl.String} if description.split else {}),
         "items": {ITEM: pl.String} | columns(description.items),
         "users": {USER: pl.String} | columns(description.users),
     }
@@ -196,7 +197,8 @@ def _tables_document(dataset: Dataset) -> dict[str, Any]:
         "name": dataset.name,
         "interactions": {"file": "interactions.parquet", "user": USER, "item": ITEM}
         | time
-        | {"actions": dict(described.actions), "context": dict(described.context)},
+        | {"actions": dict(described.actions), "context": dict(described.context)}
+        | ({"split": SPLIT} if described.split else {}),
         "items": {"file": "items.parquet", "item": ITEM, "columns": dict(described.items)},
         "users": {"file": "users.parquet", "user": USER, "columns": dict(described.users)},
         "objectives": dict(described.objectives),

@@ -22,6 +22,14 @@ ORDERS: dict[Order, str] = {
 """what orders the events -> what stands for the time that there is not"""
 
 USER, ITEM, TIMESTAMP = "user", "item", "timestamp"
+SPLIT = "split"
+"""column of the interactions that says to which part of a published split an event belongs"""
+PARTS = {
+    "train": ("train", "training", "fit"),
+    "validation": ("validation", "valid", "val", "dev", "eval"),
+    "test": ("test", "testing"),
+}
+"""part of a published split -> the words for it, in any case"""
 TEXT = "text"
 """what the columns of kind text become together, as a feature (recsys/content/words.py)"""
 
@@ -52,6 +60,8 @@ class Description:
     the rows of the same user; `none`, nothing orders them, all are 0"""
     means: dict[str, str] = field(default_factory=dict)
     """name -> expression over the objectives, that value formulas may read by its name"""
+    split: bool = False
+    """the data set comes with a split of its own: a column SPLIT of the interactions holds one of PARTS"""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "actions", kinds_of_actions(self.actions))
@@ -101,10 +111,16 @@ class Description:
         """Raises DataError for an unknown or a missing key."""
         known = [one.name for one in fields(Description)]
         refuse_unknown("the description", document, known)
-        needed = [key for key in known if key != "means"]
+        needed = [key for key in known if key not in ("means", "split")]
         if missing := [key for key in needed if key not in document]:
             raise DataError(f"the description has no {missing[0]!r}; it needs {', '.join(needed)}")
         return Description(**document)
+
+
+def part_of_split(word: str) -> str | None:
+    """The part that a word stands for, None where it is none."""
+    plain = word.strip().lower()
+    return next((part for part, words in PARTS.items() if plain in words), None)
 
 
 def kinds_of_actions(actions: Iterable[str]) -> dict[str, str]:
@@ -142,9 +158,14 @@ def _check_kinds(where: str, columns: Mapping[str, str]) -> None:
             )
 
 
+def _reserved(description: Description) -> tuple[str, ...]:
+    """Names of the interactions that no action and no context may have."""
+    return (USER, ITEM, TIMESTAMP, SPLIT) if description.split else (USER, ITEM, TIMESTAMP)
+
+
 def _check_reserved(description: Description) -> None:
     taken = {
-        "interactions": ((*description.actions, *description.context), (USER, ITEM, TIMESTAMP)),
+        "interactions": ((*description.actions, *description.context), _reserved(description)),
         "items": (tuple(description.items), (ITEM,)),
         "users": (tuple(description.users), (USER,)),
     }

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from recsys.data.dataset import Dataset
-from recsys.data.description import ITEM, TIMESTAMP, USER
+from recsys.data.description import ITEM, SPLIT, TIMESTAMP, USER
 from recsys.errors import ConfigError, DataError, check_ranges
 
 FIT, RANK, VALIDATION, TEST, LATER = range(5)
@@ -287,6 +287,101 @@ class Random:
         _check_filled(periods, "too few pairs of user and item; give more events or other fractions")
         name = "random split (for comparison with the literature; not by time)"
         return (Split(name=name, periods=periods, cuts=None, horizon=np.inf, strict=False, ordered=False),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predefined:
+    """The split that a data set was published with: its own column or files say which events are test.
+
+    What the ranker learns from (RANK) is taken out of train, and so is VALIDATION where nothing was published as such: the
+    newest share of train by the common time, of each user where only the user's events are ordered, and a seeded hash
+    of the (user, item) pair where nothing is. `strict`: nothing that is asked in TEST was fitted on VALIDATION.
+
+    The periods have common cuts, and a horizon of a quarter of the shortest of them, where each begins when the one
+    before it is over; else they are whole. Histories are sets where some user has an event of test before one of train.
+    """
+
+    rank: float
+    validation: float
+    seed: int
+    strict: bool
+
+    def __post_init__(self) -> None:
+        for key, value in {"rank": self.rank, "validation": self.validation}.items():
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
+                raise ConfigError(f"protocol.{key} is {value!r}; write a fraction of train between 0 and 1")
+        if self.rank + self.validation >= 1:
+            raise ConfigError(
+                f"protocol.rank + protocol.validation is {self.rank + self.validation:g}; keep the sum below 1"
+            )
+        if type(self.strict) is not bool:
+            raise ConfigError(f"protocol.strict is {self.strict!r}; choose true or false")
+        check_ranges("protocol", seed=(self.seed, 0, 2**63 - 1))
+
+    def splits(self, dataset: Dataset) -> tuple[Split, ...]:
+        """DataError for a data set without a split of its own, or one in which a period stays empty."""
+        if not dataset.description.split:
+            raise DataError(
+                f"{dataset.name} says of no event whether it is train, validation or test; name a column as "
+                "interactions.split, or interactions.files, or choose another protocol"
+            )
+        periods = self._periods(dataset)
+        _check_filled(
+            periods, "the split of the data set lacks it; give more events of train and test, or other shares"
+        )
+        cuts = _own_cuts(dataset, periods)
+        times = dataset.interactions[TIMESTAMP].to_numpy()
+        ordered = _rising(dataset, periods)
+        return (
+            Split(
+                name=f"published split{'' if ordered else ' (not by time)'}",
+                periods=periods,
+                cuts=cuts,
+                horizon=np.inf if cuts is None else float(np.diff([*cuts, times.max()]).min()) / 4,
+                strict=self.strict,
+                ordered=ordered,
+            ),
+        )
+
+    def _periods(self, dataset: Dataset) -> np.ndarray:
+        parts = dataset.interactions[SPLIT].to_numpy()
+        periods = np.select([parts == "test", parts == "validation"], [TEST, VALIDATION], FIT).astype(np.int8)
+        train = periods == FIT
+        drawn = self.validation if not (periods == VALIDATION).any() else 0.0
+        newest = 1 - _train_fractions(dataset, train, self.seed)
+        periods[np.flatnonzero(train)[newest <= drawn + self.rank]] = RANK
+        periods[np.flatnonzero(train)[newest <= drawn]] = VALIDATION
+        return periods
+
+
+def _train_fractions(dataset: Dataset, train: np.ndarray, seed: int) -> np.ndarray:
+    """[T] in [0, 1), how late each of the T events of train comes; equal times are equally late."""
+    events = dataset.interactions.filter(pl.Series(train))
+    if dataset.description.order == "none":
+        return _pair_fractions(events[USER], events[ITEM], seed)
+    over = None if dataset.description.timeline else USER
+    rank = pl.col(TIMESTAMP).rank("min")
+    late = (rank - 0.5) / pl.len()
+    return events.select(late if over is None else late.over(over)).to_series().to_numpy()
+
+
+def _own_cuts(dataset: Dataset, periods: np.ndarray) -> tuple[float, ...] | None:
+    """When the periods begin, None where one has begun before another was over."""
+    if not dataset.description.timeline:
+        return None
+    times = dataset.interactions[TIMESTAMP].to_numpy()
+    starts = [float(times[periods == period].min()) for period in (RANK, VALIDATION, TEST)]
+    ends = [float(times[periods == period].max()) for period in (FIT, RANK, VALIDATION)]
+    return tuple(starts) if all(end < start for end, start in zip(ends, starts, strict=True)) else None
+
+
+def _rising(dataset: Dataset, periods: np.ndarray) -> bool:
+    """No user has an event of a later period before one of an earlier period."""
+    if dataset.description.order == "none":
+        return False
+    before = pl.col("period").shift(1).over(USER)
+    late = dataset.interactions.select(USER, period=pl.Series(periods)).select((pl.col("period") < before).any())
+    return not late.item()
 
 
 def _check_shares(rank: float, validation: float, test: float, later: float) -> None:

@@ -11,7 +11,17 @@ import polars as pl
 
 from recsys.contracts import FUTURE_S
 from recsys.data.dataset import Dataset, action_columns, canonical
-from recsys.data.description import ITEM, TIMESTAMP, USER, Description, Order, did_you_mean
+from recsys.data.description import (
+    ITEM,
+    PARTS,
+    SPLIT,
+    TIMESTAMP,
+    USER,
+    Description,
+    Order,
+    did_you_mean,
+    part_of_split,
+)
 from recsys.data.ids import NOTHING, ids_of, is_nothing, words_for_nothing
 from recsys.data.refusing import parsed_numbers, refuse_infinite, refuse_rows
 from recsys.data.times import seconds_of
@@ -41,6 +51,8 @@ class Table:
     """words for nothing, beside those that everybody uses (recsys/data/ids.py)"""
     unit: str | None = None
     """of numbers in the timestamps (recsys/data/times.py), None to find it by looking"""
+    parts: "tuple[Table, ...]" = ()
+    """the files that a published split consists of, of which `frame` is all; none where there is one file"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +67,7 @@ def validated(
     *, name: str, interactions: Table, items: Table | None, users: Table | None, description: Description
 ) -> Dataset:
     """Check and convert every described column; raises DataError with file, column, row, value and what to do."""
-    events, notes = _events(interactions, description)
+    events, notes = _all_events(interactions, description)
     item_table, item_notes = (None, ()) if items is None else _records(items, ITEM, description.items)
     user_table, user_notes = (None, ()) if users is None else _records(users, USER, description.users)
     _check_known(interactions, events, items, item_table, ITEM)
@@ -88,6 +100,17 @@ def _check_words(file: str, events: pl.DataFrame, description: Description) -> N
                 )
 
 
+def _all_events(table: Table, description: Description) -> tuple[pl.DataFrame, tuple[str, ...]]:
+    """The events of all files of a table, one file after the other, and notes on all of them."""
+    if not table.parts:
+        return _events(table, description)
+    frames, notes = zip(*(_events(part, description) for part in table.parts), strict=True)
+    events = pl.concat(frames)
+    if not description.clock:
+        events = events.with_columns(_places(events[USER], description.order))
+    return events, tuple(note for part in notes for note in part)
+
+
 def _events(table: Table, description: Description) -> tuple[pl.DataFrame, tuple[str, ...]]:
     """The rows that have a user and an item, and notes on the others and on what was made equal."""
     _check_not_empty(table)
@@ -95,6 +118,7 @@ def _events(table: Table, description: Description) -> tuple[pl.DataFrame, tuple
     times = _event_times(table) if description.clock else Converted(_places(users.values, description.order))
     kinds = {**description.actions, **description.context}
     columns = [users, items, times, *(_converted(table, column, kind) for column, kind in kinds.items())]
+    columns += [_split_parts(table)] if description.split else []
     notes = [note for column in columns for note in column.notes]
     notes += [*_left_out(table, USER, users.values), *_left_out(table, ITEM, items.values)]
     frame = pl.DataFrame([column.values for column in columns])
@@ -158,6 +182,19 @@ def _event_times(table: Table) -> Converted:
     late = times.seconds > time.time() + FUTURE_S
     refuse_rows(where, column, late, "lies in the future", "correct the time or its unit, `unit` names it")
     return Converted(times.seconds.alias(TIMESTAMP), times.notes)
+
+
+def _split_parts(table: Table) -> Converted:
+    """[R] of PARTS"""
+    name = table.names[SPLIT]
+    column, where = _column(table, name), _where(table, name)
+    words = column.cast(pl.String)
+    known = {word: part for word in words.unique().drop_nulls() if (part := part_of_split(word))}
+    parts = words.replace_strict(known, default=None, return_dtype=pl.String)
+    refuse_rows(
+        where, column, parts.is_null(), "is no part of a split", f"write one of {', '.join(PARTS)} in every row"
+    )
+    return Converted(parts.alias(SPLIT))
 
 
 def _places(users: pl.Series, order: Order) -> pl.Series:

@@ -1,16 +1,28 @@
 """Own data: up to three tables, delimited or Parquet, described by one YAML file."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import yaml
 
 from recsys import strict_yaml
 from recsys.data.amounts import expanded
 from recsys.data.dataset import Dataset
-from recsys.data.description import ITEM, ORDERS, TIMESTAMP, USER, Description, did_you_mean, refuse_unknown
+from recsys.data.description import (
+    ITEM,
+    ORDERS,
+    PARTS,
+    SPLIT,
+    TIMESTAMP,
+    USER,
+    Description,
+    did_you_mean,
+    part_of_split,
+    refuse_unknown,
+)
 from recsys.data.reading import FileFormat, read_table
 from recsys.data.times import UNITS
 from recsys.data.validation import SESSION, Table, validated
@@ -20,6 +32,7 @@ TABLES: tuple[str, ...] = ("interactions", "items", "users")
 TOP = ("name", *TABLES, "objectives", "means", "target", "title")
 FORMAT = {"delimiter": str, "encoding": str, "quoting": bool}
 """keys of a table that say how its file is written, found by looking where they are not there"""
+FILES = "files"
 SEPARATOR = "|"
 WITHOUT_TIME = ", ".join(f"`order: {order}`" for order in ORDERS if order != "time")
 
@@ -44,6 +57,8 @@ class Tables:
     Ids are read by the rule of recsys/data/ids.py; `missing: [unknown]` names further words for nothing. A row without a user
     is left out, or is of its `session: <column>`; without `user` every session is a user. `unit` says what numbers in the
     timestamps count (recsys/data/times.py), where looking finds another one.
+    A published split is named by `split: <column>` of the interactions, whose words are train, validation and test, or by
+    `files: {train: a.csv, validation: b.csv, test: c.csv}` in the place of `file`; `protocol=predefined` reads it.
     Where there is no time, `order` in place of `timestamp` says what the order of the rows means: `file`, that of time;
     `user`, that of time among the rows of one user; `none`, nothing.
     """
@@ -99,10 +114,10 @@ def _spec(key: str, document: Any) -> dict[str, Any]:
     spec = _object(key, document)
     events = key == "interactions"
     ids, columns = ((USER, ITEM), ("actions", "context")) if events else ((key[:-1],), ("columns",))
-    times = (TIMESTAMP, "order", "unit", SESSION) if events else ()
+    times = (TIMESTAMP, "order", "unit", SESSION, SPLIT, FILES) if events else ()
     refuse_unknown(key, spec, ("file", *ids, *times, *columns, "columns", "separator", "missing", *FORMAT))
-    _require(key, spec, ("file", *(ids[1:] if events and SESSION in spec else ids)))
-    for name in ("file", *ids, TIMESTAMP, "separator", SESSION):
+    _require(key, spec, (*(() if FILES in spec else ("file",)), *(ids[1:] if events and SESSION in spec else ids)))
+    for name in ("file", *ids, TIMESTAMP, "separator", SESSION, SPLIT):
         if not isinstance(spec.get(name, ""), str):
             raise DataError(f"{key}.{name} is {spec[name]!r}; write text, in quotes if need be")
     if not spec.get("separator", "|"):
@@ -118,7 +133,25 @@ def _spec(key: str, document: Any) -> dict[str, Any]:
     names, kinds = _columns(key, spec.get("columns", {}))
     described = spec | {"columns": kinds}
     objects = {name: _object(f"{key}.{name}", described.get(name, {})) for name in columns}
+    if FILES in spec:
+        objects[FILES] = _files(spec)
     return spec | objects | {"format": _format(key, spec, names)}
+
+
+def _files(spec: Mapping[str, Any]) -> dict[str, str]:
+    """Part of a published split -> its file."""
+    if clash := [key for key in ("file", SPLIT) if key in spec]:
+        raise DataError(f"interactions has {FILES} and {clash[0]}; keep one of them")
+    written = _object(f"interactions.{FILES}", spec[FILES])
+    for word, file in written.items():
+        if part_of_split(word) is None or not isinstance(file, str):
+            raise DataError(
+                f"interactions.{FILES} has {word}: {file!r}; write a file for each of train, validation and test"
+            )
+    files = {part: written[word] for part in PARTS for word in written if part_of_split(word) == part}
+    if len(files) < len(written) or not {"train", "test"} <= files.keys():
+        raise DataError(f"interactions.{FILES} names {', '.join(written)}; give one file for train and one for test")
+    return files
 
 
 def _columns(key: str, written: Any) -> tuple[tuple[str, ...] | None, Any]:
@@ -155,11 +188,29 @@ def _description(document: Mapping[str, Any], specs: Mapping[str, dict[str, Any]
         target=first.get(target, target) if isinstance(target, str) else target,
         title=document.get("title"),
         order=interactions.get("order", "time"),
+        split=SPLIT in interactions or FILES in interactions,
     )
 
 
 def _table(spec: Mapping[str, Any], folder: Path) -> Table:
-    names = {key: spec[key] for key in (USER, ITEM, TIMESTAMP, SESSION) if key in spec}
+    if FILES not in spec:
+        return _file(spec, folder)
+    read = {part: _file({**spec, "file": file}, folder) for part, file in spec[FILES].items()}
+    parts = tuple(
+        replace(one, frame=one.frame.with_columns(pl.lit(part).alias(SPLIT)), names={**one.names, SPLIT: SPLIT})
+        for part, one in read.items()
+    )
+    return replace(
+        parts[0],
+        file=", ".join(one.file for one in parts),
+        frame=pl.concat([one.frame for one in parts], how="diagonal_relaxed"),
+        notes=tuple(note for one in parts for note in one.notes),
+        parts=parts,
+    )
+
+
+def _file(spec: Mapping[str, Any], folder: Path) -> Table:
+    names = {key: spec[key] for key in (USER, ITEM, TIMESTAMP, SESSION, SPLIT) if key in spec}
     if SESSION in names and USER not in names:
         names[USER] = names.pop(SESSION)
     described = [name for part in ("actions", "context", "columns") for name in spec.get(part, ())]
