@@ -21,7 +21,7 @@ def export(config: DictConfig) -> None:
         names = write_repository(bundle, path, config.profile)
         console = Console()
         console.print(f"wrote    {path / 'models'}: {', '.join(names)} ({config.profile} profile)")
-        console.print(f"next     python -m serving triton {path / 'models'}", style="bold")
+        console.print(f"next     python -m serving up {path}", style="bold", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -3,18 +3,23 @@
 import json
 import os
 import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from recsys.bundle import Bundle
-from recsys.errors import ConfigError, exit_on_error
+from recsys.errors import ConfigError, exit_on_error, sentence_of
+from recsys.evaluation.continued import Continued
 from recsys.evaluation.report import PICTURES, Report, compare, verdicts
 from recsys.training.cascade import Knobs
 from recsys.training.experiment import Experiment
@@ -23,6 +28,10 @@ GROUPS = (
     *("data", "protocol", "content", "features", "retrieval", "candidates", "index", "trainer", "policy", "rules"),
     *("evaluation", "logger"),
 )
+FAILED = "error.txt"
+"""of a job of a sweep that failed: its sentence"""
+FAILURE = 1
+"""exit code of a sweep in which a job failed, after all others ran"""
 LAST_SEED = 2**31 - 1
 INTERRUPTED = "interrupted; the same command with the same run_dir goes on from here"
 
@@ -65,42 +74,73 @@ def build(config: DictConfig) -> Experiment:
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def train(config: DictConfig) -> None:
     folder = Path(HydraConfig.get().runtime.output_dir)
-    with exit_on_error(INTERRUPTED):
+    with attempt(folder) if HydraConfig.get().mode == RunMode.MULTIRUN else exit_on_error(INTERRUPTED):
         console = Console()  # not the module's: a parallel sweep sends this function to other processes
         resolved: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
         report, bundle = build(config).run(folder, resolved, say=lambda line: console.print(line, style="dim"))
         show(console, report, bundle, folder)
 
 
+@contextmanager
+def attempt(folder: Path) -> Iterator[None]:
+    """One job of a sweep: its error is printed and left in its folder, and the jobs after it go on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / FAILED).unlink(missing_ok=True)
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(INTERRUPTED, file=sys.stderr)
+        raise SystemExit(130) from None
+    except Exception as error:
+        sentence = sentence_of(error)
+        if sentence is None:
+            traceback.print_exc()
+            sentence = f"{type(error).__name__}: {error}"
+        print(f"error: {sentence}", file=sys.stderr)
+        (folder / FAILED).write_text(sentence, encoding="utf-8")
+
+
 def show(console: Console, report: Report, bundle: Bundle, folder: Path) -> None:
-    console.print(report.table())
+    console.print(Continued(report.table()))
     if report.objectives:
-        console.print(report.probabilities())
-    console.print(report.exposure())
+        console.print(Continued(report.probabilities()))
+    console.print(Continued(report.exposure()))
     for line in verdicts(report):
         console.print(f"  {line}")
     console.print()
     for picture in (folder / name for name in PICTURES if (folder / name).is_file()):
-        console.print(f"picture  {picture}")
-    console.print(f"bundle   {bundle.path}  {bundle.fingerprint}")
-    console.print(f"next     python export.py bundle={bundle.path}", style="bold")
+        console.print(f"picture  {picture}", soft_wrap=True)
+    console.print(f"bundle   {bundle.path}  {bundle.fingerprint}", soft_wrap=True)
+    console.print(f"next     python export.py bundle={bundle.path}", style="bold", soft_wrap=True)
 
 
 class CompareRuns(Callback):
-    """After a sweep: one table over the metrics.json of all its jobs."""
+    """After a sweep: one table over all its jobs, also those that failed; then the exit code is FAILURE."""
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
-        runs = {}
-        for file in sorted(folder.glob("*/metrics.json"), key=lambda one: int(one.parent.name)):
-            overrides = OmegaConf.load(file.parent / ".hydra" / "overrides.yaml")
-            runs[f"{file.parent.name}: {' '.join(overrides)}"] = json.loads(file.read_text(encoding="utf-8"))
-        if not runs:
+        started = sorted(folder.glob("*/.hydra/overrides.yaml"), key=lambda file: int(file.parent.parent.name))
+        jobs = {f"{file.parent.parent.name}: {' '.join(OmegaConf.load(file))}": file.parent.parent for file in started}
+        if not jobs:
             return
+        runs = {name: outcome(job) for name, job in jobs.items()}
         console = Console()
-        console.print(compare(runs))
+        console.print(Continued(compare(runs)))
         (folder / "comparison.json").write_text(json.dumps(runs, indent=1), encoding="utf-8")
-        console.print(f"table    {folder / 'comparison.json'}")
+        console.print(f"table    {folder / 'comparison.json'}", soft_wrap=True)
+        if failed := sum("error" in run for run in runs.values()):
+            console.print(f"{failed} of {len(runs)} jobs failed", style="bold red")
+            sys.exit(FAILURE)
+
+
+def outcome(job: Path) -> dict[str, Any]:
+    """The metrics of a job, or {"error": why there are none}."""
+    if (job / FAILED).is_file():
+        return {"error": (job / FAILED).read_text(encoding="utf-8")}
+    if not (job / "metrics.json").is_file():
+        return {"error": "it ended without figures; its output says why"}
+    metrics: dict[str, Any] = json.loads((job / "metrics.json").read_text(encoding="utf-8"))
+    return metrics
 
 
 if __name__ == "__main__":

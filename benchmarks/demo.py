@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from result_file import console
 from rich import box
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -41,6 +41,8 @@ NUM_PARITY_QUERIES = 250
 NUM_USERS = 10
 NUM_SHOWN = 3
 TOLERANCE = 1e-5
+console = Console()
+"""as wide as the terminal; 80 in a file"""
 TITLE = "What Triton recommends to the ten users who were last active"
 
 seconds: dict[str, float] = {}
@@ -74,14 +76,13 @@ def slates_table(slates: Sequence[Slate], bundle: Bundle, dataset: Dataset) -> T
     names = item_names(read_catalogue(bundle), dataset.description.title)
     table = Table(title=TITLE, box=box.SIMPLE_HEAD, title_justify="left")
     for heading in ("user", "", "film", "P(watch)", "P(like)", "because of", "rules"):
-        table.add_column(
-            heading, justify="right" if heading.startswith(("P(", "user")) else "left", no_wrap=heading == "film"
-        )
+        number = heading.startswith(("P(", "user"))
+        table.add_column(heading, justify="right" if number else "left", no_wrap=number)
     for slate in slates:
         for place, shown in enumerate(slate.items[:NUM_SHOWN], start=1):
             probabilities = [f"{shown.probabilities[objective]:.3f}" for objective in ("watch", "like")]
             reasons = (", ".join(shown.sources), ", ".join(shown.rules))
-            cells = (slate.user if place == 1 else "", str(place), names[shown.item], *probabilities, *reasons)
+            cells = (slate.user, str(place), names[shown.item], *probabilities, *reasons)
             table.add_row(*(Text(cell) for cell in cells))
         table.add_section()
     return table

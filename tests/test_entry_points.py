@@ -237,23 +237,31 @@ def assert_help_is_complete(conf: Path, text: str) -> None:
             assert f"  {key}: " in text
 
 
-def test_a_sweep_over_own_tables_is_compared_and_logged(root: Path, tables: Path, tmp_path: Path, own: Any) -> None:
+def test_a_bad_job_of_a_sweep_over_own_tables_ends_no_other_and_all_are_compared(
+    root: Path, tables: Path, tmp_path: Path, own: Any
+) -> None:
     sweep = start(
         root,
         "-m",
         *own(tables),
         "logger=offline",
-        "retrieval.dim=16,32",
+        "retrieval.dim=16,15,32",
         f"hydra.sweep.dir={tmp_path}",
         "hydra.launcher.n_jobs=2",
     )
     stdout, stderr = sweep.communicate(timeout=3 * PATIENCE_S)
-    assert sweep.returncode == 0, stderr[-2_000:]
+    assert sweep.returncode == 1, stderr[-2_000:]
+    assert "Traceback" not in stderr
     compared = json.loads((tmp_path / "comparison.json").read_text())
-    assert len(compared) == 2
+    sentence = "retrieval.dim is 15, not a multiple of retrieval.num_heads 2"
+    assert ["error" in run for run in compared.values()] == [False, True, False]
+    assert list(compared.values())[1] == {"error": sentence}
+    assert f"error: {sentence}" in stderr
+    assert f"failed: {sentence}" in stdout
+    assert "1 of 3 jobs failed" in stdout
     assert str(tmp_path / "comparison.json") in stdout
     dims = set()
-    for job in range(2):
+    for job in (0, 2):
         settings = Bundle.open(tmp_path / str(job) / "bundle").document("config.yaml")
         dims.add(settings["retrieval"]["dim"])
         (logged,) = (tmp_path / str(job) / "wandb").glob("offline-run-*")

@@ -15,7 +15,8 @@ def slate_table(slate: Slate, names: Mapping[str, str]) -> Table:
     objectives = list(dict.fromkeys(name for shown in slate.items for name in shown.probabilities))
     table = Table(title=Text(f"user {slate.user}"), box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left")
     for heading in ("", "item", "utility", *objectives, "from", "rules"):
-        table.add_column(heading, justify="right" if heading in ("", "utility", *objectives) else "left")
+        number = heading in ("", "utility", *objectives)
+        table.add_column(heading, justify="right" if number else "left", no_wrap=number, min_width=0 if number else 8)
     for place, shown in enumerate(slate.items, start=1):
         chances = (shown.probabilities.get(name) for name in objectives)
         figures = [f"{shown.utility:.3f}", *("" if chance is None else f"{chance:.3f}" for chance in chances)]

@@ -148,31 +148,37 @@ class Report:
 def compare(runs: Mapping[str, Mapping[str, Any]]) -> Table:
     """The last system of several runs (name with overrides -> metrics.json), one row a run, best values bold.
 
-    Runs on other targets than the first are marked, for their figures cannot be compared with it, and then no value is
-    bold. DataError when a document is not one of a report.
+    A run that failed is {"error": its sentence}, which stands below the table. Runs on other targets than the first are
+    marked, for their figures cannot be compared with it, and then no value is bold. DataError when a document is not one
+    of a report.
     """
-    rows = {name: _last_row(name, document) for name, document in runs.items()}
-    targets = {name: document.get("targets_sha256") for name, document in runs.items()}
+    failed = {name: document["error"] for name, document in runs.items() if "error" in document}
+    rows = {name: _last_row(name, document) for name, document in runs.items() if name not in failed}
+    targets = {name: runs[name].get("targets_sha256") for name in rows}
     table = _table("Runs compared by their last system", "run")
     others = {name for name in targets if targets[name] != next(iter(targets.values()))}
-    if others:
-        table.caption = "* measured on other targets than the first run: not comparable"
+    notes = ["* measured on other targets than the first run: not comparable"] if others else []
     _add_rows(table, {f"{name} *" if name in others else name: row for name, row in rows.items()}, mark=not others)
+    for name in failed:
+        table.add_row(Text(name), *[Text("failed", style="red")] * len(TITLES))
+    table.caption = Text("\n".join([*notes, *(f"{name} failed: {error}" for name, error in failed.items())]))
     return table
 
 
 def verdicts(report: Report) -> tuple[str, ...]:
     """Plain sentences on the systems of `ours` and the metrics JUDGED, from paired bootstraps over the same users.
 
-    Each is held against the one before it in `ours` and against the strongest of the other systems. Systems and
-    metrics without values in `per_user` are passed over.
+    Each is held against the one before it in `ours` and against the strongest of the other systems; the last sentence
+    names all that cannot be told apart. Systems and metrics without values in `per_user` are passed over.
     """
-    return tuple(
-        _verdict(report, metric, system, rival)
-        for position, system in enumerate(_tested(report))
-        for metric in JUDGED
-        for rival in _rivals(report, metric, position)
-    )
+    decided: list[str] = []
+    undecided: list[str] = []
+    for position, system in enumerate(_tested(report)):
+        for metric in JUDGED:
+            for rival in _rivals(report, metric, position):
+                verdict = _verdict(report, metric, system, rival)
+                (decided if verdict else undecided).append(verdict or f"{system} and {rival} at {TITLES[metric]}")
+    return (*decided, *([f"cannot be told apart: {'; '.join(undecided)}"] if undecided else []))
 
 
 def _tested(report: Report) -> tuple[str, ...]:
@@ -264,18 +270,14 @@ def _rivals(report: Report, metric: str, position: int) -> Iterator[str]:
         yield max(others, key=lambda system: float(np.mean(report.per_user[system][metric])))
 
 
-def _verdict(report: Report, metric: str, system: str, rival: str) -> str:
+def _verdict(report: Report, metric: str, system: str, rival: str) -> str | None:
+    """None where the two cannot be told apart."""
     ours, theirs = report.per_user[system][metric], report.per_user[rival][metric]
     difference, low, high = paired_bootstrap(ours, theirs, _SEED)
+    if low <= 0 <= high:
+        return None
+    claim = f"improves {TITLES[metric]} over {rival}" if low > 0 else f"is BELOW {rival} at {TITLES[metric]}"
     figures = f"{short(float(ours.mean()))} vs {short(float(theirs.mean()))}"
     chance = short(paired_p_value(ours, theirs, _SEED))
     interval = f"difference {short(difference)}, 95% interval {short(low)} to {short(high)}, p {chance}"
-    return f"{_claim(system, rival, TITLES[metric], low, high)}: {figures} ({interval})"
-
-
-def _claim(system: str, rival: str, title: str, low: float, high: float) -> str:
-    if low > 0:
-        return f"{system} improves {title} over {rival}"
-    if high < 0:
-        return f"{system} is BELOW {rival} at {title}"
-    return f"{system} and {rival} cannot be told apart at {title}"
+    return f"{system} {claim}: {figures} ({interval})"

@@ -1,5 +1,6 @@
 """What a run leaves in the loggers: W&B (offline unless told otherwise) and a CSV file."""
 
+import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 
 from recsys.errors import ConfigError
 
+RUN_ID = "wandb_run"
+"""file of a run directory: the id of its W&B run, which a resumed run goes on with"""
 MODES = ("offline", "online", "disabled")
 
 
@@ -27,20 +30,24 @@ class Tracking:
         self.group = group
 
     def start(self, folder: Path, config: Mapping[str, Any]) -> list[Logger]:
-        """Open the loggers of one job in its run directory."""
-        csv = CSVLogger(save_dir=folder, name="", version="csv")
+        """Open the loggers of one job in its run directory; one that was interrupted goes on with its curves and its run."""
+        curves = _curves(folder)
         if self.mode == "disabled":
-            return [csv]
+            return [curves]
+        known = folder / RUN_ID
         run = wandb.init(
             project=self.project,
             group=self.group,
             mode=self.mode,  # type: ignore[arg-type]
             dir=folder,
+            id=known.read_text(encoding="ascii").strip() if known.is_file() else None,
+            resume="allow" if self.mode == "online" else None,
             config=dict(config),
             name="/".join(folder.parts[-2:]),
             settings=wandb.Settings(silent=True, console="off", disable_git=True, reinit="finish_previous"),
         )
-        return [csv, WandbLogger(experiment=run)]
+        known.write_text(f"{run.id}\n", encoding="ascii")
+        return [curves, WandbLogger(experiment=run)]
 
     def finish(self, metrics: Mapping[str, Mapping[str, Any]], pictures: Sequence[Path], bundle: Path) -> None:
         """Hand over the final table, the pictures and the bundle, and close the run, so that a sweep logs one run a job."""
@@ -63,3 +70,17 @@ class Tracking:
         """End the W&B run, if there is one; also after an error."""
         if self.mode != "disabled" and wandb.run is not None:
             wandb.finish()
+
+
+def _curves(folder: Path) -> CSVLogger:
+    """The CSV logger of a run directory, behind what is there already: by itself it begins with an empty file."""
+    curves = CSVLogger(save_dir=folder, name="", version="csv")
+    file = folder / "csv" / "metrics.csv"
+    rows: list[dict[str, str]] = []
+    if file.is_file():
+        with file.open(newline="", encoding="utf-8") as opened:
+            rows = [{name: value for name, value in row.items() if value} for row in csv.DictReader(opened)]
+        file.unlink()
+    curves.experiment.metrics.extend(rows)
+    curves.save()
+    return curves

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from recsys.errors import DataError
 from recsys.evaluation.chart import TITLES
+from recsys.evaluation.continued import Continued
 from recsys.evaluation.intervals import bootstrap_interval
 from recsys.evaluation.metrics import METRICS
 from recsys.evaluation.report import Report, compare, verdicts
@@ -43,8 +44,8 @@ def report():
     )
 
 
-def printed(table):
-    console = Console(width=100, file=io.StringIO(), color_system=None)
+def printed(table, width=100):
+    console = Console(width=width, file=io.StringIO(), color_system=None)
     console.print(table)
     return console.file.getvalue()
 
@@ -161,8 +162,43 @@ def test_a_difference_within_the_noise_is_called_that(report):
     values = report.per_user["EASE"]["recall@100"]
     per_user = {"EASE": {"recall@100": values}, "retrieval + ranker": {"recall@100": np.roll(values, 1)}}
     (sentence,) = verdicts(replace(report, ours=(), per_user=per_user))
-    assert sentence.startswith("retrieval + ranker and EASE cannot be told apart at recall@100: ")
-    assert "(difference .0000, 95% interval -." in sentence
+    assert sentence == "cannot be told apart: retrieval + ranker and EASE at recall@100"
+
+
+def test_all_that_is_undecided_is_one_line(report):
+    same = dict.fromkeys(report.per_user, report.per_user["EASE"])
+    sentences = verdicts(replace(report, per_user=same))
+    assert len(sentences) == 1
+    assert sentences[0].count(" and ") == 2 + 2 * 2
+
+
+def test_a_table_that_is_too_wide_goes_on_below_and_names_every_row_again(report):
+    rows = {**report.rows, "a system with quite a long name, longer than half a screen": report.rows["EASE"]}
+    table = replace(report, rows=rows, slices={"cold items": report.rows}, ours=()).table()
+    text = printed(Continued(table), 80)
+    assert max(map(len, text.splitlines())) <= 80
+    wide = printed(Continued(table), 200)
+    repeated = text.count("retrieval alone") / wide.count("retrieval alone")
+    assert repeated >= 2
+    for values in report.rows.values():
+        for metric in TITLES:
+            assert f"{values[metric]:.4f}"[1:] in text
+    assert wide.count("recall@500") == text.count("recall@500") == 1
+    assert text.count(report.protocol[:20]) == 1
+
+
+def test_a_failed_run_is_a_row_with_its_sentence(report):
+    good = report.to_document()
+    text = printed(
+        Continued(compare({"0: dim=16": good, "1: dim=15": {"error": "15 is no multiple"}, "2: dim=8": good}))
+    )
+    assert [line.split()[:3] for line in map(str.strip, text.splitlines()) if line.startswith("1: dim=15")] == [
+        ["1:", "dim=15", "failed"],
+        ["1:", "dim=15", "failed:"],
+    ]
+    assert "1: dim=15 failed: 15 is no multiple" in text
+    assert any(line.strip().startswith("2: dim=8") for line in text.splitlines())
+    assert "0 failed: no" in printed(compare({"0": {"error": "no"}}))
 
 
 def test_without_values_there_is_no_verdict(report):
