@@ -237,7 +237,7 @@ def assert_help_is_complete(conf: Path, text: str) -> None:
             assert f"  {key}: " in text
 
 
-def test_a_bad_job_of_a_sweep_over_own_tables_ends_no_other_and_all_are_compared(
+def test_a_bad_job_of_a_sweep_ends_no_other_and_all_are_compared(
     root: Path, tables: Path, tmp_path: Path, own: Any
 ) -> None:
     sweep = start(
