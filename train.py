@@ -3,9 +3,6 @@
 import json
 import os
 import sys
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +15,17 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from recsys.bundle import Bundle
-from recsys.errors import ConfigError, exit_on_error, sentence_of
+from recsys.errors import ConfigError, exit_on_error
 from recsys.evaluation.continued import Continued
 from recsys.evaluation.report import PICTURES, Report, compare, verdicts
 from recsys.training.cascade import Knobs
 from recsys.training.experiment import Experiment
+from recsys.training.sweeps import attempt, outcomes
 
 GROUPS = (
     *("data", "protocol", "content", "features", "retrieval", "candidates", "index", "trainer", "policy", "rules"),
     *("evaluation", "logger"),
 )
-FAILED = "error.txt"
-"""of a job of a sweep that failed: its sentence"""
-FAILURE = 1
-"""exit code of a sweep in which a job failed, after all others ran"""
 LAST_SEED = 2**31 - 1
 INTERRUPTED = "interrupted; the same command with the same run_dir goes on from here"
 
@@ -45,11 +39,9 @@ def build(config: DictConfig) -> Experiment:
         raise ConfigError(f"refit is {config.refit!r}; choose true or false")
     if missing := [group for group in GROUPS if config.get(group) is None]:
         raise ConfigError(f"there is no {missing[0]}; only ranking can be left out, by ~ranking")
-    if "_target_" not in (config.get("ranking") or {}):
-        config = OmegaConf.masked_copy(
-            config, [key for key in config if key != "ranking"]
-        )  # what ~ranking leaves of a recipe
-    part = {name: instantiate(config[name], _convert_="all") for name in config if name in (*GROUPS, "ranking")}
+    ranked = "_target_" in (config.get("ranking") or {})  # ~ranking leaves what a recipe sets of it
+    groups = (*GROUPS, "ranking") if ranked else GROUPS
+    part = {name: instantiate(config[name], _convert_="all") for name in groups}
     return Experiment(
         data=part["data"],
         protocol=part["protocol"],
@@ -74,30 +66,11 @@ def build(config: DictConfig) -> Experiment:
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def train(config: DictConfig) -> None:
     folder = Path(HydraConfig.get().runtime.output_dir)
-    with attempt(folder) if HydraConfig.get().mode == RunMode.MULTIRUN else exit_on_error(INTERRUPTED):
+    with attempt(folder, INTERRUPTED) if HydraConfig.get().mode == RunMode.MULTIRUN else exit_on_error(INTERRUPTED):
         console = Console()  # not the module's: a parallel sweep sends this function to other processes
         resolved: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
         report, bundle = build(config).run(folder, resolved, say=lambda line: console.print(line, style="dim"))
         show(console, report, bundle, folder)
-
-
-@contextmanager
-def attempt(folder: Path) -> Iterator[None]:
-    """One job of a sweep: its error is printed and left in its folder, and the jobs after it go on."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / FAILED).unlink(missing_ok=True)
-    try:
-        yield
-    except KeyboardInterrupt:
-        print(INTERRUPTED, file=sys.stderr)
-        raise SystemExit(130) from None
-    except Exception as error:
-        sentence = sentence_of(error)
-        if sentence is None:
-            traceback.print_exc()
-            sentence = f"{type(error).__name__}: {error}"
-        print(f"error: {sentence}", file=sys.stderr)
-        (folder / FAILED).write_text(sentence, encoding="utf-8")
 
 
 def show(console: Console, report: Report, bundle: Bundle, folder: Path) -> None:
@@ -115,32 +88,18 @@ def show(console: Console, report: Report, bundle: Bundle, folder: Path) -> None
 
 
 class CompareRuns(Callback):
-    """After a sweep: one table over all its jobs, also those that failed; then the exit code is FAILURE."""
+    """After a sweep: one table over all its jobs, also those that failed; then the exit code is 1."""
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        folder = Path(config.hydra.sweep.dir)
-        started = sorted(folder.glob("*/.hydra/overrides.yaml"), key=lambda file: int(file.parent.parent.name))
-        jobs = {f"{file.parent.parent.name}: {' '.join(OmegaConf.load(file))}": file.parent.parent for file in started}
-        if not jobs:
+        folder, console = Path(config.hydra.sweep.dir), Console()
+        if not (runs := outcomes(folder)):
             return
-        runs = {name: outcome(job) for name, job in jobs.items()}
-        console = Console()
         console.print(Continued(compare(runs)))
         (folder / "comparison.json").write_text(json.dumps(runs, indent=1), encoding="utf-8")
         console.print(f"table    {folder / 'comparison.json'}", soft_wrap=True)
         if failed := sum("error" in run for run in runs.values()):
             console.print(f"{failed} of {len(runs)} jobs failed", style="bold red")
-            sys.exit(FAILURE)
-
-
-def outcome(job: Path) -> dict[str, Any]:
-    """The metrics of a job, or {"error": why there are none}."""
-    if (job / FAILED).is_file():
-        return {"error": (job / FAILED).read_text(encoding="utf-8")}
-    if not (job / "metrics.json").is_file():
-        return {"error": "it ended without figures; its output says why"}
-    metrics: dict[str, Any] = json.loads((job / "metrics.json").read_text(encoding="utf-8"))
-    return metrics
+            sys.exit(1)
 
 
 if __name__ == "__main__":
