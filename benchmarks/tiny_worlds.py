@@ -3,7 +3,7 @@
     python benchmarks/tiny_worlds.py                        all, goes on where it stopped
     python benchmarks/tiny_worlds.py one_user crawler       some
     python benchmarks/tiny_worlds.py --again                anew
-    python benchmarks/tiny_worlds.py --eager                modules in place of exported graphs, four times as fast
+    python benchmarks/tiny_worlds.py --eager                no exported graphs, no pictures: eight times as fast
 
 A cell of the table is "serves" (the bundle answered a known and an unknown user with finite scores, and no published figure
 is NaN), "refused" (one sentence) or "FAILED". Epochs are cut to one, everything else is as the recipes have it.
