@@ -61,6 +61,7 @@ KNOBS = RankingTraining(
     requests_per_user=1,
     requests=1_000_000_000,
     validation_requests=1_000_000_000,
+    examples_gib=1.0,
     dense_candidates=10,
     shown=None,
     watch="likelihood",

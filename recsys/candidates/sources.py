@@ -3,6 +3,7 @@
 Shapes: B queries, H history, D dim, M events, E excluded items, C candidates, K best of them, S sources.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,6 +28,8 @@ from recsys.index import Index
 KINDS: dict[str, type[Fitted]] = {kind.kind: kind for kind in (TowerIndex, ItemNeighbours, ItemList)}
 BATCH = 512
 """queries whose union is made at once when weights are chosen"""
+LEAST, MOST, LEAST_ITEMS = 200, 500, 2_000
+"""candidates a query of a small and of a large catalogue, and how many items are small: see `grown`"""
 JUDGED = 100
 """candidates of a query that decide about weights"""
 
@@ -144,13 +147,18 @@ class Sources:
 class CandidateSources:
     """How to fit the sources of the retrieve stage, and how to choose their weights and decays."""
 
-    def __init__(self, *, total: int, events_per_user: int, sources: Mapping[str, Source | None]) -> None:
+    def __init__(self, *, total: int | None, events_per_user: int, sources: Mapping[str, Source | None]) -> None:
         """
-        total: candidates a query after the merge, 1 to 10,000
+        total: candidates a query after the merge, 1 to 10,000; None grows with the catalogue, and with it what every
+            source offers, see `grown`
         events_per_user: the newest, at most, that a source reads which reads pairs of a user's events
         sources: by the name that explanations show, in the order in which the ranker reads them; null leaves one out
         """
-        check_ranges("candidates", total=(total, 1, 10_000), events_per_user=(events_per_user, 1, 10**9))
+        check_ranges(
+            "candidates",
+            total=(LEAST if total is None else total, 1, 10_000),
+            events_per_user=(events_per_user, 1, 10**9),
+        )
         self.total, self.events_per_user = total, events_per_user
         self.sources = {name: source for name, source in sources.items() if source is not None}
         if not self.sources:
@@ -184,8 +192,15 @@ class CandidateSources:
             events_per_user=self.events_per_user,
         )
         fitted = {name: source.fit(known) for name, source in self.sources.items()}
+        total = grown(known.num_items) if self.total is None else self.total
+        growth = total / LEAST if self.total is None else 1.0
         members = tuple(
-            Member(name=name, num=self.sources[name].num, weight=self.sources[name].weights[0], fitted=one)
+            Member(
+                name=name,
+                num=round(self.sources[name].num * growth),
+                weight=self.sources[name].weights[0],
+                fitted=one,
+            )
             for name, one in fitted.items()
             if one is not None
         )
@@ -193,7 +208,7 @@ class CandidateSources:
             raise ConfigError(
                 f"candidates.sources: the data have nothing to read for any of {list(fitted)}; add two_tower"
             )
-        return Sources(index=index, members=members, total=min(self.total, known.num_items))
+        return Sources(index=index, members=members, total=min(total, known.num_items))
 
     def choose(self, sources: Sources, vectors: np.ndarray, history: Rows, excluded: Rows, judge: Judge) -> Sources:
         """The same sources with the weights and decays that `judge` likes best on questions [B] they were not fitted on.
@@ -221,6 +236,11 @@ class CandidateSources:
             )
             members = (_chosen(member, choice) for member, choice in zip(sources.members, choices, strict=True))
             yield replace(sources, members=tuple(members))
+
+
+def grown(num_items: int) -> int:
+    """Candidates for a catalogue: LEAST up to LEAST_ITEMS items, beyond with the root of their number, at most MOST."""
+    return min(MOST, round(LEAST * math.sqrt(max(num_items, LEAST_ITEMS) / LEAST_ITEMS)))
 
 
 def _later(fitted: Fitted, index: Index, newest: np.ndarray) -> Fitted:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from pytorch_lightning.loggers import Logger
 
-from recsys.candidates.merge import score_columns
+from recsys.candidates.merge import num_score_features, score_columns
 from recsys.candidates.sources import CandidateSources, Sources
 from recsys.data.splits import LATER, PERIODS, RANK, TEST, VALIDATION, Split
 from recsys.evaluation.moments import Moments
@@ -304,7 +304,10 @@ class Run:
         if logged is not None:
             inside = split.periods == period
             return shown_examples(retrieve, prepared, spec, items, inside, logged, most=most)
-        moments = Moments.of(prepared.replay, split, period, per_user=ranking.requests_per_user, most=most)
+        sources = retrieve.sources
+        fit = ranking.affordable(sources.total, num_score_features(len(sources.names)), spec.num_objectives)
+        per_user, most = ranking.requests_per_user, min(most, fit)
+        moments = Moments.of(prepared.replay, split, period, per_user=per_user, most=most)
         return ranking_examples(retrieve, spec, items, moments, dense=ranking.dense_candidates)
 
 

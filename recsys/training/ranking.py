@@ -27,7 +27,7 @@ from recsys.ranking.multi_objective import MultiObjectiveRanker
 from recsys.ranking.uncertainty import LastLayerPosterior, information
 from recsys.training.balance import Balance, balance_of, check_balance
 from recsys.training.loop import Fitting, Loop, index_batches
-from recsys.training.ranking_examples import RankingExamples, RetrievalVersion, tensors
+from recsys.training.ranking_examples import RankingExamples, RetrievalVersion, learnt_places, tensors
 from recsys.training.resident import Resident
 from recsys.training.shown import Shown
 
@@ -172,6 +172,8 @@ class RankingTraining(Fitting):
     """at most, to learn from"""
     validation_requests: int
     """at most, to stop early and to calibrate by"""
+    examples_gib: float
+    """memory that the candidates of either may take, at most: fewer requests where they would take more"""
     dense_candidates: int
     """of a request, the first, that are all learnt from; of those behind them one in eight"""
     balance: str | Mapping[str, float]
@@ -202,6 +204,7 @@ class RankingTraining(Fitting):
             requests_per_user=(self.requests_per_user, 1, 10_000),
             requests=(self.requests, 1, 10**9),
             validation_requests=(self.validation_requests, 1, 10**9),
+            examples_gib=(self.examples_gib, 1e-3, 1e6),
             dense_candidates=(self.dense_candidates, 1, 10_000),
         )
         check_balance(self.balance)
@@ -211,6 +214,12 @@ class RankingTraining(Fitting):
             )
         if self.watch not in WATCHED:
             raise ConfigError(f"ranking.watch is {self.watch!r}; choose one of {', '.join(WATCHED)}")
+
+    def affordable(self, total: int, num_scores: int, num_objectives: int) -> int:
+        """Requests with `total` candidates each whose examples fit into `examples_gib`, one at least."""
+        cell = 4 * (num_scores + num_objectives) + 8
+        request = cell * len(learnt_places(total, self.dense_candidates))
+        return max(1, int(self.examples_gib * 2**30 / request))
 
     @property
     def logged(self) -> Shown | None:

@@ -146,8 +146,15 @@ def asked(retrieve: Retrieve, spec: FeatureSpec, items: ItemTable, queries: Sequ
 
 def in_batches(part: Callable[[np.ndarray], Arrays], rows: np.ndarray) -> Arrays:
     """part(rows) [B, ...] of BATCH rows at once, side by side, together."""
-    parts = in_threads(part, [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)])
-    return {name: np.concatenate([one[name] for one in parts]) for name in parts[0]}
+    first = part(rows[:BATCH])
+    whole = {name: np.empty((len(rows), *one.shape[1:]), one.dtype) for name, one in first.items()}
+
+    def fill(start: int) -> None:  # in place: examples are the largest that a training holds, and held once
+        for name, one in (part(rows[start : start + BATCH]) if start else first).items():
+            whole[name][start : start + BATCH] = one
+
+    in_threads(fill, range(0, len(rows), BATCH))
+    return whole
 
 
 def learnt_places(total: int, dense: int) -> np.ndarray:

@@ -31,6 +31,8 @@ from recsys.training.watched import RECALL_AT, STEP, Watched
 
 MEMBER_SEEDS = 1_000
 """between the seeds of two members, so that those of two runs are not the same"""
+FULL, SAMPLED = 10_000, 4_096
+"""items up to which a step tells its targets from all of them, and how many negatives it draws beyond"""
 ASKING = 8
 """positions of a set that ask in a step: each is told all the rest, so more of them say little more"""
 
@@ -88,6 +90,7 @@ class RetrievalTask(pl.LightningModule):
         self.towers = towers
         self.knobs = knobs
         self.num_items = len(items)
+        self.num_negatives = knobs.negatives_of(self.num_items)
         self.ordered = examples.ordered
         self.watched = watched
         events, windows = examples.sequences, examples.windows
@@ -176,9 +179,9 @@ class RetrievalTask(pl.LightningModule):
         An item that nobody has met is no negative: it would be learnt that items without an id of their own are wrong.
         """
         met = self.negatives["item"]
-        if not self.knobs.negatives:
+        if not self.num_negatives:
             return met
-        drawn = torch.randint(len(met), (self.knobs.negatives,), device=targets.device)
+        drawn = torch.randint(len(met), (self.num_negatives,), device=targets.device)
         return torch.unique(torch.cat([met[drawn], targets]))
 
     def _log_chance(self, sample: Tensor, targets: Tensor) -> Tensor | None:
@@ -186,11 +189,11 @@ class RetrievalTask(pl.LightningModule):
 
         An event that several positions ask for is one draw.
         """
-        if not self.knobs.negatives:
+        if not self.num_negatives:
             return None
         popular = self.popularity["share"][sample]
         uniform = torch.full_like(popular, 1 / len(self.negatives["item"]))
-        missed = targets.unique().shape[0] * torch.log1p(-popular) + self.knobs.negatives * torch.log1p(-uniform)
+        missed = targets.unique().shape[0] * torch.log1p(-popular) + self.num_negatives * torch.log1p(-uniform)
         return torch.log(-torch.expm1(missed)).float()
 
     def catalogue_vectors(self) -> Tensor:
@@ -266,8 +269,9 @@ class RetrievalTraining(Fitting):
     id_dropout: float
     temperature: float
     """divides the cosine before the softmax"""
-    negatives: int
-    """uniform negatives shared by a step, beside its own targets; 0 is the full softmax"""
+    negatives: int | None
+    """uniform negatives shared by a step, beside its own targets; 0 is the full softmax; None is that up to FULL items, and
+    SAMPLED negatives beyond"""
     lookahead: int
     """a position learns to predict the next `lookahead` events (PinnerFormer, Pancha et al. 2022); 1 is the next event,
     more fits a slate that is judged by all that follows; sets are always completed"""
@@ -290,7 +294,7 @@ class RetrievalTraining(Fitting):
             dropout=(self.dropout, 0.0, 0.95),
             id_dropout=(self.id_dropout, 0.0, 0.95),
             temperature=(self.temperature, 1e-3, 10.0),
-            negatives=(self.negatives, 0, 10_000_000),
+            negatives=(self.negatives or 0, 0, 10_000_000),
             lookahead=(self.lookahead, 1, 1_000),
             lookahead_decay=(self.lookahead_decay, 1e-6, 1.0),
             members=(self.members, 1, 64),
@@ -298,6 +302,12 @@ class RetrievalTraining(Fitting):
         )
         if self.dim % self.num_heads:
             raise ConfigError(f"retrieval.dim is {self.dim}, not a multiple of retrieval.num_heads {self.num_heads}")
+
+    def negatives_of(self, num_items: int) -> int:
+        """Uniform negatives of a step for a catalogue, 0 for the full softmax."""
+        if self.negatives is not None:
+            return self.negatives
+        return 0 if num_items <= FULL else SAMPLED
 
     def weights(self, timestamps: np.ndarray) -> np.ndarray:
         """[M] float32, how much each event counts as a target; all alike where there is no time."""

@@ -14,7 +14,7 @@ from recsys.candidates.content import Content
 from recsys.candidates.linear import CosineAndTransitions, ItemItem
 from recsys.candidates.lists import Fresh, Popular
 from recsys.candidates.promising import Promising
-from recsys.candidates.sources import CandidateSources, Sources
+from recsys.candidates.sources import CandidateSources, Sources, grown
 from recsys.candidates.towers import Towers
 from recsys.contracts import PAD
 from recsys.errors import ConfigError, DataError
@@ -265,3 +265,19 @@ def test_a_user_gives_only_the_newest_events_to_what_counts_pairs(known_of):
     neighbours, popular = (one.fitted for one in sources.members if one.name in ("item_item", "popular"))
     assert np.flatnonzero(np.diff(neighbours.indptr)).tolist() == [27, 28, 29]
     assert len(popular.rows) > 3, "what counts no pairs reads all"
+
+
+@pytest.mark.parametrize(
+    ("items", "total"), [(1, 200), (1_682, 200), (2_000, 200), (8_000, 400), (12_500, 500), (50_000, 500), (10**7, 500)]
+)
+def test_candidates_grow_with_the_catalogue(items, total):
+    assert grown(items) == total
+
+
+def test_what_sources_offer_grows_with_the_candidates(known, monkeypatch):
+    monkeypatch.setattr("recsys.candidates.sources.LEAST_ITEMS", NUM_ITEMS / 4)
+    _, given = fit(known, total=16)
+    _, sources = fit(known, total=None)
+    assert grown(NUM_ITEMS) == 400
+    assert sources.total == NUM_ITEMS, "no more than there are"
+    assert [one.num for one in sources.members] == [2 * one.num for one in given.members]

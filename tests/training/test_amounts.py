@@ -38,6 +38,7 @@ KNOBS = RankingTraining(
     requests_per_user=1,
     requests=10**9,
     validation_requests=10**9,
+    examples_gib=1.0,
     dense_candidates=SHOWN,
     shown=None,
     watch="likelihood",
