@@ -24,7 +24,7 @@ from recsys.training.sweeps import attempt, outcomes
 
 GROUPS = (
     *("data", "protocol", "content", "features", "retrieval", "candidates", "index", "trainer", "policy", "rules"),
-    *("evaluation", "logger"),
+    *("evaluation", "logger", "limits"),
 )
 LAST_SEED = 2**31 - 1
 INTERRUPTED = "interrupted; the same command with the same run_dir goes on from here"
@@ -58,6 +58,7 @@ def build(config: DictConfig) -> Experiment:
         rules=part["rules"],
         evaluation=part["evaluation"],
         tracking=part["logger"],
+        limits=part["limits"],
         seeds=tuple(range(config.seed, config.seed + config.seeds)),
         refit=config.refit,
     )

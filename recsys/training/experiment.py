@@ -34,6 +34,8 @@ from recsys.policy.popularity import PopularityDial
 from recsys.policy.rules import RuleSet
 from recsys.stages import LiveRules, Retrieve, Rules, Stages, load_rules, load_stages
 from recsys.training.cascade import Knobs, Run, TrainedCascade
+from recsys.training.footprint import estimate
+from recsys.training.limits import Limits, log_size, training_size
 from recsys.training.prepare import bars_of, prepare
 from recsys.training.ranking import RankingTraining
 from recsys.training.save import save_cascade
@@ -61,12 +63,17 @@ class Experiment:
     tracking: Tracking
     seeds: tuple[int, ...]
     """one cascade each, the first one is served"""
+    limits: Limits
     refit: bool
     """what is served is fitted again on everything; else it is what the figures are of"""
 
     def run(self, folder: Path, config: dict[str, Any], say: Callable[[str], None]) -> tuple[Report, Bundle]:
         """Every split with every seed; leaves data/, metrics.json, metrics.png and the cascade to serve as bundle/."""
         dataset = self.data.load()
+        log = log_size(dataset)
+        footprint = estimate(log, training_size(self.knobs, dataset.num_items, refit=self.refit))
+        self.limits.check(footprint, log, timed=self.knobs.loop.accelerator == "cpu")
+        say(f"estimated for two cores: {footprint}")
         policy = self.policy.spelled(dataset.description.means)
         policy.value.compile(tuple(dataset.description.objectives))  # or it would be said after hours
         bars_of(policy.repeat, dataset.description)
@@ -206,7 +213,7 @@ class Experiment:
         return {"ranker": plain, "pipeline": stages[-1]}
 
 
-UNCLAIMED = ("run_dir", "logger", "refit")
+UNCLAIMED = ("run_dir", "logger", "limits", "refit")
 """what changes no checkpoint"""
 
 

@@ -14,6 +14,14 @@ Shapes: N items, B positions of a step, D dim.
 from dataclasses import dataclass
 
 GIB = 2**30
+CORE_FLOPS = 3e10
+"""floating point operations a second of one core"""
+INVERTED = 10_000
+"""items, at most, of the baseline that inverts a matrix of them"""
+FULL, SAMPLED = 10_000, 4_096
+"""items up to which the softmax is over all of them, and negatives beyond"""
+COLUMNS = 51
+"""of what retrieval tells the ranker of a candidate, with seven sources"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,16 +43,18 @@ class TrainingSize:
     dim: int = 64
     history_length: int = 50
     batch_size: int = 2_048
-    negatives: int = 0
-    """0 is the softmax over all items"""
+    negatives: int | None = None
+    """0 is the softmax over all items; None is that up to 10,000 items, 4,096 beyond"""
     retrieval_epochs: int = 30
     candidates: int = 200
+    """that a ranking example holds"""
     ranked: bool = True
+    examples_gib: float = 1.0
     requests: int = 100_000
     requests_per_user: int = 3
     ranking_epochs: int = 15
-    fits: int = 3
-    """times that the towers are fitted: for validation, for the ranker, to be served"""
+    fits: int = 4
+    """times that the towers are fitted: for validation, for the ranker, for the test, to be served"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +65,8 @@ class Part:
     bytes: int
     """held while the step runs, beside what `log` and `libraries` hold throughout"""
     seconds: float
+    key: str
+    """of the configuration that makes it smaller"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +80,11 @@ class Footprint:
     @property
     def peak_bytes(self) -> int:
         return self.throughout + max(part.bytes for part in self.parts)
+
+    @property
+    def heaviest(self) -> str:
+        """Key of the part that needs most memory."""
+        return max(self.parts, key=lambda part: part.bytes).key
 
     @property
     def seconds(self) -> float:
@@ -94,21 +111,31 @@ def _log(log: LogSize) -> int:
 
 
 def _baselines(log: LogSize) -> Part:
-    dense = 12 * log.items**2 if log.items <= 10_000 else 0
-    return Part(name="baselines", bytes=dense + 200 * log.events, seconds=30 + 1e-4 * log.events)
+    dense = 12 * log.items**2 if log.items <= INVERTED else 0
+    seconds = 30 + 1e-4 * log.events + 4 * dense / 12 * log.items / CORE_FLOPS
+    return Part(name="baselines", bytes=dense + 200 * log.events, seconds=seconds, key="evaluation.baselines.ease")
 
 
 def _towers(log: LogSize, training: TrainingSize) -> Part:
-    rows = training.negatives or log.items
-    step = 12 * training.batch_size * rows + 16 * rows * training.dim
-    flops = 6 * log.events * (rows * training.dim + 12 * training.dim**2) * training.retrieval_epochs * training.fits
-    return Part(name="towers", bytes=step + 16 * log.items * training.dim, seconds=flops / 3e10)
+    rows, dim = _told_from(log, training), training.dim
+    step = 400 * training.batch_size * dim + 40 * rows * dim
+    flops = 6 * log.events * (rows * dim + 12 * dim**2) * training.retrieval_epochs * training.fits
+    held = 20 * log.items * dim + 16 * training.history_length * log.events // 8
+    return Part(name="towers", bytes=step + held, seconds=flops / CORE_FLOPS, key="retrieval.dim")
+
+
+def _told_from(log: LogSize, training: TrainingSize) -> int:
+    """Items that a target is told from in a step."""
+    drawn = (0 if log.items <= FULL else 2 * SAMPLED) if training.negatives is None else training.negatives
+    return min(drawn or log.items, log.items)
 
 
 def _ranker(log: LogSize, training: TrainingSize) -> Part:
     if not training.ranked:
-        return Part(name="ranker", bytes=0, seconds=0.0)
-    requests = min(training.requests, training.requests_per_user * log.users)
-    columns = 60 + log.objectives
-    cells = requests * training.candidates
-    return Part(name="ranker", bytes=8 * cells * columns, seconds=cells * training.ranking_epochs * 5e-6)
+        return Part(name="ranker", bytes=0, seconds=0.0, key="ranking.examples_gib")
+    cell = 4 * (COLUMNS + log.objectives) + 8
+    most = int(training.examples_gib * GIB / cell / training.candidates)
+    requests = min(most, training.requests, training.requests_per_user * log.users)
+    cells = requests * min(training.candidates, log.items)
+    seconds = cells * training.ranking_epochs * 2 * 2e-5
+    return Part(name="ranker", bytes=3 * cells * cell, seconds=seconds, key="ranking.examples_gib")

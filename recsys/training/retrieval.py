@@ -23,6 +23,7 @@ from recsys.nn.blocks import Batch
 from recsys.nn.softmax import softmax_loss
 from recsys.retrieval.two_tower import TowerEnsemble, TwoTower
 from recsys.training.examples import Sequences, Windows, encode_log, encode_users, sequences, windows
+from recsys.training.footprint import FULL, SAMPLED
 from recsys.training.loop import Fitting, Loop, bucket_batches, index_batches
 from recsys.training.members import side_by_side
 from recsys.training.prepare import Prepared
@@ -31,8 +32,6 @@ from recsys.training.watched import RECALL_AT, STEP, Watched
 
 MEMBER_SEEDS = 1_000
 """between the seeds of two members, so that those of two runs are not the same"""
-FULL, SAMPLED = 10_000, 4_096
-"""items up to which a step tells its targets from all of them, and how many negatives it draws beyond"""
 ASKING = 8
 """positions of a set that ask in a step: each is told all the rest, so more of them say little more"""
 

@@ -1,0 +1,90 @@
+"""Refusal of a training that would not end well, before anything is trained."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from recsys.candidates.sources import grown
+from recsys.data.dataset import Dataset
+from recsys.data.description import USER
+from recsys.errors import DataError, check_ranges
+from recsys.training.cascade import Knobs
+from recsys.training.footprint import GIB, Footprint, LogSize, TrainingSize
+from recsys.training.ranking_examples import learnt_places
+
+LIMITED = Path("/sys/fs/cgroup/memory.max")
+"""memory that a container may take"""
+
+
+class Limits:
+    """How much memory and time a training may be estimated to take."""
+
+    def __init__(self, *, memory_gib: float | None, hours: float) -> None:
+        """
+        memory_gib: None is what this machine has
+        hours: of two cores
+        """
+        check_ranges(
+            "limits", memory_gib=(1.0 if memory_gib is None else memory_gib, 1e-3, 1e6), hours=(hours, 1e-3, 1e6)
+        )
+        self.memory_gib = memory_gib
+        self.hours = hours
+
+    def check(self, footprint: Footprint, log: LogSize, *, timed: bool) -> None:
+        """DataError with the estimate where it is beyond the limits; `timed` is whether its time holds here."""
+        memory = machine_gib() if self.memory_gib is None else self.memory_gib
+        described = f"{log.events:,} events, {log.users:,} users and {log.items:,} items would take about {footprint}"
+        if footprint.peak_bytes > memory * GIB:
+            raise DataError(
+                f"{described}, there are {memory:.1f} GiB (limits.memory_gib); train on fewer items or newer events, or set "
+                f"{footprint.heaviest} smaller"
+            )
+        if timed and footprint.seconds > self.hours * 3600:
+            raise DataError(
+                f"{described}, wanted at most {self.hours:g} hours (limits.hours); use trainer=cuda with a larger limit, "
+                "fewer epochs or newer events"
+            )
+
+
+def training_size(knobs: Knobs, num_items: int, *, refit: bool) -> TrainingSize:
+    """What `estimate` reads of a configuration."""
+    retrieval, ranking = knobs.retrieval, knobs.ranking
+    size = TrainingSize(
+        dim=retrieval.dim * retrieval.members,
+        batch_size=retrieval.batch_size,
+        negatives=retrieval.negatives,
+        retrieval_epochs=retrieval.epochs,
+        ranked=ranking is not None,
+        fits=3 + refit,
+    )
+    if ranking is None:
+        return size
+    total = min(knobs.candidates.total or grown(num_items), num_items)
+    return replace(
+        size,
+        candidates=len(learnt_places(total, ranking.dense_candidates)),
+        examples_gib=ranking.examples_gib,
+        requests=ranking.requests,
+        requests_per_user=ranking.requests_per_user,
+        ranking_epochs=ranking.epochs,
+    )
+
+
+def log_size(dataset: Dataset) -> LogSize:
+    counts = dataset.interactions[USER].value_counts()["count"]
+    return LogSize(
+        events=dataset.num_events,
+        users=len(counts),
+        items=dataset.num_items,
+        longest=int(np.max(counts.to_numpy())),
+        objectives=len(dataset.description.objectives),
+    )
+
+
+def machine_gib() -> float:
+    """Memory of this machine, or of this container where that is less."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    text = LIMITED.read_text(encoding="ascii").strip() if LIMITED.is_file() else "max"
+    return min(machine, int(text) if text.isdigit() else machine) / GIB
