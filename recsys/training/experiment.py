@@ -35,7 +35,7 @@ from recsys.policy.rules import RuleSet
 from recsys.stages import LiveRules, Retrieve, Rules, Stages, load_rules, load_stages
 from recsys.training.cascade import Knobs, Run, TrainedCascade
 from recsys.training.footprint import estimate
-from recsys.training.limits import Limits, log_size, training_size
+from recsys.training.limits import TrainingLimits, log_size, training_size
 from recsys.training.prepare import bars_of, prepare
 from recsys.training.ranking import RankingTraining
 from recsys.training.save import save_cascade
@@ -63,7 +63,7 @@ class Experiment:
     tracking: Tracking
     seeds: tuple[int, ...]
     """one cascade each, the first one is served"""
-    limits: Limits
+    limits: TrainingLimits
     refit: bool
     """what is served is fitted again on everything; else it is what the figures are of"""
 

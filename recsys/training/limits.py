@@ -18,7 +18,7 @@ LIMITED = Path("/sys/fs/cgroup/memory.max")
 """memory that a container may take"""
 
 
-class Limits:
+class TrainingLimits:
     """How much memory and time a training may be estimated to take."""
 
     def __init__(self, *, memory_gib: float | None, hours: float) -> None:

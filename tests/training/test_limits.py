@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from recsys.errors import DataError
 from recsys.training.footprint import GIB, LogSize, TrainingSize, estimate
-from recsys.training.limits import Limits, machine_gib
+from recsys.training.limits import TrainingLimits, machine_gib
 
 LARGE = LogSize(events=1_000_000, users=100_000, items=50_000, longest=1_000)
 
@@ -33,18 +33,18 @@ def test_a_training_without_a_ranker_takes_less():
 
 
 def test_what_fits_passes():
-    Limits(memory_gib=64.0, hours=1e5).check(estimate(LARGE), LARGE, timed=True)
+    TrainingLimits(memory_gib=64.0, hours=1e5).check(estimate(LARGE), LARGE, timed=True)
 
 
 def test_too_little_memory_is_said_with_the_estimate_and_what_to_do():
     with pytest.raises(
         DataError, match=r"1,000,000 events, .* would take about .* GiB and .* hours, there are 1.0 GiB"
     ):
-        Limits(memory_gib=1.0, hours=1e5).check(estimate(LARGE), LARGE, timed=True)
+        TrainingLimits(memory_gib=1.0, hours=1e5).check(estimate(LARGE), LARGE, timed=True)
 
 
 def test_too_much_time_is_said_where_it_is_known():
-    limits = Limits(memory_gib=64.0, hours=0.01)
+    limits = TrainingLimits(memory_gib=64.0, hours=0.01)
     with pytest.raises(DataError, match=r"wanted at most 0.01 hours \(limits.hours\)"):
         limits.check(estimate(LARGE), LARGE, timed=True)
     limits.check(estimate(LARGE), LARGE, timed=False)
