@@ -128,8 +128,10 @@ class _Lines:
     wrong: tuple[tuple[int, int], ...] = ()
     """(line, number of fields) of rows that have not the number of the first"""
     num_blank: int = 0
-    spans: bool = False
-    """quotes hold line breaks"""
+    fields: Sequence[int] = ()
+    """of every line, where each line is a row"""
+    spans: tuple[tuple[int, int], ...] = ()
+    """first and last line of rows whose quotes hold line breaks"""
     open_line: int | None = None
     """where quotes begin that do not end as they should"""
     last_line: int = 0
@@ -160,7 +162,9 @@ def _spelled(path: Path, delimiter: str | None) -> str | None:
 def _found_delimiter(text: str, needed: Collection[str]) -> str:
     """The one by which the needed columns are there, most lines have as many values as the first, and that is most."""
     sample = [line for line in islice(io.StringIO(text), 2 * SAMPLE_LINES) if line.strip()][:SAMPLE_LINES]
-    scores = {one: max(_scores(sample, one, needed)) for one in DELIMITERS}
+    scores = {one: max(_scores(sample, one, needed)) for one in (*DELIMITERS, " ")}
+    if not scores[" "][0]:
+        del scores[" "]
     best = max(scores, key=lambda one: scores[one])
     return best if scores[best][2] > 1 else ","
 
@@ -183,8 +187,8 @@ def _name(text: str) -> str:
 def _parsed(source: _Source, quoting: bool | None, columns: Sequence[str] | None) -> _Lines:
     """The rows with quotes that enclose values, or with quotes that are part of them: as given, else whichever is right.
 
-    Where both ways are, quotes enclose unless line breaks are in them: that each line of a value should hold as many
-    delimiters as a row is the mark of a dump without quoting.
+    Where both ways are, quotes enclose unless line breaks are in them: that the lines of a value should hold as many
+    delimiters as a row is the mark of a dump without quoting. There the quotes of two rows would hide those between them.
     """
     if quoting is False or '"' not in source.text:
         return _checked(source, _plain(source), columns)
@@ -195,12 +199,19 @@ def _parsed(source: _Source, quoting: bool | None, columns: Sequence[str] | None
     if quoting:
         return _checked(source, enclosed, columns)
     plain = _plain(source)
-    if enclosed.whole and not (enclosed.spans and plain.whole):
+    dumped = [span for span in enclosed.spans if _are_rows(plain, source.line, *span)]
+    if enclosed.whole and not (enclosed.spans and plain.whole) and 2 * len(dumped) <= len(enclosed.spans):
         return _checked(source, enclosed, columns)
     cut_off = enclosed.open_line is not None and enclosed.open_line == plain.last_line
     stray = plain.whole and not cut_off
     fewer = (enclosed.open_line is not None and not cut_off) or len(plain.wrong) < len(enclosed.wrong)
-    return _checked(source, plain if stray or (fewer and not cut_off) else enclosed, columns)
+    return _checked(source, plain if stray or dumped or (fewer and not cut_off) else enclosed, columns)
+
+
+def _are_rows(plain: _Lines, begin: int, first: int, last: int) -> bool:
+    """Most of these lines have the fields of a row."""
+    whole = sum(num == len(plain.first) for num in plain.fields[first - begin : last - begin + 1])
+    return 2 * whole > last - first + 1
 
 
 def _plain(source: _Source) -> _Lines:
@@ -227,6 +238,7 @@ def _plain(source: _Source) -> _Lines:
         first=first,
         quoting=False,
         wrong=tuple((int(line) + source.line, int(counts[line])) for line in wrong),
+        fields=counts.tolist(),
         num_blank=len(ends) - len(present),
         last_line=int(present[-1]) + source.line,
         frames=frames,
@@ -236,14 +248,15 @@ def _plain(source: _Source) -> _Lines:
 def _quoted(source: _Source, escapes: dict[str, object]) -> _Lines:
     """Rows as RFC 4180 has them."""
     first: list[str] = []
-    wrong, spans, num_blank, open_line, line = [], False, 0, None, source.line - 1
+    wrong, spans, num_blank, open_line, line = [], [], 0, None, source.line - 1
     rows = _csv_rows(source, escapes)
     try:
         for end, row in rows:
             start, line = line + 1, end
             num_blank += not row
             first = first or row
-            spans |= line > start
+            if line > start:
+                spans.append((start, line))
             if row and len(row) != len(first):
                 wrong.append((start, len(row)))
     except csv.Error:
@@ -257,7 +270,7 @@ def _quoted(source: _Source, escapes: dict[str, object]) -> _Lines:
         return pl.concat(parts).with_columns(pl.all().replace("", None))
 
     return _Lines(
-        first=first, quoting=True, wrong=tuple(wrong), num_blank=num_blank, spans=spans, open_line=open_line,
+        first=first, quoting=True, wrong=tuple(wrong), num_blank=num_blank, spans=tuple(spans), open_line=open_line,
         last_line=line, frames=frames,
     )  # fmt: skip
 
@@ -265,7 +278,14 @@ def _quoted(source: _Source, escapes: dict[str, object]) -> _Lines:
 def _csv_rows(source: _Source, escapes: dict[str, object]) -> Iterator[tuple[int, list[str]]]:
     """(last line, fields) of every row; csv.Error where quotes end wrongly."""
     csv.field_size_limit(2**31 - 1)
-    reader = csv.reader(io.StringIO(source.text), delimiter=source.character, strict=True, **escapes)  # type: ignore[arg-type]
+    blanks = f'{source.character} "' in source.text
+    reader = csv.reader(
+        io.StringIO(source.text),
+        delimiter=source.character,
+        strict=True,
+        skipinitialspace=blanks,
+        **escapes,  # type: ignore[arg-type]
+    )
     for row in reader:
         yield reader.line_num + source.line - 1, row
 
@@ -290,6 +310,8 @@ def _ragged(source: _Source, lines: _Lines, names: Sequence[str]) -> str:
     line, num = lines.wrong[0]
     rest = f" ({len(lines.wrong)} such rows)" if len(lines.wrong) > 1 else ""
     found = f"{source.at(line)}: {num} fields, the first line has {len(names)}{rest}"
+    if not lines.quoting and '"' in source.text:
+        found += " where quotes do not enclose values (else write `quoting: true`)"
     if num > len(names):
         held = DELIMITERS.get(source.delimiter, repr(source.delimiter))
         return (

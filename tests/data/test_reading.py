@@ -38,6 +38,9 @@ def test_keys_decide_what_cannot_be_seen(tmp_path: Path) -> None:
     assert read(tmp_path, "a b;c\n1 2;3\n", delimiter="space").frame.rows() == [("1", "2;3")]
     assert read(tmp_path, TEXT.encode("cp1250", errors="ignore"), encoding="cp1250").frame[0, "item"] == "Käse"
     assert read(tmp_path, "a,b\n'1','2'\n").frame.rows() == [("'1'", "'2'")]
+    path = tmp_path / "blanks.txt"
+    path.write_text("user item at\nu i 1\n")
+    assert read_table(path, needed=("user", "at")).frame.rows() == [("u", "i", "1")]
     table = read(tmp_path, "1::1193::5::978300760\n", "ratings.dat", columns=("user", "item", "rating", "at"))
     assert table.frame.rows() == [("1", "1193", "5", "978300760")]
 
@@ -88,6 +91,9 @@ def test_quotes_enclose_values_or_are_part_of_them(tmp_path: Path) -> None:
     assert any("quotes do not enclose" in note for note in table.notes)
     assert read(tmp_path, dump, "events.tsv", quoting=True).frame.height == 2
     assert read(tmp_path, 'a;b\n"x";"y"\n', quoting=False).frame.rows() == [('"x"', '"y"')]
+    assert read(tmp_path, 'user, title\n"u1", "a, b"\n').frame.rows() == [("u1", "a, b")]
+    reviews = 'user,text,stars\nu1,"good, bad\nand, ugly, too",5\nu2,"fine\n\nreally",3\n'
+    assert read(tmp_path, reviews).frame["text"].to_list() == ["good, bad\nand, ugly, too", "fine\n\nreally"]
     escaped = 'user,title\nu1,"a \\"word\\", two"\nu2,"plain"\n'
     assert read(tmp_path, escaped).frame["title"].to_list() == ['a "word", two', "plain"]
 
@@ -112,6 +118,7 @@ def test_lines_that_are_no_rows_are_named(tmp_path: Path) -> None:
         ("user,item,at\nu1,i1,1\nu2,i", r"line 3: 2 fields.*the file is cut off before the column 'at'; fetch it anew"),
         ("user,item\nu1,i1\n\nu2,a, b\n", r"line 4: 3 fields.*too many behind the column 'item'; put values.*commas"),
         ('user,item\nu1,"a,b"\nu2,"c,d"\nu3,"e', r"line 4: quotes begin that do not end"),
+        ('user\ttitle\tn\nu1\t"Open\t1\nu2\tplain\nu3\tclose"\t2\n', r"line 3: 2 fields.*quotes do not enclose.*'n'"),
         ('user\titem\tt\nu1\t"a\tb\nu2\ti2\n', r"line 3: 2 fields, the first line has 3"),
         ("user,item,user\nu1,i1,u2\n", r"line 1: the columns 1 and 3 are both called 'user'; rename or remove one"),
         (TEXT.encode() + b"u4,\xe9t\xe9 \xc3\xa4\xc3\xa4,1,1\n" + "äöüß".encode(), r"line 5: bytes that are not UTF-8"),
