@@ -32,7 +32,7 @@ def ids_of(column: pl.Series, where: str, missing: Collection[str]) -> tuple[pl.
     counts: dict[str, int] = dict(text.drop_nulls().value_counts().iter_rows())
     cleaned = {value: _composed(value) for value in counts}
     words = {*NOTHING, *(word.strip().casefold() for word in missing), ""}
-    nothing = {value for value, one in cleaned.items() if one.casefold() in words}
+    nothing = {value for value, one in cleaned.items() if {one.casefold(), WHOLE.sub(r"\1", one)} & words}
     whole = _whole({one for value, one in cleaned.items() if value not in nothing})
     final = {value: None if value in nothing else whole.get(one, one) for value, one in cleaned.items()}
     ids = text.replace_strict(list(final), list(final.values()), default=None, return_dtype=pl.String)

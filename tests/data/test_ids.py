@@ -16,6 +16,8 @@ def test_words_for_nothing_are_no_id() -> None:
     assert ids([*words, "u"]) == [None] * len(words) + ["u"]
     assert ids(["unknown", "Guest", "u"]) == ["unknown", "Guest", "u"]
     assert ids(["unknown", "Guest", "NULL"], "UNKNOWN", "guest") == [None] * 3
+    assert ids(["-1", "-1.0", "0", "10"], "-1", "0") == [None, None, None, "10"]
+    assert ids([-1.0, 7.0], "-1") == [None, "7"]
 
 
 def test_whole_numbers_are_written_one_way() -> None:

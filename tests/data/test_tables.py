@@ -227,6 +227,7 @@ MISTAKES: dict[str, tuple[Change, str]] = {
         swap("data.yaml", "timestamp: ts,", "timestamp: ts, missing: x,"),
         "missing is 'x'; write a",
     ),
+    "missing of a truth": (swap("data.yaml", "timestamp: ts,", "timestamp: ts, missing: [no],"), "missing holds False"),
     "comma in a number": (swap("events.csv", ",2,phone", ',"2,5",phone'), "'2,5' is not a number; write a point where"),
     "empty time": (swap("events.csv", "110.5", ""), "column 'ts', row 3: empty is no time"),
     "text for time": (
@@ -345,7 +346,7 @@ def test_rows_without_a_user_are_left_out_and_named(folder: Path) -> None:
     rows = "".join(f"{user},m1,{200 + number},,\n" for number, user in enumerate(["NULL", "nan", "", "NULL", "Guest"]))
     events = FILES["events.csv"] + rows + "007, ,300,NaN,\n"
     write("events.csv", events)(folder)
-    swap("data.yaml", "timestamp: ts,", "timestamp: ts, missing: [guest],")(folder)
+    swap("data.yaml", "timestamp: ts,", "timestamp: ts, missing: [guest, NULL, -1],")(folder)
     dataset = load(folder)
     assert dataset.interactions.height == 3
     assert dataset.interactions["user"].unique().sort().to_list() == ["007", "8"]

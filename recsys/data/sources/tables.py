@@ -128,14 +128,23 @@ def _spec(key: str, document: Any) -> dict[str, Any]:
         raise DataError(f"{key}.order is {spec['order']!r}; write one of {WITHOUT_TIME}")
     if (unit := spec.get("unit")) is not None and unit not in UNITS:
         raise DataError(f"interactions.unit is {unit!r}{did_you_mean(unit, UNITS)}; write one of {', '.join(UNITS)}")
-    if not isinstance(missing := spec.get("missing", []), list) or not all(isinstance(one, str) for one in missing):
-        raise DataError(f"{key}.missing is {missing!r}; write a list of words that stand for nothing, e.g. [unknown]")
     names, kinds = _columns(key, spec.get("columns", {}))
     described = spec | {"columns": kinds}
     objects = {name: _object(f"{key}.{name}", described.get(name, {})) for name in columns}
     if FILES in spec:
         objects[FILES] = _files(spec)
-    return spec | objects | {"format": _format(key, spec, names)}
+    return spec | objects | {"format": _format(key, spec, names), "missing": _words(key, spec.get("missing", []))}
+
+
+def _words(key: str, written: Any) -> tuple[str, ...]:
+    """Words for nothing; YAML makes numbers of some of them, and nothing of NULL."""
+    if not isinstance(written, list) or not all(isinstance(one, str | int | float | None) for one in written):
+        raise DataError(
+            f"{key}.missing is {written!r}; write a list of words that stand for nothing, e.g. [unknown, 0]"
+        )
+    if odd := [one for one in written if isinstance(one, bool)]:
+        raise DataError(f"{key}.missing holds {odd[0]!r}, which YAML makes of words like no and yes; put it in quotes")
+    return tuple("null" if one is None else str(one) for one in written)
 
 
 def _files(spec: Mapping[str, Any]) -> dict[str, str]:
@@ -224,7 +233,7 @@ def _file(spec: Mapping[str, Any], folder: Path) -> Table:
         separator=spec.get("separator", SEPARATOR),
         hint=hint if read.headerless else "",
         notes=read.notes,
-        missing=tuple(spec.get("missing", ())),
+        missing=spec["missing"],
         unit=spec.get("unit"),
     )
 
