@@ -89,9 +89,10 @@ def measure(folder: Path, endings: tuple[str, ...] = ("csv", "parquet")) -> list
             done = run_measured(["-m", "recsys", *arguments], ROOT)
             if done.code:
                 raise SystemExit(done.output)
-            seconds, peak = round(done.seconds, 2), round(done.peak_mib)
-            rows.append({"command": f"data {name}", "files": ending, "seconds": seconds, "peak_mib": peak})
-            console.print(f"data {name:6} {ending:8} {seconds:6.1f} s  {peak:6,} MiB")
+            seconds, cpu, peak = round(done.seconds, 2), round(done.cpu_s, 2), round(done.peak_mib)
+            row = {"command": f"data {name}", "files": ending, "seconds": seconds, "cpu_s": cpu, "peak_mib": peak}
+            rows.append(row)
+            console.print(f"data {name:6} {ending:8} {seconds:6.1f} s  {cpu:6.1f} s of CPU  {peak:6,} MiB")
     return rows
 
 

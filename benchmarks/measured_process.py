@@ -25,6 +25,8 @@ class ProcessResult:
     output: str
     """what it printed, errors among it"""
     seconds: float
+    cpu_s: float
+    """of the process and its children; 0 where it was ended from outside"""
     peak_mib: float
     """resident memory of the process or of its largest child; 0 where it was ended from outside"""
 
@@ -46,7 +48,7 @@ def run_measured(arguments: Sequence[str], folder: Path, limit_s: float = 3_600.
             process.wait()
         printed.seek(0)
         output, text = printed.read().decode("utf-8", errors="replace"), used.read()
-    report = json.loads(text) if text else {"code": process.returncode, "peak_mib": 0.0}
+    report = json.loads(text) if text else {"code": process.returncode, "cpu_s": 0.0, "peak_mib": 0.0}
     return ProcessResult(output=output, seconds=time.perf_counter() - start, **report)
 
 
@@ -55,7 +57,8 @@ def stand_between(report: Path, arguments: Sequence[str]) -> None:
     process = subprocess.Popen([sys.executable, *arguments])
     _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
-    report.write_text(json.dumps({"code": process.returncode, "peak_mib": used.ru_maxrss / 1024}), encoding="utf-8")
+    figures = {"code": process.returncode, "cpu_s": used.ru_utime + used.ru_stime, "peak_mib": used.ru_maxrss / 1024}
+    report.write_text(json.dumps(figures), encoding="utf-8")
 
 
 if __name__ == "__main__":

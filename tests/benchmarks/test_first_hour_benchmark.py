@@ -26,7 +26,7 @@ from recsys.errors import ConfigError
     ],
 )
 def test_only_one_sentence_with_its_exit_code_is_a_right_refusal(code, output, outcome):
-    done = ProcessResult(code=code, output=output, seconds=1.0, peak_mib=1.0)
+    done = ProcessResult(code=code, output=output, seconds=1.0, cpu_s=1.0, peak_mib=1.0)
     assert first_hour.ending(done)[0] == outcome
 
 

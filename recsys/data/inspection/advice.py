@@ -7,6 +7,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from recsys.data.description import ITEM, USER
@@ -121,11 +122,11 @@ def _link(link: LinkFacts) -> Iterator[Advice]:
     if link.unknown:
         yield _warning(
             f"{link.unknown:,} of {link.ids:,} {link.key}s of the interactions ({_share(link.event_share)} of the events), "
-            f"first {link.example!r}, have no row in {link.file}: all their columns are missing; add the rows"
+            f"first {link.example!r}, have no row in {Path(link.file).name}: all their columns are missing; add the rows"
         )
     if link.unused:
         fate = "they are recommended by their columns alone" if link.key == ITEM else "they count as strangers"
-        yield _note(f"{link.unused:,} {link.key}s of {link.file} occur in no event: {fate}")
+        yield _note(f"{link.unused:,} {link.key}s of {Path(link.file).name} occur in no event: {fate}")
 
 
 def _columns(findings: Findings) -> Iterator[Advice]:

@@ -131,9 +131,14 @@ def find(tables: Mapping[str, Table], dataset: Dataset, *, now: float) -> Findin
     """Look at the tables as they were read and at the data set that validation made of them; `now` in unix seconds."""
     log, described = dataset.interactions, dataset.description
     counts = {key: log.group_by(key).len().sort("len", key, descending=[True, False]) for key in (USER, ITEM)}
+    records = {key: _record_ids(tables[f"{key}s"], key) for key in (USER, ITEM) if f"{key}s" in tables}
+    kept = {"interactions": log.height} | {f"{key}s": len(ids) for key, ids in records.items()}
     return Findings(
         name=dataset.name,
-        tables=tuple(_table_facts(key, table, dataset) for key, table in tables.items()),
+        tables=tuple(
+            TableFacts(table=key, file=table.file, rows=table.frame.height, kept=kept[key])
+            for key, table in tables.items()
+        ),
         activity=tuple(_activity(key, counts[key]["len"].to_numpy()) for key in (USER, ITEM)),
         repeats=1 - log.select(pl.struct(USER, ITEM).n_unique()).item() / log.height,
         crawlers=_crawlers(counts[USER]),
@@ -142,17 +147,12 @@ def find(tables: Mapping[str, Table], dataset: Dataset, *, now: float) -> Findin
         time=time_facts(log[TIMESTAMP], now) if described.clock else None,
         order=described.order,
         variants=tuple(_variants(dataset)),
-        links=tuple(_links(tables, dataset)),
+        links=tuple(_link(key, ids, tables[f"{key}s"].file, log[key]) for key, ids in records.items()),
         objectives=tuple(_objectives(dataset)),
         target=described.target,
         newcomers=_newcomers(log) if described.timeline else None,
         notes=dataset.notes,
     )
-
-
-def _table_facts(key: str, table: Table, dataset: Dataset) -> TableFacts:
-    kept = dataset.num_events if key == "interactions" else len(_record_ids(table, key.removesuffix("s")))
-    return TableFacts(table=key, file=table.file, rows=table.frame.height, kept=kept)
 
 
 def _record_ids(table: Table, key: str) -> pl.Series:
@@ -224,25 +224,19 @@ def _variants(dataset: Dataset) -> list[IdVariants]:
     return [variants for key, column in ids.items() for variants in id_variants(key, column)]
 
 
-def _links(tables: Mapping[str, Table], dataset: Dataset) -> list[LinkFacts]:
-    found = []
-    for key in (USER, ITEM):
-        if (table := tables.get(f"{key}s")) is not None:
-            known = _record_ids(table, key)
-            ids = dataset.interactions[key].unique().sort()
-            unknown = ids.filter(~ids.is_in(known.implode()))
-            found.append(
-                LinkFacts(
-                    key=key,
-                    file=table.file,
-                    ids=len(ids),
-                    unknown=len(unknown),
-                    example=unknown[0] if len(unknown) else None,
-                    event_share=float(dataset.interactions[key].is_in(unknown.implode()).mean()),  # type: ignore[arg-type]
-                    unused=len(known) - (len(ids) - len(unknown)),
-                )
-            )
-    return found
+def _link(key: str, known: pl.Series, file: str, used: pl.Series) -> LinkFacts:
+    """Ids of a table beside those of the events [R]."""
+    ids = used.unique().sort()
+    unknown = ids.filter(~ids.is_in(known.implode()))
+    return LinkFacts(
+        key=key,
+        file=file,
+        ids=len(ids),
+        unknown=len(unknown),
+        example=unknown[0] if len(unknown) else None,
+        event_share=float(used.is_in(unknown.implode()).mean()),  # type: ignore[arg-type]
+        unused=len(known) - (len(ids) - len(unknown)),
+    )
 
 
 def _objectives(dataset: Dataset) -> list[ObjectiveFacts]:
