@@ -1,7 +1,6 @@
 """`python -m recsys data`: propose the description of files, and look at a described log before it is trained on."""
 
 import json
-import os
 import shlex
 import time
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from recsys.data.inspection.proposal import propose
 from recsys.data.inspection.written import written
 from recsys.data.sources.tables import Tables
 from recsys.errors import DataError
-from recsys.training.footprint import GIB, Footprint, LogSize, estimate
+from recsys.training.footprint import GIB, Footprint, LogSize, estimate, machine_gib
 
 data = typer.Typer(no_args_is_help=True, help="Describe the files of a shop, and look at them before training.")
 console = Console()
@@ -102,14 +101,11 @@ def footprint_of(findings: Findings) -> Footprint:
 
 
 def _too_large(footprint: Footprint) -> Iterator[Advice]:
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if footprint.peak_bytes > memory:
-        part = max(footprint.parts, key=lambda one: one.bytes)
+    if footprint.peak_bytes > machine_gib() * GIB:
         yield Advice(
             level="warning",
-            text=f"a training is estimated to take {footprint.peak_bytes / GIB:.0f} GiB, most for {part.name}, and this "
-            f"machine has {memory / GIB:.0f}: it would end for want of memory; take a larger machine, a shorter log, "
-            "retrieval.negatives=1024 or a smaller ranking.requests",
+            text=f"a training is estimated to take {footprint}, this machine has {machine_gib():.1f} GiB: it is refused before "
+            f"it begins; take a larger machine, newer events, or set {footprint.heaviest} smaller",
         )
 
 

@@ -11,9 +11,13 @@ of two on a like machine.
 Shapes: N items, B positions of a step, D dim.
 """
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 GIB = 2**30
+LIMITED = Path("/sys/fs/cgroup/memory.max")
+"""memory that a container may take"""
 CORE_FLOPS = 3e10
 """floating point operations a second of one core"""
 INVERTED = 10_000
@@ -139,3 +143,10 @@ def _ranker(log: LogSize, training: TrainingSize) -> Part:
     cells = requests * min(training.candidates, log.items)
     seconds = cells * training.ranking_epochs * 2 * 2e-5
     return Part(name="ranker", bytes=3 * cells * cell, seconds=seconds, key="ranking.examples_gib")
+
+
+def machine_gib() -> float:
+    """Memory of this machine, or of this container where that is less."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    text = LIMITED.read_text(encoding="ascii").strip() if LIMITED.is_file() else "max"
+    return min(machine, int(text) if text.isdigit() else machine) / GIB

@@ -1,8 +1,6 @@
 """Refusal of a training that would not end well, before anything is trained."""
 
-import os
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
@@ -11,11 +9,8 @@ from recsys.data.dataset import Dataset
 from recsys.data.description import USER
 from recsys.errors import DataError, check_ranges
 from recsys.training.cascade import Knobs
-from recsys.training.footprint import GIB, Footprint, LogSize, TrainingSize
+from recsys.training.footprint import GIB, Footprint, LogSize, TrainingSize, machine_gib
 from recsys.training.ranking_examples import learnt_places
-
-LIMITED = Path("/sys/fs/cgroup/memory.max")
-"""memory that a container may take"""
 
 
 class TrainingLimits:
@@ -81,10 +76,3 @@ def log_size(dataset: Dataset) -> LogSize:
         longest=int(np.max(counts.to_numpy())),
         objectives=len(dataset.description.objectives),
     )
-
-
-def machine_gib() -> float:
-    """Memory of this machine, or of this container where that is less."""
-    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    text = LIMITED.read_text(encoding="ascii").strip() if LIMITED.is_file() else "max"
-    return min(machine, int(text) if text.isdigit() else machine) / GIB

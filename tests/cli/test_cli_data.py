@@ -105,9 +105,9 @@ def test_init_of_files_that_are_no_log_leaves_nothing(shop, typed, capsys):
 
 
 def test_a_training_that_the_machine_cannot_hold_is_warned_of(shop, typed, capsys, monkeypatch):
-    monkeypatch.setattr(data.os, "sysconf", {"SC_PAGE_SIZE": 4_096, "SC_PHYS_PAGES": 1_000}.__getitem__)
+    monkeypatch.setattr(data, "machine_gib", lambda: 0.25)
     assert typed("data", "check", shop) == 0
-    assert "it would end for want of memory" in " ".join(capsys.readouterr().out.split())
+    assert "this machine has 0.2 GiB: it is refused before it begins" in " ".join(capsys.readouterr().out.split())
 
 
 def test_looking_at_data_needs_no_torch():

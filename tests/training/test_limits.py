@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys.errors import DataError
-from recsys.training.footprint import GIB, LogSize, TrainingSize, estimate
-from recsys.training.limits import TrainingLimits, machine_gib
+from recsys.training.footprint import GIB, LogSize, TrainingSize, estimate, machine_gib
+from recsys.training.limits import TrainingLimits
 
 LARGE = LogSize(events=1_000_000, users=100_000, items=50_000, longest=1_000)
 
