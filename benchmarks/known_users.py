@@ -128,12 +128,13 @@ def rows_of(
         again = {"triton": client.recommend(asked, timeout_s=60.0), "recommend": recommend(asked, stages)}
     had, own = list(seen.values()), [[place["item"] for place in answers[user]["items"]] for user in seen]
     flags = [flag for answer in answers.values() for flag in answer["degraded"]]
-    rows = [row(moment, "gateway", own, flags, had) | {"as_gateway": len(own)}]
+    less = sum(answer.get("rung") != "recommend" for answer in answers.values())
+    rows = [row(moment, "gateway", own, flags, had) | {"as_gateway": len(own), "lower_rung": less}]
     for by, made in again.items():
         items = [items_of(slate) for slate in made]
         same = sum(one == other for one, other in zip(items, own, strict=True))
         told = [flag for slate in made for flag in slate.degraded]
-        rows.append(row(moment, by, items, told, had) | {"as_gateway": same})
+        rows.append(row(moment, by, items, told, had) | {"as_gateway": same, "lower_rung": 0})
     return rows
 
 
@@ -164,7 +165,7 @@ def figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, Figure]:
     worst = {
         name: (min if name in ("slates", "distinct", "as_gateway") else max)(row[name] for row in rows)
         for name in rows[0]
-        if name not in ("moment", "by", "items")
+        if name not in ("moment", "by", "items", "lower_rung")
     }
     return {
         "slates": Figure(value=worst["slates"], unit=unit, goal=NUM_USERS, better="higher"),

@@ -12,8 +12,9 @@ class Settings:
 
     budget_ms: float = 100.0
     """of one slate, from the last byte of the request; a caller may lower it"""
-    state_ms: float = 15.0
-    """of it, for the user's state"""
+    state_ms: float = 30.0
+    """of it, for the user's state, without which the user is a stranger and sees again what was seen; while many ask at once
+    most of it is waiting for this process"""
     explain_ms: float = 150.0
     """beside it, where a slate with reasons is asked for; who lowers the budget below it gets the slate without"""
     light_ms: float = 20.0
@@ -57,13 +58,15 @@ class Settings:
 
     @staticmethod
     def within(budget_ms: float, *, liked: tuple[str, ...]) -> "Settings":
-        """The defaults, or, of a budget below theirs, as large shares of it as they are of theirs."""
+        """The defaults, or, of a budget below theirs, as large shares of it as they are of theirs; of a larger one the state
+        may have its share as well.
+        """
         usual = Settings(liked=liked)
         share = min(1.0, budget_ms / usual.budget_ms)
         return replace(
             usual,
             budget_ms=budget_ms,
-            state_ms=share * usual.state_ms,
+            state_ms=budget_ms / usual.budget_ms * usual.state_ms,
             light_ms=share * usual.light_ms,
             fallback_ms=share * usual.fallback_ms,
         )

@@ -136,6 +136,7 @@ def test_the_users_of_the_training_data_are_no_strangers(stack: Running, trained
     for user in log["user"].unique(maintain_order=True)[:10]:
         slate = asked_with_state(stack, Query(user=user, now=0.0), f"known-{user}")[1]
         assert "history:empty" not in slate["degraded"]
+        assert not set(items_of(slate)) & set(log.filter(pl.col("user") == user)["item"])
     said = (stack.place.live / "up.log").read_text()
     assert f"{trained.dataset.num_users:,} users of the training data are known" in said.replace("\n", " ")
 
@@ -254,6 +255,24 @@ def test_what_a_killed_gateway_had_acknowledged_is_there(stack: Running) -> None
     assert until(lambda: set(acknowledged) <= told_events(stack), PATIENCE_S)
 
 
+def test_what_is_hidden_binds_at_once_and_outlives_the_gateway(stack: Running) -> None:
+    first, second, *_ = items_of(stack.slate("choosy"))
+    for item in (first, second):
+        event = {"user": "choosy", "hide": {"item": item}}
+        assert stack.client.post("/v1/events", json={"events": [event]}).json()["accepted"] == 1
+        assert item not in items_of(stack.slate("choosy"))
+    assert stack.client.put("/v1/users/choosy", json={"profile": {"age": 30.0}}).json()["outcome"] == "changed"
+    assert until(stack.folded, PATIENCE_S)
+    pid = stack.told["pids"]["gateway"]
+    kill("gateway")(stack)
+    assert until(
+        lambda: stack.told["pids"].get("gateway", pid) != pid and ready(stack.client.base_url.port), PATIENCE_S
+    )
+    slate = asked_with_state(stack, Query(user="choosy", now=0.0), "choosy")[1]
+    assert not {first, second} & set(items_of(slate))
+    assert "profile:age" not in slate["degraded"]
+
+
 @pytest.mark.parametrize("seconds", [3_600, -3_600])
 def test_a_wall_clock_that_jumps_and_jumps_back_harms_nobody(stack: Running, seconds: int) -> None:
     user = f"{seconds} seconds off"
@@ -321,6 +340,20 @@ def test_without_a_kept_event_no_state_is_thrown_away(stack: Running, tmp_path: 
     assert done.returncode == 2
     assert "holds no event, so no state could be made from it" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_of_ones_own_is_filled_by_a_command(stack: Running, trained: Any, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "serving", "seed", str(stack.place.serve), f"--live={tmp_path}"]
+    filled = []
+    for users in ("raw", "hashed", "raw"):
+        done = subprocess.run([*command, f"--users={users}"], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert (
+            f"{trained.dataset.num_users:,} users of the training data are known to sqlite:///{tmp_path}" in done.stdout
+        )
+        filled.append(rows(tmp_path / "states.db"))
+    assert [len(states) // trained.dataset.num_users for states in filled] == [1, 2, 2]
+    assert filled[2] == filled[1]
 
 
 async def fold_again(broker: str, copy: Path, trained: Any) -> None:

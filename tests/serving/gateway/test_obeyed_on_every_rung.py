@@ -70,6 +70,46 @@ async def shown(door: Any, rung: str, k: int = K) -> list[str]:
     return [place["item"] for place in answer["items"]]
 
 
+async def told(door: Any, **event: Any) -> None:
+    answer = await door.client.post("/v1/events", json={"events": [{"user": USER, **event}]})
+    assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.parametrize("rung", NAMES)
+def test_what_is_hidden_is_gone_at_once_and_may_come_back(rung: str, switched: Any, trained: Any) -> None:
+    """The states never learn of it here: the consumer is behind."""
+    rows = trained.dataset.items.select("item", "category").rows()
+    category = dict(rows)
+
+    async def story(door: Any, models: Switched) -> None:
+        models.only("recommend" if rung == "last_good" else rung)
+        before = await shown(door, "recommend" if rung == "last_good" else rung)
+        item, kind = before[0], next(category[one] for one in before[1:] if category[one] is not None)
+        await told(door, hide={"item": item})
+        await told(door, hide={"category": kind})
+        models.only(rung)
+        after = await shown(door, rung if rung != "last_good" else "popular")
+        assert item not in after
+        assert kind not in {category[one] for one in after}
+        await told(door, unhide={"category": kind, "item": item})
+        assert set(await shown(door, rung)) == set(before)
+
+    switched(story)
+
+
+def test_a_last_good_slate_loses_what_is_hidden_and_is_used_while_it_fills_the_page(switched: Any) -> None:
+    async def story(door: Any, models: Switched) -> None:
+        before = await shown(door, "recommend")
+        await told(door, hide={"item": before[0]})
+        models.only("last_good")
+        after = await shown(door, "last_good", k=K - 1)
+        assert set(after) == set(before[1:])
+        await told(door, item=before[1])
+        assert set(await shown(door, "last_good", k=K - 2)) == set(before[2:])
+
+    switched(story)
+
+
 @pytest.fixture
 def stored(trained: Any, tmp_path: Path) -> Callable[[], States]:
     """A real store, to be opened in a loop."""
