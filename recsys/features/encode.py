@@ -17,6 +17,8 @@ from recsys.features.state import item_key, remembered
 
 Arrays = dict[str, np.ndarray]
 DAY = 86_400.0
+UNKNOWN_VALUE = ":unknown"
+"""behind the name of a column in `degraded`: it has a value that the bundle does not know"""
 LONGEST = 25.0
 """log(1 + seconds) of some 2,000 years: what lies beyond is no time, and its exponential no number"""
 
@@ -62,7 +64,9 @@ def _encode_vector(column: Column, values: np.ndarray) -> np.ndarray:
 
 
 def missing_columns(table: Table, encoded: Arrays, num_rows: int) -> list[list[str]]:
-    """Names of the columns that each row of an encoded table lacks, also because a value was of the wrong kind."""
+    """Names of the columns that each row of an encoded table lacks, also because a value was of the wrong kind, and with
+    UNKNOWN_VALUE behind it each column with a value that training never saw.
+    """
     absent: list[tuple[str, np.ndarray]] = []
     places = {"ids": 0, "numbers": 0, "vectors": 0}
     for column in table.columns:
@@ -72,6 +76,8 @@ def missing_columns(table: Table, encoded: Arrays, num_rows: int) -> list[list[s
         values = encoded[part][:, places[part] : places[part] + width]
         places[part] += width
         absent.append((column.name, values[:, 1] == 1 if part == "numbers" else (values == 0).all(axis=1)))
+        if part == "ids":
+            absent.append((column.name + UNKNOWN_VALUE, (values == UNKNOWN).any(axis=1)))
     return [[name for name, rows in absent if rows[row]] for row in range(num_rows)]
 
 
@@ -220,7 +226,8 @@ def _gather(table: Table, records: Sequence[Mapping[str, Any]]) -> Columns:
 def column_array(kind: str, values: Sequence[Any], length: int = 0) -> np.ndarray:
     """Raw values as tables and callers hold them -> the array that spec and encode_table read.
 
-    A value of the wrong kind counts as missing. `length` is that of a vector; a missing one is all zeros.
+    A value of the wrong kind counts as missing, and so does a text of blanks; blanks around a text do not count. `length` is
+    that of a vector; a missing one is all zeros.
     """
     if kind in ("number", "timestamp"):
         return np.array([_as_number(value) for value in values], dtype=np.float64)
@@ -245,10 +252,10 @@ def _as_vector(value: Any, length: int) -> np.ndarray:
 
 
 def _as_text(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
+    return value.strip() or None if isinstance(value, str) else None
 
 
 def _as_texts(value: Any) -> tuple[str, ...] | None:
     if not isinstance(value, list | tuple) or not all(isinstance(one, str) for one in value):
         return None
-    return tuple(dict.fromkeys(value))
+    return tuple(dict.fromkeys(text for one in value if (text := one.strip()))) or None

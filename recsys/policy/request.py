@@ -53,11 +53,11 @@ def _number(value: Any) -> float | None:
 
 
 def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) and value else None
+    return value.strip() or None if isinstance(value, str) else None
 
 
 def _texts(value: Any) -> tuple[str, ...] | None:
-    return tuple(one for one in value if isinstance(one, str)) if isinstance(value, list | tuple) else None
+    return tuple(one.strip() for one in value if isinstance(one, str)) if isinstance(value, list | tuple) else None
 
 
 def _moment(query: Query) -> datetime:

@@ -26,6 +26,7 @@ FAMILIES = (
     "state",
     "exposure",
     "impressions",
+    "hidden",
 )
 """of flags of degraded answers: what stands before their first colon"""
 OTHER = "other"

@@ -12,7 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.contracts import PAD, Event, Query
-from recsys.features.encode import ItemTable, column_array, encode_gaps, encode_queries, encode_table, time_columns
+from recsys.features.encode import (
+    ItemTable,
+    column_array,
+    encode_gaps,
+    encode_queries,
+    encode_table,
+    missing_columns,
+    time_columns,
+)
 from recsys.features.spec import TIME_NUMBERS, Column, FeatureSpec, Table
 
 ITEM = Column(name="item", kind="category", vocabulary=("a", "b"))
@@ -78,7 +86,26 @@ def test_the_row_of_padding_is_all_zero():
 def test_missing_unknown_and_wrong_types_of_a_category():
     table = Table(name="profile", columns=(ITEM,))
     ids = encoded(table, item=["a", "b", "zzz", None, 7, True, ["a"], float("nan"), ""])["ids"]
-    assert ids[:, 0].tolist() == [2, 3, 1, 0, 0, 0, 0, 0, 1]
+    assert ids[:, 0].tolist() == [2, 3, 1, 0, 0, 0, 0, 0, 0]
+
+
+def test_blanks_say_nothing_and_unknown_values_are_named_apart_from_missing_ones():
+    table = Table(name="profile", columns=(ITEM, TAGS, PRICE))
+    items = ["a", " a ", "", "  ", None, "A", 5]
+    tags = [["x"], ["x "], [], [" "], None, ["x", "q"], "x"]
+    columns = {"item": column_array("category", items), "tags": column_array("categories", tags), "price": np.ones(7)}
+    rows = encode_table(table, columns, 7)
+    assert rows["ids"][0].tolist() == rows["ids"][1].tolist()
+    nothing = ["item", "tags"]
+    assert missing_columns(table, rows, 7) == [
+        [],
+        [],
+        nothing,
+        nothing,
+        nothing,
+        ["item:unknown", "tags:unknown"],
+        nothing,
+    ]
 
 
 def test_lists_longer_than_their_slots_are_cut_and_lists_of_no_texts_are_missing():
