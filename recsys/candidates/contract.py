@@ -38,6 +38,8 @@ class Known:
     index: Index
     ordered: bool
     """events of a user stand in the order in which they happened; else they are a set"""
+    repeats: bool = False
+    """items may be recommended again to who interacted with them"""
     events_per_user: int = 2**62
     """what reads pairs of a user's events reads so many of the newest at most"""
 

@@ -174,10 +174,12 @@ class CandidateSources:
         spec: FeatureSpec,
         index: Index,
         ordered: bool,
+        repeats: bool = False,
     ) -> Sources:
         """Training positives in canonical order: user codes from 0 [M], catalogue rows [M], unix seconds [M] or NaN.
 
         ordered: that order is the one in which they happened
+        repeats: items may be recommended again to who interacted with them
 
         Every source has the first of its weights and decays; one that finds nothing to read in the data is left out.
         """
@@ -189,6 +191,7 @@ class CandidateSources:
             spec=spec,
             index=index,
             ordered=ordered,
+            repeats=repeats,
             events_per_user=self.events_per_user,
         )
         fitted = {name: source.fit(known) for name, source in self.sources.items()}

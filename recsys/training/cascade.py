@@ -207,6 +207,7 @@ class Run:
             spec=spec,
             index=index,
             ordered=self.prepared.dataset.description.order != "none",
+            repeats=replay.repeat.possible,
         )
 
     def _choose(self, fitted: TrainedRetrieval) -> TrainedRetrieval:
