@@ -81,7 +81,13 @@ def _percent(share: float) -> str:
 
 def _tables(findings: Findings) -> Chapter:
     rows = [
-        (one.table, Path(one.file).name, f"{one.rows:,}", f"{one.kept:,}", f"{max(0, one.rows - one.kept):,}")
+        (
+            one.table,
+            ", ".join(Path(file).name for file in one.file.split(", ")),
+            f"{one.rows:,}",
+            f"{one.kept:,}",
+            f"{max(0, one.rows - one.kept):,}",
+        )
         for one in findings.tables
     ]
     return Chapter(title="rows", headings=("table", "file", "rows", "kept", "dropped"), rows=tuple(rows))

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 
 from recsys import strict_yaml
 from recsys.data.dataset import Dataset
+from recsys.data.inspection.advice import next_command
 from recsys.data.inspection.columns import look, record_kind
+from recsys.data.inspection.findings import find
 from recsys.data.inspection.proposal import propose
 from recsys.data.inspection.written import written
 from recsys.data.sources.synthetic import Synthetic
@@ -192,6 +194,14 @@ def test_sessions_stand_for_users_that_are_not_known(tmp_path):
     log = described(tmp_path, "log.csv")["interactions"]
     assert (log["user"], log["session"]) == ("user", "visit")
     assert loaded(tmp_path).num_events == len(known)
+
+
+def test_a_published_split_is_named_and_checked_with_its_protocol(tmp_path):
+    rows = [(*row, "Train" if index < 30 else "test") for index, row in enumerate(ROWS)]
+    (tmp_path / "log.csv").write_text(lines([(*HEADER, "set"), *rows], ","), encoding="utf-8")
+    assert described(tmp_path, "log.csv")["interactions"]["split"] == "set"
+    tables, dataset = Tables(description=str(tmp_path / "shop.yaml")).read()
+    assert next_command(find(tables, dataset, now=2e9), "shop.yaml").endswith(" protocol=predefined")
 
 
 def test_words_that_may_be_nobody_are_named_as_missing(tmp_path):

@@ -42,6 +42,7 @@ def advise(findings: Findings) -> tuple[Advice, ...]:
 def next_command(findings: Findings, description: str) -> str:
     """The training that this log allows."""
     protocol = {"user": " protocol=leave_one_out", "none": " protocol=random"}.get(findings.order, "")
+    protocol = " protocol=predefined" if findings.predefined else protocol
     path = description if re.fullmatch(r"[\w./-]+", description) else shlex.quote(f'"{description}"')
     return f"python train.py data=tables data.description={path}{protocol}"
 

@@ -110,6 +110,8 @@ class Findings:
     columns: tuple[ColumnFacts, ...]
     time: TimeFacts | None
     order: str
+    predefined: bool
+    """the log names its own split"""
     variants: tuple[IdVariants, ...]
     links: tuple[LinkFacts, ...]
     objectives: tuple[ObjectiveFacts, ...]
@@ -146,6 +148,7 @@ def find(tables: Mapping[str, Table], dataset: Dataset, *, now: float) -> Findin
         columns=tuple(_column_facts(dataset)),
         time=time_facts(log[TIMESTAMP], now) if described.clock else None,
         order=described.order,
+        predefined=described.split,
         variants=tuple(_variants(dataset)),
         links=tuple(_link(key, ids, tables[f"{key}s"].file, log[key]) for key, ids in records.items()),
         objectives=tuple(_objectives(dataset)),

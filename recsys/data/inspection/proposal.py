@@ -7,7 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
-from recsys.data.description import ITEM, TEXT, TIMESTAMP, USER
+from recsys.data.description import ITEM, SPLIT, TEXT, TIMESTAMP, USER, part_of_split
 from recsys.data.inspection.columns import ColumnLook, look, record_kind
 from recsys.data.inspection.ids import NOBODY
 from recsys.data.inspection.labels import (
@@ -87,7 +87,7 @@ def propose(files: Sequence[Path], folder: Path) -> Proposal:
 def _interactions(roles: Roles, read: FileTable, folder: Path) -> tuple[TableProposal, dict[str, ColumnLook]]:
     """The table, and its action columns by the names that they will have."""
     looks, keys = roles.interactions.columns, dict(roles.keys)
-    keys |= _session(roles)
+    keys |= _session(roles) | _split(looks)
     keys |= _time(looks, {column for column, _ in keys.values()})
     taken = {column for column, _ in keys.values()}
     names = _names(read, keys, looks)
@@ -134,6 +134,13 @@ def _session(roles: Roles) -> dict[str, tuple[str, str]]:
     if session is None or (user is not None and looks[user[0]].filled == looks[user[0]].rows):
         return {}
     return {SESSION: (session, "no user is known" if user is None else "stands for the user where there is none")}
+
+
+def _split(looks: Mapping[str, ColumnLook]) -> dict[str, tuple[str, str]]:
+    """The column that names a published split."""
+    parts = {one.name: {*map(part_of_split, one.values)} for one in looks.values() if 2 <= one.distinct <= 3}
+    found = [name for name, own in parts.items() if {"train", "test"} <= own and None not in own]
+    return {SPLIT: (found[0], "a published split; train with protocol=predefined")} if found else {}
 
 
 def _missing(roles: Roles) -> dict[str, list[str]]:
