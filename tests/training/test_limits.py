@@ -28,6 +28,11 @@ def test_examples_of_the_ranker_are_bounded_by_their_key():
     assert large == pytest.approx(2 * small, rel=0.01)
 
 
+def test_the_libraries_are_those_of_the_measured_training():
+    measured = LogSize(events=37_872, users=20_000, items=40, longest=20, objectives=2)
+    assert estimate(measured).peak_bytes / GIB == pytest.approx(1.63, rel=0.1)
+
+
 def test_a_training_without_a_ranker_takes_less():
     assert estimate(LARGE, TrainingSize(ranked=False)).seconds < estimate(LARGE).seconds
 
