@@ -21,7 +21,7 @@ def test_what_happened_before_a_query_may_be_asked_again_at_any_time(now, ages):
 
 
 @pytest.mark.parametrize(
-    ("asked", "message"),
+    ("late", "message"),
     [
         (query(NOW * 1_000), r"query.now is 1700000000000, which looks like milliseconds; send unix seconds"),
         (query(NOW, NOW, NOW * 1_000), r"query.history\[1\].timestamp is 1700000000000, more than a day after"),
@@ -31,6 +31,6 @@ def test_what_happened_before_a_query_may_be_asked_again_at_any_time(now, ages):
         ),
     ],
 )
-def test_milliseconds_and_the_future_are_refused(asked, message):
+def test_milliseconds_and_the_future_are_refused(late, message):
     with pytest.raises(QueryError, match=message):
-        check_times([query(NOW, NOW - 5), asked])
+        check_times([query(NOW, NOW - 5), late])

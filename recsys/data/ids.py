@@ -92,7 +92,7 @@ def _notes(
 
 
 def words_for_nothing(column: pl.Series, read: pl.Series, of: pl.Series | None = None) -> str:
-    """How often each word of a column stood where nothing was read: 'NULL 12, empty 3', the most frequent first.
+    """Counts of the words of a column that stand where nothing was read: 'NULL 12, empty 3', the most frequent first.
 
     of: a column that is not counted where it is null.
     """

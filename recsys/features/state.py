@@ -44,8 +44,8 @@ def _absent_first(values: np.ndarray) -> np.ndarray:
     """[R] keys that sort as polars sorts the column, an absent value first."""
     if values.dtype != object:
         return np.where(np.isnan(values), -np.inf, values)
-    place = {word: index for index, word in enumerate(sorted({*values} - {None}))}
-    return np.array([place.get(word, -1) for word in values], dtype=np.int64)
+    ranks = {word: index for index, word in enumerate(sorted({*values} - {None}))}
+    return np.array([ranks.get(word, -1) for word in values], dtype=np.int64)
 
 
 def _facts(event: Event) -> tuple[Any, ...]:

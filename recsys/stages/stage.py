@@ -47,10 +47,10 @@ def check_times(queries: Sequence[Query]) -> None:
     for query in queries:
         if query.now > LATEST:
             raise QueryError(f"query.now is {query.now:.0f}, which looks like milliseconds; send unix seconds")
-        for place, event in enumerate(query.history):
+        for index, event in enumerate(query.history):
             if event.timestamp > query.now + FUTURE_S:
                 raise QueryError(
-                    f"query.history[{place}].timestamp is {event.timestamp:.0f}, more than a day after query.now, "
+                    f"query.history[{index}].timestamp is {event.timestamp:.0f}, more than a day after query.now, "
                     f"{query.now:.0f}; send unix seconds of what has happened"
                 )
 

@@ -116,8 +116,8 @@ def reaching(spec: FeatureSpec, objectives: Sequence[str]) -> dict[str, float | 
     texts = {name: spec.objectives[name] for name in objectives}
     values = _values(spec, texts)
     codes = np.array(list(itertools.product(*(range(len(one)) for one in values.values()))), dtype=np.int64)
-    actions = {name: one[codes[:, place]] for place, (name, one) in enumerate(values.items())}
-    columns = [place for place, name in enumerate(spec.objectives) if name in texts]
+    actions = {name: one[codes[:, column]] for column, (name, one) in enumerate(values.items())}
+    columns = [column for column, name in enumerate(spec.objectives) if name in texts]
     reached = np.flatnonzero((spec.labels(actions, len(codes))[:, columns] > 0).all(axis=1))
     if not len(reached):
         told = ", ".join(f"{name}: {text}" for name, text in texts.items())

@@ -176,10 +176,10 @@ def _columns(key: str, written: Any) -> tuple[tuple[str, ...] | None, Any]:
 
 
 def _format(key: str, spec: Mapping[str, Any], columns: tuple[str, ...] | None) -> FileFormat:
-    for name, wanted in FORMAT.items():
-        if name in spec and not isinstance(spec[name], wanted):
-            told = "true or false" if wanted is bool else "text, in quotes"
-            raise DataError(f"{key}.{name} is {spec[name]!r}; write {told}")
+    for name, kind in FORMAT.items():
+        if name in spec and not isinstance(spec[name], kind):
+            expected = "true or false" if kind is bool else "text, in quotes"
+            raise DataError(f"{key}.{name} is {spec[name]!r}; write {expected}")
     return FileFormat(columns=columns, **{name: spec[name] for name in FORMAT if name in spec})
 
 
