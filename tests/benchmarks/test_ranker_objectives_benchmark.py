@@ -82,7 +82,7 @@ def test_what_is_asked_in_the_test_changes_no_question_before_it(dataset, form):
         (int(user), int(row)) for user, rows in zip(case.users, case.test.candidate_rows, strict=True) for row in rows
     }
     assert asked
-    name = plain.description.actions[0]
+    name = next(iter(plain.description.actions))
     column = plain.interactions[name].to_numpy().copy()
     periods = _periods(plain)
     column[periods == TEST] = 1 - column[periods == TEST]
