@@ -130,12 +130,12 @@ def results(cases: Sequence[Path], runs: Path, again: bool) -> Iterator[CaseResu
 def table(found: Sequence[CaseResult]) -> Table:
     """For 80 columns; sentences stand below."""
     shown = Table(box=box.SIMPLE_HEAD)
-    for heading in ("case", "rows in", "kept", "ends with", "in", "seconds", "peak MiB"):
-        left = heading in ("case", "ends with", "in")
-        shown.add_column(heading, justify="left" if left else "right", overflow="fold", no_wrap=not left)
+    for heading in ("case", "rows in", "kept", "ends with", "seconds", "peak MiB"):
+        left = heading in ("case", "ends with")
+        shown.add_column(heading, justify="left" if left else "right", overflow="fold", no_wrap=heading != "case")
     for one in found:
         rows = ("" if count is None else f"{count:,}" for count in (one.rows, one.kept))
-        cells = (one.case, *rows, one.outcome, one.step, f"{one.seconds:,.0f}", f"{one.peak_mib:,.0f}")
+        cells = (one.case, *rows, one.outcome, f"{one.seconds:,.0f}", f"{one.peak_mib:,.0f}")
         shown.add_row(*map(Text, cells), style="bold red" if one.outcome == TRACEBACK else "")
     return shown
 
@@ -164,7 +164,7 @@ def main(arguments: Sequence[str]) -> int:
     console.print(table(found))
     for one in found:
         if one.words:
-            console.print(Text(f"{one.case}: {one.words}\n"))
+            console.print(Text(f"{one.case}, {one.step}: {one.words}\n"))
     wrong = [one.case for one in found if one.outcome == TRACEBACK]
     print(f"{len(found) - len(wrong)} of {len(found)} cases are right; reports and runs: {runs}")
     return 1 if wrong else 0
