@@ -38,7 +38,7 @@ class TrainingLimits:
             )
         if timed and footprint.seconds > self.hours * 3600:
             raise DataError(
-                f"{described}, wanted at most {self.hours:g} hours (limits.hours); use trainer=cuda with a larger limit, "
+                f"{described}, wanted at most {self.hours:g} hours (limits.hours); use trainer=gpu with a larger limit, "
                 "fewer epochs or newer events"
             )
 
