@@ -2,6 +2,7 @@
 
     python benchmarks/training_memory.py                    all sizes, goes on where it stopped
     python benchmarks/training_memory.py small medium       some
+    python benchmarks/training_memory.py large epochs=1     of towers and ranker: memory is that of any number of epochs
 
 A log is drawn with a seed: items by Zipf's law, events a user log-normal, times even over a year. Protocol: global time,
 seed 0. A size runs in a process of its own, whose peak resident memory the kernel counts. The large one takes hours: what it
@@ -13,7 +14,7 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import numpy as np
 import polars as pl
 from result_file import ROOT, Figure, console, print_figures, write_result
 
-from recsys.training.footprint import GIB, LogSize, estimate
+from recsys.training.footprint import GIB, LogSize, TrainingSize, estimate
 
 RUNS = ROOT / "runs" / "training_memory"
 SEED, START, YEAR = 0, 1.6e9, 365 * 86_400.0
@@ -71,20 +72,25 @@ def write_log(size: Size, folder: Path) -> LogSize:
     )
 
 
-def measure(name: str) -> dict[str, Any]:
-    """One training in a process of its own."""
-    folder = RUNS / name
+def measure(name: str, folder: Path, epochs: int | None) -> dict[str, Any]:
+    """One training in a process of its own; epochs: None for the defaults."""
     log = write_log(SIZES[name], folder)
-    footprint = estimate(log)
+    usual = TrainingSize()
+    footprint = estimate(
+        log, usual if epochs is None else replace(usual, retrieval_epochs=epochs, ranking_epochs=epochs)
+    )
     console.print(f"{name}: {asdict(log)}; estimated {footprint}")
     command = ["train.py", "data=tables", f"data.description={folder / 'shop.yaml'}", f"run_dir={folder / 'run'}"]
-    command += ["logger=csv", "trainer.progress=false"]
+    options = [] if epochs is None else [f"retrieval.epochs={epochs}", f"ranking.epochs={epochs}"]
+    options += ["logger=csv", "trainer.progress=false"]
+    command += options
     started = time.perf_counter()
     with (folder / "log.txt").open("w", encoding="utf-8") as output:
         process = subprocess.Popen([sys.executable, *command], cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
         _, status, usage = os.wait4(process.pid, 0)
     row = {
         "size": name,
+        "epochs": epochs or "default",
         **asdict(log),
         "exit": os.waitstatus_to_exitcode(status),
         "seconds": round(time.perf_counter() - started, 1),
@@ -94,7 +100,7 @@ def measure(name: str) -> dict[str, Any]:
         "estimated_seconds": round(footprint.seconds),
         "seed": SEED,
         "protocol": "global_time",
-        "command": " ".join(["python", *command[:1], "data=tables", "logger=csv", "trainer.progress=false"]),
+        "command": " ".join(["python", *command[:2], *options]),
     }
     (folder / "row.json").write_text(json.dumps(row), encoding="utf-8")
     return row
@@ -102,13 +108,16 @@ def measure(name: str) -> dict[str, Any]:
 
 def main() -> None:
     started = time.perf_counter()
-    names = sys.argv[1:] or list(SIZES)
+    given = [word.removeprefix("epochs=") for word in sys.argv[1:] if word.startswith("epochs=")]
+    epochs = int(given[0]) if given else None
+    names = [word for word in sys.argv[1:] if not word.startswith("epochs=")] or list(SIZES)
     if strange := [name for name in names if name not in SIZES]:
         raise SystemExit(f"there is no size {strange[0]!r}; choose of {', '.join(SIZES)}")
     rows = []
     for name in names:
-        done = RUNS / name / "row.json"
-        rows.append(json.loads(done.read_text(encoding="utf-8")) if done.is_file() else measure(name))
+        folder = RUNS / (name if epochs is None else f"{name}-epochs-{epochs}")
+        done = folder / "row.json"
+        rows.append(json.loads(done.read_text(encoding="utf-8")) if done.is_file() else measure(name, folder, epochs))
         console.print(rows[-1])
     off = max(abs(row["peak_gib"] / row["estimated_gib"] - 1) for row in rows)
     figures = {

@@ -121,14 +121,14 @@ def _baselines(log: LogSize) -> Part:
 
 
 def _towers(log: LogSize, training: TrainingSize) -> Part:
-    rows, dim = _told_from(log, training), training.dim
+    rows, dim = _scored_items(log, training), training.dim
     step = 400 * training.batch_size * dim + 40 * rows * dim
     flops = 6 * log.events * (rows * dim + 12 * dim**2) * training.retrieval_epochs * training.fits
     held = 20 * log.items * dim + 16 * training.history_length * log.events // 8
     return Part(name="towers", bytes=step + held, seconds=flops / CORE_FLOPS, key="retrieval.dim")
 
 
-def _told_from(log: LogSize, training: TrainingSize) -> int:
+def _scored_items(log: LogSize, training: TrainingSize) -> int:
     """Items that a target is told from in a step."""
     drawn = (0 if log.items <= FULL else 2 * SAMPLED) if training.negatives is None else training.negatives
     return min(drawn or log.items, log.items)
