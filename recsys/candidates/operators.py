@@ -108,7 +108,7 @@ def autoencoder(gram: np.ndarray, regularisation: float | np.ndarray) -> np.ndar
 
 
 def dense_cost(num_items: int) -> str:
-    """What `autoencoder` takes, for people: memory, and hours of one core at CORE_FLOPS."""
+    """Memory of `autoencoder` and its hours on one core at CORE_FLOPS, as text for messages."""
     return f"{8 * num_items**2 / 2**30:,.1f} GiB and {num_items**3 / CORE_FLOPS / 3600:,.1f} hours a fit"
 
 

@@ -32,7 +32,7 @@ DATA_LIKE = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|\d{4}-\d\d-\d\d([
 
 @dataclass(frozen=True, kw_only=True)
 class FileFormat:
-    """What is known of a delimited file beforehand; None is to be found by looking."""
+    """Format of a delimited file as far as it is given; None is to be found by looking."""
 
     delimiter: str | None = None
     encoding: str | None = None

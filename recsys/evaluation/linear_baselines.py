@@ -181,7 +181,7 @@ def _mix(
 
 
 def _counted(interactions: Interactions) -> Interactions:
-    """What pairs are counted of; LeftOut where there may be more than MOST_PAIRS of them."""
+    """The events whose pairs are counted; LeftOut where there may be more than MOST_PAIRS of them."""
     known = interactions.capped
     if (pairs := int(most_pairs(known.matrix).sum())) > MOST_PAIRS:
         raise LeftOut(

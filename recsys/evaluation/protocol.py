@@ -67,7 +67,7 @@ class Evaluation:
         return test
 
     def _name_crawlers(self, board: Scoreboard, test: Questions) -> None:
-        """Whose events beyond `events_per_user` no item-item fit counts."""
+        """Note on the users whose events beyond `events_per_user` no item-item fit counts."""
         num = np.bincount(test.known.users)
         crawlers = np.flatnonzero(num > self.events_per_user)
         if not len(crawlers):

@@ -81,7 +81,7 @@ class Replay:
         return _stretches(self.grouped, self.offsets[users] + self.place[rows], self.offsets[users + 1])
 
     def barred(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """What may not be shown to the users of `rows` [B]: (index in `rows` [M], catalogue row [M]), each pair once."""
+        """Items barred from the users of `rows` [B]: (index in `rows` [M], catalogue row [M]), each pair once."""
         asking, earlier = self.earlier(rows)
         keys = asking * len(self.rows_of_items) + self.items[earlier]
         now = self.now[rows[asking]]

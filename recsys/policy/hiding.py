@@ -1,4 +1,4 @@
-"""What a user does not want to see: items by their id, and all items that have a value in a category column.
+"""Hidden items: those a user hides by their id, and all items that have a hidden value in a category column.
 
 Shapes: N items of the catalogue, B queries.
 """

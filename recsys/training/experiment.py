@@ -218,7 +218,7 @@ UNCLAIMED = ("run_dir", "logger", "limits", "refit")
 
 
 def _refitted(cascade: TrainedCascade) -> str:
-    """Which fit the figures are of, and which one is served."""
+    """Sentence on which fit the figures are of and which one is served."""
     known = int(cascade.retrieval.known.sum())
     return (
         f"figures are of the fit before the test period; served is the same cascade, fitted again on all {known:,} events "

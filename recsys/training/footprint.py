@@ -75,7 +75,7 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Footprint:
-    """What a training takes."""
+    """Memory and time of a training."""
 
     throughout: int
     """bytes held from beginning to end"""

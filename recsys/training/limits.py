@@ -14,7 +14,7 @@ from recsys.training.ranking_examples import learnt_places
 
 
 class TrainingLimits:
-    """How much memory and time a training may be estimated to take."""
+    """Limits on the estimated memory and time of a training."""
 
     def __init__(self, *, memory_gib: float | None, hours: float) -> None:
         """
@@ -44,7 +44,7 @@ class TrainingLimits:
 
 
 def training_size(knobs: Knobs, num_items: int, *, refit: bool) -> TrainingSize:
-    """What `estimate` reads of a configuration."""
+    """Return the part of a configuration that `estimate` reads."""
     retrieval, ranking = knobs.retrieval, knobs.ranking
     size = TrainingSize(
         dim=retrieval.dim * retrieval.members,

@@ -50,7 +50,7 @@ class Record:
 
     @staticmethod
     def preference(id: str, kind: Kind, user: str, timestamp: float, body: Mapping[str, Any]) -> "Record":
-        """What a user does not want to see (hide, unhide: column or "item" -> list of values), or columns of the profile."""
+        """Record of hidden values (hide, unhide: column or "item" -> list of values), or of columns of the profile."""
         return Record(id=id, kind=kind, user=user, timestamp=timestamp, body=body)
 
     def event(self) -> Event:

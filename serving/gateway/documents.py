@@ -72,7 +72,7 @@ class Ask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ItemPut:
-    """What a caller wants of an item."""
+    """Change of an item, as a caller sends it."""
 
     columns: Mapping[str, Any]
     withdrawn: bool | None

@@ -95,7 +95,7 @@ class Fallbacks:
         return slate if len(slate["items"]) >= query.k else None
 
     def popular(self, query: Query) -> SlateDocument:
-        """What most others like, without what may not be shown to this user."""
+        """Popular items, without those that may not be shown to this user."""
         wanted = max(CANDIDATES, 2 * query.k)
         (barred,) = self._rules.policy.barred([query])
         listed = _popular(self._retrieve.sources, self._recent)

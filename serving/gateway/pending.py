@@ -1,4 +1,4 @@
-"""What this gateway wrote to the log and the states do not know yet, so that the very next answer obeys it.
+"""Records that this gateway wrote to the log and the states do not know yet, so that the very next answer obeys them.
 
 A record is the same fact however often it is folded in, so nothing is wrong with one that the state has already. The
 records of a user are forgotten when the state knows the last of them, or after `keep_s`, or when there is no room.

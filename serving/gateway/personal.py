@@ -1,4 +1,4 @@
-"""What a user's state keeps from the slate, by the bundle's own policy of repeats."""
+"""Items that a user's state bars from the slate, by the bundle's own policy of repeats."""
 
 from collections.abc import Sequence
 

@@ -63,7 +63,7 @@ def encode(state: UserState, spec: FeatureSpec) -> bytes:
 
 
 def _beside(state: UserState) -> dict[str, Any]:
-    """What a state has beside its events."""
+    """Fields of a state beside its events."""
     return {
         "seen": _seen_document(state.seen),
         "hidden": {name: list(values) for name, values in state.hidden.items()},

@@ -35,7 +35,7 @@ class UserState:
 
     @property
     def known_profile(self) -> dict[str, Any]:
-        """What callers put, else what the training data has."""
+        """Profile columns that callers put, else those of the training data."""
         return {name: value for name, value in {**self.seeded, **self.profile}.items() if value is not None}
 
 

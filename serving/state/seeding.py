@@ -16,7 +16,7 @@ BATCH = 1_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seeding:
-    """What was done."""
+    """Outcome of a put."""
 
     users: int
     seconds: float

@@ -36,7 +36,7 @@ TIME_NAME = re.compile(r"(^|_)(time|date|datetime|timestamp|ts|at|when|created|d
 
 @dataclass(frozen=True, kw_only=True)
 class ColumnLook:
-    """What a column holds."""
+    """Findings on one column."""
 
     name: str
     index: int

@@ -159,5 +159,5 @@ def _likes(one: ColumnLook) -> Iterator[Label]:
 
 
 def target_of(labels: list[Label]) -> Label:
-    """What retrieval learns from: the first, which is the commonest, that is a sign of interest."""
+    """The target of retrieval: the first objective, which is the commonest, that is a sign of interest."""
     return next((label for label in labels if label.positive), labels[0])

@@ -241,7 +241,7 @@ def _names(read: FileTable, keys: Mapping[str, tuple[str, str]], looks: Mapping[
 
 
 def _options(file: str, read: FileTable) -> dict[str, str | list[str]]:
-    """How the file is written, where the ending does not say so."""
+    """Keys of the file's format that its ending does not imply."""
     given, ending = read.format, Path(file).suffix.lower()
     options: dict[str, str | list[str]] = {}
     if given.delimiter is not None and given.delimiter != USUAL.get(ending, ","):

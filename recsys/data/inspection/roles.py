@@ -1,4 +1,4 @@
-"""Which of one to three files holds the interactions, the items and the users, and by which columns they belong together."""
+"""Roles of one to three files: interactions, items and users, and the columns by which they belong together."""
 
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -136,7 +136,7 @@ def _id_like(one: ColumnLook) -> bool:
 
 
 def name_score(name: str, key: str) -> float:
-    """How much a plain name looks like the one of a user's or an item's id."""
+    """Likeness of a plain name to the usual names of a user's or an item's id."""
     if OF_A_KEY.search(name):
         return 0.0
     if re.fullmatch(rf"({NAMES[key]})s?(_?(id|key|no|nr|number|code|hash|uuid|idx))?", name):
