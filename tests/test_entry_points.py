@@ -127,11 +127,6 @@ def cell(column: str, value: str) -> Change:
     return change
 
 
-def milliseconds(folder: Path) -> None:
-    events = pl.read_csv(folder / "events.csv")
-    events.with_columns(pl.col("ts") * 1000).write_csv(folder / "events.csv")
-
-
 def header_only(folder: Path) -> None:
     header = (folder / "events.csv").read_text().split("\n")[0]
     (folder / "events.csv").write_text(header + "\n")
@@ -147,12 +142,11 @@ BROKEN: dict[str, tuple[Change, list[str], str]] = {
     "missing column": (swap("events.csv", "film", "movie"), [], "there is no column 'film'"),
     "bad YAML": (swap("data.yaml", "title: title\n", "title: [title\n"), [], "no valid YAML at line"),
     "unknown key": (swap("data.yaml", "target:", "targets:"), [], "unknown key 'targets' (did you mean 'target'?)"),
-    "NaN": (cell("rating", "NaN"), [], "column 'rating', row 7: 'NaN' is not a finite number"),
+    "infinity": (cell("rating", "inf"), [], "column 'rating', row 7: 'inf' is not a finite number"),
     "text for a number": (cell("rating", "good"), [], "column 'rating', row 7: 'good' is not a number"),
     "no time": (cell("ts", "yesterday"), [], "column 'ts', row 7: 'yesterday' is no time"),
-    "no user": (cell("user_id", ""), [], "column 'user_id', row 7: '' is no id"),
     "empty table": (header_only, [], "the table has no rows"),
-    "milliseconds": (milliseconds, [], "looks like milliseconds or finer"),
+    "one time in milliseconds": (cell("ts", "1700000000000"), [], "column 'ts', row 7: '1700000000000'"),
     "too few events": (shorten, [], "of the split"),
     "unknown column in an objective": (swap("data.yaml", "rating >=", "stars >="), [], "'stars'"),
     "a target never positive": (swap("data.yaml", 'watch: "1"', 'watch: "rating > 9"'), [], "is true for none of"),

@@ -33,7 +33,7 @@ TUNED = {
     "item_knn": Tuned(baseline=ItemKNN, grid={"neighbours": [5, 50], "shrinkage": [0.0, 10.0]}),
     "transitions": Tuned(baseline=WindowTransitions, grid=STEPS),
     "linear_mix": Tuned(baseline=Mix, grid={"damping": [0.3, 0.5], "weight": [0.1, 5.0], **STEPS}),
-    "ease": Tuned(baseline=EASE, grid={"regularisation": [1.0, 30.0, 1000.0]}),
+    "ease": Tuned(baseline=partial(EASE, most_items=1_000), grid={"regularisation": [1.0, 30.0, 1000.0]}),
     "als": Tuned(
         baseline=partial(ALS, factors=8, iterations=5, regularisation=1.0, threads=1, seed=0),
         grid={"confidence": [1.0, 20.0]},

@@ -142,10 +142,10 @@ def naive_layout(asked, pins, num_free):
 
 
 def naive_slate(rules, dial, trade_off, window, asked, rows, values):
-    """Rows shown to one query, and the quotas that yielded."""
+    """Rows shown to one query, the quotas that yielded, and whether a floor lost more than it had to."""
     page = NaivePage([rule for rule in rules if is_on(rule, asked)], dial, trade_off, window, asked, rows, values)
     page.fill()
-    return page.slate, page.yielded
+    return page.slate, page.yielded, page.lost
 
 
 class NaivePage:
@@ -166,6 +166,7 @@ class NaivePage:
         self.floors = [rule for rule in self.quotas if "floor" in rule]
         self.yielded = {rule["name"] for rule in self.quotas if "cap" in rule and self.overfull(rule)}
         self.owed = {rule["name"]: self.attainable(rule) for rule in self.floors}
+        self.lost = False
 
     def fill(self):
         for place, row in enumerate(self.layout):
@@ -175,7 +176,9 @@ class NaivePage:
     def choose(self, place):
         remaining = [row for row in self.free if row not in self.slate]
         least = min(self.cost(row, place) for row in remaining)
-        self.yielded |= {rule["name"] for rule, broken in zip(self.quotas, least[0], strict=True) if broken}
+        broken = {rule["name"] for rule, breaks in zip(self.quotas, least[0], strict=True) if breaks}
+        self.lost |= bool(broken & self.yielded & {rule["name"] for rule in self.floors})
+        self.yielded |= broken
         allowed = [row for row in remaining if self.cost(row, place) == least]
         self.slate[place] = max(allowed, key=lambda row: self.score(row, place))
         for rule in self.floors:

@@ -215,6 +215,7 @@ def chance_of(shares, negatives, targets):
     task = object.__new__(RetrievalTask)
     torch.nn.Module.__init__(task)
     task.knobs, task.num_items = RetrievalTraining(**{**KNOBS, "negatives": negatives}), len(shares)
+    task.num_negatives = negatives
     task.popularity = {"share": torch.tensor(shares, dtype=torch.double)}
     task.negatives = {"item": torch.arange(len(shares))}
     thrice = torch.arange(targets).repeat(3)
