@@ -96,7 +96,8 @@ class Calibrator(nn.Module):
         The scale is fitted within requests and over all rows, and the larger one is taken: what the level knows
         nothing of makes the second too small, candidates that differ by little but noise the first. Slope and shift
         then give all rows what they need. Before any label the scale is 1 and the slope the scale, with a standard
-        deviation of 1 each. Labels that are all alike change nothing.
+        deviation of 1 each. Labels that are all alike move the base rate to that of half an other label more (Jeffreys
+        1946): an objective that nobody reached is learnt by nothing else.
         """
         levels = self.level(requests)[rows].double()
         for objective in range(logits.shape[1]):
@@ -108,8 +109,10 @@ class Calibrator(nn.Module):
 
 def _fit_affine(within: Tensor, level: Tensor, labels: Tensor, rows: Tensor) -> tuple[float, float, float]:
     rarer = min(labels.sum().item(), (1 - labels).sum().item())
-    if rarer == 0:
+    if not len(labels):
         return 1.0, 1.0, 0.0
+    if rarer == 0:
+        return 1.0, 1.0, _shift(within + level, (len(labels) * labels + 0.5) / (len(labels) + 1))
     if rarer < MIN_RARER:
         return 1.0, 1.0, _shift(within + level, labels)
     scale = max(MIN_SCALE, _scale_overall(within, level, labels), _scale_within(within, labels, rows))

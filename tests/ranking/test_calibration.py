@@ -142,9 +142,16 @@ def test_few_positives_only_move_the_base_rate():
     assert float(fitted(logits, labels).scale) != 1
 
 
-@pytest.mark.parametrize("labels", [torch.zeros(20, 1), torch.ones(20, 1), torch.full((20, 1), math.nan)])
-def test_labels_that_are_all_alike_change_nothing(labels):
-    calibrator = fitted(torch.randn(20, 1), labels)
+@pytest.mark.parametrize(("label", "rate"), [(0.0, 0.5 / 21), (1.0, 20.5 / 21)])
+def test_labels_that_are_all_alike_move_the_base_rate_alone(label, rate):
+    logits = torch.randn(20, 1)
+    calibrator = fitted(logits, torch.full((20, 1), label))
+    assert float(calibrator.scale) == 1
+    assert float(called(calibrator, logits).mean()) == pytest.approx(rate, abs=1e-4)
+
+
+def test_labels_that_are_all_missing_change_nothing():
+    calibrator = fitted(torch.randn(20, 1), torch.full((20, 1), math.nan))
     assert (float(calibrator.scale), float(calibrator.shift)) == (1, 0)
 
 
