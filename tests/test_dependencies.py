@@ -21,6 +21,7 @@ NEEDED_BY = {
     "serve": ("serving",),
     "kafka": ("serving",),
     "bench": ("benchmarks",),
+    "docs": ("docs",),
     "dev": ("tests",),
 }
 """extra -> the code that it is declared for"""
@@ -37,6 +38,8 @@ NOT_IMPORTED = {
     "mypy": "a program",
     "types-pyyaml": "types for mypy",
     "ipykernel": "the notebooks run in it",
+    "mkdocs-material": "the theme that mkdocs.yml names",
+    "mkdocstrings-python": "a plugin that mkdocs.yml names",
     "httpx": "starlette.testclient talks through it",
     "schemathesis": "the tests of the HTTP interface name it where they run",
     "triton": "interprets the kernels of recsys/index/scan.py in the tests",
@@ -56,8 +59,10 @@ def declared() -> dict[str, list[str]]:
 
 
 def needed(lines: list[str]) -> Iterator[str]:
+    """Without the project itself, by whose name one extra takes another in."""
     for requirement in map(Requirement, lines):
-        if requirement.marker is None or requirement.marker.evaluate(dict(default_environment())):
+        here = requirement.marker is None or requirement.marker.evaluate(dict(default_environment()))
+        if here and requirement.name != "recsys":
             yield canonical_name(requirement.name)
 
 
