@@ -35,11 +35,15 @@ check: setup  ## lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: setup  ## build the documentation in build/site, with generated references
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "site     build/site/index.html"
+
 format: setup  ## rewrite the code in the house style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:  ## remove the environment and everything that runs wrote
-	rm -rf $(VENV) runs multirun wandb
+	rm -rf $(VENV) build runs multirun wandb
 
-.PHONY: help setup demo serve test check format clean
+.PHONY: help setup demo serve test check docs format clean
