@@ -1,5 +1,6 @@
 """The documentation builds without a warning, loads nothing from another host and names every key, command and route."""
 
+import importlib.util
 import os
 import re
 import subprocess
@@ -23,6 +24,9 @@ FORMS_OF_HYDRA = {"defaults", "hydra", "_target_", "_partial_"}
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built site. An environment without the extra `docs` is named by tests/test_dependencies.py."""
+    if importlib.util.find_spec("mkdocs") is None:
+        pytest.skip("mkdocs is not installed; run `make setup`")
     folder = tmp_path_factory.mktemp("site")
     done = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)],
