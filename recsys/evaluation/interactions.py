@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 from scipy import sparse
 
-from recsys.candidates.operators import cooccurrence, newest
+from recsys.candidates.operators import cooccurrence, newest, transitions
 from recsys.data.description import Order
 from recsys.errors import DataError
 from recsys.evaluation.replay import Replay
@@ -127,6 +127,16 @@ class Interactions:
         if kept.all():
             return self
         return replace(self, users=self.users[kept], items=self.items[kept], timestamps=self.timestamps[kept])
+
+    def transitions(self, window: int) -> sparse.csr_array:
+        """[N, N] float32, as `operators.transitions`; counted once a window, for many points of a grid share it."""
+        if window not in self._transitions:
+            self._transitions[window] = transitions(self.users, self.items, self.num_items, window)
+        return self._transitions[window]
+
+    @cached_property
+    def _transitions(self) -> dict[int, sparse.csr_array]:
+        return {}
 
     @cached_property
     def histories(self) -> Histories:

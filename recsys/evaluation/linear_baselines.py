@@ -19,7 +19,6 @@ from recsys.candidates.operators import (
     ease,
     most_pairs,
     normalised,
-    transitions,
 )
 from recsys.errors import check_ranges
 from recsys.evaluation.baselines import LeftOut
@@ -170,7 +169,7 @@ def _mix(
         raise LeftOut("histories are sets, nothing says what followed")
     known = interactions.capped if damping is None else _counted(interactions)
     popularity = known.popularity
-    counts = transitions(known.users, known.items, known.num_items, window)
+    counts = known.transitions(window)
     return MixScorer(
         similarity=None if damping is None else damped(known.together, popularity, damping),
         following=normalised(counts, popularity, SUPPORT, power),

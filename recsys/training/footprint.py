@@ -95,8 +95,17 @@ class Footprint:
         return sum(part.seconds for part in self.parts)
 
     def __str__(self) -> str:
-        """For people, e.g. "2.1 GiB and 0.4 hours"."""
-        return f"{self.peak_bytes / GIB:.1f} GiB and {self.seconds / 3600:.2g} hours"
+        """For people, e.g. "2.1 GiB and 25 minutes"."""
+        return f"{self.peak_bytes / GIB:.1f} GiB and {duration(self.seconds)}"
+
+
+def duration(seconds: float) -> str:
+    """Return a length of time for people, e.g. "40 seconds", "25 minutes" or "4.7 hours"."""
+    for unit, length in (("hour", 3_600.0), ("minute", 60.0)):
+        if seconds >= length:
+            number = f"{seconds / length:.1f}".removesuffix(".0") if unit == "hour" else f"{seconds / length:.0f}"
+            return f"{number} {unit}{'' if number == '1' else 's'}"
+    return f"{seconds:.0f} seconds"
 
 
 def estimate(log: LogSize, training: TrainingSize | None = None) -> Footprint:
