@@ -8,8 +8,9 @@ user_seed.arrow     a row a user:
     profile.<name>                                      columns of the users table that the models read
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,30 @@ def read_users(file: Path, batch: int) -> Iterator[list[SeededUser]]:
     """All users of the file, so many at a time."""
     for part in pl.read_ipc(file).iter_slices(batch):
         yield _users(part)
+
+
+class SeededUsers:
+    """Users of the file by a key, one at a time: the file stays on the disk, 16 bytes a user are held."""
+
+    def __init__(self, file: Path, key: Callable[[str], str]) -> None:
+        """key: what a user is asked for by, e.g. a keyed hash of the id"""
+        self._table, self._key = pl.read_ipc(file), key
+        digests = np.fromiter((_digest(key(user)) for user in self._table[USER]), np.uint64, len(self._table))
+        self._rows = np.argsort(digests, kind="stable")
+        self._digests = digests[self._rows]
+
+    def get(self, key: str) -> SeededUser | None:
+        digest = np.uint64(_digest(key))
+        first, end = (int(np.searchsorted(self._digests, digest, side=side)) for side in ("left", "right"))
+        for row in self._rows[first:end].tolist():
+            (user,) = _users(self._table[row : row + 1])
+            if self._key(user.user) == key:
+                return user
+        return None
+
+
+def _digest(key: str) -> int:
+    return int.from_bytes(blake2b(key.encode(), digest_size=8).digest())
 
 
 def well_known(file: Path, num_items: int) -> str | None:

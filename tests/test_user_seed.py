@@ -14,7 +14,7 @@ from recsys.data.dataset import canonical
 from recsys.data.description import Description
 from recsys.features.spec import Column, FeatureSpec, Table
 from recsys.features.state import fold_all
-from recsys.user_seed import NEVER, USER_SEED, read_users, user_seed, well_known
+from recsys.user_seed import NEVER, USER_SEED, SeededUsers, read_users, user_seed, well_known
 
 DESCRIPTION = Description(
     actions=("click", "rating"),
@@ -80,6 +80,10 @@ def test_histories_and_seen_items_are_what_folding_event_by_event_leaves(tmp_pat
     for user, events in events_of(dataset).items():
         assert users[user].history == fold_all((), events, SPEC)
         assert seen_of(users[user]) == slow_seen(events)
+    by_key = SeededUsers(file, lambda user: f"hash of {user}")
+    assert by_key.get("nobody") is None
+    for user, one in users.items():
+        assert repr(by_key.get(f"hash of {user}")) == repr(one)
     assert (users["u"].profile, users["x"].profile, users["x"].history, users["x"].seen) == ({"age": 30.0}, {}, (), ())
 
 

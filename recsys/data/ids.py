@@ -30,7 +30,7 @@ def ids_of(column: pl.Series, where: str, missing: Collection[str]) -> tuple[pl.
     """
     text = _text(column, where)
     counts: dict[str, int] = dict(text.drop_nulls().value_counts().iter_rows())
-    cleaned = {value: _composed(value) for value in counts}
+    cleaned = {value: normalised_id(value) for value in counts}
     words = {*NOTHING, *(word.strip().casefold() for word in missing), ""}
     nothing = {value for value, one in cleaned.items() if {one.casefold(), WHOLE.sub(r"\1", one)} & words}
     whole = _whole({one for value, one in cleaned.items() if value not in nothing})
@@ -58,7 +58,8 @@ def _text(column: pl.Series, where: str) -> pl.Series:
     return text
 
 
-def _composed(value: str) -> str:
+def normalised_id(value: str) -> str:
+    """Return an id without outer blanks, letters composed (NFC); "" where nothing else is left."""
     stripped = value.strip().strip(BLANK).strip()
     return stripped if stripped.isascii() else unicodedata.normalize("NFC", stripped)
 

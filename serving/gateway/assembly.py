@@ -28,11 +28,13 @@ from serving.gateway.recommending import Recommending
 from serving.gateway.rungs import EXPLAINED, FULL, LIGHT, Rungs
 from serving.gateway.settings import Settings
 from serving.gateway.shares import SharePublisher
+from serving.gateway.slots import AdmissionQueue
 from serving.gateway.tending import Items, Tending
 from serving.gateway.triton import Models
 from serving.gateway.user_states import StateReader
 from serving.state.contract import Exposures, UserStates
 from serving.state.onboarding import Onboarding
+from serving.state.seeding import seeded_states
 
 ITEMS_PER_VALUE = 3
 """popular items that stand for a liked value; they are not shown to that user"""
@@ -130,7 +132,18 @@ class Assembly:
             log=self.log,
             metrics=self.metrics,
             body_bytes=self.settings.limits.body_bytes,
-            most_at_once=self.settings.requests_at_once,
+            admission=self.admission,
+        )
+
+    @cached_property
+    def admission(self) -> AdmissionQueue:
+        settings = self.settings
+        return AdmissionQueue(
+            working=settings.requests_at_once,
+            waiting=settings.requests_waiting,
+            wait_s=settings.wait_ms / 1_000,
+            calm_s=settings.calm_s,
+            clock=self.parts.clock,
         )
 
     @cached_property
@@ -152,7 +165,13 @@ class Assembly:
     @cached_property
     def states(self) -> StateReader:
         slice_s = self.settings.state_ms / 1_000
-        return StateReader(self.parts.states, breaker=self.state_breaker, slice_s=slice_s, pending=self.pending)
+        return StateReader(
+            self.parts.states,
+            seeded=seeded_states(self.parts.bundle, self.parts.identities.stored),
+            breaker=self.state_breaker,
+            slice_s=slice_s,
+            pending=self.pending,
+        )
 
     @cached_property
     def rungs(self) -> Rungs:

@@ -6,6 +6,7 @@ from typing import Any
 
 from recsys.bundle import Bundle
 from recsys.contracts import FUTURE_S, Event
+from recsys.data.ids import normalised_id
 from recsys.errors import QueryError
 from recsys.features.spec import Table
 from recsys.stages import RANKER, read_schema, read_spec
@@ -124,12 +125,12 @@ class Documents:
         budget = fields.get("budget_ms")
         excluded = list_of("exclude", fields.get("exclude", []), most=limits.exclude)
         return Ask(
-            user=self._id("user", fields["user"]),
+            user=self._known_id("user", fields["user"]),
             k=whole_of("k", fields.get("k", 10), low=1, high=limits.k),
             surface=self._id("surface", fields.get("surface", "default")),
             context=self._columns("context", fields.get("context", {}), self.context),
             profile=self._columns("profile", fields.get("profile", {}), self.profile),
-            exclude=tuple(self._id(f"exclude[{place}]", item) for place, item in enumerate(excluded)),
+            exclude=tuple(self._known_id(f"exclude[{place}]", item) for place, item in enumerate(excluded)),
             budget_ms=None if budget is None else self._budget("budget_ms", budget),
             explain=self._explain(fields.get("explain", False)),
         )
@@ -170,7 +171,7 @@ class Documents:
         return profile
 
     def user_id(self, value: str) -> str:
-        return self._id("the user id", value)
+        return self._known_id("the user id", value)
 
     def item(self, body: bytes) -> ItemPut:
         """The body of PUT /v1/items/{id}: columns that change, null for a value that is not known any more."""
@@ -192,18 +193,18 @@ class Documents:
         items = list_of("items", fields.get("items", []), most=self.limits.liked)
         values = fields_of("values", fields.get("values", {}), self.liked)
         answers = Answers(
-            items=tuple(self._id(f"items[{place}]", item) for place, item in enumerate(items)),
+            items=tuple(self._known_id(f"items[{place}]", item) for place, item in enumerate(items)),
             values={name: self._liked(f"values.{name}", listed) for name, listed in values.items()},
         )
         if not answers.items and not any(answers.values.values()):
             raise QueryError("nothing is liked; send items, or values of the columns of items")
-        return self._id("user", fields["user"]), answers
+        return self._known_id("user", fields["user"]), answers
 
     def _liked(self, place: str, listed: Any) -> tuple[str, ...]:
         return tuple(self._id(place, value) for value in list_of(place, listed, most=self.limits.liked))
 
     def item_id(self, value: str) -> str:
-        return self._id("the item id", value)
+        return self._known_id("the item id", value)
 
     def k(self, text: str) -> int:
         """Of a query string."""
@@ -214,7 +215,10 @@ class Documents:
     def _records(self, place: str, entry: Any, stored: Callable[[str], str]) -> list[Record]:
         fields = fields_of(place, entry, EVENT, ("user",))
         hidden = {kind: self._hidden(f"{place}.{kind}", fields[kind]) for kind in HIDDEN if kind in fields}
-        user, timestamp = stored(self._id(f"{place}.user", fields["user"])), self._time(place, fields.get("timestamp"))
+        user, timestamp = (
+            stored(self._known_id(f"{place}.user", fields["user"])),
+            self._time(place, fields.get("timestamp")),
+        )
         given = None if fields.get("id") is None else self._id(f"{place}.id", fields["id"])
         records = [Record.preference("", kind, user, timestamp, body) for kind, body in hidden.items()]
         if FACTS & fields.keys() or not hidden:
@@ -237,15 +241,16 @@ class Documents:
 
     def _values(self, place: str, values: Any) -> list[str]:
         listed = [values] if isinstance(values, str) else list_of(place, values, most=self.limits.values, least=1)
-        most = self.limits.id_characters if place.endswith(f".{ITEM}") else self.limits.text_characters
-        return list(dict.fromkeys(text_of(place, one, most=most) for one in listed))
+        if place.endswith(f".{ITEM}"):
+            return list(dict.fromkeys(self._known_id(place, one) for one in listed))
+        return list(dict.fromkeys(text_of(place, one, most=self.limits.text_characters) for one in listed))
 
     def _event(self, place: str, fields: Mapping[str, Any]) -> Event:
         position, propensity = fields.get("position"), fields.get("propensity")
         actions = fields_of(f"{place}.actions", fields.get("actions", {}), tuple(self.actions))
         return Event(
-            user=self._id(f"{place}.user", fields["user"]),
-            item=self._id(f"{place}.item", fields["item"]),
+            user=self._known_id(f"{place}.user", fields["user"]),
+            item=self._known_id(f"{place}.item", fields["item"]),
             timestamp=self._time(place, fields.get("timestamp")),
             actions={name: self._action(f"{place}.actions.{name}", name, value) for name, value in actions.items()},
             context=self._columns(f"{place}.context", fields.get("context", {}), self.context),
@@ -272,6 +277,12 @@ class Documents:
 
     def _id(self, place: str, value: Any) -> str:
         return text_of(place, value, most=self.limits.id_characters)
+
+    def _known_id(self, place: str, value: Any) -> str:
+        """Id of a user or an item, by the rule that the training data was read by."""
+        if not (known := normalised_id(self._id(place, value))):
+            raise QueryError(f"{place} holds nothing but blanks; send an id")
+        return known
 
     def _columns(self, place: str, value: Any, kinds: Mapping[str, str]) -> Mapping[str, Any]:
         fields = fields_of(place, value, tuple(kinds))

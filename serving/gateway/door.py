@@ -18,6 +18,7 @@ from serving.gateway.keys import Keyring, Scope
 from serving.gateway.logs import RequestLog
 from serving.gateway.metrics import Metrics
 from serving.gateway.refusals import Refusal
+from serving.gateway.slots import AdmissionQueue, Busy
 from serving.gateway.trace import Trace, request_id
 
 JSON = "application/json"
@@ -38,6 +39,8 @@ class Call:
     request_id: str
     trace: Trace
     started: float = field(default_factory=time.perf_counter)
+    waited_s: float = 0.0
+    """for admission"""
     told: dict[str, Any] = field(default_factory=dict)
     """what the log line says beside the usual"""
     after: Callable[[], None] | None = None
@@ -54,20 +57,15 @@ class Door:
     """Wraps handlers into endpoints. keys: None lets everybody do everything, for this machine alone."""
 
     def __init__(
-        self, *, keys: Keyring | None, log: RequestLog, metrics: Metrics, body_bytes: int, most_at_once: int
+        self, *, keys: Keyring | None, log: RequestLog, metrics: Metrics, body_bytes: int, admission: AdmissionQueue
     ) -> None:
         self._keys, self._log, self._metrics = keys, log, metrics
-        self._body_bytes, self._most = body_bytes, most_at_once
-        self._inside = 0
+        self._body_bytes, self._admission = body_bytes, admission
 
     def endpoint(self, route: str, scope: Scope, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
             call = Call(request=request, request_id=request_id(None), trace=_trace(request))
-            self._inside += 1
-            try:
-                response = await self._answered(call, scope, handler)
-            finally:
-                self._inside -= 1
+            response = await self._answered(call, scope, handler)
             return _Closing(response, lambda: self._done(route, response.status_code, call))
 
         return endpoint
@@ -98,8 +96,13 @@ class Door:
     async def _answered(self, call: Call, scope: Scope, handler: Handler) -> Response:
         try:
             self._admit(call, scope)
-            body = await handler(call)
+            async with self._admission.admitted():
+                call.waited_s = time.perf_counter() - call.started
+                body = await handler(call)
             return Response(body, call.status, {"x-request-id": call.request_id}, JSON)
+        except Busy:
+            crowded = Refusal(503, "too many requests are being answered; ask again", retry_after_s=RETRY_S)
+            return refused(crowded, call.request_id)
         except Refusal as refusal:
             return refused(refusal, call.request_id)
         except QueryError as error:
@@ -117,8 +120,6 @@ class Door:
     def _admit(self, call: Call, scope: Scope) -> None:
         headers = call.request.headers
         call.request_id = request_id(headers.get("x-request-id"))
-        if self._inside > self._most:
-            raise Refusal(503, "too many requests are being answered; ask again", retry_after_s=RETRY_S)
         if self._keys is not None:
             call.told["key"] = self._keys.admit(headers.get("authorization"), scope)
 

@@ -48,7 +48,7 @@ class Recommending:
     async def __call__(self, call: Call) -> bytes:
         ask = self.documents.ask(await self.door.body(call.request))
         started = self.clock()
-        deadline = started + self._budget_ms(call, ask) / MILLISECONDS
+        deadline = self._deadline(call, ask, started)
         user = self.identities.stored(ask.user)
         call.told |= {"user": self.identities.logged(ask.user), "context": self.log.allowed(ask.context) or None}
         state, flags = await self.states.read(user)
@@ -62,12 +62,14 @@ class Recommending:
         call.after = lambda: self._shown(question, exposure, slate, answer.rung)
         return orjson.dumps({**slate, "user": ask.user, "rung": answer.rung})
 
-    def _budget_ms(self, call: Call, ask: Ask) -> float:
-        """The least of what the gateway, the header and the body allow."""
+    def _deadline(self, call: Call, ask: Ask, started: float) -> float:
+        """The budget of the gateway begins when a request is admitted, that of the caller when it arrived."""
         header = call.request.headers.get("x-budget-ms")
-        own = self.budget_ms + (self.explain_ms if ask.explain else 0.0)
-        allowed = [own, *([] if ask.budget_ms is None else [ask.budget_ms])]
-        return min([*allowed, self.documents.budget_header(header)] if header is not None else allowed)
+        lowered = [] if ask.budget_ms is None else [ask.budget_ms]
+        if header is not None:
+            lowered.append(self.documents.budget_header(header))
+        own = started + (self.budget_ms + (self.explain_ms if ask.explain else 0.0)) / MILLISECONDS
+        return min([own, *(started - call.waited_s + one / MILLISECONDS for one in lowered)])
 
     def _question(self, call: Call, ask: Ask, user: str, state: UserState, deadline: float) -> Question:
         now = self.now()

@@ -25,7 +25,13 @@ class Settings:
     """queries that one model answers at a time"""
     models_waiting: int = 64
     requests_at_once: int = 32
-    """beyond them requests are refused at once: no more than this process can answer by its own rungs within the budget"""
+    """no more than this process can answer by its own rungs within the budget"""
+    requests_waiting: int = 256
+    """beyond `requests_at_once`, in a burst; others are refused at once"""
+    wait_ms: float = 2_000.0
+    """a request may wait so long before its budget begins; a line that has not been empty for so long is an overload"""
+    calm_s: float = 10.0
+    """after an overload nobody may wait for so long"""
     last_good_most: int = 10_000
     """slates"""
     last_good_s: float = 3_600.0
@@ -67,6 +73,7 @@ class Settings:
             usual,
             budget_ms=budget_ms,
             state_ms=budget_ms / usual.budget_ms * usual.state_ms,
+            requests_at_once=max(1, round(budget_ms / usual.budget_ms * usual.requests_at_once)),
             light_ms=share * usual.light_ms,
             fallback_ms=share * usual.fallback_ms,
         )
@@ -86,4 +93,7 @@ class Settings:
             warm_up_s=(self.warm_up_s, 0.0, 3_600.0),
             drain_s=(self.drain_s, 0.0, 3_600.0),
             requests_at_once=(self.requests_at_once, 1, 1_000_000),
+            requests_waiting=(self.requests_waiting, 0, 1_000_000),
+            wait_ms=(self.wait_ms, 0.0, 60_000.0),
+            calm_s=(self.calm_s, 0.0, 3_600.0),
         )

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from recsys.bundle import Bundle
-from recsys.user_seed import USER_SEED, SeededUser, read_users
+from recsys.user_seed import USER_SEED, SeededUser, SeededUsers, read_users
 from serving.state.contract import UserState
 from serving.state.seen import SeenItems
 from serving.state.states import States
@@ -46,6 +46,18 @@ async def seed(states: States, bundle: Bundle, stored: Callable[[str], str]) -> 
         users += len(batch)
     await states.mark(seed_name(bundle, stored))
     return Seeding(users=users, seconds=time.perf_counter() - started)
+
+
+def seeded_states(bundle: Bundle, stored: Callable[[str], str]) -> Callable[[str], UserState | None]:
+    """Stored user id -> the state that the bundle itself knows: what serves while the store does not answer."""
+    if not bundle.has(USER_SEED):
+        return lambda _: None
+    users = SeededUsers(bundle.file(USER_SEED), stored)
+
+    def state(user: str) -> UserState | None:
+        return None if (found := users.get(user)) is None else _state(found)
+
+    return state
 
 
 def _state(user: SeededUser) -> UserState:

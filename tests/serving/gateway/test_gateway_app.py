@@ -14,6 +14,7 @@ import pytest
 from recsys.items.store import Edit, ItemStore
 from recsys.policy.store import RuleStore
 from recsys.stages import load_live_rules, read_catalogue, read_schema
+from recsys.user_seed import USER_SEED, read_users
 from serving.gateway.assembly import Parts
 from serving.gateway.settings import Settings
 from serving.wiring import Shelf
@@ -224,8 +225,32 @@ def test_too_many_at_once_are_refused_at_once(parts: Parts, during: Any) -> None
         parts.states.hold.set()  # type: ignore[attr-defined]
         return [refused.status_code, *[(await one).status_code for one in waiting]]
 
-    crowded = replace(parts, settings=replace(parts.settings, requests_at_once=3))
+    crowded = replace(parts, settings=replace(parts.settings, requests_at_once=3, requests_waiting=0))
     assert during(crowded, story) == [503, 200, 200, 200]
+
+
+def test_a_burst_waits_in_line_and_every_request_is_answered(parts: Parts, during: Any) -> None:
+    async def story(door: Any) -> list[int]:
+        answers = await asyncio.gather(*(door.recommend(f"user-{number}") for number in range(100)))
+        return [one.status_code for one in answers]
+
+    narrow = replace(parts, settings=replace(parts.settings, requests_at_once=1))
+    assert during(narrow, story) == [200] * 100
+
+
+def test_a_user_of_the_training_data_is_known_while_the_store_is_away(parts: Parts, during: Any) -> None:
+    known = read_users(parts.bundle.file(USER_SEED), 1_000)
+    user = max((one for batch in known for one in batch), key=lambda one: len(one.seen))
+
+    async def story(door: Any) -> dict[str, Any]:
+        parts.states.away = True  # type: ignore[attr-defined]
+        answer: dict[str, Any] = (await door.recommend(user.user, k=5)).json()
+        return answer
+
+    answer = during(parts, story)
+    assert "state:away" in answer["degraded"]
+    assert "history:empty" not in answer["degraded"]
+    assert not {item["item"] for item in answer["items"]} & set(user.seen)
 
 
 def test_a_trace_goes_on_to_the_models(parts: Parts, good_slate: Any, during: Any, trained: Any) -> None:
