@@ -1,30 +1,8 @@
-"""Turn a bundle into a Triton model repository: `python export.py bundle=runs/demo/bundle`."""
+"""Turn a bundle into a Triton model repository, as `recsys export` does: `python export.py bundle=runs/demo/bundle`."""
 
-import os
-import sys
-from pathlib import Path
+from recsys.cli.export import export, main
 
-import hydra
-from omegaconf import DictConfig
-from rich.console import Console
-
-from recsys.bundle import Bundle
-from recsys.errors import exit_on_error
-from recsys.export.repository import write_repository
-
-
-@hydra.main(version_base="1.3", config_path="conf", config_name="export")
-def export(config: DictConfig) -> None:
-    with exit_on_error():
-        bundle = Bundle.open(config.bundle)
-        path = Path(config.repository) if config.repository else bundle.path.parent / "serve"
-        names = write_repository(bundle, path, config.profile)
-        console = Console()
-        console.print(f"wrote    {path / 'models'}: {', '.join(names)} ({config.profile} profile)")
-        console.print(f"next     python -m serving up {path}", style="bold", soft_wrap=True)
-
+__all__ = ["export", "main"]
 
 if __name__ == "__main__":
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    with exit_on_error():
-        sys.exit(export())
+    main()

@@ -1,1 +1,45 @@
-"""A multi-stage hybrid recommender: retrieve, rank, rules."""
+"""A multi-stage hybrid recommender: retrieval, ranking, policy, and what serves them.
+
+    from recsys import Recommender
+    slate = Recommender.load("runs/demo/bundle").recommend(user="405", k=5)
+
+The names below are imported when they are first used, so that `import recsys` costs milliseconds.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from recsys.bundle import Bundle as Bundle
+    from recsys.contracts import Event as Event
+    from recsys.contracts import Query as Query
+    from recsys.contracts import Slate as Slate
+    from recsys.contracts import SlateItem as SlateItem
+    from recsys.data.dataset import Dataset as Dataset
+    from recsys.evaluation.evaluate import evaluate as evaluate
+    from recsys.policy.rules import RuleSet as RuleSet
+    from recsys.recommender import Recommender as Recommender
+
+__version__ = "0.2.0"
+HOMES = {
+    "Bundle": "recsys.bundle",
+    "Dataset": "recsys.data.dataset",
+    "Event": "recsys.contracts",
+    "Query": "recsys.contracts",
+    "Recommender": "recsys.recommender",
+    "RuleSet": "recsys.policy.rules",
+    "Slate": "recsys.contracts",
+    "SlateItem": "recsys.contracts",
+    "evaluate": "recsys.evaluation.evaluate",
+}
+__all__ = [*HOMES, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in HOMES:
+        raise AttributeError(f"module 'recsys' has no attribute {name!r}; it has {', '.join(__all__)}")
+    return getattr(import_module(HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -48,13 +48,14 @@ MAY_IMPORT = {
         "stages",
         "user_seed",
     },
-    "train.py": {"bundle", "evaluation", "training"},
-    "export.py": {"bundle", "export"},
+    "recommender": {"bundle", "pipeline", "policy", "stages", "user_seed"},
+    "train.py": {"cli"},
+    "export.py": {"cli"},
 }
 MAY_IMPORT["training"] = (
     set(MAY_IMPORT)
     - BASE
-    - {"export", "experiments", "monitoring", "serving"}
+    - {"export", "experiments", "monitoring", "recommender", "serving"}
     - {
         "train.py",
         "export.py",
@@ -70,8 +71,8 @@ HOMES = {
     "implicit": {"evaluation"},
     "faiss": {"index"},
     "typer": {"cli", "serving"},
-    "hydra": {"train.py", "export.py"},
-    "omegaconf": {"train.py", "export.py"},
+    "hydra": {"cli"},
+    "omegaconf": {"cli"},
     "tritonclient": {"serving"},
     "prometheus_client": {"serving"},
     "fastapi": {"serving"},
@@ -86,6 +87,7 @@ WITHOUT_TORCH = (
     ),
     *(f"recsys.{name}" for name in ["index", "items", "policy.compose", "stages", "pipeline"]),
     "serving.client",
+    "recsys.recommender",
 )
 
 
@@ -136,15 +138,18 @@ def test_the_reader_of_imports_sees_them_all():
 def test_a_room_imports_only_what_it_may(file):
     room = room_of(file)
     if relative(file) == "recsys/__init__.py":
-        assert not rooms_of(file)
-        return
+        return  # names for callers, imported when they are used
     assert room in MAY_IMPORT, f"{relative(file)} is in no known room"
     base = set() if room in BASE else BASE
     assert rooms_of(file) <= MAY_IMPORT[room] | base, f"{relative(file)} may not import all of this"
 
 
 def test_nobody_but_its_entry_imports_the_cli():
-    assert [relative(file) for file in PRODUCT if "cli" in rooms_of(file)] == ["recsys/__main__.py"]
+    assert [relative(file) for file in PRODUCT if "cli" in rooms_of(file)] == [
+        "recsys/__main__.py",
+        "train.py",
+        "export.py",
+    ]
 
 
 @pytest.mark.parametrize("file", [file for file in PRODUCT if room_of(file) != "serving"], ids=relative)
@@ -174,7 +179,7 @@ def test_size_names_and_absolute_imports(file):
 
 @pytest.mark.parametrize(
     ("file", "most"),
-    [(ROOT / "train.py", 120), (ROOT / "export.py", 120)]
+    [(ROOT / "train.py", 20), (ROOT / "export.py", 20)]
     + [(file, 60) for file in sorted((ROOT / "serving" / "stages").glob("*/model.py"))],
     ids=lambda value: relative(value) if isinstance(value, Path) else str(value),
 )

@@ -1,6 +1,8 @@
-"""`python -m recsys`: what a trained bundle can be asked without a server."""
+"""`recsys`, or `python -m recsys`: train, export, serve, ask a bundle, publish rules, change items."""
 
 import math
+import os
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -43,9 +45,42 @@ BundlePath = Annotated[Path, typer.Option(help="folder of a bundle, as train.py 
 DataPath = Annotated[Path | None, typer.Option(help="description.yaml of the log; else the run's own data folder")]
 
 
+PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+"""every argument goes to the command behind, --help as well"""
+
+
+@app.command(context_settings=PASSED_ON)
+def train(context: typer.Context) -> None:
+    """Train, evaluate and save a cascade; as python train.py."""
+    from recsys.cli.train import main as run_training
+
+    _as_program("recsys train", context.args)
+    run_training()
+
+
+@app.command(context_settings=PASSED_ON)
+def export(context: typer.Context) -> None:
+    """Turn a bundle into a Triton model repository; as python export.py."""
+    from recsys.cli.export import main as run_export
+
+    _as_program("recsys export", context.args)
+    run_export()
+
+
+@app.command(context_settings=PASSED_ON)
+def serve(context: typer.Context) -> None:
+    """Serve what export wrote, everything on this machine; as python -m serving up."""
+    os.execv(sys.executable, [sys.executable, "-m", "serving", "up", *context.args])
+
+
+def _as_program(name: str, arguments: Sequence[str]) -> None:
+    """Let what parses the command line see only its own arguments."""
+    sys.argv = [name, *arguments]
+
+
 @app.callback()
 def about() -> None:
-    """Ask a trained bundle for recommendations, or what its weights are worth; publish rules and change items."""
+    """Train, export and serve a recommender; ask a bundle for slates; publish rules and change items."""
 
 
 @app.command()

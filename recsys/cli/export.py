@@ -1,0 +1,32 @@
+"""Turn a bundle into a Triton model repository: `recsys export bundle=runs/demo/bundle`."""
+
+import os
+import sys
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+from rich.console import Console
+
+from recsys.bundle import Bundle
+from recsys.cli.configuration import CONF
+from recsys.errors import exit_on_error
+from recsys.export.repository import write_repository
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="export")
+def export(config: DictConfig) -> None:
+    with exit_on_error():
+        bundle = Bundle.open(config.bundle)
+        path = Path(config.repository) if config.repository else bundle.path.parent / "serve"
+        names = write_repository(bundle, path, config.profile)
+        console = Console()
+        console.print(f"wrote    {path / 'models'}: {', '.join(names)} ({config.profile} profile)")
+        console.print(f"next     python -m serving up {path}", style="bold", soft_wrap=True)
+
+
+def main() -> None:
+    """Run the entry point; errors that a person can mend end with one sentence and exit code 2."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    with exit_on_error():
+        sys.exit(export())

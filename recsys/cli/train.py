@@ -1,0 +1,111 @@
+"""Train, evaluate and save one cascade: `recsys train --help` lists every group and option."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from recsys.bundle import Bundle
+from recsys.cli.configuration import CONF
+from recsys.errors import ConfigError, exit_on_error
+from recsys.evaluation.continued import Continued
+from recsys.evaluation.report import PICTURES, Report, compare, verdicts
+from recsys.training.cascade import Knobs
+from recsys.training.experiment import Experiment
+from recsys.training.sweeps import attempt, outcomes
+
+GROUPS = (
+    *("data", "protocol", "content", "features", "retrieval", "candidates", "index", "trainer", "policy", "rules"),
+    *("evaluation", "logger", "limits"),
+)
+LAST_SEED = 2**31 - 1
+INTERRUPTED = "interrupted; the same command with the same run_dir goes on from here"
+
+
+def build(config: DictConfig) -> Experiment:
+    """Every part of the experiment from its configuration group."""
+    for key, least in (("seed", 0), ("seeds", 1)):
+        if type(config[key]) is not int or not least <= config[key] <= LAST_SEED:
+            raise ConfigError(f"{key} is {config[key]!r}; choose a whole number from {least} to {LAST_SEED}")
+    if type(config.refit) is not bool:
+        raise ConfigError(f"refit is {config.refit!r}; choose true or false")
+    if missing := [group for group in GROUPS if config.get(group) is None]:
+        raise ConfigError(f"there is no {missing[0]}; only ranking can be left out, by ~ranking")
+    ranked = "_target_" in (config.get("ranking") or {})  # ~ranking leaves what a recipe sets of it
+    groups = (*GROUPS, "ranking") if ranked else GROUPS
+    part = {name: instantiate(config[name], _convert_="all") for name in groups}
+    return Experiment(
+        data=part["data"],
+        protocol=part["protocol"],
+        content=part["content"],
+        features=part["features"],
+        knobs=Knobs(
+            retrieval=part["retrieval"],
+            candidates=part["candidates"],
+            index=part["index"],
+            ranking=part.get("ranking"),
+            loop=part["trainer"],
+        ),
+        policy=part["policy"],
+        rules=part["rules"],
+        evaluation=part["evaluation"],
+        tracking=part["logger"],
+        limits=part["limits"],
+        seeds=tuple(range(config.seed, config.seed + config.seeds)),
+        refit=config.refit,
+    )
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
+def train(config: DictConfig) -> None:
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    with attempt(folder, INTERRUPTED) if HydraConfig.get().mode == RunMode.MULTIRUN else exit_on_error(INTERRUPTED):
+        console = Console()  # not the module's: a parallel sweep sends this function to other processes
+        resolved: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        report, bundle = build(config).run(folder, resolved, say=lambda line: console.print(line, style="dim"))
+        show(console, report, bundle, folder)
+
+
+def show(console: Console, report: Report, bundle: Bundle, folder: Path) -> None:
+    console.print(Continued(report.table()))
+    if report.objectives:
+        console.print(Continued(report.probabilities()))
+    console.print(Continued(report.exposure()))
+    for line in verdicts(report):
+        console.print(f"  {line}")
+    console.print()
+    for picture in (folder / name for name in PICTURES if (folder / name).is_file()):
+        console.print(f"picture  {picture}", soft_wrap=True)
+    console.print(f"bundle   {bundle.path}  {bundle.fingerprint}", soft_wrap=True)
+    console.print(f"next     python export.py bundle={bundle.path}", style="bold", soft_wrap=True)
+
+
+class CompareRuns(Callback):
+    """After a sweep: one table over all its jobs, also those that failed; then the exit code is 1."""
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        folder, console = Path(config.hydra.sweep.dir), Console()
+        if not (runs := outcomes(folder)):
+            return
+        console.print(Continued(compare(runs)))
+        (folder / "comparison.json").write_text(json.dumps(runs, indent=1), encoding="utf-8")
+        console.print(f"table    {folder / 'comparison.json'}", soft_wrap=True)
+        if failed := sum("error" in run for run in runs.values()):
+            console.print(f"{failed} of {len(runs)} jobs failed", style="bold red")
+            sys.exit(1)
+
+
+def main() -> None:
+    """Run the entry point; errors that a person can mend end with one sentence and exit code 2."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    with exit_on_error(INTERRUPTED):
+        sys.exit(train())

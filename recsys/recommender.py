@@ -1,0 +1,127 @@
+"""A bundle in this process: slates of the whole cascade, with reasons, and why an item is absent.
+
+recommender = Recommender.load("runs/demo/bundle")
+query = recommender.query("405", k=5)
+slate = recommender.recommend(query)
+recommender.explain(query).items[0].adds
+recommender.why_not(query, "50")
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from recsys.bundle import Bundle
+from recsys.contracts import Query, Slate
+from recsys.errors import QueryError
+from recsys.pipeline import through
+from recsys.policy.why_not import why_not
+from recsys.stages import Stages, load_explain, load_stages, read_spec
+from recsys.user_seed import NEVER, USER_SEED, SeededUser, SeededUsers
+
+BATCH = 64
+"""queries that go through the stages together"""
+
+
+class Recommender:
+    """The cascade of one bundle; equal queries get equal slates, here as behind Triton."""
+
+    def __init__(self, bundle: Bundle, stages: Stages, items: Path | None) -> None:
+        """stages: of this bundle. items: folder of changed items that they follow, or None."""
+        self.bundle, self.stages, self._items = bundle, stages, items
+
+    @staticmethod
+    def load(
+        bundle: str | Path,
+        *,
+        rules: str | Path | None = None,
+        items: str | Path | None = None,
+        exposure: str | Path | None = None,
+    ) -> "Recommender":
+        """Open a folder that a training wrote. BundleError where it is none, or is damaged.
+
+        rules: folder of published rules, else those of the bundle. items: folder of items that changed since. exposure:
+        folder of the shares of what was shown, else exposure rules count nothing.
+        """
+        opened, changed = Bundle.open(Path(bundle)), _path(items)
+        stages = load_stages(opened, rules_store=_path(rules), items_store=changed, shares_folder=_path(exposure))
+        return Recommender(opened, stages, changed)
+
+    def query(
+        self, user: str, *, k: int = 10, now: float | None = None, context: Mapping[str, Any] | None = None
+    ) -> Query:
+        """Build the query of a user with what the training data holds of the user; a stranger has no history.
+
+        k: items of the slate. now: unix seconds; None is the present, or the last event of data without a clock.
+        """
+        if now is None:
+            now = time.time() if read_spec(self.bundle).clock else self._last_event
+        if (known := self._users.get(user) if self._users else None) is None:
+            return Query(user=user, now=now, k=k, context=context or {})
+        return Query(
+            user=user,
+            now=now,
+            k=k,
+            context=context or {},
+            profile=known.profile,
+            history=known.history,
+            exclude=self._barred(known, now),
+        )
+
+    def recommend(self, query: Query) -> Slate:
+        """The slate of one query."""
+        return self.recommend_all([query])[0]
+
+    def recommend_all(self, queries: Sequence[Query]) -> list[Slate]:
+        """Slates in the order of the queries."""
+        batches = [queries[start : start + BATCH] for start in range(0, len(queries), BATCH)]
+        return [slate for batch in batches for slate in through({"QUERY": batch}, self.stages)["SLATE"]]
+
+    def explain(self, query: Query) -> Slate:
+        """The slate of a query with what each group of features adds to every utility, and the event that speaks for it.
+
+        ConfigError for a bundle without a ranker.
+        """
+        slate: Slate = self._explain(through({"QUERY": [query]}, self.stages))["SLATE"][0]
+        return slate
+
+    def why_not(self, query: Query, item: str) -> str:
+        """One sentence: why an item is not on the slate of a query."""
+        rules = self.stages[-1]
+        (request,), candidates, probabilities, deviations = rules.offered(through({"QUERY": [query]}, self.stages))
+        return why_not(rules.policy, request, candidates, probabilities, deviations, item)
+
+    @cached_property
+    def _explain(self) -> Any:
+        return load_explain(self.bundle, self._items)
+
+    @cached_property
+    def _users(self) -> SeededUsers | None:
+        return SeededUsers(self.bundle.file(USER_SEED), str) if self.bundle.has(USER_SEED) else None
+
+    @cached_property
+    def _last_event(self) -> float:
+        """Second of the newest event of the training data."""
+        if not self.bundle.has(USER_SEED):
+            raise QueryError("the bundle carries no users, so the end of its data is unknown; give now")
+        newest = pl.read_ipc(self.bundle.file(USER_SEED), columns=["seen.last"])["seen.last"].explode().max()
+        return float(newest) if isinstance(newest, int | float) else 0.0
+
+    def _barred(self, user: SeededUser, now: float) -> tuple[str, ...]:
+        """Items seen beyond the history that policy.repeat keeps from the slate."""
+        policy = self.stages[-1].policy
+        never = np.full(len(user.seen), NEVER)
+        columns = [user.reached.get(name, never) for name in policy.value.objectives]
+        reached = np.stack(columns, axis=1).astype(np.float64)
+        reached[reached == NEVER] = np.nan
+        barred = policy.seen.repeat.barred(user.last.astype(np.float64), reached, now)
+        return tuple(user.seen[row] for row in np.flatnonzero(barred).tolist())
+
+
+def _path(folder: str | Path | None) -> Path | None:
+    return None if folder is None else Path(folder)
