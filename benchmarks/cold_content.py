@@ -13,7 +13,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.preprocessing import normalize
 
 from recsys.data.dataset import Dataset
-from recsys.evaluation.questions import Questions
+from recsys.evaluation.evaluation_queries import EvaluationQueries
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class ContentNeighbours:
         for decay, power, idf, words in product(*knobs):
             yield ContentNeighbours(decay=decay, power=power, idf=idf, words=words)
 
-    def scores(self, dataset: Dataset, questions: Questions) -> np.ndarray:
+    def scores(self, dataset: Dataset, questions: EvaluationQueries) -> np.ndarray:
         """[B, N] float32."""
         categories = _categories(dataset, self.idf)
         similar = (1 - self.words) * (categories @ categories.T).toarray()

@@ -20,8 +20,8 @@ from recsys.data.description import ITEM
 from recsys.data.sources.tables import Tables
 from recsys.data.splits import TEST, VALIDATION, Split
 from recsys.errors import DataError
+from recsys.evaluation.evaluation_queries import EvaluationQueries
 from recsys.evaluation.metrics import recall, score_hits
-from recsys.evaluation.questions import Questions
 from recsys.features.spec import Features
 from recsys.training.prepare import Prepared, prepare
 
@@ -98,7 +98,7 @@ class World:
     prepared: Prepared
     known: np.ndarray
     """[R] bool, rows to be fitted on: none of a cold item"""
-    questions: Questions
+    questions: EvaluationQueries
     """of users who have a history"""
     cold: np.ndarray
     """[N] bool, the withheld items"""
@@ -117,7 +117,7 @@ class World:
                 gone |= _of(dataset, draw(dataset.items[ITEM], withheld))
         left = replace(dataset, interactions=dataset.interactions.filter(pl.Series(~gone)))
         prepared = prepare(left, replace(split, periods=split.periods[~gone]), features, content)
-        asked = Questions.of(left, prepared.split, prepared.replay, period)
+        asked = EvaluationQueries.of(left, prepared.split, prepared.replay, period)
         questions = asked.only(np.flatnonzero(asked.histories.lengths))
         met = np.bincount(prepared.replay.items[known := prepared.split.known(period)], minlength=len(cold)) > 0
         assert not (met & cold).any()

@@ -26,6 +26,7 @@ import numpy as np
 from diversity_chart import draw_fronts
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from recsys.evaluation.stream_slates import ExposureCounters, stream_slates
 from result_file import RESULTS, Figure, console, print_figures, write_result
 from rich import box
 from rich.progress import track
@@ -37,14 +38,20 @@ from recsys.data.description import ITEM
 from recsys.data.splits import TEST, VALIDATION, Split
 from recsys.errors import ConfigError, exit_on_error
 from recsys.evaluation.attributes import Attributes
+from recsys.evaluation.evaluation_queries import EvaluationQueries
 from recsys.evaluation.exposure import exposure, gini, intra_list_distance, top_share
 from recsys.evaluation.metrics import hits, ndcg
-from recsys.evaluation.questions import Questions
 from recsys.evaluation.replay import Replay
-from recsys.evaluation.stream import Counters, stream
 from recsys.pipeline import through
 from recsys.policy.compose import Policy
-from recsys.policy.diversity import Alike, Determinantal, Diversity, MaximalMarginalRelevance, MaxSum, Proportions
+from recsys.policy.diversity import (
+    CosineDiversity,
+    Determinantal,
+    Diversity,
+    MaximalMarginalRelevance,
+    MaxSum,
+    Proportions,
+)
 from recsys.policy.explore import Exploration
 from recsys.policy.popularity import EVENTS, EXPOSURE, PopularityDial
 from recsys.policy.repeat import Repeat
@@ -69,7 +76,7 @@ Row = dict[str, Any]
 class Asked:
     """Questions of one period, retrieved and ranked."""
 
-    questions: Questions
+    questions: EvaluationQueries
     tensors: list[dict[str, Any]]
 
     def singles(self) -> list[dict[str, Any]]:
@@ -110,7 +117,7 @@ class Setting:
     """what is greatest, or least for gini, in the setting that is kept"""
 
 
-KINDS: tuple[tuple[str, type[Alike], tuple[float, ...]], ...] = (
+KINDS: tuple[tuple[str, type[CosineDiversity], tuple[float, ...]], ...] = (
     ("MMR", MaximalMarginalRelevance, (0.0, 0.5, 1.0)),
     ("max-sum", MaxSum, (0.5, 1.0)),
     ("DPP", Determinantal, (0.0, 0.5, 1.0)),
@@ -127,7 +134,7 @@ def finished(folder: Path, *, period: int, most: int) -> Finished:
     parts = {key: instantiate(config[key], _convert_="all") for key in ("data", "protocol", "evaluation")}
     dataset = parts["data"].load()
     split = parts["protocol"].splits(dataset)[-1]
-    questions = parts["evaluation"].questions(split, Replay(dataset, split), period).sample(most, seed=0)
+    questions = parts["evaluation"].queries(split, Replay(dataset, split), period).sample(most, seed=0)
     return Finished(
         name=dataset.name,
         bundle=bundle,
@@ -161,7 +168,7 @@ def chosen_on(folder: Path, run: Finished, earlier: str) -> Finished:
     return other
 
 
-def _ranked(stages: tuple[Retrieve, Rank], questions: Questions) -> Iterator[dict[str, Any]]:
+def _ranked(stages: tuple[Retrieve, Rank], questions: EvaluationQueries) -> Iterator[dict[str, Any]]:
     queries = questions.replay.queries(questions.rows, PLACES)
     for start in track(range(0, len(queries), BATCH), "retrieved and ranked"):
         yield through({"QUERY": queries[start : start + BATCH]}, stages)
@@ -214,8 +221,8 @@ def pages(run: Finished, setting: Setting) -> np.ndarray:
     stage = rules_maker(run.bundle, policy=policy)(RuleSet.parse({"rules": []}))
     asked = run.asked
     if setting.popularity.of == EXPOSURE:
-        counters = Counters({}, run.items, half_life=len(asked.questions) * PLACES)
-        return stream(stage, asked.singles(), counters, PLACES).rows
+        counters = ExposureCounters({}, run.items, half_life=len(asked.questions) * PLACES)
+        return stream_slates(stage, asked.singles(), counters, PLACES).rows
     shown = [stage.rows(tensors) for tensors in asked.tensors]
     return np.concatenate([np.pad(rows, ((0, 0), (0, PLACES - rows.shape[1])), constant_values=PAD) for rows in shown])
 

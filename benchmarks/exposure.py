@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from diversity import Finished, countable, finished
 from exposure_chart import draw_prices
+from recsys.evaluation.stream_slates import ITEM, ExposureCounters, StreamedSlates, stream_slates
 from result_file import RESULTS, Figure, console, print_figures, write_result
 from rich import box
 from rich.progress import track
@@ -31,7 +32,6 @@ from recsys.data.splits import TEST
 from recsys.errors import exit_on_error
 from recsys.evaluation.exposure import exposure, gini, intra_list_distance, top_share
 from recsys.evaluation.metrics import hits, ndcg
-from recsys.evaluation.stream import ITEM, Counters, Streamed, stream
 from recsys.policy.compose import Policy
 from recsys.policy.diversity import MaximalMarginalRelevance
 from recsys.policy.explore import Exploration
@@ -100,8 +100,8 @@ def stage_of(run: Finished, setting: Setting) -> Rules:
 def measured(run: Finished, setting: Setting) -> Row:
     asked = run.asked
     num = len(asked.questions)
-    counters = Counters(run.attributes.columns, run.items, half_life=num * PLACES)
-    shown = stream(stage_of(run, setting), asked.singles() * PASSES, counters, PLACES)
+    counters = ExposureCounters(run.attributes.columns, run.items, half_life=num * PLACES)
+    shown = stream_slates(stage_of(run, setting), asked.singles() * PASSES, counters, PLACES)
     rows = shown.rows[num:]
     targets = asked.questions.targets
     found = [ndcg(hits(part, targets), targets.num_targets, PLACES) for part in np.split(rows, PASSES - 1)]
@@ -118,7 +118,7 @@ def measured(run: Finished, setting: Setting) -> Row:
     }
 
 
-def kept(run: Finished, setting: Setting, shown: Streamed, first: int) -> dict[str, float | None]:
+def kept(run: Finished, setting: Setting, shown: StreamedSlates, first: int) -> dict[str, float | None]:
     """How far the worst value lies over the cap and under the floor of the rule, as a share of them."""
     if not setting.rules:
         return {"over_cap": None, "under_floor": None}

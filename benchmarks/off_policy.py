@@ -39,7 +39,7 @@ from recsys.experiments.mean_intervals import (
     standard_error,
     studentised_bootstrap,
 )
-from recsys.experiments.off_policy import DEFAULT, ESTIMATORS, Question, evaluate
+from recsys.experiments.off_policy import DEFAULT, ESTIMATORS, OffPolicyData, evaluate
 from recsys.experiments.reward_model import cross_fitted
 
 REPETITIONS = 400
@@ -62,7 +62,7 @@ def simulated(world: World, repetitions: int, advance: Callable[[], None] = lamb
     effective = []
     for seed in range(repetitions):
         log, who = world.draw(seed)
-        question = Question(log=log, policy=world.policy[who], predicted=cross_fitted(log, seed))
+        question = OffPolicyData(log=log, policy=world.policy[who], predicted=cross_fitted(log, seed))
         effective.append(evaluate(question).effective_rounds)
         for name, estimator in ESTIMATORS.items():
             contributions = estimator(question)
@@ -146,10 +146,12 @@ class Direction:
     def truth(self) -> float:
         return float(self.clicks.mean())
 
-    def question(self, places: np.ndarray, seed: int) -> Question:
+    def question(self, places: np.ndarray, seed: int) -> OffPolicyData:
         """About the rounds at places [N]; copies of a round share a fold."""
         log = self.log.rows(places)
-        return Question(log=log, policy=self.policy[log.positions], predicted=cross_fitted(log, seed, groups=places))
+        return OffPolicyData(
+            log=log, policy=self.policy[log.positions], predicted=cross_fitted(log, seed, groups=places)
+        )
 
 
 def directions(folder: Path) -> Iterator[Direction]:
@@ -179,11 +181,11 @@ def shop(direction: Direction, runs: int, advance: Callable[[], None] = lambda: 
     return [_shop_row(direction, name, whole, found) for name, found in errors.items()]
 
 
-def _contributions(name: str, question: Question) -> np.ndarray:
+def _contributions(name: str, question: OffPolicyData) -> np.ndarray:
     return question.log.rewards if name == LOGGED else ESTIMATORS[name](question)
 
 
-def _shop_row(direction: Direction, name: str, whole: Question, errors: Sequence[float]) -> Row:
+def _shop_row(direction: Direction, name: str, whole: OffPolicyData, errors: Sequence[float]) -> Row:
     contributions = _contributions(name, whole)
     diagnosed = evaluate(whole)
     return {

@@ -14,15 +14,15 @@ from rectools.dataset import Dataset
 from rectools.models import SASRecModel
 from rectools.models.nn.transformers.lightning import TransformerLightningModule
 
+from recsys.evaluation.evaluation_queries import EvaluationQueries, Scores
 from recsys.evaluation.interactions import Interactions
-from recsys.evaluation.questions import Questions, Scores
 
 LENGTH = 20
 SETTINGS: dict[str, Any] = {"loss": "softmax", "n_factors": 128, "session_max_len": LENGTH}
 """all else is RecTools' own: 2 blocks, 4 heads, dropout .2, Adam at 1e-3, 128 sessions a step, 32-bit floats"""
 
 
-def fit(questions: Questions, watch: pl.Callback) -> None:
+def fit(questions: EvaluationQueries, watch: pl.Callback) -> None:
     """Train on what is known when the questions are asked, epoch after epoch, until `watch` ends it."""
     model = SASRecModel(**SETTINGS)
     model._trainer = pl.Trainer(  # the documented way to give it a trainer of one's own
@@ -43,12 +43,12 @@ def num_examples(outputs: Any, batch: dict[str, torch.Tensor]) -> int:
     return int((batch["yw"] > 0).sum())
 
 
-def ndcg_at_10(task: TransformerLightningModule, questions: Questions) -> float:
+def ndcg_at_10(task: TransformerLightningModule, questions: EvaluationQueries) -> float:
     """Mean over the questions."""
     return float(questions.ndcg_at_10(scores_of(task, questions)).mean())
 
 
-def scores_of(task: TransformerLightningModule, questions: Questions) -> Scores:
+def scores_of(task: TransformerLightningModule, questions: EvaluationQueries) -> Scores:
     """Scores of the whole catalogue, [B, N]; an item that was never met has -inf."""
     network = task.torch_model
     ids = _ids(task, questions.num_items)
@@ -69,7 +69,7 @@ def _ids(task: TransformerLightningModule, num_items: int) -> np.ndarray:
     return np.array([numbers.get(row, 0) for row in range(num_items)], dtype=np.int64)
 
 
-def _sessions(questions: Questions, batch: slice, ids: np.ndarray) -> np.ndarray:
+def _sessions(questions: EvaluationQueries, batch: slice, ids: np.ndarray) -> np.ndarray:
     """[B, L] the newest last, 0 before."""
     histories = questions.histories.batch(batch)
     sessions = np.zeros((len(histories), LENGTH), dtype=np.int64)

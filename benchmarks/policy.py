@@ -25,8 +25,8 @@ from rich.table import Table
 from recsys.contracts import Candidates, Query
 from recsys.errors import exit_on_error
 from recsys.policy.compose import CompiledPolicy
-from recsys.policy.diversity import Determinantal, Likeness, MaximalMarginalRelevance, unit_length
-from recsys.policy.selection import Draws, Limits, Pool, select
+from recsys.policy.diversity import Determinantal, ItemSimilarity, MaximalMarginalRelevance, normalize_rows
+from recsys.policy.selection import EligiblePool, ExplorationDraws, QuotaLimits, select
 
 NUM_REQUESTS = 1_000
 WHOLE = "the whole policy"
@@ -101,15 +101,15 @@ def determinants(rng: np.random.Generator) -> np.ndarray:
     sets = np.array(list(itertools.combinations(range(SMALL), CHOSEN)))
     shares = []
     for _ in track(range(NUM_INSTANCES), "determinants"):
-        units = unit_length(rng.normal(size=(SMALL, 6)).astype(np.float32))
+        units = normalize_rows(rng.normal(size=(SMALL, 6)).astype(np.float32))
         utility = np.sort(rng.random(SMALL))[::-1]
         trade_off = rng.uniform(0, 0.9)
         diversity = Determinantal(trade_off=trade_off, window=CHOSEN, span=None, content=0.0)
         pool = small_pool(utility, CHOSEN)
         scoring = diversity.scoring(
-            pool, Likeness(units=units, shares=np.empty((SMALL, 0), dtype=np.float32)), [[]], ranked=True
+            pool, ItemSimilarity(units=units, shares=np.empty((SMALL, 0), dtype=np.float32)), [[]], ranked=True
         )
-        found = select(pool, Limits.none(1, SMALL), scoring, Draws.none(1, CHOSEN)).columns[0]
+        found = select(pool, QuotaLimits.none(1, SMALL), scoring, ExplorationDraws.none(1, CHOSEN)).columns[0]
         relevance = (utility - utility.min()) / (utility.max() - utility.min())
         quality = np.exp(0.5 * relevance * trade_off / (1 - trade_off))
         kernel = np.eye(SMALL) + quality[:, None] * quality * (units @ units.T)
@@ -119,9 +119,9 @@ def determinants(rng: np.random.Generator) -> np.ndarray:
     return np.array(shares)
 
 
-def small_pool(utility: np.ndarray, places: int) -> Pool:
+def small_pool(utility: np.ndarray, places: int) -> EligiblePool:
     num = len(utility)
-    return Pool(
+    return EligiblePool(
         rows=np.arange(num)[None],
         utility=utility[None],
         eligible=np.ones((1, num), dtype=bool),
@@ -139,7 +139,7 @@ def quotas(rng: np.random.Generator) -> tuple[np.ndarray, int]:
         utility = np.sort(rng.random(SMALL))[::-1]
         groups, floors = rng.integers(0, 4, SMALL), rng.random((2, SMALL)) < 0.35
         cap, least = int(rng.integers(2, 4)), rng.integers(1, 3, 2)
-        limits = Limits(
+        limits = QuotaLimits(
             bits=np.array([4, 2, 1]),
             limits=np.array([cap, *least]),
             tops=np.full(3, places),
@@ -148,13 +148,16 @@ def quotas(rng: np.random.Generator) -> tuple[np.ndarray, int]:
             groups=groups[None, :, None].astype(np.int32),
             floors=np.array([1, 2]),
             satisfies=np.ascontiguousarray(floors.T)[None],
-            burdens=np.zeros((1, SMALL), dtype=np.int64),
+            item_violations=np.zeros((1, SMALL), dtype=np.int64),
         )
         pool = small_pool(utility, places)
         scoring = diversity.scoring(
-            pool, Likeness(units=np.eye(SMALL, 1, dtype=np.float32), shares=np.empty((SMALL, 0))), [[]], ranked=True
+            pool,
+            ItemSimilarity(units=np.eye(SMALL, 1, dtype=np.float32), shares=np.empty((SMALL, 0))),
+            [[]],
+            ranked=True,
         )
-        selection = select(pool, limits, scoring, Draws.none(1, places))
+        selection = select(pool, limits, scoring, ExplorationDraws.none(1, places))
         counts = np.stack([(groups[sets] == group).sum(1) for group in range(4)])
         kept = (counts <= cap).all(0) & (floors[0][sets].sum(1) >= least[0]) & (floors[1][sets].sum(1) >= least[1])
         if kept.any():

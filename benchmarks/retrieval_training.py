@@ -31,7 +31,7 @@ from rich.table import Table
 
 from recsys.data.splits import VALIDATION
 from recsys.errors import DataError, exit_on_error
-from recsys.evaluation.questions import Questions
+from recsys.evaluation.evaluation_queries import EvaluationQueries
 from recsys.training.loop import Loop
 from recsys.training.prepare import Prepared, prepare
 from recsys.training.retrieval import RetrievalExamples, RetrievalTask
@@ -139,7 +139,7 @@ def toys() -> Path:
     return file.resolve()
 
 
-def read(config: DictConfig) -> tuple[Prepared, Questions]:
+def read(config: DictConfig) -> tuple[Prepared, EvaluationQueries]:
     """What is trained on, and the validation questions of a run."""
     part = {name: instantiate(config[name], _convert_="all") for name in ("data", "protocol", "features", "content")}
     dataset = part["data"].load()
@@ -148,7 +148,7 @@ def read(config: DictConfig) -> tuple[Prepared, Questions]:
     return prepared, evaluation.validation(prepared.split, prepared.replay)
 
 
-def train_rectools(questions: Questions) -> Stopwatch:
+def train_rectools(questions: EvaluationQueries) -> Stopwatch:
     try:
         from peer_rectools import fit, ndcg_at_10, num_examples
     except ModuleNotFoundError as missing:
@@ -187,7 +187,7 @@ def train_ours(config: DictConfig, target: float) -> Stopwatch:
     return watch
 
 
-def ndcg_at_10(task: RetrievalTask, watched: Watched, questions: Questions) -> float:
+def ndcg_at_10(task: RetrievalTask, watched: Watched, questions: EvaluationQueries) -> float:
     """Mean over the questions."""
     batches = ({name: torch.from_numpy(array) for name, array in batch.items()} for batch in watched.batches())
     users = np.concatenate([task.towers.users(batch).numpy() for batch in batches])

@@ -33,7 +33,7 @@ from recsys.data.sources.tables import Tables
 from recsys.data.splits import whole
 from recsys.errors import ConfigError, ConflictError, RecsysError, ServingError, exit_on_error
 from recsys.evaluation.replay import Replay
-from recsys.policy.audit import LOG, Version
+from recsys.policy.audit import LOG, RuleVersion
 from recsys.policy.store import RuleStore
 from serving.client import Client
 from serving.server import TritonServer
@@ -131,7 +131,7 @@ def text(number: int) -> str:
     return "\n".join([f"# number {number}", "rules:", "  - {name: dear, must: 'not price > 90'}", cap, *boosts, ""])
 
 
-def publish(store: RuleStore, number: int) -> Version:
+def publish(store: RuleStore, number: int) -> RuleVersion:
     current = store.current()
     return store.publish(text(number), who=WHO, why="load", expected=current.version if current else None)
 
@@ -151,7 +151,7 @@ def measured(store: RuleStore, load: Load, rounds: int) -> list[dict[str, Any]]:
     return rows
 
 
-def changed(load: Load, kind: str, change: Callable[[], Version]) -> dict[str, Any]:
+def changed(load: Load, kind: str, change: Callable[[], RuleVersion]) -> dict[str, Any]:
     """Seconds from the call of the change to the first answer by its version, and to the last one by another."""
     start = time.perf_counter()
     version = change().version

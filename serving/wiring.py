@@ -19,9 +19,9 @@ from recsys.bundle import Bundle
 from recsys.errors import DataError, QueryError, ServingError
 from recsys.items.schema import ItemSchema
 from recsys.items.store import Edit, ItemStore, Position
-from recsys.policy.live import Follower
+from recsys.policy.exposure_file import ShareFile
+from recsys.policy.hot_reload import HotReloader
 from recsys.policy.rules import RuleSet
-from recsys.policy.shares import ShareFile
 from recsys.policy.store import RuleStore
 from recsys.stages import load_live_retrieve, load_live_rules, read_catalogue, read_schema, read_spec
 from serving.events.archive import ArchiveReader
@@ -277,8 +277,8 @@ def _states(place: Place, bundle: Bundle, neighbours: Neighbours) -> States:
     def counted(rules: RuleSet | None) -> Values:
         return columns(RuleSet.parse(bundle.document("rules.yaml")) if rules is None else rules)
 
-    follower = Follower(RuleStore(place.rules), counted)
-    amortised = Amortised(values=lambda: follower.now().value, half_life_s=HALF_LIFE_S)
+    follower = HotReloader(RuleStore(place.rules), counted)
+    amortised = Amortised(values=lambda: follower.current().value, half_life_s=HALF_LIFE_S)
     return open_states(
         neighbours.state,
         read_spec(bundle),

@@ -10,8 +10,8 @@ import pytest
 
 from recsys.contracts import PAD, Query, Slate
 from recsys.pipeline import recommend
+from recsys.policy.exposure_file import ShareFile, Shares
 from recsys.policy.rules import RuleSet
-from recsys.policy.shares import ShareFile, Shares
 from recsys.policy.store import RuleStore
 from recsys.stages import STALE_EXPOSURE, LiveRules, Stages, load_live_rules, load_rules, read_catalogue
 
@@ -83,7 +83,7 @@ def test_a_slate_tells_what_decided_and_that_is_enough_to_make_it_again(
     for query, slate in zip(queries, recommend(queries, live), strict=True):
         candidates = live[0]({"QUERY": [query]})["candidate_rows"][0]
         policy = live[-1].policy
-        rows = np.concatenate([candidates[candidates != PAD], policy.rules.brought])
+        rows = np.concatenate([candidates[candidates != PAD], policy.rules.pinned_rows])
         told = {key for key in slate.exposure if key.startswith("item=")}
         assert told == {f"item={item}" for item in policy.items[rows]}
         assert slate.exposure == {key: shares[key] for key in slate.exposure}
@@ -117,6 +117,6 @@ def test_a_damaged_file_is_said_by_every_slate(live: Stages, file: ShareFile, qu
     assert isinstance(last, LiveRules)
     assert last.shares is not None
     deadline = time.monotonic() + PATIENCE_S
-    while not last.shares.now().stale:
+    while not last.shares.current().stale:
         assert time.monotonic() < deadline
     assert all(slate.exposure and STALE_EXPOSURE in slate.degraded for slate in recommend(queries, live))

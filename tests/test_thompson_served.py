@@ -14,8 +14,8 @@ from recsys.data.splits import whole
 from recsys.evaluation.replay import Replay
 from recsys.export.repository import write_repository
 from recsys.pipeline import light, recommend, through
-from recsys.policy.batch import UNSURE
 from recsys.policy.compose import Policy
+from recsys.policy.slate_batch import NO_UNCERTAINTY
 from recsys.stages import Stages, load_rank, load_retrieve, load_rules, load_stages
 from serving.client import Client
 from serving.server import TritonServer
@@ -62,7 +62,7 @@ def test_slates_are_explored_and_can_be_replayed(stages: Stages, queries: list[Q
     found = chances(slates)
     assert ((found > 0) & (found <= 1)).all()
     assert 0 < np.mean([explored for slate in slates for _, explored in told(slate)]) < 1
-    assert not [slate for slate in slates if UNSURE in slate.degraded]
+    assert not [slate for slate in slates if NO_UNCERTAINTY in slate.degraded]
     assert recommend(queries, stages) == slates
 
 
@@ -72,7 +72,7 @@ def test_the_server_draws_the_same(folder: Path, stages: Stages, queries: list[Q
     expected = recommend(queries, stages)
     assert [told(slate) for slate in served] == [told(slate) for slate in expected]
     np.testing.assert_allclose(chances(served), chances(expected), atol=1e-5, rtol=0)
-    assert all({"rank", UNSURE} <= set(slate.degraded) for slate in short)
+    assert all({"rank", NO_UNCERTAINTY} <= set(slate.degraded) for slate in short)
     assert (chances(short) == 1).all()
     assert short == recommend(queries[:5], light(stages))
 
@@ -83,5 +83,5 @@ def test_a_bundle_of_another_policy_pays_for_no_deviations_and_says_so_when_aske
     assert [tensor.name for tensor in load_rank(bundle).outputs] == ["probabilities"]
     rules = load_rules(bundle, policy=Policy.from_document(thompson.document("policy.yaml")))
     slates = recommend(trained.replay.queries([5, 6], k=5), (load_retrieve(bundle), load_rank(bundle), rules))
-    assert all(UNSURE in slate.degraded for slate in slates)
+    assert all(NO_UNCERTAINTY in slate.degraded for slate in slates)
     assert (chances(slates) == 1).all()

@@ -1,4 +1,4 @@
-"""`python -m recsys data`: propose the description of files, and look at a described log before it is trained on."""
+"""`python -m recsys data`: propose a description of files, and check a described log before training."""
 
 import json
 import shlex
@@ -12,9 +12,9 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from recsys.cli.atomic_write import atomic_file
 from recsys.cli.data_page import page
 from recsys.cli.data_report import Chapter, chapters
-from recsys.cli.whole import whole_file
 from recsys.data.inspection.advice import Advice, advise, next_command
 from recsys.data.inspection.findings import Findings, find
 from recsys.data.inspection.proposal import propose
@@ -33,12 +33,12 @@ def init(
     out: Annotated[Path, typer.Option(help="the YAML file to write")] = Path("shop.yaml"),
     force: Annotated[bool, typer.Option("--force", help="write over a file that is there")] = False,
 ) -> None:
-    """Propose the description of files by looking at them; its comments say why, and what is unsure."""
+    """Propose a description of files by inspecting them; comments give reasons and uncertainties."""
     if out.exists() and not force:
         raise DataError(f"{out} is there already; name another file by --out, or write over it by --force")
     proposal = propose(files, out.parent)
     command = f"python -m recsys data init {shlex.join(map(str, files))}"
-    with whole_file(out) as draft:
+    with atomic_file(out) as draft:
         draft.write_text(written(proposal, command), encoding="utf-8")
     text = out.read_text(encoding="utf-8")
     console.print(Text(text), soft_wrap=True)
@@ -49,7 +49,7 @@ def init(
 
 
 def _mistake(description: Path) -> str | None:
-    """The sentence with which the log is refused as it is described, None where it is read."""
+    """Return the error that refuses the log as described, None where it is valid."""
     try:
         Tables(description=str(description)).load()
     except DataError as error:
@@ -63,7 +63,7 @@ def check(
     html: Annotated[Path | None, typer.Option(help="also write one HTML page with plots")] = None,
     figures: Annotated[Path | None, typer.Option("--json", help="also write all figures and warnings as JSON")] = None,
 ) -> None:
-    """Tell what a training on this log can be expected to do, and what to mend before it."""
+    """Report what a training on this log will meet, and what to correct before it."""
     for option, file in (("--html", html), ("--json", figures)):
         if file is not None and file.is_dir():
             raise DataError(f"{option} {file} is a folder; give the name of a file")
@@ -81,13 +81,13 @@ def check(
 
 
 def _write(name: str, file: Path, text: str) -> None:
-    with whole_file(file) as draft:
+    with atomic_file(file) as draft:
         draft.write_text(text, encoding="utf-8")
     console.print(Text(f"{name:8} {file}"), soft_wrap=True)
 
 
 def footprint_of(findings: Findings) -> Footprint:
-    """The estimate for a training with the defaults."""
+    """Return the resource estimate of a training with the defaults."""
     users, items = (findings.activity_of(key) for key in ("user", "item"))
     return estimate(
         LogSize(

@@ -1,6 +1,6 @@
-"""One HTML file of what `data check` found: no script, nothing fetched, plots as SVG.
+"""HTML report of `data check`: one file without scripts or external resources, plots as SVG.
 
-The plots are bars and nothing else, so they are written here: matplotlib belongs to the train extra, takes a second to
+The plots are bars only, so they are written here: matplotlib belongs to the train extra, takes a second to
 import and draws text as outlines, while a browser draws these sharp, searchable and in the colours of the page.
 """
 
@@ -11,7 +11,7 @@ from recsys.cli.data_report import BarChart, Chapter
 from recsys.data.inspection.advice import Advice
 
 WIDTH, HEIGHT, FLOOR = 640, 140, 18
-"""of a plot, and the height of its labels, in pixels"""
+"""size of a plot, and the height of its labels, in pixels"""
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1b1f24; background: #fff; max-width: 960px; margin: 2em auto }
 body { padding: 0 1em }
@@ -27,7 +27,7 @@ rect { fill: #3b6ea5 } text { font-size: 11px; fill: #57606a }
 
 
 def page(name: str, chapters: Iterable[Chapter], advice: Sequence[Advice], command: str) -> str:
-    """The whole document."""
+    """Return the HTML document."""
     warnings = sum(one.level == "warning" for one in advice)
     found = "".join(f'<li class="{one.level}">{escape(one.text)}</li>' for one in advice)
     body = [
@@ -53,7 +53,7 @@ def _row(tag: str, cells: Sequence[str], numbers: Collection[int]) -> str:
 
 
 def bars(chart: BarChart) -> str:
-    """An SVG figure; each bar names its label and count when pointed at, the first, middle and last label are written."""
+    """Return an SVG figure; bars have tooltips with label and count, the first, middle and last label are written."""
     most, step = max(chart.counts, default=0) or 1, WIDTH / max(1, len(chart.counts))
     drawn = "".join(
         _bar(index * step, step, (HEIGHT - 2 * FLOOR) * count / most, f"{label}: {count:,}")

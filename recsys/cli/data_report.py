@@ -1,4 +1,4 @@
-"""Findings as chapters of tables and bars, the same for the terminal and for the page."""
+"""Chapters of tables and bar charts from findings, for terminal and HTML page."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -19,21 +19,21 @@ BLOCKS = " ▁▂▃▄▅▆▇█"
 
 @dataclass(frozen=True, kw_only=True)
 class BarChart:
-    """Counts in their order."""
+    """Counts in order."""
 
     title: str
     labels: tuple[str, ...]
     counts: tuple[int, ...]
 
     def line(self) -> str:
-        """One block a count."""
+        """Return a line chart with one block per count."""
         most = max(self.counts, default=0) or 1
         return "".join(BLOCKS[0 if not one else 1 + 7 * one // most] for one in self.counts)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chapter:
-    """One table and what is drawn below it."""
+    """Table with charts below it."""
 
     title: str
     headings: tuple[str, ...]
@@ -42,12 +42,12 @@ class Chapter:
 
     @property
     def numbers(self) -> frozenset[int]:
-        """Columns whose every cell is a number or empty."""
+        """Return the columns whose cells are all numbers or empty."""
         columns = enumerate(zip(*self.rows, strict=True))
         return frozenset(index for index, cells in columns if index and all(map(_number_like, cells)))
 
     def table(self) -> Table:
-        """For 80 columns: text is folded, never cut; numbers are not broken."""
+        """Return a table for 80 columns: text is folded, never cut; numbers are not broken."""
         table = Table(title=Text(self.title), box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left")
         for index, heading in enumerate(self.headings):
             number = index in self.numbers
@@ -58,7 +58,7 @@ class Chapter:
 
 
 def chapters(findings: Findings, footprint: Footprint) -> Iterator[Chapter]:
-    """In the order in which they are read."""
+    """Return the chapters in reading order."""
     yield _tables(findings)
     yield _activity(findings)
     if findings.time is not None:

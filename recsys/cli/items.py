@@ -1,4 +1,4 @@
-"""`python -m recsys items`: change an item between trainings, see what is known of it and who changed it."""
+"""`python -m recsys items`: change an item between trainings, show its columns and its history."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -44,24 +44,24 @@ def put(
     ] = None,
     who: Annotated[str | None, typer.Option(help="who does it; else the login name")] = None,
 ) -> None:
-    """Change columns of an item or add a new one; what serves follows by itself."""
+    """Change columns of an item or add a new one; servers reload by themselves."""
     ledger = read_ledger(Bundle.open(bundle))
     edit = Edit(item=item, columns=dict(_column(text, ledger.schema) for text in columns or []), withdrawn=withdrawn)
     (change,) = ItemStore(store).put(ledger.schema, [edit], who=who or login())
     known = _followed(ledger, store).row_of[item] < len(ledger)
-    _say("change", f"{change.number}: {item}, {'an item of the bundle' if known else 'a new item'}")
+    _print_line("change", f"{change.number}: {item}, {'an item of the bundle' if known else 'a new item'}")
     _next(f"show {item} --bundle {bundle}", store)
 
 
 @items.command()
 def show(item: Item, store: StorePath, bundle: BundlePath) -> None:
-    """All columns of an item as they are now."""
+    """Show all columns of an item with their current values."""
     ledger = _followed(read_ledger(Bundle.open(bundle)), store)
     if (row := ledger.row_of.get(item)) is None:
         raise DataError(f"neither {bundle} nor {store} has an item {item!r}; correct the id, or put it")
     for name, value in ledger.record(row).items():
-        _say(name, json.dumps(value, ensure_ascii=False))
-    _say("withdrawn", json.dumps(row in ledger.withdrawn))
+        _print_line(name, json.dumps(value, ensure_ascii=False))
+    _print_line("withdrawn", json.dumps(row in ledger.withdrawn))
     _next(f"history --item {item}", store)
 
 
@@ -69,16 +69,16 @@ def show(item: Item, store: StorePath, bundle: BundlePath) -> None:
 def history(
     store: StorePath, item: Annotated[str | None, typer.Option(help="of one item; else of all")] = None
 ) -> None:
-    """Every change that is still told apart, newest first; older ones are put together, one an item."""
+    """List the changes, newest first; older ones are merged, one per item."""
     changes = ItemStore(store).history(item)
     if not changes:
-        _say("empty", f"nothing was changed in {store}")
+        _print_line("empty", f"nothing was changed in {store}")
         return
     console.print(_table(changes))
 
 
 def names_now(bundle: Bundle, store: Path | None, title: str | None) -> dict[str, str]:
-    """item id -> what to show to people, of the bundle's items and those that changed since"""
+    """Return item id -> display name, for the bundle's items and later changes."""
     ledger = read_ledger(bundle)
     names = item_names(ledger.catalogue, title)
     if store is None:
@@ -94,7 +94,7 @@ def _followed(ledger: Ledger, store: Path) -> Ledger:
 
 
 def _column(text: str, schema: ItemSchema) -> tuple[str, Any]:
-    """The kind of the column says how its value is read: 1984 is a word where words are wanted."""
+    """Parse column=value by the kind of the column: 1984 is a word in a category column."""
     name, equals, value = text.partition("=")
     if not equals:
         raise DataError(f"{text!r} is no column=value; write for instance price=9.5")
@@ -109,13 +109,13 @@ def _from_json(value: str) -> Any:
 
 
 def _word(value: str) -> str | None:
-    """As it is typed, or as a string of JSON; null is no word."""
+    """Read a word as typed, or as a JSON string; null is none."""
     read = _from_json(value)
     return read if read is None or isinstance(read, str) else value
 
 
 def _words(value: str) -> Any:
-    """A list of JSON, in which a number is the word that was typed, or one word."""
+    """Read a JSON list, numbers kept as typed, or a single word."""
     try:
         read = json.loads(value, parse_int=str, parse_float=str, parse_constant=str)
     except ValueError:
@@ -124,7 +124,7 @@ def _words(value: str) -> Any:
 
 
 VALUES: dict[str, Callable[[str], Any]] = {"category": _word, "categories": _words}
-"""kind of a column -> what reads its values; other kinds are JSON"""
+"""kind of a column -> parser of its values; other kinds are JSON"""
 
 
 def _table(changes: Sequence[Change]) -> Table:
@@ -133,18 +133,18 @@ def _table(changes: Sequence[Change]) -> Table:
         table.add_column(heading, no_wrap=heading in ("number", "when (UTC)"), overflow="fold")
     for change in reversed(changes):
         when = change.when.replace("T", " ")[:16]
-        table.add_row(*map(Text, (str(change.number), change.item, when, change.who, _told(change))))
+        table.add_row(*map(Text, (str(change.number), change.item, when, change.who, _change_text(change))))
     return table
 
 
-def _told(change: Change) -> str:
-    said = [f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in change.columns.items()]
+def _change_text(change: Change) -> str:
+    parts = [f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in change.columns.items()]
     if change.withdrawn is not None:
-        said.append("withdrawn" if change.withdrawn else "restored")
-    return ", ".join(said) or "named"
+        parts.append("withdrawn" if change.withdrawn else "restored")
+    return ", ".join(parts) or "named"
 
 
-def _say(word: str, sentence: str) -> None:
+def _print_line(word: str, sentence: str) -> None:
     console.print(Text(f"{word:<9}{'' if len(word) < 9 else ' '}{sentence}"), soft_wrap=True)
 
 

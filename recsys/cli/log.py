@@ -1,4 +1,4 @@
-"""The event log that a run kept beside its bundle."""
+"""Event log stored beside the bundle of a run."""
 
 from pathlib import Path
 
@@ -7,5 +7,5 @@ from recsys.data.sources.tables import Tables
 
 
 def read_log(bundle: Path, data: Path | None) -> Dataset:
-    """data: description.yaml of another log."""
+    """Read the log; data: description.yaml of another one."""
     return Tables(description=str(data or bundle.resolve().parent / "data" / DESCRIPTION_FILE)).load()

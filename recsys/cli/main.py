@@ -14,19 +14,19 @@ from rich.progress import track
 from rich.text import Text
 
 from recsys.bundle import Bundle
+from recsys.cli.atomic_write import atomic_file
 from recsys.cli.data import data
-from recsys.cli.front import front_table, weighed
+from recsys.cli.explain import explain_absence, reasons_table
 from recsys.cli.items import items, names_now
 from recsys.cli.log import read_log
+from recsys.cli.pareto import pareto_table, sweep_weight
 from recsys.cli.rules import rules
 from recsys.cli.rules_check import check_rules, dry_run_rules
 from recsys.cli.show import slate_table
-from recsys.cli.whole import whole_file
-from recsys.cli.why import absence, reasons_table
 from recsys.contracts import Query, Slate
 from recsys.data.splits import whole
 from recsys.errors import QueryError, exit_on_error
-from recsys.evaluation.chart import draw_front
+from recsys.evaluation.chart import draw_pareto_front
 from recsys.evaluation.replay import Replay
 from recsys.pipeline import recommend as run
 from recsys.pipeline import through
@@ -126,7 +126,7 @@ def recommend(
             (explained,) = load_explain(opened, items_store)(tensors)["SLATE"]
             console.print(reasons_table(explained, names))
         if why_not is not None:
-            console.print(Text(absence(stages, tensors, why_not)))
+            console.print(Text(explain_absence(stages, tensors, why_not)))
         return
     assert out is not None
     queries = [replay.latest(name, moment, k) for name in dataset.users["user"]]
@@ -142,16 +142,16 @@ def pareto(
     objectives: Annotated[tuple[str, str], typer.Option(help="two objectives to weigh against each other")],
     out: Annotated[Path, typer.Option(help="picture to write")] = Path("pareto.png"),
 ) -> None:
-    """What every value of a weight is worth to two objectives, on the requests that calibrated the ranker.
+    """Evaluate every value of a weight on two objectives, on the requests that calibrated the ranker.
 
-    The order is that of the utility alone: rules and diversity come behind it.
+    Candidates are ranked by utility alone, before rules and diversity.
     """
     if out.is_dir():
         raise QueryError(f"--out {out} is a folder; give the name of a picture")
-    points = weighed(Bundle.open(bundle), weight, objectives)
-    with whole_file(out) as draft:
-        draw_front(draft, points, objectives, weight)
-    console.print(front_table(points, objectives, weight))
+    points = sweep_weight(Bundle.open(bundle), weight, objectives)
+    with atomic_file(out) as draft:
+        draw_pareto_front(draft, points, objectives, weight)
+    console.print(pareto_table(points, objectives, weight))
     console.print(f"picture  {out}")
     console.print(f"next     python train.py policy.value.weights.{weight}=...", style="bold")
 
@@ -162,7 +162,7 @@ def _batches(queries: Sequence[Query]) -> Iterator[Sequence[Query]]:
 
 
 def _write(slates: Sequence[Slate], out: Path) -> None:
-    """One row an item; written beside and renamed."""
+    """Write one row per item, atomically."""
     rows = [
         {
             "user": slate.user,
@@ -179,11 +179,11 @@ def _write(slates: Sequence[Slate], out: Path) -> None:
         for slate in slates
         for position, shown in enumerate(slate.items)
     ]
-    with whole_file(out) as draft:
+    with atomic_file(out) as draft:
         pl.DataFrame(rows, infer_schema_length=None).write_parquet(draft)
 
 
 def main() -> None:
-    """Errors a person can mend end with one sentence and exit code 2."""
+    """Run the app; expected errors end with one sentence and exit code 2."""
     with exit_on_error():
         app()

@@ -19,9 +19,9 @@ from rich.text import Text
 from recsys.bundle import Bundle
 from recsys.cli.rules_check import catalogue_of
 from recsys.errors import ConfigError
-from recsys.policy.audit import Version
-from recsys.policy.difference import Difference
+from recsys.policy.audit import RuleVersion
 from recsys.policy.lint import check
+from recsys.policy.rule_diff import RuleDiff
 from recsys.policy.rules import RuleSet, read_text
 from recsys.policy.store import RuleStore
 
@@ -47,24 +47,26 @@ def publish(
     ] = None,
     report: Annotated[Path | None, typer.Option(help="what the dry run said, JSON; kept beside the rules")] = None,
 ) -> None:
-    """Make a rule file the version that serves."""
-    wanted = RuleSet.read(file)
+    """Publish a rule file as the current version."""
+    rule_set = RuleSet.read(file)
     if bundle is not None:
         _refuse_errors(file, Bundle.open(bundle))
-    attached = None if report is None else _report(report, wanted)
+    attached = None if report is None else _report(report, rule_set)
     text = file.read_bytes().decode()
     entry = RuleStore(store).publish(text, who=who or login(), why=why, expected=started, report=attached)
-    _say("version", f"{entry.version} serves, entry {entry.number}")
-    _say("checked", f"fits {bundle}" if bundle else "against no catalogue; --bundle refuses rules that do not fit one")
+    _print_line("version", f"{entry.version} serves, entry {entry.number}")
+    _print_line(
+        "checked", f"fits {bundle}" if bundle else "against no catalogue; --bundle refuses rules that do not fit one"
+    )
     _next(store, 'rollback --why "..."' if entry.parent else "history")
 
 
 @rules.command()
 def history(store: StorePath) -> None:
-    """Every change, newest first; * serves."""
+    """List every change, newest first; * marks the current version."""
     entries = RuleStore(store).history()
     if not entries:
-        _say("empty", f"nothing was published in {store}: bundles serve their own rules")
+        _print_line("empty", f"nothing was published in {store}: bundles serve their own rules")
         _next(store, 'publish rules.yaml --why "..."')
         return
     console.print(_history_table(entries))
@@ -79,8 +81,8 @@ def show(
 ) -> None:
     """Print the text of a version as it was published, and nothing else: > rules.yaml makes a file of it."""
     opened = RuleStore(store)
-    wanted = _named(opened, version)
-    sys.stdout.write(opened.read(wanted))
+    version = _named(opened, version)
+    sys.stdout.write(opened.read(version))
     sys.stdout.flush()
     command = _command(store, f'publish rules.yaml --from {_named(opened, None)} --why "..."')
     print(f"next     {command}", file=sys.stderr)
@@ -92,7 +94,7 @@ def diff(
     before: Annotated[str, typer.Argument(help="version, or the beginning of its hash")],
     after: Annotated[str | None, typer.Argument(help="another one; else the version that serves")] = None,
 ) -> None:
-    """What lies between two versions: rules by name, then lines."""
+    """Print the difference of two versions: rules by name, then lines."""
     opened = RuleStore(store)
     _print_difference(opened.diff(before, _named(opened, after)))
     _next(store, f'rollback --to {before} --why "..."')
@@ -108,9 +110,9 @@ def rollback(
     who: Who = None,
     started: From = None,
 ) -> None:
-    """Let an older version serve again; servers that read the store follow by themselves."""
+    """Make an older version current again; servers that read the store reload by themselves."""
     entry = RuleStore(store).rollback(to, who=who or login(), why=why, expected=started)
-    _say("version", f"{entry.version} serves again, entry {entry.number}; it took the place of {entry.parent}")
+    _print_line("version", f"{entry.version} serves again, entry {entry.number}; it took the place of {entry.parent}")
     _next(store, "history")
 
 
@@ -120,13 +122,15 @@ def verify(store: StorePath) -> None:
     entries = RuleStore(store).verify()
     if entries:
         last = entries[-1]
-        _say("whole", f"{len(entries)} entries; the last is {last.sha256}, keep it elsewhere to see a forged log too")
+        _print_line(
+            "whole", f"{len(entries)} entries; the last is {last.sha256}, keep it elsewhere to see a forged log too"
+        )
     else:
-        _say("empty", f"nothing was published in {store}")
+        _print_line("empty", f"nothing was published in {store}")
     _next(store, "history")
 
 
-def _history_table(entries: tuple[Version, ...]) -> Table:
+def _history_table(entries: tuple[RuleVersion, ...]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for heading in ("", "version", "when (UTC)", "who", "why", "action", "report"):
         table.add_column(heading, no_wrap=heading not in ("who", "why"), overflow="fold")
@@ -139,14 +143,14 @@ def _history_table(entries: tuple[Version, ...]) -> Table:
     return table
 
 
-def _print_difference(found: Difference) -> None:
+def _print_difference(found: RuleDiff) -> None:
     for name in ("added", "removed", "changed", "settings"):
         if names := getattr(found, name):
-            _say(name, ", ".join(names))
+            _print_line(name, ", ".join(names))
     if found.reordered:
-        _say("order", "the rules follow each other otherwise")
+        _print_line("order", "the rules follow each other otherwise")
     if not any((found.added, found.removed, found.changed, found.settings, found.reordered)):
-        _say("same", "no rule differs")
+        _print_line("same", "no rule differs")
     for line in found.lines.splitlines():
         console.print(Text(line, style=COLOURS.get(line[:1], "")), soft_wrap=True)
 
@@ -160,19 +164,19 @@ def _named(store: RuleStore, version: str | None) -> str:
 
 
 def _refuse_errors(file: Path, bundle: Bundle) -> None:
-    """ConfigError with the first thing that `check` finds."""
+    """Raise ConfigError for the first error that `check` finds."""
     found = [one for one in check(read_text(file), catalogue_of(bundle), now=time.time()) if one.level == "error"]
     if found:
         first = found[0]
         raise ConfigError(f"{file}, line {first.line}, rule {first.rule!r}: {first.message}; rules check lists all")
 
 
-def _report(file: Path, wanted: RuleSet) -> dict[str, Any]:
-    """What a dry run said of these very rules; ConfigError where it refused them."""
+def _report(file: Path, rule_set: RuleSet) -> dict[str, Any]:
+    """Read the dry-run report of exactly these rules; ConfigError where it exceeded limits."""
     report = _document(file)
-    if (of := report.get("new")) != wanted.hash:
+    if (of := report.get("new")) != rule_set.hash:
         whose = "does not say which rules it is about" if of is None else f"is the report of the rules {of}"
-        raise ConfigError(f"{file} {whose}, these are {wanted.hash}; dry-run them again")
+        raise ConfigError(f"{file} {whose}, these are {rule_set.hash}; dry-run them again")
     if exceeded := report.get("exceeded"):
         raise ConfigError(f"{file}: its dry run refuses it: {exceeded[0]}; change the rules or their limits")
     return report
@@ -189,14 +193,14 @@ def _document(file: Path) -> dict[str, Any]:
 
 
 def login() -> str:
-    """The name of whoever types; ConfigError where the machine knows none."""
+    """Return the login name; ConfigError where the machine has none."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):
         raise ConfigError("this machine knows no login name; give --who") from None
 
 
-def _say(word: str, sentence: str) -> None:
+def _print_line(word: str, sentence: str) -> None:
     console.print(Text(f"{word:<9}{sentence}"), soft_wrap=True)
 
 

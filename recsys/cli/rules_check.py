@@ -1,4 +1,4 @@
-"""`python -m recsys rules check | dry-run`: what is wrong with a rule file, and what it would change."""
+"""`python -m recsys rules check | dry-run`: lint a rule file, and measure its effect."""
 
 import json
 import time
@@ -14,24 +14,24 @@ from rich.table import Table
 from rich.text import Text
 
 from recsys.bundle import Bundle
+from recsys.cli.atomic_write import atomic_file
 from recsys.cli.log import read_log
-from recsys.cli.whole import whole_file
 from recsys.contracts import Query
 from recsys.data.dataset import Dataset
 from recsys.data.splits import whole
 from recsys.evaluation.chart import draw_dry_run
 from recsys.evaluation.replay import Replay
 from recsys.pipeline import through
-from recsys.policy.dry_run import Asked, DryRun, dry_run
-from recsys.policy.lint import Catalogue, Finding, check
-from recsys.policy.quotas import grouping
+from recsys.policy.dry_run import DryRun, ScoredRequests, dry_run
+from recsys.policy.lint import Finding, RuleCatalogue, check
+from recsys.policy.quotas import category_values
 from recsys.policy.rules import RuleSet, read_text
 from recsys.policy.store import RuleStore
 from recsys.stages import Stages, load_stages, read_ruled_items, read_spec, request_types, rules_maker
 
-BATCH = 64
+QUERIES_PER_BATCH = 64
 MAX_VALUES = 500
-"""of a column whose exposure is compared"""
+"""maximum number of values of a column whose exposure is compared"""
 console = Console()
 
 BundlePath = Annotated[Path, typer.Option(help="folder of the bundle whose catalogue and models the rules meet")]
@@ -39,11 +39,13 @@ RuleFile = Annotated[Path, typer.Argument(help="rule set, YAML")]
 
 
 def check_rules(file: RuleFile, bundle: BundlePath) -> None:
-    """Every mistake of a rule file with its line and what to do; exit code 1 if one of them is an error."""
+    """List the findings in a rule file with line and remedy; exit code 1 if one of them is an error."""
     found = check(read_text(file), catalogue_of(Bundle.open(bundle)), now=time.time())
     for one in found:
         colour = "bold red" if one.level == "error" else "yellow"
-        console.print(Text.assemble((f"{file}:{one.line}:{one.column} ", "dim"), (one.level, colour), f" {_told(one)}"))
+        console.print(
+            Text.assemble((f"{file}:{one.line}:{one.column} ", "dim"), (one.level, colour), f" {_finding_text(one)}")
+        )
     errors = sum(one.level == "error" for one in found)
     console.print(f"{errors} errors, {len(found) - errors} warnings", style="bold")
     if errors:
@@ -51,15 +53,15 @@ def check_rules(file: RuleFile, bundle: BundlePath) -> None:
     console.print(f"next     python -m recsys rules dry-run {file} --bundle {bundle}", style="bold")
 
 
-def _told(finding: Finding) -> str:
+def _finding_text(finding: Finding) -> str:
     return f"{finding.rule}: {finding.message}"
 
 
-def catalogue_of(bundle: Bundle) -> Catalogue:
-    """What rules are checked against."""
+def catalogue_of(bundle: Bundle) -> RuleCatalogue:
+    """Return the catalogue that rules are checked against."""
     items = read_ruled_items(bundle)
     types = items.ledger.schema.rule_types
-    return Catalogue(columns=items.columns, item_types=types, request_types=request_types(read_spec(bundle)))
+    return RuleCatalogue(columns=items.columns, item_types=types, request_types=request_types(read_spec(bundle)))
 
 
 def dry_run_rules(
@@ -74,7 +76,7 @@ def dry_run_rules(
         Path | None, typer.Option(help="description.yaml of the log; else the run's own data folder")
     ] = None,
 ) -> None:
-    """What the rules would have changed; exit code 1 beyond the limits in the file."""
+    """Report what the rules would have changed; exit code 1 beyond the limits in the file."""
     opened, new = Bundle.open(bundle), RuleSet.read(file)
     stages, make = load_stages(opened), rules_maker(opened)
     dataset = read_log(bundle, data)
@@ -83,7 +85,7 @@ def dry_run_rules(
         make(_before(old, store)).policy,
         make(new).policy,
         {name: stage.policy for name, stage in without.items()},
-        track(list(_asked(stages, dataset, users, k)), "replayed"),
+        track(list(_replayed_requests(stages, dataset, users, k)), "replayed"),
         _groups(opened),
         new.limits,
     )
@@ -99,41 +101,41 @@ def dry_run_rules(
 
 
 def _before(old: Path | None, store: Path | None) -> RuleSet | None:
-    """None for the bundle's own."""
+    """Return the rules before, None for the bundle's own."""
     if old is not None:
         return RuleSet.read(old)
     head = None if store is None else RuleStore(store).head()
     return None if head is None or store is None else RuleSet.parse(RuleStore(store).text(head.text))
 
 
-def _asked(stages: Stages, dataset: Dataset, users: int, k: int) -> Iterator[Asked]:
-    """The latest requests of some users, always the same ones, through all stages but the last."""
+def _replayed_requests(stages: Stages, dataset: Dataset, users: int, k: int) -> Iterator[ScoredRequests]:
+    """Yield the latest requests of a fixed sample of users, after all stages but the last."""
     replay = Replay(dataset, whole(dataset))
     now = float(replay.timestamps.max())
     names = sorted(dataset.users["user"].sample(min(users, dataset.num_users), seed=0))
     queries = [replay.latest(name, now, k) for name in names]
-    for start in range(0, len(queries), BATCH):
-        yield _through(stages, queries[start : start + BATCH])
+    for start in range(0, len(queries), QUERIES_PER_BATCH):
+        yield _through(stages, queries[start : start + QUERIES_PER_BATCH])
 
 
-def _through(stages: Stages, queries: Sequence[Query]) -> Asked:
-    asked, candidates, probabilities, deviations = stages[-1].offered(through({"QUERY": queries}, stages[:-1]))
-    return Asked(queries=asked, candidates=candidates, probabilities=probabilities, deviations=deviations)
+def _through(stages: Stages, queries: Sequence[Query]) -> ScoredRequests:
+    kept, candidates, probabilities, logit_std = stages[-1].offered(through({"QUERY": queries}, stages[:-1]))
+    return ScoredRequests(queries=kept, candidates=candidates, probabilities=probabilities, logit_std=logit_std)
 
 
 def _groups(bundle: Bundle) -> dict[str, list[tuple[str, ...]]]:
-    """Columns whose exposure is compared -> values of each item."""
+    """Return column -> values of each item, for the columns whose exposure is compared."""
     catalogue = catalogue_of(bundle)
     columns = [name for name, kind in catalogue.item_types.items() if kind in ("category", "categories")]
-    grouped = {name: grouping("dry run", name, catalogue.columns, catalogue.item_types) for name in columns}
+    grouped = {name: category_values("dry run", name, catalogue.columns, catalogue.item_types) for name in columns}
     return {name: rows for name, rows in grouped.items() if len({one for row in rows for one in row}) <= MAX_VALUES}
 
 
 def _save(run: DryRun, out: Path) -> None:
     document = run.to_document()
-    with whole_file(out / "dry_run.json") as draft:
+    with atomic_file(out / "dry_run.json") as draft:
         draft.write_text(json.dumps(document, indent=1), encoding="utf-8")
-    with whole_file(out / "dry_run.png") as draft:
+    with atomic_file(out / "dry_run.png") as draft:
         draw_dry_run(draft, document, f"{run.old} -> {run.new}, {run.num_slates:,} slates")
 
 

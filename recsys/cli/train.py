@@ -17,7 +17,7 @@ from rich.console import Console
 from recsys.bundle import Bundle
 from recsys.cli.configuration import CONF
 from recsys.errors import ConfigError, exit_on_error
-from recsys.evaluation.continued import Continued
+from recsys.evaluation.wide_table import WideTable
 from recsys.evaluation.report import PICTURES, Report, compare, verdicts
 from recsys.training.cascade import Knobs
 from recsys.training.experiment import Experiment
@@ -76,10 +76,10 @@ def train(config: DictConfig) -> None:
 
 
 def show(console: Console, report: Report, bundle: Bundle, folder: Path) -> None:
-    console.print(Continued(report.table()))
+    console.print(WideTable(report.table()))
     if report.objectives:
-        console.print(Continued(report.probabilities()))
-    console.print(Continued(report.exposure()))
+        console.print(WideTable(report.probabilities()))
+    console.print(WideTable(report.exposure()))
     for line in verdicts(report):
         console.print(f"  {line}")
     console.print()
@@ -96,7 +96,7 @@ class CompareRuns(Callback):
         folder, console = Path(config.hydra.sweep.dir), Console()
         if not (runs := outcomes(folder)):
             return
-        console.print(Continued(compare(runs)))
+        console.print(WideTable(compare(runs)))
         (folder / "comparison.json").write_text(json.dumps(runs, indent=1), encoding="utf-8")
         console.print(f"table    {folder / 'comparison.json'}", soft_wrap=True)
         if failed := sum("error" in run for run in runs.values()):

@@ -1,1 +1,1 @@
-"""Sources of a data set, its one canonical form, its validation and its splits by time."""
+"""Data sets: sources, canonical form, validation and splits."""

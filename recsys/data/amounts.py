@@ -1,14 +1,14 @@
-"""Grades, amounts and counts in a description: objectives that follow one another, and the mean that they add up to.
+"""Grades, amounts and counts in a description: chains of threshold objectives, and the mean that they sum to.
 
     stars: {grade: rating, levels: [1, 2, 3, 4, 5]}     rating >= 1, ..., rating >= 5; the mean grade is exact
     minutes: {amount: minutes, steps: [0, 5, 15]}       minutes > 0, ..., minutes > 15; the mean of min(minutes, 15)
     revenue: {amount: price, steps: [0, 10], where: "kind == 'purchase'"}     the price of purchases, 0 of all else
     views: {count: "kind == 'view'", steps: [1, 2, 5]}  at least 1, 2, 5 views of an item within the horizon
 
-A single event is a view once at most: only the first step of a count can be reached by it, the others by what a candidate
-comes to (recsys/evaluation/replay.py).
+A single event counts once: it can reach only the first step of a count, the others need several events on a candidate
+(recsys/evaluation/replay.py).
 
-Grades are the continuation-ratio model of an ordinal answer (Fienberg 1980), for the ranker learns each objective given
+Grades are the continuation-ratio model of an ordinal answer (Fienberg 1980), since the ranker learns each objective given
 the one before it (recsys/ranking/funnel.py); amounts are a regression by distribution: the mean is the area under
 P(amount > s), by the trapezoid rule over the steps (TPM, Lin et al. 2023). Value formulas read the mean by its name.
 """
@@ -22,14 +22,14 @@ from recsys.data.description import refuse_unknown
 from recsys.errors import DataError
 
 KINDS = {"grade": "levels", "amount": "steps", "count": "steps"}
-"""what is measured -> where it is cut"""
+"""key of the measured value -> key of its thresholds"""
 Cuts = Sequence[int | float]
 
 
 def expanded(objectives: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str], dict[str, str]]:
-    """Objectives as a person writes them -> plain ones, means as sums over these, and the first objective of each mean.
+    """Expand objectives into plain ones, means as sums over them, and the first objective of each mean.
 
-    DataError for a grade or an amount that is none.
+    DataError for a malformed grade, amount or count.
     """
     plain: dict[str, Any] = {}
     means, first = {}, {}
@@ -59,7 +59,7 @@ def _measured(name: str, written: Mapping[str, Any]) -> tuple[dict[str, str], st
 
 def _grades(name: str, written: Mapping[str, Any], values: Cuts) -> tuple[dict[str, str], list[float]]:
     text = _value(f"objectives.{name}", written, "grade")
-    return {f"{name}_from_{_told(value)}": f"{text} >= {value!r}" for value in values}, _widths(values)
+    return {f"{name}_from_{_name_part(value)}": f"{text} >= {value!r}" for value in values}, _widths(values)
 
 
 def _amounts(name: str, written: Mapping[str, Any], values: Cuts) -> tuple[dict[str, str], list[float]]:
@@ -67,7 +67,7 @@ def _amounts(name: str, written: Mapping[str, Any], values: Cuts) -> tuple[dict[
         raise DataError(f"objectives.{name}.steps begins with {values[0]}; begin with 0, where the area begins")
     text, widths = _value(f"objectives.{name}", written, "amount"), _widths(values)[1:]
     weights = [(before + behind) / 2 for before, behind in zip([0, *widths], [*widths, 0], strict=True)]
-    return {f"{name}_over_{_told(value)}": f"{text} > {value!r}" for value in values}, weights
+    return {f"{name}_over_{_name_part(value)}": f"{text} > {value!r}" for value in values}, weights
 
 
 def _counts(name: str, written: Mapping[str, Any], values: Cuts) -> tuple[dict[str, str], list[float]]:
@@ -86,7 +86,7 @@ _CUT: dict[str, Callable[[str, Mapping[str, Any], Cuts], tuple[dict[str, str], l
 
 
 def _value(where: str, written: Mapping[str, Any], kind: str) -> str:
-    """The number that is measured, 0 for events that `where` leaves out."""
+    """Return the measured number, 0 for events that `where` excludes."""
     condition = written.get("where")
     if condition is not None and not isinstance(condition, str):
         raise DataError(
@@ -114,6 +114,6 @@ def _number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _told(value: float) -> str:
-    """Part of a plain name, another one for every value."""
+def _name_part(value: float) -> str:
+    """Return a number as part of an identifier, unique per value."""
     return repr(value).replace(".", "_").replace("+", "").replace("-", "minus")

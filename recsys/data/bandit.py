@@ -1,4 +1,4 @@
-"""A bandit's log: what was shown, with which probability, and what came of it.
+"""Bandit log: shown actions with propensities, positions and rewards.
 
 Shapes: R rounds, F numbers of a context, A actions.
 """
@@ -12,7 +12,7 @@ from recsys.errors import DataError
 
 @dataclass(frozen=True, kw_only=True)
 class BanditLog:
-    """One row a shown action; raises DataError for shapes, kinds and values that no such log can have."""
+    """Log with one row per shown action; raises DataError for invalid shapes, types and values."""
 
     contexts: np.ndarray
     """[R, F] numbers known before the action was drawn"""
@@ -21,12 +21,12 @@ class BanditLog:
     rewards: np.ndarray
     """[R]"""
     propensities: np.ndarray
-    """[R] probability of the action that was shown, when it was drawn; in (0, 1]"""
+    """[R] probability of the shown action when it was drawn; in (0, 1]"""
     positions: np.ndarray
-    """[R] whole numbers from 0: where it was shown"""
+    """[R] whole numbers from 0, position of the action"""
     num_actions: int
     possible: np.ndarray | None = None
-    """[R, A] or [1, A]: which actions the logging policy could show; None is every action"""
+    """[R, A] or [1, A] bool, actions that the logging policy could show; None is every action"""
 
     def __post_init__(self) -> None:
         _check_shapes(self)
@@ -51,13 +51,13 @@ class BanditLog:
     def num_positions(self) -> int:
         return int(self.positions.max()) + 1
 
-    def rows(self, places: np.ndarray) -> "BanditLog":
-        """The rounds at places [N], which may come several times."""
+    def rows(self, rounds: np.ndarray) -> "BanditLog":
+        """Return the rounds at indices [N], which may repeat."""
         possible = self.possible
         return replace(
             self,
-            **{name: getattr(self, name)[places] for name in ("contexts", *_COLUMNS)},
-            possible=possible[places] if possible is not None and len(possible) == len(self) else possible,
+            **{name: getattr(self, name)[rounds] for name in ("contexts", *_COLUMNS)},
+            possible=possible[rounds] if possible is not None and len(possible) == len(self) else possible,
         )
 
 
@@ -65,16 +65,16 @@ _COLUMNS = ("actions", "rewards", "propensities", "positions")
 
 
 def check_numbers(name: str, values: np.ndarray) -> None:
-    """DataError for what is no number or not finite."""
+    """Raise DataError for values that are not numeric or not finite."""
     if values.dtype.kind not in "fiub":
         raise DataError(f"{name} is of type {values.dtype}; wanted numbers")
     if not (finite := np.isfinite(values)).all():
-        place = first_place(~finite)
-        raise DataError(f"{name} is {values[place]} in round {place[0]}; wanted finite numbers: fill or drop it")
+        index = first_true(~finite)
+        raise DataError(f"{name} is {values[index]} in round {index[0]}; wanted finite numbers: fill or drop it")
 
 
-def first_place(marked: np.ndarray) -> tuple[int, ...]:
-    """Of the first true one."""
+def first_true(marked: np.ndarray) -> tuple[int, ...]:
+    """Return the index of the first true element."""
     return tuple(int(one) for one in np.unravel_index(int(marked.argmax()), marked.shape))
 
 
@@ -82,8 +82,8 @@ def _check_shapes(log: BanditLog) -> None:
     rounds = len(log.actions)
     if not rounds:
         raise DataError("the log has no rounds; wanted at least one")
-    wanted = dict.fromkeys(_COLUMNS, (rounds,)) | {"contexts": (rounds, *log.contexts.shape[1:2])}
-    for name, shape in wanted.items():
+    shapes = dict.fromkeys(_COLUMNS, (rounds,)) | {"contexts": (rounds, *log.contexts.shape[1:2])}
+    for name, shape in shapes.items():
         if (found := getattr(log, name).shape) != shape or (name == "contexts" and len(found) != 2):
             raise DataError(f"{name} has the shape {found}, actions {log.actions.shape}; give one row a round")
 

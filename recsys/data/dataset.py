@@ -1,4 +1,4 @@
-"""The one form every data set has after its source.
+"""Canonical form of a data set.
 
 N items, U users, R rows (events), T objectives.
 """
@@ -32,7 +32,7 @@ DESCRIPTION_FILE = "description.yaml"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Dataset:
-    """Validated tables in canonical order; null means missing, NaN does not occur. Make one with `canonical`."""
+    """Validated tables in canonical order; null means missing, NaN does not occur. Build one with `canonical`."""
 
     name: str
     interactions: pl.DataFrame
@@ -43,12 +43,12 @@ class Dataset:
     """[U] user: String and the columns by kind, one row for every known user, by crc32 of user"""
     description: Description
     notes: tuple[str, ...]
-    """what a report has to say about the data: dropped duplicates, what stands in the place of time"""
+    """notes for reports: dropped duplicates, the substitute for time"""
     impressions: pl.DataFrame | None = None
-    """a row an item that was shown, by time, request and position: user, timestamp, request: String; known_at: Float64, when
-    all is known that came of it; query: String, the JSON of what was asked, in the first row of a request; item: String;
-    position: Int64; propensity: Float64; labels: Array of T Float32, 0 where nothing came of it, NaN where unknown. None
-    where nobody logged what was shown"""
+    """one row per shown item, by time, request and position: user, timestamp, request: String; known_at: Float64, time at
+    which all outcomes are known; query: String, the JSON query, in the first row of a request; item: String; position:
+    Int64; propensity: Float64; labels: Array of T Float32, 0 without an outcome, NaN where unknown. None without logged
+    impressions"""
 
     @property
     def num_users(self) -> int:
@@ -63,19 +63,19 @@ class Dataset:
         return self.interactions.height
 
     def labels(self) -> np.ndarray:
-        """[R, T] float32, one column an objective; NaN where the label is missing."""
+        """Return [R, T] float32, one column per objective; NaN where the label is missing."""
         return self.description.labels(self.actions(), self.num_events)
 
     def actions(self) -> dict[str, np.ndarray]:
-        """The actions [R] as expressions read them."""
+        """Return the action columns [R] for expressions."""
         return action_columns(self.interactions, self.description)
 
     def positives(self) -> np.ndarray:
-        """[R] bool, events whose target label is above zero; a missing label is no positive."""
+        """Return [R] bool, events whose target label is above zero; a missing label is no positive."""
         return self.labels()[:, list(self.description.objectives).index(self.description.target)] > 0
 
     def hash(self) -> str:
-        """sha256 of user, item, timestamp and actions in canonical order, the same under every library version."""
+        """Return the sha256 of user, item, timestamp and actions in canonical order, independent of library versions."""
         digest = hashlib.sha256()
         for column in (USER, ITEM):
             digest.update(_text_bytes(self.interactions[column]))
@@ -88,7 +88,7 @@ class Dataset:
     def save(self, folder: str | Path) -> None:
         """Write three Parquet files and a description.yaml that the source `Tables` reads back equal.
 
-        Every file is written beside and then renamed, the description last: a reader who finds it finds all.
+        Every file is written to a draft and renamed, the description last: a reader that finds it finds all files.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -110,7 +110,7 @@ def canonical(
     users: pl.DataFrame | None,
     description: Description,
 ) -> Dataset:
-    """Bring typed tables into canonical form: no duplicates, one order, one row for every item and user.
+    """Build the canonical form from typed tables: no duplicates, one order, one row for every item and user.
 
     Events are ordered by (timestamp, user, crc32 of item, item): the checksum keeps raw ids, which are often sorted
     by popularity or by target, from ordering the events of one second. The actions come last, only to break full ties.
@@ -129,7 +129,7 @@ def canonical(
 
 
 def checksums(ids: pl.Series) -> pl.Series:
-    """crc32 of every id's UTF-8 bytes, as UInt32."""
+    """Return the crc32 of every id's UTF-8 bytes, as UInt32."""
     unique = ids.unique()
     sums = pl.Series([zlib.crc32(one.encode()) for one in unique], dtype=pl.UInt32)
     return ids.replace_strict(unique, sums, return_dtype=pl.UInt32).alias("checksum")
@@ -150,7 +150,7 @@ def _schema(description: Description) -> dict[str, dict[str, Any]]:
 
 
 def _complete(table: pl.DataFrame | None, ids: pl.Series, schema: Mapping[str, Any]) -> pl.DataFrame:
-    """`table` with a row of nulls for every id it lacks, ordered by checksum so that no raw id tells its place."""
+    """Add a row of nulls for every id that `table` lacks, ordered by checksum so that row numbers carry no information."""
     known = pl.DataFrame(schema=schema) if table is None else table.select(list(schema))
     key = next(iter(schema))
     unseen = pl.DataFrame({key: ids.unique()}).join(known, on=key, how="anti")
@@ -169,7 +169,7 @@ def _notes(description: Description, num_duplicates: int) -> tuple[str, ...]:
 
 
 def action_columns(events: pl.DataFrame, description: Description) -> dict[str, np.ndarray]:
-    """The actions [R] of events, as expressions read them: NaN or None where missing."""
+    """Return the action columns [R] of events for expressions: NaN or None where missing."""
     return {name: _floats(events[name]) if kind == "number" else np.array(events[name].to_list(), dtype=object)
             for name, kind in description.actions.items()}  # fmt: skip
 

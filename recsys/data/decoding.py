@@ -1,4 +1,4 @@
-"""Bytes of a text file -> its text: compression and encoding, as given or found by looking."""
+"""Decoding of text files: compression and encoding, as given or detected."""
 
 import bz2
 import codecs
@@ -27,7 +27,7 @@ SAMPLE_BYTES = 4096
 
 
 def decompressed(path: Path) -> bytes:
-    """Content of a file; it is unpacked where its first bytes are those of gzip, zstd, bzip2 or xz.
+    """Return the content of a file, decompressed where its first bytes are those of gzip, zstd, bzip2 or xz.
 
     DataError for a damaged file and for an archive of several files.
     """
@@ -57,7 +57,7 @@ _UNPACK: dict[bytes, Callable[[bytes], bytes]] = {
 
 
 def decoded(path: Path, data: bytes, given: str | None) -> tuple[str, str, tuple[str, ...]]:
-    """The text, its encoding and notes on what was guessed; DataError names the line that is not in the encoding."""
+    """Return the text, its encoding and notes on guesses; DataError names the line that is not in the encoding."""
     if given is not None:
         return _strict(path, data, _known(path, given)), given, ()
     encoding = next((name for mark, name in BOMS.items() if data.startswith(mark)), None) or _utf_16(data)
@@ -70,7 +70,7 @@ def decoded(path: Path, data: bytes, given: str | None) -> tuple[str, str, tuple
 
 
 def _known(path: Path, name: str) -> str:
-    """The codec, with a byte order mark left out of the text."""
+    """Return the codec that drops a byte order mark."""
     try:
         known = codecs.lookup(name).name
     except LookupError:
@@ -91,7 +91,7 @@ def _strict(path: Path, data: bytes, encoding: str) -> str:
 
 
 def _utf_16(data: bytes) -> str | None:
-    """UTF-16 without its mark, known by the zero byte that every second one of plain text is."""
+    """Detect UTF-16 without a mark: every second byte of plain text is zero."""
     sample = data[:SAMPLE_BYTES]
     if len(data) % 2 or not sample:
         return None
@@ -102,7 +102,7 @@ def _utf_16(data: bytes) -> str | None:
 
 
 def _one_byte(path: Path, data: bytes, error: UnicodeDecodeError) -> tuple[str, str, tuple[str, ...]]:
-    """Text of an older encoding. Where most other letters are good UTF-8, it is UTF-8 with damage, and refused."""
+    """Decode an 8-bit encoding. Where most non-ASCII letters are valid UTF-8, the text is damaged UTF-8 and refused."""
     line = data.count(b"\n", 0, error.start) + 1
     lenient = data.decode("utf-8", errors="replace")
     damaged = lenient.count("\ufffd")

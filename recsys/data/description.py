@@ -1,4 +1,4 @@
-"""What the columns of a data set mean: kinds, objectives and the target."""
+"""Description of a data set: column kinds, objectives and the target."""
 
 import difflib
 from collections.abc import Iterable, Mapping
@@ -19,34 +19,34 @@ ORDERS: dict[Order, str] = {
     "user": "the place in the user's own list stands in its place, users cannot be compared",
     "none": "the events of a user are a set",
 }
-"""what orders the events -> what stands for the time that there is not"""
+"""order of the events -> note on the substitute for time"""
 
 USER, ITEM, TIMESTAMP = "user", "item", "timestamp"
 SPLIT = "split"
-"""column of the interactions that says to which part of a published split an event belongs"""
+"""column of the interactions with the part of a published split"""
 PARTS = {
     "train": ("train", "training", "fit"),
     "validation": ("validation", "valid", "val", "dev", "eval"),
     "test": ("test", "testing"),
 }
-"""part of a published split -> the words for it, in any case"""
+"""part of a published split -> accepted words, case-insensitive"""
 TEXT = "text"
-"""what the columns of kind text become together, as a feature (recsys/content/words.py)"""
+"""name of the joint feature of all columns of kind text (recsys/content/words.py)"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """The columns of the three tables; raises DataError when they contradict each other.
+    """Columns of the three tables; raises DataError when they contradict each other.
 
-    Kinds: `category` one string, `categories` a set of strings, `number` a float, `text` words for people,
+    Kinds: `category` one string, `categories` a set of strings, `number` a float, `text` human-readable words,
     `vector` floats of one fixed length, `timestamp` unix seconds UTC.
     """
 
     actions: Mapping[str, str]
-    """columns of the interactions that say what the user did, unknown before the event -> number or word; names alone are
-    those of numbers"""
+    """columns of the interactions that describe the user's action, unknown before the event -> number or word; a list of
+    names means numbers"""
     context: dict[str, Kind]
-    """columns of the interactions that are known when the query arrives"""
+    """columns of the interactions that are known at request time"""
     items: dict[str, Kind]
     users: dict[str, Kind]
     objectives: dict[str, str]
@@ -54,14 +54,14 @@ class Description:
     target: str
     """the objective whose positive label makes an event a positive of retrieval"""
     title: str | None
-    """column of the items to show to people"""
+    """column of the items with a display name"""
     order: Order
-    """`time`: timestamps are seconds. Without time they only order: `file`, the number of the row; `user`, the place among
-    the rows of the same user; `none`, nothing orders them, all are 0"""
+    """`time`: timestamps are seconds. Otherwise they only order: `file`, the row number; `user`, the row number within
+    the same user; `none`, no order, all are 0"""
     means: dict[str, str] = field(default_factory=dict)
-    """name -> expression over the objectives, that value formulas may read by its name"""
+    """name -> expression over the objectives, available to value formulas"""
     split: bool = False
-    """the data set comes with a split of its own: a column SPLIT of the interactions holds one of PARTS"""
+    """the data set has a published split: column SPLIT of the interactions holds one of PARTS"""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "actions", kinds_of_actions(self.actions))
@@ -80,35 +80,35 @@ class Description:
 
     @property
     def clock(self) -> bool:
-        """Timestamps are seconds."""
+        """Return whether timestamps are seconds."""
         return self.order == "time"
 
     @property
     def timeline(self) -> bool:
-        """Events of different users can be ordered."""
+        """Return whether events of different users can be ordered."""
         return self.order in ("time", "file")
 
     def expressions(self) -> dict[str, Expression]:
-        """The compiled objectives, in their order."""
+        """Return the compiled objectives in order."""
         types = {name: ACTION_TYPES[kind] for name, kind in self.actions.items()}
         return {name: _compiled(f"objectives.{name}", text, types, "label") for name, text in self.objectives.items()}
 
     def labels(self, actions: Columns, num_rows: int, groups: np.ndarray | None = None) -> np.ndarray:
-        """Objectives of events: [R, T] float32, NaN where the label is missing.
+        """Return the objectives of events, [R, T] float32, NaN where the label is missing.
 
-        groups: [R] int, numbers of the groups over which objectives count events; without them each event is its own.
+        groups: [R] int, groups over which objectives count events; None makes each event its own group.
         """
         columns = actions if groups is None else {**actions, GROUPS: groups}
         values = [np.broadcast_to(one.labels(columns), (num_rows,)) for one in self.expressions().values()]
         return np.stack(values, axis=1)
 
     def to_document(self) -> dict[str, Any]:
-        """A plain dictionary for YAML or JSON; `from_document` is its inverse."""
+        """Return a plain dictionary for YAML or JSON; `from_document` is its inverse."""
         return asdict(self)
 
     @staticmethod
     def from_document(document: Mapping[str, Any]) -> "Description":
-        """Raises DataError for an unknown or a missing key."""
+        """Read a document; DataError for an unknown or a missing key."""
         known = [one.name for one in fields(Description)]
         refuse_unknown("the description", document, known)
         needed = [key for key in known if key not in ("means", "split")]
@@ -118,13 +118,13 @@ class Description:
 
 
 def part_of_split(word: str) -> str | None:
-    """The part that a word stands for, None where it is none."""
+    """Return the part of a split that a word denotes, None for another word."""
     plain = word.strip().lower()
     return next((part for part, words in PARTS.items() if plain in words), None)
 
 
 def kinds_of_actions(actions: Iterable[str]) -> dict[str, str]:
-    """Name -> kind; DataError for a kind that is none."""
+    """Return name -> kind of the actions; DataError for an unknown kind."""
     kinds = {str(name): kind for name, kind in actions.items()} if isinstance(actions, Mapping) else None
     for name, kind in (kinds or {}).items():
         if kind not in ACTION_TYPES:
@@ -134,13 +134,13 @@ def kinds_of_actions(actions: Iterable[str]) -> dict[str, str]:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """' (did you mean X?)' for the nearest known name, or nothing."""
+    """Return ' (did you mean X?)' for the nearest known name, or an empty text."""
     near = difflib.get_close_matches(str(name), [str(one) for one in known], n=1)
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def refuse_unknown(where: str, document: Iterable[str], known: Iterable[str]) -> None:
-    """DataError for the first key of `document` that is not known."""
+    """Raise DataError for the first unknown key of `document`."""
     known = list(known)
     for key in document:
         if key not in known:
@@ -159,7 +159,7 @@ def _check_kinds(where: str, columns: Mapping[str, str]) -> None:
 
 
 def _reserved(description: Description) -> tuple[str, ...]:
-    """Names of the interactions that no action and no context may have."""
+    """Return the column names that no action and no context may have."""
     return (USER, ITEM, TIMESTAMP, SPLIT) if description.split else (USER, ITEM, TIMESTAMP)
 
 
@@ -197,10 +197,10 @@ def _check_objectives(description: Description) -> None:
         _compiled(f"means.{name}", text, dict.fromkeys(description.objectives, "number"), "number")
 
 
-def _compiled(where: str, text: str, types: Mapping[str, str], wanted: str) -> Expression:
+def _compiled(where: str, text: str, types: Mapping[str, str], kind: str) -> Expression:
     if not isinstance(text, str):
         raise DataError(f'{where} is {text!r}; write an expression in quotes, for instance "{text}"')
     try:
-        return compile_expression(text, types, where=where, wanted=wanted)
+        return compile_expression(text, types, where=where, wanted=kind)
     except ConfigError as error:
         raise DataError(str(error)) from None

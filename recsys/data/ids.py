@@ -1,6 +1,6 @@
-"""Ids as files hold them -> one text an id, so that one user is not two and nobody is everybody.
+"""Normalisation of ids, so that spellings of one user are one user and missing ids are no user.
 
-The rule, in this order: blanks around an id do not count; letters are composed (Unicode NFC); words for nothing are no id;
+The rule, in this order: outer blanks are removed; letters are composed (Unicode NFC); null words are no id;
 a whole number is written without a fraction, 17850.0 as 17850, unless another number of the column has one.
 """
 
@@ -11,22 +11,22 @@ from collections.abc import Collection, Iterator, Mapping
 
 import polars as pl
 
-from recsys.data.refusing import refuse_rows
+from recsys.data.row_errors import refuse_rows
 from recsys.errors import DataError
 
 NOTHING = ("null", "nan", "none", "nat", "\\n", "<na>", "n/a", "#n/a", "undefined", "(null)", "[null]")
-"""words for nothing in lower case, as databases, spreadsheets and data frames write them"""
+"""null words in lower case, as databases, spreadsheets and data frames write them"""
 BLANK = "\ufeff\u200b"
-"""characters without a width, which are no white space to Python"""
+"""zero-width characters, which str.strip keeps"""
 WHOLE, FRACTION = re.compile(r"(-?(?:0|[1-9]\d*))\.0+"), re.compile(r"-?\d+\.\d*[1-9]\d*")
 ROUNDED = r"^\d(\.\d+)?[eE]\+\d+$"
 LARGEST_WHOLE = 2.0**53
 
 
 def ids_of(column: pl.Series, where: str, missing: Collection[str]) -> tuple[pl.Series, tuple[str, ...]]:
-    """Ids [R] as text, null where there is none, and notes on what was made equal.
+    """Return ids [R] as text, null where missing, and notes on merged spellings.
 
-    missing: further words for nothing. DataError for a value that can be no id.
+    missing: further null words. DataError for an invalid id.
     """
     text = _text(column, where)
     counts: dict[str, int] = dict(text.drop_nulls().value_counts().iter_rows())
@@ -40,7 +40,7 @@ def ids_of(column: pl.Series, where: str, missing: Collection[str]) -> tuple[pl.
 
 
 def is_nothing(column: pl.Series, words: Collection[str]) -> pl.Series:
-    """[R] bool, null where the text is: the whole text is one of these words, whatever their case."""
+    """Return [R] bool, null where the text is: the whole text is one of these words, case-insensitive."""
     return column.str.strip_chars().str.to_lowercase().is_in([word.strip().lower() for word in words])
 
 
@@ -65,7 +65,7 @@ def normalised_id(value: str) -> str:
 
 
 def _whole(ids: Collection[str]) -> dict[str, str]:
-    """17850.0 -> 17850 for all such ids, none where another one has a fraction: then they may be versions."""
+    """Write 17850.0 as 17850 for all ids, unless another one has a fraction: then they may be version numbers."""
     if any(FRACTION.fullmatch(one) for one in ids):
         return {}
     return {one: found[1] for one in ids if (found := WHOLE.fullmatch(one))}
@@ -93,7 +93,7 @@ def _notes(
 
 
 def words_for_nothing(column: pl.Series, read: pl.Series, of: pl.Series | None = None) -> str:
-    """Counts of the words of a column that stand where nothing was read: 'NULL 12, empty 3', the most frequent first.
+    """Return counts of the null words of a column, most frequent first: 'NULL 12, empty 3'.
 
     of: a column that is not counted where it is null.
     """

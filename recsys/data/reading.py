@@ -1,4 +1,4 @@
-"""Any table file -> a frame of as many rows as it holds: what is not given about its form is found by looking.
+"""Reading of table files, with detection of the format that is not given.
 
 W columns. Lines count from 1, the first line of the file, as editors count them.
 """
@@ -21,10 +21,10 @@ from recsys.errors import DataError
 DELIMITED, PARQUET = (".csv", ".tsv", ".txt", ".dat", ".data", ".tab", ".psv"), (".parquet", ".pq")
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars", "::": "double colons"}
 USUAL = {".tsv": "\t", ".tab": "\t", ".psv": "|"}
-"""delimiter that the ending promises, where that is no comma"""
+"""delimiter by file ending, where it is no comma"""
 SPELLED = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "bar": "|", "pipe": "|", "space": " "}
 STAND_IN = "\x1f"
-"""in the place of a delimiter of several characters, which no parser reads"""
+"""replaces a delimiter of several characters, which the parser does not support"""
 SAMPLE_LINES = 100
 CHUNK_ROWS = 50_000
 DATA_LIKE = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|\d{4}-\d\d-\d\d([ T].*)?|[0-9a-f]{8}-[0-9a-f-]{27}")
@@ -32,35 +32,35 @@ DATA_LIKE = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|\d{4}-\d\d-\d\d([
 
 @dataclass(frozen=True, kw_only=True)
 class FileFormat:
-    """Format of a delimited file as far as it is given; None is to be found by looking."""
+    """Format of a delimited file; None is detected."""
 
     delimiter: str | None = None
     encoding: str | None = None
     columns: tuple[str, ...] | None = None
     """names of all columns, for a file without a header"""
     quoting: bool | None = None
-    """whether double quotes enclose values; else they are part of them"""
+    """double quotes enclose values; else they are part of them"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileTable:
-    """A file as it was read."""
+    """Content of a file with its format."""
 
     frame: pl.DataFrame
     """text columns of a delimited file, null where empty; a Parquet file's own types"""
     format: FileFormat
-    """as found; empty for Parquet"""
+    """the detected format; empty for Parquet"""
     headerless: bool
-    """the first line looks like data: it is the first row, and the columns have numbers for names"""
+    """the first line looks like data: it is the first row, and columns are named by number"""
     first_line: str
-    """as it stands in the file, for messages"""
+    """raw first line, for messages"""
     notes: tuple[str, ...]
 
 
 def read_table(path: Path, given: FileFormat | None = None, *, needed: Collection[str] = ()) -> FileTable:
-    """Read a file of any known ending, upper or lower case, packed or not; each row of it becomes one row.
+    """Read a file of a known ending, compressed or not, without dropping or merging rows.
 
-    needed: columns that have to be there, which decide where looking is not enough. DataError names file, line and column.
+    needed: required columns, which decide an ambiguous detection. DataError names file, line and column.
     """
     given = given or FileFormat()
     ending = _ending(path)
@@ -121,22 +121,22 @@ class _Source:
 
 @dataclass(frozen=True, kw_only=True)
 class _Lines:
-    """The rows of a text, its first line among them, as one way of reading quotes sees them."""
+    """Rows of a text, first line included, under one interpretation of quotes."""
 
     first: list[str]
     quoting: bool
     wrong: tuple[tuple[int, int], ...] = ()
-    """(line, number of fields) of rows that have not the number of the first"""
+    """(line, number of fields) of rows with another number than the first"""
     num_blank: int = 0
     fields: Sequence[int] = ()
     """of every line, where each line is a row"""
     spans: tuple[tuple[int, int], ...] = ()
     """first and last line of rows whose quotes hold line breaks"""
     open_line: int | None = None
-    """where quotes begin that do not end as they should"""
+    """line of a quote that is not closed"""
     last_line: int = 0
     frames: Callable[[list[str]], pl.DataFrame]
-    """names [W] -> all rows, where none is wrong"""
+    """names [W] -> all rows, callable where none is wrong"""
 
     @property
     def whole(self) -> bool:
@@ -144,7 +144,7 @@ class _Lines:
 
 
 def _sep_line(text: str) -> tuple[str, str | None]:
-    """The text without the line `sep=;` that spreadsheets put in front, and its delimiter."""
+    """Remove the line `sep=;` that spreadsheets write first; return text and delimiter."""
     first, _, rest = text.partition("\n")
     found = re.fullmatch(r'"?sep=(.)"?', first, flags=re.IGNORECASE)
     return (rest, found[1]) if found else (text, None)
@@ -160,7 +160,7 @@ def _spelled(path: Path, delimiter: str | None) -> str | None:
 
 
 def _found_delimiter(text: str, needed: Collection[str]) -> str:
-    """The one by which the needed columns are there, most lines have as many values as the first, and that is most."""
+    """Detect the delimiter that gives the required columns, the most consistent lines and the most fields."""
     sample = [line for line in islice(io.StringIO(text), 2 * SAMPLE_LINES) if line.strip()][:SAMPLE_LINES]
     scores = {one: max(_scores(sample, one, needed)) for one in (*DELIMITERS, " ")}
     if not scores[" "][0]:
@@ -185,10 +185,10 @@ def _name(text: str) -> str:
 
 
 def _parsed(source: _Source, quoting: bool | None, columns: Sequence[str] | None) -> _Lines:
-    """The rows with quotes that enclose values, or with quotes that are part of them: as given, else whichever is right.
+    """Parse with quotes that enclose values or are part of them: as given, else the interpretation that fits.
 
-    Where both ways are, quotes enclose unless line breaks are in them: that the lines of a value should hold as many
-    delimiters as a row is the mark of a dump without quoting. There the quotes of two rows would hide those between them.
+    Where both fit, quotes enclose unless values contain line breaks: lines within a value that have as many delimiters as
+    a row indicate a dump without quoting, where the quotes of two rows would hide the rows between them.
     """
     if quoting is False or '"' not in source.text:
         return _checked(source, _plain(source), columns)
@@ -209,13 +209,13 @@ def _parsed(source: _Source, quoting: bool | None, columns: Sequence[str] | None
 
 
 def _are_rows(plain: _Lines, begin: int, first: int, last: int) -> bool:
-    """Most of these lines have the fields of a row."""
+    """Return whether most of these lines have the fields of a row."""
     whole = sum(num == len(plain.first) for num in plain.fields[first - begin : last - begin + 1])
     return 2 * whole > last - first + 1
 
 
 def _plain(source: _Source) -> _Lines:
-    """Every line is a row."""
+    """Read every line as a row."""
     data = source.text.encode("utf-8", "surrogatepass")
     data += b"" if data.endswith(b"\n") else b"\n"
     codes = np.frombuffer(data, np.uint8)
@@ -246,7 +246,7 @@ def _plain(source: _Source) -> _Lines:
 
 
 def _quoted(source: _Source, escapes: dict[str, object]) -> _Lines:
-    """Rows as RFC 4180 has them."""
+    """Read rows by RFC 4180."""
     first: list[str] = []
     wrong, spans, num_blank, open_line, line = [], [], 0, None, source.line - 1
     rows = _csv_rows(source, escapes)
@@ -276,7 +276,7 @@ def _quoted(source: _Source, escapes: dict[str, object]) -> _Lines:
 
 
 def _csv_rows(source: _Source, escapes: dict[str, object]) -> Iterator[tuple[int, list[str]]]:
-    """(last line, fields) of every row; csv.Error where quotes end wrongly."""
+    """Yield (last line, fields) of every row; csv.Error for unbalanced quotes."""
     csv.field_size_limit(2**31 - 1)
     blanks = f'{source.character} "' in source.text
     reader = csv.reader(
@@ -291,7 +291,7 @@ def _csv_rows(source: _Source, escapes: dict[str, object]) -> Iterator[tuple[int
 
 
 def _checked(source: _Source, lines: _Lines, columns: Sequence[str] | None) -> _Lines:
-    """The same; DataError for a row that has not as many fields as there are columns."""
+    """Return the rows; DataError for a row with another number of fields than columns."""
     if lines.open_line is not None:
         raise DataError(
             f"{source.at(lines.open_line)}: quotes begin that do not end as they should; complete the row, or write "
@@ -353,7 +353,7 @@ def _table(
 
 
 def _like_data(first: Sequence[str], frame: pl.DataFrame) -> bool:
-    """A name is no number, no time, and no value of its own column; a header within the file is no value."""
+    """Return whether the first line is data: a header name is no number, no time and no value of its column."""
     if any(DATA_LIKE.fullmatch(_name(one)) for one in first):
         return True
     body = frame[1:].filter(~_equal(frame.columns, first))
@@ -361,7 +361,7 @@ def _like_data(first: Sequence[str], frame: pl.DataFrame) -> bool:
 
 
 def _equal(columns: Sequence[str], values: Sequence[str]) -> pl.Expr:
-    """Rows that hold these values, an empty one for null."""
+    """Return rows that equal these values, empty text for null."""
     return pl.all_horizontal(
         pl.col(column).fill_null("") == value for column, value in zip(columns, values, strict=True)
     )
@@ -379,7 +379,7 @@ def _check_doubled(source: _Source, names: Sequence[str]) -> None:
 def _without_headers(
     frame: pl.DataFrame, names: Sequence[str], header: bool, first: Sequence[str]
 ) -> tuple[pl.DataFrame, int]:
-    """The rows that are data, and how many lines within the file repeat the header."""
+    """Return the data rows, and the number of repeated header lines."""
     frame, line = (frame[1:], first) if header else (frame, names)
     again = frame.select(_equal(frame.columns, line).alias("again"))["again"]
     return frame.filter(~again), int(again.sum())

@@ -1,6 +1,6 @@
-"""Splits: every event belongs to one period, and what is fitted for a period never sees that period or a later one.
+"""Splits of a log into periods; models for a period are fitted on earlier periods only.
 
-R rows of the interactions, in canonical order.
+Shapes: R rows of the interactions, in canonical order.
 """
 
 import hashlib
@@ -22,35 +22,35 @@ PERIODS = ("FIT", "RANK", "VALIDATION", "TEST", "LATER")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Split:
-    """Which period every event belongs to."""
+    """Assignment of every event to one period."""
 
     name: str
-    """as a report says it"""
+    """name in reports"""
     periods: np.ndarray
-    """[R] int8: FIT for retrieval, RANK for the ranker, VALIDATION for choices, TEST for figures, LATER for nobody"""
+    """[R] int8: FIT for retrieval, RANK for the ranker, VALIDATION for choices, TEST for figures, LATER unused"""
     cuts: tuple[float, ...] | None
-    """timestamps at which RANK, VALIDATION, TEST and, if there is any, LATER begin; None where there are no common ones"""
+    """start times of RANK, VALIDATION, TEST and optionally LATER; None without common ones"""
     strict: bool
-    """nothing that is asked in TEST was fitted on VALIDATION: that is only input"""
+    """systems for TEST are not fitted on VALIDATION, which is only input"""
     horizon: float
-    """within which of a request a label is reached, in the unit of the timestamps; infinite: before the period ends"""
+    """time after a request within which a label counts, in timestamp units; infinite: until the period ends"""
     ordered: bool
     """a user's events of later periods come after those of earlier ones; else histories are sets"""
 
     def known(self, period: int) -> np.ndarray:
-        """[R] bool, rows on which a system may be fitted that is asked in `period`; asked in LATER is what is served.
+        """Return [R] bool, rows on which a system for `period` may be fitted; the served system is for LATER.
 
-        Where no common cut begins LATER, its events are only those that no question could be asked of.
+        Without a common start of LATER, its events are only those without an evaluation query.
         """
         if period == LATER and self.cuts is None:
             return np.ones(len(self.periods), dtype=bool)
         return self.periods <= (RANK if self.strict and period == TEST else period - 1)
 
     def halves(self, dataset: Dataset) -> "tuple[Split, ...]":
-        """Two splits, of which the first asks in the first half of TEST and the second in the other half.
+        """Divide TEST into two splits with one half each.
 
-        By time where there is a common one, else by users. Only this split where a half would have no request whose
-        whole horizon was watched.
+        By time where it is common, else by users. Returns this split alone where a half would have no request whose full
+        horizon is observed.
         """
         times = dataset.interactions[TIMESTAMP].to_numpy()
         test = self.periods == TEST
@@ -59,11 +59,11 @@ class Split:
             parts = tuple(replace(self, periods=self._without(test & half)) for half in (second, ~second))
         else:
             parts = self._at(float(times[test][test.sum() // 2]), times)
-        usable = all(((one.periods == TEST) & one.watched(times, TEST)).any() for one in parts)
+        usable = all(((one.periods == TEST) & one.observed(times, TEST)).any() for one in parts)
         return parts if usable else (self,)
 
     def _at(self, middle: float, times: np.ndarray) -> "tuple[Split, ...]":
-        """TEST cut at a time, which begins the second half."""
+        """Cut TEST at a time, the start of the second half."""
         assert self.cuts is not None
         test, (rank, validation, start, *end) = self.periods == TEST, self.cuts
         earlier = np.where(test & (times < middle), VALIDATION, self.periods).astype(np.int8)
@@ -73,37 +73,37 @@ class Split:
         )
 
     def _without(self, rows: np.ndarray) -> np.ndarray:
-        """The periods, with some rows [R] bool in LATER."""
+        """Return the periods with some rows [R] bool moved to LATER."""
         return np.where(rows, LATER, self.periods).astype(np.int8)
 
     def end(self, period: int) -> float:
-        """When a period is over, from RANK to TEST: that moment is not in it; infinite where nothing ends it."""
+        """Return the exclusive end time of a period, RANK to TEST; infinite without one."""
         return np.inf if self.cuts is None or period >= len(self.cuts) else self.cuts[period]
 
-    def watched(self, times: np.ndarray, period: int) -> np.ndarray:
-        """[R] bool, moments [R] of a log after which the whole horizon lies in the period, and in the log."""
+    def observed(self, times: np.ndarray, period: int) -> np.ndarray:
+        """Return [R] bool, request times [R] whose full horizon is observed in period and log (no right censoring)."""
         until = times + self.horizon
         return np.isinf(until) | (until < self.end(period)) & (until <= times.max())
 
-    def check_watched(self, dataset: Dataset) -> None:
-        """DataError where a period has no request whose whole horizon was watched: there is nothing to learn chances from."""
+    def check_observed(self, dataset: Dataset) -> None:
+        """Raise DataError for a period without a request of fully observed horizon: it has no labels to learn from."""
         times = dataset.interactions[TIMESTAMP].to_numpy()
         if not self.horizon:
             raise DataError(
-                f"{dataset.name}: all events of a period have one timestamp, so nothing says how long a request is watched; "
+                f"{dataset.name}: all events of a period have one timestamp, so no request has an observed horizon; "
                 "give protocol.horizon_days or larger shares"
             )
         for period in (RANK, VALIDATION, TEST):
-            if not ((self.periods == period) & self.watched(times, period)).any():
+            if not ((self.periods == period) & self.observed(times, period)).any():
                 raise DataError(
                     f"{dataset.name}: no event of the period {PERIODS[period]} of the {self.name} is followed by the whole "
                     "horizon before the period ends; give a shorter protocol.horizon_days or a larger share"
                 )
 
     def targets(self, dataset: Dataset, period: int = TEST, showable: np.ndarray | None = None) -> np.ndarray:
-        """[R] bool, the first positive in `period` of every (user, item) pair that may be shown.
+        """Return [R] bool, the first positive in `period` of every (user, item) pair that may be shown.
 
-        showable: [R] bool, pairs that may be shown; None: those that no event of an earlier period holds
+        showable: [R] bool, pairs that may be shown; None: those without an event in an earlier period
         """
         rows = dataset.interactions.select(
             pl.col(USER, ITEM).cast(pl.Categorical),
@@ -121,15 +121,15 @@ class Split:
         return targets
 
     def targets_sha256(self, dataset: Dataset, period: int = TEST, showable: np.ndarray | None = None) -> str:
-        """sha256 of the sorted (user, item) pairs of `targets`: reports with one hash were asked the same questions."""
-        asked = pl.Series(self.targets(dataset, period, showable))
-        pairs = dataset.interactions.select(USER, ITEM).filter(asked).sort(USER, ITEM)
+        """Return the sha256 of the sorted (user, item) pairs of `targets`; reports with equal hashes are comparable."""
+        is_target = pl.Series(self.targets(dataset, period, showable))
+        pairs = dataset.interactions.select(USER, ITEM).filter(is_target).sort(USER, ITEM)
         text = "".join(f"{user}\0{item}\n" for user, item in pairs.iter_rows())
         return hashlib.sha256(text.encode()).hexdigest()
 
 
 def whole(dataset: Dataset) -> Split:
-    """All of the log, nothing held out."""
+    """Return a split without held-out events."""
     return Split(
         name="no split",
         periods=np.zeros(dataset.num_events, np.int8),
@@ -141,20 +141,20 @@ def whole(dataset: Dataset) -> Split:
 
 
 class Splitter(Protocol):
-    """What every way to split offers."""
+    """Protocol of split strategies."""
 
     def splits(self, dataset: Dataset) -> tuple[Split, ...]:
-        """At least one, the last one is the one that a model to be served is trained on."""
+        """Return at least one split; the served model is trained on the last."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GlobalTime:
-    """One timeline for all: FIT | RANK | VALIDATION | TEST | LATER.
+    """Split by global time: FIT | RANK | VALIDATION | TEST | LATER.
 
     The last `test` share of the events is cut into as many windows of equal size as there are `cuts`. Each of them is
-    TEST once, with VALIDATION and RANK right before it; what comes after it is LATER. With a share `later` it is as if
-    the log had ended before that. Events of one timestamp stay together, in the later period. What comes of a request is
-    what is reached within `horizon_days`, in all windows; None takes a quarter of the shortest of their periods. Raises
+    TEST once, with VALIDATION and RANK right before it and LATER after it. A share `later` is cut off the end of the log.
+    Events of one timestamp stay together, in the later period. A label counts within `horizon_days` of the request, in all
+    windows; None takes a quarter of the shortest of their periods. Raises
     ConfigError for a share or a horizon out of range.
     """
 
@@ -206,7 +206,7 @@ class GlobalTime:
         )
 
     def _horizon(self, cuts: Sequence[np.ndarray], times: np.ndarray) -> float:
-        """One for all windows; DataError where it is finer than the times: nothing could be reached within it."""
+        """Return the horizon of all windows; DataError where it is finer than the timestamps: no label could be positive."""
         distinct = np.unique(times)
         finest = float(np.diff(distinct).min()) if len(distinct) > 1 else 0.0
         if self.horizon_days is None:
@@ -220,7 +220,7 @@ class GlobalTime:
 
     @staticmethod
     def _quarter(cuts: Sequence[np.ndarray], times: np.ndarray) -> float:
-        """Of the shortest period of all windows."""
+        """Return a quarter of the shortest period of all windows."""
         return min(float(np.diff([*one, times[-1]])[:TEST].min()) for one in cuts) / 4
 
 
@@ -229,8 +229,8 @@ class LeaveOneOut:
     """Strict leave-one-out in time order: the last positive of a user is TEST, the two before VALIDATION and RANK.
 
     Events that are no positives belong to the period of the next positive of their user, after the last one to LATER,
-    so that nothing of a user is fitted on that comes after what is asked, and every period of a user ends with what is
-    reached in it. Users with fewer than `min_events` positives are all FIT.
+    so that no event of a user after a query is fitted on, and every period of a user ends with its positive.
+    Users with fewer than `min_events` positives are all FIT.
     """
 
     min_events: int
@@ -263,11 +263,11 @@ class LeaveOneOut:
 
 @dataclass(frozen=True, kw_only=True)
 class Random:
-    """The literature's random split, and the only one for data without any order: all events of a (user, item) pair
-    belong to one period, drawn by a seeded hash of the pair, whatever else the data set holds.
+    """Random split of the literature, and the only one for data without any order: all events of a (user, item) pair
+    belong to one period, chosen by a seeded hash of the pair, independent of the rest of the data set.
 
-    The shares are those of the pairs. A query may know what came later than what it asks for: figures are for
-    comparison with figures of the same kind only.
+    Shares are of pairs. A query may know events later than its targets: figures compare only with figures of random
+    splits.
     """
 
     rank: float
@@ -291,14 +291,15 @@ class Random:
 
 @dataclass(frozen=True, kw_only=True)
 class Predefined:
-    """The split that a data set was published with: its own column or files say which events are test.
+    """Split published with a data set, by a column or by files.
 
-    What the ranker learns from (RANK) is taken out of train, and so is VALIDATION where nothing was published as such: the
+    RANK is taken out of train, and so is VALIDATION where none was published: the
     newest share of train by the common time, of each user where only the user's events are ordered, and a seeded hash
-    of the (user, item) pair where nothing is. `strict`: nothing that is asked in TEST was fitted on VALIDATION.
+    of the (user, item) pair without any order. `strict`: systems for TEST are not fitted on VALIDATION.
 
-    The periods have common cuts, and a horizon of a quarter of the shortest of them, where each begins when the one
-    before it is over; else they are whole. Histories are sets where some user has an event of test before one of train.
+    The periods have common cuts, and a horizon of a quarter of the shortest of them, where each begins after the end
+    of the one before; else the horizon is the whole period. Histories are sets where some user has an
+    event of test before one of train.
     """
 
     rank: float
@@ -355,7 +356,7 @@ class Predefined:
 
 
 def _train_fractions(dataset: Dataset, train: np.ndarray, seed: int) -> np.ndarray:
-    """[T] in [0, 1), how late each of the T events of train comes; equal times are equally late."""
+    """Return [T] in [0, 1), the relative lateness of the T train events; equal for equal times."""
     events = dataset.interactions.filter(pl.Series(train))
     if dataset.description.order == "none":
         return _pair_fractions(events[USER], events[ITEM], seed)
@@ -366,7 +367,7 @@ def _train_fractions(dataset: Dataset, train: np.ndarray, seed: int) -> np.ndarr
 
 
 def _own_cuts(dataset: Dataset, periods: np.ndarray) -> tuple[float, ...] | None:
-    """When the periods begin, None where one has begun before another was over."""
+    """Return the start times of the periods, None where they overlap."""
     if not dataset.description.timeline:
         return None
     times = dataset.interactions[TIMESTAMP].to_numpy()
@@ -376,7 +377,7 @@ def _own_cuts(dataset: Dataset, periods: np.ndarray) -> tuple[float, ...] | None
 
 
 def _rising(dataset: Dataset, periods: np.ndarray) -> bool:
-    """No user has an event of a later period before one of an earlier period."""
+    """Return whether no user has an event of a later period before one of an earlier period."""
     if dataset.description.order == "none":
         return False
     before = pl.col("period").shift(1).over(USER)
@@ -389,8 +390,8 @@ def _check_shares(rank: float, validation: float, test: float, later: float) -> 
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
             raise ConfigError(f"{key} is {value!r}; write a fraction of the events between 0 and 1")
     if (total := rank + validation + test + later) >= 1:
-        told = "rank + validation + test" + (" + later" if later else "")
-        raise ConfigError(f"{told} is {total:g}; keep the sum below 1, the rest is there to fit on")
+        names = "rank + validation + test" + (" + later" if later else "")
+        raise ConfigError(f"{names} is {total:g}; keep the sum below 1, the rest is there to fit on")
 
 
 def _check_filled(periods: np.ndarray, advice: str) -> None:
@@ -401,14 +402,14 @@ def _check_filled(periods: np.ndarray, advice: str) -> None:
 
 
 def _cuts(times: np.ndarray, shares: tuple[float, ...]) -> np.ndarray:
-    """Times at which the last periods begin that hold these shares of the events; a last share of 0 begins nowhere."""
-    ahead = np.array([sum(shares[place:]) for place in range(len(shares)) if shares[place]])
+    """Return the start times of the last periods with these shares of the events; a last share of 0 has none."""
+    ahead = np.array([sum(shares[period:]) for period in range(len(shares)) if shares[period]])
     starts = np.minimum(np.rint((1 - ahead) * len(times)).astype(np.int64), len(times) - 1)
     return times[starts]
 
 
 def _pair_fractions(users: pl.Series, items: pl.Series, seed: int) -> np.ndarray:
-    """[R] float64 in [0, 1), the same for the same (user, item, seed) everywhere.
+    """Return [R] float64 in [0, 1), determined by (user, item, seed) alone.
 
     64-bit BLAKE2b of both ids, joined by the finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
     """
@@ -419,7 +420,7 @@ def _pair_fractions(users: pl.Series, items: pl.Series, seed: int) -> np.ndarray
 
 
 def _hashes(ids: pl.Series, salt: str) -> np.ndarray:
-    """[R] uint64."""
+    """Return [R] uint64 BLAKE2b hashes with a salt."""
     unique = ids.unique()
     drawn = [hashlib.blake2b(one.encode(), digest_size=8, key=salt.encode()).digest() for one in unique]
     numbers = pl.Series([int.from_bytes(one, "little") for one in drawn], dtype=pl.UInt64)

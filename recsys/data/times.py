@@ -1,7 +1,7 @@
-"""Times as files hold them -> unix seconds, UTC. The unit of a column of numbers is found by looking at all of them.
+"""Parsing of times to unix seconds, UTC. The unit of a numeric column is detected from all of its values.
 
 Days (20231114), years (2023), days of a spreadsheet (45244.5, since 1899-12-30) and days since 1970 look like seconds of
-1970; they are told apart because every number of the column must fit. Where some do and some do not, the row is refused.
+1970; they are distinguished because every number of the column must fit. A row that does not fit is refused.
 """
 
 import re
@@ -10,12 +10,12 @@ from datetime import UTC, datetime
 
 import polars as pl
 
-from recsys.data.refusing import parsed_numbers, refuse_infinite, refuse_rows
+from recsys.data.row_errors import parsed_numbers, refuse_infinite, refuse_rows
 from recsys.errors import DataError
 
 DAY_S = 86_400.0
 FINE = {"ms": (1e11, 1e14, 1e3), "us": (1e14, 1e17, 1e6), "ns": (1e17, 1e20, 1e9)}
-"""unit -> numbers from, below, units a second: as seconds they lie behind the year 5138"""
+"""unit -> (from, below, units per second); as seconds these numbers lie after the year 5138"""
 EXCEL_EPOCH = 25_569
 """1970-01-01 in days of a spreadsheet"""
 UNITS = {
@@ -29,7 +29,7 @@ UNITS = {
     "epoch_day": "days since 1970",
 }
 RANGES = {"year": (1_900, 2_100), "excel": (29_221, 60_000), "epoch_day": (10_957, 22_280)}
-"""the numbers that are taken for one: years; 1980 to 2064; 2000 to 2030"""
+"""unit -> accepted numbers: years; 1980 to 2064; 2000 to 2030"""
 PLAIN = r"^\d{4}-\d\d-\d\d[ T]\d\d:\d\d:[0-5]\d(\.\d{1,9})?Z?$"
 ZONE, OFFSET = r"(Z|[+-]\d\d:?\d\d)$", r"[+-]\d\d:?\d\d$"
 LEAP = re.compile(r"(.*\d\d:\d\d):60(?:[.,]\d+)?(.*)")
@@ -37,14 +37,14 @@ LEAP = re.compile(r"(.*\d\d:\d\d):60(?:[.,]\d+)?(.*)")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Times:
-    """Unix seconds [R], null where there is no time, and what a report has to say about their reading."""
+    """Unix seconds [R], null where missing, with notes for reports."""
 
     seconds: pl.Series
     notes: tuple[str, ...] = ()
 
 
 def seconds_of(column: pl.Series, where: str, unit: str | None = None) -> Times:
-    """DataError with the row for what is no time, or one of another kind than the others; unit: of the numbers."""
+    """Parse times; DataError names a row that is no time or of another kind than the others. unit: of numbers."""
     if column.dtype in (pl.Date, pl.Datetime):
         return Times(seconds=column.cast(pl.Datetime("us")).dt.epoch("us") / 1e6)
     if column.dtype == pl.Boolean:
@@ -81,7 +81,7 @@ def _found_unit(column: pl.Series, numbers: pl.Series, where: str) -> str:
 
 
 def _are_days(numbers: pl.Series) -> pl.Series:
-    """[R] bool: 20231114 and the like."""
+    """Return [R] bool, numbers of the form 20231114."""
     month, day = numbers // 100 % 100, numbers % 100
     return (
         (numbers == numbers.round())
@@ -92,7 +92,7 @@ def _are_days(numbers: pl.Series) -> pl.Series:
 
 
 def _refuse_some_days(column: pl.Series, numbers: pl.Series, where: str) -> None:
-    """Few such numbers among seconds since the start of something are chance, among those of our time they are days."""
+    """Refuse day numbers among current unix seconds; among seconds since some start, a few are coincidence."""
     days = _are_days(numbers)
     share = days.drop_nulls().mean()
     if isinstance(share, float) and (share >= 0.5 or (share > 0 and float(numbers.median() or 0) > 1e8)):  # type: ignore[arg-type]
@@ -119,7 +119,7 @@ def _converted(column: pl.Series, numbers: pl.Series, unit: str, where: str) -> 
 
 
 def _written(column: pl.Series, texts: pl.Series, where: str) -> tuple[pl.Series, tuple[str, ...]]:
-    """Seconds of times that are written out, ISO-8601 with what databases make of it; UTC where no zone is given."""
+    """Parse written times, ISO-8601 and the variants of databases; UTC where no zone is given."""
     plain = texts.str.strip_chars().str.replace(r"(?i)\s*(UTC|GMT|Z)$", "Z").str.replace(r"\s+([+-]\d\d:?\d\d)$", "$1")
     seconds = _seconds(plain)
     odd = seconds.is_null() & texts.is_not_null()
@@ -142,7 +142,7 @@ def _seconds(texts: pl.Series) -> pl.Series:
 
 
 def _parsed(text: str) -> float | None:
-    """A leap second, 23:59:60 UTC, is the first one of the next day, as in unix time."""
+    """Parse; a leap second, 23:59:60 UTC, is the first second of the next day, as in unix time."""
     leap = LEAP.fullmatch(text)
     try:
         moment = datetime.fromisoformat(f"{leap[1]}:59{leap[2]}" if leap else text)

@@ -1,4 +1,4 @@
-"""The one validation every source goes through: raw tables in, a canonical `Dataset` or one clear DataError out.
+"""Validation of all sources: raw tables to a canonical `Dataset`, or one DataError.
 
 Rows are counted as in the file, the first row of data is row 1.
 """
@@ -23,7 +23,7 @@ from recsys.data.description import (
     part_of_split,
 )
 from recsys.data.ids import NOTHING, ids_of, is_nothing, words_for_nothing
-from recsys.data.refusing import parsed_numbers, refuse_infinite, refuse_rows
+from recsys.data.row_errors import parsed_numbers, refuse_infinite, refuse_rows
 from recsys.data.times import seconds_of
 from recsys.errors import DataError
 
@@ -33,31 +33,31 @@ MAX_UNKNOWN_SHARE = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table as it was read."""
+    """Raw table with its column mapping."""
 
     file: str
-    """for messages"""
+    """file name for messages"""
     frame: pl.DataFrame
     names: Mapping[str, str]
-    """what user, item, timestamp and session are called in this table; without a timestamp `Description.order` takes its
-    place; where there is a session, it stands for a user that is missing"""
+    """user, item, timestamp and session -> column of this table; without a timestamp `Description.order` is used; a session
+    replaces a missing user"""
     separator: str
-    """between the entries of categories and vectors that are written as text"""
+    """separator of entries of categories and vectors written as text"""
     hint: str = ""
-    """part of the sentence on a missing column: why it may be missing"""
+    """possible reason for a missing column, part of the error"""
     notes: tuple[str, ...] = ()
-    """what a report has to say about the reading of the file"""
+    """notes for reports on reading the file"""
     missing: tuple[str, ...] = ()
-    """words for nothing, beside those that everybody uses (recsys/data/ids.py)"""
+    """null words beside the common ones (recsys/data/ids.py)"""
     unit: str | None = None
-    """of numbers in the timestamps (recsys/data/times.py), None to find it by looking"""
+    """unit of numeric timestamps (recsys/data/times.py), None to detect it"""
     parts: "tuple[Table, ...]" = ()
-    """the files that a published split consists of, of which `frame` is all; none where there is one file"""
+    """files of a published split, concatenated in `frame`; empty for a single file"""
 
 
 @dataclass(frozen=True, slots=True)
 class Converted:
-    """A column as the data set has it, and what a report has to say about the way there."""
+    """Converted column with notes for reports."""
 
     values: pl.Series
     notes: tuple[str, ...] = ()
@@ -84,7 +84,7 @@ def validated(
 
 
 def _check_words(file: str, events: pl.DataFrame, description: Description) -> None:
-    """DataError for an objective that nothing reaches because one of its words is misspelt."""
+    """Raise DataError for an objective without a positive because of a misspelt word."""
     columns = [name for name, kind in description.actions.items() if kind == "word"]
     labels = description.labels(action_columns(events, description), events.height) > 0 if columns else None
     for objective, (name, expression) in enumerate(description.expressions().items()):
@@ -101,21 +101,21 @@ def _check_words(file: str, events: pl.DataFrame, description: Description) -> N
 
 
 def _all_events(table: Table, description: Description) -> tuple[pl.DataFrame, tuple[str, ...]]:
-    """The events of all files of a table, one file after the other, and notes on all of them."""
+    """Return the events of all files of a table, concatenated, with notes."""
     if not table.parts:
         return _events(table, description)
     frames, notes = zip(*(_events(part, description) for part in table.parts), strict=True)
     events = pl.concat(frames)
     if not description.clock:
-        events = events.with_columns(_places(events[USER], description.order))
+        events = events.with_columns(_order_values(events[USER], description.order))
     return events, tuple(note for part in notes for note in part)
 
 
 def _events(table: Table, description: Description) -> tuple[pl.DataFrame, tuple[str, ...]]:
-    """The rows that have a user and an item, and notes on the others and on what was made equal."""
+    """Return the rows with a user and an item, with notes on dropped rows and merged ids."""
     _check_not_empty(table)
     users, items = _users(table), _ids(table, ITEM)
-    times = _event_times(table) if description.clock else Converted(_places(users.values, description.order))
+    times = _event_times(table) if description.clock else Converted(_order_values(users.values, description.order))
     kinds = {**description.actions, **description.context}
     columns = [users, items, times, *(_converted(table, column, kind) for column, kind in kinds.items())]
     columns += [_split_parts(table)] if description.split else []
@@ -142,13 +142,13 @@ def _records(table: Table, key: str, kinds: Mapping[str, str]) -> tuple[pl.DataF
 
 
 def _ids(table: Table, key: str) -> Converted:
-    """Null where there is none."""
+    """Return normalised ids, null where missing."""
     ids, notes = ids_of(_column(table, table.names[key]), _where(table, table.names[key]), table.missing)
     return Converted(ids.alias(key), notes)
 
 
 def _left_out(table: Table, key: str, ids: pl.Series) -> tuple[str, ...]:
-    """A note on rows without an id, with the words that stand there."""
+    """Return a note on rows without an id, with their null words."""
     if not (num := ids.null_count()):
         return ()
     where, words = _where(table, table.names[key]), words_for_nothing(table.frame[table.names[key]], ids)
@@ -156,7 +156,7 @@ def _left_out(table: Table, key: str, ids: pl.Series) -> tuple[str, ...]:
 
 
 def _users(table: Table) -> Converted:
-    """Users; the session of a row stands for the user it has not, where sessions are described."""
+    """Return users; a described session replaces a missing user."""
     known = _ids(table, USER)
     if SESSION not in table.names or not known.values.null_count():
         return known
@@ -185,7 +185,7 @@ def _event_times(table: Table) -> Converted:
 
 
 def _split_parts(table: Table) -> Converted:
-    """[R] of PARTS"""
+    """Return [R] values of PARTS."""
     name = table.names[SPLIT]
     column, where = _column(table, name), _where(table, name)
     words = column.cast(pl.String)
@@ -197,14 +197,14 @@ def _split_parts(table: Table) -> Converted:
     return Converted(parts.alias(SPLIT))
 
 
-def _places(users: pl.Series, order: Order) -> pl.Series:
-    """What stands for the time where there is none, [R] Float64."""
-    place = {"file": pl.int_range(pl.len()), "user": pl.int_range(pl.len()).over(USER), "none": pl.lit(0)}[order]
-    return users.to_frame().select(pl.col(USER), place.cast(pl.Float64).alias(TIMESTAMP))[TIMESTAMP]
+def _order_values(users: pl.Series, order: Order) -> pl.Series:
+    """Return order values [R] Float64 for data without time."""
+    order_of_row = {"file": pl.int_range(pl.len()), "user": pl.int_range(pl.len()).over(USER), "none": pl.lit(0)}[order]
+    return users.to_frame().select(pl.col(USER), order_of_row.cast(pl.Float64).alias(TIMESTAMP))[TIMESTAMP]
 
 
 def _converted(table: Table, name: str, kind: str) -> Converted:
-    """A column by its kind; words for nothing are missing, in text only those that the table names."""
+    """Convert a column by its kind; null words are missing, in text only those that the table names."""
     raw, where = _column(table, name), _where(table, name)
     words = (*NOTHING, *table.missing) if kind in ("number", "timestamp") else table.missing
     column = _without_words(raw, words)
@@ -218,7 +218,7 @@ def _converted(table: Table, name: str, kind: str) -> Converted:
 
 
 def _without_words(column: pl.Series, words: Collection[str]) -> pl.Series:
-    """The column with null for these words, and for what is not a number in a column of numbers."""
+    """Replace null words by null, and NaN in numeric columns."""
     if column.dtype == pl.String:
         return column.set(is_nothing(column, words), None) if words else column
     return column.fill_nan(None) if column.dtype.is_float() else column
@@ -258,9 +258,9 @@ def _vector(column: pl.Series, where: str, separator: str) -> pl.Series:
     odd = vectors.list.eval(pl.element().is_null() | ~pl.element().is_finite()).list.any()
     refuse_rows(where, column, odd, "has entries that are no finite numbers", "write numbers only")
     lengths = vectors.list.len()
-    wanted = next((length for length in lengths if length is not None), 0)
-    advice = f"the first one has {wanted}, write vectors of one length"
-    refuse_rows(where, lengths, (lengths != wanted) | (lengths == 0), "is the length of this vector", advice)
+    dimension = next((length for length in lengths if length is not None), 0)
+    advice = f"the first one has {dimension}, write vectors of one length"
+    refuse_rows(where, lengths, (lengths != dimension) | (lengths == 0), "is the length of this vector", advice)
     return vectors
 
 
@@ -306,15 +306,15 @@ def _check_not_empty(table: Table) -> None:
 def _check_known(
     interactions: Table, events: pl.DataFrame, table: Table | None, records: pl.DataFrame | None, key: str
 ) -> None:
-    """An id without a record only has missing columns, but when most have none a wrong column was named."""
+    """Check ids against records. Some ids may lack one; when most do, a wrong column was named."""
     if table is None or records is None:
         return
-    met = events[key].unique(maintain_order=True)
-    unknown = met.filter(~met.is_in(records[key].implode()))
-    if len(unknown) > MAX_UNKNOWN_SHARE * len(met):
+    ids = events[key].unique(maintain_order=True)
+    unknown = ids.filter(~ids.is_in(records[key].implode()))
+    if len(unknown) > MAX_UNKNOWN_SHARE * len(ids):
         where = _where(interactions, interactions.names[key])
         raise DataError(
-            f"{where}: {len(unknown)} of {len(met)} {key}s, "
+            f"{where}: {len(unknown)} of {len(ids)} {key}s, "
             f"the first is {unknown[0]!r}, "
             f"are not in column {table.names[key]!r} of {table.file}; name the columns that hold the same ids"
         )

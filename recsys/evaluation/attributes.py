@@ -1,4 +1,4 @@
-"""The categories of a catalogue: the groups that items belong to, and how alike that makes them.
+"""Category columns of a catalogue: group shares and content similarity of items.
 
 Shapes: N items of the catalogue, V values of a column.
 """
@@ -15,47 +15,49 @@ from recsys.data.dataset import Dataset
 
 
 @dataclass(frozen=True, kw_only=True)
-class Column:
+class CategoryColumn:
     """One category or categories column of the items."""
 
     values: tuple[str, ...]
     """[V]"""
     parts: sparse.csr_array
-    """[N, V] float64, each item's values in equal parts that add up to 1; nothing for an item without any"""
+    """[N, V] float64, each item's values in equal parts that sum to 1; empty for an item without any"""
 
     @staticmethod
-    def of(rows: Sequence[Sequence[str]]) -> "Column":
-        """From the values of every item."""
+    def of(rows: Sequence[Sequence[str]]) -> "CategoryColumn":
+        """Build from the values of every item."""
         values = tuple(sorted({value for row in rows for value in row}))
-        place_of = {value: place for place, value in enumerate(values)}
+        index_of = {value: index for index, value in enumerate(values)}
         indptr = np.cumsum([0, *map(len, rows)])
-        indices = [place_of[value] for row in rows for value in row]
+        indices = [index_of[value] for row in rows for value in row]
         weights = np.repeat([1 / max(len(row), 1) for row in rows], np.diff(indptr))
-        return Column(values=values, parts=sparse.csr_array((weights, indices, indptr), shape=(len(rows), len(values))))
+        return CategoryColumn(
+            values=values, parts=sparse.csr_array((weights, indices, indptr), shape=(len(rows), len(values)))
+        )
 
     @cached_property
     def held(self) -> sparse.csr_array:
-        """[N, V] float64, 1 where an item has the value."""
+        """Return [N, V] float64, 1 where an item has the value."""
         return (self.parts > 0).astype(np.float64)
 
     def shares(self, weights: np.ndarray) -> np.ndarray:
-        """[V] of what items [N] weigh, an item of several values in parts; all 0 where nothing with a value weighs."""
+        """Return [V] shares of item weights [N], an item of several values in parts; all 0 without any weight."""
         held = self.parts.T @ weights
         return held / max(held.sum(), 1e-300)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attributes:
-    """The categories of a catalogue; a column with a value for every second item or more tells who an item is."""
+    """Category columns that group items; columns with a value per two items or more identify items and are left out."""
 
-    columns: Mapping[str, Column]
+    columns: Mapping[str, CategoryColumn]
     units: sparse.csr_array
-    """[N, sum of V] float64 of length 1, or nothing for an item without values"""
+    """[N, sum of V] float64 rows of length 1, or empty for an item without values"""
 
     @staticmethod
     def of(dataset: Dataset) -> "Attributes":
         kinds = {name: kind for name, kind in dataset.description.items.items() if kind in ("category", "categories")}
-        read = {name: Column.of(_values(kind, dataset.items[name].to_list())) for name, kind in kinds.items()}
+        read = {name: CategoryColumn.of(_values(kind, dataset.items[name].to_list())) for name, kind in kinds.items()}
         columns = {name: column for name, column in read.items() if len(column.values) < dataset.num_items / 2}
         joined = sparse.hstack(
             [sparse.csr_array((dataset.num_items, 0)), *(one.held for one in columns.values())], format="csr"

@@ -1,6 +1,6 @@
-"""What every model has to beat: what a baseline is, and the simplest ones, by popularity.
+"""Baseline protocol, and the simplest baselines: popularity.
 
-Shapes: N items of the catalogue, B users who ask.
+Shapes: N items of the catalogue, B queried users.
 """
 
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ from recsys.evaluation.interactions import Histories, Interactions
 SECONDS_PER_DAY = 86_400.0
 
 
-class LeftOut(DataError):
-    """The baseline cannot be fitted on data of this kind or size: the report says so instead of a row."""
+class NotApplicableError(DataError):
+    """Raised where a baseline cannot be fitted on data of this kind or size; the report has a note instead of a row."""
 
 
 class Scorer(Protocol):
@@ -26,15 +26,15 @@ class Scorer(Protocol):
 
 
 class Baseline(Protocol):
-    """Something that can be fitted in seconds."""
+    """Reference model that is fitted in seconds."""
 
     def fit(self, interactions: Interactions) -> Scorer:
-        """Raises LeftOut when the data are not for it."""
+        """Fit; raises NotApplicableError where the data do not suit the baseline."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PopularityScorer:
-    """The same scores for everybody, histories do not matter."""
+    """Scores that do not depend on the history."""
 
     counts: np.ndarray
     """[N] float32, events of every item"""
@@ -61,9 +61,9 @@ class RecentPopularity:
         check_ranges("recent popularity", days=(self.days, 1e-6, 1e6))
 
     def fit(self, interactions: Interactions) -> PopularityScorer:
-        """LeftOut when the data have no clock."""
+        """Fit; NotApplicableError when the data have no clock."""
         if interactions.order != "time":
-            raise LeftOut("the events have no timestamps")
+            raise NotApplicableError("the events have no timestamps")
         age = interactions.timestamps.max() - interactions.timestamps
         return PopularityScorer(counts=_counts(interactions, age <= self.days * SECONDS_PER_DAY))
 

@@ -1,4 +1,4 @@
-"""The picture of an evaluation: one panel a metric, a dot and its interval for each system."""
+"""Charts of an evaluation: one panel per metric, a dot and its interval for each system."""
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ _OURS, _OTHERS = "#0072B2", "#767676"  # Okabe and Ito's blue, and grey: apart f
 
 
 def draw(path: Path, rows: Rows, ours: Collection[str], title: str, caption: str) -> None:
-    """Write a PNG at 150 dpi; `ours` are set off."""
+    """Write a PNG at 150 dpi; the systems in `ours` are highlighted."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(16, 1.6 + 0.36 * len(rows)), dpi=150, layout="constrained")
@@ -32,7 +32,7 @@ def draw(path: Path, rows: Rows, ours: Collection[str], title: str, caption: str
 
 
 def draw_reliability(path: Path, objectives: Mapping[str, Mapping[str, Any]], title: str) -> None:
-    """Write a PNG at 150 dpi: for each objective what was predicted beside what was observed, in bins of equal mass.
+    """Write a PNG at 150 dpi: predicted against observed rate of each objective, in bins of equal mass.
 
     Both axes are logarithmic, since most candidates are unlikely; bins without a positive lie on the lower edge.
     """
@@ -53,8 +53,8 @@ def draw_reliability(path: Path, objectives: Mapping[str, Mapping[str, Any]], ti
     figure.savefig(path, format="png")
 
 
-def draw_front(path: Path, points: Sequence[Mapping[str, Any]], names: tuple[str, str], weight: str) -> None:
-    """Write a PNG at 150 dpi: what each weight is worth to two objectives, those on the front joined.
+def draw_pareto_front(path: Path, points: Sequence[Mapping[str, Any]], names: tuple[str, str], weight: str) -> None:
+    """Write a PNG at 150 dpi: NDCG of two objectives for each weight, the Pareto front joined.
 
     points: {"weight", "worth" of both, "front", "served"} each
     """
@@ -75,7 +75,7 @@ def draw_front(path: Path, points: Sequence[Mapping[str, Any]], names: tuple[str
 
 
 def draw_dry_run(path: Path, run: Mapping[str, Any], title: str) -> None:
-    """Write a PNG at 150 dpi: what each rule costs, and the exposure that changes hands in each column.
+    """Write a PNG at 150 dpi: cost of each rule, and moved exposure of each column.
 
     run: document of a DryRun
     """
@@ -100,29 +100,27 @@ def draw_dry_run(path: Path, run: Mapping[str, Any], title: str) -> None:
 
 
 def short(value: float) -> str:
-    """.0992 instead of 0.0992."""
+    """Format with four decimals and without the leading 0: .0992."""
     text = f"{value:z.4f}"
     return text.replace("0.", ".", 1) if abs(value) < 0.99995 else text
 
 
 def _draw_panel(panel: Any, metric: str, rows: Rows, ours: Collection[str]) -> None:
     best = max(row[metric] for row in rows.values())
-    for place, (system, row) in enumerate(rows.items()):
+    for row_number, (system, row) in enumerate(rows.items()):
         low, high = row["ci95"].get(metric, (row[metric], row[metric]))
         colour = _colour(system in ours)
-        panel.hlines(place, low, high, color=colour, linewidth=7, alpha=0.3)
-        panel.plot(row[metric], place, "D" if system in ours else "o", color=colour, markersize=5)
+        panel.hlines(row_number, low, high, color=colour, linewidth=7, alpha=0.3)
+        panel.plot(row[metric], row_number, "D" if system in ours else "o", color=colour, markersize=5)
         weight = "bold" if short(row[metric]) == short(best) else "normal"
-        _label_value(panel, row[metric], (high, place), color=colour, weight=weight)
+        _label_value(panel, row[metric], (high, row_number), color=colour, weight=weight)
     panel.set_title(TITLES[metric], fontsize=10.5, loc="left")
     _tidy(panel, max(row["ci95"].get(metric, (0, row[metric]))[1] for row in rows.values()))
 
 
-def _label_value(panel: Any, value: float, place: tuple[float, float], **style: str) -> None:
+def _label_value(panel: Any, value: float, at: tuple[float, float], **style: str) -> None:
     paper = {"facecolor": "white", "edgecolor": "none", "pad": 0.4}
-    panel.annotate(
-        short(value), place, (7, 0), textcoords="offset points", va="center", fontsize=8.5, bbox=paper, **style
-    )
+    panel.annotate(short(value), at, (7, 0), textcoords="offset points", va="center", fontsize=8.5, bbox=paper, **style)
 
 
 def _tidy(panel: Any, largest: float) -> None:

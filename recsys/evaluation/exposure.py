@@ -1,6 +1,6 @@
-"""Whom the pages show: how evenly exposure is spread over the items and over the groups that they belong to.
+"""Exposure metrics: concentration over items and groups, intra-list distance and popularity bias.
 
-Shapes: B users, K places of a ranking, N items of the catalogue, V values of a column, D dim of the units.
+Shapes: B users, K positions of a ranking, N items of the catalogue, V values of a column, D dim of the units.
 """
 
 import numpy as np
@@ -11,20 +11,20 @@ from recsys.evaluation.interactions import Histories
 
 
 def exposure(ranking: np.ndarray, num_items: int, k: int, *, discounted: bool) -> np.ndarray:
-    """[N] float64, how often each item stands in the first k places of rankings [B, K], PAD in empty ones.
+    """Return [N] float64 counts of each item in the first k positions of rankings [B, K], PAD in empty ones.
 
-    discounted: a place counts 1 / log2(place + 2), place from 0, as in DCG, in the place of 1.
+    discounted: a position from 0 counts 1 / log2(position + 2), as in DCG, instead of 1.
     """
-    places = ranking[:, :k]
-    worth = 1 / np.log2(np.arange(places.shape[1]) + 2) if discounted else np.ones(places.shape[1])
-    shown = places != PAD
-    return np.bincount(places[shown], np.broadcast_to(worth, places.shape)[shown], minlength=num_items)
+    top = ranking[:, :k]
+    discount = 1 / np.log2(np.arange(top.shape[1]) + 2) if discounted else np.ones(top.shape[1])
+    shown = top != PAD
+    return np.bincount(top[shown], np.broadcast_to(discount, top.shape)[shown], minlength=num_items)
 
 
 def gini(weights: np.ndarray) -> float:
-    """Of exposure [N]: 0 where all items have the same, 1 - 1 / N where one has everything.
+    """Return the Gini coefficient of exposure [N]: 0 for equal exposure, 1 - 1 / N where one item has all.
 
-    Half of the mean difference between two items over the mean. Nothing shown at all is even.
+    Half of the mean difference between two items over the mean; 0 without any exposure.
     """
     num, total = len(weights), weights.sum()
     rising = np.arange(1, num + 1) @ np.sort(weights)
@@ -32,25 +32,25 @@ def gini(weights: np.ndarray) -> float:
 
 
 def top_share(weights: np.ndarray, share: float) -> float:
-    """What the most shown items have of the exposure [N]: `share` of the catalogue, rounded down, at least one item."""
+    """Return the exposure share of the most shown items: `share` of the catalogue, rounded down, at least one."""
     num = max(1, int(share * len(weights)))
     return float(np.sort(weights)[-num:].sum() / max(weights.sum(), 1e-300))
 
 
-def distance(shares: np.ndarray, wanted: np.ndarray) -> float:
-    """Half the sum of all differences of two shares [V]: what part of the exposure would have to change hands.
+def distance(shares: np.ndarray, target: np.ndarray) -> float:
+    """Return the total variation distance of two shares [V]: the part of the exposure that would have to move.
 
-    With the catalogue as `wanted` it measures demographic parity of exposure, with relevance disparate treatment: Singh
+    With the catalogue as `target` it measures demographic parity of exposure, with relevance disparate treatment: Singh
     and Joachims, Fairness of Exposure in Rankings, KDD 2018.
     """
-    return float(np.abs(shares - wanted).sum() / 2)
+    return float(np.abs(shares - target).sum() / 2)
 
 
 def intra_list_distance(ranking: np.ndarray, units: sparse.csr_array, k: int) -> np.ndarray:
-    """[B] float64, mean over pairs of the first k places of 1 - cosine of their units [N, D]; 0 for a single item.
+    """Return [B] float64, mean over pairs of the first k positions of 1 - cosine of their units [N, D]; 0 for a single item.
 
     Ziegler et al., Improving Recommendation Lists Through Topic Diversification, WWW 2005. The squared length of the sum
-    of a page's vectors holds the cosines of all its pairs.
+    of a slate's vectors contains the cosines of all its pairs, so no pair is enumerated.
     """
     pages = _pages(ranking, units.shape[0], k)
     lengths = units.multiply(units).sum(axis=1)
@@ -61,7 +61,7 @@ def intra_list_distance(ranking: np.ndarray, units: sparse.csr_array, k: int) ->
 
 
 def average_popularity(ranking: np.ndarray, popularity: np.ndarray, k: int) -> np.ndarray:
-    """[B] float64, mean popularity [N] of the first k places; 0 for an empty page.
+    """Return [B] float64, mean popularity [N] of the first k positions; 0 for an empty slate.
 
     Abdollahpouri, Burke and Mobasher, Managing Popularity Bias in Recommender Systems with Personalized Re-ranking,
     FLAIRS 2019.
@@ -71,22 +71,22 @@ def average_popularity(ranking: np.ndarray, popularity: np.ndarray, k: int) -> n
 
 
 def popularity_lift(ranking: np.ndarray, popularity: np.ndarray, histories: Histories, k: int) -> float | None:
-    """How much more popular the pages are than what their users met before: 0 alike, 1 twice as popular.
+    """Return the popularity lift of slates over their users' histories: 0 equal, 1 twice as popular.
 
-    Mean over users of the mean popularity, of pages over histories, - 1, of those who have both; None without any.
+    Mean popularity of slates over that of histories, each a mean over the users who have both, - 1; None without any.
     Abdollahpouri et al., The Unfairness of Popularity Bias in Recommendation, 2019 (group average popularity).
     """
     own = np.bincount(histories.users, popularity[histories.items], minlength=len(histories))
-    asked = (histories.lengths > 0) & (ranking[:, 0] != PAD)
-    before = own[asked] / histories.lengths[asked]
+    rows = (histories.lengths > 0) & (ranking[:, 0] != PAD)
+    before = own[rows] / histories.lengths[rows]
     if not before.sum() > 0:
         return None
-    return float(average_popularity(ranking[asked], popularity, k).mean() / before.mean() - 1)
+    return float(average_popularity(ranking[rows], popularity, k).mean() / before.mean() - 1)
 
 
 def _pages(ranking: np.ndarray, num_items: int, k: int) -> sparse.csr_array:
-    """[B, N] float64, 1 for what stands in the first k places."""
-    places = ranking[:, :k]
-    shown = places != PAD
+    """Return [B, N] float64, 1 for items in the first k positions."""
+    top = ranking[:, :k]
+    shown = top != PAD
     indptr = np.concatenate([[0], np.cumsum(shown.sum(axis=1))])
-    return sparse.csr_array((np.ones(indptr[-1]), places[shown], indptr), shape=(len(places), num_items))
+    return sparse.csr_array((np.ones(indptr[-1]), top[shown], indptr), shape=(len(top), num_items))

@@ -1,6 +1,6 @@
 """Matrix factorisation as a baseline: the reference implementation of implicit ALS, fitted users folded in anew.
 
-Shapes: N items of the catalogue, B users who ask, F factors.
+Shapes: N items of the catalogue, B queried users, F factors.
 """
 
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class FactorScorer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ALS:
-    """Weighted factorisation of what was met (1) and what was not (0), by the package `implicit`.
+    """Weighted factorisation of interactions (1) against all other pairs (0), by the package `implicit`.
 
     Hu, Koren and Volinsky, Collaborative filtering for implicit feedback datasets, ICDM 2008; solved as in Takács,
     Pilászy and Tikk, Applications of the conjugate gradient method for implicit feedback, RecSys 2011.
@@ -40,7 +40,7 @@ class ALS:
     iterations: int
     regularisation: float
     confidence: float
-    """weight of what was met; what was not has weight 1"""
+    """weight of an interaction; all other pairs have weight 1"""
     threads: int
     """0: all cores"""
     seed: int

@@ -1,6 +1,6 @@
-"""What a baseline is told: the events it is fitted on, and the histories of those who ask.
+"""Inputs of baselines: the events they are fitted on, and the histories of queried users.
 
-Shapes: U users, N items of the catalogue, M events, B users who ask.
+Shapes: U users, N items of the catalogue, M events, B queried users.
 """
 
 from collections.abc import Sequence
@@ -15,12 +15,12 @@ from recsys.data.description import Order
 from recsys.errors import DataError
 from recsys.evaluation.replay import Replay
 
-EVERY = 2**62
+UNLIMITED = 2**62
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Histories:
-    """The items that B users met, oldest first, an item as often as it was met. ValueError when malformed."""
+    """Item histories of B users, oldest first, repeated items included. ValueError when malformed."""
 
     indptr: np.ndarray
     """[B + 1] int64, the history of user b is items[indptr[b]:indptr[b + 1]]"""
@@ -35,13 +35,13 @@ class Histories:
 
     @staticmethod
     def of(lists: Sequence[Sequence[int]]) -> "Histories":
-        """Histories from one sequence of catalogue rows a user, oldest first."""
+        """Build from one sequence of catalogue rows per user, oldest first."""
         indptr = np.cumsum([0, *map(len, lists)], dtype=np.int64)
         return Histories(indptr=indptr, items=np.array([item for row in lists for item in row], dtype=np.int64))
 
     @staticmethod
     def grouped(users: np.ndarray, items: np.ndarray, num_users: int) -> "Histories":
-        """Histories of users 0 to num_users - 1 from events [M] that stand in order within each user."""
+        """Build for users 0 to num_users - 1 from events [M] that are ordered within each user."""
         order = np.argsort(users, kind="stable")
         return Histories(indptr=np.searchsorted(users[order], np.arange(num_users + 1)), items=items[order])
 
@@ -55,19 +55,19 @@ class Histories:
 
     @property
     def users(self) -> np.ndarray:
-        """[M] int64, the row of the user each event belongs to."""
+        """Return [M] int64, the user row of each event."""
         return np.repeat(np.arange(len(self)), self.lengths)
 
     def batch(self, rows: slice | np.ndarray) -> "Histories":
-        """The histories of some users, in the order of `rows`."""
+        """Return the histories of some users, in the order of `rows`."""
         chosen = np.arange(len(self))[rows]
         lengths = self.lengths[chosen]
         indptr = np.concatenate([[0], np.cumsum(lengths)])
-        places = np.arange(indptr[-1]) + np.repeat(self.indptr[chosen] - indptr[:-1], lengths)
-        return Histories(indptr=indptr, items=self.items[places])
+        positions = np.arange(indptr[-1]) + np.repeat(self.indptr[chosen] - indptr[:-1], lengths)
+        return Histories(indptr=indptr, items=self.items[positions])
 
     def matrix(self, num_items: int, decay: float = 1.0) -> sparse.csr_array:
-        """[B, N] float32: decay^age of the newest time the user met the item; the age counts the events after it."""
+        """Return [B, N] float32: decay^age of the newest event on the item; age is the number of later events."""
         if len(self.items) and self.items.max() >= num_items:
             raise ValueError(f"a history holds catalogue row {self.items.max()}, the catalogue has {num_items} items")
         users = self.users
@@ -80,7 +80,7 @@ class Histories:
 
 @dataclass(frozen=True, kw_only=True)
 class Interactions:
-    """The positive events that may be fitted on. DataError when there are none, ValueError when malformed."""
+    """Positive events to fit on. DataError when there are none, ValueError when malformed."""
 
     users: np.ndarray
     """[M] int64, 0 <= user < num_users; within each user the events stand in order"""
@@ -91,8 +91,8 @@ class Interactions:
     num_users: int
     num_items: int
     order: Order
-    """what orders the events, as the description of the data says"""
-    events_per_user: int = EVERY
+    """order of the events, from the data description"""
+    events_per_user: int = UNLIMITED
     """the newest, at most, of which pairs are counted"""
 
     def __post_init__(self) -> None:
@@ -107,8 +107,8 @@ class Interactions:
                 raise ValueError(f"{name} run from {rows.min()} to {rows.max()}, wanted 0 to {limit - 1}")
 
     @staticmethod
-    def of(replay: Replay, known: np.ndarray, events_per_user: int = EVERY) -> "Interactions":
-        """The positives among the rows `known` [R] bool."""
+    def of(replay: Replay, known: np.ndarray, events_per_user: int = UNLIMITED) -> "Interactions":
+        """Return the positives among the rows `known` [R] bool."""
         rows = replay.grouped[(known & replay.positives)[replay.grouped]]
         return Interactions(
             users=replay.users[rows],
@@ -140,20 +140,20 @@ class Interactions:
 
     @cached_property
     def histories(self) -> Histories:
-        """Of all users, with nothing for those of whom nothing is known."""
+        """Return the histories of all users, empty for users without known events."""
         return Histories.grouped(self.users, self.items, self.num_users)
 
     @cached_property
     def matrix(self) -> sparse.csr_array:
-        """[U, N] float32, 1 where the user met the item, however often."""
+        """Return [U, N] float32, 1 where the user interacted with the item."""
         return self.histories.matrix(self.num_items)
 
     @cached_property
     def popularity(self) -> np.ndarray:
-        """[N] int64, users who met the item."""
+        """Return [N] int64, number of users of each item."""
         return np.bincount(self.matrix.indices, minlength=self.num_items)
 
     @cached_property
     def together(self) -> sparse.csr_array:
-        """[N, N] float32, users who met both items; nothing on the diagonal."""
+        """Return [N, N] float32, number of common users of two items; empty diagonal."""
         return cooccurrence(self.matrix)

@@ -1,13 +1,13 @@
-"""How sure a mean over users is: bootstrap intervals, for one system and for the difference of two.
+"""Bootstrap intervals of means over users, for one system and for the difference of two.
 
-B users.
+Shapes: B users.
 """
 
 import numpy as np
 
 
 def weighted_mean(values: np.ndarray, weights: np.ndarray) -> float:
-    """Sum of weights times values [B] over the sum of the weights [B]."""
+    """Return the mean of values [B] with weights [B]."""
     return float(weights @ values / weights.sum())
 
 
@@ -39,7 +39,7 @@ def _paired(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _means(values: np.ndarray, seed: int, weights: np.ndarray | None, samples: int) -> np.ndarray:
-    """Of users drawn again, [samples].
+    """Return bootstrap means [samples] over resampled users.
 
     Users with the same value and weight are exchangeable, so drawing how often each distinct pair comes (a multinomial)
     is the same bootstrap, at the price of the distinct pairs only. Efron, Bootstrap methods, Annals of Statistics 1979.

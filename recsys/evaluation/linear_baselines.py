@@ -1,7 +1,7 @@
-"""Baselines that add up what each item of a history speaks for: neighbours, transitions, their mix, and EASE.
+"""Linear item-item baselines: neighbours, transitions, their mix, and EASE.
 
-A user without history gets no opinion from any of them.
-Shapes: N items of the catalogue, B users who ask.
+A user without history gets zero scores from all of them.
+Shapes: N items of the catalogue, B queried users.
 """
 
 from dataclasses import dataclass
@@ -21,13 +21,13 @@ from recsys.candidates.operators import (
     normalised,
 )
 from recsys.errors import check_ranges
-from recsys.evaluation.baselines import LeftOut
+from recsys.evaluation.baselines import NotApplicableError
 from recsys.evaluation.interactions import Histories, Interactions
 
 MOST_PAIRS = 100_000_000
-"""counted for a baseline, which keeps all of them"""
+"""limit of item pairs of a baseline, which keeps all of them in memory"""
 PAIR_BYTES = 48
-"""of a pair with the copies that a fit makes of it"""
+"""memory of a pair with the copies that a fit makes"""
 TIE_BREAK = 1e-7
 """weight of popularity below all other evidence"""
 
@@ -37,7 +37,7 @@ class LinearScorer:
     """history @ operator: zeros for a user without history, and ties lose."""
 
     operator: np.ndarray | sparse.csr_array
-    """[N, N] float32, row: item of the history, column: item it speaks for"""
+    """[N, N] float32, row: item of the history, column: scored item"""
 
     def scores(self, histories: Histories) -> np.ndarray:
         return _product(histories.matrix(self.operator.shape[0]), self.operator)
@@ -45,7 +45,7 @@ class LinearScorer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MixScorer:
-    """h S / max + weight h T / max, each maximum that of one user, h decaying with the age of an event; ties to fame."""
+    """h S / max + weight h T / max, maxima per user, h decaying with the age of an event; ties by popularity."""
 
     similarity: sparse.csr_array | None
     """S [N, N]; None leaves the first term out"""
@@ -88,7 +88,7 @@ class ItemKNN:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WindowTransitions:
-    """What usually follows within a few events, for a history that fades; popularity breaks ties.
+    """Transitions to items that follow within a window of events, from a decayed history; popularity breaks ties.
 
     The transition half of `Mix`; a first-order Markov chain (Rendle et al., Factorizing personalized Markov chains,
     WWW 2010) with a window instead of a step.
@@ -111,7 +111,7 @@ class WindowTransitions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mix:
-    """Co-occurrence and transitions in one sum, over a history that fades.
+    """Sum of co-occurrence and transitions, from a decayed history.
 
     score = h S / max + weight h T / max + 1e-7 popularity, each maximum that of the user over all items, where
     S[i, j] = |i and j| / (|i| |j|)^damping; T[i, j] sums 1 / distance over all pairs of events, i then j, at most `window`
@@ -119,7 +119,7 @@ class Mix:
     """
 
     damping: float
-    """0 counts what is met together, 0.5 is the cosine"""
+    """0 is the co-occurrence count, 0.5 the cosine"""
     window: int
     """events"""
     power: float
@@ -155,7 +155,7 @@ class EASE:
         """LeftOut when the catalogue is too large."""
         num_items = interactions.num_items
         if num_items > self.most_items:
-            raise LeftOut(
+            raise NotApplicableError(
                 f"{num_items:,} items are too many to invert ({dense_cost(num_items)}), wanted at most {self.most_items:,}"
             )
         known = _counted(interactions)
@@ -166,7 +166,7 @@ def _mix(
     interactions: Interactions, damping: float | None, *, window: int, power: float, decay: float, weight: float
 ) -> MixScorer:
     if interactions.order == "none":
-        raise LeftOut("histories are sets, nothing says what followed")
+        raise NotApplicableError("histories are sets, nothing says what followed")
     known = interactions.capped if damping is None else _counted(interactions)
     popularity = known.popularity
     counts = known.transitions(window)
@@ -180,18 +180,22 @@ def _mix(
 
 
 def _counted(interactions: Interactions) -> Interactions:
-    """The events whose pairs are counted; LeftOut where there may be more than MOST_PAIRS of them."""
+    """Return the events whose pairs are counted; NotApplicableError where there may be more than MOST_PAIRS."""
     known = interactions.capped
     if (pairs := int(most_pairs(known.matrix).sum())) > MOST_PAIRS:
-        raise LeftOut(
+        raise NotApplicableError(
             f"up to {pairs:,} pairs of items were met together ({PAIR_BYTES * pairs / 2**30:,.1f} GiB), wanted at most "
             f"{MOST_PAIRS:,}; a smaller candidates.events_per_user has fewer"
         )
     return known
 
 
-def _ranges(knobs: WindowTransitions | Mix) -> dict[str, tuple[float, float, float]]:
-    return {"window": (knobs.window, 1, 1_000), "power": (knobs.power, 0.0, 1.0), "decay": (knobs.decay, 1e-6, 1.0)}
+def _ranges(baseline: WindowTransitions | Mix) -> dict[str, tuple[float, float, float]]:
+    return {
+        "window": (baseline.window, 1, 1_000),
+        "power": (baseline.power, 0.0, 1.0),
+        "decay": (baseline.decay, 1e-6, 1.0),
+    }
 
 
 def _product(history: sparse.csr_array, operator: np.ndarray | sparse.csr_array) -> np.ndarray:
@@ -200,19 +204,19 @@ def _product(history: sparse.csr_array, operator: np.ndarray | sparse.csr_array)
 
 
 def _to_unit_maximum(scores: np.ndarray) -> np.ndarray:
-    """Every row divided by its largest value; rows of zeros stay."""
+    """Divide every row by its largest value; rows of zeros stay."""
     largest = scores.max(axis=1, keepdims=True)
     return scores / np.where(largest > 0, largest, 1)
 
 
 def _nearest(similar: sparse.csr_array, neighbours: int) -> sparse.csr_array:
-    """The entries of a row that are among its largest, or equal to the last of them."""
+    """Keep the largest entries of each row, and those equal to the last of them."""
     entries = similar.tocoo()
     order = np.lexsort((-entries.data, entries.row))
-    place = np.arange(len(order)) - np.searchsorted(entries.row[order], entries.row[order])
-    last = order[place == neighbours - 1]
+    rank = np.arange(len(order)) - np.searchsorted(entries.row[order], entries.row[order])
+    last = order[rank == neighbours - 1]
     threshold = np.zeros(similar.shape[0], dtype=entries.data.dtype)
     threshold[entries.row[last]] = entries.data[last]
     kept = entries.data >= threshold[entries.row]
-    places = (entries.data[kept], (entries.row[kept], entries.col[kept]))
-    return sparse.csr_array(places, shape=similar.shape)
+    entries_kept = (entries.data[kept], (entries.row[kept], entries.col[kept]))
+    return sparse.csr_array(entries_kept, shape=similar.shape)

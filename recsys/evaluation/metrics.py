@@ -1,7 +1,7 @@
 """Full-ranking metrics, vectorised over users, with pessimistic ties.
 
-Shapes: B users, N items of the catalogue, K places of a ranking, M relevant items of all users together.
-A ranking is [B, K] int64 catalogue rows, best first, PAD in empty places.
+Shapes: B users, N items of the catalogue, K positions of a ranking, M relevant items of all users together.
+A ranking is [B, K] int64 catalogue rows, best first, PAD in empty positions.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from scipy import sparse
 from recsys.contracts import PAD
 
 K = 500
-"""places of a ranking that is measured"""
+"""positions of a ranking that are evaluated"""
 METRICS = (
     "recall@10",
     "ndcg@10",
@@ -24,14 +24,14 @@ METRICS = (
     "micro_recall@10",
     "micro_recall@100",
 )
-"""those that have one value a user"""
+"""metrics with one value per user"""
 _LAST_ROW = np.uint64(2**31 - 1)
 _NOT_A_TARGET = np.uint64(2**31)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Targets:
-    """The relevant items of B users as compressed rows; every user has at least one, no item twice.
+    """Relevant items of B users as compressed rows; every user has at least one, no item twice.
 
     ValueError when the rows are malformed: a user without targets has no recall and may not be averaged.
     """
@@ -53,18 +53,18 @@ class Targets:
 
     @staticmethod
     def of(lists: Sequence[Sequence[int]]) -> "Targets":
-        """Targets from one sequence of catalogue rows a user."""
+        """Build from one sequence of catalogue rows per user."""
         indptr = np.cumsum([0, *map(len, lists)], dtype=np.int64)
         return Targets(indptr=indptr, items=np.array([item for row in lists for item in row], dtype=np.int64))
 
     def only(self, kept: np.ndarray) -> "tuple[np.ndarray, Targets]":
-        """The targets in `kept` [M] bool: rows of the users who still have one, ascending, and those users' targets."""
+        """Keep targets [M] bool; return the ascending rows of the users who still have one, and their targets."""
         left = np.bincount(self.users[kept], minlength=len(self.indptr) - 1)
         rows = np.flatnonzero(left)
         return rows, Targets(indptr=np.concatenate([[0], np.cumsum(left[rows])]), items=self.items[kept])
 
     def batch(self, rows: slice) -> "Targets":
-        """Those of consecutive users."""
+        """Return the targets of consecutive users."""
         indptr = self.indptr[rows.start : rows.stop + 1]
         return Targets(indptr=indptr - indptr[0], items=self.items[indptr[0] : indptr[-1]])
 
@@ -75,17 +75,17 @@ class Targets:
 
     @property
     def users(self) -> np.ndarray:
-        """[M] int64, the row of the user each item belongs to."""
+        """Return [M] int64, the user row of each item."""
         return np.repeat(np.arange(len(self.indptr) - 1), self.num_targets)
 
 
 def rank_scores(
     scores: np.ndarray, k: int, excluded: np.ndarray | sparse.sparray | sparse.spmatrix, targets: Targets
 ) -> np.ndarray:
-    """The k best items of every user, [B, k] int64, where a target loses against every equal score.
+    """Return the k best items of every user, [B, k] int64, where a target loses against every equal score.
 
     `scores` [B, N] are compared as float32; `excluded` [B, N] is a bool array or a sparse matrix (nonzero entries are
-    excluded). Excluded, NaN and -inf places are never listed, and a target among them cannot be hit. A constant
+    excluded). Excluded, NaN and -inf entries are never listed, and a target among them cannot be hit. A constant
     scorer therefore hits nothing as soon as k other items tie. Equal non-targets follow the order of the catalogue.
     """
     keys = _sortable(scores, excluded)
@@ -100,40 +100,40 @@ def rank_scores(
 def score_hits(
     scores: np.ndarray, k: int, excluded: np.ndarray | sparse.sparray | sparse.spmatrix, targets: Targets
 ) -> np.ndarray:
-    """`hits` of `rank_scores` without the ranking, [B, k] bool: counts what stands before each target. Much faster."""
+    """Return `hits` of `rank_scores`, [B, k] bool, by counting the items before each target. Much faster than ranking."""
     values = scores.astype(np.float32)
     values[np.isnan(values)] = -np.inf
-    values[_places(excluded)] = -np.inf
+    values[_excluded_index(excluded)] = -np.inf
     own = values[targets.users, targets.items]
     values[targets.users, targets.items] = -np.inf
     before = np.array([np.count_nonzero(values[user] >= one) for user, one in zip(targets.users, own, strict=True)])
     order = np.lexsort((targets.items, -own, targets.users))
-    places = before[order] + np.arange(len(order)) - np.repeat(targets.indptr[:-1], targets.num_targets)
+    positions = before[order] + np.arange(len(order)) - np.repeat(targets.indptr[:-1], targets.num_targets)
     found = np.zeros((len(values), k), dtype=bool)
-    listed = (places < k) & (own[order] > -np.inf)
-    found[targets.users[listed], places[listed]] = True
+    listed = (positions < k) & (own[order] > -np.inf)
+    found[targets.users[listed], positions[listed]] = True
     return found
 
 
 def hits(ranking: np.ndarray, targets: Targets) -> np.ndarray:
-    """[B, K] bool: the place holds a target. ValueError when a target is listed twice for one user."""
+    """Return [B, K] bool, positions that hold a target. ValueError when a target is listed twice for one user."""
     num_users = len(targets.indptr) - 1
     if ranking.ndim != 2 or len(ranking) != num_users:
         raise ValueError(
             f"the ranking has shape {ranking.shape}, wanted ({num_users}, K), one row a user of the targets"
         )
     stride = 1 + max(ranking.max(initial=PAD), targets.items.max())
-    wanted = np.sort(_pair_keys(targets.users, targets.items, stride))
+    target_keys = np.sort(_pair_keys(targets.users, targets.items, stride))
     shown = _pair_keys(np.arange(num_users)[:, None], ranking, stride)
-    place = np.minimum(np.searchsorted(wanted, shown), len(wanted) - 1)
-    found = (wanted[place] == shown) & (ranking != PAD)
+    slot = np.minimum(np.searchsorted(target_keys, shown), len(target_keys) - 1)
+    found = (target_keys[slot] == shown) & (ranking != PAD)
     if np.unique(shown[found]).size < np.count_nonzero(found):
         raise ValueError("the ranking lists an item twice for one user; a ranking has every item once")
     return found
 
 
 def recall(hits: np.ndarray, num_targets: np.ndarray, k: int) -> np.ndarray:
-    """[B] float64, share of a user's targets among the first k places.
+    """Return [B] float64, share of a user's targets in the first k positions.
 
     The denominator is the number of targets, not min(k, that), so a user with more than k targets cannot reach 1.
     """
@@ -141,7 +141,7 @@ def recall(hits: np.ndarray, num_targets: np.ndarray, k: int) -> np.ndarray:
 
 
 def ndcg(hits: np.ndarray, num_targets: np.ndarray, k: int) -> np.ndarray:
-    """[B] float64, binary gain, discount 1 / log2(1 + rank), ideal over min(k, number of targets).
+    """Return [B] float64: binary gain, discount 1 / log2(1 + rank), ideal over min(k, number of targets).
 
     Järvelin and Kekäläinen, Cumulated gain-based evaluation of IR techniques, TOIS 2002.
     """
@@ -151,25 +151,26 @@ def ndcg(hits: np.ndarray, num_targets: np.ndarray, k: int) -> np.ndarray:
 
 
 def reordered_ndcg(labels: np.ndarray, scores: np.ndarray, k: int) -> float:
-    """Mean `ndcg` of candidates [B, C] put in the order of their scores, the first of equals first, over the lists with a
-    positive label; 0 without any. A candidate whose label is NaN is in no list.
+    """Return the mean `ndcg` of candidates [B, C] sorted by score, stable, over the lists with a positive label.
+
+    0 without any. A candidate whose label is NaN is in no list.
     """
     positive = labels > 0
-    asked = positive.any(axis=1)
-    if not asked.any():
+    reached = positive.any(axis=1)
+    if not reached.any():
         return 0.0
-    positive = positive[asked]
-    order = np.where(np.isnan(labels), np.inf, -scores)[asked].argsort(axis=1, kind="stable")
+    positive = positive[reached]
+    order = np.where(np.isnan(labels), np.inf, -scores)[reached].argsort(axis=1, kind="stable")
     ordered = np.take_along_axis(positive, order, axis=1)
     return float(ndcg(ordered, positive.sum(axis=1), min(k, labels.shape[1])).mean())
 
 
 def debiased_ndcg(ranking: np.ndarray, targets: Targets, weights: np.ndarray, k: int) -> np.ndarray:
-    """[B] float64, `ndcg` with gain weights[item] instead of 1; weights [N] above 0.
+    """Return [B] float64: `ndcg` with gain weights[item] instead of 1; weights [N] above 0.
 
     With inverse propensities as weights and the mean over users weighted by `ideal_gains`, it is the self-normalised
-    inverse propensity estimate of what NDCG would be if every item were as easily met as any other: sum of the gained
-    over sum of the possible. Yang et al., Unbiased offline recommender evaluation for missing-not-at-random implicit
+    inverse propensity estimate of NDCG under equal exposure of all items: sum of the gains over sum of the ideal
+    gains. Yang et al., Unbiased offline recommender evaluation for missing-not-at-random implicit
     feedback, RecSys 2018. (Normalised within each user, as there, the weight of a single target would cancel out.)
     """
     discounts = 1 / np.log2(np.arange(2, k + 2))
@@ -179,25 +180,25 @@ def debiased_ndcg(ranking: np.ndarray, targets: Targets, weights: np.ndarray, k:
 
 
 def ideal_gains(targets: Targets, weights: np.ndarray, k: int) -> np.ndarray:
-    """[B] float64, discounted gain of each user's k heaviest targets in the best order."""
+    """Return [B] float64, discounted gain of each user's k heaviest targets in the best order."""
     gains = weights[targets.items]
     order = np.lexsort((-gains, targets.users))
-    place = np.arange(len(order)) - np.repeat(targets.indptr[:-1], targets.num_targets)
-    discounted = np.where(place < k, gains[order] / np.log2(place + 2), 0.0)
+    position = np.arange(len(order)) - np.repeat(targets.indptr[:-1], targets.num_targets)
+    discounted = np.where(position < k, gains[order] / np.log2(position + 2), 0.0)
     return np.bincount(targets.users, weights=discounted)
 
 
 def inverse_propensities(popularity: np.ndarray) -> np.ndarray:
-    """[N] float64, 1 / sqrt(events of the item), events counted from 1 on.
+    """Return [N] float64: 1 / sqrt(events of the item), at least one event each.
 
-    The square root of popularity stands for how easily an item is met, as in Saito et al., Unbiased recommender
+    The square root of popularity models the propensity of an interaction, as in Saito et al., Unbiased recommender
     learning from missing-not-at-random implicit feedback, WSDM 2020.
     """
     return 1 / np.sqrt(np.maximum(popularity, 1.0))
 
 
 def shown_items(ranking: np.ndarray, num_items: int, k: int) -> np.ndarray:
-    """[N] bool, items that at least one user sees in the first k places; their share of the catalogue is coverage@k."""
+    """Return [N] bool, items in the first k positions of any user; their share of the catalogue is coverage@k."""
     rows = np.unique(_first(ranking, k))
     if rows.size and rows[-1] >= num_items:
         raise ValueError(f"the ranking lists catalogue row {rows[-1]}, the catalogue has {num_items} items")
@@ -207,7 +208,7 @@ def shown_items(ranking: np.ndarray, num_items: int, k: int) -> np.ndarray:
 
 
 def per_user(ranking: np.ndarray, targets: Targets, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """METRICS -> [B] float64; the ranking needs K places (PAD for empty ones).
+    """Return METRICS -> [B] float64; the ranking needs K positions (PAD for empty ones).
 
     `weights` [N] are those of `debiased_ndcg`.
     """
@@ -223,7 +224,7 @@ def per_user(ranking: np.ndarray, targets: Targets, weights: np.ndarray) -> dict
 
 
 def weight_per_user(metric: str, targets: Targets, weights: np.ndarray) -> np.ndarray:
-    """[B] float64, what each user weighs in the mean of a metric: 1, or where the mean is over targets, theirs.
+    """Return [B] float64 weights of the users in the mean of a metric: 1, or the number of targets for micro averages.
 
     A micro recall is the share of all targets of all users that were found; `weights` [N] as in `per_user`.
     """
@@ -236,18 +237,19 @@ def _pair_keys(users: np.ndarray, items: np.ndarray, stride: int) -> np.ndarray:
     return users * np.int64(stride) + items
 
 
-def _first(places: np.ndarray, k: int) -> np.ndarray:
-    if not 1 <= k <= places.shape[1]:
+def _first(ranking: np.ndarray, k: int) -> np.ndarray:
+    if not 1 <= k <= ranking.shape[1]:
         raise ValueError(
-            f"k is {k}, the ranking has {places.shape[1]} places; rank at least k (PAD fills empty places)"
+            f"k is {k}, the ranking has {ranking.shape[1]} positions; rank at least k (PAD fills empty positions)"
         )
-    return places[:, :k]
+    return ranking[:, :k]
 
 
 def _sortable(scores: np.ndarray, excluded: np.ndarray | sparse.sparray | sparse.spmatrix) -> np.ndarray:
-    """[B, N] uint64, larger is better, all different within a row: score (32 bits), not a target (1), row (31).
+    """Return sort keys [B, N] uint64, larger is better, unique within a row: score (32 bits), not a target (1), row (31).
 
-    0 means that the item may not be listed; every finite score gives more.
+    Floats with the sign handled compare like their bits, so one integer sort breaks all ties. 0 means not listed; every
+    finite score gives more.
     """
     if scores.ndim != 2 or excluded.shape != scores.shape:
         raise ValueError(f"scores have shape {scores.shape}, excluded {excluded.shape}; wanted [B, N] for both")
@@ -257,11 +259,11 @@ def _sortable(scores: np.ndarray, excluded: np.ndarray | sparse.sparray | sparse
     ties = _NOT_A_TARGET | (_LAST_ROW - np.arange(scores.shape[1], dtype=np.uint64))
     keys = (ordered.astype(np.uint64) << np.uint64(32)) | ties
     keys[np.isnan(values) | np.isneginf(values)] = 0
-    keys[_places(excluded)] = 0
+    keys[_excluded_index(excluded)] = 0
     return keys
 
 
-def _places(excluded: np.ndarray | sparse.sparray | sparse.spmatrix) -> Any:
+def _excluded_index(excluded: np.ndarray | sparse.sparray | sparse.spmatrix) -> Any:
     if sparse.issparse(excluded):
         return excluded.nonzero()
     if excluded.dtype != np.bool_:

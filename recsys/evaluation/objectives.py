@@ -1,7 +1,7 @@
-"""How right the probabilities of a cascade are: every objective on all candidates of the requests of one period.
+"""Quality of predicted probabilities per objective, on all candidates of the requests of one period.
 
-What is reached, and who asks, is what it is where the ranker learns (recsys/evaluation/moments.py).
-Shapes: B moments, C candidates, T objectives, N items, Q bins.
+Requests and labels are those of training (recsys/evaluation/labelled_requests.py).
+Shapes: B requests, C candidates, T objectives, N items, Q bins.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from recsys.contracts import PAD
+from recsys.evaluation.exposure_report import POSITIONS
+from recsys.evaluation.labelled_requests import LabelledRequests
 from recsys.evaluation.metrics import reordered_ndcg
-from recsys.evaluation.moments import Moments
 from recsys.evaluation.probabilities import (
     auc,
     auc_per_user,
@@ -20,7 +21,6 @@ from recsys.evaluation.probabilities import (
     predicted_over_observed,
     reliability,
 )
-from recsys.evaluation.shown import PLACES
 
 DECILES = 10
 MEASURES = {
@@ -37,36 +37,37 @@ MEASURES = {
 Measures = dict[str, Any]
 
 
-def judged(
-    moments: Moments, rows: np.ndarray, probabilities: np.ndarray, popularity: np.ndarray
+def evaluate_objectives(
+    requests: LabelledRequests, rows: np.ndarray, probabilities: np.ndarray, popularity: np.ndarray
 ) -> dict[str, Measures]:
-    """objective -> MEASURES, log loss, bins of reliability, and predicted / observed by popularity and of users without a
-    history; candidates rows [B, C], probabilities [B, C, T], popularity [N]. An objective that tells no user's candidates apart
-    is left out. NDCG@10 is that of the candidates, ordered by the objective alone.
+    """Return objective -> MEASURES, log loss, reliability bins, and predicted / observed by popularity and for new users.
+
+    rows: candidates [B, C]. probabilities: [B, C, T]. popularity: [N]. An objective without a user who has both labels is
+    left out. NDCG@10 ranks the candidates by the objective alone.
     """
-    labels, replay = moments.labels(rows), moments.replay
-    requests = np.broadcast_to(np.arange(len(rows))[:, None], rows.shape)
-    users = replay.users[moments.rows][requests]
-    asking, earlier = replay.earlier(moments.rows)
+    labels, replay = requests.labels(rows), requests.replay
+    request_of_label = np.broadcast_to(np.arange(len(rows))[:, None], rows.shape)
+    users = replay.users[requests.rows][request_of_label]
+    asking, earlier = replay.earlier(requests.rows)
     new = ~np.isin(np.arange(len(rows)), asking[(replay.labels[earlier] > 0).any(axis=1)])
     found = {}
-    for place, name in enumerate(replay.dataset.description.objectives):
-        known = (rows != PAD) & ~np.isnan(labels[..., place])
-        own = (labels[..., place][known] > 0).astype(np.float64)
-        if _mixed(own, users[known]):
-            predicted = probabilities[..., place][known].astype(np.float64)
+    for column, name in enumerate(replay.dataset.description.objectives):
+        known = (rows != PAD) & ~np.isnan(labels[..., column])
+        own = (labels[..., column][known] > 0).astype(np.float64)
+        if _has_both_labels(own, users[known]):
+            predicted = probabilities[..., column][known].astype(np.float64)
             found[name] = measures(own, predicted, users[known]) | {
                 "ndcg@10": reordered_ndcg(
-                    np.where(known, labels[..., place], np.nan), probabilities[..., place], PLACES
+                    np.where(known, labels[..., column], np.nan), probabilities[..., column], POSITIONS
                 ),
                 "by_popularity": _by_popularity(own, predicted, popularity[rows[known]]),
-                "new_users": _ratio(own, predicted, new[requests[known]]),
+                "new_users": _ratio(own, predicted, new[request_of_label[known]]),
             }
     return found
 
 
 def measures(labels: np.ndarray, predicted: np.ndarray, users: np.ndarray) -> Measures:
-    """Of one objective; labels [R] of 0 and 1, predictions [R] and users [R]."""
+    """Return the measures of one objective; labels [R] of 0 and 1, predictions [R] and users [R]."""
     bins = reliability(labels, predicted)
     return {
         "auc": auc(labels, predicted),
@@ -81,7 +82,7 @@ def measures(labels: np.ndarray, predicted: np.ndarray, users: np.ndarray) -> Me
 
 
 def mean(parts: Sequence[Mapping[str, Measures]]) -> dict[str, Measures]:
-    """Over seeds and splits; the lists are those of the last part."""
+    """Average measures over seeds and splits; lists are those of the last part."""
     merged: dict[str, Measures] = {}
     for name in dict.fromkeys(name for part in parts for name in part):
         own = [part[name] for part in parts if name in part]
@@ -90,18 +91,18 @@ def mean(parts: Sequence[Mapping[str, Measures]]) -> dict[str, Measures]:
     return merged
 
 
-def _mixed(labels: np.ndarray, users: np.ndarray) -> bool:
-    """Some user has both labels."""
+def _has_both_labels(labels: np.ndarray, users: np.ndarray) -> bool:
+    """Return whether some user has both labels."""
     reached, all_of_them = np.bincount(users, labels), np.bincount(users)
     return bool(((reached > 0) & (reached < all_of_them)).any())
 
 
 def _by_popularity(labels: np.ndarray, predicted: np.ndarray, popularity: np.ndarray) -> list[float | None]:
-    """Predicted / observed by decile of the items' popularity, rare ones first; None where nothing was reached."""
+    """Return predicted / observed by decile of item popularity, rare items first; None without a positive."""
     parts = np.array_split(np.argsort(popularity, kind="stable"), DECILES)
     return [_ratio(labels, predicted, part) for part in parts]
 
 
 def _ratio(labels: np.ndarray, predicted: np.ndarray, rows: np.ndarray) -> float | None:
-    """Predicted / observed of some rows, None where nothing was reached."""
+    """Return predicted / observed of some rows, None without a positive."""
     return predicted_over_observed(labels[rows], predicted[rows]) if labels[rows].sum() > 0 else None

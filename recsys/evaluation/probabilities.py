@@ -1,4 +1,4 @@
-"""How right the predicted probabilities of one objective are, and how well they order.
+"""Calibration and ranking metrics of the predicted probabilities of one objective.
 
 Shapes: R rows, Q bins.
 """
@@ -15,7 +15,7 @@ BINS = 20
 
 @dataclass(frozen=True, kw_only=True)
 class Reliability:
-    """Predictions in bins of equal mass beside what was observed."""
+    """Mean prediction and observed rate in bins of equal mass."""
 
     predicted: np.ndarray
     """[Q] mean prediction"""
@@ -31,7 +31,7 @@ class Reliability:
 
 
 def reliability(labels: np.ndarray, predicted: np.ndarray, bins: int = BINS) -> Reliability:
-    """labels [R] of 0 and 1, or of probabilities where the truth is known; predicted [R]. Equal ones share a bin."""
+    """Bin predictions [R] against labels [R] of 0 and 1, or true probabilities. Equal predictions share a bin."""
     _, value, counts = np.unique(predicted, return_inverse=True, return_counts=True)
     middles = (np.cumsum(counts) - counts / 2) / len(predicted)
     own = np.minimum((middles * bins).astype(int), bins - 1)[value]
@@ -43,48 +43,48 @@ def reliability(labels: np.ndarray, predicted: np.ndarray, bins: int = BINS) -> 
 
 
 def chance_error(predicted: np.ndarray, draws: int = 50, bins: int = BINS) -> float:
-    """The calibration error that is to be expected where all predictions [R] are right: of labels drawn from them."""
+    """Return the expected calibration error of perfect predictions [R], by labels sampled from them."""
     rng = np.random.default_rng(0)
     drawn = (rng.random(len(predicted)) < predicted for _ in range(draws))
     return float(np.mean([reliability(one.astype(float), predicted, bins).error for one in drawn]))
 
 
 def log_loss(labels: np.ndarray, predicted: np.ndarray) -> float:
-    """Mean negative log likelihood of labels [R] in nats."""
+    """Return the mean negative log likelihood of labels [R] in nats."""
     predicted = np.asarray(predicted, dtype=np.float64).clip(1e-9, 1 - 1e-9)
     return float(-(labels * np.log(predicted) + (1 - labels) * np.log1p(-predicted)).mean())
 
 
 def normalised_entropy(labels: np.ndarray, predicted: np.ndarray) -> float:
-    """Log loss over that of the base rate (He et al. 2014): below 1 where something was learnt.
+    """Return log loss over that of the base rate (He et al. 2014): below 1 is better than the base rate.
 
-    DataError when all labels are alike.
+    DataError when all labels are equal.
     """
     _check_both(labels)
     return log_loss(labels, predicted) / log_loss(labels, np.full(len(labels), labels.mean()))
 
 
 def predicted_over_observed(labels: np.ndarray, predicted: np.ndarray) -> float:
-    """1 where the sum is right."""
+    """Return the ratio of mean prediction and observed rate; 1 is calibrated on average."""
     return float(predicted.mean() / labels.mean())
 
 
 def auc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = None) -> float:
-    """Chance that a positive stands above a negative, a tie counts half (Hanley and McNeil 1982); [R] each.
+    """Return the probability that a positive scores above a negative, a tie counts half (Hanley and McNeil 1982); [R] each.
 
-    weights: how often each row counts. DataError when all labels that count are alike.
+    weights: multiplicity of each row. DataError when all labels of positive weight are equal.
     """
     weights = np.ones(len(labels)) if weights is None else weights
     _check_both(labels[weights > 0])
-    _, place = np.unique(scores, return_inverse=True)
-    positives = np.bincount(place, weights * labels)
-    negatives = np.bincount(place, weights * (1 - labels))
+    _, index = np.unique(scores, return_inverse=True)
+    positives = np.bincount(index, weights * labels)
+    negatives = np.bincount(index, weights * (1 - labels))
     below = np.cumsum(negatives) - negatives / 2
     return float(positives @ below / (positives.sum() * negatives.sum()))
 
 
 def auc_per_user(labels: np.ndarray, scores: np.ndarray, users: np.ndarray) -> float:
-    """Mean over users that have both labels: what the order within a user is worth; [R] each, users int64."""
+    """Return the mean AUC over users with both labels, the quality of the order within a user; [R] each, users int64."""
     _, scores = np.unique(scores, return_inverse=True)
     _, users = np.unique(users, return_inverse=True)
     order = np.lexsort((scores, users))

@@ -1,4 +1,4 @@
-"""How systems are measured: the same questions for all of them, baselines at their best beside them."""
+"""Evaluation protocol: the same queries for all systems, tuned baselines beside them."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -7,71 +7,73 @@ import numpy as np
 
 from recsys.data.splits import TEST, VALIDATION, Split
 from recsys.errors import check_ranges
-from recsys.evaluation.baselines import LeftOut
-from recsys.evaluation.interactions import EVERY
-from recsys.evaluation.questions import Questions
+from recsys.evaluation.baselines import NotApplicableError
+from recsys.evaluation.evaluation_queries import EvaluationQueries
+from recsys.evaluation.interactions import UNLIMITED
 from recsys.evaluation.replay import Replay
 from recsys.evaluation.scoreboard import Scoreboard
-from recsys.evaluation.tuning import Tuned
+from recsys.evaluation.tuning import TunedBaseline
 
-TUNED_CELLS = 60_000_000
-"""scores of validation users and items that a point of a grid costs at most: seconds, however large the catalogue"""
-LEAST_TUNED = 200
-"""users"""
+MAX_TUNING_SCORES = 60_000_000
+"""users times items scored per point of a grid, at most: seconds, however large the catalogue"""
+MIN_TUNING_USERS = 200
+"""validation users, however large the catalogue"""
 
 
 class Evaluation:
-    """The baselines that stand in every table, and what is asked of all systems alike."""
+    """Baselines of every table, and the queries shared by all systems."""
 
     def __init__(
         self,
         *,
-        baselines: Mapping[str, Tuned | None],
+        baselines: Mapping[str, TunedBaseline | None],
         validation_users: int,
         validation_seed: int,
         test_users: int,
         events_per_user: int,
     ) -> None:
         """
-        baselines: by their name in the table; null leaves one out
-        validation_users: most of them on whom a knob is chosen
-        validation_seed: draws them where there are more
-        test_users: most of them of a test period, drawn by the same seed
+        baselines: name in the table -> baseline; null removes one
+        validation_users: maximum number on which hyperparameters are chosen
+        validation_seed: samples them where there are more
+        test_users: maximum number of a test period, sampled by the same seed
         events_per_user: the newest, at most, of which item-item baselines count pairs
         """
         check_ranges(
             "evaluation",
             validation_users=(validation_users, 1, 10**12),
             validation_seed=(validation_seed, 0, 2**63 - 1),
-            test_users=(test_users, 1, EVERY),
-            events_per_user=(events_per_user, 1, EVERY),
+            test_users=(test_users, 1, UNLIMITED),
+            events_per_user=(events_per_user, 1, UNLIMITED),
         )
         self.test_users, self.events_per_user = test_users, events_per_user
         self.baselines = {name: one for name, one in baselines.items() if one is not None}
         self.validation_users = validation_users
         self.validation_seed = validation_seed
 
-    def questions(self, split: Split, replay: Replay, period: int) -> Questions:
-        """All of a period. DataError when nothing new is met in it."""
-        return replace(Questions.of(replay.dataset, split, replay, period), events_per_user=self.events_per_user)
+    def queries(self, split: Split, replay: Replay, period: int) -> EvaluationQueries:
+        """Return all queries of a period. DataError when no user interacts with a new item in it."""
+        return replace(
+            EvaluationQueries.of(replay.dataset, split, replay, period), events_per_user=self.events_per_user
+        )
 
-    def validation(self, split: Split, replay: Replay) -> Questions:
-        """Those on which knobs are chosen, ours too."""
-        return self.questions(split, replay, VALIDATION).sample(self.validation_users, self.validation_seed)
+    def validation(self, split: Split, replay: Replay) -> EvaluationQueries:
+        """Return the queries on which hyperparameters are chosen, those of our models included."""
+        return self.queries(split, replay, VALIDATION).sample(self.validation_users, self.validation_seed)
 
-    def ask(self, board: Scoreboard, split: Split, replay: Replay) -> Questions:
-        """Open the test questions of one split on the board, and record what every baseline answers."""
-        asked = self.questions(split, replay, TEST)
-        test = asked.sample(self.test_users, self.validation_seed)
-        if len(test) < len(asked):
-            board.note(f"{split.name}: {len(test):,} of {len(asked):,} users are asked, drawn with a seed")
-        board.open(test)
+    def evaluate_baselines(self, board: Scoreboard, split: Split, replay: Replay) -> EvaluationQueries:
+        """Open the test queries of one split on the board and record the ranking of every baseline; return the queries."""
+        all_queries = self.queries(split, replay, TEST)
+        test = all_queries.sample(self.test_users, self.validation_seed)
+        if len(test) < len(all_queries):
+            board.note(f"{split.name}: {len(test):,} of {len(all_queries):,} users are asked, drawn with a seed")
+        board.open_split(test)
         self._name_crawlers(board, test)
         if self.baselines:
-            self._answer(board, self.validation(split, replay), test)
+            self._record_baselines(board, self.validation(split, replay), test)
         return test
 
-    def _name_crawlers(self, board: Scoreboard, test: Questions) -> None:
+    def _name_crawlers(self, board: Scoreboard, test: EvaluationQueries) -> None:
         """Note on the users whose events beyond `events_per_user` no item-item fit counts."""
         num = np.bincount(test.known.users)
         crawlers = np.flatnonzero(num > self.events_per_user)
@@ -84,13 +86,15 @@ class Evaluation:
             "(candidates.events_per_user)"
         )
 
-    def _answer(self, board: Scoreboard, validation: Questions, test: Questions) -> None:
-        tuned = validation.sample(max(LEAST_TUNED, TUNED_CELLS // validation.num_items), self.validation_seed)
+    def _record_baselines(self, board: Scoreboard, validation: EvaluationQueries, test: EvaluationQueries) -> None:
+        tuning = validation.sample(
+            max(MIN_TUNING_USERS, MAX_TUNING_SCORES // validation.num_items), self.validation_seed
+        )
         for name, baseline in self.baselines.items():
             try:
-                choice = baseline.fit(tuned, test)
-            except LeftOut as reason:
+                choice = baseline.fit(tuning, test)
+            except NotApplicableError as reason:
                 board.note(f"{name} is left out: {reason}")
                 continue
-            board.record_baseline(name, test.rank(test.scores_of(choice.scorer)), knobs=choice.knobs)
-        board.note(f"knobs of baselines chosen by NDCG@10 on {len(tuned):,} validation users")
+            board.record_baseline(name, test.rank(test.scores_of(choice.scorer)), parameters=choice.parameters)
+        board.note(f"knobs of baselines chosen by NDCG@10 on {len(tuning):,} validation users")

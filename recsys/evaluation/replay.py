@@ -1,6 +1,6 @@
-"""Logged moments asked again: the query a user would have sent at a row of the log, and what came after it.
+"""Replay of the log: the query of a user at a row of the log, and the outcomes after it.
 
-Shapes: R rows of the log, B queries, T objectives, C candidates, K places.
+Shapes: R rows of the log, B queries, T objectives, C candidates, K positions.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,14 +19,14 @@ from recsys.policy.repeat import CompiledRepeat, Repeat
 
 
 class Replay:
-    """The log of a data set, grouped by user; each user's rows in the order of the periods, then in canonical order.
+    """Log of a data set, grouped by user; each user's rows in the order of the periods, then in canonical order.
 
-    Where a split is by time that is the canonical order itself. Under a random split everything of earlier periods is
-    known to a query, and the moment of the query is moved behind it.
+    For a split by time that is the canonical order itself. Under a random split a query knows all events of earlier
+    periods, and its time is moved behind them.
     """
 
     def __init__(self, dataset: Dataset, split: Split, repeat: CompiledRepeat | None = None) -> None:
-        """repeat: when items may be shown again; None: never"""
+        """repeat: rules for showing items again; None is never"""
         self.dataset = dataset
         objectives, clock = tuple(dataset.description.objectives), dataset.description.clock
         self.repeat = Repeat.never().compile(objectives, clock=clock) if repeat is None else repeat
@@ -36,7 +36,7 @@ class Replay:
         self.users = _codes(dataset.interactions[USER], pl.Series(self.names))
         self.items = _codes(dataset.interactions[ITEM], dataset.items[ITEM])
         self.timestamps = dataset.interactions[TIMESTAMP].to_numpy()
-        """[R] what orders the events; seconds only where the data set has a clock"""
+        """[R] order of the events; seconds only where the data set has a clock"""
         self.seconds = self.timestamps if dataset.description.clock else np.full(dataset.num_events, np.nan)
         """[R] unix seconds UTC, NaN where there is no time"""
         self.actions = dataset.actions()
@@ -47,11 +47,11 @@ class Replay:
         """[R] rows, one user after the other"""
         self.offsets = np.concatenate([[0], np.cumsum(np.bincount(self.users))])
         """[U + 1] where each user's rows begin in `grouped`"""
-        self.place = np.empty(len(self.users), dtype=np.int64)
-        """[R] how many events of the same user stand before the row"""
-        self.place[self.grouped] = np.arange(len(self.users)) - self.offsets[self.users[self.grouped]]
+        self.num_earlier = np.empty(len(self.users), dtype=np.int64)
+        """[R] number of earlier events of the same user"""
+        self.num_earlier[self.grouped] = np.arange(len(self.users)) - self.offsets[self.users[self.grouped]]
         self.now = self._moments()
-        """[R] when the user asks: the timestamp of the row, or of the newest event before it if that is later"""
+        """[R] request time: the timestamp of the row, or of the newest event before it if that is later"""
 
     @cached_property
     def rows_of_user(self) -> list[np.ndarray]:
@@ -69,19 +69,19 @@ class Replay:
         return dict(zip(users[USER], _present(users, self.dataset.description.users), strict=True))
 
     def earlier(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """What the users of `rows` [B] met before them: (place in `rows` [M], row of the log [M]), in canonical order."""
+        """Return the earlier events of the users of `rows` [B]: (index in `rows` [M], row of the log [M]), canonical order."""
         starts = self.offsets[self.users[rows]]
-        asking, found = _stretches(self.grouped, starts, starts + self.place[rows])
+        asking, found = _stretches(self.grouped, starts, starts + self.num_earlier[rows])
         order = np.lexsort((found, asking))
         return asking[order], found[order]
 
     def later(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """`rows` [B] themselves and what their users met after them: (place in `rows` [M], row of the log [M])."""
+        """Return `rows` [B] and the later events of their users: (index in `rows` [M], row of the log [M])."""
         users = self.users[rows]
-        return _stretches(self.grouped, self.offsets[users] + self.place[rows], self.offsets[users + 1])
+        return _stretches(self.grouped, self.offsets[users] + self.num_earlier[rows], self.offsets[users + 1])
 
     def barred(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Items barred from the users of `rows` [B]: (index in `rows` [M], catalogue row [M]), each pair once."""
+        """Return the items barred for the users of `rows` [B]: (index in `rows` [M], catalogue row [M]), each pair once."""
         asking, earlier = self.earlier(rows)
         keys = asking * len(self.rows_of_items) + self.items[earlier]
         now = self.now[rows[asking]]
@@ -89,8 +89,9 @@ class Replay:
         return np.divmod(pairs, len(self.rows_of_items))
 
     def showable(self, split: Split, period: int) -> np.ndarray | None:
-        """[R] bool, items that may be shown to their users when these first ask in the period; None where nothing is repeated,
-        so that those are the items of no earlier event.
+        """Return [R] bool, rows whose item may be shown to its user at the user's first request of the period.
+
+        None without repeats: then these are the items without an earlier event.
         """
         if not self.repeat.possible:
             return None
@@ -99,7 +100,7 @@ class Replay:
         return ~np.isin(self.users * width + self.items, self.users[rows[asking]] * width + items)
 
     def query(self, row: int, k: int) -> Query:
-        """What the user of `row` would have asked just before it."""
+        """Return the query of the user of `row` just before its event."""
         return self.queries([row], k)[0]
 
     def queries(self, rows: Sequence[int] | np.ndarray, k: int) -> list[Query]:
@@ -128,23 +129,23 @@ class Replay:
         ]
 
     def latest(self, user: str, now: float, k: int) -> Query:
-        """What a user would ask at `now`, after all that the log holds until then; a stranger asks with nothing."""
+        """Return the query of a user at `now` with the history until then, empty for an unknown user."""
         code = int(np.searchsorted(self.names, user))
         known = code < len(self.names) and self.names[code] == user
-        mine = np.sort(self.rows_of_user[code]) if known else ()
-        history = tuple(self.events[row] for row in mine if self.timestamps[row] <= now)
+        rows = np.sort(self.rows_of_user[code]) if known else ()
+        history = tuple(self.events[row] for row in rows if self.timestamps[row] <= now)
         return Query(user=user, now=now, k=k, profile=self.profiles.get(user, {}), history=history)
 
     def first_rows(self, period: np.ndarray) -> np.ndarray:
-        """First row of each user inside a period [R] bool, ascending."""
+        """Return the first row of each user inside a period [R] bool, ascending."""
         rows = self.grouped[period[self.grouped]]
         _, first = np.unique(self.users[rows], return_index=True)
         return np.sort(rows[first])
 
-    def targets(self, rows: np.ndarray, wanted: np.ndarray) -> Targets:
-        """For each query row the items of its user's rows in `wanted` [R] bool, from that row on."""
+    def targets(self, rows: np.ndarray, is_target: np.ndarray) -> Targets:
+        """Return, for each query row, the items of its user's rows in `is_target` [R] bool, from that row on."""
         asking, later = self.later(np.asarray(rows, dtype=np.int64))
-        kept = wanted[later]
+        kept = is_target[later]
         pairs = np.unique(asking[kept] * len(self.rows_of_items) + self.items[later[kept]])
         asking, items = np.divmod(pairs, len(self.rows_of_items))
         return Targets(indptr=np.searchsorted(asking, np.arange(len(rows) + 1)), items=items)
@@ -152,28 +153,28 @@ class Replay:
     def candidate_labels(
         self, rows: np.ndarray, candidates: np.ndarray, period: np.ndarray, until: np.ndarray
     ) -> np.ndarray:
-        """Objectives each candidate [B, C] will reach in `period` [R] bool, from the query row to `until` [B]: [B, C, T].
+        """Return labels [B, C, T] of candidates [B, C] in `period` [R] bool, from the query row to `until` [B].
 
-        The best of an item that is met several times, and what its events come to together where an objective counts them;
-        0 for every objective of one that is not met again.
+        The maximum over several events on an item, or the value over all of them where an objective counts events; 0
+        without a later event.
         """
         asking, later = self.later(np.asarray(rows, dtype=np.int64))
         kept = period[later] & (self.timestamps[later] <= until[asking])
         keys = asking[kept] * len(self.rows_of_items) + self.items[later[kept]]
         order = np.argsort(keys, kind="stable")
-        met, first, groups = np.unique(keys[order], return_index=True, return_inverse=True)
+        later_keys, first, groups = np.unique(keys[order], return_index=True, return_inverse=True)
         labels = np.zeros((*candidates.shape, self.labels.shape[1]), dtype=np.float32)
-        if not len(met):
+        if not len(later_keys):
             return labels
         best = np.fmax.reduceat(self._grouped_labels(later[kept][order], groups), first, axis=0)
         offered = np.arange(len(rows))[:, None] * len(self.rows_of_items) + candidates
-        place = np.minimum(np.searchsorted(met, offered), len(met) - 1)
-        found = (met[place] == offered) & (candidates != PAD)
-        labels[found] = best[place[found]]
+        slot = np.minimum(np.searchsorted(later_keys, offered), len(later_keys) - 1)
+        found = (later_keys[slot] == offered) & (candidates != PAD)
+        labels[found] = best[slot[found]]
         return labels
 
     def _grouped_labels(self, rows: np.ndarray, groups: np.ndarray) -> np.ndarray:
-        """[M, T] objectives of rows [M] of the log, those that count events over groups [M]."""
+        """Return objectives [M, T] of rows [M] of the log; those that count events do so over groups [M]."""
         described, labels = self.dataset.description, self.labels[rows]
         counting = [column for column, one in enumerate(described.expressions().values()) if one.counts]
         if counting:
@@ -189,12 +190,12 @@ class Replay:
 
 
 def _codes(ids: pl.Series, known: pl.Series) -> np.ndarray:
-    """[R] int64, place of every id in `known`."""
+    """Return [R] int64, the index of every id in `known`."""
     return ids.cast(pl.Enum(known)).to_physical().to_numpy().astype(np.int64)
 
 
 def _stretches(values: np.ndarray, starts: np.ndarray, stops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The values from each start to its stop, one stretch after the other: (number of the stretch [M], value [M])."""
+    """Return the values from each start to its stop, concatenated: (index of the range [M], value [M])."""
     lengths = stops - starts
     number = np.repeat(np.arange(len(starts)), lengths)
     inside = np.arange(len(number)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
@@ -212,7 +213,7 @@ def _events(dataset: Dataset) -> list[Event]:
 
 
 def _present(frame: pl.DataFrame, columns: Iterable[str]) -> list[dict[str, Any]]:
-    """These columns of every row as a dictionary, without nulls."""
+    """Return these columns of every row as a dictionary without nulls."""
     chosen = list(columns)
     if not chosen:
         return [{}] * frame.height

@@ -1,4 +1,4 @@
-"""What an evaluation says: a table to read, a document to keep, and sentences that name winner and loser."""
+"""Evaluation report: console table, JSON document, charts, and verdict sentences."""
 
 import json
 import os
@@ -14,44 +14,44 @@ from rich.text import Text
 
 from recsys.errors import DataError
 from recsys.evaluation.chart import TITLES, draw, draw_reliability, short
+from recsys.evaluation.exposure_report import POSITIONS, title_of
 from recsys.evaluation.intervals import paired_bootstrap, paired_p_value
 from recsys.evaluation.objectives import MEASURES, Measures
-from recsys.evaluation.shown import PLACES, title_of
 
 Rows = Mapping[str, Mapping[str, Any]]
 """system -> {metric: value, ci95: {metric: [low, high]}, users, seeds?, spread?, knobs?}"""
 
 METHOD = "Full ranking, ties lose, 95% bootstrap intervals over users."
-JUDGED = ("ndcg@10", "recall@100")
-"""the metrics of which `verdicts` speaks: the top of the list, and what is left to rank"""
+VERDICT_METRICS = ("ndcg@10", "recall@100")
+"""metrics that `verdicts` compares: the top of the list, and the candidates left to rank"""
 PICTURES = ("metrics.png", "reliability.png")
 _SEED = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """The systems of one evaluation, all measured on the same users. ValueError when a name has no row."""
+    """Results of one evaluation, all systems on the same users. ValueError when a name has no row."""
 
     rows: Rows
-    """in the order of table and chart; the last system is the one that the evaluation is about"""
+    """in the order of table and chart; the last system is the evaluated one"""
     protocol: str
     targets_sha256: str
     users: int
     seconds: float
-    """of the whole command"""
+    """duration of the whole command"""
     peak_memory_mib: float
     seeds: tuple[int, ...] = ()
-    """all that were run; the row of a system of `ours` says over which it is the mean"""
+    """all seeds that were run; the row of a system of `ours` names those of its mean"""
     notes: tuple[str, ...] = ()
     served: str = ""
-    """which fit the figures are of and which one is served, in one sentence; empty where nothing is served"""
+    """one sentence on the fit that was measured and the fit that is served; empty where nothing is served"""
     slices: Mapping[str, Rows] = field(default_factory=dict)
     objectives: Mapping[str, Measures] = field(default_factory=dict)
-    """objective -> how right the probabilities of the candidates are, a mean over seeds and splits"""
+    """objective -> probability measures of the candidates, mean over seeds and splits"""
     shown: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    """system -> whom its first places show, a mean over seeds and splits (recsys/evaluation/shown.py)"""
+    """system -> exposure metrics, mean over seeds and splits (recsys/evaluation/exposure_report.py)"""
     ours: tuple[str, ...] = ()
-    """systems that are held against the others, in the order of the cascade; empty means the last one"""
+    """systems compared with the others, in the order of the cascade; empty means the last one"""
     per_user: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict, repr=False, compare=False)
     """system -> metric -> [users] float64, for `verdicts`; not part of the document"""
 
@@ -62,7 +62,7 @@ class Report:
             raise ValueError(f"the report has no row for {strange[0]!r}; rows are {', '.join(self.rows)}")
 
     def to_document(self) -> dict[str, Any]:
-        """Everything but `per_user`, JSON-able."""
+        """Return everything but `per_user` as JSON values."""
         return {
             "protocol": self.protocol,
             "targets_sha256": self.targets_sha256,
@@ -80,9 +80,9 @@ class Report:
         }
 
     def save(self, folder: Path) -> None:
-        """Write metrics.png, reliability.png and then metrics.json into the folder, each beside its place and renamed.
+        """Write metrics.png, reliability.png and then metrics.json into the folder, each atomically.
 
-        Without a ranker nothing was predicted, and there is no reliability.png.
+        Without a ranker there are no probabilities and no reliability.png.
         """
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.to_document(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -93,7 +93,7 @@ class Report:
         _replace(folder / "metrics.json", lambda path: path.write_text(text, encoding="utf-8"))
 
     def table(self) -> Table:
-        """Systems as rows, slices as sections below with the strongest baseline and ours; the best of a section is bold."""
+        """Return the table of systems, with slices as sections below (strongest baseline and ours); the best is bold."""
         table = _table(self.protocol, "system")
         table.caption = Text("\n".join(self._caption()))
         _add_rows(table, self.rows)
@@ -107,7 +107,7 @@ class Report:
         return table
 
     def probabilities(self) -> Table:
-        """Objectives as rows: order and calibration of what the ranker says of the candidates."""
+        """Return the table of objectives: ranking and calibration of the candidates' probabilities."""
         table = Table(title=Text("Probabilities of the candidates"), box=box.SIMPLE_HEAD, title_justify="left")
         for heading in ("objective", *MEASURES.values()):
             table.add_column(heading, justify="left" if heading == "objective" else "right")
@@ -116,8 +116,10 @@ class Report:
         return table
 
     def exposure(self) -> Table:
-        """Systems as rows, the strongest baseline and ours: whom the first places show, and how unlike a page is."""
-        table = Table(title=Text(f"Exposure in the first {PLACES} places"), box=box.SIMPLE_HEAD, title_justify="left")
+        """Return the exposure table of the strongest baseline and ours: concentration, popularity and diversity."""
+        table = Table(
+            title=Text(f"Exposure in the first {POSITIONS} positions"), box=box.SIMPLE_HEAD, title_justify="left"
+        )
         systems = [name for name in (*_strongest(self, self.rows), *_tested(self)) if name in self.shown]
         measures = dict.fromkeys(measure for name in systems for measure in self.shown[name])
         for heading in ("system", *map(title_of, measures)):
@@ -128,7 +130,7 @@ class Report:
         return table
 
     def draw(self, path: Path) -> None:
-        """A PNG at 150 dpi: one panel a metric, a dot and its interval for each system, in the order of the table."""
+        """Write a PNG at 150 dpi: one panel per metric, a dot and its interval for each system, in table order."""
         draw(path, self.rows, _tested(self), self.protocol, f"{self.users:,} users. {METHOD}")
 
     def _caption(self) -> Iterator[str]:
@@ -140,17 +142,16 @@ class Report:
         yield f"targets {self.targets_sha256[:12]}"
         yield from self.notes
         for system, row in self.rows.items():
-            if knobs := row.get("knobs"):
-                yield f"{system}: {', '.join(f'{knob} {value}' for knob, value in knobs.items())}"
+            if parameters := row.get("knobs"):
+                yield f"{system}: {', '.join(f'{name} {value}' for name, value in parameters.items())}"
         yield f"{self.seconds:,.0f} s, at most {self.peak_memory_mib:,.0f} MiB"
 
 
 def compare(runs: Mapping[str, Mapping[str, Any]]) -> Table:
-    """The last system of several runs (name with overrides -> metrics.json), one row a run, best values bold.
+    """Compare the last system of several runs (name with overrides -> metrics.json), one row per run, best values bold.
 
-    A run that failed is {"error": its sentence}, which stands below the table. Runs on other targets than the first are
-    marked, for their figures cannot be compared with it, and then no value is bold. DataError when a document is not one
-    of a report.
+    A failed run is {"error": sentence}, printed below the table. Runs on other targets than the first are marked as not
+    comparable, and then no value is bold. DataError for a document that is no report.
     """
     failed = {name: document["error"] for name, document in runs.items() if "error" in document}
     rows = {name: _last_row(name, document) for name, document in runs.items() if name not in failed}
@@ -166,15 +167,15 @@ def compare(runs: Mapping[str, Mapping[str, Any]]) -> Table:
 
 
 def verdicts(report: Report) -> tuple[str, ...]:
-    """Plain sentences on the systems of `ours` and the metrics JUDGED, from paired bootstraps over the same users.
+    """Return sentences on the systems of `ours` and VERDICT_METRICS, from paired bootstraps over the same users.
 
-    Each is held against the one before it in `ours` and against the strongest of the other systems; the last sentence
-    names all that cannot be told apart. Systems and metrics without values in `per_user` are passed over.
+    Each system is compared with the one before it in `ours` and with the strongest of the others; the last sentence names
+    the pairs without a significant difference. Systems and metrics without values in `per_user` are skipped.
     """
     decided: list[str] = []
     undecided: list[str] = []
     for position, system in enumerate(_tested(report)):
-        for metric in JUDGED:
+        for metric in VERDICT_METRICS:
             for rival in _rivals(report, metric, position):
                 verdict = _verdict(report, metric, system, rival)
                 (decided if verdict else undecided).append(verdict or f"{system} and {rival} at {TITLES[metric]}")
@@ -182,12 +183,12 @@ def verdicts(report: Report) -> tuple[str, ...]:
 
 
 def _tested(report: Report) -> tuple[str, ...]:
-    """The systems that the evaluation is about: `ours`, or the last one."""
+    """Return the evaluated systems: `ours`, or the last one."""
     return report.ours or (list(report.rows)[-1],)
 
 
 def _strongest(report: Report, rows: Rows) -> Sequence[str]:
-    """The system with the highest NDCG@10 that is not one of `ours`."""
+    """Return the system with the highest NDCG@10 that is not in `ours`."""
     others = [system for system in rows if system not in _tested(report)]
     return sorted(others, key=lambda system: rows[system]["ndcg@10"])[-1:]
 
@@ -227,7 +228,7 @@ def _add_rows(table: Table, rows: Rows, mark: bool = True) -> None:
 
 
 def _best(rows: Rows) -> dict[str, float]:
-    """The largest value of each metric."""
+    """Return the largest value of each metric."""
     return {metric: max(row[metric] for row in rows.values()) for metric in TITLES if rows}
 
 
@@ -259,7 +260,7 @@ def _last_row(name: str, document: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _rivals(report: Report, metric: str, position: int) -> Iterator[str]:
-    """The system before this one, then the strongest of the others."""
+    """Yield the system before this one, then the strongest of the others."""
     known = {system for system, values in report.per_user.items() if metric in values}
     ours = _tested(report)
     if ours[position] not in known:
@@ -271,7 +272,7 @@ def _rivals(report: Report, metric: str, position: int) -> Iterator[str]:
 
 
 def _verdict(report: Report, metric: str, system: str, rival: str) -> str | None:
-    """None where the two cannot be told apart."""
+    """Return the verdict sentence, None without a significant difference."""
     ours, theirs = report.per_user[system][metric], report.per_user[rival][metric]
     difference, low, high = paired_bootstrap(ours, theirs, _SEED)
     if low <= 0 <= high:

@@ -1,8 +1,8 @@
-"""Where the answers of all systems, splits and seeds come together.
+"""Results of all systems, splits and seeds, aggregated to a report.
 
 Values are averaged over seeds before anything is resampled: intervals are about users, `spread` is about seeds.
 
-Shapes: B questions of a split, K places, U users of all splits, S seeds.
+Shapes: B queries of a split, K positions, U users of all splits, S seeds.
 """
 
 import hashlib
@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 
 from recsys.data.dataset import Dataset
-from recsys.evaluation import shown
+from recsys.evaluation import exposure_report
 from recsys.evaluation.attributes import Attributes
+from recsys.evaluation.evaluation_queries import EvaluationQueries
 from recsys.evaluation.intervals import bootstrap_interval, weighted_mean
 from recsys.evaluation.metrics import METRICS
 from recsys.evaluation.objectives import Measures, mean
-from recsys.evaluation.pooling import Pool, Sheet
-from recsys.evaluation.questions import Questions
+from recsys.evaluation.pooled_slices import PooledSlice, SplitResults
 from recsys.evaluation.report import Report
 from recsys.evaluation.slices import DEFINITIONS, EVERYTHING, slices
 
@@ -26,133 +26,139 @@ BOOTSTRAP_SEED = 0
 
 
 class Scoreboard:
-    """Open the questions of a split, record the answers to it, go on with the next split, ask for the report."""
+    """Collector of results: open a split, record rankings for it, continue with the next split, build the report."""
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
-        self._sheets: list[Sheet] = []
+        self._splits: list[SplitResults] = []
         self._seeds: dict[str, list[int]] = {}
         """system -> its seeds, in the order of the table"""
-        self._knobs: dict[str, list[dict[str, Any]]] = {}
-        """baseline -> its knobs in every split"""
+        self._parameters: dict[str, list[dict[str, Any]]] = {}
+        """baseline -> its chosen parameters in every split"""
         self._notes = list(dataset.notes)
         self._objectives: list[Mapping[str, Measures]] = []
-        """of every cascade"""
+        """measures of every cascade"""
         self._attributes = Attributes.of(dataset)
         self._shown: dict[str, list[dict[str, float]]] = {}
-        """system -> what its first places show, of every split and seed"""
+        """system -> exposure metrics of every split and seed"""
 
-    def open(self, questions: Questions) -> None:
-        """From here on answers are to these questions."""
-        self._sheets.append(Sheet(questions=questions, slices=slices(questions)))
+    def open_split(self, queries: EvaluationQueries) -> None:
+        """Start a split: rankings recorded from here on answer these queries."""
+        self._splits.append(SplitResults(queries=queries, slices=slices(queries)))
 
     def note(self, line: str) -> None:
-        """Something that the reader has to know; said once."""
+        """Add a note to the report, once."""
         if line not in self._notes:
             self._notes.append(line)
 
     def record(self, system: str, ranking: np.ndarray, *, seed: int) -> None:
-        """What a system of ours answers that was trained with this seed: [B, K] rows, best first, PAD at the end."""
-        marks = self._sheets[-1].marks
-        if (system, seed) in marks:
+        """Record the ranking [B, K] of one of our systems trained with a seed: rows, best first, PAD at the end."""
+        results = self._splits[-1].results
+        if (system, seed) in results:
             raise ValueError(f"{system} with seed {seed} has answered the questions of this split before")
-        marks[system, seed] = self._sheets[-1].mark(ranking)
-        self._shown.setdefault(system, []).append(shown.measured(self._sheets[-1].questions, ranking, self._attributes))
+        results[system, seed] = self._splits[-1].evaluate(ranking)
+        self._shown.setdefault(system, []).append(
+            exposure_report.exposure_metrics(self._splits[-1].queries, ranking, self._attributes)
+        )
         seeds = self._seeds.setdefault(system, [])
         if seed not in seeds:
             seeds.append(seed)
 
     def record_objectives(self, measures: Mapping[str, Measures]) -> None:
-        """How right a cascade of ours is about its candidates: objective -> what `judged` says of it."""
+        """Record the probability measures of a cascade, as `evaluate_objectives` returns them."""
         self._objectives.append(measures)
 
-    def record_baseline(self, system: str, ranking: np.ndarray, *, knobs: dict[str, Any]) -> None:
-        """What a baseline answers, with the knobs that were chosen for it."""
+    def record_baseline(self, system: str, ranking: np.ndarray, *, parameters: dict[str, Any]) -> None:
+        """Record the ranking of a baseline with its chosen parameters."""
         self.record(system, ranking, seed=0)
-        self._knobs.setdefault(system, []).append(knobs)
+        self._parameters.setdefault(system, []).append(parameters)
 
     def report(self, *, seconds: float, peak_memory_mib: float, served: str = "") -> Report:
-        """The figures of all that was recorded; `served` as in a report.
+        """Build the report of all recorded results; `served` as in a report.
 
-        ValueError when a system did not answer in every split.
+        ValueError when a system has no ranking in some split.
         """
         self._check_complete()
-        names = [name for name in (EVERYTHING, *DEFINITIONS) if any(name in sheet.slices for sheet in self._sheets)]
-        pools = {name: Pool(name=name, sheets=[one for one in self._sheets if name in one.slices]) for name in names}
-        everything = pools.pop(EVERYTHING)
-        pools = {name: pool for name, pool in pools.items() if pool.num_targets < everything.num_targets}
-        ours = tuple(system for system in self._seeds if system not in self._knobs)
+        names = [name for name in (EVERYTHING, *DEFINITIONS) if any(name in split.slices for split in self._splits)]
+        slices_of_report = {
+            name: PooledSlice(name=name, splits=[one for one in self._splits if name in one.slices]) for name in names
+        }
+        everything = slices_of_report.pop(EVERYTHING)
+        slices_of_report = {
+            name: pooled for name, pooled in slices_of_report.items() if pooled.num_targets < everything.num_targets
+        }
+        ours = tuple(system for system in self._seeds if system not in self._parameters)
         return Report(
             protocol=self._protocol(),
             targets_sha256=self._sha256(),
             users=everything.num_users,
-            notes=(*self._notes, *(f"{name}: {DEFINITIONS[name]}" for name in pools)),
+            notes=(*self._notes, *(f"{name}: {DEFINITIONS[name]}" for name in slices_of_report)),
             seeds=tuple(sorted({seed for system in ours for seed in self._seeds[system]})),
             rows=self._rows(everything),
-            slices={name: self._rows(pool) for name, pool in pools.items()},
+            slices={name: self._rows(pooled) for name, pooled in slices_of_report.items()},
             ours=ours,
             objectives=mean(self._objectives),
-            shown={system: shown.mean(parts) for system, parts in self._shown.items()},
+            shown={system: exposure_report.mean(parts) for system, parts in self._shown.items()},
             per_user={system: self._means(everything, system) for system in self._seeds},
             served=served,
             seconds=seconds,
             peak_memory_mib=peak_memory_mib,
         )
 
-    def _rows(self, pool: Pool) -> dict[str, dict[str, Any]]:
-        return {system: self._row(pool, system) for system in self._seeds}
+    def _rows(self, pooled: PooledSlice) -> dict[str, dict[str, Any]]:
+        return {system: self._row(pooled, system) for system in self._seeds}
 
-    def _row(self, pool: Pool, system: str) -> dict[str, Any]:
+    def _row(self, pooled: PooledSlice, system: str) -> dict[str, Any]:
         seeds = self._seeds[system]
-        by_seed = [_figures(pool, system, seed) for seed in seeds]
+        by_seed = [_figures(pooled, system, seed) for seed in seeds]
         row: dict[str, Any] = {name: float(np.mean([one[name] for one in by_seed])) for name in by_seed[0]}
         row["ci95"] = {
-            metric: list(bootstrap_interval(values, BOOTSTRAP_SEED, pool.weights(metric)))
-            for metric, values in self._means(pool, system).items()
+            metric: list(bootstrap_interval(values, BOOTSTRAP_SEED, pooled.weights(metric)))
+            for metric, values in self._means(pooled, system).items()
         }
-        row["users"] = pool.num_users
-        if system not in self._knobs:
+        row["users"] = pooled.num_users
+        if system not in self._parameters:
             row["seeds"] = seeds
         if len(seeds) > 1:
             row["spread"] = {name: float(np.std([one[name] for one in by_seed], ddof=1)) for name in by_seed[0]}
-        if knobs := _joined(self._knobs.get(system, [])):
-            row["knobs"] = knobs
+        if parameters := _joined(self._parameters.get(system, [])):
+            row["knobs"] = parameters
         return row
 
-    def _means(self, pool: Pool, system: str) -> dict[str, np.ndarray]:
-        """metric -> [U], mean over the seeds."""
+    def _means(self, pooled: PooledSlice, system: str) -> dict[str, np.ndarray]:
+        """Return metric -> [U], mean over the seeds."""
         seeds = self._seeds[system]
-        return {metric: np.mean([pool.values(metric, system, seed) for seed in seeds], axis=0) for metric in METRICS}
+        return {metric: np.mean([pooled.values(metric, system, seed) for seed in seeds], axis=0) for metric in METRICS}
 
     def _check_complete(self) -> None:
-        if not self._sheets:
+        if not self._splits:
             raise ValueError("no questions were opened; there is nothing to report")
         for system, seeds in self._seeds.items():
-            for number, sheet in enumerate(self._sheets):
-                if missing := [seed for seed in seeds if (system, seed) not in sheet.marks]:
+            for number, split in enumerate(self._splits):
+                if missing := [seed for seed in seeds if (system, seed) not in split.results]:
                     raise ValueError(f"{system} with seed {missing[0]} did not answer the questions of split {number}")
 
     def _protocol(self) -> str:
-        first, num = self._sheets[0].questions, len(self._sheets)
+        first, num = self._splits[0].queries, len(self._splits)
         pooled = f"{num} splits pooled: " if num > 1 else ""
-        names = "; ".join(sheet.questions.split.name for sheet in self._sheets)
+        names = "; ".join(split.queries.split.name for split in self._splits)
         strict = ", nothing fitted on validation or test" if first.split.strict else ""
         removed = "seen items removed but for repeats" if first.replay.repeat.possible else "seen items removed"
         return f"{self.dataset.name}, {pooled}{names}{strict}, one query a user, {removed}"
 
     def _sha256(self) -> str:
-        """The hash of the one split, or the hash of all their hashes."""
-        hashes = [sheet.questions.targets_sha256 for sheet in self._sheets]
+        """Return the target hash of the one split, or the hash of all hashes."""
+        hashes = [split.queries.targets_sha256 for split in self._splits]
         return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
 
-def _figures(pool: Pool, system: str, seed: int) -> dict[str, float]:
-    """metric -> value of one seed."""
-    figures = {metric: weighted_mean(pool.values(metric, system, seed), pool.weights(metric)) for metric in METRICS}
-    return figures | {"coverage@10": pool.coverage(system, seed)}
+def _figures(pooled: PooledSlice, system: str, seed: int) -> dict[str, float]:
+    """Return metric -> value of one seed."""
+    figures = {metric: weighted_mean(pooled.values(metric, system, seed), pooled.weights(metric)) for metric in METRICS}
+    return figures | {"coverage@10": pooled.coverage(system, seed)}
 
 
-def _joined(knobs: list[dict[str, Any]]) -> dict[str, Any]:
-    """knob -> its value, or its values where splits chose differently."""
-    values = {name: [one[name] for one in knobs] for name in (knobs[0] if knobs else {})}
+def _joined(parameters: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return parameter -> its value, or its values where splits chose differently."""
+    values = {name: [one[name] for one in parameters] for name in (parameters[0] if parameters else {})}
     return {name: found[0] if found.count(found[0]) == len(found) else found for name, found in values.items()}

@@ -1,19 +1,19 @@
-"""Parts of the questions that a mean hides: new users, short histories, cold items, the tail.
+"""Slices of the evaluation queries: new users, short histories, cold items, the tail.
 
-Shapes: B questions, b of them in a slice, N items, M targets.
+Shapes: B queries, b of them in a slice, N items, M targets.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
+from recsys.evaluation.evaluation_queries import EvaluationQueries
 from recsys.evaluation.metrics import Targets, inverse_propensities
-from recsys.evaluation.questions import Questions
 
 SHORT = 5
-"""most events of a short history"""
+"""maximum number of events of a short history"""
 HEAD = 0.8
-"""share of the known events that the popular items hold; all others are the tail"""
+"""share of the known events on head items; all others are the tail"""
 EVERYTHING = "everything"
 DEFINITIONS = {
     "users with a history": "something is known of them",
@@ -26,10 +26,10 @@ DEFINITIONS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Slice:
-    """Some questions of a split with some of their targets, at least one each."""
+    """Subset of queries with a subset of their targets, at least one each."""
 
     rows: np.ndarray
-    """[b] places among the questions"""
+    """[b] indices of the queries"""
     users: np.ndarray
     """[b] codes"""
     targets: Targets
@@ -37,28 +37,28 @@ class Slice:
     """[N] inverse propensities"""
 
 
-def slices(questions: Questions) -> dict[str, Slice]:
-    """EVERYTHING, and those of DEFINITIONS that have a question."""
-    popularity, lengths = questions.known.popularity, questions.histories.lengths
-    of_user, of_item = lengths[questions.targets.users], questions.targets.items
+def slices(queries: EvaluationQueries) -> dict[str, Slice]:
+    """Return EVERYTHING, and the slices of DEFINITIONS that have a query."""
+    popularity, lengths = queries.known.popularity, queries.histories.lengths
+    of_user, of_item = lengths[queries.targets.users], queries.targets.items
     chosen = (
         of_user > 0,
         of_user == 0,
         (of_user > 0) & (of_user <= SHORT),
         popularity[of_item] == 0,
-        ~popular(popularity, HEAD)[of_item],
+        ~head_items(popularity, HEAD)[of_item],
     )
     kept = {EVERYTHING: np.ones(len(of_item), dtype=bool), **dict(zip(DEFINITIONS, chosen, strict=True))}
-    parts = {name: questions.targets.only(targets) for name, targets in kept.items() if targets.any()}
+    parts = {name: queries.targets.only(targets) for name, targets in kept.items() if targets.any()}
     weights = inverse_propensities(popularity)
     return {
-        name: Slice(rows=rows, users=questions.users[rows], targets=targets, item_weights=weights)
+        name: Slice(rows=rows, users=queries.users[rows], targets=targets, item_weights=weights)
         for name, (rows, targets) in parts.items()
     }
 
 
-def popular(popularity: np.ndarray, share: float) -> np.ndarray:
-    """[N] bool: the fewest items that hold this share of all events, and those as popular as the last of them."""
+def head_items(popularity: np.ndarray, share: float) -> np.ndarray:
+    """Return [N] bool: the fewest items with this share of all events, and those as popular as the last of them."""
     falling = np.sort(popularity)[::-1]
     last = np.searchsorted(np.cumsum(falling), share * falling.sum())
     return (popularity >= falling[last]) & (popularity > 0)

@@ -1,4 +1,4 @@
-"""Batches that are answered side by side."""
+"""Parallel map over batches in threads."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,10 +10,10 @@ Batch = TypeVar("Batch")
 Answer = TypeVar("Answer")
 
 
-def in_threads(answer: Callable[[Batch], Answer], batches: Sequence[Batch]) -> list[Answer]:
-    """[answer(batch) for batch in batches], on as many threads as torch has, which has one in each of them meanwhile.
+def map_in_threads(answer: Callable[[Batch], Answer], batches: Sequence[Batch]) -> list[Answer]:
+    """[answer(batch) for batch in batches], on as many threads as torch has; torch then uses one in each.
 
-    What numpy, torch and ONNX Runtime compute runs side by side, what Python does takes turns.
+    numpy, torch and ONNX Runtime release the GIL, so only their part of the work runs in parallel.
     """
     threads = torch.get_num_threads()
     try:

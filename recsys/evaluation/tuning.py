@@ -1,4 +1,4 @@
-"""A baseline at its best: its knobs are chosen on the validation questions, its figures come from the test."""
+"""Tuning of baselines: parameters are chosen on the validation queries, figures come from the test."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -10,57 +10,57 @@ import numpy as np
 
 from recsys.errors import ConfigError
 from recsys.evaluation.baselines import Baseline, Scorer
-from recsys.evaluation.questions import Questions
+from recsys.evaluation.evaluation_queries import EvaluationQueries
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choice:
-    """A fitted baseline."""
+class FittedBaseline:
+    """Fitted baseline with its chosen parameters."""
 
-    knobs: dict[str, Any]
-    """those of the grid"""
+    parameters: dict[str, Any]
+    """values of the grid"""
     scorer: Scorer
 
 
-class Tuned:
-    """A baseline and the values of its knobs to choose from."""
+class TunedBaseline:
+    """Baseline with a grid of parameters to choose from."""
 
     def __init__(self, *, baseline: Callable[..., Baseline], grid: Mapping[str, Sequence[Any]]) -> None:
         """
-        baseline: takes the knobs of the grid, whatever else it needs is given
-        grid: knob -> values; empty where there is nothing to choose
+        baseline: constructor that takes the parameters of the grid; others are bound already
+        grid: parameter -> values; empty without anything to choose
         """
-        if empty := [knob for knob, values in grid.items() if not len(values)]:
+        if empty := [parameter for parameter, values in grid.items() if not len(values)]:
             raise ConfigError(f"the grid of a baseline has no values for {empty[0]}; give at least one")
         try:
             inspect.signature(baseline).bind_partial(**dict.fromkeys(grid))
         except TypeError as error:
-            raise ConfigError(f"the grid of a baseline does not fit it: {error}; give knobs that it has") from None
+            raise ConfigError(f"the grid of a baseline does not fit it: {error}; give parameters that it has") from None
         self.baseline = baseline
-        self.grid = {knob: list(values) for knob, values in grid.items()}
+        self.grid = {parameter: list(values) for parameter, values in grid.items()}
 
     def points(self) -> list[dict[str, Any]]:
-        """Every combination of the grid, the last knob changing fastest."""
+        """Return every combination of the grid, the last parameter changing fastest."""
         return [dict(zip(self.grid, values, strict=True)) for values in product(*self.grid.values())]
 
-    def fit(self, validation: Questions, test: Questions) -> Choice:
-        """Choose by the mean NDCG@10 on `validation`, of equals the first, then fit on all that `test` allows.
+    def fit(self, validation: EvaluationQueries, test: EvaluationQueries) -> FittedBaseline:
+        """Choose by mean NDCG@10 on `validation`, of equals the first, then fit on all data that `test` allows.
 
-        Raises LeftOut when the data are not for this baseline.
+        Raises NotApplicableError where the data do not suit the baseline.
         """
         points = self.points()
         if len(points) == 1:
             return self._fitted(points[0], test)
         best = self._best(points, validation)
-        return best if _same_knowledge(validation, test) else self._fitted(best.knobs, test)
+        return best if _same_knowledge(validation, test) else self._fitted(best.parameters, test)
 
-    def _fitted(self, knobs: dict[str, Any], questions: Questions) -> Choice:
-        return Choice(knobs=knobs, scorer=self.baseline(**knobs).fit(questions.known))
+    def _fitted(self, parameters: dict[str, Any], queries: EvaluationQueries) -> FittedBaseline:
+        return FittedBaseline(parameters=parameters, scorer=self.baseline(**parameters).fit(queries.known))
 
-    def _best(self, points: Sequence[dict[str, Any]], validation: Questions) -> Choice:
+    def _best(self, points: Sequence[dict[str, Any]], validation: EvaluationQueries) -> FittedBaseline:
         best, highest = None, -1.0
-        for knobs in points:
-            choice = self._fitted(knobs, validation)
+        for parameters in points:
+            choice = self._fitted(parameters, validation)
             reached = float(validation.ndcg_at_10(validation.scores_of(choice.scorer)).mean())
             if reached > highest:
                 best, highest = choice, reached
@@ -68,5 +68,5 @@ class Tuned:
         return best
 
 
-def _same_knowledge(one: Questions, other: Questions) -> bool:
+def _same_knowledge(one: EvaluationQueries, other: EvaluationQueries) -> bool:
     return np.array_equal(one.split.known(one.period), other.split.known(other.period))

@@ -1,4 +1,4 @@
-"""Who sees which arm of an experiment: by a hash, so that nothing has to be stored and everybody agrees."""
+"""Assignment of users to the arms of an experiment by a hash, without stored state."""
 
 import hashlib
 from collections.abc import Mapping
@@ -13,12 +13,12 @@ TOLERANCE = 1e-9
 class Assignment:
     """Arms with their shares; raises ConfigError where they are no distribution.
 
-    The place of a user on [0, 1) is a hash of salt and user; arms take it up in their order. A user keeps the arm while
+    A user's point on [0, 1) is a hash of salt and user; arms partition the interval in their order. A user keeps the arm while
     salt and shares stay; experiments with different salts are independent of each other.
     """
 
     salt: str
-    """one for each experiment"""
+    """unique per experiment"""
     shares: Mapping[str, float]
     """arm -> share of the users"""
 
@@ -32,15 +32,15 @@ class Assignment:
             raise ConfigError(f"assignment.shares add up to {total:g}; make it 1, with an arm for who takes no part")
 
     def arm(self, user: str) -> str:
-        """Of one user."""
-        place, end = self.place(user), 0.0
+        """Return the arm of a user."""
+        point, end = self.hash_point(user), 0.0
         for arm, share in self.shares.items():
             end += share
-            if place < end:
+            if point < end:
                 return arm
         return [arm for arm, share in self.shares.items() if share][-1]
 
-    def place(self, user: str) -> float:
-        """On [0, 1), of 53 bits; the length of the salt keeps "a" + "bc" apart from "ab" + "c"."""
+    def hash_point(self, user: str) -> float:
+        """Return a point on [0, 1) of 53 bits; the length of the salt distinguishes "a" + "bc" from "ab" + "c"."""
         text = f"{len(self.salt)}:{self.salt}{user}".encode()
         return (int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 11) / 2**53

@@ -1,4 +1,4 @@
-"""What a policy does, seen from its own log.
+"""Mean action probabilities of a policy, estimated from its own log.
 
 Shapes: R rounds, P positions, A actions.
 """
@@ -9,9 +9,9 @@ from recsys.data.bandit import BanditLog
 
 
 def shares(log: BanditLog) -> np.ndarray:
-    """Of each action at each position, [P, A]: what a policy without context does on average over the time of its log.
+    """Return the share of each action at each position, [P, A], the mean policy over the time of its log.
 
-    It is read from what the policy showed and from no reward. The share of an action is an unbiased estimate of its mean
+    It is computed from shown actions and no reward. The share of an action is an unbiased estimate of its mean
     probability. The mean of its logged propensities is not: an action is logged when it was likely, so that mean is
     E[p^2] / E[p], and over the actions it adds up to more than 1 as soon as the policy learns along its log. A position
     without rounds is uniform.

@@ -1,7 +1,7 @@
 """Intervals of 95% for the mean of contributions that are few, skewed or both.
 
-Contributions that never vary (a log without a click, say, under IPS) give an interval without width: nothing in them
-tells how sure they are.
+Constant contributions (a log without a click under IPS, say) give an interval without width: they carry no information
+on the uncertainty.
 
 Shapes: R rounds, S resamples.
 """
@@ -20,20 +20,20 @@ Interval = tuple[float, float]
 
 
 def standard_error(contributions: np.ndarray) -> float:
-    """Of the mean of contributions [R]; DataError for fewer than two."""
+    """Return the standard error of the mean of contributions [R]; DataError for fewer than two."""
     if len(contributions) < 2:
         raise DataError(f"an interval needs at least two rounds, the log has {len(contributions)}; collect more")
     return float(contributions.std(ddof=1) / np.sqrt(len(contributions)))
 
 
 def normal(contributions: np.ndarray) -> Interval:
-    """mean +- 1.96 standard errors of contributions [R]."""
+    """Return mean +- 1.96 standard errors of contributions [R]."""
     mean, error = float(contributions.mean()), standard_error(contributions)
     return mean - _quantile() * error, mean + _quantile() * error
 
 
 def skew_corrected(contributions: np.ndarray) -> Interval:
-    """The studentised mean of contributions [R], its skewness taken out by a monotone cubic.
+    """Return the interval by the studentised mean of contributions [R], skewness removed by a monotone cubic.
 
     Hall, On the removal of skewness by transformation, JRSS B 1992: with g = skewness / sqrt(R) and T the studentised
     mean, T + g T^2 / 3 + g^2 T^3 / 27 + g / 6 is nearly normal; the ends are where it is +- 1.96.
@@ -48,16 +48,16 @@ def skew_corrected(contributions: np.ndarray) -> Interval:
 
 
 def _untransformed(value: float, skewness: float) -> float:
-    """The T whose transform is value."""
+    """Return the T whose transform is value."""
     if abs(skewness) < 1e-6:
         return value
     return float(3 / skewness * (np.cbrt(1 + skewness * (value - skewness / 6)) - 1))
 
 
 def studentised_bootstrap(contributions: np.ndarray, counts: np.ndarray | None = None) -> Interval:
-    """Bootstrap-t of contributions [R]: resampled studentised means in the place of the normal distribution.
+    """Return the bootstrap-t interval of contributions [R]: resampled studentised means replace the normal distribution.
 
-    counts [S, R], how often each round comes, as `resamples` gives them. Hall, Theoretical comparison of bootstrap
+    counts: [S, R], multiplicities of the rounds, from `resamples`. Hall, Theoretical comparison of bootstrap
     confidence intervals, Annals of Statistics 1988.
     """
     mean, error = float(contributions.mean()), standard_error(contributions)
@@ -72,12 +72,12 @@ def studentised_bootstrap(contributions: np.ndarray, counts: np.ndarray | None =
 
 
 def resamples(rounds: int, seed: int) -> np.ndarray:
-    """How often each round comes in each resample, [S, R]: Poisson of mean 1, which for many rounds is the bootstrap."""
+    """Return multiplicities of the rounds in each resample, [S, R]: Poisson of mean 1, the bootstrap for many rounds."""
     return np.random.default_rng(seed).poisson(1.0, (RESAMPLES, rounds)).astype(np.float32)
 
 
 def empirical_bernstein(contributions: np.ndarray) -> Interval:
-    """Holds for any R; b is the range of contributions [R]: sd sqrt(2 l / R) + 7 b l / (3 (R - 1)), l = log(4 / .05).
+    """Return an interval valid for any R: sd sqrt(2 l / R) + 7 b l / (3 (R - 1)), l = log(4 / .05), b the range of values.
 
     Maurer and Pontil, Empirical Bernstein bounds and sample variance penalization, COLT 2009.
     """
@@ -88,7 +88,7 @@ def empirical_bernstein(contributions: np.ndarray) -> Interval:
 
 
 def _noise(contributions: np.ndarray) -> float:
-    """The standard error that rounding alone can give."""
+    """Return the standard error that rounding alone can cause."""
     return float(8 * np.finfo(float).eps * np.abs(contributions).max())
 
 

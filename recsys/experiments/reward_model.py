@@ -1,4 +1,4 @@
-"""What a round will earn, predicted by a model that has not seen it.
+"""Reward model: cross-fitted predictions of the reward of a round.
 
 Shapes: R rounds, F numbers of a context, P positions, A actions, D = 1 + F + P - 1 columns that are no action.
 """
@@ -12,7 +12,7 @@ from recsys.errors import DataError
 
 STEPS = 25
 TOLERANCE = 1e-4
-"""of a step; the next one would be of the size of its square"""
+"""size of the last Newton step; convergence is quadratic, so the next would be its square"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,18 +22,18 @@ class LogisticReward:
     shared: np.ndarray
     """[D] weights of the columns"""
     own: np.ndarray
-    """[A] of the actions; 0 for an action without rounds"""
+    """[A] intercepts of the actions; 0 for an action without rounds"""
 
     def predict(self, log: BanditLog) -> np.ndarray:
-        """Of every action in every round, [R, A]."""
+        """Predict the reward of every action in every round, [R, A]."""
         return _sigmoid((_columns(log, len(self.shared)) @ self.shared)[:, None] + self.own)
 
 
 def fit_logistic(log: BanditLog, num_positions: int, ridge: float = 1.0) -> LogisticReward:
-    """Greatest likelihood less ridge / 2 times the squares of all weights but the first, by Newton steps.
+    """Fit by Newton steps: maximum likelihood less ridge / 2 times the squares of all weights but the first.
 
-    Actions come one at a time, so their block of the curvature is diagonal and is solved first (Schur complement):
-    a step costs R D^2 + A D^2, not R A^2. McCullagh and Nelder, Generalized Linear Models, 1989. DataError for rewards
+    A round has one action, so their block of the Hessian is diagonal and is eliminated first (Schur complement): a
+    step costs R D^2 + A D^2, not R A^2. McCullagh and Nelder, Generalized Linear Models, 1989. DataError for rewards
     outside [0, 1].
     """
     odd = np.flatnonzero((log.rewards < 0) | (log.rewards > 1))
@@ -59,7 +59,7 @@ def fit_logistic(log: BanditLog, num_positions: int, ridge: float = 1.0) -> Logi
 def _newton(
     log: BanditLog, columns: np.ndarray, shared: np.ndarray, own: np.ndarray, penalty: np.ndarray, ridge: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The step of both kinds of weights."""
+    """Return the Newton step of shared and action weights."""
     chance = _sigmoid(columns @ shared + own[log.actions])
     curve, error = chance * (1 - chance), log.rewards - chance
     ours = columns.T @ error - penalty * shared
@@ -76,7 +76,7 @@ def _by_action(log: BanditLog, values: np.ndarray) -> np.ndarray:
 
 
 def _columns(log: BanditLog, width: int) -> np.ndarray:
-    """[R, D]: 1, the context, every position but the first."""
+    """Return [R, D]: 1, the context, one column per position but the first."""
     num_positions = width - log.contexts.shape[1]
     positions = log.positions[:, None] == np.arange(1, num_positions)
     return np.concatenate([np.ones((len(log), 1)), log.contexts, positions], axis=1)
@@ -89,14 +89,14 @@ def _sigmoid(logits: np.ndarray) -> np.ndarray:
 def cross_fitted(
     log: BanditLog, seed: int, folds: int = 3, ridge: float = 1.0, groups: np.ndarray | None = None
 ) -> np.ndarray:
-    """Predictions [R, A], each round's by a model of the other folds only; equal groups [R] share a fold.
+    """Predict [R, A] cross-fitted, each round by a model of the other folds; equal groups [R] share a fold.
 
-    Copies of one round (a bootstrap) must be one group, else the model has seen what it predicts. Chernozhukov et al.,
-    Double/debiased machine learning, Econometrics Journal 2018.
+    Copies of one round (a bootstrap) must be one group, else the model was fitted on the round that it predicts.
+    Chernozhukov et al., Double/debiased machine learning, Econometrics Journal 2018.
     """
     groups = np.arange(len(log)) if groups is None else groups
-    names, places = np.unique(groups, return_inverse=True)
-    fold_of = np.random.default_rng(seed).permutation(len(names))[places] % folds
+    names, group_of = np.unique(groups, return_inverse=True)
+    fold_of = np.random.default_rng(seed).permutation(len(names))[group_of] % folds
     predicted = np.empty((len(log), log.num_actions))
     for fold in range(folds):
         held = np.flatnonzero(fold_of == fold)

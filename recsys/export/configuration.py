@@ -1,4 +1,4 @@
-"""Triton model configurations, generated from what the stages declare.
+"""Triton model configurations, generated from the declarations of the stages.
 
 Two profiles share all names and shapes, so clients and ensembles do not change: `cpu` runs every stage in the python
 backend, `gpu` hands the ranker to the onnxruntime backend on a GPU with dynamic batching.
@@ -17,7 +17,7 @@ DTYPES = {"int64": "TYPE_INT64", "float32": "TYPE_FP32", "bytes": "TYPE_STRING"}
 
 
 class DeclaredStage(Protocol):
-    """What the configuration of a stage is made from."""
+    """Stage attributes that a configuration is generated from."""
 
     @property
     def name(self) -> str: ...
@@ -31,13 +31,13 @@ class DeclaredStage(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Symbol:
-    """A word that stands in a configuration without quotes."""
+    """Unquoted word in a configuration, such as an enum value."""
 
     name: str
 
 
 def stage_configuration(stage: DeclaredStage, profile: Profile) -> dict[str, Any]:
-    """One stage as one model."""
+    """Return the configuration of one stage as a model."""
     on_gpu = profile == "gpu" and stage.name == "rank"
     optional = [{**_tensor(tensor), "optional": True} for tensor in stage.optional_inputs]
     common = {
@@ -57,7 +57,7 @@ def stage_configuration(stage: DeclaredStage, profile: Profile) -> dict[str, Any
 
 
 def ensemble_configuration(name: str, stages: Sequence[DeclaredStage]) -> dict[str, Any]:
-    """The stages one after the other: each reads what earlier ones gave under the same name, the latest of them."""
+    """Return the ensemble of stages: each input is the latest output of that name of an earlier stage."""
     first, last = stages[0], stages[-1]
     called = {tensor.name: tensor.name for tensor in first.inputs}
     read = {tensor.name for stage in stages for tensor in (*stage.inputs, *stage.optional_inputs)}
@@ -82,7 +82,7 @@ def ensemble_configuration(name: str, stages: Sequence[DeclaredStage]) -> dict[s
 
 
 def pbtxt(message: Mapping[str, Any], indent: str = "") -> str:
-    """A nested document in protobuf's text format; a list repeats its field."""
+    """Return a nested document in protobuf text format; a list repeats its field."""
     lines = []
     for name, value in message.items():
         for one in value if isinstance(value, list) else [value]:
@@ -98,7 +98,7 @@ def _tensor(tensor: Tensor) -> dict[str, Any]:
 
 
 def _maps(side: str, names: Mapping[str, str]) -> dict[str, Any]:
-    """names: of a stage -> of the ensemble."""
+    """Return the maps of an ensemble step; names: of the stage -> of the ensemble."""
     return {f"{side}_map": [{"key": own, "value": called} for own, called in names.items()]}
 
 

@@ -1,11 +1,11 @@
-"""Writes what tritonserver loads.
+"""Writer of Triton model repositories.
 
 <path>/bundle/                      a copy of the bundle, verified again by every stage that loads it
 <path>/models/{retrieve,rank,rules,explain}/{config.pbtxt, 1/}
 <path>/models/{recommend,recommend_light,recommend_explained}/{config.pbtxt, 1/}
-<path>/rules/                       what was published since, see recsys.policy.store; an export never touches it
-<path>/items/                       which items changed since, see recsys.items.store; nor this
-<path>/exposure/                    what was shown to everybody, see recsys.policy.shares; nor this
+<path>/rules/                       published rules, see recsys.policy.store; an export never touches it
+<path>/items/                       changed items, see recsys.items.store; nor this
+<path>/exposure/                    exposure shares, see recsys.policy.exposure_file; nor this
 """
 
 import shutil
@@ -27,7 +27,7 @@ from recsys.stages import RANKER, load_explain, load_stages
 
 WRITTEN = ("bundle", "models")
 CONTENT = {*WRITTEN, *(f"{name}.old" for name in WRITTEN), "rules", "items", "exposure"}
-"""what may lie there: what an export writes, what one that was killed left, and what changes between exports"""
+"""allowed entries: output of an export, leftovers of a killed one, and stores that change between exports"""
 MODEL = """from serving.stages.{name}.model import TritonPythonModel
 
 __all__ = ["TritonPythonModel"]
@@ -35,7 +35,7 @@ __all__ = ["TritonPythonModel"]
 
 
 def write_repository(bundle: Bundle, path: Path, profile: Profile) -> list[str]:
-    """Write bundle and models beside `path`, then rename; published rules and changed items stay. Returns the model names."""
+    """Write bundle and models to a draft, then rename; rule and item stores stay. Returns the model names."""
     if profile not in PROFILES:
         raise ConfigError(f"profile is {profile!r}; choose one of {', '.join(PROFILES)}")
     if path.exists() and not (path.is_dir() and {one.name for one in path.iterdir()} <= CONTENT):
@@ -56,7 +56,7 @@ def write_repository(bundle: Bundle, path: Path, profile: Profile) -> list[str]:
 
 
 def _replace(draft: Path, path: Path) -> None:
-    """Put what was written in place. The stores beside it are not moved: somebody may be writing."""
+    """Move the draft into place. The stores are not moved: another process may be writing to them."""
     path.mkdir(exist_ok=True)
     for name in WRITTEN:
         replace_folder(draft / name, path / name)

@@ -19,7 +19,7 @@ from typing import Any
 
 from recsys.errors import ConfigError, DataError
 from recsys.items.schema import ItemSchema
-from recsys.policy.durable import append, cut, locked, write_whole
+from recsys.policy.atomic_files import append, locked, truncate, write_atomically
 
 LOG, SNAPSHOT = "log.jsonl", "snapshot.jsonl"
 GROWN_BYTES = 4 << 20
@@ -181,7 +181,7 @@ class ItemStore:
         data = self._log.read_bytes() if self._log.exists() else b""
         whole, _, rest = data.rpartition(b"\n")
         if rest:
-            cut(self._log, len(data) - len(rest))
+            truncate(self._log, len(data) - len(rest))
         if not whole:
             return self._snapshot_number()
         return _change(self._log, whole.rpartition(b"\n")[2]).number
@@ -198,8 +198,8 @@ class ItemStore:
         for change in changes:
             together[change.item] = change.after(together.get(change.item))
         head = json.dumps({"number": position.number}).encode() + b"\n"
-        write_whole(self._snapshot, head + b"".join(change.line for change in together.values()))
-        write_whole(self._log, b"")
+        write_atomically(self._snapshot, head + b"".join(change.line for change in together.values()))
+        write_atomically(self._log, b"")
 
 
 def _numbered(edit: Edit, number: int, when: str, who: str) -> Change:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Generic, Protocol, Self, TypeVar
 
 from recsys.items.store import Change, ItemStore, Position
-from recsys.policy.watch import Voice
+from recsys.policy.change_watcher import OncePerErrorLogger
 
 
 class Grown(Protocol):
@@ -25,7 +25,7 @@ class Tracked(Generic[State]):
     def __init__(self, store: ItemStore, state: State) -> None:
         """state: of a bundle without any change"""
         self._store, self._position = store, Position()
-        self._voice = Voice(logger, "items")
+        self._errors = OncePerErrorLogger(logger, "items")
         self.state = state
         self.stale = False
         """the store could not be read, or its changes not be applied: the state is older than the store"""
@@ -40,8 +40,8 @@ class Tracked(Generic[State]):
             if changes:
                 self.state = self.state.after(changes)
             self._position, self.stale = position, False
-            self._voice.well()
+            self._errors.reset()
         except Exception as error:
-            self._voice.say(error, "they go on serving as they were")
+            self._errors.log(error, "they go on serving as they were")
             self.stale = True
         return self.state

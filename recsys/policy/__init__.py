@@ -1,4 +1,4 @@
-"""From probabilities to the slate: value formula, rules, diversity, explanations. Pure: no I/O, no state.
+"""Slate policy: value formula, rules, diversity, exploration, explanations. Pure functions without I/O or state.
 
-Beside it the rule store, which keeps the published versions and lets a running server follow them.
+Beside it the rule store keeps published versions, and a running server reloads them (hot_reload).
 """

@@ -1,13 +1,13 @@
-"""The audit log of a rule store: one line a change, each with the sha256 of the line before it, and HEAD.
+"""Hash-chained audit log of a rule store: one line per change with the sha256 of the line before, and HEAD.
 
-log.jsonl   only ever appended to; its last line is what serves
+log.jsonl   append-only; its last line is the current version
 HEAD        number, sha256, version and text of that line: the log's end cannot be removed unseen, and a server has one
             small file to watch
 
-A change is made when its line is whole on the disk. A crash after that and before HEAD moved is finished by whoever
-opens the store next; a line that was cut off is a change that was never made, and is removed. HEAD lags by one line at
-most, so anything else that does not fit was altered by other hands. Whoever rewrites every line and HEAD alike leaves
-no trace here: keep a copy of HEAD elsewhere to see that too.
+A change is committed when its line is complete on the disk. A crash between that and the move of HEAD is repaired when
+the store is opened next; a partial line is a change that was never committed, and is removed. HEAD lags by one line at
+most, so any other mismatch is tampering. Rewriting every line and HEAD consistently leaves no trace here: keep a copy of
+HEAD elsewhere to detect that too.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from recsys.errors import ConfigError
-from recsys.policy.durable import append, cut, locked, write_whole
+from recsys.policy.atomic_files import append, locked, truncate, write_atomically
 
 LOG, HEAD = "log.jsonl", "HEAD"
 MEND = "restore the store from a copy"
@@ -29,8 +29,8 @@ Action = Literal["publish", "rollback"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Version:
-    """One line of the audit log: which rules came to serve, when, by whom and why."""
+class RuleVersion:
+    """One line of the audit log: a version that became current, with time, author and reason."""
 
     number: int
     """1 is the first"""
@@ -40,11 +40,11 @@ class Version:
     why: str
     action: Action
     version: str
-    """RuleSet.hash, what slates carry"""
+    """RuleSet.hash, as in slates"""
     text: str
     """sha256 of the published text"""
     parent: str | None
-    """the version that served before"""
+    """version that was current before"""
     report: str | None
     """sha256 of the attached report"""
     previous: str | None
@@ -61,7 +61,7 @@ class Version:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Head:
-    """What HEAD says of the last line."""
+    """Content of HEAD, a summary of the last line."""
 
     number: int
     version: str
@@ -69,24 +69,24 @@ class Head:
     sha256: str
 
     @staticmethod
-    def of(entry: Version) -> "Head":
+    def of(entry: RuleVersion) -> "Head":
         return Head(number=entry.number, version=entry.version, text=entry.text, sha256=entry.sha256)
 
 
 class AuditLog:
-    """The log of one folder. Writers hold the lock: `with log.locked(): log.settled(); log.append(...)`."""
+    """Audit log of one folder. Writers hold the lock: `with log.locked(): log.repaired_entries(); log.append(...)`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._log, self._head = folder / LOG, folder / HEAD
 
     @property
-    def used(self) -> bool:
-        """Whether anything was ever published."""
+    def has_history(self) -> bool:
+        """Return whether any version was ever published."""
         return self._head.exists() or self._log.exists()
 
     def stamp(self) -> tuple[int, ...] | None:
-        """Differs after every change; None where nothing was published. One stat."""
+        """Return a value that differs after every change, None where nothing was published. Costs one stat."""
         try:
             found = os.stat(self._head)
         except FileNotFoundError:
@@ -94,7 +94,7 @@ class AuditLog:
         return found.st_mtime_ns, found.st_ino, found.st_size
 
     def head(self) -> Head | None:
-        """ConfigError where HEAD is none."""
+        """Return HEAD, None where nothing was published; ConfigError where its content is malformed."""
         if not self._head.exists():
             return None
         try:
@@ -105,43 +105,43 @@ class AuditLog:
             raise ConfigError(f"{self._head} was altered: it does not name an entry of {LOG}; {MEND}")
         return head
 
-    def entries(self) -> tuple[Version, ...]:
-        """All changes, oldest first. ConfigError names the first line that does not fit."""
+    def entries(self) -> tuple[RuleVersion, ...]:
+        """Return all changes, oldest first. ConfigError names the first line that breaks the chain."""
         if not self.folder.is_dir():
             return ()
         head, entries, rest = self._read()
         if not rest and head == _head_of(entries):
             return entries
         with self.locked():
-            return self.settled()
+            return self.repaired_entries()
 
     def locked(self) -> AbstractContextManager[None]:
-        """Keep other processes and threads from writing."""
+        """Hold the lock against other writers, in processes and threads."""
         return locked(self.folder)
 
-    def settled(self) -> tuple[Version, ...]:
-        """The same as `entries`, after a change that a crash cut off was finished or removed; under the lock."""
+    def repaired_entries(self) -> tuple[RuleVersion, ...]:
+        """Return `entries` after a change that a crash interrupted was completed or removed; needs the lock."""
         head, entries, rest = self._read()
         self._compare(head, entries)
         if rest:
-            cut(self._log, self._log.stat().st_size - len(rest))
+            truncate(self._log, self._log.stat().st_size - len(rest))
         if head != _head_of(entries):
             self._move_head(entries[-1])
         return entries
 
-    def append(self, entry: Version) -> Version:
-        """Under the lock, after `settled`; returns the entry when it is on the disk."""
+    def append(self, entry: RuleVersion) -> RuleVersion:
+        """Append an entry and return it when it is on the disk; needs the lock, after `repaired_entries`."""
         append(self._log, entry.line + b"\n")
         self._move_head(entry)
         return entry
 
-    def _read(self) -> tuple[Head | None, tuple[Version, ...], bytes]:
-        """HEAD first, so that without the lock the log can only be ahead of it; at the end a line that was cut off."""
+    def _read(self) -> tuple[Head | None, tuple[RuleVersion, ...], bytes]:
+        """Return HEAD, entries and a partial last line. HEAD is read first: without the lock the log can then only be ahead."""
         head = self.head()
         *lines, rest = (self._log.read_bytes() if self._log.exists() else b"").split(b"\n")
         return head, _chain(self._log, lines), rest
 
-    def _compare(self, head: Head | None, entries: Sequence[Version]) -> None:
+    def _compare(self, head: Head | None, entries: Sequence[RuleVersion]) -> None:
         known = head.number if head else 0
         if known > len(entries):
             raise ConfigError(f"{self._log} ends with entry {len(entries)}, {HEAD} names entry {known}; {MEND}")
@@ -150,8 +150,8 @@ class AuditLog:
         if len(entries) > known + 1:
             raise ConfigError(f"{self._head} names entry {known}, {LOG} goes on to entry {len(entries)}; {MEND}")
 
-    def _move_head(self, entry: Version) -> None:
-        write_whole(self._head, _canonical(asdict(Head.of(entry))) + b"\n")
+    def _move_head(self, entry: RuleVersion) -> None:
+        write_atomically(self._head, _canonical(asdict(Head.of(entry))) + b"\n")
 
 
 def sha256(data: bytes) -> str:
@@ -162,12 +162,12 @@ def _canonical(document: Any) -> bytes:
     return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def _head_of(entries: Sequence[Version]) -> Head | None:
+def _head_of(entries: Sequence[RuleVersion]) -> Head | None:
     return Head.of(entries[-1]) if entries else None
 
 
-def _chain(file: Path, lines: Sequence[bytes]) -> tuple[Version, ...]:
-    entries: list[Version] = []
+def _chain(file: Path, lines: Sequence[bytes]) -> tuple[RuleVersion, ...]:
+    entries: list[RuleVersion] = []
     for number, line in enumerate(lines, start=1):
         entry = _entry(f"{file}, line {number}", line)
         if entry.number != number:
@@ -180,13 +180,13 @@ def _chain(file: Path, lines: Sequence[bytes]) -> tuple[Version, ...]:
     return tuple(entries)
 
 
-def _entry(place: str, line: bytes) -> Version:
+def _entry(location: str, line: bytes) -> RuleVersion:
     try:
         document = json.loads(line)
         del document["sha256"]
-        entry = Version(**document)
+        entry = RuleVersion(**document)
         if entry.line == line:
             return entry
     except (ValueError, KeyError, TypeError):
-        raise ConfigError(f"{place} was altered: it is no entry; {MEND}") from None
-    raise ConfigError(f"{place} was altered: its content does not have its sha256; {MEND}")
+        raise ConfigError(f"{location} was altered: it is no entry; {MEND}") from None
+    raise ConfigError(f"{location} was altered: its content does not have its sha256; {MEND}")

@@ -1,7 +1,7 @@
-"""The order of the policy: value, rules, popularity, plain order, pins, then place by place quotas, diversity, exploration.
+"""The policy pipeline: value, rules, popularity, utility order, pins, then per position quotas, diversity, exploration.
 
 Shapes: B queries of a batch, C candidates of a query and behind them the items of pins, S candidate sources, T objectives,
-K places, N items of the catalogue, D dim of the vectors.
+K positions, N items of the catalogue, D dim of the vectors.
 """
 
 import math
@@ -16,27 +16,27 @@ from recsys.contracts import PAD, Candidates, Query, Slate
 from recsys.errors import BundleError, ConfigError
 from recsys.expressions import Columns, suggestion
 from recsys.jit import compiled
-from recsys.policy.batch import Batch, Offer, plain_order
-from recsys.policy.compiled import CompiledRules
-from recsys.policy.diversity import Diversity, Likeness, diversity_from_document
+from recsys.policy.compiled_rules import CompiledRules
+from recsys.policy.diversity import Diversity, ItemSimilarity, diversity_from_document
 from recsys.policy.explain import slates
 from recsys.policy.explore import Exploration, exploration_from_document
-from recsys.policy.hiding import HiddenItems, not_shown
-from recsys.policy.membership import among
+from recsys.policy.hidden_items import HiddenItems, excluded_rows
 from recsys.policy.pins import place_pins
 from recsys.policy.popularity import CompiledDial, PopularityDial, dial_from_document
-from recsys.policy.quotas import Balance
+from recsys.policy.quotas import ExposureBalance
 from recsys.policy.repeat import Repeat, SeenFilter, repeat_from_document
+from recsys.policy.row_sets import rows_in_sets
 from recsys.policy.rules import RuleSet
-from recsys.policy.selection import Limits, Pool, select
+from recsys.policy.selection import EligiblePool, QuotaLimits, select
+from recsys.policy.slate_batch import ScoredCandidates, SlateBatch, utility_order
 from recsys.policy.value import CompiledValue, ValueFormula
 
 INHERITED = {"popularity": PopularityDial.off().to_document(), "repeat": Repeat.never().to_document()}
-"""sections that an older bundle does not have"""
+"""defaults of sections that older bundles lack"""
 
 
 class Policy:
-    """What turns probabilities into slates, before it knows a bundle."""
+    """Configuration of value, popularity, diversity, exploration and repeats; `compile` binds it to a bundle."""
 
     def __init__(
         self,
@@ -53,10 +53,10 @@ class Policy:
         self.exploration = exploration
         self.repeat = repeat
 
-    def spelled(self, means: Mapping[str, str]) -> "Policy":
-        """As `ValueFormula.spelled`."""
+    def expand_means(self, means: Mapping[str, str]) -> "Policy":
+        """Return the policy with `ValueFormula.expand_means` applied."""
         return Policy(
-            value=self.value.spelled(means),
+            value=self.value.expand_means(means),
             popularity=self.popularity,
             diversity=self.diversity,
             exploration=self.exploration,
@@ -64,7 +64,7 @@ class Policy:
         )
 
     def to_document(self) -> dict[str, Any]:
-        """A plain document for the bundle; from_document reads it."""
+        """Return a plain document for the bundle; from_document reads it."""
         return {
             "value": {"formula": self.value.formula, "weights": dict(self.value.weights)},
             "popularity": self.popularity.to_document(),
@@ -75,8 +75,9 @@ class Policy:
 
     @staticmethod
     def from_document(document: Mapping[str, Any]) -> "Policy":
-        """ConfigError names a key that is absent, unknown or out of range. Without popularity the dial is off, without repeat
-        nothing is shown again.
+        """Read a document; ConfigError names a key that is absent, unknown or out of range.
+
+        Without `popularity` the dial is off, without `repeat` no item is shown again.
         """
         own = document if not isinstance(document, Mapping) else {**INHERITED, **document}
         sections = _section("policy", own, ("value", "popularity", "diversity", "exploration", "repeat"))
@@ -102,21 +103,21 @@ class Policy:
         hidden: np.ndarray | None = None,
         seen: SeenFilter | None = None,
     ) -> "CompiledPolicy":
-        """Check everything against one bundle and make arrays of it.
+        """Validate the policy and the rules against one bundle and compile them to arrays.
 
         catalogue: columns [N], "item" holds the ids. types: of the columns that rules may read. request_types: of
-        `user.column` and `context.column`. vectors: [N, D], rows need not be of length 1, a row of zeros resembles
+        `user.column` and `context.column`. vectors: [N, D], any length; a row of zeros is similar to
         nothing. objectives: of the last axis of the probabilities. sources: of the last axis of
-        Candidates.source_scores. popularity: [N] share of each item in known events, None where nobody counted. hidden: [N]
-        bool, items that are never shown, not even by a pin. seen: items that histories bar; None bars all of them.
-        ConfigError for a rule or a formula that does not fit, BundleError for vectors or a popularity that do not.
+        Candidates.source_scores. popularity: [N] share of each item in known events, None where unknown. hidden: [N]
+        bool, items that are never shown, not even by a pin. seen: filter of items in the history; None removes all of them.
+        ConfigError for a rule or a formula that does not fit the bundle, BundleError for vectors or a popularity.
         """
         _check_vectors(vectors, len(catalogue["item"]))
         return CompiledPolicy(
             value=self.value.compile(objectives),
             popularity=self.popularity.compile(catalogue["item"], popularity),
             diversity=self.diversity,
-            likeness=self.diversity.likeness(vectors, catalogue, types),
+            similarity=self.diversity.similarity(vectors, catalogue, types),
             exploration=self.exploration,
             rules=CompiledRules.compile(rules, catalogue, types, request_types),
             items=catalogue["item"],
@@ -130,12 +131,12 @@ class Policy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompiledPolicy:
-    """A policy made ready for one bundle. It holds no state: the same queries get the same slates."""
+    """Policy compiled for one bundle. Stateless: the same queries get the same slates."""
 
     value: CompiledValue
     popularity: CompiledDial
     diversity: Diversity
-    likeness: Likeness
+    similarity: ItemSimilarity
     exploration: Exploration
     rules: CompiledRules
     items: np.ndarray
@@ -144,39 +145,43 @@ class CompiledPolicy:
     bundle: str
     seen: SeenFilter
     hiding: HiddenItems
-    """what queries do not want to see"""
+    """index of the values in Query.hidden"""
     hidden: np.ndarray | None = None
-    """[N] bool, items that are never shown; None where all may be"""
+    """[N] bool, withdrawn items; None where there are none"""
 
-    def barred(self, queries: Sequence[Query]) -> list[list[int]]:
-        """[B] rising catalogue rows that may not be shown to each: seen and not to be repeated, excluded or hidden."""
-        return not_shown(queries, self.rules.row_of, self.seen, self.hiding)
+    def excluded_rows(self, queries: Sequence[Query]) -> list[list[int]]:
+        """Return [B] ascending catalogue rows that each query may not be shown: barred by history, excluded or hidden."""
+        return excluded_rows(queries, self.rules.row_of, self.seen, self.hiding)
 
-    def reads(self, rows: np.ndarray) -> list[str]:
-        """What exposure rules and the dial may read of Query.exposure where catalogue rows [C] are candidates; there may be
-        PAD and items that are unknown here.
+    def exposure_keys(self, rows: np.ndarray) -> list[str]:
+        """Return the keys of Query.exposure that exposure rules and the dial read for candidate rows [C].
+
+        PAD and rows beyond the catalogue are ignored.
         """
         offered = rows[(rows >= 0) & (rows < len(self.items))]
-        known = np.concatenate([offered, self.rules.brought])
-        parts: list[Balance | CompiledDial] = [*(balance for _, balance in self.rules.balances), self.popularity]
-        return [key for part in parts for key in part.reads(known)]
+        known = np.concatenate([offered, self.rules.pinned_rows])
+        parts: list[ExposureBalance | CompiledDial] = [
+            *(balance for _, balance in self.rules.exposure_balances),
+            self.popularity,
+        ]
+        return [key for part in parts for key in part.exposure_keys(known)]
 
     def compose(
         self,
         queries: Sequence[Query],
         candidates: Candidates,
         probabilities: np.ndarray | None,
-        deviations: np.ndarray | None = None,
+        logit_std: np.ndarray | None = None,
     ) -> list[Slate]:
-        """One slate a query; a query gets the same slate alone and in any batch.
+        """Return one slate per query, independent of the batch.
 
-        candidates: the items of a query are distinct; PAD and a score of -inf are never shown. probabilities:
-        [B, C, T] float32, or None when the ranker was skipped. deviations: [B, C, T] float32, how unsure their logits
-        are, for Thompson sampling.
+        candidates: distinct items per query; PAD and a score of -inf are never shown. probabilities: [B, C, T] float32,
+        None when the ranker was skipped. logit_std: [B, C, T] float32, standard deviations of the logits, for Thompson
+        sampling.
         """
         if not queries:
             return []
-        batch = self.filled(queries, candidates, probabilities, deviations)
+        batch = self.fill(queries, candidates, probabilities, logit_std)
         return slates(batch, self.items, self.rules, self.sources, self.value.objectives, self.bundle)
 
     def rows(
@@ -184,107 +189,111 @@ class CompiledPolicy:
         queries: Sequence[Query],
         candidates: Candidates,
         probabilities: np.ndarray | None,
-        deviations: np.ndarray | None = None,
+        logit_std: np.ndarray | None = None,
     ) -> np.ndarray:
-        """The items of the same slates and nothing else: [B, K] catalogue rows, K of the longest, PAD behind the last."""
+        """Return only the items of the slates: [B, K] catalogue rows, K of the longest slate, PAD behind the last."""
         if not queries:
             return np.empty((0, 0), dtype=np.int64)
-        batch = self.filled(queries, candidates, probabilities, deviations)
+        batch = self.fill(queries, candidates, probabilities, logit_std)
         columns = batch.selection.columns
         return np.where(columns >= 0, np.take_along_axis(batch.pool.rows, np.maximum(columns, 0), axis=1), PAD)
 
-    def filled(
+    def fill(
         self,
         queries: Sequence[Query],
         candidates: Candidates,
         probabilities: np.ndarray | None,
-        deviations: np.ndarray | None = None,
-    ) -> Batch:
-        """The slates of a batch, and all that they were made from."""
-        for figures in (probabilities, deviations):
+        logit_std: np.ndarray | None = None,
+    ) -> SlateBatch:
+        """Return the slates of a batch with their inputs."""
+        for figures in (probabilities, logit_std):
             _check_shapes(queries, candidates, figures)
-        offer = self._offer(queries, candidates, probabilities, deviations, self.barred(queries))
-        pool = place_pins(queries, self.rules, offer)
-        limits = self._limits(queries, pool, offer)
+        scored = self._score_candidates(queries, candidates, probabilities, logit_std, self.excluded_rows(queries))
+        pool = place_pins(queries, self.rules, scored)
+        limits = self._limits(queries, pool, scored)
         histories, ranked = [_history(self.rules.row_of, query) for query in queries], probabilities is not None
-        scoring = self.diversity.scoring(pool, self.likeness, histories, ranked=ranked)
-        return Batch(
+        scoring = self.diversity.scoring(pool, self.similarity, histories, ranked=ranked)
+        return SlateBatch(
             queries=queries,
             candidates=candidates,
             probabilities=probabilities,
-            unsure=self.exploration.by_doubt and offer.spread is None,
+            without_uncertainty=self.exploration.needs_uncertainty and scored.utility_std is None,
             unknown=[self.hiding.unknown(query) for query in queries],
-            offer=offer,
+            scored=scored,
             pool=pool,
-            selection=select(pool, limits, scoring, self.exploration.draws(queries, pool, offer.spread, scoring.spans)),
+            selection=select(
+                pool, limits, scoring, self.exploration.draws(queries, pool, scored.utility_std, scoring.spans)
+            ),
         )
 
-    def _offer(
+    def _score_candidates(
         self,
         queries: Sequence[Query],
         candidates: Candidates,
         probabilities: np.ndarray | None,
-        deviations: np.ndarray | None,
-        hidden: Sequence[Sequence[int]],
-    ) -> Offer:
-        """What rules and value say of the candidates and, behind them, of the items of pins."""
+        logit_std: np.ndarray | None,
+        excluded: Sequence[Sequence[int]],
+    ) -> ScoredCandidates:
+        """Apply value, rules and popularity to the candidates and, appended to them, the items of pins."""
         raw = candidates.scores if probabilities is None else self.value(probabilities)
         offered = (candidates.items != PAD) & ~np.isneginf(candidates.scores)
-        rows = _followed_by(candidates.items, np.tile(self.rules.brought, (len(queries), 1)))
+        rows = _followed_by(candidates.items, np.tile(self.rules.pinned_rows, (len(queries), 1)))
         applied = self.rules(queries, rows)
         discounts = self.popularity.factors(queries, rows)
         factors = (applied.factors if discounts is None else applied.factors * discounts)[:, : offered.shape[1]]
-        utility = scaled(np.where(offered, raw, np.nan), factors)
-        spread = self._spread(probabilities, deviations, utility, factors)
+        utility = scale_utility(np.where(offered, raw, np.nan), factors)
+        utility_std = self._utility_std(probabilities, logit_std, utility, factors)
         padded = partial(_padded, width=rows.shape[1])
-        order = plain_order(rows, utility, offered.shape[1])
-        place = order + rows.shape[1] * np.arange(len(rows))[:, None]
-        showable = ~applied.banned & ~among(rows, hidden)
+        order = utility_order(rows, utility, offered.shape[1])
+        flat = order + rows.shape[1] * np.arange(len(rows))[:, None]
+        showable = ~applied.banned & ~rows_in_sets(rows, excluded)
         if self.hidden is not None:
             showable &= ~self.hidden[rows]
-        return Offer(
+        return ScoredCandidates(
             applied=applied,
             discounts=discounts,
             order=order,
-            rows=rows.ravel()[place],
-            utility=padded(utility, np.nan).ravel()[place],
-            spread=None if spread is None else padded(spread, 0.0).ravel()[place],
-            offered=padded(offered, False).ravel()[place],
-            showable=showable.ravel()[place],
-            holds=applied.holds.reshape(rows.size, len(self.rules.rules))[place],
+            rows=rows.ravel()[flat],
+            utility=padded(utility, np.nan).ravel()[flat],
+            utility_std=None if utility_std is None else padded(utility_std, 0.0).ravel()[flat],
+            offered=padded(offered, False).ravel()[flat],
+            showable=showable.ravel()[flat],
+            holds=applied.holds.reshape(rows.size, len(self.rules.rules))[flat],
         )
 
-    def _spread(
+    def _utility_std(
         self,
         probabilities: np.ndarray | None,
-        deviations: np.ndarray | None,
+        logit_std: np.ndarray | None,
         utility: np.ndarray,
         factors: np.ndarray,
     ) -> np.ndarray | None:
-        """[B, C] float64 of the utilities that came of these factors; an unknown one is certain to be last."""
-        if not self.exploration.by_doubt or probabilities is None or deviations is None:
+        """Return [B, C] float64 standard deviations of the scaled utilities; 0 where the utility is unknown."""
+        if not self.exploration.needs_uncertainty or probabilities is None or logit_std is None:
             return None
-        spread = self.value.spread(probabilities, deviations)
-        return np.where(np.isnan(utility), 0.0, np.where(utility < 0, spread / factors, spread * factors))
+        utility_std = self.value.utility_std(probabilities, logit_std)
+        return np.where(np.isnan(utility), 0.0, np.where(utility < 0, utility_std / factors, utility_std * factors))
 
-    def _limits(self, queries: Sequence[Query], pool: Pool, offer: Offer) -> Limits:
-        quotas, places = self.rules.quotas, self.rules.quota_places
-        own, on = offer.holds[..., places], offer.applied.active[:, places]
-        return Limits(
+    def _limits(self, queries: Sequence[Query], pool: EligiblePool, scored: ScoredCandidates) -> QuotaLimits:
+        quotas, quota_rules = self.rules.quotas, self.rules.quota_rules
+        holds, active = scored.holds[..., quota_rules], scored.applied.active[:, quota_rules]
+        return QuotaLimits(
             bits=quotas.bits,
             limits=quotas.limits,
             tops=quotas.tops,
-            active=on,
+            active=active,
             group_quota=quotas.group_quota,
-            groups=quotas.groups(pool.rows, own),
+            groups=quotas.groups(pool.rows, holds),
             floors=quotas.floors,
-            satisfies=own[..., quotas.floors],
-            burdens=self.rules.burdens(queries, pool.rows, own & on[:, None]),
+            satisfies=holds[..., quotas.floors],
+            item_violations=self.rules.item_violations(queries, pool.rows, holds & active[:, None]),
         )
 
 
-def scaled(utility: np.ndarray, factors: np.ndarray) -> np.ndarray:
-    """[B, C] float64, NaN where it is not finite; a larger factor never lowers a utility."""
+def scale_utility(utility: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    """Return utility [B, C] float64 times factors, NaN where not finite; a negative utility is divided, so that a larger
+    factor never lowers an item.
+    """
     values = utility.astype(np.float64)
     _scale(values, factors)
     return values
@@ -299,7 +308,7 @@ def _scale(values, factors):
 
 
 def _history(row_of: Mapping[str, int], query: Query) -> list[int]:
-    """Catalogue rows of a query's history."""
+    """Return the catalogue rows of a query's history."""
     return [row for event in query.history if (row := row_of.get(event.item)) is not None]
 
 

@@ -1,7 +1,7 @@
-"""Conditions of rules over many items and requests at once.
+"""Rule conditions, vectorised over items and requests.
 
-A condition is taken apart at its `and`s: what reads items only is worked out once for the whole catalogue, what reads
-the request only once a request, and only the rest for every candidate.
+A condition is split at its top-level `and`s: parts that read items only are evaluated once for the whole catalogue, parts
+that read the request only once per request, and only the rest for every candidate.
 
 Shapes: N items of the catalogue, B queries, C columns of candidates, R conditions.
 """
@@ -16,10 +16,10 @@ from recsys.expressions import Columns, Expression, compile_expression, conjunct
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Condition:
-    """One condition, taken apart; all parts must hold."""
+    """One condition, split into parts that must all hold."""
 
     items: np.ndarray
-    """[N] bool, what reads the item alone"""
+    """[N] bool, the parts that read the item alone"""
     request: tuple[Expression, ...]
     mixed: tuple[Expression, ...]
 
@@ -27,7 +27,7 @@ class Condition:
     def compile(
         text: str | None, catalogue: Columns, item_types: Mapping[str, str], types: Mapping[str, str], where: str
     ) -> "Condition":
-        """None always holds. types: of all names; ConfigError begins with `where`."""
+        """Split and compile a condition, None always holds. types: of all names. ConfigError begins with `where`."""
         items, request, mixed = np.ones(len(catalogue["item"]), dtype=bool), [], []
         if text is not None:
             compile_expression(text, types, where=where, wanted="boolean")
@@ -45,7 +45,7 @@ class Condition:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conditions:
-    """Many conditions, asked together."""
+    """Conditions of all rules, evaluated together."""
 
     catalogue: Columns
     item_types: Mapping[str, str]
@@ -53,7 +53,7 @@ class Conditions:
     """[N, R] bool"""
     request: tuple[tuple[int, Expression], ...]
     mixed: tuple[tuple[Expression, tuple[int, ...]], ...]
-    """with the places of the conditions that have this part"""
+    """(part, indices of the conditions that contain it)"""
 
     @staticmethod
     def of(conditions: Sequence[Condition], catalogue: Columns, item_types: Mapping[str, str]) -> "Conditions":
@@ -62,24 +62,24 @@ class Conditions:
             catalogue=catalogue,
             item_types=item_types,
             items=np.ascontiguousarray(np.reshape(masks, (len(masks), len(catalogue["item"]))).T.astype(bool)),
-            request=tuple((place, part) for place, one in enumerate(conditions) for part in one.request),
-            mixed=_grouped([(part, place) for place, one in enumerate(conditions) for part in one.mixed]),
+            request=tuple((index, part) for index, one in enumerate(conditions) for part in one.request),
+            mixed=_grouped([(part, index) for index, one in enumerate(conditions) for part in one.mixed]),
         )
 
     def __call__(self, rows: np.ndarray, request: Columns) -> np.ndarray:
-        """Catalogue rows [B, C] and columns of the request [B, 1] -> [B, C, R] bool, where all but `request` holds."""
+        """Evaluate item and mixed parts: rows [B, C], request columns [B, 1] -> [B, C, R] bool, without `request` parts."""
         holds = self.items[rows]
-        for part, places in self.mixed:
+        for part, indices in self.mixed:
             columns = {
                 name: self.catalogue[name][rows] if name in self.item_types else request[name] for name in part.names
             }
-            holds[..., list(places)] &= part(columns)[..., None]
+            holds[..., list(indices)] &= part(columns)[..., None]
         return holds
 
 
 def _grouped(parts: Sequence[tuple[Expression, int]]) -> tuple[tuple[Expression, tuple[int, ...]], ...]:
-    """Parts of the same text together."""
+    """Group equal parts by text, so that each is evaluated once."""
     by_text: dict[str, tuple[Expression, list[int]]] = {}
-    for part, place in parts:
-        by_text.setdefault(part.text, (part, []))[1].append(place)
-    return tuple((part, tuple(places)) for part, places in by_text.values())
+    for part, index in parts:
+        by_text.setdefault(part.text, (part, []))[1].append(index)
+    return tuple((part, tuple(indices)) for part, indices in by_text.values())

@@ -1,6 +1,6 @@
-"""Why each item stands on the slate: its sources, its probabilities, the rules that touched it and what chance did.
+"""Slates with explanations: sources, probabilities, applied rules and propensities of each item.
 
-Shapes: C candidates of a query, S candidate sources, K places, T objectives.
+Shapes: C candidates of a query, S candidate sources, K positions, T objectives.
 """
 
 import math
@@ -9,23 +9,23 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from recsys.contracts import Slate, SlateItem
-from recsys.policy.batch import Batch
-from recsys.policy.compiled import CompiledRules
-from recsys.policy.popularity import TOLD
+from recsys.policy.compiled_rules import CompiledRules
+from recsys.policy.popularity import REASON_KEY
+from recsys.policy.slate_batch import SlateBatch
 
 RULES_SOURCE = "rules"
-"""source of an item that no candidate source offered and a pin put there"""
+"""source of a pinned item that no candidate source offered"""
 
 
 def slates(
-    batch: Batch,
+    batch: SlateBatch,
     items: np.ndarray,
     rules: CompiledRules,
     sources: Sequence[str],
     objectives: Sequence[str],
     bundle: str,
 ) -> list[Slate]:
-    """One a query. A utility that is unknown is shown as 0."""
+    """Return one slate per query. An unknown utility is reported as 0."""
     return [
         Slate(
             user=query.user,
@@ -40,7 +40,7 @@ def slates(
 
 
 def _items(
-    batch: Batch,
+    batch: SlateBatch,
     index: int,
     items: np.ndarray,
     rules: CompiledRules,
@@ -49,17 +49,17 @@ def _items(
 ) -> tuple[SlateItem, ...]:
     pool, selection = batch.pool, batch.selection
     columns = selection.columns[index, : pool.sizes[index]]
-    came = batch.offer.order[index, columns]
-    candidates = np.where(came < batch.candidates.items.shape[1], came, -1)
+    sources_of_columns = batch.scored.order[index, columns]
+    candidates = np.where(sources_of_columns < batch.candidates.items.shape[1], sources_of_columns, -1)
     utility = pool.utility[index, columns]
     ranks = np.cumsum(pool.eligible[index])[columns] - 1
     pinned = pool.pinned[index, : len(columns)] >= 0
-    told = zip(
+    columns_of_items = zip(
         items[pool.rows[index, columns]].tolist(),
         np.where(np.isnan(utility), 0, utility).tolist(),
-        offered_by(batch.candidates.source_scores[index], candidates, sources),
+        offering_sources(batch.candidates.source_scores[index], candidates, sources),
         _probabilities(batch, index, candidates, objectives),
-        _touching(batch, index, columns, came, rules),
+        _touching(batch, index, columns, sources_of_columns, rules),
         np.where(pinned, -1, ranks).tolist(),
         selection.propensities[index, : len(columns)].tolist(),
         selection.explored[index, : len(columns)].tolist(),
@@ -76,15 +76,17 @@ def _items(
             propensity=propensity,
             explored=explored,
         )
-        for item, value, names, probabilities, touched, rank, propensity, explored in told
+        for item, value, names, probabilities, touched, rank, propensity, explored in columns_of_items
     )
 
 
-def offered_by(source_scores: np.ndarray, candidates: np.ndarray, sources: Sequence[str]) -> list[tuple[str, ...]]:
-    """Names of the sources that offered each of these candidates [K], the one that ranks it highest first.
+def offering_sources(
+    source_scores: np.ndarray, candidates: np.ndarray, sources: Sequence[str]
+) -> list[tuple[str, ...]]:
+    """Return the names of the sources that offered each candidate [K], the one that ranks it highest first.
 
-    The scores [C, S] of different sources do not compare, ranks within the query do. Equal ranks keep the order of
-    `sources`; -1 was offered by none and came by a rule.
+    Scores [C, S] of different sources are not comparable, ranks within the query are. Equal ranks keep the order of
+    `sources`; a candidate of -1 was offered by none and came by a rule.
     """
     offered = candidates[candidates >= 0]
     shown = source_scores[offered]
@@ -93,16 +95,16 @@ def offered_by(source_scores: np.ndarray, candidates: np.ndarray, sources: Seque
     order = np.argsort(np.where(np.isnan(shown), np.inf, np.reshape(ranks, shown.T.shape).T), axis=1, kind="stable")
     num_offers = (~np.isnan(shown)).sum(axis=1)
     names = iter(
-        tuple(sources[place] for place in row[:num])
+        tuple(sources[source] for source in row[:num])
         for row, num in zip(order.tolist(), num_offers.tolist(), strict=True)
     )
     return [next(names) if candidate >= 0 else (RULES_SOURCE,) for candidate in candidates.tolist()]
 
 
 def _probabilities(
-    batch: Batch, index: int, candidates: np.ndarray, objectives: Sequence[str]
+    batch: SlateBatch, index: int, candidates: np.ndarray, objectives: Sequence[str]
 ) -> list[Mapping[str, float]]:
-    """What is not finite is left out, since JSON cannot say it."""
+    """Return probabilities by objective; non-finite values are left out, since JSON has none."""
     if batch.probabilities is None or not batch.probabilities.shape[1]:
         return [{} for _ in candidates]
     shown = np.where(candidates[:, None] >= 0, batch.probabilities[index][candidates], np.nan)
@@ -115,39 +117,37 @@ def _probabilities(
 
 
 def _touching(
-    batch: Batch, index: int, columns: np.ndarray, came: np.ndarray, rules: CompiledRules
+    batch: SlateBatch, index: int, columns: np.ndarray, came: np.ndarray, rules: CompiledRules
 ) -> list[Mapping[str, str]]:
-    """name of each rule that touched an item, and of the dial -> what it did to it."""
+    """Return, per shown item, rule name -> effect, for the rules and the popularity dial that changed it."""
     touched: list[dict[str, str]] = [{} for _ in columns]
-    places, where = _touches(batch, index, columns, came, rules)
-    named = [(rules.rules[place].name, rules.effects[place]) for place in places]
+    touching, where = _touches(batch, index, columns, came, rules)
+    named = [(rules.rules[rule].name, rules.effects[rule]) for rule in touching]
     for which, column in zip(*(one.tolist() for one in np.nonzero(where)), strict=True):
         name, does = named[which]
         touched[column][name] = does
-    if batch.offer.discounts is not None:
-        for mine, factor in zip(touched, batch.offer.discounts[index, came].tolist(), strict=True):
-            mine |= {TOLD: f"utility x{factor:.3g}"} if factor != 1 else {}
+    if batch.scored.discounts is not None:
+        for reasons, factor in zip(touched, batch.scored.discounts[index, came].tolist(), strict=True):
+            reasons |= {REASON_KEY: f"utility x{factor:.3g}"} if factor != 1 else {}
     return list(touched)
 
 
 def _touches(
-    batch: Batch, index: int, columns: np.ndarray, came: np.ndarray, rules: CompiledRules
+    batch: SlateBatch, index: int, columns: np.ndarray, came: np.ndarray, rules: CompiledRules
 ) -> tuple[list[int], np.ndarray]:
-    """Places of rules in the document, and where each touched what is shown, [number of them, K] bool."""
-    active, holds = batch.offer.applied.active[index], batch.offer.applied.holds[index]
+    """Return the indices of the rules that touched shown items, and [number of them, K] bool where."""
+    active, holds = batch.scored.applied.active[index], batch.scored.applied.holds[index]
     rows, held = batch.pool.rows[index, columns], batch.pool.pinned[index, : len(columns)] >= 0
-    scales = [place for place in rules.scales.tolist() if active[place]]
+    scales = [rule for rule in rules.scales.tolist() if active[rule]]
     touches: list[tuple[int, np.ndarray]] = list(zip(scales, holds[came][:, scales].T, strict=True))
     for pin in rules.pins:
         if active[pin.rule] and held.any():
             touches.append((pin.rule, held & (holds[came, pin.rule] if pin.row is None else rows == pin.row)))
-    cost = batch.selection.passed_over[index, columns]
+    cost = batch.selection.skipped[index, columns]
     if cost.any():
-        touches += zip(rules.quota_places.tolist(), (cost & rules.quotas.bits[:, None]) != 0, strict=True)
-    for place, balance in rules.balances:
-        if active[place]:
-            touches.append((place, balance.factors([batch.queries[index]], rows[None])[0] != 1))
+        touches += zip(rules.quota_rules.tolist(), (cost & rules.quotas.bits[:, None]) != 0, strict=True)
+    for rule, balance in rules.exposure_balances:
+        if active[rule]:
+            touches.append((rule, balance.factors([batch.queries[index]], rows[None])[0] != 1))
     touches.sort(key=lambda one: one[0])
-    return [place for place, _ in touches], np.array([where for _, where in touches]).reshape(
-        len(touches), len(columns)
-    )
+    return [rule for rule, _ in touches], np.array([where for _, where in touches]).reshape(len(touches), len(columns))

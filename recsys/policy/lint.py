@@ -1,6 +1,6 @@
-"""What is wrong with a rule file before anybody sees it: each mistake with its line and what to do.
+"""Linter of rule files: each finding with its line and a remedy.
 
-An error is what cannot be served or cannot be meant; a warning is what has no effect or not the one it seems to have.
+An error cannot be served or cannot be intended; a warning has no effect or another one than it seems.
 
 Shapes: N items of the catalogue.
 """
@@ -17,29 +17,30 @@ import yaml
 
 from recsys.errors import ConfigError
 from recsys.expressions import Columns, Expression, suggestion
-from recsys.policy.compiled import CompiledRules
-from recsys.policy.quotas import grouping
+from recsys.policy.compiled_rules import CompiledRules
+from recsys.policy.quotas import category_values
 from recsys.policy.rules import DATE, Boost, Bury, Cap, Floor, Must, Pin, Rule, RuleSet, decode, entries, parse_rule
 
 CALENDAR = frozenset({"hour", "weekday"})
+"""names whose values can all be enumerated"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One mistake."""
+    """One error or warning."""
 
     level: str
     """error or warning"""
     rule: str
-    """name, or its place where it has none"""
+    """name, or rules[index] without one"""
     line: int
     column: int
     message: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Catalogue:
-    """What rules are checked against."""
+class RuleCatalogue:
+    """Catalogue columns and types that rules are checked against."""
 
     columns: Columns
     item_types: Mapping[str, str]
@@ -50,15 +51,15 @@ class Catalogue:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Placed:
-    """A rule that can be read, with the places of its keys in the text, and what its condition keeps."""
+class LocatedRule:
+    """Parsed rule with the text locations of its keys and the items that satisfy its condition."""
 
     rule: Rule
     marks: Mapping[str, tuple[int, int]]
     matched: np.ndarray
-    """[N] bool, what of the condition reads the item alone"""
+    """[N] bool, the part of the condition that reads the item alone"""
     whole: bool
-    """the condition reads nothing but the item"""
+    """the condition reads the item alone"""
     when: Expression | None
 
     def finding(self, level: str, key: str, message: str) -> Finding:
@@ -74,21 +75,21 @@ class Placed:
         return self.rule.when is None and self.rule.start is None and self.rule.end is None
 
 
-def check(text: str, catalogue: Catalogue, *, now: float) -> list[Finding]:
-    """All findings, in the order of the file; ConfigError when it is no YAML document of rules at all."""
+def check(text: str, catalogue: RuleCatalogue, *, now: float) -> list[Finding]:
+    """Return all findings in the order of the file; ConfigError where the text is no YAML document of rules."""
     documents = entries(decode(text, "the rule file"))
     marks = _marks(text)
     found: list[Finding] = []
-    placed: list[Placed] = []
-    for place, (entry, own) in enumerate(zip(documents, marks, strict=True)):
+    located: list[LocatedRule] = []
+    for index, (entry, own) in enumerate(zip(documents, marks, strict=True)):
         try:
-            placed.append(_placed(f"rules[{place}]", entry, own, catalogue))
+            located.append(_locate(f"rules[{index}]", entry, own, catalogue))
         except ConfigError as error:
-            found.append(_refused(place, entry, own, str(error)))
-    for rule in placed:
+            found.append(_refused(index, entry, own, str(error)))
+    for rule in located:
         found += list(_values(rule, catalogue)) or list(_reach(rule))
         found += [*_windows(rule, now), *_calendar(rule)]
-    found += [one for first, second in itertools.combinations(placed, 2) for one in _pairs(first, second, catalogue)]
+    found += [one for first, second in itertools.combinations(located, 2) for one in _pairs(first, second, catalogue)]
     if not any(one.level == "error" for one in found):
         try:
             RuleSet.parse(text)
@@ -97,21 +98,21 @@ def check(text: str, catalogue: Catalogue, *, now: float) -> list[Finding]:
     return sorted(found, key=lambda one: (one.line, one.column))
 
 
-def _placed(where: str, entry: Any, marks: Mapping[str, tuple[int, int]], catalogue: Catalogue) -> Placed:
+def _locate(where: str, entry: Any, marks: Mapping[str, tuple[int, int]], catalogue: RuleCatalogue) -> LocatedRule:
     rule = parse_rule(where, entry)
     compiled = catalogue.compile(rule)
     conditions = compiled.conditions
-    return Placed(
+    return LocatedRule(
         rule=rule,
         marks=marks,
         matched=conditions.items[:, 0],
         whole=not conditions.request and not conditions.mixed,
-        when=next((when for group in compiled.whens.groups.values() for _, when in group), None),
+        when=next((when for group in compiled.when_conditions.groups.values() for _, when in group), None),
     )
 
 
 def _marks(text: str) -> list[dict[str, tuple[int, int]]]:
-    """Of each rule, key -> line and column, both from 1; the rule itself comes first, under ''."""
+    """Return, per rule, key -> (line, column) from 1; the rule itself is first, under ''."""
     root: Any = yaml.compose(text, Loader=yaml.SafeLoader)
     nodes = next(value.value for key, value in root.value if key.value == "rules")
     return [{"": _at(node), **_keys(node)} for node in nodes]
@@ -127,32 +128,32 @@ def _at(node: Any) -> tuple[int, int]:
     return node.start_mark.line + 1, node.start_mark.column + 1
 
 
-def _refused(place: int, entry: Any, marks: Mapping[str, tuple[int, int]], message: str) -> Finding:
+def _refused(index: int, entry: Any, marks: Mapping[str, tuple[int, int]], message: str) -> Finding:
     """At the key that the message names."""
     named = [
         key for key in marks if key and (f"].{key} " in message or f", {key}: " in message or f"key {key!r}" in message)
     ]
     line, column = marks[named[0] if named else ""]
     name = entry.get("name") if isinstance(entry, Mapping) else None
-    return Finding(level="error", rule=str(name or f"rules[{place}]"), line=line, column=column, message=message)
+    return Finding(level="error", rule=str(name or f"rules[{index}]"), line=line, column=column, message=message)
 
 
-def _values(placed: Placed, catalogue: Catalogue) -> Iterator[Finding]:
-    """Values that no item has: mistyped, most often."""
+def _values(located: LocatedRule, catalogue: RuleCatalogue) -> Iterator[Finding]:
+    """Find compared values that no item has: most often mistyped."""
     for key in ("must", "where"):
-        text = getattr(placed.rule, key, None)
+        text = getattr(located.rule, key, None)
         for column, value in _compared(text) if text else ():
             if catalogue.item_types.get(column) in ("category", "categories"):
-                rows = grouping(placed.rule.name, column, catalogue.columns, catalogue.item_types)
+                rows = category_values(located.rule.name, column, catalogue.columns, catalogue.item_types)
                 known = {one for row in rows for one in row}
                 if value not in known:
-                    yield placed.finding(
+                    yield located.finding(
                         "error", key, f"no item has the {column} {value!r}; {suggestion(value, known)}"
                     )
 
 
 def _compared(text: str) -> Iterator[tuple[str, str]]:
-    """(column, value) of every text that an expression compares with a column."""
+    """Yield (column, value) of every text that an expression compares with a column."""
     for node in ast.walk(ast.parse(text.strip(), mode="eval")):
         sides: Sequence[ast.expr] = ()
         if isinstance(node, ast.Compare):
@@ -165,45 +166,45 @@ def _compared(text: str) -> Iterator[tuple[str, str]]:
         yield from itertools.product(names, texts)
 
 
-def _reach(placed: Placed) -> Iterator[Finding]:
-    """Conditions that no item or every item meets, and quotas that mean nothing."""
-    rule, key = placed.rule, placed.condition
-    num, total = int(placed.matched.sum()), len(placed.matched)
+def _reach(located: LocatedRule) -> Iterator[Finding]:
+    """Find conditions that no item or every item satisfies, and quotas without effect."""
+    rule, key = located.rule, located.condition
+    num, total = int(located.matched.sum()), len(located.matched)
     if getattr(rule, key, None) is not None:
         if num == 0:
             grave = isinstance(rule, Must | Floor)
             what = "so nothing could be shown" if isinstance(rule, Must) else "so the rule does nothing"
-            yield placed.finding("error" if grave else "warning", key, f"no item of the catalogue meets it, {what}")
-        elif num == total and placed.whole and not isinstance(rule, Pin):
-            yield placed.finding("warning", key, f"all {total:,} items meet it, so it tells none from the others")
-        elif isinstance(rule, Floor) and placed.whole and num < rule.floor:
-            yield placed.finding("error", "floor", f"only {num} items meet the condition, fewer than {rule.floor}")
+            yield located.finding("error" if grave else "warning", key, f"no item of the catalogue meets it, {what}")
+        elif num == total and located.whole and not isinstance(rule, Pin):
+            yield located.finding("warning", key, f"all {total:,} items meet it, so it tells none from the others")
+        elif isinstance(rule, Floor) and located.whole and num < rule.floor:
+            yield located.finding("error", "floor", f"only {num} items meet the condition, fewer than {rule.floor}")
     if isinstance(rule, Cap) and rule.cap >= rule.top:
-        yield placed.finding("warning", "cap", f"{rule.cap} of the first {rule.top} places caps nothing; lower it")
+        yield located.finding("warning", "cap", f"{rule.cap} of the first {rule.top} positions caps nothing; lower it")
 
 
-def _windows(placed: Placed, now: float) -> Iterator[Finding]:
+def _windows(located: LocatedRule, now: float) -> Iterator[Finding]:
     moment = datetime.fromtimestamp(now, UTC).strftime(DATE)
-    if placed.rule.end is not None and placed.rule.end <= moment:
-        yield placed.finding("warning", "end", f"it ended at {placed.rule.end} and holds no more; remove the rule")
+    if located.rule.end is not None and located.rule.end <= moment:
+        yield located.finding("warning", "end", f"it ended at {located.rule.end} and holds no more; remove the rule")
 
 
-def _calendar(placed: Placed) -> Iterator[Finding]:
-    """A `when` that reads nothing but hour and weekday is tried at every hour of the week."""
-    when = placed.when
+def _calendar(located: LocatedRule) -> Iterator[Finding]:
+    """Evaluate a `when` that reads only hour and weekday at every hour of the week."""
+    when = located.when
     if when is not None and when.names and when.names <= CALENDAR:
         week = {"hour": np.tile(np.arange(24.0), 7), "weekday": np.repeat(np.arange(7.0), 24)}
         holds = when({name: week[name] for name in when.names})
         if not holds.any():
-            yield placed.finding("error", "when", "it holds at no hour of the week, so the rule never does")
+            yield located.finding("error", "when", "it holds at no hour of the week, so the rule never does")
         elif holds.all():
-            yield placed.finding("warning", "when", "it holds at every hour of the week; remove it")
+            yield located.finding("warning", "when", "it holds at every hour of the week; remove it")
 
 
-def _pairs(first: Placed, second: Placed, catalogue: Catalogue) -> Iterator[Finding]:
-    """Rules that contradict or hide each other; the later one is named where nothing else tells them apart."""
+def _pairs(first: LocatedRule, second: LocatedRule, catalogue: RuleCatalogue) -> Iterator[Finding]:
+    """Find rules that contradict or hide each other; the later rule is named where both are at fault."""
     yield from _same_name(first, second)
-    if not _meet(first.rule, second.rule):
+    if not _overlap(first.rule, second.rule):
         return
     yield from _same_condition(first, second)
     yield from _pins(first, second)
@@ -214,19 +215,19 @@ def _pairs(first: Placed, second: Placed, catalogue: Catalogue) -> Iterator[Find
         yield from _cap_below_floor(cap, floor, catalogue)
 
 
-def _same_name(first: Placed, second: Placed) -> Iterator[Finding]:
+def _same_name(first: LocatedRule, second: LocatedRule) -> Iterator[Finding]:
     if first.rule.name == second.rule.name:
         yield second.finding("error", "name", f"two rules are called {second.rule.name!r}; give each its own name")
 
 
-def _meet(one: Rule, other: Rule) -> bool:
-    """Both can hold at one moment."""
+def _overlap(one: Rule, other: Rule) -> bool:
+    """Return whether both rules can be active at one time."""
     starts_before = one.start is None or other.end is None or one.start < other.end
     ends_after = one.end is None or other.start is None or one.end > other.start
     return starts_before and ends_after
 
 
-def _same_condition(first: Placed, second: Placed) -> Iterator[Finding]:
+def _same_condition(first: LocatedRule, second: LocatedRule) -> Iterator[Finding]:
     one, other = first.rule, second.rule
     if not isinstance(one, Boost | Bury) or not isinstance(other, Boost | Bury) or one.when != other.when:
         return
@@ -238,32 +239,34 @@ def _same_condition(first: Placed, second: Placed) -> Iterator[Finding]:
         yield second.finding("warning", "where", f"it moves the same items as {one.name!r} once more; join them")
 
 
-def _pins(first: Placed, second: Placed) -> Iterator[Finding]:
+def _pins(first: LocatedRule, second: LocatedRule) -> Iterator[Finding]:
     one, other = first.rule, second.rule
-    if not isinstance(one, Pin) or not isinstance(other, Pin) or not _together(first, other):
+    if not isinstance(one, Pin) or not isinstance(other, Pin) or not _implied_by(first, other):
         return
     if one.pin == other.pin:
-        yield second.finding("error", "pin", f"{one.name!r} has place {one.pin} already, so this one stands behind it")
+        yield second.finding(
+            "error", "pin", f"{one.name!r} has position {one.pin} already, so this one moves behind it"
+        )
     if one.item is not None and one.item == other.item:
         yield second.finding("error", "item", f"{one.name!r} pins {one.item!r} already; remove one")
 
 
-def _together(placed: Placed, other: Rule) -> bool:
-    """Whenever the other rule holds, this one does."""
-    return placed.always or placed.rule.when == other.when
+def _implied_by(located: LocatedRule, other: Rule) -> bool:
+    """Return whether this rule holds whenever the other one does."""
+    return located.always or located.rule.when == other.when
 
 
-def _nothing_left(first: Placed, second: Placed) -> Iterator[Finding]:
+def _nothing_left(first: LocatedRule, second: LocatedRule) -> Iterator[Finding]:
     one, other = first.rule, second.rule
-    if not isinstance(one, Must) or not isinstance(other, Must) or not _together(first, other):
+    if not isinstance(one, Must) or not isinstance(other, Must) or not _implied_by(first, other):
         return
     if first.matched.any() and second.matched.any() and not (first.matched & second.matched).any():
         yield second.finding("error", "must", f"together with {one.name!r} it leaves no item to show")
 
 
-def _removed(must: Placed, other: Placed, catalogue: Catalogue) -> Iterator[Finding]:
-    """A rule about items that a must removes whenever this rule holds."""
-    if not isinstance(must.rule, Must) or not _together(must, other.rule):
+def _removed(must: LocatedRule, other: LocatedRule, catalogue: RuleCatalogue) -> Iterator[Finding]:
+    """Find a rule whose items a must removes whenever the rule holds."""
+    if not isinstance(must.rule, Must) or not _implied_by(must, other.rule):
         return
     if isinstance(other.rule, Pin) and other.rule.item is not None:
         (row,) = np.flatnonzero(catalogue.columns["item"] == other.rule.item)
@@ -278,17 +281,17 @@ def _removed(must: Placed, other: Placed, catalogue: Catalogue) -> Iterator[Find
         )
 
 
-def _cap_below_floor(cap: Placed, floor: Placed, catalogue: Catalogue) -> Iterator[Finding]:
-    """A floor of items that one cap counts together and allows fewer of."""
+def _cap_below_floor(cap: LocatedRule, floor: LocatedRule, catalogue: RuleCatalogue) -> Iterator[Finding]:
+    """Find a floor of items that one cap counts together and limits to fewer."""
     one, other = cap.rule, floor.rule
     if not isinstance(one, Cap) or not isinstance(other, Floor) or other.top > one.top or other.floor <= one.cap:
         return
-    if not (floor.whole and floor.matched.any() and _together(cap, other)):
+    if not (floor.whole and floor.matched.any() and _implied_by(cap, other)):
         return
     if one.where is not None:
         together = cap.whole and bool(cap.matched[floor.matched].all())
     else:
-        rows = grouping(one.name, str(one.of), catalogue.columns, catalogue.item_types)
+        rows = category_values(one.name, str(one.of), catalogue.columns, catalogue.item_types)
         own = [set(rows[row]) for row in np.flatnonzero(floor.matched)]
         together = bool(set.intersection(*own))
     if together:

@@ -1,6 +1,6 @@
-"""Pins: which item holds which place before anything else is chosen.
+"""Placement of pinned items before the free positions are filled.
 
-Shapes: B queries, C columns of the pool in plain order, P pins, K places, R rules.
+Shapes: B queries, C columns of the pool in utility order, P pins, K positions, R rules.
 """
 
 from collections.abc import Sequence
@@ -9,54 +9,58 @@ import numpy as np
 
 from recsys.contracts import Query
 from recsys.jit import compiled
-from recsys.policy.batch import Offer
-from recsys.policy.compiled import CompiledRules
-from recsys.policy.selection import Pool
+from recsys.policy.compiled_rules import CompiledRules
+from recsys.policy.selection import EligiblePool
+from recsys.policy.slate_batch import ScoredCandidates
 
 NO_ITEM = -1
 
 
-def place_pins(queries: Sequence[Query], rules: CompiledRules, offer: Offer) -> Pool:
-    """The pool with the pins that hold, in the order of the document.
+def place_pins(queries: Sequence[Query], rules: CompiledRules, scored: ScoredCandidates) -> EligiblePool:
+    """Return the pool with the active pins placed, in the order of the document.
 
-    A pin brings an item that no source offered; one with a condition takes the best candidate for which it holds. A pin
-    whose place is taken stands on the next free one; where too little stands above them, pins move up.
+    A pin of an item needs no source that offers it; a pin with a condition takes the best candidate that satisfies it. A
+    pin whose position is occupied takes the next free one; where too few items are left above them, pins move up.
     """
     lengths = np.array([query.k for query in queries])
-    eligible = offer.offered & offer.showable
+    eligible = scored.offered & scored.showable
     held = np.full((len(queries), int(lengths.max())), -1, dtype=np.int64)
-    places = [pin.rule for pin in rules.pins]
+    pin_rules = [pin.rule for pin in rules.pins]
     positions = np.array([pin.position for pin in rules.pins], dtype=np.int64)
     items = np.array([NO_ITEM if pin.row is None else pin.row for pin in rules.pins], dtype=np.int64)
     if len(items):
-        active, holds = offer.applied.active[:, places], offer.holds[..., places]
-        _hold(positions, items, active, holds, offer.rows, offer.offered, offer.showable, eligible, lengths, held)
+        active, holds = scored.applied.active[:, pin_rules], scored.holds[..., pin_rules]
+        _hold(positions, items, active, holds, scored.rows, scored.offered, scored.showable, eligible, lengths, held)
     num_eligible = eligible.sum(axis=1)
     sizes = np.minimum(lengths, num_eligible + (held >= 0).sum(axis=1))
     pinned = np.full((len(queries), int(sizes.max())), -1, dtype=np.int64)
     _move_up(held, num_eligible, pinned)
-    return Pool(rows=offer.rows, utility=offer.utility, eligible=eligible, pinned=pinned, sizes=sizes)
+    return EligiblePool(rows=scored.rows, utility=scored.utility, eligible=eligible, pinned=pinned, sizes=sizes)
 
 
 @compiled()
 def _hold(positions, items, active, holds, rows, offered, showable, eligible, lengths, held):
-    """Let each pin that is active [B, P] and whose condition holds [B, C, P] hold a place; its item is no longer free."""
+    """Place each active [B, P] pin whose condition holds [B, C, P]; its item is no longer eligible elsewhere."""
     for b in range(len(lengths)):
         for p in range(len(items)):
-            place = positions[p]
-            while place < lengths[b] and held[b, place] >= 0:
-                place += 1
-            if not active[b, p] or place >= lengths[b]:
+            position = positions[p]
+            while position < lengths[b] and held[b, position] >= 0:
+                position += 1
+            if not active[b, p] or position >= lengths[b]:
                 continue
             column = _column(items[p], holds[b, :, p], rows[b], offered[b], showable[b], eligible[b], held[b])
             if column >= 0:
-                held[b, place] = column
+                held[b, position] = column
                 eligible[b, column] = False
 
 
 @compiled()
 def _column(item, holds, rows, offered, showable, eligible, held):
-    """The one that a pin takes, -1 for none: its own item, from a source if one offered it, or the best that fits."""
+    """Return the column that a pin takes, -1 for none: its own item, or the best eligible column that satisfies it.
+
+    An item may have two columns, one from a source and one appended for the pin; the first carries its scores. Two pins
+    may name one item, and the second takes nothing.
+    """
     found = -1
     for c in range(len(rows)):
         if item == NO_ITEM:
@@ -73,10 +77,10 @@ def _column(item, holds, rows, offered, showable, eligible, held):
 
 @compiled()
 def _move_up(held, num_eligible, pinned):
-    """No gap above a pin that nothing else can fill."""
+    """Move pins up where the eligible items above them are too few, so that a slate has no empty position inside."""
     for b in range(len(held)):
-        turn = 0
-        for place in range(held.shape[1]):
-            if held[b, place] >= 0:
-                pinned[b, min(place, num_eligible[b] + turn)] = held[b, place]
-                turn += 1
+        num_pins = 0
+        for position in range(held.shape[1]):
+            if held[b, position] >= 0:
+                pinned[b, min(position, num_eligible[b] + num_pins)] = held[b, position]
+                num_pins += 1

@@ -1,4 +1,4 @@
-"""The dial against popularity bias: what is met or shown much already has to be worth more to be shown again.
+"""Popularity discount of the utility: items with many interactions or impressions are scaled down.
 
 Shapes: B queries, C columns of candidates, N items of the catalogue.
 """
@@ -12,29 +12,30 @@ import numpy as np
 from recsys.contracts import Query
 from recsys.errors import BundleError, ConfigError, check_ranges
 from recsys.expressions import suggestion
-from recsys.policy.counters import counted
+from recsys.policy.exposure_lookup import look_up_exposure
 from recsys.policy.rules import BOUNDS
 
 EVENTS, EXPOSURE = "events", "exposure"
 ITEM = "item"
-"""the column whose values are the items themselves"""
+"""column name whose values are the item ids"""
 KEYS = ("discount", "of")
-LEAST = 1 / BOUNDS[1]
-"""of the factor: the same bound as that of a rule"""
-TOLD = "policy.popularity"
-"""what a slate item calls the dial, among the rules that touched it"""
+MIN_FACTOR = 1 / BOUNDS[1]
+"""lower bound of the factor, the same as that of a rule"""
+REASON_KEY = "policy.popularity"
+"""key of the dial among the rules of a slate item"""
 
 
 class PopularityDial:
-    """utility x (1 + N x share of the item)^-discount, at least LEAST; an item of an even share, 1 / N, has 2^-discount.
+    """utility x (1 + N x share of the item)^-discount, at least MIN_FACTOR; an item of the average share, 1 / N, has
+    2^-discount.
 
-    The power of an inverse propensity (Schnabel et al., Recommendations as Treatments, ICML 2016), with one added so that
-    what has no share keeps its utility. A negative utility is divided by the factor.
+    The power of an inverse propensity (Schnabel et al., Recommendations as Treatments, ICML 2016), plus one so that an
+    item without a share keeps its utility. A negative utility is divided by the factor.
     """
 
     def __init__(self, *, discount: float, of: str) -> None:
         """
-        discount: 0 leaves everything as it is
+        discount: 0 is off
         of: events, the share in the newest events that the bundle was trained on, or exposure, the share of what was
             shown that the caller counts in Query.exposure["item=<id>"]; what is not counted there keeps its utility
         """
@@ -60,9 +61,10 @@ class PopularityDial:
         return {"discount": self.discount, "of": self.of}
 
     def compile(self, items: np.ndarray, events: np.ndarray | None) -> "CompiledDial":
-        """items: [N] ids; events: share of each item, of the first of them where items came later, which have none.
+        """Bind the dial to a catalogue. items: [N] ids. events: share of each item in known events; items added after the
+        training are behind its end and have share 0.
 
-        BundleError where the dial reads events and nobody counted.
+        BundleError where the dial reads events and the bundle has none.
         """
         own = None
         if self.reads_events:
@@ -81,29 +83,29 @@ class PopularityDial:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompiledDial:
-    """The dial of one catalogue."""
+    """Dial compiled for one catalogue."""
 
     discount: float
     events: np.ndarray | None
     """[N] float64"""
     keys: tuple[str, ...]
-    """[N], counters in Query.exposure"""
+    """[N] keys of Query.exposure"""
     num_items: int
 
-    def reads(self, rows: np.ndarray) -> list[str]:
-        """The keys that count for catalogue rows [C]."""
+    def exposure_keys(self, rows: np.ndarray) -> list[str]:
+        """Return the keys of Query.exposure that catalogue rows [C] read."""
         return [self.keys[row] for row in rows.tolist()] if self.discount and self.keys else []
 
     def factors(self, queries: Sequence[Query], rows: np.ndarray) -> np.ndarray | None:
-        """Of the utilities of catalogue rows [B, C], PAD has any; None where the dial is off."""
+        """Return utility factors of catalogue rows [B, C], arbitrary for PAD; None where the dial is off."""
         if not self.discount:
             return None
-        shares = counted(queries, self.keys, rows) if self.events is None else self.events[rows]
-        return np.maximum((1 + self.num_items * np.nan_to_num(shares)) ** -self.discount, LEAST)
+        shares = look_up_exposure(queries, self.keys, rows) if self.events is None else self.events[rows]
+        return np.maximum((1 + self.num_items * np.nan_to_num(shares)) ** -self.discount, MIN_FACTOR)
 
 
 def dial_from_document(document: Any) -> PopularityDial:
-    """ConfigError names a key that is absent, unknown or out of range."""
+    """Read a document; ConfigError names a key that is absent, unknown or out of range."""
     if not isinstance(document, Mapping):
         raise ConfigError(f"policy.popularity is {document!r}; write a mapping with {' and '.join(KEYS)}")
     if unknown := [str(key) for key in document if key not in KEYS]:

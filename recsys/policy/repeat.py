@@ -16,7 +16,7 @@ from recsys.expressions import suggestion
 
 NEVER, ALWAYS = "never", "always"
 DAY_S = 86_400.0
-MOST_DAYS = 36_500.0
+MAX_DAYS = 36_500.0
 KEYS = ("default", "objectives")
 
 Labels = Callable[[Sequence[Event]], np.ndarray]
@@ -24,14 +24,14 @@ Labels = Callable[[Sequence[Event]], np.ndarray]
 
 
 class Repeat:
-    """Bars of an item after the user's events on it: for ever (`never`), for some days, or not at all (`always`).
+    """Repeat rules: an item stays barred after an event for ever (`never`), for some days, or not at all (`always`).
 
     The bar of a named objective counts from the last event that reached it. `default` counts from the newest event on the
     item, unless that event reaches a named objective: then the bars of the objectives hold alone.
     """
 
     def __init__(self, *, default: str | float, objectives: Mapping[str, str | float]) -> None:
-        """ConfigError for what is neither never, always nor a number of days.
+        """Check the bars; ConfigError for one that is neither never, always nor a number of days.
 
         default: of events that reach no named objective
         objectives: by name, for the events that reach them
@@ -49,7 +49,7 @@ class Repeat:
         return {"default": self.default, "objectives": dict(self.objectives)}
 
     def compile(self, objectives: Sequence[str], *, clock: bool) -> "CompiledRepeat":
-        """For the objectives [T] of a data set; ConfigError for an unknown one, or for days where there is no clock."""
+        """Bind to the objectives [T] of a data set; ConfigError for an unknown one, or for days without a clock."""
         for name in self.objectives:
             if name not in objectives:
                 raise ConfigError(
@@ -66,7 +66,7 @@ class Repeat:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class CompiledRepeat:
-    """The bars of one list of objectives."""
+    """Bars in seconds for one list of objectives."""
 
     default_s: float
     """seconds: 0 for always, infinite for never"""
@@ -75,16 +75,16 @@ class CompiledRepeat:
 
     @property
     def possible(self) -> bool:
-        """Whether any item may ever be shown again."""
+        """Return whether any item may ever be shown again."""
         return bool(np.isfinite(self.objectives_s).any()) or math.isfinite(self.default_s)
 
     @property
     def named(self) -> bool:
-        """Whether it matters which objectives an event reached."""
+        """Return whether a bar depends on the objectives of an event."""
         return not bool(np.isnan(self.objectives_s).all())
 
     def barred(self, last: np.ndarray, reached: np.ndarray, now: float | np.ndarray) -> np.ndarray:
-        """[M] bool, items that may not be shown at `now`.
+        """Return [M] bool, items that may not be shown at `now`.
 
         last: [M] unix seconds of the newest event on each item. reached: [M, T] unix seconds of the newest event that reached
         each objective, NaN where none did. now: one moment or [M]. Where there is no clock all times are alike.
@@ -97,10 +97,10 @@ class CompiledRepeat:
         return by_default | by_objective.any(axis=1)
 
     def barred_keys(self, keys: np.ndarray, times: np.ndarray, labels: np.ndarray, now: np.ndarray) -> np.ndarray:
-        """Distinct keys, rising, of which the events bar the item.
+        """Return the distinct keys, ascending, whose events bar the item.
 
         keys: [R] int64, one a pair of a user and an item. times: [R]. labels: [R, T], above 0 where an event reaches an
-        objective. now: [R] moment at which the user of the event asks.
+        objective. now: [R] request time of the user of the event.
         """
         if not self.possible:
             return np.unique(keys)
@@ -114,25 +114,25 @@ class CompiledRepeat:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SeenFilter:
-    """The items that a query's own events keep from its slate, the same in retrieval and on every rung."""
+    """Filter of items by the query's own history, shared by retrieval, rules and every fallback."""
 
     repeat: CompiledRepeat
     labels: Labels
-    """read only where the bars depend on objectives"""
+    """called only where a bar depends on objectives"""
 
     @staticmethod
     def never() -> "SeenFilter":
-        """No item of a history is shown again, whatever the events were."""
+        """Return the filter that removes every item of the history."""
         bars = CompiledRepeat(default_s=math.inf, objectives_s=np.empty(0))
         return SeenFilter(repeat=bars, labels=lambda events: np.empty((len(events), 0)))
 
     def rows(self, queries: Sequence[Query], row_of: Mapping[str, int]) -> list[list[int]]:
-        """[B] rising catalogue rows that may not be shown: barred by the history, or excluded by the query."""
+        """Return [B] ascending catalogue rows that may not be shown: barred by the history, or excluded by the query."""
         if self.repeat.possible:
             barred = self._by_history(queries, row_of)
         else:
-            barred = [_known((event.item for event in query.history), row_of) for query in queries]
-        return [sorted(own | _known(query.exclude, row_of)) for own, query in zip(barred, queries, strict=True)]
+            barred = [_known_rows((event.item for event in query.history), row_of) for query in queries]
+        return [sorted(own | _known_rows(query.exclude, row_of)) for own, query in zip(barred, queries, strict=True)]
 
     def _by_history(self, queries: Sequence[Query], row_of: Mapping[str, int]) -> list[set[int]]:
         width = max(len(row_of), 1)
@@ -154,7 +154,7 @@ class SeenFilter:
 
 
 def repeat_from_document(document: Any) -> Repeat:
-    """ConfigError names a key that is absent or unknown."""
+    """Read a document; ConfigError names a key that is absent or unknown."""
     if not isinstance(document, Mapping):
         raise ConfigError(f"policy.repeat is {document!r}; write a mapping with {' and '.join(KEYS)}")
     if unknown := [str(key) for key in document if key not in KEYS]:
@@ -164,22 +164,22 @@ def repeat_from_document(document: Any) -> Repeat:
     return Repeat(**document)
 
 
-def _known(items: Iterable[str], row_of: Mapping[str, int]) -> set[int]:
+def _known_rows(items: Iterable[str], row_of: Mapping[str, int]) -> set[int]:
     return {row_of[item] for item in items if item in row_of}
 
 
 def _holds(bar_s: float | np.ndarray, age_s: np.ndarray) -> np.ndarray:
-    """A bar of `never` holds whatever the age; the end of a bar is no longer in it."""
+    """Return whether bars hold at ages, in seconds: a bar of `never` always does, and a bar's end is not part of it."""
     return np.isinf(bar_s) | ((age_s < bar_s) & (bar_s > 0))
 
 
 def _bar(key: str, value: Any) -> str | float:
     if value in (NEVER, ALWAYS):
         return str(value)
-    usable = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= MOST_DAYS
+    usable = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= MAX_DAYS
     if not usable:
         raise ConfigError(
-            f"policy.repeat.{key} is {value!r}; write never, always or a number of days up to {MOST_DAYS:g}"
+            f"policy.repeat.{key} is {value!r}; write never, always or a number of days up to {MAX_DAYS:g}"
         )
     return float(value)
 

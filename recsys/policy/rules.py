@@ -1,4 +1,4 @@
-"""Business rules as data: one YAML document a rule set, which people who do not write code change.
+"""Business rules as data: one YAML document per rule set, for people who do not write code.
 
     rules:
       - {name: licensed-here, must: "contains(regions, context.region)"}
@@ -18,7 +18,7 @@
 | must      | only items for which the condition holds are shown, pinned ones included; unknown values do not satisfy it |
 | boost     | multiplies the utility of the items (divides it where it is negative, so that it never lowers an item)  |
 | bury      | the reverse                                                                                             |
-| pin       | puts one item, or the best candidate for which a condition holds, on a place (0 is the first)           |
+| pin       | puts one item, or the best candidate for which a condition holds, at a position (0 is the first)        |
 | cap       | at most so many items that share a value of a column, or that satisfy a condition, in the first `top`   |
 | floor     | at least so many items that satisfy a condition in the first `top`                                      |
 | frequency | no item that this user was shown so often (Query.exposure[item])                                        |
@@ -34,9 +34,9 @@ Beside `rules` a document may have `limits`, beyond which a dry run fails (recsy
 
     limits: {value_lost: 0.05, value_lost_by_a_rule: 0.05, slates_changed: 0.9, exposure_shift: 0.2}
 
-Who wins: must, then pins, then cap, floor and frequency, then boosts and exposure. Of two pins of one place the earlier
-in the document has it, the other takes the next free place. Caps, floors and frequencies that cannot all be kept yield
-from the last of the document to the first, one place at a time, and the slate says which (`Slate.degraded`).
+Precedence: must, then pins, then cap, floor and frequency, then boosts and exposure. Of two pins of one position the
+earlier in the document has it, the other takes the next free one. Caps, floors and frequencies that cannot all be kept are
+relaxed from the last of the document to the first, one position at a time, and `Slate.degraded` names them.
 """
 
 import functools
@@ -56,7 +56,7 @@ from recsys.errors import ConfigError
 from recsys.expressions import suggestion
 
 BOUNDS = (1.0, 10.0)
-"""of the factor by which a rule raises or lowers a utility"""
+"""range of the factor by which a rule raises or lowers a utility"""
 FIRST_YEAR = 1970
 MAX_QUOTAS = 60
 """caps, floors and frequencies of one rule set"""
@@ -65,7 +65,7 @@ DATE = "%Y-%m-%dT%H:%M:%SZ"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """What every rule has."""
+    """Fields that all rules share."""
 
     name: str
     when: str | None = None
@@ -144,20 +144,20 @@ KINDS: dict[str, type[Rule]] = {
     kind.__name__.lower(): kind for kind in (Must, Boost, Bury, Pin, Cap, Floor, Frequency, Exposure)
 }
 QUOTAS = (Cap, Floor, Frequency)
-"""kinds that yield when they cannot all be kept"""
+"""kinds that are relaxed when they cannot all be kept"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What a change of rules may cost, as shares from 0 to 1; a dry run fails beyond."""
+class DryRunLimits:
+    """Limits on the cost of a rule change, as shares from 0 to 1; a dry run fails beyond them."""
 
     value_lost: float = 0.05
-    """of the value of what is shown, against the rules before"""
+    """share of the slates' value, against the rules before"""
     value_lost_by_a_rule: float = 0.05
-    """by one rule alone, against the same rules without it"""
+    """share that one rule alone costs, against the same rules without it"""
     slates_changed: float = 1.0
     exposure_shift: float = 1.0
-    """of what is shown, the part that moves from some categories to others"""
+    """share of the exposure that moves between values of a category"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,16 +165,16 @@ class RuleSet:
     """Rules in the order of their document."""
 
     rules: tuple[Rule, ...]
-    limits: Limits = Limits()
+    limits: DryRunLimits = DryRunLimits()
 
     @staticmethod
     def parse(document: Mapping[str, Any] | str) -> "RuleSet":
-        """From YAML text or its decoded document; ConfigError says which rule and which key is wrong."""
+        """Parse YAML text or its decoded document; ConfigError names the rule and the key."""
         decoded = decode(document, "the rule set") if isinstance(document, str) else document
-        rules = tuple(parse_rule(f"rules[{place}]", entry) for place, entry in enumerate(entries(decoded)))
+        rules = tuple(parse_rule(f"rules[{index}]", entry) for index, entry in enumerate(entries(decoded)))
         limits = _limits(decoded.get("limits", {}))
         names = [rule.name for rule in rules]
-        if twice := [name for place, name in enumerate(names) if name in names[:place]]:
+        if twice := [name for index, name in enumerate(names) if name in names[:index]]:
             raise ConfigError(f"two rules are called {twice[0]!r}; give each its own name")
         if (num := sum(isinstance(rule, QUOTAS) for rule in rules)) > MAX_QUOTAS:
             raise ConfigError(f"{num} rules are caps, floors or frequencies; keep at most {MAX_QUOTAS}")
@@ -182,18 +182,18 @@ class RuleSet:
 
     @staticmethod
     def read(path: str | Path) -> "RuleSet":
-        """From a YAML file."""
+        """Read a YAML file."""
         return RuleSet.parse(decode(read_text(path), f"the rule file {path}"))
 
     def to_document(self) -> dict[str, Any]:
-        """What parse reads, with nothing left implicit."""
+        """Return the document that `parse` reads, normalised: dates, numbers and defaults are explicit."""
         document: dict[str, Any] = {
             "rules": [{key: value for key, value in asdict(rule).items() if value is not None} for rule in self.rules]
         }
-        return document if self.limits == Limits() else {**document, "limits": asdict(self.limits)}
+        return document if self.limits == DryRunLimits() else {**document, "limits": asdict(self.limits)}
 
     def without(self, name: str) -> "RuleSet":
-        """The same but for one rule."""
+        """Return the rule set without one rule."""
         return replace(self, rules=tuple(rule for rule in self.rules if rule.name != name))
 
     @property
@@ -204,7 +204,7 @@ class RuleSet:
 
 
 def read_text(path: str | Path) -> str:
-    """The text of a rule file; ConfigError when it cannot be read."""
+    """Return the text of a rule file; ConfigError when it cannot be read."""
     try:
         return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -212,18 +212,18 @@ def read_text(path: str | Path) -> str:
 
 
 def decode(text: str, source: str) -> Any:
-    """YAML -> its document; ConfigError names line and column."""
+    """Decode YAML; ConfigError names line and column."""
     try:
         return strict_yaml.load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
-        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        location = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         reason = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise ConfigError(f"{source} is not YAML: {place}{reason}; mend it there") from None
+        raise ConfigError(f"{source} is not YAML: {location}{reason}; mend it there") from None
 
 
 def entries(decoded: Any) -> list[Any]:
-    """The rules of a decoded document, unchecked."""
+    """Return the unchecked rules of a decoded document."""
     keys = set(decoded) if isinstance(decoded, Mapping) else set()
     if "rules" not in keys or keys - {"rules", "limits"} or not isinstance(decoded["rules"], list):
         raise ConfigError(
@@ -232,17 +232,17 @@ def entries(decoded: Any) -> list[Any]:
     return decoded["rules"]
 
 
-def _limits(document: Any) -> Limits:
-    known = [one.name for one in fields(Limits)]
+def _limits(document: Any) -> DryRunLimits:
+    known = [one.name for one in fields(DryRunLimits)]
     if not isinstance(document, Mapping):
         raise ConfigError(f"limits is a {type(document).__name__}; write a mapping of {', '.join(known)}")
     if unknown := [str(key) for key in document if key not in known]:
         raise ConfigError(f"limits has the unknown key {unknown[0]!r}; {suggestion(unknown[0], known)}")
-    return Limits(**{key: _number(0.0, 1.0, f"limits.{key}", value) for key, value in document.items()})
+    return DryRunLimits(**{key: _number(0.0, 1.0, f"limits.{key}", value) for key, value in document.items()})
 
 
 def parse_rule(where: str, entry: Any) -> Rule:
-    """One rule; ConfigError begins with `where` and the key that is wrong."""
+    """Parse one rule; ConfigError begins with `where` and the key."""
     if not isinstance(entry, Mapping):
         raise ConfigError(
             f"{where} is a {type(entry).__name__}; write a mapping with a name and one of {', '.join(KINDS)}"
@@ -278,7 +278,7 @@ def _check_order(where: str, rule: Rule) -> None:
     if isinstance(rule, Exposure) and rule.least > rule.most:
         raise ConfigError(f"{where}.least is {rule.least}, more than most, {rule.most}; swap or mend them")
     if isinstance(rule, Floor) and rule.floor > rule.top:
-        raise ConfigError(f"{where}.floor is {rule.floor}, but there are only {rule.top} places; lower it")
+        raise ConfigError(f"{where}.floor is {rule.floor}, but there are only {rule.top} positions; lower it")
 
 
 def _text(where: str, value: Any) -> str:
@@ -300,7 +300,7 @@ def _whole(low: int, where: str, value: Any) -> int:
 
 
 def _moment(where: str, value: Any) -> str:
-    """-> ISO 8601 in UTC, so that texts compare as moments do."""
+    """Return ISO 8601 in UTC, so that texts compare as times do."""
     try:
         moment = datetime.fromisoformat(value.isoformat() if isinstance(value, date) else value)
         moment = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)

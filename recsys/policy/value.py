@@ -1,4 +1,4 @@
-"""From the probabilities of the objectives to one utility.
+"""Value formula: probabilities of the objectives to one utility.
 
 Shapes: B queries of a batch, C candidates of a query, T objectives.
 """
@@ -13,15 +13,15 @@ import numpy as np
 from recsys.errors import ConfigError
 from recsys.expressions import Expression, compile_expression
 
-CERTAIN = 50.0
-"""a logit that is as large makes a probability of 1"""
+SATURATED_LOGIT = 50.0
+"""logit at which a float64 probability is 1; exp of more would overflow for nothing"""
 
 
 class ValueFormula:
-    """A number expression over objectives and weights, such as "watch + like_weight * like"."""
+    """Numeric expression over objectives and weights, such as "watch + like_weight * like"."""
 
     def __init__(self, *, formula: str | None, weights: Mapping[str, float]) -> None:
-        """formula: None stands for the sum of all objectives."""
+        """formula: None is the sum of all objectives."""
         if not isinstance(weights, Mapping):
             raise ConfigError(f"value.weights is a {type(weights).__name__}; write a mapping of names to numbers")
         for name, weight in weights.items():
@@ -30,8 +30,11 @@ class ValueFormula:
         self.formula = formula
         self.weights = {str(name): float(weight) for name, weight in weights.items()}
 
-    def spelled(self, means: Mapping[str, str]) -> "ValueFormula":
-        """Reading objectives only, means being sums of them: what a bundle keeps. ConfigError for a weight of that name."""
+    def expand_means(self, means: Mapping[str, str]) -> "ValueFormula":
+        """Replace the names of means, which are sums of objectives, by their formula: a bundle knows objectives only.
+
+        ConfigError for a weight that has the name of a mean.
+        """
         if both := sorted(self.weights.keys() & means.keys()):
             raise ConfigError(f"value.weights.{both[0]} has the name of a mean; call the weight otherwise")
         if self.formula is None or not means:
@@ -40,7 +43,7 @@ class ValueFormula:
         return ValueFormula(formula=named.sub(lambda one: f"({means[one[0]]})", self.formula), weights=self.weights)
 
     def compile(self, objectives: Sequence[str]) -> "CompiledValue":
-        """Check the formula against the objectives of a ranker; ConfigError names what does not fit."""
+        """Compile the formula for the objectives of a ranker; ConfigError names a name that does not fit."""
         if both := sorted(self.weights.keys() & set(objectives)):
             raise ConfigError(f"value.weights.{both[0]} has the name of an objective; call the weight otherwise")
         types = dict.fromkeys([*objectives, *self.weights], "number")
@@ -53,34 +56,34 @@ class ValueFormula:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompiledValue:
-    """The formula of one ranker."""
+    """Formula compiled for one ranker."""
 
     expression: Expression
     weights: Mapping[str, float]
     objectives: tuple[str, ...]
 
-    def spread(self, probabilities: np.ndarray, deviations: np.ndarray) -> np.ndarray:
-        """Standard deviation [B, C] of the utility, the logits of probabilities [B, C, T] being as unsure as deviations
-        [B, C, T] say, each by itself: that objectives which follow each other err together does not come this far.
+    def utility_std(self, probabilities: np.ndarray, logit_std: np.ndarray) -> np.ndarray:
+        """Return the standard deviation [B, C] of the utility, given that of the logits [B, C, T], 0 where unknown.
 
-        The delta method, by the difference over one deviation to both sides instead of the derivative, so that kinks of
-        the formula do not surprise; sum over the objectives of ((U(logit + s) - U(logit - s)) / 2)^2. 0 where unknown.
+        Delta method with central differences over one standard deviation instead of derivatives, robust to kinks of the
+        formula: the variance is the sum over objectives of ((U(logit + s) - U(logit - s)) / 2)^2. The objectives are
+        treated as independent, although the errors of chained objectives correlate.
         """
-        read = [place for place, name in enumerate(self.objectives) if name in self.expression.names]
+        read = [column for column, name in enumerate(self.objectives) if name in self.expression.names]
         moved = np.repeat(probabilities.astype(np.float64)[None], 2 * len(read), axis=0)
-        for number, place in enumerate(read):
-            p = moved[2 * number, ..., place].copy()
-            odds = np.exp(np.minimum(deviations[..., place].astype(np.float64), CERTAIN))
-            moved[2 * number, ..., place] = p * odds / (1 - p + p * odds)
-            moved[2 * number + 1, ..., place] = p / (p + (1 - p) * odds)
+        for number, column in enumerate(read):
+            p = moved[2 * number, ..., column].copy()
+            odds = np.exp(np.minimum(logit_std[..., column].astype(np.float64), SATURATED_LOGIT))
+            moved[2 * number, ..., column] = p * odds / (1 - p + p * odds)
+            moved[2 * number + 1, ..., column] = p / (p + (1 - p) * odds)
         utility = self(moved).astype(np.float64)
         return np.nan_to_num(np.sqrt(np.square((utility[::2] - utility[1::2]) / 2).sum(axis=0)), nan=0.0)
 
     def __call__(self, probabilities: np.ndarray) -> np.ndarray:
-        """probabilities [B, C, T] -> utility [B, C] float32, NaN where the formula has no finite value."""
+        """Compute utility [B, C] float32 from probabilities [B, C, T], NaN where the formula is not finite."""
         if probabilities.shape[-1] != len(self.objectives):
             raise ValueError(f"{probabilities.shape[-1]} probabilities for the objectives {self.objectives}")
-        columns = {name: probabilities[..., place] for place, name in enumerate(self.objectives)}
+        columns = {name: probabilities[..., column] for column, name in enumerate(self.objectives)}
         weights = {name: np.asarray(weight) for name, weight in self.weights.items()}
         with np.errstate(over="ignore"):
             utility = self.expression({**columns, **weights}).astype(np.float32)

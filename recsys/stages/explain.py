@@ -19,8 +19,8 @@ from recsys.features.state import item_key, remembered
 from recsys.items.ledger import Ledger
 from recsys.items.store import Change
 from recsys.items.tracked import Tracked
+from recsys.policy.change_watcher import POLL_INTERVAL_S, ChangeWatcher
 from recsys.policy.value import CompiledValue
-from recsys.policy.watch import EVERY_S, Watch
 from recsys.stages.stage import PROBABILITIES, QUERY, SLATE, Rank, Tensors
 
 EVENT = "event "
@@ -114,13 +114,13 @@ class RowsNow:
 
     def __init__(self, items: Tracked[KnownItems]) -> None:
         self._items = items
-        self._watch = Watch(items.stamp, self._follow)
+        self._watcher = ChangeWatcher(items.stamp, self._follow)
         if not self._follow():
-            self._watch.fail()
-        self._watch.keep_looking(EVERY_S)
+            self._watcher.mark_failed()
+        self._watcher.start_polling(POLL_INTERVAL_S)
 
     def __call__(self) -> Rows:
-        self._watch.look()
+        self._watcher.poll()
         return self._items.state.ledger.row_of
 
     def _follow(self) -> bool:

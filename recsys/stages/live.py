@@ -15,11 +15,11 @@ from recsys.features.spec import Tensor
 from recsys.items.ruled import RuledItems
 from recsys.items.searched import SearchedItems
 from recsys.items.tracked import Tracked
+from recsys.policy.change_watcher import POLL_INTERVAL_S, ChangeWatcher
 from recsys.policy.compose import CompiledPolicy
-from recsys.policy.hiding import HiddenItems
-from recsys.policy.live import Follower
-from recsys.policy.shares import LiveShares, Shares, Shown
-from recsys.policy.watch import EVERY_S, Watch
+from recsys.policy.exposure_file import ExposureShares, LiveShares, Shares
+from recsys.policy.hidden_items import HiddenItems
+from recsys.policy.hot_reload import HotReloader
 from recsys.stages.stage import Offered, Retrieve, Rules, Tensors
 
 STALE_RULES = "rules:stale"
@@ -39,15 +39,15 @@ class LiveRetrieve:
     def __init__(self, trained: Retrieve, items: Tracked[SearchedItems]) -> None:
         """trained: over the items of the bundle"""
         self._trained, self._items = trained, items
-        self._watch = Watch(items.stamp, self._follow)
+        self._watcher = ChangeWatcher(items.stamp, self._follow)
         if not self._follow():
-            self._watch.fail()
-        self._watch.keep_looking(EVERY_S)
+            self._watcher.mark_failed()
+        self._watcher.start_polling(POLL_INTERVAL_S)
 
     @property
     def now(self) -> Retrieve:
         """What answers at this moment."""
-        self._watch.look()
+        self._watcher.poll()
         return self._now
 
     @property
@@ -80,29 +80,29 @@ class LiveRetrieve:
 class LiveRules:
     """Rules as they were published last, for the items as they are now and what was shown to everybody until now."""
 
-    follower: Follower[Rules]
+    follower: HotReloader[Rules]
     items: Tracked[RuledItems] | None
     shares: LiveShares | None = None
     name: str = "rules"
 
     @property
     def policy(self) -> CompiledPolicy:
-        return self.follower.now().value.policy
+        return self.follower.current().value.policy
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
-        return self.follower.now().value.inputs
+        return self.follower.current().value.inputs
 
     @property
     def optional_inputs(self) -> tuple[Tensor, ...]:
-        return self.follower.now().value.optional_inputs
+        return self.follower.current().value.optional_inputs
 
     @property
     def outputs(self) -> tuple[Tensor, ...]:
-        return self.follower.now().value.outputs
+        return self.follower.current().value.outputs
 
     def __call__(self, tensors: Tensors) -> dict[str, list[Slate]]:
-        served, shown = self.follower.now(), self._shown()
+        served, shown = self.follower.current(), self._shown()
         taken = _taken(shown.shares, served.value, tensors)
         slates = served.value(_with(taken, tensors))["SLATE"]
         if any(taken):
@@ -111,15 +111,15 @@ class LiveRules:
         return {"SLATE": [_flagged(slate, flags) for slate in slates] if flags else slates}
 
     def rows(self, tensors: Tensors) -> np.ndarray:
-        rules = self.follower.now().value
+        rules = self.follower.current().value
         return rules.rows(_with(_taken(self._shown().shares, rules, tensors), tensors))
 
     def offered(self, tensors: Tensors) -> Offered:
-        rules = self.follower.now().value
+        rules = self.follower.current().value
         return rules.offered(_with(_taken(self._shown().shares, rules, tensors), tensors))
 
-    def _shown(self) -> Shown:
-        return Shown() if self.shares is None else self.shares.now()
+    def _shown(self) -> ExposureShares:
+        return ExposureShares() if self.shares is None else self.shares.current()
 
     def _flags(self, stale_rules: bool, stale_exposure: bool) -> list[str]:
         stale_items = self.items is not None and self.items.stale
@@ -132,7 +132,7 @@ def _taken(shares: Shares, rules: Rules, tensors: Tensors) -> list[dict[str, flo
     queries: Sequence[Query] = tensors["QUERY"]
     if not shares:
         return [{} for _ in queries]
-    reads = [rules.policy.reads(rows) for rows in tensors["candidate_rows"]]
+    reads = [rules.policy.exposure_keys(rows) for rows in tensors["candidate_rows"]]
     return [
         {key: shares[key] for key in keys if key in shares and key not in query.exposure}
         for query, keys in zip(queries, reads, strict=True)

@@ -25,11 +25,11 @@ from recsys.items.searched import SearchedItems
 from recsys.items.store import ItemStore
 from recsys.items.tracked import Tracked
 from recsys.policy.compose import Policy
-from recsys.policy.hiding import HiddenItems
-from recsys.policy.live import Follower, Unpublished
+from recsys.policy.exposure_file import LiveShares, ShareFile
+from recsys.policy.hidden_items import HiddenItems
+from recsys.policy.hot_reload import HotReloader, NoRuleStore
 from recsys.policy.repeat import CompiledRepeat, SeenFilter
 from recsys.policy.rules import RuleSet
-from recsys.policy.shares import LiveShares, ShareFile
 from recsys.policy.store import RuleStore
 from recsys.stages.explain import Explain, KnownItems, RowsNow
 from recsys.stages.live import LiveRetrieve, LiveRules
@@ -209,9 +209,9 @@ def load_live_rules(
     The bundle's own rules serve where nothing was published.
     """
     items = None if items_store is None else Tracked(ItemStore(items_store), read_ruled_items(bundle))
-    published = Unpublished() if rules_store is None else RuleStore(rules_store)
+    published = NoRuleStore() if rules_store is None else RuleStore(rules_store)
     return LiveRules(
-        follower=Follower(published, rules_maker(bundle, items=items), items),
+        follower=HotReloader(published, rules_maker(bundle, items=items), items),
         items=items,
         shares=None if shares_folder is None else LiveShares(ShareFile(shares_folder)),
     )

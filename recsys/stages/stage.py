@@ -19,7 +19,7 @@ from recsys.errors import QueryError
 from recsys.features.encode import Arrays, ItemTable, encode_queries, missing_columns
 from recsys.features.spec import FeatureSpec, Tensor
 from recsys.policy.compose import CompiledPolicy
-from recsys.policy.hiding import HiddenItems, not_shown
+from recsys.policy.hidden_items import HiddenItems, excluded_rows
 from recsys.policy.repeat import SeenFilter
 
 QUERY = Tensor(name="QUERY", dtype="bytes", shape=(1,))
@@ -106,7 +106,7 @@ class Retrieve:
 
     def _excluded(self, queries: Sequence[Query]) -> np.ndarray:
         """[B, E] rows that the history bars or the query excludes or hides, PAD at the end."""
-        listed = not_shown(queries, self.items.rows, self.seen, self.hiding)
+        listed = excluded_rows(queries, self.items.rows, self.seen, self.hiding)
         excluded = np.full((len(queries), max(map(len, listed), default=0)), PAD, dtype=np.int64)
         for place, rows in enumerate(listed):
             excluded[place, : len(rows)] = rows

@@ -21,13 +21,13 @@ from pytorch_lightning.loggers import Logger
 from recsys.candidates.merge import num_score_features, score_columns
 from recsys.candidates.sources import CandidateSources, Sources
 from recsys.data.splits import LATER, PERIODS, RANK, TEST, VALIDATION, Split
-from recsys.evaluation.moments import Moments
-from recsys.evaluation.questions import Questions
+from recsys.evaluation.evaluation_queries import EvaluationQueries
+from recsys.evaluation.labelled_requests import LabelledRequests
 from recsys.features.encode import Arrays, ItemTable, without_padding
 from recsys.features.spec import FeatureSpec
 from recsys.index import Index
 from recsys.index.ann import IndexBuilder
-from recsys.policy.hiding import HiddenItems
+from recsys.policy.hidden_items import HiddenItems
 from recsys.ranking.funnel import told
 from recsys.retrieval.two_tower import TowerEnsemble
 from recsys.stages import Retrieve, seen_filter
@@ -106,7 +106,7 @@ class Run:
     """One cascade to train: on which split, from which seed, and where its checkpoints go."""
 
     prepared: Prepared
-    validation: Questions
+    validation: EvaluationQueries
     knobs: Knobs
     folder: Path
     seed: int
@@ -308,7 +308,7 @@ class Run:
         sources = retrieve.sources
         fit = ranking.affordable(sources.total, num_score_features(len(sources.names)), spec.num_objectives)
         per_user, most = ranking.requests_per_user, min(most, fit)
-        moments = Moments.of(prepared.replay, split, period, per_user=per_user, most=most)
+        moments = LabelledRequests.of(prepared.replay, split, period, per_user=per_user, max_requests=most)
         return ranking_examples(retrieve, spec, items, moments, dense=ranking.dense_candidates)
 
 

@@ -18,11 +18,11 @@ from recsys.bundle import Bundle, write_bundle
 from recsys.data.dataset import Dataset
 from recsys.data.splits import TEST, Splitter
 from recsys.errors import ConfigError
+from recsys.evaluation.evaluation_queries import RETRIEVED, EvaluationQueries
+from recsys.evaluation.labelled_requests import LabelledRequests
 from recsys.evaluation.metrics import K
-from recsys.evaluation.moments import Moments
-from recsys.evaluation.objectives import judged
+from recsys.evaluation.objectives import evaluate_objectives
 from recsys.evaluation.protocol import Evaluation
-from recsys.evaluation.questions import RETRIEVED, Questions
 from recsys.evaluation.report import PICTURES, Report
 from recsys.evaluation.scoreboard import Scoreboard
 from recsys.features.spec import Features
@@ -74,7 +74,7 @@ class Experiment:
         footprint = estimate(log, training_size(self.knobs, dataset.num_items, refit=self.refit))
         self.limits.check(footprint, log, timed=self.knobs.loop.accelerator == "cpu")
         say(f"estimated for two cores: {footprint}")
-        policy = self.policy.spelled(dataset.description.means)
+        policy = self.policy.expand_means(dataset.description.means)
         policy.value.compile(tuple(dataset.description.objectives))  # or it would be said after hours
         bars_of(policy.repeat, dataset.description)
         return replace(self, policy=policy)._run(dataset, folder, config, say)
@@ -116,11 +116,11 @@ class Experiment:
         started, board, splits = time.perf_counter(), Scoreboard(dataset), self.protocol.splits(dataset)
         if self.knobs.ranking is not None and self.knobs.ranking.logged is None:
             for split in splits:
-                split.check_watched(dataset)
+                split.check_observed(dataset)
         for number, split in enumerate(splits):
             prepared = prepare(dataset, split, self.features, self.content, self.policy.repeat)
             say(f"{split.name}: baselines")
-            test = self.evaluation.ask(board, split, prepared.replay)
+            test = self.evaluation.evaluate_baselines(board, split, prepared.replay)
             for seed in reversed(self.seeds):
                 say(f"seed {seed}")
                 run = Run(
@@ -166,29 +166,34 @@ class Experiment:
             )
             yield draft
 
-    def _measure(self, draft: Bundle, test: Questions, board: Scoreboard, seed: int) -> None:
+    def _measure(self, draft: Bundle, test: EvaluationQueries, board: Scoreboard, seed: int) -> None:
         stages = load_stages(draft)
         retrieve = stages[0]
         assert isinstance(retrieve, Retrieve)
         if (total := retrieve.sources.total) < min(K, test.num_items):
             board.note(f"a cascade has {total} candidates: its recall@{K} is that of the first {total}")
-        board.record("towers", test.answers([retrieve.only("two_tower")], {})[RETRIEVED], seed=seed)
-        for name, ranking in test.answers(stages[:-1], self._ends(draft, stages)).items():
+        board.record("towers", test.rankings([retrieve.only("two_tower")], {})[RETRIEVED], seed=seed)
+        for name, ranking in test.rankings(stages[:-1], self._ends(draft, stages)).items():
             board.record(name, ranking, seed=seed)
         if self.knobs.ranking is not None:
             self._judge(self.knobs.ranking, stages[:-1], test, board)
 
-    def _judge(self, ranking: RankingTraining, shared: Sequence[Stage], test: Questions, board: Scoreboard) -> None:
+    def _judge(
+        self, ranking: RankingTraining, shared: Sequence[Stage], test: EvaluationQueries, board: Scoreboard
+    ) -> None:
         """How right the probabilities are, of requests that come as those came which the ranker was calibrated on."""
         if ranking.logged is not None:
             board.note(
                 "probabilities are those of an item that is shown; most candidates never were: no figures of them"
             )
             return
-        moments = Moments.of(test.replay, test.split, TEST, per_user=ranking.requests_per_user, most=JUDGED)
-        board.record_objectives(judged(moments, *moments.answers(shared), test.known.popularity))
+        moments = LabelledRequests.of(
+            test.replay, test.split, TEST, per_user=ranking.requests_per_user, max_requests=JUDGED
+        )
+        board.record_objectives(evaluate_objectives(moments, *moments.score_candidates(shared), test.known.popularity))
         board.note(
-            f"probabilities, {test.split.name}: of what is reached {moments.told}, {len(moments):,} requests of the test period"
+            f"probabilities, {test.split.name}: of what is reached {moments.horizon_text}, "
+            f"{len(moments):,} requests of the test period"
         )
         if not test.split.ordered:
             board.note(

@@ -10,7 +10,7 @@ from recsys.contracts import PAD, Query
 from recsys.data.description import ITEM, TIMESTAMP
 from recsys.data.splits import PERIODS
 from recsys.errors import DataError
-from recsys.evaluation.moments import drawn
+from recsys.evaluation.labelled_requests import sample_rows
 from recsys.features.encode import Arrays, ItemTable
 from recsys.features.spec import FeatureSpec
 from recsys.stages import Retrieve
@@ -39,7 +39,7 @@ def impression_examples(
     """
     shown = _inside(prepared, period)
     request = shown["request"].rle_id().to_numpy()
-    kept = np.isin(request, drawn(np.arange(request[-1] + 1), most))
+    kept = np.isin(request, sample_rows(np.arange(request[-1] + 1), most))
     shown, request = shown.filter(pl.Series(kept)), np.unique(request[kept], return_inverse=True)[1]
     place = np.arange(len(request)) - np.searchsorted(request, request)
     queries = [Query.from_json(text) for text in shown.filter(pl.Series(place == 0))["query"]]

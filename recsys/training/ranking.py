@@ -17,7 +17,7 @@ from torch import Tensor
 from recsys.contracts import PAD
 from recsys.errors import ConfigError, check_ranges
 from recsys.evaluation.metrics import reordered_ndcg
-from recsys.evaluation.pareto import Outcomes
+from recsys.evaluation.pareto import ValidationOutcomes
 from recsys.features.encode import ItemTable
 from recsys.features.spec import FeatureSpec
 from recsys.nn.losses import listwise_softmax, masked_bce
@@ -131,7 +131,7 @@ class TrainedRanker:
     ranker: MultiObjectiveRanker
     calibrator: Calibrator
     posterior: LastLayerPosterior
-    outcomes: Outcomes
+    outcomes: ValidationOutcomes
     learnt_from: tuple[RetrievalVersion, ...]
     calibrated_on: tuple[RetrievalVersion, ...]
     epochs: int
@@ -167,7 +167,7 @@ class RankingTraining(Fitting):
     listwise_weight: float
     """of the listwise term beside the sum of the pointwise ones"""
     requests_per_user: int
-    """of a user, at most, in a stretch of the log as long as the horizon (recsys/evaluation/moments.py)"""
+    """of a user, at most, in a stretch of the log as long as the horizon (recsys/evaluation/labelled_requests.py)"""
     requests: int
     """at most, to learn from"""
     validation_requests: int
@@ -292,7 +292,7 @@ class RankingTraining(Fitting):
         posterior = LastLayerPosterior(*learnt.shape)
         posterior.fit(task.information(train), learnt)
         calibrator, probabilities = calibrated(task, train, valid)
-        outcomes = Outcomes(rows=valid.candidate_rows, probabilities=probabilities, labels=valid.labels)
+        outcomes = ValidationOutcomes(rows=valid.candidate_rows, probabilities=probabilities, labels=valid.labels)
         return TrainedRanker(
             ranker=task.ranker,
             calibrator=calibrator,

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from recsys.contracts import PAD, Query
 from recsys.errors import DataError
-from recsys.evaluation.moments import Moments
-from recsys.evaluation.threads import in_threads
+from recsys.evaluation.labelled_requests import LabelledRequests
+from recsys.evaluation.threads import map_in_threads
 from recsys.features.encode import Arrays, ItemTable, encode_queries
 from recsys.features.spec import FeatureSpec
 from recsys.stages import Retrieve
@@ -108,7 +108,7 @@ def ranking_examples(
     retrieve: Retrieve,
     spec: FeatureSpec,
     items: ItemTable,
-    moments: Moments,
+    moments: LabelledRequests,
     *,
     dense: int,
 ) -> RankingExamples:
@@ -153,7 +153,7 @@ def in_batches(part: Callable[[np.ndarray], Arrays], rows: np.ndarray) -> Arrays
         for name, one in (part(rows[start : start + BATCH]) if start else first).items():
             whole[name][start : start + BATCH] = one
 
-    in_threads(fill, range(0, len(rows), BATCH))
+    map_in_threads(fill, range(0, len(rows), BATCH))
     return whole
 
 

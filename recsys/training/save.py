@@ -57,7 +57,7 @@ def save_cascade(
         _save_words(bundle, prepared.words)
     if ranking := cascade.ranking:
         inputs = ranker_inputs(spec, len(sources.names))
-        posterior = ranking.posterior if policy.exploration.by_doubt else None
+        posterior = ranking.posterior if policy.exploration.needs_uncertainty else None
         export_ranker(ranking.ranker, ranking.calibrator, posterior, inputs, bundle.path / RANKER)
         bundle.write_arrays(OUTCOMES, ranking.outcomes.to_arrays())
     save_file(_weights(cascade), bundle.path / "weights.safetensors")

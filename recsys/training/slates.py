@@ -14,7 +14,7 @@ import polars as pl
 from recsys.contracts import PAD
 from recsys.data.description import did_you_mean
 from recsys.errors import DataError
-from recsys.evaluation.moments import drawn
+from recsys.evaluation.labelled_requests import sample_rows
 from recsys.features.encode import Arrays, ItemTable, encode_gaps
 from recsys.features.spec import FeatureSpec
 from recsys.stages import Retrieve
@@ -81,7 +81,7 @@ def shown_examples(
     offer at that moment is left out, since the ranker is never asked about it.
     """
     slates = Slates.of(prepared, period)
-    slates = Slates(rows=slates.rows[drawn(np.arange(len(slates.rows)), most)])
+    slates = Slates(rows=slates.rows[sample_rows(np.arange(len(slates.rows)), most)])
     logged = logged_examples(prepared, spec, items, slates, position=shown.position, propensity=shown.propensity)
 
     def part(places: np.ndarray) -> Arrays:

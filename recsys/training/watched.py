@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from recsys.contracts import PAD
+from recsys.evaluation.evaluation_queries import EvaluationQueries
 from recsys.evaluation.metrics import Targets, hits, ndcg, recall
-from recsys.evaluation.questions import Questions
 from recsys.features.encode import Arrays, ItemTable, encode_queries, without_padding
 from recsys.features.spec import FeatureSpec
 
@@ -57,7 +57,7 @@ class Watched:
     targets: Targets
 
     @staticmethod
-    def of(questions: Questions, spec: FeatureSpec, items: ItemTable) -> "Watched":
+    def of(questions: EvaluationQueries, spec: FeatureSpec, items: ItemTable) -> "Watched":
         steps = range(0, len(questions), STEP)
         parts = [encode_queries(spec, items, questions.queries[start : start + STEP]) for start in steps]
         removed = questions.removed

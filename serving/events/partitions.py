@@ -26,7 +26,7 @@ import polars as pl
 
 from recsys.data.sources.event_log import ACTION, WORD
 from recsys.errors import ServingError
-from recsys.policy.durable import write_whole
+from recsys.policy.atomic_files import write_atomically
 from serving.events.lock import hold
 from serving.events.record import Stored
 
@@ -95,7 +95,7 @@ class PartitionSink:
         interval = new[0]["sequence"], new[-1]["sequence"]
         data = io.BytesIO()
         _table(kind, new).write_parquet(data)
-        write_whole(self.folder / place / f"{interval[0]}-{interval[1]}.parquet", data.getvalue())
+        write_atomically(self.folder / place / f"{interval[0]}-{interval[1]}.parquet", data.getvalue())
         written.append(interval)
         self.rows += len(new)
         self.malformed += len(new) * (kind == MALFORMED)

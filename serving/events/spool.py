@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from recsys.errors import ServingError
-from recsys.policy.durable import cut, synchronise
+from recsys.policy.atomic_files import sync_folder, truncate
 from serving.events.lock import hold
 from serving.events.record import Record
 
@@ -144,7 +144,7 @@ class Spool:
             self.damaged += sum(_spooled(line) is None for line in data[:size].splitlines())
             if size:
                 if size < len(data):
-                    cut(path, size)
+                    truncate(path, size)
                 segments.append(_Segment(path=path, size=size))
             else:
                 path.unlink()
@@ -170,7 +170,7 @@ class Spool:
         path = self.folder / f"{self._number:012}{SUFFIX}"
         self._active = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o666)
         self._segments.append(_Segment(path=path, size=0))
-        synchronise(self.folder)
+        sync_folder(self.folder)
 
     def _end_segment(self) -> None:
         if self._active is not None:

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TextIO
 
 from recsys.bundle import Bundle
-from recsys.policy.shares import ShareFile
+from recsys.policy.exposure_file import ShareFile
 from recsys.stages import read_spec, recently_popular
 from serving.events.record import Writer
 from serving.gateway.breaker import Breaker

@@ -97,7 +97,7 @@ class Fallbacks:
     def popular(self, query: Query) -> SlateDocument:
         """Popular items, without those that may not be shown to this user."""
         wanted = max(CANDIDATES, 2 * query.k)
-        (barred,) = self._rules.policy.barred([query])
+        (barred,) = self._rules.policy.excluded_rows([query])
         listed = _popular(self._retrieve.sources, self._recent)
         rows = listed.rows[: wanted + len(barred)]
         keep = np.flatnonzero(~np.isin(rows, barred))[:wanted]

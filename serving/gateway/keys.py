@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from recsys.errors import ConfigError, check_ranges
-from recsys.policy.durable import locked
+from recsys.policy.atomic_files import locked
 from serving.gateway.refusals import Refusal
 
 Scope = Literal["recommend", "events", "admin"]

@@ -21,7 +21,7 @@ from recsys.errors import ServingError, check_ranges
 from recsys.items.ruled import rule_columns
 from recsys.policy.compose import Policy
 from recsys.policy.popularity import ITEM
-from recsys.policy.quotas import grouping
+from recsys.policy.quotas import category_values
 from recsys.policy.rules import Exposure, RuleSet
 from recsys.stages import read_catalogue
 from serving.events.record import Record
@@ -50,7 +50,9 @@ class NamedColumns:
         dial = Policy.from_document(bundle.document("policy.yaml")).popularity
         self._always = {ITEM} if dial.reads_exposure else set()
         types = {ITEM: "category", **types}
-        self._values = cache(lambda name: dict(zip(items, grouping("exposure", name, columns, types), strict=True)))
+        self._values = cache(
+            lambda name: dict(zip(items, category_values("exposure", name, columns, types), strict=True))
+        )
 
     def __call__(self, rules: RuleSet) -> Values:
         """ConfigError for a column that the catalogue does not have, or that has no values to count."""

@@ -20,7 +20,7 @@ from recsys.errors import ConfigError, QueryError, check_ranges
 from recsys.expressions import compile_expression, suggestion
 from recsys.features.spec import IDENTITY, FeatureSpec
 from recsys.items.ruled import rule_columns
-from recsys.policy.quotas import grouping
+from recsys.policy.quotas import category_values
 from recsys.stages import read_catalogue, read_spec
 
 POPULAR = "popular"
@@ -57,7 +57,7 @@ class Onboarding:
         self._rows = {item: row for row, item in enumerate(self._items)}
         order, columns = popularity(bundle, spec, self._items), rule_columns(catalogue, types)
         self._standing_in = cache(
-            lambda name: _most_popular(order, grouping("onboarding", name, columns, types), items_per_value)
+            lambda name: _most_popular(order, category_values("onboarding", name, columns, types), items_per_value)
         )
 
     def seeds(self, user: str, now: float, answers: Answers) -> tuple[Event, ...]:

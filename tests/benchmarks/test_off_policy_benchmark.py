@@ -15,7 +15,7 @@ from off_policy import BOOTSTRAP, INTERVAL, LOGGED, Direction, choose, direction
 
 from recsys.errors import DataError
 from recsys.experiments.logged_policy import shares
-from recsys.experiments.off_policy import DEFAULT, ESTIMATORS, Question, ips
+from recsys.experiments.off_policy import DEFAULT, ESTIMATORS, OffPolicyData, ips
 
 SMALL = World(
     name="small", rounds=300, actions=4, rate=0.2, interaction=0.5, logging=0.5, wanted=1.5, explored=0.1, people=50
@@ -72,7 +72,7 @@ def test_a_simulation_has_a_row_an_estimator(simulation):
     errors = []
     for seed in range(6):
         log, who = SMALL.draw(seed)
-        question = Question(log=log, policy=SMALL.policy[who], predicted=np.zeros((300, 4)))
+        question = OffPolicyData(log=log, policy=SMALL.policy[who], predicted=np.zeros((300, 4)))
         errors.append(ips(question).mean() / SMALL.truth - 1)
     (row,) = (row for row in simulation if row["estimator"] == "IPS")
     assert row["bias"] == pytest.approx(np.mean(errors), abs=1e-4)

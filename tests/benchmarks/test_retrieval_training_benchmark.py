@@ -14,7 +14,7 @@ import retrieval_training
 from retrieval_training import Stopwatch, composed, figures, read, train_ours, train_rectools
 
 from recsys.errors import DataError
-from recsys.evaluation.questions import Questions
+from recsys.evaluation.evaluation_queries import EvaluationQueries
 
 USERS, ITEMS = 120, 30
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -36,7 +36,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
 
 
 @pytest.fixture
-def questions(small: tuple[str, ...]) -> Questions:
+def questions(small: tuple[str, ...]) -> EvaluationQueries:
     return read(composed(*small))[1]
 
 
@@ -47,14 +47,14 @@ def test_ours_is_asked_after_every_epoch_until_it_is_good_enough(small: tuple[st
     assert len(train_ours(composed(*small), target=0.0).epochs) == 1
 
 
-def test_rectools_gets_its_budget_and_the_same_events(questions: Questions) -> None:
+def test_rectools_gets_its_budget_and_the_same_events(questions: EvaluationQueries) -> None:
     pytest.importorskip("rectools")
     watch = train_rectools(questions)
     assert len(watch.epochs) == 1, "no epoch begins after the budget"
     assert watch.num_examples == len(questions.known.items) - USERS, "all but the first event of a user are asked for"
 
 
-def test_rectools_is_asked_as_it_answers_by_itself(questions: Questions) -> None:
+def test_rectools_is_asked_as_it_answers_by_itself(questions: EvaluationQueries) -> None:
     """Our reading of its scores ranks what its own `recommend` does."""
     peer = pytest.importorskip("peer_rectools")
     from rectools.dataset import Dataset
@@ -72,7 +72,7 @@ def test_rectools_is_asked_as_it_answers_by_itself(questions: Questions) -> None
     np.testing.assert_array_equal(scores.argmax(axis=1), best)
 
 
-def test_a_missing_peer_is_one_sentence(questions: Questions, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_peer_is_one_sentence(questions: EvaluationQueries, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "peer_rectools", None)
     with pytest.raises(DataError, match="run `make setup`"):
         train_rectools(questions)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from recsys.bundle import Bundle, write_bundle
-from recsys.cli.front import GRID, weighed
+from recsys.cli.pareto import GRID, sweep_weight
 from recsys.errors import ConfigError
 from recsys.evaluation.pareto import OUTCOMES
 
@@ -26,7 +26,7 @@ def bundle(trained: Any, tmp_path: Path) -> Bundle:
 
 
 def test_every_value_is_weighed_and_the_served_one_is_marked(bundle: Bundle) -> None:
-    points = weighed(bundle, "like_weight", ("click", "like"))
+    points = sweep_weight(bundle, "like_weight", ("click", "like"))
     assert [point["weight"] for point in points] == sorted({*GRID, 2.0})
     assert [point["weight"] for point in points if point["served"]] == [2.0]
     assert all(0 < one <= 1 for point in points for one in point["worth"])
@@ -42,12 +42,12 @@ def test_every_value_is_weighed_and_the_served_one_is_marked(bundle: Bundle) -> 
 )
 def test_unknown_names_are_named(bundle: Bundle, weight: str, objectives: tuple[str, str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        weighed(bundle, weight, objectives)
+        sweep_weight(bundle, weight, objectives)
 
 
 def test_a_formula_without_weights_says_so(trained: Any) -> None:
     with pytest.raises(ConfigError, match=r"has no named weights; give policy\.value\.formula"):
-        weighed(trained.bundle, "like_weight", ("click", "like"))
+        sweep_weight(trained.bundle, "like_weight", ("click", "like"))
 
 
 def test_the_command_prints_a_table_and_writes_a_picture(
@@ -65,4 +65,4 @@ def test_a_bundle_without_a_ranker_says_so(trained: Any, tmp_path: Path) -> None
     with write_bundle(tmp_path / "bundle", trained.bundle.spec_fingerprint) as draft:
         draft.write_document("policy.yaml", trained.bundle.document("policy.yaml"))
     with pytest.raises(ConfigError, match="it has no ranker or is older"):
-        weighed(Bundle.open(tmp_path / "bundle"), "like_weight", ("click", "like"))
+        sweep_weight(Bundle.open(tmp_path / "bundle"), "like_weight", ("click", "like"))

@@ -147,11 +147,11 @@ def test_a_description_keeps_them_and_a_saved_data_set_reads_back(tmp_path: Any)
 
 def test_a_formula_reads_a_mean_by_its_name_and_keeps_to_objectives() -> None:
     means = {"stars": "1 * stars_from_1 + 2 * stars_from_3", "minutes": "stars_from_1"}
-    value = ValueFormula(formula="click + weight * stars / (1 + minutes)", weights={"weight": 2}).spelled(means)
+    value = ValueFormula(formula="click + weight * stars / (1 + minutes)", weights={"weight": 2}).expand_means(means)
     compiled = value.compile(("click", "stars_from_1", "stars_from_3"))
     assert compiled(np.array([[[0.5, 0.5, 0.25]]])).item() == pytest.approx(0.5 + 2 * (0.5 + 2 * 0.25) / 1.5)
-    assert "stars_from_1" in ValueFormula(formula="stars_from_1 + stars", weights={}).spelled(means).formula  # type: ignore[operator]
-    assert ValueFormula(formula=None, weights={}).spelled(means).formula is None
-    assert ValueFormula(formula="max(click, max)", weights={}).spelled({"max": "a"}).formula == "max(click, (a))"
+    assert "stars_from_1" in ValueFormula(formula="stars_from_1 + stars", weights={}).expand_means(means).formula  # type: ignore[operator]
+    assert ValueFormula(formula=None, weights={}).expand_means(means).formula is None
+    assert ValueFormula(formula="max(click, max)", weights={}).expand_means({"max": "a"}).formula == "max(click, (a))"
     with pytest.raises(ConfigError, match=r"value\.weights\.stars has the name of a mean"):
-        ValueFormula(formula="stars", weights={"stars": 1}).spelled(means)
+        ValueFormula(formula="stars", weights={"stars": 1}).expand_means(means)

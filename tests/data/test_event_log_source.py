@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from recsys.contracts import Event, Query, Slate, SlateItem
 from recsys.data.dataset import DESCRIPTION_FILE
-from recsys.data.sources.event_log import EventLog
+from recsys.data.sources.event_log import EventLogSource
 from recsys.data.sources.synthetic import Synthetic
 from recsys.data.sources.tables import Tables
 from recsys.errors import DataError
@@ -56,7 +56,7 @@ def clicked(id, user="u", item="a", at=1_000.0, **fields):
 
 
 def loaded(folder, description, history=True):
-    return EventLog(folder=str(folder), description=description, history=history, wait_s=0.0).load()
+    return EventLogSource(folder=str(folder), description=description, history=history, wait_s=0.0).load()
 
 
 def test_the_log_stands_behind_the_history(tmp_path, description):
@@ -152,12 +152,12 @@ def test_words_come_back_and_answers_are_counted(tmp_path):
     for number, (item, done) in enumerate(zip("aabb", actions, strict=True)):
         records.append(clicked(f"{number}", item=item, at=1_001.0 + number, actions=done, request_id="q"))
     log = written(tmp_path / "log", records[:3], records[3:])
-    dataset = EventLog(folder=log, description=str(tmp_path / "shop.yaml"), history=True, wait_s=5.0).load()
+    dataset = EventLogSource(folder=log, description=str(tmp_path / "shop.yaml"), history=True, wait_s=5.0).load()
     assert dataset.interactions["kind"].to_list() == ["view", "buy", "view", "view", "buy", None]
     assert dataset.impressions is None or dataset.impressions.height == 0
     later = clicked("late", item="b", at=2_000.0, actions={"kind": "view"})
     log = written(tmp_path / "more", [*records, later, Record.impression(Query(user="u", now=3_000.0), slate, "r")])
-    dataset = EventLog(folder=log, description=str(tmp_path / "shop.yaml"), history=True, wait_s=5.0).load()
+    dataset = EventLogSource(folder=log, description=str(tmp_path / "shop.yaml"), history=True, wait_s=5.0).load()
     assert dataset.impressions["labels"].to_list() == [[1, 1, 0], [0, 0, 1]]
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from recsys.data.sources.synthetic import COLD_FROM, DAY_S, DAYS, OBJECTIVES, START, Synthetic, World
+from recsys.data.sources.synthetic import COLD_FROM, DAY_S, DAYS, OBJECTIVES, START, Synthetic, SyntheticWorld
 from recsys.errors import ConfigError
 
 SOURCE = Synthetic(users=300, items=200, events=30_000, seed=3)
@@ -12,7 +12,7 @@ LATE = START + COLD_FROM * DAYS * DAY_S
 
 
 @pytest.fixture(scope="module")
-def world() -> World:
+def world() -> SyntheticWorld:
     return SOURCE.world()
 
 
@@ -30,7 +30,7 @@ def test_rates_fall_from_click_to_buy() -> None:
     assert (labels[:, 1:] <= labels[:, :1]).all(), "like, share and buy come only after a click"
 
 
-def test_logged_actions_follow_the_true_probabilities(world: World) -> None:
+def test_logged_actions_follow_the_true_probabilities(world: SyntheticWorld) -> None:
     impressions = SOURCE.impressions(world)
     probabilities = SOURCE.probabilities(world, impressions)
     keys = {"user": world.users[impressions.user], "item": world.items[impressions.item], "timestamp": impressions.time}
@@ -43,7 +43,7 @@ def test_logged_actions_follow_the_true_probabilities(world: World) -> None:
         assert (np.abs(actual - wanted) < 4 * np.sqrt(wanted * (1 - wanted) / count) + 1e-3).all()
 
 
-def test_relevance_is_free_of_position_and_ranks_clicks(world: World) -> None:
+def test_relevance_is_free_of_position_and_ranks_clicks(world: SyntheticWorld) -> None:
     impressions = SOURCE.impressions(world)
     relevance = world.relevance()
     assert relevance.shape == (300, 200, 4)
@@ -56,7 +56,7 @@ def test_relevance_is_free_of_position_and_ranks_clicks(world: World) -> None:
     assert probabilities[top].mean() > 1.3 * probabilities[impressions.position >= 5].mean()
 
 
-def test_cold_users_and_items_come_late_and_do_come(world: World) -> None:
+def test_cold_users_and_items_come_late_and_do_come(world: SyntheticWorld) -> None:
     events = SOURCE.load().interactions
     assert START <= events["timestamp"].min() <= events["timestamp"].max() < START + DAYS * DAY_S  # type: ignore[operator]
     for key, ids, cold in (("user", world.users, world.cold_users), ("item", world.items, world.cold_items)):
@@ -65,7 +65,7 @@ def test_cold_users_and_items_come_late_and_do_come(world: World) -> None:
         assert of_cold[key].n_unique() >= 0.8 * cold.sum() > 0
 
 
-def test_some_values_are_missing_and_vectors_carry_the_topics(world: World) -> None:
+def test_some_values_are_missing_and_vectors_carry_the_topics(world: SyntheticWorld) -> None:
     dataset = SOURCE.load()
     for table, column, share in ((dataset.users, "age", 0.05), (dataset.items, "price", 0.05)):
         assert 0 < table[column].null_count() < 3 * share * table.height

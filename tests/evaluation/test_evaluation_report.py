@@ -8,10 +8,10 @@ from rich.console import Console
 
 from recsys.errors import DataError
 from recsys.evaluation.chart import TITLES
-from recsys.evaluation.continued import Continued
 from recsys.evaluation.intervals import bootstrap_interval
 from recsys.evaluation.metrics import METRICS
 from recsys.evaluation.report import Report, compare, verdicts
+from recsys.evaluation.wide_table import WideTable
 
 CHANCES = {"popularity": 0.05, "EASE": 0.3, "retrieval alone": 0.15, "retrieval + ranker": 0.32}
 
@@ -175,9 +175,9 @@ def test_all_that_is_undecided_is_one_line(report):
 def test_a_table_that_is_too_wide_goes_on_below_and_names_every_row_again(report):
     rows = {**report.rows, "a system with quite a long name, longer than half a screen": report.rows["EASE"]}
     table = replace(report, rows=rows, slices={"cold items": report.rows}, ours=()).table()
-    text = printed(Continued(table), 80)
+    text = printed(WideTable(table), 80)
     assert max(map(len, text.splitlines())) <= 80
-    wide = printed(Continued(table), 200)
+    wide = printed(WideTable(table), 200)
     repeated = text.count("retrieval alone") / wide.count("retrieval alone")
     assert repeated >= 2
     for values in report.rows.values():
@@ -190,7 +190,7 @@ def test_a_table_that_is_too_wide_goes_on_below_and_names_every_row_again(report
 def test_a_failed_run_is_a_row_with_its_sentence(report):
     good = report.to_document()
     text = printed(
-        Continued(compare({"0: dim=16": good, "1: dim=15": {"error": "15 is no multiple"}, "2: dim=8": good}))
+        WideTable(compare({"0: dim=16": good, "1: dim=15": {"error": "15 is no multiple"}, "2: dim=8": good}))
     )
     assert [line.split()[:3] for line in map(str.strip, text.splitlines()) if line.startswith("1: dim=15")] == [
         ["1:", "dim=15", "failed"],

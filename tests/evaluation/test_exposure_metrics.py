@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from recsys.contracts import PAD
 from recsys.data.dataset import canonical
 from recsys.data.description import Description
-from recsys.evaluation.attributes import Attributes, Column
+from recsys.evaluation.attributes import Attributes, CategoryColumn
 from recsys.evaluation.exposure import (
     average_popularity,
     distance,
@@ -128,7 +128,7 @@ def test_an_item_of_several_values_counts_in_parts(ranking):
         for tag in TAGS[row]:
             wanted[tag] += weight / len(TAGS[row])
     total = sum(wanted.values())
-    shares = Column.of(TAGS).shares(shown)
+    shares = CategoryColumn.of(TAGS).shares(shown)
     assert shares == pytest.approx([held / total if total else 0.0 for held in wanted.values()])
 
 

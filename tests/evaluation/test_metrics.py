@@ -262,7 +262,7 @@ def test_some_of_the_targets(wanted, data):
         (lambda: Targets(indptr=np.array([0, 2]), items=np.array([4])), "from 0 to 1"),
         (lambda: hits(np.array([[2, 1, 2]]), Targets.of([[2]])), "lists an item twice"),
         (lambda: hits(np.array([[2], [1]]), Targets.of([[2]])), "one row a user"),
-        (lambda: recall(np.zeros((1, 9), dtype=bool), np.ones(1), 10), "k is 10, the ranking has 9 places"),
+        (lambda: recall(np.zeros((1, 9), dtype=bool), np.ones(1), 10), "k is 10, the ranking has 9 positions"),
         (lambda: per_user(np.arange(10)[None], Targets.of([[2]]), np.ones(10)), "k is 100"),
         (lambda: shown_items(np.array([[5]]), 5, 1), "catalogue row 5, the catalogue has 5"),
         (lambda: rank_scores(np.zeros((2, 3)), 1, np.zeros((2, 3), bool), Targets.of([[0]])), "2 rows, targets 1"),

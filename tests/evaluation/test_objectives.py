@@ -6,8 +6,8 @@ import pytest
 from recsys.contracts import PAD
 from recsys.data.sources.synthetic import Synthetic
 from recsys.data.splits import TEST, GlobalTime
-from recsys.evaluation.moments import Moments
-from recsys.evaluation.objectives import DECILES, MEASURES, judged, mean
+from recsys.evaluation.labelled_requests import LabelledRequests
+from recsys.evaluation.objectives import DECILES, MEASURES, evaluate_objectives, mean
 from recsys.evaluation.probabilities import auc, log_loss
 from recsys.evaluation.replay import Replay
 
@@ -16,7 +16,7 @@ from recsys.evaluation.replay import Replay
 def moments():
     dataset = Synthetic(users=60, items=80, events=3_000, seed=0).load()
     split = GlobalTime(rank=0.2, validation=0.1, test=0.2, cuts=1, later=0.0, horizon_days=None).splits(dataset)[-1]
-    return Moments.of(Replay(dataset, split), split, TEST, per_user=2, most=1_000)
+    return LabelledRequests.of(Replay(dataset, split), split, TEST, per_user=2, max_requests=1_000)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def reached(moments, rows):
     for row, candidates in zip(moments.rows, rows, strict=True):
         mine = [
             one
-            for one in range(replay.place[row], len(replay.rows_of_user[replay.users[row]]))
+            for one in range(replay.num_earlier[row], len(replay.rows_of_user[replay.users[row]]))
             if moments.split.periods[replay.rows_of_user[replay.users[row]][one]] == TEST
             and replay.timestamps[replay.rows_of_user[replay.users[row]][one]]
             <= replay.now[row] + moments.split.horizon
@@ -54,7 +54,7 @@ def reached(moments, rows):
 def test_measures_are_those_of_all_candidates(moments, candidates, popularity):
     shape = (*candidates.shape, len(moments.replay.dataset.description.objectives))
     probabilities = np.random.default_rng(1).random(shape).astype(np.float32)
-    found = judged(moments, candidates, probabilities, popularity)
+    found = evaluate_objectives(moments, candidates, probabilities, popularity)
     labels = reached(moments, candidates)
     assert found.keys() == {name for name, own in labels.items() if own.any()}
     for place, name in enumerate(labels):
@@ -95,7 +95,7 @@ def slow_new_users(moments, candidates, probabilities, place):
     predicted, observed = [], []
     for number, (columns, own) in enumerate(labels_of(moments, candidates, place)):
         row, replay = moments.rows[number], moments.replay
-        before = replay.rows_of_user[replay.users[row]][: replay.place[row]]
+        before = replay.rows_of_user[replay.users[row]][: replay.num_earlier[row]]
         if not (replay.labels[before] > 0).any():
             predicted += probabilities[number, columns, place].tolist()
             observed += own
@@ -105,12 +105,12 @@ def slow_new_users(moments, candidates, probabilities, place):
 def test_the_truth_has_no_error_and_what_tells_nobody_apart_is_left_out(moments, candidates, popularity):
     names = list(moments.replay.dataset.description.objectives)
     truth = moments.labels(candidates)
-    found = judged(moments, candidates, np.nan_to_num(truth), popularity)
+    found = evaluate_objectives(moments, candidates, np.nan_to_num(truth), popularity)
     first = found[names[0]]
     assert (first["auc"], first["auc_per_user"], first["ece"], first["predicted_over_observed"]) == (1, 1, 0, 1)
     nowhere = np.full_like(candidates, PAD)
     nowhere[0, 0] = candidates[0, 0]
-    assert judged(moments, nowhere, np.zeros_like(truth), popularity) == {}
+    assert evaluate_objectives(moments, nowhere, np.zeros_like(truth), popularity) == {}
 
 
 def test_seeds_are_averaged_and_the_bins_are_those_of_the_last():

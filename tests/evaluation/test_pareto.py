@@ -7,15 +7,15 @@ from hypothesis import strategies as st
 
 from recsys.contracts import PAD
 from recsys.errors import DataError
-from recsys.evaluation.chart import draw_front
+from recsys.evaluation.chart import draw_pareto_front
 from recsys.evaluation.metrics import Targets, hits, ndcg
-from recsys.evaluation.pareto import Outcomes, on_front
+from recsys.evaluation.pareto import ValidationOutcomes, pareto_front
 
 
 def outcomes(labels, rows=None):
     labels = np.asarray(labels, dtype=np.float32)
     rows = np.tile(np.arange(labels.shape[1]), (len(labels), 1)) if rows is None else np.asarray(rows)
-    return Outcomes(rows=rows, probabilities=np.zeros_like(labels), labels=labels)
+    return ValidationOutcomes(rows=rows, probabilities=np.zeros_like(labels), labels=labels)
 
 
 def test_an_order_by_one_objective_serves_the_other_less():
@@ -49,7 +49,7 @@ def test_ndcg_is_that_of_the_evaluation(seed):
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=12))
 def test_the_front_equals_its_slow_twin(points):
     slow = [not any(a >= x and b >= y and (a, b) != (x, y) for a, b in points) for x, y in points]
-    assert on_front(np.array(points, dtype=float)).tolist() == slow
+    assert pareto_front(np.array(points, dtype=float)).tolist() == slow
 
 
 def test_the_picture_of_a_front(tmp_path):
@@ -58,5 +58,5 @@ def test_the_picture_of_a_front(tmp_path):
         {"weight": 1.0, "worth": [0.2, 0.2], "front": True, "served": True},
         {"weight": 9.0, "worth": [0.1, 0.1], "front": False, "served": False},
     ]
-    draw_front(tmp_path / "front.png", points, ("watch", "like"), "like_weight")
+    draw_pareto_front(tmp_path / "front.png", points, ("watch", "like"), "like_weight")
     assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")

@@ -62,7 +62,7 @@ def test_a_query_holds_the_rows_before_it_and_nothing_of_its_own(stream):
         query = replay.query(row, 3)
         before = [one for one in range(row) if replay.users[one] == replay.users[row]]
         assert query.history == tuple(replay.events[one] for one in before)
-        assert replay.place[row] == len(before)
+        assert replay.num_earlier[row] == len(before)
         assert all(event.timestamp <= query.now for event in query.history)
         assert (query.user, query.k) == (replay.events[row].user, 3)
         assert set(query.context) <= {"device"}
@@ -190,7 +190,7 @@ def test_under_any_split_a_query_knows_earlier_periods_and_what_stood_before_it_
         mine = [one for one in range(num) if replay.users[one] == replay.users[row]]
         before = [one for one in mine if (periods[one], one) < (periods[row], row)]
         assert query.history == tuple(replay.events[one] for one in before), "newest last"
-        assert replay.place[row] == len(before)
+        assert replay.num_earlier[row] == len(before)
         assert query.now == max(replay.timestamps[[*before, row]]), "never before its own history"
         later, found = replay.later(np.array([row]))
         assert (later == 0).all()

@@ -16,15 +16,15 @@ from recsys.contracts import PAD
 from recsys.data.dataset import canonical
 from recsys.data.description import Description
 from recsys.data.splits import FIT, LATER, RANK, TEST, VALIDATION, Split
-from recsys.evaluation.baselines import LeftOut, Popularity
+from recsys.evaluation.baselines import NotApplicableError, Popularity
+from recsys.evaluation.evaluation_queries import EvaluationQueries
 from recsys.evaluation.intervals import bootstrap_interval
 from recsys.evaluation.metrics import K
 from recsys.evaluation.protocol import Evaluation
-from recsys.evaluation.questions import Questions
 from recsys.evaluation.replay import Replay
 from recsys.evaluation.scoreboard import Scoreboard
-from recsys.evaluation.slices import EVERYTHING, popular, slices
-from recsys.evaluation.tuning import Tuned
+from recsys.evaluation.slices import EVERYTHING, head_items, slices
+from recsys.evaluation.tuning import TunedBaseline
 
 DESCRIPTION = Description(
     actions=("met",),
@@ -75,7 +75,7 @@ def splits():
 
 
 def questions_of(dataset, split):
-    return Questions.of(dataset, split, Replay(dataset, split), TEST)
+    return EvaluationQueries.of(dataset, split, Replay(dataset, split), TEST)
 
 
 def ranking_of(questions, lists):
@@ -92,7 +92,7 @@ def board_of(dataset, splits, answers):
     board = Scoreboard(dataset)
     for split, lists in zip(splits, answers, strict=True):
         questions = questions_of(dataset, split)
-        board.open(questions)
+        board.open_split(questions)
         board.record("ours", ranking_of(questions, lists), seed=0)
     return board
 
@@ -134,7 +134,7 @@ def test_a_user_of_two_splits_counts_once_with_the_mean(dataset, splits):
 
 def test_seeds_are_averaged_before_the_interval_and_spread_is_about_them(dataset, splits):
     board, questions = Scoreboard(dataset), questions_of(dataset, splits[0])
-    board.open(questions)
+    board.open_split(questions)
     for seed, lists in {3: FIRST, 1: {"u": "a", "v": "c"}}.items():
         board.record("ours", ranking_of(questions, lists), seed=seed)
     report = board.report(seconds=0.0, peak_memory_mib=0.0)
@@ -166,7 +166,7 @@ def test_a_slice_that_holds_everything_is_not_repeated(dataset, splits):
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=12).filter(any), st.floats(0.05, 1.0))
 def test_popular_items_are_the_fewest_that_hold_their_share_and_their_equals(counts, share):
-    head = popular(np.array(counts), share)
+    head = head_items(np.array(counts), share)
     least = min(count for count, inside in zip(counts, head, strict=True) if inside)
     assert head.tolist() == [count >= least for count in counts]
     assert sum(count for count in counts if count >= least) >= share * sum(counts) - 1e-9
@@ -179,7 +179,7 @@ def test_what_was_not_answered_is_refused(dataset, splits):
     board = board_of(dataset, splits[:1], [FIRST])
     with pytest.raises(ValueError, match="ours with seed 0 has answered"):
         board.record("ours", ranking_of(questions_of(dataset, splits[0]), FIRST), seed=0)
-    board.open(questions_of(dataset, splits[1]))
+    board.open_split(questions_of(dataset, splits[1]))
     with pytest.raises(ValueError, match="ours with seed 0 did not answer the questions of split 1"):
         board.report(seconds=0.0, peak_memory_mib=0.0)
 
@@ -202,20 +202,20 @@ class Refusing:
         self.reason = reason
 
     def fit(self, interactions):
-        raise LeftOut(self.reason)
+        raise NotApplicableError(self.reason)
 
 
 def test_an_evaluation_answers_with_every_baseline_and_says_what_it_left_out(dataset, splits):
     baselines = {
-        "popularity": Tuned(baseline=Popularity, grid={}),
-        "constant": Tuned(baseline=Watching, grid={}),
-        "refusing": Tuned(baseline=Refusing, grid={"reason": ["too much"]}),
+        "popularity": TunedBaseline(baseline=Popularity, grid={}),
+        "constant": TunedBaseline(baseline=Watching, grid={}),
+        "refusing": TunedBaseline(baseline=Refusing, grid={"reason": ["too much"]}),
     }
     evaluation = Evaluation(
         baselines=baselines, validation_users=9, validation_seed=0, test_users=99, events_per_user=99
     )
     board, split = Scoreboard(dataset), splits[0]
-    questions = evaluation.ask(board, split, Replay(dataset, split))
+    questions = evaluation.evaluate_baselines(board, split, Replay(dataset, split))
     board.record("ours", ranking_of(questions, FIRST), seed=5)
     report = board.report(seconds=0.0, peak_memory_mib=0.0)
     assert list(report.rows) == ["popularity", "constant", "ours"]
@@ -231,8 +231,8 @@ def test_knobs_stand_in_the_row_and_differ_between_splits_only_where_they_do(dat
     board = Scoreboard(dataset)
     for split, lists, knobs in zip(splits, (FIRST, SECOND), ({"a": 1, "b": 2}, {"a": 1, "b": 3}), strict=True):
         questions = questions_of(dataset, split)
-        board.open(questions)
-        board.record_baseline("theirs", ranking_of(questions, lists), knobs=knobs)
+        board.open_split(questions)
+        board.record_baseline("theirs", ranking_of(questions, lists), parameters=knobs)
     report = board.report(seconds=0.0, peak_memory_mib=0.0)
     assert report.rows["theirs"]["knobs"] == {"a": 1, "b": [2, 3]}
     assert report.ours == ()

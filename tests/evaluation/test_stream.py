@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recsys.evaluation.stream_slates import ExposureCounters, stream_slates
 
 from recsys.contracts import PAD, Candidates, Query
 from recsys.errors import ConfigError
-from recsys.evaluation.attributes import Column
+from recsys.evaluation.attributes import CategoryColumn
 from recsys.evaluation.exposure import gini, top_share
-from recsys.evaluation.stream import Counters, stream
 from recsys.policy.compose import Policy
 from recsys.policy.diversity import MaximalMarginalRelevance
 from recsys.policy.explore import Exploration
@@ -23,7 +23,7 @@ from recsys.policy.value import ValueFormula
 N, K, PAGES, HALF_LIFE = 60, 4, 600, 400.0
 ITEMS = [f"i{row}" for row in range(N)]
 STUDIOS = [("large",)] * 20 + [("medium", "small")] * 10 + [("medium",)] * 20 + [("small",)] * 10
-STUDIO = Column.of(STUDIOS)
+STUDIO = CategoryColumn.of(STUDIOS)
 
 
 class Composed:
@@ -72,7 +72,7 @@ def streamed(end, seed=0):
         }
         for _ in range(PAGES)
     ]
-    return stream(end, batches, Counters({"studio": STUDIO}, ITEMS, half_life=HALF_LIFE), K)
+    return stream_slates(end, batches, ExposureCounters({"studio": STUDIO}, ITEMS, half_life=HALF_LIFE), K)
 
 
 WARM = 200
@@ -125,7 +125,7 @@ def test_the_dial_on_exposure_evens_it_out():
     st.lists(st.lists(st.integers(PAD, N - 1), min_size=1, max_size=5), min_size=1, max_size=12), st.floats(1.0, 1e4)
 )
 def test_counters_are_a_plain_recount(pages, half_life):
-    counters = Counters({"studio": STUDIO}, ITEMS, half_life=half_life)
+    counters = ExposureCounters({"studio": STUDIO}, ITEMS, half_life=half_life)
     for page in pages:
         counters.add(np.array([page]))
     shown = [(number, row) for number, page in enumerate(pages) for row in page if row != PAD]
@@ -144,7 +144,7 @@ def test_counters_are_a_plain_recount(pages, half_life):
 
 
 def test_shares_add_up_to_one_once_a_part_of_the_window_is_full():
-    counters = Counters({}, ITEMS, half_life=500.0)
+    counters = ExposureCounters({}, ITEMS, half_life=500.0)
     sums = []
     for _ in range(30):
         counters.add(np.arange(4)[None])
@@ -155,4 +155,4 @@ def test_shares_add_up_to_one_once_a_part_of_the_window_is_full():
 
 def test_a_half_life_of_nothing_is_refused():
     with pytest.raises(ConfigError, match=r"stream\.half_life is 0"):
-        Counters({}, ITEMS, half_life=0)
+        ExposureCounters({}, ITEMS, half_life=0)

@@ -5,7 +5,7 @@ import threading
 import pytest
 import torch
 
-from recsys.evaluation.threads import in_threads
+from recsys.evaluation.threads import map_in_threads
 
 
 @pytest.fixture
@@ -23,12 +23,12 @@ def test_answers_come_in_the_order_of_the_batches_and_side_by_side(two_threads):
         together.wait()  # breaks unless another batch is answered at the same time
         return batch * 10, torch.get_num_threads()
 
-    assert in_threads(answer, [1, 2, 3, 4]) == [(10, 1), (20, 1), (30, 1), (40, 1)]
+    assert map_in_threads(answer, [1, 2, 3, 4]) == [(10, 1), (20, 1), (30, 1), (40, 1)]
     assert torch.get_num_threads() == 2
 
 
 def test_an_error_of_a_batch_is_raised_and_the_threads_are_given_back(two_threads):
     with pytest.raises(ZeroDivisionError):
-        in_threads(lambda batch: 1 / batch, [1, 0])
+        map_in_threads(lambda batch: 1 / batch, [1, 0])
     assert torch.get_num_threads() == 2
-    assert in_threads(str, []) == []
+    assert map_in_threads(str, []) == []

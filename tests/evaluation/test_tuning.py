@@ -14,13 +14,13 @@ from recsys.data.sources.synthetic import Synthetic
 from recsys.data.splits import TEST, VALIDATION, GlobalTime, LeaveOneOut
 from recsys.errors import ConfigError
 from recsys.evaluation.baselines import Popularity, RecentPopularity
+from recsys.evaluation.evaluation_queries import EvaluationQueries
 from recsys.evaluation.factor_baselines import ALS
 from recsys.evaluation.interactions import Histories
 from recsys.evaluation.linear_baselines import EASE, ItemKNN, Mix, WindowTransitions
 from recsys.evaluation.metrics import hits, ndcg
-from recsys.evaluation.questions import Questions
 from recsys.evaluation.replay import Replay
-from recsys.evaluation.tuning import Tuned
+from recsys.evaluation.tuning import TunedBaseline
 
 SPLITTERS = {
     "global time": GlobalTime(rank=0.2, validation=0.1, test=0.2, cuts=1, later=0.0, horizon_days=None),
@@ -28,13 +28,13 @@ SPLITTERS = {
 }
 STEPS = {"window": [1, 3], "power": [0.25, 0.5], "decay": [0.5, 1.0]}
 TUNED = {
-    "popularity": Tuned(baseline=Popularity, grid={}),
-    "recent_popularity": Tuned(baseline=RecentPopularity, grid={"days": [1.0, 7.0, 30.0]}),
-    "item_knn": Tuned(baseline=ItemKNN, grid={"neighbours": [5, 50], "shrinkage": [0.0, 10.0]}),
-    "transitions": Tuned(baseline=WindowTransitions, grid=STEPS),
-    "linear_mix": Tuned(baseline=Mix, grid={"damping": [0.3, 0.5], "weight": [0.1, 5.0], **STEPS}),
-    "ease": Tuned(baseline=partial(EASE, most_items=1_000), grid={"regularisation": [1.0, 30.0, 1000.0]}),
-    "als": Tuned(
+    "popularity": TunedBaseline(baseline=Popularity, grid={}),
+    "recent_popularity": TunedBaseline(baseline=RecentPopularity, grid={"days": [1.0, 7.0, 30.0]}),
+    "item_knn": TunedBaseline(baseline=ItemKNN, grid={"neighbours": [5, 50], "shrinkage": [0.0, 10.0]}),
+    "transitions": TunedBaseline(baseline=WindowTransitions, grid=STEPS),
+    "linear_mix": TunedBaseline(baseline=Mix, grid={"damping": [0.3, 0.5], "weight": [0.1, 5.0], **STEPS}),
+    "ease": TunedBaseline(baseline=partial(EASE, most_items=1_000), grid={"regularisation": [1.0, 30.0, 1000.0]}),
+    "als": TunedBaseline(
         baseline=partial(ALS, factors=8, iterations=5, regularisation=1.0, threads=1, seed=0),
         grid={"confidence": [1.0, 20.0]},
     ),
@@ -53,7 +53,7 @@ def splitter(request):
 
 def asked(dataset, split):
     replay = Replay(dataset, split)
-    return tuple(Questions.of(dataset, split, replay, period) for period in (VALIDATION, TEST))
+    return tuple(EvaluationQueries.of(dataset, split, replay, period) for period in (VALIDATION, TEST))
 
 
 @pytest.fixture(scope="module")
@@ -72,27 +72,27 @@ def test_the_choice_is_the_best_of_all_points_on_validation(name, periods):
         reached.append(ndcg(found, validation.targets.num_targets, 10).mean())
     choice = tuned.fit(validation, test)
     best = tuned.points()[int(np.argmax(reached))]
-    assert choice.knobs == best
+    assert choice.parameters == best
     expected = tuned.baseline(**best).fit(test.known).scores(test.histories)
     assert np.array_equal(choice.scorer.scores(test.histories), expected)
 
 
 def test_some_grid_has_something_to_choose(periods):
     validation, test = periods
-    chosen = [TUNED[name].fit(validation, test).knobs for name in TUNED]
+    chosen = [TUNED[name].fit(validation, test).parameters for name in TUNED]
     assert any(knobs != tuned.points()[0] for knobs, tuned in zip(chosen, TUNED.values(), strict=True))
 
 
 def test_the_points_are_all_combinations_in_order():
     grid = {"neighbours": [5, 50], "shrinkage": (0.0, 10.0)}
     points = [{"neighbours": n, "shrinkage": s} for n in (5, 50) for s in (0.0, 10.0)]
-    assert Tuned(baseline=ItemKNN, grid=grid).points() == points
-    assert Tuned(baseline=Popularity, grid={}).points() == [{}]
+    assert TunedBaseline(baseline=ItemKNN, grid=grid).points() == points
+    assert TunedBaseline(baseline=Popularity, grid={}).points() == [{}]
 
 
 def test_a_knob_without_values_is_refused():
     with pytest.raises(ConfigError, match="no values for shrinkage"):
-        Tuned(baseline=ItemKNN, grid={"neighbours": [5], "shrinkage": []})
+        TunedBaseline(baseline=ItemKNN, grid={"neighbours": [5], "shrinkage": []})
 
 
 def poisoned(dataset, chosen):
@@ -107,7 +107,7 @@ def answers(tuned, dataset, split):
     """Chosen knobs, and the scores for histories that no data set holds."""
     choice = tuned.fit(*asked(dataset, split))
     probe = Histories.of([[], [3], [1, 2, 3, 3, 50], list(range(60))])
-    return choice.knobs, choice.scorer.scores(probe)
+    return choice.parameters, choice.scorer.scores(probe)
 
 
 @pytest.mark.parametrize("name", TUNED)
@@ -131,7 +131,7 @@ def test_altered_validation_changes_only_the_choice_and_what_test_may_know_of_it
             for world in (dataset, altered)
         )
         assert np.array_equal(one, other)
-    fixed = Tuned(baseline=partial(tuned.baseline, **tuned.points()[0]), grid={})
+    fixed = TunedBaseline(baseline=partial(tuned.baseline, **tuned.points()[0]), grid={})
     _, scores = answers(fixed, dataset, split)
     _, other = answers(fixed, altered, split)
     assert np.array_equal(scores, other) == split.strict

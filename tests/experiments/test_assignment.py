@@ -23,7 +23,7 @@ def test_arms_get_their_shares():
 
 
 def test_places_are_uniform():
-    places = sorted(map(halves("ranker").place, USERS))
+    places = sorted(map(halves("ranker").hash_point, USERS))
     assert places[0] >= 0
     assert places[-1] < 1
     distance = max(abs(place - rank / len(USERS)) for rank, place in enumerate(places))
@@ -49,7 +49,7 @@ def test_a_growing_arm_keeps_those_it_has():
 
 
 def test_salt_and_user_do_not_run_into_each_other():
-    assert halves("a").place("bc") != halves("ab").place("c")
+    assert halves("a").hash_point("bc") != halves("ab").hash_point("c")
 
 
 def test_an_arm_without_a_share_gets_nobody():

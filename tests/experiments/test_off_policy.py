@@ -14,7 +14,7 @@ from recsys.experiments.off_policy import (
     DEFAULT,
     ESTIMATORS,
     GRID,
-    Question,
+    OffPolicyData,
     adaptive_shrinkage,
     adaptive_switch,
     direct,
@@ -46,7 +46,7 @@ def bandit_log(actions, rewards, propensities, num_actions, **more):
 
 def by_hand():
     """w = 1.8, .4, 1.8, .8; q of what was shown = .5, .5, .5, .2; e = .5, -.5, -.5, .8; expected .5, .4, .46, .44."""
-    return Question(
+    return OffPolicyData(
         log=bandit_log([0, 1, 0, 1], [1, 0, 0, 1], [0.5, 0.25, 0.5, 0.5], 2),
         policy=np.array([[0.9, 0.1], [0.9, 0.1], [0.9, 0.1], [0.6, 0.4]]),
         predicted=np.array([[0.5, 0.5], [7 / 18, 0.5], [0.5, 0.1], [0.6, 0.2]]),
@@ -60,7 +60,7 @@ def random_question(seed, rounds=60, num_actions=4):
     logger /= logger.sum(axis=1, keepdims=True)
     actions = np.array([rng.choice(num_actions, p=row) for row in logger])
     log = bandit_log(actions, rng.integers(0, 2, rounds), logger[np.arange(rounds), actions], num_actions)
-    return Question(log=log, policy=policy, predicted=rng.random((rounds, num_actions)))
+    return OffPolicyData(log=log, policy=policy, predicted=rng.random((rounds, num_actions)))
 
 
 QUESTIONS = st.integers(0, 10_000).map(random_question)
@@ -158,7 +158,7 @@ def test_a_perfect_model_leaves_only_the_spread_of_contexts(question):
     """And none, where the policy expects the same of every context."""
     predicted = np.tile([0.1, 0.4, 0.2, 0.3], (len(question.log), 1))
     log = replace(question.log, rewards=predicted[0, question.log.actions])
-    perfect = Question(log=log, policy=np.tile(question.policy[:1], (len(log), 1)), predicted=predicted)
+    perfect = OffPolicyData(log=log, policy=np.tile(question.policy[:1], (len(log), 1)), predicted=predicted)
     value = question.policy[0] @ predicted[0]
     for estimator in (doubly_robust, self_normalised_dr, adaptive_switch, adaptive_shrinkage, slope_shrinkage):
         np.testing.assert_allclose(estimator(perfect), value)
@@ -191,7 +191,7 @@ def tiny_world():
     for x, action, r in itertools.product(range(2), range(3), (0, 1)):
         chance = contexts[x] * logger[x, action] * (reward[x, action] if r else 1 - reward[x, action])
         log = bandit_log([action], [r], [logger[x, action]], 3)
-        found.append((chance, Question(log=log, policy=policy[x : x + 1], predicted=wrong[x : x + 1])))
+        found.append((chance, OffPolicyData(log=log, policy=policy[x : x + 1], predicted=wrong[x : x + 1])))
     return found, float(np.array(contexts) @ (policy * reward).sum(axis=1))
 
 
@@ -249,7 +249,7 @@ def test_an_estimate_says_how_far_it_can_be_trusted():
     far = replace(by_hand(), log=bandit_log([0, 1, 0, 1], [1, 0, 0, 1], [0.05, 0.25, 0.5, 0.5], 2))
     assert evaluate(far).clipped == 0.25
     assert estimate.unseen == 0
-    narrow = Question(
+    narrow = OffPolicyData(
         log=bandit_log([0, 0], [1, 0], [0.5, 0.5], 3),
         policy=np.array([[0.5, 0.5, 0.0], [0.8, 0.1, 0.1]]),
         predicted=np.zeros((2, 3)),
@@ -289,13 +289,13 @@ def test_a_policy_outside_the_support_of_the_log_is_refused():
     with pytest.raises(
         DataError, match=r"policy wants action 2 in round 1 \(probability 0.2\), which the log could not"
     ):
-        Question(log=log, policy=policy, predicted=np.zeros((2, 3)))
-    Question(log=log, policy=policy[[0, 0]], predicted=np.zeros((2, 3)))
+        OffPolicyData(log=log, policy=policy, predicted=np.zeros((2, 3)))
+    OffPolicyData(log=log, policy=policy[[0, 0]], predicted=np.zeros((2, 3)))
 
 
 def test_a_policy_that_shares_no_action_with_the_log_has_no_self_normalised_estimate():
     log = bandit_log([0, 0], [1, 0], [0.5, 0.5], 2)
-    question = Question(log=log, policy=np.tile([0.0, 1.0], (2, 1)), predicted=np.zeros((2, 2)))
+    question = OffPolicyData(log=log, policy=np.tile([0.0, 1.0], (2, 1)), predicted=np.zeros((2, 2)))
     with pytest.raises(DataError, match="probability 0 for every action of the log"):
         snips(question)
     assert evaluate(question, "DR").effective_rounds == 0

@@ -153,7 +153,7 @@ def test_retrieval_equals_one_over_an_index_of_all_vectors(
     own = trained.bundle.arrays("item_vectors.safetensors")["vectors"]
     assert np.abs(changed[0] - own[3]).max() > 1e-3
     np.testing.assert_array_equal(changed[1:], own[[9, 4]])
-    np.testing.assert_allclose(stages[-1].policy.likeness.units[3], changed[0], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(stages[-1].policy.similarity.units[3], changed[0], rtol=0, atol=1e-5)
 
 
 def test_an_item_without_any_content_has_the_vector_of_one_of_which_nothing_is_known(

@@ -26,7 +26,7 @@ from slow_twin import (
 
 from recsys.contracts import PAD, Candidates, Event, Query, Slate
 from recsys.errors import BundleError, ConfigError
-from recsys.policy.compose import Policy, scaled
+from recsys.policy.compose import Policy, scale_utility
 from recsys.policy.diversity import MaximalMarginalRelevance
 from recsys.policy.explore import Exploration
 from recsys.policy.popularity import PopularityDial
@@ -380,7 +380,7 @@ def test_a_pin_does_not_bring_what_the_user_hides_and_unknown_names_are_flagged(
 @given(st.lists(st.tuples(st.floats(-5, 5), st.sampled_from([0.1, 0.5, 1, 2, 10])), min_size=1, max_size=6))
 def test_no_boost_lowers_and_no_bury_raises_a_utility_of_either_sign(pairs):
     values, factors = (np.array([list(one)]) for one in zip(*pairs, strict=True))
-    change = scaled(values, factors) - values
+    change = scale_utility(values, factors) - values
     assert (change[factors > 1] >= 0).all()
     assert (change[factors < 1] <= 0).all()
     assert (change[factors == 1] == 0).all()

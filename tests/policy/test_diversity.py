@@ -14,16 +14,16 @@ from recsys.policy.diversity import (
     CONTENT_DIM,
     UNKNOWN_PENALTY,
     Determinantal,
-    Likeness,
+    ItemSimilarity,
     MaximalMarginalRelevance,
     Proportions,
     content_vectors,
     diversity_from_document,
+    normalize_rows,
     relevance,
     scale,
-    unit_length,
 )
-from recsys.policy.selection import Draws, Limits, Pool, select
+from recsys.policy.selection import EligiblePool, ExplorationDraws, QuotaLimits, select
 
 # D 2: items 0, 1, 2 alike, item 3 across, item 4 in between
 VECTORS = np.array([[1, 0], [2, 0], [1, 0], [0, 1], [1, 1]], dtype=np.float32)
@@ -41,7 +41,7 @@ TYPES = {"genres": "categories", "studio": "category", "year": "number"}
 
 def pool(utility=UTILITY, k=5, eligible=None, pinned=None):
     num = len(utility)
-    return Pool(
+    return EligiblePool(
         rows=np.arange(num)[None],
         utility=np.array([utility], dtype=float),
         eligible=np.array([[True] * num if eligible is None else eligible]),
@@ -58,7 +58,7 @@ def limits(columns, caps=(), floors=()):
         values = np.array(members)
         groups.append(np.where(values < 0, -1, values + len(owners)))
         owners += [place] * (values.max() + 1)
-    return Limits(
+    return QuotaLimits(
         bits=np.array([1 << (num - 1 - place) for place in range(num)], dtype=np.int64),
         limits=np.array([one[1] for one in (*caps, *floors)], dtype=np.int64),
         tops=np.array([one[2] for one in (*caps, *floors)], dtype=np.int64),
@@ -67,7 +67,7 @@ def limits(columns, caps=(), floors=()):
         groups=np.reshape(groups, (len(caps), columns)).T[None].astype(np.int32),
         floors=np.arange(len(caps), num),
         satisfies=np.reshape([one[0] for one in floors], (len(floors), columns)).T[None].astype(bool),
-        burdens=np.zeros((1, columns), dtype=np.int64),
+        item_violations=np.zeros((1, columns), dtype=np.int64),
     )
 
 
@@ -76,12 +76,12 @@ def chosen(diversity, one=None, vectors=VECTORS, caps=(), floors=(), seen=(), ra
     num = one.rows.shape[1]
     catalogue = {**CATALOGUE, "item": CATALOGUE["item"][:num]}
     likeness = (
-        diversity.likeness(vectors, catalogue, TYPES)
+        diversity.similarity(vectors, catalogue, TYPES)
         if isinstance(diversity, Proportions)
-        else Likeness(units=unit_length(vectors), shares=np.empty((num, 0), dtype=np.float32))
+        else ItemSimilarity(units=normalize_rows(vectors), shares=np.empty((num, 0), dtype=np.float32))
     )
     scoring = diversity.scoring(one, likeness, [list(seen)], ranked=ranked)
-    return select(one, limits(num, caps, floors), scoring, Draws.none(1, one.pinned.shape[1]))
+    return select(one, limits(num, caps, floors), scoring, ExplorationDraws.none(1, one.pinned.shape[1]))
 
 
 def mmr(trade_off, window, span=None):
@@ -170,7 +170,7 @@ def test_relevance_is_scaled_over_eligible_items():
 
 
 def log_det(rows, utility, vectors, trade_off):
-    units = unit_length(vectors)
+    units = normalize_rows(vectors)
     scaled = (np.array(utility) - min(utility)) / ((max(utility) - min(utility)) or 1)
     quality = np.exp(0.5 * scaled * trade_off / (1 - trade_off))
     kernel = np.eye(len(units)) + quality[:, None] * quality * (units @ units.T)
@@ -248,10 +248,10 @@ def test_many_values_keep_their_cosines_about():
 def test_the_dial_mixes_vectors_and_content():
     units = (
         MaximalMarginalRelevance(trade_off=0.5, window=5, span=None, content=0.25)
-        .likeness(VECTORS, CATALOGUE, TYPES)
+        .similarity(VECTORS, CATALOGUE, TYPES)
         .units
     )
-    own, content = unit_length(VECTORS), content_vectors(CATALOGUE, TYPES)
+    own, content = normalize_rows(VECTORS), content_vectors(CATALOGUE, TYPES)
     np.testing.assert_allclose(units @ units.T, 0.75 * own @ own.T + 0.25 * content @ content.T, atol=1e-6)
 
 
@@ -259,7 +259,7 @@ def test_a_cap_holds_among_the_first_places_only():
     selection = chosen(PLAIN, caps=[([0, 0, 0, 1, -1], 1, 2)])
     assert selection.columns.tolist() == [[0, 3, 1, 2, 4]]
     assert not selection.relaxed.any()
-    assert selection.passed_over[0].tolist() == [0, 1, 1, 0, 0]
+    assert selection.skipped[0].tolist() == [0, 1, 1, 0, 0]
 
 
 def test_items_without_a_value_are_never_capped():
@@ -296,7 +296,7 @@ def test_pins_alone_can_break_a_cap():
 def test_a_floor_is_kept_as_late_as_it_can_be():
     selection = chosen(PLAIN, floors=[([0, 0, 0, 1, 1], 1, 3)])
     assert selection.columns.tolist() == [[0, 1, 3, 2, 4]]
-    assert selection.passed_over[0].tolist() == [0, 0, 1, 0, 0]
+    assert selection.skipped[0].tolist() == [0, 0, 1, 0, 0]
     assert not selection.relaxed.any()
 
 
@@ -366,7 +366,7 @@ def test_refuses(trade_off, window, message):
 def test_a_column_that_is_no_category_is_refused():
     for column, message in (("year", "a number; name a category"), ("genrs", "did you mean 'genres'?")):
         with pytest.raises(ConfigError) as caught:
-            Proportions(trade_off=0.5, window=5, span=None, of=column).likeness(VECTORS, CATALOGUE, TYPES)
+            Proportions(trade_off=0.5, window=5, span=None, of=column).similarity(VECTORS, CATALOGUE, TYPES)
         assert message in str(caught.value)
 
 

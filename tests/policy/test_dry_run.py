@@ -9,11 +9,11 @@ from slow_twin import CATALOGUE, OBJECTIVES, REQUEST_TYPES, SOURCES, TYPES, VECT
 from recsys.contracts import Candidates, Query
 from recsys.policy.compose import Policy
 from recsys.policy.diversity import MaximalMarginalRelevance
-from recsys.policy.dry_run import Asked, dry_run
+from recsys.policy.dry_run import ScoredRequests, dry_run
 from recsys.policy.explore import Exploration
 from recsys.policy.popularity import PopularityDial
 from recsys.policy.repeat import Repeat
-from recsys.policy.rules import Limits, RuleSet
+from recsys.policy.rules import DryRunLimits, RuleSet
 from recsys.policy.value import ValueFormula
 
 PLAIN = Policy(
@@ -36,19 +36,19 @@ def asked(users=("u", "v"), values=(0.8, 0.4, 0.2, 0.1), k=2):
     rows = np.tile(np.arange(len(values)), (len(users), 1))
     scores = np.zeros(rows.shape, dtype=np.float32)
     table = np.tile(np.array(values, dtype=np.float32), (len(users), 1))
-    return Asked(
+    return ScoredRequests(
         queries=[Query(user=user, now=1.0, k=k, profile={"age": 9 if user == "v" else 90}) for user in users],
         candidates=Candidates(
             items=rows, scores=scores, source_scores=np.stack([scores] * 2, axis=2), degraded=((),) * len(users)
         ),
         probabilities=np.stack([table, table], axis=2),
-        deviations=None,
+        logit_std=None,
     )
 
 
 def run(old, new, limits=None, batches=None):
     without = {rule["name"]: compiled([one for one in new if one is not rule]) for rule in new}
-    return dry_run(compiled(old), compiled(new), without, batches or [asked()], GROUPS, limits or Limits())
+    return dry_run(compiled(old), compiled(new), without, batches or [asked()], GROUPS, limits or DryRunLimits())
 
 
 NO_FIRST = {"name": "no-first", "must": "item != 'i0'"}
@@ -105,7 +105,7 @@ def test_a_boost_is_charged_for_what_it_costs_not_credited_for_its_factor():
     ],
 )
 def test_limits_say_what_they_allow(limits, told):
-    exceeded = run([], [NO_FIRST], Limits(**limits)).exceeded
+    exceeded = run([], [NO_FIRST], DryRunLimits(**limits)).exceeded
     assert [sentence.split("limits.")[1].split(" ")[0] for sentence in exceeded] == told
 
 
@@ -120,13 +120,13 @@ def test_batches_do_not_matter_and_the_report_is_json():
 def test_without_the_ranker_the_scores_of_retrieval_are_the_value():
     one = asked()
     scores = np.tile(np.array([0.8, 0.4, 0.2, -np.inf], dtype=np.float32), (2, 1))
-    unranked = Asked(
+    unranked = ScoredRequests(
         queries=one.queries,
         candidates=Candidates(
             items=one.candidates.items, scores=scores, source_scores=one.candidates.source_scores, degraded=((), ())
         ),
         probabilities=None,
-        deviations=None,
+        logit_std=None,
     )
     assert run([], [NO_FIRST], batches=[unranked]).value_lost == pytest.approx(run([], [NO_FIRST]).value_lost)
 

@@ -11,7 +11,7 @@ from slow_twin import CATALOGUE, OBJECTIVES, REQUEST_TYPES, SOURCES, TYPES, VECT
 from recsys.contracts import Candidates, Query
 from recsys.policy.compose import Policy
 from recsys.policy.diversity import Determinantal, MaximalMarginalRelevance, MaxSum, Proportions
-from recsys.policy.explore import Exploration, seeded
+from recsys.policy.explore import Exploration, request_generator
 from recsys.policy.popularity import PopularityDial
 from recsys.policy.repeat import Repeat
 from recsys.policy.rules import RuleSet
@@ -107,7 +107,10 @@ def test_a_request_can_be_replayed_and_others_differ():
 
 
 def test_an_id_that_is_no_text_seeds_as_any_other():
-    assert seeded(Query(user="u", now=1.0, request_id="\ud800")).random() != seeded(Query(user="u", now=1.0)).random()
+    assert (
+        request_generator(Query(user="u", now=1.0, request_id="\ud800")).random()
+        != request_generator(Query(user="u", now=1.0)).random()
+    )
 
 
 def test_without_an_id_user_and_moment_stand_for_the_request():

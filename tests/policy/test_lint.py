@@ -5,12 +5,12 @@ import pytest
 from slow_twin import objects
 
 from recsys.errors import ConfigError
-from recsys.policy.lint import Catalogue, check
+from recsys.policy.lint import RuleCatalogue, check
 
 NOW = 1_800_000_000.0  # 2027-01-15
 
 
-CATALOGUE = Catalogue(
+CATALOGUE = RuleCatalogue(
     columns={
         "item": objects(["50", "51", "52", "53"]),
         "year": np.array([1999.0, 1980.0, 1950.0, 1997.0]),
@@ -60,7 +60,7 @@ MISTAKES = {
     "floor above a cap": ("{name: genres, cap: 2, of: genres", "{name: genres, cap: 1, of: studio", "error", "oak", 8,
                           "'genres' allows 1 of these items in the first 4, fewer than 2"),
     "floor above what there is": ("floor: 2", "floor: 4", "error", "oak", 8, "only 3 items meet the condition"),
-    "cap of nothing": ("cap: 2", "cap: 4", "warning", "genres", 7, "4 of the first 4 places caps nothing"),
+    "cap of nothing": ("cap: 2", "cap: 4", "warning", "genres", 7, "4 of the first 4 positions caps nothing"),
 }  # fmt: skip
 
 
@@ -76,7 +76,7 @@ def test_each_mistake_is_found_and_named(mistake):
 
 ADDED = {
     "two of one name": ("{name: recent, frequency: 2}", "error", "two rules are called 'recent'"),
-    "shadowed pin": ('{name: other, pin: 0, item: "52", when: "hour >= 18"}', "error", "'house' has place 0 already"),
+    "shadowed pin": ('{name: other, pin: 0, item: "52", when: "hour >= 18"}', "error", "'house' has position 0 already"),
     "pinned twice": ('{name: other, pin: 3, item: "51", when: "hour >= 18"}', "error", "'house' pins '51' already"),
     "contradiction": ('{name: other, bury: 2, where: "year > 1996"}', "error", "it contradicts 'recent'"),
     "said twice": ('{name: other, boost: 2, where: "year > 1996"}', "warning", "the same items as 'recent' once more"),

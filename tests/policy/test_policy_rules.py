@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from slow_twin import objects
 
-import recsys.policy.compiled as compiled_rules
+import recsys.policy.compiled_rules as compiled_rules
 from recsys.contracts import Event, Query
 from recsys.errors import ConfigError
-from recsys.policy.compiled import CompiledRules
-from recsys.policy.quotas import MOST
+from recsys.policy.compiled_rules import CompiledRules
+from recsys.policy.quotas import MAX_FACTOR
 from recsys.policy.rules import MAX_QUOTAS, RuleSet
 
 TYPES = {"year": "number", "genre": "category", "genres": "categories", "regions": "categories", "min_age": "number"}
@@ -111,7 +111,7 @@ def test_what_every_request_knows(when, holds):
 
 
 def test_answers_that_are_forgotten_are_found_again(monkeypatch):
-    monkeypatch.setattr(compiled_rules, "MAX_KNOWN", 2)
+    monkeypatch.setattr(compiled_rules, "MAX_CACHED_REQUESTS", 2)
     rules = compiled({"must": "year > 1960", "when": "user.age < 18"})
     ages = [12, 30, 15, 12, 44, 12]
     banned = [rules([ask(profile={"age": age})], ROWS).banned.any() for age in ages]
@@ -144,7 +144,7 @@ def test_boosts_and_buries_multiply():
 def test_exposure_moves_against_what_was_shown():
     rule = {"exposure": "genre", "least": 0.2, "most": 0.4}
     assert factors(rule, exposure={"genre=a": 0.8, "genre=b": 0.1, "genre=none such": 0.9}) == [0.5, 1.0, 2.0, 0.5]
-    assert factors(rule, exposure={"genre=a": 0.3, "genre=b": 0.0}) == [1.0, 1.0, MOST, 1.0]
+    assert factors(rule, exposure={"genre=a": 0.3, "genre=b": 0.0}) == [1.0, 1.0, MAX_FACTOR, 1.0]
     assert factors({**rule, "exposure": "genres"}, exposure={"genres=War": 0.1, "genres=Documentary": 0.1}) == [
         2,
         1,
@@ -159,7 +159,7 @@ def test_strength_is_the_power_of_what_lies_within_the_bounds():
     assert factors(rule, exposure={"genre=a": 0.8, "genre=b": 0.1}) == [0.25, 1.0, 4.0, 0.25]
     steep = {**rule, "strength": 50}
     assert factors(steep, exposure={"genre=a": 0.8, "genre=b": 0.1}) == [2.0**-50, 1.0, 2.0**50, 2.0**-50]
-    assert factors(rule, exposure={"genre=b": 0.0}) == [1.0, 1.0, MOST**2, 1.0]
+    assert factors(rule, exposure={"genre=b": 0.0}) == [1.0, 1.0, MAX_FACTOR**2, 1.0]
     assert (
         RuleSet.parse({"rules": [{"name": "a", **rule}]}).hash
         != RuleSet.parse({"rules": [{"name": "a", "exposure": "genre", "least": 0.2, "most": 0.4}]}).hash
@@ -186,8 +186,8 @@ def test_frequencies_burden_what_was_shown_too_often():
     rules = compiled({"frequency": 3}, {"frequency": 2, "where": "genre == 'a'"})
     asked = [ask(exposure={"50": 2, "52": 3, "53": 5, "?": 9}), ask()]
     rows = np.tile(ROWS, (2, 1))
-    held = rules(asked, rows).holds[..., list(rules.quota_places)]
-    assert rules.burdens(asked, rows, held).tolist() == [[1, 0, 2, 3], [0, 0, 0, 0]]
+    held = rules(asked, rows).holds[..., list(rules.quota_rules)]
+    assert rules.item_violations(asked, rows, held).tolist() == [[1, 0, 2, 3], [0, 0, 0, 0]]
 
 
 def test_caps_number_the_values_of_their_column():
@@ -270,7 +270,7 @@ def test_read(tmp_path):
         ("rules: [{name: a, cap: 0, of: genre, top: 3}]", "rules[0].cap is 0"),
         ("rules: [{name: a, cap: 1, of: genre, top: [3]}]", "rules[0].top is a list"),
         ("rules: [{name: a, cap: 1, top: 3}]", "needs exactly one of the keys 'of' and 'where'"),
-        ("rules: [{name: a, floor: 4, where: 'true', top: 3}]", "rules[0].floor is 4, but there are only 3 places"),
+        ("rules: [{name: a, floor: 4, where: 'true', top: 3}]", "rules[0].floor is 4, but there are only 3 positions"),
         ("rules: [{name: a, exposure: genre, least: 0.5, most: 0.1}]", "rules[0].least is 0.5, more than most"),
         ("rules: [{name: a, exposure: genre, least: 0.5, most: 2}]", "rules[0].most is 2; write a number from 0 to 1"),
         (

@@ -8,7 +8,7 @@ from slow_twin import CATALOGUE, POPULARITY, N, naive_discount
 from test_compose import candidates, compiled, one_slate, query, requests, shown, watch
 
 from recsys.errors import BundleError
-from recsys.policy.popularity import LEAST, PopularityDial
+from recsys.policy.popularity import MIN_FACTOR, PopularityDial
 
 ALL = list(range(N))
 
@@ -27,7 +27,7 @@ def test_factors_are_those_of_the_slow_twin_and_bounded(discount, of, exposure):
     found = factors(discount, of, exposure)[0]
     asked = query(exposure=exposure)
     assert found == pytest.approx([naive_discount((discount, of), row, asked) for row in ALL])
-    assert ((found >= LEAST) & (found <= 1)).all()
+    assert ((found >= MIN_FACTOR) & (found <= 1)).all()
 
 
 @given(st.floats(0.01, 5), st.floats(0.01, 5))
@@ -55,10 +55,10 @@ def test_off_is_exactly_as_without(request_):
     rules, _, trade_off, window, queries, rows, values = request_
     shape = (len(rows), len(rows[0]))
     offered = candidates(np.reshape(rows, shape)), watch(np.reshape(values, shape))
-    off = compiled(rules, trade_off, window, dial=(0.0, "exposure")).filled(queries, *offered)
-    assert off.offer.discounts is None
-    utilities = off.offer.utility
-    plain = compiled(rules, trade_off, window, dial=(0.0, "events")).filled(queries, *offered).offer.utility
+    off = compiled(rules, trade_off, window, dial=(0.0, "exposure")).fill(queries, *offered)
+    assert off.scored.discounts is None
+    utilities = off.scored.utility
+    plain = compiled(rules, trade_off, window, dial=(0.0, "events")).fill(queries, *offered).scored.utility
     assert np.array_equal(utilities, plain, equal_nan=True)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from recsys.errors import ConfigError
-from recsys.policy.audit import HEAD, LOG, Version
+from recsys.policy.audit import HEAD, LOG, RuleVersion
 from recsys.policy.store import RuleStore
 
 
@@ -31,7 +31,7 @@ def signed(lines: list[bytes]) -> list[bytes]:
     """The second line altered, with a sha256 that fits it."""
     document = json.loads(lines[1])
     del document["sha256"]
-    return [lines[0], Version(**{**document, "who": "eve"}).line, *lines[2:]]
+    return [lines[0], RuleVersion(**{**document, "who": "eve"}).line, *lines[2:]]
 
 
 @pytest.mark.parametrize(

@@ -16,14 +16,14 @@ from slow_twin import CATALOGUE, OBJECTIVES, REQUEST_TYPES, SOURCES, TYPES, VECT
 
 from recsys.contracts import PAD, Candidates, Query
 from recsys.errors import ConfigError
-from recsys.policy.batch import UNRANKED, UNSURE
 from recsys.policy.compose import Policy
 from recsys.policy.diversity import Determinantal, MaximalMarginalRelevance
-from recsys.policy.draws import THOMPSON, chance, drawn
 from recsys.policy.explore import Exploration
 from recsys.policy.popularity import PopularityDial
 from recsys.policy.repeat import Repeat
 from recsys.policy.rules import RuleSet
+from recsys.policy.sampling import THOMPSON, propensity, sample
+from recsys.policy.slate_batch import NO_UNCERTAINTY, UNRANKED
 from recsys.policy.value import ValueFormula
 
 PLAIN = MaximalMarginalRelevance(trade_off=1.0, window=0, span=None, content=0.0)
@@ -38,7 +38,7 @@ SCALES = {
 
 def chances(means, deviations, allowed=None):
     allowed = np.ones(len(means), dtype=bool) if allowed is None else allowed
-    return np.array([chance(THOMPSON, 0.0, allowed, means, 0, c, deviations) for c in range(len(means))])
+    return np.array([propensity(THOMPSON, 0.0, allowed, means, 0, c, deviations) for c in range(len(means))])
 
 
 def slow_chance(means, deviations, chosen):
@@ -99,7 +99,7 @@ def test_draws_are_as_frequent_as_computed():
     means, deviations = np.array([0.5, 0.45, 0.2, 0.4, 0.9]), np.array([0.1, 0.2, 0.3, 0.0, 0.1])
     allowed, size = np.array([True, True, True, True, False]), 40_000
     times = Counter(
-        drawn(THOMPSON, 0.0, allowed, means, 0, np.zeros(2), deviations, normals)
+        sample(THOMPSON, 0.0, allowed, means, 0, np.zeros(2), deviations, normals)
         for normals in np.random.default_rng(0).normal(size=(size, 5))
     )
     likely = chances(means, deviations, allowed)[:4]
@@ -174,7 +174,7 @@ def test_a_boost_stretches_the_width_as_it_does_the_utility():
     rules = [{"name": "push", "boost": 4, "where": "item == 'i1'"}]
     p, deviations = np.full((1, 3, 2), 0.5, np.float32), np.full((1, 3, 2), 0.1, np.float32)
     for formula, order in (("watch", [1, 0, 2]), ("watch - 1", [1, 0, 2])):
-        offer = compiled(formula, rules=rules).filled(asked(["r"]), offered(np.array([[0, 1, 2]])), p, deviations).offer
+        offer = compiled(formula, rules=rules).fill(asked(["r"]), offered(np.array([[0, 1, 2]])), p, deviations).offer
         assert offer.rows[0].tolist() == order
         factor = offer.utility[0, 0] / offer.utility[0, 1]
         assert offer.spread[0, 0] == pytest.approx(factor * offer.spread[0, 1])
@@ -217,9 +217,9 @@ def test_without_deviations_the_best_stands_everywhere_and_that_is_said(ranked):
     utilities = [item.utility for item in slate.items]
     assert utilities == sorted(utilities, reverse=True)
     assert [(item.propensity, item.explored) for item in slate.items] == [(1.0, False)] * 3
-    assert (UNSURE in slate.degraded, UNRANKED in slate.degraded) == (True, not ranked)
+    assert (NO_UNCERTAINTY in slate.degraded, UNRANKED in slate.degraded) == (True, not ranked)
     (other,) = policy.compose(asked(["r"]), offered(rows), *figures(1, 6))
-    assert UNSURE not in other.degraded
+    assert NO_UNCERTAINTY not in other.degraded
 
 
 def test_no_doubt_no_exploration_and_more_doubt_more():

@@ -46,7 +46,7 @@ def test_the_first_reason_is_told():
 
 
 def test_what_is_shown_says_where():
-    assert told("i0", rules=[]) == "'i0' is shown, on place 1"
+    assert told("i0", rules=[]) == "'i0' is shown at position 1"
 
 
 def test_what_a_cap_holds_back_names_the_cap():

@@ -16,8 +16,8 @@ from recsys.bundle import Bundle
 from recsys.contracts import Query, Slate
 from recsys.pipeline import recommend
 from recsys.policy.audit import HEAD
+from recsys.policy.exposure_file import ShareFile
 from recsys.policy.rules import RuleSet
-from recsys.policy.shares import ShareFile
 from recsys.policy.store import RuleStore
 from recsys.stages import STALE_RULES, load_stages
 from serving.client import Client

@@ -115,7 +115,7 @@ def test_the_mean_amount_is_what_a_formula_makes_of_its_name(prepared, predicted
     """Of the amount that ends at the last step."""
     rows, chances = predicted
     described = prepared.dataset.description
-    value = ValueFormula(formula="stay", weights={}).spelled(described.means).compile(tuple(described.objectives))
+    value = ValueFormula(formula="stay", weights={}).expand_means(described.means).compile(tuple(described.objectives))
     minutes = means()[np.array(prepared.dataset.items["item"].to_list(), dtype=int)[rows]]
     wanted = WATCHED * minutes * (1 - np.exp(-STEPS[-1] / minutes))
     assert np.corrcoef(value(chances).ravel(), wanted.ravel())[0, 1] > 0.95

@@ -113,7 +113,7 @@ def test_folding_events_in_any_order_equals_the_arrays(stream, length, order, ra
     events = sequences(replay, np.ones(len(replay.items), dtype=bool))
     queries = []
     for row in events.rows:
-        before = replay.rows_of_user[replay.users[row]][: replay.place[row]].tolist()
+        before = replay.rows_of_user[replay.users[row]][: replay.num_earlier[row]].tolist()
         random.shuffle(before)
         history = folded(replay.events, before, spec)
         queries.append(Query(user="-", now=float(replay.timestamps[row]), history=history))

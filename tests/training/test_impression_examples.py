@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from recsys.content.text import TextVectors
 from recsys.contracts import PAD, Event, Slate, SlateItem
 from recsys.data.dataset import DESCRIPTION_FILE
-from recsys.data.sources.event_log import EventLog
+from recsys.data.sources.event_log import EventLogSource
 from recsys.data.sources.planted import EFFECTS, Planted
 from recsys.data.sources.synthetic import Synthetic
 from recsys.data.splits import RANK, VALIDATION, GlobalTime, whole
@@ -155,7 +155,7 @@ def loaded(folder, records, wait_s=10.0):
     asyncio.run(sink.write([Stored(sequence=place, record=record) for place, record in enumerate(records)]))
     sink.close()
     description = str(folder / "data" / DESCRIPTION_FILE)
-    return EventLog(folder=str(folder / "log"), description=description, history=True, wait_s=wait_s).load()
+    return EventLogSource(folder=str(folder / "log"), description=description, history=True, wait_s=wait_s).load()
 
 
 def test_what_came_of_a_request_is_its_label(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from recsys.contracts import Event, Query
 from recsys.data.sources.tables import Tables
 from recsys.data.splits import TEST, GlobalTime
-from recsys.evaluation.questions import Questions
+from recsys.evaluation.evaluation_queries import EvaluationQueries
 from recsys.evaluation.replay import Replay
 from recsys.pipeline import recommend
 from recsys.policy.repeat import Repeat
@@ -54,12 +54,12 @@ def trained_grocery(
     return run(composed(tmp_path_factory.mktemp("grocery_run"), *kept, *overrides))
 
 
-def questions(grocery: Path, repeat: Repeat) -> Questions:
+def questions(grocery: Path, repeat: Repeat) -> EvaluationQueries:
     dataset = Tables(description=str(grocery)).load()
     protocol = GlobalTime(rank=0.1, validation=0.1, test=0.2, cuts=1, later=0.0, horizon_days=None)
     (split,) = protocol.splits(dataset)
     bars = repeat.compile(tuple(dataset.description.objectives), clock=True)
-    return Questions.of(dataset, split, Replay(dataset, split, bars), TEST)
+    return EvaluationQueries.of(dataset, split, Replay(dataset, split, bars), TEST)
 
 
 @pytest.mark.parametrize("days", ["never", "always", 5, 9])

@@ -16,7 +16,7 @@ from recsys.content.text import TextVectors
 from recsys.contracts import PAD
 from recsys.data.sources.synthetic import Synthetic
 from recsys.data.splits import TEST, VALIDATION, GlobalTime
-from recsys.evaluation.questions import Questions
+from recsys.evaluation.evaluation_queries import EvaluationQueries
 from recsys.features.encode import encode_queries
 from recsys.features.spec import Features
 from recsys.training import retrieval, watched
@@ -311,7 +311,7 @@ def test_training_gets_better_at_what_it_is_asked(short, ordered, negatives):
 
 @pytest.fixture(scope="module")
 def questions(short):
-    return Questions.of(short.dataset, short.split, short.replay, VALIDATION)
+    return EvaluationQueries.of(short.dataset, short.split, short.replay, VALIDATION)
 
 
 @pytest.fixture
@@ -323,7 +323,7 @@ def small_steps(monkeypatch):
 @torch.no_grad()
 @pytest.mark.usefixtures("small_steps")
 def test_what_is_watched_is_trimmed_without_changing_a_vector(world):
-    questions = Questions.of(world.dataset, world.split, world.replay, VALIDATION)
+    questions = EvaluationQueries.of(world.dataset, world.split, world.replay, VALIDATION)
     asked, task = Watched.of(questions, world.spec, world.items), world.task()
     batches = list(asked.batches())
     assert sum(len(batch["history_gaps"]) for batch in batches) == len(questions)

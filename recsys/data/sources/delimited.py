@@ -29,7 +29,7 @@ def read_columns(path: Path, columns: Mapping[str, str], *, separator: str) -> p
                 f"{path}: there is no column {name!r}{did_you_mean(name, frame.columns)}; the file has "
                 f"{', '.join(frame.columns)}"
             )
-    return frame.select(pl.col(name).alias(wanted) for name, wanted in columns.items())
+    return frame.select(pl.col(name).alias(new_name) for name, new_name in columns.items())
 
 
 def shuffled_ids(ids: pl.Series) -> pl.Series:
@@ -38,4 +38,4 @@ def shuffled_ids(ids: pl.Series) -> pl.Series:
     For files that were numbered in the order of what is to be predicted.
     """
     old = sorted(ids.unique().drop_nulls(), key=lambda one: hashlib.blake2b(one.encode()).digest())
-    return ids.replace_strict(old, [str(place) for place in range(1, len(old) + 1)], return_dtype=pl.String)
+    return ids.replace_strict(old, [str(number) for number in range(1, len(old) + 1)], return_dtype=pl.String)

@@ -14,7 +14,7 @@ import polars as pl
 
 from recsys.data.dataset import DTYPES, Dataset, action_columns
 from recsys.data.description import ITEM, TIMESTAMP, USER, Description
-from recsys.data.refusing import shortened
+from recsys.data.row_errors import shortened
 from recsys.data.sources.tables import Tables
 from recsys.data.validation import Table, validated
 from recsys.errors import DataError, check_ranges
@@ -31,7 +31,7 @@ SCALAR = ("category", "text")
 
 
 @dataclass(frozen=True, kw_only=True)
-class EventLog:
+class EventLogSource:
     """The feedback of the log, with the catalogue, the users and the objectives of the run that was served.
 
     A record counts once, however often and in whatever order its copies lie in the files. Feedback that names the request

@@ -237,8 +237,10 @@ def _in_folder(folder: Path) -> Files:
 
 def _in_zip(archive: io.BytesIO | Path) -> Files:
     with zipfile.ZipFile(archive) as members:
-        wanted = [name for name in members.namelist() if name.split("/")[-1] in (*GROUPLENS_FILES, *TYPED_FILES)]
-        return {name.split("/")[-1]: members.read(name) for name in wanted}
+        members_to_read = [
+            name for name in members.namelist() if name.split("/")[-1] in (*GROUPLENS_FILES, *TYPED_FILES)
+        ]
+        return {name.split("/")[-1]: members.read(name) for name in members_to_read}
 
 
 def _cached(kept: Path) -> Dataset:

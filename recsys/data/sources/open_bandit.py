@@ -73,10 +73,10 @@ def _numbers(path: Path, frame: pl.DataFrame, name: str) -> np.ndarray:
     return numbers.to_numpy()
 
 
-def _check(path: Path, name: str, values: np.ndarray, right: np.ndarray, wanted: str) -> None:
+def _check(path: Path, name: str, values: np.ndarray, right: np.ndarray, expected: str) -> None:
     if not right.all():
         row = int(np.argmin(right))
-        raise DataError(f"{path}: {name} is {values[row]:g} in row {row + 1}; wanted {wanted}")
+        raise DataError(f"{path}: {name} is {values[row]:g} in row {row + 1}; wanted {expected}")
 
 
 def _one_hot(frame: pl.DataFrame) -> np.ndarray:

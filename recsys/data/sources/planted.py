@@ -65,7 +65,7 @@ class Truth:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class World:
+class PlantedWorld:
     """Users and items."""
 
     age: np.ndarray
@@ -160,9 +160,9 @@ class Planted:
         truth = Truth(probabilities=columns.pop("probabilities"), unbiased=columns.pop("unbiased"))
         return self._dataset(world, columns), truth
 
-    def world(self) -> World:
+    def world(self) -> PlantedWorld:
         rng = np.random.default_rng((self.seed, 0))
-        return World(
+        return PlantedWorld(
             age=rng.uniform(-1, 1, self.users),
             budget=rng.uniform(1, 9, self.users),
             segment=rng.integers(SEGMENTS, size=self.users),
@@ -175,7 +175,9 @@ class Planted:
             checksum=np.array([zlib.crc32(name.encode()) for name in _names("i", self.items)]),
         )
 
-    def _simulate(self, world: World, intercepts: np.ndarray | None) -> tuple[list[dict[str, np.ndarray]], np.ndarray]:
+    def _simulate(
+        self, world: PlantedWorld, intercepts: np.ndarray | None
+    ) -> tuple[list[dict[str, np.ndarray]], np.ndarray]:
         """All rounds as columns [U, S], and the intercepts [T], which are found where they are not given."""
         rng, memory, bias = np.random.default_rng((self.seed, 1)), Memory(self.users), self._position_bias()
         parts, found = [], []
@@ -211,21 +213,21 @@ class Planted:
         )
 
     def _slates(
-        self, rng: np.random.Generator, world: World, moment: Round, memory: Memory
+        self, rng: np.random.Generator, world: PlantedWorld, moment: Round, memory: Memory
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """What the policy, which knows something of clicks, shows: items and propensities [U, S], logits [U, S, T]."""
         first = rng.integers(self.items - OFFERED + 1, size=(self.users, 1))
         offered = first + rng.permuted(np.tile(np.arange(OFFERED), (self.users, 1)), axis=1)
         logits = self._logits(world, moment, memory, offered)
-        place, propensity = _plackett_luce(rng, 0.5 * logits[..., 0], self.slate)
-        shown = np.take_along_axis(offered, place, axis=1)
-        return shown, propensity, np.take_along_axis(logits, place[..., None], axis=1)
+        columns, propensity = _plackett_luce(rng, 0.5 * logits[..., 0], self.slate)
+        shown = np.take_along_axis(offered, columns, axis=1)
+        return shown, propensity, np.take_along_axis(logits, columns[..., None], axis=1)
 
     def _wide(self, column: np.ndarray) -> np.ndarray:
         """[U] -> [U, S]"""
         return np.repeat(column[:, None], self.slate, axis=1)
 
-    def _logits(self, world: World, moment: Round, memory: Memory, offered: np.ndarray) -> np.ndarray:
+    def _logits(self, world: PlantedWorld, moment: Round, memory: Memory, offered: np.ndarray) -> np.ndarray:
         """[U, C, T] of the items offered [U, C], without position and intercept."""
         age, urgency, segment, device = (
             one[:, None] for one in (world.age, moment.urgency, world.segment, moment.device)
@@ -289,15 +291,17 @@ class Planted:
                 low, high = (low, found[objective]) if above else (found[objective], high)
         return found
 
-    def _remember(self, world: World, memory: Memory, moment: Round, shown: np.ndarray, happened: np.ndarray) -> None:
+    def _remember(
+        self, world: PlantedWorld, memory: Memory, moment: Round, shown: np.ndarray, happened: np.ndarray
+    ) -> None:
         """In the order in which a log keeps what happens at one moment."""
         order = np.argsort(world.checksum[shown], axis=1)
-        for place in order.T:
-            column = place[:, None]
+        for row_order in order.T:
+            column = row_order[:, None]
             items, now = (np.take_along_axis(one, column, axis=1)[:, 0] for one in (shown, happened))
             memory.append(items, moment.now, now)
 
-    def _dataset(self, world: World, columns: Mapping[str, np.ndarray]) -> Dataset:
+    def _dataset(self, world: PlantedWorld, columns: Mapping[str, np.ndarray]) -> Dataset:
         users, items = _names("u", self.users), _names("i", self.items)
         reached = dict(zip(OBJECTIVES, columns["reached"].T.astype(float), strict=True))
         plain = {name: columns[name] for name in ("timestamp", "urgency", "position", "propensity")}
@@ -331,12 +335,12 @@ def _balanced(rng: np.random.Generator, rows: int) -> np.ndarray:
     return table / table.std()
 
 
-def _plackett_luce(rng: np.random.Generator, scores: np.ndarray, places: int) -> tuple[np.ndarray, np.ndarray]:
+def _plackett_luce(rng: np.random.Generator, scores: np.ndarray, num_positions: int) -> tuple[np.ndarray, np.ndarray]:
     """Columns [U, S] drawn without replacement by exp(scores [U, C]), and the chance of each draw given those before."""
     order = np.argsort(-(scores + rng.gumbel(size=scores.shape)), axis=1)
     falling = np.exp(np.take_along_axis(scores, order, axis=1))
     left = np.cumsum(falling[:, ::-1], axis=1)[:, ::-1]
-    return order[:, :places], (falling / left)[:, :places]
+    return order[:, :num_positions], (falling / left)[:, :num_positions]
 
 
 def _names(letter: str, count: int) -> np.ndarray:

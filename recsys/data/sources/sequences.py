@@ -11,7 +11,7 @@ import polars as pl
 
 from recsys.data.dataset import Dataset
 from recsys.data.description import ITEM, USER, Description
-from recsys.data.refusing import shortened
+from recsys.data.row_errors import shortened
 from recsys.data.validation import Table, validated
 from recsys.errors import DataError
 
@@ -32,8 +32,8 @@ class SequenceFile:
         path = Path(self.path)
         events, file = read_sequences(path), self._attributes_file(path)
         known = {} if file is None else read_attributes(file)
-        met = set(events[ITEM])
-        items = _item_table(file, {item: listed for item, listed in known.items() if item in met})
+        interacted = set(events[ITEM])
+        items = _item_table(file, {item: listed for item, listed in known.items() if item in interacted})
         dataset = validated(
             name=path.stem,
             interactions=Table(file=str(path), frame=events, names={USER: USER, ITEM: ITEM}, separator="|"),
@@ -50,7 +50,7 @@ class SequenceFile:
                 order="user",
             ),
         )
-        if strangers := len(known.keys() - met):
+        if strangers := len(known.keys() - interacted):
             note = f"items of {file} that no line of {path.name} holds were left out: {strangers}"
             return replace(dataset, notes=(*dataset.notes, note))
         return dataset

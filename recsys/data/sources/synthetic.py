@@ -57,7 +57,7 @@ DESCRIPTION = Description(
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class World:
+class SyntheticWorld:
     """The planted truth."""
 
     users: np.ndarray
@@ -88,7 +88,7 @@ class World:
         affinity = self.taste @ self.topics.T
         return (affinity[..., None] * SLOPES + self.prices[:, None] * PRICE_SLOPES).astype(np.float32)
 
-    def logits(self, impressions: "Impressions") -> np.ndarray:
+    def logits(self, impressions: "SyntheticImpressions") -> np.ndarray:
         """[R, T], up to the constant that `intercepts` gives."""
         shown = impressions
         affinity = np.einsum("rd,rd->r", self.taste[shown.user], self.topics[shown.item])
@@ -98,7 +98,7 @@ class World:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Impressions:
+class SyntheticImpressions:
     """What was shown to whom, as rows of the world."""
 
     time: np.ndarray
@@ -132,7 +132,7 @@ class Synthetic:
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ConfigError(f"{one.name} is {value!r}; write a whole number of at least {least}")
 
-    def world(self) -> World:
+    def world(self) -> SyntheticWorld:
         """The truth behind `load`."""
         rng = self._rng(0)
         segments, categories = rng.integers(len(SEGMENTS), size=self.users), rng.integers(len(TOPICS), size=self.items)
@@ -140,7 +140,7 @@ class Synthetic:
         taste = 0.6 * centres[segments] + 0.8 * rng.normal(size=(self.users, len(TOPICS)))
         topics = 0.5 * rng.normal(size=(self.items, len(TOPICS))) + np.eye(len(TOPICS))[categories]
         shocks = rng.normal(scale=0.12, size=(DAYS, self.items))
-        return World(
+        return SyntheticWorld(
             users=_ids("u", self.users),
             items=_ids("i", self.items),
             segments=segments,
@@ -154,7 +154,7 @@ class Synthetic:
             cold_items=_marked(rng, self.items),
         )
 
-    def impressions(self, world: World) -> Impressions:
+    def impressions(self, world: SyntheticWorld) -> SyntheticImpressions:
         """The log of a policy that knows popularity well and taste a little."""
         rng = self._rng(1)
         time = START + np.sort(np.floor(rng.uniform(0, DAYS * DAY_S, self.events)))
@@ -163,7 +163,7 @@ class Synthetic:
         offered = _drawn(rng, rng.lognormal(sigma=1.0, size=self.items), world.cold_items, late, 4)
         appeal = np.einsum("rd,rcd->rc", world.taste[user], world.topics[offered])
         best = (0.5 * appeal + rng.gumbel(size=appeal.shape)).argmax(axis=1)
-        return Impressions(
+        return SyntheticImpressions(
             time=time,
             user=user,
             item=offered[np.arange(self.events), best],
@@ -171,7 +171,7 @@ class Synthetic:
             position=np.minimum(rng.geometric(0.25, self.events) - 1, POSITIONS - 1),
         )
 
-    def probabilities(self, world: World, impressions: Impressions) -> np.ndarray:
+    def probabilities(self, world: SyntheticWorld, impressions: SyntheticImpressions) -> np.ndarray:
         """[R, T] true probability of each objective for each impression."""
         logits = world.logits(impressions)
         probabilities = _sigmoid(logits + intercepts(logits))
@@ -233,7 +233,9 @@ def _drawn(rng: np.random.Generator, weights: np.ndarray, cold: np.ndarray, late
     return np.where(late[:, None] & (rng.random(rows.shape) < 0.25), fresh, rows)
 
 
-def _interactions(rng: np.random.Generator, world: World, shown: Impressions, actions: np.ndarray) -> pl.DataFrame:
+def _interactions(
+    rng: np.random.Generator, world: SyntheticWorld, shown: SyntheticImpressions, actions: np.ndarray
+) -> pl.DataFrame:
     device = np.array(DEVICES, object)[shown.device]
     return pl.DataFrame(
         {
@@ -247,7 +249,7 @@ def _interactions(rng: np.random.Generator, world: World, shown: Impressions, ac
     )
 
 
-def _items(rng: np.random.Generator, world: World) -> pl.DataFrame:
+def _items(rng: np.random.Generator, world: SyntheticWorld) -> pl.DataFrame:
     names = list(TOPICS)
     ranked = np.argsort(-world.topics, axis=1, kind="stable")
     titles = [_title(rng, names[own], names[other]) for own, other in zip(world.categories, ranked[:, 0], strict=True)]
@@ -266,7 +268,7 @@ def _items(rng: np.random.Generator, world: World) -> pl.DataFrame:
     )
 
 
-def _users(rng: np.random.Generator, world: World) -> pl.DataFrame:
+def _users(rng: np.random.Generator, world: SyntheticWorld) -> pl.DataFrame:
     ages = np.array((22, 38, 46, 69))[world.segments] + rng.normal(scale=4, size=len(world.users))
     return pl.DataFrame(
         {

@@ -96,8 +96,8 @@ def _document(path: Path) -> dict[str, Any]:
         raise DataError(f"{path}: the description cannot be read: {error}; name a YAML file in UTF-8") from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        place = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "somewhere"
-        raise DataError(f"{path}: no valid YAML at {place}: {error.problem}; correct it there") from None
+        location = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "somewhere"
+        raise DataError(f"{path}: no valid YAML at {location}: {error.problem}; correct it there") from None
     except yaml.YAMLError as error:
         raise DataError(f"{path}: no valid YAML: {' '.join(str(error).split())}; correct it") from None
     try:

@@ -15,8 +15,8 @@ import pytest
 
 from recsys.errors import ServingError
 from recsys.pipeline import recommend
+from recsys.policy.exposure_file import ShareFile
 from recsys.policy.rules import RuleSet
-from recsys.policy.shares import ShareFile
 from recsys.stages import load_retrieve, load_rules
 from serving.events.record import Record, Stored
 from serving.gateway.app import build

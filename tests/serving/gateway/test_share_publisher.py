@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from recsys.policy.shares import FILE, ShareFile, Shares
+from recsys.policy.exposure_file import FILE, ShareFile, Shares
 from serving.gateway.shares import LATE, SharePublisher
 
 EVERY_S = 0.05

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from recsys.errors import DataError
-from recsys.policy.shares import FILE, PER_LINE, LiveShares, ShareFile, Shown
+from recsys.policy.exposure_file import FILE, PER_LINE, ExposureShares, LiveShares, ShareFile
 
 PATIENCE_S = 60
 SHARES = st.dictionaries(st.text(), st.floats(0, 1), max_size=9)
@@ -88,19 +88,19 @@ def test_what_cannot_be_read_leaves_the_older_shares_until_it_can(
     file = ShareFile(tmp_path)
     file.write({"item=a": 0.5})
     live = LiveShares(file)
-    assert live.now() == Shown(shares={"item=a": 0.5})
+    assert live.current() == ExposureShares(shares={"item=a": 0.5})
     (tmp_path / "draft").write_text("nonsense")
     (tmp_path / "draft").replace(file.path)
-    until(lambda: live.now().stale)
-    assert live.now().shares == {"item=a": 0.5}
+    until(lambda: live.current().stale)
+    assert live.current().shares == {"item=a": 0.5}
     file.write({"item=a": 0.25})
-    until(lambda: live.now() == Shown(shares={"item=a": 0.25}))
+    until(lambda: live.current() == ExposureShares(shares={"item=a": 0.25}))
     assert [record.getMessage().count("the older shares go on serving") for record in caplog.records] == [1]
 
 
 def test_it_may_begin_with_a_damaged_file(tmp_path: Path) -> None:
     (tmp_path / FILE).write_text("nonsense")
     live = LiveShares(ShareFile(tmp_path))
-    assert live.now() == Shown(stale=True)
+    assert live.current() == ExposureShares(stale=True)
     ShareFile(tmp_path).write({"item=a": 0.5})
-    until(lambda: live.now() == Shown(shares={"item=a": 0.5}))
+    until(lambda: live.current() == ExposureShares(shares={"item=a": 0.5}))

@@ -1,4 +1,4 @@
-"""Hidden items: those a user hides by their id, and all items that have a hidden value in a category column.
+"""Items that a query hides: by their id, or by a value in a category column.
 
 Shapes: N items of the catalogue, B queries.
 """
@@ -13,7 +13,7 @@ from recsys.policy.repeat import SeenFilter
 ITEM = "item"
 KINDS = ("category", "categories")
 UNKNOWN = "hidden:"
-"""before the name of a column that is no category of the catalogue, or of whose hidden values one is in no item"""
+"""flag prefix of a column that is no category of the catalogue, or has a hidden value that no item has"""
 
 Rows = Mapping[str, Sequence[int]]
 """value -> catalogue rows"""
@@ -21,24 +21,24 @@ Rows = Mapping[str, Sequence[int]]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class HiddenItems:
-    """The rows behind Query.hidden. A column is indexed when a query first hides by it."""
+    """Catalogue rows of Query.hidden. A column is indexed when a query first hides by it."""
 
     types: Mapping[str, str]
-    """column -> kind; "item" is one of them by itself"""
+    """column -> kind; "item" is implied"""
     column: Callable[[str], Iterable[Any]]
-    """name -> [N] values as they are now: text, lists of texts, or None"""
+    """name -> [N] current values: text, list of texts, or None"""
     _indexed: dict[str, Rows] = field(default_factory=dict)
 
     def rows(self, queries: Sequence[Query]) -> list[set[int]]:
-        """[B] catalogue rows that each query hides."""
+        """Return [B] sets of catalogue rows that each query hides."""
         return [{row for found in self._found(query) for row in found[1]} for query in queries]
 
     def unknown(self, query: Query) -> list[str]:
-        """A flag for each column or value that the catalogue does not have: it hides nothing."""
+        """Return a flag for each column or value that the catalogue does not have and that hides nothing."""
         return list(dict.fromkeys(UNKNOWN + name for name, rows in self._found(query) if not rows))
 
     def _found(self, query: Query) -> list[tuple[str, Sequence[int]]]:
-        """Each hidden value: its column and the rows that have it."""
+        """Return (column, rows that have the value) for each hidden value."""
         return [
             (name, self._rows_of(name).get(value.strip(), ()))
             for name, hidden in query.hidden.items()
@@ -62,10 +62,10 @@ def _indexed(column: Iterable[Any]) -> Rows:
     return rows
 
 
-def not_shown(
+def excluded_rows(
     queries: Sequence[Query], row_of: Mapping[str, int], seen: SeenFilter, hiding: HiddenItems
 ) -> list[list[int]]:
-    """[B] rising catalogue rows that may not be shown to the user of each query, wherever they come from."""
+    """Return [B] ascending catalogue rows that each query may not be shown, whichever source offers them."""
     barred = seen.rows(queries, row_of)
     if not any(query.hidden for query in queries):
         return barred

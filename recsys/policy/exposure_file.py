@@ -1,10 +1,10 @@
-"""What was shown to everybody, as shares: one file that whoever counts replaces and the last stage follows.
+"""Exposure shares of all users in one file, which the counting process replaces and the rules stage follows.
 
     <folder>/shares.json    {"format": 1, "shares": 27019}            a JSON object a line, after this one of so many shares
                             {"genres=Drama": 0.31, "item=50": 0.002}
 
-A query takes of it what its candidates need, so neither requests nor the event log carry the counters of a catalogue. Lines are
-short because whoever reads or writes one lets no other thread work.
+A query takes the shares that its candidates need, so neither requests nor the event log carry the counters of a catalogue.
+Lines are short because json holds the GIL while it reads or writes one.
 """
 
 import json
@@ -15,35 +15,36 @@ from itertools import islice
 from pathlib import Path
 
 from recsys.errors import DataError, RecsysError
-from recsys.policy.durable import locked
-from recsys.policy.watch import EVERY_S, Voice, Watch
+from recsys.policy.atomic_files import locked
+from recsys.policy.change_watcher import POLL_INTERVAL_S, ChangeWatcher, OncePerErrorLogger
 
 FILE, FORMAT, PER_LINE = "shares.json", 1, 500
 
 Shares = Mapping[str, float]
-""""column=value" -> share of all that was shown, as Query.exposure takes it"""
+""""column=value" -> share of all impressions, as in Query.exposure"""
 
 logger = logging.getLogger(__name__)
 
 
 class ShareFile:
-    """In a folder that need not exist. Many may write and read at once; a reader never sees a part. What was counted can be
-    counted again, so nothing is synchronised with the disk: what a crash leaves may be damaged, and `read` says so.
+    """File in a folder that need not exist, safe for concurrent writers and readers: a reader never sees a partial file.
+
+    Writes are not fsynced, since the counts can be made again: after a crash the file may be damaged, and `read` raises.
     """
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / FILE
 
     def stamp(self) -> object:
-        """Differs after every `write`; None where there is no file."""
+        """Return a value that differs after every `write`, None without a file."""
         try:
-            told = self.path.stat()
+            status = self.path.stat()
         except FileNotFoundError:
             return None
-        return told.st_ino, told.st_mtime_ns, told.st_size
+        return status.st_ino, status.st_mtime_ns, status.st_size
 
     def write(self, shares: Shares) -> object:
-        """The stamp of what was written; OSError where the disk refuses."""
+        """Replace the file and return its stamp; OSError where the disk refuses."""
         with locked(self.path.parent):
             draft = self.path.with_name(f".{FILE}.draft")
             draft.unlink(missing_ok=True)
@@ -53,7 +54,7 @@ class ShareFile:
             return self.stamp()
 
     def read(self) -> Shares:
-        """Nothing where there is no file. DataError for one that holds no shares, OSError for one that cannot be read."""
+        """Return the shares, none without a file. DataError for malformed content, OSError for an unreadable file."""
         try:
             lines = self.path.read_bytes().splitlines()
         except FileNotFoundError:
@@ -67,39 +68,39 @@ class ShareFile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shown:
-    """What is known of the shares at a moment."""
+class ExposureShares:
+    """Snapshot of the exposure shares."""
 
     shares: Shares = field(default_factory=dict)
     stale: bool = False
-    """the file could not be read, older shares stand in"""
+    """the file could not be read, older shares are used"""
 
 
 class LiveShares:
-    """The shares as they were written last. A thread reads them, nobody waits."""
+    """Latest written shares, read by a background thread so that no request waits."""
 
     def __init__(self, file: ShareFile) -> None:
         self._file = file
-        self._shown = Shown()
-        self._voice = Voice(logger, "exposure")
-        self._watch = Watch(file.stamp, self._follow)
-        if not self._follow():
-            self._watch.fail()
-        self._watch.keep_looking(EVERY_S)
+        self._current = ExposureShares()
+        self._errors = OncePerErrorLogger(logger, "exposure")
+        self._watcher = ChangeWatcher(file.stamp, self._reload)
+        if not self._reload():
+            self._watcher.mark_failed()
+        self._watcher.start_polling(POLL_INTERVAL_S)
 
-    def now(self) -> Shown:
-        """Take it once a batch: the next call may give another."""
-        self._watch.look()
-        return self._shown
+    def current(self) -> ExposureShares:
+        """Return the latest snapshot. Call it once per batch: the next call may return another."""
+        self._watcher.poll()
+        return self._current
 
-    def _follow(self) -> bool:
+    def _reload(self) -> bool:
         try:
-            self._shown = Shown(shares=self._file.read())
+            self._current = ExposureShares(shares=self._file.read())
         except (RecsysError, OSError) as error:
-            self._voice.say(error, "the older shares go on serving")
-            self._shown = replace(self._shown, stale=True)
+            self._errors.log(error, "the older shares stay in use")
+            self._current = replace(self._current, stale=True)
             return False
-        self._voice.well()
+        self._errors.reset()
         return True
 
 
@@ -111,7 +112,7 @@ def _lines(shares: Shares) -> Iterator[str]:
 
 
 def _shares(lines: list[bytes]) -> Shares:
-    """ValueError, KeyError, TypeError or AttributeError for what is none."""
+    """Parse lines; ValueError, KeyError, TypeError or AttributeError where they are malformed."""
     head, *parts = (json.loads(line) for line in lines)
     shares = {key: _share(share) for part in parts for key, share in part.items()}
     if head != {"format": FORMAT, "shares": len(shares)}:

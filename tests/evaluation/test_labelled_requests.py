@@ -17,7 +17,7 @@ from recsys.data.dataset import canonical
 from recsys.data.description import Description
 from recsys.data.splits import RANK, TEST, VALIDATION, GlobalTime, LeaveOneOut, whole
 from recsys.errors import ConfigError, DataError
-from recsys.evaluation.moments import Moments, drawn
+from recsys.evaluation.labelled_requests import LabelledRequests, sample_rows
 from recsys.evaluation.replay import Replay
 
 ITEMS = ("a", "b", "c", "d")
@@ -62,7 +62,7 @@ def split_of(dataset, **changed):
 def fit_to_learn_from(dataset, split):
     """What a run refuses is no case either."""
     try:
-        split.check_watched(dataset)
+        split.check_observed(dataset)
     except DataError:
         assume(False)
     return split
@@ -110,7 +110,7 @@ def test_moments_and_their_labels_equal_the_slow_twin(events, period, later):
     dataset = dataset_of(events)
     split = fit_to_learn_from(dataset, split_of(dataset, later=later))
     replay = Replay(dataset, split)
-    moments = Moments.of(replay, split, period, per_user=len(events), most=len(events))
+    moments = LabelledRequests.of(replay, split, period, per_user=len(events), max_requests=len(events))
     expected = slow_moments(replay, split, period, replay.timestamps.max())
     assert moments.rows.tolist() == sorted(expected)
     candidates = np.tile([*range(len(ITEMS)), PAD], (len(moments), 1))
@@ -123,7 +123,7 @@ def test_what_comes_after_the_horizon_changes_no_label(events, period):
     dataset = dataset_of(events)
     split = fit_to_learn_from(dataset, split_of(dataset))
     replay = Replay(dataset, split)
-    moments = Moments.of(replay, split, period, per_user=3, most=len(events))
+    moments = LabelledRequests.of(replay, split, period, per_user=3, max_requests=len(events))
     candidates = np.tile(np.arange(len(ITEMS)), (len(moments), 1))
     for place, row in enumerate(moments.rows):
         beyond = pl.Series(replay.timestamps > replay.now[row] + split.horizon)
@@ -143,7 +143,7 @@ def test_a_world_that_never_changes_has_one_rate_in_periods_of_any_length():
     split = split_of(dataset, rank=0.4, validation=0.1, test=0.2, horizon_days=60 / 86_400)
     replay, rates = Replay(dataset, split), {}
     for period in (RANK, VALIDATION, TEST):
-        moments = Moments.of(replay, split, period, per_user=10_000, most=10_000)
+        moments = LabelledRequests.of(replay, split, period, per_user=10_000, max_requests=10_000)
         labels = moments.labels(np.tile(np.arange(4), (len(moments), 1)))
         assert (labels.sum(axis=(1, 2)) >= 2).all(), "two clicks in a minute, wherever it begins"
         rates[period] = labels.mean()
@@ -169,7 +169,7 @@ def test_who_comes_seldom_is_no_more_often_among_the_asked_of_a_long_period(per_
     split, rates = split_of(dataset, rank=0.4, validation=0.1, test=0.2), {}
     replay = Replay(dataset, split)
     for period in (RANK, VALIDATION, TEST):
-        moments = Moments.of(replay, split, period, per_user=per_user, most=10**9)
+        moments = LabelledRequests.of(replay, split, period, per_user=per_user, max_requests=10**9)
         labels = moments.labels(np.tile(np.arange(4), (len(moments), 1))).mean(axis=(1, 2))
         rates[period] = labels.mean(), labels.std() / np.sqrt(len(moments))
     for period in (VALIDATION, TEST):
@@ -182,7 +182,7 @@ def test_who_comes_is_asked_whatever_comes_of_it():
     dataset = dataset_of(events)
     split = split_of(dataset, rank=0.3, validation=0.2, test=0.3, horizon_days=4 / 86_400)
     replay = Replay(dataset, split)
-    moments = Moments.of(replay, split, RANK, per_user=1, most=10)
+    moments = LabelledRequests.of(replay, split, RANK, per_user=1, max_requests=10)
     assert [query.user for query in replay.queries(moments.rows, 1)] == ["u", "w"]
     candidates = np.array([[replay.rows_of_items[item] for item in "ab"]] * 2)
     assert moments.labels(candidates)[..., 0].tolist() == [[1, 0], [0, 0]]
@@ -193,7 +193,9 @@ def test_a_user_is_asked_first_and_at_even_distances(per_user, rows):
     stream = [("u", "a", 0, 1.0), ("u", "b", 1, 0.0), ("v", "c", 2, 1.0), ("u", "d", 3, 1.0), ("u", "d", 4, 1.0)]
     dataset = dataset_of(stream)
     split = whole(dataset)
-    assert Moments.of(Replay(dataset, split), split, 0, per_user=per_user, most=9).rows.tolist() == rows
+    assert (
+        LabelledRequests.of(Replay(dataset, split), split, 0, per_user=per_user, max_requests=9).rows.tolist() == rows
+    )
 
 
 def test_leave_one_out_asks_for_one_thing_in_every_period():
@@ -202,7 +204,7 @@ def test_leave_one_out_asks_for_one_thing_in_every_period():
     dataset = dataset_of(stream)
     (split,) = LeaveOneOut(min_events=3).splits(dataset)
     for period in (RANK, VALIDATION, TEST):
-        moments = Moments.of(Replay(dataset, split), split, period, per_user=9, most=99)
+        moments = LabelledRequests.of(Replay(dataset, split), split, period, per_user=9, max_requests=99)
         assert len(moments) == 3
         assert moments.labels(np.tile(np.arange(4), (3, 1))).sum(axis=(1, 2)).tolist() == [1, 1, 1]
 
@@ -212,14 +214,14 @@ def test_a_horizon_that_no_period_holds_is_said_before_anything_is_done():
     with pytest.raises(
         DataError, match=r"the period RANK of the global time split is followed.*protocol\.horizon_days"
     ):
-        split_of(dataset, horizon_days=1.0).check_watched(dataset)
+        split_of(dataset, horizon_days=1.0).check_observed(dataset)
     earlier, _ = GlobalTime(**SHARES | {"cuts": 2, "horizon_days": 4 / 86_400}).splits(dataset)
     with pytest.raises(DataError, match=r"the period TEST of the global time split \(window 1 of 2\)"):
-        earlier.check_watched(dataset)
+        earlier.check_observed(dataset)
     together = dataset_of([("u", "a", time // 3, 1.0) for time in range(30)])
     with pytest.raises(DataError, match="no event of the period TEST"):
-        split_of(together, test=0.1).check_watched(together)
-    split_of(dataset).check_watched(dataset)
+        split_of(together, test=0.1).check_observed(together)
+    split_of(dataset).check_observed(dataset)
 
 
 class Ranks:
@@ -233,8 +235,8 @@ class Ranks:
 def test_a_cascade_is_asked_at_every_moment():
     dataset = dataset_of([(f"u{time}", "a", time, 1.0) for time in range(600)])
     split = split_of(dataset)
-    moments = Moments.of(Replay(dataset, split), split, RANK, per_user=1, most=10**9)
-    candidates, probabilities = moments.answers([Ranks()])
+    moments = LabelledRequests.of(Replay(dataset, split), split, RANK, per_user=1, max_requests=10**9)
+    candidates, probabilities = moments.score_candidates([Ranks()])
     assert candidates.tolist() == [[0, 1, 2, 3]] * len(moments)
     assert probabilities[..., 0].tolist() == [[0, 0.1, 0.2, 0.3]] * len(moments)
     assert len(moments) > 64
@@ -247,21 +249,24 @@ def test_people_are_told_within_what():
     ):
         dataset = dataset_of([("u", "a", time, 1.0) for time in range(48)], order)
         split = split_of(dataset, **changed)
-        assert Moments(replay=Replay(dataset, split), split=split, period=TEST, rows=np.array([0])).told == told
+        assert (
+            LabelledRequests(replay=Replay(dataset, split), split=split, period=TEST, rows=np.array([0])).horizon_text
+            == told
+        )
     dataset = dataset_of([("u", "a", time, 1.0) for time in range(9)])
     (split,) = LeaveOneOut(min_events=3).splits(dataset)
-    moments = Moments(replay=Replay(dataset, split), split=split, period=TEST, rows=np.array([0]))
-    assert moments.told == "before the period of a user ends"
+    moments = LabelledRequests(replay=Replay(dataset, split), split=split, period=TEST, rows=np.array([0]))
+    assert moments.horizon_text == "before the period of a user ends"
 
 
 @given(st.integers(0, 50), st.integers(0, 60))
 def test_requests_are_drawn_without_a_preference_for_early_ones(num, most):
     rows = np.arange(100, 100 + num)
-    chosen = drawn(rows, most)
+    chosen = sample_rows(rows, most)
     assert len(chosen) == min(num, most)
     assert chosen.tolist() == sorted(set(chosen.tolist()) & set(rows.tolist()))
-    assert np.array_equal(chosen, drawn(rows, most))
+    assert np.array_equal(chosen, sample_rows(rows, most))
 
 
 def test_a_large_period_is_drawn_from_everywhere():
-    assert 400 < drawn(np.arange(1_000), 300).mean() < 600
+    assert 400 < sample_rows(np.arange(1_000), 300).mean() < 600

@@ -12,9 +12,9 @@ from recsys.contracts import PAD
 from recsys.data.sources.synthetic import Synthetic
 from recsys.data.splits import TEST, VALIDATION, GlobalTime, LeaveOneOut
 from recsys.errors import DataError
+from recsys.evaluation.evaluation_queries import EvaluationQueries
 from recsys.evaluation.interactions import Interactions
 from recsys.evaluation.metrics import K, hits, ndcg, recall
-from recsys.evaluation.questions import Questions
 from recsys.evaluation.replay import Replay
 
 SPLITTERS = {
@@ -35,7 +35,7 @@ def split(request, dataset):
 
 @pytest.fixture(scope="module", params=[VALIDATION, TEST], ids=["validation", "test"])
 def questions(request, dataset, split):
-    return Questions.of(dataset, split, Replay(dataset, split), request.param)
+    return EvaluationQueries.of(dataset, split, Replay(dataset, split), request.param)
 
 
 def parts(compressed):
@@ -111,7 +111,7 @@ def test_a_constant_hits_nothing_and_an_oracle_everything(questions):
 def test_ranking_goes_in_batches_that_do_not_show(questions, monkeypatch):
     scores, asked = np.random.default_rng(0).random((len(questions), questions.num_items)), []
     whole = questions.rank(lambda batch: scores[batch])
-    monkeypatch.setattr("recsys.evaluation.questions.CELLS", 7 * questions.num_items)
+    monkeypatch.setattr("recsys.evaluation.evaluation_queries.MAX_SCORES", 7 * questions.num_items)
     assert np.array_equal(questions.rank(lambda batch: asked.append(batch) or scores[batch]), whole)
     assert {batch.stop - batch.start for batch in asked[:-1]} == {7}
     num_targets = questions.targets.num_targets
@@ -162,7 +162,7 @@ class OneSlate:
 
 def test_the_answers_of_cascades_that_share_their_first_stage(questions):
     first = Candidates()
-    answers = questions.answers([first], {"there": OneSlate((3, 0)), "back": OneSlate((0,))})
+    answers = questions.rankings([first], {"there": OneSlate((3, 0)), "back": OneSlate((0,))})
     assert first.asked == len(questions), "once for all of them"
     for name, expected in (("retrieval", [0, 3, PAD]), ("there", [3, 0, PAD]), ("back", [0, PAD, PAD])):
         assert answers[name].shape == (len(questions), K)
@@ -174,4 +174,4 @@ def test_a_period_without_anything_new_is_refused(dataset, split):
     while (asked := without.targets(dataset, TEST)).any():
         without = dataclasses.replace(split, periods=np.where(asked, 0, without.periods).astype(np.int8))
     with pytest.raises(DataError, match=r"no user meets a new item in the test period; enlarge protocol\.test"):
-        Questions.of(dataset, without, Replay(dataset, without), TEST)
+        EvaluationQueries.of(dataset, without, Replay(dataset, without), TEST)

@@ -1,4 +1,4 @@
-"""Sentences about rows of a table: the first row of data is row 1."""
+"""Errors that name a row of a table; the first data row is row 1."""
 
 import polars as pl
 
@@ -6,13 +6,13 @@ from recsys.errors import DataError
 
 
 def shortened(value: object) -> str:
-    """The value as text for a message, of at most 60 characters."""
+    """Return a value as text of at most 60 characters for a message."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
 def refuse_rows(where: str, column: pl.Series, bad: pl.Series, problem: str, advice: str) -> None:
-    """DataError for the first row that is bad [R] bool, null for a good one."""
+    """Raise DataError for the first bad row; bad: [R] bool or null."""
     rows = bad.fill_null(False).arg_true()
     if len(rows):
         value = column[int(rows[0])]
@@ -26,7 +26,7 @@ def refuse_infinite(where: str, column: pl.Series, numbers: pl.Series) -> None:
 
 
 def parsed_numbers(column: pl.Series, where: str) -> pl.Series:
-    """Float64; null where the text is no number."""
+    """Parse Float64; null where the text is no number."""
     if column.dtype == pl.String:
         column = column.str.strip_chars()
     elif not (column.dtype.is_numeric() or column.dtype in (pl.Boolean, pl.Null)):

@@ -1,4 +1,4 @@
-"""Files that are whole after a crash: written beside, synchronised, renamed; or appended and synchronised."""
+"""Crash-safe file writes: write to a draft, fsync, rename; or append and fsync."""
 
 import fcntl
 import os
@@ -11,7 +11,7 @@ LOCK = ".lock"
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes and threads that lock the same folder from writing; it is made where there is none."""
+    """Hold an exclusive lock on a folder across processes and threads; the folder is created if absent."""
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder / LOCK, os.O_RDONLY | os.O_CREAT, 0o666)
     try:
@@ -21,24 +21,24 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def write_whole(path: Path, data: bytes, mode: int = 0o666) -> None:
-    """Put `path` in place, complete or not at all. One writer at a time: the draft beside it has a fixed name."""
+def write_atomically(path: Path, data: bytes, mode: int = 0o666) -> None:
+    """Replace `path` atomically. One writer at a time: the draft beside it has a fixed name."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.draft")
     draft.unlink(missing_ok=True)
     _write(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), data)
     draft.replace(path)
-    synchronise(path.parent)
+    sync_folder(path.parent)
 
 
 def append(path: Path, data: bytes) -> None:
-    """Add to the end of `path`; a crash may leave a beginning of `data`, `cut` removes it."""
+    """Append to `path`; a crash may leave a prefix of `data`, which `truncate` removes."""
     _write(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666), data)
-    synchronise(path.parent)
+    sync_folder(path.parent)
 
 
-def cut(path: Path, num_bytes: int) -> None:
-    """Keep the first bytes of `path`."""
+def truncate(path: Path, num_bytes: int) -> None:
+    """Truncate `path` to its first bytes."""
     with path.open("rb+") as stream:
         stream.truncate(num_bytes)
         os.fsync(stream.fileno())
@@ -51,8 +51,8 @@ def _write(descriptor: int, data: bytes) -> None:
         os.fsync(stream.fileno())
 
 
-def synchronise(folder: Path) -> None:
-    """Make a new name in the folder last."""
+def sync_folder(folder: Path) -> None:
+    """Fsync a folder: a rename or a new file survives a crash only after that."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

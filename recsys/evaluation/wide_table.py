@@ -1,4 +1,4 @@
-"""A table that is too wide for a screen or a file goes on below itself, and every row keeps its name."""
+"""Tables wider than the console, continued below with the first column repeated."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ GAP = 2
 
 
 @dataclass(frozen=True)
-class Continued:
-    """Prints a table; where it is too wide, its columns in several parts, each of them behind the first column."""
+class WideTable:
+    """Renderable of a table that splits too many columns into parts, each behind the first column."""
 
     table: Table
 
@@ -43,7 +43,7 @@ def _width(console: Console, column: Column) -> int:
 
 
 def _parts(widths: Sequence[int], room: int) -> Iterator[list[int]]:
-    """Numbers of columns, in their order, as many as there is room for in each part and one at least."""
+    """Yield column indices in order, as many per part as fit, at least one."""
     part: list[int] = []
     for number, width in enumerate(widths):
         if part and sum(widths[one] + GAP for one in part) + width + GAP > room:

@@ -9,8 +9,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys.policy.keeping import owed_by, pinned_counts
-from recsys.policy.searching import searched
+from recsys.policy.backtracking import search_feasible_slate
+from recsys.policy.constraint_tracking import count_pinned, initial_floor_deficit
 
 COLUMNS, PLACES, VALUES = 7, 4, 3
 
@@ -60,10 +60,10 @@ def slates(pool):
 @given(seed=st.integers(0, 100_000))
 def test_a_slate_is_found_where_there_is_one_and_it_keeps_everything(seed):
     pool, limits = instance(seed)
-    owed, _ = owed_by(0, pool, limits)
-    counts, _ = pinned_counts(0, pool, limits)
+    owed, _ = initial_floor_deficit(0, pool, limits)
+    counts, _ = count_pinned(0, pool, limits)
     columns = np.full(PLACES, -7)
-    found = searched(0, pool, limits, counts.copy(), owed.copy(), columns)
+    found = search_feasible_slate(0, pool, limits, counts.copy(), owed.copy(), columns)
     assert found == any(keeps(slate, limits, owed, pool[1]) for slate in slates(pool))
     if found:
         assert len(set(columns)) == PLACES

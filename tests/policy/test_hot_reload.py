@@ -10,7 +10,7 @@ import pytest
 
 from recsys.errors import ConfigError
 from recsys.policy.audit import HEAD, LOG
-from recsys.policy.live import Follower, Served
+from recsys.policy.hot_reload import ActiveVersion, HotReloader
 from recsys.policy.rules import RuleSet
 from recsys.policy.store import RuleStore
 
@@ -58,17 +58,17 @@ def publish(store: RuleStore, year: int) -> None:
     store.publish(text(year), who="ann", why="x", expected=head.version if head else None)
 
 
-def until(follower: Follower[str], wanted: Callable[[Served[str]], bool]) -> Served[str]:
+def until(follower: HotReloader[str], wanted: Callable[[ActiveVersion[str]], bool]) -> ActiveVersion[str]:
     """Ask until the answer is as wanted."""
     deadline = time.monotonic() + PATIENCE_S
-    while not wanted(served := follower.now()):
+    while not wanted(served := follower.current()):
         assert time.monotonic() < deadline, served
     return served
 
 
 def test_where_nothing_was_published_the_own_rules_serve_until_something_is(store: RuleStore, maker: Maker) -> None:
-    follower = Follower(store, maker)
-    assert follower.now() == Served(value=OWN, text=None)
+    follower = HotReloader(store, maker)
+    assert follower.current() == ActiveVersion(value=OWN, text=None)
     publish(store, 2)
     assert until(follower, lambda served: served.value == version(2)).stale is False
 
@@ -76,27 +76,27 @@ def test_where_nothing_was_published_the_own_rules_serve_until_something_is(stor
 def test_a_start_takes_the_current_version(store: RuleStore, maker: Maker) -> None:
     publish(store, 2)
     publish(store, 4)
-    assert Follower(store, maker).now().value == version(4)
+    assert HotReloader(store, maker).current().value == version(4)
     assert maker.made == [version(4)]
 
 
 def test_the_old_version_answers_while_the_new_one_is_made(store: RuleStore, maker: Maker) -> None:
     publish(store, 2)
-    follower = Follower(store, maker)
+    follower = HotReloader(store, maker)
     maker.open.clear()
     publish(store, 4)
-    assert {follower.now().value for _ in range(1_000)} == {version(2)}
+    assert {follower.current().value for _ in range(1_000)} == {version(2)}
     maker.open.set()
     until(follower, lambda served: served.value == version(4))
 
 
 def test_of_many_changes_while_one_is_made_the_last_one_wins(store: RuleStore, maker: Maker) -> None:
     publish(store, 2)
-    follower = Follower(store, maker)
+    follower = HotReloader(store, maker)
     maker.open.clear()
     for year in (4, 6, 8):
         publish(store, year)
-        follower.now()
+        follower.current()
     maker.open.set()
     until(follower, lambda served: served.value == version(8))
     assert len(maker.made) <= 3
@@ -104,7 +104,7 @@ def test_of_many_changes_while_one_is_made_the_last_one_wins(store: RuleStore, m
 
 def test_undoing_the_last_change_makes_nothing_anew(store: RuleStore, maker: Maker) -> None:
     publish(store, 2)
-    follower = Follower(store, maker)
+    follower = HotReloader(store, maker)
     publish(store, 4)
     until(follower, lambda served: served.value == version(4))
     store.rollback(who="bob", why="x")
@@ -116,10 +116,10 @@ def test_a_version_that_does_not_fit_leaves_the_old_one_and_is_said_once(
     store: RuleStore, maker: Maker, caplog: pytest.LogCaptureFixture
 ) -> None:
     publish(store, 2)
-    follower = Follower(store, maker)
+    follower = HotReloader(store, maker)
     publish(store, 3)
     assert until(follower, lambda served: served.stale).value == version(2)
-    assert {follower.now().value for _ in range(100)} == {version(2)}
+    assert {follower.current().value for _ in range(100)} == {version(2)}
     assert [record.getMessage() for record in caplog.records] == [
         "rules: the rule 'a' does not fit; the older version goes on serving"
     ]
@@ -132,7 +132,7 @@ def test_what_cannot_be_read_leaves_the_old_one(
     store: RuleStore, maker: Maker, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     publish(store, 2)
-    follower = Follower(store, maker)
+    follower = HotReloader(store, maker)
     if damage == "text":
         publish(store, 4)
         (store.folder / "objects" / f"{store.history()[1].text}.yaml").unlink()
@@ -148,7 +148,7 @@ def test_what_could_not_be_read_for_a_moment_serves_as_soon_as_it_is_there(
     store: RuleStore, maker: Maker, caplog: pytest.LogCaptureFixture
 ) -> None:
     publish(store, 2)
-    follower = Follower(store, maker)
+    follower = HotReloader(store, maker)
     publish(store, 4)
     there = store.folder / "objects" / f"{store.history()[1].text}.yaml"
     away = there.rename(store.folder / "not yet here")
@@ -162,8 +162,8 @@ def test_a_start_with_what_cannot_be_read_takes_it_when_it_is_there(store: RuleS
     publish(store, 2)
     there = store.folder / "objects" / f"{store.history()[0].text}.yaml"
     away = there.rename(store.folder / "not yet here")
-    follower = Follower(store, maker)
-    assert follower.now() == Served(value=OWN, text=None, stale=True)
+    follower = HotReloader(store, maker)
+    assert follower.current() == ActiveVersion(value=OWN, text=None, stale=True)
     away.rename(there)
     assert until(follower, lambda served: not served.stale).value == version(2)
 
@@ -174,7 +174,7 @@ def test_a_defect_while_making_leaves_the_old_one_and_keeps_its_traceback(
     def make(rules: RuleSet | None) -> str:
         return OWN if rules is None else str(1 / 0)
 
-    follower = Follower(store, make)
+    follower = HotReloader(store, make)
     publish(store, 2)
     assert until(follower, lambda served: served.stale).value == OWN
     assert "ZeroDivisionError" in caplog.text
@@ -184,13 +184,13 @@ def test_a_defect_while_making_leaves_the_old_one_and_keeps_its_traceback(
 def test_a_start_with_a_version_that_does_not_fit_takes_the_newest_that_does(store: RuleStore, maker: Maker) -> None:
     for year in (2, 4, 1, 3):
         publish(store, year)
-    assert Follower(store, maker).now().value == version(4)
-    assert Follower(store, maker).now().stale
+    assert HotReloader(store, maker).current().value == version(4)
+    assert HotReloader(store, maker).current().stale
 
 
 def test_a_start_in_which_no_version_fits_takes_the_own_rules(store: RuleStore, maker: Maker) -> None:
     publish(store, 1)
-    served = Follower(store, maker).now()
+    served = HotReloader(store, maker).current()
     assert (served.value, served.stale) == (OWN, True)
 
 
@@ -199,16 +199,16 @@ def test_a_start_with_a_damaged_head_or_log_says_so_and_serves(
 ) -> None:
     publish(store, 2)
     (store.folder / HEAD).write_text("")
-    assert Follower(store, maker).now().stale
+    assert HotReloader(store, maker).current().stale
     (store.folder / LOG).write_text("")
-    assert Follower(store, maker).now() == Served(value=OWN, text=None, stale=True)
+    assert HotReloader(store, maker).current() == ActiveVersion(value=OWN, text=None, stale=True)
     assert all("HEAD was altered" in record.getMessage() for record in caplog.records)
 
 
 def test_a_first_publish_that_a_crash_cut_off_is_finished_at_the_start(store: RuleStore, maker: Maker) -> None:
     publish(store, 2)
     (store.folder / HEAD).unlink()
-    follower = Follower(store, maker)
-    assert follower.now().value == version(2)
+    follower = HotReloader(store, maker)
+    assert follower.current().value == version(2)
     assert until(follower, lambda served: not served.stale).value == version(2)
     assert len(store.verify()) == 1

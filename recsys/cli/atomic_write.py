@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Atomic writes of output files."""
 
 import time
 from collections.abc import Iterator
@@ -7,8 +7,8 @@ from pathlib import Path
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A draft beside `path` to write to; on success it takes its place, else nothing is left."""
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield a draft path; it is renamed to `path` on success and removed otherwise."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{time.time_ns()}")
     try:

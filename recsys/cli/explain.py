@@ -1,4 +1,4 @@
-"""Why something is shown, and why something is not, as tables and sentences."""
+"""Explanations of shown and missing items, as tables and sentences."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,15 +12,15 @@ from recsys.policy.why_not import why_not
 from recsys.stages import Stages
 
 
-def absence(stages: Stages, tensors: Mapping[str, Any], item: str) -> str:
-    """Why an item is not on the slate of one query; tensors: after all stages."""
+def explain_absence(stages: Stages, tensors: Mapping[str, Any], item: str) -> str:
+    """Return why an item is not on the slate of one query; tensors: after all stages."""
     rules = stages[-1]
-    (query,), candidates, probabilities, deviations = rules.offered(tensors)
-    return why_not(rules.policy, query, candidates, probabilities, deviations, item)
+    (query,), candidates, probabilities, logit_std = rules.offered(tensors)
+    return why_not(rules.policy, query, candidates, probabilities, logit_std, item)
 
 
 def reasons_table(slate: Slate, names: Mapping[str, str]) -> Table:
-    """Items of an explained slate as rows, groups of features as columns."""
+    """Return a table with items of an explained slate as rows, feature groups as columns."""
     explained = [one for one in slate.items if one.adds]
     groups = list(explained[0].adds) if explained else []
     table = Table(title=Text("what adds to the utility, before rules"), box=box.SIMPLE_HEAD, title_justify="left")

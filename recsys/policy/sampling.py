@@ -1,4 +1,4 @@
-"""Who stands at one place when chance has a say, and the exact chance of it.
+"""Sampling of one position under exploration, and the exact propensity of the sampled column.
 
 Compiled by numba. Shapes: C columns of the pool.
 """
@@ -8,16 +8,16 @@ import math
 import numpy as np
 
 from recsys.jit import compiled
-from recsys.policy.greatest import chance_to_be_greatest
+from recsys.policy.thompson_propensity import probability_of_max
 
-NOBODY, EPSILON, SOFTMAX, THOMPSON = range(4)
+NO_EXPLORATION, EPSILON, SOFTMAX, THOMPSON = range(4)
 
 
 @compiled()
-def drawn(mode, rate, allowed, scores, best, uniforms, deviations, normals):
-    """A column among those allowed [C]; uniforms: two numbers from 0 to 1, normals [C] for THOMPSON."""
+def sample(mode, rate, allowed, scores, best, uniforms, std, normals):
+    """Return a column among those allowed [C]; uniforms: two numbers in [0, 1), normals: [C] standard normal for THOMPSON."""
     if mode == THOMPSON:
-        return _greatest(allowed, scores + deviations * normals)
+        return _argmax(allowed, scores + std * normals)
     if mode == EPSILON:
         return _nth(allowed, uniforms[1]) if uniforms[0] < rate else best
     weights, total = _softmax(allowed, scores, rate)
@@ -25,7 +25,7 @@ def drawn(mode, rate, allowed, scores, best, uniforms, deviations, normals):
     chosen = best
     for c in range(len(allowed)):
         if allowed[c] and weights[c] > 0:
-            chosen = c
+            chosen = c  # kept when rounding leaves a rest after the last column
             left -= weights[c]
             if left < 0:
                 break
@@ -33,18 +33,18 @@ def drawn(mode, rate, allowed, scores, best, uniforms, deviations, normals):
 
 
 @compiled()
-def chance(mode, rate, allowed, scores, best, chosen, deviations):
-    """Of `drawn` to be `chosen`."""
+def propensity(mode, rate, allowed, scores, best, chosen, std):
+    """Return the probability that `sample` returns `chosen`."""
     if mode == EPSILON:
         return (1 - rate) * (chosen == best) + rate / allowed.sum()
     if mode == SOFTMAX:
         weights, total = _softmax(allowed, scores, rate)
         return weights[chosen] / total
-    return chance_to_be_greatest(allowed, scores, deviations, chosen)
+    return probability_of_max(allowed, scores, std, chosen)
 
 
 @compiled()
-def _greatest(allowed, values):
+def _argmax(allowed, values):
     best = -1
     for c in range(len(allowed)):
         if allowed[c] and (best < 0 or values[c] > values[best]):
@@ -54,18 +54,19 @@ def _greatest(allowed, values):
 
 @compiled()
 def _nth(allowed, uniform):
-    """Each allowed column alike."""
-    turn = min(int(uniform * allowed.sum()), allowed.sum() - 1)
+    """Return an allowed column uniformly at random."""
+    rank = min(int(uniform * allowed.sum()), allowed.sum() - 1)
     for c in range(len(allowed)):
         if allowed[c]:
-            if turn == 0:
+            if rank == 0:
                 return c
-            turn -= 1
+            rank -= 1
     return -1
 
 
 @compiled()
 def _softmax(allowed, scores, temperature):
+    """Return unnormalised weights [C] and their sum; the maximum is subtracted so that exp does not overflow."""
     top = -math.inf
     for c in range(len(allowed)):
         if allowed[c]:

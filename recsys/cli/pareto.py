@@ -1,4 +1,4 @@
-"""The weights of a value formula, weighed against each other from what a bundle remembers of its validation."""
+"""Sweep of one weight of a value formula, evaluated on the validation outcomes in a bundle."""
 
 from typing import Any
 
@@ -10,20 +10,20 @@ from rich.text import Text
 from recsys.bundle import Bundle
 from recsys.errors import ConfigError
 from recsys.evaluation.chart import short
-from recsys.evaluation.pareto import OUTCOMES, Outcomes, on_front
+from recsys.evaluation.pareto import OUTCOMES, ValidationOutcomes, pareto_front
 from recsys.expressions import suggestion
 from recsys.policy.compose import Policy
 from recsys.policy.value import ValueFormula
 from recsys.stages import read_spec
 
 GRID = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
-"""values of the weight beside the one that is served"""
+"""weights that are evaluated beside the served one"""
 
 Point = dict[str, Any]
 
 
-def weighed(bundle: Bundle, weight: str, objectives: tuple[str, str]) -> list[Point]:
-    """{"weight", "worth", "front", "served"} for every value, rising; ConfigError for an unknown name."""
+def sweep_weight(bundle: Bundle, weight: str, objectives: tuple[str, str]) -> list[Point]:
+    """Return {"weight", "worth", "front", "served"} per weight, ascending; ConfigError for an unknown name."""
     if not bundle.has(OUTCOMES):
         raise ConfigError(f"{bundle.path} has no {OUTCOMES}: it has no ranker or is older; train it again with one")
     value = Policy.from_document(bundle.document("policy.yaml")).value
@@ -38,30 +38,30 @@ def weighed(bundle: Bundle, weight: str, objectives: tuple[str, str]) -> list[Po
     for name in objectives:
         if name not in names:
             raise ConfigError(f"the bundle has no objective {name!r}; {suggestion(name, names)}")
-    outcomes, served = Outcomes.from_arrays(bundle.arrays(OUTCOMES)), value.weights[weight]
+    outcomes, served = ValidationOutcomes.from_arrays(bundle.arrays(OUTCOMES)), value.weights[weight]
     grid = sorted({*GRID, served})
-    worth = [_worth(value, weight, one, names, objectives, outcomes) for one in grid]
+    ndcgs = [_ndcg_of(value, weight, one, names, objectives, outcomes) for one in grid]
     return [
         {"weight": one, "worth": point, "front": bool(front), "served": one == served}
-        for one, point, front in zip(grid, worth, on_front(np.array(worth)), strict=True)
+        for one, point, front in zip(grid, ndcgs, pareto_front(np.array(ndcgs)), strict=True)
     ]
 
 
-def _worth(
+def _ndcg_of(
     value: ValueFormula,
     weight: str,
     setting: float,
     names: tuple[str, ...],
     objectives: tuple[str, str],
-    outcomes: Outcomes,
+    outcomes: ValidationOutcomes,
 ) -> list[float]:
     formula = ValueFormula(formula=value.formula, weights={**value.weights, weight: setting}).compile(names)
     utilities = formula(outcomes.probabilities)
     return [outcomes.ndcg(utilities, names.index(name)) for name in objectives]
 
 
-def front_table(points: list[Point], objectives: tuple[str, str], weight: str) -> Table:
-    """Values as rows, those on the front bold."""
+def pareto_table(points: list[Point], objectives: tuple[str, str], weight: str) -> Table:
+    """Return a table of weights, those on the Pareto front bold."""
     table = Table(title=Text(f"NDCG@10 by {weight}"), box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left")
     for heading in (weight, *objectives, ""):
         table.add_column(heading, justify="right")

@@ -1,9 +1,9 @@
-"""What is asked in one period of a split, and every system's answer to it.
+"""Evaluation queries of one period of a split, and the rankings that systems give for them.
 
-Each user is asked once, at the first event of the period; the targets are the items that the user then meets positively
-for the first time, or that may be repeated (policy.repeat), whether anything is known of them or not.
+Each user has one query, at the first event of the period; targets are the items with which the user then interacts
+positively for the first time, or that may be repeated (policy.repeat), cold items included.
 
-Shapes: R rows of the log, B queries, N items, K places.
+Shapes: R rows of the log, B queries, N items, K positions.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,64 +19,64 @@ from recsys.data.dataset import Dataset
 from recsys.data.splits import PERIODS, Split
 from recsys.errors import DataError
 from recsys.evaluation.baselines import Scorer
-from recsys.evaluation.interactions import EVERY, Histories, Interactions
+from recsys.evaluation.interactions import UNLIMITED, Histories, Interactions
 from recsys.evaluation.metrics import K, Targets, ndcg, rank_scores, score_hits
 from recsys.evaluation.replay import Replay
-from recsys.evaluation.threads import in_threads
+from recsys.evaluation.threads import map_in_threads
 from recsys.pipeline import Stage, through
 
 RETRIEVED = "retrieval"
-"""the candidates, before any ranker"""
-CELLS = 2**21
-"""scores held at a time"""
-SLATES = 64
-"""queries a cascade is asked at a time"""
+"""name of the candidates before any ranker"""
+MAX_SCORES = 2**21
+"""scores in memory at a time"""
+QUERIES_PER_BATCH = 64
+"""batch size of a cascade"""
 Scores = Callable[[slice], np.ndarray]
 """consecutive queries -> their scores [b, N], larger is better"""
 
 
-class End(Protocol):
-    """A last stage, of which only the items matter here."""
+class RankingStage(Protocol):
+    """Last stage of a cascade, of which only the shown items are evaluated."""
 
     def rows(self, tensors: Mapping[str, Any]) -> np.ndarray:
-        """[B, at least what was asked] catalogue rows as they are shown, PAD behind the last."""
+        """Return catalogue rows [B, at least the requested number] in shown order, PAD behind the last."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Questions:
-    """The queries of one period and what is right."""
+class EvaluationQueries:
+    """Queries of one period with their targets."""
 
     replay: Replay
     split: Split
     period: int
     rows: np.ndarray
-    """[B] row of the log at which each user asks"""
+    """[B] row of the log of each query"""
     targets: Targets
     histories: Histories
-    """what reached an objective before, oldest first: what every system may know of the user"""
+    """earlier items that reached an objective, oldest first: the history that every system may use"""
     removed: sparse.csr_array
-    """[B, N] nonzero where an item may not be shown: barred by an earlier event, a mere impression too"""
-    events_per_user: int = EVERY
+    """[B, N] nonzero where an item may not be shown: barred by an earlier event, impressions included"""
+    events_per_user: int = UNLIMITED
     """the newest, at most, of which item-item baselines count pairs"""
 
     @staticmethod
-    def of(dataset: Dataset, split: Split, replay: Replay, period: int) -> "Questions":
-        """DataError when nothing new is met in the period."""
-        wanted = split.targets(dataset, period, replay.showable(split, period))
+    def of(dataset: Dataset, split: Split, replay: Replay, period: int) -> "EvaluationQueries":
+        """Build the queries; DataError when no user interacts with a new item in the period."""
+        targets_of_log = split.targets(dataset, period, replay.showable(split, period))
         rows = replay.first_rows(split.periods == period)
-        rows = rows[np.isin(replay.users[rows], replay.users[wanted])]
+        rows = rows[np.isin(replay.users[rows], replay.users[targets_of_log])]
         if not len(rows):
             name = PERIODS[period].lower()
             raise DataError(f"{dataset.name}: no user meets a new item in the {name} period; enlarge protocol.{name}")
-        asking, earlier = replay.earlier(rows)
+        query_of_event, earlier = replay.earlier(rows)
         reached = (replay.labels[earlier] > 0).any(axis=1)
-        return Questions(
+        return EvaluationQueries(
             replay=replay,
             split=split,
             period=period,
             rows=rows,
-            targets=replay.targets(rows, wanted),
-            histories=Histories.grouped(asking[reached], replay.items[earlier[reached]], len(rows)),
+            targets=replay.targets(rows, targets_of_log),
+            histories=Histories.grouped(query_of_event[reached], replay.items[earlier[reached]], len(rows)),
             removed=Histories.grouped(*replay.barred(rows), len(rows)).matrix(dataset.num_items),
         )
 
@@ -89,12 +89,12 @@ class Questions:
 
     @property
     def users(self) -> np.ndarray:
-        """[B] int64 code of each user, the same in every split of a data set."""
+        """Return [B] int64 codes of the users, the same in every split of a data set."""
         return self.replay.users[self.rows]
 
     @property
     def targets_sha256(self) -> str:
-        """As `Split.targets_sha256`, of what may be shown."""
+        """Return `Split.targets_sha256` of the items that may be shown."""
         showable = self.replay.showable(self.split, self.period)
         return self.split.targets_sha256(self.replay.dataset, self.period, showable)
 
@@ -104,17 +104,17 @@ class Questions:
 
     @cached_property
     def known(self) -> Interactions:
-        """What a system that answers may be fitted on."""
+        """Return the interactions on which an evaluated system may be fitted."""
         return Interactions.of(self.replay, self.split.known(self.period), self.events_per_user)
 
-    def sample(self, num: int, seed: int) -> "Questions":
-        """At most `num` of them, drawn with a seed, in their order."""
+    def sample(self, num: int, seed: int) -> "EvaluationQueries":
+        """Return at most `num` queries in their order, sampled with a seed."""
         if num >= len(self):
             return self
         return self.only(np.sort(np.random.default_rng(seed).choice(len(self), num, replace=False)))
 
-    def only(self, chosen: np.ndarray) -> "Questions":
-        """Those in the rows `chosen`, ascending."""
+    def only(self, chosen: np.ndarray) -> "EvaluationQueries":
+        """Return the queries at the ascending indices `chosen`."""
         kept = np.isin(self.targets.users, chosen)
         return replace(
             self,
@@ -125,42 +125,45 @@ class Questions:
         )
 
     def rank(self, scores: Scores) -> np.ndarray:
-        """[B, K] catalogue rows, best first, from scores of the whole catalogue; a target loses every tie."""
+        """Return [B, K] catalogue rows, best first, from scores of the whole catalogue; a target loses every tie."""
         parts = [
             rank_scores(scores(batch), K, self.removed[batch], self.targets.batch(batch)) for batch in self._batches()
         ]
         return np.concatenate(parts)
 
     def ndcg_at_10(self, scores: Scores) -> np.ndarray:
-        """[B], that of `rank`, at a fraction of its price."""
+        """Return NDCG@10 [B] of `rank` without building the ranking, at a fraction of the cost."""
         batches = [(batch, self.targets.batch(batch)) for batch in self._batches()]
         found = [score_hits(scores(batch), 10, self.removed[batch], targets) for batch, targets in batches]
         return ndcg(np.concatenate(found), self.targets.num_targets, 10)
 
     def scores_of(self, scorer: Scorer) -> Scores:
-        """What `rank` and `ndcg_at_10` take, from a fitted baseline."""
+        """Return the score function of a fitted baseline, the argument of `rank` and `ndcg_at_10`."""
         return lambda batch: scorer.scores(self.histories.batch(batch))
 
-    def answers(self, shared: Sequence[Stage], ends: Mapping[str, End]) -> dict[str, np.ndarray]:
-        """[B, K] catalogue rows, best first, PAD at the end: RETRIEVED, in the order of the shared stages, and what each of
-        the ends then shows. The stages that all of them share answer once.
+    def rankings(self, shared: Sequence[Stage], last_stages: Mapping[str, RankingStage]) -> dict[str, np.ndarray]:
+        """Return rankings [B, K] of catalogue rows, best first, PAD at the end, by name: RETRIEVED in the order of the shared
+        stages, and those of each last stage. Shared stages run once.
         """
 
         def answer(queries: Sequence[Query]) -> dict[str, np.ndarray]:
             tensors = through({"QUERY": queries}, shared)
-            shown = {name: end.rows(tensors) for name, end in ends.items()}
-            return {name: _cut(rows) for name, rows in ({RETRIEVED: tensors["candidate_rows"]} | shown).items()}
+            shown = {name: stage.rows(tensors) for name, stage in last_stages.items()}
+            return {name: _first_k(rows) for name, rows in ({RETRIEVED: tensors["candidate_rows"]} | shown).items()}
 
-        parts = in_threads(answer, [self.queries[start : start + SLATES] for start in range(0, len(self), SLATES)])
+        parts = map_in_threads(
+            answer,
+            [self.queries[start : start + QUERIES_PER_BATCH] for start in range(0, len(self), QUERIES_PER_BATCH)],
+        )
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def _batches(self) -> list[slice]:
-        step = max(1, CELLS // self.num_items)
+        step = max(1, MAX_SCORES // self.num_items)
         return [slice(start, min(start + step, len(self))) for start in range(0, len(self), step)]
 
 
-def _cut(rows: np.ndarray) -> np.ndarray:
-    """[B, C] -> [B, K], PAD at the end."""
+def _first_k(rows: np.ndarray) -> np.ndarray:
+    """Return the first K columns of [B, C], padded by PAD."""
     ranking = np.full((len(rows), K), PAD, dtype=np.int64)
     ranking[:, : rows.shape[1]] = rows[:, :K]
     return ranking

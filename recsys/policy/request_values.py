@@ -1,4 +1,4 @@
-"""What a condition may read of a request, as columns.
+"""Request attributes that a condition may read, as columns.
 
 Shapes: B queries of a batch.
 """
@@ -20,24 +20,24 @@ TYPES: Mapping[str, str] = {
     "num_events": "number",
     "exposure.*": "number",
 }
-"""of the names that every request has; `user.column` and `context.column` come from the data"""
+"""name -> type for every request; `user.column` and `context.column` come from the data"""
 
 
 Value = float | str | tuple[str, ...] | None
 
 
 def request_values(query: Query, types: Mapping[str, str]) -> tuple[Value, ...]:
-    """One value a name; None for what is absent or of another kind. They can be compared and hashed."""
+    """Return one hashable value per name, None where absent or of another type."""
     return tuple(_CONVERT[kind](_value(query, name)) for name, kind in types.items())
 
 
 def request_columns(values: Sequence[tuple[Value, ...]], types: Mapping[str, str]) -> dict[str, np.ndarray]:
-    """name -> [B, 1], of what `request_values` gave for each query."""
+    """Return name -> column [B, 1] from the tuples of `request_values`."""
     columns = {}
-    for place, (name, kind) in enumerate(types.items()):
+    for index, (name, kind) in enumerate(types.items()):
         column = np.empty((len(values), 1), dtype=np.float64 if kind == "number" else object)
-        for row, mine in enumerate(values):
-            column[row, 0] = _MISSING[kind] if mine[place] is None else mine[place]
+        for row, values_of_query in enumerate(values):
+            column[row, 0] = _MISSING[kind] if values_of_query[index] is None else values_of_query[index]
         columns[name] = column
     return columns
 

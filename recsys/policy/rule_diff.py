@@ -1,4 +1,4 @@
-"""What lies between two versions of a rule set."""
+"""Difference of two versions of a rule set."""
 
 import difflib
 from collections.abc import Mapping
@@ -9,26 +9,26 @@ from recsys.policy.rules import RuleSet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Difference:
-    """Names of rules, and the lines of the texts. Comments and layout make lines differ, not rules."""
+class RuleDiff:
+    """Changed rules by name, and the line diff of the texts, which also covers comments and layout."""
 
     added: tuple[str, ...]
     removed: tuple[str, ...]
     changed: tuple[str, ...]
-    """the same name with another content"""
+    """rules of the same name and another content"""
     reordered: bool
-    """the rules that both have follow each other otherwise"""
+    """the common rules are in another order"""
     settings: tuple[str, ...]
     """keys beside `rules` that differ"""
     lines: str
     """unified diff of the texts, empty where they are the same"""
 
     @staticmethod
-    def between(before: str, after: str, names: tuple[str, str]) -> "Difference":
-        """From one text to another, called by the names. ConfigError for a text that is no rule set."""
+    def between(before: str, after: str, names: tuple[str, str]) -> "RuleDiff":
+        """Compare two texts; names: of the two in the line diff. ConfigError for a text that is no rule set."""
         (old, old_settings), (new, new_settings) = _parts(before), _parts(after)
         keys = sorted({*old_settings, *new_settings})
-        return Difference(
+        return RuleDiff(
             added=tuple(name for name in new if name not in old),
             removed=tuple(name for name in old if name not in new),
             changed=tuple(name for name in new if name in old and new[name] != old[name]),
@@ -39,7 +39,7 @@ class Difference:
 
 
 def _parts(text: str) -> tuple[dict[str, Any], Mapping[str, Any]]:
-    """Rules by name, and all beside them."""
+    """Return the rules by name, and the other keys."""
     document = RuleSet.parse(text).to_document()
     rules = {rule["name"]: rule for rule in document["rules"]}
     return rules, {key: value for key, value in document.items() if key != "rules"}

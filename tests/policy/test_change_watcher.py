@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from recsys.policy import watch
-from recsys.policy.watch import Watch
+from recsys.policy import change_watcher
+from recsys.policy.change_watcher import ChangeWatcher
 
 PATIENCE_S = 60
 
@@ -25,15 +25,15 @@ class Turns:
         return self.made > self.failures
 
 
-def watched(turns: Turns) -> Watch:
-    return Watch(lambda: turns.stamp, turns)
+def watched(turns: Turns) -> ChangeWatcher:
+    return ChangeWatcher(lambda: turns.stamp, turns)
 
 
-def looked(one: Watch, condition: Callable[[], bool]) -> None:
+def looked(one: ChangeWatcher, condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < deadline
-        one.look()
+        one.poll()
         for thread in threading.enumerate():
             if thread.name == "watch":
                 thread.join(PATIENCE_S)
@@ -45,13 +45,13 @@ def test_a_stamp_is_followed_once() -> None:
     turns.stamp = 1
     looked(one, lambda: turns.made == 1)
     for _ in range(20):
-        one.look()
+        one.poll()
     assert [thread.name for thread in threading.enumerate() if thread.name == "watch"] == []
     assert turns.made == 1
 
 
 def test_a_turn_that_failed_is_made_again_ever_later_until_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "FIRST_PAUSE_S", 0.05)
+    monkeypatch.setattr(change_watcher, "FIRST_RETRY_S", 0.05)
     turns = Turns(failures=3)
     one = watched(turns)
     one._pause_s = 0.05
@@ -60,7 +60,7 @@ def test_a_turn_that_failed_is_made_again_ever_later_until_it_does(monkeypatch: 
     gaps = [later - sooner for sooner, later in zip(turns.at[:-1], turns.at[1:], strict=True)]
     assert all(gap >= least for gap, least in zip(gaps, (0.05, 0.1, 0.2), strict=True))
     for _ in range(20):
-        one.look()
+        one.poll()
     assert turns.made == 4
 
 
@@ -73,7 +73,7 @@ def test_after_a_failure_another_stamp_is_followed_at_once_even_the_one_before(
     turns.stamp = 1
     looked(one, lambda: turns.made == 1)
     for _ in range(20):
-        one.look()
+        one.poll()
     assert turns.made == 1
     turns.stamp = 0
     looked(one, lambda: turns.made == 2)
@@ -83,5 +83,5 @@ def test_what_was_made_of_the_first_stamp_may_have_failed_too() -> None:
     turns = Turns(failures=0)
     one = watched(turns)
     one._pause_s = 0.0
-    one.fail()
+    one.mark_failed()
     looked(one, lambda: turns.made == 1)
