@@ -34,15 +34,15 @@ from result_file import ROOT, Figure, console, print_figures, write_result
 from rich import box
 from rich.table import Table
 
-from recsys.candidates.contract import Known
-from recsys.candidates.promising import Promising
+from recsys.candidates.cold_start import ColdItemPopularityModel
+from recsys.candidates.interfaces import TrainingInteractions
 from recsys.data.splits import TEST, VALIDATION
 from recsys.errors import exit_on_error
 from recsys.evaluation.intervals import paired_bootstrap
 from recsys.index import ExactIndex
-from recsys.training.loop import Loop
-from recsys.training.retrieval import RetrievalExamples, RetrievalTraining
-from recsys.training.watched import Watched
+from recsys.training.retrieval import RetrievalExamples, RetrievalTrainerConfig
+from recsys.training.trainer import Trainer
+from recsys.training.validation_queries import ValidationQueries
 
 OVERRIDES = ("features.max_values=8", "retrieval.epochs=14", "trainer.progress=false")
 ID_DROPOUTS = (0.1, 0.2, 0.3)
@@ -75,27 +75,27 @@ Found = dict[str, list[Recalls]]
 class Towers:
     """The towers to train, and for how long: None while the epochs are still to be chosen."""
 
-    knobs: RetrievalTraining
-    loop: Loop
+    knobs: RetrievalTrainerConfig
+    loop: Trainer
     epochs: int | None = None
 
     def fit(self, world: World, seed: int) -> tuple[np.ndarray, int]:
         """Scores [B, N] of the catalogue, and the epochs that they were trained for."""
         spec, items = world.prepared.spec(world.known)
-        watched = Watched.of(world.questions, spec, items)
+        validation = ValidationQueries.of(world.questions, spec, items)
         with TemporaryDirectory() as folder:
             towers, vectors, epochs = self.knobs.fit(
                 spec,
                 items,
                 RetrievalExamples.of(world.prepared, spec, world.known),
-                watched if self.epochs is None else None,
+                validation if self.epochs is None else None,
                 loop=self.loop,
                 folder=Path(folder) / "towers",
                 epochs=self.epochs,
                 seed=seed,
                 loggers=[],
             )
-        batches = ({name: torch.from_numpy(array) for name, array in batch.items()} for batch in watched.batches())
+        batches = ({name: torch.from_numpy(array) for name, array in batch.items()} for batch in validation.batches())
         with torch.no_grad():
             users = np.concatenate([towers.users(batch).numpy() for batch in batches])
         return users @ vectors.T, epochs
@@ -109,7 +109,7 @@ class Chosen:
     """for every kind of question its own"""
     towers: Towers
     without: Towers
-    promising: Promising
+    promising: ColdItemPopularityModel
     weight: float
     """of the promise among the cold items"""
     share: float
@@ -132,11 +132,11 @@ class Chosen:
         }
 
 
-def promise(world: World, promising: Promising) -> np.ndarray:
+def promise(world: World, promising: ColdItemPopularityModel) -> np.ndarray:
     """[1, N] float32, of the withheld items, at most 1; 0 for all others."""
     spec, items = world.prepared.spec(world.known)
     replay, positives = world.prepared.replay, world.known & world.prepared.replay.positives
-    known = Known(
+    known = TrainingInteractions(
         users=replay.users[positives],
         items=replay.items[positives],
         timestamps=replay.seconds[positives],
@@ -219,10 +219,12 @@ def choose_neighbours(worlds: Worlds) -> dict[str, ContentNeighbours]:
     return {kind: knobs for kind, (_, knobs) in best.items()}
 
 
-def choose_promise(worlds: Worlds) -> Promising:
+def choose_promise(worlds: Worlds) -> ColdItemPopularityModel:
     """The knobs that are best among cold items."""
     grid = [
-        Promising(num=K, weights=[1.0], kept=worlds[0].questions.num_items, half_life_days=days, regularisation=penalty)
+        ColdItemPopularityModel(
+            num=K, weights=[1.0], kept=worlds[0].questions.num_items, half_life_days=days, regularisation=penalty
+        )
         for days, penalty in product(HALF_LIVES, REGULARISATIONS)
     ]
     tried = [(average(worlds, [alone(world, one) for world in worlds]), one) for one in grid]
@@ -231,7 +233,7 @@ def choose_promise(worlds: Worlds) -> Promising:
     return best
 
 
-def alone(world: World, promising: Promising) -> np.ndarray:
+def alone(world: World, promising: ColdItemPopularityModel) -> np.ndarray:
     """Scores [B, N], the same for everybody."""
     return np.repeat(promise(world, promising), len(world.questions), axis=0)
 

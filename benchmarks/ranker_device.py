@@ -36,12 +36,12 @@ from recsys.data.sources.planted import EFFECTS, Planted
 from recsys.errors import ConfigError, exit_on_error
 from recsys.features.spec import MISSING, TIME_NUMBERS, Column, FeatureSpec, Table
 from recsys.graphs import random_inputs
-from recsys.nn import rows as sparse
+from recsys.nn import sparse_embedding as sparse
 from recsys.nn.losses import masked_bce
-from recsys.nn.rows import dense_parameters, sparse_tables
+from recsys.nn.sparse_embedding import dense_parameters, sparse_tables
 from recsys.ranking.multi_objective import MultiObjectiveRanker
 from recsys.stages import ranker_inputs
-from recsys.training.loop import Loop, matmul_flops
+from recsys.training.trainer import Trainer, matmul_flops
 
 ITEMS, FEW_ITEMS = 100_000_000, 100_000
 REQUESTS, CANDIDATES, HISTORY, SOURCES = 64, 200, 50, 5
@@ -137,7 +137,7 @@ def speed(num_items: int, device: str) -> Iterator[Row]:
         if device == "cpu" and compiled:
             continue
         system = f"{name}, {precision}{', compiled' if compiled else ''}"
-        sparse.FROM = FEW_ITEMS if name == ROW_WISE else sys.maxsize
+        sparse.SPARSE_THRESHOLD_ROWS = FEW_ITEMS if name == ROW_WISE else sys.maxsize
         with torch.device(device):
             ranker = settings.ranker(spec, drawn.fixed["candidate_scores"].shape[-1], (None, None))
         with FlopCounterMode(display=False) as counter:
@@ -204,7 +204,7 @@ def learnt_in(accelerator: str, precision: str, seed: int) -> np.ndarray:
     """[T] expected log loss that training ends with."""
     world = Planted(users=2_000, items=500, rounds=25, slate=10, seed=0, strength=2.0, effects=tuple(EFFECTS))
     examples = Examples.of(world)
-    loop = Loop(accelerator=accelerator, precision=precision, compile=False, progress=False, threads=1)
+    loop = Trainer(accelerator=accelerator, precision=precision, compile=False, progress=False, threads=1)
     fitted = trained(KNOBS, examples.spec, examples.items, examples.train, examples.valid, seed=seed, loop=loop)
     return log_loss(examples.probabilities, fitted.probabilities(examples.items, examples.test).astype(float))
 

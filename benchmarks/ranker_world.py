@@ -18,11 +18,11 @@ from recsys.data.splits import TEST, VALIDATION, GlobalTime
 from recsys.evaluation.probabilities import reliability
 from recsys.features.encode import ItemTable
 from recsys.features.spec import Features, FeatureSpec
-from recsys.training.loop import Loop
 from recsys.training.prepare import prepare
 from recsys.training.ranking import RankingTraining, TrainedRanker
 from recsys.training.ranking_examples import RankingExamples
 from recsys.training.slates import Slates, logged_examples
+from recsys.training.trainer import Trainer
 
 ACCELERATOR = "cuda" if torch.cuda.is_available() else "cpu"
 WORKERS = len(os.sched_getaffinity(0))
@@ -85,7 +85,7 @@ def trained(
     train: RankingExamples,
     valid: RankingExamples,
     seed: int,
-    loop: Loop | None = None,
+    loop: Trainer | None = None,
 ) -> TrainedRanker:
     """In this process, where no other loop is given on one core, and on a GPU if there is one."""
     with TemporaryDirectory() as folder:
@@ -94,7 +94,8 @@ def trained(
             items,
             train,
             valid,
-            loop=loop or Loop(accelerator=ACCELERATOR, precision="32-true", compile=False, progress=False, threads=1),
+            loop=loop
+            or Trainer(accelerator=ACCELERATOR, precision="32-true", compile=False, progress=False, threads=1),
             folder=Path(folder),
             seed=seed,
             loggers=[],

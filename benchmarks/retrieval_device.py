@@ -14,7 +14,7 @@ import torch
 from result_file import Figure, console, print_figures, write_result
 
 from recsys.errors import exit_on_error
-from recsys.index.device import DeviceIndex
+from recsys.index.gpu.device_index import DeviceIndex
 from recsys.index.scores import oracle
 
 NUM_ITEMS = 10_000_000

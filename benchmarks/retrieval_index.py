@@ -85,7 +85,7 @@ def our_cells(items: np.ndarray, queries: np.ndarray, exact: np.ndarray, k: int)
     factory = f"IVF{num_cells(len(items))},Flat"
     index, _ = IndexBuilder(factory=factory, nprobe=1, min_recall=0.0, recall_at=1, **knobs).build(items, queries[:1])
     for nprobe in NPROBES:
-        index.set_knobs(nprobe=nprobe, **knobs)
+        index.set_search_parameters(nprobe=nprobe, **knobs)
         if recall_against(exact, index.search(queries, k)[1]) >= ENOUGH:
             break
     return index, nprobe

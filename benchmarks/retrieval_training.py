@@ -32,10 +32,10 @@ from rich.table import Table
 from recsys.data.splits import VALIDATION
 from recsys.errors import DataError, exit_on_error
 from recsys.evaluation.evaluation_queries import EvaluationQueries
-from recsys.training.loop import Loop
 from recsys.training.prepare import Prepared, prepare
 from recsys.training.retrieval import RetrievalExamples, RetrievalTask
-from recsys.training.watched import Watched
+from recsys.training.trainer import Trainer
+from recsys.training.validation_queries import ValidationQueries
 
 FILE = Path("amazon-toys", "Toys_and_Games.txt")
 SHARED = sys.argv[1:] == ["shared"]
@@ -115,7 +115,7 @@ class Stopwatch(pl.Callback):
         }
 
 
-class TimedLoop(Loop):
+class TimedLoop(Trainer):
     """The loop of a run, under a stopwatch."""
 
     def __init__(self, watch: Stopwatch) -> None:
@@ -166,9 +166,9 @@ def train_ours(config: DictConfig, target: float) -> Stopwatch:
     prepared, questions = read(config)
     known = prepared.split.known(VALIDATION)
     spec, items = prepared.spec(known)
-    watched = Watched.of(questions, spec, items)
+    validation = ValidationQueries.of(questions, spec, items)
     watch = Stopwatch(
-        lambda task: ndcg_at_10(task, watched, questions),
+        lambda task: ndcg_at_10(task, validation, questions),
         lambda outputs, batch: outputs["examples"],
         lambda epoch: epoch["ndcg@10"] >= target,
     )
@@ -178,7 +178,7 @@ def train_ours(config: DictConfig, target: float) -> Stopwatch:
             items,
             RetrievalExamples.of(prepared, spec, known),
             None,
-            loop=TimedLoop(watch),
+            trainer=TimedLoop(watch),
             folder=Path(folder),
             epochs=None,
             seed=SEED,
@@ -187,9 +187,9 @@ def train_ours(config: DictConfig, target: float) -> Stopwatch:
     return watch
 
 
-def ndcg_at_10(task: RetrievalTask, watched: Watched, questions: EvaluationQueries) -> float:
+def ndcg_at_10(task: RetrievalTask, validation: ValidationQueries, questions: EvaluationQueries) -> float:
     """Mean over the questions."""
-    batches = ({name: torch.from_numpy(array) for name, array in batch.items()} for batch in watched.batches())
+    batches = ({name: torch.from_numpy(array) for name, array in batch.items()} for batch in validation.batches())
     users = np.concatenate([task.towers.users(batch).numpy() for batch in batches])
     items = task.catalogue_vectors().numpy().T
     return float(questions.ndcg_at_10(lambda batch: users[batch] @ items).mean())

@@ -95,7 +95,7 @@ def _trained(overrides: Sequence[str], run_dir: Path) -> Bundle:
     resolved: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return train.build(config).run(run_dir, resolved, say=lambda _: None)[1]
+        return train.build(config).run(run_dir, resolved, echo=lambda _: None)[1]
 
 
 def _asked(bundle: Bundle, run: Path) -> str:

@@ -109,7 +109,7 @@ def run() -> Run:
         resolved: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return train.build(config).run(Path(config.run_dir), resolved, say=lambda _: None)
+            return train.build(config).run(Path(config.run_dir), resolved, echo=lambda _: None)
 
     return run
 

@@ -42,7 +42,7 @@ NOT_IMPORTED = {
     "mkdocstrings-python": "a plugin that mkdocs.yml names",
     "httpx": "starlette.testclient talks through it",
     "schemathesis": "the tests of the HTTP interface name it where they run",
-    "triton": "interprets the kernels of recsys/index/scan.py in the tests",
+    "triton": "interprets the kernels of recsys/index/gpu/triton_scan.py in the tests",
 }
 """distribution -> why it is declared although no code of its extra imports it"""
 

@@ -27,7 +27,7 @@ from recsys.data.sources.tables import Tables
 from recsys.data.splits import GlobalTime
 from recsys.errors import ConfigError, exit_on_error
 from recsys.evaluation.report import Report
-from recsys.training.experiment import claim
+from recsys.training.experiment import check_same_configuration
 
 DESCRIPTION = """
 interactions:
@@ -360,13 +360,13 @@ def wait_for(file: Path, process: subprocess.Popen[str]) -> None:
 
 
 def test_checkpoints_are_claimed_once_there_are_some_and_name_what_differs(tmp_path: Path) -> None:
-    claim(tmp_path, {"seed": 0, "data": {"sha256": "a"}})
-    claim(tmp_path, {"seed": 1, "data": {"sha256": "a"}})
+    check_same_configuration(tmp_path, {"seed": 0, "data": {"sha256": "a"}})
+    check_same_configuration(tmp_path, {"seed": 1, "data": {"sha256": "a"}})
     (tmp_path / "split_0_seed_0" / "towers_test").mkdir(parents=True)
     (tmp_path / "split_0_seed_0" / "towers_test" / "last.ckpt").touch()
-    claim(tmp_path, {"seed": 1, "data": {"sha256": "a"}, "logger": {"mode": "offline"}})
+    check_same_configuration(tmp_path, {"seed": 1, "data": {"sha256": "a"}, "logger": {"mode": "offline"}})
     with pytest.raises(ConfigError, match=r"was begun with data\.sha256='a', this run has 'b'"):
-        claim(tmp_path, {"seed": 1, "data": {"sha256": "b"}})
+        check_same_configuration(tmp_path, {"seed": 1, "data": {"sha256": "b"}})
 
 
 def test_a_finished_run_is_not_mixed_with_another_configuration(

@@ -17,7 +17,7 @@ from recsys.errors import BundleError
 from recsys.features.encode import encode_queries
 from recsys.features.spec import UNKNOWN, Features
 from recsys.graphs import check_against_eager, export_item_tower, export_ranker, export_user_tower
-from recsys.nn import rows
+from recsys.nn import sparse_embedding
 from recsys.ranking.calibration import Calibrator
 from recsys.ranking.multi_objective import MultiObjectiveRanker
 from recsys.ranking.uncertainty import LastLayerPosterior, certainty
@@ -153,10 +153,10 @@ def test_the_user_graph_equals_its_module(prepared, fitted, towers, user_graph, 
 
 @torch.no_grad()
 def test_large_tables_go_into_the_graph(prepared, fitted, folder, monkeypatch):
-    monkeypatch.setattr(rows, "FROM", 5)
+    monkeypatch.setattr(sparse_embedding, "SPARSE_THRESHOLD_ROWS", 5)
     torch.manual_seed(0)
     towers = TwoTower(spec=fitted[0], dim=8, num_blocks=1, num_heads=2, dropout=0.0, id_dropout=0.0).eval()
-    assert any(rows.sparse_tables(towers))
+    assert any(sparse_embedding.sparse_tables(towers))
     export_user_tower(TowerEnsemble([towers]), fitted[0], folder / "large.onnx")
     request = request_of(prepared, fitted, 3)
     found = OnnxModel(folder / "large.onnx", fitted[0].request_tensors())(request)

@@ -21,9 +21,9 @@ from recsys.data.dataset import DESCRIPTION_FILE, Dataset
 from recsys.data.sources.synthetic import Synthetic
 from recsys.data.sources.tables import Tables
 from recsys.data.splits import LATER, RANK, TEST, VALIDATION, GlobalTime, LeaveOneOut, Random, Splitter
-from recsys.training.cascade import Run, TrainedRetrieval
-from recsys.training.loop import TRAINED
+from recsys.training.cascade import CascadeTrainer, TrainedRetrieval
 from recsys.training.prepare import prepare
+from recsys.training.trainer import FINISHED_FILE
 
 ABOUT_THE_RUN = {"config.yaml", "lineage.json", "manifest.json", "metrics.json", "user_seed.arrow"}
 """the files of a bundle that tell of the run, its test and its users until now; all others are the model"""
@@ -109,14 +109,14 @@ def models(config: DictConfig) -> dict[str, Any]:
     dataset = experiment.data.load()
     split = experiment.protocol.splits(dataset)[-1]
     prepared = prepare(dataset, split, experiment.features, experiment.content)
-    run = Run(
+    run = CascadeTrainer(
         prepared=prepared,
         validation=experiment.evaluation.validation(split, prepared.replay),
-        knobs=experiment.knobs,
+        config=experiment.cascade,
         folder=folder,
         seed=0,
         loggers=[],
-        say=lambda _: None,
+        echo=lambda _: None,
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -148,7 +148,7 @@ def served(trained: TrainedRetrieval, folder: Path) -> dict[str, Any]:
 
 
 def checkpoint(folder: Path) -> bytes:
-    return weights(torch.load(folder / TRAINED, weights_only=True)["state_dict"])
+    return weights(torch.load(folder / FINISHED_FILE, weights_only=True)["state_dict"])
 
 
 def weights(state: Mapping[str, torch.Tensor]) -> bytes:

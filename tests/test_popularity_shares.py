@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hydra.utils import instantiate
 
-from recsys.candidates.lists import DAY
+from recsys.candidates.popularity import DAY
 from recsys.contracts import Query
 from recsys.data.splits import TEST
 from recsys.evaluation.replay import Replay

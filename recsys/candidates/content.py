@@ -1,6 +1,6 @@
-"""Neighbours by content: for every item what is like it, or only what nobody has met, for users to be offered cold items.
+"""Item-to-item neighbours by content: all similar items, or cold ones only, so that cold items become candidates.
 
-Shapes: N items, C items that are offered, I id slots, V length of all vectors.
+Shapes: N items, C items that may be neighbours, I id slots, V length of all vectors.
 """
 
 from collections.abc import Iterator, Sequence
@@ -9,85 +9,85 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from recsys.candidates.best import best
-from recsys.candidates.contract import Known
-from recsys.candidates.linear import check_history_source
+from recsys.candidates.interfaces import TrainingInteractions
+from recsys.candidates.item_item import check_history_source
 from recsys.candidates.neighbours import ItemNeighbours
+from recsys.candidates.topk import top_k
 from recsys.contracts import PAD
 from recsys.features.spec import IDENTITY, RESERVED
 
-CELLS = 2**22
-"""similarities held at a time"""
+SIMILARITY_CELLS = 2**22
+"""similarities in memory at a time"""
 
 
-class Content:
-    """How to fit the neighbours of items from the catalogue.
+class ContentNeighbours:
+    """Configuration of item-to-item neighbours from the catalogue.
 
     The similarity is the mean of two cosines, of idf-weighted one-hot categories (Salton & Buckley 1988) and of the
-    vectors, or the one of them that the catalogue has.
+    vectors; one of them where the catalogue has only that.
     """
 
     def __init__(
         self, *, num: int, weights: Sequence[float], decays: Sequence[float], neighbours: int, only_cold: bool
     ) -> None:
         """
-        num: candidates it offers a query
-        weights: of its scores in the merge, to choose from
-        decays: weight of an event relative to the next newer one, above 0 to 1, to choose from
+        num: candidates of a query
+        weights: grid of the weight of its scores in the merge
+        decays: grid of the weight of an event relative to the next newer one, above 0 to 1
         neighbours: kept an item
-        only_cold: items that were met are nobody's neighbours; where they are, the ranker reads how alike they are
+        only_cold: keep only items without interactions as neighbours; else the ranker reads the similarity of all items
         """
         self.num, self.weights, self.decays, self.neighbours = num, tuple(weights), tuple(decays), neighbours
         self.only_cold = only_cold
         check_history_source("content", num, self.weights, self.decays, neighbours)
 
-    def fit(self, known: Known) -> ItemNeighbours | None:
-        """None when the catalogue has neither categories nor vectors."""
-        parts = list(_unit_parts(known))
+    def fit(self, interactions: TrainingInteractions) -> ItemNeighbours | None:
+        """Fit the neighbours; None when the catalogue has neither categories nor vectors."""
+        parts = list(_unit_parts(interactions))
         if not parts:
             return None
-        offered = np.arange(known.num_items)
+        offered = np.arange(interactions.num_items)
         if self.only_cold:
-            offered = np.setdiff1d(offered, known.items)
-        return ItemNeighbours.of(_nearest(parts, offered, self.neighbours), self.decays[0])
+            offered = np.setdiff1d(offered, interactions.items)
+        return ItemNeighbours.of(_nearest_by_cosine(parts, offered, self.neighbours), self.decays[0])
 
 
-def _unit_parts(known: Known) -> Iterator[Any]:
-    """The contents of the catalogue, each [N, ...], sparse or dense, with rows of length 1 or 0."""
-    categories = _by_rarity(one_hot(known))
+def _unit_parts(interactions: TrainingInteractions) -> Iterator[Any]:
+    """The categories and the vectors of the catalogue, each [N, ...], sparse or dense, with rows of norm 1 or 0."""
+    categories = _idf_weighted(one_hot(interactions))
     if categories.nnz:
         yield _to_unit_length(categories)
-    if "vectors" in known.table.encoded:
-        vectors = known.table.encoded["vectors"][:-1]
+    if "vectors" in interactions.table.encoded:
+        vectors = interactions.table.encoded["vectors"][:-1]
         yield vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
-def one_hot(known: Known) -> sparse.csr_array:
-    """[N, values of all categories] of ones where the item has the value; who the item is does not count."""
-    blocks, start = [sparse.csr_array((known.num_items, 0), dtype=np.float32)], 0
-    for column in known.spec.items.of_kind("category", "categories"):
-        ids = known.table.encoded["ids"][:-1, start : start + column.slots]
+def one_hot(interactions: TrainingInteractions) -> sparse.csr_array:
+    """[N, values of all categories] of ones where the item has the value; the item's own id is left out."""
+    blocks, start = [sparse.csr_array((interactions.num_items, 0), dtype=np.float32)], 0
+    for column in interactions.spec.items.of_kind("category", "categories"):
+        ids = interactions.table.encoded["ids"][:-1, start : start + column.slots]
         start += column.slots
         if column.name != IDENTITY:
-            blocks.append(_has(ids, column.num_ids))
+            blocks.append(_indicators(ids, column.num_ids))
     return sparse.csr_array(sparse.hstack(blocks))
 
 
-def _by_rarity(has: sparse.csr_array) -> sparse.csr_array:
-    """log(N / items with the value) in the place of every one."""
-    rarity = np.log(has.shape[0] / np.bincount(has.indices, minlength=has.shape[1]).clip(1))
-    has.data = rarity[has.indices].astype(np.float32)
-    has.eliminate_zeros()
-    return has
+def _idf_weighted(indicators: sparse.csr_array) -> sparse.csr_array:
+    """Replace every one by log(N / items with the value), in place."""
+    idf = np.log(indicators.shape[0] / np.bincount(indicators.indices, minlength=indicators.shape[1]).clip(1))
+    indicators.data = idf[indicators.indices].astype(np.float32)
+    indicators.eliminate_zeros()
+    return indicators
 
 
-def _has(ids: np.ndarray, num_ids: int) -> sparse.csr_array:
-    """[N, I] ids -> [N, num_ids] of ones; missing and unknown values are nothing that items could share."""
+def _indicators(ids: np.ndarray, num_ids: int) -> sparse.csr_array:
+    """[N, I] ids -> [N, num_ids] of ones; missing and unknown values count as no value."""
     rows, slots = np.nonzero(ids >= RESERVED)
     ones = np.ones(len(rows), dtype=np.float32)
-    has = sparse.csr_array((ones, (rows, ids[rows, slots])), shape=(len(ids), num_ids))
-    has.data[:] = 1
-    return has
+    indicators = sparse.csr_array((ones, (rows, ids[rows, slots])), shape=(len(ids), num_ids))
+    indicators.data[:] = 1  # a value that stands twice in one item was summed
+    return indicators
 
 
 def _to_unit_length(matrix: sparse.csr_array) -> sparse.csr_array:
@@ -96,17 +96,17 @@ def _to_unit_length(matrix: sparse.csr_array) -> sparse.csr_array:
     return matrix
 
 
-def _nearest(parts: Sequence[Any], offered: np.ndarray, neighbours: int) -> sparse.csr_array:
-    """[N, N]: for every item those of `offered` that are most like it, itself left out."""
+def _nearest_by_cosine(parts: Sequence[Any], offered: np.ndarray, neighbours: int) -> sparse.csr_array:
+    """[N, N]: for every item its nearest among the rows `offered`, itself left out."""
     num_items = parts[0].shape[0]
     blocks = [sparse.csr_array((0, num_items), dtype=np.float32)]
     targets = [part[offered].T for part in parts]
-    step = max(1, CELLS // max(len(offered), 1))
+    step = max(1, SIMILARITY_CELLS // max(len(offered), 1))
     for start in range(0, num_items if len(offered) else 0, step):
         products = [_dense(part[start : start + step] @ target) for part, target in zip(parts, targets, strict=True)]
         similar = np.mean(products, axis=0, dtype=np.float32)
         similar[offered[None, :] == np.arange(start, start + len(similar))[:, None]] = 0
-        blocks.append(_kept(similar, offered, neighbours, num_items))
+        blocks.append(_strongest(similar, offered, neighbours, num_items))
     stacked = sparse.csr_array(sparse.vstack(blocks))
     stacked.resize((num_items, num_items))
     return stacked
@@ -116,8 +116,8 @@ def _dense(product: Any) -> np.ndarray:
     return product.toarray() if sparse.issparse(product) else product
 
 
-def _kept(similar: np.ndarray, offered: np.ndarray, neighbours: int, num_items: int) -> sparse.csr_array:
-    columns = best(np.where(similar > 0, similar, -np.inf), np.arange(len(offered)), neighbours)
-    rows, places = np.nonzero(columns != PAD)
-    columns = columns[rows, places]
+def _strongest(similar: np.ndarray, offered: np.ndarray, neighbours: int, num_items: int) -> sparse.csr_array:
+    columns = top_k(np.where(similar > 0, similar, -np.inf), np.arange(len(offered)), neighbours)
+    rows, ranks = np.nonzero(columns != PAD)
+    columns = columns[rows, ranks]
     return sparse.csr_array((similar[rows, columns], (rows, offered[columns])), shape=(len(similar), num_items))

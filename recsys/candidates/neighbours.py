@@ -1,6 +1,7 @@
-"""Stored neighbours of the items of a history, added up.
+"""Item-to-item source: the sum of the stored neighbours of a history's items.
 
-Shapes: B queries, H history, N items that are known, K offers, P pairs of a query and an item, Z sums that are not zero.
+Shapes: B queries, H history, N items with stored neighbours, K candidates, P pairs of a query and an item, Z sums that are
+not zero.
 """
 
 from collections.abc import Mapping
@@ -11,60 +12,60 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from scipy import sparse
 
-from recsys.candidates.best import best
-from recsys.candidates.contract import Arrays, Asked, Document
-from recsys.candidates.sums import added, of_events, of_pairs
+from recsys.candidates.interfaces import Arrays, Document, SourceQuery
+from recsys.candidates.neighbour_kernels import event_scores, pair_scores, sum_neighbours
+from recsys.candidates.topk import top_k
 from recsys.index import Index
 
 
 @dataclass(frozen=True, kw_only=True)
-class NeighbourAnswer:
-    """What the histories of B users speak for."""
+class NeighbourScores:
+    """Sums of the neighbours of B histories, sparse."""
 
     starts: np.ndarray
-    """[B + 1]: query b speaks for rows[starts[b]:starts[b + 1]]"""
+    """[B + 1]: query b has the rows rows[starts[b]:starts[b + 1]]"""
     rows: np.ndarray
     """[Z] int64"""
     sums: np.ndarray
     """[Z] float32; the largest of a query is 1, unless none is above 0"""
     neighbours: "ItemNeighbours"
     newest: np.ndarray
-    """[B, E] as in Asked"""
+    """[B, E] as SourceQuery.newest_events"""
     hidden: np.ndarray | None
-    """as in Asked"""
+    """as in SourceQuery"""
 
-    def offer(self, k: int) -> np.ndarray:
-        """What has a positive sum and may be offered."""
+    def top_k(self, k: int) -> np.ndarray:
+        """Rows with a positive sum that are not hidden."""
         counts = np.diff(self.starts)
-        offered = self.sums > 0
+        allowed = self.sums > 0
         if self.hidden is not None:
-            offered &= ~self.hidden[self.rows]
+            allowed &= ~self.hidden[self.rows]
         scores = np.full((len(counts), counts.max(initial=0)), -np.inf, dtype=np.float32)
         rows = np.zeros(scores.shape, dtype=np.int64)
         filled = np.arange(scores.shape[1]) < counts[:, None]
-        scores[filled] = np.where(offered, self.sums, np.float32(-np.inf))
+        scores[filled] = np.where(allowed, self.sums, np.float32(-np.inf))
         rows[filled] = self.rows
-        return best(scores, rows, k)
+        return top_k(scores, rows, k)
 
-    def only(self, queries: np.ndarray) -> "NeighbourAnswer":
+    def select(self, queries: np.ndarray) -> "NeighbourScores":
         counts = np.diff(self.starts)[queries]
         starts = np.concatenate([[0], np.cumsum(counts)])
         at = np.arange(starts[-1]) + np.repeat(self.starts[queries] - starts[:-1], counts)
         return replace(self, starts=starts, rows=self.rows[at], sums=self.sums[at], newest=self.newest[queries])
 
     def score(self, query: np.ndarray, row: np.ndarray) -> np.ndarray:
-        """Queries must rise."""
-        return of_pairs(self.starts, self.rows, self.sums, len(self.neighbours), query, row)
+        """Scores of pairs sorted by query."""
+        return pair_scores(self.starts, self.rows, self.sums, len(self.neighbours), query, row)
 
-    def recent(self, query: np.ndarray, row: np.ndarray) -> np.ndarray:
-        """Queries must rise."""
+    def event_scores(self, query: np.ndarray, row: np.ndarray) -> np.ndarray:
+        """Scores of pairs sorted by query."""
         stored = self.neighbours
-        return of_events(self.newest, stored.indptr, stored.indices, stored.weights, query, row)
+        return event_scores(self.newest, stored.indptr, stored.indices, stored.weights, query, row)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ItemNeighbours:
-    """What each item of a history speaks for, the strongest only, and how a history fades."""
+    """The strongest neighbours of each item, and the decay of a history."""
 
     indptr: np.ndarray
     """[N + 1] int64: the neighbours of item i are indices[indptr[i]:indptr[i + 1]]"""
@@ -78,7 +79,7 @@ class ItemNeighbours:
 
     @staticmethod
     def of(matrix: sparse.csr_array, decay: float) -> "ItemNeighbours":
-        """From [N, N], row: item of the history, column: item it speaks for."""
+        """Build from a matrix [N, N], row: item of the history, column: its neighbour."""
         return ItemNeighbours(
             indptr=matrix.indptr.astype(np.int64),
             indices=matrix.indices.astype(np.int32),
@@ -92,14 +93,14 @@ class ItemNeighbours:
         return sparse.csr_array((self.weights, self.indices, self.indptr), shape=(len(self), len(self)))
 
     def __len__(self) -> int:
-        """Items that are known; those that came to the catalogue later are not."""
+        """Items of the fit; items that came to the catalogue later have no neighbours."""
         return len(self.indptr) - 1
 
-    def answer(self, asked: Asked) -> NeighbourAnswer:
-        fading = (self.decay ** np.arange(asked.history.shape[1])[::-1]).astype(np.float32)
-        starts, rows, sums = added(asked.history, fading, self.indptr, self.indices, self.weights)
-        return NeighbourAnswer(
-            starts=starts, rows=rows, sums=sums, neighbours=self, newest=asked.newest, hidden=asked.hidden
+    def scores_for(self, queries: SourceQuery) -> NeighbourScores:
+        event_weights = (self.decay ** np.arange(queries.history.shape[1])[::-1]).astype(np.float32)
+        starts, rows, sums = sum_neighbours(queries.history, event_weights, self.indptr, self.indices, self.weights)
+        return NeighbourScores(
+            starts=starts, rows=rows, sums=sums, neighbours=self, newest=queries.newest_events, hidden=queries.hidden
         )
 
     def to_documents(self) -> tuple[Document, Arrays]:

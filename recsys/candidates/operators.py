@@ -1,65 +1,70 @@
-"""Item-item operators, counted or normalised, as sparse matrices: what is met together, and what is met next.
+"""Item-item matrices, counted or normalised: co-occurrences, transitions and the linear autoencoder.
 
-Row: item of the history, column: item it speaks for. Nothing speaks for itself: every diagonal is empty.
+Row: item of the history, column: its neighbour. No item is its own neighbour: every diagonal is empty.
 Shapes: U users, N items of the catalogue, M events.
 """
 
 import numpy as np
 from scipy import linalg, sparse
 
-SUPPORT = 2.0
-"""what the sum of an item's transitions has to exceed before they count fully"""
+TRANSITION_SUPPORT = 2.0
+"""added to an item's sum of transitions, so that few transitions count less"""
 LARGEST_DENSE = 20_000
 """items; a dense operator of more of them takes more than 3 GiB to fit"""
 CORE_FLOPS = 2.5e10
+"""float32 operations per second of one core in LAPACK, for the estimate of `dense_cost`"""
 BLOCK_PAIRS = 2**25
-"""pairs of items that a block of rows holds at a time, some 1 GiB with all copies of them"""
+"""pairs of items in a block of rows, some 1 GiB with all copies of them"""
 
 
-def newest(users: np.ndarray, most: int) -> np.ndarray:
-    """[M] bool, the last `most` events of every user; events [M] stand in order within each user.
+def newest_events(users: np.ndarray, limit: int) -> np.ndarray:
+    """[M] bool, the last `limit` events of every user; events [M] stand in order within each user.
 
-    A user of n items has n^2 pairs of them, so that one crawler would decide what all others are told, and what it costs.
+    A user of n items has n^2 pairs, so that without a limit one crawler would dominate the counts and their cost.
     """
     order = np.argsort(users, kind="stable")
     sizes = np.bincount(users)
     kept = np.empty(len(users), dtype=bool)
-    kept[order] = np.repeat(np.cumsum(sizes), sizes) - np.arange(len(users)) <= most
+    kept[order] = np.repeat(np.cumsum(sizes), sizes) - np.arange(len(users)) <= limit
     return kept
 
 
-def most_pairs(seen: sparse.csr_array) -> np.ndarray:
-    """[N] int64, entries that each row of `cooccurrence` can have at most."""
-    return np.minimum(seen.T @ np.diff(seen.indptr), seen.shape[1]).astype(np.int64)
+def most_pairs(user_items: sparse.csr_array) -> np.ndarray:
+    """[N] int64, an upper bound of the entries of each row of `cooccurrence`."""
+    return np.minimum(user_items.T @ np.diff(user_items.indptr), user_items.shape[1]).astype(np.int64)
 
 
-def blocks(seen: sparse.csr_array) -> list[slice]:
-    """Rows of `cooccurrence` that hold about BLOCK_PAIRS pairs together at most, or one row that holds more."""
-    number = np.cumsum(most_pairs(seen)) // BLOCK_PAIRS
+def row_blocks(user_items: sparse.csr_array) -> list[slice]:
+    """Slices of the rows of `cooccurrence` with at most about BLOCK_PAIRS entries, or one row with more."""
+    number = np.cumsum(most_pairs(user_items)) // BLOCK_PAIRS
     starts = np.flatnonzero(np.diff(number, prepend=-1)).tolist()
     starts[0] = 0
-    return [slice(start, stop) for start, stop in zip(starts, [*starts[1:], seen.shape[1]], strict=True)]
+    return [slice(start, stop) for start, stop in zip(starts, [*starts[1:], user_items.shape[1]], strict=True)]
 
 
-def cooccurrence(seen: sparse.csr_array, rows: slice = slice(None)) -> sparse.csr_array:
+def cooccurrence(user_items: sparse.csr_array, rows: slice = slice(None)) -> sparse.csr_array:
     """[rows, N] float32, users who interacted with both items, from seen [U, N] of ones."""
-    return _without_diagonal(sparse.csr_array(seen[:, rows].T @ seen), rows.start or 0)
+    return _without_diagonal(sparse.csr_array(user_items[:, rows].T @ user_items), rows.start or 0)
 
 
-def cosine(together: sparse.csr_array, popularity: np.ndarray, shrinkage: float, first: int = 0) -> sparse.csr_array:
+def cosine(
+    cooccurrences: sparse.csr_array, popularity: np.ndarray, shrinkage: float, first: int = 0
+) -> sparse.csr_array:
     """|A and B| / (sqrt(|A| |B|) + shrinkage) from rows `first` on of `cooccurrence` and the users of each item [N].
 
     Sarwar et al., Item-based collaborative filtering, WWW 2001; shrinkage as in Ferrari Dacrema et al., Are we really
     making much progress, RecSys 2019.
     """
-    pairs, root = together.tocoo(), np.sqrt(popularity)
-    return _like(together, pairs.data / (root[first + pairs.row] * root[pairs.col] + shrinkage))
+    pairs, root = cooccurrences.tocoo(), np.sqrt(popularity)
+    return _with_values(cooccurrences, pairs.data / (root[first + pairs.row] * root[pairs.col] + shrinkage))
 
 
-def damped(together: sparse.csr_array, popularity: np.ndarray, power: float, first: int = 0) -> sparse.csr_array:
+def damped_cooccurrence(
+    cooccurrences: sparse.csr_array, popularity: np.ndarray, power: float, first: int = 0
+) -> sparse.csr_array:
     """|A and B| / (|A| |B|)^power of rows `first` on: counts for power 0, cosine for 1/2, lift for 1."""
-    pairs, scale = together.tocoo(), np.maximum(popularity, 1.0) ** -power
-    return _like(together, pairs.data * scale[first + pairs.row] * scale[pairs.col])
+    pairs, scale = cooccurrences.tocoo(), np.maximum(popularity, 1.0) ** -power
+    return _with_values(cooccurrences, pairs.data * scale[first + pairs.row] * scale[pairs.col])
 
 
 def transitions(users: np.ndarray, items: np.ndarray, num_items: int, window: int) -> sparse.csr_array:
@@ -78,18 +83,20 @@ def transitions(users: np.ndarray, items: np.ndarray, num_items: int, window: in
     return counts
 
 
-def normalised(counts: sparse.csr_array, popularity: np.ndarray, support: float, power: float) -> sparse.csr_array:
-    """Rows divided by (their sum + support), columns by (popularity + 1)^power: weak evidence and fame count less."""
+def normalised_transitions(
+    counts: sparse.csr_array, popularity: np.ndarray, support: float, power: float
+) -> sparse.csr_array:
+    """Divide rows by (sum + support), columns by (popularity + 1)^power: rare and popular items count less."""
     pairs, rows = counts.tocoo(), counts.sum(axis=1) + support
-    return _like(counts, pairs.data / rows[pairs.row] * (popularity[pairs.col] + 1.0) ** -power)
+    return _with_values(counts, pairs.data / rows[pairs.row] * (popularity[pairs.col] + 1.0) ** -power)
 
 
-def ease(together: sparse.csr_array, popularity: np.ndarray, regularisation: float) -> np.ndarray:
-    """[N, N] float32 dense: the linear autoencoder of what users met, from `cooccurrence`.
+def ease(cooccurrences: sparse.csr_array, popularity: np.ndarray, regularisation: float) -> np.ndarray:
+    """[N, N] float32 dense: the linear autoencoder of the user-item matrix, from `cooccurrence`.
 
     Steck, Embarrassingly shallow autoencoders for sparse data, WWW 2019.
     """
-    gram = together.toarray()
+    gram = cooccurrences.toarray()
     np.fill_diagonal(gram, popularity)
     return autoencoder(gram, regularisation)
 
@@ -108,11 +115,11 @@ def autoencoder(gram: np.ndarray, regularisation: float | np.ndarray) -> np.ndar
 
 
 def dense_cost(num_items: int) -> str:
-    """Memory of `autoencoder` and its hours on one core at CORE_FLOPS, as text for messages."""
+    """Memory and single-core hours of `autoencoder`, as text for messages."""
     return f"{8 * num_items**2 / 2**30:,.1f} GiB and {num_items**3 / CORE_FLOPS / 3600:,.1f} hours a fit"
 
 
-def near_gram(
+def time_weighted_gram(
     users: np.ndarray,
     items: np.ndarray,
     seconds: np.ndarray,
@@ -122,11 +129,11 @@ def near_gram(
     nearness: float,
     half_life: float,
 ) -> np.ndarray:
-    """X'X [N, N] float32 in which pairs that one user met soon after each other count for more.
+    """X'X [N, N] float32 in which pairs of a user's items that are close in time count more.
 
     A pair of a user's items counts 1 + nearness 2^(-distance / half_life), an item with itself 1 + nearness, a user of n
-    items (n / mean)^-activity. It is positive semidefinite, since the Laplace kernel is. events: users, items, seconds
-    [M], an item counts when a user met it first; half_life in seconds.
+    items (n / mean)^-activity. It is positive semidefinite, since the Laplace kernel is. users, items, seconds: [M]
+    events, of which the first of a user and an item counts; half_life in seconds.
     """
     order = np.lexsort((seconds, items, users))
     first = np.append(True, np.diff(users[order] * num_items + items[order]) != 0)
@@ -141,30 +148,30 @@ def near_gram(
     return gram
 
 
-def pruned(matrix: sparse.csr_array, num: int) -> sparse.csr_array:
-    """The `num` entries of a row that are largest in magnitude, equal ones by the lower column."""
+def strongest_per_row(matrix: sparse.csr_array, num: int) -> sparse.csr_array:
+    """Keep the `num` entries of a row that are largest in magnitude, ties by the lower column."""
     entries = matrix.tocoo()
     order = np.lexsort((entries.col, -np.abs(entries.data), entries.row))
     row = entries.row[order]
     kept = np.sort(order[np.arange(len(row)) - np.searchsorted(row, row) < num])
-    places = (entries.data[kept], (entries.row[kept], entries.col[kept]))
-    return sparse.csr_array(places, shape=matrix.shape)
+    cells = (entries.data[kept], (entries.row[kept], entries.col[kept]))
+    return sparse.csr_array(cells, shape=matrix.shape)
 
 
-def _like(matrix: sparse.csr_array, values: np.ndarray) -> sparse.csr_array:
-    """The same places with other values."""
+def _with_values(matrix: sparse.csr_array, values: np.ndarray) -> sparse.csr_array:
+    """The same sparsity pattern with other values."""
     return sparse.csr_array((values.astype(np.float32), matrix.indices, matrix.indptr), shape=matrix.shape)
 
 
 def _without_diagonal(matrix: sparse.csr_array, first: int) -> sparse.csr_array:
     pairs = matrix.tocoo()
     kept = first + pairs.row != pairs.col
-    places = (pairs.data[kept].astype(np.float32), (pairs.row[kept], pairs.col[kept]))
-    return sparse.csr_array(places, shape=matrix.shape)
+    cells = (pairs.data[kept].astype(np.float32), (pairs.row[kept], pairs.col[kept]))
+    return sparse.csr_array(cells, shape=matrix.shape)
 
 
 def _inverse(matrix: np.ndarray) -> np.ndarray:
-    """Of a symmetric positive definite matrix, which is overwritten: Cholesky, in place."""
+    """Invert a symmetric positive definite matrix by Cholesky, in place."""
     factorise, invert = linalg.lapack.get_lapack_funcs(("potrf", "potri"), (matrix,))
     factor, failed = factorise(matrix.T, lower=True, overwrite_a=True, clean=False)
     if failed:
@@ -172,4 +179,4 @@ def _inverse(matrix: np.ndarray) -> np.ndarray:
     inverse, _ = invert(factor, lower=True, overwrite_c=True)
     for row in range(1, len(inverse)):
         inverse[:row, row] = inverse[row, :row]
-    return inverse.T  # symmetric, and stored row by row, as products with sparse histories need it
+    return inverse.T  # symmetric; the transpose is C-contiguous, which products with sparse histories need

@@ -1,4 +1,4 @@
-"""The user's own items as candidates, where these may be recommended again: each speaks for itself.
+"""The items of the user's own history as candidates, for catalogues where items may be recommended again.
 
 Shapes: N items.
 """
@@ -7,24 +7,24 @@ from collections.abc import Sequence
 
 from scipy import sparse
 
-from recsys.candidates.contract import Known, check_source
+from recsys.candidates.interfaces import TrainingInteractions, check_source
 from recsys.candidates.neighbours import ItemNeighbours
 
 
 class OwnHistory:
-    """The items of the history by how often and how lately they came: an item scores the sum of decay^age of its events."""
+    """Items of the history by frequency and recency: an item scores the sum of decay^age over its events."""
 
     def __init__(self, *, num: int, weights: Sequence[float], decays: Sequence[float]) -> None:
         """
-        num: candidates it offers a query
-        weights: of its scores in the merge, to choose from
-        decays: weight of an event relative to the next newer one, above 0 to 1, to choose from
+        num: candidates of a query
+        weights: grid of the weight of its scores in the merge
+        decays: grid of the weight of an event relative to the next newer one, above 0 to 1
         """
         self.num, self.weights, self.decays = num, tuple(weights), tuple(decays)
         check_source("history", num, self.weights, self.decays)
 
-    def fit(self, known: Known) -> ItemNeighbours | None:
-        """None where nothing is shown again."""
-        if not known.repeats:
+    def fit(self, interactions: TrainingInteractions) -> ItemNeighbours | None:
+        """Make every item its own neighbour; None where items may not be recommended again."""
+        if not interactions.repeats:
             return None
-        return ItemNeighbours.of(sparse.eye_array(known.num_items, format="csr"), self.decays[0])
+        return ItemNeighbours.of(sparse.eye_array(interactions.num_items, format="csr"), self.decays[0])

@@ -1,4 +1,4 @@
-"""The candidate sources of one retrieve stage: how to fit them, what they offer together, and how their say is chosen.
+"""The candidate sources of the retrieve stage: fit, query and merge them, and tune the weights and decays of the merge.
 
 Shapes: B queries, H history, D dim, M events, E excluded items, C candidates, K best of them, S sources.
 """
@@ -12,97 +12,108 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from recsys.candidates.choice import Weights, coordinate_search
-from recsys.candidates.contract import Answer, Arrays, Asked, Document, Fitted, Known, Source
-from recsys.candidates.lists import ItemList
-from recsys.candidates.merge import Merged, best_columns, merge
+from recsys.candidates.candidate_union import CandidateUnion, unite
+from recsys.candidates.interfaces import (
+    Arrays,
+    CandidateSource,
+    Document,
+    SourceConfig,
+    SourceQuery,
+    SourceScores,
+    TrainingInteractions,
+)
+from recsys.candidates.merge import MergedCandidates, merge, top_columns
 from recsys.candidates.neighbours import ItemNeighbours
-from recsys.candidates.towers import TowerIndex
-from recsys.candidates.union import Union, union
+from recsys.candidates.popularity import ItemList
+from recsys.candidates.two_tower_source import TwoTowerSource
+from recsys.candidates.weight_search import SourceWeights, coordinate_search
 from recsys.contracts import PAD
 from recsys.errors import ConfigError, check_ranges
 from recsys.features.encode import ItemTable
 from recsys.features.spec import FeatureSpec
 from recsys.index import Index
 
-KINDS: dict[str, type[Fitted]] = {kind.kind: kind for kind in (TowerIndex, ItemNeighbours, ItemList)}
-BATCH = 512
-"""queries whose union is made at once when weights are chosen"""
-LEAST, MOST, LEAST_ITEMS = 200, 500, 2_000
-"""candidates a query of a small and of a large catalogue, and how many items are small: see `grown`"""
-JUDGED = 100
-"""candidates of a query that decide about weights"""
+SOURCE_TYPES: dict[str, type[CandidateSource]] = {
+    kind.kind: kind for kind in (TwoTowerSource, ItemNeighbours, ItemList)
+}
+TUNING_BATCH = 512
+"""queries whose candidate union is built at once while weights are tuned"""
+MIN_CANDIDATES, MAX_CANDIDATES, SMALL_CATALOGUE = 200, 500, 2_000
+"""candidates of a query for a small and for a large catalogue, and the items of a small one: `candidates_for_catalogue`"""
+TUNED_CANDIDATES = 100
+"""candidates of a query that the score function of `tune` reads"""
 
 
-class Rows(Protocol):
-    """[B, L] catalogue rows, padded, read some queries at a time."""
+class RowBatches(Protocol):
+    """[B, L] catalogue rows, padded, sliced by query."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, part: slice) -> np.ndarray: ...
 
 
-Judge = Callable[[np.ndarray], float]
-"""catalogue rows [B, K], best first, PAD at the end, K at most JUDGED -> how good they are, larger is better"""
+ScoreFunction = Callable[[np.ndarray], float]
+"""catalogue rows [B, K], best first, PAD at the end, K at most TUNED_CANDIDATES -> quality, larger is better"""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Member:
-    """One source among others."""
+class WeightedSource:
+    """One fitted source with its quota and its weight in the merge."""
 
     name: str
     num: int
-    """offers kept a query, after excluded items are gone"""
+    """candidates kept for a query, counted after excluded items are removed"""
     weight: float
     """of its scores in the merge"""
-    fitted: Fitted
+    source: CandidateSource
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sources:
+class MergedSources:
     """All fitted sources, merged into `total` candidates a query."""
 
     index: Index
-    members: tuple[Member, ...]
+    sources: tuple[WeightedSource, ...]
     total: int
     hidden: np.ndarray | None = None
-    """[N] bool, rows that nobody may be offered; None where all may"""
+    """[N] bool, rows that may not be recommended to anybody; None where all may"""
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(member.name for member in self.members)
+        return tuple(one.name for one in self.sources)
 
     @property
-    def weights(self) -> Weights:
-        return tuple(member.weight for member in self.members)
+    def weights(self) -> SourceWeights:
+        return tuple(one.weight for one in self.sources)
 
     @property
     def chosen(self) -> dict[str, dict[str, float]]:
-        """source -> the weight and, where it reads the history, the decay it works with"""
-        return {member.name: {"weight": member.weight, **_decay(member.fitted)} for member in self.members}
+        """Source name -> its weight and, where it reads the history, its decay."""
+        return {one.name: {"weight": one.weight, **_decay(one.source)} for one in self.sources}
 
-    def search(self, vectors: np.ndarray, history: np.ndarray, excluded: np.ndarray) -> Merged:
+    def search(self, vectors: np.ndarray, history: np.ndarray, excluded: np.ndarray) -> MergedCandidates:
         """User vectors [B, D], history rows [B, H] newest last, excluded rows [B, E] -> candidates [B, C]."""
-        answers = self._answers(vectors, history)
-        return merge(answers, self._joined(answers, excluded), self.weights, self.total)
+        scores = self._scores(vectors, history)
+        return merge(scores, self._union(scores, excluded), self.weights, self.total)
 
-    def union(self, vectors: np.ndarray, history: np.ndarray, excluded: np.ndarray) -> Union:
-        return self._joined(self._answers(vectors, history), excluded)
+    def unite(self, vectors: np.ndarray, history: np.ndarray, excluded: np.ndarray) -> CandidateUnion:
+        """Return the candidates of all sources before the merge cuts them; arguments as in `search`."""
+        return self._union(self._scores(vectors, history), excluded)
 
-    def _answers(self, vectors: np.ndarray, history: np.ndarray) -> list[Answer]:
-        asked = Asked(vectors=vectors, history=history, hidden=self.hidden)
-        return [member.fitted.answer(asked) for member in self.members]
+    def _scores(self, vectors: np.ndarray, history: np.ndarray) -> list[SourceScores]:
+        queries = SourceQuery(vectors=vectors, history=history, hidden=self.hidden)
+        return [one.source.scores_for(queries) for one in self.sources]
 
-    def _joined(self, answers: list[Answer], excluded: np.ndarray) -> Union:
-        return union(answers, [member.num for member in self.members], excluded)
+    def _union(self, scores: list[SourceScores], excluded: np.ndarray) -> CandidateUnion:
+        return unite(scores, [one.num for one in self.sources], excluded)
 
-    def weighted(self, weights: Weights) -> "Sources":
-        """The same with other weights."""
-        members = zip(self.members, weights, strict=True)
-        return replace(self, members=tuple(replace(member, weight=weight) for member, weight in members))
+    def weighted(self, weights: SourceWeights) -> "MergedSources":
+        """Return a copy with other weights [S]."""
+        pairs = zip(self.sources, weights, strict=True)
+        return replace(self, sources=tuple(replace(one, weight=weight) for one, weight in pairs))
 
-    def with_choices_of(self, other: "Sources") -> "Sources":
-        """The same with the weights and decays of another fit of these sources; ConfigError where one of them is missing."""
+    def with_choices_of(self, other: "MergedSources") -> "MergedSources":
+        """Return a copy with the weights and decays of another fit; ConfigError where the two differ in their sources."""
         if lacking := sorted(set(self.names) ^ set(other.names)):
             name = lacking[0]
             raise ConfigError(
@@ -110,53 +121,52 @@ class Sources:
                 f"after; set candidates.sources.{name}=null, or give protocol a longer first period"
             )
         choices = other.chosen
-        members = (_chosen(member, choices[member.name]) for member in self.members)
-        return replace(self, members=tuple(members))
+        return replace(self, sources=tuple(_with_choice(one, choices[one.name]) for one in self.sources))
 
-    def between_trainings(self, index: Index, newest: np.ndarray, hidden: np.ndarray | None) -> "Sources":
-        """The same over an index whose rows go on behind those of the training.
+    def with_new_items(self, index: Index, newest: np.ndarray, hidden: np.ndarray | None) -> "MergedSources":
+        """Return a copy over an index to which rows were appended since the training.
 
-        The towers find what is in the index, lists of the newest begin with the rows `newest`; other sources know what
-        they were fitted on. hidden: [N] bool as above.
+        The two-tower source searches the new index, lists of recent items begin with the rows `newest`; other sources
+        stay as they were fitted. hidden: [N] bool as above.
         """
-        members = tuple(replace(one, fitted=_later(one.fitted, index, newest)) for one in self.members)
-        return replace(self, index=index, members=members, hidden=hidden)
+        sources = tuple(replace(one, source=_with_new_items(one.source, index, newest)) for one in self.sources)
+        return replace(self, index=index, sources=sources, hidden=hidden)
 
-    def only(self, name: str) -> "Sources":
-        """One source alone, which fills all places."""
-        members = tuple(replace(one, num=self.total, weight=1.0) for one in self.members if one.name == name)
-        return replace(self, members=members)
+    def select_source(self, name: str) -> "MergedSources":
+        """Return a copy with one source alone, which fills all `total` candidates."""
+        sources = tuple(replace(one, num=self.total, weight=1.0) for one in self.sources if one.name == name)
+        return replace(self, sources=sources)
 
     def to_documents(self) -> tuple[Document, Arrays]:
-        """What a bundle stores beside the index."""
+        """Return the document and the arrays that a bundle stores beside the index."""
         document: Document = {"total": self.total, "sources": []}
         arrays: Arrays = {}
-        for member in self.members:
-            knobs, parts = member.fitted.to_documents()
-            entry = {"name": member.name, "kind": member.fitted.kind, "num": member.num, "weight": member.weight}
-            document["sources"].append(entry | knobs)
-            arrays |= {f"{member.name}.{part}": array for part, array in parts.items()}
+        for one in self.sources:
+            settings, parts = one.source.to_documents()
+            entry = {"name": one.name, "kind": one.source.kind, "num": one.num, "weight": one.weight}
+            document["sources"].append(entry | settings)
+            arrays |= {f"{one.name}.{part}": array for part, array in parts.items()}
         return document, arrays
 
     @staticmethod
-    def from_documents(document: Mapping[str, Any], arrays: Mapping[str, np.ndarray], index: Index) -> "Sources":
-        members = tuple(_member(entry, arrays, index) for entry in document["sources"])
-        return Sources(index=index, members=members, total=document["total"])
+    def from_documents(document: Mapping[str, Any], arrays: Mapping[str, np.ndarray], index: Index) -> "MergedSources":
+        sources = tuple(_weighted_source(entry, arrays, index) for entry in document["sources"])
+        return MergedSources(index=index, sources=sources, total=document["total"])
 
 
-class CandidateSources:
-    """How to fit the sources of the retrieve stage, and how to choose their weights and decays."""
+class CandidateSourcesConfig:
+    """Configuration of the retrieve stage's sources: fits them, and tunes their weights and decays."""
 
-    def __init__(self, *, total: int | None, events_per_user: int, sources: Mapping[str, Source | None]) -> None:
+    def __init__(self, *, total: int | None, events_per_user: int, sources: Mapping[str, SourceConfig | None]) -> None:
         """
-        total: candidates a query after the merge, 1 to 10,000; None grows with the catalogue, and with it what every
-            source offers, see `grown`
-        events_per_user: the newest, at most, that a source reads which reads pairs of a user's events
+        total: candidates a query after the merge, 1 to 10,000; None grows with the catalogue, and with it the `num` of
+            every source, see `candidates_for_catalogue`
+        events_per_user: the newest events of a user, at most, for sources that read pairs of events
         sources: by the name that explanations show, in the order in which the ranker reads them; null leaves one out
         """
         check_ranges(
             "candidates",
-            total=(LEAST if total is None else total, 1, 10_000),
+            total=(MIN_CANDIDATES if total is None else total, 1, 10_000),
             events_per_user=(events_per_user, 1, 10**9),
         )
         self.total, self.events_per_user = total, events_per_user
@@ -175,15 +185,16 @@ class CandidateSources:
         index: Index,
         ordered: bool,
         repeats: bool = False,
-    ) -> Sources:
-        """Training positives in canonical order: user codes from 0 [M], catalogue rows [M], unix seconds [M] or NaN.
+    ) -> MergedSources:
+        """Fit every source on training positives in canonical order; one that finds nothing to read is left out.
 
-        ordered: that order is the one in which they happened
-        repeats: items may be recommended again to who interacted with them
+        users: [M] codes from 0; items: [M] catalogue rows; timestamps: [M] unix seconds or NaN
+        ordered: events stand in the order in which they happened
+        repeats: items may be recommended again to users who interacted with them
 
-        Every source has the first of its weights and decays; one that finds nothing to read in the data is left out.
+        Weights and decays are the first of each source's grid. ConfigError when no source is left.
         """
-        known = Known(
+        interactions = TrainingInteractions(
             users=users,
             items=items,
             timestamps=timestamps,
@@ -194,99 +205,113 @@ class CandidateSources:
             repeats=repeats,
             events_per_user=self.events_per_user,
         )
-        fitted = {name: source.fit(known) for name, source in self.sources.items()}
-        total = grown(known.num_items) if self.total is None else self.total
-        growth = total / LEAST if self.total is None else 1.0
-        members = tuple(
-            Member(
+        fitted = {name: source.fit(interactions) for name, source in self.sources.items()}
+        total = candidates_for_catalogue(interactions.num_items) if self.total is None else self.total
+        growth = total / MIN_CANDIDATES if self.total is None else 1.0
+        sources = tuple(
+            WeightedSource(
                 name=name,
                 num=round(self.sources[name].num * growth),
                 weight=self.sources[name].weights[0],
-                fitted=one,
+                source=source,
             )
-            for name, one in fitted.items()
-            if one is not None
+            for name, source in fitted.items()
+            if source is not None
         )
-        if not members:
+        if not sources:
             raise ConfigError(
                 f"candidates.sources: the data have nothing to read for any of {list(fitted)}; add two_tower"
             )
-        return Sources(index=index, members=members, total=min(total, known.num_items))
+        return MergedSources(index=index, sources=sources, total=min(total, interactions.num_items))
 
-    def choose(self, sources: Sources, vectors: np.ndarray, history: Rows, excluded: Rows, judge: Judge) -> Sources:
-        """The same sources with the weights and decays that `judge` likes best on questions [B] they were not fitted on.
+    def tune(
+        self,
+        sources: MergedSources,
+        vectors: np.ndarray,
+        history: RowBatches,
+        excluded: RowBatches,
+        score_function: ScoreFunction,
+    ) -> MergedSources:
+        """Return the sources with the weights and decays of highest score on queries [B] that the fit has not read.
 
-        Decays are tried one after the other, the weights by coordinate search for each of them; of equals the first.
+        Decays form a full grid; for each of its points the weights are tuned by coordinate search. Ties go to the first.
         """
         grids = [self.sources[name].weights for name in sources.names]
         best, highest = sources, -np.inf
-        for faded in self._faded(sources):
-            unions = list(_unions(faded, vectors, history, excluded))
-            worth = partial(_worth, unions=unions, total=min(JUDGED, sources.total), judge=judge)
-            weights, reached = coordinate_search(grids, best.weights, worth)
+        for candidate in self._with_decays(sources):
+            unions = list(_unions(candidate, vectors, history, excluded))
+            objective = partial(
+                _objective, unions=unions, total=min(TUNED_CANDIDATES, sources.total), score_function=score_function
+            )
+            weights, reached = coordinate_search(grids, best.weights, objective)
             if reached > highest:
-                best, highest = faded.weighted(weights), reached
+                best, highest = candidate.weighted(weights), reached
         return best
 
-    def _faded(self, sources: Sources) -> Iterator[Sources]:
+    def _with_decays(self, sources: MergedSources) -> Iterator[MergedSources]:
         """The sources with every combination of their decays."""
         grids = {name: self.sources[name].decays for name in sources.names if self.sources[name].decays}
-        for decays in product(*grids.values()):
-            faded = dict(zip(grids, decays, strict=True))
+        for values in product(*grids.values()):
+            decays = dict(zip(grids, values, strict=True))
             choices = (
-                {"weight": member.weight} | ({"decay": faded[member.name]} if member.name in faded else {})
-                for member in sources.members
+                {"weight": one.weight} | ({"decay": decays[one.name]} if one.name in decays else {})
+                for one in sources.sources
             )
-            members = (_chosen(member, choice) for member, choice in zip(sources.members, choices, strict=True))
-            yield replace(sources, members=tuple(members))
+            pairs = zip(sources.sources, choices, strict=True)
+            yield replace(sources, sources=tuple(_with_choice(one, choice) for one, choice in pairs))
 
 
-def grown(num_items: int) -> int:
-    """Candidates for a catalogue: LEAST up to LEAST_ITEMS items, beyond with the root of their number, at most MOST."""
-    return min(MOST, round(LEAST * math.sqrt(max(num_items, LEAST_ITEMS) / LEAST_ITEMS)))
+def candidates_for_catalogue(num_items: int) -> int:
+    """MIN_CANDIDATES up to SMALL_CATALOGUE items, beyond with the square root of their number, at most MAX_CANDIDATES."""
+    growth = math.sqrt(max(num_items, SMALL_CATALOGUE) / SMALL_CATALOGUE)
+    return min(MAX_CANDIDATES, round(MIN_CANDIDATES * growth))
 
 
-def _later(fitted: Fitted, index: Index, newest: np.ndarray) -> Fitted:
-    if isinstance(fitted, TowerIndex):
-        return TowerIndex(index=index)
-    return fitted.led_by(newest) if isinstance(fitted, ItemList) else fitted
+def _with_new_items(source: CandidateSource, index: Index, newest: np.ndarray) -> CandidateSource:
+    if isinstance(source, TwoTowerSource):
+        return TwoTowerSource(index=index)
+    return source.with_newest_first(newest) if isinstance(source, ItemList) else source
 
 
-def _unions(sources: Sources, vectors: np.ndarray, history: Rows, excluded: Rows) -> Iterator[Union]:
-    for start in range(0, len(history), BATCH):
-        batch = slice(start, start + BATCH)
-        yield sources.union(vectors[batch], history[batch], excluded[batch])
+def _unions(
+    sources: MergedSources, vectors: np.ndarray, history: RowBatches, excluded: RowBatches
+) -> Iterator[CandidateUnion]:
+    for start in range(0, len(history), TUNING_BATCH):
+        batch = slice(start, start + TUNING_BATCH)
+        yield sources.unite(vectors[batch], history[batch], excluded[batch])
 
 
-def _worth(weights: Weights, *, unions: list[Union], total: int, judge: Judge) -> float:
-    return judge(_best_rows(unions, weights, total))
+def _objective(
+    weights: SourceWeights, *, unions: list[CandidateUnion], total: int, score_function: ScoreFunction
+) -> float:
+    return score_function(_top_rows(unions, weights, total))
 
 
-def _best_rows(unions: list[Union], weights: Weights, total: int) -> np.ndarray:
-    """[B, total] catalogue rows, PAD at the end."""
+def _top_rows(unions: list[CandidateUnion], weights: SourceWeights, total: int) -> np.ndarray:
+    """[B, total] catalogue rows, best first, PAD at the end."""
     parts = []
-    for joined in unions:
-        columns = best_columns(joined.merged(weights), total)
+    for union in unions:
+        columns = top_columns(union.merged(weights), total)
         rows = np.full((len(columns), total), PAD, dtype=np.int64)
-        found = np.take_along_axis(joined.rows, np.maximum(columns, 0), axis=1) if columns.size else columns
+        found = np.take_along_axis(union.rows, np.maximum(columns, 0), axis=1) if columns.size else columns
         rows[:, : columns.shape[1]] = np.where(columns == PAD, PAD, found)
         parts.append(rows)
     return np.concatenate(parts)
 
 
-def _decay(fitted: Fitted) -> dict[str, float]:
-    return {"decay": fitted.decay} if isinstance(fitted, ItemNeighbours) else {}
+def _decay(source: CandidateSource) -> dict[str, float]:
+    return {"decay": source.decay} if isinstance(source, ItemNeighbours) else {}
 
 
-def _chosen(member: Member, choice: Mapping[str, float]) -> Member:
-    fitted = member.fitted
-    if isinstance(fitted, ItemNeighbours) and "decay" in choice:
-        fitted = replace(fitted, decay=choice["decay"])
-    return replace(member, weight=choice["weight"], fitted=fitted)
+def _with_choice(weighted: WeightedSource, choice: Mapping[str, float]) -> WeightedSource:
+    source = weighted.source
+    if isinstance(source, ItemNeighbours) and "decay" in choice:
+        source = replace(source, decay=choice["decay"])
+    return replace(weighted, weight=choice["weight"], source=source)
 
 
-def _member(entry: Mapping[str, Any], arrays: Mapping[str, np.ndarray], index: Index) -> Member:
+def _weighted_source(entry: Mapping[str, Any], arrays: Mapping[str, np.ndarray], index: Index) -> WeightedSource:
     prefix = f"{entry['name']}."
     own = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
-    fitted = KINDS[entry["kind"]].from_documents(entry, own, index)
-    return Member(name=entry["name"], num=entry["num"], weight=entry["weight"], fitted=fitted)
+    source = SOURCE_TYPES[entry["kind"]].from_documents(entry, own, index)
+    return WeightedSource(name=entry["name"], num=entry["num"], weight=entry["weight"], source=source)

@@ -17,11 +17,11 @@ from rich.console import Console
 from recsys.bundle import Bundle
 from recsys.cli.configuration import CONF
 from recsys.errors import ConfigError, exit_on_error
-from recsys.evaluation.wide_table import WideTable
 from recsys.evaluation.report import PICTURES, Report, compare, verdicts
-from recsys.training.cascade import Knobs
+from recsys.evaluation.wide_table import WideTable
+from recsys.training.cascade import CascadeConfig
 from recsys.training.experiment import Experiment
-from recsys.training.sweeps import attempt, outcomes
+from recsys.training.sweeps import attempt, job_results
 
 GROUPS = (
     *("data", "protocol", "content", "features", "retrieval", "candidates", "index", "trainer", "policy", "rules"),
@@ -48,12 +48,12 @@ def build(config: DictConfig) -> Experiment:
         protocol=part["protocol"],
         content=part["content"],
         features=part["features"],
-        knobs=Knobs(
+        cascade=CascadeConfig(
             retrieval=part["retrieval"],
             candidates=part["candidates"],
             index=part["index"],
             ranking=part.get("ranking"),
-            loop=part["trainer"],
+            trainer=part["trainer"],
         ),
         policy=part["policy"],
         rules=part["rules"],
@@ -71,7 +71,7 @@ def train(config: DictConfig) -> None:
     with attempt(folder, INTERRUPTED) if HydraConfig.get().mode == RunMode.MULTIRUN else exit_on_error(INTERRUPTED):
         console = Console()  # not the module's: a parallel sweep sends this function to other processes
         resolved: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-        report, bundle = build(config).run(folder, resolved, say=lambda line: console.print(line, style="dim"))
+        report, bundle = build(config).run(folder, resolved, echo=lambda line: console.print(line, style="dim"))
         show(console, report, bundle, folder)
 
 
@@ -94,7 +94,7 @@ class CompareRuns(Callback):
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         folder, console = Path(config.hydra.sweep.dir), Console()
-        if not (runs := outcomes(folder)):
+        if not (runs := job_results(folder)):
             return
         console.print(WideTable(compare(runs)))
         (folder / "comparison.json").write_text(json.dumps(runs, indent=1), encoding="utf-8")

@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 from scipy import sparse
 
-from recsys.candidates.operators import cooccurrence, newest, transitions
+from recsys.candidates.operators import cooccurrence, newest_events, transitions
 from recsys.data.description import Order
 from recsys.errors import DataError
 from recsys.evaluation.replay import Replay
@@ -123,7 +123,7 @@ class Interactions:
     @cached_property
     def capped(self) -> "Interactions":
         """Only the newest `events_per_user` of each user: what may count pairs of a user's events."""
-        kept = newest(self.users, self.events_per_user)
+        kept = newest_events(self.users, self.events_per_user)
         if kept.all():
             return self
         return replace(self, users=self.users[kept], items=self.items[kept], timestamps=self.timestamps[kept])

@@ -12,13 +12,13 @@ from scipy import sparse
 
 from recsys.candidates.operators import (
     LARGEST_DENSE,
-    SUPPORT,
+    TRANSITION_SUPPORT,
     cosine,
-    damped,
+    damped_cooccurrence,
     dense_cost,
     ease,
     most_pairs,
-    normalised,
+    normalised_transitions,
 )
 from recsys.errors import check_ranges
 from recsys.evaluation.baselines import NotApplicableError
@@ -171,8 +171,8 @@ def _mix(
     popularity = known.popularity
     counts = known.transitions(window)
     return MixScorer(
-        similarity=None if damping is None else damped(known.together, popularity, damping),
-        following=normalised(counts, popularity, SUPPORT, power),
+        similarity=None if damping is None else damped_cooccurrence(known.together, popularity, damping),
+        following=normalised_transitions(counts, popularity, TRANSITION_SUPPORT, power),
         popularity=interactions.popularity,
         weight=weight,
         decay=decay,

@@ -1,7 +1,7 @@
 """Nearest neighbours of a query vector: exact (the oracle) and approximate, behind one call; patched between trainings."""
 
-from recsys.index.ann import FaissIndex, IndexBuilder
 from recsys.index.exact import ExactIndex
+from recsys.index.faiss_index import FaissIndex, IndexBuilder
 from recsys.index.patched import PatchedIndex
 
 Index = ExactIndex | FaissIndex | PatchedIndex

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from recsys.contracts import PAD
-from recsys.index.int8 import Codes, Found
-from recsys.index.scores import check_k, check_rows, checked, inner_products, open_rows, ranked
+from recsys.index.int8 import Int8Codes, ResultBuffers
+from recsys.index.scores import allowed_rows, check_k, check_rows, check_vectors, inner_products, rank_candidates
 
 if TYPE_CHECKING:
-    from recsys.index.device import DeviceIndex
+    from recsys.index.gpu.device_index import DeviceIndex
 
-FEW = 32
+SPARSE_MASK_RATIO = 32
 """where one row in so many is allowed, scoring those is faster than a scan of all"""
 
 
@@ -26,8 +26,8 @@ class ExactIndex:
 
     def __init__(self, vectors: np.ndarray) -> None:
         """vectors [N, D]; DataError where one is not finite."""
-        self._vectors = checked(vectors)
-        self._codes = Codes.of(self._vectors)
+        self._vectors = check_vectors(vectors)
+        self._codes = Int8Codes.of(self._vectors)
         self._alive = np.ones(len(self._vectors), dtype=bool)
 
     def __len__(self) -> int:
@@ -41,21 +41,21 @@ class ExactIndex:
         scores end in -inf and rows in PAD.
         """
         check_k(k)
-        queries, k = checked(queries, self._vectors.shape[1]), min(k, len(self))
+        queries, k = check_vectors(queries, self._vectors.shape[1]), min(k, len(self))
         scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
         rows = np.full((len(queries), k), PAD, dtype=np.int64)
         if k:
-            masks = open_rows(allowed, self._alive, len(queries))
+            masks = allowed_rows(allowed, self._alive, len(queries))
             for query, own, *found in zip(queries, masks, scores, rows, strict=True):
                 self._search(query, own, (found[0], found[1]), everywhere=allowed is None)
         return scores, rows
 
-    def _search(self, query: np.ndarray, allowed: np.ndarray, found: Found, *, everywhere: bool) -> None:
-        if everywhere or np.count_nonzero(allowed) * FEW > len(allowed):
+    def _search(self, query: np.ndarray, allowed: np.ndarray, found: ResultBuffers, *, everywhere: bool) -> None:
+        if everywhere or np.count_nonzero(allowed) * SPARSE_MASK_RATIO > len(allowed):
             self._codes.search(query, allowed, self._vectors, found)
         else:
             rows = np.flatnonzero(allowed)
-            found[0][:], found[1][:] = ranked(inner_products(query, self._vectors[rows]), rows, len(found[0]))
+            found[0][:], found[1][:] = rank_candidates(inner_products(query, self._vectors[rows]), rows, len(found[0]))
 
     def vectors(self, rows: np.ndarray) -> np.ndarray:
         """The vectors [.., D] float32 of rows [..], zeros where a row is PAD."""
@@ -63,10 +63,10 @@ class ExactIndex:
 
     def add(self, vectors: np.ndarray) -> np.ndarray:
         """Append vectors [M, D]; returns their rows [M]."""
-        vectors = checked(vectors, self._vectors.shape[1])
+        vectors = check_vectors(vectors, self._vectors.shape[1])
         first = len(self)
         self._vectors = np.concatenate([self._vectors, vectors])
-        self._codes = self._codes.joined(Codes.of(vectors))
+        self._codes = self._codes.joined(Int8Codes.of(vectors))
         self._alive = np.concatenate([self._alive, np.ones(len(vectors), dtype=bool)])
         return np.arange(first, len(self))
 
@@ -76,7 +76,7 @@ class ExactIndex:
 
     def to(self, device: str) -> "DeviceIndex":
         """A copy of what is alive for a torch device, "cuda" or "cpu", with the same search."""
-        from recsys.index.device import DeviceIndex
+        from recsys.index.gpu.device_index import DeviceIndex
 
         return DeviceIndex(self._vectors, self._alive, device)
 

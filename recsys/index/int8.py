@@ -18,20 +18,20 @@ from numba import njit
 LEVELS = 127
 ROUNDING = 2.0**-18
 """relative, of float32 arithmetic in a scan and in a folded score, together at most 2^-18 for D up to 4,096"""
-TINY = np.float32(1e-34)
+UNDERFLOW = np.float32(1e-34)
 """absolute, of products that underflow"""
-SMALLEST = np.float32(1e-30)
-LOWEST = np.float32(-3e38)
-FAST = {"reassoc", "contract", "nnan", "nsz"}
-BLOCK = 65_536
+MIN_SCALE = np.float32(1e-30)
+NO_SCORE = np.float32(-3e38)
+FASTMATH = {"reassoc", "contract", "nnan", "nsz"}
+ENCODE_BLOCK = 65_536
 
 
-Found = tuple[np.ndarray, np.ndarray]
+ResultBuffers = tuple[np.ndarray, np.ndarray]
 """scores [K] float32 and rows [K] int64, to be filled"""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Codes:
+class Int8Codes:
     """What a scan reads instead of the vectors."""
 
     codes: np.ndarray
@@ -42,20 +42,20 @@ class Codes:
     """[N] float32; times the query's norm the most by which a scan's score is off"""
 
     @staticmethod
-    def of(vectors: np.ndarray) -> "Codes":
+    def of(vectors: np.ndarray) -> "Int8Codes":
         """Encode vectors [N, D] float32, block by block."""
-        starts = range(0, max(len(vectors), 1), BLOCK)
-        codes, scales, margins = zip(*(_encode(vectors[at : at + BLOCK]) for at in starts), strict=True)
-        return Codes(codes=np.concatenate(codes), scales=np.concatenate(scales), margins=np.concatenate(margins))
+        starts = range(0, max(len(vectors), 1), ENCODE_BLOCK)
+        codes, scales, margins = zip(*(_encode(vectors[at : at + ENCODE_BLOCK]) for at in starts), strict=True)
+        return Int8Codes(codes=np.concatenate(codes), scales=np.concatenate(scales), margins=np.concatenate(margins))
 
-    def joined(self, other: "Codes") -> "Codes":
-        return Codes(
+    def joined(self, other: "Int8Codes") -> "Int8Codes":
+        return Int8Codes(
             codes=np.concatenate([self.codes, other.codes]),
             scales=np.concatenate([self.scales, other.scales]),
             margins=np.concatenate([self.margins, other.margins]),
         )
 
-    def search(self, query: np.ndarray, allowed: np.ndarray, vectors: np.ndarray, found: Found) -> int:
+    def search(self, query: np.ndarray, allowed: np.ndarray, vectors: np.ndarray, found: ResultBuffers) -> int:
         """Write the best of query [D] among allowed [N] bool, falling, into `found`; returns how many were scored.
 
         Places beyond the allowed rows are left as they are.
@@ -71,7 +71,7 @@ def _query_levels(dim: int) -> int:
 
 
 def _encode(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    scales = np.maximum(np.abs(vectors).max(axis=1, initial=0) / LEVELS, SMALLEST)
+    scales = np.maximum(np.abs(vectors).max(axis=1, initial=0) / LEVELS, MIN_SCALE)
     codes = np.rint(vectors / scales[:, None]).astype(np.int8)
     exact = vectors.astype(np.float64)
     dim = vectors.shape[1]
@@ -82,21 +82,21 @@ def _encode(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 @njit(nogil=True)
-def _rising(bits):
+def _order_preserving(bits):
     """float32 bits as a whole number of the same order; its own inverse."""
     return bits if bits >= 0 else bits ^ 0x7FFFFFFF
 
 
 @njit(nogil=True)
-def _floor(lower, k):
+def _kth_largest(lower, k):
     """The k-th largest of [G] numbers, rounded down by at most 2^-13 of it: a radix selection of the first 22 bits."""
     if len(lower) <= k:
-        return LOWEST
+        return NO_SCORE
     bits, prefix = lower.view(np.int32), np.int64(0)
     for shift in (21, 10):
         counts = np.zeros(2048, dtype=np.int64)
         for at in range(len(bits)):
-            key = _rising(bits[at]) + 2**31
+            key = _order_preserving(bits[at]) + 2**31
             if key >> (shift + 11) == prefix:
                 counts[(key >> shift) & 2047] += 1
         bucket = 2047
@@ -105,34 +105,34 @@ def _floor(lower, k):
             bucket -= 1
         prefix = (prefix << 11) | bucket
     rounded = np.empty(1, dtype=np.int32)
-    rounded[0] = _rising((prefix << 10) - 2**31)
+    rounded[0] = _order_preserving((prefix << 10) - 2**31)
     return rounded.view(np.float32)[0]
 
 
 @njit(nogil=True)
-def _falling_order(scores):
+def _descending_order(scores):
     """Places of [C] scores from the largest to the smallest, equal ones as they stood: a radix sort by bytes."""
     bits = scores.view(np.int32)
     keys, order = np.empty(len(bits), dtype=np.int64), np.arange(len(bits))
     for at in range(len(bits)):
-        keys[at] = 2**31 - 1 - _rising(bits[at])
+        keys[at] = 2**31 - 1 - _order_preserving(bits[at])
     for shift in (0, 8, 16, 24):
         starts, sorted_order = np.zeros(257, dtype=np.int64), np.empty_like(order)
         for key in keys:
             starts[((key >> shift) & 255) + 1] += 1
         starts = np.cumsum(starts)
-        for place in order:
-            byte = (keys[place] >> shift) & 255
-            sorted_order[starts[byte]] = place
+        for d in order:
+            byte = (keys[d] >> shift) & 255
+            sorted_order[starts[byte]] = d
             starts[byte] += 1
         order = sorted_order
     return order
 
 
 @njit(nogil=True)
-def _rounded(query, levels):
+def _round_query(query, levels):
     """The query [D] as whole numbers up to `levels`, the step between two of them, and a number not below its norm."""
-    largest, squares = SMALLEST, 0.0
+    largest, squares = MIN_SCALE, 0.0
     for value in query:
         largest = max(largest, abs(value))
         squares += np.float64(value) * value
@@ -164,12 +164,12 @@ def _compiled_fold(width: int) -> Callable[..., Any]:
 def _compiled_approximate(dim: int) -> Callable[..., Any]:
     """Scores of int8 codes, a group of rows at a time."""
 
-    @njit(nogil=True, fastmath=FAST)
+    @njit(nogil=True, fastmath=FASTMATH)
     def approximate(codes, scales, rounded, step, start, num, scores):
         for at in range(num):
             total = np.int32(0)
-            for place in range(dim):
-                total = np.int32(total + np.int32(codes[start + at, place]) * np.int32(rounded[place]))
+            for d in range(dim):
+                total = np.int32(total + np.int32(codes[start + at, d]) * np.int32(rounded[d]))
             scores[at] = total * (scales[start + at] * step)
 
     return approximate
@@ -180,7 +180,7 @@ def _compiled_bounds(dim: int) -> Callable[..., Any]:
     """What the scores of each group lie between."""
     approximate = _compiled_approximate(dim)
 
-    @njit(nogil=True, fastmath=FAST)
+    @njit(nogil=True, fastmath=FASTMATH)
     def bounds(codes, scales, margins, allowed, rounded, step, norm, size):
         """The best lower and upper bound of every group, LOWEST where none of its rows is allowed."""
         lower = np.empty((len(codes) + size - 1) // size, dtype=np.float32)
@@ -190,11 +190,11 @@ def _compiled_bounds(dim: int) -> Callable[..., Any]:
             start = group * size
             num = min(size, len(codes) - start)
             approximate(codes, scales, rounded, step, start, num, scores)
-            low = high = LOWEST
+            low = high = NO_SCORE
             for at in range(num):
-                margin = norm * margins[start + at] + TINY
-                low = max(low, scores[at] - margin if allowed[start + at] else LOWEST)
-                high = max(high, scores[at] + margin if allowed[start + at] else LOWEST)
+                margin = norm * margins[start + at] + UNDERFLOW
+                low = max(low, scores[at] - margin if allowed[start + at] else NO_SCORE)
+                high = max(high, scores[at] + margin if allowed[start + at] else NO_SCORE)
             lower[group], upper[group] = low, high
         return lower, upper
 
@@ -217,7 +217,7 @@ def _compiled_collect(dim: int) -> Callable[..., Any]:
             approximate(codes, scales, rounded, step, start, num, scores)
             for at in range(num):
                 rows[found] = start + at
-                upper = scores[at] + (norm * margins[start + at] + TINY)
+                upper = scores[at] + (norm * margins[start + at] + UNDERFLOW)
                 found += allowed[start + at] and upper >= floor
         return rows[:found]
 
@@ -234,8 +234,8 @@ def _compiled_scored(dim: int) -> Callable[..., Any]:
         """Folded scores of rows; -0 becomes 0, or the two would not be a tie."""
         exact, products = np.empty(len(rows), dtype=np.float32), np.zeros(max(dim, 1), dtype=np.float32)
         for at in range(len(rows)):
-            for place in range(dim):
-                products[place] = query[place] * vectors[rows[at], place]
+            for d in range(dim):
+                products[d] = query[d] * vectors[rows[at], d]
             exact[at] = folded(products) + np.float32(0)
         return exact
 
@@ -250,10 +250,10 @@ def _compiled_search(dim: int) -> Callable[..., Any]:
     @njit(nogil=True)
     def search(codes, scales, margins, allowed, vectors, query, levels, best_scores, best_rows):
         k = len(best_rows)
-        rounded, step, norm = _rounded(query, levels)
+        rounded, step, norm = _round_query(query, levels)
         size = max(round((len(codes) / (2 * k)) ** 0.5), 1)
         lower, upper = bounds(codes, scales, margins, allowed, rounded, step, norm, size)
-        floor = _floor(lower, k)
+        floor = _kth_largest(lower, k)
         reached = np.empty(len(upper), dtype=np.int64)
         num = 0
         for group in range(len(upper)):
@@ -261,7 +261,7 @@ def _compiled_search(dim: int) -> Callable[..., Any]:
             num += upper[group] >= floor
         rows = collect(codes, scales, margins, allowed, rounded, step, norm, size, reached[:num], floor)
         exact = scored(vectors, query, rows)
-        order = _falling_order(exact)[:k]
+        order = _descending_order(exact)[:k]
         for at in range(len(order)):
             best_scores[at], best_rows[at] = exact[order[at]], rows[order[at]]
         return len(rows)

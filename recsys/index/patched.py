@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from recsys.contracts import PAD
-from recsys.index.scores import check_k, checked, inner_products
+from recsys.index.scores import check_k, check_vectors, inner_products
 
 if TYPE_CHECKING:
-    from recsys.index.ann import FaissIndex
     from recsys.index.exact import ExactIndex
+    from recsys.index.faiss_index import FaissIndex
 
 ROUNDING = 2.0**-18
 """relative, of a float32 product of matrices and of a folded score together, for D up to 4,096"""
@@ -33,7 +33,7 @@ class PatchedIndex:
         hidden: rows that are never found, their vectors can still be asked for
         """
         self._below, self._rows = below, np.asarray(rows, dtype=np.int64)
-        self._vectors = checked(vectors)
+        self._vectors = check_vectors(vectors)
         self._length = len(below) + int((self._rows >= len(below)).sum())
         shown = np.ones(self._length, dtype=bool)
         shown[hidden] = False
@@ -60,19 +60,19 @@ class PatchedIndex:
 
     def vectors(self, rows: np.ndarray) -> np.ndarray:
         """The vectors [.., D] float32 of rows [..], zeros where a row is PAD."""
-        place = np.minimum(np.searchsorted(self._rows, rows), max(len(self._rows) - 1, 0))
-        patched = self._rows[place] == rows if len(self._rows) else np.zeros(np.shape(rows), dtype=bool)
+        at = np.minimum(np.searchsorted(self._rows, rows), max(len(self._rows) - 1, 0))
+        patched = self._rows[at] == rows if len(self._rows) else np.zeros(np.shape(rows), dtype=bool)
         found = self._below.vectors(np.where(patched, PAD, rows))
-        found[patched] = self._vectors[place[patched]]
+        found[patched] = self._vectors[at[patched]]
         return found
 
     def _search_patch(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """[B, number that may be found] each; -inf and PAD where a row is surely not among the k best of the patch."""
         possible = self._possible(queries, k)
         reached = np.flatnonzero(possible.any(axis=0))
-        query, place = np.nonzero(possible[:, reached])
+        query, at = np.nonzero(possible[:, reached])
         scores = np.full((len(queries), len(reached)), -np.inf, dtype=np.float32)
-        scores[query, place] = inner_products(queries[query], self._shown_vectors[reached[place]])
+        scores[query, at] = inner_products(queries[query], self._shown_vectors[reached[at]])
         return scores, np.where(possible[:, reached], self._shown_rows[reached], PAD)
 
     def _possible(self, queries: np.ndarray, k: int) -> np.ndarray:

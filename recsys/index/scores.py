@@ -13,20 +13,20 @@ import numpy as np
 from recsys.contracts import PAD
 from recsys.errors import ConfigError, DataError
 
-LARGEST = 1e15
+MAX_COORDINATE = 1e15
 """no coordinate may be larger: products of two vectors then stay far inside float32"""
-CHUNK = 65_536
+SCORE_CHUNK = 65_536
 """vectors scored at once"""
 
 
-def checked(vectors: np.ndarray, dim: int | None = None) -> np.ndarray:
+def check_vectors(vectors: np.ndarray, dim: int | None = None) -> np.ndarray:
     """Vectors [B, D] as contiguous float32; DataError for another shape, NaN, infinity or a number above LARGEST."""
     vectors = np.ascontiguousarray(vectors, dtype=np.float32)
     if vectors.ndim != 2 or (dim is not None and vectors.shape[1] != dim):
         raise DataError(f"index: vectors have shape {vectors.shape}; give [number, {dim or 'dim'}]")
-    if vectors.size and not max(vectors.max(), -vectors.min()) <= LARGEST:
+    if vectors.size and not max(vectors.max(), -vectors.min()) <= MAX_COORDINATE:
         raise DataError(
-            f"index: vectors hold NaN, infinity or numbers above {LARGEST:g}; mend the model that made them"
+            f"index: vectors hold NaN, infinity or numbers above {MAX_COORDINATE:g}; mend the model that made them"
         )
     return vectors
 
@@ -46,7 +46,7 @@ def inner_products(queries: np.ndarray, vectors: np.ndarray) -> np.ndarray:
     return products[..., 0] if products.shape[-1] else np.zeros(products.shape[:-1], dtype=np.float32)
 
 
-def ranked(scores: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+def rank_candidates(scores: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """The k best of candidates [C], rows rising, as scores [k] and rows [k] int64, filled up with -inf and PAD."""
     order = np.argsort(-scores, kind="stable")[:k]
     best, found = np.full(k, -np.inf, dtype=np.float32), np.full(k, PAD, dtype=np.int64)
@@ -62,7 +62,7 @@ def check_rows(rows: np.ndarray, num: int) -> np.ndarray:
     return rows
 
 
-def open_rows(allowed: np.ndarray | None, alive: np.ndarray, num_queries: int) -> np.ndarray:
+def allowed_rows(allowed: np.ndarray | None, alive: np.ndarray, num_queries: int) -> np.ndarray:
     """What each query may find, bool [B, N] (a view where all have the same), of what `search` takes as allowed."""
     shape = (num_queries, len(alive))
     if allowed is None:
@@ -80,12 +80,14 @@ def oracle(
     vectors: np.ndarray, queries: np.ndarray, k: int, allowed: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Every score of vectors [N, D] and a full sort: the slow twin. allowed: bool [N] or [B, N]. Returns two [B, K]."""
-    vectors, queries, k = checked(vectors), checked(queries), min(k, len(vectors))
+    vectors, queries, k = check_vectors(vectors), check_vectors(queries), min(k, len(vectors))
     allowed = np.broadcast_to(True if allowed is None else allowed, (len(queries), len(vectors)))
     found = []
     for query, own in zip(queries, allowed, strict=True):
         rows = np.flatnonzero(own)
-        chunks = [inner_products(query, vectors[rows[at : at + CHUNK]]) for at in range(0, len(rows), CHUNK)]
-        found.append(ranked(np.concatenate([np.empty(0, np.float32), *chunks]), rows, k))
+        chunks = [
+            inner_products(query, vectors[rows[at : at + SCORE_CHUNK]]) for at in range(0, len(rows), SCORE_CHUNK)
+        ]
+        found.append(rank_candidates(np.concatenate([np.empty(0, np.float32), *chunks]), rows, k))
     scores, rows = (np.array([one[part] for one in found]).reshape(len(queries), k) for part in (0, 1))
     return scores.astype(np.float32), rows.astype(np.int64)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recsys.features.spec import MISSING, UNKNOWN, Table
-from recsys.nn import rows
+from recsys.nn import sparse_embedding
 
 Batch = Mapping[str, Tensor]
 
@@ -82,7 +82,9 @@ class TableEncoder(nn.Module):
 
 
 def _embedding(num_ids: int, dim: int, *, means_something: bool) -> nn.Embedding:
-    kind = nn.Embedding if num_ids < rows.FROM else rows.SparseRows
+    kind = (
+        nn.Embedding if num_ids < sparse_embedding.SPARSE_THRESHOLD_ROWS else sparse_embedding.RowWiseAdagradEmbedding
+    )
     embedding = kind(num_ids, dim, padding_idx=MISSING)
     begin(embedding, means_something=means_something)
     return embedding

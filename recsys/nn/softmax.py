@@ -1,4 +1,4 @@
-"""Softmax over items without ever holding all logits: gradients are made tile by tile, while the logits are at hand.
+"""Softmax cross-entropy over items that never materialises all logits: forward computes the gradients tile by tile.
 
 Shapes: M positions, N items, D dim, T targets a position.
 """
@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CELLS = {"cpu": 2**20, "cuda": 2**27}
-"""logits of a tile, by device: what the caches of a core hold, or what fills a GPU"""
+TILE_LOGITS = {"cpu": 2**20, "cuda": 2**27}
+"""logits of a tile, by device: about the cache of a core, or enough to occupy a GPU"""
 
 
 def softmax_loss(
@@ -24,14 +24,14 @@ def softmax_loss(
     """Weighted mean of -log softmax(users @ items.T / temperature)[targets] over all positions and targets.
 
     users [M, D], items [N, D], targets [M, T] rows of `items`, weights [M, T] (0 leaves a target out). Where the items
-    are a sample of the catalogue, log_expected [N] is the log of how often each was expected in it, which its logit
-    loses: the logQ correction (Bengio & Senécal 2008; Yi et al. 2019, eq. 3).
+    are a sample of the catalogue, log_expected [N] is the log of each one's expected count in it, which is subtracted from
+    its logit: the logQ correction (Bengio & Senécal 2008; Yi et al. 2019, eq. 3).
     """
     return _TiledSoftmax.apply(users, items, targets, weights, 1 / temperature, log_expected)
 
 
 class _TiledSoftmax(torch.autograd.Function):
-    """The products run in the precision of autocast, logits and sums in float32 or better."""
+    """Autograd function: products in the precision of autocast, logits and sums in float32 or better."""
 
     @staticmethod
     def forward(
@@ -46,16 +46,16 @@ class _TiledSoftmax(torch.autograd.Function):
         device = users.device.type
         fast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else users.dtype
         with torch.autocast(device, enabled=False):
-            loss, of_users, of_items = _loss_and_gradients(
+            loss, user_gradients, item_gradients = _loss_and_gradients(
                 users.to(fast), items.to(fast), targets, weights, scale, log_expected
             )
-        ctx.save_for_backward(of_users.to(users.dtype), of_items.to(items.dtype))
+        ctx.save_for_backward(user_gradients.to(users.dtype), item_gradients.to(items.dtype))
         return loss
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        of_users, of_items = ctx.saved_tensors
-        return of_users * gradient, of_items * gradient, None, None, None, None
+        user_gradients, item_gradients = ctx.saved_tensors
+        return user_gradients * gradient, item_gradients * gradient, None, None, None, None
 
 
 def _loss_and_gradients(
@@ -63,20 +63,22 @@ def _loss_and_gradients(
 ) -> tuple[Tensor, Tensor, Tensor]:
     total = weights.sum().clamp(min=1e-9)
     loss = torch.zeros((), dtype=weights.dtype, device=weights.device)
-    of_users = torch.empty_like(users)
-    of_items = torch.zeros(items.shape, dtype=weights.dtype, device=items.device)
-    step = max(1, CELLS.get(users.device.type, CELLS["cpu"]) // items.shape[0])
+    user_gradients = torch.empty_like(users)
+    item_gradients = torch.zeros(items.shape, dtype=weights.dtype, device=items.device)
+    step = max(1, TILE_LOGITS.get(users.device.type, TILE_LOGITS["cpu"]) // items.shape[0])
     for start in range(0, users.shape[0], step):
         tile = slice(start, start + step)
         logits = (users[tile] @ items.T).to(weights.dtype).mul_(scale)
         if log_expected is not None:
             logits -= log_expected
-        asked, share = targets[tile], weights[tile] / total
-        together = share.sum(1, keepdim=True)
+        target, share = targets[tile], weights[tile] / total
+        target_share = share.sum(1, keepdim=True)
         normaliser = logits.logsumexp(1, keepdim=True)
-        loss += (together * normaliser).sum() - (share * logits.gather(1, asked)).sum()
-        slopes = logits.sub_(normaliser).exp_().mul_(together * scale).scatter_add_(1, asked, -share * scale)
-        slopes = slopes.to(users.dtype)
-        of_users[tile] = slopes @ items
-        of_items += slopes.T @ users[tile]
-    return loss, of_users, of_items
+        loss += (target_share * normaliser).sum() - (share * logits.gather(1, target)).sum()
+        logit_gradients = (
+            logits.sub_(normaliser).exp_().mul_(target_share * scale).scatter_add_(1, target, -share * scale)
+        )
+        logit_gradients = logit_gradients.to(users.dtype)
+        user_gradients[tile] = logit_gradients @ items
+        item_gradients += logit_gradients.T @ users[tile]
+    return loss, user_gradients, item_gradients

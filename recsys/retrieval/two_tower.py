@@ -3,7 +3,7 @@
 Both towers end in unit vectors, so the score is a cosine. The user tower is a causal transformer over events, so one
 pass over a window of events trains every position of it (SASRec, Kang & McAuley 2018).
 
-Shapes: B batch, L history, D dim, T objectives, N items; P = L + 1 positions, the first after no event at all.
+Shapes: B batch, L history, D dim, T objectives, N items; P = L + 1 positions, the first before any event.
 """
 
 import math
@@ -19,7 +19,7 @@ from recsys.nn.blocks import Batch, CausalBlock, HistoryEncoder, TableEncoder, c
 
 
 class TwoTower(nn.Module):
-    """User tower over history, profile and context; item tower over id and content. Item encoders are shared."""
+    """User tower over history, profile and context; item tower over id and content. Both share the item encoder."""
 
     def __init__(
         self, *, spec: FeatureSpec, dim: int, num_blocks: int, num_heads: int, dropout: float, id_dropout: float
@@ -48,18 +48,18 @@ class TwoTower(nn.Module):
         return self.vectors(self.item_encoder(batch, "item"))
 
     def vectors(self, encoded: Tensor) -> Tensor:
-        """What `item_encoder` gives of items, [..., D] -> unit vectors."""
+        """Outputs of `item_encoder` [..., D] -> unit vectors."""
         return F.normalize(self.item_head(encoded), dim=-1)
 
     def users(self, batch: Batch) -> Tensor:
-        """Request tensors -> [B, D] unit vectors; an empty history is what the start token says."""
+        """Request tensors -> [B, D] unit vectors; an empty history takes the state of the start token."""
         present = batch["history_ids"][..., 0] > 0
         items = self.item_encoder(batch, "history")
         states = self.histories(items, present, batch["history_labels"], batch["history_gaps"])
         return self.head(torch.where(present.any(-1, keepdim=True), states[:, -1], states[:, 0]), batch)
 
     def histories(self, items: Tensor, present: Tensor, labels: Tensor, gaps: Tensor) -> Tensor:
-        """What the history says after each of its events, [B, P, D].
+        """Encode the history up to each of its positions, [B, P, D].
 
         items [B, L, D] from `item_encoder`; present [B, L] bool; labels [B, L, T]; gaps [B, L].
         """
@@ -71,7 +71,7 @@ class TwoTower(nn.Module):
         return self.norm(x)
 
     def head(self, histories: Tensor, batch: Batch) -> Tensor:
-        """Chosen positions [M, D] with the profile_* and context_* tensors of M rows -> [M, D] unit vectors."""
+        """History states [M, D] with the profile_* and context_* tensors of M rows -> [M, D] unit vectors."""
         absent = torch.zeros_like(histories)
         profile = absent if self.profile_encoder is None else self.profile_encoder(batch, "profile")
         context = absent if self.context_encoder is None else self.context_encoder(batch, "context")
@@ -79,7 +79,7 @@ class TwoTower(nn.Module):
 
 
 class TowerEnsemble(nn.Module):
-    """Pairs of towers as one, often of a single one: their vectors stand side by side, so the cosine is the mean of theirs."""
+    """Ensemble of one or more two-tower models: vectors are concatenated, so the cosine is the mean of the members'."""
 
     def __init__(self, members: Sequence[TwoTower]) -> None:
         super().__init__()
@@ -87,11 +87,11 @@ class TowerEnsemble(nn.Module):
 
     def items(self, batch: Batch) -> Tensor:
         """item_* tensors of R rows -> [R, members * D] unit vectors."""
-        return self._together([member.items(batch) for member in self.members])
+        return self._concatenated([member.items(batch) for member in self.members])
 
     def users(self, batch: Batch) -> Tensor:
         """Request tensors -> [B, members * D] unit vectors."""
-        return self._together([member.users(batch) for member in self.members])
+        return self._concatenated([member.users(batch) for member in self.members])
 
-    def _together(self, vectors: list[Tensor]) -> Tensor:
+    def _concatenated(self, vectors: list[Tensor]) -> Tensor:
         return torch.cat(vectors, dim=-1) / math.sqrt(len(vectors))

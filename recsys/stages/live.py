@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from recsys.candidates.sources import Sources
+from recsys.candidates.sources import MergedSources
 from recsys.contracts import Query, Slate
 from recsys.features.encode import Arrays
 from recsys.features.spec import Tensor
@@ -51,7 +51,7 @@ class LiveRetrieve:
         return self._now
 
     @property
-    def sources(self) -> Sources:
+    def sources(self) -> MergedSources:
         return self.now.sources
 
     @property
@@ -68,7 +68,7 @@ class LiveRetrieve:
 
     def _follow(self) -> bool:
         items = self._items.follow()
-        sources = self._trained.sources.between_trainings(items.index, items.newest, items.ledger.hidden)
+        sources = self._trained.sources.with_new_items(items.index, items.newest, items.ledger.hidden)
         hiding = HiddenItems(types=items.ledger.schema.rule_types, column=items.ledger.column)
         made = replace(self._trained, items=items.table, sources=sources, hiding=hiding)
         _ = made.items.rows, made.items.ties  # worked out here, not by the first request

@@ -8,9 +8,9 @@ import numpy as np
 import polars as pl
 
 from recsys.bundle import Bundle
-from recsys.candidates.lists import ItemList
-from recsys.candidates.merge import columns_of
-from recsys.candidates.sources import Sources
+from recsys.candidates.merge import source_columns
+from recsys.candidates.popularity import ItemList
+from recsys.candidates.sources import MergedSources
 from recsys.content.words import WORD_WEIGHTS, WORDS, WordVectors
 from recsys.errors import BundleError, ConfigError
 from recsys.features.encode import Arrays, ItemTable
@@ -81,7 +81,7 @@ def load_retrieve(bundle: Bundle) -> Retrieve:
         spec=spec,
         items=items,
         user_tower=OnnxModel(bundle.file("user_tower.onnx"), spec.request_tensors()),
-        sources=Sources.from_documents(document, arrays, index),
+        sources=MergedSources.from_documents(document, arrays, index),
         ranked=bundle.has(RANKER),
         seen=seen_filter(read_repeat(bundle, spec), spec),
         hiding=HiddenItems(types=ledger.schema.rule_types, column=ledger.column),
@@ -178,7 +178,7 @@ def load_explain(bundle: Bundle, items_store: Path | None = None) -> Explain:
         rank=load_rank(bundle),
         value=read_policy(bundle).value.compile(tuple(spec.objectives)),
         rows=(lambda: known.ledger.row_of) if items_store is None else RowsNow(Tracked(ItemStore(items_store), known)),
-        popular=columns_of(popular, len(sources)),
+        popular=source_columns(popular, len(sources)),
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from recsys.candidates.merge import num_score_features, score_features
-from recsys.candidates.sources import Sources
+from recsys.candidates.sources import MergedSources
 from recsys.contracts import FUTURE_S, PAD, Candidates, Query, Slate
 from recsys.errors import QueryError
 from recsys.features.encode import Arrays, ItemTable, encode_queries, missing_columns
@@ -63,7 +63,7 @@ class Retrieve:
     items: ItemTable
     user_tower: UserTower
     """request tensors -> [B, D]"""
-    sources: Sources
+    sources: MergedSources
     ranked: bool
     """whether a ranker follows, which reads the request and the features of its candidates"""
     seen: SeenFilter
@@ -102,7 +102,7 @@ class Retrieve:
 
     def only(self, source: str) -> "Retrieve":
         """The same stage with one of its sources alone, for no ranker."""
-        return replace(self, sources=self.sources.only(source), ranked=False)
+        return replace(self, sources=self.sources.select_source(source), ranked=False)
 
     def _excluded(self, queries: Sequence[Query]) -> np.ndarray:
         """[B, E] rows that the history bars or the query excludes or hides, PAD at the end."""

@@ -1,10 +1,12 @@
-"""Training of the whole cascade, each stage on what was known before its own labels.
+"""Training of the whole cascade, each stage on events before the period of its own labels.
 
-asked in VALIDATION   towers and sources fitted on what is known then; epochs, weights and decays are chosen here
-asked in RANK         the same on what is known then -> candidates for the requests that the ranker learns from;
-                      early stopping and calibration of the ranker on VALIDATION, with the candidates of the line above
-asked in TEST         the same with the epochs and weights as chosen, on all that is known then: what is measured
-asked in LATER        the same on everything: what is served, where all is fitted again (`Run.refitted`)
+One retrieval is fitted for each period whose requests it answers, on the events before that period:
+
+VALIDATION   towers and sources; epochs, weights and decays are tuned here
+RANK         the same with tuned values -> candidates of the requests that the ranker learns from; early stopping and
+             calibration of the ranker use VALIDATION, with the candidates of the line above
+TEST         the same with tuned values: it is measured
+LATER        the same on all events: it is served, where everything is fitted again (`CascadeTrainer.refitted`)
 """
 
 import hashlib
@@ -19,48 +21,48 @@ import torch
 from pytorch_lightning.loggers import Logger
 
 from recsys.candidates.merge import num_score_features, score_columns
-from recsys.candidates.sources import CandidateSources, Sources
+from recsys.candidates.sources import CandidateSourcesConfig, MergedSources
 from recsys.data.splits import LATER, PERIODS, RANK, TEST, VALIDATION, Split
 from recsys.evaluation.evaluation_queries import EvaluationQueries
 from recsys.evaluation.labelled_requests import LabelledRequests
 from recsys.features.encode import Arrays, ItemTable, without_padding
 from recsys.features.spec import FeatureSpec
 from recsys.index import Index
-from recsys.index.ann import IndexBuilder
+from recsys.index.faiss_index import IndexBuilder
 from recsys.policy.hidden_items import HiddenItems
 from recsys.ranking.funnel import told
 from recsys.retrieval.two_tower import TowerEnsemble
 from recsys.stages import Retrieve, seen_filter
 from recsys.training.impressions import impression_examples
-from recsys.training.loop import Loop
 from recsys.training.prepare import Prepared
 from recsys.training.ranking import RankingTraining, TrainedRanker
 from recsys.training.ranking_examples import NoRequestsError, RankingExamples, RetrievalVersion, ranking_examples
-from recsys.training.retrieval import RetrievalExamples, RetrievalTraining
+from recsys.training.retrieval import RetrievalExamples, RetrievalTrainerConfig
 from recsys.training.slates import shown_examples
-from recsys.training.watched import Watched
+from recsys.training.trainer import Trainer
+from recsys.training.validation_queries import ValidationQueries
 
-Say = Callable[[str], None]
+Echo = Callable[[str], None]
 
-WATCHED = 2_000
-"""validation users, at most, on whom the towers are measured after every epoch"""
+MAX_VALIDATION_USERS = 2_000
+"""validation users, at most, for early stopping of the towers"""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Knobs:
-    """The configured parts of the cascade."""
+class CascadeConfig:
+    """Configuration of the stages of a cascade."""
 
-    retrieval: RetrievalTraining
-    candidates: CandidateSources
+    retrieval: RetrievalTrainerConfig
+    candidates: CandidateSourcesConfig
     index: IndexBuilder
     ranking: RankingTraining | None
     """None: candidates are served in the order of retrieval"""
-    loop: Loop
+    trainer: Trainer
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedRetrieval:
-    """The first stage, fitted on what is known when one period begins."""
+    """The retrieve stage, fitted on the events before one period."""
 
     retrieve: Retrieve
     period: int
@@ -74,7 +76,7 @@ class TrainedRetrieval:
 
     @cached_property
     def version(self) -> RetrievalVersion:
-        """The columns that it adds to examples, and which fit wrote them."""
+        """Columns of its features in ranking examples, with a fingerprint of the fit."""
         spec, sources = self.retrieve.spec, self.retrieve.sources
         document, arrays = sources.to_documents()
         weights = {name: tensor.numpy() for name, tensor in self.towers.state_dict().items()}
@@ -89,12 +91,12 @@ class TrainedRetrieval:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedCascade:
-    """Everything a bundle is made of, in memory."""
+    """A trained cascade in memory, as a bundle stores it."""
 
     retrieval: TrainedRetrieval
     ranking: TrainedRanker | None
-    asked: Mapping[int, TrainedRetrieval]
-    """period -> the retrieval whose candidates are asked for in it"""
+    by_period: Mapping[int, TrainedRetrieval]
+    """period -> the retrieval that answers its requests"""
 
     @property
     def spec(self) -> FeatureSpec:
@@ -102,50 +104,50 @@ class TrainedCascade:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
-    """One cascade to train: on which split, from which seed, and where its checkpoints go."""
+class CascadeTrainer:
+    """Trainer of one cascade, for one split and one seed, with checkpoints in `folder`."""
 
     prepared: Prepared
     validation: EvaluationQueries
-    knobs: Knobs
+    config: CascadeConfig
     folder: Path
     seed: int
     loggers: list[Logger]
-    say: Say
+    echo: Echo
 
     def cascade(self) -> TrainedCascade:
-        """Train all stages; an interrupted call goes on from its checkpoints."""
-        if self.knobs.ranking is not None:
-            self._check(self.knobs.ranking)
-        self.say("towers that are asked in the validation period: epochs and weights are chosen")
-        chosen = self._choose(self._retrieval(VALIDATION, epochs=None))
-        self.say(f"chosen: {chosen.epochs} epochs, {chosen.retrieve.sources.chosen}")
-        asked = {VALIDATION: chosen, TEST: self._before_test(chosen)}
-        if self.knobs.ranking is None:
-            return TrainedCascade(retrieval=asked[TEST], ranking=None, asked=asked)
-        self.say("towers that are asked in the period that the ranker learns from")
-        asked[RANK] = self._as_chosen(RANK, chosen)
-        ranking = self._ranking(self.knobs.ranking, asked)
-        return TrainedCascade(retrieval=asked[TEST], ranking=ranking, asked=asked)
+        """Train all stages; after an interrupted call resume from its checkpoints."""
+        if self.config.ranking is not None:
+            self._check(self.config.ranking)
+        self.echo("towers for the validation period: epochs and weights are tuned")
+        chosen = self._tune(self._retrieval(VALIDATION, epochs=None))
+        self.echo(f"tuned: {chosen.epochs} epochs, {chosen.retrieve.sources.chosen}")
+        by_period = {VALIDATION: chosen, TEST: self._before_test(chosen)}
+        if self.config.ranking is None:
+            return TrainedCascade(retrieval=by_period[TEST], ranking=None, by_period=by_period)
+        self.echo("towers for the period that the ranker learns from")
+        by_period[RANK] = self._as_chosen(RANK, chosen)
+        ranking = self._ranking(self.config.ranking, by_period)
+        return TrainedCascade(retrieval=by_period[TEST], ranking=ranking, by_period=by_period)
 
     def refitted(self, measured: TrainedCascade) -> TrainedCascade:
-        """The same cascade fitted on everything, with what was chosen before: nothing is chosen or stopped here.
+        """Fit the same cascade on all events with the tuned epochs, weights and decays; nothing is tuned or stopped early.
 
-        The ranker learns from RANK, VALIDATION and the first half of TEST, and is calibrated on the second half, which
-        is the newest that can be held out from it. Each of these periods is asked of the retrieval that was asked in it
-        before, so no candidate comes from towers that had seen its label, and the only towers to fit are those to serve.
+        The ranker learns from RANK, VALIDATION and the first half of TEST, and is calibrated on the second half, the
+        newest data that can be held out. Requests of each period get the candidates of the retrieval that was fitted for
+        it, so no candidate comes from towers that had seen its label, and only the towers to be served are fitted anew.
         """
-        self.say("towers that are served, on everything")
-        retrieval = self._as_chosen(LATER, measured.asked[VALIDATION])
+        self.echo("towers that are served, on all events")
+        retrieval = self._as_chosen(LATER, measured.by_period[VALIDATION])
         ranking = None
-        if self.knobs.ranking is not None and measured.ranking is not None:
-            self.say("ranker that is served")
-            ranking = self._ranking_again(self.knobs.ranking, measured, retrieval.retrieve)
-        return TrainedCascade(retrieval=retrieval, ranking=ranking, asked=measured.asked)
+        if self.config.ranking is not None and measured.ranking is not None:
+            self.echo("ranker that is served")
+            ranking = self._ranking_again(self.config.ranking, measured, retrieval.retrieve)
+        return TrainedCascade(retrieval=retrieval, ranking=ranking, by_period=measured.by_period)
 
     def _check(self, ranking: RankingTraining) -> None:
-        """ConfigError for a ranker that could not be trained on this, before the towers are."""
-        ranking.check(self.prepared.dataset.description.objectives, self.knobs.loop)
+        """Raise ConfigError for a ranker that these data could not train, before the towers are trained."""
+        ranking.check(self.prepared.dataset.description.objectives, self.config.trainer)
         if (logged := ranking.logged) is not None:
             logged.check(self.prepared.features, self.prepared.split)
 
@@ -153,7 +155,7 @@ class Run:
         split = self.prepared.split
         if np.array_equal(split.known(TEST), split.known(VALIDATION)):
             return replace(chosen, period=TEST)
-        self.say("towers that are asked in the test period")
+        self.echo("towers for the test period")
         return self._as_chosen(TEST, chosen)
 
     def _as_chosen(self, period: int, chosen: TrainedRetrieval) -> TrainedRetrieval:
@@ -162,21 +164,23 @@ class Run:
         return replace(fitted, retrieve=replace(fitted.retrieve, sources=sources))
 
     def _retrieval(self, period: int, *, epochs: int | None) -> TrainedRetrieval:
-        """Towers, index and sources that are asked in a period; they are watched when `epochs` is not known."""
+        """Fit towers, index and sources for a period; with `epochs` None the towers stop early on the validation queries."""
         known = self.prepared.split.known(period)
         spec, items = self.prepared.spec(known)
-        towers, vectors, trained = self.knobs.retrieval.fit(
+        towers, vectors, trained = self.config.retrieval.fit(
             spec,
             items,
             RetrievalExamples.of(self.prepared, spec, known),
-            Watched.of(self.validation.sample(WATCHED, seed=0), spec, items) if epochs is None else None,
-            loop=self.knobs.loop,
+            ValidationQueries.of(self.validation.sample(MAX_VALIDATION_USERS, seed=0), spec, items)
+            if epochs is None
+            else None,
+            trainer=self.config.trainer,
             folder=self.folder / f"towers_{PERIODS[period].lower()}",
             epochs=epochs,
             seed=self.seed,
             loggers=self.loggers,
         )
-        index, recall = self.knobs.index.build(vectors)
+        index, recall = self.config.index.build(vectors)
         sources = self._sources(spec, items, known, index)
         return TrainedRetrieval(
             retrieve=Retrieve(
@@ -196,13 +200,13 @@ class Run:
             epochs=trained,
         )
 
-    def _sources(self, spec: FeatureSpec, items: ItemTable, known: np.ndarray, index: Index) -> Sources:
+    def _sources(self, spec: FeatureSpec, items: ItemTable, known: np.ndarray, index: Index) -> MergedSources:
         replay = self.prepared.replay
-        learnt = np.flatnonzero(known & replay.positives)
-        return self.knobs.candidates.fit(
-            users=replay.users[learnt],
-            items=replay.items[learnt],
-            timestamps=replay.seconds[learnt],
+        rows = np.flatnonzero(known & replay.positives)
+        return self.config.candidates.fit(
+            users=replay.users[rows],
+            items=replay.items[rows],
+            timestamps=replay.seconds[rows],
             items_table=items,
             spec=spec,
             index=index,
@@ -210,45 +214,45 @@ class Run:
             repeats=replay.repeat.possible,
         )
 
-    def _choose(self, fitted: TrainedRetrieval) -> TrainedRetrieval:
+    def _tune(self, fitted: TrainedRetrieval) -> TrainedRetrieval:
         retrieve = fitted.retrieve
-        watched = Watched.of(self.validation, retrieve.spec, retrieve.items)
-        vectors = np.concatenate([retrieve.user_tower(batch) for batch in watched.batches()])
-        sources = self.knobs.candidates.choose(
-            retrieve.sources, vectors, watched.history, watched.removed_rows, watched.judge
+        validation = ValidationQueries.of(self.validation, retrieve.spec, retrieve.items)
+        vectors = np.concatenate([retrieve.user_tower(batch) for batch in validation.batches()])
+        sources = self.config.candidates.tune(
+            retrieve.sources, vectors, validation.history, validation.removed_rows, validation.score
         )
         return replace(fitted, retrieve=replace(retrieve, sources=sources))
 
-    def _ranking(self, ranking: RankingTraining, asked: Mapping[int, TrainedRetrieval]) -> TrainedRanker:
-        """The ranker reads requests as the stage asked in TEST encodes them, whoever finds its candidates."""
-        self.say("ranker")
-        read, split = asked[TEST].retrieve, self.prepared.split
+    def _ranking(self, ranking: RankingTraining, by_period: Mapping[int, TrainedRetrieval]) -> TrainedRanker:
+        """Train the ranker on requests that the TEST retrieval encodes, with candidates of each period's own retrieval."""
+        self.echo("ranker")
+        encoder, split = by_period[TEST].retrieve, self.prepared.split
         examples = [
-            self._examples(ranking, asked[period], split, read, most)
-            for period, most in ((RANK, ranking.requests), (VALIDATION, ranking.validation_requests))
+            self._examples(ranking, by_period[period], split, encoder, limit)
+            for period, limit in ((RANK, ranking.requests), (VALIDATION, ranking.validation_requests))
         ]
-        trained = self._fit(ranking, read, *examples, folder="ranker")
-        if follows := told(tuple(read.spec.objectives), trained.ranker.parents):
-            self.say(f"objectives learnt given another one: {follows}")
+        trained = self._fit(ranking, encoder, *examples, folder="ranker")
+        if follows := told(tuple(encoder.spec.objectives), trained.ranker.parents):
+            self.echo(f"objectives conditional on another one: {follows}")
         return trained
 
     def _ranking_again(self, ranking: RankingTraining, measured: TrainedCascade, served: Retrieve) -> TrainedRanker:
         assert measured.ranking is not None
-        valid, *newest_first = self._newest_first(ranking, measured.asked, served)
+        valid, *newest_first = self._newest_first(ranking, measured.by_period, served)
         train = RankingExamples.joined(newest_first[::-1])
         return self._fit(ranking, served, train, valid, folder="ranker_served", epochs=measured.ranking.epochs)
 
     def _newest_first(
-        self, ranking: RankingTraining, asked: Mapping[int, TrainedRetrieval], served: Retrieve
+        self, ranking: RankingTraining, by_period: Mapping[int, TrainedRetrieval], served: Retrieve
     ) -> Iterator[RankingExamples]:
-        """Of the newest period with requests as many as calibration reads, then those that are learnt from."""
+        """Examples by period, the newest first: those of the newest calibrate the ranker, the others train it."""
         split = self.prepared.split
         parts = [(RANK, split), (VALIDATION, split), *((TEST, half) for half in split.halves(self.prepared.dataset))]
         calibrating, left = True, ranking.requests
         for period, part in reversed(parts):
-            most = ranking.validation_requests if calibrating else left
+            limit = ranking.validation_requests if calibrating else left
             try:
-                examples = self._examples(ranking, asked[period], part, served, most)
+                examples = self._examples(ranking, by_period[period], part, served, limit)
             except NoRequestsError:
                 continue
             yield examples
@@ -260,7 +264,7 @@ class Run:
     def _fit(
         self,
         ranking: RankingTraining,
-        read: Retrieve,
+        encoder: Retrieve,
         train: RankingExamples,
         valid: RankingExamples,
         *,
@@ -268,11 +272,11 @@ class Run:
         epochs: int | None = None,
     ) -> TrainedRanker:
         return ranking.fit(
-            read.spec,
-            read.items,
+            encoder.spec,
+            encoder.items,
             train,
             valid,
-            loop=self.knobs.loop,
+            loop=self.config.trainer,
             folder=self.folder / folder,
             seed=self.seed,
             loggers=self.loggers,
@@ -280,40 +284,37 @@ class Run:
         )
 
     def _examples(
-        self, ranking: RankingTraining, fitted: TrainedRetrieval, split: Split, read: Retrieve, most: int
+        self, ranking: RankingTraining, fitted: TrainedRetrieval, split: Split, encoder: Retrieve, limit: int
     ) -> RankingExamples:
-        """At most so many requests of the period in which a retrieval is asked, as `read` encodes them.
-
-        NoRequestsError where there are none.
-        """
-        examples = self._requests(ranking, fitted, split, read, most)
+        """At most `limit` requests of the period of a retrieval, encoded by `encoder`; NoRequestsError where there are none."""
+        examples = self._requests(ranking, fitted, split, encoder, limit)
         for name in examples.never_reached(tuple(self.prepared.dataset.description.objectives)):
-            self.say(
+            self.echo(
                 f"{PERIODS[fitted.period]}: none of the candidates of {len(examples):,} requests came to {name!r}, so nothing "
                 "is learnt of it; a longer period of protocol, a longer horizon or better candidates would help"
             )
         return replace(examples, retrievals=(fitted.version,))
 
     def _requests(
-        self, ranking: RankingTraining, fitted: TrainedRetrieval, split: Split, read: Retrieve, most: int
+        self, ranking: RankingTraining, fitted: TrainedRetrieval, split: Split, encoder: Retrieve, limit: int
     ) -> RankingExamples:
         retrieve, period, prepared = fitted.retrieve, fitted.period, replace(self.prepared, split=split)
-        logged, spec, items = ranking.logged, read.spec, read.items
+        logged, spec, items = ranking.logged, encoder.spec, encoder.items
         if logged is not None and logged.impressions:
             weighed = logged.propensity is not None
-            return impression_examples(retrieve, prepared, spec, items, period, weighed=weighed, most=most)
+            return impression_examples(retrieve, prepared, spec, items, period, weighed=weighed, most=limit)
         if logged is not None:
             inside = split.periods == period
-            return shown_examples(retrieve, prepared, spec, items, inside, logged, most=most)
+            return shown_examples(retrieve, prepared, spec, items, inside, logged, most=limit)
         sources = retrieve.sources
         fit = ranking.affordable(sources.total, num_score_features(len(sources.names)), spec.num_objectives)
-        per_user, most = ranking.requests_per_user, min(most, fit)
-        moments = LabelledRequests.of(prepared.replay, split, period, per_user=per_user, max_requests=most)
+        per_user, limit = ranking.requests_per_user, min(limit, fit)
+        moments = LabelledRequests.of(prepared.replay, split, period, per_user=per_user, max_requests=limit)
         return ranking_examples(retrieve, spec, items, moments, dense=ranking.dense_candidates)
 
 
 def eager_user_tower(towers: TowerEnsemble) -> Callable[[Arrays], np.ndarray]:
-    """The user tower as the function of arrays that the retrieve stage calls."""
+    """Wrap the user tower as the function of arrays that the retrieve stage calls."""
 
     @torch.no_grad()
     def user_vectors(request: Arrays) -> np.ndarray:

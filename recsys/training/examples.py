@@ -1,6 +1,6 @@
 """Point-in-time examples, vectorised over the whole log; equal to folding the events one by one (tested).
 
-Shapes: R rows of the log, M remembered events, L history length, W windows, P = L + 1 positions, T objectives.
+Shapes: R rows of the log, M history events, L history length, W windows, P = L + 1 positions, T objectives.
 """
 
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ from recsys.features.spec import FeatureSpec, Table
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sequences:
-    """The remembered events of all users, one user after the other, each in canonical order."""
+class EventSequences:
+    """The history events of all users, one user after the other, each in canonical order."""
 
     offsets: np.ndarray
-    """[U + 1] where each user's events begin"""
+    """[U + 1], events of user u are offsets[u]:offsets[u + 1]"""
     rows: np.ndarray
     """[M] row of the log"""
     items: np.ndarray
@@ -29,7 +29,7 @@ class Sequences:
     labels: np.ndarray
     """[M, T] float32, missing ones as 0"""
     gaps: np.ndarray
-    """[M] float32, log(1 + seconds) to the same user's next remembered event, 0 for the last"""
+    """[M] float32, log(1 + seconds) to the same user's next history event, 0 for the last"""
 
     @property
     def users(self) -> np.ndarray:
@@ -37,13 +37,13 @@ class Sequences:
         return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
 
     @property
-    def places(self) -> np.ndarray:
-        """[M] how many remembered events of the user stand before"""
+    def positions(self) -> np.ndarray:
+        """[M] number of the user's earlier history events"""
         return np.arange(len(self.rows)) - np.repeat(self.offsets[:-1], np.diff(self.offsets))
 
 
-def sequences(replay: Replay, allowed: np.ndarray) -> Sequences:
-    """Rows of `allowed` [R] bool that reach an objective, grouped by user."""
+def event_sequences(replay: Replay, allowed: np.ndarray) -> EventSequences:
+    """Group rows of `allowed` [R] bool that reach an objective by user."""
     kept = allowed & (replay.labels > 0).any(axis=1)
     rows = np.flatnonzero(kept)
     rows = rows[np.argsort(replay.users[rows], kind="stable")]
@@ -53,33 +53,33 @@ def sequences(replay: Replay, allowed: np.ndarray) -> Sequences:
     gaps = encode_gaps(replay.seconds[rows][:, None], following[:, None])[:, 0]
     gaps[offsets[1:][counts > 0] - 1] = 0
     labels = encode_labels(replay.labels[rows])
-    return Sequences(offsets=offsets, rows=rows, items=replay.items[rows], labels=labels, gaps=gaps)
+    return EventSequences(offsets=offsets, rows=rows, items=replay.items[rows], labels=labels, gaps=gaps)
 
 
-def histories(events: Sequences, ends: np.ndarray, length: int) -> np.ndarray:
-    """The `length` events before each of `ends` (indices into events, user's own) -> [B, L] indices, PAD before."""
+def history_indices(events: EventSequences, ends: np.ndarray, length: int) -> np.ndarray:
+    """Indices [B, L] of the user's `length` events before each of `ends` (indices into events), PAD in front."""
     starts = events.offsets[np.searchsorted(events.offsets, ends, side="right") - 1]
     indices = ends[:, None] + np.arange(-length, 0)
     return np.where(indices >= starts[:, None], indices, PAD)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Windows:
-    """Stretches of histories with the event that follows each position; every positive is a target exactly once."""
+class HistoryWindows:
+    """Windows of histories with the next event of each position; every positive is a target exactly once."""
 
     events: np.ndarray
-    """[W, L] indices into Sequences, PAD before"""
+    """[W, L] indices into EventSequences, PAD in front"""
     targets: np.ndarray
     """[W, P] index of the event to predict after each position, PAD where there is none"""
 
     @property
     def sizes(self) -> np.ndarray:
-        """[W] positions of each that are no padding"""
+        """[W] positions of each window that are no padding"""
         return 1 + (self.events != PAD).sum(axis=1)
 
 
-def windows(events: Sequences, positives: np.ndarray, length: int) -> Windows:
-    """Windows of `length` events that overlap by half, so that a target sees at least length / 2 events if there are.
+def history_windows(events: EventSequences, positives: np.ndarray, length: int) -> HistoryWindows:
+    """Cut windows of `length` events that overlap by half: a target has at least length / 2 events before it, if any exist.
 
     positives: [M] bool, events that may be predicted.
     """
@@ -97,12 +97,12 @@ def windows(events: Sequences, positives: np.ndarray, length: int) -> Windows:
     inside = np.where(indices >= starts[:, None], indices, PAD)
     following = np.concatenate([np.full((len(end), 1), PAD), np.where(inside == PAD, PAD, inside + 1)], axis=1)
     following[:, 0] = np.where(first == starts, starts, PAD)
-    wanted = (following >= first[:, None]) & positives[following]
-    return Windows(events=inside, targets=np.where(wanted, following, PAD))
+    is_target = (following >= first[:, None]) & positives[following]
+    return HistoryWindows(events=inside, targets=np.where(is_target, following, PAD))
 
 
 def encode_log(table: Table, dataset: Dataset, timestamps: np.ndarray) -> Arrays:
-    """The context of every row of the log, [R, ...]."""
+    """Encode the context of every row of the log, [R, ...]."""
     columns = {
         column.name: column_array(column.kind, dataset.interactions[column.name].to_list(), column.slots)
         for column in table.columns
@@ -111,7 +111,7 @@ def encode_log(table: Table, dataset: Dataset, timestamps: np.ndarray) -> Arrays
 
 
 def encode_users(spec: FeatureSpec, dataset: Dataset, names: np.ndarray) -> Arrays:
-    """The profile of every user of the log, in the order of `names`."""
+    """Encode the profile of every user of the log, in the order of `names`."""
     users = pl.DataFrame({USER: names.tolist()}).join(dataset.users, on=USER, how="left", maintain_order="left")
     columns = {
         column.name: column_array(column.kind, users[column.name].to_list(), column.slots)

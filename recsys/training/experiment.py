@@ -33,30 +33,30 @@ from recsys.policy.explore import Exploration
 from recsys.policy.popularity import PopularityDial
 from recsys.policy.rules import RuleSet
 from recsys.stages import LiveRules, Retrieve, Rules, Stages, load_rules, load_stages
-from recsys.training.cascade import Knobs, Run, TrainedCascade
+from recsys.training.cascade import CascadeConfig, CascadeTrainer, TrainedCascade
 from recsys.training.footprint import estimate
 from recsys.training.limits import TrainingLimits, log_size, training_size
-from recsys.training.prepare import bars_of, prepare
+from recsys.training.prepare import compile_repeat, prepare
 from recsys.training.ranking import RankingTraining
 from recsys.training.save import save_cascade
 from recsys.training.tracking import Tracking
 
-MEASURED = "what is served is what the figures are of"
-JUDGED = 5_000
-"""requests of a test period, at most, on which probabilities are judged"""
+FIGURES_OF_SERVED = "what is served is what the figures are of"
+MAX_OBJECTIVE_REQUESTS = 5_000
+"""requests of a test period, at most, on which probabilities are evaluated"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """The configured parts of one run."""
+    """Configuration of one run."""
 
     data: Any
     """a source: load() -> Dataset"""
     protocol: Splitter
     content: Any
-    """how to make vectors of the items' texts"""
+    """configuration of the text encoder: fit(texts)"""
     features: Features
-    knobs: Knobs
+    cascade: CascadeConfig
     policy: Policy
     rules: RuleSet
     evaluation: Evaluation
@@ -65,36 +65,36 @@ class Experiment:
     """one cascade each, the first one is served"""
     limits: TrainingLimits
     refit: bool
-    """what is served is fitted again on everything; else it is what the figures are of"""
+    """fit the served cascade again on all events; else serve the one that was measured"""
 
-    def run(self, folder: Path, config: dict[str, Any], say: Callable[[str], None]) -> tuple[Report, Bundle]:
-        """Every split with every seed; leaves data/, metrics.json, metrics.png and the cascade to serve as bundle/."""
+    def run(self, folder: Path, config: dict[str, Any], echo: Callable[[str], None]) -> tuple[Report, Bundle]:
+        """Train and measure every split with every seed; write data/, metrics.json, metrics.png and the served bundle/."""
         dataset = self.data.load()
         log = log_size(dataset)
-        footprint = estimate(log, training_size(self.knobs, dataset.num_items, refit=self.refit))
-        self.limits.check(footprint, log, timed=self.knobs.loop.accelerator == "cpu")
-        say(f"estimated for two cores: {footprint}")
+        footprint = estimate(log, training_size(self.cascade, dataset.num_items, refit=self.refit))
+        self.limits.check(footprint, log, timed=self.cascade.trainer.accelerator == "cpu")
+        echo(f"estimated for two cores: {footprint}")
         policy = self.policy.expand_means(dataset.description.means)
-        policy.value.compile(tuple(dataset.description.objectives))  # or it would be said after hours
-        bars_of(policy.repeat, dataset.description)
-        return replace(self, policy=policy)._run(dataset, folder, config, say)
+        policy.value.compile(tuple(dataset.description.objectives))  # raise now, not after hours of training
+        compile_repeat(policy.repeat, dataset.description)
+        return replace(self, policy=policy)._run(dataset, folder, config, echo)
 
     def _run(
-        self, dataset: Dataset, folder: Path, config: dict[str, Any], say: Callable[[str], None]
+        self, dataset: Dataset, folder: Path, config: dict[str, Any], echo: Callable[[str], None]
     ) -> tuple[Report, Bundle]:
-        say(f"{dataset.name}: {dataset.num_users:,} users, {dataset.num_items:,} items, {dataset.num_events:,} events")
+        echo(f"{dataset.name}: {dataset.num_users:,} users, {dataset.num_items:,} items, {dataset.num_events:,} events")
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=folder) as beside:
             dataset.save(beside)
             if dataset.impressions is not None:
                 dataset.impressions.write_ipc(Path(beside, "impressions.arrow"))
-            claim(
+            check_same_configuration(
                 folder / "checkpoints", {**config, "data": {**config.get("data", {}), "sha256": _digest(Path(beside))}}
             )
         dataset.save(folder / "data")
         loggers = self.tracking.start(folder, config)
         try:
-            report = self._trials(dataset, folder, config, loggers, say)
+            report = self._trials(dataset, folder, config, loggers, echo)
             self.tracking.finish(
                 {**report.rows, **{f"objective/{name}": one for name, one in report.objectives.items()}},
                 [folder / name for name in PICTURES if (folder / name).is_file()],
@@ -110,42 +110,42 @@ class Experiment:
         folder: Path,
         config: dict[str, Any],
         loggers: list[Logger],
-        say: Callable[[str], None],
+        echo: Callable[[str], None],
     ) -> Report:
-        """The last split's first seed comes last: it is what is served."""
+        """Train all splits and seeds; the last split's first seed comes last, since it is served."""
         started, board, splits = time.perf_counter(), Scoreboard(dataset), self.protocol.splits(dataset)
-        if self.knobs.ranking is not None and self.knobs.ranking.logged is None:
+        if self.cascade.ranking is not None and self.cascade.ranking.logged is None:
             for split in splits:
                 split.check_observed(dataset)
         for number, split in enumerate(splits):
             prepared = prepare(dataset, split, self.features, self.content, self.policy.repeat)
-            say(f"{split.name}: baselines")
+            echo(f"{split.name}: baselines")
             test = self.evaluation.evaluate_baselines(board, split, prepared.replay)
             for seed in reversed(self.seeds):
-                say(f"seed {seed}")
-                run = Run(
+                echo(f"seed {seed}")
+                run = CascadeTrainer(
                     prepared=prepared,
                     validation=self.evaluation.validation(split, prepared.replay),
-                    knobs=self.knobs,
+                    config=self.cascade,
                     folder=folder / "checkpoints" / f"split_{number}_seed_{seed}",
                     seed=seed,
                     loggers=loggers,
-                    say=say,
+                    echo=echo,
                 )
                 cascade = run.cascade()
-                say("graphs and evaluation")
+                echo("graphs and evaluation")
                 served = split is splits[-1] and seed == self.seeds[0]
-                with self._draft(folder, cascade, run, config, served and not self.refit) as draft:
+                with self._draft_bundle(folder, cascade, run, config, served and not self.refit) as draft:
                     self._measure(draft, test, board, seed)
                     if served and not self.refit:
-                        return self._reported(board, folder, started, MEASURED, draft)
-        say("figures are in; what is served is fitted again on everything")
+                        return self._reported(board, folder, started, FIGURES_OF_SERVED, draft)
+        echo("measured; the served cascade is fitted again on all events")
         cascade = run.refitted(cascade)
-        with self._draft(folder, cascade, run, config, True) as draft:
+        with self._draft_bundle(folder, cascade, run, config, True) as draft:
             return self._reported(board, folder, started, _refitted(cascade), draft)
 
     def _reported(self, board: Scoreboard, folder: Path, started: float, served: str, draft: Bundle) -> Report:
-        """The figures, in the run directory and in the bundle that is served."""
+        """Write the report into the run directory and into the served bundle."""
         seconds = time.perf_counter() - started
         report = board.report(seconds=seconds, peak_memory_mib=_peak_memory_mib(), served=served)
         report.save(folder)
@@ -153,10 +153,10 @@ class Experiment:
         return report
 
     @contextmanager
-    def _draft(
-        self, folder: Path, cascade: TrainedCascade, run: Run, config: dict[str, Any], served: bool
+    def _draft_bundle(
+        self, folder: Path, cascade: TrainedCascade, run: CascadeTrainer, config: dict[str, Any], served: bool
     ) -> Iterator[Bundle]:
-        """A bundle to be measured as it would be served, from its own files; it is kept if it is the one to be served."""
+        """Write a bundle, to be measured from its own files as it would be served; keep it if `served`."""
         with (
             TemporaryDirectory(dir=folder) as beside,
             write_bundle((folder if served else Path(beside)) / "bundle", cascade.spec.fingerprint) as draft,
@@ -173,22 +173,22 @@ class Experiment:
         if (total := retrieve.sources.total) < min(K, test.num_items):
             board.note(f"a cascade has {total} candidates: its recall@{K} is that of the first {total}")
         board.record("towers", test.rankings([retrieve.only("two_tower")], {})[RETRIEVED], seed=seed)
-        for name, ranking in test.rankings(stages[:-1], self._ends(draft, stages)).items():
+        for name, ranking in test.rankings(stages[:-1], self._final_stages(draft, stages)).items():
             board.record(name, ranking, seed=seed)
-        if self.knobs.ranking is not None:
-            self._judge(self.knobs.ranking, stages[:-1], test, board)
+        if self.cascade.ranking is not None:
+            self._measure_objectives(self.cascade.ranking, stages[:-1], test, board)
 
-    def _judge(
+    def _measure_objectives(
         self, ranking: RankingTraining, shared: Sequence[Stage], test: EvaluationQueries, board: Scoreboard
     ) -> None:
-        """How right the probabilities are, of requests that come as those came which the ranker was calibrated on."""
+        """Measure the probabilities on requests that are sampled as those of the ranker's calibration."""
         if ranking.logged is not None:
             board.note(
                 "probabilities are those of an item that is shown; most candidates never were: no figures of them"
             )
             return
         moments = LabelledRequests.of(
-            test.replay, test.split, TEST, per_user=ranking.requests_per_user, max_requests=JUDGED
+            test.replay, test.split, TEST, per_user=ranking.requests_per_user, max_requests=MAX_OBJECTIVE_REQUESTS
         )
         board.record_objectives(evaluate_objectives(moments, *moments.score_candidates(shared), test.known.popularity))
         board.note(
@@ -200,8 +200,8 @@ class Experiment:
                 "probabilities: periods are shares of the pairs, so a chance is as large as the share of its period"
             )
 
-    def _ends(self, draft: Bundle, stages: Stages) -> dict[str, Rules | LiveRules]:
-        """What may come after the ranker: what is served, and beside it, where that is more, the value formula alone."""
+    def _final_stages(self, draft: Bundle, stages: Stages) -> dict[str, Rules | LiveRules]:
+        """Final stages to measure: the served one, and the value formula alone where the served one does more."""
         if len(light(stages)) == len(stages):
             return {}
         plain_policy = self.policy.diversity.window == 0 and self.policy.exploration.kind == "none"
@@ -218,12 +218,12 @@ class Experiment:
         return {"ranker": plain, "pipeline": stages[-1]}
 
 
-UNCLAIMED = ("run_dir", "logger", "limits", "refit")
-"""what changes no checkpoint"""
+IGNORED_SETTINGS = ("run_dir", "logger", "limits", "refit")
+"""keys that change no checkpoint"""
 
 
 def _refitted(cascade: TrainedCascade) -> str:
-    """Sentence on which fit the figures are of and which one is served."""
+    """Sentence on the measured and on the served fit."""
     known = int(cascade.retrieval.known.sum())
     return (
         f"figures are of the fit before the test period; served is the same cascade, fitted again on all {known:,} events "
@@ -231,20 +231,20 @@ def _refitted(cascade: TrainedCascade) -> str:
     )
 
 
-def claim(checkpoints: Path, config: dict[str, Any]) -> None:
-    """Let only the configuration (and the data) that began these checkpoints go on from them; ConfigError else."""
-    wanted = _settings({key: value for key, value in config.items() if key not in UNCLAIMED})
-    wanted.pop("trainer.progress", None)
+def check_same_configuration(checkpoints: Path, config: dict[str, Any]) -> None:
+    """Record the configuration of new checkpoints; ConfigError where existing ones belong to another one or other data."""
+    settings = _flat_settings({key: value for key, value in config.items() if key not in IGNORED_SETTINGS})
+    settings.pop("trainer.progress", None)
     file = checkpoints / "config.json"
     if not any(checkpoints.glob("*/*/*.*")):
         checkpoints.mkdir(parents=True, exist_ok=True)
         draft = file.with_suffix(".draft")
-        draft.write_text(json.dumps(wanted, indent=1), encoding="utf-8")
+        draft.write_text(json.dumps(settings, indent=1), encoding="utf-8")
         draft.rename(file)
         return
     begun = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    for key in sorted(begun.keys() | wanted.keys()):
-        if (before := begun.get(key)) != (now := wanted.get(key)):
+    for key in sorted(begun.keys() | settings.keys()):
+        if (before := begun.get(key)) != (now := settings.get(key)):
             raise ConfigError(
                 f"{checkpoints.parent} was begun with {key}={before!r}, this run has {now!r}; choose another run_dir"
             )
@@ -262,9 +262,9 @@ def _digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _settings(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """A nested configuration as {dotted key: value}."""
+def _flat_settings(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Flatten a nested configuration to {dotted key: value}."""
     settings: dict[str, Any] = {}
     for key, value in config.items():
-        settings |= _settings(value, f"{above}{key}.") if isinstance(value, Mapping) else {f"{above}{key}": value}
+        settings |= _flat_settings(value, f"{above}{key}.") if isinstance(value, Mapping) else {f"{above}{key}": value}
     return settings

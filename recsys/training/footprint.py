@@ -4,9 +4,9 @@
     footprint = estimate(LogSize(events=1_000_000, users=100_000, items=50_000, longest=900))
     footprint.peak_bytes, footprint.seconds, footprint.parts
 
-`estimate` is pure arithmetic and imports neither torch nor polars. It counts the arrays of each step; what the libraries hold
-is set by one measured training of 37,872 events, 20,000 users and 40 items (1.6 GiB). benchmarks/training_memory.py measures
-others beside their estimate. Time is that of two idle cores, to a factor of about three.
+`estimate` is pure arithmetic and imports neither torch nor polars. It counts the arrays of each step; the memory of the
+libraries is calibrated on one measured training of 37,872 events, 20,000 users and 40 items (1.6 GiB).
+benchmarks/training_memory.py compares others with their estimate. Time is that of two idle cores, to a factor of about three.
 
 Shapes: N items, B positions of a step, D dim.
 """
@@ -16,21 +16,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 GIB = 2**30
-LIMITED = Path("/sys/fs/cgroup/memory.max")
-"""memory that a container may take"""
+CGROUP_MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")
+"""memory limit of a container (cgroup v2)"""
 CORE_FLOPS = 3e10
 """floating point operations a second of one core"""
-INVERTED = 10_000
-"""items, at most, of the baseline that inverts a matrix of them"""
-FULL, SAMPLED = 10_000, 4_096
-"""items up to which the softmax is over all of them, and negatives beyond"""
-COLUMNS = 51
-"""of what retrieval tells the ranker of a candidate, with seven sources"""
+MAX_INVERTED_ITEMS = 10_000
+"""items, at most, of the EASE baseline, which inverts a matrix over the catalogue"""
+FULL_SOFTMAX_ITEMS, SAMPLED_NEGATIVES = 10_000, 4_096
+"""items up to which the softmax is full, and uniform negatives of a step beyond"""
+RETRIEVAL_COLUMNS = 51
+"""retrieval features of a candidate in the ranker, with seven sources"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LogSize:
-    """The numbers of a log that a training depends on."""
+    """Sizes of a log that the footprint depends on."""
 
     events: int
     users: int
@@ -42,7 +42,7 @@ class LogSize:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSize:
-    """The numbers of a configuration that a training depends on; the defaults are those of conf/."""
+    """Sizes of a configuration that the footprint depends on; the defaults are those of conf/."""
 
     dim: int = 64
     history_length: int = 50
@@ -51,7 +51,7 @@ class TrainingSize:
     """0 is the softmax over all items; None is that up to 10,000 items, 4,096 beyond"""
     retrieval_epochs: int = 30
     candidates: int = 200
-    """that a ranking example holds"""
+    """of a ranking example"""
     ranked: bool = True
     examples_gib: float = 1.0
     requests: int = 100_000
@@ -62,15 +62,15 @@ class TrainingSize:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
-    """One step of a training."""
+class StepFootprint:
+    """Memory and time of one step of a training."""
 
     name: str
     bytes: int
-    """held while the step runs, beside what `log` and `libraries` hold throughout"""
+    """while the step runs, beside the log and the libraries"""
     seconds: float
     key: str
-    """of the configuration that makes it smaller"""
+    """configuration key that reduces it"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +78,8 @@ class Footprint:
     """Memory and time of a training."""
 
     throughout: int
-    """bytes held from beginning to end"""
-    parts: tuple[Part, ...]
+    """bytes in use from beginning to end"""
+    parts: tuple[StepFootprint, ...]
 
     @property
     def peak_bytes(self) -> int:
@@ -87,7 +87,7 @@ class Footprint:
 
     @property
     def heaviest(self) -> str:
-        """Key of the part that needs most memory."""
+        """Configuration key of the step that needs most memory."""
         return max(self.parts, key=lambda part: part.bytes).key
 
     @property
@@ -109,7 +109,7 @@ def duration(seconds: float) -> str:
 
 
 def estimate(log: LogSize, training: TrainingSize | None = None) -> Footprint:
-    """The footprint of `python train.py` on two CPU cores, with the default configuration unless `training` is given."""
+    """Estimate `python train.py` on two CPU cores, with the default configuration unless `training` is given."""
     training = training or TrainingSize()
     parts = (_baselines(log), _towers(log, training), _ranker(log, training))
     return Footprint(throughout=_libraries() + _log(log), parts=parts)
@@ -123,39 +123,43 @@ def _log(log: LogSize) -> int:
     return 1_500 * log.events + 1_000 * log.users + 4_000 * log.items
 
 
-def _baselines(log: LogSize) -> Part:
-    dense = 12 * log.items**2 if log.items <= INVERTED else 0
+def _baselines(log: LogSize) -> StepFootprint:
+    dense = 12 * log.items**2 if log.items <= MAX_INVERTED_ITEMS else 0
     seconds = 30 + 1e-4 * log.events + 4 * dense / 12 * log.items / CORE_FLOPS
-    return Part(name="baselines", bytes=dense + 200 * log.events, seconds=seconds, key="evaluation.baselines.ease")
+    return StepFootprint(
+        name="baselines", bytes=dense + 200 * log.events, seconds=seconds, key="evaluation.baselines.ease"
+    )
 
 
-def _towers(log: LogSize, training: TrainingSize) -> Part:
+def _towers(log: LogSize, training: TrainingSize) -> StepFootprint:
     rows, dim = _scored_items(log, training), training.dim
     step = 400 * training.batch_size * dim + 40 * rows * dim
     flops = 6 * log.events * (rows * dim + 12 * dim**2) * training.retrieval_epochs * training.fits
     held = 20 * log.items * dim + 16 * training.history_length * log.events // 8
-    return Part(name="towers", bytes=step + held, seconds=flops / CORE_FLOPS, key="retrieval.dim")
+    return StepFootprint(name="towers", bytes=step + held, seconds=flops / CORE_FLOPS, key="retrieval.dim")
 
 
 def _scored_items(log: LogSize, training: TrainingSize) -> int:
-    """Items that a target is told from in a step."""
-    drawn = (0 if log.items <= FULL else 2 * SAMPLED) if training.negatives is None else training.negatives
+    """Items in the softmax of a step."""
+    drawn = training.negatives
+    if drawn is None:
+        drawn = 0 if log.items <= FULL_SOFTMAX_ITEMS else 2 * SAMPLED_NEGATIVES
     return min(drawn or log.items, log.items)
 
 
-def _ranker(log: LogSize, training: TrainingSize) -> Part:
+def _ranker(log: LogSize, training: TrainingSize) -> StepFootprint:
     if not training.ranked:
-        return Part(name="ranker", bytes=0, seconds=0.0, key="ranking.examples_gib")
-    cell = 4 * (COLUMNS + log.objectives) + 8
-    most = int(training.examples_gib * GIB / cell / training.candidates)
-    requests = min(most, training.requests, training.requests_per_user * log.users)
+        return StepFootprint(name="ranker", bytes=0, seconds=0.0, key="ranking.examples_gib")
+    cell = 4 * (RETRIEVAL_COLUMNS + log.objectives) + 8
+    limit = int(training.examples_gib * GIB / cell / training.candidates)
+    requests = min(limit, training.requests, training.requests_per_user * log.users)
     cells = requests * min(training.candidates, log.items)
     seconds = cells * training.ranking_epochs * 2 * 2e-5
-    return Part(name="ranker", bytes=3 * cells * cell, seconds=seconds, key="ranking.examples_gib")
+    return StepFootprint(name="ranker", bytes=3 * cells * cell, seconds=seconds, key="ranking.examples_gib")
 
 
 def machine_gib() -> float:
     """Memory of this machine, or of this container where that is less."""
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    text = LIMITED.read_text(encoding="ascii").strip() if LIMITED.is_file() else "max"
+    text = CGROUP_MEMORY_LIMIT.read_text(encoding="ascii").strip() if CGROUP_MEMORY_LIMIT.is_file() else "max"
     return min(machine, int(text) if text.isdigit() else machine) / GIB

@@ -1,14 +1,14 @@
-"""Refusal of a training that would not end well, before anything is trained."""
+"""Limits on the estimated memory and time of a training, checked before anything is trained."""
 
 from dataclasses import replace
 
 import numpy as np
 
-from recsys.candidates.sources import grown
+from recsys.candidates.sources import candidates_for_catalogue
 from recsys.data.dataset import Dataset
 from recsys.data.description import USER
 from recsys.errors import DataError, check_ranges
-from recsys.training.cascade import Knobs
+from recsys.training.cascade import CascadeConfig
 from recsys.training.footprint import GIB, Footprint, LogSize, TrainingSize, machine_gib
 from recsys.training.ranking_examples import learnt_places
 
@@ -18,7 +18,7 @@ class TrainingLimits:
 
     def __init__(self, *, memory_gib: float | None, hours: float) -> None:
         """
-        memory_gib: None is what this machine has
+        memory_gib: None takes the memory of this machine
         hours: of two cores
         """
         check_ranges(
@@ -28,7 +28,7 @@ class TrainingLimits:
         self.hours = hours
 
     def check(self, footprint: Footprint, log: LogSize, *, timed: bool) -> None:
-        """DataError with the estimate where it is beyond the limits; `timed` is whether its time holds here."""
+        """Raise DataError with the estimate where it exceeds a limit; the time counts only if `timed`."""
         memory = machine_gib() if self.memory_gib is None else self.memory_gib
         described = f"{log.events:,} events, {log.users:,} users and {log.items:,} items would take about {footprint}"
         if footprint.peak_bytes > memory * GIB:
@@ -43,9 +43,9 @@ class TrainingLimits:
             )
 
 
-def training_size(knobs: Knobs, num_items: int, *, refit: bool) -> TrainingSize:
+def training_size(config: CascadeConfig, num_items: int, *, refit: bool) -> TrainingSize:
     """Return the part of a configuration that `estimate` reads."""
-    retrieval, ranking = knobs.retrieval, knobs.ranking
+    retrieval, ranking = config.retrieval, config.ranking
     size = TrainingSize(
         dim=retrieval.dim * retrieval.members,
         batch_size=retrieval.batch_size,
@@ -56,7 +56,7 @@ def training_size(knobs: Knobs, num_items: int, *, refit: bool) -> TrainingSize:
     )
     if ranking is None:
         return size
-    total = min(knobs.candidates.total or grown(num_items), num_items)
+    total = min(config.candidates.total or candidates_for_catalogue(num_items), num_items)
     return replace(
         size,
         candidates=len(learnt_places(total, ranking.dense_candidates)),

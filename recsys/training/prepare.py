@@ -1,4 +1,4 @@
-"""A data set and its split -> what both models are trained on: replay, fitted spec, encoded catalogue."""
+"""Prepare a data set and its split for the training of both models: replay, fitted spec, encoded catalogue."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from recsys.candidates.lists import DAY
+from recsys.candidates.popularity import DAY
 from recsys.content.text import TextVectors
 from recsys.content.words import NAME as TEXT
 from recsys.content.words import WordVectors
@@ -21,7 +21,7 @@ from recsys.features.spec import TIME_NUMBERS, Columns, Features, FeatureSpec
 from recsys.policy.repeat import CompiledRepeat, Repeat
 
 RECENT_DAYS = 30.0
-"""of events that make an item popular now"""
+"""window of events that count for recent popularity"""
 RULE_TYPES = {"text": "category", "category": "category", "categories": "categories"}
 RULE_TYPES |= {"number": "number", "timestamp": "number"}
 """type of a catalogue column for rules, by its kind; vectors are not for rules"""
@@ -29,7 +29,7 @@ RULE_TYPES |= {"number": "number", "timestamp": "number"}
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """Everything that does not depend on a model."""
+    """Training data that do not depend on a model."""
 
     dataset: Dataset
     split: Split
@@ -39,10 +39,10 @@ class Prepared:
     """[N, ...] by name, text columns replaced by one vector column"""
     item_kinds: dict[str, str]
     words: WordVectors | None
-    """what made the vectors of the text columns, None where there are none"""
+    """fitted encoder of the text columns, None where there are none"""
 
     def spec(self, known: np.ndarray) -> tuple[FeatureSpec, ItemTable]:
-        """Spec and catalogue fitted on the known rows of the log, [R] bool."""
+        """Fit the spec on rows of the log, [R] bool, and encode the catalogue with it."""
         described, frame = self.dataset.description, self.dataset.interactions.filter(pl.Series(known))
         positives = self.dataset.interactions.filter(pl.Series(known & self.replay.positives))
         if not positives.height:
@@ -70,21 +70,21 @@ class Prepared:
         return spec, ItemTable.encode(spec.items, self.dataset.items[ITEM].to_list(), self.catalogue)
 
     def recent_events(self, known: np.ndarray) -> np.ndarray:
-        """[N] int64, positive events of each item in the newest RECENT_DAYS of the known rows [R] bool; without time all."""
+        """[N] int64, positive events of each item in the last RECENT_DAYS of the rows [R] bool; without timestamps all."""
         rows = np.flatnonzero(known & self.replay.positives)
         age = np.nan_to_num(self.replay.seconds[rows].max() - self.replay.seconds[rows])
         recent = self.replay.items[rows[age < RECENT_DAYS * DAY]]
         return np.bincount(recent, minlength=self.dataset.num_items).astype(np.int64)
 
     def rule_types(self) -> dict[str, str]:
-        """Types of the catalogue's columns as rules see them."""
+        """Types of the catalogue's columns in rules."""
         return {name: RULE_TYPES[kind] for name, kind in self.dataset.description.items.items() if kind in RULE_TYPES}
 
 
 def prepare(
     dataset: Dataset, split: Split, features: Features, content: TextVectors, repeat: Repeat | None = None
 ) -> Prepared:
-    """Group the log by user and turn the item text into vectors. repeat: when items may be shown again; None: never"""
+    """Group the log by user and encode item texts as vectors. repeat: when items may be recommended again; None: never"""
     described = dataset.description
     features.check({ITEM, *described.items, *described.users, *described.context})
     kinds: dict[str, str] = {ITEM: "category", **described.items}
@@ -98,7 +98,7 @@ def prepare(
     return Prepared(
         dataset=dataset,
         split=split,
-        replay=Replay(dataset, split, bars_of(repeat or Repeat.never(), described)),
+        replay=Replay(dataset, split, compile_repeat(repeat or Repeat.never(), described)),
         features=features,
         catalogue=catalogue,
         item_kinds=kinds,
@@ -106,8 +106,8 @@ def prepare(
     )
 
 
-def bars_of(repeat: Repeat, described: Description) -> CompiledRepeat:
-    """The bars for one data set; ConfigError where they do not fit it."""
+def compile_repeat(repeat: Repeat, described: Description) -> CompiledRepeat:
+    """Compile the repeat rules for one data set; ConfigError where they do not fit it."""
     return repeat.compile(tuple(described.objectives), clock=described.clock)
 
 

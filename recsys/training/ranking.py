@@ -26,10 +26,10 @@ from recsys.ranking.funnel import Parents, parents_of
 from recsys.ranking.multi_objective import MultiObjectiveRanker
 from recsys.ranking.uncertainty import LastLayerPosterior, information
 from recsys.training.balance import Balance, balance_of, check_balance
-from recsys.training.loop import Fitting, Loop, index_batches
+from recsys.training.device_tensors import DeviceTensors
 from recsys.training.ranking_examples import RankingExamples, RetrievalVersion, learnt_places, tensors
-from recsys.training.resident import Resident
 from recsys.training.shown import Shown
+from recsys.training.trainer import OptimConfig, Trainer, index_batches
 
 WATCHED = {"ndcg@10": "ranking/ndcg@10", "likelihood": "ranking/likelihood"}
 """what the kept epoch is best in -> as it is logged"""
@@ -60,7 +60,7 @@ class RankingTask(pl.LightningModule):
         self.ranker = ranker
         self.target = target
         self.knobs = knobs
-        self.items = Resident(items.encoded)
+        self.items = DeviceTensors(items.encoded)
         self.train_batch: dict[str, Tensor] = {}
         self.valid_batch: dict[str, Tensor] = {}
 
@@ -121,7 +121,7 @@ class RankingTask(pl.LightningModule):
         return torch.stack(said).sum(0) * len(examples) / len(drawn)
 
     def configure_optimizers(self) -> Any:
-        return self.knobs.optimisation(self, self.steps)
+        return self.knobs.configure_optimizers(self, self.steps)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +138,7 @@ class TrainedRanker:
 
     def probabilities(self, items: ItemTable, examples: RankingExamples) -> np.ndarray:
         """[B, C, T] float32, calibrated."""
-        encoded = Resident(items.encoded)
+        encoded = DeviceTensors(items.encoded)
 
         def said(batch: dict[str, Tensor]) -> Tensor:
             joined = {**batch, **encoded.join("candidate", batch["candidate_rows"])}
@@ -148,7 +148,7 @@ class TrainedRanker:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RankingTraining(Fitting):
+class RankingTraining(OptimConfig):
     """The knobs of the ranker and of its training; an example is a request with all its candidates."""
 
     dim: int
@@ -226,7 +226,7 @@ class RankingTraining(Fitting):
         """What `shown` says."""
         return None if self.shown is None else Shown.of(self.shown)
 
-    def check(self, objectives: Collection[str], loop: Loop) -> None:
+    def check(self, objectives: Collection[str], loop: Trainer) -> None:
         """ConfigError for what these objectives or this loop do not go with; before anything is trained."""
         balance_of(self.balance, tuple(objectives))
         if loop.compile and self.balance == "gradients":
@@ -258,7 +258,7 @@ class RankingTraining(Fitting):
         train: RankingExamples,
         valid: RankingExamples,
         *,
-        loop: Loop,
+        loop: Trainer,
         folder: Path,
         seed: int,
         loggers: list[Logger],

@@ -1,6 +1,6 @@
 """Training of the two towers.
 
-Shapes: B windows, L history, P = L + 1 positions, M positions that ask, T targets of each, N items, Q validation queries.
+Shapes: B windows, L history, P = L + 1 positions, M positions with targets, T targets of each, N items, Q validation queries.
 """
 
 import math
@@ -22,46 +22,53 @@ from recsys.features.spec import FeatureSpec
 from recsys.nn.blocks import Batch
 from recsys.nn.softmax import softmax_loss
 from recsys.retrieval.two_tower import TowerEnsemble, TwoTower
-from recsys.training.examples import Sequences, Windows, encode_log, encode_users, sequences, windows
-from recsys.training.footprint import FULL, SAMPLED
-from recsys.training.loop import Fitting, Loop, bucket_batches, index_batches
-from recsys.training.members import side_by_side
+from recsys.training.device_tensors import DeviceTensors
+from recsys.training.ensemble import train_members
+from recsys.training.examples import (
+    EventSequences,
+    HistoryWindows,
+    encode_log,
+    encode_users,
+    event_sequences,
+    history_windows,
+)
+from recsys.training.footprint import FULL_SOFTMAX_ITEMS, SAMPLED_NEGATIVES
 from recsys.training.prepare import Prepared
-from recsys.training.resident import Resident
-from recsys.training.watched import RECALL_AT, STEP, Watched
+from recsys.training.trainer import OptimConfig, Trainer, index_batches, length_bucket_batches
+from recsys.training.validation_queries import QUERY_BATCH, RECALL_AT, ValidationQueries
 
-MEMBER_SEEDS = 1_000
+MEMBER_SEED_STRIDE = 1_000
 """between the seeds of two members, so that those of two runs are not the same"""
-ASKING = 8
-"""positions of a set that ask in a step: each is told all the rest, so more of them say little more"""
+SET_POSITIONS = 8
+"""positions of a set with targets in a step: each predicts the whole rest of the set, so more of them add little"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalExamples:
-    """What the towers learn from."""
+    """Training data of the towers."""
 
-    sequences: Sequences
-    windows: Windows
+    sequences: EventSequences
+    windows: HistoryWindows
     positives: np.ndarray
-    """[M] bool, remembered events that may be predicted"""
+    """[M] bool, events that may be targets"""
     timestamps: np.ndarray
-    """[M] unix seconds of the remembered events, NaN where there is no time"""
+    """[M] unix seconds of the events, NaN where there is no time"""
     profile: Arrays
     """[U, ...] by user code"""
     context: Arrays
     """[R, ...] by row of the log"""
     ordered: bool
-    """histories are sequences, to be gone on with; else sets, to be completed"""
+    """histories are sequences, whose next events are predicted; else sets, which are completed"""
 
     @staticmethod
     def of(prepared: Prepared, spec: FeatureSpec, known: np.ndarray) -> "RetrievalExamples":
-        """All of the known rows of the log, [R] bool."""
+        """Build from the rows `known` of the log, [R] bool."""
         dataset, replay = prepared.dataset, prepared.replay
-        events = sequences(replay, known)
+        events = event_sequences(replay, known)
         positives = replay.positives[events.rows]
         return RetrievalExamples(
             sequences=events,
-            windows=windows(events, positives, spec.history_length),
+            windows=history_windows(events, positives, spec.history_length),
             positives=positives,
             timestamps=replay.seconds[events.rows],
             profile=encode_users(spec, dataset, replay.names),
@@ -78,93 +85,95 @@ class RetrievalTask(pl.LightningModule):
         towers: TwoTower,
         items: ItemTable,
         examples: RetrievalExamples,
-        watched: Watched | None,
-        knobs: "RetrievalTraining",
+        validation: ValidationQueries | None,
+        config: "RetrievalTrainerConfig",
         *,
         steps: int,
     ) -> None:
-        """steps: after so many the learning rate is down to nothing"""
+        """steps: of the learning-rate schedule, which ends at 0"""
         super().__init__()
         self.steps = steps
         self.towers = towers
-        self.knobs = knobs
+        self.config = config
         self.num_items = len(items)
-        self.num_negatives = knobs.negatives_of(self.num_items)
+        self.num_negatives = config.negatives_of(self.num_items)
         self.ordered = examples.ordered
-        self.watched = watched
+        self.validation = validation
         events, windows = examples.sequences, examples.windows
         counts = np.bincount(events.items, minlength=self.num_items)
-        self.items = Resident(items.encoded)
-        self.profile = Resident(examples.profile)
-        self.context = Resident({name: part[events.rows] for name, part in examples.context.items()})
-        self.events = Resident(
+        self.items = DeviceTensors(items.encoded)
+        self.profile = DeviceTensors(examples.profile)
+        self.context = DeviceTensors({name: part[events.rows] for name, part in examples.context.items()})
+        self.events = DeviceTensors(
             {
                 "item": _with_pad(events.items, self.num_items),
                 "labels": _with_pad(events.labels, 0),
                 "gap": _with_pad(events.gaps, 0),
                 "user": events.users,
-                "weight": knobs.weights(examples.timestamps),
+                "weight": config.weights(examples.timestamps),
                 "positive": examples.positives,
                 "newest": np.repeat(events.offsets[1:] - 1, np.diff(events.offsets)),
             }
         )
-        self.windows = Resident({"events": windows.events, "targets": windows.targets})
-        self.popularity = Resident({"share": counts / counts.sum()})
-        self.negatives = Resident({"item": np.flatnonzero(counts)})
+        self.windows = DeviceTensors({"events": windows.events, "targets": windows.targets})
+        self.popularity = DeviceTensors({"share": counts / counts.sum()})
+        self.negatives = DeviceTensors({"item": np.flatnonzero(counts)})
 
     def training_step(self, indices: Tensor) -> dict[str, Tensor | int]:
-        window = trimmed(**self.windows.rows(indices))
-        asked = self._next_events(window) if self.ordered else self._rest_of_the_set(window)
-        met, wanted = self.events["item"][asked.events], self.events["item"][asked.targets]
-        sample = self._sample(wanted[asked.weights > 0])
-        rows, place = torch.unique(torch.cat([sample, met.flatten()]), return_inverse=True)
+        window = without_padding_columns(**self.windows.rows(indices))
+        step = self._next_events(window) if self.ordered else self._rest_of_the_set(window)
+        items, targets = self.events["item"][step.events], self.events["item"][step.targets]
+        sample = self._sample(targets[step.weights > 0])
+        rows, place = torch.unique(torch.cat([sample, items.flatten()]), return_inverse=True)
         encoded = self.towers.item_encoder(self.items.join("item", rows), "item")
         histories = self.towers.histories(
-            encoded[place[sample.shape[0] :]].unflatten(0, met.shape),
-            met != self.num_items,
-            self.events["labels"][asked.events],
-            self.events["gap"][asked.events],
+            encoded[place[sample.shape[0] :]].unflatten(0, items.shape),
+            items != self.num_items,
+            self.events["labels"][step.events],
+            self.events["gap"][step.events],
         )
         request = {
-            **self.profile.join("profile", self.events["user"][asked.following]),
-            **self.context.join("context", asked.following),
+            **self.profile.join("profile", self.events["user"][step.following]),
+            **self.context.join("context", step.following),
         }
-        users = self.towers.head(histories[asked.positions], request)
+        users = self.towers.head(histories[step.positions], request)
         loss = softmax_loss(
             users,
             self.towers.vectors(encoded[place[: sample.shape[0]]]),
-            torch.searchsorted(sample, wanted).clamp(max=sample.shape[0] - 1),
-            asked.weights,
-            temperature=self.knobs.temperature,
-            log_expected=self._log_chance(sample, asked.targets[asked.weights > 0]),
+            torch.searchsorted(sample, targets).clamp(max=sample.shape[0] - 1),
+            step.weights,
+            temperature=self.config.temperature,
+            log_expected=self._log_chance(sample, step.targets[step.weights > 0]),
         )
         self.log("retrieval/loss", loss, prog_bar=True)
         return {"loss": loss, "examples": users.shape[0]}
 
-    def _next_events(self, window: Batch) -> "Asked":
-        """Each position asks for the next event and, weighing less and less, for those after it."""
+    def _next_events(self, window: Batch) -> "StepBatch":
+        """Give each position the next event as target, and with decaying weights those after it."""
         positions = window["targets"] != PAD
         following = window["targets"][positions]
-        steps = torch.arange(self.knobs.lookahead, device=following.device)
+        steps = torch.arange(self.config.lookahead, device=following.device)
         ahead = torch.minimum(following[:, None] + steps, self.events["newest"][following][:, None])
         counted = (following[:, None] + steps == ahead) & self.events["positive"][ahead]
-        weights = counted * self.knobs.lookahead_decay**steps
-        return self._asked(window["events"], positions, following, ahead, weights)
+        weights = counted * self.config.lookahead_decay**steps
+        return self._step_batch(window["events"], positions, following, ahead, weights)
 
-    def _rest_of_the_set(self, window: Batch) -> "Asked":
-        """In a random order, some positions ask for all events that have not come yet, alike."""
-        drawn = shuffled(torch.cat([window["events"], window["targets"][:, -1:]], dim=1))
+    def _rest_of_the_set(self, window: Batch) -> "StepBatch":
+        """Shuffle each set and give some positions all events behind them as targets, with equal weights."""
+        drawn = shuffled_rows(torch.cat([window["events"], window["targets"][:, -1:]], dim=1))
         places = torch.arange(drawn.shape[1], device=drawn.device)
         remaining = (places >= places[:, None]) & (drawn != PAD)[:, None] & self.events["positive"][drawn][:, None]
         reached = torch.cat([torch.ones_like(drawn[:, :1], dtype=torch.bool), drawn[:, :-1] != PAD], dim=1)
-        positions = some(reached & remaining.any(-1), ASKING)
+        positions = sample_positions(reached & remaining.any(-1), SET_POSITIONS)
         following = torch.where(drawn == PAD, drawn[:, -1:], drawn)[positions]
         ahead = drawn[:, None].expand(-1, drawn.shape[1], -1)[positions]
-        return self._asked(drawn[:, :-1], positions, following, ahead, remaining[positions].float())
+        return self._step_batch(drawn[:, :-1], positions, following, ahead, remaining[positions].float())
 
-    def _asked(self, events: Tensor, positions: Tensor, following: Tensor, targets: Tensor, weights: Tensor) -> "Asked":
+    def _step_batch(
+        self, events: Tensor, positions: Tensor, following: Tensor, targets: Tensor, weights: Tensor
+    ) -> "StepBatch":
         shares = weights / weights.sum(-1, keepdim=True)
-        return Asked(
+        return StepBatch(
             events=events,
             positions=positions,
             following=following,
@@ -173,20 +182,20 @@ class RetrievalTask(pl.LightningModule):
         )
 
     def _sample(self, targets: Tensor) -> Tensor:
-        """Rows to tell the targets from, each once, ascending: uniform ones and the targets, or all that were met.
+        """Distinct rows of the softmax, ascending: uniform negatives and the targets, or all items with interactions.
 
-        An item that nobody has met is no negative: it would be learnt that items without an id of their own are wrong.
+        An item without interactions is no negative: the towers would learn that items with the id of unknown ones are wrong.
         """
-        met = self.negatives["item"]
+        items = self.negatives["item"]
         if not self.num_negatives:
-            return met
-        drawn = torch.randint(len(met), (self.num_negatives,), device=targets.device)
-        return torch.unique(torch.cat([met[drawn], targets]))
+            return items
+        drawn = torch.randint(len(items), (self.num_negatives,), device=targets.device)
+        return torch.unique(torch.cat([items[drawn], targets]))
 
     def _log_chance(self, sample: Tensor, targets: Tensor) -> Tensor | None:
-        """Log of the chance that an item is among the uniform negatives or the target events of a step, [N].
+        """Log probability that an item is among the uniform negatives or the targets of a step, [N], for the logQ correction.
 
-        An event that several positions ask for is one draw.
+        An event that is a target of several positions counts as one draw.
         """
         if not self.num_negatives:
             return None
@@ -200,65 +209,65 @@ class RetrievalTask(pl.LightningModule):
         return self.towers.items(self.items.join("item", slice(self.num_items)))
 
     def validation_step(self, _: Tensor) -> None:
-        """The best `RECALL_AT` of the catalogue, without what may not be shown."""
-        assert self.watched is not None
+        """Rank the catalogue for the validation queries, without removed items, and log MONITOR."""
+        assert self.validation is not None
         vectors, rankings = self.catalogue_vectors(), []
-        for number, batch in enumerate(self.watched.batches()):
+        for number, batch in enumerate(self.validation.batches()):
             request = {name: torch.from_numpy(array).to(self.device) for name, array in batch.items()}
             scores = self.towers.users(request) @ vectors.T
-            removed = torch.from_numpy(self.watched.removed_rows[number * STEP : number * STEP + scores.shape[0]]).to(
-                self.device
-            )
+            removed = torch.from_numpy(
+                self.validation.removed_rows[number * QUERY_BATCH : number * QUERY_BATCH + scores.shape[0]]
+            ).to(self.device)
             query, place = torch.nonzero(removed != PAD, as_tuple=True)
             scores[query, removed[query, place]] = -torch.inf
             rankings.append(scores.topk(min(RECALL_AT, self.num_items), dim=1).indices.cpu().numpy())
-        self.log(MONITOR, self.watched.judge(np.concatenate(rankings)), prog_bar=True)
+        self.log(MONITOR, self.validation.score(np.concatenate(rankings)), prog_bar=True)
 
     def configure_optimizers(self) -> Any:
-        return self.knobs.optimisation(self, self.steps)
+        return self.config.configure_optimizers(self, self.steps)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
-    """What one step learns from."""
+class StepBatch:
+    """Inputs and targets of one training step, as indices of events."""
 
     events: Tensor
-    """[B, L] inputs, PAD before"""
+    """[B, L] inputs, PAD in front"""
     positions: Tensor
-    """[B, P] bool, M of them ask"""
+    """[B, P] bool, the M positions with targets"""
     following: Tensor
-    """[M] event whose moment a position asks at"""
+    """[M] event after the position, whose user and context make the request"""
     targets: Tensor
     """[M, T] events"""
     weights: Tensor
     """[M, T], 0 where there is no target"""
 
 
-def trimmed(events: Tensor, targets: Tensor) -> dict[str, Tensor]:
-    """Windows [B, L] and [B, P] without the columns in front that are padding in all of them."""
+def without_padding_columns(events: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    """Windows [B, L] and [B, P] without the leading columns that are padding in all rows."""
     spare = events.shape[1] - int((events != PAD).sum(1).max())
     return {"events": events[:, spare:], "targets": torch.cat([targets[:, :1], targets[:, spare + 1 :]], dim=1)}
 
 
-def shuffled(events: Tensor) -> Tensor:
-    """Each row in a random order, PAD before."""
+def shuffled_rows(events: Tensor) -> Tensor:
+    """Each row in a random order, PAD in front."""
     keys = torch.rand(events.shape, device=events.device).masked_fill(events == PAD, -1)
     return events.gather(1, keys.argsort(dim=1))
 
 
-def some(places: Tensor, num: int) -> Tensor:
-    """At most `num` True places of each row [B, P], drawn."""
-    keys = torch.rand(places.shape, device=places.device).masked_fill(~places, -1)
-    drawn = keys.topk(min(num, places.shape[1]), dim=1).indices
-    return torch.zeros_like(places).scatter(1, drawn, True) & places
+def sample_positions(positions: Tensor, num: int) -> Tensor:
+    """At most `num` True positions of each row [B, P], uniformly without replacement."""
+    keys = torch.rand(positions.shape, device=positions.device).masked_fill(~positions, -1)
+    drawn = keys.topk(min(num, positions.shape[1]), dim=1).indices
+    return torch.zeros_like(positions).scatter(1, drawn, True) & positions
 
 
 MONITOR = f"retrieval/ndcg@10+recall@{RECALL_AT}"
 
 
 @dataclass(frozen=True, kw_only=True)
-class RetrievalTraining(Fitting):
-    """The knobs of the towers and of their training; an example is a position that asks, a step has whole windows."""
+class RetrievalTrainerConfig(OptimConfig):
+    """Configuration of the towers and their training; an example is a position with targets, a step has whole windows."""
 
     dim: int
     """length of the vectors, a multiple of num_heads"""
@@ -269,17 +278,17 @@ class RetrievalTraining(Fitting):
     temperature: float
     """divides the cosine before the softmax"""
     negatives: int | None
-    """uniform negatives shared by a step, beside its own targets; 0 is the full softmax; None is that up to FULL items, and
-    SAMPLED negatives beyond"""
+    """uniform negatives shared by a step, beside its own targets; 0 is the full softmax; None is that up to
+    FULL_SOFTMAX_ITEMS items, and SAMPLED_NEGATIVES beyond"""
     lookahead: int
-    """a position learns to predict the next `lookahead` events (PinnerFormer, Pancha et al. 2022); 1 is the next event,
-    more fits a slate that is judged by all that follows; sets are always completed"""
+    """a position predicts the next `lookahead` events (PinnerFormer, Pancha et al. 2022); 1 is the next event, more suits
+    a slate that is evaluated by all following events; sets are always completed"""
     lookahead_decay: float
     """weight of an event relative to the one before it, above 0 to 1"""
     members: int
-    """pairs of towers, alike but for their seed, that become one with vectors of members * dim"""
+    """ensemble of two-tower models that differ in their seed, with vectors of members * dim"""
     half_life_days: float | None
-    """an event so much older than the newest counts half as a target; None weighs all alike"""
+    """age before the newest event at which an event has half the weight as a target; None weighs all equally"""
 
     group = "retrieval"
 
@@ -306,10 +315,10 @@ class RetrievalTraining(Fitting):
         """Uniform negatives of a step for a catalogue, 0 for the full softmax."""
         if self.negatives is not None:
             return self.negatives
-        return 0 if num_items <= FULL else SAMPLED
+        return 0 if num_items <= FULL_SOFTMAX_ITEMS else SAMPLED_NEGATIVES
 
     def weights(self, timestamps: np.ndarray) -> np.ndarray:
-        """[M] float32, how much each event counts as a target; all alike where there is no time."""
+        """[M] float32, weight of each event as a target; 1 where there are no timestamps."""
         if self.half_life_days is None:
             return np.ones(len(timestamps), dtype=np.float32)
         age = np.nan_to_num(timestamps.max() - timestamps) / DAY
@@ -330,23 +339,23 @@ class RetrievalTraining(Fitting):
         spec: FeatureSpec,
         items: ItemTable,
         examples: RetrievalExamples,
-        watched: Watched | None,
+        validation: ValidationQueries | None,
         *,
-        loop: Loop,
+        trainer: Trainer,
         folder: Path,
         epochs: int | None,
         seed: int,
         loggers: list[Logger],
     ) -> tuple[TowerEnsemble, np.ndarray, int]:
-        """Train the towers: for `epochs`, or until they get no better on what is `watched`.
+        """Train the towers for `epochs`, or with early stopping on the validation queries.
 
         Returns the towers on the CPU, the item vectors [N, members * D] and the number of epochs, a mean over members.
         """
-        member = partial(self._member, spec, items, examples, watched, folder=folder, epochs=epochs, seed=seed)
-        train = partial(member, loop=loop, loggers=loggers)
-        quietly = partial(member, loop=loop.quiet(), loggers=[])
-        cores = None if loop.accelerator == "cpu" else 1
-        towers, vectors, epochs_of = zip(*side_by_side(train, quietly, self.members, cores), strict=True)
+        member = partial(self._member, spec, items, examples, validation, folder=folder, epochs=epochs, seed=seed)
+        train = partial(member, trainer=trainer, loggers=loggers)
+        train_in_worker = partial(member, trainer=trainer.without_progress(), loggers=[])
+        cores = None if trainer.accelerator == "cpu" else 1
+        towers, vectors, epochs_of = zip(*train_members(train, train_in_worker, self.members, cores), strict=True)
         joined = np.concatenate(vectors, axis=1) / np.float32(math.sqrt(self.members))
         return TowerEnsemble(towers), joined, round(float(np.mean(epochs_of)))
 
@@ -355,28 +364,28 @@ class RetrievalTraining(Fitting):
         spec: FeatureSpec,
         items: ItemTable,
         examples: RetrievalExamples,
-        watched: Watched | None,
+        validation: ValidationQueries | None,
         number: int,
         *,
-        loop: Loop,
+        trainer: Trainer,
         folder: Path,
         epochs: int | None,
         seed: int,
         loggers: list[Logger],
     ) -> tuple[TwoTower, np.ndarray, int]:
-        """One pair of towers, its item vectors [N, D] and its epochs; read back where it was trained before."""
-        own_seed = seed + MEMBER_SEEDS * number
+        """Train one member, or read it back: its towers, its item vectors [N, D] and its epochs."""
+        own_seed = seed + MEMBER_SEED_STRIDE * number
         pl.seed_everything(own_seed, verbose=False)
-        batches = bucket_batches(examples.windows.sizes, self.batch_size, own_seed)
-        task = RetrievalTask(self.towers(spec), items, examples, watched, self, steps=self.epochs * len(batches))
-        trained = loop.fit(
+        batches = length_bucket_batches(examples.windows.sizes, self.batch_size, own_seed)
+        task = RetrievalTask(self.towers(spec), items, examples, validation, self, steps=self.epochs * len(batches))
+        trained = trainer.fit(
             task,
             train=batches,
-            valid=index_batches(1, 1, own_seed) if watched else None,
+            valid=index_batches(1, 1, own_seed) if validation else None,
             folder=folder.with_name(f"{folder.name}_{number + 1}") if number else folder,
             epochs=epochs or self.epochs,
             patience=self.patience,
-            monitor=MONITOR if watched else None,
+            monitor=MONITOR if validation else None,
             loggers=loggers,
         )
         task = task.cpu().eval()
@@ -385,5 +394,5 @@ class RetrievalTraining(Fitting):
 
 
 def _with_pad(array: np.ndarray, value: float) -> np.ndarray:
-    """One more row at the end, which PAD (-1) selects."""
+    """Append one row of `value`, which PAD (-1) selects."""
     return np.concatenate([array, np.full_like(array[:1], value)])

@@ -1,4 +1,4 @@
-"""A trained cascade -> the files of a bundle."""
+"""Writer of a trained cascade's files into a bundle."""
 
 import platform
 from importlib.metadata import version
@@ -13,7 +13,7 @@ from recsys.data.splits import TEST
 from recsys.evaluation.pareto import OUTCOMES
 from recsys.graphs import export_item_tower, export_ranker, export_user_tower
 from recsys.items.content import ITEM_TOWER
-from recsys.nn.rows import SQUARES
+from recsys.nn.sparse_embedding import ADAGRAD_STATE
 from recsys.policy.compose import Policy
 from recsys.policy.rules import RuleSet
 from recsys.stages import POPULARITY, RANKER, ranker_inputs
@@ -35,7 +35,7 @@ def save_cascade(
     config: dict[str, Any],
     seed: int,
 ) -> None:
-    """Write everything but the metrics into a draft; graphs are compared with their modules on the way."""
+    """Write everything but the metrics into a draft bundle; exported graphs are checked against their modules."""
     spec, retrieval = cascade.spec, cascade.retrieval
     sources = retrieval.retrieve.sources
     document, vocabularies = spec.to_documents()
@@ -81,12 +81,12 @@ def _weights(cascade: TrainedCascade) -> dict[str, torch.Tensor]:
         f"{part}.{name}": tensor.contiguous()
         for part, module in parts.items()
         for name, tensor in module.state_dict().items()
-        if name.rpartition(".")[2] != SQUARES
+        if name.rpartition(".")[2] != ADAGRAD_STATE
     }
 
 
 def _versions(cascade: TrainedCascade) -> dict[str, Any]:
-    """Which retrieval is served, and which ones made the columns that the ranker learnt from and was calibrated on."""
+    """Versions of the served retrieval and of those whose features trained and calibrated the ranker."""
     served, ranking = cascade.retrieval.version, cascade.ranking
     learnt = {} if ranking is None else {"learnt_from": ranking.learnt_from, "calibrated_on": ranking.calibrated_on}
     return {

@@ -18,7 +18,7 @@ from recsys.evaluation.labelled_requests import sample_rows
 from recsys.features.encode import Arrays, ItemTable, encode_gaps
 from recsys.features.spec import FeatureSpec
 from recsys.stages import Retrieve
-from recsys.training.examples import encode_log, encode_users, sequences
+from recsys.training.examples import encode_log, encode_users, event_sequences
 from recsys.training.prepare import Prepared
 from recsys.training.ranking_examples import NoRequestsError, RankingExamples, asked, in_batches
 from recsys.training.shown import Shown
@@ -173,7 +173,7 @@ def _histories(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Catalogue rows [B, L], labels [B, L, T] and timestamps [B, L] of the newest events before rows [B] of the log."""
     replay = prepared.replay
-    events = sequences(replay, np.ones(len(replay.users), dtype=bool) if told is None else told)
+    events = event_sequences(replay, np.ones(len(replay.users), dtype=bool) if told is None else told)
     stride = len(replay.users)
     before = first if told is None else stride
     ends = np.searchsorted(events.users * stride + events.rows, replay.users[first] * stride + before)

@@ -1,4 +1,4 @@
-"""The jobs of a sweep: one that fails ends no other, and says why in its own folder."""
+"""Jobs of a sweep: a failed one leaves its error in its folder and the others go on."""
 
 import json
 import sys
@@ -12,17 +12,17 @@ import yaml
 
 from recsys.errors import sentence_of
 
-FAILED = "error.txt"
-"""of a job that failed: its sentence"""
-OVERRIDES = ".hydra/overrides.yaml"
-"""of every job that was started"""
+ERROR_FILE = "error.txt"
+"""file of a failed job: its error"""
+OVERRIDES_FILE = ".hydra/overrides.yaml"
+"""file of every started job"""
 
 
 @contextmanager
 def attempt(folder: Path, interrupted: str) -> Iterator[None]:
-    """Print the error of a job and leave it in its folder, so that the jobs after it go on; Ctrl-C ends them all."""
+    """Print the error of a job and write it into its folder, so that the next jobs run; Ctrl-C ends them all."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / FAILED).unlink(missing_ok=True)
+    (folder / ERROR_FILE).unlink(missing_ok=True)
     try:
         yield
     except KeyboardInterrupt:
@@ -34,22 +34,22 @@ def attempt(folder: Path, interrupted: str) -> Iterator[None]:
             traceback.print_exc()
             sentence = f"{type(error).__name__}: {error}"
         print(f"error: {sentence}", file=sys.stderr)
-        (folder / FAILED).write_text(sentence, encoding="utf-8")
+        (folder / ERROR_FILE).write_text(sentence, encoding="utf-8")
 
 
-def outcomes(folder: Path) -> dict[str, dict[str, Any]]:
-    """Job with its overrides -> its metrics.json, or {"error": why there is none}, in the order of the jobs."""
-    jobs = sorted((file.parents[1] for file in folder.glob(f"*/{OVERRIDES}")), key=lambda job: int(job.name))
-    return {f"{job.name}: {' '.join(_overrides(job))}": _outcome(job) for job in jobs}
+def job_results(folder: Path) -> dict[str, dict[str, Any]]:
+    """Job with its overrides -> its metrics.json, or {"error": reason}, in the order of the jobs."""
+    jobs = sorted((file.parents[1] for file in folder.glob(f"*/{OVERRIDES_FILE}")), key=lambda job: int(job.name))
+    return {f"{job.name}: {' '.join(_overrides(job))}": _job_result(job) for job in jobs}
 
 
 def _overrides(job: Path) -> list[str]:
-    return list(yaml.safe_load((job / OVERRIDES).read_text(encoding="utf-8")))
+    return list(yaml.safe_load((job / OVERRIDES_FILE).read_text(encoding="utf-8")))
 
 
-def _outcome(job: Path) -> dict[str, Any]:
-    if (job / FAILED).is_file():
-        return {"error": (job / FAILED).read_text(encoding="utf-8")}
+def _job_result(job: Path) -> dict[str, Any]:
+    if (job / ERROR_FILE).is_file():
+        return {"error": (job / ERROR_FILE).read_text(encoding="utf-8")}
     if not (job / "metrics.json").is_file():
         return {"error": "it ended without figures; its output says why"}
     metrics: dict[str, Any] = json.loads((job / "metrics.json").read_text(encoding="utf-8"))

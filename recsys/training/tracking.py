@@ -1,4 +1,4 @@
-"""What a run leaves in the loggers: W&B (offline unless told otherwise) and a CSV file."""
+"""Experiment tracking: W&B (offline by default) and a CSV file."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 from recsys.errors import ConfigError
 
 RUN_ID = "wandb_run"
-"""file of a run directory: the id of its W&B run, which a resumed run goes on with"""
+"""file of a run directory: the id of its W&B run, which a resumed run continues"""
 MODES = ("offline", "online", "disabled")
 
 
@@ -30,8 +30,8 @@ class Tracking:
         self.group = group
 
     def start(self, folder: Path, config: Mapping[str, Any]) -> list[Logger]:
-        """Open the loggers of one job in its run directory; one that was interrupted goes on with its curves and its run."""
-        curves = _curves(folder)
+        """Open the loggers of one job in its run directory; a resumed job continues its CSV file and its W&B run."""
+        curves = _csv_logger(folder)
         if self.mode == "disabled":
             return [curves]
         known = folder / RUN_ID
@@ -50,7 +50,7 @@ class Tracking:
         return [curves, WandbLogger(experiment=run)]
 
     def finish(self, metrics: Mapping[str, Mapping[str, Any]], pictures: Sequence[Path], bundle: Path) -> None:
-        """Hand over the final table, the pictures and the bundle, and close the run, so that a sweep logs one run a job."""
+        """Log the final table, the pictures and the bundle, and close the run, so that a sweep logs one run a job."""
         if self.mode == "disabled":
             return
         run = wandb.run
@@ -72,8 +72,8 @@ class Tracking:
             wandb.finish()
 
 
-def _curves(folder: Path) -> CSVLogger:
-    """The CSV logger of a run directory, behind what is there already: by itself it begins with an empty file."""
+def _csv_logger(folder: Path) -> CSVLogger:
+    """CSV logger of a run directory that keeps existing rows, which Lightning's own would overwrite."""
     curves = CSVLogger(save_dir=folder, name="", version="csv")
     file = folder / "csv" / "metrics.csv"
     rows: list[dict[str, str]] = []

@@ -13,9 +13,9 @@ from typing import Any, Protocol
 import numpy as np
 import orjson
 
-from recsys.candidates.lists import ItemList
 from recsys.candidates.neighbours import ItemNeighbours
-from recsys.candidates.sources import Sources
+from recsys.candidates.popularity import ItemList
+from recsys.candidates.sources import MergedSources
 from recsys.contracts import PAD, Query, Slate
 from recsys.errors import BundleError
 from recsys.index import Index
@@ -33,7 +33,7 @@ class RetrieveStage(Protocol):
     """The first stage of the cascade: `recsys.stages.Retrieve` or `LiveRetrieve`."""
 
     @property
-    def sources(self) -> Sources: ...
+    def sources(self) -> MergedSources: ...
 
 
 class RulesStage(Protocol):
@@ -158,7 +158,7 @@ class Neighbours:
     content: ItemNeighbours | None
 
     @staticmethod
-    def of(sources: Sources) -> "Neighbours":
+    def of(sources: MergedSources) -> "Neighbours":
         return Neighbours(index=sources.index, content=_content(sources))
 
     def around(self, row: int, wanted: int) -> tuple[np.ndarray, np.ndarray, str]:
@@ -187,9 +187,9 @@ def _cosines(vector: np.ndarray, others: np.ndarray) -> np.ndarray:
     return (others @ vector / np.maximum(lengths, 1e-12)).astype(np.float32)
 
 
-def _popular(sources: Sources, recent: ItemList | None) -> ItemList:
+def _popular(sources: MergedSources, recent: ItemList | None) -> ItemList:
     """The bundle's list of what is popular, or another one that is the same for everybody."""
-    lists = {member.name: member.fitted for member in sources.members if isinstance(member.fitted, ItemList)}
+    lists = {member.name: member.source for member in sources.sources if isinstance(member.source, ItemList)}
     found = lists.get(POPULAR) or recent or next(iter(lists.values()), None)
     if found is None:
         raise BundleError(
@@ -199,6 +199,6 @@ def _popular(sources: Sources, recent: ItemList | None) -> ItemList:
     return found
 
 
-def _content(sources: Sources) -> ItemNeighbours | None:
-    found = [member.fitted for member in sources.members if member.name == "content"]
+def _content(sources: MergedSources) -> ItemNeighbours | None:
+    found = [member.source for member in sources.sources if member.name == "content"]
     return found[0] if found and isinstance(found[0], ItemNeighbours) else None

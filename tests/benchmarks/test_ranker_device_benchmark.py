@@ -8,13 +8,13 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import ranker_device
 
-from recsys.nn import rows
+from recsys.nn import sparse_embedding
 
 
 def test_every_way_to_train_is_measured(monkeypatch):
     for name, value in {"REQUESTS": 2, "CANDIDATES": 3, "WARM": 0, "STEPS": 1, "FEW_ITEMS": 500}.items():
         monkeypatch.setattr(ranker_device, name, value)
-    monkeypatch.setattr(rows, "FROM", rows.FROM)
+    monkeypatch.setattr(sparse_embedding, "SPARSE_THRESHOLD_ROWS", sparse_embedding.SPARSE_THRESHOLD_ROWS)
     found = list(ranker_device.speed(600, "cpu"))
     assert [row["system"] for row in found] == [
         "row-wise Adagrad, 32-true",

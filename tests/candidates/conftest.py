@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from recsys.candidates.contract import Known
+from recsys.candidates.interfaces import TrainingInteractions
 from recsys.features.encode import ItemTable, column_array
 from recsys.features.spec import Column, FeatureSpec, Table
 from recsys.index import ExactIndex
@@ -31,7 +31,7 @@ def known_of():
             objectives={"watch": "click"},
             target="watch",
         )
-        return Known(
+        return TrainingInteractions(
             users=np.asarray(users),
             items=np.asarray(items),
             timestamps=np.full(len(users), np.nan) if timestamps is None else np.asarray(timestamps, dtype=float),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from recsys.candidates import content
-from recsys.candidates.content import Content
+from recsys.candidates.content import ContentNeighbours
 
 TAGS = [("a", "b"), ("a",), ("b", "c"), ("a", "rare"), ("c", "c"), None, ("b",), ("rare",)]
 VECTORS = [[1.0, 0], [0, 1], [1, 1], [0, 0], [2, 0], [1, -1], [-1, 0], [0, 3]]
@@ -16,7 +16,7 @@ COLD = [3, 4, 5, 6, 7]
 
 
 def fit(known, neighbours=10, only_cold=True):
-    return Content(num=3, weights=[0.1], decays=[1.0], neighbours=neighbours, only_cold=only_cold).fit(known)
+    return ContentNeighbours(num=3, weights=[0.1], decays=[1.0], neighbours=neighbours, only_cold=only_cold).fit(known)
 
 
 def unit(features):
@@ -64,7 +64,7 @@ def test_only_the_nearest_stay_and_steps_change_nothing(known, monkeypatch):
     for row, own in zip(whole, cut, strict=True):
         strongest = sorted(np.flatnonzero(row), key=lambda item: (-row[item], item))[:2]
         assert np.flatnonzero(own).tolist() == sorted(strongest)
-    monkeypatch.setattr(content, "CELLS", 7)
+    monkeypatch.setattr(content, "SIMILARITY_CELLS", 7)
     np.testing.assert_allclose(fit(known).matrix.toarray(), whole, rtol=1e-6)
 
 

@@ -11,10 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys.candidates.best import best
-from recsys.candidates.contract import RECENT
-from recsys.candidates.merge import Merged, columns_of, merge, num_score_features, score_columns, score_features
-from recsys.candidates.union import union
+from recsys.candidates.candidate_union import unite
+from recsys.candidates.interfaces import RECENT_EVENTS
+from recsys.candidates.merge import (
+    MergedCandidates,
+    merge,
+    num_score_features,
+    score_columns,
+    score_features,
+    source_columns,
+)
+from recsys.candidates.topk import top_k
 from recsys.contracts import PAD
 
 NUM_ITEMS = 12
@@ -29,19 +36,19 @@ class Table:
     scores: np.ndarray
     """[B, NUM_ITEMS]"""
 
-    def offer(self, k):
+    def top_k(self, k):
         return self.rows[:, :k]
 
     def score(self, query, row):
         return self.scores[query, row]
 
-    def recent(self, query, row):
+    def event_scores(self, query, row):
         """Event e says e * 100 + row of a row."""
-        return (np.arange(RECENT) * 100 + row[:, None]).astype(np.float32)
+        return (np.arange(RECENT_EVENTS) * 100 + row[:, None]).astype(np.float32)
 
 
 def merged_by(answers, nums, excluded, weights, total):
-    return merge(answers, union(answers, nums, excluded), weights, total)
+    return merge(answers, unite(answers, nums, excluded), weights, total)
 
 
 @st.composite
@@ -65,7 +72,7 @@ def slow(answers, nums, weights, excluded, query):
     """{row: (merged score, sources that offered it)} of one query, and its rows in order."""
     found = {}
     for source, (answer, num) in enumerate(zip(answers, nums, strict=True)):
-        offered = answer.offer(num + excluded.shape[1])[query].tolist()
+        offered = answer.top_k(num + excluded.shape[1])[query].tolist()
         allowed = [row for row in offered if row != PAD and row not in excluded[query]]
         for row in allowed[:num]:
             found.setdefault(row, set()).add(source)
@@ -157,18 +164,18 @@ def test_the_best_of_a_row_equal_a_full_sort(seed, width, k):
     values = np.float32([-np.inf, -1.5, -1e-30, -0.0, 0.0, 1e-30, 2.0])
     scores = generator.choice(values, (4, width))
     names = np.stack([generator.permutation(2**31 - 1 - np.arange(width)) for _ in scores])
-    for row, own, got in zip(scores.tolist(), names.tolist(), best(scores, names, k).tolist(), strict=True):
+    for row, own, got in zip(scores.tolist(), names.tolist(), top_k(scores, names, k).tolist(), strict=True):
         ordered = sorted(zip(row, own, strict=True), key=lambda one: (-one[0], one[1]))[:k]
         assert got == [PAD if score == -np.inf else name for score, name in ordered]
 
 
 def test_score_features_known_answer():
-    merged = Merged(
+    merged = MergedCandidates(
         rows=np.array([[4, 7, PAD]]),
         scores=np.float32([[0.5, 0.25, -np.inf]]),
         full_scores=np.float32([[[2, 8], [3, 1], [0, 0]]]),
         offered=np.array([[[True, False], [True, True], [False, False]]]),
-        answers=(said([], {}), said([], {})),
+        sources=(said([], {}), said([], {})),
     )
     found = score_features(merged)
     second, first = 1 / math.log2(3), 1.0
@@ -182,16 +189,16 @@ def test_score_features_known_answer():
     assert found.shape[-1] == num_score_features(2)
     names = score_columns(["towers", "lists"])
     assert len(names) == num_score_features(2)
-    assert [names[column] for column in columns_of([1], 2)] == ["lists", "lists:offered", "lists:place"]
+    assert [names[column] for column in source_columns([1], 2)] == ["lists", "lists:offered", "lists:place"]
     assert dict(zip(names, found[0, 0], strict=True))["lists:event_2"] == 104
 
 
 def test_what_newest_events_say_stands_beside_its_candidate_and_is_nothing_for_padding():
     towers, lists = said([4, 7], {}), said([9], {})
     found = merged_by([towers, lists], [2, 2], NOTHING, [1.0, 0.5], 5)
-    assert (found.recent[found.rows == PAD] == 0).all()
-    for row, asked in zip(found.rows[0], found.recent[0], strict=True):
-        assert row == PAD or asked.tolist() == [[e * 100 + row for e in range(RECENT)]] * 2
+    assert (found.event_scores[found.rows == PAD] == 0).all()
+    for row, events in zip(found.rows[0], found.event_scores[0], strict=True):
+        assert row == PAD or events.tolist() == [[e * 100 + row for e in range(RECENT_EVENTS)]] * 2
 
 
 @pytest.mark.parametrize("weight", [0.1, 0.7])

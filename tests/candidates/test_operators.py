@@ -12,8 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from recsys.candidates.linear import Cosine, CosineAndTransitions
-from recsys.candidates.operators import blocks, cooccurrence, cosine, damped, newest, normalised, pruned, transitions
+from recsys.candidates.item_item import Cosine, CosineAndTransitions
+from recsys.candidates.operators import (
+    cooccurrence,
+    cosine,
+    damped_cooccurrence,
+    newest_events,
+    normalised_transitions,
+    row_blocks,
+    strongest_per_row,
+    transitions,
+)
 
 HISTORIES = st.lists(st.lists(st.integers(0, 5), max_size=8), min_size=1, max_size=6)
 
@@ -70,7 +79,7 @@ def test_a_window_of_one_event_is_the_markov_chain():
 def test_the_cosine_is_damping_by_one_half(histories):
     together, popularity = cooccurrence(seen_of(histories)), seen_of(histories).sum(axis=0)
     np.testing.assert_allclose(
-        cosine(together, popularity, 0.0).toarray(), damped(together, popularity, 0.5).toarray(), rtol=1e-6
+        cosine(together, popularity, 0.0).toarray(), damped_cooccurrence(together, popularity, 0.5).toarray(), rtol=1e-6
     )
 
 
@@ -78,11 +87,13 @@ def test_normalisation_known_answers():
     together = sparse.csr_array(np.float32([[0, 6], [6, 0]]))
     popularity = np.array([9, 16])
     assert cosine(together, popularity, 3.0).toarray() == pytest.approx(np.array([[0, 0.4], [0.4, 0]]))
-    assert damped(together, popularity, 0.0).toarray().tolist() == [[0, 6], [6, 0]]
-    assert damped(together, popularity, 1.0).toarray() == pytest.approx(np.array([[0, 1 / 24], [1 / 24, 0]]))
+    assert damped_cooccurrence(together, popularity, 0.0).toarray().tolist() == [[0, 6], [6, 0]]
+    assert damped_cooccurrence(together, popularity, 1.0).toarray() == pytest.approx(
+        np.array([[0, 1 / 24], [1 / 24, 0]])
+    )
     counts = sparse.csr_array(np.float32([[0, 1.5, 0.5], [0, 0, 2], [0, 0, 0]]))
     expected = [[0, 1.5 / 4 / 2, 0.5 / 4 / 3], [0, 0, 2 / 4 / 3], [0, 0, 0]]
-    assert normalised(counts, np.array([0, 3, 8]), 2.0, 0.5).toarray() == pytest.approx(np.array(expected))
+    assert normalised_transitions(counts, np.array([0, 3, 8]), 2.0, 0.5).toarray() == pytest.approx(np.array(expected))
 
 
 @settings(deadline=None)
@@ -91,7 +102,7 @@ def test_blocks_of_rows_are_the_whole_matrix_and_hold_what_they_may(histories, l
     seen = seen_of(histories)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("recsys.candidates.operators.BLOCK_PAIRS", limit)
-        parts = blocks(seen)
+        parts = row_blocks(seen)
     stacked = np.concatenate([cooccurrence(seen, rows).toarray() for rows in parts])
     assert np.array_equal(stacked, cooccurrence(seen).toarray())
     for rows in parts:
@@ -107,7 +118,7 @@ def test_operators_fitted_in_blocks_are_those_of_one_piece(histories, most, limi
         return
     known = SimpleNamespace(users=users, items=items, num_items=6, ordered=True)
     for operator in (Cosine(shrinkage=1.0), CosineAndTransitions(damping=0.3, window=2, power=0.25, weight=1.0)):
-        whole = pruned(operator.fit(known, 6), most).toarray()
+        whole = strongest_per_row(operator.fit(known, 6), most).toarray()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("recsys.candidates.operators.BLOCK_PAIRS", limit)
             np.testing.assert_allclose(operator.fit(known, most).toarray(), whole, rtol=1e-6)
@@ -115,6 +126,6 @@ def test_operators_fitted_in_blocks_are_those_of_one_piece(histories, most, limi
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=20), st.integers(1, 5))
 def test_the_newest_events_of_a_user_are_the_last_ones(users, most):
-    kept = newest(np.array(users), most)
+    kept = newest_events(np.array(users), most)
     for place, user in enumerate(users):
         assert kept[place] == (users[place + 1 :].count(user) < most)

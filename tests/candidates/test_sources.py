@@ -9,17 +9,17 @@ from itertools import product
 import numpy as np
 import pytest
 
-from recsys.candidates.choice import coordinate_search
-from recsys.candidates.content import Content
-from recsys.candidates.linear import CosineAndTransitions, ItemItem
-from recsys.candidates.lists import Fresh, Popular
-from recsys.candidates.promising import Promising
-from recsys.candidates.sources import CandidateSources, Sources, grown
-from recsys.candidates.towers import Towers
+from recsys.candidates.cold_start import ColdItemPopularityModel
+from recsys.candidates.content import ContentNeighbours
+from recsys.candidates.item_item import CosineAndTransitions, ItemItem
+from recsys.candidates.popularity import PopularItems, RecentItems
+from recsys.candidates.sources import CandidateSourcesConfig, MergedSources, candidates_for_catalogue
+from recsys.candidates.two_tower_source import TwoTowerSourceConfig
+from recsys.candidates.weight_search import coordinate_search
 from recsys.contracts import PAD
 from recsys.errors import ConfigError, DataError
 from recsys.index import ExactIndex
-from recsys.index.ann import IndexBuilder
+from recsys.index.faiss_index import IndexBuilder
 
 NUM_ITEMS, DIM = 40, 13
 NAMES = ("two_tower", "item_item", "content", "popular", "fresh", "promising")
@@ -28,17 +28,17 @@ NAMES = ("two_tower", "item_item", "content", "popular", "fresh", "promising")
 def parts(**changed):
     operator = CosineAndTransitions(damping=0.3, window=3, power=0.25, weight=1.0)
     return {
-        "two_tower": Towers(num=8),
+        "two_tower": TwoTowerSourceConfig(num=8),
         "item_item": ItemItem(num=6, weights=[0.4, 0.0, 1.0], decays=[0.8, 1.0], neighbours=5, operator=operator),
-        "content": Content(num=3, weights=[0.1, 0.3], decays=[1.0], neighbours=4, only_cold=True),
-        "popular": Popular(num=4, weights=[0.1, 0.0], days=10.0, kept=30),
-        "fresh": Fresh(num=2, weights=[0.05], kept=9, column=None),
-        "promising": Promising(num=2, weights=[0.05], kept=9, half_life_days=30.0, regularisation=1.0),
+        "content": ContentNeighbours(num=3, weights=[0.1, 0.3], decays=[1.0], neighbours=4, only_cold=True),
+        "popular": PopularItems(num=4, weights=[0.1, 0.0], days=10.0, kept=30),
+        "fresh": RecentItems(num=2, weights=[0.05], kept=9, column=None),
+        "promising": ColdItemPopularityModel(num=2, weights=[0.05], kept=9, half_life_days=30.0, regularisation=1.0),
     } | changed
 
 
 def fit(known, total=16, **changed):
-    configured = CandidateSources(total=total, events_per_user=1000, sources=parts(**changed))
+    configured = CandidateSourcesConfig(total=total, events_per_user=1000, sources=parts(**changed))
     return configured, fit_again(configured, known)
 
 
@@ -122,7 +122,7 @@ def test_a_query_alone_gets_bit_for_bit_what_it_gets_in_a_batch(known, questions
 def test_sources_survive_their_documents(known, questions):
     sources = fit(known)[1]
     document, arrays = sources.to_documents()
-    again = Sources.from_documents(document, arrays, sources.index)
+    again = MergedSources.from_documents(document, arrays, sources.index)
     assert [one["name"] for one in document["sources"]] == list(NAMES)
     assert again.chosen == sources.chosen
     same(again.search(*questions), sources.search(*questions))
@@ -140,17 +140,17 @@ def test_a_source_that_finds_nothing_to_read_is_absent(known_of):
 
 def test_one_source_alone_fills_all_places(known, questions):
     sources = fit(known)[1].weighted((1.0, 0.4, 0.1, 0.0, 0.0, 0.0))
-    towers, popular = sources.only("two_tower"), sources.only("popular")
+    towers, popular = sources.select_source("two_tower"), sources.select_source("popular")
     assert (towers.names, popular.names) == (("two_tower",), ("popular",))
     assert (towers.search(*questions).rows != PAD).all(), "16 of at least 33 that are not excluded"
-    listed = sources.members[3].fitted.rows.tolist()
+    listed = sources.sources[3].source.rows.tolist()
     for own, out in zip(popular.search(*questions).rows, questions[2], strict=True):
         assert own.tolist() == ([row for row in listed if row not in out] + [PAD] * 16)[:16]
 
 
 def test_choices_carry_over_to_another_fit(known, questions):
     configured, sources = fit(known)
-    chosen = configured.choose(sources, *questions, lambda rows: float(rows[:, 0].sum()))
+    chosen = configured.tune(sources, *questions, lambda rows: float(rows[:, 0].sum()))
     assert chosen.chosen != sources.chosen
     again = fit_again(configured, known).with_choices_of(chosen)
     assert again.chosen == chosen.chosen
@@ -164,7 +164,7 @@ def test_choices_of_other_sources_are_refused(known):
 
 def test_no_source_and_no_event_are_refused(known):
     with pytest.raises(ConfigError, match=r"candidates\.sources has no source"):
-        CandidateSources(total=5, events_per_user=1000, sources={"two_tower": None})
+        CandidateSourcesConfig(total=5, events_per_user=1000, sources={"two_tower": None})
     with pytest.raises(DataError, match="no positive event"):
         replace(known, users=known.users[:0], items=known.items[:0], timestamps=known.timestamps[:0])
 
@@ -175,10 +175,10 @@ def test_an_item_that_came_later_is_found_by_the_towers_alone(known, questions):
     index = ExactIndex(np.concatenate([known.index.vectors(np.arange(NUM_ITEMS)), 9 * vectors[:1]]))
     history = np.concatenate([history, np.full((30, 1), NUM_ITEMS)], axis=1)
     members = (
-        replace(sources.members[0], fitted=replace(sources.members[0].fitted, index=index)),
-        *sources.members[1:],
+        replace(sources.sources[0], source=replace(sources.sources[0].source, index=index)),
+        *sources.sources[1:],
     )
-    merged = replace(sources, index=index, members=members).search(vectors, history, excluded)
+    merged = replace(sources, index=index, sources=members).search(vectors, history, excluded)
     assert merged.rows[0, 0] == NUM_ITEMS
     assert merged.offered[0, 0].tolist() == [True] + [False] * 5
     assert not merged.full_scores[0, 0, 1:].any()
@@ -195,53 +195,53 @@ def test_what_happens_later_and_to_cold_items_changes_no_item_item(known):
 
 
 def ndcg_of(target):
-    """A judge: the discounted place of one target a query, 0 where it is missing."""
+    """A score function: the discounted position of one target a query, 0 where it is missing."""
 
-    def judge(rows):
+    def score_function(rows):
         query, place = np.nonzero(rows == target[:, None])
         return float(np.bincount(query, 1 / np.log2(2 + place), minlength=len(target)).mean())
 
-    return judge
+    return score_function
 
 
 def test_choosing_finds_the_source_that_is_right(known, questions):
     """The target is what item_item with decay 1 likes best, so that its weight and decay are to be found."""
     questions = (questions[0] / 1000, *questions[1:])
     configured, sources = fit(known)
-    wanted = fit(known, two_tower=None, content=None, popular=None, fresh=None, promising=None)[1]
-    slow_member = wanted.members[0]
-    slow_member = replace(slow_member, fitted=replace(slow_member.fitted, decay=1.0))
-    target = replace(wanted, members=(slow_member,)).search(*questions).rows[:, 0]
-    judge = ndcg_of(np.where(target == PAD, NUM_ITEMS, target))
-    chosen = configured.choose(sources, *questions, judge)
+    target_sources = fit(known, two_tower=None, content=None, popular=None, fresh=None, promising=None)[1]
+    slow_member = target_sources.sources[0]
+    slow_member = replace(slow_member, source=replace(slow_member.source, decay=1.0))
+    target = replace(target_sources, sources=(slow_member,)).search(*questions).rows[:, 0]
+    score_function = ndcg_of(np.where(target == PAD, NUM_ITEMS, target))
+    chosen = configured.tune(sources, *questions, score_function)
     assert chosen.chosen["item_item"] == {"weight": 1.0, "decay": 1.0}
     assert chosen.chosen["two_tower"] == {"weight": 1.0}
-    assert judge(chosen.search(*questions).rows) > judge(sources.search(*questions).rows)
-    same(configured.choose(sources, *questions, judge).search(*questions), chosen.search(*questions))
+    assert score_function(chosen.search(*questions).rows) > score_function(sources.search(*questions).rows)
+    same(configured.tune(sources, *questions, score_function).search(*questions), chosen.search(*questions))
 
 
 def test_where_nothing_matters_the_first_values_stay(known, questions):
     configured, sources = fit(known)
-    assert configured.choose(sources, *questions, lambda rows: 0.0).chosen == sources.chosen
+    assert configured.tune(sources, *questions, lambda rows: 0.0).chosen == sources.chosen
 
 
-def test_the_judge_sees_what_search_would_return(known, questions):
+def test_the_score_function_reads_what_search_would_return(known, questions):
     configured, sources = fit(known, total=12)
     seen = []
-    configured.choose(sources, *questions, lambda rows: seen.append(rows) or 0.0)
+    configured.tune(sources, *questions, lambda rows: seen.append(rows) or 0.0)
     np.testing.assert_array_equal(seen[0], sources.search(*questions).rows)
 
 
 def test_a_coordinate_search_of_independent_weights_equals_all_combinations():
     grids = [(1.0,), (0.3, 0.0, 0.9), (0.2, 0.5)]
-    asked = []
+    tried = []
 
-    def worth(weights):
-        asked.append(weights)
+    def objective(weights):
+        tried.append(weights)
         return -sum((weight - best) ** 2 for weight, best in zip(weights, (0, 0.8, 0.6), strict=True))
 
-    assert coordinate_search(grids, (1.0, 0.3, 0.2), worth)[0] == max(product(*grids), key=worth)
-    assert len(asked) - 6 == len(set(asked[:-6])), "nothing is judged twice"
+    assert coordinate_search(grids, (1.0, 0.3, 0.2), objective)[0] == max(product(*grids), key=objective)
+    assert len(tried) - 6 == len(set(tried[:-6])), "nothing is scored twice"
 
 
 def test_queries_with_many_exclusions_are_asked_apart_with_the_same_candidates(known, questions, monkeypatch):
@@ -251,7 +251,7 @@ def test_queries_with_many_exclusions_are_asked_apart_with_the_same_candidates(k
     excluded[3, -NUM_ITEMS:] = np.arange(NUM_ITEMS)
     excluded[7, 7 : NUM_ITEMS // 2] = np.arange(7, NUM_ITEMS // 2)
     together = sources.search(vectors, history, excluded)
-    monkeypatch.setattr("recsys.candidates.union.OFFERS", 100)
+    monkeypatch.setattr("recsys.candidates.candidate_union.MAX_OFFERS", 100)
     same(sources.search(vectors, history, excluded), together)
     assert (together.rows[3] == PAD).all()
     assert (together.rows[4] != PAD).any()
@@ -260,9 +260,9 @@ def test_queries_with_many_exclusions_are_asked_apart_with_the_same_candidates(k
 def test_a_user_gives_only_the_newest_events_to_what_counts_pairs(known_of):
     """User 0 has 30 events, of which those on items 27, 28 and 29 are the newest."""
     known = known_of(np.zeros(30, int), np.arange(30), 40, timestamps=np.arange(30.0), dim=DIM)
-    configured = CandidateSources(total=9, events_per_user=3, sources=parts())
+    configured = CandidateSourcesConfig(total=9, events_per_user=3, sources=parts())
     sources = fit_again(configured, known)
-    neighbours, popular = (one.fitted for one in sources.members if one.name in ("item_item", "popular"))
+    neighbours, popular = (one.source for one in sources.sources if one.name in ("item_item", "popular"))
     assert np.flatnonzero(np.diff(neighbours.indptr)).tolist() == [27, 28, 29]
     assert len(popular.rows) > 3, "what counts no pairs reads all"
 
@@ -271,13 +271,13 @@ def test_a_user_gives_only_the_newest_events_to_what_counts_pairs(known_of):
     ("items", "total"), [(1, 200), (1_682, 200), (2_000, 200), (8_000, 400), (12_500, 500), (50_000, 500), (10**7, 500)]
 )
 def test_candidates_grow_with_the_catalogue(items, total):
-    assert grown(items) == total
+    assert candidates_for_catalogue(items) == total
 
 
 def test_what_sources_offer_grows_with_the_candidates(known, monkeypatch):
-    monkeypatch.setattr("recsys.candidates.sources.LEAST_ITEMS", NUM_ITEMS / 4)
+    monkeypatch.setattr("recsys.candidates.sources.SMALL_CATALOGUE", NUM_ITEMS / 4)
     _, given = fit(known, total=16)
     _, sources = fit(known, total=None)
-    assert grown(NUM_ITEMS) == 400
+    assert candidates_for_catalogue(NUM_ITEMS) == 400
     assert sources.total == NUM_ITEMS, "no more than there are"
-    assert [one.num for one in sources.members] == [2 * one.num for one in given.members]
+    assert [one.num for one in sources.sources] == [2 * one.num for one in given.sources]

@@ -12,7 +12,7 @@ from recsys.contracts import PAD
 from recsys.errors import ConfigError, DataError
 from recsys.index import ExactIndex
 from recsys.index.exact import recall_against
-from recsys.index.int8 import LOWEST, Codes, _floor
+from recsys.index.int8 import NO_SCORE, Int8Codes, _kth_largest
 from recsys.index.scores import inner_products, oracle
 
 
@@ -114,7 +114,7 @@ def test_it_is_the_oracle_where_the_scan_leaves_few_rows_of_many():
     index = ExactIndex(vectors)
     assert_same(index.search(queries, 100), oracle(vectors, queries, 100))
     found = np.empty(100, np.float32), np.empty(100, np.int64)
-    codes, allowed = Codes.of(vectors), np.ones(30_000, dtype=bool)
+    codes, allowed = Int8Codes.of(vectors), np.ones(30_000, dtype=bool)
     assert max(codes.search(query, allowed, vectors, found) for query in queries) < 300
 
 
@@ -122,9 +122,9 @@ def test_it_is_the_oracle_where_the_scan_leaves_few_rows_of_many():
 @given(st.lists(st.floats(-(2.0**99), 2.0**99, width=32), min_size=1, max_size=60), st.integers(1, 60))
 def test_the_floor_is_just_below_the_kth_largest(numbers, k):
     lower = np.array(numbers, dtype=np.float32)
-    floor = _floor(lower, k)
+    floor = _kth_largest(lower, k)
     if k >= len(lower):
-        assert floor == LOWEST
+        assert floor == NO_SCORE
     else:
         kth = np.sort(lower)[-k]
         assert kth - abs(kth) * 2.0**-12 - 1e-37 <= floor <= kth

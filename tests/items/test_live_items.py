@@ -145,7 +145,7 @@ def test_retrieval_equals_one_over_an_index_of_all_vectors(
     now = stages[0].now
     index = ExactIndex(now.sources.index.vectors(np.arange(len(ids) + 2)))
     index.remove(np.array([7]))
-    plain = replace(now, sources=now.sources.between_trainings(index, np.empty(0, int), now.sources.hidden))
+    plain = replace(now, sources=now.sources.with_new_items(index, np.empty(0, int), now.sources.hidden))
     found, wanted = now({"QUERY": queries}), plain({"QUERY": queries})
     for name in ("candidate_rows", "merged_scores", "candidate_scores"):
         np.testing.assert_allclose(found[name], wanted[name], rtol=0, atol=1e-6)

@@ -41,7 +41,7 @@ def textbook(users, items, targets, weights, temperature, log_expected=None):
 @pytest.fixture(params=[1, N, 2 * N + 3, 2**20], ids=lambda cells: f"{cells} cells")
 def tiles(request, monkeypatch):
     """One position a tile, one again, two with a rest, and all at once."""
-    monkeypatch.setitem(softmax.CELLS, "cpu", request.param)
+    monkeypatch.setitem(softmax.TILE_LOGITS, "cpu", request.param)
 
 
 def test_a_known_answer():
@@ -72,7 +72,7 @@ def test_no_tiling_and_no_shape_changes_anything(seed, positions, num_items, num
     users, items, targets, weights, log_expected = drawn(seed, positions, num_items, num_targets)
     weights[0, 0] = 1
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(softmax.CELLS, "cpu", cells)
+        patch.setitem(softmax.TILE_LOGITS, "cpu", cells)
         found = softmax_loss(users, items, targets, weights, temperature=TEMPERATURE, log_expected=log_expected)
     expected = textbook(users, items, targets, weights, TEMPERATURE, log_expected)
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)

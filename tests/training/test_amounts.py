@@ -13,10 +13,10 @@ from recsys.data.sources.tables import Tables
 from recsys.data.splits import TEST, VALIDATION, GlobalTime
 from recsys.features.spec import Features
 from recsys.policy.value import ValueFormula
-from recsys.training.loop import Loop
 from recsys.training.prepare import prepare
 from recsys.training.ranking import RankingTraining
 from recsys.training.slates import Slates, logged_examples
+from recsys.training.trainer import Trainer
 
 KEYS = ("user", "item", "timestamp")
 STEPS = (0.0, 2.0, 5.0, 10.0, 20.0, 40.0)
@@ -87,7 +87,7 @@ def predicted(prepared, tmp_path_factory):
         logged_examples(prepared, spec, items, Slates.of(prepared, rows), position=None)
         for rows in (prepared.split.known(VALIDATION), periods == VALIDATION, periods == TEST)
     )
-    loop = Loop(accelerator="cpu", precision="32-true", compile=False, progress=False, threads=1)
+    loop = Trainer(accelerator="cpu", precision="32-true", compile=False, progress=False, threads=1)
     folder = tmp_path_factory.mktemp("trained")
     fitted = KNOBS.fit(spec, items, train, valid, loop=loop, folder=folder, seed=0, loggers=[])
     assert fitted.ranker.parents == (None, 0, 1, 2, 3, 4)

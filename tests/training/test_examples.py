@@ -19,12 +19,12 @@ from recsys.features.encode import ItemTable, encode_queries
 from recsys.features.spec import Column, FeatureSpec, Table
 from recsys.features.state import EMPTY, fold, item_key
 from recsys.training.examples import (
-    Sequences,
+    EventSequences,
     encode_log,
     encode_users,
-    histories,
-    sequences,
-    windows,
+    event_sequences,
+    history_indices,
+    history_windows,
 )
 
 ITEMS = tuple(sorted("abcd", key=item_key))
@@ -110,7 +110,7 @@ def padded(events, indices):
 @given(EVENTS, st.integers(1, 5), st.sampled_from(["time", "user"]), st.randoms(use_true_random=False))
 def test_folding_events_in_any_order_equals_the_arrays(stream, length, order, random):
     spec, replay = replace(spec_of(length), clock=order == "time"), replay_of(stream, order)
-    events = sequences(replay, np.ones(len(replay.items), dtype=bool))
+    events = event_sequences(replay, np.ones(len(replay.items), dtype=bool))
     queries = []
     for row in events.rows:
         before = replay.rows_of_user[replay.users[row]][: replay.num_earlier[row]].tolist()
@@ -120,7 +120,7 @@ def test_folding_events_in_any_order_equals_the_arrays(stream, length, order, ra
     if not queries:
         return
     request, rows = encode_queries(spec, catalogue_of(spec), queries)
-    expected = padded(events, histories(events, np.arange(len(events.rows)), length))
+    expected = padded(events, history_indices(events, np.arange(len(events.rows)), length))
     np.testing.assert_array_equal(rows, expected[0])
     np.testing.assert_array_equal(request["history_labels"], expected[1])
     np.testing.assert_array_equal(request["history_gaps"], expected[2])
@@ -132,7 +132,7 @@ def test_folding_events_in_any_order_equals_the_arrays(stream, length, order, ra
 def test_sequences_keep_what_is_allowed_and_reaches_an_objective(stream, chosen):
     replay = replay_of(stream)
     allowed = np.array(chosen[: len(replay.items)])
-    events = sequences(replay, allowed)
+    events = event_sequences(replay, allowed)
     expected = [
         row for mine in replay.rows_of_user for row in mine if allowed[row] and np.nanmax([0, *replay.labels[row]]) > 0
     ]
@@ -140,12 +140,12 @@ def test_sequences_keep_what_is_allowed_and_reaches_an_objective(stream, chosen)
     np.testing.assert_array_equal(events.users, replay.users[events.rows])
     counts = [sum(replay.users[row] == user for row in expected) for user in range(len(replay.names))]
     assert np.diff(events.offsets).tolist() == counts
-    assert events.places.tolist() == [place for count in counts for place in range(count)]
+    assert events.positions.tolist() == [place for count in counts for place in range(count)]
 
 
 def sequences_of(counts):
     num_events = sum(counts)
-    return Sequences(
+    return EventSequences(
         offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
         rows=np.arange(num_events),
         items=np.zeros(num_events, dtype=np.int64),
@@ -159,7 +159,7 @@ def sequences_of(counts):
 def test_windows_ask_for_every_positive_once_and_after_its_inputs(counts, length, seed):
     events = sequences_of(counts)
     positives = np.random.default_rng(seed).random(sum(counts)) < 0.7
-    cut = windows(events, positives, length)
+    cut = history_windows(events, positives, length)
     assert cut.events.shape[1:] == (length,)
     assert cut.targets.shape == (len(cut.events), length + 1)
     asked = cut.targets[cut.targets != PAD]
@@ -168,32 +168,32 @@ def test_windows_ask_for_every_positive_once_and_after_its_inputs(counts, length
         target = cut.targets[window, position]
         context = cut.events[window, :position]
         context = context[context != PAD]
-        available = events.places[target]
+        available = events.positions[target]
         assert (events.users[context] == events.users[target]).all()
         assert context.tolist() == list(range(target - len(context), target)), "what stands directly before, no more"
         assert len(context) >= min(length // 2, available)
 
 
 def test_windows_known_answer():
-    cut = windows(sequences_of([5]), np.ones(5, dtype=bool), 2)
+    cut = history_windows(sequences_of([5]), np.ones(5, dtype=bool), 2)
     assert cut.events.tolist() == [[0, 1], [1, 2], [2, 3]]
     assert cut.targets.tolist() == [[0, 1, 2], [PAD, PAD, 3], [PAD, PAD, 4]]
 
 
 def test_histories_are_the_events_before_the_end_of_the_same_user():
     events = sequences_of([3, 2])
-    assert histories(events, np.array([0, 2, 3, 4]), 2).tolist() == [[PAD, PAD], [0, 1], [PAD, PAD], [PAD, 3]]
+    assert history_indices(events, np.array([0, 2, 3, 4]), 2).tolist() == [[PAD, PAD], [0, 1], [PAD, PAD], [PAD, 3]]
 
 
 def test_the_gap_of_the_last_event_is_unknown():
     replay = replay_of([("u", "a", 0, 1.0, None), ("u", "b", 6, 1.0, None), ("v", "a", 3, 1.0, None)])
-    events = sequences(replay, np.ones(3, dtype=bool))
+    events = event_sequences(replay, np.ones(3, dtype=bool))
     np.testing.assert_allclose(events.gaps, [np.log(7), 0, 0], rtol=1e-6)
 
 
 def test_without_a_clock_there_are_no_gaps():
     replay = replay_of([("u", "a", 0, 1.0, None), ("u", "b", 6, 1.0, None)], order="file")
-    assert sequences(replay, np.ones(2, dtype=bool)).gaps.tolist() == [0, 0]
+    assert event_sequences(replay, np.ones(2, dtype=bool)).gaps.tolist() == [0, 0]
 
 
 def test_the_context_of_every_row_and_the_profile_of_every_user():

@@ -11,9 +11,9 @@ from recsys.data.sources.synthetic import Synthetic
 from recsys.data.splits import TEST, GlobalTime
 from recsys.errors import ConfigError
 from recsys.features.spec import Features
-from recsys.training.loop import Loop
 from recsys.training.prepare import prepare
-from recsys.training.retrieval import MEMBER_SEEDS, RetrievalExamples, RetrievalTraining
+from recsys.training.retrieval import MEMBER_SEED_STRIDE, RetrievalExamples, RetrievalTrainerConfig
+from recsys.training.trainer import Trainer
 
 KNOBS = {
     "dim": 8,
@@ -60,11 +60,11 @@ def test_mixed_precision_learns_about_the_same(tmp_path, accelerator):
     spec, items, examples = learnt_from()
     vectors = []
     for precision in ("32-true", "bf16-mixed"):
-        loop = Loop(accelerator=accelerator, precision=precision, compile=False, progress=False, threads=0)
-        knobs = RetrievalTraining(**{**KNOBS, "dropout": 0.0, "id_dropout": 0.0})
+        loop = Trainer(accelerator=accelerator, precision=precision, compile=False, progress=False, threads=0)
+        knobs = RetrievalTrainerConfig(**{**KNOBS, "dropout": 0.0, "id_dropout": 0.0})
         folder = tmp_path / precision
         vectors.append(
-            knobs.fit(spec, items, examples, None, loop=loop, folder=folder, epochs=1, seed=0, loggers=[])[1]
+            knobs.fit(spec, items, examples, None, trainer=loop, folder=folder, epochs=1, seed=0, loggers=[])[1]
         )
     cosines = (vectors[0] * vectors[1]).sum(1)
     assert cosines.mean() > 0.99
@@ -72,15 +72,15 @@ def test_mixed_precision_learns_about_the_same(tmp_path, accelerator):
 
 def test_members_are_trained_apart_and_joined_into_vectors_of_unit_length(tmp_path):
     spec, items, examples = learnt_from()
-    loop = Loop(accelerator="cpu", precision="32-true", compile=False, progress=False, threads=0)
+    loop = Trainer(accelerator="cpu", precision="32-true", compile=False, progress=False, threads=0)
 
     def fit(members, seed):
-        knobs = RetrievalTraining(**{**KNOBS, "members": members})
+        knobs = RetrievalTrainerConfig(**{**KNOBS, "members": members})
         folder = tmp_path / f"{members} from {seed}" / "towers"
-        return knobs.fit(spec, items, examples, None, loop=loop, folder=folder, epochs=1, seed=seed, loggers=[])
+        return knobs.fit(spec, items, examples, None, trainer=loop, folder=folder, epochs=1, seed=seed, loggers=[])
 
     _, joined, epochs = fit(2, 3)
-    alone = [fit(1, seed)[1] for seed in (3, 3 + MEMBER_SEEDS)]
+    alone = [fit(1, seed)[1] for seed in (3, 3 + MEMBER_SEED_STRIDE)]
     np.testing.assert_allclose(joined * math.sqrt(2), np.concatenate(alone, axis=1), atol=1e-6)
     assert epochs == 1
     assert not np.allclose(*alone)
@@ -99,9 +99,9 @@ def test_members_are_trained_apart_and_joined_into_vectors_of_unit_length(tmp_pa
 )
 def test_a_knob_out_of_range_is_named(knob, value):
     with pytest.raises(ConfigError, match=rf"retrieval\.{knob} is {value}"):
-        RetrievalTraining(**{**KNOBS, knob: value})
+        RetrievalTrainerConfig(**{**KNOBS, knob: value})
 
 
 def test_heads_share_the_vector():
     with pytest.raises(ConfigError, match=r"retrieval\.dim is 9, not a multiple of retrieval\.num_heads 2"):
-        RetrievalTraining(**{**KNOBS, "dim": 9})
+        RetrievalTrainerConfig(**{**KNOBS, "dim": 9})

@@ -12,7 +12,7 @@ from recsys.data.sources.synthetic import Synthetic
 from recsys.data.splits import RANK, TEST, VALIDATION, GlobalTime, LeaveOneOut, Random, Split
 from recsys.features.encode import encode_queries
 from recsys.features.spec import Features
-from recsys.training.examples import sequences
+from recsys.training.examples import event_sequences
 from recsys.training.prepare import Prepared, prepare
 
 SPLITTERS = {
@@ -64,7 +64,7 @@ def test_what_may_not_be_known_reaches_nothing(dataset: Dataset, name: str, peri
     assert again == asked, "but for the context of the event itself, which is the poison's"
     _, history = encode_queries(spec, items, asked)
     assert (history >= 0).any()
-    learnt, relearnt = (sequences(one.replay, split.known(period)) for one in (clean, dirty))
+    learnt, relearnt = (event_sequences(one.replay, split.known(period)) for one in (clean, dirty))
     for field in dataclasses.fields(learnt):
         np.testing.assert_array_equal(getattr(learnt, field.name), getattr(relearnt, field.name))
     assert len(learnt.rows) > 100
@@ -77,5 +77,5 @@ def test_the_poison_would_be_seen(dataset: Dataset) -> None:
     assert clean.spec(split.known(TEST))[0].fingerprint != dirty.spec(split.known(TEST))[0].fingerprint
     rows = clean.replay.first_rows(split.periods == TEST)
     assert clean.replay.queries(rows, 5) != dirty.replay.queries(rows, 5)
-    learnt, relearnt = (sequences(one.replay, split.known(TEST)) for one in (clean, dirty))
+    learnt, relearnt = (event_sequences(one.replay, split.known(TEST)) for one in (clean, dirty))
     assert learnt.items.tolist() != relearnt.items.tolist()

@@ -19,7 +19,7 @@ from recsys.evaluation.report import Report
 from recsys.features.spec import RESERVED
 from recsys.pipeline import recommend
 from recsys.stages import load_stages, popularity_shares
-from recsys.training.cascade import Run
+from recsys.training.cascade import CascadeTrainer
 from recsys.training.prepare import prepare
 
 NEWCOMER = "a newcomer"
@@ -119,14 +119,14 @@ def test_what_was_fitted_for_the_refit_is_read_back(fits: Fits, configure: Any) 
     assert {"towers_later", "ranker_served"} < {file.parent.name for file in kept}
     (split,) = experiment.protocol.splits(fits.dataset)
     prepared = prepare(fits.dataset, split, experiment.features, experiment.content)
-    again = Run(
+    again = CascadeTrainer(
         prepared=prepared,
         validation=experiment.evaluation.validation(split, prepared.replay),
-        knobs=experiment.knobs,
+        config=experiment.cascade,
         folder=folder / "checkpoints" / "split_0_seed_0",
         seed=0,
         loggers=[],
-        say=lambda _: None,
+        echo=lambda _: None,
     )
     served = again.refitted(again.cascade())
     assert {file: file.stat().st_mtime_ns for file in kept} == kept

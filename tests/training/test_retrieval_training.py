@@ -19,18 +19,18 @@ from recsys.data.splits import TEST, VALIDATION, GlobalTime
 from recsys.evaluation.evaluation_queries import EvaluationQueries
 from recsys.features.encode import encode_queries
 from recsys.features.spec import Features
-from recsys.training import retrieval, watched
-from recsys.training.examples import windows
+from recsys.training import retrieval, validation_queries
+from recsys.training.examples import history_windows
 from recsys.training.prepare import prepare
 from recsys.training.retrieval import (
     RetrievalExamples,
     RetrievalTask,
-    RetrievalTraining,
-    shuffled,
-    some,
-    trimmed,
+    RetrievalTrainerConfig,
+    sample_positions,
+    shuffled_rows,
+    without_padding_columns,
 )
-from recsys.training.watched import Watched
+from recsys.training.validation_queries import ValidationQueries
 
 KNOBS = {
     "dim": 8,
@@ -69,14 +69,14 @@ class World:
         examples = RetrievalExamples.of(prepared, self.spec, self.known)
         self.events, positives = examples.sequences, examples.positives.copy()
         positives[::5] = False
-        self.examples = replace(examples, positives=positives, windows=windows(self.events, positives, length))
+        self.examples = replace(examples, positives=positives, windows=history_windows(self.events, positives, length))
 
-    def task(self, *, ordered=True, watched=None, **knobs):
+    def task(self, *, ordered=True, validation=None, **config):
         """As it is trained, but that nothing is dropped and that it logs here."""
         torch.manual_seed(0)
-        training = RetrievalTraining(**{**KNOBS, **knobs})
+        training = RetrievalTrainerConfig(**{**KNOBS, **config})
         examples = replace(self.examples, ordered=ordered)
-        task = RetrievalTask(training.towers(self.spec), self.items, examples, watched, training, steps=10)
+        task = RetrievalTask(training.towers(self.spec), self.items, examples, validation, training, steps=10)
         task.logged = {}
         task.log = lambda name, value, **_: task.logged.update({name: float(torch.as_tensor(value).detach())})
         return task.eval()
@@ -85,7 +85,7 @@ class World:
         return torch.arange(len(self.examples.windows.events))
 
     def window(self, task):
-        return trimmed(**task.windows.rows(self.every_window()))
+        return without_padding_columns(**task.windows.rows(self.every_window()))
 
 
 @pytest.fixture(scope="module")
@@ -108,46 +108,46 @@ def following_positives(events, positives, event, lookahead, decay):
     return {one: weight / sum(weights.values()) for one, weight in weights.items()}
 
 
-def asked_pairs(asked):
+def target_pairs(step):
     """[{event: weight}] for each position that asks; what weighs nothing is left out."""
     return [
         {event: weight for event, weight in zip(*row, strict=True) if weight > 0}
-        for row in zip(asked.targets.tolist(), asked.weights.tolist(), strict=True)
+        for row in zip(step.targets.tolist(), step.weights.tolist(), strict=True)
     ]
 
 
 @pytest.mark.parametrize(("lookahead", "decay"), [(1, 1.0), (3, 0.5), (20, 1.0)])
 def test_a_position_asks_for_the_next_events_of_its_user(short, lookahead, decay):
     task = short.task(lookahead=lookahead, lookahead_decay=decay, half_life_days=None)
-    asked = task._next_events(short.window(task))
+    step = task._next_events(short.window(task))
     positives = short.examples.positives
-    assert sorted(asked.following.tolist()) == np.flatnonzero(positives).tolist(), "every positive, exactly once"
-    for event, found in zip(asked.following.tolist(), asked_pairs(asked), strict=True):
+    assert sorted(step.following.tolist()) == np.flatnonzero(positives).tolist(), "every positive, exactly once"
+    for event, found in zip(step.following.tolist(), target_pairs(step), strict=True):
         assert found == pytest.approx(following_positives(short.events, positives, event, lookahead, decay), rel=1e-6)
 
 
 def test_what_a_position_knows_is_all_before_what_it_asks_for(short):
     task = short.task()
-    asked = task._next_events(short.window(task))
-    window, place = torch.nonzero(asked.positions, as_tuple=True)
-    for row, position, event in zip(window.tolist(), place.tolist(), asked.following.tolist(), strict=True):
-        seen = [one for one in asked.events[row, :position].tolist() if one != PAD]
+    step = task._next_events(short.window(task))
+    window, place = torch.nonzero(step.positions, as_tuple=True)
+    for row, position, event in zip(window.tolist(), place.tolist(), step.following.tolist(), strict=True):
+        seen = [one for one in step.events[row, :position].tolist() if one != PAD]
         assert seen == list(range(event - len(seen), event))
-        assert len(seen) >= min(3, short.events.places[event]), "half a history at least"
+        assert len(seen) >= min(3, short.events.positions[event]), "half a history at least"
 
 
 def test_old_events_weigh_less_as_targets(short):
     newest, age = short.examples.timestamps.max(), short.examples.timestamps
     expected = 0.5 ** ((newest - age) / 86_400 / 10)
     plain, faded = (short.task(half_life_days=days) for days in (None, 10.0))
-    asked = [task._next_events(short.window(task)) for task in (plain, faded)]
-    ratio = asked[1].weights / asked[0].weights
-    counted = asked[0].weights > 0
-    np.testing.assert_allclose(ratio[counted].numpy(), expected[asked[0].targets[counted].numpy()], rtol=1e-5)
+    step = [task._next_events(short.window(task)) for task in (plain, faded)]
+    ratio = step[1].weights / step[0].weights
+    counted = step[0].weights > 0
+    np.testing.assert_allclose(ratio[counted].numpy(), expected[step[0].targets[counted].numpy()], rtol=1e-5)
 
 
 def test_without_time_all_events_weigh_alike():
-    weights = RetrievalTraining(**KNOBS).weights(np.full(3, np.nan))
+    weights = RetrievalTrainerConfig(**KNOBS).weights(np.full(3, np.nan))
     assert weights.tolist() == [1, 1, 1]
 
 
@@ -158,13 +158,13 @@ def test_each_position_asks_for_the_rest_of_the_set(short):
         {event for event in (*events, targets[-1]) if event != PAD}
         for events, targets in zip(window["events"].tolist(), window["targets"].tolist(), strict=True)
     ]
-    asked = task._rest_of_the_set(window)
-    rows, place = torch.nonzero(asked.positions, as_tuple=True)
+    step = task._rest_of_the_set(window)
+    rows, place = torch.nonzero(step.positions, as_tuple=True)
     met = set()
     for row, position, following, wanted in zip(
-        rows.tolist(), place.tolist(), asked.following.tolist(), asked_pairs(asked), strict=True
+        rows.tolist(), place.tolist(), step.following.tolist(), target_pairs(step), strict=True
     ):
-        seen = {event for event in asked.events[row, :position].tolist() if event != PAD}
+        seen = {event for event in step.events[row, :position].tolist() if event != PAD}
         rest = {event for event in wholes[row] - seen if short.examples.positives[event]}
         assert wanted == pytest.approx(dict.fromkeys(rest, 1 / len(rest)), rel=1e-6)
         assert following in wholes[row] - seen
@@ -174,25 +174,25 @@ def test_each_position_asks_for_the_rest_of_the_set(short):
 
 
 def test_a_position_of_a_set_that_has_come_to_its_end_does_not_ask(short):
-    asked = short.task()._rest_of_the_set(short.window(short.task()))
-    assert (asked.weights.sum(1) > 0).all()
-    assert asked.weights.isfinite().all()
+    step = short.task()._rest_of_the_set(short.window(short.task()))
+    assert (step.weights.sum(1) > 0).all()
+    assert step.weights.isfinite().all()
 
 
 def test_trimming_leaves_only_what_is_padding_everywhere():
     events = torch.tensor([[PAD, PAD, PAD, 4], [PAD, PAD, 7, 8]])
     targets = torch.tensor([[3, PAD, PAD, PAD, 5], [6, PAD, PAD, 8, 9]])
-    assert {name: part.tolist() for name, part in trimmed(events, targets).items()} == {
+    assert {name: part.tolist() for name, part in without_padding_columns(events, targets).items()} == {
         "events": [[PAD, 4], [7, 8]],
         "targets": [[3, PAD, 5], [6, 8, 9]],
     }
-    empty = trimmed(torch.full((2, 3), PAD), torch.tensor([[0, PAD, PAD, PAD], [1, PAD, PAD, PAD]]))
+    empty = without_padding_columns(torch.full((2, 3), PAD), torch.tensor([[0, PAD, PAD, PAD], [1, PAD, PAD, PAD]]))
     assert {name: part.tolist() for name, part in empty.items()} == {"events": [[], []], "targets": [[0], [1]]}
 
 
 def test_shuffling_draws_every_order_alike_and_keeps_padding_in_front():
     torch.manual_seed(0)
-    drawn = shuffled(torch.tensor([[PAD, 1, PAD, 2, 3]]).expand(6_000, -1))
+    drawn = shuffled_rows(torch.tensor([[PAD, 1, PAD, 2, 3]]).expand(6_000, -1))
     assert (drawn[:, :2] == PAD).all()
     counts = Counter(map(tuple, drawn[:, 2:].tolist()))
     assert len(counts) == 6
@@ -214,7 +214,7 @@ def chance_of(shares, negatives, targets):
     """What a task of items with these shares takes for the chance of each."""
     task = object.__new__(RetrievalTask)
     torch.nn.Module.__init__(task)
-    task.knobs, task.num_items = RetrievalTraining(**{**KNOBS, "negatives": negatives}), len(shares)
+    task.config, task.num_items = RetrievalTrainerConfig(**{**KNOBS, "negatives": negatives}), len(shares)
     task.num_negatives = negatives
     task.popularity = {"share": torch.tensor(shares, dtype=torch.double)}
     task.negatives = {"item": torch.arange(len(shares))}
@@ -229,9 +229,9 @@ def test_the_chance_to_be_in_the_sample_by_drawing(short, ordered, lookahead):
     torch.manual_seed(0)
     drawn, said = torch.zeros(2, 30)
     for _ in range(500):
-        window = trimmed(**task.windows.rows(torch.randperm(len(short.every_window()))[:3]))
-        asked = task._next_events(window) if ordered else task._rest_of_the_set(window)
-        targets = asked.targets[asked.weights > 0]
+        window = without_padding_columns(**task.windows.rows(torch.randperm(len(short.every_window()))[:3]))
+        step = task._next_events(window) if ordered else task._rest_of_the_set(window)
+        targets = step.targets[step.weights > 0]
         drawn[task._sample(task.events["item"][targets])] += 1 / 500
         said += task._log_chance(torch.arange(30), targets).exp() / 500
     assert drawn.min() < 0.2
@@ -273,7 +273,7 @@ def test_a_training_step_is_the_likelihood_of_what_serving_would_have_ranked(wor
     unmet = np.setdiff1d(np.arange(logits.shape[1]), events.items)
     logits[:, unmet] = -torch.inf
     log_chances = logits.log_softmax(1)
-    aged = task.knobs.weights(world.examples.timestamps)
+    aged = task.config.weights(world.examples.timestamps)
     loss = total = 0.0
     for row, event in enumerate(positives.tolist()):
         wanted = following_positives(events, world.examples.positives, event, 3, 0.5)
@@ -316,16 +316,16 @@ def questions(short):
 
 @pytest.fixture
 def small_steps(monkeypatch):
-    for module in (watched, retrieval):
-        monkeypatch.setattr(module, "STEP", 4)
+    for module in (validation_queries, retrieval):
+        monkeypatch.setattr(module, "QUERY_BATCH", 4)
 
 
 @torch.no_grad()
 @pytest.mark.usefixtures("small_steps")
-def test_what_is_watched_is_trimmed_without_changing_a_vector(world):
+def test_validation_queries_are_trimmed_without_changing_a_vector(world):
     questions = EvaluationQueries.of(world.dataset, world.split, world.replay, VALIDATION)
-    asked, task = Watched.of(questions, world.spec, world.items), world.task()
-    batches = list(asked.batches())
+    queries, task = ValidationQueries.of(questions, world.spec, world.items), world.task()
+    batches = list(queries.batches())
     assert sum(len(batch["history_gaps"]) for batch in batches) == len(questions)
     widths = [batch["history_gaps"].shape[1] for batch in batches]
     assert max(widths) < LONG
@@ -339,20 +339,20 @@ def test_what_is_watched_is_trimmed_without_changing_a_vector(world):
 @torch.no_grad()
 @pytest.mark.usefixtures("small_steps")
 def test_validation_ranks_the_catalogue_without_what_was_removed(short, questions):
-    asked = Watched.of(questions, short.spec, short.items)
-    task = short.task(watched=asked)
+    queries = ValidationQueries.of(questions, short.spec, short.items)
+    task = short.task(validation=queries)
     task.validation_step(torch.tensor([0]))
     scores = (served_vectors(short, task, questions.rows) @ task.catalogue_vectors().T).numpy()
     scores[questions.removed.toarray() != 0] = -np.inf
     assert np.isinf(scores).any()
     rankings = np.argsort(-scores, axis=1, kind="stable")
-    assert task.logged == pytest.approx({retrieval.MONITOR: asked.judge(rankings)})
-    assert task.logged[retrieval.MONITOR] != pytest.approx(asked.judge(rankings[:, ::-1]), rel=0.01)
+    assert task.logged == pytest.approx({retrieval.MONITOR: queries.score(rankings)})
+    assert task.logged[retrieval.MONITOR] != pytest.approx(queries.score(rankings[:, ::-1]), rel=0.01)
 
 
 def test_the_removed_rows_are_those_of_the_questions(short, questions):
-    asked = Watched.of(questions, short.spec, short.items)
-    for row, removed in zip(asked.removed_rows[: len(questions)], questions.removed.toarray(), strict=True):
+    queries = ValidationQueries.of(questions, short.spec, short.items)
+    for row, removed in zip(queries.removed_rows[: len(questions)], questions.removed.toarray(), strict=True):
         listed = row[row != PAD]
         assert listed.tolist() == np.flatnonzero(removed).tolist()
         assert (row[len(listed) :] == PAD).all()
@@ -360,7 +360,7 @@ def test_the_removed_rows_are_those_of_the_questions(short, questions):
 
 def test_ragged_rows_are_padded_to_the_longest_of_those_that_are_read():
     rows = {"offsets": np.array([0, 1, 1, 4]), "values": np.array([5, 6, 7, 8])}
-    before, behind = (watched.Ragged(**rows, before=before) for before in (True, False))
+    before, behind = (validation_queries.RaggedRows(**rows, pad_front=before) for before in (True, False))
     assert len(before) == 3
     assert before[0:2].tolist() == [[5], [PAD]]
     assert before[0:9].tolist() == [[PAD, PAD, 5], [PAD, PAD, PAD], [6, 7, 8]]
@@ -370,17 +370,19 @@ def test_ragged_rows_are_padded_to_the_longest_of_those_that_are_read():
 
 def test_judging_known_answers(short, questions):
     """Found at place 2, and of two targets one at place 1: NDCG 1 / log2(3) and 1 / (1 + 1 / log2(3))."""
-    asked = replace(Watched.of(questions, short.spec, short.items), targets=watched.Targets.of([[7], [3, 4]]))
+    queries = replace(
+        ValidationQueries.of(questions, short.spec, short.items), targets=validation_queries.Targets.of([[7], [3, 4]])
+    )
     second = 1 / math.log2(3)
     rows = np.array([[5, 7, 1], [3, 6, PAD]])
-    assert asked.judge(rows) == pytest.approx(((second + 1) + (1 / (1 + second) + 0.5)) / 2)
-    assert asked.judge(np.full((2, 3), PAD)) == 0
+    assert queries.score(rows) == pytest.approx(((second + 1) + (1 / (1 + second) + 0.5)) / 2)
+    assert queries.score(np.full((2, 3), PAD)) == 0
 
 
 def test_some_places_are_drawn_alike_and_only_where_they_may_be():
     torch.manual_seed(0)
     places = torch.tensor([[True] * 6 + [False] * 4, [False] * 9 + [True], [False] * 10]).repeat(2_000, 1, 1)
-    drawn = torch.stack([some(one, 2) for one in places])
+    drawn = torch.stack([sample_positions(one, 2) for one in places])
     assert not (drawn & ~places).any()
     assert drawn.sum(-1).unique(dim=0).tolist() == [[2, 1, 0]]
     np.testing.assert_allclose(drawn[:, 0, :6].float().mean(0), 2 / 6, atol=0.05)

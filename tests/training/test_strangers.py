@@ -12,7 +12,7 @@ from recsys.data.splits import VALIDATION
 from recsys.features.encode import ItemTable
 from recsys.features.spec import FeatureSpec
 from recsys.training.prepare import Prepared, prepare
-from recsys.training.retrieval import RetrievalExamples, RetrievalTraining
+from recsys.training.retrieval import RetrievalExamples, RetrievalTrainerConfig
 
 STRANGER = 7
 """catalogue row"""
@@ -36,7 +36,12 @@ def known(prepared: Prepared) -> np.ndarray:
 
 
 def vectors(
-    knobs: RetrievalTraining, prepared: Prepared, known: np.ndarray, spec: FeatureSpec, items: ItemTable, **place: Any
+    knobs: RetrievalTrainerConfig,
+    prepared: Prepared,
+    known: np.ndarray,
+    spec: FeatureSpec,
+    items: ItemTable,
+    **place: Any,
 ) -> np.ndarray:
     examples = RetrievalExamples.of(prepared, spec, known)
     return knobs.fit(spec, items, examples, None, epochs=None, seed=0, loggers=[], **place)[1]
@@ -54,11 +59,11 @@ def altered(items: ItemTable) -> ItemTable:
 def test_what_a_stranger_is_like_teaches_nothing(
     experiment: Any, prepared: Prepared, known: np.ndarray, tmp_path: Path, negatives: int
 ) -> None:
-    knobs = replace(experiment.knobs.retrieval, negatives=negatives)
+    knobs = replace(experiment.cascade.retrieval, negatives=negatives)
     spec, items = prepared.spec(known)
     assert prepared.replay.items[known].max() > STRANGER not in prepared.replay.items[known]
     before, after = (
-        vectors(knobs, prepared, known, spec, table, loop=experiment.knobs.loop, folder=tmp_path / name)
+        vectors(knobs, prepared, known, spec, table, trainer=experiment.cascade.trainer, folder=tmp_path / name)
         for name, table in (("before", items), ("after", altered(items)))
     )
     others = np.arange(len(items)) != STRANGER

@@ -49,7 +49,7 @@ def test_no_feature_reads_a_clock(prepared: Prepared, config: DictConfig) -> Non
     assert spec.context.widths == {}
     assert not [tensor.name for tensor in spec.request_tensors() if tensor.name.startswith("context")]
     assert items.encoded["ids"].shape == (ITEMS + 1, 3), "the item and its two attributes"
-    weights = train.build(config).knobs.retrieval.weights(prepared.replay.seconds)
+    weights = train.build(config).cascade.retrieval.weights(prepared.replay.seconds)
     assert config.retrieval.half_life_days is not None
     assert (weights == 1).all()
 

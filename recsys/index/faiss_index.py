@@ -18,11 +18,11 @@ import numpy as np
 
 from recsys.contracts import PAD
 from recsys.errors import ConfigError, check_ranges
-from recsys.index.cells import Cells, euclidean, parts
 from recsys.index.exact import ExactIndex
-from recsys.index.scores import check_k, check_rows, checked, inner_products, open_rows
+from recsys.index.ivf_cells import IVFCells, euclidean_assignment, nested_indexes
+from recsys.index.scores import allowed_rows, check_k, check_rows, check_vectors, inner_products
 
-SAMPLE = 256
+RECALL_SAMPLE = 256
 """item vectors used as queries when the recall of a new index is measured, if no queries are given"""
 
 T = TypeVar("T")
@@ -38,10 +38,10 @@ class FaissIndex:
         """alive: [N] bool, False for rows that were removed."""
         self._index = index
         self._alive = alive
-        self._cells = Cells(index) if Cells.fit(index) else None
+        self._cells = IVFCells(index) if IVFCells.supports(index) else None
         self._clone: faiss.Index | None = None
-        self._turn = Lock()
-        self._owner = ThreadPoolExecutor(1, "faiss") if faiss.get_num_gpus() else None
+        self._lock = Lock()
+        self._faiss_thread = ThreadPoolExecutor(1, "faiss") if faiss.get_num_gpus() else None
 
     def __len__(self) -> int:
         """Rows, removed ones too."""
@@ -50,28 +50,28 @@ class FaissIndex:
     def search(self, queries: np.ndarray, k: int, allowed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """As ExactIndex.search, approximately: more places may be left to PAD."""
         check_k(k)
-        return self._own(lambda: self._search(checked(queries, self._index.d), min(k, len(self)), allowed))
+        return self._exclusive(lambda: self._search(check_vectors(queries, self._index.d), min(k, len(self)), allowed))
 
     def vectors(self, rows: np.ndarray) -> np.ndarray:
         """The vectors [.., D] float32 of rows [..], zeros where a row is PAD."""
-        return self._own(lambda: self._vectors(rows))
+        return self._exclusive(lambda: self._vectors(rows))
 
     def add(self, vectors: np.ndarray) -> np.ndarray:
         """Append vectors [M, D] without training; returns their rows [M]."""
-        return self._own(lambda: self._add(checked(vectors, self._index.d)))
+        return self._exclusive(lambda: self._add(check_vectors(vectors, self._index.d)))
 
     def remove(self, rows: np.ndarray) -> None:
         """Never find these rows again; their vectors can still be asked for."""
-        self._own(lambda: self._remove(check_rows(rows, len(self))))
+        self._exclusive(lambda: self._remove(check_rows(rows, len(self))))
 
-    def set_knobs(self, *, nprobe: int, ef_search: int, k_factor: float) -> None:
+    def set_search_parameters(self, *, nprobe: int, ef_search: int, k_factor: float) -> None:
         """How much is looked at, see IndexBuilder; written with the index."""
-        self._own(lambda: _set_knobs(self._index, nprobe, ef_search, k_factor))
+        self._exclusive(lambda: _set_search_parameters(self._index, nprobe, ef_search, k_factor))
         self._clone = None
 
     def write(self, path: Path) -> None:
         """faiss' own file; removed rows are those whose id is PAD."""
-        self._own(lambda: faiss.write_index(self._with_ids(), str(path)))
+        self._exclusive(lambda: faiss.write_index(self._with_ids(), str(path)))
 
     @staticmethod
     def read(path: Path) -> "FaissIndex":
@@ -82,10 +82,10 @@ class FaissIndex:
         index.own_fields = False
         return FaissIndex(faiss.downcast_index(index.index), alive)
 
-    def _own(self, call: Callable[[], T]) -> T:
-        if self._owner is not None:
-            return self._owner.submit(call).result()
-        with self._turn:
+    def _exclusive(self, call: Callable[[], T]) -> T:
+        if self._faiss_thread is not None:
+            return self._faiss_thread.submit(call).result()
+        with self._lock:
             return call()
 
     def _search(self, queries: np.ndarray, k: int, allowed: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
@@ -101,7 +101,7 @@ class FaissIndex:
         """Queries together as far as they may find the same: (queries, bool [N] or None for all)."""
         if allowed is None and self._alive.all():
             return [(queries, None)]
-        masks = open_rows(allowed, self._alive, len(queries))
+        masks = allowed_rows(allowed, self._alive, len(queries))
         if allowed is None or np.asarray(allowed).ndim == 1:
             return [(queries, masks[0])]
         return [(queries[at : at + 1], own) for at, own in enumerate(masks)]
@@ -111,11 +111,11 @@ class FaissIndex:
         if mask is None and faiss.get_num_gpus():
             return self._on_gpus().search(queries, k)[1]
         bits = None if mask is None else np.packbits(mask, bitorder="little")
-        chosen = None if bits is None else faiss.IDSelectorBitmap(len(self), faiss.swig_ptr(bits))
+        selector = None if bits is None else faiss.IDSelectorBitmap(len(self), faiss.swig_ptr(bits))
         if self._cells is not None:
             wider = int(k * getattr(self._index, "k_factor", 1))
-            return self._cells.search(queries, min(wider, len(self)), chosen)
-        return self._index.search(queries, k, params=chosen and _parameters(self._index, chosen))[1]
+            return self._cells.search(queries, min(wider, len(self)), selector)
+        return self._index.search(queries, k, params=selector and _selector_parameters(self._index, selector))[1]
 
     def _on_gpus(self) -> faiss.Index:
         if self._clone is None:
@@ -130,7 +130,7 @@ class FaissIndex:
 
     def _add(self, vectors: np.ndarray) -> np.ndarray:
         first = len(self)
-        with euclidean(self._index):
+        with euclidean_assignment(self._index):
             self._index.add(vectors)
         self._alive = np.concatenate([self._alive, np.ones(len(vectors), dtype=bool)])
         self._clone = None
@@ -142,10 +142,10 @@ class FaissIndex:
     def _with_ids(self) -> faiss.Index:
         if self._alive.all():
             return self._index
-        named = faiss.IndexIDMap(faiss.IndexFlatIP(self._index.d))
-        named.index, named.ntotal = self._index, len(self)
-        faiss.copy_array_to_vector(np.where(self._alive, np.arange(len(self)), PAD), named.id_map)
-        return named
+        with_ids = faiss.IndexIDMap(faiss.IndexFlatIP(self._index.d))
+        with_ids.index, with_ids.ntotal = self._index, len(self)
+        faiss.copy_array_to_vector(np.where(self._alive, np.arange(len(self)), PAD), with_ids.id_map)
+        return with_ids
 
 
 class IndexBuilder:
@@ -181,12 +181,12 @@ class IndexBuilder:
 
         queries: [B, D] of the kind that will be asked; a sample of the items stands in for them.
         """
-        vectors = checked(vectors)
+        vectors = check_vectors(vectors)
         built = FaissIndex(self._trained(vectors), np.ones(len(vectors), dtype=bool))
-        built.set_knobs(nprobe=self.nprobe, ef_search=self.ef_search, k_factor=self.k_factor)
-        asked = vectors[:: max(1, len(vectors) // SAMPLE)] if queries is None else queries
-        exact, _ = ExactIndex(vectors).search(asked, self.recall_at)
-        recall = _recall(vectors, asked, exact, built.search(asked, self.recall_at)[1])
+        built.set_search_parameters(nprobe=self.nprobe, ef_search=self.ef_search, k_factor=self.k_factor)
+        sample = vectors[:: max(1, len(vectors) // RECALL_SAMPLE)] if queries is None else queries
+        exact, _ = ExactIndex(vectors).search(sample, self.recall_at)
+        recall = _recall(vectors, sample, exact, built.search(sample, self.recall_at)[1])
         if recall < self.min_recall:
             raise ConfigError(
                 f"index.factory {self.factory!r} finds {recall:.3f} of the exact {self.recall_at} neighbours, "
@@ -203,7 +203,7 @@ class IndexBuilder:
                 "use e.g. Flat or IVF256,Flat"
             ) from None
         try:
-            with euclidean(index):
+            with euclidean_assignment(index):
                 index.train(vectors)
                 index.add(vectors)
         except RuntimeError:
@@ -223,8 +223,8 @@ def _recall(vectors: np.ndarray, queries: np.ndarray, exact: np.ndarray, rows: n
     return float(found.sum() / max(np.isfinite(exact).sum(), 1))
 
 
-def _set_knobs(index: faiss.Index, nprobe: int, ef_search: int, k_factor: float) -> None:
-    for part in parts(index):
+def _set_search_parameters(index: faiss.Index, nprobe: int, ef_search: int, k_factor: float) -> None:
+    for part in nested_indexes(index):
         match part:
             case faiss.IndexIVF():
                 part.nprobe = nprobe
@@ -235,18 +235,18 @@ def _set_knobs(index: faiss.Index, nprobe: int, ef_search: int, k_factor: float)
                 part.k_factor = k_factor
 
 
-def _parameters(index: faiss.Index, chosen: faiss.IDSelector) -> faiss.SearchParameters:
+def _selector_parameters(index: faiss.Index, selector: faiss.IDSelector) -> faiss.SearchParameters:
     """How this index is searched among chosen rows only, its knobs unchanged."""
     match index:
         case faiss.IndexRefine():
-            base = _parameters(faiss.downcast_index(index.base_index), chosen)
+            base = _selector_parameters(faiss.downcast_index(index.base_index), selector)
             return faiss.IndexRefineSearchParameters(k_factor=index.k_factor, base_index_params=base)
         case faiss.IndexPreTransform():
-            inner = _parameters(faiss.downcast_index(index.index), chosen)
+            inner = _selector_parameters(faiss.downcast_index(index.index), selector)
             return faiss.SearchParametersPreTransform(index_params=inner)
         case faiss.IndexIVF():
-            return faiss.SearchParametersIVF(sel=chosen, nprobe=index.nprobe)
+            return faiss.SearchParametersIVF(sel=selector, nprobe=index.nprobe)
         case faiss.IndexHNSW():
-            return faiss.SearchParametersHNSW(sel=chosen, efSearch=index.hnsw.efSearch)
+            return faiss.SearchParametersHNSW(sel=selector, efSearch=index.hnsw.efSearch)
         case _:
-            return faiss.SearchParameters(sel=chosen)
+            return faiss.SearchParameters(sel=selector)

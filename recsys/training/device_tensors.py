@@ -1,4 +1,4 @@
-"""Arrays that live with a task, on its device."""
+"""Training arrays as tensors on the device of a task."""
 
 from collections.abc import Mapping
 
@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 
-class Resident(nn.Module):
-    """Named arrays as buffers: they follow the task to its device and stay out of its checkpoints."""
+class DeviceTensors(nn.Module):
+    """Named arrays as non-persistent buffers: moved with the task to its device, left out of checkpoints."""
 
     def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
         super().__init__()

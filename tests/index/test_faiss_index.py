@@ -12,8 +12,8 @@ import pytest
 from recsys.contracts import PAD
 from recsys.errors import ConfigError, DataError
 from recsys.index import ExactIndex, FaissIndex, IndexBuilder
-from recsys.index.cells import euclidean
 from recsys.index.exact import recall_against
+from recsys.index.ivf_cells import euclidean_assignment
 from recsys.index.scores import oracle
 
 N, D = 1_000, 16
@@ -163,7 +163,7 @@ def test_items_with_equal_vectors_stand_for_each_other(vectors):
 
 def test_the_metric_comes_back_when_adding_fails(vectors):
     index = faiss.index_factory(D, "IVF7,Flat", faiss.METRIC_INNER_PRODUCT)
-    with pytest.raises(RuntimeError), euclidean(index):
+    with pytest.raises(RuntimeError), euclidean_assignment(index):
         raise RuntimeError
     assert index.quantizer.metric_type == faiss.METRIC_INNER_PRODUCT
 
@@ -192,7 +192,7 @@ def test_the_owner_works_with_the_threads_of_its_maker(vectors):
     before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)
     try:
-        assert built(vectors, "Flat")._own(faiss.omp_get_max_threads) == 1
+        assert built(vectors, "Flat")._exclusive(faiss.omp_get_max_threads) == 1
     finally:
         faiss.omp_set_num_threads(before)
 

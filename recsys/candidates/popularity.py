@@ -1,6 +1,6 @@
-"""Lists that are the same for everybody: the popular and the fresh.
+"""Non-personalised item lists: popular items and recent items.
 
-Shapes: B queries, M events, N items, K offers, P pairs of a query and an item.
+Shapes: B queries, M events, N items, K candidates, P pairs of a query and an item.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,14 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from recsys.candidates.contract import RECENT, Arrays, Asked, Document, Known, check_source
+from recsys.candidates.interfaces import (
+    RECENT_EVENTS,
+    Arrays,
+    Document,
+    SourceQuery,
+    TrainingInteractions,
+    check_source,
+)
 from recsys.errors import ConfigError, check_ranges
 from recsys.index import Index
 
@@ -18,8 +25,8 @@ DAY = 86_400.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class ListAnswer:
-    """One list for B queries."""
+class ItemListScores:
+    """One list as the candidates of B queries."""
 
     rows: np.ndarray
     """[N'] int64, best first"""
@@ -27,10 +34,10 @@ class ListAnswer:
     """[R] float32 by catalogue row; rows beyond have 0"""
     num_queries: int
 
-    def offer(self, k: int) -> np.ndarray:
+    def top_k(self, k: int) -> np.ndarray:
         return np.broadcast_to(self.rows[:k], (self.num_queries, len(self.rows[:k])))
 
-    def only(self, queries: np.ndarray) -> "ListAnswer":
+    def select(self, queries: np.ndarray) -> "ItemListScores":
         return replace(self, num_queries=len(queries))
 
     def score(self, query: np.ndarray, row: np.ndarray) -> np.ndarray:
@@ -39,29 +46,29 @@ class ListAnswer:
         scores[inside] = self.scores[row[inside]]
         return scores
 
-    def recent(self, query: np.ndarray, row: np.ndarray) -> np.ndarray:
-        """No event speaks for a list."""
-        return np.zeros((len(row), RECENT), dtype=np.float32)
+    def event_scores(self, query: np.ndarray, row: np.ndarray) -> np.ndarray:
+        """Zeros: a list does not depend on the history."""
+        return np.zeros((len(row), RECENT_EVENTS), dtype=np.float32)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ItemList:
-    """One list for everybody."""
+    """The same candidates for all users."""
 
     rows: np.ndarray
     """[N'] int64, best first"""
     scores: np.ndarray
-    """[N'] float32, share of the first one's merit, falling"""
+    """[N'] float32, relative to the score of the first, descending"""
     newest_of: int | None = None
-    """length of a list of the newest by their first event, which items that come later lead; None for another list"""
+    """maximal length of a list of recent items by first event, to which `with_newest_first` adds; None for other lists"""
     kind: ClassVar[str] = "list"
 
-    def answer(self, asked: Asked) -> ListAnswer:
-        rows = self.rows if asked.hidden is None else self.rows[~asked.hidden[self.rows]]
-        return ListAnswer(rows=rows, scores=self._by_row, num_queries=len(asked))
+    def scores_for(self, queries: SourceQuery) -> ItemListScores:
+        rows = self.rows if queries.hidden is None else self.rows[~queries.hidden[self.rows]]
+        return ItemListScores(rows=rows, scores=self._by_row, num_queries=len(queries))
 
-    def led_by(self, newest: np.ndarray) -> "ItemList":
-        """A list of the newest with others before it, the newest of them first; any other list as it is."""
+    def with_newest_first(self, newest: np.ndarray) -> "ItemList":
+        """Return a list of recent items with the rows `newest`, newest first, in front; any other list unchanged."""
         if self.newest_of is None or not len(newest):
             return self
         rows = np.concatenate([newest, self.rows])[: self.newest_of]
@@ -83,15 +90,15 @@ class ItemList:
         return cls(rows=arrays["rows"], scores=arrays["scores"], newest_of=document.get("newest_of"))
 
 
-class Popular:
-    """The items met most often in the newest days of what is known; the score is the share of the first one's events."""
+class PopularItems:
+    """The items with the most events in the last days of the training data; scores are relative to the first item's events."""
 
     def __init__(self, *, num: int, weights: Sequence[float], days: float, kept: int) -> None:
         """
-        num: candidates it offers a query
-        weights: of its scores in the merge, to choose from
+        num: candidates of a query
+        weights: grid of the weight of its scores in the merge
         days: window before the end of the training data
-        kept: length of the stored list, long enough to outlast what a user has seen
+        kept: length of the stored list, long enough to leave items when a user's seen ones are removed
         """
         self.num, self.weights, self.days, self.kept = num, tuple(weights), days, kept
         self.decays: tuple[float, ...] = ()
@@ -99,67 +106,67 @@ class Popular:
         check_ranges("candidates.popular", days=(days, 1e-6, 1e6))
         check_kept("popular", kept, num)
 
-    def fit(self, known: Known) -> ItemList:
-        """Without time every event counts."""
-        age = np.nan_to_num(known.timestamps.max() - known.timestamps)
-        counts = np.bincount(known.items[age < self.days * DAY], minlength=known.num_items)
-        order = np.lexsort((np.arange(known.num_items), -counts))[: self.kept]
+    def fit(self, interactions: TrainingInteractions) -> ItemList:
+        """Count the events of the window; without timestamps all events."""
+        age = np.nan_to_num(interactions.timestamps.max() - interactions.timestamps)
+        counts = np.bincount(interactions.items[age < self.days * DAY], minlength=interactions.num_items)
+        order = np.lexsort((np.arange(interactions.num_items), -counts))[: self.kept]
         order = order[counts[order] > 0]
         return ItemList(rows=order, scores=(counts[order] / counts.max()).astype(np.float32))
 
 
-class Fresh:
-    """The newest items; the score falls evenly from 1 for the newest, items of one moment have the same."""
+class RecentItems:
+    """The newest items; scores fall linearly from 1 for the newest, items of the same time have the same score."""
 
     def __init__(self, *, num: int, weights: Sequence[float], kept: int, column: str | None) -> None:
         """
-        num: candidates it offers a query
-        weights: of its scores in the merge, to choose from
-        kept: length of the stored list, long enough to outlast what a user has seen
+        num: candidates of a query
+        weights: grid of the weight of its scores in the merge
+        kept: length of the stored list, long enough to leave items when a user's seen ones are removed
         column: number or timestamp of the items that rises with their date, which items without events have too; null
-            takes the first known event
+            takes the time of the first event
         """
         self.num, self.weights, self.kept, self.column = num, tuple(weights), kept, column
         self.decays: tuple[float, ...] = ()
         check_source("fresh", num, self.weights)
         check_kept("fresh", kept, num)
 
-    def fit(self, known: Known) -> ItemList | None:
-        """None without a column and without time."""
-        born = _first_events(known) if self.column is None else self._dates(known)
-        if self.column is None and np.isnan(born).all():
+    def fit(self, interactions: TrainingInteractions) -> ItemList | None:
+        """Sort items by date; None without a column and without timestamps."""
+        dates = _first_event_times(interactions) if self.column is None else self._dates(interactions)
+        if self.column is None and np.isnan(dates).all():
             return None
-        dated = np.flatnonzero(~np.isnan(born))
-        order = dated[np.lexsort((dated, -born[dated]))][: self.kept]
-        num_newer = np.searchsorted(-born[order], -born[order])
+        dated = np.flatnonzero(~np.isnan(dates))
+        order = dated[np.lexsort((dated, -dates[dated]))][: self.kept]
+        num_newer = np.searchsorted(-dates[order], -dates[order])
         return ItemList(
             rows=order,
             scores=(1 - num_newer / self.kept).astype(np.float32),
             newest_of=self.kept if self.column is None else None,
         )
 
-    def _dates(self, known: Known) -> np.ndarray:
-        """[N] NaN where the item has none."""
-        names = [column.name for column in known.spec.items.of_kind("number")]
+    def _dates(self, interactions: TrainingInteractions) -> np.ndarray:
+        """[N] values of the column, NaN where the item has none."""
+        names = [column.name for column in interactions.spec.items.of_kind("number")]
         if self.column not in names:
             raise ConfigError(
                 f"candidates.fresh.column is {self.column!r}, which is no number of the items; "
                 f"choose one of {names} or null for the first known event"
             )
-        place = 2 * names.index(self.column)
-        values, missing = known.table.encoded["numbers"][:-1, place : place + 2].T
+        column = 2 * names.index(self.column)
+        values, missing = interactions.table.encoded["numbers"][:-1, column : column + 2].T
         return np.where(missing > 0, np.nan, values)
 
 
-def _first_events(known: Known) -> np.ndarray:
-    """[N] unix seconds of each item's first known event, NaN where there is none."""
-    first = np.full(known.num_items, np.nan)
-    np.fmin.at(first, known.items, known.timestamps)
+def _first_event_times(interactions: TrainingInteractions) -> np.ndarray:
+    """[N] unix seconds of each item's first event, NaN where there is none."""
+    first = np.full(interactions.num_items, np.nan)
+    np.fmin.at(first, interactions.items, interactions.timestamps)
     return first
 
 
 def check_kept(name: str, kept: int, num: int) -> None:
-    """ConfigError for a list that cannot hold what it offers."""
+    """Raise ConfigError for a list shorter than the candidates of a query."""
     check_ranges(f"candidates.{name}", kept=(kept, 1, 10_000_000))
     if kept < num:
         raise ConfigError(f"candidates.{name}.kept is {kept}, less than num {num}; store at least num items")

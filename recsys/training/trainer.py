@@ -1,4 +1,4 @@
-"""The one way a task is trained: Lightning, tensors sliced by permutation, checkpoints that a rerun resumes from."""
+"""Training loop of all tasks: Lightning, shuffled index batches, checkpoints that a rerun resumes from."""
 
 import logging
 import math
@@ -20,19 +20,19 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from torch.utils.flop_counter import FlopCounterMode
 
 from recsys.errors import ConfigError, check_ranges
-from recsys.nn.rows import dense_parameters, sparse_tables
+from recsys.nn.sparse_embedding import dense_parameters, sparse_tables
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
-NOT_FOR_LARGE_TABLES = ("16-mixed",)
-"""it scales gradients"""
-FASTER = 100.0
-"""row-wise Adagrad divides by all gradients so far, AdamW by the newest"""
-TRAINED = "trained.pt"
+GRADIENT_SCALING = ("16-mixed",)
+"""precisions with scaled gradients, which `RowWiseAdagradEmbedding` would apply unscaled"""
+SPARSE_LR_MULTIPLIER = 100.0
+"""row-wise Adagrad divides by the sum of all squared gradients so far, AdamW by a moving average: its steps shrink"""
+FINISHED_FILE = "trained.pt"
 """weights and epochs of a finished task"""
 
 
-class Permutation(Sampler[np.ndarray]):
-    """Index batches of a fresh permutation every epoch; epoch e of seed s is always the same one."""
+class ShuffledBatchSampler(Sampler[np.ndarray]):
+    """Index batches of a fresh permutation every epoch, a function of seed and epoch."""
 
     def __init__(self, size: int, batch_size: int, seed: int) -> None:
         self.size = size
@@ -41,7 +41,7 @@ class Permutation(Sampler[np.ndarray]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Lightning calls this, also after a resume."""
+        """Set the epoch; Lightning calls this, also after a resume."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -52,71 +52,72 @@ class Permutation(Sampler[np.ndarray]):
         yield from (order[start : start + self.batch_size] for start in range(0, self.size, self.batch_size))
 
 
-class Buckets(Permutation):
-    """Batches of examples of like sizes, each holding about `batch_size` of them by size: little padding is computed.
+class LengthBucketSampler(ShuffledBatchSampler):
+    """Batches of examples of similar length, whose lengths sum to about `batch_size`, so that little is padding.
 
-    Sizes are sorted within random stretches of the permutation, the batches come in a random order.
+    Examples are sorted by length within random windows of the permutation; the batches come in a random order.
     """
 
-    STRETCH = 50
-    """batches that are sorted together"""
+    SHUFFLE_WINDOW = 50
+    """batches in a window"""
 
     def __init__(self, sizes: np.ndarray, batch_size: int, seed: int) -> None:
         super().__init__(len(sizes), batch_size, seed)
         self.sizes = sizes
-        self.examples = max(1, round(self.STRETCH * batch_size / float(sizes.mean())))
+        self.examples = max(1, round(self.SHUFFLE_WINDOW * batch_size / float(sizes.mean())))
 
     def __len__(self) -> int:
-        """The same in every epoch, as Lightning wants it."""
+        """Number of batches, the same in every epoch, as Lightning requires."""
         return sum(self._num(min(self.examples, self.size - start)) for start in range(0, self.size, self.examples))
 
     def __iter__(self) -> Iterator[np.ndarray]:
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.size)
-        stretches = (order[start : start + self.examples] for start in range(0, self.size, self.examples))
-        batches = [batch for stretch in stretches for batch in self._cut(stretch)]
+        windows = (order[start : start + self.examples] for start in range(0, self.size, self.examples))
+        batches = [batch for window in windows for batch in self._cut(window)]
         yield from (
-            batches[place] for place in np.random.default_rng((self.seed, self.epoch, 1)).permutation(len(batches))
+            batches[number] for number in np.random.default_rng((self.seed, self.epoch, 1)).permutation(len(batches))
         )
 
     def _num(self, examples: int) -> int:
-        """Batches that a stretch of so many examples is cut into."""
-        return min(examples, max(1, round(self.STRETCH * examples / self.examples)))
+        """Number of batches of a window of so many examples."""
+        return min(examples, max(1, round(self.SHUFFLE_WINDOW * examples / self.examples)))
 
-    def _cut(self, stretch: np.ndarray) -> list[np.ndarray]:
-        """Batches of about equal size, none of them empty."""
-        stretch = stretch[np.argsort(self.sizes[stretch], kind="stable")]
-        num, upto = self._num(len(stretch)), np.cumsum(self.sizes[stretch])
-        places = np.arange(1, num)
-        ends = np.searchsorted(upto, upto[-1] * places / num, side="right")
-        ends = np.maximum.accumulate(np.maximum(ends - places, 0)) + places
-        return np.split(stretch, np.minimum(ends, len(stretch) - num + places))
+    def _cut(self, window: np.ndarray) -> list[np.ndarray]:
+        """Split a window into batches of about equal total length, none of them empty."""
+        window = window[np.argsort(self.sizes[window], kind="stable")]
+        num, totals = self._num(len(window)), np.cumsum(self.sizes[window])
+        numbers = np.arange(1, num)
+        ends = np.searchsorted(totals, totals[-1] * numbers / num, side="right")
+        # ends - numbers may not fall, and batch n ends after at least n examples with enough left for those behind it
+        ends = np.maximum.accumulate(np.maximum(ends - numbers, 0)) + numbers
+        return np.split(window, np.minimum(ends, len(window) - num + numbers))
 
 
-class Indices(Dataset[torch.Tensor]):
-    """An index batch is its own example: the tensors live with the task, on its device."""
+class IndexDataset(Dataset[torch.Tensor]):
+    """Identity data set of index batches: the tensors live on the device, with the task."""
 
     def __getitem__(self, index: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(index)
 
 
 def index_batches(size: int, batch_size: int, seed: int) -> DataLoader:
-    return DataLoader(Indices(), sampler=Permutation(size, batch_size, seed), batch_size=None)
+    return DataLoader(IndexDataset(), sampler=ShuffledBatchSampler(size, batch_size, seed), batch_size=None)
 
 
-def bucket_batches(sizes: np.ndarray, batch_size: int, seed: int) -> DataLoader:
-    return DataLoader(Indices(), sampler=Buckets(sizes, batch_size, seed), batch_size=None)
+def length_bucket_batches(sizes: np.ndarray, batch_size: int, seed: int) -> DataLoader:
+    return DataLoader(IndexDataset(), sampler=LengthBucketSampler(sizes, batch_size, seed), batch_size=None)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fitting:
-    """The knobs that every trained model has; ConfigError for one out of range."""
+class OptimConfig:
+    """Optimisation settings of every trained model; ConfigError for one out of range."""
 
     batch_size: int
     """examples a step"""
     epochs: int
     """at most"""
     patience: int
-    """epochs without a better validation figure before training stops"""
+    """epochs without a better validation metric before training stops"""
     learning_rate: float
     weight_decay: float
 
@@ -133,19 +134,19 @@ class Fitting:
             weight_decay=(self.weight_decay, 0.0, 1.0),
         )
 
-    def optimisation(self, task: pl.LightningModule, steps: int) -> dict[str, Any]:
-        """What Lightning steps by; after `steps` the learning rate is down to nothing.
+    def configure_optimizers(self, task: pl.LightningModule, steps: int) -> dict[str, Any]:
+        """AdamW with a warm-up and a cosine decay to 0 over `steps`, in Lightning's form.
 
-        In mixed precision Lightning clips no gradients of fused optimisers.
+        Not fused in mixed precision, where Lightning refuses to clip gradients of fused optimisers.
         """
         options: dict[str, Any] = {"lr": self.learning_rate, "weight_decay": self.weight_decay}
         optimiser = torch.optim.AdamW(dense_parameters(task), fused="mixed" not in task.trainer.precision, **options)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, partial(warm_cosine, steps=steps))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, partial(warmup_cosine, steps=steps))
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def warm_cosine(step: int, *, steps: int) -> float:
-    """Share of the learning rate: up within the first twentieth, then down a half cosine (Loshchilov & Hutter 2017)."""
+def warmup_cosine(step: int, *, steps: int) -> float:
+    """Factor of the learning rate: linear warm-up over 5% of steps, then a half cosine (Loshchilov & Hutter 2017)."""
     warm = max(1, steps // 20)
     if step < warm:
         return (step + 1) / warm
@@ -153,10 +154,10 @@ def warm_cosine(step: int, *, steps: int) -> float:
 
 
 class Throughput(Callback):
-    """Logs examples a second of each epoch, validation left out, and prints at the end what the device made of it.
+    """Log examples a second of each epoch, without validation, and print model FLOPs utilisation at the end.
 
-    The floating point operations of the first step, forward and backward, are counted for an example; their rate is
-    held against that of a plain matrix product (model FLOPs utilisation, Chowdhery et al., PaLM, 2022).
+    The floating point operations of the first step, forward and backward, are counted; their rate is divided by that of a
+    plain matrix product (MFU, Chowdhery et al., PaLM, 2022).
     """
 
     def __init__(self, name: str) -> None:
@@ -199,16 +200,16 @@ class Throughput(Callback):
             )
 
 
-class SparseRates(Callback):
-    """Tells tables that move themselves how fast to learn: as the rest does, FASTER times."""
+class SparseLearningRate(Callback):
+    """Set the learning rate of row-wise Adagrad tables to SPARSE_LR_MULTIPLIER times that of the optimiser."""
 
     def on_train_batch_start(self, trainer: pl.Trainer, task: pl.LightningModule, batch: Any, batch_idx: int) -> None:
         for table in sparse_tables(task):
-            table.rate = FASTER * trainer.optimizers[0].param_groups[0]["lr"]
+            table.learning_rate = SPARSE_LR_MULTIPLIER * trainer.optimizers[0].param_groups[0]["lr"]
 
 
-class Compiled(Callback):
-    """Steps by torch.compile from the second on; the operations of the first are counted, which no compiler stands."""
+class CompileTrainingStep(Callback):
+    """Compile training_step after step 1: FLOP counting in step 1 does not work under torch.compile."""
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, task: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -230,15 +231,16 @@ def matmul_flops(device: torch.device, precision: str) -> float:
     return 2 * size**3 / best
 
 
-class Loop:
-    """Where and how to train; one instance serves all tasks of a run."""
+class Trainer:
+    """Device, precision and callbacks of training; one instance for all tasks of a run."""
 
     def __init__(self, *, accelerator: str, precision: str, compile: bool, progress: bool, threads: int) -> None:
         """
         accelerator: cpu or cuda
         precision: as in Lightning, "32-true" or "bf16-mixed"
         threads: torch threads on the CPU, 0 leaves torch's own choice
-        compile: training steps by torch.compile, whose first minute or two must be earned back
+        compile: training steps by torch.compile, which costs a minute or two at the start
+        progress: show a progress bar
         """
         if accelerator not in ("cpu", "cuda"):
             raise ConfigError(f"trainer.accelerator is {accelerator!r}; choose cpu or cuda")
@@ -254,11 +256,11 @@ class Loop:
         self.compile = compile
         self.progress = progress
 
-    def quiet(self) -> "Loop":
-        """The same without a progress bar."""
-        loop = copy(self)
-        loop.progress = False
-        return loop
+    def without_progress(self) -> "Trainer":
+        """Return a copy without a progress bar."""
+        trainer = copy(self)
+        trainer.progress = False
+        return trainer
 
     def fit(
         self,
@@ -272,14 +274,14 @@ class Loop:
         monitor: str | None,
         loggers: Sequence[Logger],
     ) -> int:
-        """Train up to `epochs`; with `monitor` (larger is better) stop early and keep the best epoch's weights.
+        """Train for up to `epochs`; with `monitor` (larger is better) stop early and keep the best epoch's weights.
 
-        The same folder again: a finished task is read back, an interrupted one goes on from its last checkpoint.
-        Returns the epochs that the kept weights were trained for.
+        With the same folder again a finished task is read back and an interrupted one resumes from its last checkpoint.
+        Returns the epoch of the kept weights, counted from 1.
         """
-        if (folder / TRAINED).is_file():
-            return _restore(task, folder / TRAINED)
-        if self.precision in NOT_FOR_LARGE_TABLES and any(sparse_tables(task)):
+        if (folder / FINISHED_FILE).is_file():
+            return _restore(task, folder / FINISHED_FILE)
+        if self.precision in GRADIENT_SCALING and any(sparse_tables(task)):
             raise ConfigError(
                 f"trainer.precision {self.precision} is too coarse for large tables; choose bf16-mixed or 32-true"
             )
@@ -288,7 +290,7 @@ class Loop:
             dirpath=folder, filename="best", monitor=monitor, mode="max", enable_version_counter=False
         )
         stop = [best, EarlyStopping(monitor=monitor, mode="max", patience=patience)] if monitor else []
-        steps = [SparseRates(), Throughput(folder.name), *([Compiled()] if self.compile else [])]
+        steps = [SparseLearningRate(), Throughput(folder.name), *([CompileTrainingStep()] if self.compile else [])]
         trainer = self._trainer([last, *stop, *steps], loggers, epochs)
         resume = folder / "last.ckpt"
         with warnings.catch_warnings():
@@ -301,9 +303,9 @@ class Loop:
                 vars(task).pop("training_step", None)
         if best.best_model_path:
             epochs = _restore(task, Path(best.best_model_path)) + 1
-        draft = folder / f"{TRAINED}.draft"
+        draft = folder / f"{FINISHED_FILE}.draft"
         torch.save({"state_dict": task.state_dict(), "epoch": epochs}, draft)
-        draft.rename(folder / TRAINED)
+        draft.rename(folder / FINISHED_FILE)
         return epochs
 
     def _trainer(self, callbacks: Sequence[Callback], loggers: Sequence[Logger], epochs: int) -> pl.Trainer:
@@ -325,7 +327,7 @@ class Loop:
 
 
 def _restore(task: pl.LightningModule, file: Path) -> int:
-    """Load the weights of a checkpoint; returns its epoch."""
+    """Load the weights of a checkpoint and return its epoch."""
     kept = torch.load(file, map_location="cpu", weights_only=False)
     task.load_state_dict(kept["state_dict"])
     return int(kept["epoch"])

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from recsys.index import device
+from recsys.index.gpu import device_index, torch_scores
 from recsys.index.scores import oracle
 
-scan = pytest.importorskip("recsys.index.scan", reason="Triton is there on Linux alone")
+scan = pytest.importorskip("recsys.index.gpu.triton_scan", reason="Triton is there on Linux alone")
 pytestmark = [
     pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device runs the kernels themselves"),
     pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning"),
@@ -19,15 +19,15 @@ pytestmark = [
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch):
-    few = scan.Shape(queries=16, warps=1, stages=1, programs=1)
-    for name, value in {"BATCHES": (16, 32), "SMALL": few, "LARGE": few}.items():
+    few = scan.LaunchShape(queries=16, warps=1, stages=1, programs=1)
+    for name, value in {"QUERY_BUCKETS": (16, 32), "SMALL_BATCH": few, "LARGE_BATCH": few}.items():
         monkeypatch.setattr(scan, name, value)
 
 
 def made(vectors, alive=None):
     exact = torch.from_numpy(vectors)
     alive = np.ones(len(vectors), dtype=bool) if alive is None else alive
-    return scan.Scan(exact, device.norms(exact), torch.from_numpy(alive))
+    return scan.TritonScan(exact, torch_scores.norm_bounds(exact), torch.from_numpy(alive))
 
 
 def drawn(num, dim, queries, seed=0):
@@ -79,8 +79,8 @@ def test_nothing_allowed_is_not_sure():
 
 def test_a_catalogue_must_be_large_for_what_is_asked():
     scanned = made(drawn(128 * 16, 16, 1)[0])
-    assert scanned.fits(2)
-    assert not scanned.fits(3)
+    assert scanned.supports(2)
+    assert not scanned.supports(3)
 
 
 LOST, GAINED = 1 + 2.0**-8, 1 + 2.0**-8 + 2.0**-16
@@ -102,7 +102,7 @@ def test_rounding_at_its_worst_loses_no_row():
     vectors, query = against_rounding(128 * 16)
     expected = oracle(vectors, query, 1)
     assert expected[1].tolist() == [[128 * 16 // 3]]
-    index = device.DeviceIndex(vectors, np.ones(len(vectors), dtype=bool), "cpu")
+    index = device_index.DeviceIndex(vectors, np.ones(len(vectors), dtype=bool), "cpu")
     assert_same(index.search(query, 1), expected)
     index._scan = made(vectors)
     assert index._scan.search(query, 1, None)[2].all()
@@ -117,15 +117,15 @@ def assert_same(found, expected):
 def test_what_the_kernels_are_not_sure_of_is_asked_for_again():
     vectors, asked = drawn(128 * 24, 16, 20)
     vectors[: 128 * 12] = np.abs(asked[3]) * np.sign(asked[3])
-    index = device.DeviceIndex(vectors, np.ones(len(vectors), dtype=bool), "cpu")
+    index = device_index.DeviceIndex(vectors, np.ones(len(vectors), dtype=bool), "cpu")
     index._scan = made(vectors)
     assert not index._scan.search(asked, 3, None)[2].all()
     assert_same(index.search(asked, 3), oracle(vectors, asked, 3))
 
 
 def test_stages_are_as_many_as_shared_memory_holds():
-    shape = scan.Shape(queries=64, warps=4, stages=4, programs=1)
-    assert [one and one.stages for one in (scan.fitting(shape, dim, 232_448) for dim in (64, 128, 256, 1024))] == [
+    shape = scan.LaunchShape(queries=64, warps=4, stages=4, programs=1)
+    assert [one and one.stages for one in (scan.fit_stages(shape, dim, 232_448) for dim in (64, 128, 256, 1024))] == [
         4,
         4,
         2,
@@ -137,8 +137,8 @@ def test_plans_are_forgotten():
     scanned, asked = made(drawn(128 * 60, 16, 1)[0]), drawn(1, 16, 1)[1]
     scan_plans = [scanned._plan((16, k, True)) for k in (1, 2, 3)]
     assert len({id(one) for one in scan_plans}) == 3
-    for k in range(4, 4 + scan.PLANS):
+    for k in range(4, 4 + scan.MAX_PLANS):
         scanned._plan((16, k, True))
-    assert len(scanned._plans) == scan.PLANS
+    assert len(scanned._plans) == scan.MAX_PLANS
     assert (16, 1, True) not in scanned._plans
     assert scanned.search(asked, 1, None)[2].all()

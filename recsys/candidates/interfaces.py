@@ -1,6 +1,6 @@
-"""What a candidate source is: fitted on what is known, asked by a batch of users, it offers items and scores any item.
+"""The interfaces of candidate sources: a configuration fits a source, the source scores a batch of users.
 
-Shapes: B queries, H history, D dim, M events, N items, K offers, P pairs of a query and an item, E = RECENT events.
+Shapes: B queries, H history, D dim, M events, N items, K candidates, P pairs of a query and an item, E = RECENT_EVENTS.
 """
 
 from collections.abc import Mapping
@@ -10,22 +10,22 @@ from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 
-from recsys.candidates.operators import newest
+from recsys.candidates.operators import newest_events
 from recsys.contracts import PAD
 from recsys.errors import ConfigError, DataError, check_ranges
 from recsys.features.encode import ItemTable
 from recsys.features.spec import FeatureSpec
 from recsys.index import Index
 
-RECENT = 4
-"""newest events of a history that are asked one by one what they say of an item"""
+RECENT_EVENTS = 4
+"""newest events of a history whose scores the ranker reads one by one"""
 Document = dict[str, Any]
 Arrays = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Known:
-    """All that a source may be fitted on. DataError when nothing is."""
+class TrainingInteractions:
+    """Everything that a source may be fitted on. DataError when there is no event."""
 
     users: np.ndarray
     """[M] int64 codes from 0 of the positive events, which stand in canonical order"""
@@ -39,9 +39,9 @@ class Known:
     ordered: bool
     """events of a user stand in the order in which they happened; else they are a set"""
     repeats: bool = False
-    """items may be recommended again to who interacted with them"""
+    """items may be recommended again to users who interacted with them"""
     events_per_user: int = 2**62
-    """what reads pairs of a user's events reads so many of the newest at most"""
+    """the newest events of a user, at most, for sources that read pairs of events"""
 
     def __post_init__(self) -> None:
         if not len(self.users):
@@ -52,86 +52,86 @@ class Known:
         return len(self.table)
 
     @cached_property
-    def capped(self) -> "Known":
-        """Only the newest `events_per_user` of each user."""
-        kept = newest(self.users, self.events_per_user)
+    def capped(self) -> "TrainingInteractions":
+        """The newest `events_per_user` events of each user."""
+        kept = newest_events(self.users, self.events_per_user)
         if kept.all():
             return self
         return replace(self, users=self.users[kept], items=self.items[kept], timestamps=self.timestamps[kept])
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
-    """What sources may know of B users."""
+class SourceQuery:
+    """A batch of B users as the sources read it."""
 
     vectors: np.ndarray
     """[B, D] float32, of the user tower"""
     history: np.ndarray
-    """[B, H] catalogue rows of all that was met, newest last, PAD before"""
+    """[B, H] catalogue rows of the interaction history, newest last, PAD in front"""
     hidden: np.ndarray | None = None
-    """[N] bool, rows that nobody may be offered; None where all may"""
+    """[N] bool, rows that may not be recommended to anybody; None where all may"""
 
     def __len__(self) -> int:
         return len(self.history)
 
     @property
-    def newest(self) -> np.ndarray:
+    def newest_events(self) -> np.ndarray:
         """[B, E] catalogue rows, the newest first, PAD after the last."""
-        rows = np.full((len(self.history), RECENT), PAD, dtype=np.int64)
-        newest = self.history[:, : -RECENT - 1 : -1]
+        rows = np.full((len(self.history), RECENT_EVENTS), PAD, dtype=np.int64)
+        newest = self.history[:, : -RECENT_EVENTS - 1 : -1]
         rows[:, : newest.shape[1]] = newest
         return rows
 
 
-class Answer(Protocol):
-    """The opinion of one source for B users."""
+class SourceScores(Protocol):
+    """Candidates and scores of one source for B users."""
 
-    def offer(self, k: int) -> np.ndarray:
+    def top_k(self, k: int) -> np.ndarray:
         """[B, K] catalogue rows, best first, PAD where there is none; K <= k."""
 
-    def only(self, queries: np.ndarray) -> "Answer":
-        """That of some queries [B'], rising."""
+    def select(self, queries: np.ndarray) -> "SourceScores":
+        """Return the scores of a subset of the queries, ascending indices [B']."""
 
     def score(self, query: np.ndarray, row: np.ndarray) -> np.ndarray:
         """[P] queries and [P] catalogue rows, any of them -> [P] float32, larger is better."""
 
-    def recent(self, query: np.ndarray, row: np.ndarray) -> np.ndarray:
-        """[P] queries and [P] catalogue rows -> [P, E] float32: what each of the newest events says, the newest first.
+    def event_scores(self, query: np.ndarray, row: np.ndarray) -> np.ndarray:
+        """[P] queries and [P] catalogue rows -> [P, E] float32: the score from each of the newest events alone, newest first.
 
-        0 where there is no such event, or where it says nothing.
+        0 where there is no such event, or where the source has no score for it.
         """
 
 
-class Fitted(Protocol):
-    """A source that can be asked."""
+class CandidateSource(Protocol):
+    """A fitted source."""
 
     kind: ClassVar[str]
 
-    def answer(self, asked: Asked) -> Answer: ...
+    def scores_for(self, queries: SourceQuery) -> SourceScores: ...
 
     def to_documents(self) -> tuple[Document, Arrays]:
-        """What a bundle stores of it, beside the index."""
+        """Return the document and the arrays that a bundle stores of the source, beside the index."""
 
     @classmethod
     def from_documents(cls, document: Mapping[str, Any], arrays: Mapping[str, np.ndarray], index: Index) -> Self: ...
 
 
-class Source(Protocol):
-    """How to fit a source."""
+class SourceConfig(Protocol):
+    """Configuration of a source, which fits it."""
 
     num: int
-    """candidates it offers a query"""
+    """candidates of a query"""
     weights: tuple[float, ...]
-    """of its scores in the merge, to choose from; the first holds until one is chosen"""
+    """grid of weights in the merge; the first holds until `tune` chose one"""
     decays: tuple[float, ...]
-    """of the history, to choose from, as the weights are; empty where the source reads no history"""
+    """grid of decays of the history, as the weights are; empty where the source reads no history"""
 
-    def fit(self, known: Known) -> Fitted | None:
-        """None when the data have nothing that the source could read."""
+    def fit(self, interactions: TrainingInteractions) -> CandidateSource | None:
+        """Fit the source; None when the data have nothing that it could read."""
 
 
 def check_source(name: str, num: int, weights: tuple[float, ...], decays: tuple[float, ...] = ()) -> None:
-    """ConfigError for what no source could do."""
+    """Raise ConfigError for values out of range."""
     if not weights:
         raise ConfigError(f"candidates.{name}.weights is empty; give at least one weight")
     check_ranges(f"candidates.{name}", num=(num, 1, 1_000_000))

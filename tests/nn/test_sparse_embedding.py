@@ -8,9 +8,9 @@ import torch
 from torch.nn import functional as F
 
 from recsys.features.spec import Column, Table
-from recsys.nn import rows
+from recsys.nn import sparse_embedding
 from recsys.nn.blocks import TableEncoder
-from recsys.nn.rows import SparseRows, dense_parameters, sparse_tables
+from recsys.nn.sparse_embedding import RowWiseAdagradEmbedding, dense_parameters, sparse_tables
 
 NUM, DIM, RATE = 12, 4, 0.1
 STEPS = ([[1, 3], [3, 5]], [[3, 0], [7, 7]], [[1, 1], [1, 2]])
@@ -18,8 +18,8 @@ STEPS = ([[1, 3], [3, 5]], [[3, 0], [7, 7]], [[1, 1], [1, 2]])
 
 def table():
     torch.manual_seed(0)
-    made = SparseRows(NUM, DIM, padding_idx=0)
-    made.rate = RATE
+    made = RowWiseAdagradEmbedding(NUM, DIM, padding_idx=0)
+    made.learning_rate = RATE
     return made
 
 
@@ -74,14 +74,14 @@ def test_a_table_with_many_values_is_one_and_is_summed_like_a_small_one(monkeypa
     batch = {"item_ids": torch.tensor([[2, 0, 4]])[:, : columns[0].slots]}
     found = []
     for start in (1_000, 5):
-        monkeypatch.setattr(rows, "FROM", start)
+        monkeypatch.setattr(sparse_embedding, "SPARSE_THRESHOLD_ROWS", start)
         torch.manual_seed(0)
         encoder = TableEncoder(Table(name="items", columns=columns), dim=DIM)
         found.append(encoder(batch, "item"))
         assert len(list(sparse_tables(encoder))) == (start == 5)
     torch.testing.assert_close(*found)
     before = encoder.embeddings[0].weight.detach().clone()
-    encoder.embeddings[0].rate = RATE
+    encoder.embeddings[0].learning_rate = RATE
     found[1].sum().backward()
     found_rows = (encoder.embeddings[0].weight.detach() != before).any(1).nonzero().flatten().tolist()
     assert set(found_rows) <= {2, 4}

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from recsys.candidates.lists import DAY
-from recsys.candidates.promising import FLOOR, Promising
+from recsys.candidates.cold_start import POPULARITY_SMOOTHING, ColdItemPopularityModel
+from recsys.candidates.popularity import DAY
 from recsys.errors import ConfigError
 
 KINDS = ["hit", "hit", "dud", "dud", "hit", "dud", "hit"]
@@ -17,7 +17,7 @@ COLD = [4, 5, 6]
 
 def fit(known, **knobs):
     given = {"num": 2, "weights": [0.1], "kept": 9, "half_life_days": 5.0, "regularisation": 0.7}
-    return Promising(**{**given, **knobs}).fit(known)
+    return ColdItemPopularityModel(**{**given, **knobs}).fit(known)
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def slow():
         [[kind == "dud", kind == "hit", *year] for kind, year in zip(KINDS, years, strict=True)], dtype=float
     )
     popularity = np.bincount(ITEMS, 0.5 ** ((9 - DAYS) / 5))
-    wanted = np.log(popularity + FLOOR * popularity.mean())
+    wanted = np.log(popularity + POPULARITY_SMOOTHING * popularity.mean())
     centred = content[:4] - content[:4].mean(axis=0)
     gram = centred.T @ centred + 0.7 * np.eye(centred.shape[1])
     coefficients = np.linalg.solve(gram, centred.T @ (wanted - wanted.mean()))

@@ -3,20 +3,20 @@
 import numpy as np
 import pytest
 
-from recsys.candidates.contract import Asked
-from recsys.candidates.lists import DAY, Fresh, ItemList, Popular
+from recsys.candidates.interfaces import SourceQuery
+from recsys.candidates.popularity import DAY, ItemList, PopularItems, RecentItems
 from recsys.errors import ConfigError
 
 ITEMS = np.array([0, 0, 0, 1, 2, 2, 1, 4])
 DAYS = np.array([0, 0, 1, 7, 8, 9, 9, 10.0])
 
 
-def popular(**knobs):
-    return Popular(**{"num": 2, "weights": [0.5], "days": 3.0, "kept": 4, **knobs})
+def popular(**settings):
+    return PopularItems(**{"num": 2, "weights": [0.5], "days": 3.0, "kept": 4, **settings})
 
 
-def fresh(**knobs):
-    return Fresh(**{"num": 2, "weights": [0.5], "kept": 4, "column": None, **knobs})
+def fresh(**settings):
+    return RecentItems(**{"num": 2, "weights": [0.5], "kept": 4, "column": None, **settings})
 
 
 @pytest.fixture
@@ -53,12 +53,12 @@ def test_the_list_is_cut_at_kept(known):
 
 @pytest.mark.parametrize(("k", "width"), [(1, 1), (3, 3), (9, 3)])
 def test_everybody_gets_the_same_list_and_items_beyond_it_nothing(known, k, width):
-    asked = Asked(vectors=np.zeros((5, 4)), history=np.zeros((5, 2), dtype=int))
-    answer = popular().fit(known).answer(asked)
-    offered = answer.offer(k)
+    queries = SourceQuery(vectors=np.zeros((5, 4)), history=np.zeros((5, 2), dtype=int))
+    scores = popular().fit(known).scores_for(queries)
+    offered = scores.top_k(k)
     assert offered.shape == (5, width)
     assert (offered == [2, 1, 4][:width]).all()
-    assert answer.score(np.arange(5), np.array([2, 1, 3, 5, 99])).tolist() == [1, 0.5, 0, 0, 0]
+    assert scores.score(np.arange(5), np.array([2, 1, 3, 5, 99])).tolist() == [1, 0.5, 0, 0, 0]
 
 
 def test_the_newest_first_events_are_fresh(known):
@@ -69,24 +69,28 @@ def test_the_newest_first_events_are_fresh(known):
 
 
 def test_items_that_come_later_lead_the_fresh_and_no_other_list(known):
-    later = fresh().fit(known).led_by(np.array([7, 6]))
+    later = fresh().fit(known).with_newest_first(np.array([7, 6]))
     assert later.rows.tolist() == [7, 6, 4, 2]
     assert later.scores.tolist() == [1, 0.75, 0.5, 0.25]
     for fitted in (popular().fit(known), fresh(column="released").fit(known)):
-        assert fitted.led_by(np.array([7, 6])) is fitted
+        assert fitted.with_newest_first(np.array([7, 6])) is fitted
 
 
 def test_a_list_that_was_stored_is_led_as_before(known):
     fitted = fresh().fit(known)
     document, arrays = fitted.to_documents()
     again = ItemList.from_documents(document, arrays, known.index)
-    assert again.led_by(np.array([6])).rows.tolist() == fitted.led_by(np.array([6])).rows.tolist() == [6, 4, 2, 1]
+    assert (
+        again.with_newest_first(np.array([6])).rows.tolist()
+        == fitted.with_newest_first(np.array([6])).rows.tolist()
+        == [6, 4, 2, 1]
+    )
 
 
 def test_what_is_hidden_is_offered_to_nobody(known):
     hidden = np.array([False, True, False, False, False, False])
-    asked = Asked(vectors=np.zeros((2, 4)), history=np.zeros((2, 2), dtype=int), hidden=hidden)
-    assert popular().fit(known).answer(asked).offer(2).tolist() == [[2, 4], [2, 4]]
+    queries = SourceQuery(vectors=np.zeros((2, 4)), history=np.zeros((2, 2), dtype=int), hidden=hidden)
+    assert popular().fit(known).scores_for(queries).top_k(2).tolist() == [[2, 4], [2, 4]]
 
 
 def test_a_column_dates_cold_items_too_and_one_date_has_one_score(known):
@@ -105,7 +109,7 @@ def test_a_column_that_is_not_there_is_refused_with_those_that_are(known):
 
 
 @pytest.mark.parametrize(
-    ("make", "knobs", "key"),
+    ("make", "settings", "key"),
     [
         (popular, {"days": 0}, "days"),
         (popular, {"kept": 1}, "kept"),
@@ -113,6 +117,6 @@ def test_a_column_that_is_not_there_is_refused_with_those_that_are(known):
         (fresh, {"num": 0}, "num"),
     ],
 )
-def test_a_knob_out_of_range_is_refused_by_name(make, knobs, key):
+def test_an_option_out_of_range_is_refused_by_name(make, settings, key):
     with pytest.raises(ConfigError, match=rf"candidates\.{make.__name__}\.{key}"):
-        make(**knobs)
+        make(**settings)

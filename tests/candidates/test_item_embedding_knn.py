@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from recsys.candidates import similar
-from recsys.candidates.contract import Asked
-from recsys.candidates.similar import Similar
+from recsys.candidates import item_embedding_knn
+from recsys.candidates.interfaces import SourceQuery
+from recsys.candidates.item_embedding_knn import ItemEmbeddingKNN
 from recsys.errors import ConfigError
 
 
 def fit(known, neighbours=3, power=2.0):
-    return Similar(num=2, weights=[0.1], decays=[0.5], neighbours=neighbours, power=power).fit(known)
+    return ItemEmbeddingKNN(num=2, weights=[0.1], decays=[0.5], neighbours=neighbours, power=power).fit(known)
 
 
 def slow(known, neighbours, power):
@@ -37,19 +37,19 @@ def test_every_item_speaks_for_its_nearest(known_of, neighbours, power):
 def test_steps_change_nothing(known_of, monkeypatch):
     known = known_of([0], [0], 12)
     whole = fit(known).matrix.toarray()
-    monkeypatch.setattr(similar, "BATCH", 5)
+    monkeypatch.setattr(item_embedding_knn, "SEARCH_BATCH", 5)
     np.testing.assert_array_equal(fit(known).matrix.toarray(), whole)
 
 
 def test_both_interests_of_a_history_are_heard_the_newer_one_more(known_of):
     known = known_of([0], [0], 12)
     matrix, history = fit(known, neighbours=1).matrix.toarray(), np.array([[-1, 4, 7]])
-    answer = fit(known, neighbours=1).answer(Asked(vectors=np.zeros((1, 4)), history=history))
-    sums = answer.score(np.zeros(12, np.int64), np.arange(12))
+    scores = fit(known, neighbours=1).scores_for(SourceQuery(vectors=np.zeros((1, 4)), history=history))
+    sums = scores.score(np.zeros(12, np.int64), np.arange(12))
     expected = matrix[7] + 0.5 * matrix[4]
     np.testing.assert_allclose(sums, expected / expected.max(), rtol=1e-6)
 
 
 def test_a_power_of_nothing_is_refused():
     with pytest.raises(ConfigError, match="power"):
-        Similar(num=1, weights=[1.0], decays=[1.0], neighbours=5, power=0.0)
+        ItemEmbeddingKNN(num=1, weights=[1.0], decays=[1.0], neighbours=5, power=0.0)

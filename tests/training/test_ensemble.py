@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import torch
 
-from recsys.training.members import side_by_side
+from recsys.training.ensemble import train_members
 
 
 def remembered(folder, how, number):
@@ -32,7 +32,7 @@ def folder(tmp_path):
 def test_members_are_shared_out_among_the_cores(folder, num, cores, processes):
     work = partial(remembered, folder, "works")
     before = torch.get_num_threads()
-    found = [text.split() for text in side_by_side(work, work, num, cores)]
+    found = [text.split() for text in train_members(work, work, num, cores)]
     assert found[0][0] == str(os.getpid())
     assert len({process for process, _ in found}) == processes
     assert torch.get_num_threads() == before
@@ -42,12 +42,12 @@ def test_members_are_shared_out_among_the_cores(folder, num, cores, processes):
 
 def test_what_a_process_that_died_left_undone_is_done_here(folder):
     work = partial(remembered, folder, "dies")
-    assert {text.split()[0] for text in side_by_side(work, work, 3, 2)} == {str(os.getpid())}
+    assert {text.split()[0] for text in train_members(work, work, 3, 2)} == {str(os.getpid())}
 
 
 def test_the_error_of_a_member_comes_out(folder):
     with pytest.raises(ValueError, match="member 1"):
-        side_by_side(partial(first_only, folder), partial(remembered, folder, "fails"), 2, 2)
+        train_members(partial(first_only, folder), partial(remembered, folder, "fails"), 2, 2)
 
 
 def first_only(folder, number):

@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys.index import ExactIndex, device
+from recsys.index import ExactIndex
+from recsys.index.gpu import device_index
 from recsys.index.scores import oracle
 
 KINDS = {
@@ -43,8 +44,8 @@ def test_the_torch_index_is_the_oracle(kind, num_items, dim, k, share, each, see
     queries = KINDS[kind](generator, (3, dim)).astype(np.float32)
     allowed = None if share is None else generator.random((3, num_items) if each else num_items) < share
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(device, "TILE", 128)
-        patch.setattr(device, "PAIRS", 3)
+        patch.setattr(device_index, "TILE_ROWS", 128)
+        patch.setattr(device_index, "GROUP_BATCH", 3)
         found = ExactIndex(vectors).to("cpu").search(queries, k, allowed)
     assert_same(found, oracle(vectors, queries, k, allowed))
 

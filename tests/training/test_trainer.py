@@ -6,9 +6,18 @@ import pytorch_lightning as pl
 import torch
 
 from recsys.errors import ConfigError
-from recsys.nn.rows import SparseRows
-from recsys.training.loop import FASTER, TRAINED, Indices, Loop, Permutation, Throughput, index_batches, warm_cosine
-from recsys.training.resident import Resident
+from recsys.nn.sparse_embedding import RowWiseAdagradEmbedding
+from recsys.training.device_tensors import DeviceTensors
+from recsys.training.trainer import (
+    FINISHED_FILE,
+    SPARSE_LR_MULTIPLIER,
+    IndexDataset,
+    ShuffledBatchSampler,
+    Throughput,
+    Trainer,
+    index_batches,
+    warmup_cosine,
+)
 
 SIZE, BATCH = 10, 4
 STEPS = 3
@@ -44,7 +53,7 @@ class Counting(pl.LightningModule):
 
 
 def fit(task, folder, *, epochs=5, patience=10, precision="32-true", compile=False):
-    loop = Loop(accelerator="cpu", precision=precision, compile=compile, progress=False, threads=0)
+    loop = Trainer(accelerator="cpu", precision=precision, compile=compile, progress=False, threads=0)
     return loop.fit(
         task,
         train=index_batches(SIZE, BATCH, 0),
@@ -59,7 +68,7 @@ def fit(task, folder, *, epochs=5, patience=10, precision="32-true", compile=Fal
 
 def test_a_permutation_covers_everything_once_an_epoch_and_is_always_the_same():
     def epoch(number, seed=0):
-        batches = Permutation(SIZE, BATCH, seed)
+        batches = ShuffledBatchSampler(SIZE, BATCH, seed)
         batches.set_epoch(number)
         return [batch.tolist() for batch in batches]
 
@@ -68,12 +77,12 @@ def test_a_permutation_covers_everything_once_an_epoch_and_is_always_the_same():
         assert sorted(index for batch in epoch(number) for index in batch) == list(range(SIZE))
         assert epoch(number) == epoch(number)
     assert len({str(epoch(number, seed)) for number in range(5) for seed in range(3)}) == 15
-    assert len(Permutation(SIZE, BATCH, 0)) == STEPS
-    assert len(Permutation(8, 4, 0)) == 2
+    assert len(ShuffledBatchSampler(SIZE, BATCH, 0)) == STEPS
+    assert len(ShuffledBatchSampler(8, 4, 0)) == 2
 
 
 def test_an_index_batch_is_its_own_example():
-    assert Indices()[np.array([3, 1])].tolist() == [3, 1]
+    assert IndexDataset()[np.array([3, 1])].tolist() == [3, 1]
 
 
 def test_every_epoch_sees_everything_in_another_order(tmp_path):
@@ -92,7 +101,7 @@ def test_an_interrupted_fit_goes_on_where_it_stopped(tmp_path, stop_at):
     with pytest.raises(KeyboardInterrupt):
         fit(first, tmp_path / "run")
     assert first.epochs == list(range(stop_at))
-    assert not (tmp_path / "run" / TRAINED).exists()
+    assert not (tmp_path / "run" / FINISHED_FILE).exists()
     assert fit(second, tmp_path / "run") == 5
     assert second.epochs == list(range(stop_at, 5))
     assert first.seen + second.seen == whole.seen
@@ -135,19 +144,19 @@ def test_the_best_epoch_is_kept_and_patience_ends_the_rest(tmp_path, scores, pat
 def test_an_accelerator_that_is_not_there_is_refused(monkeypatch, accelerator, sentence):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match=rf"trainer\.accelerator is .*{sentence}"):
-        Loop(accelerator=accelerator, precision="32-true", compile=False, progress=False, threads=0)
+        Trainer(accelerator=accelerator, precision="32-true", compile=False, progress=False, threads=0)
 
 
 def test_threads_are_set_only_when_asked(monkeypatch):
     asked = []
     monkeypatch.setattr(torch, "set_num_threads", asked.append)
     for threads in (0, 3):
-        Loop(accelerator="cpu", precision="32-true", compile=False, progress=False, threads=threads)
+        Trainer(accelerator="cpu", precision="32-true", compile=False, progress=False, threads=threads)
     assert asked == [3]
 
 
 def test_resident_arrays_stay_out_of_checkpoints_and_are_sliced_by_name():
-    resident = Resident({"ids": np.array([[1], [2], [0]]), "numbers": np.ones((3, 2), np.float32)})
+    resident = DeviceTensors({"ids": np.array([[1], [2], [0]]), "numbers": np.ones((3, 2), np.float32)})
     assert resident.state_dict() == {}
     assert resident["ids"].tolist() == [[1], [2], [0]]
     rows = resident.join("item", torch.tensor([[1, -1]]))
@@ -177,19 +186,19 @@ def test_the_operations_of_an_example_are_counted_in_both_directions(tmp_path, m
             super().__init__(name)
             made.append(self)
 
-    monkeypatch.setattr("recsys.training.loop.Throughput", Kept)
+    monkeypatch.setattr("recsys.training.trainer.Throughput", Kept)
     fit(Projecting(), tmp_path)
     assert made[0].flops == 2 * (2 * 6 * 7)
     assert len(made[0].rates) == 5
 
 
 def test_the_learning_rate_rises_for_a_twentieth_and_falls_along_a_cosine():
-    assert [warm_cosine(step, steps=105) for step in (0, 1, 4, 5, 55, 105, 200)] == pytest.approx(
+    assert [warmup_cosine(step, steps=105) for step in (0, 1, 4, 5, 55, 105, 200)] == pytest.approx(
         [0.2, 0.4, 1, 1, 0.5, 0, 0]
     )
-    falling = [warm_cosine(step, steps=105) for step in range(5, 106)]
+    falling = [warmup_cosine(step, steps=105) for step in range(5, 106)]
     assert falling == sorted(falling, reverse=True)
-    assert warm_cosine(0, steps=1) == 1
+    assert warmup_cosine(0, steps=1) == 1
 
 
 def test_a_compiled_fit_is_the_same_and_leaves_the_task_as_it_was(tmp_path, monkeypatch):
@@ -203,7 +212,7 @@ def test_a_compiled_fit_is_the_same_and_leaves_the_task_as_it_was(tmp_path, monk
     task.load_state_dict(plain.state_dict())
     fit(plain, tmp_path / "plain")
     monkeypatch.setattr(
-        "recsys.training.loop.torch.compile", lambda step, **how: inductor(step, backend=counted, **how)
+        "recsys.training.trainer.torch.compile", lambda step, **how: inductor(step, backend=counted, **how)
     )
     fit(task, tmp_path / "compiled", compile=True)
     assert graphs
@@ -216,7 +225,7 @@ class Meeting(Counting):
 
     def __init__(self):
         super().__init__()
-        self.table = SparseRows(5, 3, padding_idx=0)
+        self.table = RowWiseAdagradEmbedding(5, 3, padding_idx=0)
 
     def training_step(self, indices):
         return {"loss": self.weight + self.table(indices % 2 + 1).sum(), "examples": len(indices)}
@@ -227,7 +236,7 @@ def test_a_large_table_learns_at_the_rate_of_the_rest_beside_its_optimiser(tmp_p
     before = task.table.weight.detach().clone()
     fit(task, tmp_path, epochs=1)
     moved = (task.table.weight.detach() - before)[1:]
-    assert task.table.rate == 2.0 * FASTER
+    assert task.table.learning_rate == 2.0 * SPARSE_LR_MULTIPLIER
     assert (moved[:2] < 0).all()
     assert not moved[2:].any()
 

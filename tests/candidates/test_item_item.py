@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from recsys.candidates import linear
-from recsys.candidates.contract import RECENT, Asked
-from recsys.candidates.linear import Cosine, CosineAndTransitions, Ease
+from recsys.candidates import item_item
+from recsys.candidates.interfaces import RECENT_EVENTS, SourceQuery
+from recsys.candidates.item_item import Cosine, CosineAndTransitions, Ease
 from recsys.candidates.neighbours import ItemNeighbours
-from recsys.candidates.operators import near_gram, pruned
+from recsys.candidates.operators import strongest_per_row, time_weighted_gram
 from recsys.contracts import PAD
 from recsys.errors import ConfigError
 
@@ -30,13 +30,13 @@ def events(users, items, num_items, timestamps=None, ordered=True):
     return SimpleNamespace(users=users, items=items, timestamps=seconds, num_items=num_items, ordered=ordered)
 
 
-def ease_of(**knobs):
+def ease_of(**config):
     plain = {"denoising": 0.0, "activity": 0.0, "nearness": 0.0, "half_life_minutes": 5.0}
-    return Ease(**(plain | knobs))
+    return Ease(**(plain | config))
 
 
-def asked(history):
-    return Asked(vectors=np.zeros((len(history), 1), np.float32), history=np.asarray(history))
+def queries(history):
+    return SourceQuery(vectors=np.zeros((len(history), 1), np.float32), history=np.asarray(history))
 
 
 def neighbours(matrix, decay=1.0):
@@ -119,7 +119,7 @@ def test_the_gram_matrix_of_sittings_by_hand():
     """User 0 meets items 0 and 1 together and 2 one half-life later; user 1, half as active, 0 and, long after, 1 twice."""
     users, items = np.array([0, 0, 0, 0, 1, 1, 1]), np.array([0, 1, 2, 3, 0, 1, 1])
     seconds = np.array([0.0, 0.0, 60.0, 1e9, 0.0, 1e9, 2e9])
-    found = near_gram(users, items, seconds, 4, activity=1.0, nearness=2.0, half_life=60.0)
+    found = time_weighted_gram(users, items, seconds, 4, activity=1.0, nearness=2.0, half_life=60.0)
     first, second = 3 / 4, 3 / 2  # 3 items a user on average
     assert found[0, 1] == found[1, 0] == pytest.approx(3 * first + 1 * second)
     assert found[0, 2] == pytest.approx(2 * first)
@@ -140,9 +140,11 @@ def test_the_gram_matrix_never_depends_on_the_order_of_events_and_is_positive_se
     generator = np.random.default_rng(seed)
     users, items = generator.integers(0, 4, 30), generator.integers(0, 6, 30)
     seconds, order = generator.integers(0, 500, 30).astype(float), generator.permutation(30)
-    knobs = {"activity": 0.5, "nearness": 3.0, "half_life": 60.0}
-    found = near_gram(users, items, seconds, 6, **knobs)
-    np.testing.assert_allclose(found, near_gram(users[order], items[order], seconds[order], 6, **knobs), rtol=1e-5)
+    config = {"activity": 0.5, "nearness": 3.0, "half_life": 60.0}
+    found = time_weighted_gram(users, items, seconds, 6, **config)
+    np.testing.assert_allclose(
+        found, time_weighted_gram(users[order], items[order], seconds[order], 6, **config), rtol=1e-5
+    )
     assert np.linalg.eigvalsh(found.astype(np.float64)).min() > -1e-4
 
 
@@ -157,7 +159,7 @@ def test_ease_refuses_a_large_catalogue_in_a_sentence():
 @given(st.integers(1, 8), st.integers(1, 9), st.integers(0, 10_000))
 def test_pruning_keeps_the_strongest_and_ties_go_to_the_lower_column(num_items, kept, seed):
     matrix = np.random.default_rng(seed).integers(-2, 3, (num_items, num_items)).astype(np.float32)
-    found = pruned(sparse.csr_array(matrix), kept).toarray()
+    found = strongest_per_row(sparse.csr_array(matrix), kept).toarray()
     for row, own in zip(matrix, found, strict=True):
         strongest = sorted(np.flatnonzero(row), key=lambda column: (-abs(row[column]), column))[:kept]
         expected = np.zeros(num_items)
@@ -171,10 +173,10 @@ def test_an_answer_equals_a_dense_matrix(num_items, length, k, seed, decay):
     generator = np.random.default_rng(seed)
     matrix = generator.integers(-1, 4, (num_items, num_items)) * generator.random((num_items, num_items))
     history = generator.integers(PAD, num_items + 2, (3, length))
-    answer = neighbours(matrix, decay).answer(asked(history))
+    answer = neighbours(matrix, decay).scores_for(queries(history))
     query, row = np.divmod(np.arange(3 * (num_items + 2)), num_items + 2)
     scores = answer.score(query, row).reshape(3, -1)
-    for own, found, offered in zip(history, scores, answer.offer(k), strict=True):
+    for own, found, offered in zip(history, scores, answer.top_k(k), strict=True):
         events = [(place, item) for place, item in enumerate(own) if 0 <= item < num_items]
         sums = sum((decay ** (length - 1 - place) * matrix[item] for place, item in events), np.zeros(num_items))
         sums = sums / sums.max() if sums.max() > 0 else sums
@@ -188,21 +190,21 @@ def test_an_answer_equals_a_dense_matrix(num_items, length, k, seed, decay):
 def test_equal_sums_go_to_the_lower_row_and_newer_events_weigh_more():
     matrix = np.zeros((4, 4))
     matrix[0, [2, 3]], matrix[1, [3, 2]] = (1, 0.5), (1, 0.5)
-    assert neighbours(matrix).answer(asked([[0, 1]])).offer(2).tolist() == [[2, 3]]
-    newer = neighbours(matrix, 0.5).answer(asked([[0, 1]]))
-    assert newer.offer(2).tolist() == [[3, 2]]
+    assert neighbours(matrix).scores_for(queries([[0, 1]])).top_k(2).tolist() == [[2, 3]]
+    newer = neighbours(matrix, 0.5).scores_for(queries([[0, 1]]))
+    assert newer.top_k(2).tolist() == [[3, 2]]
     np.testing.assert_allclose(newer.score(np.zeros(2, int), np.array([3, 2])), [1, 1 / 1.25])
 
 
 def test_an_empty_history_gets_nothing():
-    answer = neighbours(np.ones((3, 3))).answer(asked(np.full((2, 4), PAD)))
-    assert (answer.offer(3) == PAD).all()
-    assert not answer.score(np.array([0, 1]), np.array([0, 2])).any()
+    scores = neighbours(np.ones((3, 3))).scores_for(queries(np.full((2, 4), PAD)))
+    assert (scores.top_k(3) == PAD).all()
+    assert not scores.score(np.array([0, 1]), np.array([0, 2])).any()
 
 
 def test_the_largest_sum_is_one_also_where_it_is_excluded_later():
-    answer = neighbours([[0, 4, 2], [0, 0, 0], [0, 0, 0]]).answer(asked([[0]]))
-    assert answer.score(np.zeros(3, int), np.arange(3)).tolist() == [0, 1, 0.5]
+    scores = neighbours([[0, 4, 2], [0, 0, 0], [0, 0, 0]]).scores_for(queries([[0]]))
+    assert scores.score(np.zeros(3, int), np.arange(3)).tolist() == [0, 1, 0.5]
 
 
 @settings(deadline=None)
@@ -212,23 +214,23 @@ def test_what_each_of_the_newest_events_says_is_read_from_the_matrix(seed):
     generator = np.random.default_rng(seed)
     matrix = generator.integers(0, 3, (6, 6)).astype(np.float32)
     history = generator.integers(PAD, 8, (3, generator.integers(0, 7)))
-    answer = neighbours(matrix).answer(asked(history))
+    scores = neighbours(matrix).scores_for(queries(history))
     query, row = np.divmod(np.arange(3 * 9), 9)
     row -= 1
-    found = answer.recent(query, row)
-    assert found.shape == (27, RECENT)
+    found = scores.event_scores(query, row)
+    assert found.shape == (27, RECENT_EVENTS)
     assert found.dtype == np.float32
     for one, item, said in zip(query, row, found, strict=True):
-        newest = [*history[one, ::-1], *[PAD] * RECENT][:RECENT]
+        newest = [*history[one, ::-1], *[PAD] * RECENT_EVENTS][:RECENT_EVENTS]
         expected = [matrix[event, item] if 0 <= event < 6 and 0 <= item < 6 else 0 for event in newest]
         assert said.tolist() == expected
 
 
-KNOBS = {"num": 5, "weights": [1.0], "decays": [1.0], "neighbours": 3, "operator": Cosine(shrinkage=0.0)}
+CONFIG = {"num": 5, "weights": [1.0], "decays": [1.0], "neighbours": 3, "operator": Cosine(shrinkage=0.0)}
 
 
 @pytest.mark.parametrize(
-    ("knobs", "key"),
+    ("config", "key"),
     [
         ({"decays": [0]}, "decays"),
         ({"decays": [1.1]}, "decays"),
@@ -239,13 +241,13 @@ KNOBS = {"num": 5, "weights": [1.0], "decays": [1.0], "neighbours": 3, "operator
         ({"weights": [0.1, -1]}, "weights"),
     ],
 )
-def test_a_knob_out_of_range_is_refused_by_name(knobs, key):
+def test_an_option_out_of_range_is_refused_by_name(config, key):
     with pytest.raises(ConfigError, match=rf"candidates\.item_item\.{key} is"):
-        linear.ItemItem(**{**KNOBS, **knobs})
+        item_item.ItemItem(**{**CONFIG, **config})
 
 
 @pytest.mark.parametrize(
-    ("operator", "knobs"),
+    ("operator", "config"),
     [
         (Cosine, {"shrinkage": -1}),
         (ease_of, {"regularisation": 0}),
@@ -254,6 +256,6 @@ def test_a_knob_out_of_range_is_refused_by_name(knobs, key):
         (CosineAndTransitions, {"damping": 0.3, "window": 0, "power": 0.25, "weight": 1.0}),
     ],
 )
-def test_a_knob_of_an_operator_out_of_range_is_refused_by_name(operator, knobs):
+def test_an_option_of_an_operator_out_of_range_is_refused_by_name(operator, config):
     with pytest.raises(ConfigError, match=r"candidates\.item_item\.operator\.\w+ is"):
-        operator(**knobs)
+        operator(**config)

@@ -4,13 +4,13 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys.training.loop import Buckets, Permutation, bucket_batches
+from recsys.training.trainer import LengthBucketSampler, ShuffledBatchSampler, length_bucket_batches
 
 SIZES = st.lists(st.integers(1, 60), min_size=1, max_size=400).map(np.array)
 
 
 def epoch(sizes, batch_size, seed=0, number=0):
-    sampler = Buckets(sizes, batch_size, seed)
+    sampler = LengthBucketSampler(sizes, batch_size, seed)
     sampler.set_epoch(number)
     return [batch.tolist() for batch in sampler]
 
@@ -26,7 +26,11 @@ def test_every_example_comes_once_and_the_number_of_batches_is_that_of_every_epo
     batches = epoch(sizes, batch_size, seed, number)
     assert all(batches)
     assert sorted(example for batch in batches for example in batch) == list(range(len(sizes)))
-    assert len(batches) == len(Buckets(sizes, batch_size, seed)) == len(bucket_batches(sizes, batch_size, seed))
+    assert (
+        len(batches)
+        == len(LengthBucketSampler(sizes, batch_size, seed))
+        == len(length_bucket_batches(sizes, batch_size, seed))
+    )
     assert batches == epoch(sizes, batch_size, seed, number)
 
 
@@ -34,11 +38,11 @@ def test_every_example_comes_once_and_the_number_of_batches_is_that_of_every_epo
 @given(SIZES, st.integers(1, 200))
 def test_batches_of_one_stretch_are_of_about_the_size_that_was_asked_for(sizes, batch_size):
     """No batch exceeds its share by a whole example, and there are as many as the total asks for."""
-    sampler = Buckets(sizes, batch_size, 0)
+    sampler = LengthBucketSampler(sizes, batch_size, 0)
     sampler.examples = len(sizes)
-    sampler.STRETCH = max(1, round(sizes.sum() / batch_size))
+    sampler.SHUFFLE_WINDOW = max(1, round(sizes.sum() / batch_size))
     batches = list(sampler)
-    assert len(batches) == min(len(sizes), sampler.STRETCH)
+    assert len(batches) == min(len(sizes), sampler.SHUFFLE_WINDOW)
     for batch in batches:
         assert len(batch) == 1 or sizes[batch].sum() < sizes.sum() / len(batches) + sizes.max()
 
@@ -46,14 +50,14 @@ def test_batches_of_one_stretch_are_of_about_the_size_that_was_asked_for(sizes, 
 def test_batches_of_many_stretches_are_of_about_the_size_that_was_asked_for():
     sizes = np.random.default_rng(0).integers(1, 51, 20_000)
     totals = np.array([sizes[batch].sum() for batch in epoch(sizes, 1_000)])
-    assert abs(len(totals) - sizes.sum() / 1_000) <= 1 + len(totals) / Buckets.STRETCH
+    assert abs(len(totals) - sizes.sum() / 1_000) <= 1 + len(totals) / LengthBucketSampler.SHUFFLE_WINDOW
     assert totals.min() > 900
     assert totals.max() < 1_100
 
 
 def test_little_is_padded():
     sizes = np.random.default_rng(0).integers(1, 51, 5_000)
-    random = list(Permutation(len(sizes), 40, 0))
+    random = list(ShuffledBatchSampler(len(sizes), 40, 0))
     assert padded(sizes, random) > 1.8 * sizes.sum()
     assert padded(sizes, epoch(sizes, 1_000)) < 1.1 * sizes.sum()
 

@@ -19,18 +19,18 @@ POINTS_PER_CELL = 64
 """items that k-means looks at for each cell"""
 
 
-def parts(index: faiss.Index) -> Iterator[faiss.Index]:
+def nested_indexes(index: faiss.Index) -> Iterator[faiss.Index]:
     """An index and those inside it."""
     yield index
     for name in ("index", "base_index"):
         if hasattr(index, name):
-            yield from parts(faiss.downcast_index(getattr(index, name)))
+            yield from nested_indexes(faiss.downcast_index(getattr(index, name)))
 
 
 @contextmanager
-def euclidean(index: faiss.Index) -> Iterator[None]:
+def euclidean_assignment(index: faiss.Index) -> Iterator[None]:
     """Train and add in here: cells by distance, afterwards again by the inner product."""
-    inside = [part for part in parts(index) if isinstance(part, faiss.IndexIVF)]
+    inside = [part for part in nested_indexes(index) if isinstance(part, faiss.IndexIVF)]
     flat = [part for part in inside if isinstance(faiss.downcast_index(part.quantizer), faiss.IndexFlat)]
     for part in flat:
         part.cp.spherical, part.cp.max_points_per_centroid = False, POINTS_PER_CELL
@@ -42,7 +42,7 @@ def euclidean(index: faiss.Index) -> Iterator[None]:
             part.quantizer.metric_type = faiss.METRIC_INNER_PRODUCT
 
 
-class Cells:
+class IVFCells:
     """How the cells of one index are chosen and searched; `index` is an IVF index or one with RFlat around it."""
 
     def __init__(self, index: faiss.Index) -> None:
@@ -50,43 +50,43 @@ class Cells:
         self.ivf = faiss.downcast_index(index.base_index) if isinstance(index, faiss.IndexRefine) else index
         self.centroids = self.ivf.quantizer.reconstruct_n(0, self.ivf.nlist)
         self.sizes = np.zeros(self.ivf.nlist, dtype=np.int64)
-        self.promises = np.full(self.ivf.nlist, -np.inf, dtype=np.float32)
+        self.bonuses = np.full(self.ivf.nlist, -np.inf, dtype=np.float32)
         """what a query of length one may hope for beyond the centroid's score"""
 
     @staticmethod
-    def fit(index: faiss.Index) -> bool:
+    def supports(index: faiss.Index) -> bool:
         """Whether an index is of the kind that this class searches."""
         inner = faiss.downcast_index(index.base_index) if isinstance(index, faiss.IndexRefine) else index
         return isinstance(inner, faiss.IndexIVF) and isinstance(faiss.downcast_index(inner.quantizer), faiss.IndexFlat)
 
-    def search(self, queries: np.ndarray, k: int, chosen: faiss.IDSelector | None) -> np.ndarray:
+    def search(self, queries: np.ndarray, k: int, selector: faiss.IDSelector | None) -> np.ndarray:
         """Rows [B, K] of the best candidates by the scores of the codes, PAD where there are too few."""
-        self._follow_growth()
-        assigned, scores = self._visited(queries)
+        self._refresh_bonuses()
+        assigned, scores = self._cells_to_visit(queries)
         found, rows = np.empty((len(queries), k), np.float32), np.full((len(queries), k), PAD)
         given = [faiss.swig_ptr(array) for array in (assigned, scores, found, rows)]
-        knobs = faiss.SearchParametersIVF(sel=chosen, nprobe=assigned.shape[1])
-        self.ivf.search_preassigned_c(len(queries), faiss.swig_ptr(queries), k, *given, False, knobs)
+        parameters = faiss.SearchParametersIVF(sel=selector, nprobe=assigned.shape[1])
+        self.ivf.search_preassigned_c(len(queries), faiss.swig_ptr(queries), k, *given, False, parameters)
         return rows
 
-    def _visited(self, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _cells_to_visit(self, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The most promising cells [B, P] int64, best first, and the scores [B, P] of their centroids."""
         scores = queries @ self.centroids.T
-        hopes = scores + np.linalg.norm(queries, axis=1, keepdims=True) * self.promises
+        expected = scores + np.linalg.norm(queries, axis=1, keepdims=True) * self.bonuses
         num = min(self.ivf.nprobe, len(self.sizes))
-        cells = np.argpartition(-hopes, num - 1, axis=1)[:, :num]
-        cells = np.take_along_axis(cells, np.take_along_axis(-hopes, cells, axis=1).argsort(axis=1), axis=1)
+        cells = np.argpartition(-expected, num - 1, axis=1)[:, :num]
+        cells = np.take_along_axis(cells, np.take_along_axis(-expected, cells, axis=1).argsort(axis=1), axis=1)
         return np.ascontiguousarray(cells), np.take_along_axis(scores, cells, axis=1)
 
-    def _follow_growth(self) -> None:
+    def _refresh_bonuses(self) -> None:
         if self.sizes.sum() == self.ivf.ntotal:
             return
         sizes = np.array([self.ivf.get_list_size(cell) for cell in range(self.ivf.nlist)])
         for cell in np.flatnonzero(sizes != self.sizes):
-            self.promises[cell] = self._promise(int(cell), int(sizes[cell]))
+            self.bonuses[cell] = self._bonus(int(cell), int(sizes[cell]))
         self.sizes = sizes
 
-    def _promise(self, cell: int, size: int) -> float:
+    def _bonus(self, cell: int, size: int) -> float:
         rows = faiss.rev_swig_ptr(self.ivf.invlists.get_ids(cell), size).copy()
         residuals = self.index.reconstruct_batch(rows) - self.centroids[cell]
         dim = max(self.ivf.d, 1)

@@ -1,0 +1,94 @@
+"""Two-tower source: inner products of user and item vectors, searched in the index.
+
+Shapes: B queries, D dim, K candidates, P pairs of a query and an item, E = RECENT_EVENTS.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from recsys.candidates.interfaces import Arrays, Document, SourceQuery, TrainingInteractions, check_source
+from recsys.index import Index
+from recsys.jit import compiled
+
+PAIR_BATCH = 2**14
+"""pairs scored at once"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwoTowerScores:
+    """Inner products, not rescaled: of unit vectors the cosine."""
+
+    index: Index
+    vectors: np.ndarray
+    """[B, D]"""
+    newest: np.ndarray
+    """[B, E] as SourceQuery.newest_events"""
+
+    def top_k(self, k: int) -> np.ndarray:
+        return self.index.search(self.vectors, k)[1]
+
+    def select(self, queries: np.ndarray) -> "TwoTowerScores":
+        return replace(self, vectors=self.vectors[queries], newest=self.newest[queries])
+
+    def score(self, query: np.ndarray, row: np.ndarray) -> np.ndarray:
+        """Inner products, each pair summed by itself, so that the bits of a score do not depend on the batch."""
+        return self._products(self.vectors[:, None], query, row)[:, 0]
+
+    def event_scores(self, query: np.ndarray, row: np.ndarray) -> np.ndarray:
+        """Inner products of item and item."""
+        return self._products(self.index.vectors(self.newest), query, row)
+
+    def _products(self, query_vectors: np.ndarray, query: np.ndarray, row: np.ndarray) -> np.ndarray:
+        """[B, E, D] -> [P, E]"""
+        products = np.empty((len(query), query_vectors.shape[1]), dtype=np.float32)
+        for start in range(0, len(query), PAIR_BATCH):
+            part = slice(start, start + PAIR_BATCH)
+            _inner_products(query_vectors, query[part], self.index.vectors(row[part]), products[part])
+        return products
+
+
+@compiled(fastmath=True)
+def _inner_products(query_vectors, query, offered, products):
+    """Write query_vectors[query] . offered into products [P, E], from query_vectors [B, E, D], query [P], offered [P, D]."""
+    for p in range(len(query)):
+        for e in range(query_vectors.shape[1]):
+            own, total = query_vectors[query[p], e], np.float32(0)
+            for d in range(offered.shape[1]):
+                total += own[d] * offered[p, d]
+            products[p, e] = total
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwoTowerSource:
+    """The index of the item tower as a source."""
+
+    index: Index
+    kind: ClassVar[str] = "towers"
+
+    def scores_for(self, queries: SourceQuery) -> TwoTowerScores:
+        vectors = np.ascontiguousarray(queries.vectors, dtype=np.float32)
+        return TwoTowerScores(index=self.index, vectors=vectors, newest=queries.newest_events)
+
+    def to_documents(self) -> tuple[Document, Arrays]:
+        return {}, {}
+
+    @classmethod
+    def from_documents(cls, document: Mapping[str, Any], arrays: Mapping[str, np.ndarray], index: Index) -> Self:
+        return cls(index=index)
+
+
+class TwoTowerSourceConfig:
+    """Configuration of the two-tower source; its weight is 1, other weights are relative to it."""
+
+    def __init__(self, *, num: int) -> None:
+        """num: candidates of a query"""
+        self.num = num
+        self.weights = (1.0,)
+        self.decays: tuple[float, ...] = ()
+        check_source("towers", num, self.weights)
+
+    def fit(self, interactions: TrainingInteractions) -> TwoTowerSource:
+        return TwoTowerSource(index=interactions.index)
