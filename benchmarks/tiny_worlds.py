@@ -29,7 +29,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from result_file import ROOT, Figure, console, print_figures, write_result
 from rich.table import Table
-from tiny_world_logs import WORLDS
+from tiny_world_logs import WORLDS, publish_split
 
 from recsys.bundle import Bundle
 from recsys.contracts import Query
@@ -45,7 +45,7 @@ sys.path.insert(0, str(ROOT))
 import train
 
 RUNS = ROOT / "runs" / "tiny_worlds"
-PROTOCOLS = ("global_time", "leave_one_out", "random")
+PROTOCOLS = ("global_time", "leave_one_out", "random", "predefined")
 RECIPES: dict[str, tuple[str, ...]] = {
     "default": (),
     "movielens_100k_sets": ("recipe=movielens_100k_sets",),
@@ -72,6 +72,8 @@ def attempt(world: str, protocol: str, recipe: str, folder: Path, cut: Sequence[
     started = time.perf_counter()
     try:
         description = WORLDS[world](folder / "tables")
+        if protocol == "predefined":
+            publish_split(description)
         ranked = () if recipe == "movielens_100k_sets" else ("ranking.epochs=1",)
         overrides = [*RECIPES[recipe], "data=tables", f"data.description={description}", f"protocol={protocol}"]
         bundle = _trained([*overrides, *ranked, *cut], folder / "run")

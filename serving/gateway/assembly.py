@@ -142,6 +142,7 @@ class Assembly:
             working=settings.requests_at_once,
             waiting=settings.requests_waiting,
             wait_s=settings.wait_ms / 1_000,
+            overload_s=settings.overload_ms / 1_000,
             calm_s=settings.calm_s,
             clock=self.parts.clock,
         )

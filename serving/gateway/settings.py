@@ -23,15 +23,17 @@ class Settings:
     """of it, kept for the rungs in this process"""
     models_at_once: int = 8
     """queries that one model answers at a time"""
-    models_waiting: int = 64
+    models_waiting: int = 256
     requests_at_once: int = 32
     """no more than this process can answer by its own rungs within the budget"""
     requests_waiting: int = 256
     """beyond `requests_at_once`, in a burst; others are refused at once"""
-    wait_ms: float = 2_000.0
-    """a request may wait so long before its budget begins; a line that has not been empty for so long is an overload"""
+    wait_ms: float = 10_000.0
+    """a request may wait so long before its budget begins; on two cores the whole line is worked off in one or two seconds"""
+    overload_ms: float = 2_000.0
+    """a line that has not been empty for so long is an overload"""
     calm_s: float = 10.0
-    """after an overload nobody may wait for so long"""
+    """after an overload nobody may begin to wait for so long"""
     last_good_most: int = 10_000
     """slates"""
     last_good_s: float = 3_600.0
@@ -95,5 +97,6 @@ class Settings:
             requests_at_once=(self.requests_at_once, 1, 1_000_000),
             requests_waiting=(self.requests_waiting, 0, 1_000_000),
             wait_ms=(self.wait_ms, 0.0, 60_000.0),
+            overload_ms=(self.overload_ms, 0.0, 60_000.0),
             calm_s=(self.calm_s, 0.0, 3_600.0),
         )

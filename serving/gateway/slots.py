@@ -78,6 +78,6 @@ class AdmissionQueue:
         if not self._slots.full:
             self._empty_at = now
             return False
-        if now - self._empty_at > self._wait_s:
+        if now - self._empty_at > self._overload_s:
             self._calm_at = now + self._calm_s
         return now < self._calm_at

@@ -27,7 +27,7 @@ async def arrivals(queue: AdmissionQueue, *, num: int, every_s: float, work_s: f
 
 
 def queue(**changed: float) -> AdmissionQueue:
-    usual: dict[str, Any] = {"working": 2, "waiting": 100, "wait_s": 1.0, "calm_s": 5.0} | changed
+    usual: dict[str, Any] = {"working": 2, "waiting": 100, "wait_s": 1.0, "overload_s": 1.0, "calm_s": 5.0} | changed
     return AdmissionQueue(**usual, clock=asyncio.get_running_loop().time)
 
 
