@@ -44,15 +44,26 @@ class Slots:
 class AdmissionQueue:
     """Absorbs a burst, sheds an overload: at most `working` callers inside, at most `waiting` in line for at most `wait_s`.
 
-    A line that has not been empty for `wait_s` is an overload: until `calm_s` have passed without one nobody may wait, since
-    a line that never empties only makes every answer late (Nichols and Jacobson, Controlling queue delay, 2012).
-    clock: seconds, rising.
+    A line that has not been empty for `overload_s` is an overload: until `calm_s` have passed without one nobody may begin
+    to wait, since a line that never empties only makes every answer late (Nichols and Jacobson, Controlling queue delay,
+    2012). clock: seconds, rising.
     """
 
-    def __init__(self, *, working: int, waiting: int, wait_s: float, calm_s: float, clock: Callable[[], float]) -> None:
-        check_ranges("admission", wait_s=(wait_s, 0.0, 60.0), calm_s=(calm_s, 0.0, 3_600.0))
+    def __init__(
+        self,
+        *,
+        working: int,
+        waiting: int,
+        wait_s: float,
+        overload_s: float,
+        calm_s: float,
+        clock: Callable[[], float],
+    ) -> None:
+        check_ranges(
+            "admission", wait_s=(wait_s, 0.0, 60.0), overload_s=(overload_s, 0.0, 60.0), calm_s=(calm_s, 0.0, 3_600.0)
+        )
         self._slots = Slots(working=working, waiting=waiting)
-        self._wait_s, self._calm_s, self._clock = wait_s, calm_s, clock
+        self._wait_s, self._overload_s, self._calm_s, self._clock = wait_s, overload_s, calm_s, clock
         self._empty_at = self._calm_at = clock()
 
     @asynccontextmanager
