@@ -95,7 +95,7 @@ def test_what_cannot_be_read_leaves_the_older_shares_until_it_can(
     assert live.current().shares == {"item=a": 0.5}
     file.write({"item=a": 0.25})
     until(lambda: live.current() == ExposureShares(shares={"item=a": 0.25}))
-    assert [record.getMessage().count("the older shares go on serving") for record in caplog.records] == [1]
+    assert [record.getMessage().count("the older shares stay in use") for record in caplog.records] == [1]
 
 
 def test_it_may_begin_with_a_damaged_file(tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ def test_a_version_that_does_not_fit_leaves_the_old_one_and_is_said_once(
     assert until(follower, lambda served: served.stale).value == version(2)
     assert {follower.current().value for _ in range(100)} == {version(2)}
     assert [record.getMessage() for record in caplog.records] == [
-        "rules: the rule 'a' does not fit; the older version goes on serving"
+        "rules: the rule 'a' does not fit; the older version stays active"
     ]
     store.rollback(who="bob", why="x")
     assert until(follower, lambda served: not served.stale).value == version(2)

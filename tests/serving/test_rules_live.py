@@ -142,7 +142,7 @@ def test_rules_that_do_not_fit_leave_the_old_ones_and_the_slates_say_so(
     assert load.errors == []
     assert {slate.rules for slate in load.slates} <= {cheap, dear}
     log = served.log.read_text()
-    assert log.count("; the older version goes on serving") == 2
+    assert log.count("; the older version stays active") == 2
     assert "unknown" in log
     assert "HEAD was altered" in log
 

@@ -1,1 +1,1 @@
-"""Look at files before training: propose their description, and find in a described log what a training would stumble over."""
+"""Inspection before training: propose the description of files, and find problems in a described log."""

@@ -1,4 +1,4 @@
-"""Findings -> sentences that say what will come of it and what to do: nothing that would leave a person guessing.
+"""Advice: findings to sentences with consequence and remedy.
 
 A sentence is a `warning` where figures or the served slates suffer, else a `note`.
 """
@@ -19,19 +19,19 @@ MANY_REPEATS = 0.1
 FEW_POSITIVES = 100
 FEW_USERS, FEW_ITEMS = 50, 20
 OLDEST_YEAR_S = 631_152_000.0
-"""1990: shops have no older logs, but numbers in another unit look like that"""
+"""1990: shops have no older logs, but timestamps in a wrong unit look older"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Advice:
-    """One thing to know before training."""
+    """One note or warning before training."""
 
     level: Literal["warning", "note"]
     text: str
 
 
 def advise(findings: Findings) -> tuple[Advice, ...]:
-    """Warnings first, each in the order of the chapters of the report."""
+    """Return warnings, then notes, each in the order of the report's chapters."""
     found = [
         *_sizes(findings), *_activity(findings), *_ids(findings), *_columns(findings), *_objectives(findings),
         *_times(findings),
@@ -40,7 +40,7 @@ def advise(findings: Findings) -> tuple[Advice, ...]:
 
 
 def next_command(findings: Findings, description: str) -> str:
-    """The training that this log allows."""
+    """Return the training command that this log allows."""
     protocol = {"user": " protocol=leave_one_out", "none": " protocol=random"}.get(findings.order, "")
     protocol = " protocol=predefined" if findings.predefined else protocol
     path = description if re.fullmatch(r"[\w./-]+", description) else shlex.quote(f'"{description}"')

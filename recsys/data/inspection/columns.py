@@ -1,4 +1,4 @@
-"""One column, looked at: its values decide what it can be, its name which of that it most likely is.
+"""Inspection of one column: its values decide the possible kinds, its name the most likely one.
 
 R rows. Values of a delimited file are text, those of a Parquet file have types.
 """
@@ -15,21 +15,21 @@ from recsys.data.times import RANGES, UNITS, seconds_of
 from recsys.errors import DataError
 
 SAMPLE_ROWS = 100_000
-"""evenly spread over the file; values are looked at there, only ids are counted in all rows"""
+"""rows evenly spread over the file whose values are inspected; only ids are counted in all rows"""
 SURE = 0.95
-"""share of the values that has to be of a form"""
+"""share of the values that must have a form"""
 WORDS = ("", "na", *NOTHING)
-"""for nothing, in columns that hold no text for people"""
+"""null words in columns without human-readable text"""
 ISO = r"^\d{4}-\d\d?-\d\d?([ T]\d\d?:\d\d(:\d\d([.,]\d+)?)?)? ?(Z|UTC|[+-]\d\d:?\d\d)?$"
 COMPACT = r"^(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])(\.0)?$"
 NUMBERS: dict[str, tuple[float, float]] = {
     "s": (6e8, 4e9), "ms": (6e11, 4e12), "us": (6e14, 4e15), "ns": (6e17, 4e18), **RANGES
 }  # fmt: skip
-"""unit -> the numbers that are taken for it; of seconds and finer those are of the years from 1989 to 2096"""
+"""unit -> accepted numbers; for seconds and finer the years 1989 to 2096"""
 BY_NAME = frozenset(RANGES)
-"""units whose numbers may be anything: only a name makes a time of them"""
+"""units whose numbers are ambiguous: a column is a time only by its name"""
 OPAQUE = (pl.Binary, pl.Duration, pl.Time, pl.Object)
-"""types without a text that could be an id, a number or a time"""
+"""types that cannot hold an id, a number or a time"""
 LIST_SEPARATORS = ("|", ";", ",")
 TIME_NAME = re.compile(r"(^|_)(time|date|datetime|timestamp|ts|at|when|created|day|stamp)($|_)|timestamp|date$|time$")
 
@@ -48,24 +48,24 @@ class ColumnLook:
     whole: bool
     """numbers without a fraction"""
     low: float | None
-    """of the numbers; None where the column holds no numbers"""
+    """minimum of the numbers; None where the column holds no numbers"""
     high: float | None
     unit: str | None
-    """of times: ISO 8601, unix seconds, ...; None where the column holds no times"""
+    """unit of times: ISO 8601, unix seconds, ...; None where the column holds no times"""
     separator: str | None
-    """between the entries of lists that are written as text; empty for lists as such"""
+    """separator of lists written as text; empty for list types"""
     entries: str
-    """what lists hold: text or numbers; empty where there are none"""
+    """kind of list entries: text or numbers; empty without lists"""
     length: float
-    """characters of a value, in the mean"""
+    """mean number of characters of a value"""
     words: float
-    """of a value, in the mean"""
+    """mean number of words of a value"""
     values: tuple[str, ...]
-    """of at most 50 different ones the commonest first; else empty"""
+    """distinct values, commonest first, where there are at most 50; else empty"""
 
     @property
     def unique(self) -> float:
-        """Different values a row with one."""
+        """Return distinct values per row with a value."""
         return self.distinct / max(1, self.filled)
 
     @property
@@ -79,18 +79,18 @@ class ColumnLook:
 
     @property
     def opaque(self) -> bool:
-        """Whether its values cannot be looked at."""
+        """Return whether its values cannot be inspected."""
         return not self.entries and (self.dtype.is_nested() or self.dtype in OPAQUE)
 
     @property
     def numbering(self) -> bool:
-        """Whether it has no name, or that of an index, and counts the rows."""
+        """Return whether it counts the rows and is unnamed or named like an index."""
         named = self.unnamed or self.plain_name in ("index", "unnamed_0", "row", "nr")
         return named and self.whole and self.distinct == self.rows and self.high == (self.low or 0) + self.rows - 1
 
     @property
     def timely(self) -> bool:
-        """Whether its values and its name are those of a time."""
+        """Return whether its values and its name are those of a time."""
         by_name = TIME_NAME.search(self.plain_name) is not None
         coarse = self.unit in [UNITS[unit] for unit in BY_NAME]
         return self.unit is not None and (by_name or not self.numeric or (self.unnamed and not coarse))
@@ -101,14 +101,14 @@ class ColumnLook:
 
 
 def look(frame: pl.DataFrame) -> dict[str, ColumnLook]:
-    """name -> what the column holds, in the order of the file."""
+    """Return name -> findings on the column, in the order of the file."""
     step = max(1, frame.height // SAMPLE_ROWS)
     sample = frame.gather_every(step)
     return {name: _look(index, frame[name], sample[name]) for index, name in enumerate(frame.columns)}
 
 
 def _look(index: int, column: pl.Series, sample: pl.Series) -> ColumnLook:
-    """`sample` holds some of the values of the column."""
+    """Inspect a column by a sample of its values."""
     opaque = column.dtype.is_nested() or column.dtype in OPAQUE
     present = column.drop_nulls()
     if column.dtype == pl.String:
@@ -148,7 +148,7 @@ def _commonest(text: pl.Series) -> list[str]:
 
 
 def _numbers(dtype: pl.DataType, text: pl.Series) -> pl.Series | None:
-    """The values as numbers, None where nearly all are none."""
+    """Return the values as numbers, None where nearly all are not numeric."""
     if dtype.is_temporal() or not len(text):
         return None
     if dtype == pl.Boolean:
@@ -170,7 +170,7 @@ def _unit(dtype: pl.DataType, text: pl.Series, numbers: pl.Series | None) -> str
 
 
 def _read_as_times(text: pl.Series) -> bool:
-    """Whether the reader of times knows all of the first ones."""
+    """Return whether the time parser reads all of the first values."""
     first = text.head(100)
     if not first.str.contains(r"^\d{4}").all():
         return False
@@ -186,7 +186,7 @@ def _share(matching: pl.Series) -> float:
 
 
 def _lists(column: pl.Series, text: pl.Series) -> tuple[str | None, str]:
-    """Separator and kind of the entries of lists; (None, "") where the column has none."""
+    """Return separator and kind of list entries; (None, "") without lists."""
     if isinstance(column.dtype, pl.List | pl.Array) and not column.dtype.inner.is_nested():
         return "", "numbers" if column.dtype.inner.is_numeric() else "text"
     for separator in LIST_SEPARATORS:
@@ -206,13 +206,13 @@ def _vectors(text: pl.Series, separator: str, entries: pl.Series) -> bool:
 
 
 def _repeated(entries: pl.Series, rows: int) -> bool:
-    """Labels come again in other rows and are of one or two words; the parts of sentences are neither."""
+    """Return whether list entries are labels: repeated in other rows and one or two words long, unlike sentence parts."""
     short = _share(entries.str.count_matches(r"\S+") <= 2)
     return len(entries) > 1.05 * rows and entries.n_unique() < 0.5 * len(entries) and short >= 0.8
 
 
 def record_kind(one: ColumnLook) -> tuple[Kind | None, str]:
-    """The kind of a column of the items or users, None where it had better be left out; and why."""
+    """Return the kind of a column of items or users with the reason, None where it should be left out."""
     name = one.plain_name
     if not one.filled:
         return None, "empty in every row"
@@ -246,5 +246,5 @@ def _list_kind(one: ColumnLook) -> tuple[Kind | None, str]:
 
 
 def by_name(looks: Mapping[str, ColumnLook], pattern: re.Pattern[str]) -> list[ColumnLook]:
-    """The columns whose name matches, in the order of the file."""
+    """Return the columns whose name matches, in the order of the file."""
     return [one for one in looks.values() if pattern.search(one.plain_name)]

@@ -1,4 +1,4 @@
-"""Facts of a data set that decide how well a training on it can go; numbers only, advice.py turns them into sentences.
+"""Statistics of a data set that predict the quality of a training; advice.py turns them into sentences.
 
 R events, U users, N items.
 """
@@ -19,7 +19,7 @@ from recsys.data.validation import Table
 CRAWLER_FACTOR, CRAWLER_EVENTS = 10, 1_000
 """a crawler has more events than this many times the 99th percentile of a user, and at least so many"""
 NEWEST = 0.2
-"""share of the events, the newest ones, that are compared with everything before them"""
+"""share of newest events that are compared with all before them"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,11 +41,11 @@ class ActivityFacts:
     """user or item"""
     count: int
     once: int
-    """that have one event"""
+    """number with one event"""
     quantiles: Mapping[float, int]
-    """events at a share of the users or items"""
+    """quantile -> number of events"""
     top_share: float
-    """of all events, those of the 1% with the most"""
+    """share of all events on the most active 1%"""
     histogram: tuple[tuple[str, int], ...]
     """events -> users or items, in powers of two"""
 
@@ -74,44 +74,44 @@ class ObjectiveFacts:
     rate: float
     """of the known labels; 0 where none is known"""
     users: int
-    """that reached it at least once"""
+    """users that reached it at least once"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LinkFacts:
-    """Ids of the interactions beside those of the table that describes them."""
+    """Ids of the interactions compared with those of their record table."""
 
     key: str
     file: str
     ids: int
     """distinct ids of the interactions"""
     unknown: int
-    """of these, ids without a row in the table"""
+    """ids without a row in the table"""
     example: str | None
     event_share: float
-    """of the events, those of unknown ids"""
+    """share of events of unknown ids"""
     unused: int
     """ids of the table that occur in no event"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """Everything `data check` prints."""
+    """All findings that `data check` prints."""
 
     name: str
     tables: tuple[TableFacts, ...]
     activity: tuple[ActivityFacts, ...]
     repeats: float
-    """share of the events whose user had an event of the same item before"""
+    """share of events whose user had an earlier event of the same item"""
     crawlers: tuple[tuple[str, int], ...]
     """user, events; most first"""
     nobody: tuple[tuple[str, int], ...]
-    """users that are called like nobody, and their events"""
+    """users with an id such as guest, and their events"""
     columns: tuple[ColumnFacts, ...]
     time: TimeFacts | None
     order: str
     predefined: bool
-    """the log names its own split"""
+    """the log has a published split"""
     variants: tuple[IdVariants, ...]
     links: tuple[LinkFacts, ...]
     objectives: tuple[ObjectiveFacts, ...]
@@ -119,7 +119,7 @@ class Findings:
     newcomers: Mapping[str, float] | None
     """user, item -> share of the newest events whose user or item occurs in none of the older ones; None without time"""
     notes: tuple[str, ...]
-    """of the reader and the validation"""
+    """notes of reading and validation"""
 
     @property
     def events(self) -> int:
@@ -130,7 +130,7 @@ class Findings:
 
 
 def find(tables: Mapping[str, Table], dataset: Dataset, *, now: float) -> Findings:
-    """Look at the tables as they were read and at the data set that validation made of them; `now` in unix seconds."""
+    """Inspect the raw tables and the validated data set; now: unix seconds."""
     log, described = dataset.interactions, dataset.description
     counts = {key: log.group_by(key).len().sort("len", key, descending=[True, False]) for key in (USER, ITEM)}
     records = {key: _record_ids(tables[f"{key}s"], key) for key in (USER, ITEM) if f"{key}s" in tables}
@@ -159,13 +159,13 @@ def find(tables: Mapping[str, Table], dataset: Dataset, *, now: float) -> Findin
 
 
 def _record_ids(table: Table, key: str) -> pl.Series:
-    """Ids of the items or users of a table, as validation reads them."""
+    """Return the ids of items or users of a table, as validation reads them."""
     ids, _ = ids_of(table.frame[table.names[key]], table.file, table.missing)
     return ids.drop_nulls()
 
 
 def _activity(key: str, events: np.ndarray) -> ActivityFacts:
-    """Of the events [U] or [N] of each, most first."""
+    """Return activity facts from event counts [U] or [N], largest first."""
     shares = (0.1, 0.5, 0.9, 0.99, 1.0)
     powers = np.bincount(np.floor(np.log2(events)).astype(int))
     top = max(1, round(len(events) / 100))
@@ -196,7 +196,7 @@ def _nobody(counts: pl.DataFrame) -> tuple[tuple[str, int], ...]:
 
 
 def _usual(counts: pl.DataFrame) -> float:
-    """Events of a busy user, the 99th percentile."""
+    """Return the number of events of a busy user, the 99th percentile."""
     return float(np.quantile(counts["len"].to_numpy(), 0.99, method="lower"))
 
 
@@ -222,13 +222,13 @@ def _column_facts(dataset: Dataset) -> list[ColumnFacts]:
 
 
 def _variants(dataset: Dataset) -> list[IdVariants]:
-    """Users and items that validation keeps apart although their ids look alike; the tables need not write them alike."""
+    """Return similar ids of users and items that validation keeps distinct, across all tables."""
     ids = {USER: dataset.users[USER], ITEM: dataset.items[ITEM]}
     return [variants for key, column in ids.items() for variants in id_variants(key, column)]
 
 
 def _link(key: str, known: pl.Series, file: str, used: pl.Series) -> LinkFacts:
-    """Ids of a table beside those of the events [R]."""
+    """Compare the ids of a table with those of the events [R]."""
     ids = used.unique().sort()
     unknown = ids.filter(~ids.is_in(known.implode()))
     return LinkFacts(
@@ -262,7 +262,7 @@ def _objectives(dataset: Dataset) -> list[ObjectiveFacts]:
 
 
 def _newcomers(log: pl.DataFrame) -> dict[str, float]:
-    """Of the newest events; the log is in the order of time."""
+    """Return newcomer shares of the newest events; the log is in time order."""
     older = log.height - max(1, round(NEWEST * log.height))
     rows = log.select(USER, ITEM).with_row_index("row")
     first = rows.select("row", **{key: pl.col("row").min().over(key) >= older for key in (USER, ITEM)})

@@ -1,4 +1,4 @@
-"""Ids that a person would take for one another: they differ by blanks, case, Unicode form or a trailing .0 alone."""
+"""Ids that differ only by blanks, case, Unicode form or a trailing .0."""
 
 from dataclasses import dataclass
 
@@ -18,9 +18,9 @@ NOBODY = (
     "no user",
     "nobody",
 )
-"""ids, in lower case, that may stand for everybody who is not known"""
+"""lower-case ids that may represent all unknown users"""
 NUMBERS_FOR_NOBODY = ("0", "-1")
-"""only where they have far more events than any user"""
+"""counted only with far more events than any user"""
 DIFFERENCES: dict[str, pl.Expr] = {
     "blanks": pl.col("id").str.strip_chars(),
     "Unicode form": pl.col("id").str.normalize("NFC"),
@@ -28,7 +28,7 @@ DIFFERENCES: dict[str, pl.Expr] = {
     "leading zeros": pl.col("id").str.replace(r"^0+(\d)", "$1"),
     "upper and lower case": pl.col("id").str.to_lowercase(),
 }
-"""how two ids may differ -> the form in which they are equal"""
+"""kind of difference -> expression under which ids are equal"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,12 +38,12 @@ class IdVariants:
     key: str
     difference: str
     ids: int
-    """distinct ids that have such a twin"""
+    """number of distinct ids with such a variant"""
     example: tuple[str, str]
 
 
 def id_variants(key: str, ids: pl.Series) -> list[IdVariants]:
-    """One entry for every difference that occurs among distinct ids [N]."""
+    """Return one entry per difference that occurs among distinct ids [N]."""
     frame, found = ids.alias("id").to_frame(), []
     for difference, form in DIFFERENCES.items():
         forms = frame.with_columns(form=form)

@@ -1,4 +1,4 @@
-"""Actions of a log and what they can be learned as: words become one objective each, ratings a like, switches themselves."""
+"""Proposed objectives from actions: one per word, a like for ratings, switches as they are."""
 
 import keyword
 import re
@@ -32,12 +32,12 @@ CONTEXT_NAME = re.compile(
 MAX_WORDS = 20
 MAX_OBJECTIVES = 8
 SCALES = {1.0: 0.0, 5.0: 4.0, 10.0: 8.0, 100.0: 80.0}
-"""highest rating -> the lowest that is a like; a switch is one above 0"""
+"""maximum rating -> lower bound of a like; a switch is one above 0"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Action:
-    """A column of the interactions that holds what the user did."""
+    """Column of the interactions with the user's action."""
 
     column: str
     kind: str
@@ -57,7 +57,7 @@ class Label:
 
 
 def action_of(one: ColumnLook) -> Action | None:
-    """The action a column of the interactions holds, None where it holds none."""
+    """Return the action in a column of the interactions, None without one."""
     kind, reason = _action(one)
     if kind is None:
         return None
@@ -68,7 +68,7 @@ def action_of(one: ColumnLook) -> Action | None:
 
 
 def _action(one: ColumnLook) -> tuple[str | None, str]:
-    """number, word or None, and why."""
+    """Return number, word or None, with the reason."""
     if _worded(one):
         return "word", f"kinds of events: {', '.join(one.values[:8])}"
     name = one.plain_name
@@ -94,7 +94,7 @@ def _switch(one: ColumnLook) -> bool:
 
 
 def _verb(name: str) -> bool:
-    """Whether a switch of this name is something that a user did."""
+    """Return whether a switch of this name is a user action."""
     known = name.removeprefix("is_").removeprefix("has_")
     return known in WORDS or bool(NO_POSITIVE.search(known)) or bool(re.search(r"(ed|label|target|conversion)$", known))
 
@@ -109,12 +109,12 @@ def _plain(text: str) -> str:
 
 
 def usable(name: str) -> bool:
-    """Whether expressions can read a column of this name."""
+    """Return whether expressions can read a column of this name."""
     return name.isidentifier() and not keyword.iskeyword(name)
 
 
 def labels_of(actions: Mapping[str, ColumnLook]) -> list[Label]:
-    """Objectives over action columns, at least one; the order is the one they are proposed in."""
+    """Return objectives over action columns, at least one, in proposal order."""
     readable = [one for name, one in actions.items() if usable(name)]
     words = [label for one in readable if _worded(one) for label in _words(one)]
     switches = [label for one in readable if not _worded(one) for label in _switches(one)]
@@ -129,7 +129,7 @@ def labels_of(actions: Mapping[str, ColumnLook]) -> list[Label]:
 
 
 def _words(one: ColumnLook) -> Iterator[Label]:
-    """The commonest first."""
+    """Return words, commonest first."""
     named = [WORDS.get(_plain(value), _plain(value)) for value in one.values]
     for value, name in zip(one.values, named, strict=True):
         if named.count(name) > 1:
@@ -159,5 +159,5 @@ def _likes(one: ColumnLook) -> Iterator[Label]:
 
 
 def target_of(labels: list[Label]) -> Label:
-    """The target of retrieval: the first objective, which is the commonest, that is a sign of interest."""
+    """Return the retrieval target: the commonest objective that is a sign of interest."""
     return next((label for label in labels if label.positive), labels[0])

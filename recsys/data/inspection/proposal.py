@@ -1,4 +1,4 @@
-"""A description for files that have none: what each column most likely is, why, and what of that is unsure."""
+"""Proposal of a description: likely kind of each column, with reasons and uncertainties."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ TITLE_NAMES = ("title", "name", "headline", "label")
 
 @dataclass(frozen=True, kw_only=True)
 class TableProposal:
-    """One table of the description, each entry with the reason for it."""
+    """One table of the description, each entry with its reason."""
 
     file: str
     rows: int
@@ -42,16 +42,16 @@ class TableProposal:
     left_out: Mapping[str, str]
     """column -> why"""
     options: Mapping[str, str | list[str]] = field(default_factory=dict)
-    """delimiter, encoding, separator, missing, where they are not the usual ones"""
+    """delimiter, encoding, separator, missing, where they differ from the defaults"""
     header: tuple[str, ...] | None = None
     """names of all columns where the file has no header"""
     notes: tuple[str, ...] = ()
-    """of the reader"""
+    """notes of the reader"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Proposal:
-    """A whole description."""
+    """Proposed description."""
 
     tables: Mapping[str, TableProposal]
     """interactions and, where there are any, items and users"""
@@ -59,11 +59,11 @@ class Proposal:
     target: str
     title: str | None
     amount: str | None
-    """an action that could be learned as an amount, for the comment that shows how"""
+    """an action that could be an amount, for the comment with an example"""
 
 
 def propose(files: Sequence[Path], folder: Path) -> Proposal:
-    """Look at one to three files for a description that will lie in `folder`; DataError where they are no log."""
+    """Propose a description in `folder` from one to three files; DataError where they are no log."""
     read = {str(path): read_table(path) for path in files}
     looked = [LookedAt(file=file, frame=table.frame, columns=look(table.frame)) for file, table in read.items()]
     roles = find_roles(looked)
@@ -85,7 +85,7 @@ def propose(files: Sequence[Path], folder: Path) -> Proposal:
 
 
 def _interactions(roles: Roles, read: FileTable, folder: Path) -> tuple[TableProposal, dict[str, ColumnLook]]:
-    """The table, and its action columns by the names that they will have."""
+    """Return the table, and its action columns by their new names."""
     looks, keys = roles.interactions.columns, dict(roles.keys)
     keys |= _session(roles) | _split(looks)
     keys |= _time(looks, {column for column, _ in keys.values()})
@@ -128,7 +128,7 @@ def _renamed(one: ColumnLook, name: str) -> ColumnLook:
 
 
 def _session(roles: Roles) -> dict[str, tuple[str, str]]:
-    """The session where it has to stand for users."""
+    """Return the session column where it replaces users."""
     looks, user = roles.interactions.columns, roles.keys.get(USER)
     session = session_of(roles.interactions, {column for column, _ in roles.keys.values()})
     if session is None or (user is not None and looks[user[0]].filled == looks[user[0]].rows):
@@ -137,14 +137,14 @@ def _session(roles: Roles) -> dict[str, tuple[str, str]]:
 
 
 def _split(looks: Mapping[str, ColumnLook]) -> dict[str, tuple[str, str]]:
-    """The column that names a published split."""
+    """Return the column of a published split."""
     parts = {one.name: {*map(part_of_split, one.values)} for one in looks.values() if 2 <= one.distinct <= 3}
     found = [name for name, own in parts.items() if {"train", "test"} <= own and None not in own]
     return {SPLIT: (found[0], "a published split; train with protocol=predefined")} if found else {}
 
 
 def _missing(roles: Roles) -> dict[str, list[str]]:
-    """Words among the users that may stand for nobody."""
+    """Return user ids that may be null words."""
     if USER not in roles.keys:
         return {}
     users = roles.interactions.frame[roles.keys[USER][0]].cast(pl.String)
@@ -153,7 +153,7 @@ def _missing(roles: Roles) -> dict[str, list[str]]:
 
 
 def _time(looks: Mapping[str, ColumnLook], taken: set[str]) -> dict[str, tuple[str, str]]:
-    """The timestamp, or the order where there is none."""
+    """Return the timestamp, or the order without one."""
     timely = [one for one in looks.values() if one.timely and one.name not in taken and one.filled == one.rows]
     timely = [one for one in timely if one.distinct > 1] or timely
     if timely:
@@ -169,7 +169,7 @@ def _time(looks: Mapping[str, ColumnLook], taken: set[str]) -> dict[str, tuple[s
 
 
 def _no_use(one: ColumnLook, roles: Roles, item: str) -> str | None:
-    """Why a column of the interactions cannot be used, None where it can."""
+    """Return the reason not to use a column of the interactions, None without one."""
     if one.name in RESERVED:
         return "the name is reserved: rename the column to use it"
     if not one.filled:
@@ -230,7 +230,7 @@ def _record_table(key: str, table: LookedAt, column: str, reason: str, read: Fil
 
 
 def _names(read: FileTable, keys: Mapping[str, tuple[str, str]], looks: Mapping[str, ColumnLook]) -> dict[str, str]:
-    """Column of the file -> its name; without a header the keys are called by what they are, the only action a rating."""
+    """Return column of the file -> name; without a header keys have their role as name, a single action is a rating."""
     names = {name: name for name in looks}
     if read.headerless:
         names |= {column: key for key, (column, _) in keys.items() if column in names}
@@ -241,7 +241,7 @@ def _names(read: FileTable, keys: Mapping[str, tuple[str, str]], looks: Mapping[
 
 
 def _options(file: str, read: FileTable) -> dict[str, str | list[str]]:
-    """Keys of the file's format that its ending does not imply."""
+    """Return the format keys that the file ending does not imply."""
     given, ending = read.format, Path(file).suffix.lower()
     options: dict[str, str | list[str]] = {}
     if given.delimiter is not None and given.delimiter != USUAL.get(ending, ","):

@@ -1,4 +1,4 @@
-"""Roles of one to three files: interactions, items and users, and the columns by which they belong together."""
+"""Roles of one to three files (interactions, items, users) and their join columns."""
 
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -24,15 +24,15 @@ OF_A_KEY = re.compile(
 )
 NO_KEY = re.compile("|".join(one.pattern for one in (OF_A_KEY, RATING_NAME, AMOUNT_NAME, CONTEXT_NAME, WORD_NAME)))
 FEW_IDS = 20
-"""a column with fewer values and no telling name is no id"""
+"""a column with fewer values and no id-like name is no id"""
 SAME_IDS = 0.5
-"""share of the ids that two tables have to have in common to belong together"""
+"""share of common ids from which two tables are linked"""
 NEARLY_UNIQUE = 0.9
 
 
 @dataclass(frozen=True, kw_only=True)
 class LookedAt:
-    """One file."""
+    """Inspected file."""
 
     file: str
     frame: pl.DataFrame
@@ -41,7 +41,7 @@ class LookedAt:
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """A table and the column of its key, and why."""
+    """Record table with its key column and the reason."""
 
     table: LookedAt
     key: str
@@ -50,7 +50,7 @@ class Found:
 
 @dataclass(frozen=True, kw_only=True)
 class Roles:
-    """Every file has one."""
+    """Role of every file."""
 
     interactions: LookedAt
     keys: Mapping[str, tuple[str, str]]
@@ -67,7 +67,7 @@ class _Link:
 
 
 def find_roles(files: Sequence[LookedAt]) -> Roles:
-    """DataError where the files do not belong together."""
+    """Assign roles; DataError where the files are not linked."""
     if not 1 <= len(files) <= 3:
         raise DataError(f"{len(files)} files were given; give one to three: interactions, items, users")
     for one in files:
@@ -86,7 +86,7 @@ def find_roles(files: Sequence[LookedAt]) -> Roles:
 
 
 def _log_and_links(files: Sequence[LookedAt]) -> tuple[LookedAt, list[tuple[LookedAt, _Link]]]:
-    """The file whose ids all others describe, with the links to these."""
+    """Return the file whose ids all others describe, with its links."""
     best: tuple[float, LookedAt, list[tuple[LookedAt, _Link]]] | None = None
     for log in files:
         found = [(other, _link(log, other)) for other in files if other is not log]
@@ -108,7 +108,7 @@ def _log_and_links(files: Sequence[LookedAt]) -> tuple[LookedAt, list[tuple[Look
 
 
 def _link(log: LookedAt, table: LookedAt) -> _Link | None:
-    """The columns of a log and of a table that hold the same ids best, each id once in the table."""
+    """Return the columns of a log and a table with the most common ids, unique in the table."""
     found = []
     for key in table.columns.values():
         if key.unique >= NEARLY_UNIQUE and key.filled >= NEARLY_UNIQUE * key.rows and _id_like(key):
@@ -128,7 +128,7 @@ def _ids(column: pl.Series) -> pl.Series:
 
 
 def _id_like(one: ColumnLook) -> bool:
-    """Whether its values can be ids: no fractions, no lists, no times by name, no long texts."""
+    """Return whether values can be ids: no fractions, lists, times by name or long texts."""
     numeric_text = one.dtype.is_float() or (one.numeric and not one.whole)
     return not (
         one.entries or numeric_text or one.timely or one.words > 2 or one.dtype.is_temporal() or one.distinct < 2
@@ -136,7 +136,7 @@ def _id_like(one: ColumnLook) -> bool:
 
 
 def name_score(name: str, key: str) -> float:
-    """Likeness of a plain name to the usual names of a user's or an item's id."""
+    """Return the similarity of a plain name to usual names of user or item ids."""
     if OF_A_KEY.search(name):
         return 0.0
     if re.fullmatch(rf"({NAMES[key]})s?(_?(id|key|no|nr|number|code|hash|uuid|idx))?", name):
@@ -151,7 +151,7 @@ def _best_name(one: ColumnLook) -> float:
 
 
 def _records(log: LookedAt, links: Sequence[tuple[LookedAt, _Link]]) -> dict[str, tuple[Found, _Link]]:
-    """user, item -> its table: as the names have it, else a table with titles or texts is of items."""
+    """Return user, item -> its table: by name, else a table with titles or texts is of items."""
     found = {}
     for key, (table, link) in zip(_assignment(log, links), links, strict=True):
         reason = f"lists {link.share:.0%} of the ids of {link.log_column!r} once each"
@@ -160,7 +160,7 @@ def _records(log: LookedAt, links: Sequence[tuple[LookedAt, _Link]]) -> dict[str
 
 
 def _assignment(log: LookedAt, links: Sequence[tuple[LookedAt, _Link]]) -> tuple[str, ...]:
-    """A key for every link, no key twice."""
+    """Assign distinct keys to the links."""
     scores = [{key: _record_score(log, table, link, key) for key in (ITEM, USER)} for table, link in links]
     choices = permutations((ITEM, USER), len(links))
     return max(choices, key=lambda keys: sum(score[key] for score, key in zip(scores, keys, strict=True)))
@@ -189,7 +189,7 @@ def _keys(log: LookedAt, records: Mapping[str, tuple[Found, _Link]]) -> dict[str
 
 
 def session_of(log: LookedAt, taken: Collection[str]) -> str | None:
-    """The column that groups the events of a visit, None where there is none."""
+    """Return the column that groups the events of a visit, None without one."""
     found = (one for one in log.columns.values() if one.name not in taken and one.filled and not one.opaque)
     return next((one.name for one in found if SESSION_NAME.search(one.plain_name) and not one.timely), None)
 

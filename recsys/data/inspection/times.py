@@ -1,4 +1,4 @@
-"""When events happened: the range, how fine the clock is, holes in it, and how events spread over days and hours."""
+"""Time statistics of a log: range, resolution, gaps, and distribution over days and hours."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,32 +10,32 @@ from recsys.data.splits import DAY_S
 
 RESOLUTIONS = {"days": 86_400.0, "hours": 3_600.0, "minutes": 60.0, "seconds": 1.0}
 BARS = 60
-"""at most so many stretches of equal length are counted"""
+"""maximum number of bins of equal length"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TimeFacts:
-    """Of the timestamps [R] of a log, in unix seconds."""
+    """Statistics of the timestamps [R] of a log, in unix seconds."""
 
     first: float
     last: float
     resolution: str
-    """the coarsest unit that all timestamps are whole numbers of"""
+    """coarsest unit of which all timestamps are multiples"""
     distinct: int
     commonest: float
     """share of the events at the commonest timestamp"""
     gap: tuple[float, float]
-    """begin and length of the longest stretch without an event, in seconds"""
+    """start and length of the longest gap, in seconds"""
     typical_gap: float
-    """seconds between neighbouring moments that 99% of them stay below"""
+    """99th percentile of the seconds between neighbouring timestamps"""
     future: int
     """events after now"""
     bar_s: float
-    """length of one of the stretches in `bars`, whole days where the log is long enough"""
+    """length of a bin in `bars`, whole days where the log is long enough"""
     bars: tuple[int, ...]
-    """events of every stretch, from the day of `first` on"""
+    """events per bin, from the day of `first` on"""
     hours: tuple[int, ...]
-    """events of every hour of the day, UTC; empty where the resolution is days"""
+    """events per hour of the day, UTC; empty where the resolution is days"""
 
     @property
     def days(self) -> float:
@@ -43,7 +43,7 @@ class TimeFacts:
 
 
 def time_facts(timestamps: pl.Series, now: float) -> TimeFacts:
-    """Of rising timestamps [R], at least one."""
+    """Compute the statistics of ascending timestamps [R], at least one."""
     times = timestamps.to_numpy()
     moments, counts = np.unique(times, return_counts=True)
     gaps = np.diff(moments) if len(moments) > 1 else np.zeros(1)
@@ -69,7 +69,7 @@ def time_facts(timestamps: pl.Series, now: float) -> TimeFacts:
 
 
 def _bars(times: np.ndarray) -> tuple[float, tuple[int, ...]]:
-    """Whole days together as soon as the log has more days than bars, days or hours before."""
+    """Return bin length and counts: several days where the log has more days than bins, else days or hours."""
     unit = DAY_S if times[-1] - times[0] >= 3 * DAY_S else 3_600.0
     begin = times[0] // unit * unit
     length = unit * max(1, int(np.ceil((times[-1] - begin + 1) / unit / BARS)))
@@ -77,7 +77,7 @@ def _bars(times: np.ndarray) -> tuple[float, tuple[int, ...]]:
 
 
 def moment_text(seconds: float) -> str:
-    """A timestamp as people read it, UTC; the number itself where no calendar has it."""
+    """Return a timestamp as date and time, UTC; the number itself outside of the calendar."""
     try:
         moment = datetime.fromtimestamp(seconds, UTC)
     except (ValueError, OverflowError, OSError):
@@ -86,7 +86,7 @@ def moment_text(seconds: float) -> str:
 
 
 def duration_text(seconds: float) -> str:
-    """A length of time in the largest unit that it fills twice."""
+    """Return a duration in the largest unit of which it has at least two."""
     for name, unit in RESOLUTIONS.items():
         if seconds >= 2 * unit:
             return f"{seconds / unit:,.0f} {name}"

@@ -1,4 +1,4 @@
-"""A proposal as YAML with comments: why each line is there, and what a person should look at."""
+"""YAML of a proposal, with comments on reasons and on entries to review."""
 
 from collections.abc import Iterator, Mapping
 
@@ -8,7 +8,7 @@ from recsys.data.inspection.proposal import Proposal, TableProposal
 
 
 def written(proposal: Proposal, command: str) -> str:
-    """The text of the file; strict YAML that the source `Tables` reads."""
+    """Return the text of the file, strict YAML that the source `Tables` reads."""
     lines = [f"# proposed by `{command}`: look at the lines that say UNSURE", ""]
     for key, table in proposal.tables.items():
         lines += _table(key, table)
@@ -47,7 +47,7 @@ def _table(key: str, table: TableProposal) -> Iterator[str]:
 
 
 def _item(name: str, table: TableProposal) -> str:
-    """An entry of the columns of a table without a header: its name, and its kind where it is described."""
+    """Return a column entry of a table without a header: name, and kind where described."""
     if name not in table.columns:
         return _scalar(name)
     kind, reason = table.columns[name]

@@ -1,1 +1,1 @@
-"""One file a data set; each source has `load() -> Dataset`."""
+"""Sources of data sets, one file each, with `load() -> Dataset`."""

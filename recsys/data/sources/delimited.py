@@ -1,4 +1,4 @@
-"""Delimited files whose columns are known beforehand."""
+"""Delimited files of known columns."""
 
 import hashlib
 from collections.abc import Mapping
@@ -11,9 +11,9 @@ from recsys.errors import DataError
 
 
 def read_columns(path: Path, columns: Mapping[str, str], *, separator: str) -> pl.DataFrame:
-    """The columns {name in the file: name wanted} of a file as text; DataError for a file or column that is not there.
+    """Read columns {name in the file: new name} as text; DataError for a missing file or column.
 
-    Only files with commas know quotes.
+    Quotes are special in comma-separated files only.
     """
     quote = '"' if separator == "," else None
     try:
@@ -33,9 +33,9 @@ def read_columns(path: Path, columns: Mapping[str, str], *, separator: str) -> p
 
 
 def shuffled_ids(ids: pl.Series) -> pl.Series:
-    """Ids that tell nothing: the places of the old ones in the order of their hashes, from 1.
+    """Replace ids by numbers from 1 in the order of their hashes.
 
-    For files that were numbered in the order of what is to be predicted.
+    For files whose ids are sorted by the label, which a model could exploit.
     """
     old = sorted(ids.unique().drop_nulls(), key=lambda one: hashlib.blake2b(one.encode()).digest())
     return ids.replace_strict(old, [str(number) for number in range(1, len(old) + 1)], return_dtype=pl.String)

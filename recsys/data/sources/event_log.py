@@ -1,6 +1,4 @@
-"""What users did with what was served, from the event log's Parquet partitions, behind what a run was trained on; and what
-they were shown.
-"""
+"""Feedback and impressions from the event log's Parquet partitions, appended to the data of the served run."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -21,7 +19,7 @@ from recsys.errors import DataError, check_ranges
 
 ID, CONTEXT, REQUEST, POSITION, KNOWN = "id", "context", "request_id", "position", "known_at"
 ACTION, WORD = "action_", "word_"
-"""before the name of an action in the partitions, which may be that of another column: one that is a number, or a word"""
+"""column prefixes of actions in the partitions, numbers and words, against name clashes with other columns"""
 PREFIXES = {"number": ACTION, "word": WORD}
 FEEDBACK_FILES, SHOWN_FILES = (f"{kind}/day=*/*.parquet" for kind in ("feedback", "impressions"))
 SHOWN = (USER, TIMESTAMP, REQUEST, "query", ITEM, POSITION, "propensity")
@@ -32,11 +30,11 @@ SCALAR = ("category", "text")
 
 @dataclass(frozen=True, kw_only=True)
 class EventLogSource:
-    """The feedback of the log, with the catalogue, the users and the objectives of the run that was served.
+    """Feedback of the log, with catalogue, users and objectives of the served run.
 
-    A record counts once, however often and in whatever order its copies lie in the files. Feedback that names the request
-    it answers, within `wait_s`, is the label of what that request was shown; all else that was shown is labelled 0. Of two
-    requests of one id the first counts.
+    A record counts once, whatever the number and order of its copies. Feedback that names its request, within `wait_s`,
+    labels the impression of that request; all other impressions are labelled 0. Of two requests of one id the first
+    counts.
     """
 
     folder: str
@@ -44,15 +42,15 @@ class EventLogSource:
     description: str
     """description.yaml in the data folder of the run that was served"""
     history: bool
-    """whether the interactions of that run are kept beside those of the log"""
+    """keep the interactions of that run beside those of the log"""
     wait_s: float
-    """after so long nothing more comes of what was shown; what was shown later than that before the end is left out"""
+    """time after which an impression has no more outcome; impressions less than that before the end are left out"""
 
     def __post_init__(self) -> None:
         check_ranges("data", wait_s=(self.wait_s, 0.0, 1e9))
 
     def load(self) -> Dataset:
-        """Raises DataError with file, column, what was found and what to do."""
+        """Load the data set; DataError names file, column, value and remedy."""
         base = Tables(description=self.description).load()
         if not base.description.clock:
             raise DataError(f"{self.description}: there is no time, but the log has one; name tables with timestamps")
@@ -75,7 +73,7 @@ class EventLogSource:
     def _impressions(
         self, feedback: pl.DataFrame, events: pl.DataFrame, description: Description
     ) -> pl.DataFrame | None:
-        """Dataset.impressions; None where the log has none. feedback, events: the same records, a row each."""
+        """Return Dataset.impressions; None without any. feedback, events: the same records, one row each."""
         if not any(Path(self.folder).glob(SHOWN_FILES)):
             return None
         records = _records(Path(self.folder), SHOWN_FILES, SHOWN)
@@ -93,7 +91,7 @@ class EventLogSource:
 
 
 def _records(folder: Path, pattern: str, columns: Sequence[str] | None = None) -> pl.DataFrame:
-    """All rows of all files, of all columns for None; columns that a file lacks are null."""
+    """Read all rows of all files, all columns for None; columns that a file lacks are null."""
     files = sorted(folder.glob(pattern))
     if not files:
         raise DataError(f"{folder}: there is no {pattern}; name the folder that the event log is written to")
@@ -106,7 +104,7 @@ def _records(folder: Path, pattern: str, columns: Sequence[str] | None = None) -
 
 
 def _logged(description: Description) -> dict[str, str]:
-    """Column of the partitions -> action."""
+    """Return column of the partitions -> action."""
     return {f"{PREFIXES[kind]}{name}": name for name, kind in description.actions.items()}
 
 
@@ -115,13 +113,13 @@ def _described(records: pl.DataFrame, description: Description) -> list[str]:
 
 
 def _unique(records: pl.DataFrame, description: Description) -> pl.DataFrame:
-    """A row an id; of copies that differ the least row is kept, whatever came first."""
+    """Keep one row per id; of differing copies the smallest, independent of their order."""
     order = [ID, TIMESTAMP, USER, ITEM, CONTEXT, *_described(records, description), REQUEST]
     return records.sort(order).unique(ID, keep="first", maintain_order=True)
 
 
 def _shown(records: pl.DataFrame) -> pl.DataFrame:
-    """A row an item of a request, by time, request and position."""
+    """Return one row per item of a request, by time, request and position."""
     ordered = records.sort(REQUEST, TIMESTAMP, USER, POSITION, ITEM, "propensity", "query", nulls_last=True)
     own = pl.struct(TIMESTAMP, USER)
     first = ordered.filter(own == own.first().over(REQUEST)).unique([REQUEST, POSITION], keep="first")
@@ -129,9 +127,9 @@ def _shown(records: pl.DataFrame) -> pl.DataFrame:
 
 
 def _best(answers: pl.DataFrame, events: pl.DataFrame, description: Description) -> pl.DataFrame:
-    """Of each request and item the best of every objective [T] over its answers, NaN where none is known.
+    """Return, per request and item, the maximum of every objective [T] over its feedback, NaN where unknown.
 
-    Column `event` of the answers: their rows in events.
+    Column `event` of the feedback: its row in events.
     """
     order = answers.sort(REQUEST, ITEM)
     first = order.select(pl.struct(REQUEST, ITEM).is_first_distinct()).to_series()
@@ -144,7 +142,7 @@ def _best(answers: pl.DataFrame, events: pl.DataFrame, description: Description)
 
 
 def _events(unique: pl.DataFrame, description: Description, folder: str) -> pl.DataFrame:
-    """Interactions in the columns of the description, a row a record."""
+    """Return interactions in the columns of the description, one row per record."""
     described = _described(unique, description)
     contexts = [_parsed(text, id, folder) for id, text in unique.select(ID, CONTEXT).iter_rows()]
     return unique.select(
@@ -194,7 +192,7 @@ def _fits(value: Any, kind: str) -> bool:
 
 
 def _with_strangers(users: pl.DataFrame, events: pl.DataFrame) -> pl.DataFrame:
-    """Everybody may come, a user of whom nothing was known before is no mistake; an item is."""
+    """Add records of new users: an unknown user is expected, an unknown item is an error."""
     strangers = events.select(USER).unique().join(users, on=USER, how="anti")
     return pl.concat([users, strangers], how="diagonal")
 

@@ -29,7 +29,7 @@ QUESTIONS: Mapping[str, str] = {
         EASY,
     ),
 }
-"""id of a question -> what its thumb says"""
+"""question id -> objective of its thumb"""
 TIME = "%Y-%m-%d %H:%M:%S"
 """UTC"""
 COLUMNS = {"informfully_id": USER, "articleId": ITEM, "createdAt": TIMESTAMP, "removedAt": "removed"}
@@ -48,17 +48,17 @@ DESCRIPTION = Description(
 
 @dataclass(frozen=True, kw_only=True)
 class Informfully:
-    """What people did with articles: an event is a person and an article, at the last thing that was done, so that
-    nothing is known of it before.
+    """Actions on articles: one event per person and article, at the time of the last action, so that no event holds
+    later information.
 
-    A thumb that was not given is missing; an article that was not kept is no favourite and no bookmark.
+    A thumb that was not given is missing; an article that was not saved is no favourite and no bookmark.
     """
 
     folder: str
     """holds ratings.csv, favourites.csv and bookmarks.csv"""
 
     def load(self) -> Dataset:
-        """Raises DataError with file, column, what was found and what to do."""
+        """Load the data set; DataError names file, column, value and remedy."""
         folder = Path(self.folder)
         kept = [_marks(folder / "favourites.csv", FAVOURITE), _marks(folder / "bookmarks.csv", BOOKMARK)]
         done = pl.concat([_thumbs(folder / "ratings.csv"), *kept], how="diagonal")
@@ -103,7 +103,7 @@ def _marks(path: Path, action: str) -> pl.DataFrame:
 
 
 def _events(done: pl.DataFrame) -> pl.DataFrame:
-    """One row a person and article: of several thumbs for one question the last, at the time of the last action."""
+    """Return one row per person and article: the last thumb per question, at the time of the last action."""
     last = {name: pl.col("value").filter(pl.col("action") == name).last() for name in ACTIONS}
     events = done.sort(TIMESTAMP, maintain_order=True).group_by(USER, ITEM, maintain_order=True)
     return events.agg(

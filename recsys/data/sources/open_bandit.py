@@ -1,4 +1,4 @@
-"""Open Bandit: what a shop of fashion showed, how likely that was, and what was clicked (Saito et al. 2021), Apache-2.0."""
+"""Open Bandit: logged recommendations of a fashion shop with propensities and clicks (Saito et al. 2021), Apache-2.0."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +19,9 @@ NUMBERS = ("item_id", "position", "click", "propensity_score")
 
 @dataclass(frozen=True, kw_only=True)
 class OpenBandit:
-    """One campaign's log of one policy. Three places of a page are shown at once; each is a round of its own.
+    """Log of one campaign and policy. Three positions of a page are shown at once; each is a round of its own.
 
-    Contexts are the four hashed features of the visitor, a column a value; the affinities to items are left out.
+    Contexts are the four hashed features of the visitor, one column per value; affinities to items are left out.
     """
 
     folder: str
@@ -30,7 +30,7 @@ class OpenBandit:
     campaign: str
 
     def load(self) -> BanditLog:
-        """Raises DataError with file, column, what was found and what to do."""
+        """Load the data set; DataError names file, column, value and remedy."""
         for key, names in (("policy", POLICIES), ("campaign", CAMPAIGNS)):
             if (value := getattr(self, key)) not in names:
                 raise DataError(f"{key} is {value!r}; write one of {', '.join(names)}")
@@ -80,7 +80,7 @@ def _check(path: Path, name: str, values: np.ndarray, right: np.ndarray, expecte
 
 
 def _one_hot(frame: pl.DataFrame) -> np.ndarray:
-    """[R, F]: 1 for the value that a feature has, values in their alphabetical order; a missing one has none."""
+    """Return the one-hot encoding [R, F], values in alphabetical order; a missing value has no 1."""
     columns = [
         (frame[name] == value).fill_null(False).to_numpy()
         for name in FEATURES

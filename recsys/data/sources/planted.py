@@ -1,7 +1,7 @@
-"""A world in which every probability is known: logged slates with positions and propensities of a known policy, and
-eight kinds of interaction between what a ranker reads, each of which can be switched on alone.
+"""Simulation with known probabilities: logged slates with positions and propensities of a known policy, and eight
+kinds of feature interaction for rankers, each of which can be enabled alone.
 
-Shapes: U users, N items, C items that the policy chooses from, S places of a slate, R rows of the log, T objectives,
+Shapes: U users, N items, C items that the policy chooses from, S positions of a slate, R rows of the log, T objectives,
 L remembered events.
 """
 
@@ -21,15 +21,15 @@ START = 1_704_067_200.0
 """2024-01-01, unix seconds UTC"""
 DAY = 86_400.0
 ROUND = 3 * DAY
-"""every user comes once in it; long enough that a few rounds are whole weeks, since a model may read the day of the week"""
+"""time in which every user has one request; a few rounds are whole weeks, since a model may read the day of the week"""
 OBJECTIVES = ("click", "like", "share", "buy")
 RATES = (0.30, 0.10, 0.03, 0.01)
-"""about the mean probabilities"""
+"""approximate mean probabilities of the objectives"""
 CATEGORIES, BRANDS, SEGMENTS, DEVICES = 6, 8, 4, 3
 OFFERED = 30
-"""items that the policy chooses a slate from"""
+"""number of items that the policy chooses a slate from"""
 REMEMBERED = 16
-"""newest events of a user that can matter"""
+"""number of newest events of a user that have an effect"""
 FADING_DAYS = 9.0
 EFFECTS: Mapping[str, tuple[float, ...]] = {
     "second_order": (1.0, -1.0, 0.7, 1.0),
@@ -56,12 +56,12 @@ DESCRIPTION = Description(
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Truth:
-    """What is true of every row of the log, [R, T] each, in the order of the data set."""
+    """True probabilities of every row of the log, [R, T] each, in the order of the data set."""
 
     probabilities: np.ndarray
-    """of every objective where the item stood"""
+    """probability of every objective at the logged position"""
     unbiased: np.ndarray
-    """the same if it had stood in the first place"""
+    """probability of every objective at the first position"""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -82,12 +82,12 @@ class PlantedWorld:
     moods: np.ndarray
     """[DEVICES, CATEGORIES]"""
     checksum: np.ndarray
-    """[N] the order of what happens at one moment"""
+    """[N] order of events at one time"""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Round:
-    """The moments of one round: what is known of every user when the request comes."""
+    """Requests of one round: attributes of every user at request time."""
 
     now: np.ndarray
     """[U] unix seconds"""
@@ -97,25 +97,25 @@ class Round:
 
 
 class Memory:
-    """The newest events of every user in which any objective was reached."""
+    """Newest events of every user that reached any objective."""
 
     def __init__(self, num_users: int) -> None:
         self.items = np.full((num_users, REMEMBERED), -1)
         self.times = np.zeros((num_users, REMEMBERED))
 
     def append(self, items: np.ndarray, times: np.ndarray, happened: np.ndarray) -> None:
-        """Of all users at once: items [U], times [U]; nothing changes where nothing happened [U]."""
+        """Append one event per user: items [U], times [U]; users without an event [U] do not change."""
         for array, newest in ((self.items, items), (self.times, times)):
             array[happened] = np.concatenate([array[happened, 1:], newest[happened, None]], axis=1)
 
     def alike(self, of_item: np.ndarray, shown: np.ndarray) -> np.ndarray:
-        """[U, C, L] bool, whether an event's item has the same value of_item [N] as the item shown [U, C]."""
+        """Return [U, C, L] bool, whether an event's item has the same value of_item [N] as the item shown [U, C]."""
         return (of_item[self.items][:, None] == of_item[shown][..., None]) & (self.items >= 0)[:, None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Planted:
-    """Every user is shown one slate a round; what is reached is remembered and matters later.
+    """Simulator: every user is shown one slate per round; reached objectives affect later rounds.
 
     logit of an objective = strength (sum of weight x effect) / sqrt(sum of weight^2) + intercept, effects of about unit
     variance. With "objectives" among the effects nothing but a click can be reached without one.
@@ -148,7 +148,7 @@ class Planted:
         return self.logged()[0]
 
     def logged(self) -> tuple[Dataset, Truth]:
-        """The log and what is true of it; the same for the same arguments."""
+        """Return the log and its true probabilities, deterministic in the arguments."""
         world = self.world()
         _, intercepts = self._simulate(world, None)
         parts, _ = self._simulate(world, intercepts)
@@ -178,7 +178,7 @@ class Planted:
     def _simulate(
         self, world: PlantedWorld, intercepts: np.ndarray | None
     ) -> tuple[list[dict[str, np.ndarray]], np.ndarray]:
-        """All rounds as columns [U, S], and the intercepts [T], which are found where they are not given."""
+        """Return all rounds as columns [U, S], and the intercepts [T], fitted where not given."""
         rng, memory, bias = np.random.default_rng((self.seed, 1)), Memory(self.users), self._position_bias()
         parts, found = [], []
         for number in range(self.rounds):
@@ -215,7 +215,9 @@ class Planted:
     def _slates(
         self, rng: np.random.Generator, world: PlantedWorld, moment: Round, memory: Memory
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """What the policy, which knows something of clicks, shows: items and propensities [U, S], logits [U, S, T]."""
+        """Return the slates of the logging policy, which knows part of the click logits: items, propensities [U, S], logits
+        [U, S, T].
+        """
         first = rng.integers(self.items - OFFERED + 1, size=(self.users, 1))
         offered = first + rng.permuted(np.tile(np.arange(OFFERED), (self.users, 1)), axis=1)
         logits = self._logits(world, moment, memory, offered)
@@ -224,11 +226,11 @@ class Planted:
         return shown, propensity, np.take_along_axis(logits, columns[..., None], axis=1)
 
     def _wide(self, column: np.ndarray) -> np.ndarray:
-        """[U] -> [U, S]"""
+        """Repeat [U] to [U, S]."""
         return np.repeat(column[:, None], self.slate, axis=1)
 
     def _logits(self, world: PlantedWorld, moment: Round, memory: Memory, offered: np.ndarray) -> np.ndarray:
-        """[U, C, T] of the items offered [U, C], without position and intercept."""
+        """Return logits [U, C, T] of the items offered [U, C], without position and intercept."""
         age, urgency, segment, device = (
             one[:, None] for one in (world.age, moment.urgency, world.segment, moment.device)
         )
@@ -256,13 +258,13 @@ class Planted:
         return logits
 
     def _weights(self) -> dict[str, np.ndarray]:
-        """effect -> [T]"""
+        """Return effect -> weights [T]."""
         chosen = {name: np.array(EFFECTS[name]) for name in EFFECTS if name in self.effects}
         length = np.sqrt(np.sum([one**2 for one in chosen.values()], axis=0))
         return {name: self.strength * one / length for name, one in chosen.items()}
 
     def _position_bias(self) -> np.ndarray:
-        """[S, T]: lower places are examined less."""
+        """Return [S, T] logit offsets: lower positions are examined less."""
         weight = self._weights().get("position", np.zeros(len(OBJECTIVES)))
         return -np.log1p(np.arange(self.slate))[:, None] / 0.67 * weight
 
@@ -273,7 +275,7 @@ class Planted:
         return own
 
     def _reached(self, rng: np.random.Generator, probabilities: np.ndarray) -> np.ndarray:
-        """[U, S, T] bool"""
+        """Sample outcomes [U, S, T] bool."""
         draws = rng.random(probabilities.shape)
         reached = draws < probabilities
         if "objectives" in self.effects:
@@ -281,7 +283,7 @@ class Planted:
         return reached
 
     def _intercepts(self, logits: np.ndarray) -> np.ndarray:
-        """[T], by bisection to the wanted rates, one after the other since the first one may hold the others down."""
+        """Fit [T] by bisection to the target rates, one after the other since the first one may bound the others."""
         found = np.zeros(len(OBJECTIVES))
         for objective, rate in enumerate(RATES):
             low, high = -20.0, 20.0
@@ -294,7 +296,7 @@ class Planted:
     def _remember(
         self, world: PlantedWorld, memory: Memory, moment: Round, shown: np.ndarray, happened: np.ndarray
     ) -> None:
-        """In the order in which a log keeps what happens at one moment."""
+        """Append events in the order in which a log keeps events of one time."""
         order = np.argsort(world.checksum[shown], axis=1)
         for row_order in order.T:
             column = row_order[:, None]
@@ -328,7 +330,7 @@ class Planted:
 
 
 def _balanced(rng: np.random.Generator, rows: int) -> np.ndarray:
-    """[rows, CATEGORIES] of mean 0 in every row and column, and unit variance."""
+    """Return [rows, CATEGORIES] with mean 0 in every row and column, and unit variance."""
     table = rng.normal(size=(rows, CATEGORIES))
     table -= table.mean(axis=1, keepdims=True)
     table -= table.mean(axis=0)
@@ -336,7 +338,7 @@ def _balanced(rng: np.random.Generator, rows: int) -> np.ndarray:
 
 
 def _plackett_luce(rng: np.random.Generator, scores: np.ndarray, num_positions: int) -> tuple[np.ndarray, np.ndarray]:
-    """Columns [U, S] drawn without replacement by exp(scores [U, C]), and the chance of each draw given those before."""
+    """Sample columns [U, S] without replacement by exp(scores [U, C]), with the probability of each draw given those before."""
     order = np.argsort(-(scores + rng.gumbel(size=scores.shape)), axis=1)
     falling = np.exp(np.take_along_axis(scores, order, axis=1))
     left = np.cumsum(falling[:, ::-1], axis=1)[:, ::-1]

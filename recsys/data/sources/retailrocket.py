@@ -1,4 +1,4 @@
-"""RetailRocket: what visitors of a shop viewed, put into the cart and bought (caserec, Datasets for Recommender Systems)."""
+"""RetailRocket: views, cart additions and purchases in a shop (caserec, Datasets for Recommender Systems)."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,16 +25,16 @@ DESCRIPTION = Description(
 
 @dataclass(frozen=True, kw_only=True)
 class RetailRocket:
-    """A viewed item is an event, with what followed of it.
+    """One event per viewed item, with cart addition and purchase as actions.
 
-    There is no time, and the files are sorted by item: ids are new and histories are sets.
+    There is no time, and the files are sorted by item: ids are replaced and histories are sets.
     """
 
     folder: str
     """holds view_ecommerce.dat, add_to_cart_ecommerce.dat and purchase_ecommerce.dat"""
 
     def load(self) -> Dataset:
-        """Raises DataError with file, column, what was found and what to do."""
+        """Load the data set; DataError names file, column, value and remedy."""
         folder = Path(self.folder)
         pairs = {name: _pairs(folder / file) for name, file in FILES.items()}
         events = pairs["view"]

@@ -21,14 +21,14 @@ FORM = "a line is `user item item ...`, words between blanks"
 
 @dataclass(frozen=True, kw_only=True)
 class SequenceFile:
-    """One file of sequences, and what is known of its items; the data set is called like the file, without suffix."""
+    """File of sequences with optional item attributes; the data set has the name of the file without suffix."""
 
     path: str
     attributes: str | None
     """a JSON object {item: [attribute, ...]}; null: `<stem>_item2attributes.json` beside the file, where there is one"""
 
     def load(self) -> Dataset:
-        """Raises DataError with file, line, what was found and what to do."""
+        """Load the data set; DataError names file, line, value and remedy."""
         path = Path(self.path)
         events, file = read_sequences(path), self._attributes_file(path)
         known = {} if file is None else read_attributes(file)
@@ -63,7 +63,7 @@ class SequenceFile:
 
 
 def read_sequences(path: Path) -> pl.DataFrame:
-    """user and item as text, one row an event, in the order of the file."""
+    """Read user and item as text, one row per event, in the order of the file."""
     lines = [line.split() for line in _text(path).split("\n")]
     _check_lines(path, lines)
     users = [words[0] for words in lines if words for _ in words[1:]]
@@ -72,7 +72,7 @@ def read_sequences(path: Path) -> pl.DataFrame:
 
 
 def read_attributes(path: Path) -> dict[str, list[str]]:
-    """item -> its attributes as text, each once."""
+    """Read item -> distinct attributes as text."""
     try:
         document = json.loads(_text(path))
     except (json.JSONDecodeError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""Steam: who bought which game and for how many hours it was played (caserec, Datasets for Recommender Systems)."""
+"""Steam: purchases of games and hours played (caserec, Datasets for Recommender Systems)."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from recsys.data.sources.delimited import read_columns, shuffled_ids
 from recsys.data.validation import Table, validated
 
 STAYED_HOURS = 10
-"""that count as staying with a game"""
+"""hours that count as staying with a game"""
 DESCRIPTION = Description(
     actions={"hours": "number"},
     context={},
@@ -26,17 +26,17 @@ DESCRIPTION = Description(
 
 @dataclass(frozen=True, kw_only=True)
 class Steam:
-    """A bought game is an event, 0 hours where it was never played.
+    """One event per purchase, 0 hours where the game was never played.
 
-    There is no time, and the files are sorted by hours, played games first: the order of rows and ids gives the answer
-    away. Histories are sets, ids are new.
+    There is no time, and the files are sorted by hours, played games first: the order of rows and ids leaks the label.
+    Histories are sets, ids are replaced.
     """
 
     folder: str
     """holds game_purchase.dat, game_play.dat and item_info.dat"""
 
     def load(self) -> Dataset:
-        """Raises DataError with file, column, what was found and what to do."""
+        """Load the data set; DataError names file, column, value and remedy."""
         folder = Path(self.folder)
         bought, played, games = (folder / name for name in ("game_purchase.dat", "game_play.dat", "item_info.dat"))
         pair = {"User_ID": USER, "Game_ID": ITEM}

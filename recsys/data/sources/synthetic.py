@@ -1,4 +1,4 @@
-"""A small world with planted truth: who would like what is known, so that what a model learns can be checked.
+"""Small simulation with known preferences, to check what a model learns.
 
 U users, N items, R impressions, T objectives (click, like, share, buy), D = 8 topics, V devices.
 """
@@ -19,9 +19,9 @@ START = 1_704_067_200.0
 DAYS = 60
 DAY_S = 86_400.0
 COLD_FROM = 0.95
-"""fraction of the timeline before which cold users and items do not occur"""
+"""fraction of the time range before which cold users and items do not occur"""
 COLD_SHARE = 0.05
-"""of users and of items"""
+"""share of cold users and of cold items"""
 POSITIONS = 10
 TOPICS = {
     "space": ("orbit", "rocket", "comet", "lunar", "probe", "galaxy"),
@@ -42,7 +42,7 @@ SLOPES = (1.2, 1.6, 1.2, 1.4)
 """weight of affinity in the logit of each objective"""
 PRICE_SLOPES = (0.0, 0.0, 0.0, -0.8)
 POSITION_SLOPE = -0.5
-"""on log(1 + position): lower places are examined less"""
+"""coefficient of log(1 + position): lower positions are examined less"""
 
 DESCRIPTION = Description(
     actions=dict.fromkeys(OBJECTIVES, "number"),
@@ -58,7 +58,7 @@ DESCRIPTION = Description(
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SyntheticWorld:
-    """The planted truth."""
+    """True preferences of users and properties of items."""
 
     users: np.ndarray
     """[U] ids"""
@@ -84,12 +84,12 @@ class SyntheticWorld:
     """[N] bool"""
 
     def relevance(self) -> np.ndarray:
-        """[U, N, T] float32, logits without position, device and day, up to a constant: how to rank in truth."""
+        """Return [U, N, T] float32 logits without position, device and day, up to a constant: the true ranking."""
         affinity = self.taste @ self.topics.T
         return (affinity[..., None] * SLOPES + self.prices[:, None] * PRICE_SLOPES).astype(np.float32)
 
     def logits(self, impressions: "SyntheticImpressions") -> np.ndarray:
-        """[R, T], up to the constant that `intercepts` gives."""
+        """Return logits [R, T], up to the constant of `intercepts`."""
         shown = impressions
         affinity = np.einsum("rd,rd->r", self.taste[shown.user], self.topics[shown.item])
         around = self.drift[shown.day, shown.item] + POSITION_SLOPE * np.log1p(shown.position)
@@ -99,7 +99,7 @@ class SyntheticWorld:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SyntheticImpressions:
-    """What was shown to whom, as rows of the world."""
+    """Impressions as row numbers of users and items."""
 
     time: np.ndarray
     """[R] unix seconds, rising"""
@@ -133,7 +133,7 @@ class Synthetic:
                 raise ConfigError(f"{one.name} is {value!r}; write a whole number of at least {least}")
 
     def world(self) -> SyntheticWorld:
-        """The truth behind `load`."""
+        """Return the true preferences behind `load`."""
         rng = self._rng(0)
         segments, categories = rng.integers(len(SEGMENTS), size=self.users), rng.integers(len(TOPICS), size=self.items)
         centres = rng.normal(size=(len(SEGMENTS), len(TOPICS)))
@@ -155,7 +155,7 @@ class Synthetic:
         )
 
     def impressions(self, world: SyntheticWorld) -> SyntheticImpressions:
-        """The log of a policy that knows popularity well and taste a little."""
+        """Return impressions of a policy that knows popularity well and taste a little."""
         rng = self._rng(1)
         time = START + np.sort(np.floor(rng.uniform(0, DAYS * DAY_S, self.events)))
         late = time >= START + COLD_FROM * DAYS * DAY_S
@@ -172,13 +172,13 @@ class Synthetic:
         )
 
     def probabilities(self, world: SyntheticWorld, impressions: SyntheticImpressions) -> np.ndarray:
-        """[R, T] true probability of each objective for each impression."""
+        """Return [R, T] true probabilities of each objective for each impression."""
         logits = world.logits(impressions)
         probabilities = _sigmoid(logits + intercepts(logits))
         return np.minimum(probabilities, probabilities[:, :1])
 
     def load(self) -> Dataset:
-        """The same data set for the same arguments."""
+        """Load the data set, deterministic in the arguments."""
         world = self.world()
         impressions = self.impressions(world)
         probabilities = self.probabilities(world, impressions)
@@ -201,7 +201,7 @@ class Synthetic:
 
 
 def intercepts(logits: np.ndarray) -> np.ndarray:
-    """[T] what to add to the logits [R, T] so that the mean probabilities are RATES, by bisection."""
+    """Return [T] offsets of the logits [R, T] that give mean probabilities RATES, by bisection."""
     low, high = np.full(logits.shape[1], -30.0), np.full(logits.shape[1], 30.0)
     for _ in range(40):
         middle = (low + high) / 2
@@ -225,7 +225,7 @@ def _marked(rng: np.random.Generator, count: int) -> np.ndarray:
 
 
 def _drawn(rng: np.random.Generator, weights: np.ndarray, cold: np.ndarray, late: np.ndarray, draws: int) -> np.ndarray:
-    """[R, draws] rows by weight; cold ones only when it is late, and then for a quarter of the draws."""
+    """Sample [R, draws] rows by weight; cold ones only late in the time range, then for a quarter of the draws."""
     warm = np.where(cold, 0, weights)
     new = np.where(cold, 1.0, 0)
     rows = rng.choice(len(weights), size=(len(late), draws), p=warm / warm.sum())
@@ -284,7 +284,7 @@ def _title(rng: np.random.Generator, own: str, other: str) -> str:
 
 
 def _holes(rng: np.random.Generator, values: np.ndarray, share: float) -> list[object]:
-    """`values` with None in about `share` of the places."""
+    """Replace about `share` of the values by None."""
     missing = rng.random(len(values)) < share
     return [None if gone else value for gone, value in zip(missing, values, strict=True)]
 

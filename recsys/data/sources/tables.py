@@ -31,7 +31,7 @@ from recsys.errors import DataError
 TABLES: tuple[str, ...] = ("interactions", "items", "users")
 TOP = ("name", *TABLES, "objectives", "means", "target", "title")
 FORMAT = {"delimiter": str, "encoding": str, "quoting": bool}
-"""keys of a table that say how its file is written, found by looking where they are not there"""
+"""format keys of a table, detected where absent"""
 FILES = "files"
 SEPARATOR = "|"
 WITHOUT_TIME = ", ".join(f"`order: {order}`" for order in ORDERS if order != "time")
@@ -39,7 +39,7 @@ WITHOUT_TIME = ", ".join(f"`order: {order}`" for order in ORDERS if order != "ti
 
 @dataclass(frozen=True, kw_only=True)
 class Tables:
-    """The tables that one YAML file describes; files are named relative to it.
+    """Tables described by one YAML file; file names are relative to it.
 
         interactions: {file: events.csv, user: user_id, item: movie, timestamp: ts, actions: {rating: number}}
         items: {file: movies.parquet, item: movie, columns: {title: text, genres: categories}, separator: "|"}
@@ -51,27 +51,27 @@ class Tables:
     An action is a number or a word: with `actions: {event_type: word}`, `buy: "event_type == 'purchase'"` is an objective.
     An objective may be a grade, an amount or a count (recsys/data/amounts.py), and `target` then name it by that.
     Optional: `items`, `users`, `title`, `name`, `means`, `context` (interactions), `separator` (every table, default "|").
-    How a file is written is found by looking (recsys/data/reading.py), or said by `delimiter`, `encoding` and `quoting`. A
+    The format of a file is detected (recsys/data/reading.py), or given by `delimiter`, `encoding` and `quoting`. A
     file without a header needs `columns: [..]`, the names of all its columns; of items and users with their kinds there:
     `columns: [movie, title: text, genres: categories]`.
-    Ids are read by the rule of recsys/data/ids.py; `missing: [unknown]` names further words for nothing. A row without a user
-    is left out, or is of its `session: <column>`; without `user` every session is a user. `unit` says what numbers in the
-    timestamps count (recsys/data/times.py), where looking finds another one.
+    Ids are read by the rule of recsys/data/ids.py; `missing: [unknown]` names further null words. A row without a user
+    is left out, or belongs to its `session: <column>`; without `user` every session is a user. `unit` is the unit of numeric
+    timestamps (recsys/data/times.py), where detection finds another one.
     A published split is named by `split: <column>` of the interactions, whose words are train, validation and test, or by
     `files: {train: a.csv, validation: b.csv, test: c.csv}` in the place of `file`; `protocol=predefined` reads it.
-    Where there is no time, `order` in place of `timestamp` says what the order of the rows means: `file`, that of time;
-    `user`, that of time among the rows of one user; `none`, nothing.
+    Without time, `order` instead of `timestamp` gives the meaning of the row order: `file`, time order; `user`, time order
+    within one user; `none`, no order.
     """
 
     description: str
     """path of the YAML file"""
 
     def load(self) -> Dataset:
-        """Raises DataError with file, column, row, value and what to do."""
+        """Load the data set; DataError names file, column, row, value and remedy."""
         return self.read()[1]
 
     def read(self) -> tuple[Mapping[str, Table], Dataset]:
-        """The tables as they stand in the files, by their keys in the YAML, and what validation makes of them."""
+        """Return the raw tables by their keys in the YAML, and the validated data set."""
         path = Path(self.description)
         document = _document(path)
         try:
@@ -110,7 +110,7 @@ def _document(path: Path) -> dict[str, Any]:
 
 
 def _spec(key: str, document: Any) -> dict[str, Any]:
-    """The part of the YAML that describes one table, checked."""
+    """Return the checked part of the YAML that describes one table."""
     spec = _object(key, document)
     events = key == "interactions"
     ids, columns = ((USER, ITEM), ("actions", "context")) if events else ((key[:-1],), ("columns",))
@@ -137,7 +137,7 @@ def _spec(key: str, document: Any) -> dict[str, Any]:
 
 
 def _words(key: str, written: Any) -> tuple[str, ...]:
-    """Words for nothing; YAML makes numbers of some of them, and nothing of NULL."""
+    """Return null words as text; YAML parses some as numbers, and NULL as null."""
     if not isinstance(written, list) or not all(isinstance(one, str | int | float | None) for one in written):
         raise DataError(
             f"{key}.missing is {written!r}; write a list of words that stand for nothing, e.g. [unknown, 0]"
@@ -148,7 +148,7 @@ def _words(key: str, written: Any) -> tuple[str, ...]:
 
 
 def _files(spec: Mapping[str, Any]) -> dict[str, str]:
-    """Part of a published split -> its file."""
+    """Return part of a published split -> its file."""
     if clash := [key for key in ("file", SPLIT) if key in spec]:
         raise DataError(f"interactions has {FILES} and {clash[0]}; keep one of them")
     written = _object(f"interactions.{FILES}", spec[FILES])
@@ -164,7 +164,7 @@ def _files(spec: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _columns(key: str, written: Any) -> tuple[tuple[str, ...] | None, Any]:
-    """Columns as written -> names of all columns of a file without a header, else None; and the kinds of the described."""
+    """Return the names of all columns of a file without a header, else None, and the kinds of described columns."""
     if not isinstance(written, list):
         return None, written
     if odd := [one for one in written if not isinstance(one, str) and not (isinstance(one, dict) and len(one) == 1)]:
