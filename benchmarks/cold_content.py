@@ -13,7 +13,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.preprocessing import normalize
 
 from recsys.data.dataset import Dataset
-from recsys.evaluation.evaluation_queries import EvaluationQueries
+from recsys.replay.evaluation_queries import EvaluationQueries
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,9 +20,9 @@ from recsys.data.description import ITEM
 from recsys.data.sources.tables import Tables
 from recsys.data.splits import TEST, VALIDATION, Split
 from recsys.errors import DataError
-from recsys.evaluation.evaluation_queries import EvaluationQueries
-from recsys.evaluation.metrics import recall, score_hits
 from recsys.features.spec import Features
+from recsys.metrics import recall, score_hits
+from recsys.replay.evaluation_queries import EvaluationQueries
 from recsys.training.prepare import Prepared, prepare
 
 NAME = "movietweetings-100k"

@@ -29,8 +29,8 @@ from recsys.data.dataset import DESCRIPTION_FILE, Dataset
 from recsys.data.sources.tables import Tables
 from recsys.data.splits import whole
 from recsys.errors import ServingError, exit_on_error
-from recsys.evaluation.replay import Replay
 from recsys.pipeline import recommend
+from recsys.replay.replay import Replay
 from recsys.stages import load_stages, read_catalogue
 from serving.client import Client
 from serving.server import TritonServer

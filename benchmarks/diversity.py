@@ -38,10 +38,8 @@ from recsys.data.description import ITEM
 from recsys.data.splits import TEST, VALIDATION, Split
 from recsys.errors import ConfigError, exit_on_error
 from recsys.evaluation.attributes import Attributes
-from recsys.evaluation.evaluation_queries import EvaluationQueries
 from recsys.evaluation.exposure import exposure, gini, intra_list_distance, top_share
-from recsys.evaluation.metrics import hits, ndcg
-from recsys.evaluation.replay import Replay
+from recsys.metrics import hits, ndcg
 from recsys.pipeline import through
 from recsys.policy.compose import Policy
 from recsys.policy.diversity import (
@@ -57,6 +55,8 @@ from recsys.policy.popularity import EVENTS, EXPOSURE, PopularityDial
 from recsys.policy.repeat import Repeat
 from recsys.policy.rules import RuleSet
 from recsys.policy.value import ValueFormula
+from recsys.replay.evaluation_queries import EvaluationQueries
+from recsys.replay.replay import Replay
 from recsys.stages import POPULARITY, Rank, Retrieve, load_rank, load_retrieve, rules_maker
 
 DISCOUNTS = (0.05, 0.1, 0.2, 0.3)

@@ -31,7 +31,7 @@ from rich.table import Table
 from recsys.data.splits import TEST
 from recsys.errors import exit_on_error
 from recsys.evaluation.exposure import exposure, gini, intra_list_distance, top_share
-from recsys.evaluation.metrics import hits, ndcg
+from recsys.metrics import hits, ndcg
 from recsys.policy.compose import Policy
 from recsys.policy.diversity import MaximalMarginalRelevance
 from recsys.policy.explore import Exploration

@@ -14,8 +14,8 @@ from rectools.dataset import Dataset
 from rectools.models import SASRecModel
 from rectools.models.nn.transformers.lightning import TransformerLightningModule
 
-from recsys.evaluation.evaluation_queries import EvaluationQueries, Scores
-from recsys.evaluation.interactions import Interactions
+from recsys.replay.evaluation_queries import EvaluationQueries, Scores
+from recsys.replay.interactions import Interactions
 
 LENGTH = 20
 SETTINGS: dict[str, Any] = {"loss": "softmax", "n_factors": 128, "session_max_len": LENGTH}

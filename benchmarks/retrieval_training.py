@@ -31,7 +31,7 @@ from rich.table import Table
 
 from recsys.data.splits import VALIDATION
 from recsys.errors import DataError, exit_on_error
-from recsys.evaluation.evaluation_queries import EvaluationQueries
+from recsys.replay.evaluation_queries import EvaluationQueries
 from recsys.training.prepare import Prepared, prepare
 from recsys.training.retrieval import RetrievalExamples, RetrievalTask
 from recsys.training.trainer import Trainer

@@ -32,9 +32,9 @@ from recsys.data.dataset import DESCRIPTION_FILE
 from recsys.data.sources.tables import Tables
 from recsys.data.splits import whole
 from recsys.errors import ConfigError, ConflictError, RecsysError, ServingError, exit_on_error
-from recsys.evaluation.replay import Replay
 from recsys.policy.audit import LOG, RuleVersion
 from recsys.policy.store import RuleStore
+from recsys.replay.replay import Replay
 from serving.client import Client
 from serving.server import TritonServer
 

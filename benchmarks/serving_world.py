@@ -18,8 +18,8 @@ from recsys.data.dataset import DESCRIPTION_FILE
 from recsys.data.sources.tables import Tables
 from recsys.data.splits import whole
 from recsys.errors import ServingError
-from recsys.evaluation.replay import Replay
 from recsys.policy.store import RuleStore
+from recsys.replay.replay import Replay
 
 FOLDER = ROOT / "runs" / "serving_world"
 TRAINING = (

@@ -37,8 +37,8 @@ from recsys.data.dataset import DESCRIPTION_FILE
 from recsys.data.sources.tables import Tables
 from recsys.data.splits import whole
 from recsys.errors import RecsysError, sentence_of
-from recsys.evaluation.replay import Replay
 from recsys.pipeline import recommend
+from recsys.replay.replay import Replay
 from recsys.stages import load_stages
 
 sys.path.insert(0, str(ROOT))

@@ -23,9 +23,9 @@ from recsys.contracts import Query
 from recsys.data.dataset import DESCRIPTION_FILE, Dataset
 from recsys.data.sources.tables import Tables
 from recsys.data.splits import whole
-from recsys.evaluation.replay import Replay
 from recsys.evaluation.report import Report
 from recsys.export.repository import write_repository
+from recsys.replay.replay import Replay
 from recsys.stages import Stages, load_stages
 from serving.client import Client
 from serving.server import TritonServer

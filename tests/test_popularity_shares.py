@@ -9,9 +9,9 @@ from hydra.utils import instantiate
 from recsys.candidates.popularity import DAY
 from recsys.contracts import Query
 from recsys.data.splits import TEST
-from recsys.evaluation.replay import Replay
 from recsys.pipeline import recommend
 from recsys.policy.compose import Policy
+from recsys.replay.replay import Replay
 from recsys.stages import load_rules, popularity_shares
 from recsys.training.prepare import RECENT_DAYS
 

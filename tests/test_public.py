@@ -13,7 +13,7 @@ import pytest
 import recsys
 from recsys import Query, Recommender, evaluate
 from recsys.errors import BundleError, DataError
-from recsys.evaluation.metrics import METRICS
+from recsys.metrics import METRICS
 from recsys.pipeline import recommend
 
 

@@ -11,11 +11,11 @@ from recsys.contracts import Query, Slate
 from recsys.data.dataset import DESCRIPTION_FILE
 from recsys.data.sources.tables import Tables
 from recsys.data.splits import whole
-from recsys.evaluation.replay import Replay
 from recsys.export.repository import write_repository
 from recsys.pipeline import light, recommend, through
 from recsys.policy.compose import Policy
 from recsys.policy.slate_batch import NO_UNCERTAINTY
+from recsys.replay.replay import Replay
 from recsys.stages import Stages, load_rank, load_retrieve, load_rules, load_stages
 from serving.client import Client
 from serving.server import TritonServer

@@ -27,9 +27,9 @@ from recsys.contracts import Query, Slate
 from recsys.data.splits import whole
 from recsys.errors import QueryError, exit_on_error
 from recsys.evaluation.chart import draw_pareto_front
-from recsys.evaluation.replay import Replay
 from recsys.pipeline import recommend as run
 from recsys.pipeline import through
+from recsys.replay.replay import Replay
 from recsys.stages import load_explain, load_stages
 
 BATCH = 64

@@ -20,13 +20,13 @@ from recsys.contracts import Query
 from recsys.data.dataset import Dataset
 from recsys.data.splits import whole
 from recsys.evaluation.chart import draw_dry_run
-from recsys.evaluation.replay import Replay
 from recsys.pipeline import through
 from recsys.policy.dry_run import DryRun, ScoredRequests, dry_run
 from recsys.policy.lint import Finding, RuleCatalogue, check
 from recsys.policy.quotas import category_values
 from recsys.policy.rules import RuleSet, read_text
 from recsys.policy.store import RuleStore
+from recsys.replay.replay import Replay
 from recsys.stages import Stages, load_stages, read_ruled_items, read_spec, request_types, rules_maker
 
 QUERIES_PER_BATCH = 64

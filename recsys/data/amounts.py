@@ -6,7 +6,7 @@
     views: {count: "kind == 'view'", steps: [1, 2, 5]}  at least 1, 2, 5 views of an item within the horizon
 
 A single event counts once: it can reach only the first step of a count, the others need several events on a candidate
-(recsys/evaluation/replay.py).
+(recsys/replay/replay.py).
 
 Grades are the continuation-ratio model of an ordinal answer (Fienberg 1980), since the ranker learns each objective given
 the one before it (recsys/ranking/funnel.py); amounts are a regression by distribution: the mean is the area under

@@ -9,20 +9,13 @@ from typing import Protocol
 import numpy as np
 
 from recsys.errors import DataError, check_ranges
-from recsys.evaluation.interactions import Histories, Interactions
+from recsys.replay.interactions import Histories, Interactions, Scorer
 
 SECONDS_PER_DAY = 86_400.0
 
 
 class NotApplicableError(DataError):
     """Raised where a baseline cannot be fitted on data of this kind or size; the report has a note instead of a row."""
-
-
-class Scorer(Protocol):
-    """A fitted baseline."""
-
-    def scores(self, histories: Histories) -> np.ndarray:
-        """[B, N] float32, larger is better."""
 
 
 class Baseline(Protocol):

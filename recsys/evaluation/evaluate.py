@@ -7,7 +7,7 @@ import numpy as np
 from recsys.contracts import PAD
 from recsys.errors import DataError
 from recsys.evaluation.intervals import bootstrap_interval
-from recsys.evaluation.metrics import Targets, hits, ndcg, recall, shown_items
+from recsys.metrics import Targets, hits, ndcg, recall, shown_items
 
 
 def evaluate(

@@ -7,7 +7,7 @@ import numpy as np
 from scipy import sparse
 
 from recsys.contracts import PAD
-from recsys.evaluation.interactions import Histories
+from recsys.replay.interactions import Histories
 
 
 def exposure(ranking: np.ndarray, num_items: int, k: int, *, discounted: bool) -> np.ndarray:

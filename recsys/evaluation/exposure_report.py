@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from recsys.evaluation.attributes import Attributes
-from recsys.evaluation.evaluation_queries import EvaluationQueries
 from recsys.evaluation.exposure import (
     average_popularity,
     distance,
@@ -18,6 +17,7 @@ from recsys.evaluation.exposure import (
     popularity_lift,
     top_share,
 )
+from recsys.replay.evaluation_queries import EvaluationQueries
 
 POSITIONS = 10
 """number of first positions that are measured"""

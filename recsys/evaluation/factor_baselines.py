@@ -12,7 +12,7 @@ from scipy import sparse
 from threadpoolctl import threadpool_limits
 
 from recsys.errors import check_ranges
-from recsys.evaluation.interactions import Histories, Interactions
+from recsys.replay.interactions import Histories, Interactions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

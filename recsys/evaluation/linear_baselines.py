@@ -22,7 +22,7 @@ from recsys.candidates.operators import (
 )
 from recsys.errors import check_ranges
 from recsys.evaluation.baselines import NotApplicableError
-from recsys.evaluation.interactions import Histories, Interactions
+from recsys.replay.interactions import Histories, Interactions
 
 MOST_PAIRS = 100_000_000
 """limit of item pairs of a baseline, which keeps all of them in memory"""

@@ -1,6 +1,6 @@
 """Quality of predicted probabilities per objective, on all candidates of the requests of one period.
 
-Requests and labels are those of training (recsys/evaluation/labelled_requests.py).
+Requests and labels are those of training (recsys/replay/labelled_requests.py).
 Shapes: B requests, C candidates, T objectives, N items, Q bins.
 """
 
@@ -11,8 +11,6 @@ import numpy as np
 
 from recsys.contracts import PAD
 from recsys.evaluation.exposure_report import POSITIONS
-from recsys.evaluation.labelled_requests import LabelledRequests
-from recsys.evaluation.metrics import reordered_ndcg
 from recsys.evaluation.probabilities import (
     auc,
     auc_per_user,
@@ -21,6 +19,8 @@ from recsys.evaluation.probabilities import (
     predicted_over_observed,
     reliability,
 )
+from recsys.metrics import reordered_ndcg
+from recsys.replay.labelled_requests import LabelledRequests
 
 DECILES = 10
 MEASURES = {

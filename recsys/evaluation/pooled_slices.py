@@ -9,9 +9,9 @@ from functools import cached_property
 
 import numpy as np
 
-from recsys.evaluation.evaluation_queries import EvaluationQueries
-from recsys.evaluation.metrics import per_user, shown_items, weight_per_user
 from recsys.evaluation.slices import Slice
+from recsys.metrics import per_user, shown_items, weight_per_user
+from recsys.replay.evaluation_queries import EvaluationQueries
 
 
 @dataclass(frozen=True, kw_only=True)

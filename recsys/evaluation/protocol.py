@@ -8,11 +8,11 @@ import numpy as np
 from recsys.data.splits import TEST, VALIDATION, Split
 from recsys.errors import check_ranges
 from recsys.evaluation.baselines import NotApplicableError
-from recsys.evaluation.evaluation_queries import EvaluationQueries
-from recsys.evaluation.interactions import UNLIMITED
-from recsys.evaluation.replay import Replay
 from recsys.evaluation.scoreboard import Scoreboard
 from recsys.evaluation.tuning import TunedBaseline
+from recsys.replay.evaluation_queries import EvaluationQueries
+from recsys.replay.interactions import UNLIMITED
+from recsys.replay.replay import Replay
 
 MAX_TUNING_SCORES = 60_000_000
 """users times items scored per point of a grid, at most: seconds, however large the catalogue"""

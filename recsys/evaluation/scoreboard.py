@@ -14,13 +14,13 @@ import numpy as np
 from recsys.data.dataset import Dataset
 from recsys.evaluation import exposure_report
 from recsys.evaluation.attributes import Attributes
-from recsys.evaluation.evaluation_queries import EvaluationQueries
 from recsys.evaluation.intervals import bootstrap_interval, weighted_mean
-from recsys.evaluation.metrics import METRICS
 from recsys.evaluation.objectives import Measures, mean
 from recsys.evaluation.pooled_slices import PooledSlice, SplitResults
 from recsys.evaluation.report import Report
 from recsys.evaluation.slices import DEFINITIONS, EVERYTHING, slices
+from recsys.metrics import METRICS
+from recsys.replay.evaluation_queries import EvaluationQueries
 
 BOOTSTRAP_SEED = 0
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recsys.evaluation.evaluation_queries import EvaluationQueries
-from recsys.evaluation.metrics import Targets, inverse_propensities
+from recsys.metrics import Targets, inverse_propensities
+from recsys.replay.evaluation_queries import EvaluationQueries
 
 SHORT = 5
 """maximum number of events of a short history"""

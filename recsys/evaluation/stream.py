@@ -13,7 +13,7 @@ import numpy as np
 from recsys.contracts import PAD
 from recsys.errors import check_ranges
 from recsys.evaluation.attributes import CategoryColumn
-from recsys.evaluation.evaluation_queries import RankingStage
+from recsys.replay.evaluation_queries import RankingStage
 
 ITEM = "item"
 MIN_WINDOW_SHARE = 1 / 8

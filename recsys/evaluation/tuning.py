@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from recsys.errors import ConfigError
-from recsys.evaluation.baselines import Baseline, Scorer
-from recsys.evaluation.evaluation_queries import EvaluationQueries
+from recsys.evaluation.baselines import Baseline
+from recsys.replay.evaluation_queries import EvaluationQueries
+from recsys.replay.interactions import Scorer
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,14 +23,14 @@ from pytorch_lightning.loggers import Logger
 from recsys.candidates.merge import num_score_features, score_columns
 from recsys.candidates.sources import CandidateSourcesConfig, MergedSources
 from recsys.data.splits import LATER, PERIODS, RANK, TEST, VALIDATION, Split
-from recsys.evaluation.evaluation_queries import EvaluationQueries
-from recsys.evaluation.labelled_requests import LabelledRequests
 from recsys.features.encode import Arrays, ItemTable, without_padding
 from recsys.features.spec import FeatureSpec
 from recsys.index import Index
 from recsys.index.faiss_index import IndexBuilder
 from recsys.policy.hidden_items import HiddenItems
 from recsys.ranking.funnel import told
+from recsys.replay.evaluation_queries import EvaluationQueries
+from recsys.replay.labelled_requests import LabelledRequests
 from recsys.retrieval.two_tower import TowerEnsemble
 from recsys.stages import Retrieve, seen_filter
 from recsys.training.impressions import impression_examples

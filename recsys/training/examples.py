@@ -11,9 +11,9 @@ import polars as pl
 from recsys.contracts import PAD
 from recsys.data.dataset import Dataset
 from recsys.data.description import USER
-from recsys.evaluation.replay import Replay
 from recsys.features.encode import Arrays, column_array, encode_gaps, encode_labels, encode_table, time_columns
 from recsys.features.spec import FeatureSpec, Table
+from recsys.replay.replay import Replay
 
 
 @dataclass(frozen=True, kw_only=True)

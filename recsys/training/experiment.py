@@ -18,20 +18,20 @@ from recsys.bundle import Bundle, write_bundle
 from recsys.data.dataset import Dataset
 from recsys.data.splits import TEST, Splitter
 from recsys.errors import ConfigError
-from recsys.evaluation.evaluation_queries import RETRIEVED, EvaluationQueries
-from recsys.evaluation.labelled_requests import LabelledRequests
-from recsys.evaluation.metrics import K
 from recsys.evaluation.objectives import evaluate_objectives
 from recsys.evaluation.protocol import Evaluation
 from recsys.evaluation.report import PICTURES, Report
 from recsys.evaluation.scoreboard import Scoreboard
 from recsys.features.spec import Features
+from recsys.metrics import K
 from recsys.pipeline import Stage, light
 from recsys.policy.compose import Policy
 from recsys.policy.diversity import MaximalMarginalRelevance
 from recsys.policy.explore import Exploration
 from recsys.policy.popularity import PopularityDial
 from recsys.policy.rules import RuleSet
+from recsys.replay.evaluation_queries import RETRIEVED, EvaluationQueries
+from recsys.replay.labelled_requests import LabelledRequests
 from recsys.stages import LiveRules, Retrieve, Rules, Stages, load_rules, load_stages
 from recsys.training.cascade import CascadeConfig, CascadeTrainer, TrainedCascade
 from recsys.training.footprint import estimate

@@ -10,9 +10,9 @@ from recsys.contracts import PAD, Query
 from recsys.data.description import ITEM, TIMESTAMP
 from recsys.data.splits import PERIODS
 from recsys.errors import DataError
-from recsys.evaluation.labelled_requests import sample_rows
 from recsys.features.encode import Arrays, ItemTable
 from recsys.features.spec import FeatureSpec
+from recsys.replay.labelled_requests import sample_rows
 from recsys.stages import Retrieve
 from recsys.training.prepare import Prepared
 from recsys.training.ranking_examples import NoRequestsError, RankingExamples, asked, in_batches

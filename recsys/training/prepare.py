@@ -15,10 +15,10 @@ from recsys.data.dataset import Dataset
 from recsys.data.description import ITEM, USER, Description
 from recsys.data.splits import Split
 from recsys.errors import DataError
-from recsys.evaluation.replay import Replay
 from recsys.features.encode import ItemTable, column_array
 from recsys.features.spec import TIME_NUMBERS, Columns, Features, FeatureSpec
 from recsys.policy.repeat import CompiledRepeat, Repeat
+from recsys.replay.replay import Replay
 
 RECENT_DAYS = 30.0
 """window of events that count for recent popularity"""

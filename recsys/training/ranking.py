@@ -16,10 +16,10 @@ from torch import Tensor
 
 from recsys.contracts import PAD
 from recsys.errors import ConfigError, check_ranges
-from recsys.evaluation.metrics import reordered_ndcg
 from recsys.evaluation.pareto import ValidationOutcomes
 from recsys.features.encode import ItemTable
 from recsys.features.spec import FeatureSpec
+from recsys.metrics import reordered_ndcg
 from recsys.nn.losses import listwise_softmax, masked_bce
 from recsys.ranking.calibration import Calibrator
 from recsys.ranking.funnel import Parents, parents_of
@@ -167,7 +167,7 @@ class RankingTraining(OptimConfig):
     listwise_weight: float
     """of the listwise term beside the sum of the pointwise ones"""
     requests_per_user: int
-    """of a user, at most, in a stretch of the log as long as the horizon (recsys/evaluation/labelled_requests.py)"""
+    """of a user, at most, in a stretch of the log as long as the horizon (recsys/replay/labelled_requests.py)"""
     requests: int
     """at most, to learn from"""
     validation_requests: int

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from recsys.contracts import PAD, Query
 from recsys.errors import DataError
-from recsys.evaluation.labelled_requests import LabelledRequests
-from recsys.evaluation.threads import map_in_threads
 from recsys.features.encode import Arrays, ItemTable, encode_queries
 from recsys.features.spec import FeatureSpec
+from recsys.replay.labelled_requests import LabelledRequests
+from recsys.replay.threads import map_in_threads
 from recsys.stages import Retrieve
 
 

@@ -14,9 +14,9 @@ import polars as pl
 from recsys.contracts import PAD
 from recsys.data.description import did_you_mean
 from recsys.errors import DataError
-from recsys.evaluation.labelled_requests import sample_rows
 from recsys.features.encode import Arrays, ItemTable, encode_gaps
 from recsys.features.spec import FeatureSpec
+from recsys.replay.labelled_requests import sample_rows
 from recsys.stages import Retrieve
 from recsys.training.examples import encode_log, encode_users, event_sequences
 from recsys.training.prepare import Prepared

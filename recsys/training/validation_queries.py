@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from recsys.contracts import PAD
-from recsys.evaluation.evaluation_queries import EvaluationQueries
-from recsys.evaluation.metrics import Targets, hits, ndcg, recall
 from recsys.features.encode import Arrays, ItemTable, encode_queries, without_padding
 from recsys.features.spec import FeatureSpec
+from recsys.metrics import Targets, hits, ndcg, recall
+from recsys.replay.evaluation_queries import EvaluationQueries
 
 QUERY_BATCH = 512
 """queries of a forward pass of the user tower"""

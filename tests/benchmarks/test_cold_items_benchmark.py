@@ -20,8 +20,8 @@ from recsys.data.dataset import Dataset
 from recsys.data.description import ITEM
 from recsys.data.splits import TEST, VALIDATION, GlobalTime
 from recsys.errors import DataError
-from recsys.evaluation.interactions import Histories
 from recsys.features.spec import Features
+from recsys.replay.interactions import Histories
 
 USERS, FILMS, EVENTS = 60, 50, 1500
 

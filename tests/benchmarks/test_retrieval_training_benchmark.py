@@ -14,7 +14,7 @@ import retrieval_training
 from retrieval_training import Stopwatch, composed, figures, read, train_ours, train_rectools
 
 from recsys.errors import DataError
-from recsys.evaluation.evaluation_queries import EvaluationQueries
+from recsys.replay.evaluation_queries import EvaluationQueries
 
 USERS, ITEMS = 120, 30
 pytestmark = pytest.mark.filterwarnings("ignore")

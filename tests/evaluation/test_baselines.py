@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from recsys.errors import ConfigError
 from recsys.evaluation.baselines import SECONDS_PER_DAY, NotApplicableError, Popularity, RecentPopularity
 from recsys.evaluation.factor_baselines import ALS
-from recsys.evaluation.interactions import Histories, Interactions
 from recsys.evaluation.linear_baselines import EASE, LARGEST_DENSE, ItemKNN, Mix, WindowTransitions
+from recsys.replay.interactions import Histories, Interactions
 
 BY_HISTORY = [
     ItemKNN(neighbours=2, shrinkage=0.5),

@@ -12,10 +12,10 @@ from recsys.contracts import PAD
 from recsys.data.sources.synthetic import Synthetic
 from recsys.data.splits import TEST, VALIDATION, GlobalTime, LeaveOneOut
 from recsys.errors import DataError
-from recsys.evaluation.evaluation_queries import EvaluationQueries
-from recsys.evaluation.interactions import Interactions
-from recsys.evaluation.metrics import K, hits, ndcg, recall
-from recsys.evaluation.replay import Replay
+from recsys.metrics import K, hits, ndcg, recall
+from recsys.replay.evaluation_queries import EvaluationQueries
+from recsys.replay.interactions import Interactions
+from recsys.replay.replay import Replay
 
 SPLITTERS = {
     "global time": GlobalTime(rank=0.2, validation=0.1, test=0.2, cuts=1, later=0.0, horizon_days=None),
@@ -111,7 +111,7 @@ def test_a_constant_hits_nothing_and_an_oracle_everything(questions):
 def test_ranking_goes_in_batches_that_do_not_show(questions, monkeypatch):
     scores, asked = np.random.default_rng(0).random((len(questions), questions.num_items)), []
     whole = questions.rank(lambda batch: scores[batch])
-    monkeypatch.setattr("recsys.evaluation.evaluation_queries.MAX_SCORES", 7 * questions.num_items)
+    monkeypatch.setattr("recsys.replay.evaluation_queries.MAX_SCORES", 7 * questions.num_items)
     assert np.array_equal(questions.rank(lambda batch: asked.append(batch) or scores[batch]), whole)
     assert {batch.stop - batch.start for batch in asked[:-1]} == {7}
     num_targets = questions.targets.num_targets

@@ -9,9 +9,9 @@ from rich.console import Console
 from recsys.errors import DataError
 from recsys.evaluation.chart import TITLES
 from recsys.evaluation.intervals import bootstrap_interval
-from recsys.evaluation.metrics import METRICS
 from recsys.evaluation.report import Report, compare, verdicts
 from recsys.evaluation.wide_table import WideTable
+from recsys.metrics import METRICS
 
 CHANCES = {"popularity": 0.05, "EASE": 0.3, "retrieval alone": 0.15, "retrieval + ranker": 0.32}
 

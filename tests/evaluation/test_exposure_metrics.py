@@ -22,7 +22,7 @@ from recsys.evaluation.exposure import (
     popularity_lift,
     top_share,
 )
-from recsys.evaluation.interactions import Histories
+from recsys.replay.interactions import Histories
 
 NUM_ITEMS, PLACES = 9, 5
 TAGS = [("a",), ("a", "b"), (), ("c",), ("b", "c", "a"), ("b",), ("a",), ("c", "b"), ("a",)]

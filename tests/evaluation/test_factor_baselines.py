@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from recsys.evaluation.factor_baselines import ALS
-from recsys.evaluation.interactions import Histories, Interactions
+from recsys.replay.interactions import Histories, Interactions
 
 KNOBS = {"factors": 6, "iterations": 5, "regularisation": 0.5, "confidence": 8.0, "threads": 1}
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys.errors import DataError
-from recsys.evaluation.interactions import Histories, Interactions
+from recsys.replay.interactions import Histories, Interactions
 
 HISTORIES = st.lists(st.lists(st.integers(0, 4), max_size=7), min_size=1, max_size=6)
 

@@ -17,8 +17,8 @@ from recsys.data.dataset import canonical
 from recsys.data.description import Description
 from recsys.data.splits import RANK, TEST, VALIDATION, GlobalTime, LeaveOneOut, whole
 from recsys.errors import ConfigError, DataError
-from recsys.evaluation.labelled_requests import LabelledRequests, sample_rows
-from recsys.evaluation.replay import Replay
+from recsys.replay.labelled_requests import LabelledRequests, sample_rows
+from recsys.replay.replay import Replay
 
 ITEMS = ("a", "b", "c", "d")
 DESCRIPTION = Description(

@@ -6,8 +6,8 @@ N items.
 import numpy as np
 import pytest
 
-from recsys.evaluation.interactions import Histories, Interactions
 from recsys.evaluation.linear_baselines import EASE, ItemKNN, Mix, WindowTransitions
+from recsys.replay.interactions import Histories, Interactions
 
 
 def interactions_of(histories, num_items):

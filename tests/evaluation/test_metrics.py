@@ -8,7 +8,7 @@ from scipy import sparse
 
 from recsys.contracts import PAD
 from recsys.evaluation.intervals import weighted_mean
-from recsys.evaluation.metrics import (
+from recsys.metrics import (
     METRICS,
     K,
     Targets,

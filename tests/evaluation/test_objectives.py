@@ -6,10 +6,10 @@ import pytest
 from recsys.contracts import PAD
 from recsys.data.sources.synthetic import Synthetic
 from recsys.data.splits import TEST, GlobalTime
-from recsys.evaluation.labelled_requests import LabelledRequests
 from recsys.evaluation.objectives import DECILES, MEASURES, evaluate_objectives, mean
 from recsys.evaluation.probabilities import auc, log_loss
-from recsys.evaluation.replay import Replay
+from recsys.replay.labelled_requests import LabelledRequests
+from recsys.replay.replay import Replay
 
 
 @pytest.fixture(scope="module")

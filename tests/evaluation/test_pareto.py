@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from recsys.contracts import PAD
 from recsys.errors import DataError
 from recsys.evaluation.chart import draw_pareto_front
-from recsys.evaluation.metrics import Targets, hits, ndcg
 from recsys.evaluation.pareto import ValidationOutcomes, pareto_front
+from recsys.metrics import Targets, hits, ndcg
 
 
 def outcomes(labels, rows=None):

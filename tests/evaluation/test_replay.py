@@ -16,7 +16,7 @@ from recsys.data.amounts import expanded
 from recsys.data.dataset import canonical
 from recsys.data.description import Description
 from recsys.data.splits import FIT, LATER, Split, whole
-from recsys.evaluation.replay import Replay
+from recsys.replay.replay import Replay
 
 ITEMS = ("a", "b", "c", "d")
 DESCRIPTION = Description(

@@ -17,14 +17,14 @@ from recsys.data.dataset import canonical
 from recsys.data.description import Description
 from recsys.data.splits import FIT, LATER, RANK, TEST, VALIDATION, Split
 from recsys.evaluation.baselines import NotApplicableError, Popularity
-from recsys.evaluation.evaluation_queries import EvaluationQueries
 from recsys.evaluation.intervals import bootstrap_interval
-from recsys.evaluation.metrics import K
 from recsys.evaluation.protocol import Evaluation
-from recsys.evaluation.replay import Replay
 from recsys.evaluation.scoreboard import Scoreboard
 from recsys.evaluation.slices import EVERYTHING, head_items, slices
 from recsys.evaluation.tuning import TunedBaseline
+from recsys.metrics import K
+from recsys.replay.evaluation_queries import EvaluationQueries
+from recsys.replay.replay import Replay
 
 DESCRIPTION = Description(
     actions=("met",),

@@ -5,7 +5,7 @@ import threading
 import pytest
 import torch
 
-from recsys.evaluation.threads import map_in_threads
+from recsys.replay.threads import map_in_threads
 
 
 @pytest.fixture

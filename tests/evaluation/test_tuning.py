@@ -14,13 +14,13 @@ from recsys.data.sources.synthetic import Synthetic
 from recsys.data.splits import TEST, VALIDATION, GlobalTime, LeaveOneOut
 from recsys.errors import ConfigError
 from recsys.evaluation.baselines import Popularity, RecentPopularity
-from recsys.evaluation.evaluation_queries import EvaluationQueries
 from recsys.evaluation.factor_baselines import ALS
-from recsys.evaluation.interactions import Histories
 from recsys.evaluation.linear_baselines import EASE, ItemKNN, Mix, WindowTransitions
-from recsys.evaluation.metrics import hits, ndcg
-from recsys.evaluation.replay import Replay
 from recsys.evaluation.tuning import TunedBaseline
+from recsys.metrics import hits, ndcg
+from recsys.replay.evaluation_queries import EvaluationQueries
+from recsys.replay.interactions import Histories
+from recsys.replay.replay import Replay
 
 SPLITTERS = {
     "global time": GlobalTime(rank=0.2, validation=0.1, test=0.2, cuts=1, later=0.0, horizon_days=None),

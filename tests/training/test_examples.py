@@ -14,10 +14,10 @@ from recsys.contracts import PAD, Query
 from recsys.data.dataset import canonical
 from recsys.data.description import Description
 from recsys.data.splits import whole
-from recsys.evaluation.replay import Replay
 from recsys.features.encode import ItemTable, encode_queries
 from recsys.features.spec import Column, FeatureSpec, Table
 from recsys.features.state import EMPTY, fold, item_key
+from recsys.replay.replay import Replay
 from recsys.training.examples import (
     EventSequences,
     encode_log,

@@ -19,8 +19,8 @@ from recsys.data.sources.planted import EFFECTS, Planted
 from recsys.data.sources.synthetic import Synthetic
 from recsys.data.splits import RANK, VALIDATION, GlobalTime, whole
 from recsys.errors import DataError
-from recsys.evaluation.replay import Replay
 from recsys.features.spec import Features
+from recsys.replay.replay import Replay
 from recsys.training.impressions import impression_examples
 from recsys.training.prepare import prepare
 from recsys.training.shown import Shown

@@ -14,10 +14,10 @@ from recsys.bundle import Bundle
 from recsys.data.dataset import DESCRIPTION_FILE, Dataset, canonical
 from recsys.data.sources.synthetic import Synthetic
 from recsys.data.splits import LATER, TEST, GlobalTime, LeaveOneOut, Random, Splitter, whole
-from recsys.evaluation.replay import Replay
 from recsys.evaluation.report import Report
 from recsys.features.spec import RESERVED
 from recsys.pipeline import recommend
+from recsys.replay.replay import Replay
 from recsys.stages import load_stages, popularity_shares
 from recsys.training.cascade import CascadeTrainer
 from recsys.training.prepare import prepare

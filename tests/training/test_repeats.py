@@ -9,10 +9,10 @@ import pytest
 from recsys.contracts import Event, Query
 from recsys.data.sources.tables import Tables
 from recsys.data.splits import TEST, GlobalTime
-from recsys.evaluation.evaluation_queries import EvaluationQueries
-from recsys.evaluation.replay import Replay
 from recsys.pipeline import recommend
 from recsys.policy.repeat import Repeat
+from recsys.replay.evaluation_queries import EvaluationQueries
+from recsys.replay.replay import Replay
 from recsys.stages import Retrieve, load_stages
 
 USERS, ITEMS, WEEKS, WEEK_S = 40, 40, 10, 7 * 86_400

@@ -16,9 +16,9 @@ from recsys.content.text import TextVectors
 from recsys.contracts import PAD
 from recsys.data.sources.synthetic import Synthetic
 from recsys.data.splits import TEST, VALIDATION, GlobalTime
-from recsys.evaluation.evaluation_queries import EvaluationQueries
 from recsys.features.encode import encode_queries
 from recsys.features.spec import Features
+from recsys.replay.evaluation_queries import EvaluationQueries
 from recsys.training import retrieval, validation_queries
 from recsys.training.examples import history_windows
 from recsys.training.prepare import prepare

@@ -18,12 +18,11 @@ from recsys.contracts import PAD, Query
 from recsys.data.dataset import Dataset
 from recsys.data.splits import PERIODS, Split
 from recsys.errors import DataError
-from recsys.evaluation.baselines import Scorer
-from recsys.evaluation.interactions import UNLIMITED, Histories, Interactions
-from recsys.evaluation.metrics import K, Targets, ndcg, rank_scores, score_hits
-from recsys.evaluation.replay import Replay
-from recsys.evaluation.threads import map_in_threads
+from recsys.metrics import K, Targets, ndcg, rank_scores, score_hits
 from recsys.pipeline import Stage, through
+from recsys.replay.interactions import UNLIMITED, Histories, Interactions, Scorer
+from recsys.replay.replay import Replay
+from recsys.replay.threads import map_in_threads
 
 RETRIEVED = "retrieval"
 """name of the candidates before any ranker"""

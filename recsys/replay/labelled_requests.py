@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from recsys.data.splits import DAY_S, Split
-from recsys.evaluation.replay import Replay
-from recsys.evaluation.threads import map_in_threads
 from recsys.pipeline import Stage, through
+from recsys.replay.replay import Replay
+from recsys.replay.threads import map_in_threads
 
 ROUNDING = 1e-6
 """slack of a number of buckets: float error must not turn four quarters of a period into three"""

@@ -6,6 +6,7 @@ Shapes: U users, N items of the catalogue, M events, B queried users.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 from scipy import sparse
@@ -13,7 +14,7 @@ from scipy import sparse
 from recsys.candidates.operators import cooccurrence, newest_events, transitions
 from recsys.data.description import Order
 from recsys.errors import DataError
-from recsys.evaluation.replay import Replay
+from recsys.replay.replay import Replay
 
 UNLIMITED = 2**62
 
@@ -76,6 +77,13 @@ class Histories:
         weights = np.power(decay, ages[::-1][newest]).astype(np.float32)
         indptr = np.searchsorted(pairs, num_items * np.arange(len(self) + 1))
         return sparse.csr_array((weights, pairs % num_items, indptr), shape=(len(self), num_items))
+
+
+class Scorer(Protocol):
+    """A fitted baseline."""
+
+    def scores(self, histories: Histories) -> np.ndarray:
+        """[B, N] float32, larger is better."""
 
 
 @dataclass(frozen=True, kw_only=True)

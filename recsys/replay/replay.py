@@ -14,7 +14,7 @@ from recsys.contracts import PAD, Event, Query
 from recsys.data.dataset import Dataset
 from recsys.data.description import ITEM, TIMESTAMP, USER
 from recsys.data.splits import Split
-from recsys.evaluation.metrics import Targets
+from recsys.metrics import Targets
 from recsys.policy.repeat import CompiledRepeat, Repeat
 
 
