@@ -132,7 +132,7 @@ def reaching(spec: FeatureSpec, objectives: Sequence[str]) -> dict[str, float | 
 def _values(spec: FeatureSpec, texts: Mapping[str, str]) -> dict[str, np.ndarray]:
     """The actions that the objectives read -> values to try, the first of which is that it was not sent."""
     compiled = [
-        compile_expression(text, spec.action_types, where=f"objectives.{name}", wanted="label")
+        compile_expression(text, spec.action_types, where=f"objectives.{name}", result_type="label")
         for name, text in texts.items()
     ]
     read, words = (set().union(*parts) for parts in zip(*((one.names, one.words) for one in compiled), strict=True))
