@@ -8,7 +8,6 @@ A token is 256 random bits, so that a plain hash of it cannot be guessed back; i
 import hashlib
 import hmac
 import json
-import os
 import re
 import secrets
 from collections.abc import Callable, Iterable, Sequence
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from recsys.errors import ConfigError, check_ranges
-from recsys.policy.atomic_files import locked
+from recsys.stores.atomic_files import locked, write_atomically
 from serving.gateway.refusals import Refusal
 
 Scope = Literal["recommend", "events", "admin"]
@@ -137,11 +136,5 @@ def _key(entry: Any) -> Key:
 
 
 def _write(path: Path, document: Any) -> None:
-    """Whole or not at all, for the owner's eyes only."""
-    beside = path.with_name(path.name + ".new")
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        json.dump(document, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    """Replace the file atomically, readable by its owner only."""
+    write_atomically(path, json.dumps(document, indent=1).encode(), 0o600)
