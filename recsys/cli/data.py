@@ -121,7 +121,7 @@ def _print(findings: Findings, found: tuple[Chapter, ...], advice: tuple[Advice,
     for one in advice:
         console.print(Text(f"{one.level:8} {one.text}"), style="yellow" if one.level == "warning" else "")
     if not advice:
-        console.print("nothing stands in the way of a training")
+        console.print("no problem was found")
 
 
 def _next(command: str) -> None:

@@ -33,7 +33,7 @@ def page(name: str, chapters: Iterable[Chapter], advice: Sequence[Advice], comma
     body = [
         f"<h1>{escape(name)}: data check</h1>",
         f"<h2>warnings: {warnings}, notes: {len(advice) - warnings}</h2>",
-        f"<ul>{found}</ul>" if advice else "<p>Nothing stands in the way of a training.</p>",
+        f"<ul>{found}</ul>" if advice else "<p>No problem was found.</p>",
         *map(_chapter, chapters),
         f"<h2>next</h2><p><code>{escape(command)}</code></p>",
     ]

@@ -161,8 +161,8 @@ def _complete(table: pl.DataFrame | None, ids: pl.Series, schema: Mapping[str, A
 def _notes(description: Description, num_duplicates: int) -> tuple[str, ...]:
     notes = []
     if not description.clock:
-        stands = f"order: {description.order}, there is no time: {ORDERS[description.order]}"
-        notes.append(f"{stands}; hours, gaps, ages and days count for nothing")
+        note = f"order: {description.order}, there is no time: {ORDERS[description.order]}"
+        notes.append(f"{note}; hours, gaps, ages and days count for nothing")
     if num_duplicates:
         notes.append(f"duplicate rows of the interactions that were dropped: {num_duplicates}")
     return tuple(notes)

@@ -155,7 +155,7 @@ def _spelled(path: Path, delimiter: str | None) -> str | None:
         return None
     spelled = SPELLED.get(delimiter, delimiter)
     if not spelled or "\n" in spelled or '"' in spelled:
-        raise DataError(f"{path}: delimiter is {delimiter!r}; write what stands between the values, for instance ';'")
+        raise DataError(f"{path}: delimiter is {delimiter!r}; write the separator of the values, for instance ';'")
     return spelled
 
 

@@ -184,7 +184,7 @@ def _counted(interactions: Interactions) -> Interactions:
     known = interactions.capped
     if (pairs := int(most_pairs(known.matrix).sum())) > MOST_PAIRS:
         raise NotApplicableError(
-            f"up to {pairs:,} pairs of items were met together ({PAIR_BYTES * pairs / 2**30:,.1f} GiB), wanted at most "
+            f"up to {pairs:,} pairs of items have common users ({PAIR_BYTES * pairs / 2**30:,.1f} GiB), wanted at most "
             f"{MOST_PAIRS:,}; a smaller candidates.events_per_user has fewer"
         )
     return known

@@ -73,7 +73,7 @@ def complete_constraint_first(b, start, pool, limits, free, counts, floor_defici
 def constraint_first(b, position, limits, free, floor_deficit, scores):
     """Write scores [C] that ignore utility: items that a deficient floor needs, then items whose caps have most room.
 
-    The weights separate the criteria: 1000 a floor outweighs any sum of group terms in practice, and the plain order
+    The weights separate the criteria: 1000 a floor outweighs any sum of group terms in practice, and the utility order
     (-c / C, in (-1, 0]) only breaks ties.
     """
     _, numbers, tops, _, group_quota, groups, floors, satisfies, _ = limits

@@ -26,7 +26,7 @@ from recsys.policy.diversity_scores import MAX_SUM, PLAIN, add_to_slate, initial
 from recsys.policy.sampling import NO_EXPLORATION, THOMPSON, propensity, sample
 
 UNRESTRICTED = -1
-"""in the place of a bit mask of quotas that may be relaxed: greedy without a look ahead"""
+"""replaces the bit mask of quotas that may be relaxed: greedy choice without a feasibility check"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

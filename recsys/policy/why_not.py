@@ -25,7 +25,7 @@ def why_not(
     if policy.hidden is not None and policy.hidden[row]:
         return f"{item!r} was withdrawn"
     if any(event.item == item for event in query.history):
-        return f"{item!r} was met by the user before"
+        return f"{item!r} is in the history of the user"
     if item in query.exclude:
         return f"{item!r} is excluded by the request"
     if banned := _banned(policy, query, row):

@@ -91,7 +91,7 @@ class Interactions:
     """Positive events to fit on. DataError when there are none, ValueError when malformed."""
 
     users: np.ndarray
-    """[M] int64, 0 <= user < num_users; within each user the events stand in order"""
+    """[M] int64, 0 <= user < num_users; events are ordered within each user"""
     items: np.ndarray
     """[M] int64, 0 <= item < num_items"""
     timestamps: np.ndarray

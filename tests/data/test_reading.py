@@ -138,7 +138,7 @@ def test_a_damaged_file_names_line_and_column(tmp_path: Path, content: str | byt
     [
         ({"encoding": "utf9"}, r"encoding is 'utf9' \(did you mean 'utf-8'\?\)"),
         ({"encoding": "ascii"}, r"line 2: bytes that are not ascii"),
-        ({"delimiter": ""}, r"delimiter is ''; write what stands between"),
+        ({"delimiter": ""}, r"delimiter is ''; write the separator of the values"),
         ({"columns": ("user", "item")}, r"columns names 2, the first line has 4 fields"),
     ],
 )

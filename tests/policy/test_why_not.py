@@ -38,7 +38,7 @@ def told(item, rules=RULES, trade_off=1.0, explore="none", **fields):
 
 def test_the_first_reason_is_told():
     assert told("none such") == "'none such' is not in the catalogue"
-    assert told("i9", history=(Event(user="u", item="i9", timestamp=0.0),)) == "'i9' was met by the user before"
+    assert told("i9", history=(Event(user="u", item="i9", timestamp=0.0),)) == "'i9' is in the history of the user"
     assert told("i9", exclude=("i9",)) == "'i9' is excluded by the request"
     assert told("i9") == "the rule 'no-i9' removes 'i9'"
     assert told("i2", profile={"age": 9}) == "the rule 'grown-up' removes 'i2'"

@@ -171,7 +171,7 @@ def _grouplens(files: Files, origin: str) -> Dataset:
 
 
 def _typed(files: Files, origin: str) -> Dataset:
-    """Tab separated with a header of `name:type`; the year is cut off the title, genres stand in one field."""
+    """Tab separated with a header of `name:type`; the year is cut off the title, genres are in one field."""
     events = _read(files, "ml-100k.inter", "\t", None).rename({"user_id": "user", "item_id": "item"})
     users = _read(files, "ml-100k.user", "\t", None).rename({"user_id": "user"})
     films = _read(files, "ml-100k.item", "\t", None)

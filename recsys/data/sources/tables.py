@@ -58,7 +58,7 @@ class Tables:
     is left out, or belongs to its `session: <column>`; without `user` every session is a user. `unit` is the unit of numeric
     timestamps (recsys/data/times.py), where detection finds another one.
     A published split is named by `split: <column>` of the interactions, whose words are train, validation and test, or by
-    `files: {train: a.csv, validation: b.csv, test: c.csv}` in the place of `file`; `protocol=predefined` reads it.
+    `files: {train: a.csv, validation: b.csv, test: c.csv}` instead of `file`; `protocol=predefined` reads it.
     Without time, `order` instead of `timestamp` gives the meaning of the row order: `file`, time order; `user`, time order
     within one user; `none`, no order.
     """
@@ -121,7 +121,7 @@ def _spec(key: str, document: Any) -> dict[str, Any]:
         if not isinstance(spec.get(name, ""), str):
             raise DataError(f"{key}.{name} is {spec[name]!r}; write text, in quotes if need be")
     if not spec.get("separator", "|"):
-        raise DataError(f"{key}.separator is empty; write what stands between the values of a list, for instance |")
+        raise DataError(f"{key}.separator is empty; write the separator of list entries, for instance |")
     if times and (TIMESTAMP in spec) == ("order" in spec):
         raise DataError(f"{key} needs either `timestamp: <column>` or, where there is no time, one of {WITHOUT_TIME}")
     if "order" in spec and (not isinstance(spec["order"], str) or spec["order"] not in {*ORDERS} - {"time"}):
@@ -139,9 +139,7 @@ def _spec(key: str, document: Any) -> dict[str, Any]:
 def _words(key: str, written: Any) -> tuple[str, ...]:
     """Return null words as text; YAML parses some as numbers, and NULL as null."""
     if not isinstance(written, list) or not all(isinstance(one, str | int | float | None) for one in written):
-        raise DataError(
-            f"{key}.missing is {written!r}; write a list of words that stand for nothing, e.g. [unknown, 0]"
-        )
+        raise DataError(f"{key}.missing is {written!r}; write a list of null words, e.g. [unknown, 0]")
     if odd := [one for one in written if isinstance(one, bool)]:
         raise DataError(f"{key}.missing holds {odd[0]!r}, which YAML makes of words like no and yes; put it in quotes")
     return tuple("null" if one is None else str(one) for one in written)
