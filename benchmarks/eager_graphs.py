@@ -13,7 +13,7 @@ from torch import nn
 from recsys import graphs
 from recsys.evaluation import intervals, report
 from recsys.features.encode import Arrays
-from recsys.features.spec import Tensor
+from recsys.features.spec import TensorSpec
 from recsys.stages import load
 
 
@@ -22,7 +22,7 @@ class EagerModel:
 
     modules: ClassVar[dict[str, tuple[nn.Module, tuple[str, ...]]]] = {}
 
-    def __init__(self, path: Path, inputs: Sequence[Tensor]) -> None:
+    def __init__(self, path: Path, inputs: Sequence[TensorSpec]) -> None:
         self.module, self.outputs = self.modules[path.read_text(encoding="utf-8")]
         given = {tensor.name for tensor in inputs}
         self.names = frozenset(name for name in self.module.names if name in given)  # type: ignore[union-attr]
@@ -38,10 +38,10 @@ class EagerModel:
 
 
 def register(
-    module: nn.Module, call: graphs.Call, inputs: Sequence[Tensor], outputs: tuple[str, ...], path: Path
+    module: nn.Module, call: graphs.Call, inputs: Sequence[TensorSpec], outputs: tuple[str, ...], path: Path
 ) -> None:
     """Stands for graphs._export."""
-    named = graphs._Named(module.cpu().float().eval(), call, [tensor.name for tensor in inputs]).eval()
+    named = graphs._PositionalInputs(module.cpu().float().eval(), call, [tensor.name for tensor in inputs]).eval()
     key = f"{path.name} {len(EagerModel.modules)}"
     EagerModel.modules[key] = named, outputs
     path.write_text(key, encoding="utf-8")

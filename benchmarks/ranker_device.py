@@ -29,12 +29,12 @@ from ranker_truth import KNOBS
 from ranker_world import Examples, log_loss, trained
 from result_file import ROOT, Figure, console, print_figures, write_result
 from rich import box
-from rich.table import Table as Shown
+from rich.table import TableSpec as Shown
 from torch.utils.flop_counter import FlopCounterMode
 
 from recsys.data.sources.planted import EFFECTS, Planted
 from recsys.errors import ConfigError, exit_on_error
-from recsys.features.spec import MISSING, TIME_NUMBERS, Column, FeatureSpec, Table
+from recsys.features.spec import MISSING, TIME_NUMBERS, Column, FeatureSpec, TableSpec
 from recsys.graphs import random_inputs
 from recsys.nn import sparse_embedding as sparse
 from recsys.nn.losses import masked_bce
@@ -69,7 +69,7 @@ def spec_of(num_items: int) -> FeatureSpec:
     ids: Any = range(num_items)
     category = tuple(map(str, range(1_000)))
     return FeatureSpec(
-        items=Table(
+        items=TableSpec(
             name="items",
             columns=(
                 Column(name="item", kind="category", vocabulary=ids),
@@ -77,8 +77,8 @@ def spec_of(num_items: int) -> FeatureSpec:
                 Column(name="price", kind="number"),
             ),
         ),
-        profile=Table(name="profile", columns=(Column(name="segment", kind="category", vocabulary=category),)),
-        context=Table(name="context", columns=(), extra_numbers=TIME_NUMBERS),
+        profile=TableSpec(name="profile", columns=(Column(name="segment", kind="category", vocabulary=category),)),
+        context=TableSpec(name="context", columns=(), extra_numbers=TIME_NUMBERS),
         history_length=HISTORY,
         actions=("click", "buy"),
         objectives={"click": "click", "buy": "buy"},

@@ -44,7 +44,7 @@ START = 1_700_000_000.0
 
 
 def spec() -> FeatureSpec:
-    tables = {name: features.Table(name=name, columns=()) for name in features.TABLES}
+    tables = {name: features.TableSpec(name=name, columns=()) for name in features.TABLES}
     objectives = {"watch": "1", "like": "rating >= 4"}
     return FeatureSpec(**tables, history_length=HISTORY, actions=("rating",), objectives=objectives, target="watch")
 

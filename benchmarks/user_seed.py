@@ -21,7 +21,7 @@ from recsys.contracts import Event
 from recsys.data.dataset import Dataset, canonical
 from recsys.data.description import Description
 from recsys.errors import exit_on_error
-from recsys.features.spec import TABLES, FeatureSpec, Table
+from recsys.features.spec import TABLES, FeatureSpec, TableSpec
 from recsys.user_seed import USER_SEED, user_seed
 from serving.state.codec import encode
 from serving.state.contract import Change, UserState
@@ -41,7 +41,7 @@ OBJECTIVES = {"watch": "1", "like": "rating >= 4"}
 
 
 def spec() -> FeatureSpec:
-    tables = {name: Table(name=name, columns=()) for name in TABLES}
+    tables = {name: TableSpec(name=name, columns=()) for name in TABLES}
     actions = described().actions
     return FeatureSpec(**tables, history_length=HISTORY, actions=actions, objectives=OBJECTIVES, target="watch")
 

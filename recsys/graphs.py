@@ -1,4 +1,4 @@
-"""Eager modules -> ONNX graphs, calibration inside; a graph is compared with its module before it is kept.
+"""Export of modules to ONNX graphs, with the calibration inside; a graph is checked against its module before it is kept.
 
 Shapes: B batch, C candidates.
 """
@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from recsys.errors import BundleError
-from recsys.features.spec import FeatureSpec, Tensor
+from recsys.features.spec import FeatureSpec, TensorSpec
 from recsys.ranking.calibration import Calibrator
 from recsys.ranking.multi_objective import MultiObjectiveRanker
 from recsys.ranking.uncertainty import LastLayerPosterior, certainty
@@ -31,8 +31,8 @@ NUM_CANDIDATES = (1, 33, 1_000)
 Call = Callable[[dict[str, torch.Tensor]], torch.Tensor | tuple[torch.Tensor, ...]]
 
 
-class _Named(nn.Module):
-    """A function of a dictionary as a function of its values, in a fixed order: what the exporter can trace."""
+class _PositionalInputs(nn.Module):
+    """Module that takes the values of a dictionary as positional inputs, in a fixed order, as the exporter needs them."""
 
     def __init__(self, module: nn.Module, call: Call, names: Sequence[str]):
         super().__init__()
@@ -45,12 +45,12 @@ class _Named(nn.Module):
 
 
 def export_user_tower(towers: TowerEnsemble, spec: FeatureSpec, path: Path) -> None:
-    """Request tensors -> USER_VECTOR [B, D]."""
+    """Export the user tower: request tensors -> USER_VECTOR [B, D]."""
     _export(towers, towers.users, spec.request_tensors(), ("user_vectors",), path)
 
 
 def export_item_tower(towers: TowerEnsemble, spec: FeatureSpec, path: Path) -> None:
-    """Features of items -> EMBEDDINGS [R, D]."""
+    """Export the item tower: features of items -> EMBEDDINGS [R, D]."""
     _export(towers, towers.items, spec.item_tensors(), ("embeddings",), path)
 
 
@@ -58,10 +58,10 @@ def export_ranker(
     ranker: MultiObjectiveRanker,
     calibrator: Calibrator,
     posterior: LastLayerPosterior | None,
-    inputs: Sequence[Tensor],
+    inputs: Sequence[TensorSpec],
     path: Path,
 ) -> None:
-    """Request and candidate tensors -> probabilities [B, C, T], and with a posterior their deviations [B, C, T]."""
+    """Export the ranker: request and candidate tensors -> probabilities, with a posterior also deviations [B, C, T]."""
     if posterior is None:
         modules = nn.ModuleList([ranker, calibrator])
         _export(modules, lambda batch: calibrator(*ranker.with_request(batch)), inputs, (PROBABILITIES,), path)
@@ -73,18 +73,18 @@ def export_ranker(
 def _export(
     module: nn.Module,
     call: Call,
-    inputs: Sequence[Tensor],
+    inputs: Sequence[TensorSpec],
     outputs: tuple[str, ...],
     path: Path,
 ) -> None:
-    named = _Named(module.cpu().float().eval(), call, [tensor.name for tensor in inputs]).eval()
+    named = _PositionalInputs(module.cpu().float().eval(), call, [tensor.name for tensor in inputs]).eval()
     batch, candidates = torch.export.Dim("batch"), torch.export.Dim("candidates")
     shapes = tuple(
         {0: batch, **{axis + 1: candidates for axis, size in enumerate(tensor.shape) if size == -1}}
         for tensor in inputs
     )
     example = tuple(torch.from_numpy(array) for array in random_inputs(inputs, 3, 5, _num_ids(named)).values())
-    with _quiet(), torch.no_grad():
+    with _silenced(), torch.no_grad():
         torch.onnx.export(
             named,
             example,
@@ -101,17 +101,17 @@ def _export(
 
 
 @torch.no_grad()
-def check_against_eager(named: nn.Module, inputs: Sequence[Tensor], path: Path) -> None:
-    """BundleError unless graph and module agree to TOLERANCE for several batch sizes and candidate counts.
+def check_against_eager(named: nn.Module, inputs: Sequence[TensorSpec], path: Path) -> None:
+    """Raise BundleError unless graph and module agree to TOLERANCE for several batch sizes and candidate counts.
 
-    The tolerance is absolute, of figures beyond 1 it is relative.
+    The tolerance is absolute for values up to 1 and relative beyond.
     """
     graph = OnnxModel(path, inputs)
     for batch, candidates in zip(BATCH_SIZES, NUM_CANDIDATES, strict=True):
         arrays = random_inputs(inputs, batch, candidates, _num_ids(named))
         eager = named(*(torch.from_numpy(array) for array in arrays.values()))
-        wanted = [one.numpy() for one in (eager if isinstance(eager, tuple) else (eager,))]
-        difference = max(map(_difference, graph.named(arrays).values(), wanted))
+        expected = [one.numpy() for one in (eager if isinstance(eager, tuple) else (eager,))]
+        difference = max(map(_difference, graph.named(arrays).values(), expected))
         if not difference <= TOLERANCE:
             raise BundleError(
                 f"{path.name} differs from its module by {difference:.2g} for batch {batch} with {candidates} candidates, "
@@ -119,18 +119,18 @@ def check_against_eager(named: nn.Module, inputs: Sequence[Tensor], path: Path) 
             )
 
 
-def _difference(found: np.ndarray, wanted: np.ndarray) -> float:
-    return float((np.abs(found - wanted) / np.maximum(np.abs(wanted), 1)).max())
+def _difference(found: np.ndarray, expected: np.ndarray) -> float:
+    return float((np.abs(found - expected) / np.maximum(np.abs(expected), 1)).max())
 
 
 def _num_ids(module: nn.Module) -> int:
-    """So many ids every table of the module knows."""
+    """Number of ids that every embedding table of the module has."""
     return min((one.num_embeddings for one in module.modules() if isinstance(one, nn.Embedding)), default=2)
 
 
-def random_inputs(inputs: Sequence[Tensor], batch: int, candidates: int, num_ids: int = 2) -> dict[str, np.ndarray]:
-    """Arrays of the right types and shapes; ids below num_ids, gaps from a second to years, half a history, of the last of
-    several requests none.
+def random_inputs(inputs: Sequence[TensorSpec], batch: int, candidates: int, num_ids: int = 2) -> dict[str, np.ndarray]:
+    """Random arrays of the types and shapes of `inputs`: ids below num_ids, gaps from a second to years, histories half
+    full and that of the last of several requests empty.
     """
     generator = np.random.default_rng(batch * 1_000 + candidates)
     arrays: dict[str, np.ndarray] = {}
@@ -151,8 +151,8 @@ def random_inputs(inputs: Sequence[Tensor], batch: int, candidates: int, num_ids
 
 
 @contextlib.contextmanager
-def _quiet():
-    """The exporter talks to both streams and through warnings of its own dependencies."""
+def _silenced():
+    """Silence the exporter, which writes to both streams, to the log and to warnings."""
     logging.disable(logging.WARNING)
     try:
         with (

@@ -1,7 +1,7 @@
-"""`compiled`: functions that numba compiles once and keeps on the disk, under what all of them say together.
+"""`compiled`: numba functions with a disk cache that is keyed by the sources of all of them.
 
-Numba alone keeps a function until its own file changes, and then goes on with machine code of callees in other files that
-changed since.
+Numba's own cache is keyed by the file of a function alone: it would keep machine code that inlined callees from other files
+which have changed since.
 """
 
 import contextlib
@@ -14,30 +14,30 @@ from typing import Any
 
 from numba import config, njit
 
-PREFIX = "compiled-"
-MARK = b"import compiled"
+CACHE_PREFIX = "compiled-"
+IMPORT_MARK = b"import compiled"
 
 
 def cache_folder(package: Path) -> Path:
-    """Where the compiled functions of a package are kept: another folder as soon as a file that has some changes."""
+    """Cache folder of a package's compiled functions, named by a digest of all files that define or import them."""
     digest = hashlib.sha256()
     for file in sorted(package.rglob("*.py")):
         text = file.read_bytes()
-        if MARK in text:
+        if IMPORT_MARK in text:
             digest.update(file.relative_to(package).as_posix().encode() + b"\0" + text + b"\0")
-    return package / "__pycache__" / f"{PREFIX}{digest.hexdigest()[:16]}"
+    return package / "__pycache__" / f"{CACHE_PREFIX}{digest.hexdigest()[:16]}"
 
 
-def forget_older(kept: Path) -> None:
-    """Remove what other versions of the package left; who may not write leaves it there."""
+def remove_stale_caches(kept: Path) -> None:
+    """Remove caches of other versions of the package, where the process may write."""
     with contextlib.suppress(OSError):
-        for folder in kept.parent.glob(f"{PREFIX}*"):
+        for folder in kept.parent.glob(f"{CACHE_PREFIX}*"):
             if folder != kept:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
 config.CACHE_DIR = str(_folder := cache_folder(Path(__file__).parent))  # type: ignore[attr-defined]
-forget_older(_folder)
+remove_stale_caches(_folder)
 
 compiled: Callable[..., Any] = partial(njit, cache=True)
-"""`@compiled()`; where the folder cannot be written numba keeps them where it can"""
+"""decorator factory `@compiled()`; where the folder is not writable numba falls back to its own"""

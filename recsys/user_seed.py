@@ -1,7 +1,7 @@
-"""The users of the training data as a bundle carries them: where serving begins to know them.
+"""Users of the training data in a bundle, from which serving fills its user states.
 
 user_seed.arrow     a row a user:
-    user, events                                        id, and how many events there are of the user
+    user, events                                        id and number of events
     history.item, history.timestamp, history.action.<name>, history.context.<name>
                                                         lists: the newest events that reach an objective, oldest first
     seen.item, seen.last, seen.reached.<objective>      lists: every item, by the second of its last event, then by id
@@ -24,11 +24,11 @@ from recsys.features.spec import FeatureSpec
 
 USER_SEED = "user_seed.arrow"
 MAX_SEEN = 100_000
-"""items of a user: those with the newest events"""
-LARGEST = 2**53
-"""seconds; beyond it JSON does not keep whole numbers apart"""
+"""items kept of a user, those with the newest events"""
+MAX_SECOND = 2**53
+"""seconds; JSON keeps integers exact up to here"""
 NEVER = -(2**62)
-"""the second of an objective that was not reached"""
+"""time of an objective that was not reached"""
 EVENTS, SECOND = "events", "second"
 SEEN = ("seen.item", "seen.last")
 ACTION, CONTEXT = "history.action.", "history.context."
@@ -75,7 +75,7 @@ def _histories(log: pl.DataFrame, spec: FeatureSpec) -> pl.DataFrame:
 
 def _seen(log: pl.DataFrame, reached: Sequence[str]) -> pl.DataFrame:
     """Every item of each user, by its last event."""
-    second = pl.col(TIMESTAMP).clip(-LARGEST, LARGEST).floor().cast(pl.Int64).alias(SECOND)
+    second = pl.col(TIMESTAMP).clip(-MAX_SECOND, MAX_SECOND).floor().cast(pl.Int64).alias(SECOND)
     times = (pl.col(SECOND).filter(pl.col(name)).max().alias(name) for name in reached)
     items = log.with_columns(second).group_by(USER, ITEM).agg(pl.col(SECOND).max(), *times).sort(SECOND, ITEM)
     return (
@@ -86,7 +86,7 @@ def _seen(log: pl.DataFrame, reached: Sequence[str]) -> pl.DataFrame:
 
 
 def read_users(file: Path, batch: int) -> Iterator[list[SeededUser]]:
-    """All users of the file, so many at a time."""
+    """Read all users of the file, `batch` at a time."""
     for part in pl.read_ipc(file).iter_slices(batch):
         yield _users(part)
 
@@ -95,7 +95,7 @@ class SeededUsers:
     """Users of the file by a key, one at a time: the file stays on the disk, 16 bytes a user are held."""
 
     def __init__(self, file: Path, key: Callable[[str], str]) -> None:
-        """key: what a user is asked for by, e.g. a keyed hash of the id"""
+        """key: function of a user id by which users are looked up, e.g. a keyed hash"""
         self._table, self._key = pl.read_ipc(file), key
         digests = np.fromiter((_digest(key(user)) for user in self._table[USER]), np.uint64, len(self._table))
         self._rows = np.argsort(digests, kind="stable")
@@ -115,8 +115,8 @@ def _digest(key: str) -> int:
     return int.from_bytes(blake2b(key.encode(), digest_size=8).digest())
 
 
-def well_known(file: Path, num_items: int) -> str | None:
-    """The user with the most events, of those who have not seen nearly everything; None where nobody has any."""
+def most_active_user(file: Path, num_items: int) -> str | None:
+    """User with the most events among those who saw at most half of the items, else among all; None without events."""
     users = pl.read_ipc(file, columns=[USER, EVENTS, SEEN[0]]).filter(pl.col(EVENTS) > 0)
     usual = users.filter(pl.col(SEEN[0]).list.len() <= num_items / 2)
     found = (usual if usual.height else users).sort([-pl.col(EVENTS).cast(pl.Int64), USER]).head(1)

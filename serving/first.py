@@ -6,7 +6,7 @@ import shlex
 
 from recsys.bundle import Bundle
 from recsys.stages import read_catalogue
-from recsys.user_seed import USER_SEED, well_known
+from recsys.user_seed import USER_SEED, most_active_user
 from serving.gateway.keys import SCOPES, create_key
 from serving.place import Place
 
@@ -30,7 +30,7 @@ def first_key(place: Place) -> str:
 def first_user(place: Place) -> str:
     """A user of the training data with many events, so that the first slate is personal; anybody where there is none."""
     bundle = Bundle.open(place.bundle)
-    found = well_known(bundle.file(USER_SEED), read_catalogue(bundle).height) if bundle.has(USER_SEED) else None
+    found = most_active_user(bundle.file(USER_SEED), read_catalogue(bundle).height) if bundle.has(USER_SEED) else None
     return NAME if found is None else found
 
 

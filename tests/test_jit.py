@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from recsys.jit import PREFIX, cache_folder
+from recsys.jit import CACHE_PREFIX, cache_folder
 
 CALLEE = "from kept.jit import compiled\n\n\n@compiled()\ndef number():\n    return {}\n"
 CALLER = """from kept.callee import number
@@ -44,7 +44,7 @@ def test_a_caller_is_compiled_again_when_what_it_calls_has_changed(package: Path
     assert list(first.rglob("*.nbi"))
     (package / "callee.py").write_text(CALLEE.format(4))
     assert said(package) == "8"
-    assert [one.name for one in (package / "__pycache__").glob(f"{PREFIX}*")] == [cache_folder(package).name]
+    assert [one.name for one in (package / "__pycache__").glob(f"{CACHE_PREFIX}*")] == [cache_folder(package).name]
     assert not first.exists()
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from hydra.utils import instantiate
 
-from recsys.candidates.popularity import DAY
 from recsys.contracts import Query
 from recsys.data.splits import TEST
+from recsys.features.encode import DAY
 from recsys.pipeline import recommend
 from recsys.policy.compose import Policy
 from recsys.replay.replay import Replay

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from recsys.contracts import Event
 from recsys.data.dataset import canonical
 from recsys.data.description import Description
-from recsys.features.spec import Column, FeatureSpec, Table
+from recsys.features.spec import Column, FeatureSpec, TableSpec
 from recsys.features.state import fold_all
-from recsys.user_seed import NEVER, USER_SEED, SeededUsers, read_users, user_seed, well_known
+from recsys.user_seed import NEVER, USER_SEED, SeededUsers, most_active_user, read_users, user_seed
 
 DESCRIPTION = Description(
     actions=("click", "rating"),
@@ -27,9 +27,9 @@ DESCRIPTION = Description(
     order="time",
 )
 SPEC = FeatureSpec(
-    items=Table(name="items", columns=()),
-    profile=Table(name="profile", columns=(Column(name="age", kind="number"),)),
-    context=Table(name="context", columns=(Column(name="device", kind="category"),)),
+    items=TableSpec(name="items", columns=()),
+    profile=TableSpec(name="profile", columns=(Column(name="age", kind="number"),)),
+    context=TableSpec(name="context", columns=(Column(name="device", kind="category"),)),
     history_length=3,
     actions=DESCRIPTION.actions,
     objectives=DESCRIPTION.objectives,
@@ -113,8 +113,8 @@ def test_the_well_known_user_has_many_events_but_something_left_to_see(tmp_path)
     usual = [row("v", item, float(number)) for number, item in enumerate("abc")]
     file = tmp_path / USER_SEED
     user_seed(dataset_of([*crawler, *usual, row("w", "a", 1.0)]), SPEC).write_ipc(file)
-    assert well_known(file, 8) == "v"
+    assert most_active_user(file, 8) == "v"
     user_seed(dataset_of(crawler), SPEC).write_ipc(file)
-    assert well_known(file, 8) == "crawler"
+    assert most_active_user(file, 8) == "crawler"
     user_seed(dataset_of(crawler), SPEC).filter(pl.col("user") == "x").write_ipc(file)
-    assert well_known(file, 8) is None
+    assert most_active_user(file, 8) is None

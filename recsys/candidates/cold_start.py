@@ -11,8 +11,9 @@ from scipy.sparse.linalg import aslinearoperator, lsqr
 
 from recsys.candidates.content import one_hot
 from recsys.candidates.interfaces import TrainingInteractions, check_source
-from recsys.candidates.popularity import DAY, ItemList, check_kept
+from recsys.candidates.popularity import ItemList, check_kept
 from recsys.errors import check_ranges
+from recsys.features.encode import DAY
 
 POPULARITY_SMOOTHING = 0.1
 """share of the mean popularity, added before the logarithm: an item with one old event would be near minus infinity"""

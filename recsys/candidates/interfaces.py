@@ -25,7 +25,7 @@ Arrays = dict[str, np.ndarray]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingInteractions:
-    """Everything that a source may be fitted on. DataError when there is no event."""
+    """Training data of the sources. DataError when there is no event."""
 
     users: np.ndarray
     """[M] int64 codes from 0 of the positive events, which stand in canonical order"""

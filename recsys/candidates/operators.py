@@ -11,7 +11,7 @@ TRANSITION_SUPPORT = 2.0
 """added to an item's sum of transitions, so that few transitions count less"""
 LARGEST_DENSE = 20_000
 """items; a dense operator of more of them takes more than 3 GiB to fit"""
-CORE_FLOPS = 2.5e10
+LAPACK_FLOPS = 2.5e10
 """float32 operations per second of one core in LAPACK, for the estimate of `dense_cost`"""
 BLOCK_PAIRS = 2**25
 """pairs of items in a block of rows, some 1 GiB with all copies of them"""
@@ -116,7 +116,7 @@ def autoencoder(gram: np.ndarray, regularisation: float | np.ndarray) -> np.ndar
 
 def dense_cost(num_items: int) -> str:
     """Memory and single-core hours of `autoencoder`, as text for messages."""
-    return f"{8 * num_items**2 / 2**30:,.1f} GiB and {num_items**3 / CORE_FLOPS / 3600:,.1f} hours a fit"
+    return f"{8 * num_items**2 / 2**30:,.1f} GiB and {num_items**3 / LAPACK_FLOPS / 3600:,.1f} hours a fit"
 
 
 def time_weighted_gram(

@@ -19,9 +19,8 @@ from recsys.candidates.interfaces import (
     check_source,
 )
 from recsys.errors import ConfigError, check_ranges
+from recsys.features.encode import DAY
 from recsys.index import Index
-
-DAY = 86_400.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,1 +1,1 @@
-"""Item text -> vectors, once per catalogue."""
+"""Vectors of item text, fitted once per catalogue."""

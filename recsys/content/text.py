@@ -1,4 +1,4 @@
-"""Item text as a vector: TF-IDF, then truncated SVD (latent semantic analysis, Deerwester et al. 1990)."""
+"""Fit of item text vectors: TF-IDF, then truncated SVD (latent semantic analysis, Deerwester et al. 1990)."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,16 +7,16 @@ from scipy import sparse
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from recsys.content.words import WordVectors, joined, words_of
+from recsys.content.words import WordVectors, join_columns, tokenize
 from recsys.errors import check_ranges
 
 
 class TextVectors:
-    """The embedded default for item text; a `vector` column of the user's own goes beside or in place of it."""
+    """Configuration of the built-in text encoder; `vector` columns of precomputed embeddings can replace or join it."""
 
     def __init__(self, *, dim: int, min_documents: int, seed: int) -> None:
         """
-        dim: length of the vectors, 1 to 4,096; less is used where the vocabulary is smaller
+        dim: length of the vectors, 1 to 4,096; less where the vocabulary is smaller
         min_documents: words in fewer items are ignored
         """
         check_ranges(
@@ -27,14 +27,14 @@ class TextVectors:
         self.seed = seed
 
     def fit(self, columns: Mapping[str, Sequence[str | None]]) -> WordVectors:
-        """N values a text column -> what makes vectors of these and of later texts; zeros where too few words recur."""
-        counted = TfidfVectorizer(min_df=self.min_documents, sublinear_tf=True, analyzer=words_of)
+        """Fit the encoder on N values a text column; it gives zeros where too few words recur."""
+        counted = TfidfVectorizer(min_df=self.min_documents, sublinear_tf=True, analyzer=tokenize)
         try:
-            weights = counted.fit_transform(joined(list(columns.values())))
+            weights = counted.fit_transform(join_columns(list(columns.values())))
         except ValueError:  # no word is left
-            return _silent(columns)
+            return _zero_vectors(columns)
         if (dim := min(self.dim, weights.shape[1] - 1, weights.shape[0] - 1)) < 1:
-            return _silent(columns)
+            return _zero_vectors(columns)
         return WordVectors(
             columns=tuple(columns),
             words=tuple(counted.get_feature_names_out().tolist()),
@@ -46,5 +46,5 @@ class TextVectors:
         return TruncatedSVD(n_components=dim, random_state=self.seed).fit(weights).components_
 
 
-def _silent(columns: Mapping[str, Sequence[str | None]]) -> WordVectors:
+def _zero_vectors(columns: Mapping[str, Sequence[str | None]]) -> WordVectors:
     return WordVectors(columns=tuple(columns), words=(), rarity=np.zeros(0), components=np.zeros((1, 0)))

@@ -1,4 +1,4 @@
-"""Fitted word weights: texts -> vectors, in training and for items that come later; nothing here is fitted.
+"""Encoder of texts by fitted word weights, in training and for items that come later.
 
 Shapes: N texts, V words, D dim.
 """
@@ -16,9 +16,9 @@ from scipy import sparse
 
 WORDS, WORD_WEIGHTS = "words.json", "words.safetensors"
 """files of a bundle"""
-NAME = "text"
-"""name of the vector column that stands for all text columns of the items"""
-WORD = re.compile(r"\b\w\w+\b")
+TEXT_COLUMN = "text"
+"""name of the vector column that replaces all text columns of the items"""
+TOKEN = re.compile(r"\b\w\w+\b")
 Document = dict[str, Any]
 Arrays = dict[str, np.ndarray]
 
@@ -37,30 +37,30 @@ class WordVectors:
 
     def __call__(self, columns: Mapping[str, Sequence[str | None]]) -> np.ndarray:
         """N values a column, None where missing -> [N, D] float32 unit rows; an empty text gives zeros."""
-        texts = joined([columns[name] for name in self.columns])
+        texts = join_columns([columns[name] for name in self.columns])
         reduced = np.asarray(self._weights(texts) @ self.components.T)
         norms = np.linalg.norm(reduced, axis=1, keepdims=True)
         return np.divide(reduced, norms, out=np.zeros_like(reduced), where=norms > 1e-9).astype(np.float32)
 
     def _weights(self, texts: Sequence[str]) -> sparse.csr_array:
         """[N, V] float64 with rows of length 1 or 0."""
-        rows = [sorted(Counter(map(self._place_of.get, words_of(text))).items(), key=_place) for text in texts]
-        known = [[(place, count) for place, count in row if place is not None] for row in rows]
+        rows = [sorted(Counter(map(self._column_of.get, tokenize(text))).items(), key=_column_key) for text in texts]
+        known = [[(column, count) for column, count in row if column is not None] for row in rows]
         indptr = np.cumsum([0, *map(len, known)])
-        places = np.array([place for row in known for place, _ in row], dtype=np.int64)
+        columns = np.array([column for row in known for column, _ in row], dtype=np.int64)
         counts = np.array([count for row in known for _, count in row], dtype=np.float64)
-        values = (1 + np.log(counts)) * self.rarity[places]
+        values = (1 + np.log(counts)) * self.rarity[columns]
         row_of = np.repeat(np.arange(len(known)), np.diff(indptr))
         squares = np.bincount(row_of, values**2, minlength=len(known))
         values /= np.sqrt(squares)[row_of]
-        return sparse.csr_array((values, places, indptr), shape=(len(texts), len(self.words)))
+        return sparse.csr_array((values, columns, indptr), shape=(len(texts), len(self.words)))
 
     @cached_property
-    def _place_of(self) -> dict[str, int]:
-        return {word: place for place, word in enumerate(self.words)}
+    def _column_of(self) -> dict[str, int]:
+        return {word: column for column, word in enumerate(self.words)}
 
     def to_documents(self) -> tuple[Document, Arrays]:
-        """What a bundle stores of it."""
+        """Return the document and the arrays that a bundle stores."""
         document = {"columns": list(self.columns), "words": list(self.words)}
         return document, {"rarity": self.rarity, "components": self.components}
 
@@ -74,16 +74,16 @@ class WordVectors:
         )
 
 
-def joined(columns: Sequence[Sequence[str | None]]) -> list[str]:
-    """The text of each item: what is there of its columns, with spaces between."""
+def join_columns(columns: Sequence[Sequence[str | None]]) -> list[str]:
+    """Join the text columns of each item by spaces, without missing ones."""
     return [" ".join(one for one in values if one is not None) for values in zip(*columns, strict=True)]
 
 
-def words_of(text: str) -> list[str]:
-    """Words of two or more letters or digits, in lower case and without accents."""
+def tokenize(text: str) -> list[str]:
+    """Split into words of two or more letters or digits, in lower case and without accents."""
     decomposed = unicodedata.normalize("NFKD", text.lower())
-    return WORD.findall("".join(one for one in decomposed if not unicodedata.combining(one)))
+    return TOKEN.findall("".join(one for one in decomposed if not unicodedata.combining(one)))
 
 
-def _place(counted: tuple[int | None, int]) -> int:
+def _column_key(counted: tuple[int | None, int]) -> int:
     return -1 if counted[0] is None else counted[0]

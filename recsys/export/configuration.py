@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from recsys.features.spec import Tensor
+from recsys.features.spec import TensorSpec
 
 Profile = Literal["cpu", "gpu"]
 PROFILES: tuple[Profile, ...] = ("cpu", "gpu")
@@ -22,11 +22,11 @@ class DeclaredStage(Protocol):
     @property
     def name(self) -> str: ...
     @property
-    def inputs(self) -> tuple[Tensor, ...]: ...
+    def inputs(self) -> tuple[TensorSpec, ...]: ...
     @property
-    def optional_inputs(self) -> tuple[Tensor, ...]: ...
+    def optional_inputs(self) -> tuple[TensorSpec, ...]: ...
     @property
-    def outputs(self) -> tuple[Tensor, ...]: ...
+    def outputs(self) -> tuple[TensorSpec, ...]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ def pbtxt(message: Mapping[str, Any], indent: str = "") -> str:
     return "".join(lines)
 
 
-def _tensor(tensor: Tensor) -> dict[str, Any]:
+def _tensor(tensor: TensorSpec) -> dict[str, Any]:
     return {"name": tensor.name, "data_type": Symbol(DTYPES[tensor.dtype]), "dims": list(tensor.shape)}
 
 

@@ -1,1 +1,1 @@
-"""One definition of every feature: what it is (spec), how a user changes (state), how records become arrays (encode)."""
+"""The one definition of every feature: specification (spec), user history (state), encoding into arrays (encode)."""

@@ -1,4 +1,4 @@
-"""Records and events -> arrays, the only way there is.
+"""Encoding of records and events into arrays, for training, evaluation and serving.
 
 Shapes: R rows, B queries, L history length of the towers, H of the longest history, T objectives, N items of the catalogue.
 """
@@ -12,19 +12,19 @@ from typing import Any
 import numpy as np
 
 from recsys.contracts import PAD, Query
-from recsys.features.spec import MISSING, UNKNOWN, Column, Columns, FeatureSpec, Table
-from recsys.features.state import item_key, remembered
+from recsys.features.spec import MISSING, UNKNOWN, Column, Columns, FeatureSpec, TableSpec
+from recsys.features.state import history_events, item_key
 
 Arrays = dict[str, np.ndarray]
 DAY = 86_400.0
-UNKNOWN_VALUE = ":unknown"
-"""behind the name of a column in `degraded`: it has a value that the bundle does not know"""
-LONGEST = 25.0
-"""log(1 + seconds) of some 2,000 years: what lies beyond is no time, and its exponential no number"""
+UNKNOWN_SUFFIX = ":unknown"
+"""suffix of a column's name in `degraded`: it has a value that the bundle does not know"""
+MAX_GAP = 25.0
+"""log(1 + seconds) of some 2,000 years, the largest gap: larger values come of wrong units and would overflow exp"""
 
 
-def encode_table(table: Table, columns: Columns, num_rows: int) -> Arrays:
-    """One table: {"ids": [R, I] int64, "numbers": [R, F] float32, "vectors": [R, V] float32}, empty parts left out.
+def encode_table(table: TableSpec, columns: Columns, num_rows: int) -> Arrays:
+    """Encode one table: {"ids": [R, I] int64, "numbers": [R, F] float32, "vectors": [R, V] float32}, without empty parts.
 
     Categories and lists are object arrays of str / tuples, None where missing; numbers float arrays, NaN where missing.
     """
@@ -63,22 +63,22 @@ def _encode_vector(column: Column, values: np.ndarray) -> np.ndarray:
     return np.nan_to_num(np.asarray(values, dtype=np.float32).reshape(len(values), column.slots))
 
 
-def missing_columns(table: Table, encoded: Arrays, num_rows: int) -> list[list[str]]:
-    """Names of the columns that each row of an encoded table lacks, also because a value was of the wrong kind, and with
-    UNKNOWN_VALUE behind it each column with a value that training never saw.
+def missing_columns(table: TableSpec, encoded: Arrays, num_rows: int) -> list[list[str]]:
+    """Columns that are missing or of the wrong kind in each row of an encoded table, and with UNKNOWN_SUFFIX those with a
+    value that training never saw.
     """
-    absent: list[tuple[str, np.ndarray]] = []
-    places = {"ids": 0, "numbers": 0, "vectors": 0}
+    lacking: list[tuple[str, np.ndarray]] = []
+    starts = {"ids": 0, "numbers": 0, "vectors": 0}
     for column in table.columns:
         part, width = {"number": ("numbers", 2), "vector": ("vectors", column.slots)}.get(
             column.kind, ("ids", column.slots)
         )
-        values = encoded[part][:, places[part] : places[part] + width]
-        places[part] += width
-        absent.append((column.name, values[:, 1] == 1 if part == "numbers" else (values == 0).all(axis=1)))
+        values = encoded[part][:, starts[part] : starts[part] + width]
+        starts[part] += width
+        lacking.append((column.name, values[:, 1] == 1 if part == "numbers" else (values == 0).all(axis=1)))
         if part == "ids":
-            absent.append((column.name + UNKNOWN_VALUE, (values == UNKNOWN).any(axis=1)))
-    return [[name for name, rows in absent if rows[row]] for row in range(num_rows)]
+            lacking.append((column.name + UNKNOWN_SUFFIX, (values == UNKNOWN).any(axis=1)))
+    return [[name for name, rows in lacking if rows[row]] for row in range(num_rows)]
 
 
 def time_columns(now: np.ndarray) -> Columns:
@@ -102,7 +102,7 @@ class ItemTable:
     """as encode_table gives them, N + 1 rows"""
 
     @staticmethod
-    def encode(table: Table, ids: Sequence[str], columns: Columns) -> "ItemTable":
+    def encode(table: TableSpec, ids: Sequence[str], columns: Columns) -> "ItemTable":
         encoded = encode_table(table, columns, len(ids))
         padded = {name: np.concatenate([part, np.zeros_like(part[:1])]) for name, part in encoded.items()}
         return ItemTable(ids=tuple(ids), encoded=padded)
@@ -117,14 +117,14 @@ class ItemTable:
 
     @cached_property
     def ties(self) -> np.ndarray:
-        """[N + 1] place of every item in the order of `item_key`, padding last."""
+        """[N + 1] rank of every item in the order of `item_key`, padding last."""
         order = sorted(range(len(self)), key=lambda row: item_key(self.ids[row]))
         ties = np.full(len(self) + 1, len(self))
         ties[order] = np.arange(len(self))
         return ties
 
     def revised(self, rows: np.ndarray, encoded: Arrays, new_ids: Sequence[str]) -> "ItemTable":
-        """A table with other features at rows [M], rising, the last of which are those of new items behind the others."""
+        """Return a table with other features at rows [M], ascending; those from N on are the rows of new items."""
         if not len(rows):
             return self
         return ItemTable(
@@ -138,7 +138,7 @@ class ItemTable:
 
 
 def _revised(part: np.ndarray, rows: np.ndarray, values: np.ndarray, num_new: int) -> np.ndarray:
-    """[N + 1, ...] and values [M, ...] -> [N + num_new + 1, ...]; the last row is still all padding."""
+    """[N + 1, ...] and values [M, ...] -> [N + num_new + 1, ...]; the last row stays all padding."""
     grown = np.concatenate([part, np.zeros_like(part, shape=(num_new, *part.shape[1:]))])
     grown[rows] = values
     grown[-1] = 0
@@ -166,7 +166,7 @@ def encode_queries(spec: FeatureSpec, items: ItemTable, queries: Sequence[Query]
 
 
 def without_padding(request: Arrays) -> Arrays:
-    """The same request tensors without the places in front of the histories that are padding in all of them."""
+    """Request tensors without the leading history columns that are padding in all rows."""
     spare = int((request["history_ids"][..., 0] == MISSING).all(axis=0).sum())
     return {name: array[:, spare:] if name.startswith("history_") else array for name, array in request.items()}
 
@@ -174,49 +174,49 @@ def without_padding(request: Arrays) -> Arrays:
 def _encode_histories(
     spec: FeatureSpec, items: ItemTable, queries: Sequence[Query]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Catalogue rows [B, H], labels [B, L, T] and gaps [B, L] of the newest events, after unknown items are gone."""
-    history, item, label, time = _remembered(spec, items, queries)
+    """Catalogue rows [B, H], labels [B, L, T] and gaps [B, L] of the newest events, without unknown items."""
+    history, item, label, time = _history_rows(spec, items, queries)
     age = np.searchsorted(history, history, side="right") - 1 - np.arange(len(history))
     rows = np.full((len(queries), max(spec.history_length, age.max(initial=0) + 1)), PAD, dtype=np.int64)
     rows[history, rows.shape[1] - 1 - age] = item
     shape = (len(queries), spec.history_length)
     labels = np.zeros((*shape, spec.num_objectives), dtype=np.float32)
     times = np.full(shape, np.nan)
-    seen = age < spec.history_length
-    places = history[seen], spec.history_length - 1 - age[seen]
-    labels[places] = encode_labels(label[seen])
+    recent = age < spec.history_length
+    cells = history[recent], spec.history_length - 1 - age[recent]
+    labels[cells] = encode_labels(label[recent])
     if spec.clock:
-        times[places] = time[seen]
+        times[cells] = time[recent]
     return rows, labels, encode_gaps(times, np.array([query.now for query in queries])[:, None])
 
 
-def _remembered(spec: FeatureSpec, items: ItemTable, queries: Sequence[Query]) -> tuple[np.ndarray, ...]:
-    """Of all histories, one after the other: query, catalogue row, labels and timestamp of what is remembered."""
+def _history_rows(spec: FeatureSpec, items: ItemTable, queries: Sequence[Query]) -> tuple[np.ndarray, ...]:
+    """Query, catalogue row, labels and timestamp of the history events of all queries, one history after the other."""
     events = [event for query in queries for event in query.history]
     histories = np.repeat(np.arange(len(queries)), [len(query.history) for query in queries])
     known = items.rows
     rows = np.array([known.get(event.item, PAD) for event in events], dtype=np.int64)
-    places, labels, times = remembered(events, histories, items.ties[rows], spec)
-    met = rows[places] != PAD
-    return histories[places[met]], rows[places[met]], labels[met], times[met]
+    kept, labels, times = history_events(events, histories, items.ties[rows], spec)
+    known_items = rows[kept] != PAD
+    return histories[kept[known_items]], rows[kept[known_items]], labels[known_items], times[known_items]
 
 
 def encode_labels(labels: np.ndarray) -> np.ndarray:
-    """Which objectives an event reached, [0, 1], 0 where that is missing: an amount counts as reached, like in the losses."""
+    """Labels of an event as model inputs in [0, 1], missing ones as 0: an amount counts as reached, as in the losses."""
     return np.nan_to_num(labels).clip(0, 1)
 
 
 def encode_gaps(timestamps: np.ndarray, now: float | np.ndarray) -> np.ndarray:
     """log(1 + seconds) from each event to the next one, from the newest to now; timestamps [..., L] ascending.
 
-    0 where there is no time (NaN), at most LONGEST.
-    A gap looks only at what follows immediately, so the same number serves a causal model at every position.
+    0 where there is no time (NaN), at most MAX_GAP. A gap depends on the next event alone, so that one value serves a causal
+    model at every position.
     """
     following = np.concatenate([timestamps[..., 1:], np.broadcast_to(now, timestamps[..., :1].shape)], axis=-1)
-    return np.minimum(np.log1p(np.fmax(following - timestamps, 0.0)), LONGEST).astype(np.float32)
+    return np.minimum(np.log1p(np.fmax(following - timestamps, 0.0)), MAX_GAP).astype(np.float32)
 
 
-def _gather(table: Table, records: Sequence[Mapping[str, Any]]) -> Columns:
+def _gather(table: TableSpec, records: Sequence[Mapping[str, Any]]) -> Columns:
     return {
         column.name: column_array(column.kind, [record.get(column.name) for record in records], column.slots)
         for column in table.columns
@@ -224,10 +224,10 @@ def _gather(table: Table, records: Sequence[Mapping[str, Any]]) -> Columns:
 
 
 def column_array(kind: str, values: Sequence[Any], length: int = 0) -> np.ndarray:
-    """Raw values as tables and callers hold them -> the array that spec and encode_table read.
+    """Convert raw values of tables and callers to the array that spec and encode_table read.
 
-    A value of the wrong kind counts as missing, and so does a text of blanks; blanks around a text do not count. `length` is
-    that of a vector; a missing one is all zeros.
+    A value of the wrong kind counts as missing, and so does a blank text; texts are stripped. length: of a vector; a missing
+    one is all zeros.
     """
     if kind in ("number", "timestamp"):
         return np.array([_as_number(value) for value in values], dtype=np.float64)

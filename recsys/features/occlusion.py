@@ -1,4 +1,4 @@
-"""What the ranker would read if one thing were not known: exact occlusion, all variants in one batch.
+"""Occlusion of ranker inputs: request tensors with one feature group or event removed, all variants in one batch.
 
 Shapes: C candidates, L history, V variants.
 """
@@ -8,21 +8,21 @@ from collections.abc import Iterator
 import numpy as np
 
 from recsys.features.encode import Arrays
-from recsys.features.spec import IDENTITY, MISSING, UNKNOWN, FeatureSpec, Table
+from recsys.features.spec import IDENTITY, MISSING, UNKNOWN, FeatureSpec, TableSpec
 
 EVERYTHING = "everything"
 
 
-def variants(
+def occluded_variants(
     spec: FeatureSpec, arrays: Arrays, columns: np.ndarray, popular: np.ndarray
 ) -> tuple[tuple[str, ...], Arrays]:
     """Tensors of one request and its candidates, [1, ...] each -> names [V] and tensors [V, ...] of candidates `columns`.
 
-    The first variant, EVERYTHING, is the request itself. Another lacks what it is called after: `popularity` has the mean of
-    all candidates in the scores that lists of the popular give (columns `popular` of the scores) and `collaborative` in all
-    others, of towers and neighbours, `item` does not know which items they are, `content` not what these are like;
-    `profile`, `context` and `history` lack what the ranker itself reads of them, and "event 3" its third newest event.
-    What retrieval made of the history stands in the scores and goes with `collaborative` alone.
+    The first variant, EVERYTHING, is the request itself. Every other one lacks the group in its name: `popularity` replaces
+    the scores of popularity lists (columns `popular` of the scores) by their mean over all candidates, `collaborative` all
+    other scores; `item` hides the item ids, `content` the other item features; `profile`, `context` and `history` hide the
+    ranker's own inputs from them, and "event 3" hides the third newest event. Retrieval scores depend on the history too;
+    only `collaborative` hides them.
     """
     offered = arrays["candidate_ids"][0, :, 0] != MISSING
     mean = arrays["candidate_scores"][:, offered].mean(axis=1, keepdims=True)
@@ -42,29 +42,29 @@ def _without_groups(
     identity = _id_slot(spec.items)
     own = np.arange(arrays["candidate_ids"].shape[-1]) == identity
     yield "item", arrays | {"candidate_ids": np.where(own, UNKNOWN, arrays["candidate_ids"])}
-    nothing = _nothing(spec.items, "candidate", arrays)
+    nothing = _missing_tensors(spec.items, "candidate", arrays)
     if set(nothing) - {"candidate_ids"} or len(own) > 1:
         kept = np.where(own, arrays["candidate_ids"], nothing["candidate_ids"])
         yield "content", arrays | nothing | {"candidate_ids": kept}
     for name, table in (("profile", spec.profile), ("context", spec.context)):
         if table.widths:
-            yield name, arrays | _nothing(table, name, arrays)
+            yield name, arrays | _missing_tensors(table, name, arrays)
     yield "history", arrays | {name: np.zeros_like(one) for name, one in arrays.items() if name.startswith("history_")}
 
 
 def _without_events(arrays: Arrays) -> Iterator[tuple[str, Arrays]]:
-    """The time until the next event stays, so that older ones are as old as they were."""
+    """Hide one event after the other; its gap to the next event stays, so that older events keep their age."""
     present = np.flatnonzero(arrays["history_ids"][0, :, 0] != MISSING)
     read = [name for name in arrays if name.startswith("history_") and name != "history_gaps"]
-    for number, place in enumerate(present[::-1], start=1):
+    for number, column in enumerate(present[::-1], start=1):
         changed = {name: arrays[name].copy() for name in read}
         for array in changed.values():
-            array[:, place] = 0
+            array[:, column] = 0
         yield f"event {number}", arrays | changed
 
 
-def _nothing(table: Table, name: str, arrays: Arrays) -> Arrays:
-    """The tensors of a table of which no value is known."""
+def _missing_tensors(table: TableSpec, name: str, arrays: Arrays) -> Arrays:
+    """Tensors of a table with all values missing."""
     empty = {
         f"{name}_{part}": np.zeros_like(arrays[f"{name}_{part}"]) for part in table.widths if f"{name}_{part}" in arrays
     }
@@ -73,7 +73,7 @@ def _nothing(table: Table, name: str, arrays: Arrays) -> Arrays:
     return empty
 
 
-def _id_slot(table: Table) -> int:
+def _id_slot(table: TableSpec) -> int:
     start = 0
     for column in table.of_kind("category", "categories"):
         if column.name == IDENTITY:

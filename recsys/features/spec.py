@@ -1,4 +1,4 @@
-"""THE definition of the features: which columns there are, what they know, and the tensors they become.
+"""Feature specification: the columns, their fitted vocabularies and scales, and the tensors they become.
 
 A table (items, profile, context) is encoded into at most three tensors a row: `ids` (slots of vocabulary indices),
 `numbers` (standardised values, each with a missing flag) and `vectors`. Training, evaluation and serving all go through
@@ -27,10 +27,10 @@ RESERVED = 2
 TIME_NUMBERS = ("hour_sin", "hour_cos", "weekday_sin", "weekday_cos")
 """derived from Query.now (UTC) and appended to the context's numbers"""
 
-ROUNDING = 1e-9
-"""of numbers, below which their spread is none"""
+CONSTANT_TOLERANCE = 1e-9
+"""standard deviation relative to the largest value below which a column counts as constant"""
 IDENTITY = "item"
-"""the column of the items that says who an item is, not what it is like"""
+"""the column of item ids"""
 TABLES = ("items", "profile", "context")
 
 Columns = Mapping[str, np.ndarray]
@@ -39,12 +39,12 @@ EncodedKind = Literal["category", "categories", "number", "vector"]
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """One column with all that was fitted on the training period."""
+    """One column with its vocabulary or scale, fitted on the training period."""
 
     name: str
     kind: EncodedKind
     vocabulary: tuple[str, ...] = ()
-    """known values of a category, most frequent first, then by crc32; a value has index RESERVED + its place"""
+    """known values of a category, most frequent first, then by crc32; a value has id RESERVED + its index here"""
     slots: int = 1
     """ids a row: 1 for a category, the longest kept list for categories, the length of a vector"""
     mean: float = 0.0
@@ -57,13 +57,13 @@ class Column:
 
     @cached_property
     def index(self) -> dict[str, int]:
-        """known value -> its id"""
-        return {value: RESERVED + place for place, value in enumerate(self.vocabulary)}
+        """value of the vocabulary -> its id"""
+        return {value: RESERVED + number for number, value in enumerate(self.vocabulary)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
-    """The columns of one table, in the order in which they stand in its tensors."""
+class TableSpec:
+    """The columns of one table, in the order of its tensors."""
 
     name: str
     columns: tuple[Column, ...]
@@ -84,12 +84,12 @@ class Table:
 
     @property
     def missing_numbers(self) -> tuple[float, ...]:
-        """The numbers of a row of which nothing is known: every flag is set, what is derived from the time is 0."""
+        """The numbers of a row with all values missing: every flag is set, numbers derived from the time are 0."""
         return (0.0, 1.0) * len(self.of_kind("number")) + (0.0,) * len(self.extra_numbers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tensor:
+class TensorSpec:
     """Name, element type and shape (without the batch; -1 is variable) of a tensor between stages."""
 
     name: str
@@ -99,13 +99,13 @@ class Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureSpec:
-    """Everything that turns records into arrays; its fingerprint binds a model to it."""
+    """Specification of the encoding of records into arrays; its fingerprint binds a model to it."""
 
-    items: Table
-    profile: Table
-    context: Table
+    items: TableSpec
+    profile: TableSpec
+    context: TableSpec
     history_length: int
-    """newest events of a user that the models see"""
+    """newest events of a user that the models read"""
     actions: Mapping[str, str]
     """name -> number or word; names alone are those of numbers"""
     objectives: Mapping[str, str]
@@ -143,22 +143,22 @@ class FeatureSpec:
         values = [np.broadcast_to(expression.labels(columns), (num_rows,)) for expression in self._expressions]
         return np.stack(values, axis=1).astype(np.float32)
 
-    def request_tensors(self) -> tuple[Tensor, ...]:
-        """What a query becomes, before any candidate is known."""
+    def request_tensors(self) -> tuple[TensorSpec, ...]:
+        """Tensors of an encoded query, without candidates."""
         length = self.history_length
         history = _table_tensors("history", self.items, (length,))
         events = (
-            Tensor(name="history_labels", dtype="float32", shape=(length, self.num_objectives)),
-            Tensor(name="history_gaps", dtype="float32", shape=(length,)),
+            TensorSpec(name="history_labels", dtype="float32", shape=(length, self.num_objectives)),
+            TensorSpec(name="history_gaps", dtype="float32", shape=(length,)),
         )
         return history + events + _table_tensors("profile", self.profile) + _table_tensors("context", self.context)
 
-    def candidate_tensors(self) -> tuple[Tensor, ...]:
-        """What the ranker reads of each candidate, beside its retrieval scores."""
+    def candidate_tensors(self) -> tuple[TensorSpec, ...]:
+        """Tensors of the candidates' features, beside their retrieval scores."""
         return _table_tensors("candidate", self.items, (-1,))
 
-    def item_tensors(self) -> tuple[Tensor, ...]:
-        """What the item tower reads of an item."""
+    def item_tensors(self) -> tuple[TensorSpec, ...]:
+        """Input tensors of the item tower."""
         return _table_tensors("item", self.items)
 
     def to_documents(self) -> tuple[dict[str, Any], dict[str, list[str]]]:
@@ -183,28 +183,28 @@ class FeatureSpec:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _table_tensors(name: str, table: Table, leading: tuple[int, ...] = ()) -> tuple[Tensor, ...]:
+def _table_tensors(name: str, table: TableSpec, leading: tuple[int, ...] = ()) -> tuple[TensorSpec, ...]:
     return tuple(
-        Tensor(name=f"{name}_{part}", dtype="int64" if part == "ids" else "float32", shape=(*leading, width))
+        TensorSpec(name=f"{name}_{part}", dtype="int64" if part == "ids" else "float32", shape=(*leading, width))
         for part, width in table.widths.items()
     )
 
 
-def _table_from(name: str, document: Mapping[str, Any], vocabularies: Mapping[str, list[str]]) -> Table:
+def _table_from(name: str, document: Mapping[str, Any], vocabularies: Mapping[str, list[str]]) -> TableSpec:
     columns = tuple(
         Column(**one, vocabulary=tuple(vocabularies[f"{name}.{one['name']}"])) for one in document["columns"]
     )
-    return Table(name=name, columns=columns, extra_numbers=tuple(document["extra_numbers"]))
+    return TableSpec(name=name, columns=columns, extra_numbers=tuple(document["extra_numbers"]))
 
 
 class Features:
-    """How to fit a spec: the knobs, and `fit` that reads the training period only."""
+    """Configuration of a spec, and its fit on the training period."""
 
     def __init__(self, *, history_length: int, max_values: int, min_count: int, leave_out: Sequence[str]) -> None:
         """
-        history_length: newest events of a user that the models see, 1 to 1,000
+        history_length: newest events of a user that the models read, 1 to 1,000
         max_values: values kept of a `categories` list, 1 to 64
-        min_count: a category value seen less often is UNKNOWN
+        min_count: a category value with fewer occurrences is UNKNOWN
         leave_out: columns of any table that are no features
         """
         check_ranges(
@@ -221,7 +221,7 @@ class Features:
         self.leave_out = frozenset(leave_out)
 
     def check(self, columns: Collection[str]) -> None:
-        """ConfigError for a column to be left out that is not there or that cannot be."""
+        """Raise ConfigError for a name in `leave_out` that is no column or that cannot be left out."""
         for name in sorted(self.leave_out):
             if name == IDENTITY:
                 raise ConfigError("features.leave_out names item, by which items are known; leave other columns out")
@@ -230,14 +230,14 @@ class Features:
 
     def fit_table(
         self, name: str, kinds: Mapping[str, str], columns: Columns, extra_numbers: tuple[str, ...] = ()
-    ) -> Table:
-        """Vocabularies and scales of one table from its training rows: {column: [R]}; vectors are [R, D]."""
+    ) -> TableSpec:
+        """Fit vocabularies and scales of one table on its training rows: {column: [R]}; vectors are [R, D]."""
         fitted = [
             self._fit_column(column, kind, columns[column])
             for column, kind in kinds.items()
             if column not in self.leave_out and kind != "text"
         ]
-        return Table(name=name, columns=tuple(fitted), extra_numbers=extra_numbers)
+        return TableSpec(name=name, columns=tuple(fitted), extra_numbers=extra_numbers)
 
     def _fit_column(self, name: str, kind: str, values: np.ndarray) -> Column:
         if kind == "category":
@@ -268,6 +268,6 @@ def _fit_number(name: str, values: np.ndarray) -> Column:
     known = known[np.isfinite(known)]
     if not len(known):
         return Column(name=name, kind="number")
-    spread = float(known.std())
-    constant = spread <= ROUNDING * float(np.abs(known).max())
-    return Column(name=name, kind="number", mean=float(known.mean()), scale=1.0 if constant else spread)
+    std = float(known.std())
+    constant = std <= CONSTANT_TOLERANCE * float(np.abs(known).max())
+    return Column(name=name, kind="number", mean=float(known.mean()), scale=1.0 if constant else std)

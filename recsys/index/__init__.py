@@ -1,4 +1,4 @@
-"""Nearest neighbours of a query vector: exact (the oracle) and approximate, behind one call; patched between trainings."""
+"""Nearest-neighbour search by inner product: exact and approximate indexes with one interface, patched between trainings."""
 
 from recsys.index.exact import ExactIndex
 from recsys.index.faiss_index import FaissIndex, IndexBuilder

@@ -1,7 +1,7 @@
-"""Exact top-k by inner product: an 8-bit scan with a bound, then float32 scores of the few rows it leaves.
+"""Exact top-k by inner product: an 8-bit scan with an error bound, then float32 scores of the few remaining rows.
 
-What it returns is what `recsys.index.scores.oracle` returns, bit for bit, at any time the full [B, N] score
-matrix being nowhere. Rows keep their number for life: new items are appended, removed ones are never found again.
+Results equal those of `recsys.index.scores.oracle` bit for bit; the full [B, N] score matrix never exists. Rows keep their
+number for life: new items are appended, removed ones are never found again.
 
 Shapes: B queries, N items, D dim, K results.
 """
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from recsys.index.gpu.device_index import DeviceIndex
 
 SPARSE_MASK_RATIO = 32
-"""where one row in so many is allowed, scoring those is faster than a scan of all"""
+"""with fewer than one allowed row in so many, scoring these is faster than a scan of all"""
 
 
 class ExactIndex:
-    """Inner product with every item vector."""
+    """Exact search in memory, on the CPU."""
 
     def __init__(self, vectors: np.ndarray) -> None:
-        """vectors [N, D]; DataError where one is not finite."""
+        """vectors: [N, D]; DataError where one is not finite."""
         self._vectors = check_vectors(vectors)
         self._codes = Int8Codes.of(self._vectors)
         self._alive = np.ones(len(self._vectors), dtype=bool)
@@ -35,9 +35,9 @@ class ExactIndex:
         return len(self._vectors)
 
     def search(self, queries: np.ndarray, k: int, allowed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """queries [B, D] -> scores [B, K] float32 falling and catalogue rows [B, K] int64, K = min(k, N).
+        """Search queries [B, D] -> scores [B, K] float32, descending, and catalogue rows [B, K] int64, K = min(k, N).
 
-        allowed: the only rows that may be found, as bool [N] or [B, N] or as row numbers. Where fewer than K may be,
+        allowed: the only rows that may be found, as bool [N] or [B, N] or as row numbers. With fewer than K of them,
         scores end in -inf and rows in PAD.
         """
         check_k(k)
@@ -62,7 +62,7 @@ class ExactIndex:
         return np.where((rows == PAD)[..., None], np.float32(0), self._vectors[rows])
 
     def add(self, vectors: np.ndarray) -> np.ndarray:
-        """Append vectors [M, D]; returns their rows [M]."""
+        """Append vectors [M, D] and return their rows [M]."""
         vectors = check_vectors(vectors, self._vectors.shape[1])
         first = len(self)
         self._vectors = np.concatenate([self._vectors, vectors])
@@ -71,18 +71,18 @@ class ExactIndex:
         return np.arange(first, len(self))
 
     def remove(self, rows: np.ndarray) -> None:
-        """Never find these rows again; their vectors can still be asked for."""
+        """Exclude rows from all searches; `vectors` still returns them."""
         self._alive[check_rows(rows, len(self))] = False
 
     def to(self, device: str) -> "DeviceIndex":
-        """A copy of what is alive for a torch device, "cuda" or "cpu", with the same search."""
+        """Copy the index to a torch device, "cuda" or "cpu"."""
         from recsys.index.gpu.device_index import DeviceIndex
 
         return DeviceIndex(self._vectors, self._alive, device)
 
 
 def recall_against(exact_rows: np.ndarray, rows: np.ndarray) -> float:
-    """Share of the exact neighbours [B, K] that `rows` [B, K'] holds as well."""
+    """Recall of `rows` [B, K'] against the exact neighbours [B, K]."""
     hits = [
         np.isin(exact, own).sum() for exact, own in zip(np.where(exact_rows == PAD, -2, exact_rows), rows, strict=True)
     ]

@@ -1,8 +1,8 @@
-"""faiss behind the same call as the exact index: candidates by faiss, scores and order as everywhere in this room.
+"""faiss with the interface of the exact index: candidates by faiss, scores and order as in recsys.index.scores.
 
-Calls into faiss come one after the other: its GPU indexes are not safe even for readers, and an index that grows is not
-either (faiss#367, #4525). Where there is a GPU, one thread that the index owns makes all of them; where there is none, whoever
-calls does, because handing a search over costs as much as a small one. Any thread may search, add and remove.
+Calls into faiss are serialised: its GPU indexes are not safe even for readers, nor is a growing index (faiss#367, #4525).
+With a GPU one thread of the index makes all calls; without one the calling thread does, because handing a search over costs
+as much as a small search. Any thread may search, add and remove.
 
 Shapes: B queries, N items, D dim, K results.
 """
@@ -23,7 +23,7 @@ from recsys.index.ivf_cells import IVFCells, euclidean_assignment, nested_indexe
 from recsys.index.scores import allowed_rows, check_k, check_rows, check_vectors, inner_products
 
 RECALL_SAMPLE = 256
-"""item vectors used as queries when the recall of a new index is measured, if no queries are given"""
+"""item vectors that stand in for queries when the recall of a new index is measured"""
 
 T = TypeVar("T")
 
@@ -48,7 +48,7 @@ class FaissIndex:
         return len(self._alive)
 
     def search(self, queries: np.ndarray, k: int, allowed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """As ExactIndex.search, approximately: more places may be left to PAD."""
+        """Search as ExactIndex.search, approximately: more results may be PAD."""
         check_k(k)
         return self._exclusive(lambda: self._search(check_vectors(queries, self._index.d), min(k, len(self)), allowed))
 
@@ -61,16 +61,16 @@ class FaissIndex:
         return self._exclusive(lambda: self._add(check_vectors(vectors, self._index.d)))
 
     def remove(self, rows: np.ndarray) -> None:
-        """Never find these rows again; their vectors can still be asked for."""
+        """Exclude rows from all searches; `vectors` still returns them."""
         self._exclusive(lambda: self._remove(check_rows(rows, len(self))))
 
     def set_search_parameters(self, *, nprobe: int, ef_search: int, k_factor: float) -> None:
-        """How much is looked at, see IndexBuilder; written with the index."""
+        """Set the breadth of the search, see IndexBuilder; stored with the index."""
         self._exclusive(lambda: _set_search_parameters(self._index, nprobe, ef_search, k_factor))
         self._clone = None
 
     def write(self, path: Path) -> None:
-        """faiss' own file; removed rows are those whose id is PAD."""
+        """Write a faiss file, in which removed rows have the id PAD."""
         self._exclusive(lambda: faiss.write_index(self._with_ids(), str(path)))
 
     @staticmethod
@@ -98,7 +98,7 @@ class FaissIndex:
         return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
 
     def _masked(self, queries: np.ndarray, allowed: np.ndarray | None) -> list[tuple[np.ndarray, np.ndarray | None]]:
-        """Queries together as far as they may find the same: (queries, bool [N] or None for all)."""
+        """Group queries by mask: (queries, bool [N] or None for all rows)."""
         if allowed is None and self._alive.all():
             return [(queries, None)]
         masks = allowed_rows(allowed, self._alive, len(queries))
@@ -107,7 +107,7 @@ class FaissIndex:
         return [(queries[at : at + 1], own) for at, own in enumerate(masks)]
 
     def _rows(self, queries: np.ndarray, k: int, mask: np.ndarray | None) -> np.ndarray:
-        """Candidates [B, at least K] of faiss in any order."""
+        """Candidates [B, at least K] by faiss, in any order."""
         if mask is None and faiss.get_num_gpus():
             return self._on_gpus().search(queries, k)[1]
         bits = None if mask is None else np.packbits(mask, bitorder="little")
@@ -149,7 +149,7 @@ class FaissIndex:
 
 
 class IndexBuilder:
-    """Builds an index by faiss' factory string and refuses one that finds too little."""
+    """Configuration of a faiss index; `build` refuses an index of too low a recall."""
 
     def __init__(
         self, *, factory: str, nprobe: int, ef_search: int, k_factor: float, min_recall: float, recall_at: int
@@ -158,8 +158,8 @@ class IndexBuilder:
         factory: faiss' own notation, "Flat", "IVF1024,Flat", "IVF1024,PQ32x4fs,RFlat", "HNSW32"
         nprobe: cells visited by an IVF index, ignored by others
         ef_search: breadth of the search in an HNSW graph, ignored by others
-        k_factor: candidates a result that are scored by their exact vectors where the factory ends in RFlat
-        min_recall: build fails when the share of the exact `recall_at` neighbours found is lower, 0 to 1
+        k_factor: candidates per result that are rescored by exact vectors where the factory ends in RFlat
+        min_recall: lowest recall of the exact `recall_at` neighbours, 0 to 1, below which `build` fails
         """
         check_ranges(
             "index",
@@ -177,9 +177,9 @@ class IndexBuilder:
         self.recall_at = recall_at
 
     def build(self, vectors: np.ndarray, queries: np.ndarray | None = None) -> tuple[FaissIndex, float]:
-        """vectors [N, D] -> the index and its measured recall; ConfigError when that is below min_recall.
+        """Build the index of vectors [N, D] and measure its recall; ConfigError when that is below min_recall.
 
-        queries: [B, D] of the kind that will be asked; a sample of the items stands in for them.
+        queries: [B, D] of the kind to be searched; None takes a sample of the items.
         """
         vectors = check_vectors(vectors)
         built = FaissIndex(self._trained(vectors), np.ones(len(vectors), dtype=bool))
@@ -214,9 +214,9 @@ class IndexBuilder:
 
 
 def _recall(vectors: np.ndarray, queries: np.ndarray, exact: np.ndarray, rows: np.ndarray) -> float:
-    """Share of the exact neighbours, of which only the scores [B, K] matter, whose equals `rows` [B, K] holds.
+    """Recall of `rows` [B, K] by exact scores [B, K]: a row counts that scores no less than the k-th exact neighbour.
 
-    Items with equal vectors stand for each other.
+    Items with equal vectors thus count for each other.
     """
     scores = inner_products(queries[:, None], vectors[rows])
     found = (scores >= exact.min(axis=1, keepdims=True)) & (rows != PAD)
@@ -236,7 +236,7 @@ def _set_search_parameters(index: faiss.Index, nprobe: int, ef_search: int, k_fa
 
 
 def _selector_parameters(index: faiss.Index, selector: faiss.IDSelector) -> faiss.SearchParameters:
-    """How this index is searched among chosen rows only, its knobs unchanged."""
+    """Search parameters of the index that restrict it to the selected rows and change nothing else."""
     match index:
         case faiss.IndexRefine():
             base = _selector_parameters(faiss.downcast_index(index.base_index), selector)

@@ -1,7 +1,7 @@
-"""One pass over item vectors kept as 8-bit integers, with a bound on what that loses: finds all that can be in the top k.
+"""Scan of item vectors as 8-bit integers with an error bound, which finds every row that can be in the top k.
 
-Item x is kept as codes c and a scale s, so that |q.x - q.(s c)| <= ||q|| ||x - s c|| (Cauchy-Schwarz). A margin is
-||x - s c|| and, times ||x||, what the rounded query and float32 arithmetic add. The best lower bound of a group is
+Item x is stored as codes c and a scale s, so that |q.x - q.(s c)| <= ||q|| ||x - s c|| (Cauchy-Schwarz). A margin is
+||x - s c|| plus ||x|| times the error of the rounded query and of float32 arithmetic. The best lower bound of a group is
 a score that one of its rows reaches; the k-th best of these over all groups is a floor below which no result lies.
 
 Shapes: N items, D dim, G groups of consecutive rows, C candidates, K results.
@@ -17,9 +17,9 @@ from numba import njit
 
 LEVELS = 127
 ROUNDING = 2.0**-18
-"""relative, of float32 arithmetic in a scan and in a folded score, together at most 2^-18 for D up to 4,096"""
-UNDERFLOW = np.float32(1e-34)
-"""absolute, of products that underflow"""
+"""relative error of float32 arithmetic in a scan and in a folded score, together at most 2^-18 for D up to 4,096"""
+UNDERFLOW_ERROR = np.float32(1e-34)
+"""absolute error of products that underflow"""
 MIN_SCALE = np.float32(1e-30)
 NO_SCORE = np.float32(-3e38)
 FASTMATH = {"reassoc", "contract", "nnan", "nsz"}
@@ -32,14 +32,14 @@ ResultBuffers = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True, kw_only=True)
 class Int8Codes:
-    """What a scan reads instead of the vectors."""
+    """Quantised vectors with the error bound of each."""
 
     codes: np.ndarray
     """[N, D] int8"""
     scales: np.ndarray
     """[N] float32"""
     margins: np.ndarray
-    """[N] float32; times the query's norm the most by which a scan's score is off"""
+    """[N] float32; times the query's norm an upper bound of the error of a scan's score"""
 
     @staticmethod
     def of(vectors: np.ndarray) -> "Int8Codes":
@@ -56,9 +56,9 @@ class Int8Codes:
         )
 
     def search(self, query: np.ndarray, allowed: np.ndarray, vectors: np.ndarray, found: ResultBuffers) -> int:
-        """Write the best of query [D] among allowed [N] bool, falling, into `found`; returns how many were scored.
+        """Write the top k of query [D] among allowed [N] bool, descending, into `found`; return the number of scored rows.
 
-        Places beyond the allowed rows are left as they are.
+        With fewer than k allowed rows the rest of `found` stays as it is.
         """
         return _compiled_search(len(query))(
             self.codes, self.scales, self.margins, allowed, vectors, query, _query_levels(len(query)), *found
@@ -66,7 +66,7 @@ class Int8Codes:
 
 
 def _query_levels(dim: int) -> int:
-    """Steps of a rounded query: as many as fit 16 bits, and sums of D products 32."""
+    """Largest integer of a rounded query: it fits 16 bits, and sums of D products fit 32."""
     return min(32_767, (2**31 - 1) // (LEVELS * max(dim, 1)))
 
 
@@ -83,7 +83,7 @@ def _encode(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 @njit(nogil=True)
 def _order_preserving(bits):
-    """float32 bits as a whole number of the same order; its own inverse."""
+    """float32 bits as an integer of the same order; its own inverse."""
     return bits if bits >= 0 else bits ^ 0x7FFFFFFF
 
 
@@ -111,7 +111,7 @@ def _kth_largest(lower, k):
 
 @njit(nogil=True)
 def _descending_order(scores):
-    """Places of [C] scores from the largest to the smallest, equal ones as they stood: a radix sort by bytes."""
+    """Indices of [C] scores in descending order, stable: a radix sort by bytes."""
     bits = scores.view(np.int32)
     keys, order = np.empty(len(bits), dtype=np.int64), np.arange(len(bits))
     for at in range(len(bits)):
@@ -131,7 +131,7 @@ def _descending_order(scores):
 
 @njit(nogil=True)
 def _round_query(query, levels):
-    """The query [D] as whole numbers up to `levels`, the step between two of them, and a number not below its norm."""
+    """The query [D] as integers up to `levels`, the step between two of them, and an upper bound of its norm."""
     largest, squares = MIN_SCALE, 0.0
     for value in query:
         largest = max(largest, abs(value))
@@ -145,7 +145,7 @@ def _round_query(query, levels):
 
 @lru_cache
 def _compiled_fold(width: int) -> Callable[..., Any]:
-    """A folded sum over the first `width` products, see recsys.index.scores."""
+    """Compile the folded sum of the first `width` products, see recsys.index.scores."""
     if width <= 1:
         return njit(nogil=True)(lambda products: products[0])
     half = (width + 1) // 2
@@ -162,7 +162,7 @@ def _compiled_fold(width: int) -> Callable[..., Any]:
 
 @lru_cache
 def _compiled_approximate(dim: int) -> Callable[..., Any]:
-    """Scores of int8 codes, a group of rows at a time."""
+    """Compile the scores of int8 codes, a group of rows at a time."""
 
     @njit(nogil=True, fastmath=FASTMATH)
     def approximate(codes, scales, rounded, step, start, num, scores):
@@ -177,12 +177,12 @@ def _compiled_approximate(dim: int) -> Callable[..., Any]:
 
 @lru_cache
 def _compiled_bounds(dim: int) -> Callable[..., Any]:
-    """What the scores of each group lie between."""
+    """Compile the bounds of the scores of each group."""
     approximate = _compiled_approximate(dim)
 
     @njit(nogil=True, fastmath=FASTMATH)
     def bounds(codes, scales, margins, allowed, rounded, step, norm, size):
-        """The best lower and upper bound of every group, LOWEST where none of its rows is allowed."""
+        """The best lower and upper bound of every group, NO_SCORE where none of its rows is allowed."""
         lower = np.empty((len(codes) + size - 1) // size, dtype=np.float32)
         upper = np.empty_like(lower)
         scores = np.empty(size, dtype=np.float32)
@@ -192,7 +192,7 @@ def _compiled_bounds(dim: int) -> Callable[..., Any]:
             approximate(codes, scales, rounded, step, start, num, scores)
             low = high = NO_SCORE
             for at in range(num):
-                margin = norm * margins[start + at] + UNDERFLOW
+                margin = norm * margins[start + at] + UNDERFLOW_ERROR
                 low = max(low, scores[at] - margin if allowed[start + at] else NO_SCORE)
                 high = max(high, scores[at] + margin if allowed[start + at] else NO_SCORE)
             lower[group], upper[group] = low, high
@@ -203,12 +203,12 @@ def _compiled_bounds(dim: int) -> Callable[..., Any]:
 
 @lru_cache
 def _compiled_collect(dim: int) -> Callable[..., Any]:
-    """The rows that may be among the best."""
+    """Compile the selection of rows that can be in the top k."""
     approximate = _compiled_approximate(dim)
 
     @njit(nogil=True)
     def collect(codes, scales, margins, allowed, rounded, step, norm, size, reached, floor):
-        """Rising rows of all in the reached groups whose upper bound is not below the floor."""
+        """Ascending rows of the reached groups whose upper bound is not below the floor."""
         rows, found = np.empty(len(reached) * size, dtype=np.int64), 0
         scores = np.empty(size, dtype=np.float32)
         for group in reached:
@@ -217,7 +217,7 @@ def _compiled_collect(dim: int) -> Callable[..., Any]:
             approximate(codes, scales, rounded, step, start, num, scores)
             for at in range(num):
                 rows[found] = start + at
-                upper = scores[at] + (norm * margins[start + at] + UNDERFLOW)
+                upper = scores[at] + (norm * margins[start + at] + UNDERFLOW_ERROR)
                 found += allowed[start + at] and upper >= floor
         return rows[:found]
 
@@ -226,12 +226,12 @@ def _compiled_collect(dim: int) -> Callable[..., Any]:
 
 @lru_cache
 def _compiled_scored(dim: int) -> Callable[..., Any]:
-    """Exact scores of a few rows."""
+    """Compile the exact scores of a few rows."""
     folded = _compiled_fold(dim)
 
     @njit(nogil=True)
     def scored(vectors, query, rows):
-        """Folded scores of rows; -0 becomes 0, or the two would not be a tie."""
+        """Folded scores of rows; -0.0 becomes 0.0, since the radix sort would order them."""
         exact, products = np.empty(len(rows), dtype=np.float32), np.zeros(max(dim, 1), dtype=np.float32)
         for at in range(len(rows)):
             for d in range(dim):
@@ -244,7 +244,7 @@ def _compiled_scored(dim: int) -> Callable[..., Any]:
 
 @lru_cache
 def _compiled_search(dim: int) -> Callable[..., Any]:
-    """The machine code for one dim: with a constant length the inner loops become a few vector instructions."""
+    """Compile the search for one dim: with a constant length the inner loops become a few vector instructions."""
     bounds, collect, scored = _compiled_bounds(dim), _compiled_collect(dim), _compiled_scored(dim)
 
     @njit(nogil=True)

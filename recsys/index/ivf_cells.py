@@ -1,8 +1,8 @@
-"""The cells of a faiss IVF index: items lie in the nearest one, queries visit those where the best items are expected.
+"""Cells of a faiss IVF index: items go to the nearest centroid, queries visit the cells with the best expected item.
 
-faiss assigns by the inner product too, which gives all items to the longest centroids where lengths differ, and visits
-cells by their centroid's score alone. A cell of n items around centroid c with a root mean square distance r
-promises more: its best item is expected at q.c + ||q|| r sqrt(2 ln n / D), the largest of n Gaussian residuals.
+faiss also assigns by inner product, which gives all items to the longest centroids where norms differ, and visits cells by
+the score of their centroid alone. For a cell of n items around centroid c with a root mean square distance r the best
+item is expected at q.c + ||q|| r sqrt(2 ln n / D), the largest of n Gaussian residuals.
 
 Shapes: B queries, D dim, K results, P cells visited.
 """
@@ -16,11 +16,11 @@ import numpy as np
 from recsys.contracts import PAD
 
 POINTS_PER_CELL = 64
-"""items that k-means looks at for each cell"""
+"""training items of k-means per cell"""
 
 
 def nested_indexes(index: faiss.Index) -> Iterator[faiss.Index]:
-    """An index and those inside it."""
+    """An index and all indexes inside it."""
     yield index
     for name in ("index", "base_index"):
         if hasattr(index, name):
@@ -29,7 +29,7 @@ def nested_indexes(index: faiss.Index) -> Iterator[faiss.Index]:
 
 @contextmanager
 def euclidean_assignment(index: faiss.Index) -> Iterator[None]:
-    """Train and add in here: cells by distance, afterwards again by the inner product."""
+    """Context to train and add in: cells are assigned by Euclidean distance; searches outside use the inner product."""
     inside = [part for part in nested_indexes(index) if isinstance(part, faiss.IndexIVF)]
     flat = [part for part in inside if isinstance(faiss.downcast_index(part.quantizer), faiss.IndexFlat)]
     for part in flat:
@@ -43,7 +43,7 @@ def euclidean_assignment(index: faiss.Index) -> Iterator[None]:
 
 
 class IVFCells:
-    """How the cells of one index are chosen and searched; `index` is an IVF index or one with RFlat around it."""
+    """Cell selection and search of an IVF index, also one inside RFlat."""
 
     def __init__(self, index: faiss.Index) -> None:
         self.index = index
@@ -51,16 +51,16 @@ class IVFCells:
         self.centroids = self.ivf.quantizer.reconstruct_n(0, self.ivf.nlist)
         self.sizes = np.zeros(self.ivf.nlist, dtype=np.int64)
         self.bonuses = np.full(self.ivf.nlist, -np.inf, dtype=np.float32)
-        """what a query of length one may hope for beyond the centroid's score"""
+        """[cells] expected score of the best item above the centroid's, for a query of norm 1"""
 
     @staticmethod
     def supports(index: faiss.Index) -> bool:
-        """Whether an index is of the kind that this class searches."""
+        """Whether an index is an IVF index with flat centroids, or one inside RFlat."""
         inner = faiss.downcast_index(index.base_index) if isinstance(index, faiss.IndexRefine) else index
         return isinstance(inner, faiss.IndexIVF) and isinstance(faiss.downcast_index(inner.quantizer), faiss.IndexFlat)
 
     def search(self, queries: np.ndarray, k: int, selector: faiss.IDSelector | None) -> np.ndarray:
-        """Rows [B, K] of the best candidates by the scores of the codes, PAD where there are too few."""
+        """Rows [B, K] of the best candidates by the scores of faiss' codes, PAD where there are too few."""
         self._refresh_bonuses()
         assigned, scores = self._cells_to_visit(queries)
         found, rows = np.empty((len(queries), k), np.float32), np.full((len(queries), k), PAD)
@@ -70,7 +70,7 @@ class IVFCells:
         return rows
 
     def _cells_to_visit(self, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The most promising cells [B, P] int64, best first, and the scores [B, P] of their centroids."""
+        """Cells [B, P] int64 by expected best score, best first, and the scores [B, P] of their centroids."""
         scores = queries @ self.centroids.T
         expected = scores + np.linalg.norm(queries, axis=1, keepdims=True) * self.bonuses
         num = min(self.ivf.nprobe, len(self.sizes))

@@ -1,9 +1,9 @@
-"""An index with some rows hidden and others added or given new vectors, without a touch of the one it is made from.
+"""Overlay of an index that hides, adds and replaces rows without changing the base index.
 
-The index below goes on answering those who hold it. Scores and order are those of this room, so that the same rows give
-the same results whether they came by training or later.
+Concurrent searches of the base index go on. Scores and order are those of recsys.index.scores, so that rows give the same
+results whether they are in the base index or in the patch.
 
-Shapes: B queries, N rows of the index below, M patched rows, H rows hidden below, D dim, K results.
+Shapes: B queries, N rows of the base index, M patched rows, H hidden rows of the base index, D dim, K results.
 """
 
 from typing import TYPE_CHECKING
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
     from recsys.index.exact import ExactIndex
     from recsys.index.faiss_index import FaissIndex
 
-ROUNDING = 2.0**-18
-"""relative, of a float32 product of matrices and of a folded score together, for D up to 4,096"""
+PRODUCT_ROUNDING = 2.0**-18
+"""relative error of a float32 matrix product and of a folded score together, for D up to 4,096"""
 
 
 class PatchedIndex:
-    """Rows of an index and of a few vectors kept beside it."""
+    """A base index and a few vectors that are searched beside it."""
 
     def __init__(
         self, below: "ExactIndex | FaissIndex", rows: np.ndarray, vectors: np.ndarray, hidden: np.ndarray
     ) -> None:
         """
-        rows: [M] rising, each once; those from N on are new ones without a gap, the others have another vector than below
+        rows: [M] ascending, distinct; those from N on are new rows without a gap, the others replace vectors of `below`
         vectors: [M, D] of these rows
-        hidden: rows that are never found, their vectors can still be asked for
+        hidden: rows that are never found; `vectors` still returns them
         """
         self._below, self._rows = below, np.asarray(rows, dtype=np.int64)
         self._vectors = check_vectors(vectors)
@@ -39,7 +39,7 @@ class PatchedIndex:
         shown[hidden] = False
         found = shown[self._rows]
         self._shown_rows, self._shown_vectors = self._rows[found], self._vectors[found]
-        self._margin = ROUNDING * float(np.linalg.norm(self._vectors, axis=1).max(initial=0))
+        self._margin = PRODUCT_ROUNDING * float(np.linalg.norm(self._vectors, axis=1).max(initial=0))
         shown[self._rows] = False
         self._shown_below = shown[: len(below)]
         self._num_hidden_below = int(len(below) - self._shown_below.sum())
@@ -49,7 +49,7 @@ class PatchedIndex:
         return self._length
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """queries [B, D] -> scores [B, K] falling and rows [B, K], K = min(k, len), as ExactIndex.search."""
+        """Search queries [B, D] -> scores [B, K] descending and rows [B, K], K = min(k, len), as ExactIndex.search."""
         check_k(k)
         parts = zip(self._search_below(queries, k), self._search_patch(queries, k), strict=True)
         scores, rows = (np.concatenate(one, axis=1) for one in parts)
@@ -67,7 +67,7 @@ class PatchedIndex:
         return found
 
     def _search_patch(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """[B, number that may be found] each; -inf and PAD where a row is surely not among the k best of the patch."""
+        """[B, candidates] each; -inf and PAD where a row cannot be among the k best of the patch."""
         possible = self._possible(queries, k)
         reached = np.flatnonzero(possible.any(axis=0))
         query, at = np.nonzero(possible[:, reached])
@@ -76,7 +76,7 @@ class PatchedIndex:
         return scores, np.where(possible[:, reached], self._shown_rows[reached], PAD)
 
     def _possible(self, queries: np.ndarray, k: int) -> np.ndarray:
-        """[B, shown rows of the patch] bool, by products that are off by the margin at most."""
+        """[B, shown rows of the patch] bool, False where even the rounding error of the product leaves a row out."""
         near = queries @ self._shown_vectors.T
         if k >= near.shape[1]:
             return np.ones(near.shape, dtype=bool)
@@ -84,7 +84,7 @@ class PatchedIndex:
         return near >= floor - 2 * self._margin * np.linalg.norm(queries, axis=1, keepdims=True)
 
     def _search_below(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """More than wanted where few rows are hidden, since a search with a mask looks at every row's bit."""
+        """Search the base index; where few rows are hidden k + H deep, since a masked search tests every row's bit."""
         if self._num_hidden_below > k:
             return self._below.search(queries, k, self._shown_below)
         scores, rows = self._below.search(queries, k + self._num_hidden_below)

@@ -1,4 +1,4 @@
-"""The one score of this room and its order: what every index returns, whatever it used to find its candidates.
+"""Scores and order of results, the same for every index.
 
 A score is the float32 inner product summed by folding: the products' upper half is added to the lower half until one
 number is left. Multiplications and additions are rounded one by one in this order, so numpy, numba and torch on any
@@ -14,13 +14,13 @@ from recsys.contracts import PAD
 from recsys.errors import ConfigError, DataError
 
 MAX_COORDINATE = 1e15
-"""no coordinate may be larger: products of two vectors then stay far inside float32"""
+"""largest coordinate: inner products then stay far inside float32"""
 SCORE_CHUNK = 65_536
-"""vectors scored at once"""
+"""vectors that the oracle scores at once"""
 
 
 def check_vectors(vectors: np.ndarray, dim: int | None = None) -> np.ndarray:
-    """Vectors [B, D] as contiguous float32; DataError for another shape, NaN, infinity or a number above LARGEST."""
+    """Vectors [B, D] as contiguous float32; DataError for another shape, NaN, infinity or a number above MAX_COORDINATE."""
     vectors = np.ascontiguousarray(vectors, dtype=np.float32)
     if vectors.ndim != 2 or (dim is not None and vectors.shape[1] != dim):
         raise DataError(f"index: vectors have shape {vectors.shape}; give [number, {dim or 'dim'}]")
@@ -47,7 +47,7 @@ def inner_products(queries: np.ndarray, vectors: np.ndarray) -> np.ndarray:
 
 
 def rank_candidates(scores: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The k best of candidates [C], rows rising, as scores [k] and rows [k] int64, filled up with -inf and PAD."""
+    """Top k of candidates [C] with ascending rows, as scores [k] and rows [k] int64, padded with -inf and PAD."""
     order = np.argsort(-scores, kind="stable")[:k]
     best, found = np.full(k, -np.inf, dtype=np.float32), np.full(k, PAD, dtype=np.int64)
     best[: len(order)], found[: len(order)] = scores[order], rows[order]
@@ -63,7 +63,7 @@ def check_rows(rows: np.ndarray, num: int) -> np.ndarray:
 
 
 def allowed_rows(allowed: np.ndarray | None, alive: np.ndarray, num_queries: int) -> np.ndarray:
-    """What each query may find, bool [B, N] (a view where all have the same), of what `search` takes as allowed."""
+    """Masks of the queries, bool [B, N] (a view where all share one), from the `allowed` argument of `search`."""
     shape = (num_queries, len(alive))
     if allowed is None:
         return np.broadcast_to(alive, shape)
@@ -79,7 +79,7 @@ def allowed_rows(allowed: np.ndarray | None, alive: np.ndarray, num_queries: int
 def oracle(
     vectors: np.ndarray, queries: np.ndarray, k: int, allowed: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Every score of vectors [N, D] and a full sort: the slow twin. allowed: bool [N] or [B, N]. Returns two [B, K]."""
+    """Score all vectors [N, D] and sort them: the reference of tests. allowed: bool [N] or [B, N]. Returns two [B, K]."""
     vectors, queries, k = check_vectors(vectors), check_vectors(queries), min(k, len(vectors))
     allowed = np.broadcast_to(True if allowed is None else allowed, (len(queries), len(vectors)))
     found = []

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recsys.content.words import NAME, WordVectors
+from recsys.content.words import TEXT_COLUMN, WordVectors
 from recsys.features.encode import Arrays, column_array, encode_table
 from recsys.features.spec import IDENTITY, Column, FeatureSpec
 from recsys.items.ledger import Record, Revised
@@ -34,7 +34,7 @@ class ItemContent:
     @property
     def _own(self) -> tuple[Column, ...]:
         """Columns that are encoded as they come; the id and what is made of texts stand beside."""
-        made = {IDENTITY} if self.words is None else {IDENTITY, NAME}
+        made = {IDENTITY} if self.words is None else {IDENTITY, TEXT_COLUMN}
         return tuple(column for column in self.spec.items.columns if column.name not in made)
 
     def touched(self, revised: Revised) -> np.ndarray:
@@ -50,7 +50,9 @@ class ItemContent:
         }
         columns[IDENTITY] = column_array("category", ids)
         if self.words is not None:
-            columns[NAME] = self.words({name: [record.get(name) for record in records] for name in self.words.columns})
+            columns[TEXT_COLUMN] = self.words(
+                {name: [record.get(name) for record in records] for name in self.words.columns}
+            )
         return encode_table(self.spec.items, columns, len(ids))
 
     def vectors(self, encoded: Arrays) -> np.ndarray:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from recsys.bundle import Bundle
-from recsys.content.words import NAME, WORDS
+from recsys.content.words import TEXT_COLUMN, WORDS
 from recsys.errors import DataError
 from recsys.expressions import suggestion
 from recsys.features.spec import FeatureSpec
@@ -33,7 +33,7 @@ class ItemSchema:
     @staticmethod
     def of(bundle: Bundle, spec: FeatureSpec) -> "ItemSchema":
         """What rules read, and the vectors that the models read."""
-        made = {NAME} if bundle.has(WORDS) else set()
+        made = {TEXT_COLUMN} if bundle.has(WORDS) else set()
         lengths = {one.name: one.slots for one in spec.items.of_kind("vector") if one.name not in made}
         kinds = {STOCK: "number", **bundle.document("catalogue.json"), **dict.fromkeys(lengths, "vector")}
         return ItemSchema(kinds=kinds, lengths=lengths)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recsys.features.spec import MISSING, UNKNOWN, Table
+from recsys.features.spec import MISSING, UNKNOWN, TableSpec
 from recsys.nn import sparse_embedding
 
 Batch = Mapping[str, Tensor]
@@ -34,7 +34,7 @@ class TableEncoder(nn.Module):
     content alone learns to stand for an item that was never trained on (DropoutNet, Volkovs et al. 2017).
     """
 
-    def __init__(self, table: Table, *, dim: int, id_column: str | None = None, id_dropout: float = 0.0) -> None:
+    def __init__(self, table: TableSpec, *, dim: int, id_column: str | None = None, id_dropout: float = 0.0) -> None:
         super().__init__()
         self.columns = table.of_kind("category", "categories")
         self.widths = table.widths

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recsys.features.spec import UNKNOWN, FeatureSpec, Table
+from recsys.features.spec import UNKNOWN, FeatureSpec, TableSpec
 from recsys.nn.blocks import Batch, ExactLinear, HistoryEncoder, TableEncoder
 from recsys.ranking.funnel import Parents, follow
 
@@ -107,7 +107,7 @@ class CrossNetwork(nn.Module):
         return x
 
 
-def _single_slots(table: Table) -> list[int]:
+def _single_slots(table: TableSpec) -> list[int]:
     """Places in the ids of the columns that have one value."""
     slots, start = [], 0
     for column in table.of_kind("category", "categories"):

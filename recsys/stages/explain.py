@@ -13,9 +13,9 @@ import numpy as np
 
 from recsys.contracts import PAD, Query, Slate
 from recsys.features.encode import Arrays
-from recsys.features.occlusion import variants
-from recsys.features.spec import FeatureSpec, Tensor
-from recsys.features.state import item_key, remembered
+from recsys.features.occlusion import occluded_variants
+from recsys.features.spec import FeatureSpec, TensorSpec
+from recsys.features.state import history_events, item_key
 from recsys.items.ledger import Ledger
 from recsys.items.store import Change
 from recsys.items.tracked import Tracked
@@ -24,7 +24,7 @@ from recsys.stages.stage import PROBABILITIES, QUERY, SLATE, Rank, Tensors
 from recsys.stores.change_watcher import POLL_INTERVAL_S, ChangeWatcher
 
 EVENT = "event "
-OFFERED = Tensor(name="candidate_rows", dtype="int64", shape=(-1,))
+OFFERED = TensorSpec(name="candidate_rows", dtype="int64", shape=(-1,))
 
 Rows = Mapping[str, int]
 """item id -> catalogue row"""
@@ -42,14 +42,14 @@ class Explain:
     popular: np.ndarray
     """columns of the scores that lists of the popular give"""
     name: str = "explain"
-    optional_inputs: tuple[Tensor, ...] = ()
+    optional_inputs: tuple[TensorSpec, ...] = ()
 
     @property
-    def inputs(self) -> tuple[Tensor, ...]:
+    def inputs(self) -> tuple[TensorSpec, ...]:
         return (QUERY, SLATE, *self.rank.inputs, OFFERED)
 
     @property
-    def outputs(self) -> tuple[Tensor, ...]:
+    def outputs(self) -> tuple[TensorSpec, ...]:
         return (SLATE,)
 
     def __call__(self, tensors: Tensors) -> dict[str, list[Slate]]:
@@ -63,7 +63,9 @@ class Explain:
 
     def _explained(self, query: Query, slate: Slate, arrays: Arrays, places: Mapping[int, int], rows: Rows) -> Slate:
         """arrays: what the ranker reads of this query, [1, ...]; places: of the slate -> among the candidates."""
-        names, occluded = variants(self.spec, arrays, np.array(list(places.values()), dtype=np.int64), self.popular)
+        names, occluded = occluded_variants(
+            self.spec, arrays, np.array(list(places.values()), dtype=np.int64), self.popular
+        )
         utilities = self.value(self.rank.model(occluded)[PROBABILITIES]).astype(np.float64)
         added = np.nan_to_num(utilities[0] - utilities[1:])
         groups = [name for name in names[1:] if not name.startswith(EVENT)]
@@ -81,7 +83,7 @@ class Explain:
         known = [event for event in query.history if event.item in rows]
         order = {item: place for place, item in enumerate(sorted({one.item for one in known}, key=item_key))}
         ties = np.array([order[event.item] for event in known], dtype=np.int64)
-        places, *_ = remembered(known, np.zeros(len(known)), ties, self.spec)
+        places, *_ = history_events(known, np.zeros(len(known)), ties, self.spec)
         events = [known[place].item for place in places[::-1]][: self.spec.history_length]
         return events if len(events) == read else []
 

@@ -11,7 +11,7 @@ import numpy as np
 from recsys.candidates.sources import MergedSources
 from recsys.contracts import Query, Slate
 from recsys.features.encode import Arrays
-from recsys.features.spec import Tensor
+from recsys.features.spec import TensorSpec
 from recsys.items.ruled import RuledItems
 from recsys.items.searched import SearchedItems
 from recsys.items.tracked import Tracked
@@ -34,7 +34,7 @@ class LiveRetrieve:
     """Retrieval over the items as they are now."""
 
     name = "retrieve"
-    optional_inputs: tuple[Tensor, ...] = ()
+    optional_inputs: tuple[TensorSpec, ...] = ()
 
     def __init__(self, trained: Retrieve, items: Tracked[SearchedItems]) -> None:
         """trained: over the items of the bundle"""
@@ -55,11 +55,11 @@ class LiveRetrieve:
         return self.now.sources
 
     @property
-    def inputs(self) -> tuple[Tensor, ...]:
+    def inputs(self) -> tuple[TensorSpec, ...]:
         return self._trained.inputs
 
     @property
-    def outputs(self) -> tuple[Tensor, ...]:
+    def outputs(self) -> tuple[TensorSpec, ...]:
         return self._trained.outputs
 
     def __call__(self, tensors: Tensors) -> Arrays:
@@ -90,15 +90,15 @@ class LiveRules:
         return self.follower.current().value.policy
 
     @property
-    def inputs(self) -> tuple[Tensor, ...]:
+    def inputs(self) -> tuple[TensorSpec, ...]:
         return self.follower.current().value.inputs
 
     @property
-    def optional_inputs(self) -> tuple[Tensor, ...]:
+    def optional_inputs(self) -> tuple[TensorSpec, ...]:
         return self.follower.current().value.optional_inputs
 
     @property
-    def outputs(self) -> tuple[Tensor, ...]:
+    def outputs(self) -> tuple[TensorSpec, ...]:
         return self.follower.current().value.outputs
 
     def __call__(self, tensors: Tensors) -> dict[str, list[Slate]]:

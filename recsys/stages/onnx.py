@@ -9,13 +9,13 @@ import onnxruntime
 
 from recsys.errors import BundleError
 from recsys.features.encode import Arrays
-from recsys.features.spec import Tensor
+from recsys.features.spec import TensorSpec
 
 
 class OnnxModel:
     """An ONNX file as a function of named arrays; one thread, because the server runs many."""
 
-    def __init__(self, path: Path, inputs: Sequence[Tensor]) -> None:
+    def __init__(self, path: Path, inputs: Sequence[TensorSpec]) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
@@ -41,7 +41,7 @@ class OnnxModel:
         return dict(zip(self.outputs, found, strict=True))
 
 
-def _check_widths(path: Path, shapes: Mapping[str, Sequence[Any]], inputs: Sequence[Tensor]) -> None:
+def _check_widths(path: Path, shapes: Mapping[str, Sequence[Any]], inputs: Sequence[TensorSpec]) -> None:
     """BundleError for a graph that reads more or fewer features than its stage gives; names stand for any size."""
     for tensor in inputs:
         width, given = shapes.get(tensor.name, tensor.shape)[-1], tensor.shape[-1]

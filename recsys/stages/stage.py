@@ -17,15 +17,15 @@ from recsys.candidates.sources import MergedSources
 from recsys.contracts import FUTURE_S, PAD, Candidates, Query, Slate
 from recsys.errors import QueryError
 from recsys.features.encode import Arrays, ItemTable, encode_queries, missing_columns
-from recsys.features.spec import FeatureSpec, Tensor
+from recsys.features.spec import FeatureSpec, TensorSpec
 from recsys.policy.compose import CompiledPolicy
 from recsys.policy.hidden_items import HiddenItems, excluded_rows
 from recsys.policy.repeat import SeenFilter
 
-QUERY = Tensor(name="QUERY", dtype="bytes", shape=(1,))
-SLATE = Tensor(name="SLATE", dtype="bytes", shape=(1,))
-ITEMS = Tensor(name="ITEMS", dtype="bytes", shape=(-1,))
-UTILITIES = Tensor(name="UTILITIES", dtype="float32", shape=(-1,))
+QUERY = TensorSpec(name="QUERY", dtype="bytes", shape=(1,))
+SLATE = TensorSpec(name="SLATE", dtype="bytes", shape=(1,))
+ITEMS = TensorSpec(name="ITEMS", dtype="bytes", shape=(-1,))
+UTILITIES = TensorSpec(name="UTILITIES", dtype="float32", shape=(-1,))
 LATEST = 1e11
 """unix seconds of the year 5138: a larger number is milliseconds or finer"""
 PROBABILITIES, DEVIATIONS = "probabilities", "deviations"
@@ -71,14 +71,14 @@ class Retrieve:
     hiding: HiddenItems
     """items that queries do not want to see"""
     name: str = "retrieve"
-    optional_inputs: tuple[Tensor, ...] = ()
+    optional_inputs: tuple[TensorSpec, ...] = ()
 
     @property
-    def inputs(self) -> tuple[Tensor, ...]:
+    def inputs(self) -> tuple[TensorSpec, ...]:
         return (QUERY,)
 
     @property
-    def outputs(self) -> tuple[Tensor, ...]:
+    def outputs(self) -> tuple[TensorSpec, ...]:
         num_sources = len(self.sources.names)
         return (*(ranker_inputs(self.spec, num_sources) if self.ranked else ()), *candidate_outputs(num_sources))
 
@@ -134,7 +134,7 @@ class Retrieve:
 class Rank:
     """One calibrated probability an objective for each candidate, and how sure the ranker is of it."""
 
-    inputs: tuple[Tensor, ...]
+    inputs: tuple[TensorSpec, ...]
     num_objectives: int
     model: Callable[[Arrays], Arrays]
     uncertain: bool
@@ -142,10 +142,10 @@ class Rank:
     time. Without them, also in an older bundle, Thompson sampling does not explore and says so.
     """
     name: str = "rank"
-    optional_inputs: tuple[Tensor, ...] = ()
+    optional_inputs: tuple[TensorSpec, ...] = ()
 
     @property
-    def outputs(self) -> tuple[Tensor, ...]:
+    def outputs(self) -> tuple[TensorSpec, ...]:
         return rank_outputs(self.num_objectives)[: 1 + self.uncertain]
 
     def __call__(self, tensors: Tensors) -> Arrays:
@@ -162,16 +162,16 @@ class Rules:
     name: str = "rules"
 
     @property
-    def inputs(self) -> tuple[Tensor, ...]:
+    def inputs(self) -> tuple[TensorSpec, ...]:
         return (QUERY, *candidate_outputs(self.num_sources))
 
     @property
-    def optional_inputs(self) -> tuple[Tensor, ...]:
+    def optional_inputs(self) -> tuple[TensorSpec, ...]:
         """Absent when the ranker is left out."""
         return rank_outputs(self.num_objectives)
 
     @property
-    def outputs(self) -> tuple[Tensor, ...]:
+    def outputs(self) -> tuple[TensorSpec, ...]:
         return SLATE, ITEMS, UTILITIES
 
     def __call__(self, tensors: Tensors) -> dict[str, list[Slate]]:
@@ -193,25 +193,25 @@ class Rules:
         return tensors["QUERY"], kept, tensors.get(PROBABILITIES), tensors.get(DEVIATIONS)
 
 
-def ranker_inputs(spec: FeatureSpec, num_sources: int) -> tuple[Tensor, ...]:
+def ranker_inputs(spec: FeatureSpec, num_sources: int) -> tuple[TensorSpec, ...]:
     """All that the ranker reads, in the order of its graph."""
-    scores = Tensor(name="candidate_scores", dtype="float32", shape=(-1, num_score_features(num_sources)))
+    scores = TensorSpec(name="candidate_scores", dtype="float32", shape=(-1, num_score_features(num_sources)))
     return (*spec.request_tensors(), *spec.candidate_tensors(), scores)
 
 
-def rank_outputs(num_objectives: int) -> tuple[Tensor, ...]:
+def rank_outputs(num_objectives: int) -> tuple[TensorSpec, ...]:
     """Calibrated probabilities, and the standard deviations of their logits."""
     shape = (-1, num_objectives)
-    return tuple(Tensor(name=name, dtype="float32", shape=shape) for name in (PROBABILITIES, DEVIATIONS))
+    return tuple(TensorSpec(name=name, dtype="float32", shape=shape) for name in (PROBABILITIES, DEVIATIONS))
 
 
-def candidate_outputs(num_sources: int) -> tuple[Tensor, ...]:
+def candidate_outputs(num_sources: int) -> tuple[TensorSpec, ...]:
     """What the rules read of retrieval."""
     return (
-        Tensor(name="candidate_rows", dtype="int64", shape=(-1,)),
-        Tensor(name="merged_scores", dtype="float32", shape=(-1,)),
-        Tensor(name="source_scores", dtype="float32", shape=(-1, num_sources)),
-        Tensor(name="degraded", dtype="bytes", shape=(1,)),
+        TensorSpec(name="candidate_rows", dtype="int64", shape=(-1,)),
+        TensorSpec(name="merged_scores", dtype="float32", shape=(-1,)),
+        TensorSpec(name="source_scores", dtype="float32", shape=(-1, num_sources)),
+        TensorSpec(name="degraded", dtype="bytes", shape=(1,)),
     )
 
 

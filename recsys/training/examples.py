@@ -12,7 +12,7 @@ from recsys.contracts import PAD
 from recsys.data.dataset import Dataset
 from recsys.data.description import USER
 from recsys.features.encode import Arrays, column_array, encode_gaps, encode_labels, encode_table, time_columns
-from recsys.features.spec import FeatureSpec, Table
+from recsys.features.spec import FeatureSpec, TableSpec
 from recsys.replay.replay import Replay
 
 
@@ -101,7 +101,7 @@ def history_windows(events: EventSequences, positives: np.ndarray, length: int) 
     return HistoryWindows(events=inside, targets=np.where(is_target, following, PAD))
 
 
-def encode_log(table: Table, dataset: Dataset, timestamps: np.ndarray) -> Arrays:
+def encode_log(table: TableSpec, dataset: Dataset, timestamps: np.ndarray) -> Arrays:
     """Encode the context of every row of the log, [R, ...]."""
     columns = {
         column.name: column_array(column.kind, dataset.interactions[column.name].to_list(), column.slots)

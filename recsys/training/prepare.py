@@ -7,15 +7,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from recsys.candidates.popularity import DAY
 from recsys.content.text import TextVectors
-from recsys.content.words import NAME as TEXT
+from recsys.content.words import TEXT_COLUMN as TEXT
 from recsys.content.words import WordVectors
 from recsys.data.dataset import Dataset
 from recsys.data.description import ITEM, USER, Description
 from recsys.data.splits import Split
 from recsys.errors import DataError
-from recsys.features.encode import ItemTable, column_array
+from recsys.features.encode import DAY, ItemTable, column_array
 from recsys.features.spec import TIME_NUMBERS, Columns, Features, FeatureSpec
 from recsys.policy.repeat import CompiledRepeat, Repeat
 from recsys.replay.replay import Replay

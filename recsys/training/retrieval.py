@@ -124,10 +124,10 @@ class RetrievalTask(pl.LightningModule):
         step = self._next_events(window) if self.ordered else self._rest_of_the_set(window)
         items, targets = self.events["item"][step.events], self.events["item"][step.targets]
         sample = self._sample(targets[step.weights > 0])
-        rows, place = torch.unique(torch.cat([sample, items.flatten()]), return_inverse=True)
+        rows, index = torch.unique(torch.cat([sample, items.flatten()]), return_inverse=True)
         encoded = self.towers.item_encoder(self.items.join("item", rows), "item")
         histories = self.towers.histories(
-            encoded[place[sample.shape[0] :]].unflatten(0, items.shape),
+            encoded[index[sample.shape[0] :]].unflatten(0, items.shape),
             items != self.num_items,
             self.events["labels"][step.events],
             self.events["gap"][step.events],
@@ -139,7 +139,7 @@ class RetrievalTask(pl.LightningModule):
         users = self.towers.head(histories[step.positions], request)
         loss = softmax_loss(
             users,
-            self.towers.vectors(encoded[place[: sample.shape[0]]]),
+            self.towers.vectors(encoded[index[: sample.shape[0]]]),
             torch.searchsorted(sample, targets).clamp(max=sample.shape[0] - 1),
             step.weights,
             temperature=self.config.temperature,
@@ -161,8 +161,8 @@ class RetrievalTask(pl.LightningModule):
     def _rest_of_the_set(self, window: Batch) -> "StepBatch":
         """Shuffle each set and give some positions all events behind them as targets, with equal weights."""
         drawn = shuffled_rows(torch.cat([window["events"], window["targets"][:, -1:]], dim=1))
-        places = torch.arange(drawn.shape[1], device=drawn.device)
-        remaining = (places >= places[:, None]) & (drawn != PAD)[:, None] & self.events["positive"][drawn][:, None]
+        numbers = torch.arange(drawn.shape[1], device=drawn.device)
+        remaining = (numbers >= numbers[:, None]) & (drawn != PAD)[:, None] & self.events["positive"][drawn][:, None]
         reached = torch.cat([torch.ones_like(drawn[:, :1], dtype=torch.bool), drawn[:, :-1] != PAD], dim=1)
         positions = sample_positions(reached & remaining.any(-1), SET_POSITIONS)
         following = torch.where(drawn == PAD, drawn[:, -1:], drawn)[positions]
@@ -218,8 +218,8 @@ class RetrievalTask(pl.LightningModule):
             removed = torch.from_numpy(
                 self.validation.removed_rows[number * QUERY_BATCH : number * QUERY_BATCH + scores.shape[0]]
             ).to(self.device)
-            query, place = torch.nonzero(removed != PAD, as_tuple=True)
-            scores[query, removed[query, place]] = -torch.inf
+            query, column = torch.nonzero(removed != PAD, as_tuple=True)
+            scores[query, removed[query, column]] = -torch.inf
             rankings.append(scores.topk(min(RECALL_AT, self.num_items), dim=1).indices.cpu().numpy())
         self.log(MONITOR, self.validation.score(np.concatenate(rankings)), prog_bar=True)
 

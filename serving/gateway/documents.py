@@ -8,7 +8,7 @@ from recsys.bundle import Bundle
 from recsys.contracts import FUTURE_S, Event
 from recsys.data.ids import normalised_id
 from recsys.errors import QueryError
-from recsys.features.spec import Table
+from recsys.features.spec import TableSpec
 from recsys.stages import RANKER, read_schema, read_spec
 from serving.events.record import Kind, Record, hash_of
 from serving.gateway.strict_json import fields_of, list_of, number_of, parse, text_of, told, whole_of
@@ -315,5 +315,5 @@ def _hideable(kinds: Mapping[str, str]) -> tuple[str, ...]:
     return (ITEM, *(name for name, kind in kinds.items() if kind in ("category", "categories") and name != ITEM))
 
 
-def _kinds(table: Table) -> dict[str, str]:
+def _kinds(table: TableSpec) -> dict[str, str]:
     return {column.name: column.kind for column in table.columns}

@@ -12,7 +12,7 @@ import triton_python_backend_utils as triton
 from recsys.bundle import Bundle
 from recsys.contracts import Query, Slate, query_from_dict
 from recsys.errors import QueryError, RecsysError, where
-from recsys.features.spec import Tensor
+from recsys.features.spec import TensorSpec
 
 BUNDLE = Path("../../bundle")
 RULES_STORE = Path("../../rules")
@@ -66,7 +66,7 @@ def _respond(stage: Any, request: Any) -> Any:
         return triton.InferenceResponse(error=triton.TritonError(message, triton.TritonError.INTERNAL))
 
 
-def _decode(request: Any, inputs: Sequence[Tensor]) -> dict[str, Any]:
+def _decode(request: Any, inputs: Sequence[TensorSpec]) -> dict[str, Any]:
     given = {tensor.name: triton.get_input_tensor_by_name(request, tensor.name) for tensor in inputs}
     tensors = {name: tensor.as_numpy() for name, tensor in given.items() if tensor is not None}
     for tensor in inputs:

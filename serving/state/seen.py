@@ -14,7 +14,7 @@ import numpy as np
 from recsys.contracts import Event
 from recsys.features.spec import FeatureSpec
 from recsys.features.state import action_columns
-from recsys.user_seed import LARGEST, MAX_SEEN, NEVER
+from recsys.user_seed import MAX_SECOND, MAX_SEEN, NEVER
 
 Entry = tuple[str, int, Mapping[str, int]]
 """item, second of its last event, objective -> second in which it was last reached"""
@@ -109,7 +109,7 @@ class _Oldest:
 
 def second_of(timestamp: float) -> int:
     """The whole second of a time, as far as JSON keeps whole numbers apart."""
-    return math.floor(min(max(timestamp, -LARGEST), LARGEST))
+    return math.floor(min(max(timestamp, -MAX_SECOND), MAX_SECOND))
 
 
 def _entries(events: Sequence[Event], spec: FeatureSpec) -> Iterator[Entry]:

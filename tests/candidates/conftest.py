@@ -5,7 +5,7 @@ import pytest
 
 from recsys.candidates.interfaces import TrainingInteractions
 from recsys.features.encode import ItemTable, column_array
-from recsys.features.spec import Column, FeatureSpec, Table
+from recsys.features.spec import Column, FeatureSpec, TableSpec
 from recsys.index import ExactIndex
 
 
@@ -20,8 +20,8 @@ def known_of():
             name: column_array(kind, values, len(values[0]) if kind == "vector" else 0)
             for name, (kind, values) in columns.items()
         }
-        table = Table(name="items", columns=tuple(_column(name, *given) for name, given in columns.items()))
-        nothing = Table(name="none", columns=())
+        table = TableSpec(name="items", columns=tuple(_column(name, *given) for name, given in columns.items()))
+        nothing = TableSpec(name="none", columns=())
         spec = FeatureSpec(
             items=table,
             profile=nothing,

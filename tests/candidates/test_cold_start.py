@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from recsys.candidates.cold_start import POPULARITY_SMOOTHING, ColdItemPopularityModel
-from recsys.candidates.popularity import DAY
 from recsys.errors import ConfigError
+from recsys.features.encode import DAY
 
 KINDS = ["hit", "hit", "dud", "dud", "hit", "dud", "hit"]
 YEARS = [1.0, 2, 1, 2, 1, None, 9]

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from recsys.candidates.interfaces import SourceQuery
-from recsys.candidates.popularity import DAY, ItemList, PopularItems, RecentItems
+from recsys.candidates.popularity import ItemList, PopularItems, RecentItems
 from recsys.errors import ConfigError
+from recsys.features.encode import DAY
 
 ITEMS = np.array([0, 0, 0, 1, 2, 2, 1, 4])
 DAYS = np.array([0, 0, 1, 7, 8, 9, 9, 10.0])

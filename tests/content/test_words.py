@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from recsys.content.text import TextVectors
-from recsys.content.words import WordVectors, joined, words_of
+from recsys.content.words import WordVectors, join_columns, tokenize
 
 TITLES = ["Crème brûlée", "the oven, the bread", None, "Bread & oven 2000", "rocket-orbit", "orbit"]
 NOTES = ["sweet", None, "nothing else", "", "ROCKET", "comet of ice"]
@@ -24,7 +24,7 @@ def words() -> WordVectors:
 
 def test_the_weights_are_those_of_the_textbook_library(words: WordVectors) -> None:
     library = TfidfVectorizer(min_df=1, sublinear_tf=True, strip_accents="unicode")
-    texts = joined([TITLES, NOTES])
+    texts = join_columns([TITLES, NOTES])
     wanted = library.fit_transform(texts)
     assert list(words.words) == library.get_feature_names_out().tolist()
     reduced = wanted @ words.components.T
@@ -35,7 +35,7 @@ def test_the_weights_are_those_of_the_textbook_library(words: WordVectors) -> No
 @settings(max_examples=200, deadline=None)
 @given(st.text(max_size=30))
 def test_a_text_is_taken_apart_as_the_textbook_library_does(text: str) -> None:
-    assert words_of(text) == TfidfVectorizer(strip_accents="unicode").build_analyzer()(text)
+    assert tokenize(text) == TfidfVectorizer(strip_accents="unicode").build_analyzer()(text)
 
 
 def test_a_text_has_the_same_vector_alone_and_after_it_was_stored(words: WordVectors) -> None:
@@ -52,4 +52,4 @@ def test_words_that_were_never_met_say_nothing(words: WordVectors) -> None:
 
 
 def test_what_is_missing_is_left_out_of_the_text() -> None:
-    assert joined([["a", None, None], ["b", "c", None]]) == ["a b", "c", ""]
+    assert join_columns([["a", None, None], ["b", "c", None]]) == ["a b", "c", ""]

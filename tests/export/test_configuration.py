@@ -13,19 +13,19 @@ from recsys.export.configuration import (
     pbtxt,
     stage_configuration,
 )
-from recsys.features.spec import Tensor
+from recsys.features.spec import TensorSpec
 
 
 @dataclass(frozen=True)
 class Declared:
     name: str
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
-    optional_inputs: tuple[Tensor, ...] = ()
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    optional_inputs: tuple[TensorSpec, ...] = ()
 
 
 def tensor(name, dtype="float32", *shape):
-    return Tensor(name=name, dtype=dtype, shape=shape or (1,))
+    return TensorSpec(name=name, dtype=dtype, shape=shape or (1,))
 
 
 QUERY, ROWS, SCORES = (

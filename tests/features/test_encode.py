@@ -21,17 +21,17 @@ from recsys.features.encode import (
     missing_columns,
     time_columns,
 )
-from recsys.features.spec import TIME_NUMBERS, Column, FeatureSpec, Table
+from recsys.features.spec import TIME_NUMBERS, Column, FeatureSpec, TableSpec
 
 ITEM = Column(name="item", kind="category", vocabulary=("a", "b"))
 TAGS = Column(name="tags", kind="categories", vocabulary=("x", "y"), slots=2)
 PRICE = Column(name="price", kind="number", mean=10.0, scale=2.0)
 VECTOR = Column(name="vector", kind="vector", slots=2)
-ITEMS = Table(name="items", columns=(ITEM, TAGS, PRICE, VECTOR))
+ITEMS = TableSpec(name="items", columns=(ITEM, TAGS, PRICE, VECTOR))
 SPEC = FeatureSpec(
     items=ITEMS,
-    profile=Table(name="profile", columns=(PRICE, VECTOR, TAGS)),
-    context=Table(
+    profile=TableSpec(name="profile", columns=(PRICE, VECTOR, TAGS)),
+    context=TableSpec(
         name="context",
         columns=(Column(name="device", kind="category", vocabulary=("phone",)),),
         extra_numbers=TIME_NUMBERS,
@@ -84,13 +84,13 @@ def test_the_row_of_padding_is_all_zero():
 
 
 def test_missing_unknown_and_wrong_types_of_a_category():
-    table = Table(name="profile", columns=(ITEM,))
+    table = TableSpec(name="profile", columns=(ITEM,))
     ids = encoded(table, item=["a", "b", "zzz", None, 7, True, ["a"], float("nan"), ""])["ids"]
     assert ids[:, 0].tolist() == [2, 3, 1, 0, 0, 0, 0, 0, 0]
 
 
 def test_blanks_say_nothing_and_unknown_values_are_named_apart_from_missing_ones():
-    table = Table(name="profile", columns=(ITEM, TAGS, PRICE))
+    table = TableSpec(name="profile", columns=(ITEM, TAGS, PRICE))
     items = ["a", " a ", "", "  ", None, "A", 5]
     tags = [["x"], ["x "], [], [" "], None, ["x", "q"], "x"]
     columns = {"item": column_array("category", items), "tags": column_array("categories", tags), "price": np.ones(7)}
@@ -109,19 +109,19 @@ def test_blanks_say_nothing_and_unknown_values_are_named_apart_from_missing_ones
 
 
 def test_lists_longer_than_their_slots_are_cut_and_lists_of_no_texts_are_missing():
-    table = Table(name="profile", columns=(TAGS,))
+    table = TableSpec(name="profile", columns=(TAGS,))
     ids = encoded(table, tags=[["y", "q", "x"], ("x",), [], None, "xy", ["x", 1], [None]])["ids"]
     assert ids.tolist() == [[3, 1], [2, 0], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0]]
 
 
 def test_numbers_are_standardised_clipped_and_flagged():
-    table = Table(name="profile", columns=(PRICE,))
+    table = TableSpec(name="profile", columns=(PRICE,))
     numbers = encoded(table, price=[12, 10.0, 1e9, -1e9, None, "12", True, float("nan"), float("inf")])["numbers"]
     assert numbers.tolist() == [[1, 0], [0, 0], [10, 0], [-10, 0]] + [[0, 1]] * 5
 
 
 def test_a_vector_of_another_length_or_type_is_zero():
-    table = Table(name="profile", columns=(VECTOR,))
+    table = TableSpec(name="profile", columns=(VECTOR,))
     vectors = encoded(table, vector=[[1, 2.5], [1], [1, 2, 3], None, "12", [1, "2"], [1, float("nan")], [True, 1]])
     assert vectors["vectors"].tolist() == [[1, 2.5]] + [[0, 0]] * 7
 
@@ -180,7 +180,7 @@ QUERIES = st.lists(
     max_size=5,
 )
 IDS = ("plumless", "a", "c", "buckeroo", "b")
-ODD_TABLE = ItemTable.encode(Table(name="items", columns=(ITEM,)), IDS, {"item": np.array(IDS, dtype=object)})
+ODD_TABLE = ItemTable.encode(TableSpec(name="items", columns=(ITEM,)), IDS, {"item": np.array(IDS, dtype=object)})
 
 
 @settings(deadline=None)
@@ -229,7 +229,7 @@ def slow_order(event):
 @settings(deadline=None)
 @given(QUERIES, st.floats(1e-3, 1e6), st.floats(-1e9, 1e9))
 def test_without_a_clock_timestamps_order_and_say_nothing_else(queries, factor, start):
-    spec = dataclasses.replace(SPEC, clock=False, context=Table(name="context", columns=()))
+    spec = dataclasses.replace(SPEC, clock=False, context=TableSpec(name="context", columns=()))
     moved = [
         dataclasses.replace(
             query,
@@ -265,7 +265,7 @@ def test_every_request_has_the_declared_tensors():
 @pytest.mark.parametrize("kind", ["category", "categories", "number", "vector"])
 def test_whatever_json_sends_is_encoded_or_missing_and_never_an_error(kind):
     values = json.loads('[null, true, 0, -1e308, "x", [], ["x"], [1, 2], {}, {"a": [1]}, [[1]], 1e400, "\\u0000"]')
-    table = Table(name="profile", columns=(Column(name="it", kind=kind, vocabulary=("x",), slots=2),))
+    table = TableSpec(name="profile", columns=(Column(name="it", kind=kind, vocabulary=("x",), slots=2),))
     parts = encoded(table, it=values)
     assert all(len(part) == len(values) and np.isfinite(part).all() for part in parts.values())
 

@@ -8,7 +8,7 @@ import pytest
 
 from recsys.contracts import PAD
 from recsys.features.encode import encode_queries
-from recsys.features.occlusion import EVERYTHING, variants
+from recsys.features.occlusion import EVERYTHING, occluded_variants
 from recsys.features.spec import IDENTITY, MISSING, TIME_NUMBERS, UNKNOWN
 
 COLUMNS = np.array([3, 0])
@@ -33,7 +33,7 @@ def arrays(trained: Any, query: Any) -> Any:
 @pytest.fixture(scope="module")
 def found(trained: Any, arrays: Any) -> Any:
     """variant -> its tensors"""
-    names, together = variants(trained.stages[0].spec, arrays, COLUMNS, POPULAR)
+    names, together = occluded_variants(trained.stages[0].spec, arrays, COLUMNS, POPULAR)
     return {name: {tensor: one[place] for tensor, one in together.items()} for place, name in enumerate(names)}
 
 

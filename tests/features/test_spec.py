@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from recsys.errors import ConfigError
-from recsys.features.spec import Column, Features, FeatureSpec, Table, Tensor
+from recsys.features.spec import Column, Features, FeatureSpec, TableSpec, TensorSpec
 
-ITEMS = Table(
+ITEMS = TableSpec(
     name="items",
     columns=(
         Column(name="item", kind="category", vocabulary=("a", "b")),
@@ -20,8 +20,8 @@ ITEMS = Table(
 )
 SPEC = FeatureSpec(
     items=ITEMS,
-    profile=Table(name="profile", columns=()),
-    context=Table(name="context", columns=(Column(name="device", kind="category"),), extra_numbers=("hour_sin",)),
+    profile=TableSpec(name="profile", columns=()),
+    context=TableSpec(name="context", columns=(Column(name="device", kind="category"),), extra_numbers=("hour_sin",)),
     history_length=4,
     actions=("click", "rating"),
     objectives={"watch": "click", "like": "rating >= 4"},
@@ -42,13 +42,13 @@ def features(**knobs):
 def test_tensors_have_the_widths_of_their_columns():
     assert ITEMS.widths == {"ids": 3, "numbers": 2, "vectors": 3}
     assert SPEC.request_tensors() == (
-        Tensor(name="history_ids", dtype="int64", shape=(4, 3)),
-        Tensor(name="history_numbers", dtype="float32", shape=(4, 2)),
-        Tensor(name="history_vectors", dtype="float32", shape=(4, 3)),
-        Tensor(name="history_labels", dtype="float32", shape=(4, 2)),
-        Tensor(name="history_gaps", dtype="float32", shape=(4,)),
-        Tensor(name="context_ids", dtype="int64", shape=(1,)),
-        Tensor(name="context_numbers", dtype="float32", shape=(1,)),
+        TensorSpec(name="history_ids", dtype="int64", shape=(4, 3)),
+        TensorSpec(name="history_numbers", dtype="float32", shape=(4, 2)),
+        TensorSpec(name="history_vectors", dtype="float32", shape=(4, 3)),
+        TensorSpec(name="history_labels", dtype="float32", shape=(4, 2)),
+        TensorSpec(name="history_gaps", dtype="float32", shape=(4,)),
+        TensorSpec(name="context_ids", dtype="int64", shape=(1,)),
+        TensorSpec(name="context_numbers", dtype="float32", shape=(1,)),
     )
     assert [tensor.shape for tensor in SPEC.candidate_tensors()] == [(-1, 3), (-1, 2), (-1, 3)]
 

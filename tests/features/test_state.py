@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys.contracts import Event
-from recsys.features.spec import FeatureSpec, Table
-from recsys.features.state import EMPTY, fold, fold_all, item_key, remembered
+from recsys.features.spec import FeatureSpec, TableSpec
+from recsys.features.state import EMPTY_HISTORY, fold, fold_all, history_events, item_key
 
 SPEC = FeatureSpec(
-    items=Table(name="items", columns=()),
-    profile=Table(name="profile", columns=()),
-    context=Table(name="context", columns=()),
+    items=TableSpec(name="items", columns=()),
+    profile=TableSpec(name="profile", columns=()),
+    context=TableSpec(name="context", columns=()),
     history_length=3,
     actions=("click", "rating"),
     objectives={"watch": "click", "like": "rating >= 4"},
@@ -39,7 +39,7 @@ def event(item, timestamp, **actions):
 
 
 def folded(events):
-    history = EMPTY
+    history = EMPTY_HISTORY
     for one in events:
         history = fold(history, one, SPEC)
     return history
@@ -78,15 +78,15 @@ def test_words_reach_objectives_and_order_as_in_a_data_set():
     kinds = ["view", "buy", "b", "other", None, 4.0]
     events = [Event(user="u", item="i", timestamp=1.0, actions={"kind": one} if one else {}) for one in kinds]
     events.append(Event(user="u", item="i", timestamp=1.0, actions={"kind": "buy", "price": "much"}))
-    kept = fold_all(EMPTY, events, spec)
+    kept = fold_all(EMPTY_HISTORY, events, spec)
     assert [one.actions["kind"] for one in kept] == sorted(["view", "buy", "b", "buy"])
-    _, labels, _ = remembered(events, np.zeros(7), np.zeros(7), spec)
+    _, labels, _ = history_events(events, np.zeros(7), np.zeros(7), spec)
     assert labels.tolist() == [[0, 1], [1, 1], [1, 1], [0, 1]]
 
 
 def test_mere_impressions_are_not_remembered():
     shown = [event("a", 1.0, click=0.0), event("b", 2.0, rating=3.0), event("c", 3.0, other=1.0)]
-    assert folded(shown) == EMPTY
+    assert folded(shown) == EMPTY_HISTORY
     assert folded([*shown, event("d", 0.0, click=0.0, rating=4.0)]) == (event("d", 0.0, click=0.0, rating=4.0),)
 
 
@@ -116,9 +116,9 @@ def test_events_of_one_second_stand_in_the_order_of_a_hash_and_collisions_in_tha
 
 def test_histories_stay_apart_and_labels_know_what_was_not_sent():
     events = [event("a", 1.0, click=1.0), event("a", 5.0, click=0.0), event("a", 1.0, rating=4.0), event("b", 0.0)]
-    places, labels, timestamps = remembered(events, np.array([1, 0, 0, 1]), np.array([0, 0, 0, 1]), SPEC)
+    places, labels, timestamps = history_events(events, np.array([1, 0, 0, 1]), np.array([0, 0, 0, 1]), SPEC)
     assert places.tolist() == [2, 3, 0]
     np.testing.assert_array_equal(labels, np.float32([[math.nan, 1], [1, math.nan], [1, math.nan]]))
     assert timestamps.tolist() == [1, 0, 1]
-    nothing = remembered([], np.array([]), np.array([]), SPEC)
+    nothing = history_events([], np.array([]), np.array([]), SPEC)
     assert [part.shape for part in nothing] == [(0,), (0, 2), (0,)]

@@ -6,11 +6,11 @@ Shapes: B batch, L history, D dim, I id slots.
 import pytest
 import torch
 
-from recsys.features.spec import MISSING, UNKNOWN, Column, Table
+from recsys.features.spec import MISSING, UNKNOWN, Column, TableSpec
 from recsys.nn.blocks import CausalBlock, HistoryEncoder, TableEncoder, causal_mask
 
 L, D = 6, 8
-TABLE = Table(
+TABLE = TableSpec(
     name="items",
     columns=(
         Column(name="item", kind="category", vocabulary=tuple("abcdef")),
@@ -94,7 +94,7 @@ def test_a_row_of_nothing_or_of_strangers_is_finite(ids):
 
 @torch.no_grad()
 def test_an_absent_part_is_no_part():
-    alone = TableEncoder(Table(name="items", columns=TABLE.columns[:1]), dim=D, id_column="item").eval()
+    alone = TableEncoder(TableSpec(name="items", columns=TABLE.columns[:1]), dim=D, id_column="item").eval()
     assert (alone.numbers, alone.vectors) == (None, None)
     assert alone({"item_ids": torch.tensor([[2], [3]])}, "item").shape == (2, D)
 

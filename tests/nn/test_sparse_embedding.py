@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from recsys.features.spec import Column, Table
+from recsys.features.spec import Column, TableSpec
 from recsys.nn import sparse_embedding
 from recsys.nn.blocks import TableEncoder
 from recsys.nn.sparse_embedding import RowWiseAdagradEmbedding, dense_parameters, sparse_tables
@@ -76,7 +76,7 @@ def test_a_table_with_many_values_is_one_and_is_summed_like_a_small_one(monkeypa
     for start in (1_000, 5):
         monkeypatch.setattr(sparse_embedding, "SPARSE_THRESHOLD_ROWS", start)
         torch.manual_seed(0)
-        encoder = TableEncoder(Table(name="items", columns=columns), dim=DIM)
+        encoder = TableEncoder(TableSpec(name="items", columns=columns), dim=DIM)
         found.append(encoder(batch, "item"))
         assert len(list(sparse_tables(encoder))) == (start == 5)
     torch.testing.assert_close(*found)

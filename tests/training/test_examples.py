@@ -15,8 +15,8 @@ from recsys.data.dataset import canonical
 from recsys.data.description import Description
 from recsys.data.splits import whole
 from recsys.features.encode import ItemTable, encode_queries
-from recsys.features.spec import Column, FeatureSpec, Table
-from recsys.features.state import EMPTY, fold, item_key
+from recsys.features.spec import Column, FeatureSpec, TableSpec
+from recsys.features.state import EMPTY_HISTORY, fold, item_key
 from recsys.replay.replay import Replay
 from recsys.training.examples import (
     EventSequences,
@@ -77,9 +77,9 @@ def replay_of(events, order="time"):
 
 def spec_of(length):
     return FeatureSpec(
-        items=Table(name="items", columns=(Column(name="item", kind="category", vocabulary=ITEMS),)),
-        profile=Table(name="profile", columns=(Column(name="age", kind="number", mean=20.0, scale=5.0),)),
-        context=Table(name="context", columns=(Column(name="device", kind="category", vocabulary=("phone",)),)),
+        items=TableSpec(name="items", columns=(Column(name="item", kind="category", vocabulary=ITEMS),)),
+        profile=TableSpec(name="profile", columns=(Column(name="age", kind="number", mean=20.0, scale=5.0),)),
+        context=TableSpec(name="context", columns=(Column(name="device", kind="category", vocabulary=("phone",)),)),
         history_length=length,
         actions=DESCRIPTION.actions,
         objectives=DESCRIPTION.objectives,
@@ -92,7 +92,7 @@ def catalogue_of(spec):
 
 
 def folded(events, order, spec):
-    history = EMPTY
+    history = EMPTY_HISTORY
     for place in order:
         history = fold(history, events[place], spec)
     return history
@@ -199,7 +199,7 @@ def test_without_a_clock_there_are_no_gaps():
 def test_the_context_of_every_row_and_the_profile_of_every_user():
     spec, dataset = spec_of(2), dataset_of([("u", "a", 0, 1.0, None), ("w", "b", 43_200, 1.0, None)])
     replay = Replay(dataset, whole(dataset))
-    timed = Table(name="context", columns=spec.context.columns, extra_numbers=("hour_sin", "hour_cos"))
+    timed = TableSpec(name="context", columns=spec.context.columns, extra_numbers=("hour_sin", "hour_cos"))
     context = encode_log(timed, dataset, replay.timestamps)
     assert context["ids"].tolist() == [[2], [2]]
     np.testing.assert_allclose(context["numbers"], [[0, 1], [0, -1]], atol=1e-6)

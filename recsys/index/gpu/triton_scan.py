@@ -77,14 +77,14 @@ def _scan(
     bounds and the numbers of the groups that reach floors [B], counts [B] their number.
     """
     # neighbouring programs hold other queries for the same tile, so that memory is read once and L2 by the others
-    places = tl.program_id(0) % BLOCKS * QUERIES + tl.arange(0, QUERIES)
+    query_ids = tl.program_id(0) % BLOCKS * QUERIES + tl.arange(0, QUERIES)
     dims = tl.arange(0, DIM)
-    query_vectors = tl.load(queries + places[:, None] * DIM + dims[None, :])
-    margin, length = tl.load(margins + 2 * places), tl.load(margins + 2 * places + 1)
-    floor = tl.load(floors + places)
+    query_vectors = tl.load(queries + query_ids[:, None] * DIM + dims[None, :])
+    margin, length = tl.load(margins + 2 * query_ids), tl.load(margins + 2 * query_ids + 1)
+    floor = tl.load(floors + query_ids)
     parts: tl.constexpr = TILE // GROUP
-    counters = counts + places[:, None] + tl.zeros((1, parts), tl.int32)
-    start = places[:, None].to(tl.int64) * CAPACITY
+    counters = counts + query_ids[:, None] + tl.zeros((1, parts), tl.int32)
+    start = query_ids[:, None].to(tl.int64) * CAPACITY
     for number in tl.range(tl.program_id(0) // BLOCKS, num_tiles, tl.num_programs(0) // BLOCKS, num_stages=STAGES):
         tile = number * stride
         rows = tile.to(tl.int64) * TILE + tl.arange(0, TILE)
@@ -94,14 +94,14 @@ def _scan(
         if not ALL_ALLOWED:
             scores = tl.where(tl.load(allowed + rows)[None, :] != 0, scores, float("-inf"))
         if SAMPLE:
-            tl.store(kept + places.to(tl.int64) * CAPACITY + number, tl.max(scores, 1) - error)
+            tl.store(kept + query_ids.to(tl.int64) * CAPACITY + number, tl.max(scores, 1) - error)
         else:
             upper = tl.max(tl.reshape(scores, (QUERIES, parts, GROUP)), 2) + error[:, None]
             hit = upper >= floor[:, None]
-            place = tl.atomic_add(counters, 1, mask=hit, sem="relaxed")
-            fits = hit & (place < CAPACITY)
-            tl.store(kept + start + place, upper, mask=fits)
-            tl.store(groups + start + place, tile * parts + tl.arange(0, parts)[None, :], mask=fits)
+            slot = tl.atomic_add(counters, 1, mask=hit, sem="relaxed")
+            fits = hit & (slot < CAPACITY)
+            tl.store(kept + start + slot, upper, mask=fits)
+            tl.store(groups + start + slot, tile * parts + tl.arange(0, parts)[None, :], mask=fits)
 
 
 @triton.jit
@@ -122,11 +122,11 @@ def _rescore(
     GROUP: tl.constexpr,
 ):
     """Write into found [B, CAPACITY] the rows of kept groups [B, P] whose own upper bound reaches floors [B]."""
-    query, place = tl.program_id(0), tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)
+    query, pair = tl.program_id(0), tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)
     floor = tl.load(floors + query)
-    if tl.load(kept + place) >= floor:
+    if tl.load(kept + pair) >= floor:
         dims = tl.arange(0, DIM)
-        rows = tl.load(groups + place).to(tl.int64) * GROUP + tl.arange(0, GROUP)
+        rows = tl.load(groups + pair).to(tl.int64) * GROUP + tl.arange(0, GROUP)
         items = tl.load(coarse + rows[:, None] * DIM + dims[None, :]).to(tl.float32)
         query_vectors = tl.load(queries + query * DIM + dims).to(tl.float32)
         margin, length = tl.load(margins + 2 * query), tl.load(margins + 2 * query + 1)
@@ -269,7 +269,7 @@ class ScanPlan:
         self.groups = torch.zeros(size, self.capacity, dtype=torch.int32, **own)
         self.found = torch.zeros(size, self.pairs, dtype=torch.int64, **own)
         self.counts = torch.zeros(2, size, dtype=torch.int32, **own)
-        self.places = torch.arange(self.pairs, **own)
+        self.columns = torch.arange(self.pairs, **own)
         self.replay = self._captured() if scan.device.type == "cuda" else self.launch
 
     def search(self, queries: np.ndarray) -> ScanResult:
@@ -367,7 +367,7 @@ class ScanPlan:
 
     def _best(self, query_vectors: Tensor) -> tuple[Tensor, Tensor]:
         """Scores and rows [B, K] of the best rows found."""
-        valid = self.places < self.counts[1][:, None]
+        valid = self.columns < self.counts[1][:, None]
         rows = torch.where(valid, self.found, 0)
         items = self.scan.vectors[rows.flatten()]
         scores = folded_products(query_vectors.repeat_interleave(self.pairs, 0), items).view(rows.shape)

@@ -23,9 +23,9 @@ from serving.state.folding import folded
 
 USERS, ITEMS, DAY = "uvw", "abcde", 86_400.0
 SPEC = features.FeatureSpec(
-    items=features.Table(name="items", columns=()),
-    profile=features.Table(name="profile", columns=()),
-    context=features.Table(name="context", columns=()),
+    items=features.TableSpec(name="items", columns=()),
+    profile=features.TableSpec(name="profile", columns=()),
+    context=features.TableSpec(name="context", columns=()),
     history_length=3,
     actions={"click": "number", "rating": "number", "kind": "word"},
     objectives={"watch": "click", "like": "rating >= 4", "buy": "kind == 'buy'"},

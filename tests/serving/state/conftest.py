@@ -63,9 +63,9 @@ class Store:
 @pytest.fixture(scope="session")
 def spec() -> FeatureSpec:
     return FeatureSpec(
-        items=features.Table(name="items", columns=()),
-        profile=features.Table(name="profile", columns=()),
-        context=features.Table(name="context", columns=()),
+        items=features.TableSpec(name="items", columns=()),
+        profile=features.TableSpec(name="profile", columns=()),
+        context=features.TableSpec(name="context", columns=()),
         history_length=3,
         actions=("click", "rating"),
         objectives={"watch": "click", "like": "rating >= 4"},

@@ -8,18 +8,18 @@ import pytest
 
 from recsys.contracts import Event
 from recsys.errors import ConfigError, QueryError
-from recsys.features.spec import Column, FeatureSpec, Table
-from recsys.features.state import EMPTY, fold_all
+from recsys.features.spec import Column, FeatureSpec, TableSpec
+from recsys.features.state import EMPTY_HISTORY, fold_all
 from recsys.pipeline import recommend
 from recsys.stages import read_catalogue, read_spec
 from serving.state.onboarding import Answers, Onboarding, popularity, reaching
 
 SPEC = FeatureSpec(
-    items=Table(
+    items=TableSpec(
         name="items", columns=(Column(name="item", kind="category", vocabulary=("c", "gone", "b")),), extra_numbers=()
     ),
-    profile=Table(name="profile", columns=()),
-    context=Table(name="context", columns=()),
+    profile=TableSpec(name="profile", columns=()),
+    context=TableSpec(name="context", columns=()),
     history_length=3,
     actions=("click", "rating", "hours", "hidden"),
     objectives={
@@ -99,7 +99,7 @@ def test_seeds_are_remembered_and_make_the_first_slate_personal(trained, onboard
     assert {type(one) for one in seeds} == {Event}
     assert seeds[0].item == liked
     spec = read_spec(trained.bundle)
-    assert sorted(one.item for one in fold_all(EMPTY, seeds, spec)) == sorted(one.item for one in seeds)
+    assert sorted(one.item for one in fold_all(EMPTY_HISTORY, seeds, spec)) == sorted(one.item for one in seeds)
     category = dict(zip(catalogue["item"], catalogue["category"], strict=True))
     assert {category[one.item] for one in seeds[1:]} == {value}
     query = replace(stranger, user="new", history=seeds)

@@ -14,7 +14,7 @@ from recsys.contracts import Event
 from recsys.data.dataset import Dataset, canonical
 from recsys.data.description import Description
 from recsys.errors import BundleError
-from recsys.features.spec import Column, FeatureSpec, Table
+from recsys.features.spec import Column, FeatureSpec, TableSpec
 from recsys.user_seed import USER_SEED, user_seed
 from serving.events.record import Record, Stored
 from serving.gateway.identity import Identity
@@ -26,7 +26,7 @@ HASHED = Identity(key=b"a key of tests in these files", store_raw=False).stored
 
 def with_profile(spec: FeatureSpec) -> FeatureSpec:
     columns = (Column(name="age", kind="number"), Column(name="job", kind="category"))
-    return replace(spec, profile=Table(name="profile", columns=columns))
+    return replace(spec, profile=TableSpec(name="profile", columns=columns))
 
 
 def dataset(spec: FeatureSpec, rows: list[tuple[str, str, float]], age: float = 30.0) -> Dataset:

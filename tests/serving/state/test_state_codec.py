@@ -9,15 +9,15 @@ from hypothesis import strategies as st
 
 from recsys.contracts import Event
 from recsys.errors import ServingError
-from recsys.features.spec import FeatureSpec, Table
+from recsys.features.spec import FeatureSpec, TableSpec
 from serving.state.codec import decode, encode
 from serving.state.contract import UserState
 from serving.state.seen import SeenItems
 
 SPEC = FeatureSpec(
-    items=Table(name="items", columns=()),
-    profile=Table(name="profile", columns=()),
-    context=Table(name="context", columns=()),
+    items=TableSpec(name="items", columns=()),
+    profile=TableSpec(name="profile", columns=()),
+    context=TableSpec(name="context", columns=()),
     history_length=50,
     actions=("rating",),
     objectives={"watch": "1", "like": "rating >= 4"},

@@ -9,17 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys.contracts import Event, Query, Slate, SlateItem
-from recsys.features.spec import FeatureSpec, Table
-from recsys.features.state import EMPTY, fold
+from recsys.features.spec import FeatureSpec, TableSpec
+from recsys.features.state import EMPTY_HISTORY, fold
 from serving.events.record import Record, Stored
 from serving.state import folding, seen
 from serving.state.contract import UserState
 from serving.state.folding import MAX_HIDDEN, MAX_RECENT, MAX_SHOWN, folded, short_id, unseen, with_records
 
 SPEC = FeatureSpec(
-    items=Table(name="items", columns=()),
-    profile=Table(name="profile", columns=()),
-    context=Table(name="context", columns=()),
+    items=TableSpec(name="items", columns=()),
+    profile=TableSpec(name="profile", columns=()),
+    context=TableSpec(name="context", columns=()),
     history_length=3,
     actions=("click",),
     objectives={"watch": "click"},
@@ -68,7 +68,7 @@ RECORDS = st.lists(
 
 @given(RECORDS)
 def test_the_history_is_what_fold_leaves_and_shown_counts_impressions(records):
-    state, history = state_of(log(records)), EMPTY
+    state, history = state_of(log(records)), EMPTY_HISTORY
     for record in records:
         history = fold(history, record.event(), SPEC) if record.kind == "feedback" else history
     assert state.history == history
