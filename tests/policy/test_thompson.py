@@ -139,7 +139,7 @@ def figures(size, num, seed=0, doubt=0.5):
 
 
 def spread_of(policy, probabilities, deviations):
-    return policy.value.spread(np.array([probabilities], np.float32), np.array([deviations], np.float32))[0]
+    return policy.value.utility_std(np.array([probabilities], np.float32), np.array([deviations], np.float32))[0]
 
 
 def test_the_width_of_one_objective_is_half_of_what_lies_within_a_deviation():
@@ -174,10 +174,10 @@ def test_a_boost_stretches_the_width_as_it_does_the_utility():
     rules = [{"name": "push", "boost": 4, "where": "item == 'i1'"}]
     p, deviations = np.full((1, 3, 2), 0.5, np.float32), np.full((1, 3, 2), 0.1, np.float32)
     for formula, order in (("watch", [1, 0, 2]), ("watch - 1", [1, 0, 2])):
-        offer = compiled(formula, rules=rules).fill(asked(["r"]), offered(np.array([[0, 1, 2]])), p, deviations).offer
+        offer = compiled(formula, rules=rules).fill(asked(["r"]), offered(np.array([[0, 1, 2]])), p, deviations).scored
         assert offer.rows[0].tolist() == order
         factor = offer.utility[0, 0] / offer.utility[0, 1]
-        assert offer.spread[0, 0] == pytest.approx(factor * offer.spread[0, 1])
+        assert offer.utility_std[0, 0] == pytest.approx(factor * offer.utility_std[0, 1])
 
 
 @pytest.mark.parametrize("diversity", [PLAIN, DETERMINANTAL], ids=["plain", "determinantal"])
