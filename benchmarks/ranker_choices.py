@@ -1,4 +1,4 @@
-"""What the ranker is made of, chosen by measurement: experts, embeddings, epochs, and what it does without a part of its input.
+"""Choices in the ranker by measurement: experts, embeddings, epochs, and its loss without a part of its input.
 
 The planted world (every probability known) and Informfully IDEA (news, by time). Shared and own experts (CGC of PLE, ours)
 beside MMoE with as many experts, a shared bottom, and embeddings of each objective's own (STEM); one epoch, two, as many
@@ -26,9 +26,8 @@ import ranker_objectives
 import ranker_truth
 import torch
 from objective_cases import FOLDERS, Case, folder_of
-from ranker_peers import as_peer
-from ranker_variants import AFRESH, BOTTOM, MMOE, STEM
-from ranker_world import WORKERS, Examples, trained, worth
+from ranker_peers import BOTTOM, MMOE, PEERS, STEM, model_of
+from ranker_world import WORKERS, Examples, trained, truth_metrics
 from result_file import RESULTS, Figure, console, print_figures, write_result
 from rich import box
 from rich.progress import Progress
@@ -38,8 +37,10 @@ from recsys.contracts import PAD
 from recsys.data.sources.planted import EFFECTS, Planted
 from recsys.errors import exit_on_error
 from recsys.evaluation.probabilities import normalised_entropy
-from recsys.ranking.multi_objective import LOSABLE, MultiObjectiveRanker
-from recsys.training.ranking import RankingTraining, TrainedRanker
+from recsys.features.spec import FeatureSpec
+from recsys.nn.blocks import TableEncoder, reset_embedding
+from recsys.ranking.base import DROPPABLE_GROUPS
+from recsys.training.ranking import RankingTask, RankingTraining, TrainedRanker
 from recsys.training.ranking_examples import RankingExamples
 
 matplotlib.use("Agg")
@@ -48,6 +49,7 @@ from matplotlib import pyplot
 SEEDS = 3
 WORLD = Planted(users=3_000, items=300, rounds=25, slate=10, seed=0, strength=2.0, effects=tuple(EFFECTS))
 OURS = "ours"
+AFRESH = "embeddings afresh every epoch"
 PLANTED, NEWS = "planted", "informfully"
 DROPOUTS = (0.1, 0.2)
 
@@ -61,44 +63,57 @@ class Job:
     data: str
     system: str
     seed: int
-    peer: str
-    """of `ranker_peers.as_peer`"""
-    knobs: RankingTraining
+    config: RankingTraining
     file: Path
 
 
-def ways(data: str) -> Iterable[tuple[str, str, RankingTraining]]:
-    """Name, peer and knobs of everything that is compared; ours first."""
-    knobs = ranker_truth.KNOBS if data == PLANTED else ranker_objectives.KNOBS
-    yield OURS, OURS, knobs
-    yield MMOE, MMOE, knobs
-    yield BOTTOM, BOTTOM, replace(knobs, num_experts=1)
-    yield STEM, STEM, knobs
-    yield "one epoch", OURS, replace(knobs, epochs=1)
+class FreshEmbeddingTask(RankingTask):
+    """Training whose embeddings are initialised again at every epoch but the first.
+
+    Ids overfit within one epoch; the layers that read them go on (MEDA, Fan et al. 2024).
+    """
+
+    def on_train_epoch_start(self) -> None:
+        if not self.current_epoch:
+            return
+        for encoder in (one for one in self.ranker.modules() if isinstance(one, TableEncoder)):
+            for column, embedding in zip(encoder.columns, encoder.embeddings, strict=True):
+                reset_embedding(embedding, trains_unknown=column.name == encoder.id_column)
+
+
+class FreshEmbeddingTraining(RankingTraining):
+    """The same configuration with `FreshEmbeddingTask`."""
+
+    task_type = FreshEmbeddingTask
+
+
+def ways(data: str) -> Iterable[tuple[str, RankingTraining]]:
+    """Name and configuration of everything that is compared; ours first."""
+    config = ranker_truth.CONFIG if data == PLANTED else ranker_objectives.CONFIG
+    yield OURS, config
+    for peer in (MMOE, BOTTOM, STEM):
+        yield peer, replace(config, model=model_of(PEERS[peer]))
+    yield "one epoch", replace(config, epochs=1)
     if data == PLANTED:
-        yield "four epochs", OURS, replace(knobs, epochs=4)
-        yield f"{AFRESH}, four", AFRESH, replace(knobs, epochs=4)
+        yield "four epochs", replace(config, epochs=4)
+        yield f"{AFRESH}, four", FreshEmbeddingTraining(**{**vars(config), "epochs": 4})
         for dropout in DROPOUTS:
-            yield f"feature dropout {dropout:g}", OURS, replace(knobs, feature_dropout=dropout)
+            yield f"feature dropout {dropout:g}", replace(config, feature_dropout=dropout)
     else:
-        yield AFRESH, AFRESH, knobs
+        yield AFRESH, FreshEmbeddingTraining(**vars(config))
 
 
 def run(job: Job) -> Row:
-    """What is explained, of all and where a part of the request is lost."""
+    """Explained loss of the whole test, and of requests without one of their parts."""
     torch.set_num_threads(1)
     held: Examples | Case = pickle.loads(job.file.read_bytes())
     started = time.process_time()
-    knobs = job.knobs
-    if job.peer == MMOE:  # as many experts as ours has in all
-        knobs = replace(knobs, num_experts=knobs.num_experts + held.spec.num_objectives)
-    with as_peer(job.peer):
-        fitted = trained(knobs, held.spec, held.items, held.train, held.valid, job.seed)
+    fitted = trained(job.config, held.spec, held.items, held.train, held.valid, job.seed)
     row = {"data": job.data, "system": job.system, "seed": job.seed, "explained": explained(fitted, held, held.test)}
     if isinstance(held, Examples):
         row["lost"] = {
-            group: explained(fitted, held, without(held.test, group, fitted.ranker))
-            for group in LOSABLE
+            group: explained(fitted, held, without(held.test, group, held.spec))
+            for group in DROPPABLE_GROUPS
             if any(name.startswith(f"{group}_") for name in held.test.request)
         }
     return row | {"cpu_seconds": round(time.process_time() - started)}
@@ -108,20 +123,21 @@ def explained(fitted: TrainedRanker, held: Examples | Case, test: RankingExample
     """Mean over the objectives."""
     predicted = fitted.probabilities(held.items, test).astype(float)
     if isinstance(held, Examples):
-        return float(np.mean([one["share"] for one in worth(held.probabilities, predicted).values()]))
+        return float(np.mean([one["share"] for one in truth_metrics(held.probabilities, predicted).values()]))
     found = []
     for name in held.objectives:
-        place = list(held.spec.objectives).index(name)
-        labels = test.labels[..., place]
+        column = list(held.spec.objectives).index(name)
+        labels = test.labels[..., column]
         known = (test.candidate_rows != PAD) & ~np.isnan(labels)
-        found.append(1 - normalised_entropy(labels[known], predicted[..., place][known]))
+        found.append(1 - normalised_entropy(labels[known], predicted[..., column][known]))
     return float(np.mean(found))
 
 
-def without(examples: RankingExamples, group: str, ranker: MultiObjectiveRanker) -> RankingExamples:
-    """As a request comes that lost its history, its profile or its context on the way."""
+def without(examples: RankingExamples, group: str, spec: FeatureSpec) -> RankingExamples:
+    """Requests that lost their history, their profile or their context on the way."""
+    missing = {f"{table.name}_numbers": table.missing_numbers for table in (spec.profile, spec.context)}
     request = {
-        name: np.full_like(array, ranker.missing_numbers.get(name, 0)) if name.startswith(f"{group}_") else array
+        name: np.full_like(array, missing.get(name, 0)) if name.startswith(f"{group}_") else array
         for name, array in examples.request.items()
     }
     return replace(examples, request=request)
@@ -139,8 +155,8 @@ def measured() -> list[Row]:
             file = Path(folder, data)
             file.write_bytes(pickle.dumps(held, protocol=pickle.HIGHEST_PROTOCOL))
             planned += [
-                Job(data=data, system=system, seed=seed, peer=peer, knobs=knobs, file=file)
-                for system, peer, knobs in ways(data)
+                Job(data=data, system=system, seed=seed, config=config, file=file)
+                for system, config in ways(data)
                 for seed in range(SEEDS)
             ]
         bar = progress.add_task("systems", total=len(planned))

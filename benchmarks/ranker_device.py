@@ -25,7 +25,8 @@ import numpy as np
 import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from ranker_truth import KNOBS
+from ranker_peers import DEFAULT, model_of
+from ranker_truth import CONFIG
 from ranker_world import Examples, log_loss, trained
 from result_file import ROOT, Figure, console, print_figures, write_result
 from rich import box
@@ -39,7 +40,7 @@ from recsys.graphs import random_inputs
 from recsys.nn import sparse_embedding as sparse
 from recsys.nn.losses import masked_bce
 from recsys.nn.sparse_embedding import dense_parameters, sparse_tables
-from recsys.ranking.multi_objective import MultiObjectiveRanker
+from recsys.ranking.model import RankerModel
 from recsys.stages import ranker_inputs
 from recsys.training.trainer import Trainer, matmul_flops
 
@@ -106,7 +107,7 @@ class Drawn:
         return torch.stack(columns, dim=-1)
 
 
-def steps_of(ranker: MultiObjectiveRanker, drawn: Drawn, precision: str, *, compiled: bool) -> Callable[[], object]:
+def steps_of(ranker: RankerModel, drawn: Drawn, precision: str, *, compiled: bool) -> Callable[[], object]:
     """One training step."""
     device = drawn.mask.device.type
     optimiser = torch.optim.AdamW(dense_parameters(ranker), lr=RATE, fused=True)
@@ -130,7 +131,8 @@ def steps_of(ranker: MultiObjectiveRanker, drawn: Drawn, precision: str, *, comp
 
 def speed(num_items: int, device: str) -> Iterator[Row]:
     """One row for every way to train."""
-    settings = instantiate(OmegaConf.load(ROOT / "conf" / "ranking" / "multi_objective.yaml"))
+    conf = OmegaConf.load(ROOT / "conf" / "ranking" / "multi_objective.yaml")
+    settings = instantiate({key: value for key, value in conf.items() if key != "defaults"}, model=model_of(DEFAULT))
     spec = spec_of(num_items)
     drawn = Drawn(spec, device)
     for name, precision, compiled in WAYS:
@@ -205,7 +207,7 @@ def learnt_in(accelerator: str, precision: str, seed: int) -> np.ndarray:
     world = Planted(users=2_000, items=500, rounds=25, slate=10, seed=0, strength=2.0, effects=tuple(EFFECTS))
     examples = Examples.of(world)
     loop = Trainer(accelerator=accelerator, precision=precision, compile=False, progress=False, threads=1)
-    fitted = trained(KNOBS, examples.spec, examples.items, examples.train, examples.valid, seed=seed, loop=loop)
+    fitted = trained(CONFIG, examples.spec, examples.items, examples.train, examples.valid, seed=seed, loop=loop)
     return log_loss(examples.probabilities, fitted.probabilities(examples.items, examples.test).astype(float))
 
 

@@ -26,8 +26,8 @@ import matplotlib
 import numpy as np
 import torch
 from objective_cases import FOLDERS, Case, folder_of
-from ranker_peers import CROSSED, TOWERS, as_peer, trees
-from ranker_truth import KNOBS as PLANTED
+from ranker_peers import CROSSED, DEFAULT, PEERS, TOWERS, model_of, trees
+from ranker_truth import CONFIG as PLANTED
 from ranker_world import WORKERS, trained
 from result_file import RESULTS, Figure, console, print_figures, write_result
 from rich import box
@@ -52,7 +52,7 @@ from matplotlib import pyplot
 SEEDS = 3
 RESAMPLES = 200
 OURS, BOOSTED, RANKED, RATE = "ranker", "LightGBM", "LightGBM lambdarank", "rate of the item"
-KNOBS = replace(
+CONFIG = replace(
     PLANTED,
     num_positions=0,
     cross_rank=16,
@@ -84,38 +84,40 @@ class Job:
     seed: int
     objectives: tuple[str, ...]
     """those that it learns"""
+    model: str = DEFAULT
+    """file of conf/ranking/model, for systems that are rankers"""
 
 
 def run(job: Job) -> dict[str, np.ndarray]:
     """objective -> predictions of the test, [B, C]."""
     torch.set_num_threads(1)
     case: Case = pickle.loads(job.file.read_bytes())
-    places = {name: list(case.spec.objectives).index(name) for name in job.objectives}
+    columns = {name: list(case.spec.objectives).index(name) for name in job.objectives}
     if job.system == RATE:
         logits = case.test.candidate_scores[..., 1:]
-        return {name: 1 / (1 + np.exp(-logits[..., place])) for name, place in places.items()}
+        return {name: 1 / (1 + np.exp(-logits[..., column])) for name, column in columns.items()}
     if job.system in (BOOSTED, RANKED):
-        return boosted(case, places, ranked=job.system == RANKED)
-    with as_peer(job.system):
-        return learnt(case, places, job.seed)
+        return boosted(case, columns, ranked=job.system == RANKED)
+    return learnt(case, columns, job.model, job.seed)
 
 
-def learnt(case: Case, places: dict[str, int], seed: int) -> dict[str, np.ndarray]:
-    wanted = np.isin(np.arange(case.spec.num_objectives), list(places.values()))
+def learnt(case: Case, columns: dict[str, int], model: str, seed: int) -> dict[str, np.ndarray]:
+    kept = np.isin(np.arange(case.spec.num_objectives), list(columns.values()))
     train, valid = (
-        replace(one, labels=np.where(wanted, one.labels, np.nan).astype(np.float32)) for one in (case.train, case.valid)
+        replace(one, labels=np.where(kept, one.labels, np.nan).astype(np.float32)) for one in (case.train, case.valid)
     )
-    fitted = trained(KNOBS, case.spec, case.items, train, valid, seed)
+    config = replace(CONFIG, model=model_of(model))
+    fitted = trained(config, case.spec, case.items, train, valid, seed)
     predicted = fitted.probabilities(case.items, case.test).astype(float)
-    return {name: predicted[..., place] for name, place in places.items()}
+    return {name: predicted[..., column] for name, column in columns.items()}
 
 
-def boosted(case: Case, places: dict[str, int], *, ranked: bool) -> dict[str, np.ndarray]:
+def boosted(case: Case, columns: dict[str, int], *, ranked: bool) -> dict[str, np.ndarray]:
     """Probabilities, or scores of lambdarank within the known candidates of a request."""
     parts = [tabular(one, case) for one in (case.train, case.valid, case.test)]
     predicted = {}
-    for name, place in places.items():
-        labels = [one.labels[..., place].ravel() for one in (case.train, case.valid)]
+    for name, column in columns.items():
+        labels = [one.labels[..., column].ravel() for one in (case.train, case.valid)]
         known = [~np.isnan(one) for one in labels]
         shapes = [one.candidate_rows.shape for one in (case.train, case.valid)]
         groups = [one.reshape(shape).sum(1) for one, shape in zip(known, shapes, strict=True)]
@@ -147,13 +149,15 @@ def jobs(case: Case, file: Path) -> Iterable[Job]:
         yield Job(case=case.name, file=file, system=OURS, seed=seed, objectives=case.objectives)
         for name in case.objectives:
             yield Job(case=case.name, file=file, system=twin(name), seed=seed, objectives=(name,))
-    for system in (CROSSED, TOWERS, BOOSTED, RANKED, RATE):
+    for system in (CROSSED, TOWERS):
+        yield Job(case=case.name, file=file, system=system, seed=0, objectives=case.objectives, model=PEERS[system])
+    for system in (BOOSTED, RANKED, RATE):
         yield Job(case=case.name, file=file, system=system, seed=0, objectives=case.objectives)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answers:
-    """What all systems said of one objective of one data set."""
+    """Predictions of all systems for one objective of one data set."""
 
     case: str
     objective: str
@@ -208,7 +212,7 @@ class Answers:
         return {name: round(float(value), 4) for name, value in means.items()} | {"rows": len(self.labels)}
 
     def _calibration(self, system: str, drawn: np.ndarray) -> Row:
-        """What lambdarank, whose scores are no probabilities, has none of; drawn [S, U] counts of users."""
+        """Calibration of probabilities, which the scores of lambdarank are not; drawn [S, U] counts of users."""
         seeds = self.predicted[system]
         means = {
             "normalised_entropy": np.mean([normalised_entropy(self.labels, one) for one in seeds]),

@@ -1,4 +1,4 @@
-"""What a size of the ranker costs to serve and what it is worth: 500 candidates in how many milliseconds, at which loss?
+"""Cost and quality of the ranker by size: milliseconds of 500 candidates, and the loss.
 
 Rankers of rising size learn one planted world, where the truth is known, and are exported as they are served. Time is CPU
 time of one thread under ONNX Runtime, one request with a full history of 50 events, the same number of repetitions of
@@ -18,10 +18,9 @@ from typing import Any
 import matplotlib
 import numpy as np
 import torch
-from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from ranker_truth import KNOBS, read
-from ranker_world import Examples, log_loss, trained, worth
+from ranker_truth import CONFIG, read
+from ranker_world import Examples, log_loss, trained, truth_metrics
 from result_file import RESULTS, ROOT, Figure, console, print_figures, write_result
 from rich import box
 from rich.progress import track
@@ -30,6 +29,7 @@ from rich.table import Table
 from recsys.data.sources.planted import EFFECTS, Planted
 from recsys.errors import exit_on_error
 from recsys.graphs import export_ranker, random_inputs
+from recsys.ranking.model import logits_and_request
 from recsys.stages import OnnxModel, ranker_inputs
 from recsys.training.ranking import RankingTraining, TrainedRanker
 
@@ -61,9 +61,9 @@ class Served:
 
 def sizes() -> dict[str, RankingTraining]:
     """The default of conf/ranking as it is shaped, smaller and larger ones; all trained alike."""
-    shaped = instantiate(OmegaConf.load(ROOT / "conf" / "ranking" / "multi_objective.yaml"))
+    shaped = OmegaConf.load(ROOT / "conf" / "ranking" / "multi_objective.yaml")
     names = ("dim", "num_heads", "cross_rank", "num_cross_layers", "num_experts", "expert_dim")
-    default = replace(KNOBS, **{name: getattr(shaped, name) for name in names})
+    default = replace(CONFIG, **{name: shaped[name] for name in names})
     return {
         "tiny": replace(default, dim=8, cross_rank=8, num_cross_layers=1, num_experts=1, expert_dim=16),
         "small": replace(default, dim=16, cross_rank=16, num_cross_layers=1, num_experts=1, expert_dim=32),
@@ -73,10 +73,10 @@ def sizes() -> dict[str, RankingTraining]:
     }
 
 
-def served(name: str, knobs: RankingTraining, examples: Examples, folder: Path) -> Served:
-    fitted = trained(knobs, examples.spec, examples.items, examples.train, examples.valid, seed=0)
+def served(name: str, config: RankingTraining, examples: Examples, folder: Path) -> Served:
+    fitted = trained(config, examples.spec, examples.items, examples.train, examples.valid, seed=0)
     predicted = fitted.probabilities(examples.items, examples.test).astype(float)
-    found = worth(examples.probabilities, predicted)
+    found = truth_metrics(examples.probabilities, predicted)
     graph, eager = _calls(fitted, examples, folder / f"{name}.onnx")
     return Served(
         name=name,
@@ -101,7 +101,7 @@ def _calls(
 
     @torch.inference_mode()
     def eager() -> np.ndarray:
-        return fitted.calibrator(*fitted.ranker.with_request(batch)).numpy()
+        return fitted.calibrator(*logits_and_request(fitted.ranker, fitted.calibrator.parents, batch)).numpy()
 
     return lambda: model(arrays), eager
 
@@ -110,12 +110,12 @@ def milliseconds(calls: Sequence[Callable[[], object]]) -> list[float]:
     """Median CPU time of a call of each; they take turns, so that a busy machine is busy for all of them."""
     spent = np.zeros((ROUNDS, len(calls)))
     for turn in range(ROUNDS):
-        for place, call in enumerate(calls):
+        for column, call in enumerate(calls):
             call()
             start = time.process_time()
             for _ in range(REPEATS):
                 call()
-            spent[turn, place] = (time.process_time() - start) / REPEATS * 1e3
+            spent[turn, column] = (time.process_time() - start) / REPEATS * 1e3
     return np.median(spent, axis=0).round(3).tolist()
 
 
@@ -129,8 +129,8 @@ def measured(world: Planted, sizes: Mapping[str, RankingTraining]) -> list[dict[
     with TemporaryDirectory() as folder:
         examples = Examples.of(world)
         systems = [
-            served(name, knobs, examples, Path(folder))
-            for name, knobs in track(sizes.items(), description="training", console=console)
+            served(name, config, examples, Path(folder))
+            for name, config in track(sizes.items(), description="training", console=console)
         ]
         graphs = milliseconds([one.graph for one in systems])
         eagers = milliseconds([one.eager for one in systems])

@@ -25,8 +25,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from ranker_peers import CROSSED, POOLED, TOWERS, as_peer, boosted, rates
-from ranker_world import WORKERS, Examples, agreement, trained, worth
+from ranker_peers import CROSSED, DEFAULT, PEERS, POOLED, TOWERS, boosted, model_of, rates
+from ranker_world import WORKERS, Examples, agreement, trained, truth_metrics
 from result_file import Figure, console, print_figures, write_result
 from rich import box
 from rich.progress import Progress
@@ -45,7 +45,8 @@ OURS, UNBIASED, BOOSTED, RANKED, RATES = (
     "LightGBM lambdarank",
     "rate of the item",
 )
-KNOBS = RankingTraining(
+CONFIG = RankingTraining(
+    model=model_of(DEFAULT),
     dim=32,
     num_heads=2,
     num_positions=10,
@@ -72,8 +73,8 @@ KNOBS = RankingTraining(
     weight_decay=0.01,
 )
 
-LONGER = replace(KNOBS, epochs=3)
-"""what the other benchmarks learn in two epochs; the order that the rarest objective gives is not settled then"""
+LONGER = replace(CONFIG, epochs=3)
+"""the other benchmarks train two epochs, after which the order by the rarest objective has not converged"""
 
 Row = dict[str, Any]
 
@@ -92,11 +93,13 @@ class Job:
     seed: int
     objectives: tuple[str, ...] = OBJECTIVES
     """those that it learns"""
-    knobs: RankingTraining = LONGER
+    config: RankingTraining = LONGER
+    model: str = DEFAULT
+    """file of conf/ranking/model, for systems that are rankers"""
 
 
 def run(job: Job) -> Row:
-    """What the system is worth on the test."""
+    """Metrics of the system on the test."""
     torch.set_num_threads(1)
     examples = Examples.read(job.file)
     started = time.process_time()
@@ -108,26 +111,26 @@ def run(job: Job) -> Row:
     predicted, scores = (peers[job.system](examples), None) if job.system in peers else learnt(job, examples)
     row = {"system": job.system, "seed": job.seed, "cpu_seconds": round(time.process_time() - started)}
     if job.system != RANKED:
-        found = worth(examples.probabilities, predicted)
+        found = truth_metrics(examples.probabilities, predicted)
         row["objectives"] = {name: found[name] for name in job.objectives}
     row["agreement"] = agreement(examples.unbiased, predicted if scores is None else scores)
     return row
 
 
 def learnt(job: Job, examples: Examples) -> tuple[np.ndarray, np.ndarray]:
-    """Calibrated probabilities where the items stood, and the relevance whatever the place, [B, C, T] each."""
-    wanted = np.isin(OBJECTIVES, job.objectives)
+    """Calibrated probabilities at the logged positions, and logits without position bias, [B, C, T] each."""
+    kept = np.isin(OBJECTIVES, job.objectives)
     train, valid = (
-        replace(one, labels=np.where(wanted, one.labels, np.nan).astype(np.float32))
+        replace(one, labels=np.where(kept, one.labels, np.nan).astype(np.float32))
         for one in (examples.train, examples.valid)
     )
     batch = tensors(examples.test)
     batch.pop("candidate_positions")
-    with as_peer(job.system):
-        fitted = trained(job.knobs, examples.spec, examples.items, train, valid, job.seed)
-        task = RankingTask(fitted.ranker, examples.items, 0, job.knobs, steps=1).eval()
-        probabilities = fitted.probabilities(examples.items, examples.test).astype(float)
-        return probabilities, task.all_logits(batch).double().numpy()
+    config = replace(job.config, model=model_of(job.model))
+    fitted = trained(config, examples.spec, examples.items, train, valid, job.seed)
+    task = RankingTask(fitted.ranker, examples.items, 0, config, steps=1).eval()
+    probabilities = fitted.probabilities(examples.items, examples.test).astype(float)
+    return probabilities, task.all_logits(batch).double().numpy()
 
 
 def jobs(files: dict[str, Path], seeds: int) -> Iterable[Job]:
@@ -139,7 +142,9 @@ def jobs(files: dict[str, Path], seeds: int) -> Iterable[Job]:
             yield Job(system=single(name), file=everything, seed=seed, objectives=(name,))
     for seed in range(seeds):
         yield Job(system=UNBIASED, file=files["no position"], seed=seed)
-    for system in (CROSSED, POOLED, TOWERS, BOOSTED, RANKED, RATES):
+    for system in (CROSSED, POOLED, TOWERS):
+        yield Job(system=system, file=everything, seed=0, model=PEERS[system])
+    for system in (BOOSTED, RANKED, RATES):
         yield Job(system=system, file=everything, seed=0)
     for effect in EFFECTS:
         yield Job(system=f"{effect} alone", file=files[effect], seed=0)
@@ -185,7 +190,7 @@ def measured(seed: int, seeds: int) -> list[Row]:
 
 
 def line(row: Row) -> str:
-    """What is shown as soon as a system is done."""
+    """Summary of a system, printed as soon as it is done."""
     shares = " ".join(f"{name} {one['share']:.3f}" for name, one in row.get("objectives", {}).items())
     return f"  {row['system']}, seed {row['seed']}: {shares}"
 
@@ -234,7 +239,7 @@ def _mean_agreement(rows: Sequence[Row]) -> dict[str, float]:
 
 
 def behind(rows: Sequence[Row], name: str) -> float:
-    """How far the ranker's share lies below that of its single-task twin, in standard errors of the difference."""
+    """Standard errors of the difference by which the ranker's share lies below that of its single-task twin."""
     shares = [[row["objectives"][name]["share"] for row in of(rows, system)] for system in (single(name), OURS)]
     twin, ours = (np.array(one) for one in shares)
     error = np.sqrt(twin.var(ddof=1) / len(twin) + ours.var(ddof=1) / len(ours))
@@ -263,13 +268,13 @@ def table(rows: Sequence[Row]) -> Table:
 
 def read(arguments: Sequence[str]) -> tuple[int, int]:
     """The world's seed and the number of seeds of the systems; ConfigError for anything but seed=N and seeds=N."""
-    wanted = {"seed": 0, "seeds": SEEDS}
+    values = {"seed": 0, "seeds": SEEDS}
     for argument in arguments:
         key, _, value = argument.partition("=")
-        if key not in wanted or not value.isdigit() or argument == "seeds=0":
+        if key not in values or not value.isdigit() or argument == "seeds=0":
             raise ConfigError(f"{argument} is no argument of this benchmark; write seed=7, seeds=1 or nothing")
-        wanted[key] = int(value)
-    return wanted["seed"], wanted["seeds"]
+        values[key] = int(value)
+    return values["seed"], values["seeds"]
 
 
 def main() -> None:

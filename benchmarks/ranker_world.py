@@ -1,6 +1,6 @@
-"""The planted world as the ranker's examples, and what a prediction of them is worth when the truth is known.
+"""The planted world as the ranker's examples, and metrics of predictions against the known probabilities.
 
-Shapes: B requests, C places of a slate, T objectives, R = B * C impressions.
+Shapes: B requests, C positions of a slate, T objectives, R = B * C impressions.
 """
 
 import os
@@ -45,7 +45,7 @@ class Examples:
 
     @staticmethod
     def of(world: Planted) -> "Examples":
-        """Later rounds are the test, the rounds before it calibrate; places and propensities are no features."""
+        """Later rounds are the test, the rounds before it calibrate; positions and propensities are no features."""
         dataset, truth = world.logged()
         split = GlobalTime(rank=0.05, validation=0.4, test=0.1, cuts=1, later=0.0, horizon_days=None).splits(dataset)[0]
         features = Features(history_length=REMEMBERED, max_values=1, min_count=1, leave_out=["position", "propensity"])
@@ -79,7 +79,7 @@ class Examples:
 
 
 def trained(
-    knobs: RankingTraining,
+    config: RankingTraining,
     spec: FeatureSpec,
     items: ItemTable,
     train: RankingExamples,
@@ -89,7 +89,7 @@ def trained(
 ) -> TrainedRanker:
     """In this process, where no other loop is given on one core, and on a GPU if there is one."""
     with TemporaryDirectory() as folder:
-        return knobs.fit(
+        return config.fit(
             spec,
             items,
             train,
@@ -103,12 +103,12 @@ def trained(
 
 
 def log_loss(true: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """[T] expected log loss of predictions [B, C, T] under the truth: no label's chance is in it."""
+    """Expected log loss [T] of predictions [B, C, T] under the truth, free of the chance of labels."""
     predicted = predicted.clip(1e-9, 1 - 1e-9)
     return -(true * np.log(predicted) + (1 - true) * np.log1p(-predicted)).mean(axis=(0, 1))
 
 
-def worth(true: np.ndarray, predicted: np.ndarray) -> dict[str, dict[str, float]]:
+def truth_metrics(true: np.ndarray, predicted: np.ndarray) -> dict[str, dict[str, float]]:
     """objective -> share of the explainable loss, expected calibration error, predicted / true."""
     constant = np.broadcast_to(true.mean(axis=(0, 1)), true.shape)
     worst, best, own = (log_loss(true, one) for one in (constant, true, predicted))
@@ -116,12 +116,12 @@ def worth(true: np.ndarray, predicted: np.ndarray) -> dict[str, dict[str, float]
     ratios = predicted.mean(axis=(0, 1)) / true.mean(axis=(0, 1))
     return {
         name: {
-            "share": round(float(shares[place]), 4),
-            "ece": round(reliability(true[..., place].ravel(), predicted[..., place].ravel()).error, 5),
-            "predicted_over_true": round(float(ratios[place]), 4),
-            "bayes_gain": round(float(1 - best[place] / worst[place]), 4),
+            "share": round(float(shares[index]), 4),
+            "ece": round(reliability(true[..., index].ravel(), predicted[..., index].ravel()).error, 5),
+            "predicted_over_true": round(float(ratios[index]), 4),
+            "bayes_gain": round(float(1 - best[index] / worst[index]), 4),
         }
-        for place, name in enumerate(OBJECTIVES)
+        for index, name in enumerate(OBJECTIVES)
     }
 
 
@@ -130,11 +130,11 @@ def agreement(true: np.ndarray, scores: np.ndarray) -> dict[str, float]:
     ranks = [one.argsort(axis=1).argsort(axis=1).astype(float) for one in (true, scores)]
     one, other = (rank - rank.mean(axis=1, keepdims=True) for rank in ranks)
     values = (one * other).sum(axis=1) / (one**2).sum(axis=1)
-    return {name: round(float(values[:, place].mean()), 4) for place, name in enumerate(OBJECTIVES)}
+    return {name: round(float(values[:, index].mean()), 4) for index, name in enumerate(OBJECTIVES)}
 
 
 def tabular(examples: RankingExamples, items: ItemTable, slots: list[int]) -> np.ndarray:
-    """[R, F] what trees read: the same ids, numbers and places, and the history's shares of what a candidate is like.
+    """Features of trees, [R, F]: the same ids, numbers and positions, and the shares of the history that match a candidate.
 
     slots: of the ids that are compared with the history, now and fading, as the ranker counts them.
     """

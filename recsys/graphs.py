@@ -17,7 +17,7 @@ from torch import nn
 from recsys.errors import BundleError
 from recsys.features.spec import FeatureSpec, TensorSpec
 from recsys.ranking.calibration import Calibrator
-from recsys.ranking.multi_objective import MultiObjectiveRanker
+from recsys.ranking.model import RankerModel, logits_and_request
 from recsys.ranking.uncertainty import LastLayerPosterior, certainty
 from recsys.retrieval.two_tower import TowerEnsemble
 from recsys.stages import DEVIATIONS, PROBABILITIES, OnnxModel
@@ -55,7 +55,7 @@ def export_item_tower(towers: TowerEnsemble, spec: FeatureSpec, path: Path) -> N
 
 
 def export_ranker(
-    ranker: MultiObjectiveRanker,
+    ranker: RankerModel,
     calibrator: Calibrator,
     posterior: LastLayerPosterior | None,
     inputs: Sequence[TensorSpec],
@@ -64,7 +64,11 @@ def export_ranker(
     """Export the ranker: request and candidate tensors -> probabilities, with a posterior also deviations [B, C, T]."""
     if posterior is None:
         modules = nn.ModuleList([ranker, calibrator])
-        _export(modules, lambda batch: calibrator(*ranker.with_request(batch)), inputs, (PROBABILITIES,), path)
+
+        def probabilities(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+            return calibrator(*logits_and_request(ranker, calibrator.parents, batch))
+
+        _export(modules, probabilities, inputs, (PROBABILITIES,), path)
         return
     modules, outputs = nn.ModuleList([ranker, calibrator, posterior]), (PROBABILITIES, DEVIATIONS)
     _export(modules, lambda batch: certainty(ranker, calibrator, posterior, batch), inputs, outputs, path)

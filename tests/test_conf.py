@@ -1,6 +1,7 @@
 """Every configuration file is one constructor call that exists, and every choice composes and builds."""
 
 import inspect
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,8 @@ FILES = sorted(CONF.rglob("*.yaml"))
 CHOICES = [
     (str(file.parent.relative_to(CONF)), file.stem) for file in FILES if file.parent.name not in ("conf", "recipe")
 ]
-PACKAGES = {"candidates/operator": "candidates.sources.item_item.operator"}
-"""of the groups that are chosen elsewhere than where they lie"""
+PACKAGES = {"candidates/operator": "candidates.sources.item_item.operator", "ranking/model": "ranking.model"}
+"""of the nested groups"""
 RECIPES = sorted(file.stem for file in (CONF / "recipe").glob("*.yaml"))
 FORMS_OF_HYDRA = {"defaults", "_target_", "_convert_", "_recursive_", "_partial_", "_args_"}
 NOT_BUILT = ("seed", "seeds", "run_dir", "refit")
@@ -49,6 +50,7 @@ EVERY = [
 TARGETS = [pytest.param(node, id=place) for node, place in EVERY]
 CALLED = [pytest.param(node, id=place) for node, place in EVERY if not node.get("_partial_")]
 TUNED = [pytest.param(node, id=place) for node, place in EVERY if "grid" in node]
+RANKERS = [pytest.param(node, id=place) for node, place in EVERY if place.startswith("ranking/model/")]
 
 
 def composed(*overrides):
@@ -80,8 +82,15 @@ def test_a_baseline_takes_exactly_what_is_given_and_what_is_chosen(node):
     assert given | chosen == parameters(node["baseline"])
 
 
-def test_what_is_called_later_is_a_baseline():
-    assert len(TARGETS) - len(CALLED) == len(TUNED) > 0
+@pytest.mark.parametrize("node", RANKERS)
+def test_a_ranker_takes_inputs_sizes_and_the_keys_of_its_file(node):
+    assert parameters(node) == {"inputs", "sizes"} | keys(node)
+
+
+def test_what_is_called_later_is_a_baseline_or_a_ranker():
+    assert len(TARGETS) - len(CALLED) == len(TUNED) + len(RANKERS)
+    assert TUNED
+    assert RANKERS
 
 
 @pytest.mark.parametrize("node", TARGETS)
@@ -95,7 +104,7 @@ def test_a_target_has_no_second_default_and_no_positional_knob(node):
 @pytest.mark.parametrize(("group", "option"), CHOICES, ids=lambda value: value)
 def test_every_choice_composes_and_builds(group, option):
     package = PACKAGES.get(group, group)
-    chosen = f"{group}@{package}={option}" if group in PACKAGES else f"{group}={option}"
+    chosen = f"{group}={option}" if package == group.replace("/", ".") else f"{group}@{package}={option}"
     node = OmegaConf.select(composed(chosen, *(NEEDED.get(option, []) if group == "data" else [])), package)
     if (group, option) == ("trainer", "gpu") and not torch.cuda.is_available():
         with pytest.raises(InstantiationException) as refused:
@@ -104,7 +113,9 @@ def test_every_choice_composes_and_builds(group, option):
         assert isinstance(refused.value.__cause__, ConfigError)
         assert "CUDA" in str(refused.value.__cause__)
     else:
-        assert type(built(node)).__module__.startswith("recsys.")
+        part = built(node)
+        kind = part.func if isinstance(part, partial) else type(part)
+        assert kind.__module__.startswith("recsys.")
 
 
 @pytest.mark.parametrize("recipe", [None, *RECIPES])

@@ -19,6 +19,7 @@ from recsys.features.spec import UNKNOWN, Features
 from recsys.graphs import check_against_eager, export_item_tower, export_ranker, export_user_tower
 from recsys.nn import sparse_embedding
 from recsys.ranking.calibration import Calibrator
+from recsys.ranking.model import RankerInputs, RankerSizes, logits_and_request
 from recsys.ranking.multi_objective import MultiObjectiveRanker
 from recsys.ranking.uncertainty import LastLayerPosterior, certainty
 from recsys.retrieval.two_tower import TowerEnsemble, TwoTower
@@ -53,11 +54,10 @@ def towers(fitted):
 @pytest.fixture(scope="module")
 def ranker(fitted):
     torch.manual_seed(1)
-    ranker = MultiObjectiveRanker(
-        spec=fitted[0],
-        num_scores=num_score_features(NUM_SOURCES),
-        num_positions=5,
-        parents=(None, 0, 0, 2),
+    inputs = RankerInputs(
+        spec=fitted[0], num_scores=num_score_features(NUM_SOURCES), num_positions=5, parents=(None, 0, 0, 2)
+    )
+    sizes = RankerSizes(
         dim=8,
         num_heads=2,
         cross_rank=4,
@@ -67,7 +67,8 @@ def ranker(fitted):
         dropout=0.3,
         id_dropout=0.3,
         feature_dropout=0.3,
-    ).eval()
+    )
+    ranker = MultiObjectiveRanker(inputs=inputs, sizes=sizes).eval()
     for layer in (ranker.heads, ranker.wide):
         layer.reset_parameters()  # as if trained: a fresh head says nothing
     ranker.fit_scores(torch.randn(50, num_score_features(NUM_SOURCES)))
@@ -78,7 +79,7 @@ def ranker(fitted):
 def calibrator(ranker):
     calibrator = Calibrator(ranker.request_width, ranker.parents)
     generator = torch.Generator().manual_seed(3)
-    calibrator.level.fit(
+    calibrator.intercept.fit(
         torch.randn(50, ranker.request_width, generator=generator), torch.randn(50, 4, generator=generator)
     )
     calibrator.slope.copy_(torch.tensor([0.0, 0.5, 1.0, 2.0]))
@@ -89,7 +90,7 @@ def calibrator(ranker):
 
 @pytest.fixture(scope="module")
 def posterior(ranker):
-    learnt = ranker.learnt()
+    learnt = ranker.weight_change()
     posterior = LastLayerPosterior(*learnt.shape)
     rows = torch.randn(learnt.shape[0], 40, learnt.shape[1], generator=torch.Generator().manual_seed(2))
     posterior.fit(rows.transpose(1, 2) @ rows, learnt)
@@ -187,7 +188,7 @@ def test_the_ranker_graph_equals_its_modules(prepared, fitted, ranker, calibrato
         assert found.shape == (batch, num, 4)
         assert np.isfinite(found).all()
         np.testing.assert_allclose(found, wanted.numpy(), rtol=1e-5, atol=1e-5)
-    probabilities = calibrator(*ranker.with_request(tensors(arrays)))
+    probabilities = calibrator(*logits_and_request(ranker, calibrator.parents, tensors(arrays)))
     np.testing.assert_allclose(ranker_graph(arrays), probabilities.numpy(), rtol=0, atol=1e-5)
     assert (answer["deviations"] > 0).all()
 

@@ -41,7 +41,7 @@ class TableEncoder(nn.Module):
         self.id_column = id_column
         self.id_dropout = id_dropout
         embeddings = nn.ModuleList(
-            _embedding(column.num_ids, dim, means_something=column.name == id_column) for column in self.columns
+            _embedding(column.num_ids, dim, trains_unknown=column.name == id_column) for column in self.columns
         )
         self.embeddings = cast("Sequence[nn.Embedding]", embeddings)
         self.numbers = nn.Linear(self.widths["numbers"], dim) if "numbers" in self.widths else None
@@ -81,20 +81,20 @@ class TableEncoder(nn.Module):
         return torch.where(dropped, UNKNOWN, ids)
 
 
-def _embedding(num_ids: int, dim: int, *, means_something: bool) -> nn.Embedding:
+def _embedding(num_ids: int, dim: int, *, trains_unknown: bool) -> nn.Embedding:
     kind = (
         nn.Embedding if num_ids < sparse_embedding.SPARSE_THRESHOLD_ROWS else sparse_embedding.RowWiseAdagradEmbedding
     )
     embedding = kind(num_ids, dim, padding_idx=MISSING)
-    begin(embedding, means_something=means_something)
+    reset_embedding(embedding, trains_unknown=trains_unknown)
     return embedding
 
 
 @torch.no_grad()
-def begin(embedding: nn.Embedding, *, means_something: bool) -> None:
-    """Rows as they are before training; UNKNOWN says nothing where it does not stand for every other id now and then."""
+def reset_embedding(embedding: nn.Embedding, *, trains_unknown: bool) -> None:
+    """Initialise the rows; MISSING is 0, and so is UNKNOWN unless id dropout trains it."""
     nn.init.normal_(embedding.weight, std=1 / math.sqrt(embedding.embedding_dim))
-    embedding.weight[[MISSING] if means_something else [MISSING, UNKNOWN]] = 0.0
+    embedding.weight[[MISSING] if trains_unknown else [MISSING, UNKNOWN]] = 0.0
 
 
 def _summed(embedding: nn.Embedding, ids: Tensor) -> Tensor:

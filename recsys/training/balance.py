@@ -27,7 +27,7 @@ class Fixed(nn.Module):
         super().__init__()
         self.register_buffer("weights", torch.tensor(list(weights), dtype=torch.float32), persistent=False)
 
-    def forward(self, losses: Tensor, shared: nn.Parameter) -> Tensor:
+    def forward(self, losses: Tensor, shared: Tensor) -> Tensor:
         return (self.weights * losses).sum()
 
 
@@ -44,7 +44,7 @@ class ByUncertainty(nn.Module):
         super().__init__()
         self.register_buffer("means", torch.zeros(num_objectives))
 
-    def forward(self, losses: Tensor, shared: nn.Parameter) -> Tensor:
+    def forward(self, losses: Tensor, shared: Tensor) -> Tensor:
         if torch.is_grad_enabled():
             _moved(self.means, losses.detach())
         return (losses / (2 * self.means.clamp(min=SMALLEST))).sum()
@@ -71,12 +71,12 @@ class ByGradients(nn.Module):
         for name in ("first", "losses", "slopes"):
             self.register_buffer(name, torch.zeros(num_objectives))
 
-    def forward(self, losses: Tensor, shared: nn.Parameter) -> Tensor:
+    def forward(self, losses: Tensor, shared: Tensor) -> Tensor:
         if torch.is_grad_enabled():
             self._follow(losses, shared)
         return (self.weights * losses).sum()
 
-    def _follow(self, losses: Tensor, shared: nn.Parameter) -> None:
+    def _follow(self, losses: Tensor, shared: Tensor) -> None:
         _moved(self.losses, losses.detach())
         _moved(self.slopes, torch.stack([_slope(loss, shared) for loss in losses]))
         self.first.copy_(torch.where(self.first == 0, losses.detach(), self.first))
@@ -94,7 +94,7 @@ def _moved(means: Tensor, news: Tensor) -> None:
     means.copy_(torch.where(news == 0, means, moved))
 
 
-def _slope(loss: Tensor, shared: nn.Parameter) -> Tensor:
+def _slope(loss: Tensor, shared: Tensor) -> Tensor:
     """Length of the gradient. Counting operations, as the loop does in a first step, knows no autograd.grad."""
     kept, shared.grad = shared.grad, None
     loss.backward(retain_graph=True, inputs=[shared])

@@ -28,7 +28,7 @@ from recsys.features.spec import FeatureSpec
 from recsys.index import Index
 from recsys.index.faiss_index import IndexBuilder
 from recsys.policy.hidden_items import HiddenItems
-from recsys.ranking.funnel import told
+from recsys.ranking.objective_chain import describe
 from recsys.replay.evaluation_queries import EvaluationQueries
 from recsys.replay.labelled_requests import LabelledRequests
 from recsys.retrieval.two_tower import TowerEnsemble
@@ -232,8 +232,8 @@ class CascadeTrainer:
             for period, limit in ((RANK, ranking.requests), (VALIDATION, ranking.validation_requests))
         ]
         trained = self._fit(ranking, encoder, *examples, folder="ranker")
-        if follows := told(tuple(encoder.spec.objectives), trained.ranker.parents):
-            self.echo(f"objectives conditional on another one: {follows}")
+        if chain := describe(tuple(encoder.spec.objectives), trained.calibrator.parents):
+            self.echo(f"objectives conditional on another one: {chain}")
         return trained
 
     def _ranking_again(self, ranking: RankingTraining, measured: TrainedCascade, served: Retrieve) -> TrainedRanker:

@@ -221,6 +221,11 @@ class Experiment:
 
 IGNORED_SETTINGS = ("run_dir", "logger", "limits", "refit")
 """keys that change no checkpoint"""
+BEFORE_MODELS = {
+    "ranking.model._target_": "recsys.ranking.multi_objective.MultiObjectiveRanker",
+    "ranking.model._partial_": True,
+}
+"""settings of runs that were begun before the ranker could be chosen"""
 
 
 def _refitted(cascade: TrainedCascade) -> str:
@@ -242,6 +247,8 @@ def check_same_configuration(checkpoints: Path, config: dict[str, Any]) -> None:
         write_atomically(file, json.dumps(settings, indent=1).encode())
         return
     begun = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if "ranking._target_" in begun:
+        begun = BEFORE_MODELS | begun
     for key in sorted(begun.keys() | settings.keys()):
         if (before := begun.get(key)) != (now := settings.get(key)):
             raise ConfigError(

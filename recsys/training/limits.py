@@ -10,7 +10,7 @@ from recsys.data.description import USER
 from recsys.errors import DataError, check_ranges
 from recsys.training.cascade import CascadeConfig
 from recsys.training.footprint import GIB, Footprint, LogSize, TrainingSize, machine_gib
-from recsys.training.ranking_examples import learnt_places
+from recsys.training.ranking_examples import training_columns
 
 
 class TrainingLimits:
@@ -59,7 +59,7 @@ def training_size(config: CascadeConfig, num_items: int, *, refit: bool) -> Trai
     total = min(config.candidates.total or candidates_for_catalogue(num_items), num_items)
     return replace(
         size,
-        candidates=len(learnt_places(total, ranking.dense_candidates)),
+        candidates=len(training_columns(total, ranking.dense_candidates)),
         examples_gib=ranking.examples_gib,
         requests=ranking.requests,
         requests_per_user=ranking.requests_per_user,

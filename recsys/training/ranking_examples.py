@@ -115,13 +115,13 @@ def ranking_examples(
     """Ask retrieval at moments of the log and label its candidates by what came of them.
 
     Retrieval must have been fitted on earlier periods only; the requests are encoded by the ranker's own spec.
-    dense: as in `learnt_places`. NoRequestsError without moments.
+    dense: as in `training_columns`. NoRequestsError without moments.
     """
     if not len(moments):
         raise NoRequestsError(
             "no request of a period is followed by the whole horizon; give a shorter protocol.horizon_days"
         )
-    kept = learnt_places(retrieve.sources.total, dense)
+    kept = training_columns(retrieve.sources.total, dense)
 
     def part(batch: np.ndarray) -> Arrays:
         answer = asked(retrieve, spec, items, moments.replay.queries(batch, k=1))
@@ -157,7 +157,7 @@ def in_batches(part: Callable[[np.ndarray], Arrays], rows: np.ndarray) -> Arrays
     return whole
 
 
-def learnt_places(total: int, dense: int) -> np.ndarray:
+def training_columns(total: int, dense: int) -> np.ndarray:
     """Of `total` candidates the first `dense` and every THINNED-th of the others.
 
     By place, whatever became of them, so that what is likely at a place stays as likely.

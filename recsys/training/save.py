@@ -22,6 +22,8 @@ from recsys.training.prepare import Prepared
 from recsys.training.ranking_examples import RetrievalVersion
 from recsys.user_seed import USER_SEED, user_seed
 
+STORED_NAMES = {"intercept.mean": "level.centre", "intercept.std": "level.spread", "intercept.": "level."}
+"""of the calibrator -> in weights.safetensors"""
 PACKAGES = ("torch", "pytorch-lightning", "faiss-cpu", "onnxruntime", "numpy", "polars")
 
 
@@ -78,11 +80,17 @@ def _weights(cascade: TrainedCascade) -> dict[str, torch.Tensor]:
     if ranking := cascade.ranking:
         parts |= {"ranker": ranking.ranker, "calibrator": ranking.calibrator, "posterior": ranking.posterior}
     return {
-        f"{part}.{name}": tensor.contiguous()
+        f"{part}.{_stored(name) if part == 'calibrator' else name}": tensor.contiguous()
         for part, module in parts.items()
         for name, tensor in module.state_dict().items()
         if name.rpartition(".")[2] != ADAGRAD_STATE
     }
+
+
+def _stored(name: str) -> str:
+    for own, stored in STORED_NAMES.items():
+        name = name.replace(own, stored)
+    return name
 
 
 def _versions(cascade: TrainedCascade) -> dict[str, Any]:

@@ -10,19 +10,17 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import ranker_choices
-from ranker_choices import OURS, PLANTED, Job, ahead, figures, run, ways, without
-from ranker_peers import as_peer
-from ranker_truth import KNOBS
-from ranker_variants import AFRESH, BOTTOM, MMOE, STEM
+from ranker_choices import AFRESH, OURS, PLANTED, FreshEmbeddingTask, Job, ahead, figures, run, ways, without
+from ranker_peers import BOTTOM, DEFAULT, MMOE, PEERS, STEM, model_of
+from ranker_truth import CONFIG
 from ranker_world import Examples
 
 from recsys.data.sources.planted import EFFECTS, Planted
-from recsys.training import ranking
 from recsys.training.ranking import RankingTask
 from recsys.training.ranking_examples import tensors
 
 TINY = Planted(users=60, items=60, rounds=12, slate=5, seed=0, strength=2.0, effects=tuple(EFFECTS))
-SMALL = replace(KNOBS, dim=8, expert_dim=8, num_experts=2, epochs=2)
+SMALL = replace(CONFIG, dim=8, expert_dim=8, num_experts=2, epochs=2)
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +31,8 @@ def examples():
 def gradients(peer, examples):
     """A ranker of the variant, with the gradients of one batch."""
     torch.manual_seed(0)
-    with as_peer(peer):
-        ranker = SMALL.ranker(examples.spec, examples.train.candidate_scores.shape[-1], (None,) * 4)
+    config = replace(SMALL, model=model_of(PEERS.get(peer, DEFAULT)))
+    ranker = config.ranker(examples.spec, examples.train.candidate_scores.shape[-1], (None,) * 4)
     task = RankingTask(ranker, examples.items, 0, SMALL, steps=1)
     batch = tensors(examples.train.at(np.arange(16)))
     with torch.no_grad():  # before training nothing reaches the experts
@@ -47,57 +45,59 @@ def moved(module):
     return any(one.grad is not None and bool(one.grad.any()) for one in module.parameters())
 
 
-@pytest.mark.parametrize("peer", [OURS, MMOE, BOTTOM, STEM])
-def test_experts_of_ones_own_learn_where_there_are_any(examples, peer):
+@pytest.mark.parametrize("peer", [OURS, STEM, MMOE])
+def test_every_expert_learns(examples, peer):
     ranker = gradients(peer, examples)
-    assert all(moved(one) for one in ranker.experts[:2])
-    assert [moved(one) for one in ranker.experts[2:]] == [peer in (OURS, STEM)] * 4
+    assert len(ranker.experts) == 2 + 4
+    assert all(moved(one) for one in ranker.experts)
+
+
+def test_a_shared_bottom_is_one_expert(examples):
+    ranker = gradients(BOTTOM, examples)
+    assert moved(ranker.bottom)
+    assert not hasattr(ranker, "gates")
 
 
 def test_each_objective_reads_embeddings_of_its_own(examples):
     ranker = gradients(STEM, examples)
-    assert len(ranker.own) == 4
-    assert all(moved(one) for one in ranker.own)
-    assert not hasattr(gradients(MMOE, examples), "own")
+    assert len(ranker.own_encoders) == 4
+    assert all(moved(one) for one in ranker.own_encoders)
+    assert not hasattr(gradients(MMOE, examples), "own_encoders")
 
 
 def test_embeddings_begin_afresh_and_nothing_else_does(examples, monkeypatch):
-    with as_peer(AFRESH):
-        ranker = SMALL.ranker(examples.spec, examples.train.candidate_scores.shape[-1], (None,) * 4)
-        task = RankingTask(ranker, examples.items, 0, SMALL, steps=1)
-        before = {name: one.clone() for name, one in ranker.state_dict().items()}
-        for epoch, changed in ((0, False), (1, True)):
-            monkeypatch.setattr(RankingTask, "current_epoch", epoch, raising=False)
-            task.on_train_epoch_start()
-            after = ranker.state_dict()
-            different = {name for name in before if not torch.equal(before[name], after[name])}
-            embedded = {name for name in before if "embeddings" in name}
-            assert different == (embedded if changed else set())
+    ranker = SMALL.ranker(examples.spec, examples.train.candidate_scores.shape[-1], (None,) * 4)
+    task = FreshEmbeddingTask(ranker, examples.items, 0, SMALL, steps=1)
+    before = {name: one.clone() for name, one in ranker.state_dict().items()}
+    for epoch, changed in ((0, False), (1, True)):
+        monkeypatch.setattr(RankingTask, "current_epoch", epoch, raising=False)
+        task.on_train_epoch_start()
+        after = ranker.state_dict()
+        different = {name for name in before if not torch.equal(before[name], after[name])}
+        embedded = {name for name in before if "embeddings" in name}
+        assert different == (embedded if changed else set())
     for column, embedding in zip(ranker.item_encoder.columns, ranker.item_encoder.embeddings, strict=True):
         assert (embedding.weight[:2] == 0).all(dim=1).tolist() == [True, column.name != "item"], "as they begin"
-
-
-def test_afterwards_the_ranker_is_ours_again():
-    own, hook = ranking.MultiObjectiveRanker, RankingTask.on_train_epoch_start
-    for peer in (MMOE, STEM, AFRESH):
-        with as_peer(peer):
-            assert (ranking.MultiObjectiveRanker, RankingTask.on_train_epoch_start) != (own, hook)
-    assert (ranking.MultiObjectiveRanker, RankingTask.on_train_epoch_start) == (own, hook)
 
 
 @pytest.mark.parametrize("peer", [OURS, STEM])
 def test_a_way_is_trained_and_judged_with_all_and_with_parts_lost(examples, peer, tmp_path):
     file = examples.save(tmp_path / "examples")
     row = run(
-        Job(data=PLANTED, system=peer, seed=0, peer=peer, knobs=replace(SMALL, epochs=8, learning_rate=0.02), file=file)
+        Job(
+            data=PLANTED,
+            system=peer,
+            seed=0,
+            config=replace(SMALL, epochs=8, learning_rate=0.02, model=model_of(PEERS.get(peer, DEFAULT))),
+            file=file,
+        )
     )
     assert row["lost"].keys() == {"history", "profile", "context"}
     assert row["explained"] not in row["lost"].values(), "each part says something"
 
 
 def test_what_is_lost_is_as_if_it_had_never_come(examples):
-    ranker = SMALL.ranker(examples.spec, 0, (None,) * 4)
-    lost = without(examples.test, "history", ranker).request
+    lost = without(examples.test, "history", examples.spec).request
     for name, array in lost.items():
         assert (not array.any()) if name.startswith("history_") else (array == examples.test.request[name]).all()
 
@@ -119,8 +119,10 @@ def test_ahead_is_a_paired_difference_over_the_seeds():
 
 
 def test_the_variants_differ_in_what_they_are_named_after():
-    planted = {name: (peer, knobs) for name, peer, knobs in ways(PLANTED)}
-    assert planted[BOTTOM][1].num_experts == 1
-    assert planted["one epoch"][1] == replace(KNOBS, epochs=1)
+    planted = dict(ways(PLANTED))
+    assert {name: planted[name].model.func for name in (MMOE, BOTTOM, STEM)} == {
+        name: model_of(PEERS[name]).func for name in (MMOE, BOTTOM, STEM)
+    }
+    assert planted["one epoch"] == replace(planted[OURS], epochs=1)
     assert {"feature dropout 0.1", "feature dropout 0.2"} <= planted.keys()
-    assert AFRESH in {peer for _, peer, _ in ways(ranker_choices.NEWS)}
+    assert dict(ways(ranker_choices.NEWS))[AFRESH].task_type is FreshEmbeddingTask

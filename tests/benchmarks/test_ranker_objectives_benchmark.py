@@ -21,7 +21,7 @@ from recsys.data.splits import TEST, VALIDATION, GlobalTime
 from recsys.errors import ConfigError, DataError
 
 WORLD = Synthetic(users=60, items=40, events=3_000, seed=0)
-SMALL = dataclasses.replace(ranker_objectives.KNOBS, dim=8, expert_dim=8, num_experts=1, epochs=1)
+SMALL = dataclasses.replace(ranker_objectives.CONFIG, dim=8, expert_dim=8, num_experts=1, epochs=1)
 
 
 def as_sets(dataset):
@@ -112,7 +112,7 @@ def _periods(dataset):
 
 
 def test_every_system_answers_and_a_row_says_what_it_is_worth(case, tmp_path, monkeypatch):
-    monkeypatch.setattr(ranker_objectives, "KNOBS", SMALL)
+    monkeypatch.setattr(ranker_objectives, "CONFIG", SMALL)
     monkeypatch.setattr(ranker_objectives, "SEEDS", 1)
     monkeypatch.setattr(ranker_objectives, "RESAMPLES", 5)
     file = tmp_path / "case"

@@ -10,18 +10,18 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import ranker_truth
-from ranker_peers import CROSSED, POOLED, TOWERS, as_peer, rates
-from ranker_truth import KNOBS, OURS, RATES, Job, learnt, run, single
-from ranker_world import Examples, agreement, tabular, trained, worth
+from ranker_peers import CROSSED, DEFAULT, PEERS, POOLED, TOWERS, model_of, rates
+from ranker_truth import CONFIG, OURS, RATES, Job, jobs, learnt, run, single
+from ranker_world import Examples, agreement, tabular, trained, truth_metrics
 
 from recsys.data.sources.planted import EFFECTS, OBJECTIVES, Planted
 from recsys.errors import ConfigError
-from recsys.ranking.multi_objective import RARE
+from recsys.ranking.base import INITIAL_LOGIT
 from recsys.training.ranking import RankingTask
 from recsys.training.ranking_examples import tensors
 
 TINY = Planted(users=60, items=60, rounds=12, slate=5, seed=0, strength=2.0, effects=tuple(EFFECTS))
-SMALL = replace(KNOBS, dim=8, expert_dim=8, num_experts=1, epochs=1)
+SMALL = replace(CONFIG, dim=8, expert_dim=8, num_experts=1, epochs=1)
 
 
 @pytest.fixture(scope="module")
@@ -36,11 +36,11 @@ def file(examples, tmp_path_factory):
 
 def test_the_truth_explains_everything_and_a_constant_nothing(examples):
     true = examples.probabilities
-    for found in worth(true, true).values():
+    for found in truth_metrics(true, true).values():
         assert (found["share"], found["ece"], found["predicted_over_true"]) == (1, 0, 1)
     constant = np.broadcast_to(true.mean(axis=(0, 1)), true.shape)
-    assert all(found["share"] == 0 for found in worth(true, constant).values())
-    assert all(found["share"] < 1 for found in worth(true, true**1.2).values())
+    assert all(found["share"] == 0 for found in truth_metrics(true, constant).values())
+    assert all(found["share"] < 1 for found in truth_metrics(true, true**1.2).values())
 
 
 def test_agreement_is_the_rank_correlation_within_slates():
@@ -72,28 +72,36 @@ def test_trees_read_the_shares_of_the_history_that_have_what_the_candidate_has(e
 
 @pytest.mark.parametrize("system", [OURS, CROSSED, POOLED, TOWERS, RATES])
 def test_a_system_is_trained_and_measured(file, system):
-    row = run(Job(system=system, file=file, seed=0, knobs=SMALL))
+    row = run(Job(system=system, file=file, seed=0, config=SMALL, model=PEERS.get(system, DEFAULT)))
     assert row["objectives"].keys() == set(OBJECTIVES)
     assert all(np.isfinite(list(found.values())).all() for found in row["objectives"].values())
 
 
-@pytest.mark.parametrize(("system", "altered"), [(OURS, False), (CROSSED, True), (POOLED, True)])
-def test_what_is_asked_is_what_was_trained(examples, file, system, altered):
-    """A peer's weights in our network would be nobody's."""
-    with as_peer(system):
-        fitted = trained(SMALL, examples.spec, examples.items, examples.train, examples.valid, 0)
-        wanted = fitted.probabilities(examples.items, examples.test)
-    found, _ = learnt(Job(system=system, file=file, seed=0, knobs=SMALL), examples)
-    np.testing.assert_array_equal(found, wanted)
-    assert (fitted.probabilities(examples.items, examples.test) != wanted).any() == altered
+@pytest.mark.parametrize("system", [CROSSED, POOLED, TOWERS])
+def test_a_peer_is_the_ranker_of_its_file_and_never_the_default(examples, file, system):
+    fitted = trained(
+        replace(SMALL, model=model_of(PEERS[system])),
+        *(examples.spec, examples.items, examples.train, examples.valid, 0),
+    )
+    found, _ = learnt(Job(system=system, file=file, seed=0, config=SMALL, model=PEERS[system]), examples)
+    np.testing.assert_array_equal(found, fitted.probabilities(examples.items, examples.test))
+    assert type(fitted.ranker) is model_of(PEERS[system]).func is not model_of(DEFAULT).func
+
+
+def test_every_system_of_a_peer_is_a_job_of_its_file():
+    planned = {job.system: job.model for job in jobs(dict.fromkeys(("everything", "no position", *EFFECTS), Path()), 1)}
+    assert {system: planned[system] for system in (CROSSED, POOLED, TOWERS)} == {
+        system: PEERS[system] for system in (CROSSED, POOLED, TOWERS)
+    }
+    assert {model for system, model in planned.items() if system not in PEERS} == {DEFAULT}
 
 
 @pytest.mark.parametrize(("system", "inner"), [(TOWERS, True), (OURS, False)])
-def test_two_towers_meet_in_an_inner_product_and_the_ranker_in_more(examples, system, inner):
-    """The logits of all requests and all candidates are a matrix of rank D + 2, which the parts by themselves are in."""
+def test_two_towers_are_an_inner_product_and_the_ranker_is_more(examples, system, inner):
+    """The logits of all requests and all candidates are a matrix of rank D + 2, biases of both sides included."""
     torch.manual_seed(0)
-    with as_peer(system):
-        ranker = replace(SMALL, dim=4).ranker(examples.spec, examples.train.candidate_scores.shape[-1], (None,) * 4)
+    config = replace(SMALL, dim=4, model=model_of(PEERS.get(system, DEFAULT)))
+    ranker = config.ranker(examples.spec, examples.train.candidate_scores.shape[-1], (None,) * 4)
     with torch.no_grad():  # before training nothing reaches the experts
         ranker.heads.weight.normal_()
     task = RankingTask(ranker.eval(), examples.items, 0, SMALL, steps=1)
@@ -102,14 +110,14 @@ def test_two_towers_meet_in_an_inner_product_and_the_ranker_in_more(examples, sy
     batch["candidate_scores"] = batch["candidate_scores"][:, :1].expand(-1, num, -1)
     batch.pop("candidate_positions")
     with torch.no_grad():
-        logits = task.logits(batch).double() - RARE
+        logits = task.logits(batch).double() - INITIAL_LOGIT
     for objective in range(4):
         values = torch.linalg.svdvals(logits[..., objective])
         assert (values[6] < 1e-6 * values[0]) == inner
 
 
 def test_a_twin_learns_its_own_objective_only(file, examples):
-    row = run(Job(system=single("like"), file=file, seed=0, objectives=("like",), knobs=SMALL))
+    row = run(Job(system=single("like"), file=file, seed=0, objectives=("like",), config=SMALL))
     assert row["objectives"].keys() == {"like"}
 
 

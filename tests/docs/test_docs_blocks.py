@@ -25,6 +25,7 @@ import typer
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.utils import instantiate
 from typer.testing import CliRunner
 
 import serving.client
@@ -269,6 +270,9 @@ def test_a_yaml_block_is_read(text: str, tmp_path: Path) -> None:
     written = yaml.safe_load(text)
     if "rules" in written:
         assert len(RuleSet.parse(written).rules) == len(written["rules"])
+        return
+    if "_target_" in written:
+        assert callable(instantiate(written))
         return
     shop(tmp_path)
     (tmp_path / "shop.yaml").write_text(yaml.safe_dump(described(written)), encoding="utf-8")

@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from recsys.ranking.calibration import MIN_RARER, MIN_SCALE, Calibrator, Level, _pairs
+from recsys.ranking.calibration import MIN_RARER, MIN_SCALE, Calibrator, RequestIntercept, _pairs
 
 
 def world(num, seed, scale, shift):
@@ -48,7 +48,7 @@ def with_levels(moved, kept, seed=20):
 
 def levelled(logits, labels, rows, features):
     calibrator = Calibrator(1, (None,))
-    calibrator.level.fit(features, logits.unflatten(0, (-1, 10)).mean(1))
+    calibrator.intercept.fit(features, logits.unflatten(0, (-1, 10)).mean(1))
     calibrator.fit(logits, labels, rows, features)
     return calibrator
 
@@ -201,7 +201,7 @@ def test_a_level_that_turned_into_its_contrary_counts_for_nothing():
     said = calibrator(logits.unflatten(0, (-1, 10)), features)
     assert float(said.mean()) == pytest.approx(float(labels.mean()), abs=1e-3)
     of_requests = said.logit() - calibrator.scale * (
-        logits.unflatten(0, (-1, 10)) - calibrator.level(features)[:, None]
+        logits.unflatten(0, (-1, 10)) - calibrator.intercept(features)[:, None]
     )
     assert float(of_requests.std()) < 1e-4
 
@@ -213,7 +213,7 @@ def test_positives_of_a_single_request_do_not_tear_requests_apart():
     labels = torch.zeros(60, 1)
     labels[-6:] = 1
     calibrator = Calibrator(1, (None,))
-    calibrator.level.fit(levels, levels)
+    calibrator.intercept.fit(levels, levels)
     calibrator.fit(levels[rows], labels, rows, levels)
     assert float(calibrator.slope) < 5
     said = calibrator(levels[rows].unflatten(0, (6, 10)), levels)
@@ -224,19 +224,19 @@ def test_positives_of_a_single_request_do_not_tear_requests_apart():
 def test_a_level_is_the_mean_as_far_as_requests_tell_it():
     requests, _ = world(3_000, 30, 1.0, 0.0)
     noise = torch.randn(3_000, 2, generator=torch.Generator().manual_seed(31))
-    level = Level(3, 2)
+    intercept = RequestIntercept(3, 2)
     features = torch.cat([1 + 5 * requests, noise], dim=1)
-    level.fit(features, torch.cat([2 * requests - 1, noise[:, :1] + 3], dim=1))
-    torch.testing.assert_close(level(features)[:, :1], 2 * requests - 1, rtol=0, atol=0.01)
-    torch.testing.assert_close(level(features)[:, 1:], noise[:, :1] + 3, rtol=0, atol=0.01)
+    intercept.fit(features, torch.cat([2 * requests - 1, noise[:, :1] + 3], dim=1))
+    torch.testing.assert_close(intercept(features)[:, :1], 2 * requests - 1, rtol=0, atol=0.01)
+    torch.testing.assert_close(intercept(features)[:, 1:], noise[:, :1] + 3, rtol=0, atol=0.01)
 
 
 def test_a_level_that_requests_do_not_tell_is_the_mean_of_all():
     """Sixty features of noise beside eighty requests: least squares would follow the noise."""
     generator = torch.Generator().manual_seed(32)
     requests, means = torch.randn(80, 60, generator=generator), torch.randn(80, 1, generator=generator) + 4
-    level = Level(60, 1)
-    level.fit(requests, means)
+    intercept = RequestIntercept(60, 1)
+    intercept.fit(requests, means)
     fresh = torch.randn(1_000, 60, generator=generator)
-    assert float(level(fresh).std()) < 0.5
-    assert float(level(fresh).mean()) == pytest.approx(float(means.mean()), abs=0.3)
+    assert float(intercept(fresh).std()) < 0.5
+    assert float(intercept(fresh).mean()) == pytest.approx(float(means.mean()), abs=0.3)

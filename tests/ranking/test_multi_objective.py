@@ -14,14 +14,10 @@ from recsys.data.sources.synthetic import Synthetic
 from recsys.data.splits import TEST, GlobalTime
 from recsys.features.encode import encode_queries
 from recsys.features.spec import TIME_NUMBERS, Features
-from recsys.ranking.multi_objective import (
-    FADING_HOURS,
-    PLACES_SPEED,
-    RARE,
-    CrossNetwork,
-    MultiObjectiveRanker,
-    TargetAttention,
-)
+from recsys.ranking.base import HALF_LIVES_HOURS, INITIAL_LOGIT, POSITION_BIAS_SCALE
+from recsys.ranking.crossed import CrossNetwork, TargetAttention
+from recsys.ranking.model import RankerInputs, RankerSizes
+from recsys.ranking.multi_objective import MultiObjectiveRanker
 from recsys.training.prepare import prepare
 
 NUM_SCORES = num_score_features(3)
@@ -41,14 +37,16 @@ def fitted(prepared):
     return prepared.spec(prepared.split.known(TEST))
 
 
+def inputs_of(spec, **numbers):
+    return RankerInputs(spec=spec, parents=(None,) * spec.num_objectives, **numbers)
+
+
 @pytest.fixture(scope="module")
 def ranker(fitted):
     torch.manual_seed(0)
-    sizes = {"dim": 8, "num_heads": 2, "cross_rank": 4, "num_cross_layers": 2, "num_experts": 2, "expert_dim": 6}
-    sizes |= {"num_positions": 4, "parents": (None,) * fitted[0].num_objectives}
-    ranker = MultiObjectiveRanker(
-        spec=fitted[0], num_scores=NUM_SCORES, dropout=0.5, id_dropout=0.5, feature_dropout=0.5, **sizes
-    )
+    shape = {"dim": 8, "num_heads": 2, "cross_rank": 4, "num_cross_layers": 2, "num_experts": 2, "expert_dim": 6}
+    sizes = RankerSizes(dropout=0.5, id_dropout=0.5, feature_dropout=0.5, **shape)
+    ranker = MultiObjectiveRanker(inputs=inputs_of(fitted[0], num_scores=NUM_SCORES, num_positions=4), sizes=sizes)
     for layer in (ranker.heads, ranker.wide, ranker.positions):
         layer.reset_parameters()  # as if trained: a fresh head says nothing
     return ranker.eval().requires_grad_(False)
@@ -122,11 +120,9 @@ def test_padding_of_the_history_says_nothing(ranker, batch):
 
 
 def test_scores_are_standardised_by_the_training_examples(fitted):
-    sizes = {"dim": 4, "num_heads": 1, "num_positions": 0, "cross_rank": 2, "num_cross_layers": 0}
-    sizes |= {"num_experts": 1, "expert_dim": 2, "parents": (None,) * fitted[0].num_objectives}
-    ranker = MultiObjectiveRanker(
-        spec=fitted[0], num_scores=2, dropout=0.0, id_dropout=0.0, feature_dropout=0.0, **sizes
-    )
+    shape = {"dim": 4, "num_heads": 1, "cross_rank": 2, "num_cross_layers": 0, "num_experts": 1, "expert_dim": 2}
+    sizes = RankerSizes(dropout=0.0, id_dropout=0.0, feature_dropout=0.0, **shape)
+    ranker = MultiObjectiveRanker(inputs=inputs_of(fitted[0], num_scores=2, num_positions=0), sizes=sizes)
     ranker.fit_scores(torch.tensor([[1.0, 7.0], [3.0, 7.0]]))
     assert ranker.score_mean.tolist() == [2, 7]
     assert ranker.score_scale.tolist() == pytest.approx([1.0, 1e-3])
@@ -139,15 +135,15 @@ def test_similarities_known_answer(ranker, batch):
     vectors = {"candidate_vectors": torch.stack([3 * one, two, torch.zeros(spec_dim)])[None]}
     history = torch.stack([one, 2 * one, two])[None]
     present = torch.tensor([[False, True, True]])
-    found = ranker._similarities({**vectors, "history_vectors": history}, present, torch.zeros(1, 3, 8))
+    found = ranker.similarities({**vectors, "history_vectors": history}, present, torch.zeros(1, 3, 8))
     torch.testing.assert_close(found, torch.tensor([[[1, 0.5], [1, 0.5], [0, 0]]]))
-    nobody = ranker._similarities({**vectors, "history_vectors": history}, present & False, torch.zeros(1, 3, 8))
+    nobody = ranker.similarities({**vectors, "history_vectors": history}, present & False, torch.zeros(1, 3, 8))
     assert not nobody.any()
 
 
 def test_a_place_moves_every_candidate_by_its_own_step_and_the_first_place_by_none(ranker, batch):
     places = torch.arange(C).expand(8, C) % 6
-    steps = PLACES_SPEED * (ranker.positions.weight - ranker.positions.weight[0])
+    steps = POSITION_BIAS_SCALE * (ranker.positions.weight - ranker.positions.weight[0])
     found = ranker({**batch, "candidate_positions": places}) - ranker(batch)
     torch.testing.assert_close(found, steps[places.clamp(max=3)], rtol=0, atol=1e-5)
     torch.testing.assert_close(found[:, 0], torch.zeros_like(found[:, 0]), rtol=0, atol=1e-6)
@@ -156,7 +152,7 @@ def test_a_place_moves_every_candidate_by_its_own_step_and_the_first_place_by_no
 def test_what_is_lost_in_training_is_what_a_query_of_nothing_lacks(fitted, ranker, batch):
     """The seventh request is that of a stranger at time 0; what is derived from the time is lost too."""
     torch.manual_seed(0)
-    found = [ranker._forgetful(batch) for _ in range(40)]
+    found = [ranker.drop_feature_groups(batch) for _ in range(40)]
     nothing = {name: part[6].clone() for name, part in batch.items()}
     nothing["context_numbers"][-len(TIME_NUMBERS) :] = 0
     for group in ("history", "profile", "context"):
@@ -175,9 +171,11 @@ def test_what_is_lost_in_training_is_what_a_query_of_nothing_lacks(fitted, ranke
 def test_attention_without_a_history_is_nothing():
     attention, nobody = TargetAttention(4, 2, 3), torch.zeros(2, 5, dtype=torch.bool)
     shared = 3 * [torch.ones(2, 3, 5)]
-    attended, speaking = attention(torch.randn(2, 3, 4), torch.randn(2, 5, 4), nobody, torch.randn(2, 5).abs(), shared)
+    attended, history_match = attention(
+        torch.randn(2, 3, 4), torch.randn(2, 5, 4), nobody, torch.randn(2, 5).abs(), shared
+    )
     assert not attended.any()
-    assert not speaking.any()
+    assert not history_match.any()
 
 
 @torch.no_grad()
@@ -187,10 +185,10 @@ def test_what_is_shared_is_counted_fading_by_age():
     gaps = torch.full((1, 3), 64 * 3600.0).log1p()
     present = torch.tensor([[False, True, True]])
     shared = [torch.tensor([[[1.0, 1, 1]]]), torch.tensor([[[1.0, 1, 0]]])]
-    _, speaking = attention(torch.randn(1, 1, 4), torch.randn(1, 3, 4), present, gaps, shared)
-    newer, older = (2 ** (-hours / np.array(FADING_HOURS)) for hours in (64, 128))
+    _, history_match = attention(torch.randn(1, 1, 4), torch.randn(1, 3, 4), present, gaps, shared)
+    newer, older = (2 ** (-hours / np.array(HALF_LIVES_HOURS)) for hours in (64, 128))
     expected = np.concatenate([(newer + older) / 4, [1], older / 4, [0.5]])
-    np.testing.assert_allclose(speaking[0, 0, 2:].numpy(), expected, rtol=1e-4)
+    np.testing.assert_allclose(history_match[0, 0, 2:].numpy(), expected, rtol=1e-4)
 
 
 @torch.no_grad()
@@ -211,15 +209,15 @@ def test_habits_are_counts_and_shares_of_what_was_reached(ranker, batch):
         "history_labels": labels,
         "history_gaps": torch.full((1, 3), 64 * 3600.0).log1p(),
     }
-    found = ranker._habits(changed)[0].numpy()
-    newer, older = (2 ** (-hours / np.array(FADING_HOURS)) for hours in (64, 128))
+    found = ranker.habits(changed)[0].numpy()
+    newer, older = (2 ** (-hours / np.array(HALF_LIVES_HOURS)) for hours in (64, 128))
     nothing = np.zeros_like(newer)
     reached = np.stack([newer, newer + older, *(nothing for _ in range(labels.shape[-1] - 2))], axis=1)
     shares = reached / np.maximum(newer + older, 1e-6)[:, None]  # nothing is left of it after 64 half-lives
     np.testing.assert_allclose(
         found, np.concatenate([[np.log1p(2)], np.log1p(reached).ravel(), np.sqrt(shares).ravel()]), rtol=1e-3, atol=1e-6
     )
-    assert not ranker._habits({**changed, "history_ids": torch.zeros(1, 3, 1, dtype=torch.long)}).any()
+    assert not ranker.habits({**changed, "history_ids": torch.zeros(1, 3, 1, dtype=torch.long)}).any()
 
 
 @torch.no_grad()
@@ -228,7 +226,7 @@ def test_attention_equals_its_slow_twin():
     attention, candidates, events = TargetAttention(4, 2, 2), torch.randn(1, 2, 4), torch.randn(1, 3, 4)
     gaps, present = torch.tensor([[9.0, 8, 7]]), torch.tensor([[False, True, True]])
     shared = [(torch.randn(1, 2, 3) > 0).float() for _ in range(2)]
-    attended, speaking = attention(candidates, events, present, gaps, shared)
+    attended, history_match = attention(candidates, events, present, gaps, shared)
     seconds = gaps[0].expm1()
     for candidate in range(2):
         for head in range(2):
@@ -236,18 +234,18 @@ def test_attention_equals_its_slow_twin():
             weights = []
             for event in (1, 2):
                 hours = seconds[event:].sum() / 3600
-                fading = torch.tensor([2 ** (-float(hours) / half) for half in FADING_HOURS])
+                fading = torch.tensor([2 ** (-float(hours) / half) for half in HALF_LIVES_HOURS])
                 logit = query @ events[0, event] / 2 + attention.age(fading)[head]
                 alike = torch.stack([column[0, candidate, event] for column in shared])
                 weights.append(torch.sigmoid(logit + attention.shared(alike)[head]))
             mean = (weights[0] * events[0, 1] + weights[1] * events[0, 2]) / 2
             torch.testing.assert_close(attended[0, candidate, 4 * head : 4 * head + 4], mean)
-            torch.testing.assert_close(speaking[0, candidate, head], sum(weights) / 4)
-            torch.testing.assert_close(speaking[0, candidate, 2 + head], sum(weights) / 2)
+            torch.testing.assert_close(history_match[0, candidate, head], sum(weights) / 4)
+            torch.testing.assert_close(history_match[0, candidate, 2 + head], sum(weights) / 2)
 
 
 def test_only_known_values_of_single_categories_are_shared(ranker, fitted, batch):
-    found = ranker._shared(batch)
+    found = ranker.same_category(batch)
     columns = [column for column in fitted[0].items.of_kind("category", "categories") if column.slots == 1]
     assert len(found) == len(columns)
     for column, slot in zip(found, ranker.slots, strict=True):
@@ -255,12 +253,13 @@ def test_only_known_values_of_single_categories_are_shared(ranker, fitted, batch
         one, other = batch["candidate_ids"][2, 3, slot], batch["history_ids"][2, :, slot]
         assert column[2, 3].tolist() == [float(one == value and one > 1) for value in other]
     unknown = {name: torch.ones_like(part) for name, part in batch.items() if "ids" in name}
-    assert not torch.stack(ranker._shared(unknown)).any()
+    assert not torch.stack(ranker.same_category(unknown)).any()
 
 
 @torch.no_grad()
 def test_an_objective_mixes_the_shared_experts_and_its_own(ranker, batch):
-    crossed, features = ranker.cross(ranker._join(batch, ranker.request(batch))[0]), ranker.last_layer(batch)[1]
+    request = ranker.request(batch)
+    crossed, features = ranker.crossed(batch, request)[0], ranker.last_layer(batch, request).features()
     experts = [expert(crossed) for expert in ranker.experts]
     gates = ranker.gates(crossed).chunk(ranker.heads.out_features, dim=-1)
     for place, gate in enumerate(gates):
@@ -280,10 +279,10 @@ def test_the_cross_network_known_answer():
 
 @torch.no_grad()
 def test_the_logits_are_linear_in_the_features_of_the_last_layer(ranker, batch):
-    """From where training began: zero heads, a bias of RARE, and the first retrieval score as it is."""
-    logits, features, _ = ranker.last_layer(batch)
+    """From where training began: zero heads, a bias of INITIAL_LOGIT, and the first retrieval score as it is."""
+    logits, features = ranker.last_layer(batch, ranker.request(batch))
     torch.testing.assert_close(logits, ranker(batch), rtol=0, atol=0)
-    learnt = ranker.learnt()
-    for objective, one in enumerate(features):
-        began = RARE + one[..., -NUM_SCORES]
-        torch.testing.assert_close(one @ learnt[objective] + began, logits[..., objective], rtol=1e-5, atol=1e-5)
+    weight_change = ranker.weight_change()
+    for objective, one in enumerate(features()):
+        began = INITIAL_LOGIT + one[..., -NUM_SCORES]
+        torch.testing.assert_close(one @ weight_change[objective] + began, logits[..., objective], rtol=1e-5, atol=1e-5)

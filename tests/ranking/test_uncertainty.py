@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys.ranking.funnel import follow, spread
+from recsys.ranking.objective_chain import chain_logits, propagate_variance
 from recsys.ranking.uncertainty import PRECISIONS, LastLayerPosterior, information
 
 SLOPES = torch.tensor([0.8, -0.5, 0.3], dtype=torch.float64)
@@ -126,19 +126,19 @@ def test_the_variance_of_a_product_is_that_of_its_linearised_logit(given_, seed)
     logits = torch.tensor(given_, dtype=torch.float64)
     variances = torch.rand(4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     parents = (None, 0, 1, 0)
-    slopes = torch.autograd.functional.jacobian(lambda one: follow(one, parents), logits)
-    torch.testing.assert_close(spread(logits, variances, parents), slopes.square() @ variances)
+    slopes = torch.autograd.functional.jacobian(lambda one: chain_logits(one, parents), logits)
+    torch.testing.assert_close(propagate_variance(logits, variances, parents), slopes.square() @ variances)
 
 
 def test_the_variance_of_a_product_is_that_of_draws():
     logits, deviations = torch.tensor([0.5, -1.0], dtype=torch.float64), torch.tensor([0.1, 0.15], dtype=torch.float64)
     noise = torch.as_tensor(np.random.default_rng(0).normal(size=(200_000, 2)))
-    drawn = follow(logits + deviations * noise, (None, 0))
-    torch.testing.assert_close(spread(logits, deviations**2, (None, 0)), drawn.var(0), rtol=0.02, atol=0)
+    drawn = chain_logits(logits + deviations * noise, (None, 0))
+    torch.testing.assert_close(propagate_variance(logits, deviations**2, (None, 0)), drawn.var(0), rtol=0.02, atol=0)
 
 
 def test_extreme_logits_have_finite_variances():
     logits = torch.tensor([[90.0, 90.0], [-90.0, -90.0], [90.0, -90.0], [-90.0, 90.0]])
-    found = spread(logits, torch.ones(4, 2), (None, 0))
+    found = propagate_variance(logits, torch.ones(4, 2), (None, 0))
     assert found.isfinite().all()
     torch.testing.assert_close(found[2:, 1], torch.ones(2))

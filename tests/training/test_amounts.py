@@ -13,6 +13,7 @@ from recsys.data.sources.tables import Tables
 from recsys.data.splits import TEST, VALIDATION, GlobalTime
 from recsys.features.spec import Features
 from recsys.policy.value import ValueFormula
+from recsys.ranking.multi_objective import MultiObjectiveRanker
 from recsys.training.prepare import prepare
 from recsys.training.ranking import RankingTraining
 from recsys.training.slates import Slates, logged_examples
@@ -22,7 +23,8 @@ KEYS = ("user", "item", "timestamp")
 STEPS = (0.0, 2.0, 5.0, 10.0, 20.0, 40.0)
 WATCHED = 0.6
 NUM_ITEMS, NUM_REQUESTS, SHOWN = 40, 4_000, 5
-KNOBS = RankingTraining(
+CONFIG = RankingTraining(
+    model=MultiObjectiveRanker,
     dim=8,
     num_heads=1,
     num_positions=0,
@@ -89,8 +91,8 @@ def predicted(prepared, tmp_path_factory):
     )
     loop = Trainer(accelerator="cpu", precision="32-true", compile=False, progress=False, threads=1)
     folder = tmp_path_factory.mktemp("trained")
-    fitted = KNOBS.fit(spec, items, train, valid, loop=loop, folder=folder, seed=0, loggers=[])
-    assert fitted.ranker.parents == (None, 0, 1, 2, 3, 4)
+    fitted = CONFIG.fit(spec, items, train, valid, loop=loop, folder=folder, seed=0, loggers=[])
+    assert fitted.calibrator.parents == (None, 0, 1, 2, 3, 4)
     return test.candidate_rows, fitted.probabilities(items, test)
 
 

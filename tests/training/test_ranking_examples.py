@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 
 from recsys.contracts import PAD
-from recsys.training.ranking_examples import RankingExamples, RetrievalVersion, learnt_places
+from recsys.training.ranking_examples import RankingExamples, RetrievalVersion, training_columns
 
 
 def test_the_first_candidates_and_one_in_eight_of_the_others():
-    assert learnt_places(30, 10).tolist() == [*range(10), 10, 18, 26]
-    assert learnt_places(5, 10).tolist() == [0, 1, 2, 3, 4]
+    assert training_columns(30, 10).tolist() == [*range(10), 10, 18, 26]
+    assert training_columns(5, 10).tolist() == [0, 1, 2, 3, 4]
 
 
 def test_lineage_says_which_retrieval_made_the_columns_of_the_ranker(trained: Any) -> None:

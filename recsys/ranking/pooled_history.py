@@ -1,0 +1,10 @@
+"""The default ranker without attention: the history is its mean, the same for all candidates."""
+
+from recsys.ranking.crossed import HistoryPooling
+from recsys.ranking.multi_objective import MultiObjectiveRanker
+
+
+class PooledHistoryRanker(MultiObjectiveRanker):
+    """Experts and gates of the default on the mean event and the crossed features."""
+
+    pooling = HistoryPooling

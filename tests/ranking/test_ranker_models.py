@@ -1,0 +1,228 @@
+"""The contract of a ranker, for every file of conf/ranking/model: fit, export, exported equals eager, save, load, batch equals
+single, unknown and NaN inputs, same seed same weights.
+
+Shapes: B batch, C candidates, T objectives.
+"""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from safetensors.torch import load, save
+
+from recsys.candidates.merge import num_score_features
+from recsys.content.text import TextVectors
+from recsys.contracts import PAD, Event, Query
+from recsys.data.sources.synthetic import Synthetic
+from recsys.data.splits import VALIDATION, GlobalTime
+from recsys.features.encode import encode_queries
+from recsys.features.spec import Features
+from recsys.graphs import export_ranker
+from recsys.ranking.model import RankerInputs, RankerModel, RankerSizes, logits_and_request
+from recsys.ranking.uncertainty import certainty
+from recsys.stages import OnnxModel, ranker_inputs
+from recsys.training.trainer import Trainer
+from recsys.training.prepare import prepare
+from recsys.training.ranking import RankingTraining
+from recsys.training.slates import Slates, logged_examples
+
+MODELS = Path(__file__).parents[2] / "conf" / "ranking" / "model"
+NUM_SOURCES = 2
+SIZES = {
+    "dim": 8,
+    "num_heads": 2,
+    "cross_rank": 4,
+    "num_cross_layers": 1,
+    "num_experts": 2,
+    "expert_dim": 8,
+    "dropout": 0.1,
+    "id_dropout": 0.3,
+    "feature_dropout": 0.1,
+}
+MEMBERS = {"forward", "request", "last_layer", "weight_change", "fit_scores", "shared"}
+
+
+def config(model, **changed):
+    return RankingTraining(
+        model=model,
+        **SIZES,
+        num_positions=4,
+        listwise_weight=0.5,
+        balance="equal",
+        requests_per_user=1,
+        requests=10**6,
+        validation_requests=10**6,
+        examples_gib=1.0,
+        dense_candidates=10,
+        shown=None,
+        watch="likelihood",
+        batch_size=16,
+        epochs=1,
+        patience=1,
+        learning_rate=0.01,
+        weight_decay=0.01,
+        **changed,
+    )
+
+
+@pytest.fixture(scope="module")
+def prepared():
+    dataset = Synthetic(users=40, items=30, events=1_500, seed=0).load()
+    split = GlobalTime(rank=0.2, validation=0.3, test=0.2, cuts=1, later=0.0, horizon_days=None).splits(dataset)[-1]
+    features = Features(history_length=6, max_values=3, min_count=2, leave_out=["position"])
+    return prepare(dataset, split, features, TextVectors(dim=4, min_documents=1, seed=0))
+
+
+@pytest.fixture(scope="module")
+def fitted(prepared):
+    return prepared.spec(prepared.split.known(VALIDATION))
+
+
+@pytest.fixture(scope="module")
+def examples(prepared, fitted):
+    """Logged slates of two periods, 60 of each, with retrieval scores drawn at random."""
+    split, generator, found = prepared.split, np.random.default_rng(0), []
+    for period in (split.known(VALIDATION), split.periods == VALIDATION):
+        one = logged_examples(prepared, *fitted, Slates.of(prepared, period), position="position")
+        shape = (*one.candidate_rows.shape, num_score_features(NUM_SOURCES))
+        object.__setattr__(one, "candidate_scores", generator.normal(size=shape).astype(np.float32))
+        found.append(one.at(np.arange(60)))
+    return found
+
+
+@pytest.fixture(scope="module")
+def train(fitted, examples, tmp_path_factory):
+    def train(model, seed=0):
+        loop = Trainer(accelerator="cpu", precision="32-true", compile=False, progress=False, threads=1)
+        folder = tmp_path_factory.mktemp("ranker")
+        return config(model).fit(*fitted, *examples, loop=loop, folder=folder, seed=seed, loggers=[])
+
+    return train
+
+
+@pytest.fixture(scope="module", params=sorted(file.stem for file in MODELS.glob("*.yaml")))
+def model(request):
+    return instantiate(OmegaConf.load(MODELS / f"{request.param}.yaml"))
+
+
+@pytest.fixture(scope="module")
+def trained(train, model):
+    return train(model)
+
+
+@pytest.fixture(scope="module")
+def batch(prepared, fitted):
+    """Logged queries, a stranger, and one with unknown values and NaN; the last candidate is padding."""
+    unknown = Event(user="x", item="never heard of", timestamp=1.0, actions={"click": 1.0})
+    strange = {name: float("nan") for name in prepared.dataset.users.columns}
+    queries = [
+        *prepared.replay.queries([3, 200, 600, 1_499], k=1),
+        Query(user="stranger", now=0.0),
+        Query(user="x", now=2.0, history=(unknown,), profile=strange, context={"device": 7, "position": float("nan")}),
+    ]
+    rows = np.stack([np.random.default_rng(0).permutation(len(fitted[1]))[:9] for _ in queries])
+    rows[:, -1] = PAD
+    arrays, _ = encode_queries(*fitted, queries)
+    scores = np.random.default_rng(1).normal(size=(*rows.shape, num_score_features(NUM_SOURCES))).astype(np.float32)
+    return arrays | fitted[1].join("candidate", rows) | {"candidate_scores": scores}
+
+
+def tensors(arrays):
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def probabilities(trained, arrays):
+    with torch.no_grad():
+        return trained.calibrator(*logits_and_request(trained.ranker, trained.calibrator.parents, tensors(arrays)))
+
+
+def test_a_ranker_has_six_members():
+    assert {name for name in vars(RankerModel) if not name.startswith("_")} == MEMBERS
+
+
+def test_probabilities_of_strangers_unknown_values_and_padding_are_finite(trained, batch):
+    found = probabilities(trained, batch)
+    assert found.shape == (6, 9, trained.posterior.factors.shape[0])
+    assert found.isfinite().all()
+    assert ((found > 0) & (found < 1)).all()
+
+
+def test_batch_equals_single_and_candidates_never_see_each_other(trained, batch):
+    together = probabilities(trained, batch)
+    for row in range(6):
+        one = {name: part[row : row + 1] for name, part in batch.items()}
+        torch.testing.assert_close(probabilities(trained, one), together[row : row + 1], rtol=1e-5, atol=1e-6)
+    few = {name: part[:, 2:5] if name.startswith("candidate_") else part for name, part in batch.items()}
+    torch.testing.assert_close(probabilities(trained, few), together[:, 2:5], rtol=1e-5, atol=1e-6)
+
+
+def test_training_moves_the_ranker_and_candidates_differ(trained, batch):
+    assert trained.ranker.weight_change().any()
+    assert (probabilities(trained, batch)[:, :-1].std(1) > 0).all()
+
+
+@torch.no_grad()
+def test_conditional_logits_are_linear_in_the_features_of_the_last_layer(trained, batch):
+    """From the prior's mean, the untrained ranker: what training added is features times the change of the weights."""
+    ranker, given = trained.ranker, tensors(batch)
+    logits, features = ranker.last_layer(given, ranker.request(given))
+    change = ranker.weight_change()
+    added = torch.stack([one @ change[index] for index, one in enumerate(features())], dim=-1)
+    rest = logits - added
+    expected = rest[..., :1].expand_as(
+        rest
+    )  # the same offset for every objective: initial logit, and first score if any
+    torch.testing.assert_close(rest, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_exported_graph_equals_the_modules(trained, fitted, batch, tmp_path):
+    inputs = ranker_inputs(fitted[0], NUM_SOURCES)
+    export_ranker(trained.ranker, trained.calibrator, trained.posterior, inputs, tmp_path / "ranker.onnx")
+    found = OnnxModel(tmp_path / "ranker.onnx", inputs).named(batch)
+    with torch.no_grad():
+        eager = certainty(trained.ranker, trained.calibrator, trained.posterior, tensors(batch))
+    for name, wanted in zip(("probabilities", "deviations"), eager, strict=True):
+        np.testing.assert_allclose(found[name], wanted.numpy(), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found["probabilities"], probabilities(trained, batch).numpy(), rtol=0, atol=1e-6)
+
+
+def test_saved_weights_loaded_into_a_new_ranker_give_the_same_figures(trained, model, fitted, batch):
+    parents, num_scores = trained.calibrator.parents, num_score_features(NUM_SOURCES)
+    again = config(model).ranker(fitted[0], num_scores, parents).eval()
+    again.load_state_dict(load(save(trained.ranker.state_dict())))
+    for loaded, saved in zip(again.state_dict().values(), trained.ranker.state_dict().values(), strict=True):
+        assert torch.equal(loaded, saved)
+    with torch.no_grad():
+        assert torch.equal(again(tensors(batch)), trained.ranker(tensors(batch)))
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_one_others(trained, train, model, fitted):
+    again = train(model)
+    for name, weights in trained.ranker.state_dict().items():
+        assert torch.equal(weights, again.ranker.state_dict()[name]), name
+    torch.manual_seed(1)
+    other = config(model).ranker(fitted[0], num_score_features(NUM_SOURCES), trained.calibrator.parents)
+    torch.manual_seed(2)
+    different = config(model).ranker(fitted[0], num_score_features(NUM_SOURCES), trained.calibrator.parents)
+    assert not torch.equal(other.shared, different.shared)
+
+
+def test_gradients_reach_the_shared_weights_from_every_objective(trained, batch):
+    ranker = trained.ranker
+    logits = ranker.last_layer(tensors(batch), ranker.request(tensors(batch))).logits
+    for objective in range(logits.shape[-1]):
+        (gradient,) = torch.autograd.grad(logits[..., objective].sum(), ranker.shared, retain_graph=True)
+        assert gradient.any()
+
+
+def test_an_unfinished_ranker_is_refused_by_name(fitted):
+    class Unfinished(RankerModel):
+        pass
+
+    inputs = RankerInputs(spec=fitted[0], num_scores=0, num_positions=0, parents=(None,) * fitted[0].num_objectives)
+    with pytest.raises(TypeError, match="last_layer"):
+        partial(Unfinished, inputs=inputs, sizes=RankerSizes(**SIZES))()
