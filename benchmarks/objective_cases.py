@@ -111,7 +111,7 @@ def _in_parts(prepared: Prepared, spec: FeatureSpec, items: ItemTable, period: i
 
 def _part(prepared: Prepared, spec: FeatureSpec, items: ItemTable, asked: np.ndarray, told: np.ndarray) -> Asked:
     slates = Slates.of_sets(prepared, asked, LONGEST)
-    examples = logged_examples(prepared, spec, items, slates, position=None, told=told)
+    examples = logged_examples(prepared, spec, items, slates, position=None, history_rows=told)
     rates = _rates(prepared.replay.items[told], prepared.replay.labels[told], len(items))
     return _with_rates(examples, slates, rates[prepared.replay.items]), prepared.replay.users[slates.first]
 

@@ -82,7 +82,7 @@ class FreshEmbeddingTask(RankingTask):
 
 
 class FreshEmbeddingTraining(RankingTraining):
-    """The same configuration with `FreshEmbeddingTask`."""
+    """Ranking training with `FreshEmbeddingTask`."""
 
     task_type = FreshEmbeddingTask
 
@@ -173,7 +173,7 @@ def of(rows: Sequence[Row], data: str, system: str) -> list[Row]:
 
 
 def ahead(rows: Sequence[Row], data: str, system: str) -> tuple[float, float]:
-    """How far a system is ahead of ours, and the standard error of that over the seeds, which both share."""
+    """Mean lead of a system over ours, and the standard error of that over the seeds, which both share."""
     theirs, ours = (np.array([row["explained"] for row in of(rows, data, one)]) for one in (system, OURS))
     difference = theirs - ours
     return float(difference.mean()), float(difference.std(ddof=1) / np.sqrt(len(difference)))
@@ -231,7 +231,7 @@ def table(rows: Sequence[Row]) -> Table:
 
 
 def draw(rows: Sequence[Row], file: Path) -> None:
-    """How far every other choice is ahead of ours, two standard errors to both sides."""
+    """Plot the lead of every other choice over ours, two standard errors to both sides."""
     figure, panels = pyplot.subplots(1, 2, figsize=(11, 4), layout="constrained", dpi=150)
     for panel, data in zip(panels, (PLANTED, NEWS), strict=True):
         names = [name for name in systems(rows, data) if name != OURS][::-1]

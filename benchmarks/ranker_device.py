@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from ranker_peers import DEFAULT, model_of
 from ranker_truth import CONFIG
@@ -42,6 +41,7 @@ from recsys.nn.losses import masked_bce
 from recsys.nn.sparse_embedding import dense_parameters, sparse_tables
 from recsys.ranking.model import RankerModel
 from recsys.stages import ranker_inputs
+from recsys.training.ranking import RankingTraining
 from recsys.training.trainer import Trainer, matmul_flops
 
 ITEMS, FEW_ITEMS = 100_000_000, 100_000
@@ -58,7 +58,7 @@ WAYS = (
     (ROW_WISE, "bf16-mixed", True),
     (DENSE, "bf16-mixed", False),
 )
-"""what moves the table, precision, whether compiled"""
+"""optimiser of the table, precision, compiled"""
 NO_DEVICE = "no CUDA device"
 
 Row = dict[str, Any]
@@ -131,8 +131,11 @@ def steps_of(ranker: RankerModel, drawn: Drawn, precision: str, *, compiled: boo
 
 def speed(num_items: int, device: str) -> Iterator[Row]:
     """One row for every way to train."""
-    conf = OmegaConf.load(ROOT / "conf" / "ranking" / "multi_objective.yaml")
-    settings = instantiate({key: value for key, value in conf.items() if key != "defaults"}, model=model_of(DEFAULT))
+    conf: Any = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "ranking" / "multi_objective.yaml"))
+    settings = RankingTraining(
+        **{key: value for key, value in conf.items() if key not in ("defaults", "_target_", "model")},
+        model=model_of(DEFAULT),
+    )
     spec = spec_of(num_items)
     drawn = Drawn(spec, device)
     for name, precision, compiled in WAYS:

@@ -18,7 +18,7 @@ Batch = Mapping[str, Tensor]
 
 
 class ExactLinear(nn.Linear):
-    """A linear layer that stays float32 in mixed precision: bfloat16 knows a logit of -5 to 1/32 only."""
+    """Linear layer that stays float32 in mixed precision: bfloat16 resolves a logit of -5 to 1/32 only."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not torch.is_autocast_enabled(x.device.type):
@@ -30,8 +30,8 @@ class ExactLinear(nn.Linear):
 class TableEncoder(nn.Module):
     """A row of an encoded table -> [..., D]: id embeddings plus gated content, each part may be absent.
 
-    `id_column` names the column whose value is dropped to UNKNOWN in training with probability `id_dropout`, so that
-    content alone learns to stand for an item that was never trained on (DropoutNet, Volkovs et al. 2017).
+    The value of `id_column` is dropped to UNKNOWN in training with probability `id_dropout`, so that content alone learns
+    to represent an item without training events (DropoutNet, Volkovs et al. 2017).
     """
 
     def __init__(self, table: TableSpec, *, dim: int, id_column: str | None = None, id_dropout: float = 0.0) -> None:
@@ -57,8 +57,8 @@ class TableEncoder(nn.Module):
             content.append(self.vectors(batch[f"{prefix}_vectors"]))
         if not content:
             return self.norm(identity)
-        together = torch.stack(content).sum(0)
-        return self.norm(identity + torch.sigmoid(self.gate(together)) * together)
+        summed = torch.stack(content).sum(0)
+        return self.norm(identity + torch.sigmoid(self.gate(summed)) * summed)
 
     def _embed(self, batch: Batch, prefix: str) -> tuple[Tensor | float, list[Tensor]]:
         identity: Tensor | float = 0.0
@@ -98,7 +98,7 @@ def reset_embedding(embedding: nn.Embedding, *, trains_unknown: bool) -> None:
 
 
 def _summed(embedding: nn.Embedding, ids: Tensor) -> Tensor:
-    """[..., I] -> [..., D], the embeddings of the ids added up; most are MISSING, which only a graph looks up."""
+    """Sum of the embeddings of ids [..., I] -> [..., D]; most ids are MISSING, which only an exported graph looks up."""
     if torch.compiler.is_exporting():
         return embedding(ids).sum(-2)
     summed = F.embedding_bag(
@@ -108,7 +108,7 @@ def _summed(embedding: nn.Embedding, ids: Tensor) -> Tensor:
 
 
 class HistoryEncoder(nn.Module):
-    """Events -> tokens [B, L, D]: the item, what was done with it, and the time until the next event."""
+    """Events -> tokens [B, L, D]: the item, its labels, and the time until the next event."""
 
     def __init__(self, *, dim: int, num_objectives: int) -> None:
         super().__init__()
@@ -154,14 +154,14 @@ class CausalBlock(nn.Module):
         return self.project_out((self.dropout(weights) @ value).transpose(1, 2).flatten(-2))
 
     def _relative_bias(self, length: int) -> Tensor:
-        place = torch.arange(length, device=self.bias.device)
-        distance = (place[:, None] - place[None, :]).clamp(min=0, max=self.bias.shape[1] - 2)
-        distance = torch.where(place[None, :] == 0, self.bias.shape[1] - 1, distance)
+        position = torch.arange(length, device=self.bias.device)
+        distance = (position[:, None] - position[None, :]).clamp(min=0, max=self.bias.shape[1] - 2)
+        distance = torch.where(position[None, :] == 0, self.bias.shape[1] - 1, distance)
         return self.bias[:, distance]
 
 
 def causal_mask(present: Tensor) -> Tensor:
-    """present [B, L] -> [B, 1, L + 1, L + 1]: earlier or same place, key present or the start token.
+    """present [B, L] -> [B, 1, L + 1, L + 1]: earlier or same position, key present or the start token.
 
     An absent query looks at the start token at least, so that no row of the softmax is empty.
     """

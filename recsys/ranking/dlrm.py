@@ -1,7 +1,9 @@
 """DLRM (Naumov et al. 2019): inner products of all pairs of feature vectors, then a feed-forward network.
 
-Shapes: B batch, C candidates, D dim, F features of a request, V feature vectors.
+Shapes: B batch, C candidates, F features of a request.
 """
+
+from itertools import combinations
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +18,6 @@ NUM_VECTORS = 4
 class DLRMRanker(RankerBase):
     """Vectors of the request's numbers, the user and moment, the mean of the history, and the candidate."""
 
-    pairs: Tensor
-    """[2, P] indices of both vectors of each pair"""
-
     def __init__(self, *, inputs: RankerInputs, sizes: RankerSizes, bottom_dim: int) -> None:
         """bottom_dim: hidden width of the network that turns the request's features into a vector"""
         super().__init__(inputs=inputs, sizes=sizes)
@@ -29,7 +28,6 @@ class DLRMRanker(RankerBase):
         self.top = nn.Linear(width, sizes.expert_dim)
         self.dropout = nn.Dropout(sizes.dropout)
         self.add_last_layer(sizes.expert_dim)
-        self.register_buffer("pairs", torch.triu_indices(NUM_VECTORS, NUM_VECTORS, offset=1), persistent=False)
 
     def last_layer(self, batch: Batch, request: Tensor) -> LastLayer:
         present = present_events(batch).unsqueeze(-1).float()
@@ -37,8 +35,7 @@ class DLRMRanker(RankerBase):
         candidates, scores = self.item_encoder(batch, "candidate"), self.standard_scores(batch)
         of_request = [self.bottom(request), request[:, : self.dim], history]
         wide = [one.unsqueeze(1).expand_as(candidates) for one in of_request]
-        vectors = torch.stack([*wide, candidates], dim=-2)
-        products = (vectors @ vectors.transpose(-1, -2))[..., self.pairs[0], self.pairs[1]]
+        products = torch.stack([(one * other).sum(-1) for one, other in combinations([*wide, candidates], 2)], dim=-1)
         hidden = self.top(torch.cat([wide[0], candidates, products, scores], dim=-1)).relu()
         return self.linear([self.dropout(hidden)], scores, batch)
 

@@ -38,4 +38,5 @@ class TwoTowerScoreRanker(RankerBase):
 
     @property
     def shared(self) -> Tensor:
+        """Weights of the request's tower, in which each objective has rows of its own."""
         return self.user.weight

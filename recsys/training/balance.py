@@ -1,4 +1,4 @@
-"""How the losses of several objectives become one.
+"""Weighting of the losses of several objectives.
 
 Shapes: T objectives.
 """
@@ -10,16 +10,16 @@ from torch import Tensor, nn
 
 from recsys.errors import ConfigError
 
-PACE = 0.5
-"""how much more an objective weighs that has come less far than the others"""
-INERTIA = 0.99
+ALPHA = 0.5
+"""of GradNorm: exponent by which an objective that trains slower weighs more"""
+MOVING_MEAN_DECAY = 0.99
 """share of a moving mean that a step keeps"""
-SMALLEST = 1e-6
-"""a loss below this weighs no more"""
+MIN_LOSS = 1e-6
+"""a smaller one gets no larger weight"""
 
 
-class Fixed(nn.Module):
-    """sum of weight * loss."""
+class FixedWeights(nn.Module):
+    """Sum of weight * loss."""
 
     weights: Tensor
 
@@ -31,14 +31,14 @@ class Fixed(nn.Module):
         return (self.weights * losses).sum()
 
 
-class ByUncertainty(nn.Module):
-    """sum of loss / variance, each variance at its best for the loss so far, which is twice that loss.
+class UncertaintyWeights(nn.Module):
+    """Sum of loss / variance, each variance optimal for the moving mean of the loss: twice that mean.
 
-    What minimises loss / variance + log of the deviation (Kendall, Gal & Cipolla 2018, eq. 10), without learning it.
+    The minimum of loss / variance + log of the deviation (Kendall, Gal & Cipolla 2018, eq. 10), not learnt by descent.
     """
 
     means: Tensor
-    """[T] moving means of the losses, 0 until an objective is known"""
+    """[T] moving means of the losses, 0 until an objective has a label"""
 
     def __init__(self, num_objectives: int) -> None:
         super().__init__()
@@ -47,20 +47,20 @@ class ByUncertainty(nn.Module):
     def forward(self, losses: Tensor, shared: Tensor) -> Tensor:
         if torch.is_grad_enabled():
             _moved(self.means, losses.detach())
-        return (losses / (2 * self.means.clamp(min=SMALLEST))).sum()
+        return (losses / (2 * self.means.clamp(min=MIN_LOSS))).sum()
 
 
-class ByGradients(nn.Module):
-    """Weights under which every objective moves the shared parameter as much, more where it has come less far.
+class GradientNormWeights(nn.Module):
+    """Weights under which all objectives have equal gradients on the shared parameter, larger where training is slower.
 
-    The aim of GradNorm (Chen et al. 2018, eq. 2), solved instead of descended to, for moving means of losses and
-    gradients: |weight * gradient| is that of the mean objective times (share of the first loss that is left / its mean) ^
-    PACE. Weights sum to T.
+    The target of GradNorm (Chen et al. 2018, eq. 2), solved instead of descended to, for moving means of losses and
+    gradients: |weight * gradient| is that of the mean objective times (loss over the first loss / its mean) ^ ALPHA.
+    Weights sum to T.
     """
 
     weights: Tensor
     first: Tensor
-    """[T] losses of the first step that knew the objective, 0 until then"""
+    """[T] losses of the first step with a label of the objective, 0 until then"""
     losses: Tensor
     """[T] and `slopes` [T], moving means"""
     slopes: Tensor
@@ -73,10 +73,10 @@ class ByGradients(nn.Module):
 
     def forward(self, losses: Tensor, shared: Tensor) -> Tensor:
         if torch.is_grad_enabled():
-            self._follow(losses, shared)
+            self._update(losses, shared)
         return (self.weights * losses).sum()
 
-    def _follow(self, losses: Tensor, shared: Tensor) -> None:
+    def _update(self, losses: Tensor, shared: Tensor) -> None:
         _moved(self.losses, losses.detach())
         _moved(self.slopes, torch.stack([_slope(loss, shared) for loss in losses]))
         self.first.copy_(torch.where(self.first == 0, losses.detach(), self.first))
@@ -84,18 +84,18 @@ class ByGradients(nn.Module):
         if not known.any():
             return
         left = self.losses[known] / self.first[known]
-        wanted = (left / left.mean()) ** PACE / self.slopes[known]
-        self.weights[known] = wanted * self.weights[known].sum() / wanted.sum()
+        target = (left / left.mean()) ** ALPHA / self.slopes[known]
+        self.weights[known] = target * self.weights[known].sum() / target.sum()
 
 
 def _moved(means: Tensor, news: Tensor) -> None:
-    """Moving means of the numbers that are not 0, which is what an objective without a label in this step has."""
-    moved = torch.where(means == 0, news, INERTIA * means + (1 - INERTIA) * news)
+    """Update moving means by the numbers that are not 0; an objective without a label in this step has 0."""
+    moved = torch.where(means == 0, news, MOVING_MEAN_DECAY * means + (1 - MOVING_MEAN_DECAY) * news)
     means.copy_(torch.where(news == 0, means, moved))
 
 
 def _slope(loss: Tensor, shared: Tensor) -> Tensor:
-    """Length of the gradient. Counting operations, as the loop does in a first step, knows no autograd.grad."""
+    """Norm of the gradient, by backward: the FLOP counter of the first step does not support autograd.grad."""
     kept, shared.grad = shared.grad, None
     loss.backward(retain_graph=True, inputs=[shared])
     slope = torch.zeros(()) if shared.grad is None else shared.grad.float().norm()
@@ -104,21 +104,24 @@ def _slope(loss: Tensor, shared: Tensor) -> Tensor:
 
 
 EQUAL = "equal"
-Balance = Fixed | ByUncertainty | ByGradients
-LEARNT: Mapping[str, type[ByUncertainty | ByGradients]] = {"uncertainty": ByUncertainty, "gradients": ByGradients}
+Balance = FixedWeights | UncertaintyWeights | GradientNormWeights
+ADAPTIVE: Mapping[str, type[UncertaintyWeights] | type[GradientNormWeights]] = {
+    "uncertainty": UncertaintyWeights,
+    "gradients": GradientNormWeights,
+}
 
 
 def check_balance(how: str | Mapping[str, float]) -> None:
-    """ConfigError for a name that is none, and for what is neither a name nor weights by name."""
-    if how not in (EQUAL, *LEARNT) if isinstance(how, str) else not isinstance(how, Mapping):
+    """Raise ConfigError unless `how` is a name of a weighting or weights by objective."""
+    if how not in (EQUAL, *ADAPTIVE) if isinstance(how, str) else not isinstance(how, Mapping):
         raise ConfigError(f"ranking.balance is {how!r}; choose equal, uncertainty, gradients or a weight an objective")
 
 
 def balance_of(how: str | Mapping[str, float], objectives: Sequence[str]) -> Balance:
-    """equal, uncertainty, gradients, or a weight for each objective; ConfigError for anything else."""
+    """Build the weighting: equal, uncertainty, gradients, or a weight for each objective; ConfigError for anything else."""
     check_balance(how)
     if isinstance(how, str):
-        return Fixed([1.0] * len(objectives)) if how == EQUAL else LEARNT[how](len(objectives))
+        return FixedWeights([1.0] * len(objectives)) if how == EQUAL else ADAPTIVE[how](len(objectives))
     if set(how) != set(objectives):
         raise ConfigError(
             f"ranking.balance weighs {', '.join(map(str, how))}; the objectives are {', '.join(objectives)}"
@@ -127,4 +130,4 @@ def balance_of(how: str | Mapping[str, float], objectives: Sequence[str]) -> Bal
         how.values()
     ):
         raise ConfigError(f"ranking.balance is {dict(how)}; give numbers from 0 on, one of them above 0")
-    return Fixed([float(how[name]) for name in objectives])
+    return FixedWeights([float(how[name]) for name in objectives])

@@ -1,4 +1,4 @@
-"""The own event log as examples of the ranker: the very queries that were asked, what they were shown, what came of it.
+"""Impressions of the own event log as examples of the ranker: the logged queries, the slates shown and their outcomes.
 
 Shapes: I shown items, B requests, C longest slate, T objectives.
 """
@@ -15,8 +15,8 @@ from recsys.features.spec import FeatureSpec
 from recsys.replay.labelled_requests import sample_rows
 from recsys.stages import Retrieve
 from recsys.training.prepare import Prepared
-from recsys.training.ranking_examples import NoRequestsError, RankingExamples, asked, in_batches
-from recsys.training.slates import inverse_weights, offered, said_of
+from recsys.training.ranking_examples import NoRequestsError, RankingExamples, in_batches, retrieved_requests
+from recsys.training.slates import inverse_weights, only_retrieved, retrieval_scores
 
 LABELS = "labels"
 
@@ -31,51 +31,51 @@ def impression_examples(
     weighed: bool,
     most: int,
 ) -> RankingExamples:
-    """What was shown and answered within a period, of `most` requests at most, with what retrieval says of it now.
+    """Examples of at most `most` requests of a period, with the scores of today's retrieval.
 
-    The history is the one that was known when the query was asked, as it was logged; a query that was answered by less
-    than the whole cascade counts as well. weighed: by the inverse of the chance to be shown. NoRequestsError where nothing
-    was shown, DataError where a chance is none.
+    The history is that of the logged query; a query that was answered by a part of the cascade counts as well.
+    weighed: by the inverse of the propensity. Raises NoRequestsError where the period has no impression, DataError for a
+    propensity outside (0, 1].
     """
     shown = _inside(prepared, period)
     request = shown["request"].rle_id().to_numpy()
     kept = np.isin(request, sample_rows(np.arange(request[-1] + 1), most))
     shown, request = shown.filter(pl.Series(kept)), np.unique(request[kept], return_inverse=True)[1]
-    place = np.arange(len(request)) - np.searchsorted(request, request)
-    queries = [Query.from_json(text) for text in shown.filter(pl.Series(place == 0))["query"]]
-    grid = _Grid(request, place)
+    column = np.arange(len(request)) - np.searchsorted(request, request)
+    queries = [Query.from_json(text) for text in shown.filter(pl.Series(column == 0))["query"]]
+    grid = _Grid(request, column)
     rows = grid.filled(np.array([items.rows.get(item, PAD) for item in shown[ITEM]]), PAD)
 
     def part(batch: np.ndarray) -> Arrays:
-        answer = asked(retrieve, spec, items, [queries[number] for number in batch])
-        return answer | said_of(rows[batch], answer)
+        answer = retrieved_requests(retrieve, spec, items, [queries[number] for number in batch])
+        return answer | retrieval_scores(rows[batch], answer)
 
-    said = in_batches(part, np.arange(len(queries)))
+    scored = in_batches(part, np.arange(len(queries)))
     logged = RankingExamples(
-        request={tensor.name: said[tensor.name] for tensor in spec.request_tensors()},
+        request={tensor.name: scored[tensor.name] for tensor in spec.request_tensors()},
         candidate_rows=rows,
-        candidate_scores=said["scores"],
+        candidate_scores=scored["scores"],
         labels=grid.filled(shown[LABELS].to_numpy(), np.nan),
         positions=grid.filled(shown["position"].to_numpy(), 0),
         weights=inverse_weights(grid.filled(shown["propensity"].to_numpy(), np.nan), rows, "propensity")
         if weighed
         else None,
     )
-    return offered(logged, said, prepared.dataset.name)
+    return only_retrieved(logged, scored, prepared.dataset.name)
 
 
 class _Grid:
-    """Where each shown item stands among the requests."""
+    """Scatter of shown items into an array of requests and candidates."""
 
-    def __init__(self, request: np.ndarray, place: np.ndarray) -> None:
+    def __init__(self, request: np.ndarray, column: np.ndarray) -> None:
         """[I] each, from 0"""
-        self.at = request, place
-        self.shape = request.max() + 1, place.max() + 1
+        self.indices = request, column
+        self.shape = request.max() + 1, column.max() + 1
 
     def filled(self, values: np.ndarray, otherwise: float) -> np.ndarray:
-        """[I, ...] -> [B, C, ...]"""
+        """Scatter values [I, ...] -> [B, C, ...]."""
         grid = np.full((*self.shape, *values.shape[1:]), otherwise, dtype=values.dtype)
-        grid[self.at] = values
+        grid[self.indices] = values
         return grid
 
 
@@ -84,7 +84,7 @@ def _inside(prepared: Prepared, period: int) -> pl.DataFrame:
     assert cuts is not None
     if shown is None or not shown.height:
         raise DataError(
-            f"{name}: nobody logged what was shown, or nothing that came of it is known yet (data.wait_s); "
+            f"{name}: no impression was logged, or no outcome of one is known yet (data.wait_s); "
             "take data=event_log, or leave ranking.shown out"
         )
     start, end = cuts[period - 1], prepared.split.end(period)
@@ -93,7 +93,7 @@ def _inside(prepared: Prepared, period: int) -> pl.DataFrame:
     if not inside.height:
         times = shown[TIMESTAMP].to_numpy()
         raise NoRequestsError(
-            f"{name}: nothing was shown and answered in the period {PERIODS[period]}, from {start:.0f} to {end:.0f}, but from "
+            f"{name}: no impression with an outcome lies in the period {PERIODS[period]}, {start:.0f} to {end:.0f}, but from "
             f"{times.min():.0f} to {times.max():.0f}; take data.history=false or other shares of protocol"
         )
     return inside

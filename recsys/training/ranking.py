@@ -28,7 +28,7 @@ from recsys.ranking.uncertainty import LastLayerPosterior, information
 from recsys.training.balance import Balance, balance_of, check_balance
 from recsys.training.device_tensors import DeviceTensors
 from recsys.training.ranking_examples import RankingExamples, RetrievalVersion, tensors, training_columns
-from recsys.training.shown import Shown
+from recsys.training.slate_source import SlateSource
 from recsys.training.trainer import OptimConfig, Trainer, index_batches
 
 MONITORED = {"ndcg@10": "ranking/ndcg@10", "likelihood": "ranking/likelihood"}
@@ -181,7 +181,7 @@ class RankingTraining(OptimConfig):
     """weighting of the objectives' losses: equal, uncertainty, gradients, or a weight for each by its name"""
     shown: Mapping[str, str | None] | str | None
     """learn from logged slates in the place of retrieved candidates: the columns of the context, or "impressions" or
-    "weighed_impressions", see `Shown`; the log then decides the requests of a user and the candidates of a request"""
+    "weighed_impressions", see `SlateSource`; the log then decides the requests of a user and the candidates of a request"""
     watch: str
     """metric on the validation requests that chooses the kept epoch: ndcg@10 of the target, or likelihood of all labels"""
 
@@ -224,9 +224,9 @@ class RankingTraining(OptimConfig):
         return max(1, int(self.examples_gib * 2**30 / request))
 
     @property
-    def logged(self) -> Shown | None:
+    def logged(self) -> SlateSource | None:
         """Logged slates to learn from, None where `shown` is null."""
-        return None if self.shown is None else Shown.of(self.shown)
+        return None if self.shown is None else SlateSource.of(self.shown)
 
     def check(self, objectives: Collection[str], loop: Trainer) -> None:
         """Raise ConfigError where these objectives or this loop contradict the configuration; before anything is trained."""

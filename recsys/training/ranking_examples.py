@@ -1,4 +1,4 @@
-"""Requests with their candidates, as the ranker learns from them: those that retrieval returns at moments of the log.
+"""Training examples of the ranker: requests at moments of the log with the candidates that retrieval returns for them.
 
 Shapes: B requests, C candidates, T objectives, S sources.
 """
@@ -20,21 +20,21 @@ from recsys.stages import Retrieve
 
 
 class NoRequestsError(DataError):
-    """A period holds nothing that the ranker could read."""
+    """A period holds no request for the ranker."""
 
 
-THINNED = 8
-"""candidates behind the first ones of which one is learnt from"""
-BATCH = 64
+THINNING = 8
+"""one in so many of the candidates behind the first ones is a training candidate"""
+RETRIEVAL_BATCH = 64
 """requests put through the retrieve stage at once"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalVersion:
-    """Which retrieval wrote `candidate_scores`: columns of the same names mean another thing with each fit."""
+    """Identity of the retrieval that wrote `candidate_scores`: columns of the same names differ between fits."""
 
     before: str
-    """period before which all lies that it was fitted on"""
+    """period before which all its training events lie"""
     columns: tuple[str, ...]
     """of the scores, in order"""
     fingerprint: str
@@ -43,7 +43,7 @@ class RetrievalVersion:
 
 @dataclass(frozen=True, kw_only=True)
 class RankingExamples:
-    """Requests with the candidates that retrieval returned and what became of them."""
+    """Requests with their candidates and labels."""
 
     request: Arrays
     """tensors of the request, [B, ...]"""
@@ -54,30 +54,30 @@ class RankingExamples:
     labels: np.ndarray
     """[B, C, T] float32, NaN where missing"""
     positions: np.ndarray | None = None
-    """[B, C] int64, places from 0 of what was shown; None for what was only retrieved"""
+    """[B, C] int64 from 0 of logged slates; None for retrieved candidates"""
     weights: np.ndarray | None = None
-    """[B, C] float32, how much a candidate counts in the likelihood, about 1; None counts all alike"""
+    """[B, C] float32 of a candidate in the likelihood, about 1; None counts all alike"""
     retrievals: tuple[RetrievalVersion, ...] = ()
-    """that wrote the scores; none where they, if any, are not those of a retrieval"""
+    """that wrote the scores; empty where no retrieval did"""
 
     def __len__(self) -> int:
         return len(self.candidate_rows)
 
-    def at(self, places: np.ndarray) -> "RankingExamples":
-        """Some of the requests."""
+    def at(self, rows: np.ndarray) -> "RankingExamples":
+        """Select requests by row."""
         return RankingExamples(
-            request={name: array[places] for name, array in self.request.items()},
-            candidate_rows=self.candidate_rows[places],
-            candidate_scores=self.candidate_scores[places],
-            labels=self.labels[places],
-            positions=None if self.positions is None else self.positions[places],
-            weights=None if self.weights is None else self.weights[places],
+            request={name: array[rows] for name, array in self.request.items()},
+            candidate_rows=self.candidate_rows[rows],
+            candidate_scores=self.candidate_scores[rows],
+            labels=self.labels[rows],
+            positions=None if self.positions is None else self.positions[rows],
+            weights=None if self.weights is None else self.weights[rows],
             retrievals=self.retrievals,
         )
 
     @staticmethod
     def joined(parts: "Sequence[RankingExamples]") -> "RankingExamples":
-        """All requests of parts that were encoded by one spec; the fewer candidates are padded."""
+        """Concatenate parts that were encoded by one spec; shorter candidate lists are padded."""
         longest = max(one.candidate_rows.shape[1] for one in parts)
 
         def column(name: str, filling: float) -> np.ndarray | None:
@@ -92,7 +92,7 @@ class RankingExamples:
         )
 
     def never_reached(self, objectives: Sequence[str]) -> list[str]:
-        """Those of T objectives that no candidate came to."""
+        """Names of the T objectives that no candidate reached."""
         reached = (self.labels[self.candidate_rows != PAD] > 0).any(axis=0)
         return [name for name, once in zip(objectives, reached, strict=True) if not once]
 
@@ -112,10 +112,10 @@ def ranking_examples(
     *,
     dense: int,
 ) -> RankingExamples:
-    """Ask retrieval at moments of the log and label its candidates by what came of them.
+    """Retrieve candidates at moments of the log and label them.
 
     Retrieval must have been fitted on earlier periods only; the requests are encoded by the ranker's own spec.
-    dense: as in `training_columns`. NoRequestsError without moments.
+    dense: as in `training_columns`. Raises NoRequestsError without moments.
     """
     if not len(moments):
         raise NoRequestsError(
@@ -124,7 +124,7 @@ def ranking_examples(
     kept = training_columns(retrieve.sources.total, dense)
 
     def part(batch: np.ndarray) -> Arrays:
-        answer = asked(retrieve, spec, items, moments.replay.queries(batch, k=1))
+        answer = retrieved_requests(retrieve, spec, items, moments.replay.queries(batch, k=1))
         return answer | {name: answer[name][:, kept] for name in ("candidate_rows", "candidate_scores")}
 
     arrays = in_batches(part, moments.rows)
@@ -137,37 +137,37 @@ def ranking_examples(
     )
 
 
-def asked(retrieve: Retrieve, spec: FeatureSpec, items: ItemTable, queries: Sequence[Query]) -> Arrays:
-    """Tensors of B requests, encoded by `spec`, `candidate_rows` and `candidate_scores`."""
+def retrieved_requests(retrieve: Retrieve, spec: FeatureSpec, items: ItemTable, queries: Sequence[Query]) -> Arrays:
+    """Return tensors of B requests encoded by `spec`, with `candidate_rows` and `candidate_scores`."""
     answer = retrieve({"QUERY": queries})
     request, _ = encode_queries(spec, items, queries)
     return {**request, **{name: answer[name] for name in ("candidate_rows", "candidate_scores")}}
 
 
 def in_batches(part: Callable[[np.ndarray], Arrays], rows: np.ndarray) -> Arrays:
-    """part(rows) [B, ...] of BATCH rows at once, side by side, together."""
-    first = part(rows[:BATCH])
+    """Concatenate part(rows) [B, ...] over batches of RETRIEVAL_BATCH rows, in threads."""
+    first = part(rows[:RETRIEVAL_BATCH])
     whole = {name: np.empty((len(rows), *one.shape[1:]), one.dtype) for name, one in first.items()}
 
-    def fill(start: int) -> None:  # in place: examples are the largest that a training holds, and held once
-        for name, one in (part(rows[start : start + BATCH]) if start else first).items():
-            whole[name][start : start + BATCH] = one
+    def fill(start: int) -> None:  # in place: examples are the largest arrays of a training and fit into memory once
+        for name, one in (part(rows[start : start + RETRIEVAL_BATCH]) if start else first).items():
+            whole[name][start : start + RETRIEVAL_BATCH] = one
 
-    map_in_threads(fill, range(0, len(rows), BATCH))
+    map_in_threads(fill, range(0, len(rows), RETRIEVAL_BATCH))
     return whole
 
 
 def training_columns(total: int, dense: int) -> np.ndarray:
-    """Of `total` candidates the first `dense` and every THINNED-th of the others.
+    """Columns of the training candidates: of `total` the first `dense` and every THINNING-th of the others.
 
-    By place, whatever became of them, so that what is likely at a place stays as likely.
+    Chosen by column and never by label, so that the rates of a column stay as they are.
     """
-    places = np.arange(total)
-    return places[(places < dense) | ((places - dense) % THINNED == 0)]
+    columns = np.arange(total)
+    return columns[(columns < dense) | ((columns - dense) % THINNING == 0)]
 
 
 def tensors(examples: RankingExamples) -> dict[str, Tensor]:
-    """All that the task reads of examples."""
+    """Return the tensors of examples that `RankingTask` reads."""
     arrays = {
         **examples.request,
         "candidate_rows": examples.candidate_rows,

@@ -1,9 +1,9 @@
-"""Logged slates as examples of the ranker: what was shown at one moment is one request with its candidates.
+"""Logged slates as examples of the ranker: the items of one user and one moment are one request with its candidates.
 
-Where nothing orders the events, some of a user's are asked about and the others are told, as a set.
+Where nothing orders the events, a user's events are divided into candidates and a history, as a set.
 
-The request is encoded from all events at once; it equals what `encode_queries` makes of the query that the user would
-have sent (tested). Shapes: R rows of the log, B requests, C longest slate, L history, M remembered events.
+Requests are encoded from the whole log at once; they equal `encode_queries` of the query that the user would have sent
+(tested). Shapes: R rows of the log, B requests, C longest slate, L history.
 """
 
 from dataclasses import dataclass, replace
@@ -20,28 +20,28 @@ from recsys.replay.labelled_requests import sample_rows
 from recsys.stages import Retrieve
 from recsys.training.examples import encode_log, encode_users, event_sequences
 from recsys.training.prepare import Prepared
-from recsys.training.ranking_examples import NoRequestsError, RankingExamples, asked, in_batches
-from recsys.training.shown import Shown
+from recsys.training.ranking_examples import NoRequestsError, RankingExamples, in_batches, retrieved_requests
+from recsys.training.slate_source import SlateSource
 
-MOST = 10.0
-"""times the mean that a row counts at most, however rare it was"""
+MAX_WEIGHT = 10.0
+"""of a row, in multiples of the mean"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Slates:
-    """Rows of the log that one user met at one moment, or some that one user met at all."""
+    """Rows of the log grouped into slates: of one user and one moment, or parts of a user's set."""
 
     rows: np.ndarray
     """[B, C] rows of the log in canonical order, PAD at the end"""
 
     @property
     def first(self) -> np.ndarray:
-        """[B] the row at which each request comes"""
+        """Row of each request, [B]."""
         return self.rows[:, 0]
 
     @staticmethod
     def of(prepared: Prepared, period: np.ndarray) -> "Slates":
-        """Of the rows in `period` [R] bool, ascending by first row; NoRequestsError where there is none."""
+        """Group the rows in `period` [R] bool, ascending by first row; raise NoRequestsError where there is none."""
         rows = np.flatnonzero(period)
         if not len(rows):
             raise NoRequestsError(f"{prepared.dataset.name}: a period of the split holds no event; give more events")
@@ -49,7 +49,7 @@ class Slates:
 
     @staticmethod
     def of_sets(prepared: Prepared, period: np.ndarray, longest: int) -> "Slates":
-        """The same of sets: what a user has in `period` in parts of `longest`, whatever their times."""
+        """Group sets: a user's rows in `period` in parts of `longest`, independent of their times."""
         rows = np.flatnonzero(period)
         rows = rows[np.argsort(prepared.replay.users[rows], kind="stable")]
         users = prepared.replay.users[rows]
@@ -57,13 +57,13 @@ class Slates:
 
     @staticmethod
     def _grouped(rows: np.ndarray, users: np.ndarray, parts: np.ndarray) -> "Slates":
-        """Rows of one user and one part together, [R] each."""
+        """Group rows of one user and one part, [R] each."""
         order = np.lexsort((rows, parts, users))
         same = (np.diff(users[order]) == 0) & (np.diff(parts[order]) == 0)
         request = np.concatenate([[0], np.cumsum(~same)])
-        place = np.arange(len(order)) - np.searchsorted(request, request)
-        grouped = np.full((request[-1] + 1, place.max() + 1), PAD, dtype=np.int64)
-        grouped[request, place] = rows[order]
+        column = np.arange(len(order)) - np.searchsorted(request, request)
+        grouped = np.full((request[-1] + 1, column.max() + 1), PAD, dtype=np.int64)
+        grouped[request, column] = rows[order]
         return Slates(rows=grouped[np.argsort(grouped[:, 0])])
 
 
@@ -73,48 +73,51 @@ def shown_examples(
     spec: FeatureSpec,
     items: ItemTable,
     period: np.ndarray,
-    shown: Shown,
+    shown: SlateSource,
     *,
     most: int,
 ) -> RankingExamples:
-    """What was shown in `period` [R] bool, in `most` slates at most, with what retrieval says of it. What retrieval does not
-    offer at that moment is left out, since the ranker is never asked about it.
+    """Examples of at most `most` slates in `period` [R] bool, with retrieval scores. Items that retrieval does not return at
+    that moment are left out, since the ranker never scores them.
     """
     slates = Slates.of(prepared, period)
     slates = Slates(rows=slates.rows[sample_rows(np.arange(len(slates.rows)), most)])
     logged = logged_examples(prepared, spec, items, slates, position=shown.position, propensity=shown.propensity)
 
-    def part(places: np.ndarray) -> Arrays:
-        queries = prepared.replay.queries(slates.first[places], k=1)
-        return said_of(logged.candidate_rows[places], asked(retrieve, spec, items, queries))
+    def part(rows: np.ndarray) -> Arrays:
+        queries = prepared.replay.queries(slates.first[rows], k=1)
+        return retrieval_scores(logged.candidate_rows[rows], retrieved_requests(retrieve, spec, items, queries))
 
-    return offered(logged, in_batches(part, np.arange(len(logged))), prepared.dataset.name)
+    return only_retrieved(logged, in_batches(part, np.arange(len(logged))), prepared.dataset.name)
 
 
-def offered(logged: RankingExamples, said: Arrays, name: str) -> RankingExamples:
-    """What was shown and retrieval offers, with what it says of it; NoRequestsError where that is nothing.
+def only_retrieved(logged: RankingExamples, scored: Arrays, name: str) -> RankingExamples:
+    """Keep the candidates that retrieval returns too, with its scores; raise NoRequestsError where there is none.
 
-    said: of `said_of`
+    scored: of `retrieval_scores`
     """
-    found = said["found"]
+    found = scored["found"]
     if not found.any():
         raise NoRequestsError(
-            f"{name}: retrieval offers nothing of what was shown; "
+            f"{name}: retrieval returns none of the shown items; "
             "leave ranking.shown out, so that the ranker learns from what is retrieved"
         )
     return replace(
         logged,
         candidate_rows=np.where(found, logged.candidate_rows, PAD),
-        candidate_scores=said["scores"],
+        candidate_scores=scored["scores"],
         labels=np.where(found[..., None], logged.labels, np.float32(np.nan)),
         weights=None if logged.weights is None else np.where(found, logged.weights, np.float32(0)),
     )
 
 
-def said_of(rows: np.ndarray, answer: Arrays) -> Arrays:
-    """found: which of rows [B, K] retrieval offers, [B, K] bool; scores: theirs, [B, K, S], of the first where it does not."""
-    offers = answer["candidate_rows"][:, None, :]
-    same = (rows[:, :, None] == offers) & (offers != PAD)
+def retrieval_scores(rows: np.ndarray, answer: Arrays) -> Arrays:
+    """Look up rows [B, K] among the candidates of an answer of retrieval.
+
+    found: [B, K] bool; scores: [B, K, S], those of the first candidate where a row is not found
+    """
+    candidates = answer["candidate_rows"][:, None, :]
+    same = (rows[:, :, None] == candidates) & (candidates != PAD)
     scores = np.take_along_axis(answer["candidate_scores"], same.argmax(axis=2)[..., None], axis=1)
     return {"found": same.any(axis=2), "scores": scores}
 
@@ -127,21 +130,22 @@ def logged_examples(
     *,
     position: str | None,
     propensity: str | None = None,
-    told: np.ndarray | None = None,
+    history_rows: np.ndarray | None = None,
 ) -> RankingExamples:
-    """position: column of the context that holds places from 0; None where the log has none.
+    """Examples of slates without retrieval scores.
 
-    propensity: column of the context that holds the chance a row had to be shown, by whose inverse it then counts, so that
-    the likelihood is that of a policy that shows all alike (Horvitz & Thompson 1952; Schnabel et al. 2016); None counts all
-    rows alike.
-    told: [R] bool, of sets, the rows that histories hold, none of which is asked about; None where events are ordered:
-    all that came before.
+    position: column of the context that holds positions from 0; None where the log has none.
+    propensity: column of the context with the probability that a row was shown, by whose inverse it is weighted, so that
+    the likelihood is that of a policy that shows all alike (Horvitz & Thompson 1952; Schnabel et al. 2016); None weights
+    all rows alike.
+    history_rows: [R] bool, of sets, the rows that make up the histories, none of which is a candidate; None where events
+    are ordered: all earlier ones.
     """
     replay, shown = prepared.replay, slates.rows != PAD
-    assert told is None or not told[slates.rows[shown]].any()
+    assert history_rows is None or not history_rows[slates.rows[shown]].any()
     labels = np.where(shown[..., None], replay.labels[slates.rows], np.nan)
     return RankingExamples(
-        request=_requests(prepared, spec, items, slates.first, told),
+        request=_requests(prepared, spec, items, slates.first, history_rows),
         candidate_rows=np.where(shown, replay.items[slates.rows], PAD),
         candidate_scores=np.zeros((*slates.rows.shape, 0), dtype=np.float32),
         labels=labels.astype(np.float32),
@@ -151,11 +155,11 @@ def logged_examples(
 
 
 def _requests(
-    prepared: Prepared, spec: FeatureSpec, items: ItemTable, first: np.ndarray, told: np.ndarray | None
+    prepared: Prepared, spec: FeatureSpec, items: ItemTable, first: np.ndarray, history_rows: np.ndarray | None
 ) -> Arrays:
     """The tensors of `spec.request_tensors()` at rows [B] of the log."""
     replay = prepared.replay
-    rows, labels, times = _histories(prepared, spec, first, told)
+    rows, labels, times = _histories(prepared, spec, first, history_rows)
     now = replay.seconds[first][:, None]
     profile = encode_users(spec, prepared.dataset, replay.names)
     context = encode_log(spec.context, prepared.dataset, replay.seconds)
@@ -169,45 +173,47 @@ def _requests(
 
 
 def _histories(
-    prepared: Prepared, spec: FeatureSpec, first: np.ndarray, told: np.ndarray | None
+    prepared: Prepared, spec: FeatureSpec, first: np.ndarray, history_rows: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Catalogue rows [B, L], labels [B, L, T] and timestamps [B, L] of the newest events before rows [B] of the log."""
     replay = prepared.replay
-    events = event_sequences(replay, np.ones(len(replay.users), dtype=bool) if told is None else told)
+    events = event_sequences(replay, np.ones(len(replay.users), dtype=bool) if history_rows is None else history_rows)
     stride = len(replay.users)
-    before = first if told is None else stride
+    before = first if history_rows is None else stride
     ends = np.searchsorted(events.users * stride + events.rows, replay.users[first] * stride + before)
-    places = ends[:, None] + np.arange(-spec.history_length, 0)
-    known = places >= events.offsets[replay.users[first]][:, None]
-    places = np.where(known, places, 0)
-    labels = np.where(known[..., None], events.labels[places], 0).astype(np.float32)
-    times = np.where(known, replay.seconds[events.rows[places]], np.nan)
-    return np.where(known, events.items[places], PAD), labels, times
+    indices = ends[:, None] + np.arange(-spec.history_length, 0)
+    known = indices >= events.offsets[replay.users[first]][:, None]
+    indices = np.where(known, indices, 0)
+    labels = np.where(known[..., None], events.labels[indices], 0).astype(np.float32)
+    times = np.where(known, replay.seconds[events.rows[indices]], np.nan)
+    return np.where(known, events.items[indices], PAD), labels, times
 
 
 def _positions(prepared: Prepared, slates: Slates, column: str) -> np.ndarray:
-    """[B, C] int64; DataError where one is no place."""
+    """Positions [B, C] int64; DataError for a negative one or no number."""
     shown = slates.rows != PAD
-    places = _column(prepared, column).cast(pl.Float64, strict=False).fill_null(np.nan).to_numpy()[slates.rows]
-    if not (places[shown] >= 0).all():
-        raise DataError(f"{prepared.dataset.name}: {column} holds what is no number from 0 on; give places")
-    return np.where(shown, places, 0).astype(np.int64)
+    positions = _column(prepared, column).cast(pl.Float64, strict=False).fill_null(np.nan).to_numpy()[slates.rows]
+    if not (positions[shown] >= 0).all():
+        raise DataError(f"{prepared.dataset.name}: {column} holds values that are no numbers from 0 on; give positions")
+    return np.where(shown, positions, 0).astype(np.int64)
 
 
 def _weights(prepared: Prepared, slates: Slates, column: str) -> np.ndarray:
-    """[B, C] float32, inverse propensities over their mean, cut at MOST; DataError where one is no chance."""
-    chances = _column(prepared, column).cast(pl.Float64, strict=False).fill_null(np.nan).to_numpy()[slates.rows]
-    return inverse_weights(chances, slates.rows, f"{prepared.dataset.name}: {column}")
+    """Inverse propensities over their mean, clipped at MAX_WEIGHT, [B, C] float32; DataError outside (0, 1]."""
+    propensities = _column(prepared, column).cast(pl.Float64, strict=False).fill_null(np.nan).to_numpy()[slates.rows]
+    return inverse_weights(propensities, slates.rows, f"{prepared.dataset.name}: {column}")
 
 
-def inverse_weights(chances: np.ndarray, rows: np.ndarray, name: str) -> np.ndarray:
-    """[B, C] float32 of the chances of `rows`: inverse over their mean, cut at MOST, 0 at PAD; DataError where one is none."""
+def inverse_weights(propensities: np.ndarray, rows: np.ndarray, name: str) -> np.ndarray:
+    """Inverse of the propensities of `rows` over their mean, clipped at MAX_WEIGHT, 0 at PAD, [B, C] float32; DataError
+    for one outside (0, 1].
+    """
     shown = rows != PAD
-    if not ((chances[shown] > 0) & (chances[shown] <= 1)).all():
+    if not ((propensities[shown] > 0) & (propensities[shown] <= 1)).all():
         raise DataError(f"{name} holds numbers outside (0, 1]; give the chance to be shown")
-    inverse = 1 / np.where(shown, chances, 1)
+    inverse = 1 / np.where(shown, propensities, 1)
     inverse /= inverse[shown].mean()
-    return np.where(shown, inverse.clip(max=MOST), 0).astype(np.float32)
+    return np.where(shown, inverse.clip(max=MAX_WEIGHT), 0).astype(np.float32)
 
 
 def _column(prepared: Prepared, name: str) -> pl.Series:

@@ -25,10 +25,10 @@ from recsys.graphs import export_ranker
 from recsys.ranking.model import RankerInputs, RankerModel, RankerSizes, logits_and_request
 from recsys.ranking.uncertainty import certainty
 from recsys.stages import OnnxModel, ranker_inputs
-from recsys.training.trainer import Trainer
 from recsys.training.prepare import prepare
 from recsys.training.ranking import RankingTraining
 from recsys.training.slates import Slates, logged_examples
+from recsys.training.trainer import Trainer
 
 MODELS = Path(__file__).parents[2] / "conf" / "ranking" / "model"
 NUM_SOURCES = 2

@@ -23,7 +23,7 @@ from recsys.features.spec import Features
 from recsys.replay.replay import Replay
 from recsys.training.impressions import impression_examples
 from recsys.training.prepare import prepare
-from recsys.training.shown import Shown
+from recsys.training.slate_source import SlateSource
 from recsys.training.slates import Slates, shown_examples
 from serving.events.partitions import PartitionSink
 from serving.events.record import Record, Stored
@@ -84,7 +84,7 @@ def with_impressions(prepared, frame):
 def of_tables(prepared, period=RANK):
     spec, items = prepared.spec(prepared.split.known(RANK))
     inside = prepared.split.periods == period
-    return shown_examples(retrieve, prepared, spec, items, inside, Shown(**COLUMNS), most=10**9)
+    return shown_examples(retrieve, prepared, spec, items, inside, SlateSource(**COLUMNS), most=10**9)
 
 
 @pytest.mark.parametrize("period", [RANK, VALIDATION])
@@ -122,11 +122,11 @@ def test_a_chance_that_is_none_is_said(prepared):
 def test_a_period_in_which_nothing_was_shown_is_named(prepared):
     late = prepared.dataset.impressions.filter(pl.col("timestamp") >= prepared.split.cuts[RANK])
     with pytest.raises(
-        DataError, match=r"nothing was shown and answered in the period RANK, .*; take data\.history=false"
+        DataError, match=r"no impression with an outcome lies in the period RANK, .*; take data\.history=false"
     ):
         examples(with_impressions(prepared, late))
     for nothing in (None, late.clear()):
-        with pytest.raises(DataError, match="nobody logged what was shown, or nothing that came of it is known yet"):
+        with pytest.raises(DataError, match="no impression was logged, or no outcome of one is known yet"):
             examples(with_impressions(prepared, nothing))
 
 

@@ -134,11 +134,11 @@ def test_the_history_of_a_set_is_all_that_is_told_and_nothing_that_is_asked(sets
     spec, items = sets.spec(told)
     whole = Slates.of_sets(sets, asked, sets.dataset.num_events)
     request, _ = encode_queries(spec, items, sets.replay.queries(whole.first, k=1))
-    found = logged_examples(sets, spec, items, whole, position=None, told=told)
+    found = logged_examples(sets, spec, items, whole, position=None, history_rows=told)
     for name, array in request.items():
         np.testing.assert_array_equal(found.request[name], array, err_msg=name)
     with pytest.raises(AssertionError):
-        logged_examples(sets, spec, items, whole, position=None, told=told | asked)
+        logged_examples(sets, spec, items, whole, position=None, history_rows=told | asked)
 
 
 def weighed(prepared, slates, column):
@@ -153,11 +153,11 @@ def test_rows_count_by_the_inverse_of_their_chance_up_to_a_limit(prepared, slate
         return
     shown = slates.rows != PAD
     chances = prepared.dataset.interactions["propensity"].to_numpy()[slates.rows[shown]]
-    monkeypatch.setattr("recsys.training.slates.MOST", 1e9)
+    monkeypatch.setattr("recsys.training.slates.MAX_WEIGHT", 1e9)
     whole = weighed(prepared, slates, "propensity").weights
     np.testing.assert_allclose(whole[shown] * chances, 1 / (1 / chances).mean(), rtol=1e-5)
     assert not whole[~shown].any()
-    monkeypatch.setattr("recsys.training.slates.MOST", 1.5)
+    monkeypatch.setattr("recsys.training.slates.MAX_WEIGHT", 1.5)
     assert weighed(prepared, slates, "propensity").weights.max() == pytest.approx(1.5)
 
 

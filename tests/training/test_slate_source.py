@@ -14,11 +14,11 @@ from recsys.data.splits import RANK, GlobalTime, Random
 from recsys.errors import ConfigError, DataError
 from recsys.features.spec import Features
 from recsys.training.prepare import prepare
-from recsys.training.shown import Shown
+from recsys.training.slate_source import SlateSource
 from recsys.training.slates import Slates, logged_examples, shown_examples
 
 NUM_OFFERED = 12
-BOTH = Shown(position="position", propensity="propensity")
+BOTH = SlateSource(position="position", propensity="propensity")
 
 
 @pytest.fixture(scope="module")
@@ -80,32 +80,32 @@ def test_some_slates_are_drawn_from_everywhere(prepared, fitted):
 
 
 def test_columns_that_are_not_told_are_not_read(prepared, fitted):
-    found = examples(prepared, fitted, shown=Shown())
+    found = examples(prepared, fitted, shown=SlateSource())
     assert found.positions is None
     assert found.weights is None
 
 
 def test_what_retrieval_never_offers_cannot_be_learnt(prepared, fitted):
-    with pytest.raises(DataError, match="retrieval offers nothing of what was shown"):
+    with pytest.raises(DataError, match="retrieval returns none of the shown items"):
         examples(prepared, fitted, rows_of=lambda _: np.full(NUM_OFFERED, PAD))
     with pytest.raises(DataError, match=r"the context has no column 'propensty' \(did you mean 'propensity'"):
-        examples(prepared, fitted, shown=Shown(propensity="propensty"))
+        examples(prepared, fitted, shown=SlateSource(propensity="propensty"))
 
 
 def test_places_must_be_numbers(prepared, fitted):
-    with pytest.raises(DataError, match="device holds what is no number from 0 on"):
-        examples(prepared, fitted, shown=Shown(position="device"))
+    with pytest.raises(DataError, match="device holds values that are no numbers from 0 on"):
+        examples(prepared, fitted, shown=SlateSource(position="device"))
 
 
 def test_columns_that_nobody_knows_before_are_no_features(prepared):
     features, split = prepared.features, prepared.split
-    assert Shown.of({"position": "place"}) == Shown(position="place")
+    assert SlateSource.of({"position": "place"}) == SlateSource(position="place")
     for wrong in ({"place": "position"}, ["position"], "position"):
         with pytest.raises(ConfigError, match="give a mapping of position and propensity"):
-            Shown.of(wrong)
+            SlateSource.of(wrong)
     BOTH.check(features, split)
     with pytest.raises(ConfigError, match=r"leave it out: features\.leave_out=\[device,position,propensity\]"):
-        Shown(position="position", propensity="device").check(features, split)
+        SlateSource(position="position", propensity="device").check(features, split)
     with pytest.raises(ConfigError, match=r"a random split .* tears; take protocol=global_time"):
         BOTH.check(features, Random(rank=0.2, validation=0.1, test=0.2, seed=0).splits(prepared.dataset)[0])
 
