@@ -45,7 +45,7 @@ from serving_world import World, ask_of, world, write_lines
 from wall_clock import WallClock
 
 from recsys.errors import ConfigError, ServingError, exit_on_error
-from serving.events.record import hash_of
+from serving.events.record import hash_parts
 from serving.processes import until
 
 K = 10
@@ -118,7 +118,7 @@ class Chaos:
                 time.sleep(fault_s)
         slates, events = (dict(np.load(self._folder / name / "out.npz")) for name in ("slates", "events"))
         answered = events["number"][events["status"] == 200]
-        ids = tuple(hash_of("id", f"visitor {number}", f"chaos-{self._told}-{number}") for number in answered)
+        ids = tuple(hash_parts("id", f"visitor {number}", f"chaos-{self._told}-{number}") for number in answered)
         self.acknowledged += ids
         return Sent(slates=slates, events=events, acknowledged=ids)
 

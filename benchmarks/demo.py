@@ -33,7 +33,7 @@ from recsys.pipeline import recommend
 from recsys.replay.replay import Replay
 from recsys.stages import load_stages, read_catalogue
 from serving.client import Client
-from serving.server import TritonServer
+from serving.triton_server import TritonServer
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN = Path("runs/demo")

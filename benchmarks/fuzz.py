@@ -28,7 +28,7 @@ from serving_world import world
 from recsys.contracts import Query
 from recsys.errors import exit_on_error
 from serving.client import Client
-from serving.server import TritonServer
+from serving.triton_server import TritonServer
 
 NUM = 10_000
 SEED = 0

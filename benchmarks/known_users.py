@@ -31,9 +31,9 @@ from recsys.pipeline import recommend
 from recsys.stages import load_stages, read_catalogue, read_spec
 from recsys.user_seed import USER_SEED
 from serving.client import Client
-from serving.place import Place
+from serving.layout import DeploymentLayout
 from serving.processes import until
-from serving.state.onboarding import reaching
+from serving.state.onboarding import actions_reaching
 
 NUM_USERS, NUM_EVENTS, K = 100, 60, 10
 BUDGETS = {"usual": (), "20 s": ("--budget=20000",)}
@@ -70,7 +70,7 @@ async def slates(stack: RunningStack, users: Sequence[str], name: str) -> Answer
 def act(stack: RunningStack, bundle: Bundle, seen: Mapping[str, set[str]], shown: Answers) -> dict[str, set[str]]:
     """Further events of each user, of what was just shown and of other items; returns all that is seen by then."""
     generator, catalogue, spec = np.random.default_rng(0), read_catalogue(bundle)["item"].to_list(), read_spec(bundle)
-    actions, now = reaching(spec, (spec.target,)), time.time()
+    actions, now = actions_reaching(spec, (spec.target,)), time.time()
     after, events = {}, []
     for user, items in seen.items():
         fresh = [place["item"] for place in shown[user]["items"]]
@@ -89,7 +89,7 @@ def act(stack: RunningStack, bundle: Bundle, seen: Mapping[str, set[str]], shown
     return after
 
 
-def logged(place: Place, ids: set[str]) -> dict[str, Query]:
+def logged(place: DeploymentLayout, ids: set[str]) -> dict[str, Query]:
     """The queries of these requests, when the log has them as Parquet."""
     files = str(place.events / "impressions" / "**" / "*.parquet")
 

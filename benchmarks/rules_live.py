@@ -36,7 +36,7 @@ from recsys.policy.audit import LOG, RuleVersion
 from recsys.policy.store import RuleStore
 from recsys.replay.replay import Replay
 from serving.client import Client
-from serving.server import TritonServer
+from serving.triton_server import TritonServer
 
 WORLD = (
     *("recipe=synthetic", "data.users=400", "data.items=2000", "data.events=20000", "trainer.progress=false"),

@@ -33,7 +33,7 @@ from serving_world import World, ask_of, query_of, world, write_lines
 
 from recsys.errors import ServingError
 from serving.processes import HOST, choose_ports, end, spawn, until
-from serving.server import TritonServer
+from serving.triton_server import TritonServer
 
 K = 10
 SYSTEMS = ("in-process", "triton", "gateway")

@@ -14,7 +14,7 @@ from recsys.bundle import Bundle
 from recsys.contracts import Query
 from recsys.pipeline import recommend
 from recsys.stages import load_stages
-from serving.gateway.server import KEEP_ALIVE_S
+from serving.gateway.http_server import KEEP_ALIVE_S
 
 
 def create_app(serve: Path) -> FastAPI:

@@ -15,7 +15,7 @@ from wall_clock import WallClock
 
 from recsys.contracts import Query
 from recsys.errors import ServingError
-from serving.place import Place
+from serving.layout import DeploymentLayout
 from serving.processes import choose_ports, until
 
 START_S = 300.0
@@ -30,7 +30,7 @@ class RunningStack:
     address: str
     """host:port"""
     headers: tuple[tuple[str, str], ...]
-    place: Place
+    place: DeploymentLayout
     supervisor: int
     """process id; all others are its children"""
     clock: WallClock | None
@@ -59,7 +59,7 @@ def running_stack(made: World, live: Path, *options: str, clock: WallClock | Non
 def started_stack(serve: Path, live: Path, *options: str, clock: WallClock | None = None) -> Iterator[RunningStack]:
     """Start what was exported, wait until it is ready; at the end stop it."""
     port = choose_ports({"port": 0})["port"]
-    place = Place(serve=serve, live=live)
+    place = DeploymentLayout(serve=serve, live=live)
     command = [sys.executable, "-m", "serving", "up", str(serve), f"--live={live}", f"--port={port}", *options]
     live.mkdir(parents=True, exist_ok=True)
     with (live / "up.log").open("wb") as log:

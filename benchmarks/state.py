@@ -25,13 +25,13 @@ from recsys.contracts import Event
 from recsys.errors import exit_on_error
 from recsys.features import spec as features
 from recsys.features.spec import FeatureSpec
-from serving.events.record import Record, Stored
-from serving.state.codec import encode
-from serving.state.contract import Change, UserState
-from serving.state.exposure import Amortised
-from serving.state.opening import SQLITE, open_states, open_table
-from serving.state.server import ValkeyServer
-from serving.state.states import States, key_of
+from serving.events.record import Record, StoredRecord
+from serving.state.exposure_counts import ExposureCounts
+from serving.state.protocols import CompareAndSwap, UserState
+from serving.state.state_codec import encode
+from serving.state.states import StateStore, key_of
+from serving.state.store_factory import SQLITE, open_states, open_store
+from serving.state.valkey_server import ValkeyServer
 
 NUM_USERS, NUM_ITEMS, HISTORY = 100_000, 20_000, 50
 HISTORIES = 2_000
@@ -49,8 +49,8 @@ def spec() -> FeatureSpec:
     return FeatureSpec(**tables, history_length=HISTORY, actions=("rating",), objectives=objectives, target="watch")
 
 
-def opened(url: str) -> States:
-    return open_states(url, spec(), exposure=Amortised(values=dict, half_life_s=86_400.0), **LIMITS)
+def opened(url: str) -> StateStore:
+    return open_states(url, spec(), exposure=ExposureCounts(values=dict, half_life_s=86_400.0), **LIMITS)
 
 
 def histories(num: int) -> list[bytes]:
@@ -67,7 +67,7 @@ def _rated(items: list[int]) -> tuple[Event, ...]:
     )
 
 
-def batches(users: int, seed: int) -> Iterator[list[Stored]]:
+def batches(users: int, seed: int) -> Iterator[list[StoredRecord]]:
     """What the log goes on with, without end."""
     generator, sequence = np.random.default_rng(seed), time.time_ns()
     while True:
@@ -76,20 +76,22 @@ def batches(users: int, seed: int) -> Iterator[list[Stored]]:
             sequence += 1
             actions = {"rating": 4.0}
             event = Event(user=str(user), item=str(item), timestamp=START + sequence % 10**9, actions=actions)
-            batch.append(Stored(sequence=sequence, record=Record.feedback(str(sequence), event)))
+            batch.append(StoredRecord(sequence=sequence, record=Record.feedback(str(sequence), event)))
         yield batch
 
 
 async def fill(url: str, users: int) -> None:
-    states, table = histories(min(HISTORIES, users)), open_table(url, **LIMITS)
+    states, table = histories(min(HISTORIES, users)), open_store(url, **LIMITS)
     for start in range(0, users, FILL):
         numbers = range(start, min(start + FILL, users))
         after = {key_of(str(number)): states[number % len(states)] for number in numbers}
-        await table.swap({key: Change(before=None, after=data, expires=True) for key, data in after.items()})
+        await table.compare_and_swap(
+            {key: CompareAndSwap(before=None, after=data, expires=True) for key, data in after.items()}
+        )
     await table.close()
 
 
-async def reads(states: States, users: int, num: int) -> np.ndarray:
+async def reads(states: StateStore, users: int, num: int) -> np.ndarray:
     """Milliseconds of each of so many reads, one after the other."""
     took = []
     for user in map(str, np.random.default_rng(1).integers(users, size=num).tolist()):
@@ -99,7 +101,7 @@ async def reads(states: States, users: int, num: int) -> np.ndarray:
     return np.array(took)
 
 
-async def writes(states: States, users: int, stopped: Any) -> tuple[int, float]:
+async def writes(states: StateStore, users: int, stopped: Any) -> tuple[int, float]:
     """Batches until `stopped.is_set()`, and the seconds that they took."""
     num, start = 0, time.perf_counter()
     for batch in batches(users, seed=2):
@@ -140,7 +142,7 @@ def consuming(url: str, users: int, rates: list[float]) -> Iterator[None]:
         process.join()
 
 
-async def same_loop(states: States, users: int, num: int) -> tuple[np.ndarray, float]:
+async def same_loop(states: StateStore, users: int, num: int) -> tuple[np.ndarray, float]:
     """Reads beside a consumer on the same event loop, and its batches a second."""
     stopped = asyncio.Event()
     writing = asyncio.create_task(writes(states, users, stopped))

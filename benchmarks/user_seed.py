@@ -23,14 +23,14 @@ from recsys.data.description import Description
 from recsys.errors import exit_on_error
 from recsys.features.spec import TABLES, FeatureSpec, TableSpec
 from recsys.user_seed import USER_SEED, user_seed
-from serving.state.codec import encode
-from serving.state.contract import Change, UserState
-from serving.state.exposure import Amortised
-from serving.state.opening import SQLITE, open_states, open_table
+from serving.state.exposure_counts import ExposureCounts
+from serving.state.protocols import CompareAndSwap, UserState
 from serving.state.seeding import seed
 from serving.state.seen import SeenItems
-from serving.state.server import ValkeyServer
+from serving.state.state_codec import encode
 from serving.state.states import key_of
+from serving.state.store_factory import SQLITE, open_states, open_store
+from serving.state.valkey_server import ValkeyServer
 
 NUM_EVENTS, NUM_USERS, NUM_ITEMS, HISTORY = 1_000_000, 100_000, 50_000, 50
 SEEN, READS = 20_000, 200
@@ -86,7 +86,7 @@ def built(folder: Path) -> tuple[Bundle, dict[str, Any]]:
 
 
 async def seeded(store: str, url: str, bundle: Bundle) -> list[dict[str, Any]]:
-    states = open_states(url, spec(), exposure=Amortised(values=dict, half_life_s=86_400.0), **LIMITS)
+    states = open_states(url, spec(), exposure=ExposureCounts(values=dict, half_life_s=86_400.0), **LIMITS)
     rows = []
     for step in ("seed", "seed again"):
         done = await seed(states, bundle, str)
@@ -98,10 +98,10 @@ async def seeded(store: str, url: str, bundle: Bundle) -> list[dict[str, Any]]:
 
 async def read(store: str, url: str, data: bytes) -> dict[str, Any]:
     """One user with many seen items, one read after the other."""
-    table = open_table(url, **LIMITS)
-    await table.swap({key_of("reader"): Change(before=None, after=data, expires=False)})
+    table = open_store(url, **LIMITS)
+    await table.compare_and_swap({key_of("reader"): CompareAndSwap(before=None, after=data, expires=False)})
     await table.close()
-    states, took = open_states(url, spec(), exposure=Amortised(values=dict, half_life_s=86_400.0), **LIMITS), []
+    states, took = open_states(url, spec(), exposure=ExposureCounts(values=dict, half_life_s=86_400.0), **LIMITS), []
     for _ in range(READS):
         start = time.perf_counter()
         await states.get("reader")

@@ -54,22 +54,22 @@ def where(error: BaseException) -> str:
 
 
 def check_ranges(group: str, **values: tuple[float, float, float]) -> None:
-    """Raise ConfigError for the first of key=(value, low, high) out of range; `group` is the configuration group.
+    """ConfigError for the first of key=(value, low, high) that lies outside; `group` is the configuration group.
 
-    Integer bounds require an integer.
+    Bounds that are whole numbers ask for a whole number.
     """
     for key, (value, low, high) in values.items():
         whole = isinstance(low, int) and isinstance(high, int)
         number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
         if not number or not low <= value <= high:
-            kind = "a whole number" if whole else "a number"
-            raise ConfigError(f"{group}.{key} is {value!r}; choose {kind} from {low:g} to {high:g}")
+            wanted = "a whole number" if whole else "a number"
+            raise ConfigError(f"{group}.{key} is {value!r}; choose {wanted} from {low:g} to {high:g}")
 
 
 def sentence_of(error: BaseException | None) -> str | None:
-    """Return the sentence of an error that a user can correct, None for an internal defect.
+    """What to tell a person about an error they can mend, None for a defect of ours.
 
-    Configuration libraries wrap our errors and have their own for misspelt keys; both are for the user to correct.
+    Configuration libraries wrap our errors and have their own for misspelt keys; both are the person's to mend.
     """
     cause: BaseException | None = error
     while cause is not None:

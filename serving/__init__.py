@@ -1,1 +1,1 @@
-"""Triton around recsys: the server, its stages and its client."""
+"""Serving of recsys bundles: gateway, event log, user states, Triton."""

@@ -1,4 +1,4 @@
-"""`python -m serving`: what serves an exported bundle on this machine."""
+"""`python -m serving`: serve an exported bundle on this machine."""
 
 import signal
 import threading
@@ -10,15 +10,15 @@ import typer
 from rich.console import Console
 
 from recsys.errors import exit_on_error
-from serving.first import curl, first_key, first_user
-from serving.gateway.keys import Scope, create_key
+from serving.bootstrap import bootstrap_key, curl_command, example_user
+from serving.gateway.api_keys import Scope, create_key
 from serving.gateway.settings import Settings
-from serving.place import Place
-from serving.rebuilding import ask_for_rebuild
-from serving.server import TritonServer
-from serving.stack import Log, Stack, State, Users
-from serving.supervisor import Guard, Patience
-from serving.wiring import Neighbours, run_consumer, run_gateway, run_seed
+from serving.layout import DeploymentLayout
+from serving.rebuild import request_rebuild
+from serving.stack import Stack, StackLog, StateBackend, UserIds
+from serving.supervisor import Guard, RestartPolicy
+from serving.triton_server import TritonServer
+from serving.wiring import Endpoints, run_consumer, run_gateway, run_seed
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 console = Console()
@@ -28,9 +28,12 @@ Serve = Annotated[Path, typer.Argument(help="folder that export.py wrote")]
 Live = Annotated[Path | None, typer.Option(help="folder for what is written while serving; else `live` beside it")]
 BrokerUrl = Annotated[str, typer.Option(help="nats://host:port or kafka://host:port")]
 StateUrl = Annotated[str, typer.Option(help="sqlite:///path or redis://host:port")]
-Budget = Annotated[float, typer.Option(help="ms in which a slate is answered, from the whole cascade or from less")]
+Budget = Annotated[
+    float,
+    typer.Option(help="ms a slate may take; a smaller cascade answers when the whole one is too slow"),
+]
 Liked = Annotated[list[str] | None, typer.Option(help="objective that a liked item reaches beside the target")]
-UserNames = Annotated[Users, typer.Option(help="how users are called behind the door: as they come, or hashed")]
+UserNames = Annotated[UserIds, typer.Option(help="user ids behind the gateway: as received, or hashed")]
 
 
 @app.callback()
@@ -43,34 +46,36 @@ def up(
     serve: Serve,
     live: Live = None,
     port: Annotated[int, typer.Option(help="of the gateway; 0 takes a free one")] = 8080,
-    state: Annotated[State, typer.Option(help="where users' states are kept")] = State.sqlite,
-    users: UserNames = Users.raw,
+    state: Annotated[StateBackend, typer.Option(help="store of the user states")] = StateBackend.sqlite,
+    users: UserNames = UserIds.raw,
     budget: Budget = 100.0,
     liked: Liked = None,
 ) -> None:
-    """Everything on this machine until Ctrl-C: broker, state store, Triton, consumer, gateway."""
-    signals, place = Signals(), _place(serve, live)
+    """Run everything on this machine until Ctrl-C: broker, state store, Triton, consumer, gateway."""
+    signals, layout = Signals(), _layout(serve, live)
     stack = Stack.plan(
-        place,
+        layout,
         port=port,
         state=state,
         users=users,
-        more=[f"--budget={budget}", *(f"--liked={objective}" for objective in liked or ())],
+        gateway_options=[f"--budget={budget}", *(f"--liked={objective}" for objective in liked or ())],
     )
-    place.make_live()
-    first_key(place)
+    layout.make_live()
+    bootstrap_key(layout)
 
-    def seed_states(say: Callable[[str], None]) -> None:
-        done = None if place.rebuild.exists() else _seeded(place, stack.addresses["state"], users, again=False)
-        say(done or "the users of the training data are known already")
+    def seed_states(report: Callable[[str], None]) -> None:
+        done = None if layout.rebuild.exists() else _seed_states(layout, stack.addresses["state"], users, again=False)
+        report(done or "the users of the training data are known already")
 
-    with stack.running(place, Log(place.log, console), fill=seed_states):
+    with stack.running(layout, StackLog(layout.log, console), seed=seed_states):
         signals.listen()
         for name, address in stack.addresses.items():
             console.print(f"{name:<15}{address}")
-        console.print(f"{'log':<15}{place.log}")
-        console.print(curl(place, stack.addresses["gateway"], first_user(place)), style="bold", soft_wrap=True)
-        signals.told.wait()
+        console.print(f"{'log':<15}{layout.log}")
+        console.print(
+            curl_command(layout, stack.addresses["gateway"], example_user(layout)), style="bold", soft_wrap=True
+        )
+        signals.stop_requested.wait()
         console.print("stopping")
 
 
@@ -82,17 +87,17 @@ def gateway(
     triton: Annotated[str, typer.Option(help="host:port of Triton's gRPC")],
     live: Live = None,
     port: Port = 8080,
-    users: UserNames = Users.raw,
+    users: UserNames = UserIds.raw,
     budget: Budget = 100.0,
     liked: Liked = None,
 ) -> None:
-    """The HTTP door alone, before a Triton, a broker and a state store that run already."""
-    neighbours = Neighbours(broker=broker, state=state, triton=triton)
+    """Run the HTTP gateway alone, in front of a running Triton, broker and state store."""
+    endpoints = Endpoints(broker=broker, state=state, triton=triton)
     run_gateway(
-        _place(serve, live),
-        neighbours,
+        _layout(serve, live),
+        endpoints,
         port=port,
-        store_raw=users is Users.raw,
+        store_raw=users is UserIds.raw,
         settings=Settings.within(budget, liked=tuple(liked or ())),
         ready=lambda url: console.print(f"gateway  {url}"),
     )
@@ -100,11 +105,11 @@ def gateway(
 
 @app.command()
 def consume(
-    serve: Serve, broker: BrokerUrl, state: StateUrl, live: Live = None, port: Port = 0, users: UserNames = Users.raw
+    serve: Serve, broker: BrokerUrl, state: StateUrl, live: Live = None, port: Port = 0, users: UserNames = UserIds.raw
 ) -> None:
-    """Fold the event log into users' states and into Parquet; its metrics stand at `port`."""
-    neighbours = Neighbours(broker=broker, state=state)
-    run_consumer(_place(serve, live), neighbours, port=port, store_raw=users is Users.raw)
+    """Consume the event log into user states and Parquet; metrics are served at `port`."""
+    endpoints = Endpoints(broker=broker, state=state)
+    run_consumer(_layout(serve, live), endpoints, port=port, store_raw=users is UserIds.raw)
 
 
 @app.command()
@@ -114,43 +119,43 @@ def seed(
     state: Annotated[
         str | None, typer.Option(help="sqlite:///path or redis://host:port; else the file of `live`")
     ] = None,
-    users: UserNames = Users.raw,
+    users: UserNames = UserIds.raw,
 ) -> None:
-    """Give the state store the histories, seen items and profiles of the training data; what it knows already stays.
+    """Seed the state store with the histories, seen items and profiles of the training data; existing data stays.
 
     `up` does it by itself, once a bundle. Give the same --users and --live as to the gateway.
     """
-    place = _place(serve, live)
-    console.print(_seeded(place, state or place.sqlite, users, again=True), soft_wrap=True)
-    console.print(f"next     python -m serving up {serve} --live={place.live}", style="bold", soft_wrap=True)
+    layout = _layout(serve, live)
+    console.print(_seed_states(layout, state or layout.sqlite, users, again=True), soft_wrap=True)
+    console.print(f"next     python -m serving up {serve} --live={layout.live}", style="bold", soft_wrap=True)
 
 
 @app.command()
 def rebuild(serve: Serve, live: Live = None) -> None:
-    """Make users' states anew from the training data and the event log's Parquet: of a store that was lost or damaged, or
-    for a bundle that remembers more.
+    """Rebuild the user states from the training data and the event log's Parquet: after the store was lost or damaged, or
+    for a bundle with longer histories.
 
-    The consumer does it as it starts. Where a stack runs, its consumer is started again at once; until it is through, users
-    of whom it has not read yet are met as strangers.
+    The consumer does it as it starts. In a running stack the consumer is restarted at once; until it is done, users whose
+    events are not replayed yet count as unknown.
     """
-    place = _place(serve, live)
-    address = ask_for_rebuild(place)
+    layout = _layout(serve, live)
+    address = request_rebuild(layout)
     if address is None:
-        console.print(f"next     start what serves {place.serve}: its consumer makes the states first")
+        console.print(f"next     start what serves {layout.serve}: its consumer rebuilds the states first")
     else:
-        console.print(f"the consumer starts again; it is through when {place.rebuild} is gone", soft_wrap=True)
+        console.print(f"the consumer restarts; the rebuild is done when {layout.rebuild} is gone", soft_wrap=True)
         console.print(f"next     curl -s {address} | grep recsys_consumer_waiting", style="bold", soft_wrap=True)
 
 
 @app.command()
 def key(
-    name: Annotated[str, typer.Argument(help="who will use it")],
-    keys: Annotated[Path, typer.Option(help="keys.json of a gateway; it reads it when it starts")],
-    scope: Annotated[list[str], typer.Option(help="recommend, events or admin; may be given more than once")],
-    rate: Annotated[float, typer.Option(help="requests a second in the long run")] = 100.0,
-    burst: Annotated[int, typer.Option(help="requests at once after a rest")] = 200,
+    name: Annotated[str, typer.Argument(help="name of the key's user")],
+    keys: Annotated[Path, typer.Option(help="keys.json of a gateway, read when it starts")],
+    scope: Annotated[list[str], typer.Option(help="recommend, events or admin; repeatable")],
+    rate: Annotated[float, typer.Option(help="sustained requests a second")] = 100.0,
+    burst: Annotated[int, typer.Option(help="burst of requests")] = 200,
 ) -> None:
-    """Make an API key; it is printed once and kept nowhere."""
+    """Create an API key; it is printed once and stored only as a hash."""
     console.print(create_key(keys, name=name, scopes=cast(list[Scope], scope), rate=rate, burst=burst), soft_wrap=True)
 
 
@@ -161,41 +166,41 @@ def triton(
     grpc: Port = 8001,
     metrics: Port = 8002,
 ) -> None:
-    """A Triton alone, until Ctrl-C; models that fail are healed, a server that is gone is started again."""
-    stopped = Signals()
+    """Run Triton alone until Ctrl-C; failing models are reloaded, an ended server is restarted."""
+    signals = Signals()
     with TritonServer(models, http_port=http, grpc_port=grpc, metrics_port=metrics) as server:
         addresses = {"grpc": server.grpc_url, "http": server.http_url, "metrics": server.metrics_url, "log": server.log}
         for name, address in addresses.items():
             console.print(f"{name:<9}{address}")
         console.print("ask      serving.client.Client(grpc).recommend([Query(...)]); Ctrl-C stops", style="bold")
-        stopped.listen()
-        Guard(server, console.print, patience=Patience()).run(stopped.told)
+        signals.listen()
+        Guard(server, console.print, policy=RestartPolicy()).run(signals.stop_requested)
 
 
-def _seeded(place: Place, state: str, users: Users, *, again: bool) -> str | None:
-    """One line of what was done, None where nothing was."""
-    done = run_seed(place, state, store_raw=users is Users.raw, again=again)
+def _seed_states(layout: DeploymentLayout, state: str, users: UserIds, *, again: bool) -> str | None:
+    """Seed and return one line about the result, None if nothing was seeded."""
+    done = run_seed(layout, state, store_raw=users is UserIds.raw, again=again)
     if done is None:
         return None
     return f"{done.users:,} users of the training data are known to {state}, {done.seconds:.1f} s"
 
 
-def _place(serve: Path, live: Path | None) -> Place:
-    return Place(serve=serve.resolve(), live=(serve.parent / "live" if live is None else live).resolve())
+def _layout(serve: Path, live: Path | None) -> DeploymentLayout:
+    return DeploymentLayout(serve=serve.resolve(), live=(serve.parent / "live" if live is None else live).resolve())
 
 
 class Signals:
-    """Ctrl-C and its kin: an interruption while starting, so that nothing is left behind; later a request to end."""
+    """Termination signals: KeyboardInterrupt during the start, so that nothing is left behind; later a stop request."""
 
     def __init__(self) -> None:
-        self.told = threading.Event()
+        self.stop_requested = threading.Event()
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.default_int_handler)
 
     def listen(self) -> None:
-        """From now on a signal only sets `told`."""
+        """From now on a signal only sets `stop_requested`."""
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, lambda *_: self.told.set())
+            signal.signal(number, lambda *_: self.stop_requested.set())
 
 
 if __name__ == "__main__":

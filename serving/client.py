@@ -1,6 +1,6 @@
-"""Ask a Triton server for slates over gRPC.
+"""Client of the Triton server: slates over gRPC.
 
-Shapes: B queries of a batch (at most 32, the models' max_batch_size), K places of a slate.
+Shapes: B queries of a batch (at most 32, the models' max_batch_size), K slate positions.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ TIMEOUT_S = 10.0
 
 
 class Client:
-    """A connection to the server at `grpc_url` ("host:port"), as a context manager. It connects with the first call.
+    """Connection to the server at `grpc_url` ("host:port"), as a context manager; connects with the first call.
 
     Raises QueryError when the server refuses a query, ServingError when it cannot be reached or does not answer.
     """
@@ -40,13 +40,13 @@ class Client:
     def recommend(
         self, queries: Sequence[Query], *, model: str = "recommend", timeout_s: float = TIMEOUT_S
     ) -> list[Slate]:
-        """One slate a query, in the order of the queries. `timeout_s` bounds each batch, in seconds."""
+        """Return one slate a query, in query order. `timeout_s` bounds each batch, in seconds."""
         return [slate for batch in _batches(queries) for slate in self._slates(batch, model, timeout_s)]
 
     def tensors(
         self, queries: Sequence[Query], *, model: str = "recommend", timeout_s: float = TIMEOUT_S
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The plain answer to one batch: ITEMS [B, K] object (bytes) and UTILITIES [B, K] float32."""
+        """Output tensors of one batch: ITEMS [B, K] object (bytes) and UTILITIES [B, K] float32."""
         if not 1 <= len(queries) <= MAX_BATCH:
             raise QueryError(f"{len(queries)} queries came for one batch; send 1 to {MAX_BATCH}")
         items, utilities = self._infer(queries, ("ITEMS", "UTILITIES"), model, timeout_s)

@@ -1,4 +1,4 @@
-"""Processes that serve beside us: free ports, an end that leaves nothing behind, and what is left of a process group."""
+"""Child processes of the stack: free ports, start, complete termination of a process group."""
 
 import contextlib
 import os
@@ -22,14 +22,14 @@ PORTS = range(20_000, 32_768)
 EXIT_TIMEOUT_S = 5
 POLL_S = 0.05
 SILENCE_S = 1.0
-"""after which a server counts as silent"""
+"""timeout of a probe"""
 
 
-class Server(ABC):
-    """A server that runs beside us as one process, as a context manager; what all of them do alike.
+class ServerProcess(ABC):
+    """Base of servers that run as one child process, as a context manager.
 
-    A subclass starts it into `_process` and says whether it answers. exit_timeout_s: it may take so long to finish what
-    it has begun.
+    A subclass starts the process into `_process` and implements `answers`. exit_timeout_s bounds the time to finish
+    requests in flight, in seconds.
     """
 
     def __init__(self, name: str, *, exit_timeout_s: float = EXIT_TIMEOUT_S + 5) -> None:
@@ -39,7 +39,7 @@ class Server(ABC):
 
     @property
     def pid(self) -> int:
-        """Of the process; ServingError where there is none."""
+        """Process id; ServingError without a process."""
         if self._process is None:
             raise ServingError(f"this {self.name} is not running; enter it with `with` or call start()")
         return self._process.pid
@@ -57,7 +57,7 @@ class Server(ABC):
 
     @abstractmethod
     def answers(self) -> bool:
-        """Whether it does at this moment."""
+        """Whether the server answers now."""
 
     def stop(self) -> None:
         """Stop the server, a halted one too; stopping twice is allowed."""
@@ -66,35 +66,35 @@ class Server(ABC):
             end(process, self._exit_timeout_s)
 
     def running(self) -> bool:
-        """Whether its process is there."""
+        """Whether the process is alive."""
         return self._process is not None and self._process.poll() is None
 
     def probe(self) -> str | None:
-        """None if it answers, else one sentence."""
+        """None if the server answers, else one sentence."""
         return None if self.answers() else f"does not answer within {SILENCE_S:g} s"
 
-    def mend(self) -> bool:
-        """There is nothing smaller than a restart."""
+    def repair(self) -> bool:
+        """No repair short of a restart: return False."""
         return False
 
 
-def check_ports(wanted: Mapping[str, int]) -> None:
-    """ConfigError for the first port that there cannot be; 0 stands for any free one."""
-    for name, port in wanted.items():
+def check_ports(ports: Mapping[str, int]) -> None:
+    """ConfigError for the first port out of range; 0 means any free port."""
+    for name, port in ports.items():
         if not 0 <= port < 65_536:
             raise ConfigError(f"{name} is {port!r}; give a port from 1 to 65535, or 0 for a free one")
 
 
-def choose_ports(wanted: Mapping[str, int]) -> dict[str, int]:
-    """Check that the ports that were asked for are free and choose the others. ServingError for a taken one."""
-    held: dict[str, socket.socket] = {}
+def choose_ports(ports: Mapping[str, int]) -> dict[str, int]:
+    """Check that the given ports are free and choose one for each 0. ServingError for a port in use."""
+    bound: dict[str, socket.socket] = {}
     try:
-        for name, port in wanted.items():
-            held[name] = _hold(name, port) if port else _hold_any(name)
-        return {name: holder.getsockname()[1] for name, holder in held.items()}
+        for name, port in ports.items():
+            bound[name] = _bind(name, port) if port else _bind_any(name)
+        return {name: bound_socket.getsockname()[1] for name, bound_socket in bound.items()}
     finally:
-        for holder in held.values():
-            holder.close()
+        for bound_socket in bound.values():
+            bound_socket.close()
 
 
 def spawn(
@@ -103,11 +103,11 @@ def spawn(
     log: Path,
     cwd: Path,
     environment: Mapping[str, str] | None = None,
-    hand_on: int | None = None,
+    inherited_fd: int | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start a process in a group of its own, so that our Ctrl-C does not reach it; it writes to the end of `log`.
+    """Start a process in its own session, so that Ctrl-C does not reach it; output is appended to `log`.
 
-    hand_on: an open file descriptor that it keeps for as long as it lives, a lock for example.
+    inherited_fd: file descriptor that the process keeps open, a lock for example.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
@@ -119,12 +119,12 @@ def spawn(
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            pass_fds=() if hand_on is None else (hand_on,),
+            pass_fds=() if inherited_fd is None else (inherited_fd,),
         )
 
 
 def end(process: subprocess.Popen[bytes], timeout_s: float = EXIT_TIMEOUT_S + 5) -> None:
-    """Ask the process to go, a halted one too, then make sure that nothing of its group is left."""
+    """Terminate the process, a halted one too, then kill the rest of its group."""
     process.terminate()
     process.send_signal(signal.SIGCONT)
     if not until(lambda: process.poll() is not None, timeout_s):
@@ -137,7 +137,7 @@ def end(process: subprocess.Popen[bytes], timeout_s: float = EXIT_TIMEOUT_S + 5)
 
 
 def until(condition: Callable[[], bool], timeout_s: float) -> bool:
-    """Wait for the condition; False when the time is up."""
+    """Wait for the condition; False on timeout."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > deadline:
@@ -146,44 +146,44 @@ def until(condition: Callable[[], bool], timeout_s: float) -> bool:
     return True
 
 
-def last_lines(log: Path, since: int = 0, *, tells: Callable[[str], bool] = bool) -> str:
-    """The last few lines behind byte `since` of a log that tell something, or of all where none does."""
+def last_lines(log: Path, since: int = 0, *, keep: Callable[[str], bool] = bool) -> str:
+    """Last five lines of a log behind byte `since` that `keep` accepts, or of all lines if it accepts none."""
     with log.open("rb") as stream:
         stream.seek(since)
         lines = stream.read().decode(errors="replace").splitlines()
-    return "\n".join(["its log says", *([line for line in lines if tells(line)] or lines)[-5:]])
+    return "\n".join(["its log says", *([line for line in lines if keep(line)] or lines)[-5:]])
 
 
 def group(leader: int) -> list[int]:
-    """Processes of a process group that are alive; a zombie is not."""
+    """Living processes of a process group, zombies excluded."""
     pids = (int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit())
     return [pid for pid in pids if _group_if_alive(pid) == leader]
 
 
 def command_line(pid: int) -> list[str]:
-    """The words that a process was started with; none for one that is gone."""
+    """Arguments of a process; empty for one that ended."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_text(errors="replace").split("\0")
     except OSError:
         return []
 
 
-def _hold(name: str, port: int) -> socket.socket:
-    holder = socket.socket()
-    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+def _bind(name: str, port: int) -> socket.socket:
+    bound_socket = socket.socket()
+    bound_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        holder.bind((HOST, port))
-        holder.listen()
+        bound_socket.bind((HOST, port))
+        bound_socket.listen()
     except OSError as error:
-        holder.close()
+        bound_socket.close()
         raise ServingError(f"{name} {port} is not free ({error.strerror}); choose another one, or 0 for any") from None
-    return holder
+    return bound_socket
 
 
-def _hold_any(name: str) -> socket.socket:
+def _bind_any(name: str) -> socket.socket:
     for port in random.SystemRandom().sample(PORTS, 100):
         with contextlib.suppress(ServingError):
-            return _hold(name, port)
+            return _bind(name, port)
     raise ServingError(f"no free port was found for {name}; give one that is free")
 
 

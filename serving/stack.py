@@ -1,4 +1,4 @@
-"""All that serves, on one machine: a broker, a state store, Triton, the consumer and the gateway, each under a guard."""
+"""All serving processes on one machine: broker, state store, Triton, consumer and gateway, each under a guard."""
 
 import contextlib
 import json
@@ -15,37 +15,37 @@ from rich.console import Console
 from rich.markup import escape
 
 from recsys.errors import ServingError
-from serving.child import Child
-from serving.events.broker import Broker
-from serving.events.lock import hold
-from serving.gateway.rungs import FULL, LIGHT
-from serving.place import Place
+from serving.events.folder_lock import lock_folder
+from serving.events.nats_server import NatsServer
+from serving.gateway.fallback_tiers import FULL, LIGHT
+from serving.layout import DeploymentLayout
+from serving.managed_process import ManagedProcess
 from serving.processes import HOST, choose_ports
-from serving.server import TritonServer
-from serving.state.server import ValkeyServer
-from serving.supervisor import Guard, Patience, Service
+from serving.state.valkey_server import ValkeyServer
+from serving.supervisor import Guard, RestartPolicy, Service
+from serving.triton_server import TritonServer
 
 START_S = 180.0
 DRAIN_S = 20.0
 LISTENING = ("gateway", "triton_http", "triton_grpc", "triton_metrics", "broker", "state", "consumer")
 
 
-class State(StrEnum):
-    """Where users' states are kept: in a file, or in a valkey-server that is started too."""
+class StateBackend(StrEnum):
+    """Store of the user states: an SQLite file, or a valkey-server that the stack starts."""
 
     sqlite = "sqlite"
     redis = "redis"
 
 
-class Users(StrEnum):
-    """What event log, state and Triton call a user: the id that came, or its keyed hash."""
+class UserIds(StrEnum):
+    """User ids in event log, state and Triton: as received, or keyed hashes."""
 
     raw = "raw"
     hashed = "hashed"
 
 
-class Log:
-    """Says a sentence on the console and in the log of the stack, as far as they take it: nobody fails for want of a word."""
+class StackLog:
+    """Writes a sentence to the console and the stack log; an unwritable one is ignored, so that no guard fails on logging."""
 
     def __init__(self, path: Path, console: Console) -> None:
         self._path, self._console = path, console
@@ -59,24 +59,26 @@ class Log:
 
 @dataclass(frozen=True, kw_only=True)
 class Stack:
-    """What runs, first that which the others need."""
+    """Services in start order, dependencies first."""
 
     stores: tuple[Service, ...]
-    ours: tuple[Service, ...]
+    processes: tuple[Service, ...]
     addresses: Mapping[str, str]
-    """who listens where"""
+    """name -> address"""
 
     @staticmethod
-    def plan(place: Place, *, port: int, state: State, users: Users, more: Sequence[str]) -> "Stack":
-        """Everything but the gateway listens on a free port of the loopback interface. more: options of the gateway.
+    def plan(
+        layout: DeploymentLayout, *, port: int, state: StateBackend, users: UserIds, gateway_options: Sequence[str]
+    ) -> "Stack":
+        """Everything but the gateway listens on a free port of the loopback interface.
 
-        ServingError where nothing was exported or the port is taken.
+        ServingError without an exported bundle or for a port in use.
         """
-        place.check()
+        layout.check()
         ports = choose_ports({**dict.fromkeys(LISTENING, 0), "gateway": port})
         stores = {
             "broker": f"nats://{HOST}:{ports['broker']}",
-            "state": f"redis://{HOST}:{ports['state']}" if state is State.redis else place.sqlite,
+            "state": f"redis://{HOST}:{ports['state']}" if state is StateBackend.redis else layout.sqlite,
         }
         addresses = {
             "gateway": f"http://{HOST}:{ports['gateway']}",
@@ -85,41 +87,42 @@ class Stack:
             "consumer": f"http://{HOST}:{ports['consumer']}/metrics",
             **stores,
         }
-        ours = _ours(place, ports, stores, [f"--users={users}"], more)
-        return Stack(stores=tuple(_stores(place, ports, state)), ours=tuple(ours), addresses=addresses)
+        processes = _processes(layout, ports, stores, [f"--users={users}"], gateway_options)
+        return Stack(stores=tuple(_stores(layout, ports, state)), processes=tuple(processes), addresses=addresses)
 
     @property
     def services(self) -> tuple[Service, ...]:
-        return (*self.stores, *self.ours)
+        return (*self.stores, *self.processes)
 
     @contextmanager
     def running(
-        self, place: Place, say: Callable[[str], None], *, fill: Callable[[Callable[[str], None]], None]
+        self, layout: DeploymentLayout, report: Callable[[str], None], *, seed: Callable[[Callable[[str], None]], None]
     ) -> Iterator[None]:
-        """Start everything in order and look after it; at the end stop it, last first.
+        """Start all services in order and guard them; on exit stop them in reverse order.
 
-        fill: gives the state store what it lacks, when the stores run and nobody asks yet.
-
-        ServingError when another stack has this place.
+        seed: fills the state store, called when the stores run and before the gateway starts. ServingError when another
+        stack runs in this layout.
         """
 
-        def tell(sentence: str) -> None:
-            say(sentence)
+        def report_and_record(sentence: str) -> None:
+            report(sentence)
             with contextlib.suppress(OSError):
-                self._write(place.running)
+                self._write(layout.running)
 
         with contextlib.ExitStack() as started:
-            started.callback(os.close, hold(place.live))
-            started.callback(place.running.unlink, missing_ok=True)
-            _start(self.stores, started, tell)
-            fill(tell)
-            _start(self.ours, started, tell)
-            tell("everything runs")
-            started.enter_context(_guarded([Guard(one, tell, patience=Patience()) for one in self.services]))
+            started.callback(os.close, lock_folder(layout.live))
+            started.callback(layout.running.unlink, missing_ok=True)
+            _start(self.stores, started, report_and_record)
+            seed(report_and_record)
+            _start(self.processes, started, report_and_record)
+            report_and_record("everything runs")
+            started.enter_context(
+                _guarded([Guard(one, report_and_record, policy=RestartPolicy()) for one in self.services])
+            )
             yield
 
     def _write(self, file: Path) -> None:
-        """Which process ids run and where they listen, for whoever is on call; whole at every moment."""
+        """Write process ids and addresses for operators; replaced atomically."""
         document = {"addresses": dict(self.addresses), "pids": dict(self._pids())}
         draft = file.with_suffix(f".{threading.get_ident()}")
         draft.write_text(json.dumps(document, indent=1), encoding="utf-8")
@@ -131,44 +134,50 @@ class Stack:
                 yield service.name, service.pid
 
 
-def _start(services: Sequence[Service], started: contextlib.ExitStack, tell: Callable[[str], None]) -> None:
+def _start(
+    services: Sequence[Service], started: contextlib.ExitStack, report_and_record: Callable[[str], None]
+) -> None:
     for service in services:
-        tell(f"{service.name} starts")
+        report_and_record(f"{service.name} starts")
         started.callback(service.stop)
         service.start()
 
 
-def _stores(place: Place, ports: Mapping[str, int], state: State) -> Iterator[Service]:
-    yield Broker(place.broker, port=ports["broker"], log=place.log)
-    if state is State.redis:
-        yield ValkeyServer(place.valkey, port=ports["state"], log=place.log)
+def _stores(layout: DeploymentLayout, ports: Mapping[str, int], state: StateBackend) -> Iterator[Service]:
+    yield NatsServer(layout.broker, port=ports["broker"], log=layout.log)
+    if state is StateBackend.redis:
+        yield ValkeyServer(layout.valkey, port=ports["state"], log=layout.log)
 
 
-def _ours(
-    place: Place, ports: Mapping[str, int], stores: Mapping[str, str], users: Sequence[str], more: Sequence[str]
+def _processes(
+    layout: DeploymentLayout,
+    ports: Mapping[str, int],
+    stores: Mapping[str, str],
+    users: Sequence[str],
+    gateway_options: Sequence[str],
 ) -> Iterator[Service]:
     yield TritonServer(
-        place.models,
+        layout.models,
         http_port=ports["triton_http"],
         grpc_port=ports["triton_grpc"],
         metrics_port=ports["triton_metrics"],
-        log=place.log,
+        log=layout.log,
         start_timeout_s=START_S,
-        asked=(FULL, LIGHT),
+        probed_models=(FULL, LIGHT),
     )
-    shared = [str(place.serve), f"--live={place.live}", f"--broker={stores['broker']}", f"--state={stores['state']}"]
+    shared = [str(layout.serve), f"--live={layout.live}", f"--broker={stores['broker']}", f"--state={stores['state']}"]
     shared += users
-    yield _child(place, "consumer", ["consume", *shared], ports["consumer"], "/metrics")
-    asked = ["gateway", *shared, f"--triton={HOST}:{ports['triton_grpc']}", *more]
-    yield _child(place, "gateway", asked, ports["gateway"], "/healthz")
+    yield _managed(layout, "consumer", ["consume", *shared], ports["consumer"], "/metrics")
+    arguments = ["gateway", *shared, f"--triton={HOST}:{ports['triton_grpc']}", *gateway_options]
+    yield _managed(layout, "gateway", arguments, ports["gateway"], "/healthz")
 
 
-def _child(place: Place, name: str, arguments: Sequence[str], port: int, path: str) -> Child:
-    return Child(
+def _managed(layout: DeploymentLayout, name: str, arguments: Sequence[str], port: int, path: str) -> ManagedProcess:
+    return ManagedProcess(
         name,
         [*arguments, f"--port={port}"],
         health=f"http://{HOST}:{port}{path}",
-        log=place.log,
+        log=layout.log,
         start_timeout_s=START_S,
         exit_timeout_s=DRAIN_S,
     )
@@ -176,7 +185,7 @@ def _child(place: Place, name: str, arguments: Sequence[str], port: int, path: s
 
 @contextmanager
 def _guarded(guards: Sequence[Guard]) -> Iterator[None]:
-    """A thread each; all have ended when this ends, so that nothing is started again while everything is stopped."""
+    """One thread a guard; all are joined on exit, so that no service is restarted during shutdown."""
     ended = threading.Event()
     threads = [threading.Thread(target=guard.run, args=(ended,), name=guard.service.name) for guard in guards]
     for thread in threads:

@@ -28,7 +28,7 @@ from recsys.export.repository import write_repository
 from recsys.replay.replay import Replay
 from recsys.stages import Stages, load_stages
 from serving.client import Client
-from serving.server import TritonServer
+from serving.triton_server import TritonServer
 
 settings.register_profile("house", deadline=None)
 settings.load_profile("house")

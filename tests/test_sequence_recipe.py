@@ -18,7 +18,7 @@ from recsys.export.repository import write_repository
 from recsys.pipeline import light, recommend
 from recsys.stages import RANKER, Stages, load_stages
 from serving.client import Client
-from serving.server import TritonServer
+from serving.triton_server import TritonServer
 
 USERS, ITEMS = 60, 40
 SMALL = (

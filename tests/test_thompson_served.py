@@ -18,7 +18,7 @@ from recsys.policy.slate_batch import NO_UNCERTAINTY
 from recsys.replay.replay import Replay
 from recsys.stages import Stages, load_rank, load_retrieve, load_rules, load_stages
 from serving.client import Client
-from serving.server import TritonServer
+from serving.triton_server import TritonServer
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from serving.gateway.documents import Documents, Limits
 from serving.gateway.openapi import document
+from serving.gateway.request_parser import RequestLimits, RequestParser
 
 Schema = Mapping[str, Any]
 
@@ -22,16 +22,16 @@ with `error`, one sentence, and `request_id`.
 CONTENT = "application/json"
 
 
-def example_documents() -> Documents:
+def example_documents() -> RequestParser:
     """The columns that `make demo` serves."""
-    return Documents(
+    return RequestParser(
         context={},
         profile={"age": "number", "gender": "category", "occupation": "category"},
         items={"title": "category", "genres": "categories", "year": "number", "stock": "number"},
         liked=("title", "genres"),
         hideable=("item", "title", "genres"),
         actions={"rating": "number"},
-        limits=Limits(),
+        limits=RequestLimits(),
         now=lambda: 0.0,
         ranked=True,
     )

@@ -21,7 +21,7 @@ PUBLIC = (
     "recsys.experiments.off_policy",
     "recsys.experiments.reward_model",
     "serving.client",
-    "serving.server",
+    "serving.triton_server",
     "serving.gateway.settings",
 )
 """in the order of the navigation; a module that is moved or renamed is changed here"""

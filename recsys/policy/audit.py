@@ -12,6 +12,7 @@ HEAD elsewhere to detect that too.
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from recsys.errors import ConfigError
-from recsys.stores.atomic_files import Stamp, append, file_stamp, locked, truncate, write_atomically
+from recsys.policy.atomic_files import append, locked, truncate, write_atomically
 
 LOG, HEAD = "log.jsonl", "HEAD"
 MEND = "restore the store from a copy"
@@ -84,9 +85,13 @@ class AuditLog:
         """Return whether any version was ever published."""
         return self._head.exists() or self._log.exists()
 
-    def stamp(self) -> Stamp | None:
+    def stamp(self) -> tuple[int, ...] | None:
         """Return a value that differs after every change, None where nothing was published. Costs one stat."""
-        return file_stamp(self._head)
+        try:
+            found = os.stat(self._head)
+        except FileNotFoundError:
+            return None
+        return found.st_mtime_ns, found.st_ino, found.st_size
 
     def head(self) -> Head | None:
         """Return HEAD, None where nothing was published; ConfigError where its content is malformed."""

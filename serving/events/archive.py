@@ -1,4 +1,4 @@
-"""The log as Parquet, read again: what users' states can be folded from once more."""
+"""Replay of the Parquet event log, to rebuild user states."""
 
 import asyncio
 import heapq
@@ -17,21 +17,21 @@ import polars as pl
 from recsys.contracts import Event
 from recsys.data.sources.event_log import ACTION, WORD
 from recsys.errors import ServingError
-from serving.events.opening import OpenReader
-from serving.events.partitions import FEEDBACK, IMPRESSIONS, MALFORMED, PREFERENCES
-from serving.events.record import Record, Stored
+from serving.events.log_factory import ClosableReader
+from serving.events.parquet import FEEDBACK, IMPRESSIONS, MALFORMED, PREFERENCES
+from serving.events.record import Record, StoredRecord
 
-NAMED = ("item", "request_id", "position", "propensity", "bundle", "rules")
-"""fields of an event that have a column of their own"""
-SHOWN = ["sequence", "id", "user", "timestamp", "item"]
+EVENT_COLUMNS = ("item", "request_id", "position", "propensity", "bundle", "rules")
+"""event fields with a column of their own"""
+IMPRESSION_COLUMNS = ["sequence", "id", "user", "timestamp", "item"]
 Row = dict[str, Any]
 
 
-class Archive:
-    """The records in the folder of a `PartitionSink`, in the order of the log.
+class ParquetArchive:
+    """The records in the folder of a `ParquetSink`, in the order of the log.
 
-    Of an impression there are the items that were shown, which is what states read of it. What is written after this was
-    made is not among them; `last` is the highest sequence that is, 0 for none.
+    An impression carries only its items, as the states read nothing else. Files written after construction are not included;
+    `last` is the highest included sequence, 0 for none.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -41,21 +41,21 @@ class Archive:
         self.last = max((file.last for file in self._files), default=0)
 
     def __len__(self) -> int:
-        """How many records, by a look into every file; ServingError for one that cannot be read."""
+        """Number of records, read from every file; ServingError for an unreadable one."""
         return sum(file.num_records() for file in self._files)
 
-    def __iter__(self) -> Iterator[Stored]:
-        """Few files are open at a time: those whose sequences overlap. ServingError for one that cannot be read."""
-        begun: list[tuple[int, int, Stored, Iterator[Stored]]] = []
+    def __iter__(self) -> Iterator[StoredRecord]:
+        """Merge the files by sequence; only files with overlapping sequences are open. ServingError for an unreadable one."""
+        open_files: list[tuple[int, int, StoredRecord, Iterator[StoredRecord]]] = []
         for number, file in enumerate(self._files):
-            yield from _before(file.first, begun)
-            _push(begun, number, file.records())
-        yield from _before(self.last + 1, begun)
+            yield from _merge_until(file.first, open_files)
+            _push_next(open_files, number, file.records())
+        yield from _merge_until(self.last + 1, open_files)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _File:
-    """Records of one kind, by rising sequence."""
+    """Parquet file of one kind, rows by rising sequence."""
 
     kind: str
     path: Path
@@ -74,11 +74,13 @@ class _File:
         with self._readable():
             return pl.read_parquet(self.path, glob=False, columns=["sequence"])["sequence"].n_unique()
 
-    def records(self) -> Iterator[Stored]:
+    def records(self) -> Iterator[StoredRecord]:
         with self._readable():
-            table = pl.read_parquet(self.path, glob=False, columns=SHOWN if self.kind == IMPRESSIONS else None)
+            table = pl.read_parquet(
+                self.path, glob=False, columns=IMPRESSION_COLUMNS if self.kind == IMPRESSIONS else None
+            )
             for sequence, rows in itertools.groupby(table.iter_rows(named=True), key=itemgetter("sequence")):
-                yield Stored(sequence=sequence, record=RECORDS[self.kind](list(rows)))
+                yield StoredRecord(sequence=sequence, record=RECORDS[self.kind](list(rows)))
 
     @contextmanager
     def _readable(self) -> Iterator[None]:
@@ -87,21 +89,27 @@ class _File:
         except (pl.exceptions.PolarsError, OSError, KeyError, TypeError, ValueError) as error:
             reason = str(error).strip().split("\n")[0]
             raise ServingError(
-                f"{self.path} cannot be read ({reason}); restore it, or do without and move it"
+                f"{self.path} cannot be read ({reason}); restore it, or move it away to continue without it"
             ) from None
 
 
-def _push(begun: list[tuple[int, int, Stored, Iterator[Stored]]], number: int, records: Iterator[Stored]) -> None:
+def _push_next(
+    open_files: list[tuple[int, int, StoredRecord, Iterator[StoredRecord]]],
+    number: int,
+    records: Iterator[StoredRecord],
+) -> None:
     for stored in itertools.islice(records, 1):
-        heapq.heappush(begun, (stored.sequence, number, stored, records))
+        heapq.heappush(open_files, (stored.sequence, number, stored, records))
 
 
-def _before(end: int, begun: list[tuple[int, int, Stored, Iterator[Stored]]]) -> Iterator[Stored]:
-    """Of files that were begun all records below this sequence."""
-    while begun and begun[0][0] < end:
-        _, number, stored, records = heapq.heappop(begun)
+def _merge_until(
+    end: int, open_files: list[tuple[int, int, StoredRecord, Iterator[StoredRecord]]]
+) -> Iterator[StoredRecord]:
+    """Yield the records of the open files below sequence `end`."""
+    while open_files and open_files[0][0] < end:
+        _, number, stored, records = heapq.heappop(open_files)
         yield stored
-        _push(begun, number, records)
+        _push_next(open_files, number, records)
 
 
 def _feedback(rows: list[Row]) -> Record:
@@ -112,7 +120,7 @@ def _feedback(rows: list[Row]) -> Record:
         for name, value in row.items()
         if name.startswith(prefix) and value is not None
     }
-    named = {name: row[name] for name in NAMED}
+    named = {name: row[name] for name in EVENT_COLUMNS}
     context = orjson.loads(row["context"])
     event = Event(user=row["user"], timestamp=row["timestamp"], actions=actions, context=context, **named)
     return Record.feedback(row["id"], event)
@@ -142,36 +150,35 @@ RECORDS: dict[str, Callable[[list[Row]], Record]] = {
 
 
 class ArchiveReader:
-    """A reader that hands out the archive first, then the log from there on.
+    """Reader of the archive first, then of the log behind it.
 
-    Nothing begins while a file of it cannot be read. Whatever ends it before the archive is done with, the next one begins
-    anew.
+    It does not start while a file is unreadable. Interrupted before the end of the archive, the next reader starts over.
     """
 
     def __init__(
         self,
         folder: Path,
-        log: OpenReader,
+        log: ClosableReader,
         *,
         limit: int,
-        begin: Callable[[], Awaitable[None]],
-        done: Callable[[], None],
+        on_start: Callable[[], Awaitable[None]],
+        on_done: Callable[[], None],
     ) -> None:
-        """begin: before the first record; done: when all of the archive was acknowledged"""
+        """on_start: called before the first record; on_done: once the whole archive is acknowledged"""
         self._folder, self._log, self._limit = folder, log, limit
-        self._begin, self._done = begin, done
-        self._archive: Archive | None = None
-        self._records: Iterator[Stored] = iter(())
-        self._left = 0
-        self._behind = False
+        self._on_start, self._on_done = on_start, on_done
+        self._archive: ParquetArchive | None = None
+        self._records: Iterator[StoredRecord] = iter(())
+        self._num_left = 0
+        self._reading_log = False
 
     @property
     def waiting(self) -> int:
-        """Those of the archive, as long as there are any; what the log has beside them is not known then."""
-        return self._log.waiting if self._behind else self._left
+        """Unread archive records; once the archive is read, those of the log."""
+        return self._log.waiting if self._reading_log else self._num_left
 
-    async def fetch(self) -> list[Stored]:
-        if self._behind:
+    async def fetch(self) -> list[StoredRecord]:
+        if self._reading_log:
             return await self._log.fetch()
         try:
             batch = await self._next()
@@ -179,28 +186,28 @@ class ArchiveReader:
             self._archive = None
             raise
         if not batch:
-            await self._go_on()
+            await self._switch_to_log()
         return batch
 
     async def acknowledge(self, sequence: int) -> None:
-        if self._behind:
+        if self._reading_log:
             await self._log.acknowledge(sequence)
 
     async def close(self) -> None:
         await self._log.close()
 
-    async def _next(self) -> list[Stored]:
+    async def _next(self) -> list[StoredRecord]:
         if self._archive is None:
-            archive = await asyncio.to_thread(Archive, self._folder)
-            self._left = await asyncio.to_thread(len, archive)
-            await self._begin()
+            archive = await asyncio.to_thread(ParquetArchive, self._folder)
+            self._num_left = await asyncio.to_thread(len, archive)
+            await self._on_start()
             self._archive, self._records = archive, iter(archive)
         batch = await asyncio.to_thread(lambda: list(itertools.islice(self._records, self._limit)))
-        self._left -= len(batch)
+        self._num_left -= len(batch)
         return batch
 
-    async def _go_on(self) -> None:
+    async def _switch_to_log(self) -> None:
         assert self._archive is not None
         await self._log.acknowledge(self._archive.last)
-        self._done()
-        self._behind = True
+        self._on_done()
+        self._reading_log = True

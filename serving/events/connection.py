@@ -1,7 +1,7 @@
-"""One connection to JetStream: made when it is needed, dropped when it fails, made anew by the next call.
+"""Connection to JetStream: opened on demand, dropped on failure, reopened by the next call.
 
-The client's own reconnection is off: it would hold back messages and send them whenever the broker returns, and it
-swallows cancellations, so that a halted broker could hold a caller. Here every call ends by its deadline.
+The client's reconnection is off: it would buffer messages and send them whenever the broker returns, and it swallows
+cancellations, so that a halted broker could block a caller. Here every call ends by its deadline.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from nats.js.errors import BadRequestError, BucketNotFoundError, NotFoundError
 from nats.js.kv import KeyValue
 
 from recsys.errors import ServingError
-from serving.events.publishing import Publisher
+from serving.events.publisher import Publisher
 
 T = TypeVar("T")
 MICROSECONDS = 1_000_000
@@ -29,20 +29,20 @@ MICROSECONDS = 1_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class Stream:
-    """Which log, what it keeps, and how long a call may last."""
+    """JetStream stream of the event log: retention limits and call deadlines."""
 
     url: str
     """nats://host:port"""
     name: str = "events"
     """records lie under the subjects <name>.feedback and <name>.impression"""
     duplicate_window_s: float = 600.0
-    """a record that comes again within this time is known by its id"""
+    """a record with a known id is dropped within this time"""
     max_age_s: float = 30 * 86_400.0
     """older records are removed, read or not"""
     max_bytes: int = 4 << 30
-    """a full log refuses what comes; it does not forget what is there"""
+    """a full log refuses new records and keeps the old ones"""
     deadline_s: float = 1.0
-    """of a call, the making of a connection included"""
+    """of a call, connecting included"""
     read_deadline_s: float = 10.0
     """of a call that reads many records"""
 
@@ -64,35 +64,37 @@ class Connection:
 
     def __init__(self, stream: Stream) -> None:
         self.stream = stream
-        self.seen = 0
-        """highest sequence of the log that is known here"""
+        self.last_sequence = 0
+        """highest known sequence of the log"""
         self._opening: asyncio.Task[Link] | None = None
 
-    async def call(self, doing: str, action: Callable[["Link"], Coroutine[Any, Any, T]], deadline_s: float = 0.0) -> T:
-        """What `action` returns; ServingError when there is no answer within `deadline_s`, 0 for that of the stream."""
+    async def call(
+        self, operation: str, action: Callable[["Link"], Coroutine[Any, Any, T]], deadline_s: float = 0.0
+    ) -> T:
+        """Run `action` on the connection; ServingError without an answer within `deadline_s` (0: that of the stream)."""
         deadline_s = deadline_s or self.stream.deadline_s
         until = time.monotonic() + deadline_s
-        opening = self._opened()
+        opening = self._ensure_opening()
         try:
-            link = await _within(until, opening)
-            return await link.answer(until, action(link))
+            link = await _await_until(until, opening)
+            return await link.run(until, action(link))
         except TimeoutError:
             problem = f"no answer within {deadline_s:g} s"
         except (NatsError, OSError) as error:
             problem = str(error) or type(error).__name__
         self._drop(opening)
-        raise ServingError(f"the broker at {self.stream.url} did not {doing}: {problem}; check that it runs")
+        raise ServingError(f"the broker at {self.stream.url} did not {operation}: {problem}; check that it runs")
 
     async def close(self) -> None:
         if self._opening is not None:
             self._drop(self._opening)
         loop = asyncio.get_running_loop()
-        if ending := {task for task in _ENDING if task.get_loop() is loop}:
-            await asyncio.wait(ending, timeout=self.stream.deadline_s)
+        if closing := {task for task in _CLOSING if task.get_loop() is loop}:
+            await asyncio.wait(closing, timeout=self.stream.deadline_s)
 
-    def _opened(self) -> "asyncio.Task[Link]":
-        if self._opening is None or (self._opening.done() and not _lives(self._opening)):
-            self._opening = asyncio.ensure_future(_open(self.stream, self.seen))
+    def _ensure_opening(self) -> "asyncio.Task[Link]":
+        if self._opening is None or (self._opening.done() and not _is_alive(self._opening)):
+            self._opening = asyncio.ensure_future(_open(self.stream, self.last_sequence))
         return self._opening
 
     def _drop(self, opening: "asyncio.Task[Link]") -> None:
@@ -100,12 +102,12 @@ class Connection:
             self._opening = None
         opening.cancel()
         if opening.done() and not opening.cancelled() and opening.exception() is None:
-            self.seen = max(self.seen, opening.result().publisher.last)
-            opening.result().shut()
+            self.last_sequence = max(self.last_sequence, opening.result().publisher.last_sequence)
+            opening.result().abort()
 
 
 class Link:
-    """A connection that was made. `lost` is done as soon as it is no more."""
+    """An open connection. `lost` completes when it breaks."""
 
     def __init__(self) -> None:
         self.client = Client()
@@ -114,41 +116,41 @@ class Link:
         self.positions: KeyValue | None = None
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    async def answer(self, until: float, work: Coroutine[Any, Any, T]) -> T:
-        """What `work` returns; ConnectionError when the connection is lost, TimeoutError at `until`."""
+    async def run(self, until: float, work: Coroutine[Any, Any, T]) -> T:
+        """Await `work`; ConnectionError when the connection is lost, TimeoutError at `until`."""
         task = asyncio.ensure_future(work)
         try:
-            return await _within(until, task, self.lost)
+            return await _await_until(until, task, self.lost)
         finally:
             task.cancel()
-            task.add_done_callback(_heard)
+            task.add_done_callback(_consume_exception)
 
-    def shut(self) -> None:
-        """Abort: there is nothing unsent that somebody was told is safe. A polite end would wait for a halted broker."""
+    def abort(self) -> None:
+        """Drop the socket at once: unsent messages are unacknowledged, and a graceful close would wait for a halted broker."""
         transport = self.client._transport
         if isinstance(transport, TcpTransport) and transport._io_writer is not None:
             transport._io_writer.transport.abort()
-        _ENDING.add(task := asyncio.ensure_future(self._end()))
-        task.add_done_callback(_ENDING.discard)
+        _CLOSING.add(task := asyncio.ensure_future(self._close_client()))
+        task.add_done_callback(_CLOSING.discard)
 
-    async def _end(self) -> None:
+    async def _close_client(self) -> None:
         with contextlib.suppress(NatsError, OSError):
             await self.client.close()
 
 
-_ENDING: set[asyncio.Task[None]] = set()
-"""asyncio keeps no reference to a task"""
+_CLOSING: set[asyncio.Task[None]] = set()
+"""strong references: asyncio keeps only weak ones to tasks"""
 
 
-async def _open(stream: Stream, seen: int) -> Link:
+async def _open(stream: Stream, last_sequence: int) -> Link:
     link, until = Link(), time.monotonic() + stream.deadline_s
 
     async def closed() -> None:
         if not link.lost.done():
             link.lost.set_result(None)
 
-    async def heard(_: Exception) -> None:
-        """The caller is told by what it waits for."""
+    async def ignore_error(_: Exception) -> None:
+        """Ignore it: the pending call raises the error."""
 
     try:
         connecting = link.client.connect(
@@ -159,36 +161,35 @@ async def _open(stream: Stream, seen: int) -> Link:
             connect_timeout=math.ceil(stream.deadline_s),
             flush_timeout=stream.deadline_s,
             closed_cb=closed,
-            error_cb=heard,
+            error_cb=ignore_error,
         )
-        await link.answer(until, connecting)
-        await link.answer(until, link.publisher.listen())
-        await link.answer(until, _ensure_stream(link.jetstream, stream, seen))
-        link.positions = await link.answer(until, _positions(link.jetstream, stream))
+        await link.run(until, connecting)
+        await link.run(until, link.publisher.subscribe())
+        await link.run(until, _ensure_stream(link.jetstream, stream, last_sequence))
+        link.positions = await link.run(until, _open_positions(link.jetstream, stream))
     except BaseException:
-        link.shut()
+        link.abort()
         raise
     return link
 
 
-async def _ensure_stream(jetstream: JetStreamContext, stream: Stream, seen: int) -> None:
-    """Make the stream, or give it the settings of today.
+async def _ensure_stream(jetstream: JetStreamContext, stream: Stream, last_sequence: int) -> None:
+    """Create the stream, or update its settings.
 
-    A new one counts from the microsecond of its making, so that whoever remembers a place in a log that was lost with
-    its disk is before everything in the new one. The clock may have been set back since: it counts from behind what was
-    `seen` at least.
+    A new stream numbers from the current microsecond, so that a reader position in a log lost with its disk precedes every
+    new record. The clock may have been set back, hence numbering starts above `last_sequence` at least.
     """
     try:
         first = (await jetstream.stream_info(stream.name)).config.first_seq
         await jetstream.update_stream(stream.config().evolve(first_seq=first))
     except NotFoundError:
-        with contextlib.suppress(BadRequestError):  # somebody else was first
-            first = max(int(time.time() * MICROSECONDS), seen + 1)
+        with contextlib.suppress(BadRequestError):  # another process created it first
+            first = max(int(time.time() * MICROSECONDS), last_sequence + 1)
             await jetstream.add_stream(stream.config().evolve(first_seq=first))
 
 
-async def _positions(jetstream: JetStreamContext, stream: Stream) -> KeyValue:
-    """How far each reader has come, by its name."""
+async def _open_positions(jetstream: JetStreamContext, stream: Stream) -> KeyValue:
+    """Key-value bucket of reader positions, by reader name."""
     bucket = f"{stream.name}-positions"
     try:
         return await jetstream.key_value(bucket)
@@ -196,10 +197,10 @@ async def _positions(jetstream: JetStreamContext, stream: Stream) -> KeyValue:
         return await jetstream.create_key_value(KeyValueConfig(bucket=bucket, storage=StorageType.FILE))
 
 
-async def _within(until: float, task: "asyncio.Task[T]", lost: Awaitable[None] | None = None) -> T:
-    """The result of a task that is not waited for longer, nor beyond the loss of the connection.
+async def _await_until(until: float, task: "asyncio.Task[T]", lost: Awaitable[None] | None = None) -> T:
+    """Await the task until a deadline or until the connection is lost.
 
-    A client that ends cancels what waits for it; that is a loss too.
+    A closing client cancels its pending calls; that counts as a lost connection.
     """
     others = () if lost is None else (asyncio.ensure_future(lost),)
     await asyncio.wait({task, *others}, timeout=max(0.0, until - time.monotonic()), return_when=asyncio.FIRST_COMPLETED)
@@ -210,11 +211,11 @@ async def _within(until: float, task: "asyncio.Task[T]", lost: Awaitable[None] |
     raise TimeoutError
 
 
-def _heard(task: "asyncio.Task[Any]") -> None:
-    """What a task fails with that nobody waits for any more is no news."""
+def _consume_exception(task: "asyncio.Task[Any]") -> None:
+    """Retrieve the exception of an abandoned task, so that asyncio does not log it."""
     if not task.cancelled():
         task.exception()
 
 
-def _lives(opening: "asyncio.Task[Link]") -> bool:
+def _is_alive(opening: "asyncio.Task[Link]") -> bool:
     return not opening.cancelled() and opening.exception() is None and not opening.result().lost.done()

@@ -1,4 +1,4 @@
-"""Hand the log to its sinks, in order, each batch until every sink has it."""
+"""Deliver log batches to sinks in order, retried until every sink has the batch."""
 
 import asyncio
 import logging
@@ -8,7 +8,7 @@ from functools import partial
 from typing import Protocol, TypeVar
 
 from recsys.errors import ServingError
-from serving.events.record import Sink, Stored
+from serving.events.record import Sink, StoredRecord
 
 logger = logging.getLogger(__name__)
 
@@ -16,34 +16,34 @@ T = TypeVar("T")
 FIRST_DELAY_S, MAX_DELAY_S = 0.1, 5.0
 
 
-class Reader(Protocol):
-    """One position in the log."""
+class LogReader(Protocol):
+    """Reader of the log with a durable position."""
 
     @property
     def waiting(self) -> int:
         """Records behind the last batch."""
         ...
 
-    async def fetch(self) -> list[Stored]:
-        """The next records, waited for."""
+    async def fetch(self) -> list[StoredRecord]:
+        """Wait for and return the next records."""
         ...
 
     async def acknowledge(self, sequence: int) -> None:
-        """What comes up to here is not read again, after a restart either."""
+        """Store the position durably; records up to `sequence` are not read again."""
         ...
 
 
 class Consumer:
-    """Reads batches and writes each to the sinks, one after the other; `run` ends only by cancellation.
+    """Reads batches and writes each to the sinks in turn; `run` ends only by cancellation.
 
-    A ServingError of a sink or of the reader is waited out and tried again, with the same batch: `problem` says which,
-    `retries` counts them. `folded` counts records, `waiting` those that are not read yet. `delay_s` is the age of the
-    newest record when it had reached every sink, `newest` its timestamp (unix seconds).
+    A ServingError of a sink or reader is retried with the same batch: `problem` is the current error, `retries` counts them.
+    `num_written` counts delivered records, `waiting` unread ones. `newest` is the timestamp (unix seconds) of the newest
+    delivered record, `delay_s` its age at delivery.
     """
 
-    def __init__(self, *, reader: Reader, sinks: Sequence[Sink]) -> None:
+    def __init__(self, *, reader: LogReader, sinks: Sequence[Sink]) -> None:
         self._reader, self._sinks = reader, sinks
-        self.folded = self.retries = self.sequence = 0
+        self.num_written = self.retries = self.sequence = 0
         self.newest = self.delay_s = 0.0
         self.problem: str | None = None
 
@@ -53,20 +53,20 @@ class Consumer:
 
     async def run(self) -> None:
         while True:
-            batch = await self._insist(self._reader.fetch)
+            batch = await self._retry(self._reader.fetch)
             if batch:
-                await self._hand_on(batch)
+                await self._deliver(batch)
 
-    async def _hand_on(self, batch: list[Stored]) -> None:
+    async def _deliver(self, batch: list[StoredRecord]) -> None:
         for sink in self._sinks:
-            await self._insist(partial(sink.write, batch))
-        await self._insist(partial(self._reader.acknowledge, batch[-1].sequence))
+            await self._retry(partial(sink.write, batch))
+        await self._retry(partial(self._reader.acknowledge, batch[-1].sequence))
         self.sequence = batch[-1].sequence
-        self.folded += len(batch)
+        self.num_written += len(batch)
         self.newest = max(stored.record.timestamp for stored in batch)
         self.delay_s = time.time() - self.newest
 
-    async def _insist(self, attempt: Callable[[], Awaitable[T]]) -> T:
+    async def _retry(self, attempt: Callable[[], Awaitable[T]]) -> T:
         delay = FIRST_DELAY_S
         while True:
             try:

@@ -1,8 +1,8 @@
-"""The event log in NATS JetStream: append, read in order from any place, remember how far one has read.
+"""The event log in NATS JetStream: append, read in order from any sequence, store reader positions.
 
-Readers ask for "the next records from this sequence on" (JetStream's direct get) and keep their position themselves. A
-consumer on the broker's side would hand out the records behind a batch that nobody acknowledged before that batch comes
-again; what folds records in order, as the user states do, would pass it by.
+Readers use JetStream's direct get ("records from this sequence on") and keep their position themselves. A consumer on the
+broker's side would deliver later records before it redelivers an unacknowledged batch, which breaks the order that the
+user states need.
 """
 
 import asyncio
@@ -14,27 +14,24 @@ from typing import Any
 
 from nats.aio.msg import Msg
 from nats.errors import NoRespondersError
-from nats.js.api import StreamState
 from nats.js.errors import KeyNotFoundError
 
-from serving.events.batch import Batching, Page
+from serving.events.batching import Batching, Page
 from serving.events.connection import Connection, Link, Stream
-from serving.events.publishing import ID
-from serving.events.record import Record, Stored
+from serving.events.publisher import MESSAGE_ID
+from serving.events.record import Record, StoredRecord
 
 SEQUENCE = "Nats-Sequence"
-WAITING = "Nats-Num-Pending"
-PAGE = 1_000
+NUM_PENDING = "Nats-Num-Pending"
+PAGE_RECORDS = 1_000
 PAGE_BYTES = 16 << 20
-FULL, KEPT = 0.5, 0.25
-"""shares of the bytes of a log; what goes is in the states and in Parquet"""
 STATUS = "Status"
-END = ("204", "404")
-"""what follows the last record of an answer, and what is said where there is none"""
+END_STATUSES = ("204", "404")
+"""status of the message that ends a page, and of an empty page"""
 
 
 class JetStreamWriter:
-    """Appends to the log of `stream`; connects with the first call."""
+    """Append to the log of `stream`; connects with the first call."""
 
     def __init__(self, stream: Stream) -> None:
         self.stream = stream
@@ -42,14 +39,14 @@ class JetStreamWriter:
 
     @property
     def duplicate_window_s(self) -> float:
-        """For so long a record that comes again is known by its id."""
+        """Seconds within which the broker drops a record whose id it has."""
         return self.stream.duplicate_window_s
 
     async def append(self, records: Sequence[Record], *, deadline_s: float = 0.0) -> None:
         """Return when the broker has acknowledged every record; ServingError otherwise, after `deadline_s` at the latest.
 
-        0 stands for the deadline of the stream. After an error some records may be in the log, sending them again does
-        no harm within the duplicate window.
+        0 means the deadline of the stream. After an error some records may be in the log; resending them is harmless within
+        the duplicate window.
         """
         messages = [(f"{self.stream.name}.{record.kind}", record.to_json(), record.id) for record in records]
 
@@ -61,17 +58,19 @@ class JetStreamWriter:
     async def check(self) -> None:
         """ServingError unless the broker answers and has the log."""
 
-        async def ask(link: Link) -> None:
+        async def fetch_info(link: Link) -> None:
             await link.jetstream.stream_info(self.stream.name)
 
-        await self._connection.call("answer", ask)
+        await self._connection.call("answer", fetch_info)
 
     async def ids_since(self, timestamp: float) -> set[str]:
-        """The ids of all records that came into the log at this time (unix seconds, the broker's clock) or later."""
+        """Return the ids of all records appended at this time (unix seconds, the broker's clock) or later."""
         ids: set[str] = set()
         start: dict[str, Any] = {"start_time": datetime.fromtimestamp(timestamp, UTC).isoformat()}
-        while page := await _page(self._connection, start, PAGE):
-            ids |= {message.headers[ID] for message in page if message.headers and ID in message.headers}
+        while page := await _fetch_page(self._connection, start, PAGE_RECORDS):
+            ids |= {
+                message.headers[MESSAGE_ID] for message in page if message.headers and MESSAGE_ID in message.headers
+            }
             start = {"seq": _sequence(page[-1]) + 1}
         return ids
 
@@ -80,12 +79,11 @@ class JetStreamWriter:
 
 
 class JetStreamReader:
-    """Reads the log of `stream` in order, from where a reader of this `name` acknowledged last.
+    """Read the log of `stream` in order, from the last acknowledged position of the reader `name`.
 
-    A batch has at most `limit` records and `limit_bytes`; it is complete `linger_s` after its first record, with what the
-    looks found that are `poll_s` apart. One process a name. `waiting` counts the records behind the last batch; `missed` those
-    that the log had removed before they were read; `unreadable` those that are no records, which are passed over; `looks`
-    how often it asked.
+    A batch has at most `limit` records and `limit_bytes`; it is complete `linger_s` after its first record, polled every
+    `poll_s`. One process a name. Counters: `waiting` records behind the last batch; `missed` records that the log removed
+    before they were read; `unreadable` messages that are no records, which are skipped; `num_polls` requests to the broker.
     """
 
     def __init__(
@@ -99,49 +97,49 @@ class JetStreamReader:
         poll_s: float = 0.02,
     ) -> None:
         self.name = name
-        self.waiting = self.missed = self.unreadable = self.looks = 0
+        self.waiting = self.missed = self.unreadable = self.num_polls = 0
         self._batching = Batching(limit=limit, limit_bytes=limit_bytes, linger_s=linger_s)
         self._poll_s = poll_s
         self._connection = Connection(stream)
         self._next: int | None = None
-        self._next_look = 0.0
+        self._next_poll = 0.0
 
-    async def fetch(self) -> list[Stored]:
-        """The next records, waited for. ServingError when the broker does not answer; the next call goes on there."""
+    async def fetch(self) -> list[StoredRecord]:
+        """Wait for and return the next records. ServingError when the broker does not answer; the next call resumes there."""
         if self._next is None:
             self._next = await self._position() + 1
-        return await self._batching.collect(self._look)
+        return await self._batching.collect(self._poll)
 
     async def acknowledge(self, sequence: int) -> None:
-        """What comes up to here is done with: a reader of this name goes on behind it, after a restart as well."""
+        """Store the position durably: a reader of this name resumes behind `sequence`, also after a restart."""
 
         async def put(link: Link) -> None:
             assert link.positions is not None
             await link.positions.put(self.name, str(sequence).encode())
 
-        await self._connection.call("remember a position", put)
+        await self._connection.call("store a position", put)
 
     def seek(self, sequence: int) -> None:
-        """Go on from this sequence, 1 for the oldest record that there is."""
+        """Continue from this sequence; 1 is the oldest stored record."""
         self._next = sequence
 
     async def close(self) -> None:
         await self._connection.close()
 
-    async def _look(self, limit: int) -> Page:
-        """What is there, `poll_s` after the last look unless that left something."""
-        await asyncio.sleep(max(0.0, self._next_look - time.monotonic()))
-        page = await _page(self._connection, {"seq": self._next}, min(PAGE, limit))
-        self.looks += 1
-        self._next_look = 0.0 if len(page) == min(PAGE, limit) else time.monotonic() + self._poll_s
+    async def _poll(self, limit: int) -> Page:
+        """Fetch one page, `poll_s` after the last poll unless that page was full."""
+        await asyncio.sleep(max(0.0, self._next_poll - time.monotonic()))
+        page = await _fetch_page(self._connection, {"seq": self._next}, min(PAGE_RECORDS, limit))
+        self.num_polls += 1
+        self._next_poll = 0.0 if len(page) == min(PAGE_RECORDS, limit) else time.monotonic() + self._poll_s
         return (
-            Page(records=self._read(page), num_bytes=sum(len(message.data) for message in page), found=True)
+            Page(records=self._read(page), num_bytes=sum(len(message.data) for message in page), has_messages=True)
             if page
             else Page()
         )
 
     async def _position(self) -> int:
-        """The last sequence that was acknowledged, 0 at first."""
+        """Last acknowledged sequence, 0 for a new reader."""
 
         async def get(link: Link) -> int:
             assert link.positions is not None
@@ -150,76 +148,42 @@ class JetStreamReader:
             except KeyNotFoundError:
                 return 0
 
-        return await self._connection.call("tell a position", get)
+        return await self._connection.call("return a position", get)
 
-    def _read(self, page: list[Msg]) -> list[Stored]:
+    def _read(self, page: list[Msg]) -> list[StoredRecord]:
         first, last = _sequence(page[0]), _sequence(page[-1])
         assert self._next is not None
         if self._next > 1:
             self.missed += first - self._next
         self._next = last + 1
-        self._connection.seen = max(self._connection.seen, last)
-        self.waiting = int((page[-1].headers or {}).get(WAITING, 0))
+        self._connection.last_sequence = max(self._connection.last_sequence, last)
+        self.waiting = int((page[-1].headers or {}).get(NUM_PENDING, 0))
         records = [(_sequence(message), _record(message)) for message in page]
         self.unreadable += sum(record is None for _, record in records)
-        return [Stored(sequence=sequence, record=record) for sequence, record in records if record is not None]
+        return [StoredRecord(sequence=sequence, record=record) for sequence, record in records if record is not None]
 
 
-class JetStreamRoom:
-    """Keeps room in the log of `stream`: what all readers are done with goes when it fills, the oldest first."""
-
-    def __init__(self, stream: Stream) -> None:
-        self.num_bytes = 0
-        """of the log when it was looked at last"""
-        self.max_bytes = stream.max_bytes
-        self._connection = Connection(stream)
-
-    async def make(self, done: int) -> None:
-        """Beyond FULL of its bytes the log is emptied down to about KEPT of them, never beyond the sequence `done`, up to which
-        every reader has acknowledged. ServingError when the broker does not answer.
-        """
-        name = self._connection.stream.name
-
-        async def ask(link: Link) -> StreamState:
-            return (await link.jetstream.stream_info(name)).state
-
-        state = await self._connection.call("tell how full it is", ask)
-        self.num_bytes = state.bytes
-        if state.bytes <= FULL * self.max_bytes or done < state.first_seq:
-            return
-        too_many = int(state.messages * (1 - KEPT * self.max_bytes / state.bytes))
-        upto = min(done, state.first_seq + too_many - 1)
-
-        async def purge(link: Link) -> None:
-            await link.jetstream.purge_stream(name, seq=upto + 1)
-
-        await self._connection.call("make room", purge)
-
-    async def close(self) -> None:
-        await self._connection.close()
-
-
-async def _page(connection: Connection, start: dict[str, Any], limit: int) -> list[Msg]:
-    """At most `limit` messages from `start` ({"seq"} or {"start_time"}) on, in order; none where there is none."""
+async def _fetch_page(connection: Connection, start: dict[str, Any], limit: int) -> list[Msg]:
+    """Return at most `limit` messages from `start` ({"seq"} or {"start_time"}) on, in order."""
 
     async def read(link: Link) -> list[Msg]:
         inbox = link.client.new_inbox()
-        answers = await link.client.subscribe(inbox)
+        subscription = await link.client.subscribe(inbox)
         request = json.dumps({**start, "batch": limit, "max_bytes": PAGE_BYTES}).encode()
         await link.client.publish(f"$JS.API.DIRECT.GET.{connection.stream.name}", request, reply=inbox)
         page: list[Msg] = []
         try:
             while SEQUENCE in (
-                headers := (message := await answers.next_msg(connection.stream.read_deadline_s)).headers or {}
+                headers := (message := await subscription.next_msg(connection.stream.read_deadline_s)).headers or {}
             ):
                 page.append(message)
         finally:
-            await answers.unsubscribe()
-        if headers.get(STATUS) not in END:
+            await subscription.unsubscribe()
+        if headers.get(STATUS) not in END_STATUSES:
             raise NoRespondersError
         return page
 
-    return await connection.call("hand out records", read, connection.stream.read_deadline_s)
+    return await connection.call("return records", read, connection.stream.read_deadline_s)
 
 
 def _sequence(message: Msg) -> int:
@@ -227,7 +191,7 @@ def _sequence(message: Msg) -> int:
 
 
 def _record(message: Msg) -> Record | None:
-    """None for what somebody else put there."""
+    """None for a message that is no record, from another publisher."""
     try:
         return Record.from_json(message.data)
     except (ValueError, TypeError):

@@ -1,4 +1,4 @@
-"""What stands in the event log, one JSON document a record, and who writes and reads it.
+"""Records of the event log, one JSON document each, and the protocols of its writers and sinks.
 
     {"id": "3f…", "kind": "feedback", "user": "405", "timestamp": 893286638.0,
      "body": {"item": "50", "actions": {"rating": 5.0}, "request_id": "8a…", "position": 0}}
@@ -7,8 +7,8 @@
     {"id": "77…", "kind": "hide", "user": "405", "timestamp": 893286650.0, "body": {"author": ["X"]}}
     {"id": "1b…", "kind": "profile", "user": "405", "timestamp": 893286660.0, "body": {"age": 34.0}}
 
-An impression holds the whole query and the whole slate, so that a request can be replayed: history, context and profile
-are the feature values that were used, the slate has positions, propensities, probabilities and versions.
+An impression holds the whole query and slate, so that a request can be replayed: history, context and profile are the
+feature values that were used; the slate has positions, propensities, probabilities and versions.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ Kind = Literal["feedback", "impression", "hide", "unhide", "profile"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """One fact. A record of an id that the log has already is the same fact, sent again."""
+    """One record. The same id again is the same record, resent."""
 
     id: str
     kind: Kind
@@ -37,14 +37,14 @@ class Record:
 
     @staticmethod
     def feedback(id: str, event: Event) -> "Record":
-        """Something that a user did."""
+        """Record of a user event."""
         body = {name: value for name, value in asdict(event).items() if value not in (None, {})}
         user, timestamp = body.pop("user"), body.pop("timestamp")
         return Record(id=id, kind="feedback", user=user, timestamp=timestamp, body=body)
 
     @staticmethod
     def impression(query: Query, slate: Slate, rung: str) -> "Record":
-        """What a user was shown, in answer to `query`, by this rung of the ladder."""
+        """Record of the slate served for `query` by this fallback tier (`rung`)."""
         body = {"query": asdict(query), "slate": orjson.loads(slate.to_json()), "rung": rung}
         return Record(id=impression_id(query), kind="impression", user=query.user, timestamp=query.now, body=body)
 
@@ -54,15 +54,15 @@ class Record:
         return Record(id=id, kind=kind, user=user, timestamp=timestamp, body=body)
 
     def event(self) -> Event:
-        """The event of a feedback."""
+        """Event of a feedback record."""
         return Event(user=self.user, timestamp=self.timestamp, **self.body)
 
-    def shown(self) -> tuple[str, ...]:
-        """The items of an impression, first place first."""
+    def shown_items(self) -> tuple[str, ...]:
+        """Items of an impression, by position."""
         return tuple(item["item"] for item in self.body["slate"]["items"])
 
     def to_json(self) -> bytes:
-        """Always the same bytes for the same record."""
+        """Canonical JSON: equal records give equal bytes."""
         return orjson.dumps(self, option=orjson.OPT_SORT_KEYS)
 
     @staticmethod
@@ -71,28 +71,28 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stored:
-    """A record and its place in the log: rising, the same whenever it is read again."""
+class StoredRecord:
+    """A record with its log sequence, which rises and never changes."""
 
     sequence: int
     record: Record
 
 
 def impression_id(query: Query) -> str:
-    """Callers choose ids of requests: no record of another user, another page or another kind has the same."""
-    return hash_of("impression", query.request_id, query.user, query.surface)
+    """Record id of an impression, unique by request id, user and surface, since callers choose request ids."""
+    return hash_parts("impression", query.request_id, query.user, query.surface)
 
 
-def hash_of(*parts: str) -> str:
-    """32 hex digits; the parts cannot run into each other."""
+def hash_parts(*parts: str) -> str:
+    """Hash of the parts, 32 hex digits; encoded as JSON so that ("ab", "c") differs from ("a", "bc")."""
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
-class Writer(Protocol):
-    """The side of the log that the gateway sees."""
+class RecordWriter(Protocol):
+    """Append side of the event log."""
 
     async def append(self, records: Sequence[Record]) -> None:
-        """Return when every record is durable: in the broker, or in the local spool while the broker is away.
+        """Return when every record is durable: in the broker, or in the local spool while the broker is down.
 
         ServingError when neither can take them; the caller may send the same records again.
         """
@@ -100,8 +100,8 @@ class Writer(Protocol):
 
 
 class Sink(Protocol):
-    """What the consumer hands the log to, in order. Batches may come again, also with other borders."""
+    """Destination of log records, in order. Batches may be redelivered with other boundaries."""
 
-    async def write(self, batch: Sequence[Stored]) -> None:
-        """Return when the batch is durable here; a record that was written before changes nothing."""
+    async def write(self, batch: Sequence[StoredRecord]) -> None:
+        """Return when the batch is durable; rewriting a record is a no-op."""
         ...

@@ -1,10 +1,10 @@
-"""Records on the local disk, for as long as the broker is away.
+"""Local disk buffer for records while the broker is down.
 
     folder/000000000001.spool   one record a line: crc32 of the rest of the line, unix seconds, JSON
            .lock                one process a folder
 
-A line that a crash left half-written is cut when the spool is opened; a damaged one in between is passed over and
-counted. What stands behind `_Segment.size` was never acknowledged and is not read.
+A line that a crash left half-written is cut when the spool is opened; a damaged line in between is skipped and counted.
+Bytes beyond `_Segment.size` were never acknowledged and are not read.
 """
 
 import asyncio
@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from recsys.errors import ServingError
-from recsys.stores.atomic_files import sync_folder, truncate
-from serving.events.lock import hold
+from recsys.policy.atomic_files import sync_folder, truncate
+from serving.events.folder_lock import lock_folder
 from serving.events.record import Record
 
 T = TypeVar("T")
@@ -28,8 +28,8 @@ SUFFIX = ".spool"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Spooled:
-    """A record, and when it was put into the spool."""
+class SpooledRecord:
+    """A record with its spool time."""
 
     timestamp: float
     """unix seconds, UTC"""
@@ -44,26 +44,26 @@ class _Segment:
 
 
 class Spool:
-    """Append at one end, take away at the other; belongs to one event loop, and its folder to one process.
+    """First-in, first-out queue of segment files, for one event loop; one process a folder.
 
-    `max_bytes` bounds the files together, `segment_bytes` is where a new one is begun. `damaged` counts lines that
-    could not be read. ServingError when another process has the folder.
+    `max_bytes` bounds all files together, `segment_bytes` one segment. `damaged` counts unreadable lines. ServingError when
+    another process holds the folder.
     """
 
     def __init__(self, folder: Path, *, max_bytes: int = 1 << 30, segment_bytes: int = 8 << 20) -> None:
         self.folder = Path(folder)
         self.damaged = 0
         self._max_bytes, self._segment_bytes = max_bytes, segment_bytes
-        self._lock = hold(self.folder)
-        self._segments = self._opened()
-        self._number = int(self._segments[-1].path.stem) if self._segments else 0
+        self._lock = lock_folder(self.folder)
+        self._segments = self._open_segments()
+        self._last_number = int(self._segments[-1].path.stem) if self._segments else 0
         self._active: int | None = None
-        """descriptor of the last segment, if it was begun by this process and is whole"""
-        self._begin = self._peeked = 0
-        """offsets in the first segment: of what was not taken away, and behind what was looked at"""
+        """descriptor of the last segment, if this process began it and no write failed"""
+        self._read_offset = self._peeked_offset = 0
+        """offsets in the first segment: of the first unreleased line, and behind the last peeked one"""
         self._waiting: list[tuple[bytes, asyncio.Future[None]]] = []
         self._committing: asyncio.Task[None] | None = None
-        self._disk = ThreadPoolExecutor(1, thread_name_prefix="spool")  # every change of a file happens here
+        self._disk = ThreadPoolExecutor(1, thread_name_prefix="spool")  # one thread serialises all file operations
 
     @property
     def num_bytes(self) -> int:
@@ -72,53 +72,49 @@ class Spool:
 
     @property
     def empty(self) -> bool:
-        """Nothing is there and nothing is on its way."""
+        """Whether no record is stored or being written."""
         return not self._segments and not self._waiting and self._committing is None
 
     async def append(self, records: Sequence[Record]) -> None:
-        """Return when all records are on the disk; one synchronisation serves all who wait for one.
+        """Return when all records are on disk; concurrent appends share one fsync (group commit).
 
-        ServingError when the spool is full or cannot be written; then none of these records is in it.
+        ServingError when the spool is full or unwritable; then none of these records is in it.
         """
         now = time.time()
-        lines = b"".join(_line(now, record) for record in records)
+        lines = b"".join(_format_line(now, record) for record in records)
         if self.num_bytes + sum(len(data) for data, _ in self._waiting) + len(lines) > self._max_bytes:
-            raise ServingError(
-                f"the spool {self.folder} has reached its {self._max_bytes} bytes; bring the broker back"
-            )
+            raise ServingError(f"the spool {self.folder} has reached its {self._max_bytes} bytes; restart the broker")
         stored = asyncio.get_running_loop().create_future()
         self._waiting.append((lines, stored))
         if self._committing is None:
             self._committing = asyncio.ensure_future(self._commit())
         await stored
 
-    async def peek(self, limit: int) -> list[Spooled]:
-        """The oldest records, at most `limit` of them; none only when there are none. ServingError where the disk refuses."""
-        return await self._moved(partial(self._look, limit))
+    async def peek(self, limit: int) -> list[SpooledRecord]:
+        """Return the oldest records, at most `limit`; empty only for an empty spool. ServingError on a disk error."""
+        return await self._run_on_disk(partial(self._read_oldest, limit))
 
     async def release(self) -> None:
-        """Take away what `peek` returned last. ServingError where the disk refuses; it may be asked again."""
-        await self._moved(self._remove)
+        """Remove the records that `peek` returned last. ServingError on a disk error; safe to repeat."""
+        await self._run_on_disk(self._remove_peeked)
 
     async def settle(self) -> None:
-        """Return when everything that is on its way is there."""
+        """Return when all pending appends are on disk."""
         if self._committing is not None:
             await asyncio.shield(self._committing)
 
     async def close(self) -> None:
-        """Finish what was begun; what is in the spool stays."""
+        """Finish pending appends; spooled records stay."""
         await self.settle()
         await self._on_disk(self._end_segment)
         self._disk.shutdown()
         os.close(self._lock)
 
-    async def _moved(self, work: Callable[[], T]) -> T:
+    async def _run_on_disk(self, work: Callable[[], T]) -> T:
         try:
             return await self._on_disk(work)
         except OSError as error:
-            raise ServingError(
-                f"the spool {self.folder} cannot be emptied ({error.strerror}); it is tried again"
-            ) from None
+            raise ServingError(f"the spool {self.folder} cannot be drained ({error.strerror}); it is retried") from None
 
     async def _on_disk(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._disk, work)
@@ -130,18 +126,18 @@ class Spool:
             problem: Exception | None = None
             try:
                 await self._on_disk(partial(self._store, data))
-            except Exception as error:  # whoever waits has to hear of a defect, too
+            except Exception as error:  # a waiting caller must also learn of a defect
                 problem = error
             for _, stored in group:
                 _settle(stored, problem)
         self._committing = None
 
-    def _opened(self) -> list[_Segment]:
+    def _open_segments(self) -> list[_Segment]:
         segments = []
         for path in sorted(self.folder.glob(f"*{SUFFIX}")):
             data = path.read_bytes()
-            size = _whole(data)
-            self.damaged += sum(_spooled(line) is None for line in data[:size].splitlines())
+            size = _intact_length(data)
+            self.damaged += sum(_parse_line(line) is None for line in data[:size].splitlines())
             if size:
                 if size < len(data):
                     truncate(path, size)
@@ -159,15 +155,15 @@ class Spool:
             _write(self._active, data)
             os.fsync(self._active)
         except OSError as error:
-            self._abandon()
+            self._abandon_segment()
             raise ServingError(
                 f"the spool {self.folder} cannot be written ({error.strerror}); free some space there"
             ) from None
         self._segments[-1].size += len(data)
 
     def _begin_segment(self) -> None:
-        self._number += 1
-        path = self.folder / f"{self._number:012}{SUFFIX}"
+        self._last_number += 1
+        path = self.folder / f"{self._last_number:012}{SUFFIX}"
         self._active = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o666)
         self._segments.append(_Segment(path=path, size=0))
         sync_folder(self.folder)
@@ -177,8 +173,8 @@ class Spool:
             os.close(self._active)
             self._active = None
 
-    def _abandon(self) -> None:
-        """After a failed write nothing more goes to this file; what it has beyond its size is cut, if that is possible."""
+    def _abandon_segment(self) -> None:
+        """Close the segment after a failed write; bytes beyond its acknowledged size are cut where possible."""
         if self._active is None:
             return
         segment = self._segments[-1]
@@ -192,41 +188,41 @@ class Spool:
             self._segments.pop()
             segment.path.unlink(missing_ok=True)
 
-    def _look(self, limit: int) -> list[Spooled]:
+    def _read_oldest(self, limit: int) -> list[SpooledRecord]:
         while self._segments:
-            found, self._peeked = self._lines(self._segments[0], limit)
+            found, self._peeked_offset = self._read_segment(self._segments[0], limit)
             if found:
                 return found
-            self._remove()
+            self._remove_peeked()
         return []
 
-    def _lines(self, segment: _Segment, limit: int) -> tuple[list[Spooled], int]:
-        """Records from where the segment begins, and the offset behind them."""
-        found: list[Spooled] = []
-        end = self._begin
+    def _read_segment(self, segment: _Segment, limit: int) -> tuple[list[SpooledRecord], int]:
+        """Records from the read offset on, and the offset behind them."""
+        found: list[SpooledRecord] = []
+        end = self._read_offset
         with segment.path.open("rb") as stream:
             stream.seek(end)
             while len(found) < limit and end < segment.size:
                 line = stream.readline()
                 end += len(line)
-                if (one := _spooled(line.rstrip(b"\n"))) is not None:
+                if (one := _parse_line(line.rstrip(b"\n"))) is not None:
                     found.append(one)
         return found, end
 
-    def _remove(self) -> None:
+    def _remove_peeked(self) -> None:
         segment = self._segments[0]
-        self._begin = self._peeked
-        if self._begin < segment.size:
+        self._read_offset = self._peeked_offset
+        if self._read_offset < segment.size:
             return
         if len(self._segments) == 1:
             self._end_segment()
         segment.path.unlink()
         self._segments.pop(0)
-        self._begin = self._peeked = 0
+        self._read_offset = self._peeked_offset = 0
 
 
 def _settle(stored: "asyncio.Future[None]", problem: Exception | None) -> None:
-    if stored.done():  # the caller gave up
+    if stored.done():  # the caller was cancelled
         return
     if problem is None:
         stored.set_result(None)
@@ -234,26 +230,26 @@ def _settle(stored: "asyncio.Future[None]", problem: Exception | None) -> None:
         stored.set_exception(problem)
 
 
-def _line(now: float, record: Record) -> bytes:
+def _format_line(now: float, record: Record) -> bytes:
     rest = b"%.6f %s" % (now, record.to_json())
     return b"%08x %s\n" % (zlib.crc32(rest), rest)
 
 
-def _spooled(line: bytes) -> Spooled | None:
-    """What `_line` wrote, without the end of the line; None when it is not that."""
+def _parse_line(line: bytes) -> SpooledRecord | None:
+    """Parse a line of `_format_line` without its newline; None when it is damaged."""
     checksum, _, rest = line.partition(b" ")
     if b"%08x" % zlib.crc32(rest) != checksum:
         return None
     timestamp, _, document = rest.partition(b" ")
-    return Spooled(timestamp=float(timestamp), record=Record.from_json(document))
+    return SpooledRecord(timestamp=float(timestamp), record=Record.from_json(document))
 
 
-def _whole(data: bytes) -> int:
-    """Bytes up to the end of the last line that is whole."""
+def _intact_length(data: bytes) -> int:
+    """Length in bytes up to the end of the last intact line."""
     end = data.rfind(b"\n") + 1
     while end:
         start = data.rfind(b"\n", 0, end - 1) + 1
-        if _spooled(data[start : end - 1]) is not None:
+        if _parse_line(data[start : end - 1]) is not None:
             return end
         end = start
     return 0

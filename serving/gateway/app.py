@@ -1,4 +1,4 @@
-"""The gateway as an ASGI application: parts in, routes out."""
+"""ASGI application of the gateway: routes over its container."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -8,70 +8,70 @@ from fastapi import FastAPI, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
-from serving.gateway.assembly import Assembly, Parts
-from serving.gateway.door import Handler, json_response, refused
-from serving.gateway.keys import Scope
+from serving.gateway.api_keys import Scope
+from serving.gateway.container import Container, Dependencies
+from serving.gateway.http_error import HTTPError
 from serving.gateway.metrics import Metrics
 from serving.gateway.openapi import document
 from serving.gateway.readiness import Readiness
-from serving.gateway.refusals import Refusal
+from serving.gateway.request_middleware import Handler, error_response, json_response
 
 RETRY_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gateway:
-    """The application with what a server wants to see of it."""
+    """Application with the objects that the HTTP server uses."""
 
     app: FastAPI
-    """its lifespan warms up, starts and drains what works in the background"""
+    """its lifespan warms up, starts and drains background work"""
     metrics: Metrics
     readiness: Readiness
 
 
-def build(parts: Parts) -> Gateway:
-    """Nothing is asked of the parts before the application's lifespan begins."""
-    made = Assembly(parts)
+def build(dependencies: Dependencies) -> Gateway:
+    """Build the application; the dependencies are not called before its lifespan starts."""
+    container = Container(dependencies)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with parts.beside:
-            await made.lifetime.begin()
+        async with dependencies.lifespan:
+            await container.lifespan.start()
             yield
-            await made.lifetime.end()
+            await container.lifespan.stop()
 
     app = FastAPI(title="recsys", redoc_url=None, redirect_slashes=False, lifespan=lifespan)
-    told = document(made.documents, keyed=parts.keys is not None)
-    app.openapi = lambda: told  # type: ignore[method-assign]
-    for method, path, scope, handler in _routes(made):
-        app.router.add_route(path, made.door.endpoint(f"{method} {path}", scope, handler), methods=[method])
-    for path, endpoint in _probes(made.metrics, made.readiness).items():
+    openapi = document(container.parser, keyed=dependencies.keys is not None)
+    app.openapi = lambda: openapi  # type: ignore[method-assign]
+    for method, path, scope, handler in _routes(container):
+        app.router.add_route(path, container.middleware.endpoint(f"{method} {path}", scope, handler), methods=[method])
+    for path, endpoint in _probes(container.metrics, container.readiness).items():
         app.router.add_route(path, endpoint, methods=["GET"])
-    app.add_exception_handler(HTTPException, made.door.unknown)  # type: ignore[arg-type]
-    return Gateway(app=app, metrics=made.metrics, readiness=made.readiness)
+    app.add_exception_handler(HTTPException, container.middleware.unknown)  # type: ignore[arg-type]
+    return Gateway(app=app, metrics=container.metrics, readiness=container.readiness)
 
 
-def _routes(made: Assembly) -> tuple[tuple[str, str, Scope, Handler], ...]:
-    """Method, path, scope that a key needs, handler."""
+def _routes(container: Container) -> tuple[tuple[str, str, Scope, Handler], ...]:
+    """Method, path, required scope of the key, handler."""
     return (
-        ("POST", "/v1/recommend", "recommend", made.recommending),
-        ("POST", "/v1/events", "events", made.tending.events),
-        ("POST", "/v1/onboarding", "events", made.tending.onboard),
-        ("GET", "/v1/items/{item:path}/similar", "recommend", made.tending.similar),
-        ("PUT", "/v1/items/{item:path}", "admin", made.tending.put_item),
-        ("PUT", "/v1/users/{user:path}", "events", made.tending.put_user),
+        ("POST", "/v1/recommend", "recommend", container.recommend),
+        ("POST", "/v1/events", "events", container.handlers.events),
+        ("POST", "/v1/onboarding", "events", container.handlers.onboard),
+        ("GET", "/v1/items/{item:path}/similar", "recommend", container.handlers.similar),
+        ("PUT", "/v1/items/{item:path}", "admin", container.handlers.put_item),
+        ("PUT", "/v1/users/{user:path}", "events", container.handlers.put_user),
     )
 
 
 def _probes(metrics: Metrics, readiness: Readiness) -> dict[str, Callable[[Request], Awaitable[Response]]]:
-    """Routes for the machines around the gateway; they need no key."""
+    """Health and metrics routes, without API key."""
 
     async def healthz(request: Request) -> Response:
         return json_response(200, {"status": "alive"})
 
     async def readyz(request: Request) -> Response:
         if reasons := readiness.reasons:
-            return refused(Refusal(503, "the gateway is not ready", retry_after_s=RETRY_S), reasons=reasons)
+            return error_response(HTTPError(503, "the gateway is not ready", retry_after_s=RETRY_S), reasons=reasons)
         return json_response(200, {"status": "ready"})
 
     async def page(request: Request) -> Response:

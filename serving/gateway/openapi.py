@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from serving.gateway.documents import MAX_BUDGET_MS, Documents
+from serving.gateway.request_parser import MAX_BUDGET_MS, RequestParser
 
 Schema = dict[str, Any]
 
@@ -42,15 +42,15 @@ IF_MATCH = {
 }
 
 
-def document(documents: Documents, keyed: bool) -> Schema:
-    """keyed: whether an API key must be sent."""
+def document(parser: RequestParser, keyed: bool) -> Schema:
+    """Build the document. keyed: whether an API key is required."""
     paths: Schema = {
-        "/v1/recommend": {"post": _recommend(documents, keyed)},
-        "/v1/events": {"post": _events(documents, keyed)},
-        "/v1/onboarding": {"post": _onboarding(documents, keyed)},
-        "/v1/items/{item}/similar": {"get": _similar(documents, keyed)},
-        "/v1/items/{item}": {"put": _item(documents, keyed)},
-        "/v1/users/{user}": {"put": _user(documents, keyed)},
+        "/v1/recommend": {"post": _recommend(parser, keyed)},
+        "/v1/events": {"post": _events(parser, keyed)},
+        "/v1/onboarding": {"post": _onboarding(parser, keyed)},
+        "/v1/items/{item}/similar": {"get": _similar(parser, keyed)},
+        "/v1/items/{item}": {"put": _item(parser, keyed)},
+        "/v1/users/{user}": {"put": _user(parser, keyed)},
         "/healthz": {"get": _probe("Whether the process is alive", (200,))},
         "/readyz": {"get": _probe("Whether traffic may come; if not, what is not ready and why", (200, 503))},
         "/metrics": {"get": _metrics()},
@@ -66,16 +66,16 @@ def document(documents: Documents, keyed: bool) -> Schema:
     }
 
 
-def _recommend(documents: Documents, keyed: bool) -> Schema:
-    limits = documents.limits
+def _recommend(parser: RequestParser, keyed: bool) -> Schema:
+    limits = parser.limits
     body = _object(
         {
-            "user": _id(documents),
+            "user": _id(parser),
             "k": {"type": "integer", "minimum": 1, "maximum": limits.k, "default": 10},
-            "surface": {**_id(documents), "default": "default"},
-            "context": _columns(documents, documents.context),
-            "profile": _columns(documents, documents.profile),
-            "exclude": {"type": "array", "maxItems": limits.exclude, "items": _id(documents)},
+            "surface": {**_id(parser), "default": "default"},
+            "context": _columns(parser, parser.context),
+            "profile": _columns(parser, parser.profile),
+            "exclude": {"type": "array", "maxItems": limits.exclude, "items": _id(parser)},
             "budget_ms": {
                 "type": ["number", "null"],
                 "minimum": limits.least_budget_ms,
@@ -101,36 +101,36 @@ def _recommend(documents: Documents, keyed: bool) -> Schema:
     )
 
 
-def _events(documents: Documents, keyed: bool) -> Schema:
-    optional_id = {**_id(documents), "type": ["string", "null"]}
-    word = {"type": "string", "minLength": 1, "maxLength": documents.limits.text_characters}
+def _events(parser: RequestParser, keyed: bool) -> Schema:
+    optional_id = {**_id(parser), "type": ["string", "null"]}
+    word = {"type": "string", "minLength": 1, "maxLength": parser.limits.text_characters}
     kinds: dict[str, Schema] = {"number": {"type": "number"}, "word": word}
-    actions = {name: kinds[kind] for name, kind in documents.actions.items()}
+    actions = {name: kinds[kind] for name, kind in parser.actions.items()}
     event = _object(
         {
             "id": optional_id,
-            "user": _id(documents),
-            "item": _id(documents),
+            "user": _id(parser),
+            "item": _id(parser),
             "timestamp": {
                 "type": ["number", "null"],
                 "minimum": 0,
                 "description": "unix seconds, UTC, at most a day ahead; without it, when the event came in",
             },
             "actions": _object(actions, ()),
-            "context": _columns(documents, documents.context),
+            "context": _columns(parser, parser.context),
             "request_id": optional_id,
             "position": {"type": ["integer", "null"], "minimum": 0, "maximum": 10_000},
             "propensity": {"type": ["number", "null"], "minimum": 0, "maximum": 1},
             "bundle": optional_id,
             "rules": optional_id,
-            "hide": {**_hidden(documents), "description": "what the user does not want to see, from the answer on"},
-            "unhide": {**_hidden(documents), "description": "what may be shown again"},
+            "hide": {**_hidden(parser), "description": "what the user does not want to see, from the answer on"},
+            "unhide": {**_hidden(parser), "description": "what may be shown again"},
         },
         ("user",),
     )
     event["anyOf"] = [{"required": [name]} for name in ("item", "hide", "unhide")]
-    listed = {"type": "array", "minItems": 1, "maxItems": documents.limits.events, "items": event}
-    done = {name: {"number": 1, "word": "view"}[kind] for name, kind in list(documents.actions.items())[:1]}
+    listed = {"type": "array", "minItems": 1, "maxItems": parser.limits.events, "items": event}
+    done = {name: {"number": 1, "word": "view"}[kind] for name, kind in list(parser.actions.items())[:1]}
     return _operation(
         "Feedback; answered when all of it is durable. Sent again within ten minutes, an event with its id or time counts once",
         keyed,
@@ -142,15 +142,15 @@ def _events(documents: Documents, keyed: bool) -> Schema:
     )
 
 
-def _onboarding(documents: Documents, keyed: bool) -> Schema:
-    liked = {"type": "array", "maxItems": documents.limits.liked, "items": _id(documents)}
-    values = _object(dict.fromkeys(documents.liked, liked), ())
+def _onboarding(parser: RequestParser, keyed: bool) -> Schema:
+    liked = {"type": "array", "maxItems": parser.limits.liked, "items": _id(parser)}
+    values = _object(dict.fromkeys(parser.liked, liked), ())
     return _operation(
         "What a new user likes: items, or values of their columns. The first slate is personal",
         keyed,
         _kept(),
         (400, 413),
-        body=_object({"user": _id(documents), "items": liked, "values": values}, ("user",)),
+        body=_object({"user": _id(parser), "items": liked, "values": values}, ("user",)),
         example={"user": "new", "items": ["50"]},
         parameters=(REQUEST_ID,),
     )
@@ -167,21 +167,21 @@ def _kept() -> Schema:
     return _object(answer, tuple(answer))
 
 
-def _similar(documents: Documents, keyed: bool) -> Schema:
-    k = {"type": "integer", "minimum": 1, "maximum": documents.limits.k, "default": 10}
+def _similar(parser: RequestParser, keyed: bool) -> Schema:
+    k = {"type": "integer", "minimum": 1, "maximum": parser.limits.k, "default": 10}
     return _operation(
         "What is like an item, by the rules that serve now",
         keyed,
         {"$ref": "#/components/schemas/Neighbours"},
         (400, 404),
-        parameters=(_in_path(documents), {"name": "k", "in": "query", "schema": k}, REQUEST_ID),
+        parameters=(_in_path(parser), {"name": "k", "in": "query", "schema": k}, REQUEST_ID),
     )
 
 
-def _item(documents: Documents, keyed: bool) -> Schema:
+def _item(parser: RequestParser, keyed: bool) -> Schema:
     create = {"type": "boolean", "default": True, "description": "false: an item that the catalogue lacks is a 404"}
     changes = {
-        "columns": _columns(documents, documents.items),
+        "columns": _columns(parser, parser.items),
         "withdrawn": {"type": ["boolean", "null"]},
         "create": create,
     }
@@ -191,22 +191,22 @@ def _item(documents: Documents, keyed: bool) -> Schema:
         _put("item"),
         (400, 404, 412, 413),
         body=_object(changes, ()),
-        example={"columns": dict.fromkeys(list(documents.items)[:1])},
-        parameters=(_in_path(documents), IF_MATCH, REQUEST_ID),
+        example={"columns": dict.fromkeys(list(parser.items)[:1])},
+        parameters=(_in_path(parser), IF_MATCH, REQUEST_ID),
         created=True,
     )
 
 
-def _user(documents: Documents, keyed: bool) -> Schema:
+def _user(parser: RequestParser, keyed: bool) -> Schema:
     """An example needs no value: null forgets a column."""
     return _operation(
         "New columns of a user's profile, for requests that bring none; null forgets one",
         keyed,
         _put("user"),
         (400, 404, 413),
-        body=_object({"profile": _columns(documents, documents.profile)}, ("profile",)),
-        example={"profile": dict.fromkeys(list(documents.profile)[:1])},
-        parameters=(_in_path(documents, "user"), REQUEST_ID),
+        body=_object({"profile": _columns(parser, parser.profile)}, ("profile",)),
+        example={"profile": dict.fromkeys(list(parser.profile)[:1])},
+        parameters=(_in_path(parser, "user"), REQUEST_ID),
         created=True,
     )
 
@@ -218,12 +218,12 @@ def _put(named: str) -> Schema:
     return _object(answer, tuple(answer))
 
 
-def _hidden(documents: Documents) -> Schema:
+def _hidden(parser: RequestParser) -> Schema:
     """Values by column, one or a list of them."""
     lists = {}
-    for name in documents.hideable:
-        value = _id(documents) if name == "item" else {**_text(documents), "minLength": 1}
-        listed = {"type": "array", "minItems": 1, "maxItems": documents.limits.values, "items": value}
+    for name in parser.hideable:
+        value = _id(parser) if name == "item" else {**_text(parser), "minLength": 1}
+        listed = {"type": "array", "minItems": 1, "maxItems": parser.limits.values, "items": value}
         lists[name] = {"anyOf": [value, listed]}
     return {**_object(lists, ()), "minProperties": 1}
 
@@ -239,7 +239,7 @@ def _operation(
     parameters: Sequence[Schema] = (),
     created: bool = False,
 ) -> Schema:
-    """created: the same answer comes as 201 where something is new"""
+    """created: the same response has status 201 for a new object"""
     declared = sorted({*statuses, 500, 503, *((401, 403, 429) if keyed else ())})
     responses = {"200": _response("The answer", answer), **{str(one): _refused(one) for one in declared}}
     if created:
@@ -256,8 +256,8 @@ def _operation(
 
 
 def _probe(summary: str, statuses: Sequence[int]) -> Schema:
-    said = _response("The state", _object({"status": {"type": "string"}}, ("status",)))
-    return {"summary": summary, "responses": {str(one): said if one == 200 else _refused(one) for one in statuses}}
+    response = _response("The state", _object({"status": {"type": "string"}}, ("status",)))
+    return {"summary": summary, "responses": {str(one): response if one == 200 else _refused(one) for one in statuses}}
 
 
 def _metrics() -> Schema:
@@ -277,13 +277,13 @@ def _response(description: str, schema: Schema) -> Schema:
 
 
 def _error() -> Schema:
-    told = {"error": {"type": "string", "description": "one sentence"}, "request_id": {"type": "string"}}
-    return {"type": "object", "properties": told, "required": list(told)}
+    properties = {"error": {"type": "string", "description": "one sentence"}, "request_id": {"type": "string"}}
+    return {"type": "object", "properties": properties, "required": list(properties)}
 
 
 def _slate(more: Sequence[str]) -> Schema:
     numbers = {name: {"type": "number"} for name in ("utility", "propensity")}
-    place = {
+    item = {
         "item": {"type": "string"},
         **numbers,
         "sources": {"type": "array", "items": {"type": "string"}},
@@ -302,35 +302,35 @@ def _slate(more: Sequence[str]) -> Schema:
     }
     texts = {name: {"type": "string"} for name in ("request_id", "bundle", "rules", *more)}
     lists = {
-        "items": {"type": "array", "items": _object({**place, **reasons}, tuple(place))},
+        "items": {"type": "array", "items": _object({**item, **reasons}, tuple(item))},
         "degraded": {"type": "array", "items": {"type": "string"}},
     }
     return _object({**texts, **lists}, (*texts, *lists))
 
 
-def _in_path(documents: Documents, name: str = "item") -> Schema:
-    return {"name": name, "in": "path", "required": True, "schema": _id(documents)}
+def _in_path(parser: RequestParser, name: str = "item") -> Schema:
+    return {"name": name, "in": "path", "required": True, "schema": _id(parser)}
 
 
-def _id(documents: Documents) -> Schema:
-    return {"type": "string", "minLength": 1, "maxLength": documents.limits.id_characters}
+def _id(parser: RequestParser) -> Schema:
+    return {"type": "string", "minLength": 1, "maxLength": parser.limits.id_characters}
 
 
-def _columns(documents: Documents, kinds: Mapping[str, str]) -> Schema:
-    return _object({name: _value(documents, kind) for name, kind in kinds.items()}, ())
+def _columns(parser: RequestParser, kinds: Mapping[str, str]) -> Schema:
+    return _object({name: _value(parser, kind) for name, kind in kinds.items()}, ())
 
 
-def _text(documents: Documents) -> Schema:
-    return {"type": "string", "maxLength": documents.limits.text_characters}
+def _text(parser: RequestParser) -> Schema:
+    return {"type": "string", "maxLength": parser.limits.text_characters}
 
 
-def _value(documents: Documents, kind: str) -> Schema:
-    text = _text(documents)
+def _value(parser: RequestParser, kind: str) -> Schema:
+    text = _text(parser)
     if kind == "category":
         return {**text, "type": ["string", "null"]}
     if kind in ("categories", "vector"):
         entry = text if kind == "categories" else {"type": "number"}
-        return {"type": ["array", "null"], "maxItems": documents.limits.values, "items": entry}
+        return {"type": ["array", "null"], "maxItems": parser.limits.values, "items": entry}
     return {"type": ["number", "null"]}
 
 

@@ -1,4 +1,4 @@
-"""Whether traffic may come: warmed up, not draining, and every model answers a synthetic query in time."""
+"""Readiness: warmed up, not draining, and every model answers a synthetic query in time."""
 
 import asyncio
 import logging
@@ -7,61 +7,59 @@ from collections.abc import Mapping, Sequence
 import orjson
 
 from recsys.errors import QueryError, ServingError
-from serving.gateway.triton import Models
+from serving.gateway.triton_models import Models
 
-SYNTHETIC = orjson.dumps({"user": "", "now": 0.0, "k": 1, "request_id": "probe"})
+PROBE_QUERY = orjson.dumps({"user": "", "now": 0.0, "k": 1, "request_id": "probe"})
 
 logger = logging.getLogger(__name__)
 
 
 class Readiness:
-    """Asks each model every `every_s` seconds and gives it `within_s`."""
+    """Probes each model every `interval_s` seconds with `timeout_s`."""
 
-    def __init__(self, models: Models, names: Sequence[str], *, every_s: float, within_s: float) -> None:
-        self._models, self._names, self._every_s, self._within_s = models, tuple(names), every_s, within_s
+    def __init__(self, models: Models, names: Sequence[str], *, interval_s: float, timeout_s: float) -> None:
+        self._models, self._names, self._interval_s, self._timeout_s = models, tuple(names), interval_s, timeout_s
         self._reasons: dict[str, str] = {"gateway": "it is still warming up"}
         self._task: asyncio.Task[None] | None = None
 
     @property
     def reasons(self) -> Mapping[str, str]:
-        """What is not ready -> why; empty when all is."""
+        """Unready component -> reason; empty when ready."""
         return dict(self._reasons)
 
-    async def warm(self, within_s: float, beside: Sequence[str] = ()) -> None:
-        """The first answers of all models, which may take long; what does not come is a reason like any other, except of the
-        models `beside` them.
-        """
-        await asyncio.gather(self._ask(within_s), *(self._reason(name, within_s) for name in beside))
+    async def warm(self, timeout_s: float, optional: Sequence[str] = ()) -> None:
+        """Wait for the first answers of all models, which may take long; failures of `optional` models are ignored."""
+        await asyncio.gather(self._check_all(timeout_s), *(self._check(name, timeout_s) for name in optional))
         self._reasons.pop("gateway", None)
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._go_on())
+        self._task = asyncio.create_task(self._run())
 
     def stop(self) -> None:
-        """No traffic any more: what is there is answered, then this process ends."""
+        """Report not ready and stop probing, before the shutdown."""
         self._reasons["gateway"] = "it is shutting down"
         if self._task is not None:
             self._task.cancel()
 
-    async def _go_on(self) -> None:
+    async def _run(self) -> None:
         while True:
-            await asyncio.sleep(self._every_s)
-            await self._ask(self._within_s)
+            await asyncio.sleep(self._interval_s)
+            await self._check_all(self._timeout_s)
 
-    async def _ask(self, within_s: float) -> None:
-        said = await asyncio.gather(*(self._reason(name, within_s) for name in self._names))
-        for name, reason in zip(self._names, said, strict=True):
+    async def _check_all(self, timeout_s: float) -> None:
+        reasons = await asyncio.gather(*(self._check(name, timeout_s) for name in self._names))
+        for name, reason in zip(self._names, reasons, strict=True):
             if reason is None:
                 self._reasons.pop(name, None)
             else:
                 self._reasons[name] = reason
 
-    async def _reason(self, name: str, within_s: float) -> str | None:
+    async def _check(self, name: str, timeout_s: float) -> str | None:
         try:
-            async with asyncio.timeout(within_s):
-                await self._models.infer(name, SYNTHETIC, time_s=within_s, metadata=())
+            async with asyncio.timeout(timeout_s):
+                await self._models.infer(name, PROBE_QUERY, time_s=timeout_s, metadata=())
         except TimeoutError:
-            return f"the model did not answer within {within_s:g} s"
+            return f"the model did not answer within {timeout_s:g} s"
         except (ServingError, QueryError):
             return "the model refused a synthetic query or cannot be reached"
         return None

@@ -1,74 +1,72 @@
-"""How the gateway divides its time and its places."""
+"""Time budgets and limits of the gateway."""
 
 from dataclasses import dataclass, field, replace
 
 from recsys.errors import check_ranges
-from serving.gateway.documents import Limits
+from serving.gateway.request_parser import RequestLimits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Seconds and milliseconds are in the names. ConfigError for what is out of range."""
+    """Units are in the names. ConfigError for a value out of range."""
 
     budget_ms: float = 100.0
     """of one slate, from the last byte of the request; a caller may lower it"""
     state_ms: float = 30.0
-    """of it, for the user's state, without which the user is a stranger and sees again what was seen; while many ask at once
-    most of it is waiting for this process"""
+    """share of the budget for the user state, without which slates are unpersonalised and repeat seen items; under load most
+    of it is spent waiting for this process"""
     explain_ms: float = 150.0
-    """beside it, where a slate with reasons is asked for; who lowers the budget below it gets the slate without"""
+    """added to the budget for a slate with reasons; a lower caller budget gives the slate without reasons"""
     light_ms: float = 20.0
-    """of it, kept for `recommend_light` while `recommend` is waited for"""
+    """share of the budget reserved for `recommend_light`"""
     fallback_ms: float = 25.0
-    """of it, kept for the rungs in this process"""
+    """share of the budget reserved for the fallback tiers in this process"""
     models_at_once: int = 8
-    """queries that one model answers at a time"""
+    """concurrent queries a model"""
     models_waiting: int = 256
     requests_at_once: int = 32
-    """no more than this process can answer by its own rungs within the budget"""
+    """concurrent requests: at most what this process can answer by its own fallback tiers within the budget"""
     requests_waiting: int = 256
-    """beyond `requests_at_once`, in a burst; others are refused at once"""
+    """queued requests beyond `requests_at_once` in a burst; others are rejected at once"""
     wait_ms: float = 10_000.0
-    """a request may wait so long before its budget begins; on two cores the whole line is worked off in one or two seconds"""
+    """longest wait in the queue before the budget starts; two cores work off a full queue in one or two seconds"""
     overload_ms: float = 2_000.0
-    """a line that has not been empty for so long is an overload"""
+    """a queue not empty for this long is an overload"""
     calm_s: float = 10.0
-    """after an overload nobody may begin to wait for so long"""
+    """no new queueing for this long after an overload"""
     last_good_most: int = 10_000
     """slates"""
     last_good_s: float = 3_600.0
     pending_most: int = 10_000
-    """users whose feedback is laid over their states until these know it"""
+    """users with pending records over their states"""
     pending_s: float = 3_600.0
     impressions_most: int = 20_000
     impressions_batch: int = 256
     impressions_pause_s: float = 0.5
     exposure_every_s: float = 1.0
-    """counters of what was shown are read so often"""
+    """interval of publishing exposure shares"""
     events_s: float = 5.0
-    """feedback that is not durable after so long is refused"""
+    """timeout of making feedback durable"""
     breaker_window: int = 40
     breaker_failures: int = 20
-    """more than come together when everything stands still for a moment: at 150 requests/s ten in 60 ms"""
+    """above the failures of a short stall: at 150 requests/s ten in 60 ms"""
     breaker_pause_s: float = 0.5
     breaker_longest_s: float = 5.0
     probe_every_s: float = 2.0
     probe_s: float = 1.0
     warm_up_s: float = 120.0
-    """a model may take so long for its first answer, since it compiles what it runs"""
+    """timeout of the first answer of a model, which compiles kernels"""
     drain_s: float = 10.0
-    """in-flight requests and queued impressions may take so long at the end"""
+    """timeout for in-flight requests and queued impressions on shutdown"""
     liked: tuple[str, ...] = ()
-    """objectives that liking an item reaches beside the target"""
+    """objectives that a liked item reaches beside the target"""
     logged_context: tuple[str, ...] = ()
-    """columns of the context that may stand in the log"""
-    limits: Limits = field(default_factory=Limits)
+    """context columns allowed in the request log"""
+    limits: RequestLimits = field(default_factory=RequestLimits)
 
     @staticmethod
     def within(budget_ms: float, *, liked: tuple[str, ...]) -> "Settings":
-        """The defaults, or, of a budget below theirs, as large shares of it as they are of theirs; of a larger one the state
-        may have its share as well.
-        """
+        """Settings for a budget: reserves scale down with a smaller budget; state time and concurrency scale both ways."""
         usual = Settings(liked=liked)
         share = min(1.0, budget_ms / usual.budget_ms)
         return replace(

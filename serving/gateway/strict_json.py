@@ -1,6 +1,6 @@
-"""JSON as a stranger sends it: what parsers are known to disagree about is refused (RFC 8259 and I-JSON, RFC 7493).
+"""Strict parsing of untrusted JSON: constructs on which parsers disagree are refused (RFC 8259; I-JSON, RFC 7493).
 
-Every function names the place it speaks of and raises QueryError.
+Every function takes the path of its value for the message and raises QueryError.
 """
 
 import json
@@ -14,7 +14,7 @@ NOUNS = {dict: "an object", list: "a list", str: "a string", bool: "true or fals
 
 
 def parse(body: bytes) -> Mapping[str, Any]:
-    """One object in UTF-8, without names that come twice, NaN or Infinity."""
+    """Parse one object in UTF-8, without duplicate names, NaN or Infinity."""
     try:
         document = json.loads(body.decode(), object_pairs_hook=_unique, parse_constant=_refuse_constant)
     except UnicodeDecodeError:
@@ -26,59 +26,59 @@ def parse(body: bytes) -> Mapping[str, Any]:
     return object_of("the body", document)
 
 
-def object_of(place: str, value: Any) -> Mapping[str, Any]:
+def object_of(path: str, value: Any) -> Mapping[str, Any]:
     if not isinstance(value, dict):
-        raise QueryError(f"{place} is {told(value)}; send a JSON object")
+        raise QueryError(f"{path} is {describe(value)}; send a JSON object")
     return value
 
 
-def fields_of(place: str, value: Any, known: Sequence[str], needed: Sequence[str] = ()) -> Mapping[str, Any]:
-    """An object of known fields only."""
-    fields = object_of(place, value)
+def fields_of(path: str, value: Any, known: Sequence[str], required: Sequence[str] = ()) -> Mapping[str, Any]:
+    """Check an object of known fields only, the required ones present."""
+    fields = object_of(path, value)
     for name in fields:
         if name not in known:
-            raise QueryError(f"{place} has the unknown field {told(name)}; known are {', '.join(known) or 'none'}")
-    for name in needed:
+            raise QueryError(f"{path} has the unknown field {describe(name)}; known are {', '.join(known) or 'none'}")
+    for name in required:
         if name not in fields:
-            raise QueryError(f"{place} lacks the field {name!r}; send it")
+            raise QueryError(f"{path} lacks the field {name!r}; send it")
     return fields
 
 
-def list_of(place: str, value: Any, *, most: int, least: int = 0) -> list[Any]:
+def list_of(path: str, value: Any, *, max_length: int, min_length: int = 0) -> list[Any]:
     if not isinstance(value, list):
-        raise QueryError(f"{place} is {told(value)}; send a list")
-    if not least <= len(value) <= most:
-        raise QueryError(f"{place} has {len(value)} entries; send {least} to {most}")
+        raise QueryError(f"{path} is {describe(value)}; send a list")
+    if not min_length <= len(value) <= max_length:
+        raise QueryError(f"{path} has {len(value)} entries; send {min_length} to {max_length}")
     return value
 
 
-def text_of(place: str, value: Any, *, most: int, least: int = 1) -> str:
-    """Of `least` to `most` characters, each of which UTF-8 can say."""
+def text_of(path: str, value: Any, *, max_length: int, min_length: int = 1) -> str:
+    """Check a string of `min_length` to `max_length` characters, encodable in UTF-8."""
     if not isinstance(value, str):
-        raise QueryError(f"{place} is {told(value)}; send a string")
-    if not least <= len(value) <= most:
-        raise QueryError(f"{place} has {len(value)} characters; send {least} to {most}")
+        raise QueryError(f"{path} is {describe(value)}; send a string")
+    if not min_length <= len(value) <= max_length:
+        raise QueryError(f"{path} has {len(value)} characters; send {min_length} to {max_length}")
     if not value.isascii():
-        _check_encodable(place, value)
+        _check_encodable(path, value)
     return value
 
 
-def number_of(place: str, value: Any, *, low: float = -sys.float_info.max, high: float = sys.float_info.max) -> float:
-    """Finite, as a float. Compared before it is converted: an integer may be of any size."""
+def number_of(path: str, value: Any, *, low: float = -sys.float_info.max, high: float = sys.float_info.max) -> float:
+    """Check a finite number and return a float. Compared before conversion, since an integer may be of any size."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        wanted = "a finite number" if high == sys.float_info.max else f"a number from {low:g} to {high:g}"
-        raise QueryError(f"{place} is {told(value)}; send {wanted}")
+        expected = "a finite number" if high == sys.float_info.max else f"a number from {low:g} to {high:g}"
+        raise QueryError(f"{path} is {describe(value)}; send {expected}")
     return float(value)
 
 
-def whole_of(place: str, value: Any, *, low: int, high: int) -> int:
+def integer_of(path: str, value: Any, *, low: int, high: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise QueryError(f"{place} is {told(value)}; send a whole number from {low} to {high}")
+        raise QueryError(f"{path} is {describe(value)}; send a whole number from {low} to {high}")
     return value
 
 
-def told(value: Any) -> str:
-    """Few words for any value; what could be long or deep is only named."""
+def describe(value: Any) -> str:
+    """Short description of any value; long or nested ones by type only."""
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) > 10**15:
         return "a very large number"
     if isinstance(value, str) and len(value) <= 40:
@@ -90,7 +90,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     document = dict(pairs)
     if len(document) != len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"the name {told(next(name for name in names if names.count(name) > 1))} comes twice")
+        raise ValueError(f"the name {describe(next(name for name in names if names.count(name) > 1))} comes twice")
     return document
 
 
@@ -98,8 +98,8 @@ def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is not a finite number")
 
 
-def _check_encodable(place: str, value: str) -> None:
+def _check_encodable(path: str, value: str) -> None:
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise QueryError(f"{place} has half of a surrogate pair; send whole characters") from None
+        raise QueryError(f"{path} has half of a surrogate pair; send whole characters") from None

@@ -1,4 +1,4 @@
-"""Request ids, and the trace context that callers and models share (W3C Trace Context, level 1)."""
+"""Request ids and trace context (W3C Trace Context, level 1)."""
 
 import re
 import secrets
@@ -16,7 +16,7 @@ _STATE = re.compile(r"[\x20-\x7e]+")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trace:
-    """Our own span within a trace."""
+    """Span of the gateway within a trace."""
 
     trace_id: str
     span_id: str
@@ -25,7 +25,7 @@ class Trace:
 
     @staticmethod
     def of(parent: str | None, state: str | None) -> "Trace":
-        """Goes on with the caller's trace; a header that is absent or malformed starts a new one."""
+        """Continue the caller's trace; an absent or malformed header starts a new one."""
         found = _PARENT.fullmatch(parent) if parent else None
         if found is None or not _usable(*found.groups()):
             return Trace(trace_id=secrets.token_hex(16), span_id=secrets.token_hex(8), flags="00")
@@ -33,18 +33,18 @@ class Trace:
         return Trace(trace_id=found[2], span_id=secrets.token_hex(8), flags=found[4], state=passed)
 
     def headers(self) -> Sequence[tuple[str, str]]:
-        """What the next one is told."""
+        """Headers that propagate the trace to the models."""
         parent = ("traceparent", f"00-{self.trace_id}-{self.span_id}-{self.flags}")
         return (parent, ("tracestate", self.state)) if self.state else (parent,)
 
 
 def _usable(version: str, trace_id: str, span_id: str, flags: str, rest: str | None) -> bool:
-    """Version ff is forbidden, version 00 has nothing behind the flags, and no id is all zeros."""
+    """Validity: version ff is forbidden, version 00 has no field behind the flags, no id is all zeros."""
     return version != "ff" and not (version == "00" and rest) and bool(int(trace_id, 16) and int(span_id, 16))
 
 
 def request_id(given: str | None) -> str:
-    """The caller's own id, or a new one whose order is that of time (UUID version 7, RFC 9562)."""
+    """Caller's id, or a new time-ordered one (UUID version 7, RFC 9562). QueryError for an unusable id."""
     if given is None:
         return _uuid7(time.time_ns() // 1_000_000, secrets.randbits(74))
     if not _REQUEST_ID.fullmatch(given):

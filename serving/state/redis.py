@@ -1,7 +1,6 @@
-"""The shared table: Redis or Valkey, one server (the script reaches keys of several slots, so no cluster).
+"""Shared key-value store: Redis or Valkey, a single server (the script touches keys of several slots, so no cluster).
 
-Every call has a time limit and fails with ServingError beyond it; the next call tries anew, so that a server that comes back
-is used at once.
+Every call has a time limit, ServingError beyond it; the next call reconnects, so that a recovered server is used at once.
 """
 
 import asyncio
@@ -17,62 +16,61 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError, RedisError
 
 from recsys.errors import ConfigError, ServingError
-from serving.state.contract import Change
+from serving.state.protocols import CompareAndSwap
 
 PREFIX = b"recsys:"
-"""of every key, beside other users of the server"""
+"""namespace of all keys"""
 CONNECTIONS = 64
-CLEARED = 1_000
-SWAP = """
-for place, key in ipairs(KEYS) do
+SCAN_COUNT = 1_000
+COMPARE_AND_SWAP = """
+for i, key in ipairs(KEYS) do
     local held = redis.call('GET', key)
-    if (held and redis.sha1hex(held) or '') ~= ARGV[3 * place - 2] then return 0 end
+    if (held and redis.sha1hex(held) or '') ~= ARGV[3 * i - 2] then return 0 end
 end
-for place, key in ipairs(KEYS) do
-    local lifetime = tonumber(ARGV[3 * place])
-    if lifetime > 0 then redis.call('SET', key, ARGV[3 * place - 1], 'PX', lifetime)
-    else redis.call('SET', key, ARGV[3 * place - 1]) end
+for i, key in ipairs(KEYS) do
+    local lifetime = tonumber(ARGV[3 * i])
+    if lifetime > 0 then redis.call('SET', key, ARGV[3 * i - 1], 'PX', lifetime)
+    else redis.call('SET', key, ARGV[3 * i - 1]) end
 end
 return 1
 """
-"""[key], [sha1 of what it holds, new value, lifetime in milliseconds or 0] -> 1, or 0 where a key holds something else"""
+"""KEYS; ARGV [sha1 of the expected value, new value, lifetime in ms or 0] a key -> 1, or 0 if a key holds another value"""
 
 
-class RedisTable:
-    """`Table` at `redis://[user:password@]host:port[/database]`. It connects with the first call.
+class RedisStore:
+    """`KeyValueStore` at `redis://[user:password@]host:port[/database]`. Connects with the first call.
 
-    read_timeout_s, write_timeout_s: for one call, connecting and waiting for a connection included, in seconds. ttl_s: a
-    user who was not written for so long is forgotten, in seconds; None keeps everybody. ConfigError for a URL or a number
-    that cannot be used.
+    read_timeout_s, write_timeout_s: of one call, connecting and waiting for a connection included, in seconds. ttl_s: time
+    to live of a key after its last write, in seconds; None keeps all. ConfigError for an unusable URL or number.
     """
 
     def __init__(self, url: str, *, read_timeout_s: float, write_timeout_s: float, ttl_s: float | None) -> None:
-        self._where, self._pool = _pool(url)
+        self._description, self._pool = _pool(url)
         self._read_timeout_s, self._write_timeout_s = read_timeout_s, write_timeout_s
         self._lifetime_ms = 0 if ttl_s is None else max(1, round(1e3 * ttl_s))
         self._client = Redis(connection_pool=self._pool)
-        self._swap = self._client.register_script(SWAP)
+        self._compare_and_swap = self._client.register_script(COMPARE_AND_SWAP)
 
     async def get(self, key: bytes) -> bytes | None:
-        async with self._limited(self._read_timeout_s):
+        async with self._time_limit(self._read_timeout_s):
             return await self._client.get(PREFIX + key)
 
     async def load(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        async with self._limited(self._write_timeout_s):
+        async with self._time_limit(self._write_timeout_s):
             return await self._client.mget([PREFIX + key for key in keys])
 
-    async def swap(self, changes: Mapping[bytes, Change]) -> bool:
+    async def compare_and_swap(self, changes: Mapping[bytes, CompareAndSwap]) -> bool:
         keys = [PREFIX + key for key in changes]
         arguments = [argument for change in changes.values() for argument in self._arguments(change)]
-        async with self._limited(self._write_timeout_s):
-            return bool(await self._swap(keys, arguments))
+        async with self._time_limit(self._write_timeout_s):
+            return bool(await self._compare_and_swap(keys, arguments))
 
     async def clear(self) -> None:
-        """A few keys a call, so that others who use the server do not wait."""
+        """Delete SCAN_COUNT keys a call, so that other clients of the server do not wait."""
         cursor = -1
         while cursor:
-            async with self._limited(self._write_timeout_s):
-                cursor, keys = await self._client.scan(max(cursor, 0), match=PREFIX + b"*", count=CLEARED)
+            async with self._time_limit(self._write_timeout_s):
+                cursor, keys = await self._client.scan(max(cursor, 0), match=PREFIX + b"*", count=SCAN_COUNT)
                 if keys:
                     await self._client.unlink(*keys)
 
@@ -80,30 +78,30 @@ class RedisTable:
         await self._client.aclose()
         await self._pool.disconnect()
 
-    def _arguments(self, change: Change) -> tuple[str, bytes, int]:
+    def _arguments(self, change: CompareAndSwap) -> tuple[str, bytes, int]:
         held = "" if change.before is None else hashlib.sha1(change.before).hexdigest()
         return held, change.after, self._lifetime_ms if change.expires else 0
 
     @asynccontextmanager
-    async def _limited(self, timeout_s: float) -> AsyncIterator[None]:
+    async def _time_limit(self, timeout_s: float) -> AsyncIterator[None]:
         try:
             async with asyncio.timeout(timeout_s):
                 yield
         except TimeoutError:
             raise ServingError(
-                f"{self._where} did not answer within {timeout_s:g} s; check that it is not overloaded"
+                f"{self._description} did not answer within {timeout_s:g} s; check that it is not overloaded"
             ) from None
         except (RedisError, OSError) as error:
-            raise ServingError(f"{self._where} does not answer ({error}); check that it runs there") from None
+            raise ServingError(f"{self._description} does not answer ({error}); check that it runs there") from None
 
 
 def _pool(url: str) -> tuple[str, BlockingConnectionPool]:
-    """How messages call the server, without a password, and its connections; one that broke is made anew once."""
+    """Description for messages, without the password, and the connection pool, with one retry for a broken connection."""
     try:
         parts = urlsplit(url)
-        where = f"the state store at {parts.hostname}:{parts.port or 6379}"
+        description = f"the state store at {parts.hostname}:{parts.port or 6379}"
         options: dict[str, Any] = {"max_connections": CONNECTIONS, "timeout": None, "decode_responses": False}
         options |= {"retry": Retry(NoBackoff(), 1, supported_errors=(ConnectionError,))}
-        return where, BlockingConnectionPool.from_url(url, **options)
+        return description, BlockingConnectionPool.from_url(url, **options)
     except ValueError as error:
         raise ConfigError(f"the URL of the state store cannot be used ({error}); give redis://host:port") from None

@@ -1,4 +1,4 @@
-"""The users of a bundle's training data -> the store: in bulk, beneath what is known of them already, once a bundle."""
+"""Seed the state store with the users of a bundle's training data: in bulk, beneath live states, once a bundle."""
 
 import asyncio
 import time
@@ -7,49 +7,49 @@ from dataclasses import dataclass
 
 from recsys.bundle import Bundle
 from recsys.user_seed import USER_SEED, SeededUser, SeededUsers, read_users
-from serving.state.contract import UserState
+from serving.state.protocols import UserState
 from serving.state.seen import SeenItems
-from serving.state.states import States
+from serving.state.states import StateStore
 
-BATCH = 1_000
+SEED_BATCH = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seeding:
-    """Outcome of a put."""
+class SeedResult:
+    """Number of seeded users and elapsed time."""
 
     users: int
     seconds: float
 
 
-def seed_name(bundle: Bundle, stored: Callable[[str], str]) -> str:
-    """Differs where the users differ, or what they are called in the store."""
+def seed_mark(bundle: Bundle, stored: Callable[[str], str]) -> str:
+    """Name of the mark for seeded data; depends on the users and on their ids in the store."""
     return f"seed:{bundle.sha256(USER_SEED)}:{stored(USER_SEED)}"
 
 
-async def seed_once(states: States, bundle: Bundle, stored: Callable[[str], str]) -> Seeding | None:
-    """Seed unless that was done; None where it was, or where the bundle carries no users."""
-    if not bundle.has(USER_SEED) or await states.marked(seed_name(bundle, stored)):
+async def seed_once(states: StateStore, bundle: Bundle, stored: Callable[[str], str]) -> SeedResult | None:
+    """Seed unless already done; None if it was, or if the bundle carries no users."""
+    if not bundle.has(USER_SEED) or await states.marked(seed_mark(bundle, stored)):
         return None
     return await seed(states, bundle, stored)
 
 
-async def seed(states: States, bundle: Bundle, stored: Callable[[str], str]) -> Seeding:
-    """stored: a user's id in the store. What live events told stays, to seed again changes nothing.
+async def seed(states: StateStore, bundle: Bundle, stored: Callable[[str], str]) -> SeedResult:
+    """Seed the store; `stored` maps a user to the id in the store. Live events are kept; seeding is idempotent.
 
     BundleError for a bundle that carries no users, ServingError where the store does not answer.
     """
     started, users = time.perf_counter(), 0
-    batches = read_users(bundle.file(USER_SEED), BATCH)
+    batches = read_users(bundle.file(USER_SEED), SEED_BATCH)
     while batch := await asyncio.to_thread(next, batches, None):
         await states.seed({stored(one.user): _state(one) for one in batch})
         users += len(batch)
-    await states.mark(seed_name(bundle, stored))
-    return Seeding(users=users, seconds=time.perf_counter() - started)
+    await states.mark(seed_mark(bundle, stored))
+    return SeedResult(users=users, seconds=time.perf_counter() - started)
 
 
 def seeded_states(bundle: Bundle, stored: Callable[[str], str]) -> Callable[[str], UserState | None]:
-    """Stored user id -> the state that the bundle itself knows: what serves while the store does not answer."""
+    """Stored user id -> state from the bundle's seed data, served while the store does not answer."""
     if not bundle.has(USER_SEED):
         return lambda _: None
     users = SeededUsers(bundle.file(USER_SEED), stored)

@@ -1,6 +1,6 @@
-"""All items of a user's feedback, apart from the history: for each the time of its last event and of each objective.
+"""Seen items of a user beyond the history: for each the time of its last event and of each objective.
 
-Times are whole seconds: what reads them counts in days.
+Times are whole seconds: repeat filters count in days.
 """
 
 import heapq
@@ -17,7 +17,7 @@ from recsys.features.state import action_columns
 from recsys.user_seed import MAX_SECOND, MAX_SEEN, NEVER
 
 Entry = tuple[str, int, Mapping[str, int]]
-"""item, second of its last event, objective -> second in which it was last reached"""
+"""item, second of its last event, objective -> second when it was last reached"""
 
 
 def _no_times() -> np.ndarray:
@@ -26,14 +26,14 @@ def _no_times() -> np.ndarray:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SeenItems:
-    """M items, by their last event, then by id, so that equal sets look equal whatever the order of arrival."""
+    """M items sorted by last event, then id: equal sets compare equal regardless of arrival order."""
 
     items: tuple[str, ...] = ()
     """[M]"""
     last: np.ndarray = field(default_factory=_no_times)
     """[M] int64, unix seconds"""
     reached: Mapping[str, np.ndarray] = field(default_factory=dict)
-    """objective -> [M] int64, NEVER where no event of the item reached it; an objective that no item reached is absent"""
+    """objective -> [M] int64, NEVER for an item that did not reach it; objectives without any item are absent"""
 
     def __len__(self) -> int:
         return len(self.items)
@@ -42,21 +42,21 @@ class SeenItems:
         return isinstance(other, SeenItems) and self._comparable() == other._comparable()
 
     def after(self, events: Sequence[Event], spec: FeatureSpec) -> "SeenItems":
-        """The set after more events, also of those that reach no objective."""
-        return self._with(_entries(events, spec))
+        """Set after more events, including those that reach no objective."""
+        return self._merged_with(_entries(events, spec))
 
-    def joined(self, other: "SeenItems") -> "SeenItems":
-        """The items of both, each with its newest times."""
-        return self._with(other._entries()) if len(self) else other
+    def merged(self, other: "SeenItems") -> "SeenItems":
+        """Union of both sets, each item with its newest times."""
+        return self._merged_with(other._entries()) if len(self) else other
 
     def times(self, objectives: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Seconds of the last event [M] float64, and of each objective [M, T] float64, NaN where it was not reached."""
+        """Seconds of the last event [M] float64 and of each objective [M, T] float64, NaN if not reached."""
         never = np.full(len(self), NEVER)
         columns = [self.reached.get(name, never) for name in objectives]
         reached = np.stack(columns, axis=1) if columns else np.empty((len(self), 0), dtype=np.int64)
         return self.last.astype(np.float64), np.where(reached == NEVER, np.nan, reached)
 
-    def _with(self, entries: Iterable[Entry]) -> "SeenItems":
+    def _merged_with(self, entries: Iterable[Entry]) -> "SeenItems":
         last = dict(zip(self.items, self.last.tolist(), strict=True))
         reached = {name: self._reached(name) for name in self.reached}
         oldest = _Oldest(last)
@@ -65,11 +65,11 @@ class SeenItems:
             for name, at in objectives.items():
                 times = reached.setdefault(name, {})
                 times[item] = max(at, times.get(item, at))
-            oldest.changed(item)
+            oldest.update(item)
             if len(last) > MAX_SEEN:
-                gone = oldest.pop()
+                evicted = oldest.pop()
                 for times in (last, *reached.values()):
-                    times.pop(gone, None)
+                    times.pop(evicted, None)
         return _sorted(last, reached)
 
     def _reached(self, name: str) -> dict[str, int]:
@@ -87,13 +87,13 @@ class SeenItems:
 
 
 class _Oldest:
-    """Finds the item with the oldest last event; a heap is made only where a set is full, because few ever are."""
+    """Finds the item with the oldest last event; the heap is built only for a full set, because few are."""
 
     def __init__(self, last: Mapping[str, int]) -> None:
         self._last = last
         self._heap: list[tuple[int, str]] = []
 
-    def changed(self, item: str) -> None:
+    def update(self, item: str) -> None:
         if self._heap:
             heapq.heappush(self._heap, (self._last[item], item))
 
@@ -108,7 +108,7 @@ class _Oldest:
 
 
 def second_of(timestamp: float) -> int:
-    """The whole second of a time, as far as JSON keeps whole numbers apart."""
+    """Whole second of a timestamp, clipped to integers that JSON represents exactly."""
     return math.floor(min(max(timestamp, -MAX_SECOND), MAX_SECOND))
 
 

@@ -1,7 +1,7 @@
-"""The embedded table: one SQLite file, for one machine.
+"""Embedded key-value store: one SQLite file, for one machine.
 
-Write-ahead log, so that a read never waits for a writer, of this process or of another; a write is on the disk when it
-returns (synchronous=FULL), and a crash leaves all of it or nothing.
+Write-ahead log, so that a read never waits for a writer of any process; a write is on disk when it returns
+(synchronous=FULL) and atomic across crashes.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from recsys.errors import ServingError
-from serving.state.contract import Change
+from serving.state.protocols import CompareAndSwap
 
 CREATE = "CREATE TABLE IF NOT EXISTS states (key BLOB PRIMARY KEY, value BLOB NOT NULL)"
 CLEAR = "DELETE FROM states"
@@ -23,17 +23,17 @@ WRITE = "INSERT INTO states VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value 
 T = TypeVar("T")
 
 
-class SqliteTable:
-    """`Table` over the file at `path`, which is created where it does not exist.
+class SqliteStore:
+    """`KeyValueStore` over the file at `path`, created if it does not exist.
 
-    timeout_s: how long a write waits for a writer of another process, in seconds. ServingError when the file cannot be opened
-    or is no SQLite database.
+    timeout_s: wait of a write for writers of other processes, in seconds. ServingError when the file cannot be opened or is
+    no SQLite database.
     """
 
     def __init__(self, path: Path, *, timeout_s: float) -> None:
         self._path = Path(path)
         self._timeout_s = timeout_s
-        with self._translated():
+        with self._translate_errors():
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._writer = _Connection(self._path, timeout_s)
             self._writer.connection.execute("PRAGMA journal_mode=WAL")
@@ -42,19 +42,19 @@ class SqliteTable:
             self._reader = _Connection(self._path, timeout_s)
 
     async def get(self, key: bytes) -> bytes | None:
-        with self._translated():
+        with self._translate_errors():
             return await self._reader.run(lambda connection: _read(connection, key))
 
     async def load(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        with self._translated():
+        with self._translate_errors():
             return await self._writer.run(lambda connection: [_read(connection, key) for key in keys])
 
-    async def swap(self, changes: Mapping[bytes, Change]) -> bool:
-        with self._translated():
-            return await self._writer.run(lambda connection: _swap(connection, changes))
+    async def compare_and_swap(self, changes: Mapping[bytes, CompareAndSwap]) -> bool:
+        with self._translate_errors():
+            return await self._writer.run(lambda connection: _compare_and_swap(connection, changes))
 
     async def clear(self) -> None:
-        with self._translated():
+        with self._translate_errors():
             await self._writer.run(lambda connection: connection.execute(CLEAR))
 
     async def close(self) -> None:
@@ -62,17 +62,17 @@ class SqliteTable:
             await one.close()
 
     @contextmanager
-    def _translated(self) -> Iterator[None]:
+    def _translate_errors(self) -> Iterator[None]:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
             raise ServingError(
-                f"the states in {self._path} cannot be read or written: {error}; see to that file"
+                f"the states in {self._path} cannot be read or written: {error}; check that file"
             ) from None
 
 
 class _Connection:
-    """A connection and the one thread that uses it."""
+    """SQLite connection with its own thread."""
 
     def __init__(self, path: Path, timeout_s: float) -> None:
         self.connection = sqlite3.connect(path, timeout=timeout_s, isolation_level=None, check_same_thread=False)
@@ -91,7 +91,7 @@ def _read(connection: sqlite3.Connection, key: bytes) -> bytes | None:
     return None if row is None else row[0]
 
 
-def _swap(connection: sqlite3.Connection, changes: Mapping[bytes, Change]) -> bool:
+def _compare_and_swap(connection: sqlite3.Connection, changes: Mapping[bytes, CompareAndSwap]) -> bool:
     connection.execute("BEGIN IMMEDIATE")
     try:
         if any(_read(connection, key) != change.before for key, change in changes.items()):

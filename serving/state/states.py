@@ -1,7 +1,7 @@
-"""User states and exposure over a table of bytes by key: read, fold, swap if nobody was faster, else once more.
+"""User states and exposure counts over a key-value store: read, apply, compare-and-swap, retry on conflict.
 
-A record counts for the exposure if and only if it is new to its user, in the same swap. So the at-least-once delivery of the
-log becomes exactly once, whoever crashes where, as long as each writer gets the records of a user in the order of the log.
+An impression is counted in the same swap that marks it as new to its user. So the at-least-once delivery of the log becomes
+exactly-once across crashes, as long as each writer gets the records of a user in log order.
 """
 
 import asyncio
@@ -11,135 +11,137 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from recsys.errors import ServingError
 from recsys.features.spec import FeatureSpec
-from serving.events.record import Record, Stored
-from serving.state.codec import decode, encode
-from serving.state.contract import Change, Table, UserState
-from serving.state.exposure import Amortised
-from serving.state.folding import folded, seeded, unseen
+from serving.events.record import Record, StoredRecord
+from serving.state.apply_events import apply_stored_records, merge_seed, new_records
+from serving.state.exposure_counts import ExposureCounts
+from serving.state.protocols import CompareAndSwap, KeyValueStore, UserState
+from serving.state.state_codec import decode, encode
 
 logger = logging.getLogger(__name__)
 
 MALFORMED = (KeyError, TypeError, ValueError, AttributeError)
 ATTEMPTS = 100
-"""a lost race means that another writer got ahead; so many in a row mean that something is wrong"""
+"""a conflict means that another writer was faster; so many in a row mean a defect"""
 
 
-class States:
-    """`UserStates` and `Exposures` of one feature spec, over any table."""
+class StateStore:
+    """`UserStates` and `Exposures` of one feature spec, over any key-value store."""
 
-    def __init__(self, table: Table, spec: FeatureSpec, exposure: Amortised) -> None:
-        self._table, self._spec, self._exposure = table, spec, exposure
+    def __init__(self, store: KeyValueStore, spec: FeatureSpec, exposure: ExposureCounts) -> None:
+        self._store, self._spec, self._exposure = store, spec, exposure
         self.malformed = 0
-        """records that were passed over"""
+        """skipped records"""
         self.damaged = 0
-        """states that could not be read when a record came"""
+        """unreadable states found while writing"""
 
     async def get(self, user: str) -> UserState | None:
-        data = await self._table.get(key_of(user))
+        data = await self._store.get(key_of(user))
         return None if data is None else decode(user, data, self._spec)
 
     async def exposure(self) -> Mapping[str, float]:
-        held = await self._table.load(self._exposure.keys)
+        held = await self._store.load(self._exposure.keys)
         return await asyncio.to_thread(self._exposure.shares, held)  # tens of milliseconds for a large catalogue
 
-    async def write(self, batch: Sequence[Stored]) -> None:
-        by_user: dict[str, list[Stored]] = defaultdict(list)
+    async def write(self, batch: Sequence[StoredRecord]) -> None:
+        by_user: dict[str, list[StoredRecord]] = defaultdict(list)
         for stored in batch:
             by_user[stored.record.user].append(stored)
-        await self._swapped(lambda: self._changes(by_user))
+        await self._write_with_retry(lambda: self._record_changes(by_user))
 
     async def seed(self, seeds: Mapping[str, UserState]) -> None:
-        """Put what the training data knows of users beneath what is there; to do it again changes nothing."""
-        await self._swapped(lambda: self._seeded(seeds))
+        """Merge states of the training data beneath the stored ones; idempotent."""
+        await self._write_with_retry(lambda: self._seed_changes(seeds))
 
     async def marked(self, name: str) -> bool:
-        """Whether this was noted since everything was forgotten last."""
-        return await self._table.load([_mark(name)]) != [None]
+        """Whether `mark(name)` was called since the last `clear`."""
+        return await self._store.load([_mark_key(name)]) != [None]
 
     async def mark(self, name: str) -> None:
-        """Note that something was done, in the store itself."""
-        (held,) = await self._table.load([_mark(name)])
+        """Set a named mark in the store."""
+        (held,) = await self._store.load([_mark_key(name)])
         if held is None:
-            await self._table.swap({_mark(name): Change(before=None, after=b"1", expires=False)})
+            await self._store.compare_and_swap(
+                {_mark_key(name): CompareAndSwap(before=None, after=b"1", expires=False)}
+            )
 
     async def clear(self) -> None:
-        """Forget everybody, and all that was shown."""
-        await self._table.clear()
+        """Delete all states, exposure counts and marks."""
+        await self._store.clear()
 
     async def close(self) -> None:
-        await self._table.close()
+        await self._store.close()
 
-    async def _swapped(self, changes_now: Callable[[], Awaitable[dict[bytes, Change]]]) -> None:
+    async def _write_with_retry(self, compute_changes: Callable[[], Awaitable[dict[bytes, CompareAndSwap]]]) -> None:
         for _ in range(ATTEMPTS):
-            changes = await changes_now()
-            if not changes or await self._table.swap(changes):
+            changes = await compute_changes()
+            if not changes or await self._store.compare_and_swap(changes):
                 return
         raise ServingError(
             f"other writers changed the same users {ATTEMPTS} times in a row; let one consumer write at a time"
         )
 
-    async def _seeded(self, seeds: Mapping[str, UserState]) -> dict[bytes, Change]:
+    async def _seed_changes(self, seeds: Mapping[str, UserState]) -> dict[bytes, CompareAndSwap]:
         keys = {user: key_of(user) for user in seeds}
-        held = await self._table.load(list(keys.values()))
-        changes: dict[bytes, Change] = {}
+        held = await self._store.load(list(keys.values()))
+        changes: dict[bytes, CompareAndSwap] = {}
         for (user, seed), before in zip(seeds.items(), held, strict=True):
             after = encode(seed, self._spec)
             if before not in (None, after):
-                after = encode(seeded(self._read(user, before), seed, self._spec), self._spec)
+                after = encode(merge_seed(self._read(user, before), seed, self._spec), self._spec)
             if after != before:
-                changes[keys[user]] = Change(before=before, after=after, expires=True)
+                changes[keys[user]] = CompareAndSwap(before=before, after=after, expires=True)
         return changes
 
-    async def _changes(self, by_user: Mapping[str, Sequence[Stored]]) -> dict[bytes, Change]:
+    async def _record_changes(self, by_user: Mapping[str, Sequence[StoredRecord]]) -> dict[bytes, CompareAndSwap]:
         keys = {user: key_of(user) for user in by_user}
-        held = await self._table.load(list(keys.values()))
-        changes: dict[bytes, Change] = {}
+        held = await self._store.load(list(keys.values()))
+        changes: dict[bytes, CompareAndSwap] = {}
         impressions: list[Record] = []
         for (user, batch), before in zip(by_user.items(), held, strict=True):
             state = UserState() if before is None else self._read(user, before)
-            fresh, after = self._folded(state, unseen(state, batch))
+            fresh, after = self._apply_valid(state, new_records(state, batch))
             if fresh:
-                changes[keys[user]] = Change(before=before, after=encode(after, self._spec), expires=True)
+                changes[keys[user]] = CompareAndSwap(before=before, after=encode(after, self._spec), expires=True)
                 impressions += [one.record for one in fresh if one.record.kind == "impression"]
-            await asyncio.sleep(0)  # a request that waits on this loop comes first
-        return changes | await self._exposed(impressions)
+            await asyncio.sleep(0)  # lets requests on this loop run first
+        return changes | await self._exposure_changes(impressions)
 
     def _read(self, user: str, data: bytes) -> UserState:
-        """One state that cannot be read holds up nobody: the user begins anew, is counted, and comes back with a rebuild."""
+        """Decode a state; an unreadable one is counted and replaced by an empty one until the next rebuild."""
         try:
             return decode(user, data, self._spec)
         except ServingError as error:
             self.damaged += 1
-            logger.warning("a user begins anew: %s", error)
+            logger.warning("a user state is reset: %s", error)
             return UserState()
 
-    def _folded(self, state: UserState, fresh: Sequence[Stored]) -> tuple[Sequence[Stored], UserState]:
-        """What can be folded, and the state then; other records, of a newer release perhaps, are passed over and counted."""
+    def _apply_valid(self, state: UserState, fresh: Sequence[StoredRecord]) -> tuple[Sequence[StoredRecord], UserState]:
+        """Valid records and the state after them; malformed ones, perhaps of a newer release, are counted and skipped."""
         try:
-            return fresh, folded(state, fresh, self._spec)
+            return fresh, apply_stored_records(state, fresh, self._spec)
         except MALFORMED:
-            facts = [one for one in fresh if self._is_fact(one)]
-            self.malformed += len(fresh) - len(facts)
-            logger.warning("%d records are no facts and change no state", len(fresh) - len(facts))
-            return facts, folded(state, facts, self._spec)
+            valid = [one for one in fresh if self._is_valid(one)]
+            self.malformed += len(fresh) - len(valid)
+            logger.warning("%d malformed records were skipped", len(fresh) - len(valid))
+            return valid, apply_stored_records(state, valid, self._spec)
 
-    def _is_fact(self, stored: Stored) -> bool:
+    def _is_valid(self, stored: StoredRecord) -> bool:
         try:
-            folded(UserState(), (stored,), self._spec)
+            apply_stored_records(UserState(), (stored,), self._spec)
         except MALFORMED:
             return False
         return True
 
-    async def _exposed(self, impressions: Sequence[Record]) -> dict[bytes, Change]:
-        steps = self._exposure.counted(impressions)
-        held = await self._table.load(list(steps)) if steps else []
+    async def _exposure_changes(self, impressions: Sequence[Record]) -> dict[bytes, CompareAndSwap]:
+        steps = self._exposure.count(impressions)
+        held = await self._store.load(list(steps)) if steps else []
         return {
-            key: Change(before=before, after=step.with_earlier(before).to_bytes(), expires=False)
+            key: CompareAndSwap(before=before, after=step.with_earlier(before).to_bytes(), expires=False)
             for (key, step), before in zip(steps.items(), held, strict=True)
         }
 
 
-def _mark(name: str) -> bytes:
+def _mark_key(name: str) -> bytes:
     return b"mark:" + name.encode()
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from state import BATCH, HISTORY, batches, figures, fill, opened, reads, run, summary
 
-from serving.state.opening import SQLITE
+from serving.state.store_factory import SQLITE
 
 USERS = 30
 

@@ -15,8 +15,8 @@ from recsys.data.sources.event_log import EventLogSource
 from recsys.data.sources.synthetic import Synthetic
 from recsys.data.sources.tables import Tables
 from recsys.errors import DataError
-from serving.events.partitions import PartitionSink
-from serving.events.record import Record, Stored
+from serving.events.parquet import ParquetSink
+from serving.events.record import Record, StoredRecord
 
 TABLES = """\
 interactions: {file: events.csv, user: user, item: item, timestamp: at, actions: {rating: number, bought: number},
@@ -42,9 +42,9 @@ def description(tmp_path_factory):
 
 
 def written(folder, *batches):
-    sink, sequence = PartitionSink(folder), 0
+    sink, sequence = ParquetSink(folder), 0
     for batch in batches:
-        numbered = [Stored(sequence=sequence + place, record=record) for place, record in enumerate(batch)]
+        numbered = [StoredRecord(sequence=sequence + place, record=record) for place, record in enumerate(batch)]
         asyncio.run(sink.write(numbered))
         sequence += len(batch)
     sink.close()

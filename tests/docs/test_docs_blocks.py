@@ -36,8 +36,8 @@ from recsys.data.sources.tables import Tables
 from recsys.pipeline import recommend
 from recsys.policy.rules import RuleSet
 from serving.__main__ import app as serving_app
-from serving.gateway.documents import Documents, Limits
 from serving.gateway.openapi import document
+from serving.gateway.request_parser import RequestLimits, RequestParser
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -171,19 +171,19 @@ def reaches(arguments: Sequence[str]) -> None:
     assert method in document(DOCUMENTS, keyed=True)["paths"][path]
     if method == "post":
         body = arguments[arguments.index("-d") + 1].encode()
-        readers: dict[str, Any] = {"/v1/recommend": DOCUMENTS.ask, "/v1/onboarding": DOCUMENTS.onboarding}
+        readers: dict[str, Any] = {"/v1/recommend": DOCUMENTS.recommend, "/v1/onboarding": DOCUMENTS.onboarding}
         readers["/v1/events"] = lambda text: DOCUMENTS.events(text, str)
         readers[path](body)
 
 
-DOCUMENTS = Documents(
+DOCUMENTS = RequestParser(
     context={},
     profile={"age": "number"},
     items={"genres": "categories", "year": "number", "stock": "number"},
     liked=("genres",),
     hideable=("item", "genres"),
     actions={"rating": "number"},
-    limits=Limits(),
+    limits=RequestLimits(),
     now=lambda: 0.0,
     ranked=True,
 )

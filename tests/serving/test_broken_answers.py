@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from recsys.errors import ServingError
-from serving.child import Child
-from serving.server import TritonServer
+from serving.managed_process import ManagedProcess
+from serving.triton_server import TritonServer
 
 ANSWERS = {
     "cut short": b'HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{"half": true',
@@ -48,5 +48,5 @@ def test_a_triton_that_breaks_off_is_said(broken: int, tmp_path: Path) -> None:
 
 def test_a_child_that_breaks_off_does_not_raise(broken: int, tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{broken}/healthz"
-    child = Child("c", [], health=url, log=tmp_path / "log", start_timeout_s=1.0, exit_timeout_s=1.0)
+    child = ManagedProcess("c", [], health=url, log=tmp_path / "log", start_timeout_s=1.0, exit_timeout_s=1.0)
     assert child.probe() is None or "does not answer" in child.probe()

@@ -17,7 +17,7 @@ from recsys.pipeline import recommend
 from recsys.policy.store import RuleStore
 from recsys.stages import STALE_ITEMS, Stages, load_stages, read_schema
 from serving.client import Client
-from serving.server import TritonServer
+from serving.triton_server import TritonServer
 
 PATIENCE_S = 60
 NEW = "brand new"

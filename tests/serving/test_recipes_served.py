@@ -13,8 +13,8 @@ from recsys.contracts import Query
 from recsys.export.repository import write_repository
 from recsys.stages import RANKER, load_live_retrieve, load_live_rules, recently_popular
 from serving.client import Client
-from serving.gateway.fallbacks import Fallbacks
-from serving.server import TritonServer
+from serving.gateway.fallback_slates import FallbackSlates
+from serving.triton_server import TritonServer
 
 SMALL = (
     "retrieval.dim=16",
@@ -114,7 +114,7 @@ def test_a_recipe_answers_when_no_model_does(trained_recipe: tuple[str, Bundle],
     _, bundle = trained_recipe
     recent = recently_popular(bundle)
     retrieve = load_live_retrieve(bundle, tmp_path / "items")
-    fallbacks = Fallbacks(retrieve, load_live_rules(bundle, tmp_path / "rules", tmp_path / "items"), recent)
+    fallbacks = FallbackSlates(retrieve, load_live_rules(bundle, tmp_path / "rules", tmp_path / "items"), recent)
     slate = fallbacks.popular(Query(user="nobody", now=1.7e9, k=5, request_id="one slate"))
     assert len(slate["items"]) == 5
     offered = {source for one in slate["items"] for source in one["sources"]}

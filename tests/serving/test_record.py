@@ -38,7 +38,7 @@ def test_feedback_is_the_event():
 def test_an_impression_can_be_replayed():
     record = Record.from_json(Record.impression(QUERY, SLATE, "recommend").to_json())
     assert record.id == impression_id(QUERY)
-    assert record.shown() == ("50",)
+    assert record.shown_items() == ("50",)
     assert Query.from_json(json.dumps(record.body["query"])) == QUERY
     assert Slate.from_json(json.dumps(record.body["slate"])) == SLATE
 

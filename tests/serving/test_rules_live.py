@@ -21,7 +21,7 @@ from recsys.policy.rules import RuleSet
 from recsys.policy.store import RuleStore
 from recsys.stages import STALE_RULES, load_stages
 from serving.client import Client
-from serving.server import TritonServer
+from serving.triton_server import TritonServer
 
 PATIENCE_S = 60
 CHEAP = "rules: [{name: cheap, must: 'not price < 10'}]"

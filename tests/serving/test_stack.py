@@ -26,11 +26,11 @@ from recsys.pipeline import recommend
 from recsys.stages import read_spec
 from serving.events.connection import Stream
 from serving.events.jetstream import JetStreamReader
-from serving.place import Place
+from serving.layout import DeploymentLayout
 from serving.processes import choose_ports, command_line, group, until
-from serving.state.exposure import Amortised
-from serving.state.opening import open_states
+from serving.state.exposure_counts import ExposureCounts
 from serving.state.seeding import seed
+from serving.state.store_factory import open_states
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
@@ -47,7 +47,7 @@ class Running:
     """A stack, and who speaks to it."""
 
     process: subprocess.Popen[bytes]
-    place: Place
+    place: DeploymentLayout
     client: httpx.Client
     clock: WallClock
     """of the gateway and of the consumer"""
@@ -99,7 +99,7 @@ def stack(trained: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ru
     try:
         assert until(lambda: process.poll() is not None or ready(port), PATIENCE_S)
         assert process.poll() is None, (live / "up.log").read_text()
-        place = Place(serve=serve, live=live)
+        place = DeploymentLayout(serve=serve, live=live)
         key = {"Authorization": f"Bearer {place.first_key.read_text().strip()}"}
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=key, timeout=60.0) as client:
             yield Running(process=process, place=place, client=client, clock=clock)
@@ -338,7 +338,7 @@ def test_without_a_kept_event_no_state_is_thrown_away(stack: Running, tmp_path: 
         check=False,
     )
     assert done.returncode == 2
-    assert "holds no event, so no state could be made from it" in done.stderr
+    assert "holds no events to rebuild states from" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
@@ -358,7 +358,7 @@ def test_a_store_of_ones_own_is_filled_by_a_command(stack: Running, trained: Any
 
 async def fold_again(broker: str, copy: Path, trained: Any) -> None:
     reader = JetStreamReader(Stream(url=broker), name="again", limit=7, linger_s=0.01)
-    amortised = Amortised(values=dict, half_life_s=7 * 86_400.0)
+    amortised = ExposureCounts(values=dict, half_life_s=7 * 86_400.0)
     states = open_states(
         f"sqlite:///{copy}",
         read_spec(trained.bundle),

@@ -8,9 +8,9 @@ import pytest
 
 from recsys.errors import ServingError
 from serving.processes import until
-from serving.supervisor import Guard, Patience
+from serving.supervisor import Guard, RestartPolicy
 
-PATIENCE = Patience(round_s=1.0, silent_s=10.0, first_pause_s=0.5, longest_pause_s=4.0, steady_s=60.0)
+POLICY = RestartPolicy(interval_s=1.0, max_silence_s=10.0, first_pause_s=0.5, max_pause_s=4.0, stable_s=60.0)
 
 
 @dataclass
@@ -50,7 +50,7 @@ class Patient:
     def probe(self) -> str | None:
         return self.fault
 
-    def mend(self) -> bool:
+    def repair(self) -> bool:
         if isinstance(self.remedy, Exception):
             raise self.remedy
         if self.remedy:
@@ -70,23 +70,23 @@ def said() -> list[str]:
 
 
 def guard_of(patient: Patient, said: list[str], clock: Clock) -> Guard:
-    return Guard(patient, said.append, patience=PATIENCE, clock=clock)
+    return Guard(patient, said.append, policy=POLICY, clock=clock)
 
 
 def test_a_healthy_service_is_left_alone(clock: Clock, said: list[str]) -> None:
     patient = Patient()
     guard = guard_of(patient, said, clock)
-    guard.round()
+    guard.check()
     assert (patient.done, said, guard.fault) == ([], [], None)
 
 
 def test_a_service_that_is_gone_is_started_at_once(clock: Clock, said: list[str]) -> None:
     patient = Patient(here=False)
     guard = guard_of(patient, said, clock)
-    guard.round()
-    guard.round()
+    guard.check()
+    guard.check()
     assert patient.done == ["stop", "start"]
-    assert guard.restarts == 1
+    assert guard.num_restarts == 1
     assert said == ["patient: is gone", "patient was started again", "patient answers again"]
 
 
@@ -98,9 +98,9 @@ def test_the_pause_between_failed_starts_doubles_up_to_its_bound(
     guard = guard_of(patient, said, clock)
     times = []
     for _ in range(400):
-        before = guard.restarts
-        guard.round()
-        if guard.restarts > before:
+        before = guard.num_restarts
+        guard.check()
+        if guard.num_restarts > before:
             times.append(clock.now)
         clock.now += 0.125
     pauses = [later - earlier for earlier, later in pairwise(times)]
@@ -112,20 +112,20 @@ def test_the_pause_between_failed_starts_doubles_up_to_its_bound(
 def test_a_small_remedy_comes_before_a_restart(clock: Clock, said: list[str]) -> None:
     patient = Patient(fault="a stub is dead", remedy=True)
     guard = guard_of(patient, said, clock)
-    guard.round()
-    guard.round()
+    guard.check()
+    guard.check()
     assert patient.done == ["mend"]
-    assert (guard.mended, guard.restarts, guard.fault) == (1, 0, None)
+    assert (guard.num_repairs, guard.num_restarts, guard.fault) == (1, 0, None)
 
 
 def test_silence_is_borne_for_a_while_and_then_ended(clock: Clock, said: list[str]) -> None:
     patient = Patient(fault="no answer within 1 s")
     guard = guard_of(patient, said, clock)
     for _ in range(10):
-        guard.round()
+        guard.check()
         clock.now += 1.0
     assert patient.done == []
-    guard.round()
+    guard.check()
     assert patient.done == ["stop", "start"]
     assert said.count("patient: no answer within 1 s") == 1
 
@@ -135,7 +135,7 @@ def test_a_service_that_comes_back_by_itself_is_not_restarted(clock: Clock, said
     guard = guard_of(patient, said, clock)
     for second in range(40):
         patient.fault = "no answer within 1 s" if second % 8 < 5 else None
-        guard.round()
+        guard.check()
         clock.now += 1.0
     assert patient.done == []
 
@@ -144,7 +144,7 @@ def test_a_remedy_that_fails_ends_in_a_restart(clock: Clock, said: list[str]) ->
     patient = Patient(fault="a stub is dead", remedy=ServingError("the model does not load"))
     guard = guard_of(patient, said, clock)
     for _ in range(11):
-        guard.round()
+        guard.check()
         clock.now += 1.0
     assert patient.done == ["stop", "start"]
     assert "patient: the model does not load" in said
@@ -153,17 +153,17 @@ def test_a_remedy_that_fails_ends_in_a_restart(clock: Clock, said: list[str]) ->
 def test_a_long_time_without_faults_forgets_the_pause(clock: Clock, said: list[str]) -> None:
     patient = Patient(here=False)
     guard = guard_of(patient, said, clock)
-    guard.round()
+    guard.check()
     clock.now += 1.0
     patient.here = False
-    guard.round()
+    guard.check()
     clock.now += 61.0
-    guard.round()
+    guard.check()
     for _ in range(2):
         patient.here = False
-        guard.round()
+        guard.check()
         clock.now += 0.5
-    assert guard.restarts == 4
+    assert guard.num_restarts == 4
 
 
 class Defective(Patient):
@@ -177,7 +177,7 @@ class Defective(Patient):
 
 def test_a_guard_outlives_a_defect_and_says_where_it_is(clock: Clock) -> None:
     service, said = Defective(fault="defect"), []
-    guard = Guard(service, said.append, patience=replace(PATIENCE, round_s=0.001), clock=clock)
+    guard = Guard(service, said.append, policy=replace(POLICY, interval_s=0.001), clock=clock)
     stopped = threading.Event()
     watching = threading.Thread(target=guard.run, args=(stopped,))
     watching.start()

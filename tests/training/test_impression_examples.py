@@ -25,8 +25,8 @@ from recsys.training.impressions import impression_examples
 from recsys.training.prepare import prepare
 from recsys.training.slate_source import SlateSource
 from recsys.training.slates import Slates, shown_examples
-from serving.events.partitions import PartitionSink
-from serving.events.record import Record, Stored
+from serving.events.parquet import ParquetSink
+from serving.events.record import Record, StoredRecord
 
 OFFERED = np.array([*range(0, 20, 2), PAD, PAD])
 COLUMNS = {"position": "position", "propensity": "propensity"}
@@ -151,8 +151,8 @@ def clicked(id, item, at, request, **actions):
 
 def loaded(folder, records, wait_s=10.0):
     world().save(folder / "data")
-    sink = PartitionSink(folder / "log")
-    asyncio.run(sink.write([Stored(sequence=place, record=record) for place, record in enumerate(records)]))
+    sink = ParquetSink(folder / "log")
+    asyncio.run(sink.write([StoredRecord(sequence=place, record=record) for place, record in enumerate(records)]))
     sink.close()
     description = str(folder / "data" / DESCRIPTION_FILE)
     return EventLogSource(folder=str(folder / "log"), description=description, history=True, wait_s=wait_s).load()
@@ -219,7 +219,7 @@ def test_a_run_learns_from_what_it_showed(composed, run, tiny, tmp_path):
     """A log of shown slates and of what the world made of them, from the partitions to a bundle."""
     dataset = Synthetic(users=60, items=40, events=1_500, seed=0).load()
     dataset.save(tmp_path / "data")
-    rng, sink = np.random.default_rng(0), PartitionSink(tmp_path / "log")
+    rng, sink = np.random.default_rng(0), ParquetSink(tmp_path / "log")
     replay, records = Replay(dataset, whole(dataset)), []
     for row, query in enumerate(replay.queries(np.arange(dataset.num_events), k=4)):
         met = replay.events[row]
@@ -231,7 +231,7 @@ def test_a_run_learns_from_what_it_showed(composed, run, tiny, tmp_path):
         slate = Slate(user=met.user, request_id=f"r{row}", items=placed, degraded=(), bundle="b", rules="r")
         records.append(Record.impression(dataclasses.replace(query, request_id=f"r{row}"), slate, "recommend"))
         records.append(Record.feedback(f"f{row}", dataclasses.replace(met, request_id=f"r{row}")))
-    asyncio.run(sink.write([Stored(sequence=place, record=record) for place, record in enumerate(records)]))
+    asyncio.run(sink.write([StoredRecord(sequence=place, record=record) for place, record in enumerate(records)]))
     sink.close()
     options = (
         "data=event_log",

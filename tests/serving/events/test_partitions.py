@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from recsys.contracts import Event, Query, Slate, SlateItem
 from recsys.errors import ServingError
-from serving.events.partitions import PartitionSink
-from serving.events.record import Record, Stored
+from serving.events.parquet import ParquetSink
+from serving.events.record import Record, StoredRecord
 
 DAY = 86_400.0
 QUERY = Query(user="u", now=1.5 * DAY, context={"device": "tv"}, request_id="q", k=2)
@@ -26,7 +26,7 @@ SLATE = Slate(user="u", request_id="q", items=SHOWN, degraded=("stranger",), bun
 
 
 def written(folder, *batches):
-    sink = PartitionSink(folder)
+    sink = ParquetSink(folder)
     try:
         for batch in batches:
             asyncio.run(sink.write(batch))
@@ -41,7 +41,7 @@ def table(folder, kind):
 
 
 def stored(sequence, record):
-    return Stored(sequence=sequence, record=record)
+    return StoredRecord(sequence=sequence, record=record)
 
 
 def test_what_users_hide_and_their_profiles_have_a_table_of_their_own(tmp_path):
@@ -193,8 +193,8 @@ def test_a_folder_that_cannot_be_written_is_an_error(tmp_path, feedback):
 
 
 def test_a_folder_has_one_process(tmp_path: Path):
-    sink = PartitionSink(tmp_path)
+    sink = ParquetSink(tmp_path)
     with pytest.raises(ServingError, match="in use by another process"):
-        PartitionSink(tmp_path)
+        ParquetSink(tmp_path)
     sink.close()
-    PartitionSink(tmp_path).close()
+    ParquetSink(tmp_path).close()

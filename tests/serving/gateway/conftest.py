@@ -18,15 +18,15 @@ from recsys.pipeline import recommend
 from recsys.policy.exposure_file import ShareFile
 from recsys.policy.rules import RuleSet
 from recsys.stages import load_retrieve, load_rules
-from serving.events.record import Record, Stored
+from serving.events.record import Record, StoredRecord
+from serving.gateway.api_keys import ApiKey, ApiKeys, hash_token
 from serving.gateway.app import build
-from serving.gateway.assembly import Parts
-from serving.gateway.identity import Identity
-from serving.gateway.keys import Key, Keyring, hash_token
+from serving.gateway.container import Dependencies
+from serving.gateway.pseudonyms import UserPseudonyms
 from serving.gateway.settings import Settings
-from serving.gateway.triton import Metadata, TritonModels
-from serving.server import TritonServer
-from serving.state.contract import UserState
+from serving.gateway.triton_models import Metadata, TritonModels
+from serving.state.protocols import UserState
+from serving.triton_server import TritonServer
 
 PATIENT = Settings(budget_ms=20_000, explain_ms=20_000, state_ms=5_000, light_ms=5_000, fallback_ms=5_000, probe_s=20)
 """for tests that are not about time, on a machine that others use as well"""
@@ -47,14 +47,14 @@ class MemoryStates:
             raise ServingError("the state store is away; start it")
         return self.known.get(user)
 
-    async def write(self, batch: Sequence[Stored]) -> None: ...
+    async def write(self, batch: Sequence[StoredRecord]) -> None: ...
 
     async def close(self) -> None: ...
 
 
 @dataclass(kw_only=True)
 class MemoryWriter:
-    """Implements Writer: each id once."""
+    """Implements RecordWriter: each id once."""
 
     records: dict[str, Record] = field(default_factory=dict)
     batches: list[int] = field(default_factory=list)
@@ -120,10 +120,10 @@ class ScriptedModels:
     async def close(self) -> None: ...
 
 
-class Door:
+class RequestMiddleware:
     """What a caller sees of a running gateway, and what its operator sees."""
 
-    def __init__(self, parts: Parts, gateway: Any, client: httpx.AsyncClient) -> None:
+    def __init__(self, parts: Dependencies, gateway: Any, client: httpx.AsyncClient) -> None:
         self.parts, self.gateway, self.client = parts, gateway, client
 
     async def recommend(self, user: str, headers: Mapping[str, str] | None = None, **fields: Any) -> httpx.Response:
@@ -156,13 +156,13 @@ Opened = Callable[..., Any]
 
 
 @pytest.fixture
-def parts(trained: Any, tmp_path: Path) -> Parts:
+def parts(trained: Any, tmp_path: Path) -> Dependencies:
     """Everything in memory, and no model server."""
 
     async def nobody(query: bytes) -> bytes:
         raise ServingError("no model answers here; start one")
 
-    return Parts(
+    return Dependencies(
         bundle=trained.bundle,
         retrieve=load_retrieve(trained.bundle),
         rules=load_rules(trained.bundle),
@@ -170,7 +170,7 @@ def parts(trained: Any, tmp_path: Path) -> Parts:
         states=MemoryStates(),
         writer=MemoryWriter(),
         items=MemoryItems(),
-        identities=Identity(key=b"a key of tests in these files", store_raw=True),
+        pseudonyms=UserPseudonyms(key=b"a key of tests in these files", store_raw=True),
         exposures=MemoryExposures(),
         share_file=ShareFile(tmp_path / "exposure"),
         keys=None,
@@ -182,7 +182,7 @@ def parts(trained: Any, tmp_path: Path) -> Parts:
 
 
 @pytest.fixture
-def served_parts(parts: Parts, server: TritonServer) -> Callable[[], Parts]:
+def served_parts(parts: Dependencies, server: TritonServer) -> Callable[[], Dependencies]:
     """The same before the real Triton; a connection belongs to one event loop, so make one a run."""
     return lambda: replace(parts, models=TritonModels(server.grpc_url))
 
@@ -192,23 +192,23 @@ def opened() -> Opened:
     """A gateway between its first and its last breath."""
 
     @asynccontextmanager
-    async def opened(parts: Parts) -> AsyncIterator[Door]:
+    async def opened(parts: Dependencies) -> AsyncIterator[RequestMiddleware]:
         gateway = build(parts)
         transport = httpx.ASGITransport(gateway.app, raise_app_exceptions=False)
         async with (
             gateway.app.router.lifespan_context(gateway.app),
             httpx.AsyncClient(transport=transport, base_url="http://gateway") as client,
         ):
-            yield Door(parts, gateway, client)
+            yield RequestMiddleware(parts, gateway, client)
 
     return opened
 
 
 @pytest.fixture
-def during(opened: Opened) -> Callable[[Parts, Callable[[Door], Awaitable[Any]]], Any]:
+def during(opened: Opened) -> Callable[[Dependencies, Callable[[RequestMiddleware], Awaitable[Any]]], Any]:
     """Runs a story while a gateway of these parts lives."""
 
-    def during(parts: Parts, story: Callable[[Door], Awaitable[Any]]) -> Any:
+    def during(parts: Dependencies, story: Callable[[RequestMiddleware], Awaitable[Any]]) -> Any:
         async def told() -> Any:
             async with opened(parts) as door:
                 return await story(door)
@@ -225,10 +225,10 @@ def items(trained: Any) -> list[str]:
 
 
 @pytest.fixture
-def banned() -> Callable[..., Parts]:
+def banned() -> Callable[..., Dependencies]:
     """The same parts under rules that let none of these items pass."""
 
-    def banned(parts: Parts, *items: str) -> Parts:
+    def banned(parts: Dependencies, *items: str) -> Dependencies:
         must = " and ".join(f"item != '{item}'" for item in items)
         rules = RuleSet.parse({"rules": [{"name": "not-these", "must": must}]})
         return replace(parts, rules=load_rules(parts.bundle, rules=rules))
@@ -237,22 +237,22 @@ def banned() -> Callable[..., Parts]:
 
 
 @pytest.fixture
-def keyed() -> Callable[..., Parts]:
+def keyed() -> Callable[..., Dependencies]:
     """The same parts with one API key, "token", for everything but admin."""
 
-    def keyed(parts: Parts, **changes: Any) -> Parts:
+    def keyed(parts: Dependencies, **changes: Any) -> Dependencies:
         key = {"rate": 1.0, "burst": 3, "scopes": ("recommend", "events")} | changes
-        ring = Keyring([Key(name="all", sha256=hash_token("token"), **key)], clock=lambda: 0.0)
+        ring = ApiKeys([ApiKey(name="all", sha256=hash_token("token"), **key)], clock=lambda: 0.0)
         return replace(parts, keys=ring)
 
     return keyed
 
 
 @pytest.fixture
-def good_slate(trained: Any) -> Callable[[Parts], tuple[Parts, dict[str, Any], dict[str, bool]]]:
+def good_slate(trained: Any) -> Callable[[Dependencies], tuple[Dependencies, dict[str, Any], dict[str, bool]]]:
     """The same parts with models that know one good slate, that slate, and a switch that makes them fail."""
 
-    def good_slate(parts: Parts) -> tuple[Parts, dict[str, Any], dict[str, bool]]:
+    def good_slate(parts: Dependencies) -> tuple[Dependencies, dict[str, Any], dict[str, bool]]:
         (query,) = trained.replay.queries([trained.dataset.num_events - 1], k=5)
         query, well = replace(query, user="planted-user-7391"), {"now": True}
         (slate,) = recommend([query], trained.stages)

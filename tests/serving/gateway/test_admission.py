@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from serving.gateway.slots import AdmissionQueue, Busy
+from serving.gateway.bulkhead import AdmissionQueue, BulkheadFull
 
 
 async def arrivals(queue: AdmissionQueue, *, num: int, every_s: float, work_s: float) -> list[float | None]:
@@ -19,7 +19,7 @@ async def arrivals(queue: AdmissionQueue, *, num: int, every_s: float, work_s: f
             async with queue.admitted():
                 waited = clock() - arrived
                 await asyncio.sleep(work_s)
-        except Busy:
+        except BulkheadFull:
             return None
         return waited
 
@@ -27,7 +27,13 @@ async def arrivals(queue: AdmissionQueue, *, num: int, every_s: float, work_s: f
 
 
 def queue(**changed: float) -> AdmissionQueue:
-    usual: dict[str, Any] = {"working": 2, "waiting": 100, "wait_s": 1.0, "overload_s": 1.0, "calm_s": 5.0} | changed
+    usual: dict[str, Any] = {
+        "max_running": 2,
+        "waiting": 100,
+        "wait_s": 1.0,
+        "overload_s": 1.0,
+        "calm_s": 5.0,
+    } | changed
     return AdmissionQueue(**usual, clock=asyncio.get_running_loop().time)
 
 

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.errors import ConfigError
-from serving.gateway.breaker import Breaker, Call
+from serving.gateway.breaker import Breaker, BreakerCall
 
 
 class Clock:
@@ -21,7 +21,7 @@ def clock() -> Clock:
 
 
 def breaker(clock: Clock, window: int = 5, failures: int = 3) -> Breaker:
-    return Breaker(window=window, failures=failures, pause_s=1.0, longest_s=3.0, clock=clock)
+    return Breaker(window=window, failures=failures, pause_s=1.0, max_pause_s=3.0, clock=clock)
 
 
 def call(one: Breaker, well: bool) -> bool:
@@ -101,12 +101,12 @@ def test_a_call_that_was_not_made_leaves_the_try_to_the_next(clock: Clock) -> No
     clock.now = 1.0
     probe = one.allow()
     assert probe is not None
-    probe.withdrawn()
+    probe.cancelled()
     assert one.allow() is not None
 
 
 @pytest.fixture
-def opened(clock: Clock) -> tuple[Breaker, list[Call]]:
+def opened(clock: Clock) -> tuple[Breaker, list[BreakerCall]]:
     """Open, with seven of ten calls still on their way."""
     one = breaker(clock)
     calls = [allowed for _ in range(10) if (allowed := one.allow()) is not None]
@@ -116,7 +116,7 @@ def opened(clock: Clock) -> tuple[Breaker, list[Call]]:
 
 
 def test_late_failures_of_calls_from_before_do_not_lengthen_the_pause(
-    clock: Clock, opened: tuple[Breaker, list[Call]]
+    clock: Clock, opened: tuple[Breaker, list[BreakerCall]]
 ) -> None:
     one, late = opened
     for before in late:
@@ -125,9 +125,9 @@ def test_late_failures_of_calls_from_before_do_not_lengthen_the_pause(
     assert one.state == "half-open"
 
 
-@pytest.mark.parametrize("said", ["succeeded", "failed", "withdrawn"])
+@pytest.mark.parametrize("said", ["succeeded", "failed", "cancelled"])
 def test_only_the_probe_decides_whatever_comes_late(
-    clock: Clock, opened: tuple[Breaker, list[Call]], said: str
+    clock: Clock, opened: tuple[Breaker, list[BreakerCall]], said: str
 ) -> None:
     one, late = opened
     clock.now = 1.0

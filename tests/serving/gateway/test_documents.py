@@ -9,17 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.errors import QueryError
-from serving.gateway.documents import Documents, ItemPut, Limits
+from serving.gateway.request_parser import ItemUpdate, RequestLimits, RequestParser
 
 NOW = 1_000_000.0
-DOCUMENTS = Documents(
+DOCUMENTS = RequestParser(
     context={"device": "category", "hour": "number"},
     profile={"tags": "categories", "taste": "vector"},
     items={"price": "number", "genres": "categories", "name": "category"},
     liked=("genres", "name"),
     hideable=("item", "genres", "name"),
     actions={"click": "number", "rating": "number", "kind": "word"},
-    limits=Limits(k=50, exclude=3, events=2, id_characters=8, values=2),
+    limits=RequestLimits(k=50, exclude=3, events=2, id_characters=8, values=2),
     now=lambda: NOW,
     ranked=True,
 )
@@ -35,7 +35,7 @@ def stored(user: str) -> str:
 
 
 def test_all_of_an_ask() -> None:
-    ask = DOCUMENTS.ask(
+    ask = DOCUMENTS.recommend(
         body(
             {
                 "user": "ü",
@@ -56,18 +56,18 @@ def test_all_of_an_ask() -> None:
 
 
 def test_a_user_is_enough() -> None:
-    ask = DOCUMENTS.ask(b'{"user": "u"}')
+    ask = DOCUMENTS.recommend(b'{"user": "u"}')
     assert (ask.k, ask.surface, ask.context, ask.exclude, ask.budget_ms) == (10, "default", {}, (), None)
     assert not ask.explain
 
 
 def test_reasons_are_refused_where_no_ranker_could_tell_them() -> None:
     unranked = replace(DOCUMENTS, ranked=False)
-    assert not unranked.ask(b'{"user": "u", "explain": false}').explain
+    assert not unranked.recommend(b'{"user": "u", "explain": false}').explain
     with pytest.raises(QueryError, match="explain: what serves here has no ranker"):
-        unranked.ask(b'{"user": "u", "explain": true}')
+        unranked.recommend(b'{"user": "u", "explain": true}')
     with pytest.raises(QueryError, match="explain is 1; send true or false"):
-        DOCUMENTS.ask(b'{"user": "u", "explain": 1}')
+        DOCUMENTS.recommend(b'{"user": "u", "explain": 1}')
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_reasons_are_refused_where_no_ranker_could_tell_them() -> None:
 )
 def test_what_is_wrong_is_named(text: bytes, message: str) -> None:
     with pytest.raises(QueryError, match=message):
-        DOCUMENTS.ask(text)
+        DOCUMENTS.recommend(text)
 
 
 JSON = st.recursive(
@@ -123,7 +123,7 @@ JSON = st.recursive(
 @settings(deadline=None)
 @given(st.binary() | JSON.map(body) | st.dictionaries(st.sampled_from(["user", "k", "context"]), JSON).map(body))
 def test_whatever_comes_is_an_ask_or_a_sentence(text: bytes) -> None:
-    for read in (DOCUMENTS.ask, DOCUMENTS.item, lambda text: DOCUMENTS.events(text, stored)):
+    for read in (DOCUMENTS.recommend, DOCUMENTS.item, lambda text: DOCUMENTS.events(text, stored)):
         try:
             read(text)
         except QueryError as error:
@@ -260,7 +260,7 @@ def test_one_wrong_event_refuses_them_all() -> None:
 
 
 def test_a_bundle_lets_all_of_an_item_change_stock_and_vectors_too(trained: Any) -> None:
-    documents = Documents.of(trained.bundle, limits=Limits(), now=lambda: NOW)
+    documents = RequestParser.of(trained.bundle, limits=RequestLimits(), now=lambda: NOW)
     columns = {"stock": 0, "price": 2.5, "vector": [0.5, 1.0], "tags": ["a"]}
     assert documents.item(body({"columns": columns})).columns == columns
     with pytest.raises(QueryError, match="values has the unknown field 'stock'"):
@@ -269,9 +269,9 @@ def test_a_bundle_lets_all_of_an_item_change_stock_and_vectors_too(trained: Any)
 
 def test_items_have_the_columns_of_the_catalogue() -> None:
     columns = {"price": None, "genres": ["a", "b"], "name": "x"}
-    assert DOCUMENTS.item(body({"columns": columns})) == ItemPut(columns=columns, withdrawn=None, create=True)
+    assert DOCUMENTS.item(body({"columns": columns})) == ItemUpdate(columns=columns, withdrawn=None, create=True)
     given = {"withdrawn": True, "create": False}
-    assert DOCUMENTS.item(body(given)) == ItemPut(columns={}, withdrawn=True, create=False)
+    assert DOCUMENTS.item(body(given)) == ItemUpdate(columns={}, withdrawn=True, create=False)
     for wrong in ({}, {"stock": 1}, {"price": "1"}, {"genres": "a"}, {"genres": [1]}, {"name": 1}):
         with pytest.raises(QueryError, match="columns"):
             DOCUMENTS.item(body({"columns": wrong}))

@@ -15,16 +15,16 @@ from recsys.items.store import Edit, ItemStore
 from recsys.policy.store import RuleStore
 from recsys.stages import load_live_rules, read_catalogue, read_schema
 from recsys.user_seed import USER_SEED, read_users
-from serving.gateway.assembly import Parts
+from serving.gateway.container import Dependencies
 from serving.gateway.settings import Settings
-from serving.wiring import Shelf
+from serving.wiring import ItemStoreWriter
 
 USER, MAIL = "planted-user-7391", "planted.person@example.org"
 EVENT = {"user": USER, "timestamp": 5.0}
 BALANCED = "rules: [{name: even, exposure: item, least: 0, most: 0.1}]"
 
 
-def test_a_state_store_that_is_away_or_slow_is_a_flag(parts: Parts, during: Any) -> None:
+def test_a_state_store_that_is_away_or_slow_is_a_flag(parts: Dependencies, during: Any) -> None:
     settings = replace(parts.settings, state_ms=20.0)
 
     async def story(door: Any) -> list[list[str]]:
@@ -44,7 +44,7 @@ def test_a_state_store_that_is_away_or_slow_is_a_flag(parts: Parts, during: Any)
 
 
 def test_what_was_shown_to_everybody_decides_and_the_log_keeps_what_decided(
-    parts: Parts, during: Any, tmp_path: Path
+    parts: Dependencies, during: Any, tmp_path: Path
 ) -> None:
     """It is read beside the requests, a store that does not answer is a flag, and no record carries a whole catalogue."""
 
@@ -71,14 +71,14 @@ def test_what_was_shown_to_everybody_decides_and_the_log_keeps_what_decided(
     for record in records:
         exposure = record.body["query"]["exposure"]
         assert exposure == dict.fromkeys(exposure, 0.25)
-        assert {f"item={item}" for item in record.shown()} <= exposure.keys() <= shares.keys()
+        assert {f"item={item}" for item in record.shown_items()} <= exposure.keys() <= shares.keys()
         assert "exposure" not in record.body["slate"]
         assert len(record.to_json()) < 32_000
     assert len(records) == len(answers)
 
 
 def test_a_log_that_is_away_is_said_on_later_answers_and_refuses_feedback(
-    parts: Parts, during: Any, items: Any
+    parts: Dependencies, during: Any, items: Any
 ) -> None:
     async def story(door: Any) -> list[Any]:
         writer = parts.writer
@@ -98,7 +98,7 @@ def test_a_log_that_is_away_is_said_on_later_answers_and_refuses_feedback(
     assert len(parts.writer.of_kind("impression")) >= 2  # type: ignore[attr-defined]
 
 
-def test_feedback_is_answered_when_it_is_durable_and_counts_once(parts: Parts, during: Any, items: Any) -> None:
+def test_feedback_is_answered_when_it_is_durable_and_counts_once(parts: Dependencies, during: Any, items: Any) -> None:
     async def story(door: Any) -> list[str]:
         parts.writer.hold = asyncio.Event()  # type: ignore[attr-defined]
         body = {"events": [EVENT | {"item": items[0]}, EVENT | {"item": items[1], "id": "mine"}]}
@@ -116,7 +116,7 @@ def test_feedback_is_answered_when_it_is_durable_and_counts_once(parts: Parts, d
     assert [record.event().item for record in parts.writer.records.values()] == items[:2]  # type: ignore[attr-defined]
 
 
-def test_feedback_that_does_not_become_durable_in_time_is_refused(parts: Parts, during: Any, items: Any) -> None:
+def test_feedback_that_does_not_become_durable_in_time_is_refused(parts: Dependencies, during: Any, items: Any) -> None:
     async def story(door: Any) -> httpx.Response:
         parts.writer.hold = asyncio.Event()  # type: ignore[attr-defined]
         answer = await door.client.post("/v1/events", json={"events": [EVENT | {"item": items[0]}]})
@@ -127,7 +127,7 @@ def test_feedback_that_does_not_become_durable_in_time_is_refused(parts: Parts, 
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
 
 
-def test_an_item_is_changed_by_whom_may(parts: Parts, keyed: Any, during: Any, items: Any) -> None:
+def test_an_item_is_changed_by_whom_may(parts: Dependencies, keyed: Any, during: Any, items: Any) -> None:
     async def story(door: Any) -> list[httpx.Response]:
         headers = {"authorization": "Bearer token"}
         bodies = (
@@ -146,7 +146,7 @@ def test_an_item_is_changed_by_whom_may(parts: Parts, keyed: Any, during: Any, i
     assert [one.status_code for one in during(keyed(parts), story)] == [403, 403, 403]
 
 
-def test_a_put_says_what_it_did_and_may_refuse_to_create(parts: Parts, during: Any, tmp_path: Path) -> None:
+def test_a_put_says_what_it_did_and_may_refuse_to_create(parts: Dependencies, during: Any, tmp_path: Path) -> None:
     """By the real store: what another process put there is known as well."""
     store, catalogue, schema = ItemStore(tmp_path), read_catalogue(parts.bundle)["item"], read_schema(parts.bundle)
 
@@ -161,13 +161,15 @@ def test_a_put_says_what_it_did_and_may_refuse_to_create(parts: Parts, during: A
         store.put(schema, [Edit(item="of another")], who="ann")
         return [*answers, await put("of another", only_there)]
 
-    answers = during(replace(parts, items=Shelf(store, schema, catalogue)), story)
+    answers = during(replace(parts, items=ItemStoreWriter(store, schema, catalogue)), story)
     assert [one.status_code for one in answers] == [412, 404, 400, 201, 200, 200, 200, 200]
     assert "this request may not create one" in answers[0].json()["error"] == answers[1].json()["error"]
     assert [one.json()["outcome"] for one in answers[3:]] == ["created", *["changed"] * 4]
 
 
-def test_events_of_items_that_nobody_has_are_kept_counted_and_said(parts: Parts, during: Any, items: Any) -> None:
+def test_events_of_items_that_nobody_has_are_kept_counted_and_said(
+    parts: Dependencies, during: Any, items: Any
+) -> None:
     events = [EVENT | {"item": items[0]}, EVENT | {"item": "nobody has it"}, {"user": USER, "hide": {"item": "nor it"}}]
 
     async def story(door: Any) -> tuple[Any, float]:
@@ -179,7 +181,7 @@ def test_events_of_items_that_nobody_has_are_kept_counted_and_said(parts: Parts,
     assert set(answer["ids"]) == parts.writer.records.keys()  # type: ignore[attr-defined]
 
 
-def test_every_refusal_has_one_shape(parts: Parts, keyed: Any, during: Any) -> None:
+def test_every_refusal_has_one_shape(parts: Dependencies, keyed: Any, during: Any) -> None:
     limits = replace(parts.settings.limits, body_bytes=2_000)
     keyed_parts = replace(keyed(parts, burst=5), settings=replace(parts.settings, limits=limits))
     good = {"authorization": "Bearer token", "x-request-id": "mine-1"}
@@ -215,7 +217,7 @@ def test_every_refusal_has_one_shape(parts: Parts, keyed: Any, during: Any) -> N
     assert answers[-1].headers["retry-after"] == "1"
 
 
-def test_too_many_at_once_are_refused_at_once(parts: Parts, during: Any) -> None:
+def test_too_many_at_once_are_refused_at_once(parts: Dependencies, during: Any) -> None:
     async def story(door: Any) -> list[int]:
         parts.states.hold = asyncio.Event()  # type: ignore[attr-defined]
         waiting = [asyncio.create_task(door.recommend(USER)) for _ in range(3)]
@@ -229,7 +231,7 @@ def test_too_many_at_once_are_refused_at_once(parts: Parts, during: Any) -> None
     assert during(crowded, story) == [503, 200, 200, 200]
 
 
-def test_a_burst_waits_in_line_and_every_request_is_answered(parts: Parts, during: Any) -> None:
+def test_a_burst_waits_in_line_and_every_request_is_answered(parts: Dependencies, during: Any) -> None:
     async def story(door: Any) -> list[int]:
         answers = await asyncio.gather(*(door.recommend(f"user-{number}") for number in range(100)))
         return [one.status_code for one in answers]
@@ -238,7 +240,7 @@ def test_a_burst_waits_in_line_and_every_request_is_answered(parts: Parts, durin
     assert during(narrow, story) == [200] * 100
 
 
-def test_a_user_of_the_training_data_is_known_while_the_store_is_away(parts: Parts, during: Any) -> None:
+def test_a_user_of_the_training_data_is_known_while_the_store_is_away(parts: Dependencies, during: Any) -> None:
     known = read_users(parts.bundle.file(USER_SEED), 1_000)
     user = max((one for batch in known for one in batch), key=lambda one: len(one.seen))
 
@@ -253,7 +255,7 @@ def test_a_user_of_the_training_data_is_known_while_the_store_is_away(parts: Par
     assert not {item["item"] for item in answer["items"]} & set(user.seen)
 
 
-def test_a_trace_goes_on_to_the_models(parts: Parts, good_slate: Any, during: Any, trained: Any) -> None:
+def test_a_trace_goes_on_to_the_models(parts: Dependencies, good_slate: Any, during: Any, trained: Any) -> None:
     parts, _, _ = good_slate(parts)
     trace = "4bf92f3577b34da6a3ce929d0e0e4736"
 
@@ -268,7 +270,7 @@ def test_a_trace_goes_on_to_the_models(parts: Parts, good_slate: Any, during: An
 
 @pytest.mark.parametrize(("header", "field", "most_s"), [("40", None, 0.04), (None, 30, 0.03), ("40", 20, 0.02)])
 def test_a_caller_may_lower_the_budget(
-    parts: Parts, opened: Any, in_virtual_time: Any, header: Any, field: Any, most_s: float
+    parts: Dependencies, opened: Any, in_virtual_time: Any, header: Any, field: Any, most_s: float
 ) -> None:
     """In virtual time: the models never answer, the last rung does, before the deadline."""
 
@@ -293,7 +295,7 @@ def test_a_caller_may_lower_the_budget(
 
 
 def test_no_user_and_no_mail_address_in_any_line(
-    parts: Parts, keyed: Any, during: Any, caplog: pytest.LogCaptureFixture, items: Any
+    parts: Dependencies, keyed: Any, during: Any, caplog: pytest.LogCaptureFixture, items: Any
 ) -> None:
     """Also where something breaks with the user id in its message."""
 
@@ -347,7 +349,7 @@ def test_no_user_and_no_mail_address_in_any_line(
     assert any("KeyError" in message for message in ours)
 
 
-def test_the_log_line_of_an_answer(parts: Parts, during: Any) -> None:
+def test_the_log_line_of_an_answer(parts: Dependencies, during: Any) -> None:
     async def story(door: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         answer = await door.recommend(USER, headers={"x-request-id": "mine"})
         return answer.json(), door.lines[-1]
@@ -355,12 +357,12 @@ def test_the_log_line_of_an_answer(parts: Parts, during: Any) -> None:
     answer, line = during(parts, story)
     assert (line["request_id"], line["route"], line["status"]) == ("mine", "POST /v1/recommend", 200)
     assert (line["rung"], line["degraded"]) == ("popular", answer["degraded"])
-    assert line["user"] == parts.identities.logged(USER)
+    assert line["user"] == parts.pseudonyms.logged(USER)
     assert line["ms"] > 0
 
 
 def test_readiness_names_the_models_that_do_not_answer(
-    parts: Parts, good_slate: Any, during: Any, trained: Any
+    parts: Dependencies, good_slate: Any, during: Any, trained: Any
 ) -> None:
     async def story(door: Any) -> list[httpx.Response]:
         return [await door.client.get(path) for path in ("/readyz", "/healthz")]
@@ -373,7 +375,7 @@ def test_readiness_names_the_models_that_do_not_answer(
     assert [one.status_code for one in during(well, story)] == [200, 200]
 
 
-def test_labels_of_metrics_are_bounded(parts: Parts, during: Any) -> None:
+def test_labels_of_metrics_are_bounded(parts: Dependencies, during: Any) -> None:
     async def story(door: Any) -> list[str]:
         sizes = []
         for _ in range(2):

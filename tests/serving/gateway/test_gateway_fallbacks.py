@@ -11,13 +11,13 @@ import pytest
 from recsys.items.store import Edit, ItemStore
 from recsys.policy.rules import RuleSet
 from recsys.stages import load_live_retrieve, load_live_rules, load_rules, read_catalogue, read_schema
-from serving.gateway.assembly import Parts
-from serving.state.contract import UserState
+from serving.gateway.container import Dependencies
+from serving.state.protocols import UserState
 
 USER = "planted-user-7391"
 
 
-def test_without_models_the_popular_list_answers_and_says_so(parts: Parts, during: Any) -> None:
+def test_without_models_the_popular_list_answers_and_says_so(parts: Dependencies, during: Any) -> None:
     async def story(door: Any) -> Any:
         answer = await door.recommend(USER, k=7)
         return answer, await door.metric('recsys_rung_answers_total{rung="popular"}')
@@ -30,7 +30,7 @@ def test_without_models_the_popular_list_answers_and_says_so(parts: Parts, durin
     assert counted == 1
 
 
-def test_must_rules_hold_on_the_popular_list(parts: Parts, banned: Any, during: Any) -> None:
+def test_must_rules_hold_on_the_popular_list(parts: Dependencies, banned: Any, during: Any) -> None:
     async def first(door: Any) -> list[str]:
         return [place["item"] for place in (await door.recommend(USER, k=10)).json()["items"]]
 
@@ -40,7 +40,7 @@ def test_must_rules_hold_on_the_popular_list(parts: Parts, banned: Any, during: 
     assert not set(later) & set(shown[:5])
 
 
-def test_what_a_user_met_or_excludes_is_not_on_the_popular_list(parts: Parts, during: Any, trained: Any) -> None:
+def test_what_a_user_met_or_excludes_is_not_on_the_popular_list(parts: Dependencies, during: Any, trained: Any) -> None:
     query = trained.replay.queries([trained.dataset.num_events - 1], k=10)[0]
     parts.states.known[USER] = UserState(history=query.history)  # type: ignore[attr-defined]
 
@@ -54,7 +54,7 @@ def test_what_a_user_met_or_excludes_is_not_on_the_popular_list(parts: Parts, du
     assert not first & second
 
 
-def test_the_last_good_slate_comes_again(parts: Parts, good_slate: Any, during: Any, trained: Any) -> None:
+def test_the_last_good_slate_comes_again(parts: Dependencies, good_slate: Any, during: Any, trained: Any) -> None:
     parts, slate, well = good_slate(parts)
 
     async def story(door: Any) -> list[dict[str, Any]]:
@@ -73,7 +73,7 @@ def test_the_last_good_slate_comes_again(parts: Parts, good_slate: Any, during: 
 
 
 def test_other_rules_make_the_last_good_slate_forgotten(
-    parts: Parts, good_slate: Any, banned: Any, during: Any, trained: Any
+    parts: Dependencies, good_slate: Any, banned: Any, during: Any, trained: Any
 ) -> None:
     """Rules change under the running gateway: what they ban is on no slate from then on."""
     parts, slate, well = good_slate(parts)
@@ -101,7 +101,7 @@ def test_other_rules_make_the_last_good_slate_forgotten(
     assert slate["items"][0]["item"] not in {place["item"] for place in answer["items"]}
 
 
-def test_a_rung_that_cannot_apply_rules_does_not_answer(parts: Parts, during: Any) -> None:
+def test_a_rung_that_cannot_apply_rules_does_not_answer(parts: Dependencies, during: Any) -> None:
     class Broken:
         policy = parts.rules.policy
         warm = True
@@ -124,7 +124,7 @@ def test_a_rung_that_cannot_apply_rules_does_not_answer(parts: Parts, during: An
 
 
 def test_neighbours_are_those_of_the_vectors_by_the_rules(
-    parts: Parts, banned: Any, during: Any, trained: Any, items: Any
+    parts: Dependencies, banned: Any, during: Any, trained: Any, items: Any
 ) -> None:
     vectors = trained.bundle.arrays("item_vectors.safetensors")["vectors"]
     cosines = vectors @ vectors[3] / np.maximum(np.linalg.norm(vectors, axis=1) * np.linalg.norm(vectors[3]), 1e-12)
@@ -145,7 +145,7 @@ def test_neighbours_are_those_of_the_vectors_by_the_rules(
 
 
 def test_items_that_came_since_the_training_have_neighbours_and_are_some(
-    parts: Parts, during: Any, tmp_path: Path
+    parts: Dependencies, during: Any, tmp_path: Path
 ) -> None:
     """Two of the same content, of which no event is known: each is the other's nearest."""
     catalogue, schema = read_catalogue(parts.bundle), read_schema(parts.bundle)

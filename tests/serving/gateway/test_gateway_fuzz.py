@@ -13,7 +13,7 @@ from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 
 from recsys.pipeline import recommend
-from serving.gateway.assembly import Parts
+from serving.gateway.container import Dependencies
 
 NUM_EXAMPLES = 40
 """of a route and a mode"""
@@ -21,7 +21,7 @@ BODILESS = ("content-length", "transfer-encoding", "host", "connection")
 
 
 @pytest.fixture
-def healthy(parts: Parts, trained: Any, models: Any) -> Parts:
+def healthy(parts: Dependencies, trained: Any, models: Any) -> Dependencies:
     """Models that answer anything with one good slate, so that nothing but the request can be at fault."""
     (query,) = trained.replay.queries([trained.dataset.num_events - 1], k=5)
     (slate,) = recommend([query], trained.stages)
@@ -41,7 +41,7 @@ async def sent(case: Any, client: httpx.AsyncClient) -> httpx.Response:
 
 
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=["fitting", "misfitting"])
-def test_only_declared_answers(healthy: Parts, opened: Any, mode: GenerationMode) -> None:
+def test_only_declared_answers(healthy: Dependencies, opened: Any, mode: GenerationMode) -> None:
     statuses: set[int] = set()
 
     async def story() -> None:

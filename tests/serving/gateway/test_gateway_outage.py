@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from serving.gateway.assembly import Parts
+from serving.gateway.container import Dependencies
 from serving.gateway.settings import Settings
-from serving.gateway.triton import TritonModels
-from serving.server import TritonServer
+from serving.gateway.triton_models import TritonModels
+from serving.triton_server import TritonServer
 
 PATIENCE_S = 60
 HURRIED = Settings(
@@ -69,7 +69,7 @@ def fragile(tmp_path: Path) -> Iterator[TritonServer]:
 
 
 def test_a_stopped_triton_costs_the_models_and_not_the_answers(
-    parts: Parts, opened: Any, fragile: TritonServer
+    parts: Dependencies, opened: Any, fragile: TritonServer
 ) -> None:
     pid = fragile.pid
     assert pid is not None

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from recsys.errors import ServingError
-from serving.gateway.server import _config, serve_gateway
+from serving.gateway.http_server import _config, serve_gateway
 
 PROCESS = """
 import asyncio, dataclasses, io, sys, time
@@ -26,10 +26,10 @@ from recsys.bundle import Bundle
 from recsys.policy.exposure_file import ShareFile
 from recsys.stages import load_retrieve, load_rules
 from serving.gateway.app import build
-from serving.gateway.assembly import Parts
-from serving.gateway.identity import Identity
-from serving.gateway.server import serve_gateway
-from serving.gateway.triton import TritonModels
+from serving.gateway.container import Dependencies
+from serving.gateway.pseudonyms import UserPseudonyms
+from serving.gateway.http_server import serve_gateway
+from serving.gateway.triton_models import TritonModels
 
 class SlowFile:
     "A log that is durable half a second later."
@@ -39,10 +39,10 @@ class SlowFile:
             file.writelines(record.to_json() + b"\\n" for record in records)
 
 bundle = Bundle.open(Path({bundle!r}))
-gateway = build(Parts(
+gateway = build(Dependencies(
     bundle=bundle, retrieve=load_retrieve(bundle), rules=load_rules(bundle), models=TritonModels({grpc!r}),
     states=MemoryStates(), writer=SlowFile(),
-    items=MemoryItems(), identities=Identity(key=b"0" * 32, store_raw=False),
+    items=MemoryItems(), identities=UserPseudonyms(key=b"0" * 32, store_raw=False),
     exposures=MemoryExposures(), share_file=ShareFile(Path({exposure!r})), keys=None, settings=PATIENT, log=sys.stderr,
     clock=time.monotonic, now=lambda: {now!r},
 ))

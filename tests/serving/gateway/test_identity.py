@@ -5,9 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from recsys.errors import ConfigError
-from serving.gateway.identity import Identity
+from serving.gateway.pseudonyms import UserPseudonyms
 
-KNOWN = Identity(key=b"\x0b" * 20, store_raw=False)
+KNOWN = UserPseudonyms(key=b"\x0b" * 20, store_raw=False)
 ANSWER = "b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7"
 """RFC 4231, test case 1"""
 
@@ -18,7 +18,7 @@ def test_the_hash_is_hmac_sha256():
 
 
 def test_one_setting_says_what_is_stored_and_logs_never_see_the_id():
-    raw = Identity(key=KNOWN.key, store_raw=True)
+    raw = UserPseudonyms(key=KNOWN.key, store_raw=True)
     assert raw.stored("Hi There") == "Hi There"
     assert raw.logged("Hi There") == KNOWN.logged("Hi There")
 
@@ -26,7 +26,7 @@ def test_one_setting_says_what_is_stored_and_logs_never_see_the_id():
 def test_another_user_or_another_key_is_another_pseudonym():
     names = {KNOWN.stored(user) for user in ("a", "b", "\N{SNOWMAN}", "\ud800", "")}
     assert len(names) == 5
-    assert Identity(key=b"\x0c" * 20, store_raw=False).stored("a") not in names
+    assert UserPseudonyms(key=b"\x0c" * 20, store_raw=False).stored("a") not in names
 
 
 def test_the_key_is_not_printed():
@@ -35,16 +35,16 @@ def test_the_key_is_not_printed():
 
 def test_the_key_is_made_once_for_its_owner_only(tmp_path):
     path = tmp_path / "folder" / "key"
-    one = Identity.from_file(path, store_raw=False)
+    one = UserPseudonyms.from_file(path, store_raw=False)
     assert path.stat().st_mode & 0o777 == 0o600
     assert [file.name for file in path.parent.iterdir()] == ["key"]
-    assert Identity.from_file(path, store_raw=False) == one
-    assert Identity.from_file(tmp_path / "other", store_raw=False).key != one.key
+    assert UserPseudonyms.from_file(path, store_raw=False) == one
+    assert UserPseudonyms.from_file(tmp_path / "other", store_raw=False).key != one.key
 
 
 def test_gateways_that_start_at_once_have_the_same_key(tmp_path):
     with ThreadPoolExecutor(8) as threads:
-        found = list(threads.map(lambda _: Identity.from_file(tmp_path / "key", store_raw=False), range(8)))
+        found = list(threads.map(lambda _: UserPseudonyms.from_file(tmp_path / "key", store_raw=False), range(8)))
     assert len({one.key for one in found}) == 1
 
 
@@ -62,4 +62,4 @@ def test_a_file_that_is_no_key_is_refused(tmp_path, text, mode, sentence):
     path.write_text(text, encoding="utf-8")
     path.chmod(mode)
     with pytest.raises(ConfigError, match=sentence):
-        Identity.from_file(path, store_raw=True)
+        UserPseudonyms.from_file(path, store_raw=True)

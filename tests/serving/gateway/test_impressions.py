@@ -9,7 +9,7 @@ import pytest
 
 from recsys.errors import QueryError
 from serving.events.record import Record
-from serving.gateway.impressions import LATE, LOST, Impressions
+from serving.gateway.impression_queue import IMPRESSIONS_LATE, IMPRESSIONS_LOST, ImpressionQueue
 
 Run = Callable[[Any], Any]
 
@@ -21,7 +21,7 @@ def record(number: int) -> Record:
 class Kept:
     def __init__(self, writer: Any, most: int = 10, batch: int = 4) -> None:
         self.counts: Counter[str] = Counter()
-        self.queue = Impressions(writer, most=most, batch=batch, pause_s=0.5, count=self.count)
+        self.queue = ImpressionQueue(writer, max_records=most, batch=batch, pause_s=0.5, count=self.count)
 
     def count(self, outcome: str, num: int) -> None:
         self.counts[outcome] += num
@@ -43,7 +43,7 @@ def test_what_is_shown_is_written_in_order_and_in_batches(in_virtual_time: Run, 
         for number in range(9):
             kept.queue.put(record(number))
         kept.queue.start()
-        assert await kept.queue.stop(within_s=1.0) == 0
+        assert await kept.queue.stop(timeout_s=1.0) == 0
         return kept
 
     kept = in_virtual_time(story())
@@ -60,12 +60,12 @@ def test_a_refusing_log_is_said_and_asked_again_and_nothing_is_lost(in_virtual_t
         kept.queue.start()
         kept.queue.put(record(0))
         await until(lambda: bool(kept.queue.flags))
-        assert kept.queue.flags == (LATE,)
+        assert kept.queue.flags == (IMPRESSIONS_LATE,)
         kept.queue.put(record(1))
         writer.away = False
         await until(lambda: not len(kept.queue))
         assert kept.queue.flags == ()
-        await kept.queue.stop(within_s=1.0)
+        await kept.queue.stop(timeout_s=1.0)
         return kept
 
     kept = in_virtual_time(story())
@@ -81,12 +81,12 @@ def test_a_full_queue_loses_the_newest_counts_them_and_says_so(in_virtual_time: 
         kept.queue.start()
         for number in range(8):
             kept.queue.put(record(number))
-        assert kept.queue.flags == (LOST,)
+        assert kept.queue.flags == (IMPRESSIONS_LOST,)
         writer.hold.set()
         await until(lambda: not len(kept.queue))
         kept.queue.put(record(8))
         assert kept.queue.flags == ()
-        await kept.queue.stop(within_s=1.0)
+        await kept.queue.stop(timeout_s=1.0)
         return kept
 
     kept = in_virtual_time(story())
@@ -101,7 +101,7 @@ def test_at_the_end_what_cannot_be_written_in_time_is_counted(in_virtual_time: R
         kept.queue.start()
         kept.queue.put(record(0))
         began = loop.time()
-        return await kept.queue.stop(within_s=2.0), loop.time() - began, kept
+        return await kept.queue.stop(timeout_s=2.0), loop.time() - began, kept
 
     lost, took, kept = in_virtual_time(story())
     assert (lost, kept.counts) == (1, {"lost": 1})
@@ -120,7 +120,7 @@ def test_one_that_no_log_takes_is_lost_alone(in_virtual_time: Run, writer: Any) 
         for number in (0, 1, 13, 3, 4):
             kept.queue.put(record(number))
         kept.queue.start()
-        await kept.queue.stop(within_s=1.0)
+        await kept.queue.stop(timeout_s=1.0)
         return kept
 
     assert in_virtual_time(story()).counts == {"lost": 1, "written": 4}
@@ -133,7 +133,7 @@ def test_a_defect_of_the_writer_costs_its_batch_and_not_the_queue(in_virtual_tim
         for number in (0, 1, 13, 3, 4):
             kept.queue.put(record(number))
         kept.queue.start()
-        await kept.queue.stop(within_s=1.0)
+        await kept.queue.stop(timeout_s=1.0)
         return kept
 
     class Poisoned:

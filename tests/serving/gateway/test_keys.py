@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.errors import ConfigError
-from serving.first import first_key
-from serving.gateway.keys import Bucket, Key, Keyring, create_key, hash_token, read_keys
-from serving.gateway.refusals import Refusal
-from serving.place import Place
+from serving.bootstrap import bootstrap_key
+from serving.gateway.api_keys import ApiKey, ApiKeys, TokenBucket, create_key, hash_token, read_keys
+from serving.gateway.http_error import HTTPError
+from serving.layout import DeploymentLayout
 
 
 class Clock:
@@ -25,14 +25,14 @@ class Clock:
         return self.now
 
 
-def key(name: str, token: str, *scopes: Any, rate: float = 1.0, burst: int = 2) -> Key:
-    return Key(name=name, sha256=hash_token(token), scopes=scopes or ("recommend",), rate=rate, burst=burst)
+def key(name: str, token: str, *scopes: Any, rate: float = 1.0, burst: int = 2) -> ApiKey:
+    return ApiKey(name=name, sha256=hash_token(token), scopes=scopes or ("recommend",), rate=rate, burst=burst)
 
 
-def status_of(keys: Keyring, header: str | None, scope: Any = "recommend") -> int:
+def status_of(keys: ApiKeys, header: str | None, scope: Any = "recommend") -> int:
     try:
         keys.admit(header, scope)
-    except Refusal as refusal:
+    except HTTPError as refusal:
         return refusal.status
     return 200
 
@@ -44,7 +44,7 @@ def test_a_key_is_made_once_and_only_its_hash_is_kept(tmp_path: Path) -> None:
     assert token != other
     assert token not in path.read_text()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    keys = Keyring(read_keys(path), clock=Clock())
+    keys = ApiKeys(read_keys(path), clock=Clock())
     assert keys.admit(f"Bearer {token}", "recommend") == "shop"
     assert keys.admit(f"bearer {other}", "admin") == "feed"
     with pytest.raises(ConfigError, match="has a key 'shop' already"):
@@ -55,19 +55,19 @@ def test_a_key_may_take_the_place_of_one_whose_token_is_lost(tmp_path: Path) -> 
     path = tmp_path / "live" / "keys.json"
     lost = create_key(path, name="first", scopes=["recommend"], rate=5.0, burst=10)
     other = create_key(path, name="shop", scopes=["recommend"], rate=5.0, burst=10)
-    token = create_key(path, name="first", scopes=["recommend"], rate=5.0, burst=10, anew=True)
-    keys = Keyring(read_keys(path), clock=Clock())
+    token = create_key(path, name="first", scopes=["recommend"], rate=5.0, burst=10, replace=True)
+    keys = ApiKeys(read_keys(path), clock=Clock())
     assert [status_of(keys, f"Bearer {one}") for one in (lost, other, token)] == [401, 200, 200]
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 
 def test_the_first_token_comes_back_when_its_file_is_gone(tmp_path: Path) -> None:
-    place = Place(serve=tmp_path, live=tmp_path / "live")
-    lost = first_key(place)
-    assert first_key(place) == lost
+    place = DeploymentLayout(serve=tmp_path, live=tmp_path / "live")
+    lost = bootstrap_key(place)
+    assert bootstrap_key(place) == lost
     place.first_key.unlink()
-    token = first_key(place)
-    keys = Keyring(read_keys(place.keys), clock=Clock())
+    token = bootstrap_key(place)
+    keys = ApiKeys(read_keys(place.keys), clock=Clock())
     assert [status_of(keys, f"Bearer {one}") for one in (lost, token)] == [401, 200]
 
 
@@ -83,7 +83,7 @@ def test_keys_made_at_once_are_all_there(tmp_path: Path) -> None:
 
 
 def test_who_may_do_what() -> None:
-    keys = Keyring([key("a", "one", "recommend"), key("b", "two", "events")], clock=Clock())
+    keys = ApiKeys([key("a", "one", "recommend"), key("b", "two", "events")], clock=Clock())
     assert status_of(keys, "Bearer one") == 200
     assert status_of(keys, "Bearer one", "events") == 403
     assert status_of(keys, "Bearer two", "events") == 200
@@ -110,8 +110,8 @@ def test_every_key_is_compared_whichever_fits(monkeypatch: pytest.MonkeyPatch) -
         return real(one, other)
 
     real = hmac.compare_digest
-    keys = Keyring([key(f"k{place}", f"token-{place}", burst=9) for place in range(5)], clock=Clock())
-    monkeypatch.setattr("serving.gateway.keys.hmac.compare_digest", counted)
+    keys = ApiKeys([key(f"k{place}", f"token-{place}", burst=9) for place in range(5)], clock=Clock())
+    monkeypatch.setattr("serving.gateway.api_keys.hmac.compare_digest", counted)
     for token in ("token-0", "token-4", "none", ""):
         compared.clear()
         status_of(keys, f"Bearer {token}")
@@ -121,9 +121,9 @@ def test_every_key_is_compared_whichever_fits(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_key_that_asks_too_often_is_told_when_to_come_again() -> None:
     clock = Clock()
-    keys = Keyring([key("a", "one", rate=0.5, burst=2), key("b", "two")], clock=clock)
+    keys = ApiKeys([key("a", "one", rate=0.5, burst=2), key("b", "two")], clock=clock)
     assert [status_of(keys, "Bearer one") for _ in range(3)] == [200, 200, 429]
-    with pytest.raises(Refusal) as refused:
+    with pytest.raises(HTTPError) as refused:
         keys.admit("Bearer one", "recommend")
     assert refused.value.retry_after_s == pytest.approx(2.0)
     assert status_of(keys, "Bearer two") == 200  # its own bucket
@@ -137,7 +137,7 @@ def test_a_key_that_asks_too_often_is_told_when_to_come_again() -> None:
 @given(st.lists(st.floats(0.0, 5.0), max_size=80), st.floats(0.1, 10.0), st.integers(1, 10))
 def test_no_window_admits_more_than_burst_and_rate(pauses: list[float], rate: float, burst: int) -> None:
     clock = Clock()
-    bucket = Bucket(rate=rate, burst=burst, clock=clock)
+    bucket = TokenBucket(rate=rate, burst=burst, clock=clock)
     admitted = []
     for pause in pauses:
         clock.now += pause
@@ -152,7 +152,7 @@ def test_no_window_admits_more_than_burst_and_rate(pauses: list[float], rate: fl
 @given(st.floats(0.1, 10.0), st.integers(1, 10))
 def test_who_waits_as_long_as_told_is_admitted(rate: float, burst: int) -> None:
     clock = Clock()
-    bucket = Bucket(rate=rate, burst=burst, clock=clock)
+    bucket = TokenBucket(rate=rate, burst=burst, clock=clock)
     for _ in range(burst):
         assert not bucket.wait()
     clock.now += bucket.wait() * (1 + 1e-9) + 1e-9
@@ -196,4 +196,4 @@ def test_a_file_that_is_absent_is_refused(tmp_path: Path) -> None:
 
 def test_two_keys_of_one_name_are_refused() -> None:
     with pytest.raises(ConfigError, match="two keys are called 'a'"):
-        Keyring([key("a", "one"), key("a", "two")], clock=Clock())
+        ApiKeys([key("a", "one"), key("a", "two")], clock=Clock())

@@ -10,9 +10,9 @@ import pytest
 from recsys.contracts import Query
 from recsys.errors import QueryError, ServingError
 from serving.gateway.breaker import Breaker
-from serving.gateway.ladder import Answer, Ladder, Question, Rung
-from serving.gateway.refusals import Refusal
-from serving.gateway.slots import Busy, Slots
+from serving.gateway.bulkhead import Bulkhead, BulkheadFull
+from serving.gateway.fallback_chain import FallbackChain, FallbackTier, SlateRequest, SlateResponse
+from serving.gateway.http_error import HTTPError
 
 SLATE = {"items": []}
 Run = Callable[[Any], Any]
@@ -23,10 +23,10 @@ class Watched:
     failures: list[tuple[str, str]] = field(default_factory=list)
     stages: list[str] = field(default_factory=list)
 
-    def rung_failed(self, rung: str, reason: str) -> None:
+    def tier_failed(self, rung: str, reason: str) -> None:
         self.failures.append((rung, reason))
 
-    def stage_took(self, stage: str, seconds: float) -> None:
+    def observe_stage(self, stage: str, seconds: float) -> None:
         self.stages.append(stage)
 
 
@@ -34,71 +34,71 @@ def now() -> float:
     return asyncio.get_running_loop().time()
 
 
-def question(budget_s: float = 0.1) -> Question:
-    return Question(query=Query(user="u", now=0.0), document={}, text=b"", deadline=now() + budget_s)
+def question(budget_s: float = 0.1) -> SlateRequest:
+    return SlateRequest(query=Query(user="u", now=0.0), document={}, text=b"", deadline=now() + budget_s)
 
 
 def rung(
     name: str,
-    answer: Callable[[Question, float], Awaitable[Any]],
+    answer: Callable[[SlateRequest, float], Awaitable[Any]],
     reserve_s: float = 0.0,
-    working: int = 8,
+    max_running: int = 8,
     waiting: int = 8,
-) -> Rung:
-    breaker = Breaker(window=4, failures=2, pause_s=1.0, longest_s=1.0, clock=now)
-    return Rung(
+) -> FallbackTier:
+    breaker = Breaker(window=4, failures=2, pause_s=1.0, max_pause_s=1.0, clock=now)
+    return FallbackTier(
         name=name,
         answer=answer,
         breaker=breaker,
-        slots=Slots(working=working, waiting=waiting),
+        bulkhead=Bulkhead(max_running=max_running, waiting=waiting),
         reserve_s=reserve_s,
-        least_s=0.005,
+        min_s=0.005,
     )
 
 
-async def well(question: Question, time_s: float) -> dict[str, Any]:
+async def well(question: SlateRequest, time_s: float) -> dict[str, Any]:
     return SLATE
 
 
-async def never(question: Question, time_s: float) -> dict[str, Any]:
+async def never(question: SlateRequest, time_s: float) -> dict[str, Any]:
     await asyncio.Event().wait()
     raise AssertionError
 
 
-async def nothing(question: Question, time_s: float) -> None:
+async def nothing(question: SlateRequest, time_s: float) -> None:
     return None
 
 
-def failing(error: Exception) -> Callable[[Question, float], Awaitable[Any]]:
-    async def answer(question: Question, time_s: float) -> Any:
+def failing(error: Exception) -> Callable[[SlateRequest, float], Awaitable[Any]]:
+    async def answer(question: SlateRequest, time_s: float) -> Any:
         raise error
 
     return answer
 
 
-async def answered(*rungs: Rung, budget_s: float = 0.1) -> tuple[Answer, Watched, float]:
+async def answered(*rungs: FallbackTier, budget_s: float = 0.1) -> tuple[SlateResponse, Watched, float]:
     watched, began = Watched(), now()
-    answer = await Ladder(rungs, clock=now, watched=watched).answer(question(budget_s))
+    answer = await FallbackChain(rungs, clock=now, metrics=watched).answer(question(budget_s))
     return answer, watched, now() - began
 
 
 def test_the_first_rung_answers_and_nothing_is_degraded(in_virtual_time: Run) -> None:
-    async def one() -> tuple[Answer, Watched, float]:
+    async def one() -> tuple[SlateResponse, Watched, float]:
         return await answered(rung("a", well), rung("b", well))
 
     answer, watched, took = in_virtual_time(one())
-    assert (answer.rung, answer.reasons, took, watched.failures) == ("a", (), 0.0, [])
+    assert (answer.tier, answer.reasons, took, watched.failures) == ("a", (), 0.0, [])
     assert watched.stages == ["a"]
 
 
 def test_a_slow_rung_leaves_the_next_ones_their_time(in_virtual_time: Run) -> None:
     told: list[float] = []
 
-    async def last(question: Question, time_s: float) -> dict[str, Any]:
+    async def last(question: SlateRequest, time_s: float) -> dict[str, Any]:
         told.append(time_s)
         return SLATE
 
-    async def one() -> tuple[Answer, Watched, float]:
+    async def one() -> tuple[SlateResponse, Watched, float]:
         return await answered(rung("a", never, 0.04), rung("b", never, 0.01), rung("c", last))
 
     answer, watched, took = in_virtual_time(one())
@@ -109,7 +109,7 @@ def test_a_slow_rung_leaves_the_next_ones_their_time(in_virtual_time: Run) -> No
 
 
 def test_a_rung_without_enough_time_is_not_tried(in_virtual_time: Run) -> None:
-    async def one() -> tuple[Answer, Watched, float]:
+    async def one() -> tuple[SlateResponse, Watched, float]:
         return await answered(rung("a", never, 0.04), rung("b", well, 0.01), budget_s=0.03)
 
     answer, _, took = in_virtual_time(one())
@@ -119,7 +119,7 @@ def test_a_rung_without_enough_time_is_not_tried(in_virtual_time: Run) -> None:
 def test_nobody_answers_after_the_deadline(in_virtual_time: Run) -> None:
     async def one() -> float:
         began = now()
-        with pytest.raises(Refusal) as refused:
+        with pytest.raises(HTTPError) as refused:
             await answered(rung("a", never), rung("b", well))
         assert (refused.value.status, refused.value.retry_after_s) == (503, 1.0)
         return now() - began
@@ -132,14 +132,14 @@ def test_nobody_answers_after_the_deadline(in_virtual_time: Run) -> None:
     [(ServingError("away"), "failed"), (KeyError("a defect"), "failed"), (TimeoutError(), "timeout")],
 )
 def test_a_failure_is_the_next_ones_turn(in_virtual_time: Run, error: Exception, reason: str) -> None:
-    async def one() -> Answer:
+    async def one() -> SlateResponse:
         return (await answered(rung("a", failing(error)), rung("b", well)))[0]
 
     assert in_virtual_time(one()).reasons == ("rung:b", f"a:{reason}")
 
 
 def test_a_rung_with_nothing_to_say_has_not_failed(in_virtual_time: Run) -> None:
-    async def one() -> tuple[Answer, str]:
+    async def one() -> tuple[SlateResponse, str]:
         first = rung("a", nothing)
         for _ in range(10):
             answer, _, _ = await answered(first, rung("b", well))
@@ -163,7 +163,7 @@ def test_what_the_caller_did_wrong_is_told_and_no_failure(in_virtual_time: Run) 
 def test_an_open_breaker_costs_no_time_and_one_try_closes_it(in_virtual_time: Run) -> None:
     healed: list[bool] = []
 
-    async def sick(question: Question, time_s: float) -> dict[str, Any]:
+    async def sick(question: SlateRequest, time_s: float) -> dict[str, Any]:
         return SLATE if healed else await never(question, time_s)
 
     async def story() -> list[tuple[str, float]]:
@@ -184,11 +184,11 @@ def test_beyond_its_places_a_rung_turns_away_at_once_and_its_breaker_stays_close
     async def crowd() -> tuple[list[tuple[str, ...]], str]:
         gate = asyncio.Event()
 
-        async def gated(question: Question, time_s: float) -> dict[str, Any]:
+        async def gated(question: SlateRequest, time_s: float) -> dict[str, Any]:
             await gate.wait()
             return SLATE
 
-        first = rung("a", gated, 0.02, working=2, waiting=3)
+        first = rung("a", gated, 0.02, max_running=2, waiting=3)
         asked = [asyncio.create_task(answered(first, rung("b", well))) for _ in range(9)]
         await asyncio.sleep(0.01)
         gate.set()
@@ -201,13 +201,13 @@ def test_beyond_its_places_a_rung_turns_away_at_once_and_its_breaker_stays_close
 
 def test_who_waits_in_vain_for_a_place_says_nothing_against_the_rung(in_virtual_time: Run) -> None:
     async def crowd() -> tuple[list[str], str]:
-        async def slow(question: Question, time_s: float) -> dict[str, Any]:
+        async def slow(question: SlateRequest, time_s: float) -> dict[str, Any]:
             await asyncio.sleep(0.075)
             return SLATE
 
-        first = rung("a", slow, 0.02, working=1, waiting=8)
+        first = rung("a", slow, 0.02, max_running=1, waiting=8)
         asked = [asyncio.create_task(answered(first, rung("b", well))) for _ in range(4)]
-        return [(await one)[0].rung for one in asked], first.breaker.state
+        return [(await one)[0].tier for one in asked], first.breaker.state
 
     rungs, state = in_virtual_time(crowd())
     assert rungs[0] == "a"
@@ -217,13 +217,13 @@ def test_who_waits_in_vain_for_a_place_says_nothing_against_the_rung(in_virtual_
 
 def test_a_caller_who_leaves_frees_its_place(in_virtual_time: Run) -> None:
     async def story() -> str:
-        first = rung("a", never, working=1, waiting=0)
+        first = rung("a", never, max_running=1, waiting=0)
         leaving = asyncio.create_task(answered(first))
         await asyncio.sleep(0.01)
         leaving.cancel()
         with pytest.raises(asyncio.CancelledError):
             await leaving
-        async with first.slots.taken():
+        async with first.bulkhead.acquire():
             return first.breaker.state
 
     assert in_virtual_time(story()) == "closed"
@@ -231,17 +231,17 @@ def test_a_caller_who_leaves_frees_its_place(in_virtual_time: Run) -> None:
 
 def test_slots_are_bounded_and_in_order(in_virtual_time: Run) -> None:
     async def story() -> list[int]:
-        slots, order, gate = Slots(working=1, waiting=2), [], asyncio.Event()
+        slots, order, gate = Bulkhead(max_running=1, waiting=2), [], asyncio.Event()
 
         async def enter(number: int) -> None:
-            async with slots.taken():
+            async with slots.acquire():
                 order.append(number)
                 await gate.wait()
 
         tasks = [asyncio.create_task(enter(number)) for number in range(3)]
         await asyncio.sleep(0)
         assert slots.waiting == 2
-        with pytest.raises(Busy):
+        with pytest.raises(BulkheadFull):
             await enter(9)
         gate.set()
         await asyncio.gather(*tasks)

@@ -1,8 +1,7 @@
 """The memory of last good slates."""
 
-from serving.gateway.exposure import TopShare
-from serving.gateway.last_good import LastGood
-from serving.gateway.metrics import families
+from serving.gateway.metrics import TopShare, families
+from serving.gateway.stale_cache import StaleCache
 
 
 class Clock:
@@ -12,9 +11,9 @@ class Clock:
         return self.now
 
 
-def kept(most: int = 2) -> tuple[LastGood, Clock]:
+def kept(most: int = 2) -> tuple[StaleCache, Clock]:
     clock = Clock()
-    return LastGood(most=most, ttl_s=60.0, clock=clock), clock
+    return StaleCache(max_slates=most, ttl_s=60.0, clock=clock), clock
 
 
 def test_a_slate_serves_its_user_and_surface_for_its_time() -> None:

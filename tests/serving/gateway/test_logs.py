@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from serving.gateway.logs import RequestLog
+from serving.gateway.request_log import RequestLog
 
 
 class Full(io.StringIO):

@@ -15,17 +15,17 @@ from recsys.errors import ServingError
 from recsys.policy.compose import Policy
 from recsys.policy.repeat import Repeat
 from recsys.stages import load_rules, read_spec
-from serving.events.record import Record, Stored
-from serving.gateway.assembly import Parts
-from serving.gateway.pending import MOST_OF_A_USER, Pending
-from serving.gateway.personal import Personal
-from serving.gateway.rungs import NAMES
-from serving.state.contract import UserState
-from serving.state.exposure import Amortised
-from serving.state.folding import short_id, with_records
-from serving.state.opening import open_states
+from serving.events.record import Record, StoredRecord
+from serving.gateway.container import Dependencies
+from serving.gateway.fallback_tiers import NAMES
+from serving.gateway.pending_records import MAX_RECORDS_PER_USER, PendingRecords
+from serving.gateway.repeat_filter import RepeatFilter
+from serving.state.apply_events import apply_records, short_id
+from serving.state.exposure_counts import ExposureCounts
+from serving.state.protocols import UserState
 from serving.state.seen import SeenItems
-from serving.state.states import States
+from serving.state.states import StateStore
+from serving.state.store_factory import open_states
 
 USER, K = "planted-user-7391", 10
 Story = Callable[[Any, "Switched"], Awaitable[Any]]
@@ -51,7 +51,7 @@ class Switched:
 
 
 @pytest.fixture
-def switched(served_parts: Callable[[], Parts], during: Any) -> Callable[[Story], Any]:
+def switched(served_parts: Callable[[], Dependencies], during: Any) -> Callable[[Story], Any]:
     """Runs a story before the real Triton."""
 
     def switched(story: Story, **changes: Any) -> Any:
@@ -111,9 +111,9 @@ def test_a_last_good_slate_loses_what_is_hidden_and_is_used_while_it_fills_the_p
 
 
 @pytest.fixture
-def stored(trained: Any, tmp_path: Path) -> Callable[[], States]:
+def stored(trained: Any, tmp_path: Path) -> Callable[[], StateStore]:
     """A real store, to be opened in a loop."""
-    exposure = Amortised(values=dict, half_life_s=86_400.0)
+    exposure = ExposureCounts(values=dict, half_life_s=86_400.0)
     limits: dict[str, Any] = {"read_timeout_s": 10.0, "write_timeout_s": 10.0, "ttl_s": None}
     return lambda: open_states(
         f"sqlite:///{tmp_path / 'states.db'}", read_spec(trained.bundle), exposure=exposure, **limits
@@ -123,7 +123,7 @@ def stored(trained: Any, tmp_path: Path) -> Callable[[], States]:
 @pytest.mark.parametrize("rung", NAMES)
 @pytest.mark.parametrize("num", [40, 60, 737])
 def test_nothing_that_was_seen_is_shown_however_long_ago(
-    num: int, rung: str, switched: Any, stored: Callable[[], States], items: Sequence[str], trained: Any
+    num: int, rung: str, switched: Any, stored: Callable[[], StateStore], items: Sequence[str], trained: Any
 ) -> None:
     """Histories beyond what a state keeps, many of whose events reach no objective, through a store."""
     chosen = np.random.default_rng(num).choice(items[:120], num).tolist()
@@ -139,7 +139,7 @@ def test_nothing_that_was_seen_is_shown_however_long_ago(
             answer = await door.client.post("/v1/events", json={"events": events[first : first + 500]})
             assert answer.status_code == 200
         records = door.parts.writer.of_kind("feedback")
-        await states.write([Stored(sequence=number, record=record) for number, record in enumerate(records, 1)])
+        await states.write([StoredRecord(sequence=number, record=record) for number, record in enumerate(records, 1)])
         models.only(rung)
         answer = (await door.recommend(USER, k=100)).json()
         assert answer["rung"] == (rung if rung != "last_good" else "popular")
@@ -151,7 +151,7 @@ def test_nothing_that_was_seen_is_shown_however_long_ago(
     switched(story, states=states)
 
 
-def test_profiles_of_the_state_serve_where_the_caller_sends_none(parts: Parts, during: Any) -> None:
+def test_profiles_of_the_state_serve_where_the_caller_sends_none(parts: Dependencies, during: Any) -> None:
     state = UserState(seeded={"age": 30.0, "segment": "a"}, profile={"segment": "b"})
     parts.states.known[USER] = state  # type: ignore[attr-defined]
 
@@ -186,7 +186,7 @@ async def logged_profile(door: Any, **fields: Any) -> dict[str, Any]:
     return logged[-1].body["query"]["profile"]
 
 
-def test_a_put_of_a_profile_is_kept_while_the_state_store_is_away(parts: Parts, during: Any) -> None:
+def test_a_put_of_a_profile_is_kept_while_the_state_store_is_away(parts: Dependencies, during: Any) -> None:
     parts.states.away = True  # type: ignore[attr-defined]
 
     async def story(door: Any) -> Any:
@@ -197,17 +197,17 @@ def test_a_put_of_a_profile_is_kept_while_the_state_store_is_away(parts: Parts, 
     assert (record.user, record.body) == (USER, {"age": 3.0})
 
 
-def test_repeats_are_those_of_the_policy(parts: Parts, trained: Any) -> None:
+def test_repeats_are_those_of_the_policy(parts: Dependencies, trained: Any) -> None:
     spec, day = read_spec(trained.bundle), 86_400.0
     events = [
         Event(user=USER, item=item, timestamp=10 * day + ago * day, actions={"click": 1.0})
         for item, ago in (("old", -20), ("new", -1))
     ]
     state = UserState(history=tuple(events[1:]), seen=SeenItems().after(events, spec))
-    assert Personal(parts.rules).barred(state, 10 * day) == ["old"], "the history bars its items itself"
+    assert RepeatFilter(parts.rules).barred(state, 10 * day) == ["old"], "the history bars its items itself"
     policy = Policy.from_document(trained.bundle.document("policy.yaml"))
     policy.repeat = Repeat(default=7.0, objectives={})
-    after_a_week = Personal(load_rules(trained.bundle, policy=policy))
+    after_a_week = RepeatFilter(load_rules(trained.bundle, policy=policy))
     assert after_a_week.barred(state, 10 * day) == ["new"]
     assert after_a_week.barred(state, 20 * day) == []
 
@@ -237,25 +237,28 @@ def acted(user: str, number: int) -> Record:
 
 def test_what_waits_is_laid_over_the_state_until_the_state_knows_it(trained: Any, clocked: Any) -> None:
     spec = read_spec(trained.bundle)
-    pending, records = Pending(spec, most=2, keep_s=60.0, clock=clocked), [acted("u", number) for number in range(5)]
+    pending, records = (
+        PendingRecords(spec, max_users=2, keep_s=60.0, clock=clocked),
+        [acted("u", number) for number in range(5)],
+    )
     pending.add(records)
-    assert pending.over("u", UserState()) == with_records(UserState(), records, spec)
-    half = with_records(UserState(), records[:3], spec)
-    assert pending.over("u", half) == with_records(half, records[3:], spec)
-    everything = with_records(UserState(), records, spec)
-    assert pending.over("u", everything) is everything
+    assert pending.overlay("u", UserState()) == apply_records(UserState(), records, spec)
+    half = apply_records(UserState(), records[:3], spec)
+    assert pending.overlay("u", half) == apply_records(half, records[3:], spec)
+    everything = apply_records(UserState(), records, spec)
+    assert pending.overlay("u", everything) is everything
     assert len(pending) == 0
     assert short_id(records[-1]) == everything.recent[-1]
 
 
 def test_what_waits_is_bounded_in_users_records_and_time(trained: Any, clocked: Any) -> None:
-    pending = Pending(read_spec(trained.bundle), most=2, keep_s=60.0, clock=clocked)
-    pending.add([acted("u", number) for number in range(MOST_OF_A_USER + 3)])
-    assert len(pending.over("u", UserState()).seen) == MOST_OF_A_USER
+    pending = PendingRecords(read_spec(trained.bundle), max_users=2, keep_s=60.0, clock=clocked)
+    pending.add([acted("u", number) for number in range(MAX_RECORDS_PER_USER + 3)])
+    assert len(pending.overlay("u", UserState()).seen) == MAX_RECORDS_PER_USER
     pending.add([acted(user, 1) for user in "vw"])
     assert len(pending) == 2
     nothing = UserState()
-    assert pending.over("u", nothing) is nothing
+    assert pending.overlay("u", nothing) is nothing
     clocked.now = 60.0
-    assert pending.over("v", nothing) is nothing
+    assert pending.overlay("v", nothing) is nothing
     assert len(pending) == 1

@@ -4,10 +4,10 @@ from typing import Any
 
 import httpx
 
-from serving.gateway.assembly import Parts
+from serving.gateway.container import Dependencies
 
 
-def test_what_is_liked_becomes_events_once(parts: Parts, during: Any, trained: Any) -> None:
+def test_what_is_liked_becomes_events_once(parts: Dependencies, during: Any, trained: Any) -> None:
     liked = trained.dataset.items["item"].to_list()[:2]
 
     async def story(door: Any) -> list[httpx.Response]:
@@ -23,7 +23,7 @@ def test_what_is_liked_becomes_events_once(parts: Parts, during: Any, trained: A
     ]
 
 
-def test_what_nobody_can_like_is_refused(parts: Parts, during: Any) -> None:
+def test_what_nobody_can_like_is_refused(parts: Dependencies, during: Any) -> None:
     async def story(door: Any) -> list[int]:
         bodies = (
             {"user": "new"},

@@ -13,9 +13,9 @@ from recsys.contracts import Query, Slate, query_from_dict
 from recsys.pipeline import light, recommend
 from recsys.stages import load_explain, read_spec
 from serving.events.record import Record
-from serving.gateway.assembly import Parts
-from serving.gateway.recommending import query_document
-from serving.state.contract import UserState
+from serving.gateway.container import Dependencies
+from serving.gateway.recommend_handler import query_document
+from serving.state.protocols import UserState
 
 NUM_QUERIES = 50
 TOLERANCE = 1e-5
@@ -79,7 +79,7 @@ async def asked(door: Any, query: Query, **fields: Any) -> dict[str, Any]:
     return answer.json()
 
 
-def known_to(parts: Parts, query: Query) -> Parts:
+def known_to(parts: Dependencies, query: Query) -> Dependencies:
     """The gateway at the moment of this query."""
     parts.states.known[query.user] = UserState(history=query.history, shown=query.exposure)  # type: ignore[attr-defined]
     return parts
@@ -91,7 +91,7 @@ def slate_of(answer: dict[str, Any]) -> Slate:
 
 
 def test_slates_are_those_of_the_process(
-    served_parts: Callable[[], Parts], opened: Any, queries: list[Query], trained: Any
+    served_parts: Callable[[], Dependencies], opened: Any, queries: list[Query], trained: Any
 ) -> None:
     moment = {"now": 0.0}
 
@@ -125,11 +125,11 @@ def assert_same(found: Slate, expected: Slate) -> None:
 
 
 def test_what_was_shown_is_logged_with_all_that_made_it(
-    served_parts: Callable[[], Parts], opened: Any, queries: list[Query]
+    served_parts: Callable[[], Dependencies], opened: Any, queries: list[Query]
 ) -> None:
     query = queries[1]
 
-    async def one() -> tuple[Parts, dict[str, Any]]:
+    async def one() -> tuple[Dependencies, dict[str, Any]]:
         parts = replace(served_parts(), now=lambda: query.now)
         async with opened(known_to(parts, query)) as door:
             return parts, await asked(door, query)
@@ -143,15 +143,15 @@ def test_what_was_shown_is_logged_with_all_that_made_it(
     assert logged.context.items() <= query.context.items()
     assert Record.from_json(record.to_json()).body["slate"] == Record.from_json(wanted.to_json()).body["slate"]
     assert record.body["rung"] == "recommend"
-    assert record.shown() == tuple(place["item"] for place in answer["items"])
+    assert record.shown_items() == tuple(place["item"] for place in answer["items"])
 
 
 def test_who_asks_for_reasons_gets_them_and_they_are_logged(
-    served_parts: Callable[[], Parts], opened: Any, queries: list[Query], trained: Any
+    served_parts: Callable[[], Dependencies], opened: Any, queries: list[Query], trained: Any
 ) -> None:
     query = queries[0]
 
-    async def one() -> tuple[Parts, dict[str, Any], dict[str, Any]]:
+    async def one() -> tuple[Dependencies, dict[str, Any], dict[str, Any]]:
         parts = replace(served_parts(), now=lambda: query.now)
         async with opened(known_to(parts, query)) as door:
             return parts, await asked(door, query, explain=True), await asked(door, replace(query, request_id="x"))
@@ -172,7 +172,7 @@ def test_who_asks_for_reasons_gets_them_and_they_are_logged(
 
 @pytest.mark.parametrize(("models", "reason"), [(Renamed, "failed"), (Silent, "timeout")])
 def test_reasons_that_do_not_come_leave_the_slate(
-    served_parts: Callable[[], Parts], opened: Any, queries: list[Query], trained: Any, models: Any, reason: str
+    served_parts: Callable[[], Dependencies], opened: Any, queries: list[Query], trained: Any, models: Any, reason: str
 ) -> None:
     """What they may take comes on top of the budget of the rungs below."""
     query = queries[0]
@@ -202,7 +202,7 @@ def test_a_query_document_says_all_of_the_query(queries: list[Query]) -> None:
 
 
 def test_without_the_ranker_the_light_model_answers(
-    served_parts: Callable[[], Parts], opened: Any, queries: list[Query], trained: Any
+    served_parts: Callable[[], Dependencies], opened: Any, queries: list[Query], trained: Any
 ) -> None:
     """The model of another name is not there: the real server says NOT_FOUND."""
     query = queries[0]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from recsys.policy.exposure_file import FILE, ShareFile, Shares
-from serving.gateway.shares import LATE, SharePublisher
+from serving.gateway.share_publisher import EXPOSURE_LATE, SharePublisher
 
 EVERY_S = 0.05
 PATIENCE_S = 60.0
@@ -74,7 +74,7 @@ def test_what_changes_is_written_and_what_others_spoil_is_written_again(tmp_path
         (tmp_path / "draft").replace(file.path)
         await until(lambda: b"nonsense" not in file.path.read_bytes())
 
-    during(SharePublisher(counted, file, every_s=EVERY_S), story)
+    during(SharePublisher(counted, file, interval_s=EVERY_S), story)
     assert file.read() == counted.shares
 
 
@@ -82,7 +82,7 @@ def test_where_another_gateway_wrote_the_same_nothing_is_written(tmp_path: Path)
     counted, file = Counted(), ShareFile(tmp_path)
     counted.shares["item=a"] = 0.5
     stamp = file.write(counted.shares)
-    publisher = SharePublisher(counted, file, every_s=PATIENCE_S)
+    publisher = SharePublisher(counted, file, interval_s=PATIENCE_S)
     during(publisher, lambda: asyncio.sleep(0))
     assert (file.stamp(), publisher.flags) == (stamp, ())
 
@@ -90,10 +90,10 @@ def test_where_another_gateway_wrote_the_same_nothing_is_written(tmp_path: Path)
 def test_a_slow_disk_is_said_and_never_gets_two_writes(tmp_path: Path) -> None:
     counted, file = Counted(), SlowFile(tmp_path)
     counted.shares["item=a"] = 0.5
-    publisher = SharePublisher(counted, file, every_s=EVERY_S)
+    publisher = SharePublisher(counted, file, interval_s=EVERY_S)
 
     async def story() -> None:
-        assert publisher.flags == (LATE,)
+        assert publisher.flags == (EXPOSURE_LATE,)
         assert file.read() == {}
         counted.shares["item=a"] = 0.25
         file.open.set()
@@ -108,12 +108,12 @@ def test_a_folder_that_cannot_be_written_is_said_with_its_name_and_only_where_it
 ) -> None:
     (in_the_way := tmp_path / f".{FILE}.draft").mkdir()
     counted = Counted()
-    publisher = SharePublisher(counted, ShareFile(tmp_path), every_s=EVERY_S)
+    publisher = SharePublisher(counted, ShareFile(tmp_path), interval_s=EVERY_S)
 
     async def story() -> None:
         assert publisher.flags == ()
         counted.shares["item=a"] = 0.5
-        await until(lambda: publisher.flags == (LATE,))
+        await until(lambda: publisher.flags == (EXPOSURE_LATE,))
 
     with caplog.at_level(logging.WARNING):
         during(publisher, story)

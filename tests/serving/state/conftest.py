@@ -10,11 +10,11 @@ import redis
 
 from recsys.features import spec as features
 from recsys.features.spec import FeatureSpec
-from serving.state.contract import Table
-from serving.state.exposure import Amortised
-from serving.state.opening import SQLITE, open_states, open_table
-from serving.state.server import ValkeyServer
-from serving.state.states import States
+from serving.state.exposure_counts import ExposureCounts
+from serving.state.protocols import KeyValueStore
+from serving.state.states import StateStore
+from serving.state.store_factory import SQLITE, open_states, open_store
+from serving.state.valkey_server import ValkeyServer
 
 VALUES = {"genres": {"a": ("war",), "b": ("war", "drama"), "c": ()}, "studio": {"a": ("x",), "b": ("y",), "c": ("y",)}}
 
@@ -27,9 +27,9 @@ class Store:
     spec: FeatureSpec
 
     @asynccontextmanager
-    async def opened(self, **options: object) -> AsyncIterator[States]:
+    async def opened(self, **options: object) -> AsyncIterator[StateStore]:
         defaults = {"read_timeout_s": 10.0, "write_timeout_s": 10.0, "ttl_s": None}
-        exposure = Amortised(values=lambda: VALUES, half_life_s=80.0)
+        exposure = ExposureCounts(values=lambda: VALUES, half_life_s=80.0)
         states = open_states(self.url, self.spec, exposure=exposure, **defaults | options)
         try:
             yield states
@@ -37,8 +37,8 @@ class Store:
             await states.close()
 
     @asynccontextmanager
-    async def table(self, **options: object) -> AsyncIterator[Table]:
-        table = open_table(self.url, **{"read_timeout_s": 10.0, "write_timeout_s": 10.0, "ttl_s": None} | options)
+    async def table(self, **options: object) -> AsyncIterator[KeyValueStore]:
+        table = open_store(self.url, **{"read_timeout_s": 10.0, "write_timeout_s": 10.0, "ttl_s": None} | options)
         try:
             yield table
         finally:

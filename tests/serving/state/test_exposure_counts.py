@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from recsys.contracts import Query, Slate, SlateItem
 from recsys.errors import ConfigError, ServingError
 from recsys.policy.rules import RuleSet
-from serving.events.record import Record, Stored
-from serving.state.exposure import SLOTS, Amortised, NamedColumns
+from serving.events.record import Record, StoredRecord
+from serving.state.exposure_counts import SLOTS, ExposureColumns, ExposureCounts
 
 VALUES = {
     "genres": {"a": ("war",), "b": ("war", "drama"), "c": ()},
@@ -21,7 +21,7 @@ VALUES = {
     "never": {"z": ("zero",)},
 }
 STEP_S = 10.0
-COUNTS = Amortised(values=lambda: VALUES, half_life_s=8 * STEP_S)
+COUNTS = ExposureCounts(values=lambda: VALUES, half_life_s=8 * STEP_S)
 
 
 def impression(items, timestamp):
@@ -44,14 +44,14 @@ def held_after(batches):
     """What the slots hold after the batches."""
     held = dict.fromkeys(COUNTS.keys)
     for batch in batches:
-        for key, step in COUNTS.counted(batch).items():
+        for key, step in COUNTS.count(batch).items():
             held[key] = step.with_earlier(held[key]).to_bytes()
     return held
 
 
 def slow_shares(impressions):
     """One showing after the other."""
-    shown = [(one.timestamp // STEP_S, item) for one in impressions for item in one.shown()]
+    shown = [(one.timestamp // STEP_S, item) for one in impressions for item in one.shown_items()]
     found = {}
     for column, values_of in VALUES.items():
         known = [(step, values_of[item]) for step, item in shown if item in values_of]
@@ -81,7 +81,7 @@ def test_a_value_that_was_never_shown_has_nothing_and_half_a_life_later_counts_h
 
 def test_a_store_tells_the_shares_of_its_log(store):
     batch = [
-        Stored(sequence=place + 1, record=impression(items, 10.0 * place))
+        StoredRecord(sequence=place + 1, record=impression(items, 10.0 * place))
         for place, items in enumerate([["a", "b"], ["c"], ["b", "unlisted"]])
     ]
 
@@ -96,16 +96,16 @@ def test_a_store_tells_the_shares_of_its_log(store):
 
 
 def test_another_half_life_starts_with_new_counts_and_damaged_counts_are_said():
-    assert not set(COUNTS.keys) & set(Amortised(values=dict, half_life_s=81.0).keys)
+    assert not set(COUNTS.keys) & set(ExposureCounts(values=dict, half_life_s=81.0).keys)
     assert len(set(COUNTS.keys)) == SLOTS
     with pytest.raises(ServingError, match="exposure is damaged"):
         COUNTS.shares([b"?"])
     with pytest.raises(ConfigError, match=r"state\.half_life_s is 0"):
-        Amortised(values=dict, half_life_s=0)
+        ExposureCounts(values=dict, half_life_s=0)
 
 
 def test_only_columns_that_rules_name_are_counted(trained):
-    columns = NamedColumns(trained.bundle)
+    columns = ExposureColumns(trained.bundle)
     assert columns(RuleSet.parse({"rules": []})) == {}
     fair = {"name": "fair", "exposure": "category", "least": 0.1, "most": 0.5}
     items = trained.dataset.items
@@ -122,7 +122,7 @@ def test_only_columns_that_rules_name_are_counted(trained):
 def test_the_items_themselves_are_counted_where_a_rule_or_the_dial_of_the_policy_reads_them(trained):
     itself = {item: (item,) for item in trained.dataset.items["item"]}
     rule = {"name": "nobody-too-much", "exposure": "item", "least": 0, "most": 0.01}
-    assert NamedColumns(trained.bundle)(RuleSet.parse({"rules": [rule]})) == {"item": itself}
+    assert ExposureColumns(trained.bundle)(RuleSet.parse({"rules": [rule]})) == {"item": itself}
 
     def discounting(name):
         document = trained.bundle.document(name)
@@ -130,4 +130,4 @@ def test_the_items_themselves_are_counted_where_a_rule_or_the_dial_of_the_policy
         return {**document, **dial} if name == "policy.yaml" else document
 
     bundle = SimpleNamespace(document=discounting, file=trained.bundle.file)
-    assert NamedColumns(bundle)(RuleSet.parse({"rules": []})) == {"item": itself}
+    assert ExposureColumns(bundle)(RuleSet.parse({"rules": []})) == {"item": itself}

@@ -12,7 +12,7 @@ from recsys.features.spec import Column, FeatureSpec, TableSpec
 from recsys.features.state import EMPTY_HISTORY, fold_all
 from recsys.pipeline import recommend
 from recsys.stages import read_catalogue, read_spec
-from serving.state.onboarding import Answers, Onboarding, popularity, reaching
+from serving.state.onboarding import Onboarding, OnboardingAnswers, actions_reaching, popularity
 
 SPEC = FeatureSpec(
     items=TableSpec(
@@ -46,7 +46,7 @@ SPEC = FeatureSpec(
     ],
 )
 def test_the_fewest_and_smallest_actions_reach_the_objectives(objectives, actions):
-    assert reaching(SPEC, objectives) == actions
+    assert actions_reaching(SPEC, objectives) == actions
     labels = SPEC.labels({name: np.array([value]) for name, value in actions.items()}, 1)
     places = [list(SPEC.objectives).index(name) for name in objectives]
     assert (labels[0, places] > 0).all()
@@ -55,8 +55,8 @@ def test_the_fewest_and_smallest_actions_reach_the_objectives(objectives, action
 def test_words_are_found_that_reach_the_objectives():
     objectives = {"buy": "kind == 'buy'", "more": "kind in ['add', 'buy'] and where(kind == 'buy', price) > 2"}
     spec = replace(SPEC, actions={"kind": "word", "price": "number"}, objectives=objectives, target="buy")
-    assert reaching(spec, ["buy"]) == {"kind": "buy"}
-    assert reaching(spec, ["more"]) == {"kind": "buy", "price": 3.0}
+    assert actions_reaching(spec, ["buy"]) == {"kind": "buy"}
+    assert actions_reaching(spec, ["more"]) == {"kind": "buy", "price": 3.0}
 
 
 @pytest.mark.parametrize(
@@ -69,13 +69,13 @@ def test_words_are_found_that_reach_the_objectives():
 )
 def test_what_no_action_reaches_is_said(objectives, sentence):
     with pytest.raises(ConfigError, match=sentence):
-        reaching(SPEC, objectives)
+        actions_reaching(SPEC, objectives)
 
 
 def test_objectives_that_read_too_much_to_try_are_said():
     text = " + ".join(f"{list(SPEC.actions)[number % 4]} * {number}.5" for number in range(2, 60, 3))
     with pytest.raises(ConfigError, match=r"the objectives \['all'\] read too many actions to try"):
-        reaching(replace(SPEC, objectives={"all": f"{text} > 1"}), ["all"])
+        actions_reaching(replace(SPEC, objectives={"all": f"{text} > 1"}), ["all"])
 
 
 def test_the_order_of_popularity_is_the_recent_one_then_that_of_the_events_then_the_catalogue():
@@ -94,8 +94,10 @@ def onboarding(trained):
 def test_seeds_are_remembered_and_make_the_first_slate_personal(trained, onboarding, stranger):
     catalogue = read_catalogue(trained.bundle)
     liked, value = catalogue["item"][5], catalogue["category"].drop_nulls()[0]
-    seeds = onboarding.seeds("new", stranger.now, Answers(items=(liked,), values={"category": [value]}))
-    assert seeds == onboarding.seeds("new", stranger.now, Answers(items=(liked,), values={"category": [value]}))
+    seeds = onboarding.seeds("new", stranger.now, OnboardingAnswers(items=(liked,), values={"category": [value]}))
+    assert seeds == onboarding.seeds(
+        "new", stranger.now, OnboardingAnswers(items=(liked,), values={"category": [value]})
+    )
     assert {type(one) for one in seeds} == {Event}
     assert seeds[0].item == liked
     spec = read_spec(trained.bundle)
@@ -114,23 +116,26 @@ def test_the_most_popular_items_stand_for_a_value(trained, onboarding):
     order = popularity(trained.bundle, read_spec(trained.bundle), list(catalogue["item"]))
     value = catalogue["category"].drop_nulls()[0]
     having = [catalogue["item"][row] for row in order if catalogue["category"][row] == value]
-    seeds = onboarding.seeds("new", 1.0, Answers(values={"category": [value, value]}))
+    seeds = onboarding.seeds("new", 1.0, OnboardingAnswers(values={"category": [value, value]}))
     assert [one.item for one in seeds] == having[:3]
 
 
 def test_there_are_no_more_seeds_than_a_history_keeps_and_the_liked_items_stay(trained, onboarding):
     items, most = tuple(read_catalogue(trained.bundle)["item"]), read_spec(trained.bundle).history_length
-    assert [one.item for one in onboarding.seeds("new", 1.0, Answers(items=items))] == list(items[:most])
-    assert onboarding.seeds("new", 1.0, Answers()) == ()
+    assert [one.item for one in onboarding.seeds("new", 1.0, OnboardingAnswers(items=items))] == list(items[:most])
+    assert onboarding.seeds("new", 1.0, OnboardingAnswers()) == ()
 
 
 @pytest.mark.parametrize(
     ("answers", "sentence"),
     [
-        (Answers(items=("nothing",)), "the catalogue has no item 'nothing'"),
-        (Answers(values={"categorie": ["x"]}), "'categorie' is no column whose values can be liked; did you mean"),
-        (Answers(values={"price": ["1"]}), "'price' is no column whose values can be liked"),
-        (Answers(values={"category": ["nothing"]}), "no item has the category 'nothing'"),
+        (OnboardingAnswers(items=("nothing",)), "the catalogue has no item 'nothing'"),
+        (
+            OnboardingAnswers(values={"categorie": ["x"]}),
+            "'categorie' is no column whose values can be liked; did you mean",
+        ),
+        (OnboardingAnswers(values={"price": ["1"]}), "'price' is no column whose values can be liked"),
+        (OnboardingAnswers(values={"category": ["nothing"]}), "no item has the category 'nothing'"),
     ],
 )
 def test_what_nobody_can_like_is_said(onboarding, answers, sentence):

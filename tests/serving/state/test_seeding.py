@@ -16,12 +16,12 @@ from recsys.data.description import Description
 from recsys.errors import BundleError
 from recsys.features.spec import Column, FeatureSpec, TableSpec
 from recsys.user_seed import USER_SEED, user_seed
-from serving.events.record import Record, Stored
-from serving.gateway.identity import Identity
+from serving.events.record import Record, StoredRecord
+from serving.gateway.pseudonyms import UserPseudonyms
 from serving.state.seeding import seed, seed_once
 
-RAW = Identity(key=b"a key of tests in these files", store_raw=True).stored
-HASHED = Identity(key=b"a key of tests in these files", store_raw=False).stored
+RAW = UserPseudonyms(key=b"a key of tests in these files", store_raw=True).stored
+HASHED = UserPseudonyms(key=b"a key of tests in these files", store_raw=False).stored
 
 
 def with_profile(spec: FeatureSpec) -> FeatureSpec:
@@ -61,8 +61,8 @@ def bundled(tmp_path: Path, spec: FeatureSpec) -> Callable[..., Bundle]:
 LOG = [("u", item, float(number)) for number, item in enumerate("abcdef")] + [("v", "a", 3.0)]
 
 
-def live(sequence: int, record: Record) -> Stored:
-    return Stored(sequence=sequence, record=record)
+def live(sequence: int, record: Record) -> StoredRecord:
+    return StoredRecord(sequence=sequence, record=record)
 
 
 def acted(item: str, timestamp: float, **more: object) -> Record:

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from recsys.contracts import Event
 from recsys.errors import ServingError
 from recsys.features.spec import FeatureSpec, TableSpec
-from serving.state.codec import decode, encode
-from serving.state.contract import UserState
+from serving.state.protocols import UserState
 from serving.state.seen import SeenItems
+from serving.state.state_codec import decode, encode
 
 SPEC = FeatureSpec(
     items=TableSpec(name="items", columns=()),

@@ -11,10 +11,18 @@ from hypothesis import strategies as st
 from recsys.contracts import Event, Query, Slate, SlateItem
 from recsys.features.spec import FeatureSpec, TableSpec
 from recsys.features.state import EMPTY_HISTORY, fold
-from serving.events.record import Record, Stored
-from serving.state import folding, seen
-from serving.state.contract import UserState
-from serving.state.folding import MAX_HIDDEN, MAX_RECENT, MAX_SHOWN, folded, short_id, unseen, with_records
+from serving.events.record import Record, StoredRecord
+from serving.state import apply_events, seen
+from serving.state.apply_events import (
+    MAX_HIDDEN,
+    MAX_RECENT,
+    MAX_SHOWN,
+    apply_records,
+    apply_stored_records,
+    new_records,
+    short_id,
+)
+from serving.state.protocols import UserState
 
 SPEC = FeatureSpec(
     items=TableSpec(name="items", columns=()),
@@ -40,12 +48,12 @@ def impression(items, timestamp=1.0):
 
 
 def log(records):
-    return [Stored(sequence=place, record=record) for place, record in enumerate(records, start=1)]
+    return [StoredRecord(sequence=place, record=record) for place, record in enumerate(records, start=1)]
 
 
 def state_of(stored, state=None):
     state = state or UserState()
-    return folded(state, unseen(state, stored), SPEC)
+    return apply_stored_records(state, new_records(state, stored), SPEC)
 
 
 def preference(kind, **body):
@@ -72,7 +80,9 @@ def test_the_history_is_what_fold_leaves_and_shown_counts_impressions(records):
     for record in records:
         history = fold(history, record.event(), SPEC) if record.kind == "feedback" else history
     assert state.history == history
-    assert state.shown == Counter(item for record in records if record.kind == "impression" for item in record.shown())
+    assert state.shown == Counter(
+        item for record in records if record.kind == "impression" for item in record.shown_items()
+    )
     assert (state.sequence, state.updated) == (len(records), records[-1].timestamp if records else 0.0)
 
 
@@ -90,7 +100,7 @@ def test_batches_that_come_again_with_other_borders_change_nothing(records, ends
 
 @given(RECORDS, st.integers(0, 12))
 def test_what_is_seen_is_each_item_with_its_newest_times(records, cut):
-    state = folded(state_of(log(records[:cut])), log(records)[cut:], SPEC)
+    state = apply_stored_records(state_of(log(records[:cut])), log(records)[cut:], SPEC)
     events = [record.event() for record in records if record.kind == "feedback"]
     last, reached = state.seen.times(("watch",))
     assert list(state.seen.items) == sorted({one.item for one in events}, key=lambda item: (newest(events, item), item))
@@ -131,7 +141,7 @@ def test_the_last_word_on_a_value_or_a_column_counts_and_to_repeat_it_changes_no
         name for name, is_hidden in hidden.items() if is_hidden
     }
     assert state.profile == profile
-    again = with_records(state, records[cut:], SPEC)
+    again = apply_records(state, records[cut:], SPEC)
     assert replace(again, recent=()) == replace(state, recent=())
 
 
@@ -150,18 +160,18 @@ def test_a_state_knows_its_last_records():
 
 @given(RECORDS, st.integers(0, 12), st.integers(1, 3))
 def test_the_items_shown_last_are_counted_and_one_that_fell_out_starts_anew(records, cut, most):
-    original, folding.MAX_SHOWN = folding.MAX_SHOWN, most
+    original, apply_events.MAX_SHOWN = apply_events.MAX_SHOWN, most
     try:
         stored = log(records)
         state = state_of(stored[cut:], state_of(stored[:cut]))
     finally:
-        folding.MAX_SHOWN = original
+        apply_events.MAX_SHOWN = original
     assert list(state.shown.items()) == slow_shown(records, most)
 
 
 def slow_shown(records, most):
     pairs = []
-    for item in (item for record in records if record.kind == "impression" for item in record.shown()):
+    for item in (item for record in records if record.kind == "impression" for item in record.shown_items()):
         times = sum(count for name, count in pairs if name == item)
         pairs = [*((name, count) for name, count in pairs if name != item), (item, times + 1)][-most:]
     return pairs

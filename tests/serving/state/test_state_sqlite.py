@@ -9,20 +9,21 @@ from contextlib import closing
 import pytest
 
 from recsys.errors import ServingError
-from serving.state.contract import Change
-from serving.state.sqlite import SqliteTable
+from serving.state.protocols import CompareAndSwap
+from serving.state.sqlite import SqliteStore
 
 WRITER = """
 import asyncio, sys
 from pathlib import Path
-from serving.state.contract import Change
-from serving.state.sqlite import SqliteTable
+from serving.state.protocols import CompareAndSwap
+from serving.state.sqlite import SqliteStore
 
 async def write():
-    table, before = SqliteTable(Path(sys.argv[1]), timeout_s=5.0), None
+    table, before = SqliteStore(Path(sys.argv[1]), timeout_s=5.0), None
     for number in range(1_000_000):
         after = b"%d" % number * 500
-        assert await table.swap({key: Change(before=before, after=after, expires=True) for key in (b"a", b"b")})
+        changes = {key: CompareAndSwap(before=before, after=after, expires=True) for key in (b"a", b"b")}
+        assert await table.compare_and_swap(changes)
         before = after
         print(number, flush=True)
 
@@ -39,7 +40,7 @@ def test_a_killed_writer_leaves_all_that_it_was_told_is_written_and_nothing_by_h
         told += [int(line) for line in writer.stdout.read().splitlines()]
 
     async def read():
-        table = SqliteTable(path, timeout_s=5.0)
+        table = SqliteStore(path, timeout_s=5.0)
         found = await table.load([b"a", b"b"])
         await table.close()
         return found
@@ -53,14 +54,14 @@ def test_reads_go_on_while_another_process_writes_and_writes_wait_their_limit(tm
     path = tmp_path / "states.db"
 
     async def work(holder):
-        table = SqliteTable(path, timeout_s=0.01)
-        await table.swap({b"a": Change(before=None, after=b"1", expires=True)})
+        table = SqliteStore(path, timeout_s=0.01)
+        await table.compare_and_swap({b"a": CompareAndSwap(before=None, after=b"1", expires=True)})
         holder.execute("BEGIN IMMEDIATE")
         assert await table.get(b"a") == b"1"
         with pytest.raises(ServingError, match=r"states\.db cannot be read or written: database is locked"):
-            await table.swap({b"a": Change(before=b"1", after=b"2", expires=True)})
+            await table.compare_and_swap({b"a": CompareAndSwap(before=b"1", after=b"2", expires=True)})
         holder.execute("ROLLBACK")
-        assert await table.swap({b"a": Change(before=b"1", after=b"2", expires=True)})
+        assert await table.compare_and_swap({b"a": CompareAndSwap(before=b"1", after=b"2", expires=True)})
         await table.close()
 
     with closing(sqlite3.connect(path, isolation_level=None)) as holder:
@@ -70,6 +71,6 @@ def test_reads_go_on_while_another_process_writes_and_writes_wait_their_limit(tm
 def test_a_file_that_is_no_database_is_said(tmp_path):
     (tmp_path / "states.db").write_text("no database, but long enough to be taken for one" * 100)
     with pytest.raises(ServingError, match="file is not a database"):
-        SqliteTable(tmp_path / "states.db", timeout_s=1.0)
+        SqliteStore(tmp_path / "states.db", timeout_s=1.0)
     with pytest.raises(ServingError, match="unable to open database file"):
-        SqliteTable(tmp_path, timeout_s=1.0)
+        SqliteStore(tmp_path, timeout_s=1.0)

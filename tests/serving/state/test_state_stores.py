@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from recsys.contracts import Event, Query, Slate, SlateItem
 from recsys.errors import ConfigError, ServingError
-from serving.events.record import Record, Stored
-from serving.state.contract import Change, UserState
-from serving.state.exposure import Amortised
-from serving.state.folding import folded
-from serving.state.opening import open_states
-from serving.state.states import ATTEMPTS, States, key_of
+from serving.events.record import Record, StoredRecord
+from serving.state.apply_events import apply_stored_records
+from serving.state.exposure_counts import ExposureCounts
+from serving.state.protocols import CompareAndSwap, UserState
+from serving.state.states import ATTEMPTS, StateStore, key_of
+from serving.state.store_factory import open_states
 
 USERS, ITEMS = ("u", "v", "\N{SNOWMAN}"), ("a", "b", "c", "unlisted")
 FEW = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -41,7 +41,7 @@ RECORDS = st.lists(
 
 
 def log(records):
-    return [Stored(sequence=place, record=record) for place, record in enumerate(records, start=1)]
+    return [StoredRecord(sequence=place, record=record) for place, record in enumerate(records, start=1)]
 
 
 def long_log(num):
@@ -87,7 +87,7 @@ def test_a_user_is_what_the_log_folds_to(store):
             return [await states.get(user) for user in USERS]
 
     own = [[one for one in stored if one.record.user == user] for user in USERS]
-    assert asyncio.run(ask()) == [folded(UserState(), one, store.spec) for one in own]
+    assert asyncio.run(ask()) == [apply_stored_records(UserState(), one, store.spec) for one in own]
 
 
 @FEW
@@ -158,17 +158,17 @@ def test_consumers_of_different_users_lose_nothing_of_what_all_users_share(empty
 def test_a_swap_is_all_or_nothing(store):
     async def swap():
         async with store.table() as table:
-            assert await table.swap({b"x": Change(before=None, after=b"1", expires=True)})
+            assert await table.compare_and_swap({b"x": CompareAndSwap(before=None, after=b"1", expires=True)})
             late = {
-                b"y": Change(before=None, after=b"2", expires=True),
-                b"x": Change(before=None, after=b"3", expires=True),
+                b"y": CompareAndSwap(before=None, after=b"2", expires=True),
+                b"x": CompareAndSwap(before=None, after=b"3", expires=True),
             }
-            assert not await table.swap(late)
-            assert not await table.swap({b"z": Change(before=b"0", after=b"2", expires=True)})
+            assert not await table.compare_and_swap(late)
+            assert not await table.compare_and_swap({b"z": CompareAndSwap(before=b"0", after=b"2", expires=True)})
             assert await table.load([b"x", b"y", b"z"]) == [b"1", None, None]
-            assert await table.swap({b"x": Change(before=b"1", after=b"", expires=False)})
+            assert await table.compare_and_swap({b"x": CompareAndSwap(before=b"1", after=b"", expires=False)})
             assert await table.get(b"x") == b""
-            assert not await table.swap({b"x": Change(before=None, after=b"4", expires=False)})
+            assert not await table.compare_and_swap({b"x": CompareAndSwap(before=None, after=b"4", expires=False)})
 
     asyncio.run(swap())
 
@@ -204,14 +204,14 @@ class Contested:
     async def load(self, keys):
         return [None for _ in keys]
 
-    async def swap(self, changes):
+    async def compare_and_swap(self, changes):
         self.swaps += 1
         return False
 
 
 def test_a_race_that_is_always_lost_is_said(spec):
     table = Contested()
-    states = States(table, spec, Amortised(values=dict, half_life_s=1.0))
+    states = StateStore(table, spec, ExposureCounts(values=dict, half_life_s=1.0))
     with pytest.raises(ServingError, match="let one consumer write at a time"):
         asyncio.run(states.write(long_log(1)))
     assert table.swaps == ATTEMPTS
@@ -240,9 +240,9 @@ def test_a_damaged_state_holds_up_nobody_and_its_user_begins_anew(store, caplog)
             store.put(states._exposure.keys[0], b"?")
             await states.write(
                 [
-                    Stored(sequence=7, record=feedback("alice@example.com", "b", 2.0)),
-                    Stored(sequence=8, record=feedback("v", "b", 2.0)),
-                    Stored(sequence=9, record=impression("v", ["a"], 3.0)),
+                    StoredRecord(sequence=7, record=feedback("alice@example.com", "b", 2.0)),
+                    StoredRecord(sequence=8, record=feedback("v", "b", 2.0)),
+                    StoredRecord(sequence=9, record=impression("v", ["a"], 3.0)),
                 ]
             )
             return await states.get("alice@example.com"), await states.get("v"), states.damaged, await states.exposure()
@@ -269,7 +269,7 @@ def test_an_empty_batch_writes_nothing(store):
         ("postgres://host", {}, "the state store is 'postgres://host'; give sqlite:///path or redis://host:port"),
         ("sqlite:///", {}, "give sqlite:///path"),
         ("redis://host:port", {}, "cannot be used"),
-        ("sqlite:///states.db", {"ttl_s": 60.0}, "keeps everybody"),
+        ("sqlite:///states.db", {"ttl_s": 60.0}, "keeps all users"),
         ("redis://host", {"ttl_s": 0.0}, "state.ttl_s is 0.0"),
         ("redis://host", {"read_timeout_s": 0.0}, "state.read_timeout_s is 0.0"),
     ],
@@ -277,4 +277,4 @@ def test_an_empty_batch_writes_nothing(store):
 def test_what_cannot_be_opened_is_said(spec, url, options, sentence):
     options = {"read_timeout_s": 1.0, "write_timeout_s": 1.0, "ttl_s": None} | options
     with pytest.raises(ConfigError, match=sentence):
-        open_states(url, spec, exposure=Amortised(values=dict, half_life_s=1.0), **options)
+        open_states(url, spec, exposure=ExposureCounts(values=dict, half_life_s=1.0), **options)

@@ -12,13 +12,13 @@ import redis
 
 from recsys.contracts import Event
 from recsys.errors import ConfigError, ServingError
-from serving.events.record import Record, Stored
+from serving.events.record import Record, StoredRecord
 from serving.processes import choose_ports
-from serving.state.contract import Change
-from serving.state.exposure import Amortised
-from serving.state.opening import open_states
-from serving.state.redis import RedisTable
-from serving.state.server import ValkeyServer
+from serving.state.exposure_counts import ExposureCounts
+from serving.state.protocols import CompareAndSwap
+from serving.state.redis import RedisStore
+from serving.state.store_factory import open_states
+from serving.state.valkey_server import ValkeyServer
 
 PATIENCE_S = 60.0
 
@@ -26,7 +26,7 @@ PATIENCE_S = 60.0
 def log(num):
     """A record each of so many users."""
     return [
-        Stored(
+        StoredRecord(
             sequence=number + 1,
             record=Record.feedback(
                 str(number), Event(user=f"u{number}", item="a", timestamp=float(number), actions={"click": 1.0})
@@ -38,7 +38,7 @@ def log(num):
 
 def opened(url, spec, **options):
     limits = {"read_timeout_s": 0.3, "write_timeout_s": 0.3, "ttl_s": None} | options
-    return open_states(url, spec, exposure=Amortised(values=dict, half_life_s=1.0), **limits)
+    return open_states(url, spec, exposure=ExposureCounts(values=dict, half_life_s=1.0), **limits)
 
 
 async def until(wanted):
@@ -124,11 +124,11 @@ def test_a_server_that_takes_connections_and_says_nothing_is_an_error_in_time(sp
 
 def test_users_are_forgotten_after_their_time_and_what_all_share_is_not(valkey):
     async def write():
-        table = RedisTable(valkey.url, read_timeout_s=10.0, write_timeout_s=10.0, ttl_s=3_600.0)
-        await table.swap(
+        table = RedisStore(valkey.url, read_timeout_s=10.0, write_timeout_s=10.0, ttl_s=3_600.0)
+        await table.compare_and_swap(
             {
-                b"user:ttl": Change(before=None, after=b"1", expires=True),
-                b"exposure:ttl": Change(before=None, after=b"1", expires=False),
+                b"user:ttl": CompareAndSwap(before=None, after=b"1", expires=True),
+                b"exposure:ttl": CompareAndSwap(before=None, after=b"1", expires=False),
             }
         )
         await table.close()

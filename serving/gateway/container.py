@@ -1,0 +1,228 @@
+"""Composition of the gateway: external dependencies and the objects built from them."""
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TextIO
+
+from recsys.bundle import Bundle
+from recsys.policy.exposure_file import ShareFile
+from recsys.stages import read_spec, recently_popular
+from serving.events.record import RecordWriter
+from serving.gateway.api_keys import ApiKeys
+from serving.gateway.breaker import Breaker
+from serving.gateway.bulkhead import AdmissionQueue
+from serving.gateway.fallback_chain import FallbackChain
+from serving.gateway.fallback_slates import FallbackSlates, RetrieveStage, RulesStage
+from serving.gateway.fallback_tiers import EXPLAINED, FULL, LIGHT, FallbackTiers
+from serving.gateway.handlers import Handlers, ItemWriter
+from serving.gateway.impression_queue import ImpressionQueue
+from serving.gateway.lifespan import Lifespan
+from serving.gateway.metrics import Metrics
+from serving.gateway.pending_records import PendingRecords
+from serving.gateway.pseudonyms import Pseudonyms
+from serving.gateway.readiness import Readiness
+from serving.gateway.recommend_handler import RecommendHandler
+from serving.gateway.repeat_filter import RepeatFilter
+from serving.gateway.request_log import RequestLog
+from serving.gateway.request_middleware import RequestMiddleware
+from serving.gateway.request_parser import RequestParser
+from serving.gateway.settings import Settings
+from serving.gateway.share_publisher import SharePublisher
+from serving.gateway.state_reader import StateReader
+from serving.gateway.triton_models import Models
+from serving.state.onboarding import Onboarding
+from serving.state.protocols import Exposures, UserStates
+from serving.state.seeding import seeded_states
+
+ITEMS_PER_VALUE = 3
+"""popular items that represent a liked value; they are not recommended to that user"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dependencies:
+    """External dependencies of the gateway. It answers also while those behind a protocol are down."""
+
+    bundle: Bundle
+    retrieve: RetrieveStage
+    rules: RulesStage
+    """both of this bundle, for slates without the models"""
+    models: Models
+    states: UserStates
+    exposures: Exposures
+    share_file: ShareFile
+    """file from which the last stage reads the exposure shares"""
+    writer: RecordWriter
+    items: ItemWriter
+    pseudonyms: Pseudonyms
+    keys: ApiKeys | None
+    """None disables authorization, for local use only"""
+    settings: Settings
+    log: TextIO
+    """one JSON line a request"""
+    clock: Callable[[], float]
+    """monotonic, in seconds"""
+    now: Callable[[], float]
+    """unix seconds"""
+    lifespan: AbstractAsyncContextManager[None] = field(default_factory=nullcontext)
+    """resources kept open for the lifetime of the application"""
+
+
+class Container:
+    """Builds each object once, on first use."""
+
+    def __init__(self, dependencies: Dependencies) -> None:
+        self.dependencies, self.settings = dependencies, dependencies.settings
+
+    @cached_property
+    def metrics(self) -> Metrics:
+        return Metrics(self.dependencies.rules.policy.sources)
+
+    @cached_property
+    def log(self) -> RequestLog:
+        return RequestLog(self.dependencies.log, context=self.settings.logged_context)
+
+    @cached_property
+    def parser(self) -> RequestParser:
+        return RequestParser.of(self.dependencies.bundle, limits=self.settings.limits, now=self.dependencies.now)
+
+    @cached_property
+    def fallbacks(self) -> FallbackSlates:
+        return FallbackSlates(
+            self.dependencies.retrieve, self.dependencies.rules, recently_popular(self.dependencies.bundle)
+        )
+
+    @cached_property
+    def publisher(self) -> SharePublisher:
+        return SharePublisher(
+            self.dependencies.exposures, self.dependencies.share_file, interval_s=self.settings.exposure_every_s
+        )
+
+    @cached_property
+    def readiness(self) -> Readiness:
+        settings = self.settings
+        return Readiness(
+            self.dependencies.models, (FULL, LIGHT), interval_s=settings.probe_every_s, timeout_s=settings.probe_s
+        )
+
+    @cached_property
+    def impressions(self) -> ImpressionQueue:
+        impressions = ImpressionQueue(
+            self.dependencies.writer,
+            max_records=self.settings.impressions_most,
+            batch=self.settings.impressions_batch,
+            pause_s=self.settings.impressions_pause_s,
+            count=self.metrics.impressions,
+        )
+        description = "Impressions queued for the log"
+        self.metrics.gauge("recsys_impressions_waiting", description, lambda: len(impressions))
+        return impressions
+
+    @cached_property
+    def lifespan(self) -> Lifespan:
+        return Lifespan(
+            models=self.dependencies.models,
+            fallbacks=self.fallbacks,
+            impressions=self.impressions,
+            readiness=self.readiness,
+            publisher=self.publisher,
+            settings=self.settings,
+            optional_models=(EXPLAINED,) if self.parser.ranked else (),
+        )
+
+    @cached_property
+    def middleware(self) -> RequestMiddleware:
+        return RequestMiddleware(
+            keys=self.dependencies.keys,
+            log=self.log,
+            metrics=self.metrics,
+            max_body_bytes=self.settings.limits.body_bytes,
+            admission=self.admission,
+        )
+
+    @cached_property
+    def admission(self) -> AdmissionQueue:
+        settings = self.settings
+        return AdmissionQueue(
+            max_running=settings.requests_at_once,
+            waiting=settings.requests_waiting,
+            wait_s=settings.wait_ms / 1_000,
+            overload_s=settings.overload_ms / 1_000,
+            calm_s=settings.calm_s,
+            clock=self.dependencies.clock,
+        )
+
+    @cached_property
+    def pending(self) -> PendingRecords:
+        pending = PendingRecords(
+            read_spec(self.dependencies.bundle),
+            max_users=self.settings.pending_most,
+            keep_s=self.settings.pending_s,
+            clock=self.dependencies.clock,
+        )
+        description = "Users with pending records"
+        self.metrics.gauge("recsys_pending_users", description, lambda: len(pending))
+        return pending
+
+    @cached_property
+    def state_breaker(self) -> Breaker:
+        return self.tiers.breaker()
+
+    @cached_property
+    def states(self) -> StateReader:
+        timeout_s = self.settings.state_ms / 1_000
+        return StateReader(
+            self.dependencies.states,
+            seed_state=seeded_states(self.dependencies.bundle, self.dependencies.pseudonyms.stored),
+            breaker=self.state_breaker,
+            timeout_s=timeout_s,
+            pending=self.pending,
+        )
+
+    @cached_property
+    def tiers(self) -> FallbackTiers:
+        return FallbackTiers(self.dependencies.models, self.fallbacks, self.settings, clock=self.dependencies.clock)
+
+    @cached_property
+    def recommend(self) -> RecommendHandler:
+        tiers, explained = self.tiers.all(), self.tiers.explained()
+        self.metrics.add_breakers(
+            {"state": self.state_breaker, **{tier.name: tier.breaker for tier in (explained, *tiers)}}
+        )
+        return RecommendHandler(
+            middleware=self.middleware,
+            parser=self.parser,
+            pseudonyms=self.dependencies.pseudonyms,
+            states=self.states,
+            repeat_filter=RepeatFilter(self.dependencies.rules),
+            publisher=self.publisher,
+            chain=FallbackChain(tiers, clock=self.dependencies.clock, metrics=self.metrics),
+            explain_chain=FallbackChain((explained, *tiers), clock=self.dependencies.clock, metrics=self.metrics),
+            impressions=self.impressions,
+            metrics=self.metrics,
+            log=self.log,
+            budget_ms=self.settings.budget_ms,
+            explain_ms=self.settings.explain_ms,
+            clock=self.dependencies.clock,
+            now=self.dependencies.now,
+        )
+
+    @cached_property
+    def handlers(self) -> Handlers:
+        return Handlers(
+            middleware=self.middleware,
+            parser=self.parser,
+            fallbacks=self.fallbacks,
+            items=self.dependencies.items,
+            pseudonyms=self.dependencies.pseudonyms,
+            writer=self.dependencies.writer,
+            states=self.states,
+            pending=self.pending,
+            onboarding=Onboarding(
+                self.dependencies.bundle, objectives=self.settings.liked, items_per_value=ITEMS_PER_VALUE
+            ),
+            metrics=self.metrics,
+            events_s=self.settings.events_s,
+            now=self.dependencies.now,
+        )

@@ -1,0 +1,139 @@
+"""POST /v1/recommend: read the user state, build the query, run the fallback chain, answer, log the impression."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from recsys.contracts import Event, Query
+from serving.events.record import Record, impression_id
+from serving.gateway.fallback_chain import FallbackChain, SlateRequest
+from serving.gateway.impression_queue import ImpressionQueue
+from serving.gateway.metrics import Metrics
+from serving.gateway.pseudonyms import Pseudonyms
+from serving.gateway.repeat_filter import RepeatFilter
+from serving.gateway.request_log import RequestLog
+from serving.gateway.request_middleware import RequestContext, RequestMiddleware
+from serving.gateway.request_parser import RecommendRequest, RequestParser
+from serving.gateway.share_publisher import SharePublisher
+from serving.gateway.state_reader import StateReader
+from serving.state.protocols import UserState
+
+MILLISECONDS = 1_000.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecommendHandler:
+    """Handler of slate requests with its dependencies. clock: monotonic, in seconds; now: unix seconds."""
+
+    middleware: RequestMiddleware
+    parser: RequestParser
+    pseudonyms: Pseudonyms
+    states: StateReader
+    repeat_filter: RepeatFilter
+    publisher: SharePublisher
+    chain: FallbackChain
+    explain_chain: FallbackChain
+    """for requests with reasons"""
+    impressions: ImpressionQueue
+    metrics: Metrics
+    log: RequestLog
+    budget_ms: float
+    explain_ms: float
+    """added to the budget of requests with reasons"""
+    clock: Callable[[], float]
+    now: Callable[[], float]
+
+    async def __call__(self, context: RequestContext) -> bytes:
+        parsed = self.parser.recommend(await self.middleware.body(context.request))
+        started = self.clock()
+        deadline = self._deadline(context, parsed, started)
+        user = self.pseudonyms.stored(parsed.user)
+        context.log_fields |= {
+            "user": self.pseudonyms.logged(parsed.user),
+            "context": self.log.allowed(parsed.context) or None,
+        }
+        state, flags = await self.states.read(user)
+        self.metrics.observe_stage("state", self.clock() - started)
+        request = self._slate_request(context, parsed, user, state, deadline)
+        response = await (self.explain_chain if parsed.explain else self.chain).answer(request)
+        flags = (*flags, *response.reasons, *self.publisher.flags, *self.impressions.flags)
+        slate = {**response.slate, "degraded": list(dict.fromkeys([*response.slate["degraded"], *flags]))}
+        exposure = slate.pop("exposure", {})
+        context.log_fields |= {"rung": response.tier, "degraded": slate["degraded"] or None}
+        context.after_response = lambda: self._log_impression(request, exposure, slate, response.tier)
+        return orjson.dumps({**slate, "user": parsed.user, "rung": response.tier})
+
+    def _deadline(self, context: RequestContext, parsed: RecommendRequest, started: float) -> float:
+        """Deadline by clock: the gateway's budget starts at admission, the caller's at arrival."""
+        header = context.request.headers.get("x-budget-ms")
+        lowered = [] if parsed.budget_ms is None else [parsed.budget_ms]
+        if header is not None:
+            lowered.append(self.parser.budget_header(header))
+        own = started + (self.budget_ms + (self.explain_ms if parsed.explain else 0.0)) / MILLISECONDS
+        return min([own, *(started - context.waited_s + one / MILLISECONDS for one in lowered)])
+
+    def _slate_request(
+        self, context: RequestContext, parsed: RecommendRequest, user: str, state: UserState, deadline: float
+    ) -> SlateRequest:
+        now = self.now()
+        query = Query(
+            user=user,
+            now=now,
+            k=parsed.k,
+            context=parsed.context,
+            profile={**state.known_profile, **parsed.profile},
+            history=state.history,
+            surface=parsed.surface,
+            exclude=tuple(dict.fromkeys([*parsed.exclude, *self.repeat_filter.barred(state, now)])),
+            hidden=state.hidden,
+            request_id=context.request_id,
+            exposure=state.shown,
+        )
+        document = query_document(query)
+        return SlateRequest(
+            query=query,
+            document=document,
+            text=orjson.dumps(document),
+            deadline=deadline,
+            metadata=context.trace.headers(),
+        )
+
+    def _log_impression(
+        self, request: SlateRequest, exposure: Mapping[str, float], slate: Mapping[str, Any], rung: str
+    ) -> None:
+        """Count the slate and queue its impression; the query carries the exposure shares that it was answered with."""
+        self.metrics.slate(slate, rung)
+        query, logged_query = request.query, {**request.document, "exposure": {**exposure, **request.query.exposure}}
+        body = {"query": logged_query, "slate": slate, "rung": rung}
+        self.impressions.put(
+            Record(id=impression_id(query), kind="impression", user=query.user, timestamp=query.now, body=body)
+        )
+
+
+def query_document(query: Query) -> dict[str, Any]:
+    """JSON document that `recsys.contracts.query_from_dict` reads back; event fields with their default are left out."""
+    return {
+        "user": query.user,
+        "now": query.now,
+        "k": query.k,
+        "context": query.context,
+        "profile": query.profile,
+        "history": [_event(event) for event in query.history],
+        "surface": query.surface,
+        "exclude": query.exclude,
+        "hidden": query.hidden,
+        "request_id": query.request_id,
+        "exposure": query.exposure,
+    }
+
+
+def _event(event: Event) -> dict[str, Any]:
+    document: dict[str, Any] = {"item": event.item, "timestamp": event.timestamp, "actions": event.actions}
+    if event.context:
+        document["context"] = event.context
+    for name in ("request_id", "position", "propensity", "bundle", "rules"):
+        if (value := getattr(event, name)) is not None:
+            document[name] = value
+    return document

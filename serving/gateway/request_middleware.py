@@ -1,0 +1,181 @@
+"""Common handling of all requests: id and trace, API key and rate, size, admission, error shape, log, metrics."""
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from fastapi import Request, Response
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from recsys.errors import QueryError, ServingError, where
+from serving.gateway.api_keys import ApiKeys, Scope
+from serving.gateway.bulkhead import AdmissionQueue, BulkheadFull
+from serving.gateway.http_error import HTTPError
+from serving.gateway.metrics import Metrics
+from serving.gateway.request_log import RequestLog
+from serving.gateway.trace import Trace, request_id
+
+JSON = "application/json"
+BODY_S = 5.0
+"""timeout of receiving a body"""
+RETRY_S = 1.0
+UNKNOWN_ROUTE = "unknown"
+DEFECT_MESSAGE = "internal error; the server's log has this request id"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, kw_only=True)
+class RequestContext:
+    """State of one request in the gateway."""
+
+    request: Request
+    request_id: str
+    trace: Trace
+    started: float = field(default_factory=time.perf_counter)
+    waited_s: float = 0.0
+    """in the admission queue"""
+    log_fields: dict[str, Any] = field(default_factory=dict)
+    """additional fields of the log line"""
+    after_response: Callable[[], None] | None = None
+    """called once the response is sent"""
+    status: int = 200
+    """status of a successful response"""
+
+
+Handler = Callable[[RequestContext], Awaitable[bytes]]
+"""context -> JSON body; raises HTTPError, QueryError or ServingError for another status"""
+
+
+class RequestMiddleware:
+    """Wraps handlers into endpoints. keys: None disables authorization, for local use only."""
+
+    def __init__(
+        self, *, keys: ApiKeys | None, log: RequestLog, metrics: Metrics, max_body_bytes: int, admission: AdmissionQueue
+    ) -> None:
+        self._keys, self._log, self._metrics = keys, log, metrics
+        self._max_body_bytes, self._admission = max_body_bytes, admission
+
+    def endpoint(self, route: str, scope: Scope, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+        async def endpoint(request: Request) -> Response:
+            context = RequestContext(request=request, request_id=request_id(None), trace=_trace(request))
+            response = await self._respond(context, scope, handler)
+            return _ResponseWithCallback(response, lambda: self._finish(route, response.status_code, context))
+
+        return endpoint
+
+    async def body(self, request: Request) -> bytes:
+        """Receive the whole body. HTTPError 413 as soon as it is known to be too large."""
+        length = request.headers.get("content-length", "")
+        if length.isascii() and length.isdigit() and int(length[:12]) > self._max_body_bytes:
+            raise self._too_large()
+        body = bytearray()
+        try:
+            async with asyncio.timeout(BODY_S):
+                async for part in request.stream():
+                    body += part
+                    if len(body) > self._max_body_bytes:
+                        raise self._too_large()
+        except TimeoutError:
+            raise QueryError(f"the body did not arrive within {BODY_S:g} s; send it at once") from None
+        return bytes(body)
+
+    async def unknown(self, request: Request, error: HTTPException) -> Response:
+        """Respond to an unknown route or method."""
+        context = RequestContext(request=request, request_id=request_id(None), trace=_trace(request))
+        response = error_response(HTTPError(error.status_code, _not_found(error.status_code)), context.request_id)
+        response.headers.update(error.headers or {})
+        return _ResponseWithCallback(response, lambda: self._finish(UNKNOWN_ROUTE, error.status_code, context))
+
+    async def _respond(self, context: RequestContext, scope: Scope, handler: Handler) -> Response:
+        try:
+            self._authorize(context, scope)
+            async with self._admission.admitted():
+                context.waited_s = time.perf_counter() - context.started
+                body = await handler(context)
+            return Response(body, context.status, {"x-request-id": context.request_id}, JSON)
+        except BulkheadFull:
+            overloaded = HTTPError(503, "too many requests are in flight; try again", retry_after_s=RETRY_S)
+            return error_response(overloaded, context.request_id)
+        except HTTPError as error:
+            return error_response(error, context.request_id)
+        except QueryError as error:
+            return error_response(HTTPError(400, str(error)), context.request_id)
+        except ServingError:
+            return error_response(
+                HTTPError(503, "a part of the service is down; try again", retry_after_s=RETRY_S), context.request_id
+            )
+        except ClientDisconnect:
+            return error_response(
+                HTTPError(400, "the connection was closed before the body arrived"), context.request_id
+            )
+        except Exception as error:
+            logger.error("request %s failed with %s", context.request_id, where(error))
+            return error_response(HTTPError(500, DEFECT_MESSAGE), context.request_id)
+
+    def _authorize(self, context: RequestContext, scope: Scope) -> None:
+        headers = context.request.headers
+        context.request_id = request_id(headers.get("x-request-id"))
+        if self._keys is not None:
+            context.log_fields["key"] = self._keys.admit(headers.get("authorization"), scope)
+
+    def _finish(self, route: str, status: int, context: RequestContext) -> None:
+        seconds = time.perf_counter() - context.started
+        self._metrics.observe_request(route, status, seconds)
+        if context.after_response is not None and status == 200:
+            context.after_response()
+        self._log.write(
+            request_id=context.request_id,
+            trace_id=context.trace.trace_id,
+            route=route,
+            status=status,
+            ms=round(1_000 * seconds, 2),
+            **context.log_fields,
+        )
+
+    def _too_large(self) -> HTTPError:
+        return HTTPError(413, f"the body is larger than {self._max_body_bytes:,} bytes; send less at once")
+
+
+class _ResponseWithCallback(Response):
+    """Response with a callback after the last byte."""
+
+    def __init__(self, response: Response, callback: Callable[[], None]) -> None:
+        self._response, self._callback = response, callback
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await self._response(scope, receive, send)
+        finally:
+            self._callback()
+
+
+def _trace(request: Request) -> Trace:
+    return Trace.of(request.headers.get("traceparent"), request.headers.get("tracestate"))
+
+
+def json_response(status: int, document: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Response:
+    return Response(orjson.dumps(document), status, headers, JSON)
+
+
+def error_response(error: HTTPError, id: str | None = None, **fields: Any) -> Response:
+    """Error response, the same shape for all errors; `fields` are added to its document."""
+    id = id or request_id(None)
+    headers = {"x-request-id": id}
+    if error.retry_after_s is not None:
+        headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
+    if error.status == 401:
+        headers["www-authenticate"] = "Bearer"
+    return json_response(error.status, {"error": error.message, "request_id": id, **fields}, headers)
+
+
+def _not_found(status: int) -> str:
+    if status == 405:
+        return "this path does not know the method; /openapi.json lists what it knows"
+    return "there is nothing under this path; /openapi.json lists what there is"

@@ -1,0 +1,107 @@
+"""Folder layout of a deployment: the exported bundle and the files written while serving."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from recsys.errors import ServingError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeploymentLayout:
+    """Two folders.
+
+    serve/bundle/ models/ rules/ items/     written by export.py and by later publications
+    serve/exposure/                         exposure shares
+    live/keys.json                          API keys, hashed
+    live/identity.key                       key of the user pseudonyms
+    live/first.key                          API token of the machine's owner
+    live/broker/ spool/                     event log, and records spooled for it
+    live/states.db or valkey/               user states
+    live/events/                            event log as Parquet, for training
+    live/rebuild                            marker: rebuild the states from live/events
+    live/stack.log                          log of all processes
+    live/running.json                       process ids and addresses
+    """
+
+    serve: Path
+    live: Path
+
+    def check(self) -> None:
+        """ServingError without an exported bundle."""
+        if not (self.bundle / "manifest.json").is_file() or not self.models.is_dir():
+            raise ServingError(
+                f"{self.serve} holds no exported bundle; run `make demo`, or `python export.py bundle=...` with a bundle"
+            )
+
+    def make_live(self) -> None:
+        """Create the live folder, readable by its owner only: it may hold raw user ids."""
+        self.live.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    @property
+    def bundle(self) -> Path:
+        return self.serve / "bundle"
+
+    @property
+    def models(self) -> Path:
+        return self.serve / "models"
+
+    @property
+    def rules(self) -> Path:
+        return self.serve / "rules"
+
+    @property
+    def items(self) -> Path:
+        return self.serve / "items"
+
+    @property
+    def exposure(self) -> Path:
+        return self.serve / "exposure"
+
+    @property
+    def keys(self) -> Path:
+        return self.live / "keys.json"
+
+    @property
+    def first_key(self) -> Path:
+        return self.live / "first.key"
+
+    @property
+    def identity(self) -> Path:
+        return self.live / "identity.key"
+
+    @property
+    def broker(self) -> Path:
+        return self.live / "broker"
+
+    @property
+    def spool(self) -> Path:
+        return self.live / "spool"
+
+    @property
+    def states(self) -> Path:
+        return self.live / "states.db"
+
+    @property
+    def sqlite(self) -> str:
+        """URL of the SQLite states."""
+        return f"sqlite:///{self.states}"
+
+    @property
+    def valkey(self) -> Path:
+        return self.live / "valkey"
+
+    @property
+    def events(self) -> Path:
+        return self.live / "events"
+
+    @property
+    def rebuild(self) -> Path:
+        return self.live / "rebuild"
+
+    @property
+    def log(self) -> Path:
+        return self.live / "stack.log"
+
+    @property
+    def running(self) -> Path:
+        return self.live / "running.json"

@@ -1,0 +1,84 @@
+"""The tritonserver binary of the nvidia-pytriton wheel: location, requirements, command line."""
+
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+from recsys.errors import ServingError
+from serving.processes import EXIT_TIMEOUT_S, HOST
+
+WHEEL = "nvidia-pytriton"
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+RESTRICTED_APIS = "model-repository,shared-memory,trace,logging"
+"""Triton API groups that require the secret of this server"""
+CONTROL_HEADER = "control-key"
+
+
+def find_wheel() -> Path:
+    """Folder of the wheel that holds tritonserver; pytriton itself is not imported."""
+    spec = importlib.util.find_spec("pytriton")
+    if spec is None or not spec.submodule_search_locations:
+        raise ServingError(f"tritonserver is not installed here; run `pip install --no-deps {WHEEL}`")
+    return Path(spec.submodule_search_locations[0]) / "tritonserver"
+
+
+def check_numpy() -> None:
+    """ServingError for a numpy the stub was not compiled against: it would silently pass wrong numbers to the models."""
+    requirements = (Requirement(line) for line in importlib.metadata.requires(WHEEL) or ())
+    required = next((requirement.specifier for requirement in requirements if requirement.name == "numpy"), None)
+    found = importlib.metadata.version("numpy")
+    if required is not None and found not in required:
+        raise ServingError(
+            f"numpy {found} is installed, but the python backend of {WHEEL} reads arrays of numpy{required} only and "
+            f"would pass wrong numbers to the models; run `pip install 'numpy{required}'`"
+        )
+
+
+def prepare_backends(wheel: Path, scratch: Path) -> Path:
+    """Copy the backends with the stub of this Python beside the python backend, where Triton looks for it."""
+    stubs = wheel / "python_backend_stubs"
+    stub = stubs / PYTHON / "triton_python_backend_stub"
+    if not stub.is_file():
+        known = ", ".join(sorted(path.name for path in stubs.glob("*")))
+        raise ServingError(f"{WHEEL} has no stub for Python {PYTHON}; use one of {known}")
+    backends = scratch / "backends"
+    shutil.copytree(wheel / "backends", backends, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(stub, backends / "python")
+    return backends
+
+
+def server_command(
+    wheel: Path, backends: Path, repository: Path, *, ports: Mapping[str, int], shm_prefix: str, secret: str
+) -> list[str]:
+    """Command line of the server; loading, unloading and tracing require the secret."""
+    return [
+        str(wheel / "bin" / "tritonserver"),
+        f"--model-repository={repository}",
+        f"--backend-directory={backends}",
+        f"--cache-directory={wheel / 'caches'}",
+        f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
+        *(f"--{name}-address={HOST}" for name in ("http", "grpc", "metrics")),
+        *(f"--{name.replace('_', '-')}={port}" for name, port in ports.items()),
+        f"--http-restricted-api={RESTRICTED_APIS}:{CONTROL_HEADER}={secret}",
+        f"--grpc-restricted-protocol={RESTRICTED_APIS}:{CONTROL_HEADER}={secret}",
+        "--model-control-mode=explicit",
+        "--load-model=*",
+        f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
+    ]
+
+
+def server_environment(wheel: Path) -> dict[str, str]:
+    """Environment in which the server and its stubs find their libraries and this Python."""
+    libraries = f"{sys.base_prefix}/lib", f"{wheel.parents[1]}/nvidia_pytriton.libs"
+    return {
+        **os.environ,
+        "PATH": f"{sys.prefix}/bin:{os.environ.get('PATH', os.defpath)}",
+        "LD_LIBRARY_PATH": ":".join(filter(None, [*libraries, os.environ.get("LD_LIBRARY_PATH")])),
+        "OMP_NUM_THREADS": "1",
+    }
