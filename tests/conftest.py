@@ -1,6 +1,7 @@
 """What the system tests share: one trained world, exported, served; and a way to train others in this process."""
 
 import os
+import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ from recsys.data.sources.tables import Tables
 from recsys.data.splits import whole
 from recsys.evaluation.report import Report
 from recsys.export.repository import write_repository
+from recsys.policy.atomic_files import locked
 from recsys.replay.replay import Replay
 from recsys.stages import Stages, load_stages
 from serving.client import Client
@@ -117,11 +119,14 @@ def run() -> Run:
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory, composed: Compose, run: Run) -> Trained:
     """The synthetic world, trained with rules and exported for the CPU."""
-    folder = tmp_path_factory.mktemp("trained")
-    config = composed(folder, *SMALL)
-    config.rules.document.rules = RULES
-    _, bundle = run(config)
-    write_repository(bundle, folder / "serve", "cpu")
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with locked(shared / "trained_once"):
+        if not (kept := shared / "trained_once" / "run").is_dir():
+            train_once(kept, composed, run)
+    shutil.copytree(kept, folder)
+    bundle = Bundle.open(folder / "bundle")
     dataset = Tables(description=str(folder / "data" / DESCRIPTION_FILE)).load()
     return Trained(
         folder=folder,
@@ -130,6 +135,17 @@ def trained(tmp_path_factory: pytest.TempPathFactory, composed: Compose, run: Ru
         dataset=dataset,
         replay=Replay(dataset, whole(dataset)),
     )
+
+
+def train_once(folder: Path, composed: Compose, run: Run) -> None:
+    """Each worker copies this run: most of its time goes into the export of the graphs, however small the world."""
+    draft = folder.with_name("draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    config = composed(draft, *SMALL)
+    config.rules.document.rules = RULES
+    _, bundle = run(config)
+    write_repository(bundle, draft / "serve", "cpu")
+    draft.rename(folder)
 
 
 @pytest.fixture(scope="session")
