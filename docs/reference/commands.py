@@ -7,7 +7,8 @@ import typer
 
 HEAD = """# Commands
 
-Generated from the commands themselves. `python train.py` and `python export.py` take configuration keys instead of options; see
+Generated from the commands themselves. The program `recsys` is the same as `python -m recsys`; `recsys train` and
+`recsys export` are `python train.py` and `python export.py`. These two take configuration keys instead of options; see
 [Configuration](configuration.md). A mistake in the input ends with one sentence and exit code 2.
 """
 

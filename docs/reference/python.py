@@ -4,6 +4,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PUBLIC = (
+    "recsys",
+    "recsys.recommender",
     "recsys.contracts",
     "recsys.bundle",
     "recsys.pipeline",
@@ -16,6 +18,7 @@ PUBLIC = (
     "recsys.policy.rules",
     "recsys.policy.store",
     "recsys.items.store",
+    "recsys.evaluation.evaluate",
     "recsys.evaluation.stream",
     "recsys.experiments.assignment",
     "recsys.experiments.off_policy",
