@@ -26,9 +26,9 @@ from recsys.data.sources.tables import Tables
 from recsys.data.splits import whole
 from recsys.evaluation.report import Report
 from recsys.export.repository import write_repository
-from recsys.policy.atomic_files import locked
 from recsys.replay.replay import Replay
 from recsys.stages import Stages, load_stages
+from recsys.stores.atomic_files import locked
 from serving.client import Client
 from serving.triton_server import TritonServer
 
