@@ -54,22 +54,22 @@ def where(error: BaseException) -> str:
 
 
 def check_ranges(group: str, **values: tuple[float, float, float]) -> None:
-    """ConfigError for the first of key=(value, low, high) that lies outside; `group` is the configuration group.
+    """Raise ConfigError for the first of key=(value, low, high) out of range; `group` is the configuration group.
 
-    Bounds that are whole numbers ask for a whole number.
+    Integer bounds require an integer.
     """
     for key, (value, low, high) in values.items():
         whole = isinstance(low, int) and isinstance(high, int)
         number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
         if not number or not low <= value <= high:
-            wanted = "a whole number" if whole else "a number"
-            raise ConfigError(f"{group}.{key} is {value!r}; choose {wanted} from {low:g} to {high:g}")
+            kind = "a whole number" if whole else "a number"
+            raise ConfigError(f"{group}.{key} is {value!r}; choose {kind} from {low:g} to {high:g}")
 
 
 def sentence_of(error: BaseException | None) -> str | None:
-    """What to tell a person about an error they can mend, None for a defect of ours.
+    """Return the sentence of an error that a user can correct, None for an internal defect.
 
-    Configuration libraries wrap our errors and have their own for misspelt keys; both are the person's to mend.
+    Configuration libraries wrap our errors and have their own for misspelt keys; both are for the user to correct.
     """
     cause: BaseException | None = error
     while cause is not None:

@@ -45,7 +45,7 @@ Test = Callable[[Any, Any], Any]
 
 _ARTICLES = {"number": "a number", "category": "a category", "categories": "a list of categories"}
 _ARTICLES |= {"boolean": "a boolean"}
-_WANTED = {"number": ("number",), "boolean": ("boolean",), "label": ("boolean", "number")}
+_RESULT_TYPES = {"number": ("number",), "boolean": ("boolean",), "label": ("boolean", "number")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,18 +94,18 @@ class Expression:
         return np.where(missing, np.float32(np.nan), values)
 
 
-def compile_expression(text: str, types: Mapping[str, str], *, where: str, wanted: str) -> Expression:
+def compile_expression(text: str, types: Mapping[str, str], *, where: str, result_type: str) -> Expression:
     """Parse, check and compile `text`.
 
-    types: type of each known name, "owner.*" stands for every name of an owner. where: what the text is, for messages
-    ("objectives.like"). wanted: "number", "boolean" or "label" (either of the two). ConfigError says what is wrong and in
-    which column.
+    types: type of each known name, "owner.*" stands for every name of an owner. where: origin of the text for
+    messages ("objectives.like"). result_type: "number", "boolean" or "label" (either of the two). ConfigError names the
+    mistake and its column.
     """
-    compiler = _Compiler(text=text, types=types, where=where, grouped=wanted == "label")
+    compiler = _Compiler(text=text, types=types, where=where, grouped=result_type == "label")
     tree = compiler.parse()
     typed = compiler.typed(tree)
-    if typed.type not in _WANTED[wanted]:
-        expected = " or ".join(_ARTICLES[one] for one in _WANTED[wanted])
+    if typed.type not in _RESULT_TYPES[result_type]:
+        expected = " or ".join(_ARTICLES[one] for one in _RESULT_TYPES[result_type])
         raise compiler.refused(tree, f"this gives {_ARTICLES[typed.type]}; write one that gives {expected}")
     return Expression(
         text=text,
@@ -120,7 +120,7 @@ def compile_expression(text: str, types: Mapping[str, str], *, where: str, wante
 
 
 def conjuncts(text: str) -> list[str]:
-    """The parts of an expression that `and` joins at its top, each an expression; all of them must hold."""
+    """Return the parts of an expression that `and` joins at its top level, each an expression."""
     tree = ast.parse(text.strip(), mode="eval").body
     if not isinstance(tree, ast.BoolOp) or not isinstance(tree.op, ast.And):
         return [text]
@@ -128,7 +128,7 @@ def conjuncts(text: str) -> list[str]:
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """The end of an error message about an unknown name: "did you mean ...?", or what is known."""
+    """Return the end of an error message about an unknown name: "did you mean ...?", or the known names."""
     names = sorted(known)
     if close := difflib.get_close_matches(name, names, n=1):
         return f"did you mean {close[0]!r}?"
@@ -148,19 +148,19 @@ class _Compiler:
     types: Mapping[str, str]
     where: str
     names: set[str] = field(default_factory=set)
-    asked: set[str] = field(default_factory=set)
-    """names whose absence the text asks for by missing(name)"""
+    tested_missing: set[str] = field(default_factory=set)
+    """names tested by missing(name)"""
     inner: set[str] = field(default_factory=set)
-    """names that are read only where a condition holds"""
+    """names read only where a condition holds"""
     conditional: list[tuple[Evaluate, set[str]]] = field(default_factory=list)
     words: set[str] = field(default_factory=set)
     grouped: bool = False
-    """rows have groups, over which can be counted"""
+    """count() is allowed: rows have groups"""
     counts: bool = False
 
     def numbers(self, names: set[str]) -> frozenset[str]:
-        """Those of the names that are numbers whose absence the text does not ask for."""
-        return frozenset(name for name in names - self.asked if self.types.get(name) == "number")
+        """Return the numeric names that are not tested by missing(name)."""
+        return frozenset(name for name in names - self.tested_missing if self.types.get(name) == "number")
 
     def parse(self) -> ast.expr:
         if not isinstance(self.text, str):
@@ -237,13 +237,13 @@ class _Compiler:
         self.names.add(name)
         return _Typed(found, functools.partial(_COLUMN[found], name))
 
-    def _operands(self, nodes: Sequence[ast.expr], wanted: str) -> list[Evaluate]:
-        return [self._operand(node, wanted) for node in nodes]
+    def _operands(self, nodes: Sequence[ast.expr], operand_type: str) -> list[Evaluate]:
+        return [self._operand(node, operand_type) for node in nodes]
 
-    def _operand(self, node: ast.expr, wanted: str) -> Evaluate:
+    def _operand(self, node: ast.expr, operand_type: str) -> Evaluate:
         typed = self.typed(node)
-        if typed.type != wanted:
-            raise self.refused(node, f"{_ARTICLES[wanted]} is wanted here, this is {_ARTICLES[typed.type]}")
+        if typed.type != operand_type:
+            raise self.refused(node, f"{_ARTICLES[operand_type]} is wanted here, this is {_ARTICLES[typed.type]}")
         return typed.evaluate
 
     def _logic(self, operation: Callable[..., Any], nodes: Sequence[ast.expr]) -> _Typed:
@@ -319,7 +319,7 @@ class _Compiler:
 
     def _missing(self, node: ast.expr) -> _Typed:
         if isinstance(node, ast.Name):
-            self.asked.add(node.id)
+            self.tested_missing.add(node.id)
         typed = self.typed(node)
         if typed.type not in _MISSING:
             raise self.refused(node, f"{_ARTICLES[typed.type]} is never missing; ask for a column")

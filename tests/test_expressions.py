@@ -40,7 +40,7 @@ COLUMNS = {
 
 
 def compiled(text: str, wanted: str = "label") -> Expression:
-    return compile_expression(text, TYPES, where="objectives.like", wanted=wanted)
+    return compile_expression(text, TYPES, where="objectives.like", result_type=wanted)
 
 
 OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
@@ -215,7 +215,7 @@ def test_conditions_known_answers(text, want):
 
 def test_any_shape_and_names():
     expression = compile_expression(
-        "watch + w * like", {"watch": "number", "like": "number", "w": "number"}, where="value", wanted="number"
+        "watch + w * like", {"watch": "number", "like": "number", "w": "number"}, where="value", result_type="number"
     )
     watch, like = np.ones((2, 3), dtype=np.float32), np.full((2, 3), 2, dtype=np.float32)
     np.testing.assert_array_equal(

@@ -201,6 +201,6 @@ def _compiled(where: str, text: str, types: Mapping[str, str], kind: str) -> Exp
     if not isinstance(text, str):
         raise DataError(f'{where} is {text!r}; write an expression in quotes, for instance "{text}"')
     try:
-        return compile_expression(text, types, where=where, wanted=kind)
+        return compile_expression(text, types, where=where, result_type=kind)
     except ConfigError as error:
         raise DataError(str(error)) from None

@@ -32,7 +32,7 @@ MAX_UNKNOWN_SHARE = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Table:
+class RawTable:
     """Raw table with its column mapping."""
 
     file: str
@@ -51,7 +51,7 @@ class Table:
     """null words beside the common ones (recsys/data/ids.py)"""
     unit: str | None = None
     """unit of numeric timestamps (recsys/data/times.py), None to detect it"""
-    parts: "tuple[Table, ...]" = ()
+    parts: "tuple[RawTable, ...]" = ()
     """files of a published split, concatenated in `frame`; empty for a single file"""
 
 
@@ -64,7 +64,7 @@ class Converted:
 
 
 def validated(
-    *, name: str, interactions: Table, items: Table | None, users: Table | None, description: Description
+    *, name: str, interactions: RawTable, items: RawTable | None, users: RawTable | None, description: Description
 ) -> Dataset:
     """Check and convert every described column; raises DataError with file, column, row, value and what to do."""
     events, notes = _all_events(interactions, description)
@@ -100,7 +100,7 @@ def _check_words(file: str, events: pl.DataFrame, description: Description) -> N
                 )
 
 
-def _all_events(table: Table, description: Description) -> tuple[pl.DataFrame, tuple[str, ...]]:
+def _all_events(table: RawTable, description: Description) -> tuple[pl.DataFrame, tuple[str, ...]]:
     """Return the events of all files of a table, concatenated, with notes."""
     if not table.parts:
         return _events(table, description)
@@ -111,7 +111,7 @@ def _all_events(table: Table, description: Description) -> tuple[pl.DataFrame, t
     return events, tuple(note for part in notes for note in part)
 
 
-def _events(table: Table, description: Description) -> tuple[pl.DataFrame, tuple[str, ...]]:
+def _events(table: RawTable, description: Description) -> tuple[pl.DataFrame, tuple[str, ...]]:
     """Return the rows with a user and an item, with notes on dropped rows and merged ids."""
     _check_not_empty(table)
     users, items = _users(table), _ids(table, ITEM)
@@ -129,7 +129,7 @@ def _events(table: Table, description: Description) -> tuple[pl.DataFrame, tuple
     return kept, tuple(notes)
 
 
-def _records(table: Table, key: str, kinds: Mapping[str, str]) -> tuple[pl.DataFrame, tuple[str, ...]]:
+def _records(table: RawTable, key: str, kinds: Mapping[str, str]) -> tuple[pl.DataFrame, tuple[str, ...]]:
     _check_not_empty(table)
     ids = _ids(table, key)
     where, raw = _where(table, table.names[key]), table.frame[table.names[key]]
@@ -141,13 +141,13 @@ def _records(table: Table, key: str, kinds: Mapping[str, str]) -> tuple[pl.DataF
     return frame.filter(pl.col(key).is_not_null()), (*notes, *_left_out(table, key, ids.values))
 
 
-def _ids(table: Table, key: str) -> Converted:
+def _ids(table: RawTable, key: str) -> Converted:
     """Return normalised ids, null where missing."""
     ids, notes = ids_of(_column(table, table.names[key]), _where(table, table.names[key]), table.missing)
     return Converted(ids.alias(key), notes)
 
 
-def _left_out(table: Table, key: str, ids: pl.Series) -> tuple[str, ...]:
+def _left_out(table: RawTable, key: str, ids: pl.Series) -> tuple[str, ...]:
     """Return a note on rows without an id, with their null words."""
     if not (num := ids.null_count()):
         return ()
@@ -155,7 +155,7 @@ def _left_out(table: Table, key: str, ids: pl.Series) -> tuple[str, ...]:
     return (f"{where}: rows without {_article(key)} that were left out: {num} ({words})",)
 
 
-def _users(table: Table) -> Converted:
+def _users(table: RawTable) -> Converted:
     """Return users; a described session replaces a missing user."""
     known = _ids(table, USER)
     if SESSION not in table.names or not known.values.null_count():
@@ -173,7 +173,7 @@ def _article(key: str) -> str:
     return f"an {key}" if key == ITEM else f"a {key}"
 
 
-def _event_times(table: Table) -> Converted:
+def _event_times(table: RawTable) -> Converted:
     column, where = _column(table, table.names[TIMESTAMP]), _where(table, table.names[TIMESTAMP])
     present = _without_words(column, NOTHING)
     advice = "give every row a time, or say `order` where there is none"
@@ -184,7 +184,7 @@ def _event_times(table: Table) -> Converted:
     return Converted(times.seconds.alias(TIMESTAMP), times.notes)
 
 
-def _split_parts(table: Table) -> Converted:
+def _split_parts(table: RawTable) -> Converted:
     """Return [R] values of PARTS."""
     name = table.names[SPLIT]
     column, where = _column(table, name), _where(table, name)
@@ -203,7 +203,7 @@ def _order_values(users: pl.Series, order: Order) -> pl.Series:
     return users.to_frame().select(pl.col(USER), order_of_row.cast(pl.Float64).alias(TIMESTAMP))[TIMESTAMP]
 
 
-def _converted(table: Table, name: str, kind: str) -> Converted:
+def _converted(table: RawTable, name: str, kind: str) -> Converted:
     """Convert a column by its kind; null words are missing, in text only those that the table names."""
     raw, where = _column(table, name), _where(table, name)
     words = (*NOTHING, *table.missing) if kind in ("number", "timestamp") else table.missing
@@ -284,7 +284,7 @@ def _lists(column: pl.Series, where: str, separator: str) -> pl.Series:
     return column
 
 
-def _column(table: Table, name: str) -> pl.Series:
+def _column(table: RawTable, name: str) -> pl.Series:
     known = table.frame.columns
     if name not in known:
         raise DataError(
@@ -294,17 +294,17 @@ def _column(table: Table, name: str) -> pl.Series:
     return table.frame[name]
 
 
-def _where(table: Table, column: str) -> str:
+def _where(table: RawTable, column: str) -> str:
     return f"{table.file}, column {column!r}"
 
 
-def _check_not_empty(table: Table) -> None:
+def _check_not_empty(table: RawTable) -> None:
     if table.frame.height == 0:
         raise DataError(f"{table.file}: the table has no rows; write at least one")
 
 
 def _check_known(
-    interactions: Table, events: pl.DataFrame, table: Table | None, records: pl.DataFrame | None, key: str
+    interactions: RawTable, events: pl.DataFrame, table: RawTable | None, records: pl.DataFrame | None, key: str
 ) -> None:
     """Check ids against records. Some ids may lack one; when most do, a wrong column was named."""
     if table is None or records is None:

@@ -127,7 +127,7 @@ class FeatureSpec:
     @cached_property
     def _expressions(self) -> tuple[Expression, ...]:
         return tuple(
-            compile_expression(text, self.action_types, where=f"objectives.{name}", wanted="label")
+            compile_expression(text, self.action_types, where=f"objectives.{name}", result_type="label")
             for name, text in self.objectives.items()
         )
 

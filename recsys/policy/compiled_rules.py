@@ -232,7 +232,7 @@ def _where(rule: Rule) -> str:
 
 def _when(rule: Rule, types: Mapping[str, str]) -> Expression:
     assert rule.when is not None
-    return compile_expression(rule.when, types, where=f"rule {rule.name!r}, when", wanted="boolean")
+    return compile_expression(rule.when, types, where=f"rule {rule.name!r}, when", result_type="boolean")
 
 
 def _type(name: str, types: Mapping[str, str]) -> str:

@@ -30,9 +30,9 @@ class Condition:
         """Split and compile a condition, None always holds. types: of all names. ConfigError begins with `where`."""
         items, request, mixed = np.ones(len(catalogue["item"]), dtype=bool), [], []
         if text is not None:
-            compile_expression(text, types, where=where, wanted="boolean")
+            compile_expression(text, types, where=where, result_type="boolean")
         for part in [] if text is None else conjuncts(text):
-            one = compile_expression(part, types, where=where, wanted="boolean")
+            one = compile_expression(part, types, where=where, result_type="boolean")
             reads = {name in item_types for name in one.names}
             if reads == {True, False}:
                 mixed.append(one)

@@ -48,7 +48,7 @@ class ValueFormula:
             raise ConfigError(f"value.weights.{both[0]} has the name of an objective; call the weight otherwise")
         types = dict.fromkeys([*objectives, *self.weights], "number")
         formula = " + ".join(objectives) if self.formula is None else self.formula
-        expression = compile_expression(formula, types, where="value.formula", wanted="number")
+        expression = compile_expression(formula, types, where="value.formula", result_type="number")
         if unused := sorted(self.weights.keys() - expression.names):
             raise ConfigError(f"value.weights.{unused[0]} is not used by the formula {formula!r}; remove it")
         return CompiledValue(expression=expression, weights=self.weights, objectives=tuple(objectives))

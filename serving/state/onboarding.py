@@ -134,7 +134,7 @@ def actions_reaching(spec: FeatureSpec, objectives: Sequence[str]) -> dict[str, 
 def _values(spec: FeatureSpec, texts: Mapping[str, str]) -> dict[str, np.ndarray]:
     """Actions read by the objectives -> candidate values, the first of which means not sent."""
     compiled = [
-        compile_expression(text, spec.action_types, where=f"objectives.{name}", wanted="label")
+        compile_expression(text, spec.action_types, where=f"objectives.{name}", result_type="label")
         for name, text in texts.items()
     ]
     read, words = (set().union(*parts) for parts in zip(*((one.names, one.words) for one in compiled), strict=True))

@@ -65,7 +65,8 @@ def test_every_digit_of_a_cut_counts() -> None:
     assert all(name.isidentifier() for name in plain)
     values = {"a": np.array([5e-8, 1000002.0])}
     reached = [
-        compile_expression(text, {"a": "number"}, where="", wanted="label").labels(values) for text in plain.values()
+        compile_expression(text, {"a": "number"}, where="", result_type="label").labels(values)
+        for text in plain.values()
     ]
     assert np.array(reached).T.tolist() == [[1, 0, 0, 0], [1, 1, 1, 0]]
 
@@ -74,10 +75,12 @@ def mean_of(written: dict[str, Any], values: np.ndarray) -> np.ndarray:
     """The mean as a sum over what was reached, for values [R] that are known."""
     plain, means, _ = expanded({"x": written})
     reached = {
-        name: np.nan_to_num(compile_expression(text, {"a": "number"}, where="", wanted="label").labels({"a": values}))
+        name: np.nan_to_num(
+            compile_expression(text, {"a": "number"}, where="", result_type="label").labels({"a": values})
+        )
         for name, text in plain.items()
     }
-    return compile_expression(means["x"], dict.fromkeys(plain, "number"), where="", wanted="number")(reached)
+    return compile_expression(means["x"], dict.fromkeys(plain, "number"), where="", result_type="number")(reached)
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=20))

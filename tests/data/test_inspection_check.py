@@ -14,7 +14,7 @@ from recsys.data.inspection.advice import advise, next_command
 from recsys.data.inspection.findings import Findings, find
 from recsys.data.inspection.ids import id_variants
 from recsys.data.inspection.times import time_facts
-from recsys.data.validation import Table, validated
+from recsys.data.validation import RawTable, validated
 
 DAY = 86_400.0
 START = 1_700_006_400.0
@@ -34,9 +34,9 @@ def found(
     columns = {"user": pl.String, "item": pl.String, "at": pl.Float64, "rating": pl.Float64}
     frame = pl.DataFrame(rows, schema=columns, orient="row")
     names = {"user": "user", "item": "item"} | ({"timestamp": "at"} if order == "time" else {})
-    tables = {"interactions": Table(file="events.csv", frame=frame, names=names, separator="|")}
+    tables = {"interactions": RawTable(file="events.csv", frame=frame, names=names, separator="|")}
     if items is not None:
-        tables["items"] = Table(file="items.csv", frame=pl.DataFrame(items), names={"item": "item"}, separator="|")
+        tables["items"] = RawTable(file="items.csv", frame=pl.DataFrame(items), names={"item": "item"}, separator="|")
     described = Description(
         actions=("rating",),
         context={},

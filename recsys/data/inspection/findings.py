@@ -14,7 +14,7 @@ from recsys.data.description import ITEM, TIMESTAMP, USER
 from recsys.data.ids import ids_of
 from recsys.data.inspection.ids import NOBODY, NUMBERS_FOR_NOBODY, IdVariants, id_variants
 from recsys.data.inspection.times import TimeFacts, time_facts
-from recsys.data.validation import Table
+from recsys.data.validation import RawTable
 
 CRAWLER_FACTOR, CRAWLER_EVENTS = 10, 1_000
 """a crawler has more events than this many times the 99th percentile of a user, and at least so many"""
@@ -129,7 +129,7 @@ class Findings:
         return next(one for one in self.activity if one.key == key)
 
 
-def find(tables: Mapping[str, Table], dataset: Dataset, *, now: float) -> Findings:
+def find(tables: Mapping[str, RawTable], dataset: Dataset, *, now: float) -> Findings:
     """Inspect the raw tables and the validated data set; now: unix seconds."""
     log, described = dataset.interactions, dataset.description
     counts = {key: log.group_by(key).len().sort("len", key, descending=[True, False]) for key in (USER, ITEM)}
@@ -158,7 +158,7 @@ def find(tables: Mapping[str, Table], dataset: Dataset, *, now: float) -> Findin
     )
 
 
-def _record_ids(table: Table, key: str) -> pl.Series:
+def _record_ids(table: RawTable, key: str) -> pl.Series:
     """Return the ids of items or users of a table, as validation reads them."""
     ids, _ = ids_of(table.frame[table.names[key]], table.file, table.missing)
     return ids.drop_nulls()

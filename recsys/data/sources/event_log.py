@@ -14,7 +14,7 @@ from recsys.data.dataset import DTYPES, Dataset, action_columns
 from recsys.data.description import ITEM, TIMESTAMP, USER, Description
 from recsys.data.row_errors import shortened
 from recsys.data.sources.tables import Tables
-from recsys.data.validation import Table, validated
+from recsys.data.validation import RawTable, validated
 from recsys.errors import DataError, check_ranges
 
 ID, CONTEXT, REQUEST, POSITION, KNOWN = "id", "context", "request_id", "position", "known_at"
@@ -197,9 +197,9 @@ def _with_strangers(users: pl.DataFrame, events: pl.DataFrame) -> pl.DataFrame:
     return pl.concat([users, strangers], how="diagonal")
 
 
-def _table(file: str, frame: pl.DataFrame) -> Table:
+def _table(file: str, frame: pl.DataFrame) -> RawTable:
     names = {key: key for key in (USER, ITEM, TIMESTAMP) if key in frame.columns}
-    return Table(file=file, frame=frame, names=names, separator="|", unit="s")
+    return RawTable(file=file, frame=frame, names=names, separator="|", unit="s")
 
 
 def _notes(records: pl.DataFrame, events: pl.DataFrame, base: Dataset, impressions: pl.DataFrame | None) -> list[str]:

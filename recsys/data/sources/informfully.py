@@ -9,7 +9,7 @@ import polars as pl
 from recsys.data.dataset import Dataset
 from recsys.data.description import ITEM, TIMESTAMP, USER, Description
 from recsys.data.sources.delimited import read_columns
-from recsys.data.validation import Table, validated
+from recsys.data.validation import RawTable, validated
 from recsys.errors import DataError
 
 INTERESTING, EASY, FAVOURITE, BOOKMARK = ACTIONS = ("interesting", "easy", "favourite", "bookmark")
@@ -67,7 +67,7 @@ class Informfully:
             raise DataError(f"{folder}: all actions were withdrawn; wanted at least one row whose removedAt is NA")
         dataset = validated(
             name="informfully-idea",
-            interactions=Table(
+            interactions=RawTable(
                 file=str(folder),
                 frame=_events(standing),
                 names={USER: USER, ITEM: ITEM, TIMESTAMP: TIMESTAMP},

@@ -25,7 +25,7 @@ import polars as pl
 from recsys.data.dataset import DESCRIPTION_FILE, Dataset
 from recsys.data.description import Description
 from recsys.data.sources.tables import Tables
-from recsys.data.validation import Table, validated
+from recsys.data.validation import RawTable, validated
 from recsys.errors import DataError
 
 NAME = "movielens-100k"
@@ -210,8 +210,8 @@ def _films(
 
 
 def _dataset(events: pl.DataFrame, items: pl.DataFrame, users: pl.DataFrame, origin: str) -> Dataset:
-    def table(part: str, frame: pl.DataFrame, *names: str) -> Table:
-        return Table(file=f"{origin} ({part})", frame=frame, names={name: name for name in names}, separator="|")
+    def table(part: str, frame: pl.DataFrame, *names: str) -> RawTable:
+        return RawTable(file=f"{origin} ({part})", frame=frame, names={name: name for name in names}, separator="|")
 
     return validated(
         name=NAME,

@@ -14,7 +14,7 @@ import polars as pl
 
 from recsys.data.dataset import Dataset
 from recsys.data.description import Description
-from recsys.data.validation import Table, validated
+from recsys.data.validation import RawTable, validated
 from recsys.errors import ConfigError, check_ranges
 
 START = 1_704_067_200.0
@@ -349,5 +349,5 @@ def _names(letter: str, count: int) -> np.ndarray:
     return np.array([f"{letter}{number:0{len(str(count))}d}" for number in range(count)], dtype=object)
 
 
-def _table(file: str, frame: pl.DataFrame, *names: str) -> Table:
-    return Table(file=f"planted {file}", frame=frame, names={name: name for name in names}, separator="|")
+def _table(file: str, frame: pl.DataFrame, *names: str) -> RawTable:
+    return RawTable(file=f"planted {file}", frame=frame, names={name: name for name in names}, separator="|")

@@ -8,7 +8,7 @@ import polars as pl
 from recsys.data.dataset import Dataset
 from recsys.data.description import ITEM, USER, Description
 from recsys.data.sources.delimited import read_columns, shuffled_ids
-from recsys.data.validation import Table, validated
+from recsys.data.validation import RawTable, validated
 
 FILES = {"view": "view_ecommerce.dat", "cart": "add_to_cart_ecommerce.dat", "buy": "purchase_ecommerce.dat"}
 DESCRIPTION = Description(
@@ -43,7 +43,7 @@ class RetailRocket:
         events = events.with_columns(pl.col("cart", "buy").fill_null(0.0), shuffled_ids(events[ITEM]).alias(ITEM))
         dataset = validated(
             name="retailrocket",
-            interactions=Table(
+            interactions=RawTable(
                 file=str(folder / FILES["view"]), frame=events, names={USER: USER, ITEM: ITEM}, separator="|"
             ),
             items=None,

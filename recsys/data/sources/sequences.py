@@ -12,7 +12,7 @@ import polars as pl
 from recsys.data.dataset import Dataset
 from recsys.data.description import ITEM, USER, Description
 from recsys.data.row_errors import shortened
-from recsys.data.validation import Table, validated
+from recsys.data.validation import RawTable, validated
 from recsys.errors import DataError
 
 ATTRIBUTES = "attributes"
@@ -36,7 +36,7 @@ class SequenceFile:
         items = _item_table(file, {item: listed for item, listed in known.items() if item in interacted})
         dataset = validated(
             name=path.stem,
-            interactions=Table(file=str(path), frame=events, names={USER: USER, ITEM: ITEM}, separator="|"),
+            interactions=RawTable(file=str(path), frame=events, names={USER: USER, ITEM: ITEM}, separator="|"),
             items=items,
             users=None,
             description=Description(
@@ -112,11 +112,11 @@ def _check_lines(path: Path, lines: list[list[str]]) -> None:
         raise DataError(f"{path}: the file is empty; {FORM}")
 
 
-def _item_table(file: Path | None, known: Mapping[str, list[str]]) -> Table | None:
+def _item_table(file: Path | None, known: Mapping[str, list[str]]) -> RawTable | None:
     if file is None:
         return None
     if not known:
         raise DataError(f"{file}: knows no item of the sequences; name the file with the same ids, or remove it")
     listed = pl.Series(ATTRIBUTES, list(known.values()), dtype=pl.List(pl.String))
     frame = pl.DataFrame([pl.Series(ITEM, list(known)), listed])
-    return Table(file=str(file), frame=frame, names={ITEM: ITEM}, separator="|")
+    return RawTable(file=str(file), frame=frame, names={ITEM: ITEM}, separator="|")

@@ -8,7 +8,7 @@ import polars as pl
 from recsys.data.dataset import Dataset
 from recsys.data.description import ITEM, USER, Description
 from recsys.data.sources.delimited import read_columns, shuffled_ids
-from recsys.data.validation import Table, validated
+from recsys.data.validation import RawTable, validated
 
 STAYED_HOURS = 10
 """hours that count as staying with a game"""
@@ -49,8 +49,8 @@ class Steam:
         events, titles = (frame.with_columns(pl.col(ITEM).replace_strict(new)) for frame in (events, titles))
         return validated(
             name="steam",
-            interactions=Table(file=str(bought), frame=events, names={USER: USER, ITEM: ITEM}, separator="|"),
-            items=Table(file=str(games), frame=titles, names={ITEM: ITEM}, separator="|"),
+            interactions=RawTable(file=str(bought), frame=events, names={USER: USER, ITEM: ITEM}, separator="|"),
+            items=RawTable(file=str(games), frame=titles, names={ITEM: ITEM}, separator="|"),
             users=None,
             description=DESCRIPTION,
         )

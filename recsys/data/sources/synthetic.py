@@ -11,7 +11,7 @@ import polars as pl
 
 from recsys.data.dataset import Dataset
 from recsys.data.description import Description
-from recsys.data.validation import Table, validated
+from recsys.data.validation import RawTable, validated
 from recsys.errors import ConfigError
 
 START = 1_704_067_200.0
@@ -289,5 +289,5 @@ def _holes(rng: np.random.Generator, values: np.ndarray, share: float) -> list[o
     return [None if gone else value for gone, value in zip(missing, values, strict=True)]
 
 
-def _table(file: str, frame: pl.DataFrame, *names: str) -> Table:
-    return Table(file=f"synthetic {file}", frame=frame, names={name: name for name in names}, separator="|")
+def _table(file: str, frame: pl.DataFrame, *names: str) -> RawTable:
+    return RawTable(file=f"synthetic {file}", frame=frame, names={name: name for name in names}, separator="|")

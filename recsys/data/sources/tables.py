@@ -25,7 +25,7 @@ from recsys.data.description import (
 )
 from recsys.data.reading import FileFormat, read_table
 from recsys.data.times import UNITS
-from recsys.data.validation import SESSION, Table, validated
+from recsys.data.validation import SESSION, RawTable, validated
 from recsys.errors import DataError
 
 TABLES: tuple[str, ...] = ("interactions", "items", "users")
@@ -70,7 +70,7 @@ class Tables:
         """Load the data set; DataError names file, column, row, value and remedy."""
         return self.read()[1]
 
-    def read(self) -> tuple[Mapping[str, Table], Dataset]:
+    def read(self) -> tuple[Mapping[str, RawTable], Dataset]:
         """Return the raw tables by their keys in the YAML, and the validated data set."""
         path = Path(self.description)
         document = _document(path)
@@ -199,7 +199,7 @@ def _description(document: Mapping[str, Any], specs: Mapping[str, dict[str, Any]
     )
 
 
-def _table(spec: Mapping[str, Any], folder: Path) -> Table:
+def _table(spec: Mapping[str, Any], folder: Path) -> RawTable:
     if FILES not in spec:
         return _file(spec, folder)
     read = {part: _file({**spec, "file": file}, folder) for part, file in spec[FILES].items()}
@@ -216,7 +216,7 @@ def _table(spec: Mapping[str, Any], folder: Path) -> Table:
     )
 
 
-def _file(spec: Mapping[str, Any], folder: Path) -> Table:
+def _file(spec: Mapping[str, Any], folder: Path) -> RawTable:
     names = {key: spec[key] for key in (USER, ITEM, TIMESTAMP, SESSION, SPLIT) if key in spec}
     if SESSION in names and USER not in names:
         names[USER] = names.pop(SESSION)
@@ -224,7 +224,7 @@ def _file(spec: Mapping[str, Any], folder: Path) -> Table:
     path = folder / spec["file"]
     read = read_table(path, spec["format"], needed=(*names.values(), *described))
     hint = f"the first line, {read.first_line!r}, looks like data: write all names as `columns: [..]`; "
-    return Table(
+    return RawTable(
         file=str(path),
         frame=read.frame,
         names=names,
