@@ -26,7 +26,6 @@ import numpy as np
 from diversity_chart import draw_fronts
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from recsys.evaluation.stream_slates import ExposureCounters, stream_slates
 from result_file import RESULTS, Figure, console, print_figures, write_result
 from rich import box
 from rich.progress import track
@@ -39,6 +38,7 @@ from recsys.data.splits import TEST, VALIDATION, Split
 from recsys.errors import ConfigError, exit_on_error
 from recsys.evaluation.attributes import Attributes
 from recsys.evaluation.exposure import exposure, gini, intra_list_distance, top_share
+from recsys.evaluation.stream import ExposureCounters, stream_slates
 from recsys.metrics import hits, ndcg
 from recsys.pipeline import through
 from recsys.policy.compose import Policy

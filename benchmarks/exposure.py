@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 from diversity import Finished, countable, finished
 from exposure_chart import draw_prices
-from recsys.evaluation.stream_slates import ITEM, ExposureCounters, StreamedSlates, stream_slates
 from result_file import RESULTS, Figure, console, print_figures, write_result
 from rich import box
 from rich.progress import track
@@ -31,6 +30,7 @@ from rich.table import Table
 from recsys.data.splits import TEST
 from recsys.errors import exit_on_error
 from recsys.evaluation.exposure import exposure, gini, intra_list_distance, top_share
+from recsys.evaluation.stream import ITEM, ExposureCounters, StreamedSlates, stream_slates
 from recsys.metrics import hits, ndcg
 from recsys.policy.compose import Policy
 from recsys.policy.diversity import MaximalMarginalRelevance

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-BASE = {"contracts", "errors", "expressions", "jit", "strict_yaml"}
+BASE = {"contracts", "errors", "expressions", "jit", "stores", "strict_yaml"}
 MAY_IMPORT = {
     "errors": set(),
     "contracts": {"errors"},
     "expressions": {"errors"},
     "jit": set(),
+    "stores": {"errors"},
     "strict_yaml": set(),
     "bundle": set(),
     "pipeline": set(),

@@ -12,7 +12,6 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from recsys.cli.atomic_write import atomic_file
 from recsys.cli.data_page import page
 from recsys.cli.data_report import Chapter, chapters
 from recsys.data.inspection.advice import Advice, advise, next_command
@@ -21,6 +20,7 @@ from recsys.data.inspection.proposal import propose
 from recsys.data.inspection.written import written
 from recsys.data.sources.tables import Tables
 from recsys.errors import DataError
+from recsys.stores.atomic_files import atomic_file
 from recsys.training.footprint import GIB, Footprint, LogSize, estimate, machine_gib
 
 data = typer.Typer(no_args_is_help=True, help="Describe the files of a shop, and look at them before training.")

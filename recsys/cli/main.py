@@ -14,7 +14,6 @@ from rich.progress import track
 from rich.text import Text
 
 from recsys.bundle import Bundle
-from recsys.cli.atomic_write import atomic_file
 from recsys.cli.data import data
 from recsys.cli.explain import explain_absence, reasons_table
 from recsys.cli.items import items, names_now
@@ -31,6 +30,7 @@ from recsys.pipeline import recommend as run
 from recsys.pipeline import through
 from recsys.replay.replay import Replay
 from recsys.stages import load_explain, load_stages
+from recsys.stores.atomic_files import atomic_file
 
 BATCH = 64
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)

@@ -14,7 +14,6 @@ from rich.table import Table
 from rich.text import Text
 
 from recsys.bundle import Bundle
-from recsys.cli.atomic_write import atomic_file
 from recsys.cli.log import read_log
 from recsys.contracts import Query
 from recsys.data.dataset import Dataset
@@ -28,6 +27,7 @@ from recsys.policy.rules import RuleSet, read_text
 from recsys.policy.store import RuleStore
 from recsys.replay.replay import Replay
 from recsys.stages import Stages, load_stages, read_ruled_items, read_spec, request_types, rules_maker
+from recsys.stores.atomic_files import atomic_file
 
 QUERIES_PER_BATCH = 64
 MAX_VALUES = 500

@@ -1,8 +1,7 @@
 """Evaluation report: console table, JSON document, charts, and verdict sentences."""
 
 import json
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from recsys.evaluation.chart import TITLES, draw, draw_reliability, short
 from recsys.evaluation.exposure_report import POSITIONS, title_of
 from recsys.evaluation.intervals import paired_bootstrap, paired_p_value
 from recsys.evaluation.objectives import MEASURES, Measures
+from recsys.stores.atomic_files import atomic_file, write_atomically
 
 Rows = Mapping[str, Mapping[str, Any]]
 """system -> {metric: value, ci95: {metric: [low, high]}, users, seeds?, spread?, knobs?}"""
@@ -86,11 +86,13 @@ class Report:
         """
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.to_document(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        _replace(folder / PICTURES[0], self.draw)
+        with atomic_file(folder / PICTURES[0]) as draft:
+            self.draw(draft)
         (folder / PICTURES[1]).unlink(missing_ok=True)
         if self.objectives:
-            _replace(folder / PICTURES[1], lambda path: draw_reliability(path, self.objectives, self.protocol))
-        _replace(folder / "metrics.json", lambda path: path.write_text(text, encoding="utf-8"))
+            with atomic_file(folder / PICTURES[1]) as draft:
+                draw_reliability(draft, self.objectives, self.protocol)
+        write_atomically(folder / "metrics.json", text.encode())
 
     def table(self) -> Table:
         """Return the table of systems, with slices as sections below (strongest baseline and ours); the best is bold."""
@@ -195,15 +197,6 @@ def _strongest(report: Report, rows: Rows) -> Sequence[str]:
 
 def _plain(rows: Rows) -> dict[str, Any]:
     return {system: dict(row) for system, row in rows.items()}
-
-
-def _replace(path: Path, write: Callable[[Path], Any]) -> None:
-    beside = path.with_name(f".{path.name}.part")
-    try:
-        write(beside)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _table(title: str, first: str) -> Table:

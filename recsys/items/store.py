@@ -10,7 +10,6 @@ readers leave it out and the next writer removes it. The folder is made with the
 
 import json
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -19,7 +18,7 @@ from typing import Any
 
 from recsys.errors import ConfigError, DataError
 from recsys.items.schema import ItemSchema
-from recsys.policy.atomic_files import append, locked, truncate, write_atomically
+from recsys.stores.atomic_files import Stamp, append, file_stamp, locked, truncate, write_atomically
 
 LOG, SNAPSHOT = "log.jsonl", "snapshot.jsonl"
 GROWN_BYTES = 4 << 20
@@ -89,13 +88,9 @@ class ItemStore:
             raise ConfigError(f"the item store {self.folder} is a file; give a folder")
         self._log, self._snapshot = self.folder / LOG, self.folder / SNAPSHOT
 
-    def stamp(self) -> tuple[int, ...] | None:
+    def stamp(self) -> Stamp | None:
         """Differs after every change; None where nothing was changed. One stat."""
-        try:
-            found = os.stat(self._log)
-        except FileNotFoundError:
-            return None
-        return found.st_mtime_ns, found.st_ino, found.st_size
+        return file_stamp(self._log)
 
     def put(self, schema: ItemSchema, edits: Sequence[Edit], *, who: str) -> tuple[Change, ...]:
         """Write changes, all or none of them; they are on the disk when this returns.

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Generic, Protocol, Self, TypeVar
 
 from recsys.items.store import Change, ItemStore, Position
-from recsys.policy.change_watcher import OncePerErrorLogger
+from recsys.stores.change_watcher import OncePerErrorLogger
 
 
 class Grown(Protocol):

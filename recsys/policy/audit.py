@@ -12,7 +12,6 @@ HEAD elsewhere to detect that too.
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from recsys.errors import ConfigError
-from recsys.policy.atomic_files import append, locked, truncate, write_atomically
+from recsys.stores.atomic_files import Stamp, append, file_stamp, locked, truncate, write_atomically
 
 LOG, HEAD = "log.jsonl", "HEAD"
 MEND = "restore the store from a copy"
@@ -85,13 +84,9 @@ class AuditLog:
         """Return whether any version was ever published."""
         return self._head.exists() or self._log.exists()
 
-    def stamp(self) -> tuple[int, ...] | None:
+    def stamp(self) -> Stamp | None:
         """Return a value that differs after every change, None where nothing was published. Costs one stat."""
-        try:
-            found = os.stat(self._head)
-        except FileNotFoundError:
-            return None
-        return found.st_mtime_ns, found.st_ino, found.st_size
+        return file_stamp(self._head)
 
     def head(self) -> Head | None:
         """Return HEAD, None where nothing was published; ConfigError where its content is malformed."""

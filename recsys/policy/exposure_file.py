@@ -15,8 +15,8 @@ from itertools import islice
 from pathlib import Path
 
 from recsys.errors import DataError, RecsysError
-from recsys.policy.atomic_files import locked
-from recsys.policy.change_watcher import POLL_INTERVAL_S, ChangeWatcher, OncePerErrorLogger
+from recsys.stores.atomic_files import file_stamp, locked
+from recsys.stores.change_watcher import POLL_INTERVAL_S, ChangeWatcher, OncePerErrorLogger
 
 FILE, FORMAT, PER_LINE = "shares.json", 1, 500
 
@@ -37,11 +37,7 @@ class ShareFile:
 
     def stamp(self) -> object:
         """Return a value that differs after every `write`, None without a file."""
-        try:
-            status = self.path.stat()
-        except FileNotFoundError:
-            return None
-        return status.st_ino, status.st_mtime_ns, status.st_size
+        return file_stamp(self.path)
 
     def write(self, shares: Shares) -> object:
         """Replace the file and return its stamp; OSError where the disk refuses."""

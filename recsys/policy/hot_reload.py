@@ -8,9 +8,9 @@ from typing import Generic, Protocol, TypeVar
 
 from recsys.errors import ConfigError, RecsysError
 from recsys.policy.audit import RuleVersion
-from recsys.policy.change_watcher import POLL_INTERVAL_S, ChangeWatcher, OncePerErrorLogger
 from recsys.policy.rules import RuleSet
 from recsys.policy.store import RuleStore
+from recsys.stores.change_watcher import POLL_INTERVAL_S, ChangeWatcher, OncePerErrorLogger
 
 T = TypeVar("T")
 

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from recsys.errors import ConfigError, ConflictError
-from recsys.policy.atomic_files import write_atomically
 from recsys.policy.audit import MEND, AuditLog, Head, RuleVersion, sha256
 from recsys.policy.rule_diff import RuleDiff
 from recsys.policy.rules import RuleSet
+from recsys.stores.atomic_files import write_atomically
 
 OBJECTS, REPORTS = Path("objects"), Path("reports")
 MAX_TEXT_BYTES = 1 << 20

@@ -19,9 +19,9 @@ from recsys.features.state import history_events, item_key
 from recsys.items.ledger import Ledger
 from recsys.items.store import Change
 from recsys.items.tracked import Tracked
-from recsys.policy.change_watcher import POLL_INTERVAL_S, ChangeWatcher
 from recsys.policy.value import CompiledValue
 from recsys.stages.stage import PROBABILITIES, QUERY, SLATE, Rank, Tensors
+from recsys.stores.change_watcher import POLL_INTERVAL_S, ChangeWatcher
 
 EVENT = "event "
 OFFERED = TensorSpec(name="candidate_rows", dtype="int64", shape=(-1,))

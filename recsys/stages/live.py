@@ -15,12 +15,12 @@ from recsys.features.spec import TensorSpec
 from recsys.items.ruled import RuledItems
 from recsys.items.searched import SearchedItems
 from recsys.items.tracked import Tracked
-from recsys.policy.change_watcher import POLL_INTERVAL_S, ChangeWatcher
 from recsys.policy.compose import CompiledPolicy
 from recsys.policy.exposure_file import ExposureShares, LiveShares, Shares
 from recsys.policy.hidden_items import HiddenItems
 from recsys.policy.hot_reload import HotReloader
 from recsys.stages.stage import Offered, Retrieve, Rules, Tensors
+from recsys.stores.change_watcher import POLL_INTERVAL_S, ChangeWatcher
 
 STALE_RULES = "rules:stale"
 """the version that was published last cannot serve, an older one stands in"""

@@ -33,6 +33,7 @@ from recsys.policy.rules import RuleSet
 from recsys.replay.evaluation_queries import RETRIEVED, EvaluationQueries
 from recsys.replay.labelled_requests import LabelledRequests
 from recsys.stages import LiveRules, Retrieve, Rules, Stages, load_rules, load_stages
+from recsys.stores.atomic_files import write_atomically
 from recsys.training.cascade import CascadeConfig, CascadeTrainer, TrainedCascade
 from recsys.training.footprint import estimate
 from recsys.training.limits import TrainingLimits, log_size, training_size
@@ -243,9 +244,7 @@ def check_same_configuration(checkpoints: Path, config: dict[str, Any]) -> None:
     file = checkpoints / "config.json"
     if not any(checkpoints.glob("*/*/*.*")):
         checkpoints.mkdir(parents=True, exist_ok=True)
-        draft = file.with_suffix(".draft")
-        draft.write_text(json.dumps(settings, indent=1), encoding="utf-8")
-        draft.rename(file)
+        write_atomically(file, json.dumps(settings, indent=1).encode())
         return
     begun = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     if "ranking._target_" in begun:

@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from recsys.errors import ConfigError, check_ranges
 from recsys.nn.sparse_embedding import dense_parameters, sparse_tables
+from recsys.stores.atomic_files import atomic_file
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 GRADIENT_SCALING = ("16-mixed",)
@@ -303,9 +304,8 @@ class Trainer:
                 vars(task).pop("training_step", None)
         if best.best_model_path:
             epochs = _restore(task, Path(best.best_model_path)) + 1
-        draft = folder / f"{FINISHED_FILE}.draft"
-        torch.save({"state_dict": task.state_dict(), "epoch": epochs}, draft)
-        draft.rename(folder / FINISHED_FILE)
+        with atomic_file(folder / FINISHED_FILE) as draft:
+            torch.save({"state_dict": task.state_dict(), "epoch": epochs}, draft)
         return epochs
 
     def _trainer(self, callbacks: Sequence[Callback], loggers: Sequence[Logger], epochs: int) -> pl.Trainer:

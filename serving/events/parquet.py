@@ -26,7 +26,7 @@ import polars as pl
 
 from recsys.data.sources.event_log import ACTION, WORD
 from recsys.errors import ServingError
-from recsys.policy.atomic_files import write_atomically
+from recsys.stores.atomic_files import write_atomically
 from serving.events.folder_lock import lock_folder
 from serving.events.record import StoredRecord
 

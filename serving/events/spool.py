@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from recsys.errors import ServingError
-from recsys.policy.atomic_files import sync_folder, truncate
+from recsys.stores.atomic_files import sync_folder, truncate
 from serving.events.folder_lock import lock_folder
 from serving.events.record import Record
 

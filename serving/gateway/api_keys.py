@@ -8,7 +8,6 @@ A token has 256 random bits, so a plain hash of it cannot be inverted; it is sho
 import hashlib
 import hmac
 import json
-import os
 import re
 import secrets
 from collections.abc import Callable, Iterable, Sequence
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from recsys.errors import ConfigError, check_ranges
-from recsys.policy.atomic_files import locked
+from recsys.stores.atomic_files import locked, write_atomically
 from serving.gateway.http_error import HTTPError
 
 Scope = Literal["recommend", "events", "admin"]
@@ -139,11 +138,5 @@ def _key(entry: Any) -> ApiKey:
 
 
 def _write(path: Path, document: Any) -> None:
-    """Write atomically with mode 0600."""
-    draft = path.with_name(path.name + ".new")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        json.dump(document, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
+    """Replace the file atomically, readable by its owner only."""
+    write_atomically(path, json.dumps(document, indent=1).encode(), 0o600)

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from recsys.evaluation.stream_slates import ExposureCounters, stream_slates
 
 from recsys.contracts import PAD, Candidates, Query
 from recsys.errors import ConfigError
 from recsys.evaluation.attributes import CategoryColumn
 from recsys.evaluation.exposure import gini, top_share
+from recsys.evaluation.stream import ExposureCounters, stream_slates
 from recsys.policy.compose import Policy
 from recsys.policy.diversity import MaximalMarginalRelevance
 from recsys.policy.explore import Exploration

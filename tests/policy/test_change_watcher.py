@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from recsys.policy import change_watcher
-from recsys.policy.change_watcher import ChangeWatcher
+from recsys.stores import change_watcher
+from recsys.stores.change_watcher import ChangeWatcher
 
 PATIENCE_S = 60
 

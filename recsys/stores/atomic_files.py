@@ -1,7 +1,8 @@
-"""Crash-safe file writes: write to a draft, fsync, rename; or append and fsync."""
+"""Crash-safe writes: draft, fsync and rename, or append and fsync; and the stamp by which a change of a file is seen."""
 
 import fcntl
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,34 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+Stamp = tuple[int, int, int]
+"""inode, modification time and size of a file"""
+
+
+def file_stamp(path: Path) -> Stamp | None:
+    """Return a value that differs after every atomic write or append; None without a file. Costs one stat."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield a draft beside `path` for a library to write; it is renamed on success and removed otherwise.
+
+    Not fsynced: for files that can be made again.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        yield draft
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, data: bytes, mode: int = 0o666) -> None:
