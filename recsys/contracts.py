@@ -87,7 +87,7 @@ class Query:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidates:
-    """What the retrieve stage hands on, one row a query, best first, padded with PAD at the end."""
+    """Candidates of the retrieve stage, one row a query, best first, padded with PAD at the end."""
 
     items: np.ndarray
     """[B, C] int64, row of the item in the catalogue"""
@@ -168,17 +168,17 @@ class Impression:
 
 
 def _fields(noun: Any) -> dict[str, Any]:
-    """What JSON writes of a noun; TypeError for what is none."""
+    """Return the fields of an object for JSON; TypeError for another type."""
     if not isinstance(noun, Event | Query | SlateItem | Slate):
         raise TypeError(f"{_short(noun)} is a {type(noun).__name__}, which JSON does not know")
-    said = {name: getattr(noun, name) for name in noun.__slots__}
+    fields = {name: getattr(noun, name) for name in noun.__slots__}
     if isinstance(noun, Query) and not noun.hidden:
-        del said["hidden"]
+        del fields["hidden"]
     if isinstance(noun, SlateItem) and not noun.adds:
-        del said["adds"], said["because_of"]
+        del fields["adds"], fields["because_of"]
     if isinstance(noun, Slate) and not noun.exposure:
-        del said["exposure"]
-    return said
+        del fields["exposure"]
+    return fields
 
 
 def query_from_dict(document: Any) -> Query:

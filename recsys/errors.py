@@ -1,4 +1,4 @@
-"""What can go wrong, said in one sentence: what came, what was wanted, what to do.
+"""Errors that are one sentence: what came, what was wanted, what to do.
 
 RecsysError
 ├── DataError       a table, a file or a column of the user's data
@@ -32,7 +32,7 @@ class ConfigError(RecsysError):
 
 
 class ConflictError(ConfigError):
-    """What a change started from is not what is there any more."""
+    """Conflict: another change came between the reading and the writing of this one."""
 
 
 class BundleError(RecsysError):
@@ -48,7 +48,7 @@ class ServingError(RecsysError):
 
 
 def where(error: BaseException) -> str:
-    """What failed and through which lines, outermost first, for logs: a message may quote what a caller sent."""
+    """Return the type of an error and the lines it came through, outermost first, for logs: its message may quote a caller."""
     lines = (f"{Path(frame.filename).name}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__))
     return f"{type(error).__name__} at {' > '.join(lines)}"
 

@@ -15,10 +15,10 @@ from recsys.bundle import Bundle
 from recsys.cli.rules import login
 from recsys.cli.show import item_names
 from recsys.errors import DataError
-from recsys.items.ledger import Ledger
+from recsys.items.catalogue_overlay import CatalogueOverlay
 from recsys.items.schema import ItemSchema
 from recsys.items.store import Change, Edit, ItemStore, Position
-from recsys.stages import read_ledger
+from recsys.stages import read_overlay
 
 items = typer.Typer(no_args_is_help=True, help="Change items between trainings, see who changed what.")
 console = Console()
@@ -45,10 +45,10 @@ def put(
     who: Annotated[str | None, typer.Option(help="who does it; else the login name")] = None,
 ) -> None:
     """Change columns of an item or add a new one; servers reload by themselves."""
-    ledger = read_ledger(Bundle.open(bundle))
-    edit = Edit(item=item, columns=dict(_column(text, ledger.schema) for text in columns or []), withdrawn=withdrawn)
-    (change,) = ItemStore(store).put(ledger.schema, [edit], who=who or login())
-    known = _followed(ledger, store).row_of[item] < len(ledger)
+    overlay = read_overlay(Bundle.open(bundle))
+    edit = Edit(item=item, columns=dict(_column(text, overlay.schema) for text in columns or []), withdrawn=withdrawn)
+    (change,) = ItemStore(store).put(overlay.schema, [edit], who=who or login())
+    known = _followed(overlay, store).row_of[item] < len(overlay)
     _print_line("change", f"{change.number}: {item}, {'an item of the bundle' if known else 'a new item'}")
     _next(f"show {item} --bundle {bundle}", store)
 
@@ -56,12 +56,12 @@ def put(
 @items.command()
 def show(item: Item, store: StorePath, bundle: BundlePath) -> None:
     """Show all columns of an item with their current values."""
-    ledger = _followed(read_ledger(Bundle.open(bundle)), store)
-    if (row := ledger.row_of.get(item)) is None:
+    overlay = _followed(read_overlay(Bundle.open(bundle)), store)
+    if (row := overlay.row_of.get(item)) is None:
         raise DataError(f"neither {bundle} nor {store} has an item {item!r}; correct the id, or put it")
-    for name, value in ledger.record(row).items():
+    for name, value in overlay.record(row).items():
         _print_line(name, json.dumps(value, ensure_ascii=False))
-    _print_line("withdrawn", json.dumps(row in ledger.withdrawn))
+    _print_line("withdrawn", json.dumps(row in overlay.withdrawn))
     _next(f"history --item {item}", store)
 
 
@@ -79,18 +79,18 @@ def history(
 
 def names_now(bundle: Bundle, store: Path | None, title: str | None) -> dict[str, str]:
     """Return item id -> display name, for the bundle's items and later changes."""
-    ledger = read_ledger(bundle)
-    names = item_names(ledger.catalogue, title)
+    overlay = read_overlay(bundle)
+    names = item_names(overlay.catalogue, title)
     if store is None:
         return names
-    now = _followed(ledger, store)
-    changed = {item: now.record(row) for item, row in now.row_of.items() if row in now.said}
+    now = _followed(overlay, store)
+    changed = {item: now.record(row) for item, row in now.row_of.items() if row in now.changed}
     return names | {item: record.get(title or "") or item for item, record in changed.items()}
 
 
-def _followed(ledger: Ledger, store: Path) -> Ledger:
+def _followed(overlay: CatalogueOverlay, store: Path) -> CatalogueOverlay:
     changes, _ = ItemStore(store).read(Position())
-    return ledger.after(changes)[0]
+    return overlay.after(changes)[0]
 
 
 def _column(text: str, schema: ItemSchema) -> tuple[str, Any]:

@@ -26,7 +26,7 @@ from recsys.policy.quotas import category_values
 from recsys.policy.rules import RuleSet, read_text
 from recsys.policy.store import RuleStore
 from recsys.replay.replay import Replay
-from recsys.stages import Stages, load_stages, read_ruled_items, read_spec, request_types, rules_maker
+from recsys.stages import Stages, load_stages, read_rule_items, read_spec, request_types, rules_maker
 from recsys.stores.atomic_files import atomic_file
 
 QUERIES_PER_BATCH = 64
@@ -59,8 +59,8 @@ def _finding_text(finding: Finding) -> str:
 
 def catalogue_of(bundle: Bundle) -> RuleCatalogue:
     """Return the catalogue that rules are checked against."""
-    items = read_ruled_items(bundle)
-    types = items.ledger.schema.rule_types
+    items = read_rule_items(bundle)
+    types = items.overlay.schema.rule_types
     return RuleCatalogue(columns=items.columns, item_types=types, request_types=request_types(read_spec(bundle)))
 
 

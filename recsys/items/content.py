@@ -11,7 +11,7 @@ import numpy as np
 from recsys.content.words import TEXT_COLUMN, WordVectors
 from recsys.features.encode import Arrays, column_array, encode_table
 from recsys.features.spec import IDENTITY, Column, FeatureSpec
-from recsys.items.ledger import Record, Revised
+from recsys.items.catalogue_overlay import CatalogueDelta, Record
 
 ITEM_TOWER = "item_tower.onnx"
 Tower = Callable[[Arrays], np.ndarray]
@@ -37,10 +37,10 @@ class ItemContent:
         made = {IDENTITY} if self.words is None else {IDENTITY, TEXT_COLUMN}
         return tuple(column for column in self.spec.items.columns if column.name not in made)
 
-    def touched(self, revised: Revised) -> np.ndarray:
+    def touched(self, delta: CatalogueDelta) -> np.ndarray:
         """[M] bool, new items and those of which a column that the models see was named."""
         read = self.read
-        return revised.new | np.array([bool(named & read) for named in revised.named], dtype=bool)
+        return delta.new | np.array([bool(named & read) for named in delta.named], dtype=bool)
 
     def encode(self, ids: Sequence[str], records: Sequence[Record]) -> Arrays:
         """As `encode_table`: {part: [M, ...]}. An id that the training never met is UNKNOWN, what is absent missing."""

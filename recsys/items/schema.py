@@ -1,4 +1,4 @@
-"""Which columns of an item may change, and what their values are."""
+"""Schema of item changes: the columns that may change, and their kinds."""
 
 import math
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from recsys.features.spec import FeatureSpec
 
 STOCK = "stock"
 """number of pieces that rules may read of every item, missing until a change gives it, whatever the catalogue has"""
-WANTED = {
+VALUE_KINDS = {
     "category": "a string",
     "categories": "a list of strings",
     "number": "a finite number",
@@ -32,7 +32,7 @@ class ItemSchema:
 
     @staticmethod
     def of(bundle: Bundle, spec: FeatureSpec) -> "ItemSchema":
-        """What rules read, and the vectors that the models read."""
+        """Build the schema of the columns that rules read and the vectors that the models read."""
         made = {TEXT_COLUMN} if bundle.has(WORDS) else set()
         lengths = {one.name: one.slots for one in spec.items.of_kind("vector") if one.name not in made}
         kinds = {STOCK: "number", **bundle.document("catalogue.json"), **dict.fromkeys(lengths, "vector")}
@@ -50,7 +50,7 @@ class ItemSchema:
                 raise DataError(f"item {item!r}: {fault}")
 
     def usable(self, columns: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-        """The columns that fit, and what is wrong with each of the others."""
+        """Return the valid columns, and one sentence for each of the others."""
         faults = {name: self._fault(name, value) for name, value in columns.items()}
         fitting = {name: value for name, value in columns.items() if faults[name] is None}
         return fitting, [fault for fault in faults.values() if fault is not None]
@@ -60,8 +60,8 @@ class ItemSchema:
             return f"unknown column {name!r}; {suggestion(name, self.kinds)}"
         if value is None or _fits(self.kinds[name], value, self.lengths.get(name, 0)):
             return None
-        wanted = WANTED[self.kinds[name]].format(length=self.lengths.get(name))
-        return f"{name} is {_short(value)}; give {wanted}, or null where it is not known"
+        expected = VALUE_KINDS[self.kinds[name]].format(length=self.lengths.get(name))
+        return f"{name} is {_short(value)}; give {expected}, or null where it is not known"
 
 
 def _fits(kind: str, value: Any, length: int) -> bool:

@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Edit:
-    """What somebody wants to change of one item, known before or not."""
+    """Requested change of one item, known or new."""
 
     item: str
     columns: Mapping[str, Any] = field(default_factory=dict)
@@ -69,7 +69,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Position:
-    """How far a reader is."""
+    """Position of a reader."""
 
     number: int = 0
     """of the last change that was read"""
@@ -109,7 +109,7 @@ class ItemStore:
         return changes
 
     def read(self, since: Position) -> tuple[list[Change], Position]:
-        """What a reader at a position does not know yet, oldest first, and its position afterwards.
+        """Return the changes behind a position, oldest first, and the position after them.
 
         Changes that were put together meanwhile come as one an item; to apply what was applied before changes nothing.
         """
@@ -235,6 +235,6 @@ def _change(file: Path, line: bytes) -> Change:
 
 
 def _check_numbers(file: Path, changes: Sequence[Change], before: int) -> None:
-    for wanted, change in enumerate(changes, before + 1):
-        if change.number != wanted:
-            raise ConfigError(f"{file}: change {change.number} stands where {wanted} should; lines are missing; {MEND}")
+    for number, change in enumerate(changes, before + 1):
+        if change.number != number:
+            raise ConfigError(f"{file}: change {change.number} stands where {number} should; lines are missing; {MEND}")

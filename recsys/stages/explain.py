@@ -1,4 +1,4 @@
-"""The stage behind the slates, on request: what each part of the input adds to the utility of what is shown.
+"""Explain stage, on request: the contribution of each part of the input to the utility of each item of a slate.
 
 The ranker is asked again without it, all variants of a query in one batch (`recsys.features.occlusion`).
 
@@ -16,9 +16,9 @@ from recsys.features.encode import Arrays
 from recsys.features.occlusion import occluded_variants
 from recsys.features.spec import FeatureSpec, TensorSpec
 from recsys.features.state import history_events, item_key
-from recsys.items.ledger import Ledger
+from recsys.items.catalogue_overlay import CatalogueOverlay
+from recsys.items.live_state import LiveState
 from recsys.items.store import Change
-from recsys.items.tracked import Tracked
 from recsys.policy.value import CompiledValue
 from recsys.stages.stage import PROBABILITIES, QUERY, SLATE, Rank, Tensors
 from recsys.stores.change_watcher import POLL_INTERVAL_S, ChangeWatcher
@@ -71,9 +71,9 @@ class Explain:
         groups = [name for name in names[1:] if not name.startswith(EVENT)]
         events = self._events(query, rows, len(names) - 1 - len(groups))
         items = list(slate.items)
-        for shown, mine in zip(places, added.T.tolist(), strict=True):
-            adds = dict(zip(groups, mine, strict=False))
-            items[shown] = replace(items[shown], adds=adds, because_of=_strongest(events, mine[len(groups) :]))
+        for shown, effects in zip(places, added.T.tolist(), strict=True):
+            adds = dict(zip(groups, effects, strict=False))
+            items[shown] = replace(items[shown], adds=adds, because_of=_strongest(events, effects[len(groups) :]))
         return replace(slate, items=tuple(items))
 
     def _events(self, query: Query, rows: Rows, read: int) -> list[str]:
@@ -103,18 +103,18 @@ def _strongest(events: Sequence[str], adds: Sequence[float]) -> str | None:
 
 @dataclass(frozen=True, kw_only=True)
 class KnownItems:
-    """Which items there are, as far as changes were read."""
+    """Rows of the current items, up to a position of the item store."""
 
-    ledger: Ledger
+    overlay: CatalogueOverlay
 
     def after(self, changes: Sequence[Change]) -> Self:
-        return replace(self, ledger=self.ledger.after(changes)[0])
+        return replace(self, overlay=self.overlay.after(changes)[0])
 
 
 class RowsNow:
     """The rows of a bundle's items and of those in an item store."""
 
-    def __init__(self, items: Tracked[KnownItems]) -> None:
+    def __init__(self, items: LiveState[KnownItems]) -> None:
         self._items = items
         self._watcher = ChangeWatcher(items.stamp, self._follow)
         if not self._follow():
@@ -123,7 +123,7 @@ class RowsNow:
 
     def __call__(self) -> Rows:
         self._watcher.poll()
-        return self._items.state.ledger.row_of
+        return self._items.state.overlay.row_of
 
     def _follow(self) -> bool:
         self._items.follow()

@@ -12,9 +12,9 @@ from recsys.candidates.sources import MergedSources
 from recsys.contracts import Query, Slate
 from recsys.features.encode import Arrays
 from recsys.features.spec import TensorSpec
-from recsys.items.ruled import RuledItems
-from recsys.items.searched import SearchedItems
-from recsys.items.tracked import Tracked
+from recsys.items.live_state import LiveState
+from recsys.items.rule_items import RuleItems
+from recsys.items.searchable_items import SearchableItems
 from recsys.policy.compose import CompiledPolicy
 from recsys.policy.exposure_file import ExposureShares, LiveShares, Shares
 from recsys.policy.hidden_items import HiddenItems
@@ -36,7 +36,7 @@ class LiveRetrieve:
     name = "retrieve"
     optional_inputs: tuple[TensorSpec, ...] = ()
 
-    def __init__(self, trained: Retrieve, items: Tracked[SearchedItems]) -> None:
+    def __init__(self, trained: Retrieve, items: LiveState[SearchableItems]) -> None:
         """trained: over the items of the bundle"""
         self._trained, self._items = trained, items
         self._watcher = ChangeWatcher(items.stamp, self._follow)
@@ -46,7 +46,7 @@ class LiveRetrieve:
 
     @property
     def now(self) -> Retrieve:
-        """What answers at this moment."""
+        """Return the current stage."""
         self._watcher.poll()
         return self._now
 
@@ -68,8 +68,8 @@ class LiveRetrieve:
 
     def _follow(self) -> bool:
         items = self._items.follow()
-        sources = self._trained.sources.with_new_items(items.index, items.newest, items.ledger.hidden)
-        hiding = HiddenItems(types=items.ledger.schema.rule_types, column=items.ledger.column)
+        sources = self._trained.sources.with_new_items(items.index, items.newest, items.overlay.hidden)
+        hiding = HiddenItems(types=items.overlay.schema.rule_types, column=items.overlay.column)
         made = replace(self._trained, items=items.table, sources=sources, hiding=hiding)
         _ = made.items.rows, made.items.ties  # worked out here, not by the first request
         self._now = made
@@ -81,7 +81,7 @@ class LiveRules:
     """Rules as they were published last, for the items as they are now and what was shown to everybody until now."""
 
     follower: HotReloader[Rules]
-    items: Tracked[RuledItems] | None
+    items: LiveState[RuleItems] | None
     shares: LiveShares | None = None
     name: str = "rules"
 
@@ -106,7 +106,7 @@ class LiveRules:
         taken = _taken(shown.shares, served.value, tensors)
         slates = served.value(_with(taken, tensors))["SLATE"]
         if any(taken):
-            slates = [replace(slate, exposure=mine) for slate, mine in zip(slates, taken, strict=True)]
+            slates = [replace(slate, exposure=shares) for slate, shares in zip(slates, taken, strict=True)]
         flags = self._flags(served.stale, shown.stale)
         return {"SLATE": [_flagged(slate, flags) for slate in slates] if flags else slates}
 
@@ -144,7 +144,8 @@ def _with(taken: Sequence[dict[str, float]], tensors: Tensors) -> Tensors:
     if not any(taken):
         return tensors
     queries = [
-        replace(query, exposure={**mine, **query.exposure}) for query, mine in zip(tensors["QUERY"], taken, strict=True)
+        replace(query, exposure={**shares, **query.exposure})
+        for query, shares in zip(tensors["QUERY"], taken, strict=True)
     ]
     return {**tensors, "QUERY": queries}
 

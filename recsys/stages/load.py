@@ -17,13 +17,13 @@ from recsys.features.encode import Arrays, ItemTable
 from recsys.features.spec import FeatureSpec
 from recsys.features.state import event_labels
 from recsys.index import FaissIndex
+from recsys.items.catalogue_overlay import CatalogueOverlay
 from recsys.items.content import ITEM_TOWER, ItemContent
-from recsys.items.ledger import Ledger
-from recsys.items.ruled import RuledItems, rule_columns
+from recsys.items.live_state import LiveState
+from recsys.items.rule_items import RuleItems, rule_columns
 from recsys.items.schema import ItemSchema
-from recsys.items.searched import SearchedItems
+from recsys.items.searchable_items import SearchableItems
 from recsys.items.store import ItemStore
-from recsys.items.tracked import Tracked
 from recsys.policy.compose import Policy
 from recsys.policy.exposure_file import LiveShares, ShareFile
 from recsys.policy.hidden_items import HiddenItems
@@ -59,13 +59,13 @@ def read_catalogue(bundle: Bundle) -> pl.DataFrame:
 
 
 def read_schema(bundle: Bundle) -> ItemSchema:
-    """Which columns of its items may change."""
+    """Read the schema of item changes."""
     return ItemSchema.of(bundle, read_spec(bundle))
 
 
-def read_ledger(bundle: Bundle) -> Ledger:
+def read_overlay(bundle: Bundle) -> CatalogueOverlay:
     """Its items before any change."""
-    return Ledger.of(read_schema(bundle), read_catalogue(bundle))
+    return CatalogueOverlay.of(read_schema(bundle), read_catalogue(bundle))
 
 
 def read_policy(bundle: Bundle) -> Policy:
@@ -73,8 +73,8 @@ def read_policy(bundle: Bundle) -> Policy:
 
 
 def load_retrieve(bundle: Bundle) -> Retrieve:
-    spec, ledger = read_spec(bundle), read_ledger(bundle)
-    items = ItemTable(ids=tuple(ledger.row_of), encoded=bundle.arrays("item_table.safetensors"))
+    spec, overlay = read_spec(bundle), read_overlay(bundle)
+    items = ItemTable(ids=tuple(overlay.row_of), encoded=bundle.arrays("item_table.safetensors"))
     index = FaissIndex.read(bundle.file("index.faiss"))
     document, arrays = bundle.document("candidates.json"), bundle.arrays("candidates.safetensors")
     return Retrieve(
@@ -84,7 +84,7 @@ def load_retrieve(bundle: Bundle) -> Retrieve:
         sources=MergedSources.from_documents(document, arrays, index),
         ranked=bundle.has(RANKER),
         seen=seen_filter(read_repeat(bundle, spec), spec),
-        hiding=HiddenItems(types=ledger.schema.rule_types, column=ledger.column),
+        hiding=HiddenItems(types=overlay.schema.rule_types, column=overlay.column),
     )
 
 
@@ -93,15 +93,15 @@ def load_live_retrieve(bundle: Bundle, items_store: Path) -> LiveRetrieve:
     trained, nothing = load_retrieve(bundle), np.empty(0, dtype=np.int64)
     below = trained.sources.index
     assert isinstance(below, FaissIndex)
-    items = SearchedItems(
-        ledger=read_ledger(bundle),
+    items = SearchableItems(
+        overlay=read_overlay(bundle),
         content=_item_content(bundle, trained.spec),
         table=trained.items,
         below=below,
         rows=nothing,
         vectors=below.vectors(nothing),
     )
-    return LiveRetrieve(trained, Tracked(ItemStore(items_store), items))
+    return LiveRetrieve(trained, LiveState(ItemStore(items_store), items))
 
 
 def load_rank(bundle: Bundle) -> Rank:
@@ -133,14 +133,14 @@ def seen_filter(repeat: CompiledRepeat, spec: FeatureSpec) -> SeenFilter:
 
 
 def rules_maker(
-    bundle: Bundle, *, policy: Policy | None = None, items: Tracked[RuledItems] | None = None
+    bundle: Bundle, *, policy: Policy | None = None, items: LiveState[RuleItems] | None = None
 ) -> Callable[[RuleSet | None], Rules]:
     """Reads the bundle once; makes the last stage of any rule set, of the bundle's own for None.
 
     items: what rules read at the moment a stage is made; None for the bundle's own.
     """
     policy = policy or read_policy(bundle)
-    spec, trained = read_spec(bundle), read_ruled_items(bundle) if items is None else items.state
+    spec, trained = read_spec(bundle), read_rule_items(bundle) if items is None else items.state
     sources = tuple(source["name"] for source in bundle.document("candidates.json")["sources"])
     popularity = popularity_shares(bundle) if policy.popularity.reads_events else None
 
@@ -149,14 +149,14 @@ def rules_maker(
         compiled = policy.compile(
             rules=RuleSet.parse(bundle.document("rules.yaml")) if rules is None else rules,
             catalogue=now.columns,
-            types=now.ledger.schema.rule_types,
+            types=now.overlay.schema.rule_types,
             request_types=request_types(spec),
             vectors=now.vectors,
             objectives=tuple(spec.objectives),
             sources=sources,
             bundle_fingerprint=bundle.fingerprint,
             popularity=popularity,
-            hidden=now.ledger.hidden,
+            hidden=now.overlay.hidden,
             seen=seen_filter(policy.repeat.compile(tuple(spec.objectives), clock=spec.clock), spec),
         )
         return Rules(policy=compiled, num_sources=len(sources), num_objectives=spec.num_objectives)
@@ -170,14 +170,16 @@ def load_explain(bundle: Bundle, items_store: Path | None = None) -> Explain:
         raise ConfigError(
             f"{bundle.path} has no ranker whose reasons could be asked for; train a bundle without ~ranking"
         )
-    spec, known = read_spec(bundle), KnownItems(ledger=read_ledger(bundle))
+    spec, known = read_spec(bundle), KnownItems(overlay=read_overlay(bundle))
     sources = bundle.document("candidates.json")["sources"]
     popular = [place for place, one in enumerate(sources) if one["kind"] == ItemList.kind and one["newest_of"] is None]
     return Explain(
         spec=spec,
         rank=load_rank(bundle),
         value=read_policy(bundle).value.compile(tuple(spec.objectives)),
-        rows=(lambda: known.ledger.row_of) if items_store is None else RowsNow(Tracked(ItemStore(items_store), known)),
+        rows=(lambda: known.overlay.row_of)
+        if items_store is None
+        else RowsNow(LiveState(ItemStore(items_store), known)),
         popular=source_columns(popular, len(sources)),
     )
 
@@ -208,7 +210,7 @@ def load_live_rules(
 
     The bundle's own rules serve where nothing was published.
     """
-    items = None if items_store is None else Tracked(ItemStore(items_store), read_ruled_items(bundle))
+    items = None if items_store is None else LiveState(ItemStore(items_store), read_rule_items(bundle))
     published = NoRuleStore() if rules_store is None else RuleStore(rules_store)
     return LiveRules(
         follower=HotReloader(published, rules_maker(bundle, items=items), items),
@@ -218,7 +220,7 @@ def load_live_rules(
 
 
 def request_types(spec: FeatureSpec) -> dict[str, str]:
-    """What rules may read of a request's profile and context: {"user.age": "number", ...}."""
+    """Return the types of profile and context columns that rules may read: {"user.age": "number", ...}."""
     return {
         f"{owner}.{column.name}": column.kind
         for owner, table in (("user", spec.profile), ("context", spec.context))
@@ -249,13 +251,13 @@ def load_stages(
     return retrieve, load_rank(bundle), rules
 
 
-def read_ruled_items(bundle: Bundle) -> RuledItems:
-    """What rules read of the items of a bundle, before any change."""
-    ledger = read_ledger(bundle)
-    return RuledItems(
-        ledger=ledger,
+def read_rule_items(bundle: Bundle) -> RuleItems:
+    """Read the columns and vectors of a bundle's items for rules, before any change."""
+    overlay = read_overlay(bundle)
+    return RuleItems(
+        overlay=overlay,
         content=_item_content(bundle, read_spec(bundle)),
-        columns=rule_columns(ledger.catalogue, ledger.schema.rule_types),
+        columns=rule_columns(overlay.catalogue, overlay.schema.rule_types),
         vectors=bundle.arrays("item_vectors.safetensors")["vectors"],
     )
 

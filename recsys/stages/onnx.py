@@ -22,13 +22,13 @@ class OnnxModel:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
         self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        wanted = {one.name for one in self.session.get_inputs()}
-        if missing := sorted(wanted - {tensor.name for tensor in inputs}):
+        required = {one.name for one in self.session.get_inputs()}
+        if missing := sorted(required - {tensor.name for tensor in inputs}):
             raise BundleError(
                 f"{path} reads the tensor {missing[0]!r}, which the feature spec does not give; retrain it"
             )
         _check_widths(path, {one.name: one.shape for one in self.session.get_inputs()}, inputs)
-        self.names = frozenset(wanted)
+        self.names = frozenset(required)
         self.outputs = tuple(one.name for one in self.session.get_outputs())
 
     def __call__(self, arrays: Arrays) -> np.ndarray:

@@ -206,7 +206,7 @@ def rank_outputs(num_objectives: int) -> tuple[TensorSpec, ...]:
 
 
 def candidate_outputs(num_sources: int) -> tuple[TensorSpec, ...]:
-    """What the rules read of retrieval."""
+    """Return the tensors of retrieval that the rules read."""
     return (
         TensorSpec(name="candidate_rows", dtype="int64", shape=(-1,)),
         TensorSpec(name="merged_scores", dtype="float32", shape=(-1,)),
@@ -225,5 +225,5 @@ def known(candidates: Candidates, num_items: int) -> Candidates:
         candidates,
         items=np.where(ahead, PAD, candidates.items),
         scores=np.where(ahead, np.float32(-np.inf), candidates.scores),
-        degraded=tuple((*said, UNKNOWN_ROWS) if left_out else said for said, left_out in flags),
+        degraded=tuple((*degraded, UNKNOWN_ROWS) if left_out else degraded for degraded, left_out in flags),
     )

@@ -53,9 +53,9 @@ def respond(stage: Any, requests: Sequence[Any]) -> list[Any]:
 def _respond(stage: Any, request: Any) -> Any:
     try:
         tensors = _decode(request, (*stage.inputs, *stage.optional_inputs))
-        wanted = request.requested_output_names()
+        outputs = request.requested_output_names()
         answer = _encode(stage(tensors))
-        return triton.InferenceResponse([triton.Tensor(name, answer[name]) for name in wanted])
+        return triton.InferenceResponse([triton.Tensor(name, answer[name]) for name in outputs])
     except RecsysError as error:
         return triton.InferenceResponse(
             error=triton.TritonError(str(error)[:LONGEST_ERROR], triton.TritonError.INVALID_ARG)

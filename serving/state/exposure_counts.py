@@ -18,7 +18,7 @@ from operator import itemgetter
 
 from recsys.bundle import Bundle
 from recsys.errors import ServingError, check_ranges
-from recsys.items.ruled import rule_columns
+from recsys.items.rule_items import rule_columns
 from recsys.policy.compose import Policy
 from recsys.policy.popularity import ITEM
 from recsys.policy.quotas import category_values

@@ -28,8 +28,8 @@ from recsys.stages import (
     OnnxModel,
     Stages,
     load_stages,
-    read_ledger,
-    read_ruled_items,
+    read_overlay,
+    read_rule_items,
     read_schema,
     read_spec,
 )
@@ -99,9 +99,9 @@ def offered(stages: Stages, queries: list[Query]) -> np.ndarray:
 
 
 def test_an_item_is_encoded_and_embedded_as_in_training(trained: Any) -> None:
-    items = read_ruled_items(trained.bundle)
+    items = read_rule_items(trained.bundle)
     ids = trained.dataset.items["item"].to_list()
-    encoded = items.content.encode(ids, [items.ledger.record(row) for row in range(len(ids))])
+    encoded = items.content.encode(ids, [items.overlay.record(row) for row in range(len(ids))])
     table = trained.bundle.arrays("item_table.safetensors")
     assert set(encoded) == set(table)
     for name, part in encoded.items():
@@ -252,12 +252,12 @@ def test_a_store_that_cannot_be_read_leaves_the_items_as_they_were_and_slates_sa
 
 def test_columns_of_another_bundle_are_left_out_and_said(trained: Any, caplog: pytest.LogCaptureFixture) -> None:
     """A store may be older than the bundle beside it."""
-    ledger, item = read_ledger(trained.bundle), trained.dataset.items["item"][0]
+    overlay, item = read_overlay(trained.bundle), trained.dataset.items["item"][0]
     change = Change(number=1, item=item, columns={"prise": 1, "price": 2.0}, withdrawn=None, when="", who="ann")
-    after, revised = ledger.after([change])
+    after, delta = overlay.after([change])
     assert after.record(0)["price"] == 2.0
     assert "prise" not in after.record(0)
-    assert revised.named == (frozenset({"price"}),)
+    assert delta.named == (frozenset({"price"}),)
     assert "unknown column 'prise'; did you mean 'price'?; that column is left out" in caplog.text
 
 

@@ -1,4 +1,4 @@
-"""The catalogue of a bundle with the changes that came since: who is in it, in which row, and what is said of each.
+"""Catalogue of a bundle with the changes since its training: the items, their rows and their columns.
 
 Rows are those of the bundle, then new items in the order in which the store first names them, for life; whoever read the
 same beginning of the store has the same rows.
@@ -22,8 +22,8 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Revised:
-    """What some changes did, one item each."""
+class CatalogueDelta:
+    """Effect of some changes, one row an item."""
 
     rows: np.ndarray
     """[M] rising; those of new items follow the rows that there were"""
@@ -34,7 +34,7 @@ class Revised:
     named: tuple[frozenset[str], ...]
     """[M] columns that were named"""
     num_before: int
-    """rows that there were"""
+    """rows before the changes"""
 
     @property
     def new(self) -> np.ndarray:
@@ -47,29 +47,29 @@ class Revised:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ledger:
-    """The items of a bundle and of the store, as far as it was read."""
+class CatalogueOverlay:
+    """Items of a bundle and of the item store, up to a position of the store."""
 
     schema: ItemSchema
     catalogue: pl.DataFrame
     """the bundle's: `item`, then its columns"""
     row_of: Mapping[str, int]
-    said: Mapping[int, Record] = field(default_factory=dict)
-    """row -> columns that changes gave it"""
+    changed: Mapping[int, Record] = field(default_factory=dict)
+    """row -> columns that changes set"""
     withdrawn: frozenset[int] = frozenset()
     """rows"""
 
     @staticmethod
-    def of(schema: ItemSchema, catalogue: pl.DataFrame) -> "Ledger":
+    def of(schema: ItemSchema, catalogue: pl.DataFrame) -> "CatalogueOverlay":
         rows = {item: row for row, item in enumerate(catalogue["item"])}
-        return Ledger(schema=schema, catalogue=catalogue, row_of=rows)
+        return CatalogueOverlay(schema=schema, catalogue=catalogue, row_of=rows)
 
     def __len__(self) -> int:
         return len(self.row_of)
 
     @property
     def hidden(self) -> np.ndarray | None:
-        """[N] bool, what was withdrawn; None where nothing is."""
+        """[N] bool, withdrawn items; None without any."""
         if not self.withdrawn:
             return None
         hidden = np.zeros(len(self), dtype=bool)
@@ -77,35 +77,35 @@ class Ledger:
         return hidden
 
     def record(self, row: int) -> Record:
-        """All columns of an item as they are now; what nothing is known of is None or absent."""
+        """Return the current columns of an item; an unknown value is None or absent."""
         known = self.catalogue.row(row, named=True) if row < self.catalogue.height else {}
-        return {**known, **self.said.get(row, {})}
+        return {**known, **self.changed.get(row, {})}
 
     def column(self, name: str) -> list[Any]:
-        """[N] values as they are now, None where nothing is known; "item" holds the ids."""
+        """Return the current values [N], None where unknown; "item" holds the ids."""
         if name == IDENTITY:
             return list(self.row_of)
         trained = self.catalogue.get_column(name).to_list() if name in self.catalogue.columns else []
         values = trained + [None] * (len(self) - len(trained))
-        for row, said in self.said.items():
-            values[row] = said.get(name, values[row])
+        for row, columns in self.changed.items():
+            values[row] = columns.get(name, values[row])
         return values
 
-    def after(self, changes: Sequence[Change]) -> tuple["Ledger", Revised]:
-        """The ledger with changes that it has not seen or has seen before, and what they did."""
+    def after(self, changes: Sequence[Change]) -> tuple["CatalogueOverlay", CatalogueDelta]:
+        """Return the overlay after more changes, new or repeated, and their effect."""
         together: dict[str, Change] = {}
         for change in changes:
             together[change.item] = change.after(together.get(change.item))
         new = [item for item in together if item not in self.row_of]
         row_of = {**self.row_of, **{item: len(self) + place for place, item in enumerate(new)}} if new else self.row_of
         fitting = {row_of[change.item]: self._fitting(change) for change in together.values()}
-        ledger = replace(
+        overlay = replace(
             self,
             row_of=row_of,
-            said={**self.said, **{row: {**self.said.get(row, {}), **said} for row, said in fitting.items()}},
+            changed={**self.changed, **{row: {**self.changed.get(row, {}), **new} for row, new in fitting.items()}},
             withdrawn=self._still_withdrawn({row_of[item]: change.withdrawn for item, change in together.items()}),
         )
-        return ledger, ledger._revised({row_of[item]: item for item in together}, fitting, len(self))
+        return overlay, overlay._revised({row_of[item]: item for item in together}, fitting, len(self))
 
     def _fitting(self, change: Change) -> Record:
         fitting, faults = self.schema.usable(change.columns)
@@ -113,13 +113,13 @@ class Ledger:
             logger.warning("items: change %d of %r: %s; that column is left out", change.number, change.item, fault)
         return fitting
 
-    def _still_withdrawn(self, told: Mapping[int, bool | None]) -> frozenset[int]:
-        back = {row for row, withdrawn in told.items() if withdrawn is False}
-        return (self.withdrawn - back) | {row for row, withdrawn in told.items() if withdrawn}
+    def _still_withdrawn(self, changes: Mapping[int, bool | None]) -> frozenset[int]:
+        back = {row for row, withdrawn in changes.items() if withdrawn is False}
+        return (self.withdrawn - back) | {row for row, withdrawn in changes.items() if withdrawn}
 
-    def _revised(self, ids: Mapping[int, str], fitting: Mapping[int, Record], num_before: int) -> Revised:
+    def _revised(self, ids: Mapping[int, str], fitting: Mapping[int, Record], num_before: int) -> CatalogueDelta:
         rows = sorted(ids)
-        return Revised(
+        return CatalogueDelta(
             rows=np.array(rows, dtype=np.int64),
             ids=tuple(ids[row] for row in rows),
             records=tuple(self.record(row) for row in rows),

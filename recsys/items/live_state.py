@@ -1,4 +1,4 @@
-"""What was made of a bundle's catalogue follows the item store, change by change."""
+"""State derived from a bundle's catalogue that follows the item store, change by change."""
 
 import logging
 from collections.abc import Sequence
@@ -8,19 +8,19 @@ from recsys.items.store import Change, ItemStore, Position
 from recsys.stores.change_watcher import OncePerErrorLogger
 
 
-class Grown(Protocol):
-    """Anything that changes can be applied to; it is left as it was."""
+class Updatable(Protocol):
+    """State that changes can be applied to; `after` returns a new one."""
 
     def after(self, changes: Sequence[Change]) -> Self: ...
 
 
-State = TypeVar("State", bound=Grown)
+State = TypeVar("State", bound=Updatable)
 
 logger = logging.getLogger(__name__)
 
 
-class Tracked(Generic[State]):
-    """A state and how far the store was read for it; any thread may read it, one at a time may follow."""
+class LiveState(Generic[State]):
+    """State and the position of the store that it reflects; any thread may read it, one at a time may call `follow`."""
 
     def __init__(self, store: ItemStore, state: State) -> None:
         """state: of a bundle without any change"""
@@ -28,13 +28,13 @@ class Tracked(Generic[State]):
         self._errors = OncePerErrorLogger(logger, "items")
         self.state = state
         self.stale = False
-        """the store could not be read, or its changes not be applied: the state is older than the store"""
+        """whether the store could not be read or applied, so that the state is older"""
 
     def stamp(self) -> object:
         return self._store.stamp()
 
     def follow(self) -> State:
-        """Apply what came since; where that fails all stays as it was, said once in the log and in `stale`."""
+        """Apply the changes since the position; on a failure the state stays, logged once and flagged by `stale`."""
         try:
             changes, position = self._store.read(self._position)
             if changes:
