@@ -118,7 +118,8 @@ def run_gateway(
     layout.make_live()
     bundle = Bundle.open(layout.bundle)
     states = _states(layout, bundle, endpoints)
-    log = EventLogWriter(broker=open_writer(endpoints.broker), spool=Spool(layout.spool))
+    spool = Spool(layout.spool)
+    log = EventLogWriter(broker=open_writer(endpoints.broker), spool=spool)
     parts = Dependencies(
         bundle=bundle,
         retrieve=load_live_retrieve(bundle, layout.items),
@@ -135,6 +136,7 @@ def run_gateway(
         log=sys.stdout,
         clock=time.monotonic,
         now=time.time,
+        recovered=spool.recovered,
         lifespan=_lifespan(log, states),
     )
     gateway = build(parts)

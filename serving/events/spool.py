@@ -55,6 +55,8 @@ class Spool:
         self.damaged = 0
         self._max_bytes, self._segment_bytes = max_bytes, segment_bytes
         self._lock = lock_folder(self.folder)
+        self.recovered: list[Record] = []
+        """records about users, impressions aside, that an earlier process left here; oldest first"""
         self._segments = self._open_segments()
         self._last_number = int(self._segments[-1].path.stem) if self._segments else 0
         self._active: int | None = None
@@ -137,7 +139,9 @@ class Spool:
         for path in sorted(self.folder.glob(f"*{SUFFIX}")):
             data = path.read_bytes()
             size = _intact_length(data)
-            self.damaged += sum(_parse_line(line) is None for line in data[:size].splitlines())
+            lines = [_parse_line(line) for line in data[:size].splitlines()]
+            self.damaged += lines.count(None)
+            self.recovered += [one.record for one in lines if one is not None and one.record.kind != "impression"]
             if size:
                 if size < len(data):
                     truncate(path, size)

@@ -1,6 +1,6 @@
 """Composition of the gateway: external dependencies and the objects built from them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,7 +9,7 @@ from typing import TextIO
 from recsys.bundle import Bundle
 from recsys.policy.exposure_file import ShareFile
 from recsys.stages import read_spec, recently_popular
-from serving.events.record import RecordWriter
+from serving.events.record import Record, RecordWriter
 from serving.gateway.api_keys import ApiKeys
 from serving.gateway.breaker import Breaker
 from serving.gateway.bulkhead import AdmissionQueue
@@ -65,6 +65,8 @@ class Dependencies:
     """monotonic, in seconds"""
     now: Callable[[], float]
     """unix seconds"""
+    recovered: Sequence[Record] = ()
+    """records of users that an earlier process left in the spool: the user states do not know them yet"""
     lifespan: AbstractAsyncContextManager[None] = field(default_factory=nullcontext)
     """resources kept open for the lifetime of the application"""
 
@@ -161,6 +163,7 @@ class Container:
             keep_s=self.settings.pending_s,
             clock=self.dependencies.clock,
         )
+        pending.add(self.dependencies.recovered)
         description = "Users with pending records"
         self.metrics.gauge("recsys_pending_users", description, lambda: len(pending))
         return pending

@@ -5,6 +5,7 @@ import resource
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,14 @@ def test_records_come_back_in_their_order_over_several_segments(tmp_path, feedba
     assert len(segments(tmp_path)) == 6
     assert drained(tmp_path, limit) == ([record.id for batch in batches for record in batch], 0)
     assert segments(tmp_path) == []
+
+
+def test_records_of_an_earlier_process_are_known_at_once_but_not_impressions(tmp_path, feedback):
+    shown = replace(feedback(2), id="shown", kind="impression", body={"query": {}, "slate": {}})
+    spooled(tmp_path, [feedback(0), shown, feedback(1)], [feedback(3)])
+    spool = Spool(tmp_path)
+    assert [record.id for record in spool.recovered] == [feedback(number).id for number in (0, 1, 3)]
+    asyncio.run(spool.close())
 
 
 def test_one_synchronisation_serves_all_who_wait(tmp_path, feedback, monkeypatch):

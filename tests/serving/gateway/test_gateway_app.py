@@ -15,6 +15,7 @@ from recsys.items.store import Edit, ItemStore
 from recsys.policy.store import RuleStore
 from recsys.stages import load_live_rules, read_catalogue, read_schema
 from recsys.user_seed import USER_SEED, read_users
+from serving.events.record import Record
 from serving.gateway.container import Dependencies
 from serving.gateway.settings import Settings
 from serving.wiring import ItemStoreWriter
@@ -253,6 +254,17 @@ def test_a_user_of_the_training_data_is_known_while_the_store_is_away(parts: Dep
     assert "state:away" in answer["degraded"]
     assert "history:empty" not in answer["degraded"]
     assert not {item["item"] for item in answer["items"]} & set(user.seen)
+
+
+def test_what_was_hidden_before_a_restart_stays_hidden_while_the_log_is_away(parts: Dependencies, during: Any) -> None:
+    """The record waits in the spool, the state store has not heard of it."""
+
+    async def shown(door: Any) -> list[str]:
+        return [item["item"] for item in (await door.recommend(USER, k=5)).json()["items"]]
+
+    first = during(parts, shown)[0]
+    hidden = Record.preference("hide-1", "hide", USER, 5.0, {"item": [first]})
+    assert first not in during(replace(parts, recovered=[hidden]), shown)
 
 
 def test_a_trace_goes_on_to_the_models(parts: Dependencies, good_slate: Any, during: Any, trained: Any) -> None:
