@@ -1,7 +1,8 @@
 """A multi-stage hybrid recommender: retrieval, ranking, policy, and what serves them.
 
     from recsys import Recommender
-    slate = Recommender.load("runs/demo/bundle").recommend(user="405", k=5)
+    recommender = Recommender.load("runs/demo/bundle")
+    slate = recommender.recommend(recommender.query("405", k=5))
 
 The names below are imported when they are first used, so that `import recsys` costs milliseconds.
 """

@@ -208,7 +208,7 @@ def test_under_a_split_by_time_nothing_is_reordered(stream, cuts):
     replay = replay_of(stream)
     periods = np.searchsorted(cuts, replay.timestamps, side="right")
     other = Replay(replay.dataset, split_of(periods))
-    for name in ("grouped", "place", "now"):
+    for name in ("grouped", "num_earlier", "now"):
         np.testing.assert_array_equal(getattr(replay, name), getattr(other, name))
     np.testing.assert_array_equal(replay.now, replay.timestamps)
 
