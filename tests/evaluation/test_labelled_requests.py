@@ -98,7 +98,7 @@ def slow_moments(replay, split, period, last):
     for row in range(len(replay.users)):
         until = replay.timestamps[row] + split.horizon
         inside = [one for one in range(row, len(replay.users)) if split.periods[one] == period]
-        whole = replay.timestamps[row] < start + stretches * split.horizon or (stretches == 1 and until <= end)
+        whole = replay.timestamps[row] < start + stretches * split.horizon
         if split.periods[row] == period and until < split.end(period) and until <= last and whole:
             mine = [one for one in inside if replay.users[one] == replay.users[row] and replay.timestamps[one] <= until]
             found[row] = {replay.items[one] for one in mine if replay.labels[one, 0] > 0}
