@@ -42,7 +42,7 @@ bundle = Bundle.open(Path({bundle!r}))
 gateway = build(Dependencies(
     bundle=bundle, retrieve=load_retrieve(bundle), rules=load_rules(bundle), models=TritonModels({grpc!r}),
     states=MemoryStates(), writer=SlowFile(),
-    items=MemoryItems(), identities=UserPseudonyms(key=b"0" * 32, store_raw=False),
+    items=MemoryItems(), pseudonyms=UserPseudonyms(key=b"0" * 32, store_raw=False),
     exposures=MemoryExposures(), share_file=ShareFile(Path({exposure!r})), keys=None, settings=PATIENT, log=sys.stderr,
     clock=time.monotonic, now=lambda: {now!r},
 ))
