@@ -36,6 +36,7 @@ NOT_IMPORTED = {
     "pytest-xdist": "a plugin: make test runs on all cores",
     "ruff": "a program",
     "mypy": "a program",
+    "hatchling": "a program: a test builds the wheel with it",
     "types-pyyaml": "types for mypy",
     "ipykernel": "the notebooks run in it",
     "mkdocs-material": "the theme that mkdocs.yml names",
