@@ -43,10 +43,8 @@ class LabelledRequests:
         """
         rows = replay.grouped[((split.periods == period) & split.observed(replay.now, period))[replay.grouped]]
         bucket, num = _buckets(replay, split, period, rows)
-        rows, bucket = (
-            rows[bucket < num],
-            bucket[bucket < num],
-        )  # a last, shorter bucket would hold fewer requests per user
+        complete = bucket < num  # a last, shorter bucket would hold fewer requests per user
+        rows, bucket = rows[complete], bucket[complete]
         chosen = np.sort(_evenly_spaced(rows, replay.users[rows] * num + bucket, per_user))
         return LabelledRequests(replay=replay, split=split, period=period, rows=sample_rows(chosen, max_requests))
 
