@@ -29,7 +29,7 @@ from ranker_truth import CONFIG
 from ranker_world import Examples, log_loss, trained
 from result_file import ROOT, Figure, console, print_figures, write_result
 from rich import box
-from rich.table import TableSpec as Shown
+from rich.table import Table as Shown
 from torch.utils.flop_counter import FlopCounterMode
 
 from recsys.data.sources.planted import EFFECTS, Planted

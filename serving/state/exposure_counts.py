@@ -87,7 +87,7 @@ class ExposureStep:
     @staticmethod
     def from_bytes(data: bytes) -> "ExposureStep":
         """ServingError for bytes that are no step."""
-        document = document_of(data, "the exposure counts")
+        document = document_of(data, "the record of exposure counts")
         counts = {name: Counter(times) for name, times in document["columns"].items()}
         return ExposureStep(number=document["step"], counts=counts)
 

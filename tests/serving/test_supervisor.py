@@ -188,5 +188,5 @@ def test_a_guard_outlives_a_defect_and_says_where_it_is(clock: Clock) -> None:
     finally:
         stopped.set()
         watching.join(30.0)
-    assert said[0].startswith("patient: cannot be looked after: ZeroDivisionError at ")
+    assert said[0].startswith("patient: cannot be supervised: ZeroDivisionError at ")
     assert said[1] == "patient answers again"

@@ -98,7 +98,7 @@ def test_a_store_tells_the_shares_of_its_log(store):
 def test_another_half_life_starts_with_new_counts_and_damaged_counts_are_said():
     assert not set(COUNTS.keys) & set(ExposureCounts(values=dict, half_life_s=81.0).keys)
     assert len(set(COUNTS.keys)) == SLOTS
-    with pytest.raises(ServingError, match="exposure is damaged"):
+    with pytest.raises(ServingError, match="the record of exposure counts is damaged"):
         COUNTS.shares([b"?"])
     with pytest.raises(ConfigError, match=r"state\.half_life_s is 0"):
         ExposureCounts(values=dict, half_life_s=0)
