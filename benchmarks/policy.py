@@ -141,7 +141,7 @@ def quotas(rng: np.random.Generator) -> tuple[np.ndarray, int]:
         cap, least = int(rng.integers(2, 4)), rng.integers(1, 3, 2)
         limits = QuotaLimits(
             bits=np.array([4, 2, 1]),
-            limits=np.array([cap, *least]),
+            numbers=np.array([cap, *least]),
             tops=np.full(3, places),
             active=np.ones((1, 3), dtype=bool),
             group_quota=np.zeros(4, dtype=np.int32),

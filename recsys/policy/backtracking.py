@@ -20,17 +20,17 @@ MAX_COLUMNS_SCANNED = 30_000
 @compiled()
 def search_feasible_slate(b, pool, limits, counts, floor_deficit, columns):
     """Fill columns [K], pins included, without relaxing a quota; False and columns unchanged where no such slate was found."""
-    return _backtrack(b, pool, limits, counts.copy(), floor_deficit.copy(), columns, True) or _backtrack(
-        b, pool, limits, counts, floor_deficit, columns, False
-    )
+    for by_utility in (True, False):  # a loop: numba would compile the search once for each literal
+        if _backtrack(b, pool, limits, counts.copy(), floor_deficit.copy(), columns, by_utility):
+            return True
+    return False
 
 
 @compiled()
 def _backtrack(b, pool, limits, counts, floor_deficit, columns, by_utility):
     """Run one depth-first search; return whether columns [K] were written."""
-    eligible, pinned, sizes = pool
-    tops = limits[2]
-    free, num, size = eligible[b].copy(), eligible.shape[1], sizes[b]
+    pinned, tops = pool.pinned, limits.tops
+    free, num, size = pool.eligible[b].copy(), pool.eligible.shape[1], pool.sizes[b]
     violations, infeasibility, scores = np.zeros(num, dtype=np.int64), np.zeros(num, dtype=np.int64), np.empty(num)
     full, capped = np.zeros(len(counts), dtype=np.int64), np.zeros(num, dtype=np.int64)
     tried, chosen = np.zeros((size + 1, num), dtype=np.bool_), np.full(size, -1, dtype=np.int64)
@@ -77,12 +77,12 @@ def _enough_columns(position, pinned, limits, free, capped):
 
     A cap excludes a column until a top only if the cap itself reaches as far: `lasting_bits` are the caps of that kind.
     """
-    bits, tops, size = limits[0], limits[2], len(pinned)
+    tops, size = limits.tops, len(pinned)
     for quota in range(len(tops)):
         end, lasting_bits = min(tops[quota], size), 0
         if end > position:
             for other in range(len(tops)):
-                lasting_bits |= bits[other] if tops[other] >= end else 0
+                lasting_bits |= limits.bits[other] if tops[other] >= end else 0
             if (free & (capped & lasting_bits == 0)).sum() < (pinned[position:end] < 0).sum():
                 return False
     return True
@@ -99,12 +99,11 @@ def _reset_tried(tried, position, tops):
 @compiled()
 def undo_place_item(b, position, column, limits, free, counts, floor_deficit):
     """Undo recsys.policy.constraint_tracking.place_item."""
-    groups, floors, satisfies, tops = limits[5], limits[6], limits[7], limits[2]
     free[column] = True
-    for slot in range(groups.shape[2]):
-        group = groups[b, column, slot]
+    for slot in range(limits.groups.shape[2]):
+        group = limits.groups[b, column, slot]
         if group >= 0:
             counts[group] -= 1
-    for f in range(len(floors)):
-        if satisfies[b, column, f] and position < tops[floors[f]]:
+    for f in range(len(limits.floors)):
+        if limits.satisfies[b, column, f] and position < limits.tops[limits.floors[f]]:
             floor_deficit[f] += 1

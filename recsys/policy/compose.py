@@ -279,7 +279,7 @@ class CompiledPolicy:
         holds, active = scored.holds[..., quota_rules], scored.applied.active[:, quota_rules]
         return QuotaLimits(
             bits=quotas.bits,
-            limits=quotas.limits,
+            numbers=quotas.limits,
             tops=quotas.tops,
             active=active,
             group_quota=quotas.group_quota,

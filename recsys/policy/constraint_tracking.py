@@ -1,7 +1,6 @@
 """Constraint tracking of caps and floors while a slate is filled: violations of each column, deficits, feasibility.
 
-Compiled by numba. pool is (eligible [B, C], pinned [B, K], sizes [B]); limits is (bits, numbers, tops, active,
-group_quota, groups, floors, satisfies, item_violations) as in recsys.policy.selection.QuotaLimits. A set of quotas is an
+Compiled by numba. pool is an EligiblePool and limits are QuotaLimits of recsys.policy.selection. A set of quotas is an
 int64 bit mask in which an earlier rule has a higher bit, so comparing two masks as integers compares them by the most
 important rule that differs. That is why a rule set may have 60 quotas at most: bit 63 is the sign.
 
@@ -16,14 +15,13 @@ from recsys.jit import compiled
 @compiled()
 def place_item(b, position, chosen, limits, free, counts, floor_deficit):
     """Count a column that takes a position: its groups in `counts`, and the floors that it satisfies within their top."""
-    groups, floors, satisfies, tops = limits[5], limits[6], limits[7], limits[2]
     free[chosen] = False
-    for slot in range(groups.shape[2]):
-        group = groups[b, chosen, slot]
+    for slot in range(limits.groups.shape[2]):
+        group = limits.groups[b, chosen, slot]
         if group >= 0:
             counts[group] += 1
-    for f in range(len(floors)):
-        if satisfies[b, chosen, f] and position < tops[floors[f]]:
+    for f in range(len(limits.floors)):
+        if limits.satisfies[b, chosen, f] and position < limits.tops[limits.floors[f]]:
             floor_deficit[f] -= 1
 
 
@@ -55,12 +53,11 @@ def choose_feasible(
 @compiled()
 def complete_constraint_first(b, start, pool, limits, free, counts, floor_deficit):
     """Fill the positions from `start` constraint-first, in place, and return the bits of the quotas that are relaxed."""
-    _, pinned, sizes = pool
     num, relaxed = len(free), 0
     violations, infeasibility, scores = np.zeros(num, dtype=np.int64), np.zeros(num, dtype=np.int64), np.empty(num)
     full, capped = np.zeros(len(counts), dtype=np.int64), np.zeros(num, dtype=np.int64)
-    for position in range(start, sizes[b]):
-        if pinned[b, position] < 0:
+    for position in range(start, pool.sizes[b]):
+        if pool.pinned[b, position] < 0:
             find_violations(b, position, pool, limits, counts, floor_deficit, full, capped, violations, infeasibility)
             constraint_first(b, position, limits, free, floor_deficit, scores)
             column = best_column(free, violations, infeasibility, scores)
@@ -76,8 +73,8 @@ def constraint_first(b, position, limits, free, floor_deficit, scores):
     The weights separate the criteria: 1000 a floor outweighs any sum of group terms in practice, and the utility order
     (-c / C, in (-1, 0]) only breaks ties.
     """
-    _, numbers, tops, _, group_quota, groups, floors, satisfies, _ = limits
-    demand = np.zeros(len(group_quota))
+    groups, floors = limits.groups, limits.floors
+    demand = np.zeros(len(limits.group_quota))
     for c in range(len(scores)):
         for slot in range(groups.shape[2]):
             if free[c] and groups[b, c, slot] >= 0:
@@ -85,11 +82,12 @@ def constraint_first(b, position, limits, free, floor_deficit, scores):
     for c in range(len(scores)):
         scores[c] = -c / len(scores)
         for f in range(len(floors)):
-            scores[c] += 1_000 * (satisfies[b, c, f] and floor_deficit[f] > 0 and position < tops[floors[f]])
+            needed = floor_deficit[f] > 0 and position < limits.tops[floors[f]]
+            scores[c] += 1_000 * (limits.satisfies[b, c, f] and needed)
         for slot in range(groups.shape[2]):
             group = groups[b, c, slot]
             if group >= 0:
-                scores[c] -= 1 + demand[group] / (1 + numbers[group_quota[group]])
+                scores[c] -= 1 + demand[group] / (1 + limits.numbers[limits.group_quota[group]])
 
 
 @compiled()
@@ -98,42 +96,38 @@ def initial_floor_deficit(b, pool, limits):
 
     An unreachable floor is lowered to the attainable number, so that it does not block the quotas after it.
     """
-    eligible, pinned, sizes = pool
-    bits, numbers, tops, active, _, _, floors, satisfies, _ = limits
-    floor_deficit, unattainable = np.zeros(len(floors), dtype=np.int64), 0
-    for f in range(len(floors)):
-        quota = floors[f]
-        if active[b, quota]:
+    floor_deficit, unattainable = np.zeros(len(limits.floors), dtype=np.int64), 0
+    for f in range(len(limits.floors)):
+        quota = limits.floors[f]
+        if limits.active[b, quota]:
             pinned_satisfying, open_positions = 0, 0
-            for position in range(min(tops[quota], sizes[b])):
-                column = pinned[b, position]
+            for position in range(min(limits.tops[quota], pool.sizes[b])):
+                column = pool.pinned[b, position]
                 open_positions += column < 0
-                pinned_satisfying += column >= 0 and satisfies[b, column, f]
-            attainable = min(open_positions, (eligible[b] & satisfies[b, :, f]).sum())
-            floor_deficit[f] = numbers[quota] - pinned_satisfying
+                pinned_satisfying += column >= 0 and limits.satisfies[b, column, f]
+            attainable = min(open_positions, (pool.eligible[b] & limits.satisfies[b, :, f]).sum())
+            floor_deficit[f] = limits.numbers[quota] - pinned_satisfying
             if floor_deficit[f] > attainable:
                 floor_deficit[f] = attainable
-                unattainable |= bits[quota]
+                unattainable |= limits.bits[quota]
     return floor_deficit, unattainable
 
 
 @compiled()
 def count_pinned(b, pool, limits):
     """Count pinned items in their groups from the start; return the counts and the bits of the caps that pins alone exceed."""
-    pinned = pool[1]
-    bits, numbers, tops, active, group_quota, groups, _, _, _ = limits
-    counts, violated = np.zeros(len(group_quota), dtype=np.int64), 0
-    for position in range(pinned.shape[1]):
-        column = pinned[b, position]
+    counts, violated = np.zeros(len(limits.group_quota), dtype=np.int64), 0
+    for position in range(pool.pinned.shape[1]):
+        column = pool.pinned[b, position]
         if column >= 0:
-            for slot in range(groups.shape[2]):
-                group = groups[b, column, slot]
-                if group >= 0 and position < tops[group_quota[group]]:
+            for slot in range(limits.groups.shape[2]):
+                group = limits.groups[b, column, slot]
+                if group >= 0 and position < limits.tops[limits.group_quota[group]]:
                     counts[group] += 1
     for group in range(len(counts)):
-        quota = group_quota[group]
-        if active[b, quota] and counts[group] > numbers[quota]:
-            violated |= bits[quota]
+        quota = limits.group_quota[group]
+        if limits.active[b, quota] and counts[group] > limits.numbers[quota]:
+            violated |= limits.bits[quota]
     return counts, violated
 
 
@@ -145,12 +139,11 @@ def find_violations(b, position, pool, limits, counts, floor_deficit, full, capp
     full [groups] and capped [C] are caches of the position before and start as zeros: groups rarely fill up, and the
     pass over all columns and groups runs only when one does.
     """
-    bits, numbers, tops, active, group_quota, groups, floors, _, item_violations = limits
-    changed = False
-    for group in range(len(group_quota)):
-        quota = group_quota[group]
-        holds = position < tops[quota] and active[b, quota] and counts[group] >= numbers[quota]
-        bit = bits[quota] if holds else 0
+    groups, changed = limits.groups, False
+    for group in range(len(limits.group_quota)):
+        quota = limits.group_quota[group]
+        within = position < limits.tops[quota] and limits.active[b, quota]
+        bit = limits.bits[quota] if within and counts[group] >= limits.numbers[quota] else 0
         if full[group] != bit:
             full[group], changed = bit, True
     if changed:
@@ -161,9 +154,9 @@ def find_violations(b, position, pool, limits, counts, floor_deficit, full, capp
                 if group >= 0:
                     capped[c] |= full[group]
     for c in range(len(violations)):
-        violations[c], infeasibility[c] = item_violations[b, c] | capped[c], 0
-    for f in range(len(floors)):
-        if floor_deficit[f] > 0 and position < tops[floors[f]]:
+        violations[c], infeasibility[c] = limits.item_violations[b, c] | capped[c], 0
+    for f in range(len(limits.floors)):
+        if floor_deficit[f] > 0 and position < limits.tops[limits.floors[f]]:
             _floor_violations(b, f, position, pool, limits, floor_deficit, violations, infeasibility)
 
 
@@ -174,23 +167,22 @@ def _floor_violations(b, f, position, pool, limits, floor_deficit, violations, i
     Floors with a smaller top share positions with this one. Their summed deficit can exceed the remaining positions while
     every floor alone still fits; an item that satisfies several of them reduces the lack by as much.
     """
-    _, pinned, sizes = pool
-    bits, tops, floors, satisfies = limits[0], limits[2], limits[6], limits[7]
+    tops, floors = limits.tops, limits.floors
     remaining, joint_deficit = 0, 0
-    for later in range(position + 1, min(tops[floors[f]], sizes[b])):
-        remaining += pinned[b, later] < 0
+    for later in range(position + 1, min(tops[floors[f]], pool.sizes[b])):
+        remaining += pool.pinned[b, later] < 0
     for g in range(len(floors)):
         if tops[floors[g]] <= tops[floors[f]] and floor_deficit[g] > 0:
             joint_deficit += floor_deficit[g]
     if floor_deficit[f] <= remaining and joint_deficit <= remaining:
         return
     for c in range(len(violations)):
-        if floor_deficit[f] - satisfies[b, c, f] > remaining:
-            violations[c] |= bits[floors[f]]
+        if floor_deficit[f] - limits.satisfies[b, c, f] > remaining:
+            violations[c] |= limits.bits[floors[f]]
         joint_lack = joint_deficit - remaining
         for g in range(len(floors)):
             if tops[floors[g]] <= tops[floors[f]] and floor_deficit[g] > 0:
-                joint_lack -= satisfies[b, c, g]
+                joint_lack -= limits.satisfies[b, c, g]
         infeasibility[c] = max(infeasibility[c], joint_lack)
 
 

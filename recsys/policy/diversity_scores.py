@@ -4,6 +4,7 @@ Compiled by numba. Shapes: B queries, C columns of the pool, D dim of the vector
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,23 +17,38 @@ SMOOTHING = 0.01
 """share of the target in the smoothed distribution of a slate, so that the KL divergence stays finite (Steck 2018)"""
 
 
-@compiled()
-def initial_state(mode, units, shares, window, num, trade_off, relevance):
-    """Return the state of a mode: (closest, factors [window, C] float32, sums [V], quality [C], number of placed items [1]).
+class DiversityState(NamedTuple):
+    """State of a slate that the scores of its next position read."""
 
-    closest [C] is the greatest cosine to a placed item (MMR), the sum of cosines (MAX_SUM) or the conditional variance
-    (DPP). DPP keeps variances and factors of I + L divided by the qualities q, so that all are about 1: the raw matrix
+    closest: np.ndarray
+    """[C] greatest cosine to a placed item (MMR), sum of cosines (MAX_SUM) or conditional variance (DPP)"""
+    factors: np.ndarray
+    """[window, C] float32 rows of the Cholesky factor (DPP)"""
+    sums: np.ndarray
+    """[V] summed shares of the placed items (PROPORTIONS)"""
+    quality: np.ndarray
+    """[C] qualities q (DPP)"""
+    number: np.ndarray
+    """[1] int64, number of placed items"""
+
+
+@compiled()
+def initial_state(b, num, scoring):
+    """Return the state of a mode before any item is placed.
+
+    DPP keeps variances and factors of I + L divided by the qualities q, so that all are about 1: the raw matrix
     spans exp(600), and float32 factors would overflow.
     """
-    rows = min(window, 1024) if mode == DPP else 0
+    mode = scoring.mode
+    rows = min(scoring.window, 1024) if mode == DPP else 0
     closest = np.full(num if mode != PLAIN else 0, 0.0 if mode == MAX_SUM else -math.inf)
     quality = np.empty(num if mode == DPP else 0)
     if mode == DPP:
         for c in range(num):
-            quality[c] = math.exp(min(_relevance_weight(trade_off) * relevance[c], MAX_EXPONENT))
+            quality[c] = math.exp(min(_relevance_weight(scoring.trade_off) * scoring.relevance[b, c], MAX_EXPONENT))
             closest[c] = 1 + 1 / quality[c]
     factors = np.zeros((rows, num), dtype=np.float32)
-    return closest, factors, np.zeros(shares.shape[2]), quality, np.zeros(1, dtype=np.int64)
+    return DiversityState(closest, factors, np.zeros(scoring.shares.shape[2]), quality, np.zeros(1, dtype=np.int64))
 
 
 @compiled()
@@ -61,38 +77,38 @@ def noisy_scores(diverse, mode, trade_off, scores, relevance_std):
 
 
 @compiled()
-def score_columns(b, diverse, mode, trade_off, relevance, target_shares, shares, state, scores):
+def score_columns(b, diverse, scoring, state, scores):
     """Write scores [C]. A relevance below 0 marks an unknown utility and is not scaled, so that it stays below all others."""
+    relevance = scoring.relevance[b]
     if not diverse:
         for c in range(len(scores)):
             scores[c] = -c
-    elif mode == DPP:
-        _dpp_gains(relevance[b], state, scores)
+    elif scoring.mode == DPP:
+        _dpp_gains(relevance, state, scores)
     else:
         for c in range(len(scores)):
-            scores[c] = relevance[b, c] * (trade_off if relevance[b, c] >= 0 else 1.0)
-        _subtract_similarity(b, mode, 1 - trade_off, target_shares, shares, state, scores)
+            scores[c] = relevance[c] * (scoring.trade_off if relevance[c] >= 0 else 1.0)
+        _subtract_similarity(b, scoring, state, scores)
 
 
 @compiled()
 def _dpp_gains(relevance, state, scores):
     """Write determinant gains [C], at least 1 for a known utility: rounding must not put one below an unknown utility."""
-    closest, _, _, quality, _ = state
     for c in range(len(scores)):
-        scores[c] = max(quality[c] * closest[c], 1.0) if relevance[c] >= 0 else relevance[c]
+        scores[c] = max(state.quality[c] * state.closest[c], 1.0) if relevance[c] >= 0 else relevance[c]
 
 
 @compiled()
-def _subtract_similarity(b, mode, weight, target_shares, shares, state, scores):
+def _subtract_similarity(b, scoring, state, scores):
     """Subtract the penalty for similarity to the items above from the scores [C], in place."""
-    closest, _, sums, _, number = state
-    if mode == PROPORTIONS:
+    number, weight = state.number[0], 1 - scoring.trade_off
+    if scoring.mode == PROPORTIONS:
         for c in range(len(scores)):
-            scores[c] -= weight * _divergence(target_shares[b], sums, shares[b, c], number[0])
-    elif number[0]:
-        divisor = number[0] if mode == MAX_SUM else 1
+            scores[c] -= weight * _divergence(scoring.target_shares[b], state.sums, scoring.shares[b, c], number)
+    elif number:
+        divisor = number if scoring.mode == MAX_SUM else 1
         for c in range(len(scores)):
-            scores[c] -= weight * closest[c] / divisor
+            scores[c] -= weight * state.closest[c] / divisor
 
 
 @compiled()
@@ -107,20 +123,21 @@ def _divergence(target_shares, sums, own, number):
 
 
 @compiled()
-def add_to_slate(b, chosen, mode, units, shares, remaining, state):
+def add_to_slate(b, chosen, scoring, remaining, state):
     """Update the state by a placed column. Cosines are computed for the remaining columns [C] only: no other can follow."""
+    mode, units = scoring.mode, scoring.units[b]
     closest, factors, sums, quality, number = state
     if mode == MMR:
-        cosines = _cosines(units[b], chosen, remaining)
-        for c in range(units.shape[1]):
+        cosines = _cosines(units, chosen, remaining)
+        for c in range(len(units)):
             closest[c] = max(closest[c], cosines[c])
     elif mode == MAX_SUM:
-        closest += _cosines(units[b], chosen, remaining)
+        closest += _cosines(units, chosen, remaining)
     elif mode == PROPORTIONS:
         for v in range(len(sums)):
-            sums[v] += shares[b, chosen, v]
+            sums[v] += scoring.shares[b, chosen, v]
     elif mode == DPP and number[0] < len(factors):
-        row, cosines = number[0], _cosines(units[b], chosen, remaining)
+        row, cosines = number[0], _cosines(units, chosen, remaining)
         _subtract(cosines, factors[:row], chosen)
         root = np.float32(math.sqrt(max(closest[chosen], 1 / quality[chosen], 1e-12)))
         for c in range(len(cosines)):

@@ -6,7 +6,7 @@ Shapes: B queries of a batch, C columns of the pool, K positions, Q quotas, G gr
 V values of a category.
 """
 
-from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,12 +25,14 @@ from recsys.policy.constraint_tracking import (
 from recsys.policy.diversity_scores import MAX_SUM, PLAIN, add_to_slate, initial_state, noisy_scores, score_columns
 from recsys.policy.sampling import NO_EXPLORATION, THOMPSON, propensity, sample
 
-UNRESTRICTED = -1
+# numpy's numbers, not Python's: numba compiles a function once more for each literal that it is called with
+UNRESTRICTED = np.int64(-1)
 """replaces the bit mask of quotas that may be relaxed: greedy choice without a feasibility check"""
+FIRST = np.int64(0)
+"""position"""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EligiblePool:
+class EligiblePool(NamedTuple):
     """Eligible items of each query of a batch. Columns are in utility order: utility falling, then row rising."""
 
     rows: np.ndarray
@@ -45,14 +47,13 @@ class EligiblePool:
     """[B] int64, positions to fill, at most the number of eligible columns and pins"""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QuotaLimits:
+class QuotaLimits(NamedTuple):
     """Quotas of a batch as arrays."""
 
     bits: np.ndarray
     """[Q] int64, a power of two each, the earlier quota the higher one"""
-    limits: np.ndarray
-    """[Q] int64"""
+    numbers: np.ndarray
+    """[Q] int64, items that a cap allows or a floor wants"""
     tops: np.ndarray
     """[Q] int64, number of first positions that each counts in"""
     active: np.ndarray
@@ -73,7 +74,7 @@ class QuotaLimits:
         nothing = np.empty(0, dtype=np.int64)
         return QuotaLimits(
             bits=nothing,
-            limits=nothing,
+            numbers=nothing,
             tops=nothing,
             active=np.empty((size, 0), dtype=bool),
             group_quota=nothing.astype(np.int32),
@@ -84,8 +85,7 @@ class QuotaLimits:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scoring:
+class Scoring(NamedTuple):
     """Inputs of the diversity scores within the window; positions behind it follow the utility order."""
 
     mode: int
@@ -103,8 +103,7 @@ class Scoring:
     """[B, V] float32, shares of the values in the user's history, all 0 without one"""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExplorationDraws:
+class ExplorationDraws(NamedTuple):
     """Exploration mode and the random numbers of a batch."""
 
     mode: int
@@ -131,8 +130,7 @@ class ExplorationDraws:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Selection:
+class Selection(NamedTuple):
     """Columns of the pool by position, with propensities."""
 
     columns: np.ndarray
@@ -158,20 +156,21 @@ def select(pool: EligiblePool, limits: QuotaLimits, scoring: Scoring, draws: Exp
         relaxed=np.zeros(size, dtype=np.int64),
         skipped=np.zeros((size, columns), dtype=np.int64),
     )
-    _fill_slates(
-        (pool.eligible, pool.pinned, pool.sizes),
-        (
-            *(limits.bits, limits.limits, limits.tops, limits.active, limits.group_quota, limits.groups),
-            *(limits.floors, limits.satisfies, limits.item_violations),
-        ),
-        (
-            *(scoring.mode, scoring.window, scoring.trade_off, scoring.relevance, scoring.units, scoring.shares),
-            scoring.target_shares,
-        ),
-        (draws.mode, draws.rate, draws.first, draws.uniforms, draws.normals, draws.score_std),
-        (selection.columns, selection.propensities, selection.explored, selection.relaxed, selection.skipped),
-    )
+    _fill_slates(compact(pool), compact(limits), compact(scoring), compact(draws), selection)
     return selection
+
+
+def compact(arrays: Any) -> Any:
+    """Return a named tuple whose arrays are contiguous and writeable.
+
+    numba compiles the whole selection anew, for half a minute, for each combination of layouts that comes.
+    """
+    return arrays._make(
+        np.require(one, requirements=("C", "W"))
+        if isinstance(one, np.ndarray) and not (one.flags.c_contiguous and one.flags.writeable)
+        else one
+        for one in arrays
+    )
 
 
 @compiled()
@@ -181,43 +180,44 @@ def _fill_slates(pool, limits, scoring, draws, selection):
     The repairs are skipped under exploration: whether they run would depend on the draws of all positions, and the
     propensity of one position would no longer be exact.
     """
-    for b in range(len(pool[2])):
+    for b in range(len(pool.sizes)):
         floor_deficit, unavoidable = initial_floor_deficit(b, pool, limits)
         counts, pin_violations = count_pinned(b, pool, limits)
         unavoidable |= pin_violations
         relaxed = _fill(b, pool, limits, scoring, draws, selection, counts.copy(), floor_deficit.copy(), UNRESTRICTED)
-        if relaxed and draws[0] == NO_EXPLORATION:
+        if relaxed and draws.mode == NO_EXPLORATION:
             attainable = complete_constraint_first(
-                b, 0, pool, limits, pool[0][b].copy(), counts.copy(), floor_deficit.copy()
+                b, FIRST, pool, limits, pool.eligible[b].copy(), counts.copy(), floor_deficit.copy()
             )
             if attainable < relaxed:
-                selection[4][b] = 0
+                selection.skipped[b] = 0
                 relaxed = _fill(
                     b, pool, limits, scoring, draws, selection, counts.copy(), floor_deficit.copy(), attainable
                 )
-            if relaxed and search_feasible_slate(b, pool, limits, counts.copy(), floor_deficit.copy(), selection[0][b]):
-                _sort_by_utility(b, pool[2][b], pool, limits, selection[0])
+            if relaxed and search_feasible_slate(
+                b, pool, limits, counts.copy(), floor_deficit.copy(), selection.columns[b]
+            ):
+                _sort_by_utility(b, pool.sizes[b], pool, limits, selection.columns)
                 relaxed = _recount_skipped(b, pool, limits, selection, counts, floor_deficit)
-        selection[3][b] = unavoidable | relaxed
-        if scoring[0] == MAX_SUM and draws[0] == NO_EXPLORATION:
-            _sort_by_utility(b, scoring[1], pool, limits, selection[0])
+        selection.relaxed[b] = unavoidable | relaxed
+        if scoring.mode == MAX_SUM and draws.mode == NO_EXPLORATION:
+            _sort_by_utility(b, scoring.window, pool, limits, selection.columns)
 
 
 @compiled()
 def _recount_skipped(b, pool, limits, selection, counts, floor_deficit):
     """Recompute, for a slate found by backtracking, the skipped columns; return the bits that it relaxes."""
-    eligible, pinned, sizes = pool
-    free, num, relaxed = eligible[b].copy(), eligible.shape[1], 0
+    free, num, relaxed = pool.eligible[b].copy(), pool.eligible.shape[1], 0
     violations, infeasibility = np.zeros(num, dtype=np.int64), np.zeros(num, dtype=np.int64)
     scores = -1.0 * np.arange(num)
     full, capped = np.zeros(len(counts), dtype=np.int64), np.zeros(num, dtype=np.int64)
-    selection[4][b] = 0
-    for position in range(sizes[b]):
-        if pinned[b, position] < 0:
-            chosen = selection[0][b, position]
+    selection.skipped[b] = 0
+    for position in range(pool.sizes[b]):
+        if pool.pinned[b, position] < 0:
+            chosen = selection.columns[b, position]
             find_violations(b, position, pool, limits, counts, floor_deficit, full, capped, violations, infeasibility)
             relaxed |= violations[chosen]
-            mark_skipped(chosen, free, violations, scores, selection[4][b])
+            mark_skipped(chosen, free, violations, scores, selection.skipped[b])
             place_item(b, position, chosen, limits, free, counts, floor_deficit)
     return relaxed
 
@@ -228,12 +228,12 @@ def _sort_by_utility(b, window, pool, limits, columns):
 
     An item that left the top of a quota, or entered it, would change what the quota counts.
     """
-    pinned, end, start = pool[1], min(window, pool[2][b]), 0
+    pinned, end, start = pool.pinned, min(window, pool.sizes[b]), 0
     while start < end:
         stop = end
-        for quota in range(len(limits[2])):
-            if limits[3][b, quota] and start < limits[2][quota] < stop:
-                stop = limits[2][quota]
+        for quota in range(len(limits.tops)):
+            if limits.active[b, quota] and start < limits.tops[quota] < stop:
+                stop = limits.tops[quota]
         for position in range(start, stop):
             for later in range(position + 1, stop):
                 held = pinned[b, position] >= 0 or pinned[b, later] >= 0
@@ -248,22 +248,19 @@ def _fill(b, pool, limits, scoring, draws, selection, counts, floor_deficit, att
 
     attainable: bits that a constraint-first fill relaxes; no choice may relax more. UNRESTRICTED skips the check.
     """
-    eligible, pinned, sizes = pool
-    mode, window, trade_off, relevance, units, shares, target_shares = scoring
-    draw_mode, rate, first, uniforms, normals, score_std = draws
-    columns, propensities, explored, _, skipped = selection
-    free, num, relaxed = eligible[b].copy(), eligible.shape[1], 0
+    pinned, mode, relevance = pool.pinned, scoring.mode, scoring.relevance
+    free, num, relaxed = pool.eligible[b].copy(), pool.eligible.shape[1], 0
     violations, infeasibility, scores = np.zeros(num, dtype=np.int64), np.zeros(num, dtype=np.int64), np.empty(num)
     full, capped = np.zeros(len(counts), dtype=np.int64), np.zeros(num, dtype=np.int64)
     allowed, remaining = free.copy(), free.copy()
     remaining[pinned[b][pinned[b] >= 0]] = True
-    state = initial_state(mode, units, shares, window, num, trade_off, relevance[b])
-    for position in range(sizes[b]):
+    state = initial_state(b, num, scoring)
+    for position in range(pool.sizes[b]):
         chosen = pinned[b, position]
         if chosen < 0:
             find_violations(b, position, pool, limits, counts, floor_deficit, full, capped, violations, infeasibility)
-            diverse = mode != PLAIN and position < window
-            score_columns(b, diverse, mode, trade_off, relevance, target_shares, shares, state, scores)
+            diverse = mode != PLAIN and position < scoring.window
+            score_columns(b, diverse, scoring, state, scores)
             best = best_column(free, violations, infeasibility, scores)
             chosen = best
             if attainable != UNRESTRICTED:
@@ -280,23 +277,27 @@ def _fill(b, pool, limits, scoring, draws, selection, counts, floor_deficit, att
                     scores,
                     attainable,
                 )
-            elif draw_mode != NO_EXPLORATION and position >= first:
+            elif draws.mode != NO_EXPLORATION and position >= draws.first:
                 _feasible_as_best(best, free, violations, infeasibility, allowed)
                 compared = noise = scores if diverse else relevance[b]
                 normal = compared
-                if draw_mode == THOMPSON:
-                    normal = normals[b, position]
-                    compared, noise = noisy_scores(diverse, mode, trade_off, compared, score_std[b])
-                chosen = sample(draw_mode, rate, allowed, compared, best, uniforms[b, position], noise, normal)
-                propensities[b, position] = propensity(draw_mode, rate, allowed, compared, best, chosen, noise)
-                explored[b, position] = chosen != best
+                if draws.mode == THOMPSON:
+                    normal = draws.normals[b, position]
+                    compared, noise = noisy_scores(diverse, mode, scoring.trade_off, compared, draws.score_std[b])
+                chosen = sample(
+                    draws.mode, draws.rate, allowed, compared, best, draws.uniforms[b, position], noise, normal
+                )
+                selection.propensities[b, position] = propensity(
+                    draws.mode, draws.rate, allowed, compared, best, chosen, noise
+                )
+                selection.explored[b, position] = chosen != best
             relaxed |= violations[chosen]
-            mark_skipped(chosen if attainable != UNRESTRICTED else best, free, violations, scores, skipped[b])
+            mark_skipped(chosen if attainable != UNRESTRICTED else best, free, violations, scores, selection.skipped[b])
             place_item(b, position, chosen, limits, free, counts, floor_deficit)
-        columns[b, position] = chosen
-        if mode != PLAIN and position < window:
+        selection.columns[b, position] = chosen
+        if mode != PLAIN and position < scoring.window:
             remaining[chosen] = False
-            add_to_slate(b, chosen, mode, units, shares, remaining, state)
+            add_to_slate(b, chosen, scoring, remaining, state)
     return relaxed
 
 

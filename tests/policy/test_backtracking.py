@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from recsys.policy.backtracking import search_feasible_slate
 from recsys.policy.constraint_tracking import count_pinned, initial_floor_deficit
+from recsys.policy.selection import EligiblePool, QuotaLimits
 
 COLUMNS, PLACES, VALUES = 7, 4, 3
 
@@ -24,31 +25,32 @@ def instance(seed):
         column = rng.integers(COLUMNS)
         pinned[0, rng.integers(PLACES)], eligible[0, column] = column, False
     groups = np.stack([rng.integers(-1, VALUES, COLUMNS), rng.integers(0, VALUES, COLUMNS) + VALUES], axis=1)
-    limits = (
-        np.array([4, 2, 1]),
-        rng.integers(1, 3, 3),
-        rng.integers(2, PLACES + 1, 3),
-        np.ones((1, 3), dtype=bool),
-        np.repeat([0, 1], VALUES).astype(np.int32),
-        groups[None].astype(np.int32),
-        np.array([2]),
-        rng.random((1, COLUMNS, 1)) < 0.4,
-        np.zeros((1, COLUMNS), dtype=np.int64),
+    limits = QuotaLimits(
+        bits=np.array([4, 2, 1]),
+        numbers=rng.integers(1, 3, 3),
+        tops=rng.integers(2, PLACES + 1, 3),
+        active=np.ones((1, 3), dtype=bool),
+        group_quota=np.repeat([0, 1], VALUES).astype(np.int32),
+        groups=groups[None].astype(np.int32),
+        floors=np.array([2]),
+        satisfies=rng.random((1, COLUMNS, 1)) < 0.4,
+        item_violations=np.zeros((1, COLUMNS), dtype=np.int64),
     )
-    return (eligible, pinned, np.array([PLACES])), limits
+    rows, utility = np.arange(COLUMNS)[None], -1.0 * np.arange(COLUMNS)[None]
+    sizes = np.array([PLACES])
+    return EligiblePool(rows=rows, utility=utility, eligible=eligible, pinned=pinned, sizes=sizes), limits
 
 
 def keeps(slate, limits, owed, pinned):
-    _, numbers, tops, _, group_quota, groups, _, satisfies, _ = limits
-    for group, quota in enumerate(group_quota):
-        if sum(group in groups[0, column] for column in slate[: tops[quota]]) > numbers[quota]:
+    for group, quota in enumerate(limits.group_quota):
+        if sum(group in limits.groups[0, column] for column in slate[: limits.tops[quota]]) > limits.numbers[quota]:
             return False
-    drawn = [column for place, column in enumerate(slate[: tops[2]]) if pinned[0, place] < 0]
-    return sum(satisfies[0, column, 0] for column in drawn) >= owed[0]
+    drawn = [column for place, column in enumerate(slate[: limits.tops[2]]) if pinned[0, place] < 0]
+    return sum(limits.satisfies[0, column, 0] for column in drawn) >= owed[0]
 
 
 def slates(pool):
-    eligible, pinned, _ = pool
+    eligible, pinned = pool.eligible, pool.pinned
     open_places = [place for place in range(PLACES) if pinned[0, place] < 0]
     for chosen in permutations(np.flatnonzero(eligible[0]), len(open_places)):
         slate = pinned[0].copy()
@@ -64,9 +66,9 @@ def test_a_slate_is_found_where_there_is_one_and_it_keeps_everything(seed):
     counts, _ = count_pinned(0, pool, limits)
     columns = np.full(PLACES, -7)
     found = search_feasible_slate(0, pool, limits, counts.copy(), owed.copy(), columns)
-    assert found == any(keeps(slate, limits, owed, pool[1]) for slate in slates(pool))
+    assert found == any(keeps(slate, limits, owed, pool.pinned) for slate in slates(pool))
     if found:
         assert len(set(columns)) == PLACES
-        assert keeps(columns, limits, owed, pool[1])
+        assert keeps(columns, limits, owed, pool.pinned)
     else:
         assert (columns == -7).all()

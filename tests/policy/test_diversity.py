@@ -60,7 +60,7 @@ def limits(columns, caps=(), floors=()):
         owners += [place] * (values.max() + 1)
     return QuotaLimits(
         bits=np.array([1 << (num - 1 - place) for place in range(num)], dtype=np.int64),
-        limits=np.array([one[1] for one in (*caps, *floors)], dtype=np.int64),
+        numbers=np.array([one[1] for one in (*caps, *floors)], dtype=np.int64),
         tops=np.array([one[2] for one in (*caps, *floors)], dtype=np.int64),
         active=np.ones((1, num), dtype=bool),
         group_quota=np.array(owners, dtype=np.int32),
