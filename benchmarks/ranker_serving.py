@@ -28,7 +28,7 @@ from rich.table import Table
 
 from recsys.data.sources.planted import EFFECTS, Planted
 from recsys.errors import exit_on_error
-from recsys.graphs import export_ranker, random_inputs
+from recsys.graphs.export import export_ranker, random_inputs
 from recsys.ranking.model import logits_and_request
 from recsys.stages import OnnxModel, ranker_inputs
 from recsys.training.ranking import RankingTraining, TrainedRanker

@@ -28,10 +28,10 @@ def cache_folder(package: Path) -> Path:
     return package / "__pycache__" / f"{CACHE_PREFIX}{digest.hexdigest()[:16]}"
 
 
-def remove_stale_caches(kept: Path) -> None:
+def remove_stale_caches(kept: Path, prefix: str = CACHE_PREFIX) -> None:
     """Remove caches of other versions of the package, where the process may write."""
     with contextlib.suppress(OSError):
-        for folder in kept.parent.glob(f"{CACHE_PREFIX}*"):
+        for folder in kept.parent.glob(f"{prefix}*"):
             if folder != kept:
                 shutil.rmtree(folder, ignore_errors=True)
 

@@ -3,6 +3,8 @@
 Shapes: B batch, C candidates.
 """
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -16,12 +18,13 @@ from recsys.data.splits import TEST, GlobalTime
 from recsys.errors import BundleError
 from recsys.features.encode import encode_queries
 from recsys.features.spec import UNKNOWN, Features
-from recsys.graphs import check_against_eager, export_item_tower, export_ranker, export_user_tower
+from recsys.graphs.export import check_against_eager, export_item_tower, export_ranker, export_user_tower
 from recsys.nn import sparse_embedding
 from recsys.ranking.calibration import Calibrator
 from recsys.ranking.model import RankerInputs, RankerSizes, logits_and_request
 from recsys.ranking.multi_objective import MultiObjectiveRanker
 from recsys.ranking.uncertainty import LastLayerPosterior, certainty
+from recsys.retrieval.transformer import TransformerEncoder
 from recsys.retrieval.two_tower import TowerEnsemble, TwoTower
 from recsys.stages import OnnxModel, ranker_inputs
 from recsys.training.prepare import prepare
@@ -47,8 +50,9 @@ def fitted(prepared):
 @pytest.fixture(scope="module")
 def towers(fitted):
     torch.manual_seed(0)
-    knobs = {"spec": fitted[0], "dim": 8, "num_blocks": 2, "num_heads": 2, "dropout": 0.3, "id_dropout": 0.3}
-    return TowerEnsemble([TwoTower(**knobs) for _ in range(2)]).eval()
+    encoder = partial(TransformerEncoder, num_blocks=2, num_heads=2)
+    sizes = {"spec": fitted[0], "dim": 8, "dropout": 0.3, "id_dropout": 0.3}
+    return TowerEnsemble([TwoTower(**sizes, user_encoder=encoder) for _ in range(2)]).eval()
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +160,8 @@ def test_the_user_graph_equals_its_module(prepared, fitted, towers, user_graph, 
 def test_large_tables_go_into_the_graph(prepared, fitted, folder, monkeypatch):
     monkeypatch.setattr(sparse_embedding, "SPARSE_THRESHOLD_ROWS", 5)
     torch.manual_seed(0)
-    towers = TwoTower(spec=fitted[0], dim=8, num_blocks=1, num_heads=2, dropout=0.0, id_dropout=0.0).eval()
+    encoder = partial(TransformerEncoder, num_blocks=1, num_heads=2)
+    towers = TwoTower(spec=fitted[0], dim=8, dropout=0.0, id_dropout=0.0, user_encoder=encoder).eval()
     assert any(sparse_embedding.sparse_tables(towers))
     export_user_tower(TowerEnsemble([towers]), fitted[0], folder / "large.onnx")
     request = request_of(prepared, fitted, 3)

@@ -11,7 +11,7 @@ from recsys.bundle import Bundle
 from recsys.content.words import WORD_WEIGHTS, WORDS, WordVectors
 from recsys.data.splits import TEST
 from recsys.evaluation.pareto import OUTCOMES
-from recsys.graphs import export_item_tower, export_ranker, export_user_tower
+from recsys.graphs.export import export_item_tower, export_ranker, export_user_tower
 from recsys.items.content import ITEM_TOWER
 from recsys.nn.sparse_embedding import ADAGRAD_STATE
 from recsys.policy.compose import Policy

@@ -11,11 +11,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnxscript.optimizer
 import torch
 from torch import nn
 
 from recsys.errors import BundleError
 from recsys.features.spec import FeatureSpec, TensorSpec
+from recsys.graphs.cache import graph_key, read_graph, with_weights, without_weights, write_graph
 from recsys.ranking.calibration import Calibrator
 from recsys.ranking.model import RankerModel, logits_and_request
 from recsys.ranking.uncertainty import LastLayerPosterior, certainty
@@ -81,7 +84,29 @@ def _export(
     outputs: tuple[str, ...],
     path: Path,
 ) -> None:
+    """Write the graph of a module; the structure comes from the cache where that gives the same values."""
     named = _PositionalInputs(module.cpu().float().eval(), call, [tensor.name for tensor in inputs]).eval()
+    weights = {name: one.detach().numpy() for name, one in named.state_dict().items()}
+    key = graph_key(named, inputs, outputs)
+    if (graph := read_graph(key)) is not None:
+        try:
+            _write(with_weights(graph, weights), named, inputs, path)
+            return
+        except BundleError:
+            pass  # the graph depends on something that the key does not hold: it is traced again
+    graph = without_weights(_trace(named, inputs, outputs), weights)
+    _write(with_weights(graph, weights), named, inputs, path)
+    write_graph(key, graph)
+
+
+def _write(graph: onnx.ModelProto, named: nn.Module, inputs: Sequence[TensorSpec], path: Path) -> None:
+    with _silenced():
+        onnx.save(onnxscript.optimizer.optimize(graph), path)
+    check_against_eager(named, inputs, path)
+
+
+def _trace(named: "_PositionalInputs", inputs: Sequence[TensorSpec], outputs: tuple[str, ...]) -> onnx.ModelProto:
+    """Return the graph as it was traced; its initialisers have the names of the module's weights."""
     batch, candidates = torch.export.Dim("batch"), torch.export.Dim("candidates")
     shapes = tuple(
         {0: batch, **{axis + 1: candidates for axis, size in enumerate(tensor.shape) if size == -1}}
@@ -89,19 +114,19 @@ def _export(
     )
     example = tuple(torch.from_numpy(array) for array in random_inputs(inputs, 3, 5, _num_ids(named)).values())
     with _silenced(), torch.no_grad():
-        torch.onnx.export(
+        program = torch.onnx.export(
             named,
             example,
-            path,
             input_names=[tensor.name for tensor in inputs],
             output_names=list(outputs),
             dynamic_shapes=(shapes,),
             opset_version=OPSET,
             dynamo=True,
-            external_data=False,
+            optimize=False,  # folding would make one initialiser of several weights
             verbose=False,
         )
-    check_against_eager(named, inputs, path)
+    assert program is not None
+    return program.model_proto
 
 
 @torch.no_grad()

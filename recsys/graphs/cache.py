@@ -1,0 +1,108 @@
+"""Cache of exported graphs without their weights: a module is traced once, later trainings only fill in their weights.
+
+Tracing takes ten to thirty seconds a graph, longer than many trainings. The key holds what the structure of a graph depends
+on as far as it can be seen from outside; whoever fills a cached graph compares it with its module (recsys/graphs/export.py).
+"""
+
+import contextlib
+import hashlib
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import numpy_helper
+from torch import nn
+
+from recsys.features.spec import TensorSpec
+from recsys.jit import remove_stale_caches
+from recsys.stores.atomic_files import atomic_file
+
+PACKAGE = Path(__file__).parents[1]
+ROOMS = ("graphs", "nn", "ranking", "retrieval")
+"""whose sources decide what a graph computes, beside those of the classes of its modules"""
+LIBRARIES = ("torch", "onnx", "onnxscript")
+CACHE_PREFIX = "graphs-"
+
+
+def graph_key(module: nn.Module, inputs: Sequence[TensorSpec], outputs: Sequence[str]) -> str:
+    """Return the digest of classes, plain attributes, shapes of the weights, inputs and outputs of a module."""
+    structure = [
+        *(
+            [name, f"{type(part).__module__}.{type(part).__qualname__}", _plain(vars(part))]
+            for name, part in module.named_modules()
+        ),
+        *([name, list(one.shape), str(one.dtype)] for name, one in module.state_dict().items()),
+        *([one.name, list(one.shape), one.dtype] for one in inputs),
+        *outputs,
+    ]
+    digest = hashlib.sha256(json.dumps(structure, sort_keys=True).encode())
+    for file in sorted({file for part in module.modules() if (file := _source(type(part)))}):
+        digest.update(Path(file).read_bytes())
+    return digest.hexdigest()[:32]
+
+
+def read_graph(key: str) -> onnx.ModelProto | None:
+    """Return the cached graph without weights, None where there is none."""
+    try:
+        graph = onnx.load(_folder() / f"{key}.onnx")
+    except (OSError, DecodeError):
+        return None
+    return graph if graph.graph.node else None
+
+
+def write_graph(key: str, graph: onnx.ModelProto) -> None:
+    """Cache a graph without weights, where the process may write."""
+    with contextlib.suppress(OSError), atomic_file(_folder() / f"{key}.onnx") as draft:
+        draft.write_bytes(graph.SerializeToString())
+
+
+def without_weights(graph: onnx.ModelProto, weights: Mapping[str, np.ndarray]) -> onnx.ModelProto:
+    """Replace the initialisers that are named as weights by empty ones, in place."""
+    for one in graph.graph.initializer:
+        if one.name in weights:
+            one.CopyFrom(onnx.TensorProto(name=one.name, data_type=one.data_type, dims=[0]))
+    return graph
+
+
+def with_weights(graph: onnx.ModelProto, weights: Mapping[str, np.ndarray]) -> onnx.ModelProto:
+    """Return a copy whose empty initialisers are the weights of their name."""
+    filled = onnx.ModelProto()
+    filled.CopyFrom(graph)
+    for one in filled.graph.initializer:
+        if one.name in weights:
+            one.CopyFrom(numpy_helper.from_array(weights[one.name], one.name))
+    return filled
+
+
+def _plain(values: Any) -> Any:
+    """Return numbers, text, and mappings and sequences of them; the name of its class for anything else."""
+    if isinstance(values, Mapping):
+        return {str(name): _plain(one) for name, one in values.items() if not str(name).startswith("_")}
+    if isinstance(values, list | tuple):
+        return [_plain(one) for one in values]
+    return values if isinstance(values, bool | int | float | str | None) else type(values).__name__
+
+
+def _source(kind: type) -> str | None:
+    """Return the file that defines a class; None for those of torch, which its version stands for."""
+    if kind.__module__.partition(".")[0] == "torch":
+        return None
+    return getattr(sys.modules.get(kind.__module__), "__file__", None)
+
+
+@cache
+def _folder() -> Path:
+    """Return the folder of this version's graphs; those of others are removed."""
+    digest = hashlib.sha256(" ".join(f"{name} {version(name)}" for name in LIBRARIES).encode())
+    for file in (file for room in ROOMS for file in sorted((PACKAGE / room).glob("*.py"))):
+        digest.update(file.read_bytes())
+    folder = PACKAGE / "__pycache__" / f"{CACHE_PREFIX}{digest.hexdigest()[:16]}"
+    remove_stale_caches(folder, CACHE_PREFIX)
+    return folder

@@ -1,0 +1,116 @@
+"""The cache of exported graphs: a second export gives the same bytes, and each graph equals its module."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from recsys.features.spec import TensorSpec
+from recsys.graphs import cache as graph_cache
+from recsys.graphs import export as graphs
+from recsys.stages import OnnxModel
+
+INPUTS = (
+    TensorSpec(name="number", dtype="float32", shape=(3,)),
+    TensorSpec(name="candidate_number", dtype="float32", shape=(-1, 3)),
+)
+
+
+class Scaled(nn.Module):
+    """Products of request and candidates, scaled by an attribute that is no weight."""
+
+    def __init__(self, scale, hidden=4):
+        super().__init__()
+        self.scale = scale
+        self.unseen = [complex(scale or 0)]
+        self.first, self.second = nn.Linear(3, hidden), nn.Linear(3, hidden)
+
+    def score(self, batch):
+        scale = self.unseen[0].real if self.scale is None else self.scale
+        return scale * torch.einsum("bd,bcd->bc", self.first(batch["number"]), self.second(batch["candidate_number"]))
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """An empty cache; how often a module is traced is counted."""
+    monkeypatch.setattr(graph_cache, "_folder", lambda: tmp_path / "cache")
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    modules, trace = [], graphs._trace
+    monkeypatch.setattr(graphs, "_trace", lambda named, *rest: modules.append(named) or trace(named, *rest))
+    return modules
+
+
+def scaled(seed=0, scale=2.0, hidden=4):
+    torch.manual_seed(seed)
+    return Scaled(scale, hidden)
+
+
+def export(module, path):
+    graphs._export(module, module.score, INPUTS, ("scores",), path)
+    return path.read_bytes()
+
+
+@torch.no_grad()
+def equal(module, path):
+    arrays = graphs.random_inputs(INPUTS, 5, 7)
+    wanted = module.score({name: torch.from_numpy(one) for name, one in arrays.items()})
+    np.testing.assert_allclose(OnnxModel(path, INPUTS)(arrays), wanted.numpy(), rtol=1e-5, atol=1e-5)
+
+
+def test_the_second_export_is_not_traced_and_has_the_same_bytes(tmp_path, traced):
+    first, second = (export(scaled(), tmp_path / f"{number}.onnx") for number in range(2))
+    assert first == second
+    assert len(traced) == 1
+
+
+def test_other_weights_fill_the_same_structure(tmp_path, traced):
+    before = export(scaled(), tmp_path / "a.onnx")
+    other = scaled(seed=1)
+    assert export(other, tmp_path / "b.onnx") != before
+    equal(other, tmp_path / "b.onnx")
+    assert len(traced) == 1
+
+
+@pytest.mark.parametrize("changed", [{"scale": 3.0}, {"hidden": 5}])
+def test_another_attribute_or_size_is_traced(tmp_path, traced, changed):
+    export(scaled(), tmp_path / "a.onnx")
+    module = scaled(**changed)
+    export(module, tmp_path / "b.onnx")
+    equal(module, tmp_path / "b.onnx")
+    assert len(traced) == 2
+
+
+def test_what_the_key_does_not_see_is_found_by_the_comparison(tmp_path, traced):
+    first, second = scaled(scale=None).eval(), scaled(scale=None).eval()
+    first.unseen, second.unseen = [complex(2.0)], [complex(5.0)]
+    export(first, tmp_path / "a.onnx")
+    assert graph_cache.graph_key(first, INPUTS, ("s",)) == graph_cache.graph_key(second, INPUTS, ("s",))
+    export(second, tmp_path / "b.onnx")
+    equal(second, tmp_path / "b.onnx")
+    assert len(traced) == 2
+
+
+@pytest.mark.parametrize("damage", [b"", b"\xff\xff\xff no graph", None])
+def test_a_damaged_or_unwritable_cache_costs_time_alone(tmp_path, folder, traced, damage):
+    if damage is None:
+        folder.write_text("a file in the place of the folder")
+    else:
+        export(scaled(), tmp_path / "a.onnx")
+        for file in folder.glob("*.onnx"):
+            file.write_bytes(damage)
+    module = scaled(seed=2)
+    export(module, tmp_path / "b.onnx")
+    equal(module, tmp_path / "b.onnx")
+    assert len(traced) == (1 if damage is None else 2)
+    assert not [one for one in (folder.iterdir() if folder.is_dir() else ()) if one.name.startswith(".")]
+
+
+def test_no_weight_is_in_the_cache(tmp_path, folder):
+    module = scaled()
+    export(module, tmp_path / "a.onnx")
+    (file,) = folder.glob("*.onnx")
+    assert module.first.weight.detach().numpy().tobytes() not in file.read_bytes()
