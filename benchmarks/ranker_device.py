@@ -35,10 +35,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from recsys.data.sources.planted import EFFECTS, Planted
 from recsys.errors import ConfigError, exit_on_error
 from recsys.features.spec import MISSING, TIME_NUMBERS, Column, FeatureSpec, TableSpec
-from recsys.graphs import random_inputs
+from recsys.graphs.export import random_inputs
 from recsys.nn import sparse_embedding as sparse
-from recsys.nn.losses import masked_bce
 from recsys.nn.sparse_embedding import dense_parameters, sparse_tables
+from recsys.ranking.losses import ListNet, masked_bce
 from recsys.ranking.model import RankerModel
 from recsys.stages import ranker_inputs
 from recsys.training.ranking import RankingTraining
@@ -133,7 +133,8 @@ def speed(num_items: int, device: str) -> Iterator[Row]:
     """One row for every way to train."""
     conf: Any = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "ranking" / "multi_objective.yaml"))
     settings = RankingTraining(
-        **{key: value for key, value in conf.items() if key not in ("defaults", "_target_", "model")},
+        **{key: value for key, value in conf.items() if key not in ("defaults", "_target_", "model", "loss")},
+        loss=ListNet(),
         model=model_of(DEFAULT),
     )
     spec = spec_of(num_items)

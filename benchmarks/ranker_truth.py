@@ -34,6 +34,7 @@ from rich.table import Table
 
 from recsys.data.sources.planted import EFFECTS, OBJECTIVES, Planted
 from recsys.errors import ConfigError, exit_on_error
+from recsys.ranking.losses import ListNet
 from recsys.training.ranking import RankingTask, RankingTraining
 from recsys.training.ranking_examples import tensors
 
@@ -57,6 +58,7 @@ CONFIG = RankingTraining(
     dropout=0.0,
     id_dropout=0.5,
     feature_dropout=0.0,
+    loss=ListNet(),
     listwise_weight=0.0,
     balance="equal",
     requests_per_user=1,

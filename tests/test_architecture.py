@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,6 @@ MAY_IMPORT = {
     "graphs": {"content", "features", "ranking", "retrieval", "stages"},
     "export": {"bundle", "features", "pipeline", "stages"},
     "experiments": {"data"},
-    "monitoring": {"data", "features"},
     "serving": {
         "bundle",
         "candidates",
@@ -58,7 +58,7 @@ MAY_IMPORT = {
 MAY_IMPORT["training"] = (
     set(MAY_IMPORT)
     - BASE
-    - {"export", "experiments", "monitoring", "recommender", "serving"}
+    - {"export", "experiments", "recommender", "serving"}
     - {
         "train.py",
         "export.py",
@@ -103,6 +103,7 @@ PRODUCT = python_files(ROOT / "recsys", ROOT / "serving", ROOT / "train.py", ROO
 ALL = [*PRODUCT, *python_files(ROOT / "tests", *(ROOT / name for name in ("benchmarks",) if (ROOT / name).exists()))]
 
 
+@cache
 def imports(source):
     """Full names of all that a text imports, inside functions and by import_module as well; relative ones begin '.'."""
     names = []

@@ -12,6 +12,7 @@ from hydra.errors import ConfigCompositionException, InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf
 
+from recsys.cli.train import RENAMED_KEYS, renamed
 from recsys.errors import ConfigError, sentence_of
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -19,8 +20,11 @@ FILES = sorted(CONF.rglob("*.yaml"))
 CHOICES = [
     (str(file.parent.relative_to(CONF)), file.stem) for file in FILES if file.parent.name not in ("conf", "recipe")
 ]
-PACKAGES = {"candidates/operator": "candidates.sources.item_item.operator", "ranking/model": "ranking.model"}
-"""of the nested groups"""
+PACKAGES = {
+    "candidates/operator": "candidates.sources.item_item.operator",
+    "candidates/source": "candidates.sources.further",
+}
+"""of groups that are not where their folder is"""
 RECIPES = sorted(file.stem for file in (CONF / "recipe").glob("*.yaml"))
 FORMS_OF_HYDRA = {"defaults", "_target_", "_convert_", "_recursive_", "_partial_", "_args_"}
 NOT_BUILT = ("seed", "seeds", "run_dir", "refit")
@@ -50,7 +54,14 @@ EVERY = [
 TARGETS = [pytest.param(node, id=place) for node, place in EVERY]
 CALLED = [pytest.param(node, id=place) for node, place in EVERY if not node.get("_partial_")]
 TUNED = [pytest.param(node, id=place) for node, place in EVERY if "grid" in node]
-RANKERS = [pytest.param(node, id=place) for node, place in EVERY if place.startswith("ranking/model/")]
+FACTORIES = {"ranking/model/": {"inputs", "sizes"}, "retrieval/user_encoder/": {"dim", "length", "dropout"}}
+"""groups whose classes the training calls -> what it gives them beside the keys of their file"""
+CALLED_LATER = [
+    pytest.param(node, given, id=place)
+    for node, place in EVERY
+    for group, given in FACTORIES.items()
+    if place.startswith(group)
+]
 
 
 def composed(*overrides):
@@ -82,15 +93,15 @@ def test_a_baseline_takes_exactly_what_is_given_and_what_is_chosen(node):
     assert given | chosen == parameters(node["baseline"])
 
 
-@pytest.mark.parametrize("node", RANKERS)
-def test_a_ranker_takes_inputs_sizes_and_the_keys_of_its_file(node):
-    assert parameters(node) == {"inputs", "sizes"} | keys(node)
+@pytest.mark.parametrize(("node", "given"), CALLED_LATER)
+def test_a_model_takes_what_training_gives_and_the_keys_of_its_file(node, given):
+    assert parameters(node) == given | keys(node)
 
 
-def test_what_is_called_later_is_a_baseline_or_a_ranker():
-    assert len(TARGETS) - len(CALLED) == len(TUNED) + len(RANKERS)
+def test_what_is_called_later_is_a_baseline_or_a_model():
+    assert len(TARGETS) - len(CALLED) == len(TUNED) + len(CALLED_LATER)
     assert TUNED
-    assert RANKERS
+    assert CALLED_LATER
 
 
 @pytest.mark.parametrize("node", TARGETS)
@@ -103,8 +114,9 @@ def test_a_target_has_no_second_default_and_no_positional_knob(node):
 
 @pytest.mark.parametrize(("group", "option"), CHOICES, ids=lambda value: value)
 def test_every_choice_composes_and_builds(group, option):
-    package = PACKAGES.get(group, group)
+    package = PACKAGES.get(group, group.replace("/", "."))
     chosen = f"{group}={option}" if package == group.replace("/", ".") else f"{group}@{package}={option}"
+    chosen = f"+{chosen}" if group == "candidates/source" else chosen
     node = OmegaConf.select(composed(chosen, *(NEEDED.get(option, []) if group == "data" else [])), package)
     if (group, option) == ("trainer", "gpu") and not torch.cuda.is_available():
         with pytest.raises(InstantiationException) as refused:
@@ -167,3 +179,12 @@ def test_export_composes():
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("export", overrides=["bundle=somewhere"])
     assert (config.bundle, config.repository, config.profile) == ("somewhere", None, "cpu")
+
+
+def test_the_old_name_of_a_key_is_read():
+    overrides = ["retrieval.num_blocks=2", "retrieval.temperature=0.2", "retrieval.dim=32", "-m", "--help"]
+    found = list(map(renamed, overrides))
+    assert found[2:] == overrides[2:]
+    assert OmegaConf.select(composed(*found[:2]), "retrieval.user_encoder.num_blocks") == 2
+    for key in RENAMED_KEYS.values():
+        assert OmegaConf.select(composed(), key) is not None

@@ -247,7 +247,7 @@ def test_a_bad_job_of_a_sweep_ends_no_other_and_all_are_compared(
     assert sweep.returncode == 1, stderr[-2_000:]
     assert "Traceback" not in stderr
     compared = json.loads((tmp_path / "comparison.json").read_text())
-    sentence = "retrieval.dim is 15, not a multiple of retrieval.num_heads 2"
+    sentence = "retrieval.dim is 15, not a multiple of retrieval.user_encoder.num_heads 2"
     assert ["error" in run for run in compared.values()] == [False, True, False]
     assert list(compared.values())[1] == {"error": sentence}
     assert f"error: {sentence}" in stderr

@@ -3,6 +3,7 @@
 Shapes: B queries, H history, D dim, M events, N items, K candidates, P pairs of a query and an item, E = RECENT_EVENTS.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -102,18 +103,42 @@ class SourceScores(Protocol):
         """
 
 
-class CandidateSource(Protocol):
-    """A fitted source."""
+class CandidateSource(ABC):
+    """A fitted source. What it stores travels in the bundle; a pickle does not.
+
+    Six members, of which the last three need a definition only where they apply.
+    """
 
     kind: ClassVar[str]
+    """name of the class in a bundle: its import path, unless the class says a shorter one"""
+    decay: float | None = None
+    """weight of an event of the history relative to the next newer one; None where the source reads no history"""
 
-    def scores_for(self, queries: SourceQuery) -> SourceScores: ...
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "kind" not in cls.__dict__:
+            cls.kind = f"{cls.__module__}:{cls.__qualname__}"
 
+    @abstractmethod
+    def scores_for(self, queries: SourceQuery) -> SourceScores:
+        """Return the candidates and scores of a batch; those of a query do not depend on the others."""
+
+    @abstractmethod
     def to_documents(self) -> tuple[Document, Arrays]:
         """Return the document and the arrays that a bundle stores of the source, beside the index."""
 
     @classmethod
-    def from_documents(cls, document: Mapping[str, Any], arrays: Mapping[str, np.ndarray], index: Index) -> Self: ...
+    @abstractmethod
+    def from_documents(cls, document: Mapping[str, Any], arrays: Mapping[str, np.ndarray], index: Index) -> Self:
+        """Return the source that `to_documents` described."""
+
+    def with_decay(self, decay: float) -> Self:
+        """Return a copy with another decay; called only where `decay` is no None."""
+        raise NotImplementedError
+
+    def with_new_items(self, index: Index, newest: np.ndarray) -> Self:
+        """Return a copy for an index to which rows were appended; `newest`: those that came since the training."""
+        return self
 
 
 class SourceConfig(Protocol):

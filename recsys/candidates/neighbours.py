@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from scipy import sparse
 
-from recsys.candidates.interfaces import Arrays, Document, SourceQuery
+from recsys.candidates.interfaces import Arrays, CandidateSource, Document, SourceQuery
 from recsys.candidates.neighbour_kernels import event_scores, pair_scores, sum_neighbours
 from recsys.candidates.topk import top_k
 from recsys.index import Index
@@ -64,7 +64,7 @@ class NeighbourScores:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ItemNeighbours:
+class ItemNeighbours(CandidateSource):
     """The strongest neighbours of each item, and the decay of a history."""
 
     indptr: np.ndarray
@@ -76,6 +76,9 @@ class ItemNeighbours:
     decay: float
     """weight of an event relative to the next newer one"""
     kind: ClassVar[str] = "neighbours"
+
+    def with_decay(self, decay: float) -> "ItemNeighbours":
+        return replace(self, decay=decay)
 
     @staticmethod
     def of(matrix: sparse.csr_array, decay: float) -> "ItemNeighbours":

@@ -13,6 +13,7 @@ import numpy as np
 from recsys.candidates.interfaces import (
     RECENT_EVENTS,
     Arrays,
+    CandidateSource,
     Document,
     SourceQuery,
     TrainingInteractions,
@@ -51,7 +52,7 @@ class ItemListScores:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ItemList:
+class ItemList(CandidateSource):
     """The same candidates for all users."""
 
     rows: np.ndarray
@@ -59,14 +60,14 @@ class ItemList:
     scores: np.ndarray
     """[N'] float32, relative to the score of the first, descending"""
     newest_of: int | None = None
-    """maximal length of a list of recent items by first event, to which `with_newest_first` adds; None for other lists"""
+    """maximal length of a list of recent items by first event, to which `with_new_items` adds; None for other lists"""
     kind: ClassVar[str] = "list"
 
     def scores_for(self, queries: SourceQuery) -> ItemListScores:
         rows = self.rows if queries.hidden is None else self.rows[~queries.hidden[self.rows]]
         return ItemListScores(rows=rows, scores=self._by_row, num_queries=len(queries))
 
-    def with_newest_first(self, newest: np.ndarray) -> "ItemList":
+    def with_new_items(self, index: Index, newest: np.ndarray) -> "ItemList":
         """Return a list of recent items with the rows `newest`, newest first, in front; any other list unchanged."""
         if self.newest_of is None or not len(newest):
             return self

@@ -3,6 +3,7 @@
 Shapes: B queries, H history, D dim, M events, E excluded items, C candidates, K best of them, S sources.
 """
 
+import importlib
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -28,7 +29,7 @@ from recsys.candidates.popularity import ItemList
 from recsys.candidates.two_tower_source import TwoTowerSource
 from recsys.candidates.weight_search import SourceWeights, coordinate_search
 from recsys.contracts import PAD
-from recsys.errors import ConfigError, check_ranges
+from recsys.errors import BundleError, ConfigError, check_ranges
 from recsys.features.encode import ItemTable
 from recsys.features.spec import FeatureSpec
 from recsys.index import Index
@@ -36,6 +37,7 @@ from recsys.index import Index
 SOURCE_TYPES: dict[str, type[CandidateSource]] = {
     kind.kind: kind for kind in (TwoTowerSource, ItemNeighbours, ItemList)
 }
+"""sources with a short name in bundles; others are found by their import path"""
 TUNING_BATCH = 512
 """queries whose candidate union is built at once while weights are tuned"""
 MIN_CANDIDATES, MAX_CANDIDATES, SMALL_CATALOGUE = 200, 500, 2_000
@@ -126,10 +128,9 @@ class MergedSources:
     def with_new_items(self, index: Index, newest: np.ndarray, hidden: np.ndarray | None) -> "MergedSources":
         """Return a copy over an index to which rows were appended since the training.
 
-        The two-tower source searches the new index, lists of recent items begin with the rows `newest`; other sources
-        stay as they were fitted. hidden: [N] bool as above.
+        newest: the rows that came since, newest first. hidden: [N] bool as above.
         """
-        sources = tuple(replace(one, source=_with_new_items(one.source, index, newest)) for one in self.sources)
+        sources = tuple(replace(one, source=one.source.with_new_items(index, newest)) for one in self.sources)
         return replace(self, index=index, sources=sources, hidden=hidden)
 
     def select_source(self, name: str) -> "MergedSources":
@@ -267,12 +268,6 @@ def candidates_for_catalogue(num_items: int) -> int:
     return min(MAX_CANDIDATES, round(MIN_CANDIDATES * growth))
 
 
-def _with_new_items(source: CandidateSource, index: Index, newest: np.ndarray) -> CandidateSource:
-    if isinstance(source, TwoTowerSource):
-        return TwoTowerSource(index=index)
-    return source.with_newest_first(newest) if isinstance(source, ItemList) else source
-
-
 def _unions(
     sources: MergedSources, vectors: np.ndarray, history: RowBatches, excluded: RowBatches
 ) -> Iterator[CandidateUnion]:
@@ -300,18 +295,34 @@ def _top_rows(unions: list[CandidateUnion], weights: SourceWeights, total: int) 
 
 
 def _decay(source: CandidateSource) -> dict[str, float]:
-    return {"decay": source.decay} if isinstance(source, ItemNeighbours) else {}
+    return {} if source.decay is None else {"decay": source.decay}
 
 
 def _with_choice(weighted: WeightedSource, choice: Mapping[str, float]) -> WeightedSource:
     source = weighted.source
-    if isinstance(source, ItemNeighbours) and "decay" in choice:
-        source = replace(source, decay=choice["decay"])
+    if source.decay is not None and "decay" in choice:
+        source = source.with_decay(choice["decay"])
     return replace(weighted, weight=choice["weight"], source=source)
 
 
 def _weighted_source(entry: Mapping[str, Any], arrays: Mapping[str, np.ndarray], index: Index) -> WeightedSource:
     prefix = f"{entry['name']}."
     own = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
-    source = SOURCE_TYPES[entry["kind"]].from_documents(entry, own, index)
+    source = source_type(entry["kind"]).from_documents(entry, own, index)
     return WeightedSource(name=entry["name"], num=entry["num"], weight=entry["weight"], source=source)
+
+
+def source_type(kind: str) -> type[CandidateSource]:
+    """Return the class of a source that a bundle names; BundleError where it is not installed, or is no source."""
+    if kind in SOURCE_TYPES:
+        return SOURCE_TYPES[kind]
+    module, _, name = kind.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (AttributeError, ImportError, ValueError):
+        raise BundleError(
+            f"the bundle has candidates of {kind!r}, which cannot be imported here; install the package that defines it"
+        ) from None
+    if not (isinstance(found, type) and issubclass(found, CandidateSource)):
+        raise BundleError(f"the bundle has candidates of {kind!r}, which is no CandidateSource; train it again")
+    return found

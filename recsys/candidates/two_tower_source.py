@@ -9,7 +9,14 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from recsys.candidates.interfaces import Arrays, Document, SourceQuery, TrainingInteractions, check_source
+from recsys.candidates.interfaces import (
+    Arrays,
+    CandidateSource,
+    Document,
+    SourceQuery,
+    TrainingInteractions,
+    check_source,
+)
 from recsys.index import Index
 from recsys.jit import compiled
 
@@ -62,7 +69,7 @@ def _inner_products(query_vectors, query, offered, products):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TwoTowerSource:
+class TwoTowerSource(CandidateSource):
     """The index of the item tower as a source."""
 
     index: Index
@@ -71,6 +78,9 @@ class TwoTowerSource:
     def scores_for(self, queries: SourceQuery) -> TwoTowerScores:
         vectors = np.ascontiguousarray(queries.vectors, dtype=np.float32)
         return TwoTowerScores(index=self.index, vectors=vectors, newest=queries.newest_events)
+
+    def with_new_items(self, index: Index, newest: np.ndarray) -> "TwoTowerSource":
+        return TwoTowerSource(index=index)
 
     def to_documents(self) -> tuple[Document, Arrays]:
         return {}, {}

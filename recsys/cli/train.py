@@ -28,6 +28,12 @@ GROUPS = (
     *("evaluation", "logger", "limits"),
 )
 LAST_SEED = 2**31 - 1
+RENAMED_KEYS = {
+    "retrieval.num_blocks": "retrieval.user_encoder.num_blocks",
+    "retrieval.num_heads": "retrieval.user_encoder.num_heads",
+    "retrieval.temperature": "retrieval.loss.temperature",
+}
+"""keys of 0.1 that are still read on the command line, for one release"""
 INTERRUPTED = "interrupted; the same command with the same run_dir goes on from here"
 
 
@@ -104,8 +110,15 @@ class CompareRuns(Callback):
             sys.exit(1)
 
 
+def renamed(argument: str) -> str:
+    """Return an override whose key has its new name."""
+    key, equals, value = argument.partition("=")
+    return f"{RENAMED_KEYS.get(key, key)}{equals}{value}"
+
+
 def main() -> None:
     """Run the entry point; errors that a person can mend end with one sentence and exit code 2."""
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    sys.argv[1:] = map(renamed, sys.argv[1:])
     with exit_on_error(INTERRUPTED):
         sys.exit(train())

@@ -120,44 +120,23 @@ class HistoryEncoder(nn.Module):
         return items + self.labels(labels) + self.gaps(torch.cat([scaled, scaled.square()], dim=-1))
 
 
-class CausalBlock(nn.Module):
-    """Pre-norm causal self-attention with a learned relative-position bias, then a gated feed-forward (SwiGLU).
+class RelativePositionBias(nn.Module):
+    """Learned bias of attention scores by the distance between query and key.
 
     Token 0 is a start token; it carries no position, so its bias is one learned number a head.
     """
 
-    def __init__(self, *, dim: int, num_heads: int, length: int, dropout: float) -> None:
+    def __init__(self, *, num_heads: int, length: int) -> None:
         super().__init__()
-        self.num_heads = num_heads
-        self.attention_norm = nn.LayerNorm(dim)
-        self.project_in = nn.Linear(dim, 3 * dim, bias=False)
-        self.project_out = nn.Linear(dim, dim, bias=False)
-        self.bias = nn.Parameter(torch.zeros(num_heads, length + 1))
+        self.weight = nn.Parameter(torch.zeros(num_heads, length + 1))
         """[H, L + 1]: by distance 0 to L - 1, the last for the start token"""
-        self.feed_norm = nn.LayerNorm(dim)
-        self.feed_in = nn.Linear(dim, 4 * dim, bias=False)
-        self.feed_out = nn.Linear(2 * dim, dim, bias=False)
-        self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """x [B, L + 1, D]; mask [B, 1, L + 1, L + 1] True where a query may look at a key."""
-        x = x + self.dropout(self._attend(self.attention_norm(x), mask))
-        gate, value = self.feed_in(self.feed_norm(x)).chunk(2, dim=-1)
-        return x + self.dropout(self.feed_out(F.silu(gate) * value))
-
-    def _attend(self, x: Tensor, mask: Tensor) -> Tensor:
-        query, key, value = (
-            part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in self.project_in(x).chunk(3, dim=-1)
-        )
-        scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1]) + self._relative_bias(x.shape[1])
-        weights = scores.masked_fill(~mask, float("-inf")).softmax(-1)
-        return self.project_out((self.dropout(weights) @ value).transpose(1, 2).flatten(-2))
-
-    def _relative_bias(self, length: int) -> Tensor:
-        position = torch.arange(length, device=self.bias.device)
-        distance = (position[:, None] - position[None, :]).clamp(min=0, max=self.bias.shape[1] - 2)
-        distance = torch.where(position[None, :] == 0, self.bias.shape[1] - 1, distance)
-        return self.bias[:, distance]
+    def forward(self, length: int) -> Tensor:
+        """Return [H, P, P] for P = `length` tokens."""
+        position = torch.arange(length, device=self.weight.device)
+        distance = (position[:, None] - position[None, :]).clamp(min=0, max=self.weight.shape[1] - 2)
+        distance = torch.where(position[None, :] == 0, self.weight.shape[1] - 1, distance)
+        return self.weight[:, distance]
 
 
 def causal_mask(present: Tensor) -> Tensor:

@@ -1,7 +1,6 @@
 """The two-tower retrieval model.
 
-Both towers end in unit vectors, so the score is a cosine. The user tower is a causal transformer over events, so one
-pass over a window of events trains every position of it (SASRec, Kang & McAuley 2018).
+Both towers end in unit vectors, so the score is a cosine. The encoder of histories is a choice of conf/retrieval/user_encoder.
 
 Shapes: B batch, L history, D dim, T objectives, N items; P = L + 1 positions, the first before any event.
 """
@@ -15,14 +14,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recsys.features.spec import FeatureSpec
-from recsys.nn.blocks import Batch, CausalBlock, HistoryEncoder, TableEncoder, causal_mask
+from recsys.nn.blocks import Batch, HistoryEncoder, TableEncoder
+from recsys.retrieval.user_encoder import UserEncoderFactory
 
 
 class TwoTower(nn.Module):
     """User tower over history, profile and context; item tower over id and content. Both share the item encoder."""
 
     def __init__(
-        self, *, spec: FeatureSpec, dim: int, num_blocks: int, num_heads: int, dropout: float, id_dropout: float
+        self, *, spec: FeatureSpec, dim: int, dropout: float, id_dropout: float, user_encoder: UserEncoderFactory
     ) -> None:
         super().__init__()
         self.item_encoder = TableEncoder(spec.items, dim=dim, id_column="item", id_dropout=id_dropout)
@@ -30,11 +30,7 @@ class TwoTower(nn.Module):
         self.event_encoder = HistoryEncoder(dim=dim, num_objectives=spec.num_objectives)
         self.start = nn.Parameter(torch.zeros(1, 1, dim))
         self.dropout = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList(
-            CausalBlock(dim=dim, num_heads=num_heads, length=spec.history_length, dropout=dropout)
-            for _ in range(num_blocks)
-        )
-        self.norm = nn.LayerNorm(dim)
+        self.user_encoder = user_encoder(dim=dim, length=spec.history_length, dropout=dropout)
         self.profile_encoder = TableEncoder(spec.profile, dim=dim) if spec.profile.widths else None
         self.context_encoder = TableEncoder(spec.context, dim=dim) if spec.context.widths else None
         self.user_head = nn.Sequential(
@@ -64,11 +60,8 @@ class TwoTower(nn.Module):
         items [B, L, D] from `item_encoder`; present [B, L] bool; labels [B, L, T]; gaps [B, L].
         """
         events = self.event_encoder(items, labels, gaps)
-        x = self.dropout(torch.cat([self.start.expand(events.shape[0], -1, -1), events], dim=1))
-        mask = causal_mask(present)
-        for block in self.blocks:
-            x = block(x, mask)
-        return self.norm(x)
+        tokens = torch.cat([self.start.expand(events.shape[0], -1, -1), events], dim=1)
+        return self.user_encoder(self.dropout(tokens), present)
 
     def head(self, histories: Tensor, batch: Batch) -> Tensor:
         """History states [M, D] with the profile_* and context_* tensors of M rows -> [M, D] unit vectors."""

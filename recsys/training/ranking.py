@@ -20,8 +20,8 @@ from recsys.evaluation.pareto import ValidationOutcomes
 from recsys.features.encode import ItemTable
 from recsys.features.spec import FeatureSpec
 from recsys.metrics import reordered_ndcg
-from recsys.nn.losses import listwise_softmax, masked_bce
 from recsys.ranking.calibration import Calibrator
+from recsys.ranking.losses import RankingLoss, masked_bce
 from recsys.ranking.model import RankerFactory, RankerInputs, RankerModel, RankerSizes, logits_and_request
 from recsys.ranking.objective_chain import Parents, parents_of
 from recsys.ranking.uncertainty import LastLayerPosterior, information
@@ -83,7 +83,7 @@ class RankingTask(pl.LightningModule):
         batch = {name: tensor[indices] for name, tensor in self.train_batch.items()}
         logits, labels, mask = self.logits(batch), batch["labels"], batch["candidate_rows"] != PAD
         pointwise = masked_bce(logits, labels.clamp(0, 1), mask * batch.get("candidate_weights", 1))
-        listwise = listwise_softmax(logits[..., self.target], labels[..., self.target].clamp(0, 1), mask)
+        listwise = self.config.loss(logits[..., self.target], labels[..., self.target].clamp(0, 1), mask)
         assert self.balance is not None
         loss = self.balance(pointwise, self.ranker.shared) + self.config.listwise_weight * listwise
         self.log_dict({"ranking/pointwise": pointwise.sum(), "ranking/listwise": listwise}, prog_bar=True)
@@ -152,6 +152,8 @@ class RankingTraining(OptimConfig):
 
     model: RankerFactory
     """builds the ranker: a file of conf/ranking/model"""
+    loss: RankingLoss
+    """listwise term on the retrieval target: a file of conf/ranking/loss"""
     dim: int
     num_heads: int
     """of the attention of a candidate to the history"""

@@ -16,12 +16,13 @@ from pytorch_lightning.loggers import Logger
 from torch import Tensor
 
 from recsys.contracts import PAD
-from recsys.errors import ConfigError, check_ranges
+from recsys.errors import check_ranges
 from recsys.features.encode import DAY, Arrays, ItemTable
 from recsys.features.spec import FeatureSpec
 from recsys.nn.blocks import Batch
-from recsys.nn.softmax import softmax_loss
+from recsys.retrieval.loss import RetrievalLoss
 from recsys.retrieval.two_tower import TowerEnsemble, TwoTower
+from recsys.retrieval.user_encoder import UserEncoderFactory
 from recsys.training.device_tensors import DeviceTensors
 from recsys.training.ensemble import train_members
 from recsys.training.examples import (
@@ -78,7 +79,7 @@ class RetrievalExamples:
 
 
 class RetrievalTask(pl.LightningModule):
-    """Softmax over items at every position of a window; all tensors live on the device."""
+    """Prediction of the targets at every position of a window; all tensors live on the device."""
 
     def __init__(
         self,
@@ -137,13 +138,12 @@ class RetrievalTask(pl.LightningModule):
             **self.context.join("context", step.following),
         }
         users = self.towers.head(histories[step.positions], request)
-        loss = softmax_loss(
+        loss = self.config.loss(
             users,
             self.towers.vectors(encoded[index[: sample.shape[0]]]),
             torch.searchsorted(sample, targets).clamp(max=sample.shape[0] - 1),
             step.weights,
-            temperature=self.config.temperature,
-            log_expected=self._log_chance(sample, step.targets[step.weights > 0]),
+            self._log_chance(sample, step.targets[step.weights > 0]),
         )
         self.log("retrieval/loss", loss, prog_bar=True)
         return {"loss": loss, "examples": users.shape[0]}
@@ -270,16 +270,16 @@ class RetrievalTrainerConfig(OptimConfig):
     """Configuration of the towers and their training; an example is a position with targets, a step has whole windows."""
 
     dim: int
-    """length of the vectors, a multiple of num_heads"""
-    num_blocks: int
-    num_heads: int
+    """length of the vectors"""
     dropout: float
     id_dropout: float
-    temperature: float
-    """divides the cosine before the softmax"""
+    user_encoder: UserEncoderFactory
+    """builds the encoder of histories: a file of conf/retrieval/user_encoder"""
+    loss: RetrievalLoss
+    """a file of conf/retrieval/loss"""
     negatives: int | None
-    """uniform negatives shared by a step, beside its own targets; 0 is the full softmax; None is that up to
-    FULL_SOFTMAX_ITEMS items, and SAMPLED_NEGATIVES beyond"""
+    """uniform negatives shared by a step, beside its own targets; 0 takes all items; None does so up to
+    FULL_SOFTMAX_ITEMS items, and takes SAMPLED_NEGATIVES beyond"""
     lookahead: int
     """a position predicts the next `lookahead` events (PinnerFormer, Pancha et al. 2022); 1 is the next event, more suits
     a slate that is evaluated by all following events; sets are always completed"""
@@ -297,19 +297,16 @@ class RetrievalTrainerConfig(OptimConfig):
         check_ranges(
             self.group,
             dim=(self.dim, 1, 4_096),
-            num_blocks=(self.num_blocks, 0, 48),
-            num_heads=(self.num_heads, 1, 64),
             dropout=(self.dropout, 0.0, 0.95),
             id_dropout=(self.id_dropout, 0.0, 0.95),
-            temperature=(self.temperature, 1e-3, 10.0),
             negatives=(self.negatives or 0, 0, 10_000_000),
             lookahead=(self.lookahead, 1, 1_000),
             lookahead_decay=(self.lookahead_decay, 1e-6, 1.0),
             members=(self.members, 1, 64),
             half_life_days=(1.0 if self.half_life_days is None else self.half_life_days, 1e-3, 1e6),
         )
-        if self.dim % self.num_heads:
-            raise ConfigError(f"retrieval.dim is {self.dim}, not a multiple of retrieval.num_heads {self.num_heads}")
+        with torch.device("meta"):  # without memory or random numbers: a wrong key fails before the data are read
+            self.user_encoder(dim=self.dim, length=1, dropout=self.dropout)
 
     def negatives_of(self, num_items: int) -> int:
         """Uniform negatives of a step for a catalogue, 0 for the full softmax."""
@@ -328,10 +325,9 @@ class RetrievalTrainerConfig(OptimConfig):
         return TwoTower(
             spec=spec,
             dim=self.dim,
-            num_blocks=self.num_blocks,
-            num_heads=self.num_heads,
             dropout=self.dropout,
             id_dropout=self.id_dropout,
+            user_encoder=self.user_encoder,
         )
 
     def fit(

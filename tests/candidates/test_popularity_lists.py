@@ -70,11 +70,11 @@ def test_the_newest_first_events_are_fresh(known):
 
 
 def test_items_that_come_later_lead_the_fresh_and_no_other_list(known):
-    later = fresh().fit(known).with_newest_first(np.array([7, 6]))
+    later = fresh().fit(known).with_new_items(known.index, np.array([7, 6]))
     assert later.rows.tolist() == [7, 6, 4, 2]
     assert later.scores.tolist() == [1, 0.75, 0.5, 0.25]
     for fitted in (popular().fit(known), fresh(column="released").fit(known)):
-        assert fitted.with_newest_first(np.array([7, 6])) is fitted
+        assert fitted.with_new_items(known.index, np.array([7, 6])) is fitted
 
 
 def test_a_list_that_was_stored_is_led_as_before(known):
@@ -82,8 +82,8 @@ def test_a_list_that_was_stored_is_led_as_before(known):
     document, arrays = fitted.to_documents()
     again = ItemList.from_documents(document, arrays, known.index)
     assert (
-        again.with_newest_first(np.array([6])).rows.tolist()
-        == fitted.with_newest_first(np.array([6])).rows.tolist()
+        again.with_new_items(known.index, np.array([6])).rows.tolist()
+        == fitted.with_new_items(known.index, np.array([6])).rows.tolist()
         == [6, 4, 2, 1]
     )
 

@@ -272,7 +272,7 @@ def test_a_yaml_block_is_read(text: str, tmp_path: Path) -> None:
         assert len(RuleSet.parse(written).rules) == len(written["rules"])
         return
     if "_target_" in written:
-        assert callable(instantiate(written))
+        assert instantiate(written) is not None
         return
     shop(tmp_path)
     (tmp_path / "shop.yaml").write_text(yaml.safe_dump(described(written)), encoding="utf-8")

@@ -21,7 +21,8 @@ from recsys.data.sources.synthetic import Synthetic
 from recsys.data.splits import VALIDATION, GlobalTime
 from recsys.features.encode import encode_queries
 from recsys.features.spec import Features
-from recsys.graphs import export_ranker
+from recsys.graphs.export import export_ranker
+from recsys.ranking.losses import ListNet
 from recsys.ranking.model import RankerInputs, RankerModel, RankerSizes, logits_and_request
 from recsys.ranking.uncertainty import certainty
 from recsys.stages import OnnxModel, ranker_inputs
@@ -51,6 +52,7 @@ def config(model, **changed):
         model=model,
         **SIZES,
         num_positions=4,
+        loss=ListNet(),
         listwise_weight=0.5,
         balance="equal",
         requests_per_user=1,

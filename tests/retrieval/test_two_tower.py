@@ -3,6 +3,8 @@
 Shapes: B batch, L history, P = L + 1 positions, D dim.
 """
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -13,10 +15,15 @@ from recsys.data.sources.synthetic import Synthetic
 from recsys.data.splits import TEST, GlobalTime
 from recsys.features.encode import encode_queries
 from recsys.features.spec import Features
+from recsys.retrieval.transformer import TransformerEncoder
 from recsys.retrieval.two_tower import TowerEnsemble, TwoTower
 from recsys.training.prepare import prepare
 
 D, L = 8, 6
+
+
+def encoder(num_blocks, num_heads):
+    return partial(TransformerEncoder, num_blocks=num_blocks, num_heads=num_heads)
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +42,9 @@ def fitted(prepared):
 @pytest.fixture(scope="module")
 def towers(fitted):
     torch.manual_seed(0)
-    towers = TwoTower(spec=fitted[0], dim=D, num_blocks=2, num_heads=2, dropout=0.5, id_dropout=0.5).eval()
-    for block in towers.blocks:
-        torch.nn.init.normal_(block.bias)
+    towers = TwoTower(spec=fitted[0], dim=D, dropout=0.5, id_dropout=0.5, user_encoder=encoder(2, 2)).eval()
+    for block in towers.user_encoder.blocks:
+        torch.nn.init.normal_(block.position_bias.weight)
     return towers.requires_grad_(False)
 
 
@@ -133,7 +140,7 @@ def test_a_user_without_profile_columns_needs_none(prepared):
     features = Features(history_length=L, max_values=3, min_count=2, leave_out=["position", "age", "segment"])
     plain = prepare(dataset, prepared.split, features, TextVectors(dim=4, min_documents=1, seed=0))
     spec, items = plain.spec(plain.split.known(TEST))
-    towers = TwoTower(spec=spec, dim=D, num_blocks=0, num_heads=1, dropout=0.0, id_dropout=0.0).eval()
+    towers = TwoTower(spec=spec, dim=D, dropout=0.0, id_dropout=0.0, user_encoder=encoder(0, 1)).eval()
     arrays, _ = encode_queries(spec, items, prepared.replay.queries([5, 1_400], k=1))
     assert not [name for name in arrays if name.startswith("profile")]
     with torch.no_grad():
@@ -143,7 +150,7 @@ def test_a_user_without_profile_columns_needs_none(prepared):
 def test_the_cosine_of_an_ensemble_is_the_mean_of_its_members(fitted, request_tensors, towers):
     spec, items = fitted
     torch.manual_seed(5)
-    other = TwoTower(spec=spec, dim=2 * D, num_blocks=1, num_heads=1, dropout=0.0, id_dropout=0.0).eval()
+    other = TwoTower(spec=spec, dim=2 * D, dropout=0.0, id_dropout=0.0, user_encoder=encoder(1, 1)).eval()
     catalogue = {name: torch.from_numpy(part) for name, part in items.join("item", np.arange(len(items))).items()}
     with torch.no_grad():
         cosines = [one.users(request_tensors) @ one.items(catalogue).T for one in (towers, other)]

@@ -18,7 +18,7 @@ from serving.triton_server import TritonServer
 
 SMALL = (
     "retrieval.dim=16",
-    "retrieval.num_heads=2",
+    "retrieval.user_encoder.num_heads=2",
     "retrieval.epochs=1",
     "evaluation.baselines={}",
     "trainer.progress=false",
@@ -73,7 +73,10 @@ def walks(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
 RECIPES: dict[str, tuple[tuple[str, ...], str | None]] = {
     "movielens_100k": (RANKED, "films"),
     "movielens_100k_sets": ((), "films"),
-    "sequence": ((*RANKED, "retrieval.num_blocks=1", "retrieval.negatives=10", "retrieval.members=1"), "walks"),
+    "sequence": (
+        (*RANKED, "retrieval.user_encoder.num_blocks=1", "retrieval.negatives=10", "retrieval.members=1"),
+        "walks",
+    ),
     "synthetic": ((*RANKED, *WORLD), None),
     "synthetic ~ranking": (WORLD, None),
 }

@@ -13,6 +13,7 @@ from recsys.data.sources.tables import Tables
 from recsys.data.splits import TEST, VALIDATION, GlobalTime
 from recsys.features.spec import Features
 from recsys.policy.value import ValueFormula
+from recsys.ranking.losses import ListNet
 from recsys.ranking.multi_objective import MultiObjectiveRanker
 from recsys.training.prepare import prepare
 from recsys.training.ranking import RankingTraining
@@ -35,6 +36,7 @@ CONFIG = RankingTraining(
     dropout=0.0,
     id_dropout=0.2,
     feature_dropout=0.0,
+    loss=ListNet(),
     listwise_weight=0.0,
     balance="equal",
     requests_per_user=1,

@@ -1,6 +1,7 @@
 """The knobs of the towers, and several towers as one."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,17 +12,18 @@ from recsys.data.sources.synthetic import Synthetic
 from recsys.data.splits import TEST, GlobalTime
 from recsys.errors import ConfigError
 from recsys.features.spec import Features
+from recsys.retrieval.softmax import SoftmaxLoss
+from recsys.retrieval.transformer import TransformerEncoder
 from recsys.training.prepare import prepare
 from recsys.training.retrieval import MEMBER_SEED_STRIDE, RetrievalExamples, RetrievalTrainerConfig
 from recsys.training.trainer import Trainer
 
 KNOBS = {
     "dim": 8,
-    "num_blocks": 1,
-    "num_heads": 2,
+    "user_encoder": partial(TransformerEncoder, num_blocks=1, num_heads=2),
+    "loss": SoftmaxLoss(temperature=0.3),
     "dropout": 0.1,
     "id_dropout": 0.1,
-    "temperature": 0.3,
     "negatives": 0,
     "lookahead": 1,
     "lookahead_decay": 1.0,
@@ -94,7 +96,6 @@ def test_members_are_trained_apart_and_joined_into_vectors_of_unit_length(tmp_pa
         ("members", 0),
         ("half_life_days", 0.0),
         ("negatives", -1),
-        ("temperature", 0.0),
     ],
 )
 def test_a_knob_out_of_range_is_named(knob, value):
@@ -103,5 +104,7 @@ def test_a_knob_out_of_range_is_named(knob, value):
 
 
 def test_heads_share_the_vector():
-    with pytest.raises(ConfigError, match=r"retrieval\.dim is 9, not a multiple of retrieval\.num_heads 2"):
+    with pytest.raises(
+        ConfigError, match=r"retrieval\.dim is 9, not a multiple of retrieval\.user_encoder\.num_heads 2"
+    ):
         RetrievalTrainerConfig(**{**KNOBS, "dim": 9})

@@ -6,6 +6,7 @@ Shapes: B windows, L history, P = L + 1 positions, M positions that ask, T targe
 import math
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -19,6 +20,8 @@ from recsys.data.splits import TEST, VALIDATION, GlobalTime
 from recsys.features.encode import encode_queries
 from recsys.features.spec import Features
 from recsys.replay.evaluation_queries import EvaluationQueries
+from recsys.retrieval.softmax import SoftmaxLoss
+from recsys.retrieval.transformer import TransformerEncoder
 from recsys.training import retrieval, validation_queries
 from recsys.training.examples import history_windows
 from recsys.training.prepare import prepare
@@ -34,11 +37,10 @@ from recsys.training.validation_queries import ValidationQueries
 
 KNOBS = {
     "dim": 8,
-    "num_blocks": 1,
-    "num_heads": 2,
+    "user_encoder": partial(TransformerEncoder, num_blocks=1, num_heads=2),
+    "loss": SoftmaxLoss(temperature=0.3),
     "dropout": 0.0,
     "id_dropout": 0.0,
-    "temperature": 0.3,
     "negatives": 0,
     "lookahead": 3,
     "lookahead_decay": 0.5,
@@ -269,7 +271,7 @@ def test_a_training_step_is_the_likelihood_of_what_serving_would_have_ranked(wor
     step = task.training_step(world.every_window())
     events, positives = world.events, np.flatnonzero(world.examples.positives)
     vectors = served_vectors(world, task, events.rows[positives])
-    logits = vectors @ task.catalogue_vectors().T / KNOBS["temperature"]
+    logits = vectors @ task.catalogue_vectors().T / KNOBS["loss"].temperature
     unmet = np.setdiff1d(np.arange(logits.shape[1]), events.items)
     logits[:, unmet] = -torch.inf
     log_chances = logits.log_softmax(1)

@@ -3,13 +3,32 @@
 Shapes: M positions, N items, D dim, T targets a position.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from recsys.errors import check_ranges
+
 TILE_LOGITS = {"cpu": 2**20, "cuda": 2**27}
 """logits of a tile, by device: about the cache of a core, or enough to occupy a GPU"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoftmaxLoss:
+    """Softmax over the items of a step, with the logQ correction where they are a sample."""
+
+    temperature: float
+    """divides the cosine before the softmax"""
+
+    def __post_init__(self) -> None:
+        check_ranges("retrieval.loss", temperature=(self.temperature, 1e-3, 10.0))
+
+    def __call__(
+        self, users: Tensor, items: Tensor, targets: Tensor, weights: Tensor, log_expected: Tensor | None
+    ) -> Tensor:
+        return softmax_loss(users, items, targets, weights, temperature=self.temperature, log_expected=log_expected)
 
 
 def softmax_loss(

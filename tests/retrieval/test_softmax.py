@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from recsys.nn import softmax
-from recsys.nn.softmax import softmax_loss
+from recsys.retrieval import softmax
+from recsys.retrieval.softmax import softmax_loss
 
 TEMPERATURE = 0.5
 M, N, D, T = 7, 9, 4, 3

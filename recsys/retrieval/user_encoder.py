@@ -1,0 +1,34 @@
+"""The seam of the user tower: how a history becomes one state for each of its positions.
+
+An encoder is a `torch.nn.Module` whose class takes `dim`, `length` and `dropout` and, beside them, the keys of its own
+file in conf/retrieval/user_encoder.
+
+Shapes: B batch, L history, D dim; P = L + 1 positions, the first before any event.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Protocol
+
+from torch import Tensor, nn
+
+
+class UserEncoder(nn.Module, ABC):
+    """A causal encoder of histories.
+
+    State p reads tokens 0 to p alone, and of those only the present ones: one pass over a window of events trains every
+    position of it, and padding changes no state, so windows of different lengths can be batched.
+    """
+
+    @abstractmethod
+    def forward(self, tokens: Tensor, present: Tensor) -> Tensor:
+        """Return the states [B, P, D] of a history up to each of its positions.
+
+        tokens [B, P, D]: the start token, then the events, oldest first; present [B, L] bool, False at padding.
+        """
+
+
+class UserEncoderFactory(Protocol):
+    """A file of conf/retrieval/user_encoder, instantiated: the class of an encoder with its own keys filled in."""
+
+    def __call__(self, *, dim: int, length: int, dropout: float) -> UserEncoder:
+        """Build the encoder of histories of at most `length` events; ConfigError for keys out of range."""
