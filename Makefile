@@ -22,7 +22,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 demo: setup  ## MovieLens 100K: prepare, train, evaluate, export, serve on Triton, recommend
-	$(BIN)/python benchmarks/demo.py
+	$(BIN)/python -m serving demo
 
 serve: setup  ## everything that serves, from what `make demo` exported (or SERVE=folder): an HTTP door on port 8080
 	$(BIN)/python -m serving up $(SERVE)

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from hydra import compose, initialize_config_dir
 from hypothesis import settings
 from omegaconf import DictConfig, OmegaConf
 
+import train
 from recsys.bundle import Bundle
 from recsys.contracts import Query
 from recsys.data.dataset import DESCRIPTION_FILE, Dataset
@@ -36,9 +36,6 @@ settings.register_profile("house", deadline=None)
 settings.load_profile("house")
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-import train  # noqa: E402
-
 TINY = (
     "recipe=synthetic",
     "data.users=120",

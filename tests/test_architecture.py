@@ -48,6 +48,7 @@ MAY_IMPORT = {
         "items",
         "pipeline",
         "policy",
+        "replay",
         "stages",
         "user_seed",
     },

@@ -25,7 +25,7 @@ class ColdItemPopularityModel:
     """Ridge regression of log popularity on content, fitted on items with interactions, applied to items without.
 
     Popularity decays with the age of an event. Beside towers with id dropout it has not been shown to help
-    (benchmarks/cold_items.py); alone it gives candidates to users without a history.
+    (benchmarks/claims/retrieval/cold_items.py); alone it gives candidates to users without a history.
     """
 
     def __init__(

@@ -13,12 +13,11 @@ from rich.text import Text
 
 from recsys.bundle import Bundle
 from recsys.cli.rules import login
-from recsys.cli.show import item_names
 from recsys.errors import DataError
 from recsys.items.catalogue_overlay import CatalogueOverlay
 from recsys.items.schema import ItemSchema
 from recsys.items.store import Change, Edit, ItemStore, Position
-from recsys.stages import read_overlay
+from recsys.stages import item_names, read_overlay
 
 items = typer.Typer(no_args_is_help=True, help="Change items between trainings, see who changed what.")
 console = Console()

@@ -73,6 +73,12 @@ def serve(context: typer.Context) -> None:
     os.execv(sys.executable, [sys.executable, "-m", "serving", "up", *context.args])
 
 
+@app.command(context_settings=PASSED_ON)
+def demo(context: typer.Context) -> None:
+    """Train, export, serve and query on MovieLens 100K; as python -m serving demo."""
+    os.execv(sys.executable, [sys.executable, "-m", "serving", "demo", *context.args])
+
+
 def _as_program(name: str, arguments: Sequence[str]) -> None:
     """Let what parses the command line see only its own arguments."""
     sys.argv = [name, *arguments]

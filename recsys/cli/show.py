@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-import polars as pl
 from rich import box
 from rich.table import Table
 from rich.text import Text
@@ -25,9 +24,3 @@ def slate_table(slate: Slate, names: Mapping[str, str]) -> Table:
     degraded = f"degraded: {', '.join(slate.degraded)}; " if slate.degraded else ""
     table.caption = f"{degraded}bundle {slate.bundle}, rules {slate.rules}"
     return table
-
-
-def item_names(catalogue: pl.DataFrame, title: str | None) -> dict[str, str]:
-    """Return item id -> display name."""
-    shown = catalogue[title].to_list() if title in catalogue.columns else [None] * catalogue.height
-    return {item: name or item for item, name in zip(catalogue["item"], shown, strict=True)}

@@ -209,7 +209,7 @@ ESTIMATORS: Mapping[str, Estimator] = {
     "DR-os, SLOPE": slope_shrinkage,
 }
 DEFAULT = "SN-DR"
-"""chosen by benchmarks/off_policy.py in simulations of known truth: intervals that cover in all, then least error"""
+"""chosen in simulations of known truth, benchmarks/claims/policy/off_policy.py: intervals that cover, then least error"""
 
 
 @dataclass(frozen=True, kw_only=True)

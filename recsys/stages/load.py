@@ -63,6 +63,12 @@ def read_schema(bundle: Bundle) -> ItemSchema:
     return ItemSchema.of(bundle, read_spec(bundle))
 
 
+def item_names(catalogue: pl.DataFrame, title: str | None) -> dict[str, str]:
+    """Return item id -> display name."""
+    shown = catalogue[title].to_list() if title in catalogue.columns else [None] * catalogue.height
+    return {item: name or item for item, name in zip(catalogue["item"], shown, strict=True)}
+
+
 def read_overlay(bundle: Bundle) -> CatalogueOverlay:
     """Its items before any change."""
     return CatalogueOverlay.of(read_schema(bundle), read_catalogue(bundle))

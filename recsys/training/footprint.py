@@ -6,7 +6,8 @@
 
 `estimate` is pure arithmetic and imports neither torch nor polars. It counts the arrays of each step; the memory of the
 libraries is calibrated on one measured training of 37,872 events, 20,000 users and 40 items (1.6 GiB).
-benchmarks/training_memory.py compares others with their estimate. Time is that of two idle cores, to a factor of about three.
+benchmarks/claims/data/training_memory.py compares others with their estimate. Time is that of two idle cores, to a factor of
+about three.
 
 Shapes: N items, B positions of a step, D dim.
 """

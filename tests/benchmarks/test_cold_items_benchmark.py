@@ -1,6 +1,5 @@
 """The cold-item benchmark on a world of a few films: nothing of a withheld item is known before it is asked for."""
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,13 +7,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-import cold_items
-import cold_world
-from cold_content import ContentNeighbours
-from cold_items import COLD, COLD_IN_ALL, OURS, PEER, WARM, WITHOUT
-from cold_world import World
-
+from benchmarks.claims.retrieval import cold_items
+from benchmarks.claims.retrieval.cold_items import COLD, COLD_IN_ALL, OURS, PEER, WARM, WITHOUT
+from benchmarks.lib import cold_world
+from benchmarks.lib.cold_content import ContentNeighbours
+from benchmarks.lib.cold_world import World
 from recsys.content.text import TextVectors
 from recsys.data.dataset import Dataset
 from recsys.data.description import ITEM

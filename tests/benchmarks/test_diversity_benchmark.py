@@ -1,15 +1,12 @@
-"""Where benchmarks/diversity.py chooses its settings: never by what has learnt from it, and before the test."""
+"""Where benchmarks/claims/policy/diversity.py chooses its settings: never by what has learnt from it, and before the test."""
 
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-import diversity
-from diversity import chosen_on
-
+from benchmarks.claims.policy import diversity
+from benchmarks.claims.policy.diversity import chosen_on
 from recsys.data.splits import TEST, VALIDATION
 from recsys.errors import ConfigError
 

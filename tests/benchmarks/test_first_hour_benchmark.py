@@ -1,17 +1,13 @@
 """The table of cases: what counts as right, and that nothing runs twice."""
 
 import json
-import sys
-from pathlib import Path
 
 import polars as pl
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-import first_hour
-from data_check import figures, measure, tables, write
-from measured_process import ProcessResult, run_measured
-
+from benchmarks.claims.data import first_hour
+from benchmarks.claims.data.data_check import figures, measure, tables, write
+from benchmarks.lib.measured_process import ProcessResult, run_measured
 from recsys.errors import ConfigError
 
 

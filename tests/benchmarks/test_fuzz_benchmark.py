@@ -1,14 +1,9 @@
-"""A few hundred of the broken payloads of benchmarks/fuzz.py at the real Triton."""
-
-import sys
-from pathlib import Path
+"""A few hundred of the broken payloads of benchmarks/claims/serving/fuzz.py at the real Triton."""
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from fuzz import PLANTED, Fuzzed, Told, figures, fuzz
-from payloads import BREAKS, Payload, payloads, request_of
-
+from benchmarks.claims.serving.fuzz import PLANTED, Fuzzed, Told, figures, fuzz
+from benchmarks.lib.payloads import BREAKS, Payload, payloads, request_of
 from recsys.contracts import Query
 
 NUM = 440

@@ -1,14 +1,12 @@
 """The load generator against a server that answers, refuses, breaks off and never answers."""
 
 import asyncio
-import sys
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from load import NO_ANSWER, WRONG, Load, Plan
+from benchmarks.lib.load import NO_ANSWER, WRONG, Load, Plan
 
 SLATE = b'{"rung": "recommend", "items": [{"item": "a"}, {"item": "b"}], "degraded": ["state:slow"]}'
 REFUSAL = b'{"error": "' + b"x" * 500 + b'"}'

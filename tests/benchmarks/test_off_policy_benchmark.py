@@ -1,18 +1,24 @@
 """The benchmark of off-policy evaluation in worlds and shops that take no time."""
 
 import dataclasses
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-import off_policy
-import off_policy_report
-from bandit_world import WORLDS, World
-from off_policy import BOOTSTRAP, INTERVAL, LOGGED, Direction, choose, directions, figures, shop, simulated
-
+from benchmarks.claims.policy import off_policy
+from benchmarks.claims.policy.off_policy import (
+    BOOTSTRAP,
+    INTERVAL,
+    LOGGED,
+    Direction,
+    choose,
+    directions,
+    figures,
+    shop,
+    simulated,
+)
+from benchmarks.lib import off_policy_report
+from benchmarks.lib.bandit_world import WORLDS, World
 from recsys.errors import DataError
 from recsys.experiments.logged_policy import shares
 from recsys.experiments.off_policy import DEFAULT, ESTIMATORS, OffPolicyData, ips

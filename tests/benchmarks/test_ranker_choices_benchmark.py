@@ -1,20 +1,27 @@
 """The benchmark of what the ranker is made of: its variants are what they are called, and its figures are right."""
 
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-import ranker_choices
-from ranker_choices import AFRESH, OURS, PLANTED, FreshEmbeddingTask, Job, ahead, figures, run, ways, without
-from ranker_peers import BOTTOM, DEFAULT, MMOE, PEERS, STEM, model_of
-from ranker_truth import CONFIG
-from ranker_world import Examples
-
+from benchmarks.claims.ranking import ranker_choices
+from benchmarks.claims.ranking.ranker_choices import (
+    AFRESH,
+    OURS,
+    PLANTED,
+    FreshEmbeddingTask,
+    Job,
+    ahead,
+    figures,
+    run,
+    ways,
+    without,
+)
+from benchmarks.claims.ranking.ranker_truth import CONFIG
+from benchmarks.lib.ranker_peers import BOTTOM, DEFAULT, MMOE, PEERS, STEM, model_of
+from benchmarks.lib.ranker_world import Examples
 from recsys.data.sources.planted import EFFECTS, Planted
 from recsys.training.ranking import RankingTask
 from recsys.training.ranking_examples import tensors

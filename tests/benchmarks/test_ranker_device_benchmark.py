@@ -1,13 +1,10 @@
 """The benchmark of the ranker on a device runs on a CPU too, small, and says so where it measured nothing."""
 
 import sys
-from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-import ranker_device
-
+from benchmarks.claims.ranking import ranker_device
 from recsys.nn import sparse_embedding
 
 

@@ -2,18 +2,14 @@
 
 import dataclasses
 import pickle
-import sys
-from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-import ranker_objectives
-from objective_cases import PRIOR, Case, folder_of
-from ranker_objectives import BOOSTED, OURS, RATE, Answers, figures, jobs, read, run, twin
-
+from benchmarks.claims.ranking import ranker_objectives
+from benchmarks.claims.ranking.ranker_objectives import BOOSTED, OURS, RATE, Answers, figures, jobs, read, run, twin
+from benchmarks.lib.objective_cases import PRIOR, Case, folder_of
 from recsys.contracts import PAD
 from recsys.data.dataset import canonical
 from recsys.data.sources.synthetic import Synthetic

@@ -1,15 +1,11 @@
 """The benchmark of what a ranker costs to serve, on a world that takes no time."""
 
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-import ranker_serving
-from ranker_serving import DEFAULT, LARGE, draw, figures, measured, sizes, table
-
+from benchmarks.claims.ranking import ranker_serving
+from benchmarks.claims.ranking.ranker_serving import DEFAULT, LARGE, draw, figures, measured, sizes, table
 from recsys.data.sources.planted import EFFECTS, Planted
 
 TINY = Planted(users=60, items=60, rounds=12, slate=5, seed=0, strength=2.0, effects=tuple(EFFECTS))

@@ -1,6 +1,5 @@
 """The benchmark of the ranker's truth on worlds that take no time, and its measures against textbook values."""
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,12 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-import ranker_truth
-from ranker_peers import CROSSED, DEFAULT, PEERS, POOLED, TOWERS, model_of, rates
-from ranker_truth import CONFIG, OURS, RATES, Job, jobs, learnt, run, single
-from ranker_world import Examples, agreement, tabular, trained, truth_metrics
-
+from benchmarks.claims.ranking import ranker_truth
+from benchmarks.claims.ranking.ranker_truth import CONFIG, OURS, RATES, Job, jobs, learnt, run, single
+from benchmarks.lib.ranker_peers import CROSSED, DEFAULT, PEERS, POOLED, TOWERS, model_of, rates
+from benchmarks.lib.ranker_world import Examples, agreement, tabular, trained, truth_metrics
 from recsys.data.sources.planted import EFFECTS, OBJECTIVES, Planted
 from recsys.errors import ConfigError
 from recsys.ranking.base import INITIAL_LOGIT

@@ -1,20 +1,14 @@
 """The index benchmark on catalogues that take no time."""
 
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-import result_file
-import retrieval_device
-import retrieval_index
-import retrieval_vectors
-from result_file import Figure, write_result
-
+from benchmarks.claims.retrieval import retrieval_device, retrieval_index
+from benchmarks.lib import result_file, retrieval_vectors
+from benchmarks.lib.result_file import Figure, write_result
 from recsys.errors import DataError
 
 K = 5

@@ -9,10 +9,15 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-import retrieval_training
-from retrieval_training import Stopwatch, composed, figures, read, train_ours, train_rectools
-
+from benchmarks.claims.retrieval import retrieval_training
+from benchmarks.claims.retrieval.retrieval_training import (
+    Stopwatch,
+    composed,
+    figures,
+    read,
+    train_ours,
+    train_rectools,
+)
 from recsys.errors import DataError
 from recsys.replay.evaluation_queries import EvaluationQueries
 

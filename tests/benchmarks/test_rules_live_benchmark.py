@@ -1,11 +1,17 @@
 """The benchmark of published rules, without its server."""
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from rules_live import NUM_RULES, Answer, Load, changed, figures, publish, races, summary, tampering, text
-
+from benchmarks.claims.serving.rules_live import (
+    NUM_RULES,
+    Answer,
+    Load,
+    changed,
+    figures,
+    publish,
+    races,
+    summary,
+    tampering,
+    text,
+)
 from recsys.policy.rules import RuleSet
 from recsys.policy.store import RuleStore
 

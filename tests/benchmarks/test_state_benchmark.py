@@ -1,12 +1,8 @@
 """The benchmark of user states, small."""
 
 import asyncio
-import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from state import BATCH, HISTORY, batches, figures, fill, opened, reads, run, summary
-
+from benchmarks.claims.serving.state import BATCH, HISTORY, batches, figures, fill, opened, reads, run, summary
 from serving.state.store_factory import SQLITE
 
 USERS = 30

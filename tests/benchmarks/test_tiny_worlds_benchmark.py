@@ -1,16 +1,11 @@
 """A slice of the tiny worlds: each ends with a bundle that serves or with one sentence, never with a traceback."""
 
-import sys
-from pathlib import Path
-
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-import tiny_worlds
-from eager_graphs import eager_graphs
-from tiny_world_logs import WORLDS
-from tiny_worlds import REFUSED, SERVES, attempt
-
+from benchmarks.claims.data import tiny_worlds
+from benchmarks.claims.data.tiny_worlds import REFUSED, SERVES, attempt
+from benchmarks.lib.eager_graphs import eager_graphs
+from benchmarks.lib.tiny_world_logs import WORLDS
 from recsys.data.sources.tables import Tables
 from recsys.errors import RecsysError
 

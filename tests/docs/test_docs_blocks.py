@@ -113,6 +113,8 @@ def test_a_command_is_understood(words: list[str]) -> None:
         case ["python", "export.py", *overrides]:
             with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
                 compose("export", overrides=overrides)
+        case ["python", "-m", module, *_] if module.startswith("benchmarks."):
+            assert (ROOT / module.replace(".", "/")).with_suffix(".py").is_file()
         case ["python", "-m", program, *arguments]:
             parses(program, arguments)
         case ["python", script, *_]:

@@ -21,6 +21,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from benchmarks.lib.wall_clock import WallClock
 from recsys.contracts import Query
 from recsys.pipeline import recommend
 from recsys.stages import read_spec
@@ -31,10 +32,6 @@ from serving.processes import choose_ports, command_line, group, until
 from serving.state.exposure_counts import ExposureCounts
 from serving.state.seeding import seed
 from serving.state.store_factory import open_states
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
-from wall_clock import WallClock
 
 PATIENCE_S = 120.0
 K = 5

@@ -1,0 +1,1 @@
+"""Worlds, load, faults, peers, pictures and result files that claims share."""
