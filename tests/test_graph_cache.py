@@ -75,6 +75,28 @@ def test_other_weights_fill_the_same_structure(tmp_path, traced):
     assert len(traced) == 1
 
 
+class Looked(nn.Module):
+    """A vector of a table for each candidate."""
+
+    def __init__(self, rows):
+        super().__init__()
+        self.table = nn.Embedding(rows, 3)
+
+    def score(self, batch):
+        return (self.table(batch["candidate_ids"]) * batch["number"].unsqueeze(1)).sum(-1)
+
+
+def test_a_table_that_grew_fills_the_same_structure(tmp_path, traced):
+    inputs = (INPUTS[0], TensorSpec(name="candidate_ids", dtype="int64", shape=(-1,)))
+    for rows in (5, 50):
+        module = Looked(rows)
+        graphs._export(module, module.score, inputs, ("scores",), tmp_path / "a.onnx")
+    arrays = {"number": np.ones((1, 3), np.float32), "candidate_ids": np.array([[49, 0]])}
+    wanted = module.table.weight[[49, 0]].sum(1).detach().numpy()
+    np.testing.assert_allclose(OnnxModel(tmp_path / "a.onnx", inputs)(arrays)[0], wanted, rtol=1e-5)
+    assert len(traced) == 1
+
+
 @pytest.mark.parametrize("changed", [{"scale": 3.0}, {"hidden": 5}])
 def test_another_attribute_or_size_is_traced(tmp_path, traced, changed):
     export(scaled(), tmp_path / "a.onnx")

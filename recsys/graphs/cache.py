@@ -32,13 +32,17 @@ CACHE_PREFIX = "graphs-"
 
 
 def graph_key(module: nn.Module, inputs: Sequence[TensorSpec], outputs: Sequence[str]) -> str:
-    """Return the digest of classes, plain attributes, shapes of the weights, inputs and outputs of a module."""
+    """Return the digest of classes, plain attributes, shapes of the weights, inputs and outputs of a module.
+
+    The rows of embedding tables are left out: a vocabulary grows from one training to the next, its graph stays.
+    """
+    tables = {name for name, part in module.named_modules() if isinstance(part, nn.Embedding)}
     structure = [
+        *([name, repr(type(part)), _plain(vars(part), ("num_embeddings",))] for name, part in module.named_modules()),
         *(
-            [name, f"{type(part).__module__}.{type(part).__qualname__}", _plain(vars(part))]
-            for name, part in module.named_modules()
+            [name, list(one.shape[name.rpartition(".")[0] in tables :]), str(one.dtype)]
+            for name, one in module.state_dict().items()
         ),
-        *([name, list(one.shape), str(one.dtype)] for name, one in module.state_dict().items()),
         *([one.name, list(one.shape), one.dtype] for one in inputs),
         *outputs,
     ]
@@ -81,10 +85,11 @@ def with_weights(graph: onnx.ModelProto, weights: Mapping[str, np.ndarray]) -> o
     return filled
 
 
-def _plain(values: Any) -> Any:
+def _plain(values: Any, left_out: Sequence[str] = ()) -> Any:
     """Return numbers, text, and mappings and sequences of them; the name of its class for anything else."""
     if isinstance(values, Mapping):
-        return {str(name): _plain(one) for name, one in values.items() if not str(name).startswith("_")}
+        names = (name for name in values if not str(name).startswith("_") and name not in left_out)
+        return {str(name): _plain(values[name]) for name in names}
     if isinstance(values, list | tuple):
         return [_plain(one) for one in values]
     return values if isinstance(values, bool | int | float | str | None) else type(values).__name__

