@@ -61,8 +61,12 @@ class Query:
     """"item", or a category column of the catalogue -> values that the user does not want to see, not even pinned"""
     request_id: str = ""
     """seeds exploration, so that a slate can be replayed"""
+    impressions: Mapping[str, float] = field(default_factory=dict)
+    """item -> how often this user was shown it: frequency rules read it"""
     exposure: Mapping[str, float] = field(default_factory=dict)
-    """counters for caps, kept by the caller"""
+    """"column=value" -> share of what everybody was shown, or counters of the caller's by any name: exposure rules and
+    conditions read it
+    """
 
     def to_json(self) -> str:
         """QueryError for a value that JSON does not know."""
@@ -186,6 +190,7 @@ def query_from_dict(document: Any) -> Query:
     fields = _object("query", document)
     _refuse_unknown("query", fields, Query)
     history = fields.get("history", [])
+    exposure = _numbers("query", "exposure", fields.get("exposure", {}))
     if not isinstance(history, list | tuple):
         raise QueryError(f"query.history is a {type(history).__name__}; send a list of events, newest last")
     return Query(
@@ -202,7 +207,9 @@ def query_from_dict(document: Any) -> Query:
             for column, values in _object("query", fields.get("hidden", {}), "hidden").items()
         },
         request_id=_text("query", "request_id", fields.get("request_id", "")),
-        exposure=_numbers("query", "exposure", fields.get("exposure", {})),
+        # callers of 0.1 sent both in one field, which is read for one release
+        impressions=_numbers("query", "impressions", fields["impressions"]) if "impressions" in fields else exposure,
+        exposure=exposure,
     )
 
 

@@ -33,6 +33,7 @@ QUERIES = st.builds(
     surface=st.text(),
     exclude=st.lists(st.text(), max_size=2).map(tuple),
     request_id=st.text(),
+    impressions=st.dictionaries(st.text(), NUMBERS, max_size=2),
     exposure=st.dictionaries(st.text(), NUMBERS, max_size=2),
     hidden=st.dictionaries(st.text(), st.lists(st.text(), max_size=2).map(tuple), max_size=2),
 )
@@ -189,3 +190,10 @@ def test_an_entry_point_exits_with_one_sentence(capsys, error, code):
 def test_a_defect_keeps_its_traceback():
     with pytest.raises(ZeroDivisionError), exit_on_error():
         raise ZeroDivisionError
+
+
+def test_a_query_of_before_sends_impressions_and_shares_in_one_field():
+    before = query_from_dict({"user": "u", "now": 1.0, "exposure": {"50": 3, "genre=War": 0.4}})
+    assert before.impressions == before.exposure == {"50": 3.0, "genre=War": 0.4}
+    now = query_from_dict({"user": "u", "now": 1.0, "exposure": {"50": 3}, "impressions": {}})
+    assert (now.impressions, now.exposure) == ({}, {"50": 3.0})

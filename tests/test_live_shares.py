@@ -95,7 +95,7 @@ def test_what_a_query_brings_comes_first_and_is_not_told_again(
 ) -> None:
     (first,) = recommend(queries[:1], live)
     best = first.items[0].item
-    own = replace(queries[0], exposure={f"item={best}": 0.9, best: 2.0})
+    own = replace(queries[0], exposure={f"item={best}": 0.9}, impressions={best: 2.0})
     (slate,) = recommend([own], live)
     assert best not in {place.item for place in slate.items}
     assert not own.exposure.keys() & slate.exposure.keys()

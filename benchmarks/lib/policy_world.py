@@ -159,7 +159,7 @@ def requests(num: int, rng: np.random.Generator) -> Iterator[tuple[Query, Candid
             surface="home",
             request_id=str(number),
             history=tuple(Event(user="u", item=f"i{row}", timestamp=0.0) for row in rng.integers(0, ITEMS, HISTORY)),
-            exposure={f"i{row}": 4.0 for row in rows[:5]},
+            impressions={f"i{row}": 4.0 for row in rows[:5]},
         )
         offered = Candidates(
             items=rows[None], scores=scores, source_scores=np.repeat(scores[..., None], 2, axis=2), degraded=((),)

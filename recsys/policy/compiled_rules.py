@@ -194,7 +194,7 @@ class CompiledRules:
         for quota in self.quotas.frequencies:
             limit = self.quotas.limits[quota]
             often = [
-                [self.row_of[key] for key, num in query.exposure.items() if num >= limit and key in self.row_of]
+                [self.row_of[key] for key, num in query.impressions.items() if num >= limit and key in self.row_of]
                 for query in queries
             ]
             item_violations |= self.quotas.bits[quota] * (rows_in_sets(rows, often) & quotas[..., quota])

@@ -21,7 +21,7 @@
 | pin       | puts one item, or the best candidate for which a condition holds, at a position (0 is the first)        |
 | cap       | at most so many items that share a value of a column, or that satisfy a condition, in the first `top`   |
 | floor     | at least so many items that satisfy a condition in the first `top`                                      |
-| frequency | no item that this user was shown so often (Query.exposure[item])                                        |
+| frequency | no item that this user was shown so often (Query.impressions[item])                                     |
 | exposure  | utility x least / share below `least`, x most / share above `most`, within BOUNDS, and that to the power |
 |           | `strength` (1 if not given: a pull; 30: a limit). Share is Query.exposure["column=value"], what the     |
 |           | caller counted of the value in all that was shown. The column `item` limits every item by itself        |

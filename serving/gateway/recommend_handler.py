@@ -89,7 +89,7 @@ class RecommendHandler:
             exclude=tuple(dict.fromkeys([*parsed.exclude, *self.repeat_filter.barred(state, now)])),
             hidden=state.hidden,
             request_id=context.request_id,
-            exposure=state.shown,
+            impressions=state.shown,
         )
         document = query_document(query)
         return SlateRequest(
@@ -125,6 +125,7 @@ def query_document(query: Query) -> dict[str, Any]:
         "exclude": query.exclude,
         "hidden": query.hidden,
         "request_id": query.request_id,
+        "impressions": query.impressions,
         "exposure": query.exposure,
     }
 

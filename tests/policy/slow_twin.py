@@ -68,7 +68,7 @@ def lies(name, row, asked):
         "cap-old": lambda: year < 1990,
         "floor-old": lambda: year < 1990,
         "floor-genre": lambda: "d" in genres,
-        "frequency": lambda: asked.exposure.get(f"i{row}", 0) >= 2,
+        "frequency": lambda: asked.impressions.get(f"i{row}", 0) >= 2,
     }[name]()
 
 

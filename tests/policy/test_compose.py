@@ -105,7 +105,10 @@ def requests(draw):
         more = {
             "profile": draw(st.sampled_from([{}, {"age": 12, "since": 1990}, {"age": 12}, {"age": 40, "since": 1985}])),
             "context": draw(st.sampled_from([{}, {"tired_of": "a"}, {"tired_of": 5}])),
-            "exposure": draw(st.sampled_from([{}, {"i1": 2.0, "i4": 5.0, "i6": 1.0, "unknown": 9.0}, SHOWN])),
+            "impressions": draw(
+                st.sampled_from([{}, {"i1": 2.0, "i4": 5.0, "i6": 1.0, "unknown": 9.0, "item=i0": 9.0}])
+            ),
+            "exposure": draw(st.sampled_from([{}, SHOWN])),
         }
         more["hidden"] = draw(st.sampled_from([{}, {}, {"item": ("i3", "i8")}, {"genre": ("b",)}, HIDDEN]))
         queries.append(query(draw(st.integers(1, 12)), draw(few), draw(few), surface, **more))

@@ -170,7 +170,7 @@ def test_every_item_can_be_limited_by_itself():
     rule = {"exposure": "item", "least": 0.0, "most": 0.001}
     shown = {**{f"item=x{number}": 0.5 for number in range(5_000)}, "item=50": 0.002, "item=53": 0.0005}
     assert factors(rule, exposure=shown) == [0.5, 1.0, 1.0, 1.0]
-    assert factors(rule, exposure={"50": 0.002}) == [1.0] * 4, "what this user was shown is counted under the plain id"
+    assert factors(rule, impressions={"item=50": 0.002}) == [1.0] * 4, "an item whose id looks like a share"
 
 
 def test_counters_of_a_batch_are_those_of_each_of_its_queries():
@@ -184,7 +184,7 @@ def test_counters_of_a_batch_are_those_of_each_of_its_queries():
 
 def test_frequencies_burden_what_was_shown_too_often():
     rules = compiled({"frequency": 3}, {"frequency": 2, "where": "genre == 'a'"})
-    asked = [ask(exposure={"50": 2, "52": 3, "53": 5, "?": 9}), ask()]
+    asked = [ask(impressions={"50": 2, "52": 3, "53": 5, "?": 9}, exposure={"50": 9}), ask()]
     rows = np.tile(ROWS, (2, 1))
     held = rules(asked, rows).holds[..., list(rules.quota_rules)]
     assert rules.item_violations(asked, rows, held).tolist() == [[1, 0, 2, 3], [0, 0, 0, 0]]

@@ -30,7 +30,7 @@ def queries(trained: Any) -> list[Query]:
         lambda query: query,
         lambda query: replace(query, exclude=tuple(ids[:9]), k=30),
         lambda query: replace(query, history=(), profile={}, context={}),
-        lambda query: replace(query, exposure={ids[0]: 3.0, "category=war": 0.4}, surface="home"),
+        lambda query: replace(query, impressions={ids[0]: 3.0, "category=war": 0.4}, surface="home"),
     )
     asked = trained.replay.queries(rows, k=10)
     return [
@@ -81,7 +81,7 @@ async def asked(door: Any, query: Query, **fields: Any) -> dict[str, Any]:
 
 def known_to(parts: Dependencies, query: Query) -> Dependencies:
     """The gateway at the moment of this query."""
-    parts.states.known[query.user] = UserState(history=query.history, shown=query.exposure)  # type: ignore[attr-defined]
+    parts.states.known[query.user] = UserState(history=query.history, shown=query.impressions)  # type: ignore[attr-defined]
     return parts
 
 
