@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 SERVE ?= runs/demo/serve
 
 help:  ## show this help
-	@grep -hE '^[a-z_]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z_-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
 setup: $(READY)  ## create .venv with everything the demo, the tests and the benchmarks need
 
@@ -30,6 +30,9 @@ serve: setup  ## everything that serves, from what `make demo` exported (or SERV
 test: check  ## lint, types and the whole test suite
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
+test-fast: setup  ## the tests that train nothing and start no stack, in a few minutes
+	$(BIN)/python -m pytest -n auto --dist loadfile -m 'not slow'
+
 check: setup  ## lint and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -46,4 +49,4 @@ format: setup  ## rewrite the code in the house style
 clean:  ## remove the environment and everything that runs wrote
 	rm -rf $(VENV) build runs multirun wandb
 
-.PHONY: help setup demo serve test check docs format clean
+.PHONY: help setup demo serve test test-fast check docs format clean

@@ -155,22 +155,6 @@ class Slate:
         return Slate(**{**document, "items": items, "degraded": tuple(document["degraded"])})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Impression:
-    """One shown item, as it goes to the event log to be learnt from."""
-
-    user: str
-    item: str
-    timestamp: float
-    request_id: str
-    position: int
-    propensity: float
-    probabilities: Mapping[str, float]
-    bundle: str
-    rules: str
-    degraded: tuple[str, ...]
-
-
 def _fields(noun: Any) -> dict[str, Any]:
     """Return the fields of an object for JSON; TypeError for another type."""
     if not isinstance(noun, Event | Query | SlateItem | Slate):

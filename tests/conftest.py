@@ -57,6 +57,9 @@ RULES = [
     {"name": "two-of-a-category", "cap": 2, "of": "category", "top": 5},
 ]
 
+SLOW_FIXTURES = {"trained", "run"}
+"""of tests that train a cascade or read a trained one"""
+
 Compose = Callable[..., DictConfig]
 Run = Callable[..., tuple[Report, Bundle]]
 
@@ -71,6 +74,13 @@ class Trained:
     stages: Stages
     dataset: Dataset
     replay: Replay
+
+
+def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
+    """Mark tests that train, and those of benchmarks: `make test-fast` leaves them out."""
+    for item in items:
+        if SLOW_FIXTURES & set(item.fixturenames) or item.path.parent.name == "benchmarks":
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -29,6 +29,8 @@ from recsys.errors import ConfigError, exit_on_error
 from recsys.evaluation.report import Report
 from recsys.training.experiment import check_same_configuration
 
+pytestmark = pytest.mark.slow
+
 DESCRIPTION = """
 interactions:
   {file: events.csv, user: user_id, item: film, timestamp: ts, actions: {rating: number}, context: {device: category}}

@@ -10,6 +10,8 @@ from recsys.graphs import cache as graph_cache
 from recsys.graphs import export as graphs
 from recsys.stages import OnnxModel
 
+pytestmark = pytest.mark.slow
+
 INPUTS = (
     TensorSpec(name="number", dtype="float32", shape=(3,)),
     TensorSpec(name="candidate_number", dtype="float32", shape=(-1, 3)),

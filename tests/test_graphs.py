@@ -29,6 +29,8 @@ from recsys.retrieval.two_tower import TowerEnsemble, TwoTower
 from recsys.stages import OnnxModel, ranker_inputs
 from recsys.training.prepare import prepare
 
+pytestmark = pytest.mark.slow
+
 NUM_SOURCES = 3
 BATCH_SIZES = (1, 2, 3, 17, 64)
 NUM_CANDIDATES = (1, 2, 57, 1_000)

@@ -25,6 +25,8 @@ from recsys.training.cascade import CascadeTrainer, TrainedRetrieval
 from recsys.training.prepare import prepare
 from recsys.training.trainer import FINISHED_FILE
 
+pytestmark = pytest.mark.slow
+
 ABOUT_THE_RUN = {"config.yaml", "lineage.json", "manifest.json", "metrics.json", "user_seed.arrow"}
 """the files of a bundle that tell of the run, its test and its users until now; all others are the model"""
 PROTOCOLS: dict[str, Splitter] = {

@@ -20,6 +20,8 @@ from recsys.stages import RANKER, Stages, load_stages
 from serving.client import Client
 from serving.triton_server import TritonServer
 
+pytestmark = pytest.mark.slow
+
 USERS, ITEMS = 60, 40
 SMALL = (
     "recipe=sequence",

@@ -14,6 +14,8 @@ from recsys.candidates.interfaces import CandidateSource
 from recsys.ranking.model import RankerModel
 from recsys.retrieval.user_encoder import UserEncoder
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"
 PAGES = {

@@ -33,6 +33,8 @@ from recsys.training.ranking import RankingTraining
 from recsys.training.slates import Slates, logged_examples
 from recsys.training.trainer import Trainer
 
+pytestmark = pytest.mark.slow
+
 MODELS = Path(__file__).parents[2] / "conf" / "ranking" / "model"
 NUM_SOURCES = 2
 SIZES = {

@@ -30,6 +30,8 @@ from recsys.training.prepare import prepare
 from recsys.training.retrieval import RetrievalExamples, RetrievalTrainerConfig
 from recsys.training.trainer import Trainer
 
+pytestmark = pytest.mark.slow
+
 FILES = Path(__file__).parents[2] / "conf" / "retrieval" / "user_encoder"
 B, L, D = 5, 6, 8
 

@@ -33,6 +33,8 @@ from serving.state.exposure_counts import ExposureCounts
 from serving.state.seeding import seed
 from serving.state.store_factory import open_states
 
+pytestmark = pytest.mark.slow
+
 PATIENCE_S = 120.0
 K = 5
 NO_HASTE = "--budget=20000"

@@ -19,6 +19,8 @@ from serving.model_failures import MIN_FAILURES, FailureMonitor
 from serving.processes import until
 from serving.triton_server import SHM, TritonServer
 
+pytestmark = pytest.mark.slow
+
 CONFIG = """
 name: "NAME"
 backend: "python"

@@ -15,6 +15,8 @@ from recsys.replay.evaluation_queries import EvaluationQueries
 from recsys.replay.replay import Replay
 from recsys.stages import Retrieve, load_stages
 
+pytestmark = pytest.mark.slow
+
 USERS, ITEMS, WEEKS, WEEK_S = 40, 40, 10, 7 * 86_400
 DESCRIPTION = """
 interactions: {file: events.csv, user: user, item: item, timestamp: ts, actions: {amount: number}}
