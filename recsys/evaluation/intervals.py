@@ -5,6 +5,9 @@ Shapes: B users.
 
 import numpy as np
 
+DRAWN_AT_ONCE = 2**18
+"""counts of a block of bootstrap samples, 2 MiB"""
+
 
 def weighted_mean(values: np.ndarray, weights: np.ndarray) -> float:
     """Return the mean of values [B] with weights [B]."""
@@ -49,5 +52,10 @@ def _means(values: np.ndarray, seed: int, weights: np.ndarray | None, samples: i
     weights = np.ones(len(values)) if weights is None else weights
     (distinct, weight), counts = np.unique(np.stack([values, weights]), axis=1, return_counts=True)
     generator, num_users = np.random.default_rng(seed), len(values)
-    draws = (generator.multinomial(num_users, counts / num_users) for _ in range(samples))
-    return np.fromiter((draw @ (weight * distinct) / (draw @ weight) for draw in draws), np.float64, count=samples)
+    columns, block = np.stack([weight * distinct, weight], axis=1), max(1, DRAWN_AT_ONCE // len(distinct))
+    sums = [
+        generator.multinomial(num_users, counts / num_users, size=min(block, samples - start)) @ columns
+        for start in range(0, samples, block)
+    ]
+    totals, weight_totals = np.concatenate(sums).T
+    return totals / weight_totals
