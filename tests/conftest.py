@@ -60,6 +60,15 @@ RULES = [
 SLOW_FIXTURES = {"trained", "run"}
 """of tests that train a cascade or read a trained one"""
 
+FIRST = (
+    "test_stack",
+    "test_entry_points",
+    "test_docs_blocks",
+    "test_sequence_recipe",
+    "test_leakage",
+    "test_ranker_models",
+)
+"""the longest files; those that read the trained world and those that do not in turn, so that no worker waits for another"""
 Compose = Callable[..., DictConfig]
 Run = Callable[..., tuple[Report, Bundle]]
 
@@ -81,6 +90,7 @@ def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
     for item in items:
         if SLOW_FIXTURES & set(item.fixturenames) or item.path.parent.name == "benchmarks":
             item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: FIRST.index(item.path.stem) if item.path.stem in FIRST else len(FIRST))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -241,7 +241,7 @@ def test_a_bad_job_of_a_sweep_ends_no_other_and_all_are_compared(
         "-m",
         *own(tables),
         "logger=offline",
-        "retrieval.dim=16,15,32",
+        "retrieval.learning_rate=0.001,2,0.002",
         f"hydra.sweep.dir={tmp_path}",
         "hydra.launcher.n_jobs=2",
     )
@@ -249,20 +249,20 @@ def test_a_bad_job_of_a_sweep_ends_no_other_and_all_are_compared(
     assert sweep.returncode == 1, stderr[-2_000:]
     assert "Traceback" not in stderr
     compared = json.loads((tmp_path / "comparison.json").read_text())
-    sentence = "retrieval.dim is 15, not a multiple of retrieval.user_encoder.num_heads 2"
+    sentence = "retrieval.learning_rate is 2; choose a number from 1e-07 to 1"
     assert ["error" in run for run in compared.values()] == [False, True, False]
     assert list(compared.values())[1] == {"error": sentence}
     assert f"error: {sentence}" in stderr
     assert f"failed: {sentence}" in stdout
     assert "1 of 3 jobs failed" in stdout
     assert str(tmp_path / "comparison.json") in stdout
-    dims = set()
+    rates = set()
     for job in (0, 2):
         settings = Bundle.open(tmp_path / str(job) / "bundle").document("config.yaml")
-        dims.add(settings["retrieval"]["dim"])
+        rates.add(settings["retrieval"]["learning_rate"])
         (logged,) = (tmp_path / str(job) / "wandb").glob("offline-run-*")
         assert [file for file in logged.glob("*.wandb") if file.stat().st_size > 1_000]
-    assert dims == {16, 32}
+    assert rates == {0.001, 0.002}
 
 
 @dataclass(frozen=True, kw_only=True)
