@@ -14,7 +14,7 @@ from scipy import sparse
 
 from recsys.candidates.interfaces import Arrays, CandidateSource, Document, SourceQuery
 from recsys.candidates.neighbour_kernels import event_scores, pair_scores, sum_neighbours
-from recsys.candidates.topk import top_k
+from recsys.candidates.topk import sparse_top_k
 from recsys.index import Index
 
 
@@ -36,16 +36,7 @@ class NeighbourScores:
 
     def top_k(self, k: int) -> np.ndarray:
         """Rows with a positive sum that are not hidden."""
-        counts = np.diff(self.starts)
-        allowed = self.sums > 0
-        if self.hidden is not None:
-            allowed &= ~self.hidden[self.rows]
-        scores = np.full((len(counts), counts.max(initial=0)), -np.inf, dtype=np.float32)
-        rows = np.zeros(scores.shape, dtype=np.int64)
-        filled = np.arange(scores.shape[1]) < counts[:, None]
-        scores[filled] = np.where(allowed, self.sums, np.float32(-np.inf))
-        rows[filled] = self.rows
-        return top_k(scores, rows, k)
+        return sparse_top_k(self.starts, self.rows, self.sums, self.hidden, k)
 
     def select(self, queries: np.ndarray) -> "NeighbourScores":
         counts = np.diff(self.starts)[queries]

@@ -26,3 +26,22 @@ def top_k(scores: np.ndarray, ids: np.ndarray, k: int) -> np.ndarray:
 
 _MINUS_INFINITY_KEY = (int(np.float32(np.inf).view(np.int32)) + 1) << 32
 """the key of -inf and id 0"""
+
+
+def sparse_top_k(
+    starts: np.ndarray, rows: np.ndarray, scores: np.ndarray, hidden: np.ndarray | None, k: int
+) -> np.ndarray:
+    """Return as `top_k` the rows with a score above 0 that are not hidden.
+
+    starts [B + 1]: query b has rows[starts[b]:starts[b + 1]] and their scores; hidden [N] bool.
+    """
+    counts = np.diff(starts)
+    allowed = scores > 0
+    if hidden is not None:
+        allowed &= ~hidden[rows]
+    padded = np.full((len(counts), counts.max(initial=0)), -np.inf, dtype=np.float32)
+    padded_rows = np.zeros(padded.shape, dtype=np.int64)
+    filled = np.arange(padded.shape[1]) < counts[:, None]
+    padded[filled] = np.where(allowed, scores, np.float32(-np.inf))
+    padded_rows[filled] = rows
+    return top_k(padded, padded_rows, k)

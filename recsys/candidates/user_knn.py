@@ -20,7 +20,7 @@ from recsys.candidates.interfaces import (
     TrainingInteractions,
     check_source,
 )
-from recsys.candidates.topk import top_k
+from recsys.candidates.topk import sparse_top_k
 from recsys.contracts import PAD
 from recsys.errors import check_ranges
 from recsys.index import Index
@@ -35,14 +35,7 @@ class UserKNNScores:
     hidden: np.ndarray | None
 
     def top_k(self, k: int) -> np.ndarray:
-        counts = np.diff(self.sums.indptr)
-        scores = np.full((len(counts), counts.max(initial=0)), -np.inf, dtype=np.float32)
-        rows = np.zeros(scores.shape, dtype=np.int64)
-        filled = np.arange(scores.shape[1]) < counts[:, None]
-        shown = np.ones(self.sums.nnz, dtype=bool) if self.hidden is None else ~self.hidden[self.sums.indices]
-        scores[filled] = np.where(shown, self.sums.data, -np.inf)
-        rows[filled] = self.sums.indices
-        return top_k(scores, rows, k)
+        return sparse_top_k(self.sums.indptr, self.sums.indices, self.sums.data, self.hidden, k)
 
     def select(self, queries: np.ndarray) -> "UserKNNScores":
         return replace(self, sums=self.sums[queries])
