@@ -21,6 +21,8 @@ from benchmarks.lib.result_file import ROOT, console
 
 BANNED = {"told", "said", "asked", "met", "mine", "worth", "wanted", "knobs", "say", "owed"}
 RIDDLE = re.compile(r"(What|Who|Whose|Whom|Whatever|How|Where|Which)\b")
+SHARED_NAMES = {"TritonPythonModel"}
+"""class names that a server looks for in every model"""
 KERNELS = ("numba", "triton")
 ENTRY_POINTS = {"__init__", "__main__", "main", "model"}
 Functions = ast.FunctionDef | ast.AsyncFunctionDef
@@ -114,7 +116,7 @@ def doubles(trees: Mapping[Path, ast.Module]) -> list[str]:
         node.name
         for tree in trees.values()
         for node in ast.walk(tree)
-        if isinstance(node, ast.ClassDef) and not node.name.startswith("_") and node.name != "TritonPythonModel"
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_") and node.name not in SHARED_NAMES
     )
     return [name for name, num in names.items() if num > 1]
 
