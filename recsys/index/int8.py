@@ -90,9 +90,11 @@ def _order_preserving(bits):
 @njit(nogil=True)
 def _kth_largest(lower, k):
     """The k-th largest of [G] numbers, rounded down by at most 2^-13 of it: a radix selection of the first 22 bits."""
+    # with so few groups each may hold a result: no floor
     if len(lower) <= k:
         return NO_SCORE
     bits, prefix = lower.view(np.int32), np.int64(0)
+    # 22 bits in two passes of 2,048 counters, which fit into the first-level cache; a floor may be too low, never too high
     for shift in (21, 10):
         counts = np.zeros(2048, dtype=np.int64)
         for at in range(len(bits)):
@@ -116,6 +118,7 @@ def _descending_order(scores):
     keys, order = np.empty(len(bits), dtype=np.int64), np.arange(len(bits))
     for at in range(len(bits)):
         keys[at] = 2**31 - 1 - _order_preserving(bits[at])
+    # stable by bytes from the lowest: equal scores keep the order of their rows, which is the order of ties
     for shift in (0, 8, 16, 24):
         starts, sorted_order = np.zeros(257, dtype=np.int64), np.empty_like(order)
         for key in keys:
@@ -167,6 +170,7 @@ def _compiled_approximate(dim: int) -> Callable[..., Any]:
     @njit(nogil=True, fastmath=FASTMATH)
     def approximate(codes, scales, rounded, step, start, num, scores):
         for at in range(num):
+            # int32 sums are exact here, see _query_levels, and compile to vector multiply-adds
             total = np.int32(0)
             for d in range(dim):
                 total = np.int32(total + np.int32(codes[start + at, d]) * np.int32(rounded[d]))
@@ -216,6 +220,7 @@ def _compiled_collect(dim: int) -> Callable[..., Any]:
             num = min(size, len(codes) - start)
             approximate(codes, scales, rounded, step, start, num, scores)
             for at in range(num):
+                # written always and kept by adding a boolean: a branch on the bound would often be mispredicted
                 rows[found] = start + at
                 upper = scores[at] + (norm * margins[start + at] + UNDERFLOW_ERROR)
                 found += allowed[start + at] and upper >= floor
@@ -251,6 +256,7 @@ def _compiled_search(dim: int) -> Callable[..., Any]:
     def search(codes, scales, margins, allowed, vectors, query, levels, best_scores, best_rows):
         k = len(best_rows)
         rounded, step, norm = _round_query(query, levels)
+        # groups of this size balance the number of groups, whose bounds are sorted, and the rows of reached groups
         size = max(round((len(codes) / (2 * k)) ** 0.5), 1)
         lower, upper = bounds(codes, scales, margins, allowed, rounded, step, norm, size)
         floor = _kth_largest(lower, k)

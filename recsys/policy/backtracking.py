@@ -34,10 +34,12 @@ def _backtrack(b, pool, limits, counts, floor_deficit, columns, by_utility):
     violations, infeasibility, scores = np.zeros(num, dtype=np.int64), np.zeros(num, dtype=np.int64), np.empty(num)
     full, capped = np.zeros(len(counts), dtype=np.int64), np.zeros(num, dtype=np.int64)
     tried, chosen = np.zeros((size + 1, num), dtype=np.bool_), np.full(size, -1, dtype=np.int64)
+    # two visits a position at least, so that a slate without dead ends is always found
     position, budget = 0, max(2 * size, MAX_COLUMNS_SCANNED // max(num, 1))
     while position < size:
         budget -= 1
         if pinned[b, position] >= 0:
+            # a pin leaves nothing to try; what was tried before it stays tried behind it
             tried[position + 1] = tried[position]
             _reset_tried(tried, position + 1, tops)
             position += 1
@@ -61,6 +63,7 @@ def _backtrack(b, pool, limits, counts, floor_deficit, columns, by_utility):
             position += 1
             continue
         position -= 1
+        # a dead end is undone at the last position that had a choice
         while position >= 0 and pinned[b, position] >= 0:
             position -= 1
         if position < 0 or budget < 0:

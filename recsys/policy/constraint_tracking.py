@@ -34,6 +34,7 @@ def choose_feasible(
     The check completes the slate constraint-first, a heuristic: a column that it rejects may still have a completion,
     one that it accepts surely has. Without any such column the plain best is returned.
     """
+    # the best column that works is taken: columns are tried in the order of the greedy choice
     remaining = free.copy()
     while remaining.any():
         column = best_column(remaining, violations, infeasibility, scores)
@@ -124,6 +125,7 @@ def count_pinned(b, pool, limits):
                 group = limits.groups[b, column, slot]
                 if group >= 0 and position < limits.tops[limits.group_quota[group]]:
                     counts[group] += 1
+    # pins come before caps: what they exceed alone counts as relaxed, whatever is chosen later
     for group in range(len(counts)):
         quota = limits.group_quota[group]
         if limits.active[b, quota] and counts[group] > limits.numbers[quota]:
@@ -146,6 +148,7 @@ def find_violations(b, position, pool, limits, counts, floor_deficit, full, capp
         bit = limits.bits[quota] if within and counts[group] >= limits.numbers[quota] else 0
         if full[group] != bit:
             full[group], changed = bit, True
+    # a slate position fills at most a few groups: the pass over all columns is the exception
     if changed:
         for c in range(len(capped)):
             capped[c] = 0
@@ -154,6 +157,7 @@ def find_violations(b, position, pool, limits, counts, floor_deficit, full, capp
                 if group >= 0:
                     capped[c] |= full[group]
     for c in range(len(violations)):
+        # a frequency rule holds at every position, a full cap from the position where it filled
         violations[c], infeasibility[c] = limits.item_violations[b, c] | capped[c], 0
     for f in range(len(limits.floors)):
         if floor_deficit[f] > 0 and position < limits.tops[limits.floors[f]]:
@@ -169,6 +173,7 @@ def _floor_violations(b, f, position, pool, limits, floor_deficit, violations, i
     """
     tops, floors = limits.tops, limits.floors
     remaining, joint_deficit = 0, 0
+    # this position itself is not counted: whether the floor still fits is asked for the column that takes it
     for later in range(position + 1, min(tops[floors[f]], pool.sizes[b])):
         remaining += pool.pinned[b, later] < 0
     for g in range(len(floors)):

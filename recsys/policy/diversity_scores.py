@@ -40,6 +40,7 @@ def initial_state(b, num, scoring):
     spans exp(600), and float32 factors would overflow.
     """
     mode = scoring.mode
+    # a factor row a position: beyond 1,024 the memory of a request would be tens of MiB
     rows = min(scoring.window, 1024) if mode == DPP else 0
     closest = np.full(num if mode != PLAIN else 0, 0.0 if mode == MAX_SUM else -math.inf)
     quality = np.empty(num if mode == DPP else 0)
@@ -82,6 +83,7 @@ def score_columns(b, diverse, scoring, state, scores):
     relevance = scoring.relevance[b]
     if not diverse:
         for c in range(len(scores)):
+            # the pool is in utility order: the index is the utility order without its ties
             scores[c] = -c
     elif scoring.mode == DPP:
         _dpp_gains(relevance, state, scores)
@@ -139,6 +141,7 @@ def add_to_slate(b, chosen, scoring, remaining, state):
     elif mode == DPP and number[0] < len(factors):
         row, cosines = number[0], _cosines(units, chosen, remaining)
         _subtract(cosines, factors[:row], chosen)
+        # rounding may leave a variance below that of the identity, or below 0 for two equal items
         root = np.float32(math.sqrt(max(closest[chosen], 1 / quality[chosen], 1e-12)))
         for c in range(len(cosines)):
             factors[row, c] = cosines[c] / root

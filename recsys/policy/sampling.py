@@ -55,6 +55,7 @@ def _argmax(allowed, values):
 @compiled()
 def _nth(allowed, uniform):
     """Return an allowed column uniformly at random."""
+    # a uniform just below 1 times the number can round up to the number itself
     rank = min(int(uniform * allowed.sum()), allowed.sum() - 1)
     for c in range(len(allowed)):
         if allowed[c]:

@@ -181,11 +181,13 @@ def _fill_slates(pool, limits, scoring, draws, selection):
     propensity of one position would no longer be exact.
     """
     for b in range(len(pool.sizes)):
+        # each fill changes counts and deficits in place, so every attempt begins with copies of the first ones
         floor_deficit, unavoidable = initial_floor_deficit(b, pool, limits)
         counts, pin_violations = count_pinned(b, pool, limits)
         unavoidable |= pin_violations
         relaxed = _fill(b, pool, limits, scoring, draws, selection, counts.copy(), floor_deficit.copy(), UNRESTRICTED)
         if relaxed and draws.mode == NO_EXPLORATION:
+            # bits compare as integers: a smaller number relaxes less important rules
             attainable = complete_constraint_first(
                 b, FIRST, pool, limits, pool.eligible[b].copy(), counts.copy(), floor_deficit.copy()
             )
@@ -209,6 +211,7 @@ def _recount_skipped(b, pool, limits, selection, counts, floor_deficit):
     """Recompute, for a slate found by backtracking, the skipped columns; return the bits that it relaxes."""
     free, num, relaxed = pool.eligible[b].copy(), pool.eligible.shape[1], 0
     violations, infeasibility = np.zeros(num, dtype=np.int64), np.zeros(num, dtype=np.int64)
+    # columns are in utility order, so the negative index is a score of that order
     scores = -1.0 * np.arange(num)
     full, capped = np.zeros(len(counts), dtype=np.int64), np.zeros(num, dtype=np.int64)
     selection.skipped[b] = 0
@@ -253,12 +256,14 @@ def _fill(b, pool, limits, scoring, draws, selection, counts, floor_deficit, att
     violations, infeasibility, scores = np.zeros(num, dtype=np.int64), np.zeros(num, dtype=np.int64), np.empty(num)
     full, capped = np.zeros(len(counts), dtype=np.int64), np.zeros(num, dtype=np.int64)
     allowed, remaining = free.copy(), free.copy()
+    # pinned items are not free, but the items above a position may be compared with them later
     remaining[pinned[b][pinned[b] >= 0]] = True
     state = initial_state(b, num, scoring)
     for position in range(pool.sizes[b]):
         chosen = pinned[b, position]
         if chosen < 0:
             find_violations(b, position, pool, limits, counts, floor_deficit, full, capped, violations, infeasibility)
+            # behind the window the order is that of utility, whatever the diversity
             diverse = mode != PLAIN and position < scoring.window
             score_columns(b, diverse, scoring, state, scores)
             best = best_column(free, violations, infeasibility, scores)

@@ -37,6 +37,7 @@ def probability_of_max(allowed, means, stds, chosen):
             if stds[c] == 0 and std == 0 and (means[c] > mean or (means[c] == mean and c < chosen)):
                 return 0.0
             lower = max(lower, means[c] - TAIL_STDS * stds[c])
+    # below `lower` some rival is larger almost surely, so the integrand is 0 there
     low = max(lower, mean - TAIL_STDS * std) if std > 0 else mean
     if mean + TAIL_STDS * std < lower:
         return 0.0
@@ -61,10 +62,12 @@ def _rivals(allowed, means, stds, chosen, low):
 def _integral(rivals, rival_stds, low, mean, std):
     """Integrate from `low` to the upper tail of `chosen`; panels that a rival almost surely exceeds are skipped."""
     total, x, high, num = 0.0, low, mean + TAIL_STDS * std, len(rivals)
+    # rivals below x leave for good: x only grows, so the kept ones can be moved to the front in place
     while x < high:
         num, width = _keep_reachable(rivals, rival_stds, num, x, std)
         if num == 0:
             return total + 0.5 * math.erfc((x - mean) / std / math.sqrt(2))
+        # the widest panel whose 12 nodes keep the error below 1e-8
         end = min(x + 2 * width, high)
         if _probability_below(rivals, rival_stds, num, end) > NEGLIGIBLE:
             total += _panel(rivals, rival_stds, num, x, end, mean, std)
@@ -105,6 +108,7 @@ def _probability_below(rivals, rival_stds, num, x):
             if z <= -TAIL_STDS:
                 return 0.0
             below *= _phi(z)
+            # hundreds of rivals underflow to 0 anyway; leaving early is what makes a far panel cheap
             if below < NEGLIGIBLE * NEGLIGIBLE:
                 return 0.0
     return below

@@ -83,12 +83,14 @@ def _scan(
     margin, length = tl.load(margins + 2 * query_ids), tl.load(margins + 2 * query_ids + 1)
     floor = tl.load(floors + query_ids)
     parts: tl.constexpr = TILE // GROUP
+    # one counter a query, addressed by all groups of a tile: the atomics return distinct slots
     counters = counts + query_ids[:, None] + tl.zeros((1, parts), tl.int32)
     start = query_ids[:, None].to(tl.int64) * CAPACITY
     for number in tl.range(tl.program_id(0) // BLOCKS, num_tiles, tl.num_programs(0) // BLOCKS, num_stages=STAGES):
         tile = number * stride
         rows = tile.to(tl.int64) * TILE + tl.arange(0, TILE)
         items = tl.load(coarse + rows[:, None] * DIM + dims[None, :])
+        # bounds of the tile, not of each row: a row's own bound costs a load, and few tiles survive
         error = margin * tl.load(max_norms + tile) + length * tl.load(max_distances + tile) + UNDERFLOW
         scores = tl.dot(query_vectors, tl.trans(items))
         if not ALL_ALLOWED:
@@ -98,6 +100,7 @@ def _scan(
         else:
             upper = tl.max(tl.reshape(scores, (QUERIES, parts, GROUP)), 2) + error[:, None]
             hit = upper >= floor[:, None]
+            # order among groups does not matter, only that slots differ; an overflow is seen in the counter
             slot = tl.atomic_add(counters, 1, mask=hit, sem="relaxed")
             fits = hit & (slot < CAPACITY)
             tl.store(kept + start + slot, upper, mask=fits)
@@ -124,6 +127,7 @@ def _rescore(
     """Write into found [B, CAPACITY] the rows of kept groups [B, P] whose own upper bound reaches floors [B]."""
     query, pair = tl.program_id(0), tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)
     floor = tl.load(floors + query)
+    # most pairs of a batch are empty or too low: a program without work ends at once
     if tl.load(kept + pair) >= floor:
         dims = tl.arange(0, DIM)
         rows = tl.load(groups + pair).to(tl.int64) * GROUP + tl.arange(0, GROUP)
@@ -249,9 +253,12 @@ class ScanPlan:
         self.k = k
         self.all_allowed = all_allowed
         self.shape = scan.shapes[0] if size <= SMALL_BATCH.queries else scan.shapes[1]
+        # four times as many sampled tiles as results, so that the floor is close to the k-th score
         self.stride = min(SAMPLE_STRIDE, scan.num_tiles // (4 * k))
         self.num_sampled = scan.num_tiles // self.stride
+        # a floor from every stride-th tile lets about k * stride groups pass; 2.5 times that for chance
         self.capacity = max(1_024, triton.next_power_of_2(5 * k * self.stride // 2))
+        # k groups at least hold the results; the rest is room for groups whose bound is higher than their rows
         self.pairs = min(self.capacity, 2 * k + 56)
         pinned: dict[str, Any] = {"pin_memory": scan.device.type == "cuda"}
         dim = scan.vectors.shape[1]
@@ -306,6 +313,7 @@ class ScanPlan:
             + margins[:, 1:] * self.scan.max_distances[tiles]
             + UNDERFLOW.value
         )
+        # an upper bound minus twice the error is a lower bound of the same group, and a better floor than the sample's
         lower = kept - 2 * error * (1 + 1e-6)
         floors = torch.maximum(floors, lower.topk(self.k, dim=1, sorted=False).values.amin(1))
         self._rescore(margins, floors, kept.contiguous(), groups)
@@ -379,6 +387,7 @@ class ScanPlan:
         stream.wait_stream(torch.cuda.current_stream(self.scan.device))
         with torch.cuda.stream(stream):
             self.launch()
+        # a warm-up outside of the graph compiles the kernels: compilation cannot be captured
         torch.cuda.current_stream(self.scan.device).wait_stream(stream)
         torch.cuda.synchronize(self.scan.device)
         graph = torch.cuda.CUDAGraph()
