@@ -28,10 +28,10 @@ serve: setup  ## everything that serves, from what `make demo` exported (or SERV
 	$(BIN)/python -m serving up $(SERVE)
 
 test: check  ## lint, types and the whole test suite
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 test-fast: setup  ## the tests that train nothing and start no stack, in a few minutes
-	$(BIN)/python -m pytest -n auto --dist loadfile -m 'not slow'
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m 'not slow'
 
 check: setup  ## lint and types
 	$(BIN)/ruff check .
