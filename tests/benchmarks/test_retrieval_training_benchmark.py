@@ -61,7 +61,7 @@ def test_rectools_gets_its_budget_and_the_same_events(questions: EvaluationQueri
 
 def test_rectools_is_asked_as_it_answers_by_itself(questions: EvaluationQueries) -> None:
     """Our reading of its scores ranks what its own `recommend` does."""
-    peer = pytest.importorskip("peer_rectools")
+    peer = pytest.importorskip("benchmarks.lib.peer_rectools")
     from rectools.dataset import Dataset
     from rectools.models import SASRecModel
 
@@ -78,7 +78,7 @@ def test_rectools_is_asked_as_it_answers_by_itself(questions: EvaluationQueries)
 
 
 def test_a_missing_peer_is_one_sentence(questions: EvaluationQueries, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "peer_rectools", None)
+    monkeypatch.setitem(sys.modules, "benchmarks.lib.peer_rectools", None)
     with pytest.raises(DataError, match="run `make setup`"):
         train_rectools(questions)
 
