@@ -104,13 +104,13 @@ async def reads(states: StateStore, users: int, num: int) -> np.ndarray:
 
 
 async def writes(states: StateStore, users: int, stopped: Any) -> tuple[int, float]:
-    """Batches until `stopped.is_set()`, and the seconds that they took."""
+    """Number of batches until `stopped.is_set()`, one at least, and the seconds that they took."""
     num, start = 0, time.perf_counter()
     for batch in batches(users, seed=2):
-        if stopped.is_set():
-            break
         await states.write(batch)
         num += 1
+        if stopped.is_set():
+            break
     return num, time.perf_counter() - start
 
 
