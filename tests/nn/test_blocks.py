@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from recsys.features.spec import MISSING, UNKNOWN, Column, TableSpec
-from recsys.nn.blocks import CausalBlock, HistoryEncoder, TableEncoder, causal_mask
+from recsys.nn.blocks import HistoryEncoder, RelativePositionBias, TableEncoder, causal_mask
+from recsys.retrieval.transformer import CausalBlock
 
 L, D = 6, 8
 TABLE = TableSpec(
@@ -29,7 +30,7 @@ def _seed():
 @pytest.fixture
 def block():
     block = CausalBlock(dim=D, num_heads=2, length=L, dropout=0.5).eval()
-    torch.nn.init.normal_(block.bias)
+    torch.nn.init.normal_(block.position_bias.weight)
     return block
 
 
@@ -68,9 +69,9 @@ def test_the_mask_is_causal_and_never_empty():
 
 @torch.no_grad()
 def test_the_bias_of_a_distance_known_answer():
-    block = CausalBlock(dim=2, num_heads=1, length=3, dropout=0.0)
-    block.bias.copy_(torch.tensor([[10.0, 11.0, 12.0, 99.0]]))
-    bias = block._relative_bias(4)[0].tril()
+    position_bias = RelativePositionBias(num_heads=1, length=3)
+    position_bias.weight.copy_(torch.tensor([[10.0, 11.0, 12.0, 99.0]]))
+    bias = position_bias(4)[0].tril()
     assert bias.tolist() == [[99, 0, 0, 0], [99, 10, 0, 0], [99, 11, 10, 0], [99, 12, 11, 10]]
 
 
