@@ -25,6 +25,8 @@ from serving.events.publisher import Publisher
 
 T = TypeVar("T")
 MICROSECONDS = 1_000_000
+CANCEL_INTERVAL_S = 0.05
+"""the client swallows a cancellation that meets a finished wait, so it is repeated"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +69,8 @@ class Connection:
         self.last_sequence = 0
         """highest known sequence of the log"""
         self._opening: asyncio.Task[Link] | None = None
+        self._closing: set[asyncio.Task[None]] = set()
+        """strong references: asyncio keeps only weak ones to tasks"""
 
     async def call(
         self, operation: str, action: Callable[["Link"], Coroutine[Any, Any, T]], deadline_s: float = 0.0
@@ -86,16 +90,26 @@ class Connection:
         raise ServingError(f"the broker at {self.stream.url} did not {operation}: {problem}; check that it runs")
 
     async def close(self) -> None:
-        if self._opening is not None:
-            self._drop(self._opening)
-        loop = asyncio.get_running_loop()
-        if closing := {task for task in _CLOSING if task.get_loop() is loop}:
-            await asyncio.wait(closing, timeout=self.stream.deadline_s)
+        """Drop the connection, also one that is being opened, and wait until none of its tasks is left."""
+        if (opening := self._opening) is not None:
+            self._drop(opening)
+            await asyncio.wait({opening})
+        if self._closing:
+            await asyncio.wait(self._closing, timeout=self.stream.deadline_s)
 
     def _ensure_opening(self) -> "asyncio.Task[Link]":
         if self._opening is None or (self._opening.done() and not _is_alive(self._opening)):
-            self._opening = asyncio.ensure_future(_open(self.stream, self.last_sequence))
+            self._opening = asyncio.ensure_future(self._open())
         return self._opening
+
+    async def _open(self) -> "Link":
+        link = Link()
+        try:
+            await link.open(self.stream, self.last_sequence)
+        except BaseException:
+            self._abandon(link)
+            raise
+        return link
 
     def _drop(self, opening: "asyncio.Task[Link]") -> None:
         if self._opening is opening:
@@ -103,11 +117,15 @@ class Connection:
         opening.cancel()
         if opening.done() and not opening.cancelled() and opening.exception() is None:
             self.last_sequence = max(self.last_sequence, opening.result().publisher.last_sequence)
-            opening.result().abort()
+            self._abandon(opening.result())
+
+    def _abandon(self, link: "Link") -> None:
+        self._closing.add(task := asyncio.ensure_future(link.abort()))
+        task.add_done_callback(self._closing.discard)
 
 
 class Link:
-    """An open connection. `lost` completes when it breaks."""
+    """A connection to the broker. `lost` completes when it breaks."""
 
     def __init__(self) -> None:
         self.client = Client()
@@ -115,62 +133,68 @@ class Link:
         self.publisher = Publisher(self.client)
         self.positions: KeyValue | None = None
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._running: set[asyncio.Task[Any]] = set()
 
-    async def run(self, until: float, work: Coroutine[Any, Any, T]) -> T:
-        """Await `work`; ConnectionError when the connection is lost, TimeoutError at `until`."""
-        task = asyncio.ensure_future(work)
-        try:
-            return await _await_until(until, task, self.lost)
-        finally:
-            task.cancel()
-            task.add_done_callback(_consume_exception)
-
-    def abort(self) -> None:
-        """Drop the socket at once: unsent messages are unacknowledged, and a graceful close would wait for a halted broker."""
-        transport = self.client._transport
-        if isinstance(transport, TcpTransport) and transport._io_writer is not None:
-            transport._io_writer.transport.abort()
-        _CLOSING.add(task := asyncio.ensure_future(self._close_client()))
-        task.add_done_callback(_CLOSING.discard)
-
-    async def _close_client(self) -> None:
-        with contextlib.suppress(NatsError, OSError):
-            await self.client.close()
-
-
-_CLOSING: set[asyncio.Task[None]] = set()
-"""strong references: asyncio keeps only weak ones to tasks"""
-
-
-async def _open(stream: Stream, last_sequence: int) -> Link:
-    link, until = Link(), time.monotonic() + stream.deadline_s
-
-    async def closed() -> None:
-        if not link.lost.done():
-            link.lost.set_result(None)
-
-    async def ignore_error(_: Exception) -> None:
-        """Ignore it: the pending call raises the error."""
-
-    try:
-        connecting = link.client.connect(
+    async def open(self, stream: Stream, last_sequence: int) -> None:
+        """Connect and ensure that the stream and the bucket of positions exist, all within the deadline of a call."""
+        until = time.monotonic() + stream.deadline_s
+        connecting = self.client.connect(
             stream.url,
             allow_reconnect=False,
             max_reconnect_attempts=1,
             reconnect_time_wait=0,
             connect_timeout=math.ceil(stream.deadline_s),
             flush_timeout=stream.deadline_s,
-            closed_cb=closed,
-            error_cb=ignore_error,
+            closed_cb=self._set_lost,
+            error_cb=_ignore_error,
         )
-        await link.run(until, connecting)
-        await link.run(until, link.publisher.subscribe())
-        await link.run(until, _ensure_stream(link.jetstream, stream, last_sequence))
-        link.positions = await link.run(until, _open_positions(link.jetstream, stream))
-    except BaseException:
-        link.abort()
-        raise
-    return link
+        await self.run(until, connecting)
+        await self.run(until, self.publisher.subscribe())
+        await self.run(until, _ensure_stream(self.jetstream, stream, last_sequence))
+        self.positions = await self.run(until, _open_positions(self.jetstream, stream))
+
+    async def run(self, until: float, work: Coroutine[Any, Any, T]) -> T:
+        """Await `work`; ConnectionError when the connection is lost, TimeoutError at `until`."""
+        self._running.add(task := asyncio.ensure_future(work))
+        task.add_done_callback(self._running.discard)
+        try:
+            return await _await_until(until, task, self.lost)
+        finally:
+            task.cancel()
+            task.add_done_callback(_consume_exception)
+
+    async def abort(self) -> None:
+        """Drop the socket at once: unsent messages are unacknowledged, and a graceful close would wait for a halted broker.
+
+        Work that is still running ends first: a `connect` whose cancellation is swallowed would start the tasks of a client
+        that is closed already, and nothing would end them.
+        """
+        self._drop_socket()
+        while self._running:
+            for task in self._running:
+                task.cancel()
+            await asyncio.wait(self._running, timeout=CANCEL_INTERVAL_S)
+        self._drop_socket()
+        with contextlib.suppress(NatsError, OSError):
+            await self.client.close()
+        if tasks := {task for task in self._client_tasks() if task is not None}:
+            await asyncio.wait(tasks)
+
+    def _drop_socket(self) -> None:
+        transport = self.client._transport
+        if isinstance(transport, TcpTransport) and transport._io_writer is not None:
+            transport._io_writer.transport.abort()
+
+    def _client_tasks(self) -> "tuple[asyncio.Task[Any] | None, ...]":
+        return self.client._reading_task, self.client._ping_interval_task, self.client._flusher_task
+
+    async def _set_lost(self) -> None:
+        if not self.lost.done():
+            self.lost.set_result(None)
+
+
+async def _ignore_error(_: Exception) -> None:
+    """Ignore it: the pending call raises the error."""
 
 
 async def _ensure_stream(jetstream: JetStreamContext, stream: Stream, last_sequence: int) -> None:
