@@ -1,4 +1,5 @@
-"""`compiled`: numba functions with a disk cache that is keyed by the sources of all of them.
+"""`compiled`: numba functions with a disk cache that is keyed by the sources of all of them; `KernelType`: such functions as
+arguments of others.
 
 Numba's own cache is keyed by the file of a function alone: it would keep machine code that inlined callees from other files
 which have changed since.
@@ -12,10 +13,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from numba import config, njit
+from numba import config, njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 CACHE_PREFIX = "compiled-"
-IMPORT_MARK = b"import compiled"
+IMPORT_MARK = b".jit import"
 
 
 def cache_folder(package: Path) -> Path:
@@ -41,3 +44,36 @@ remove_stale_caches(_folder)
 
 compiled: Callable[..., Any] = partial(njit, cache=True)
 """decorator factory `@compiled()`; where the folder is not writable numba falls back to its own"""
+
+
+class KernelType:
+    """Type of a compiled function that another compiled function calls by its address.
+
+    numba compiles a function anew for every function that is passed to it, and keeps no cache of that. Addresses are numbers,
+    so the caller is compiled once for all of them, and a call costs as much as that of a known function.
+    """
+
+    def __init__(self, result: Any, *arguments: Any) -> None:
+        """result, arguments: numba types"""
+        self.signature = result(*arguments)
+        function_type = types.FunctionType(self.signature)
+
+        @intrinsic
+        def at(_: Any, address: Any) -> Any:
+            def build(context: Any, builder: Any, __: Any, arguments: Any) -> Any:
+                struct = cgutils.create_struct_proxy(function_type)(context, builder)
+                # a null c_addr and py_addr: the call goes by the address of the compiled function alone, without Python
+                struct.c_addr = struct.py_addr = cgutils.get_null_value(cgutils.voidptr_t)
+                struct.jit_addr = builder.inttoptr(arguments[0], cgutils.voidptr_t)
+                return struct._getvalue()
+
+            return function_type(types.int64), build
+
+        self.at: Any = at
+        """compiled code: the function at an address"""
+
+    def address_of(self, function: Any) -> int:
+        """Return the address of a `compiled` function in this process; it is compiled for this type first."""
+        compiled_function = function.get_compile_result(self.signature)
+        library, name = compiled_function.library, compiled_function.fndesc.llvm_func_name
+        return int(library.get_pointer_to_function(name))

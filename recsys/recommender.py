@@ -20,7 +20,7 @@ from recsys.bundle import Bundle
 from recsys.contracts import Query, Slate
 from recsys.errors import QueryError
 from recsys.pipeline import through
-from recsys.policy.why_not import why_not
+from recsys.policy.explanation.why_not import why_not
 from recsys.stages import Stages, load_explain, load_stages, read_spec
 from recsys.user_seed import NEVER, USER_SEED, SeededUser, SeededUsers
 

@@ -19,10 +19,10 @@ from recsys.bundle import Bundle
 from recsys.errors import DataError, QueryError, ServingError
 from recsys.items.schema import ItemSchema
 from recsys.items.store import Edit, ItemStore, Position
-from recsys.policy.exposure_file import ShareFile
-from recsys.policy.hot_reload import HotReloader
+from recsys.policy.exposure.exposure_file import ShareFile
 from recsys.policy.rules import RuleSet
-from recsys.policy.store import RuleStore
+from recsys.policy.rules.hot_reload import HotReloader
+from recsys.policy.rules.store import RuleStore
 from recsys.stages import load_live_retrieve, load_live_rules, read_catalogue, read_schema, read_spec
 from serving.events.archive import ArchiveReader
 from serving.events.consumer import Consumer

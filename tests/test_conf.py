@@ -29,6 +29,7 @@ RECIPES = sorted(file.stem for file in (CONF / "recipe").glob("*.yaml"))
 FORMS_OF_HYDRA = {"defaults", "_target_", "_convert_", "_recursive_", "_partial_", "_args_"}
 NOT_BUILT = ("seed", "seeds", "run_dir", "refit")
 NEEDED = {"tables": ["data.description=missing.yaml"], "sequence": ["data.path=missing.txt"]}
+NEEDED |= {"proportions": ["policy.diversity.of=genres"]}
 NEEDED["event_log"] = ["data.folder=missing", "data.description=missing.yaml"]
 NEEDED |= {name: ["data.folder=missing"] for name in ("informfully", "retailrocket", "steam")}
 """by data set or recipe"""
@@ -117,7 +118,9 @@ def test_every_choice_composes_and_builds(group, option):
     package = PACKAGES.get(group, group.replace("/", "."))
     chosen = f"{group}={option}" if package == group.replace("/", ".") else f"{group}@{package}={option}"
     chosen = f"+{chosen}" if group == "candidates/source" else chosen
-    node = OmegaConf.select(composed(chosen, *(NEEDED.get(option, []) if group == "data" else [])), package)
+    node = OmegaConf.select(
+        composed(chosen, *(NEEDED.get(option, []) if group in ("data", "policy/diversity") else [])), package
+    )
     if (group, option) == ("trainer", "gpu") and not torch.cuda.is_available():
         with pytest.raises(InstantiationException) as refused:
             built(node)
@@ -187,4 +190,4 @@ def test_the_old_name_of_a_key_is_read():
     assert found[2:] == overrides[2:]
     assert OmegaConf.select(composed(*found[:2]), "retrieval.user_encoder.num_blocks") == 2
     for key in RENAMED_KEYS.values():
-        assert OmegaConf.select(composed(), key) is not None
+        assert OmegaConf.select(composed(), key.replace("/", ".")) is not None

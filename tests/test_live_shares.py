@@ -10,9 +10,9 @@ import pytest
 
 from recsys.contracts import PAD, Query, Slate
 from recsys.pipeline import recommend
-from recsys.policy.exposure_file import ShareFile, Shares
+from recsys.policy.exposure.exposure_file import ShareFile, Shares
 from recsys.policy.rules import RuleSet
-from recsys.policy.store import RuleStore
+from recsys.policy.rules.store import RuleStore
 from recsys.stages import STALE_EXPOSURE, LiveRules, Stages, load_live_rules, load_rules, read_catalogue
 
 PATIENCE_S = 60

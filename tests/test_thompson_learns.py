@@ -6,7 +6,7 @@ import torch
 from recsys.contracts import Candidates, Query
 from recsys.policy.compose import Policy
 from recsys.policy.diversity import MaximalMarginalRelevance
-from recsys.policy.explore import Exploration
+from recsys.policy.exploration import EXPLORATIONS, NoExploration
 from recsys.policy.popularity import PopularityDial
 from recsys.policy.repeat import Repeat
 from recsys.policy.rules import RuleSet
@@ -24,7 +24,7 @@ def choosing(kind):
         value=ValueFormula(formula="click", weights={}),
         popularity=PopularityDial.off(),
         diversity=MaximalMarginalRelevance(trade_off=1.0, window=0, span=None, content=0.0),
-        exploration=Exploration(kind=kind, rate=rate, first=0),
+        exploration=NoExploration() if kind == "none" else EXPLORATIONS[kind](rate=rate, first=0),
         repeat=Repeat.never(),
     )
     items = np.array([f"i{row}" for row in range(ARMS)], dtype=object)

@@ -14,7 +14,7 @@ from recsys.data.splits import whole
 from recsys.export.repository import write_repository
 from recsys.pipeline import light, recommend, through
 from recsys.policy.compose import Policy
-from recsys.policy.slate_batch import NO_UNCERTAINTY
+from recsys.policy.slate.slate_batch import NO_UNCERTAINTY
 from recsys.replay.replay import Replay
 from recsys.stages import Stages, load_rank, load_retrieve, load_rules, load_stages
 from serving.client import Client
@@ -24,7 +24,7 @@ from serving.triton_server import TritonServer
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, composed: Any, run: Any, tiny: Any) -> Path:
     folder = tmp_path_factory.mktemp("thompson")
-    _, bundle = run(composed(folder, *tiny, "policy.exploration.kind=thompson", "policy.exploration.rate=3.0"))
+    _, bundle = run(composed(folder, *tiny, "policy/exploration=thompson", "policy.exploration.rate=3.0"))
     write_repository(bundle, folder / "serve", "cpu")
     return folder
 

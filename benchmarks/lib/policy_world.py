@@ -12,7 +12,7 @@ import numpy as np
 from recsys.contracts import Candidates, Event, Query
 from recsys.policy.compose import CompiledPolicy, Policy
 from recsys.policy.diversity import Determinantal, Diversity
-from recsys.policy.explore import Exploration
+from recsys.policy.exploration import EXPLORATIONS, Exploration
 from recsys.policy.popularity import PopularityDial
 from recsys.policy.repeat import Repeat
 from recsys.policy.rules import RuleSet
@@ -141,7 +141,7 @@ def timed_policies(columns: Mapping[str, np.ndarray], rng: np.random.Generator) 
     vectors = rng.normal(size=(len(columns["item"]), DIM)).astype(np.float32)
     diversity = Determinantal(trade_off=0.7, window=PLACES, span=None, content=0.5)
     return {
-        kind: compiled(columns, rules(), diversity, Exploration(kind=kind, rate=rate, first=2), vectors)
+        kind: compiled(columns, rules(), diversity, EXPLORATIONS[kind](rate=rate, first=2), vectors)
         for kind, rate in (("epsilon", 0.05), ("thompson", 1.0))
     }
 

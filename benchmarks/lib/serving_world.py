@@ -18,7 +18,7 @@ from recsys.data.dataset import DESCRIPTION_FILE
 from recsys.data.sources.tables import Tables
 from recsys.data.splits import whole
 from recsys.errors import ServingError
-from recsys.policy.store import RuleStore
+from recsys.policy.rules.store import RuleStore
 from recsys.replay.replay import Replay
 
 FOLDER = ROOT / "runs" / "serving_world"

@@ -6,6 +6,7 @@ from typing import Any
 
 from serving.gateway.openapi import document
 from serving.gateway.request_parser import RequestLimits, RequestParser
+from serving.gateway.routes import routes
 
 Schema = Mapping[str, Any]
 
@@ -38,7 +39,7 @@ def example_documents() -> RequestParser:
 
 
 def example_document() -> dict[str, Any]:
-    return document(example_documents(), keyed=True)
+    return document(routes(example_documents()), keyed=True)
 
 
 def document_text() -> str:

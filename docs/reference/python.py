@@ -16,7 +16,7 @@ PUBLIC = (
     "recsys.data.sources.tables",
     "recsys.data.splits",
     "recsys.policy.rules",
-    "recsys.policy.store",
+    "recsys.policy.rules.store",
     "recsys.items.store",
     "recsys.evaluation.evaluate",
     "recsys.evaluation.stream",

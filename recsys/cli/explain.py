@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from recsys.contracts import Slate
-from recsys.policy.why_not import why_not
+from recsys.policy.explanation.why_not import why_not
 from recsys.stages import Stages
 
 

@@ -19,11 +19,11 @@ from rich.text import Text
 from recsys.bundle import Bundle
 from recsys.cli.rules_check import catalogue_of
 from recsys.errors import ConfigError
-from recsys.policy.audit import RuleVersion
-from recsys.policy.lint import check
-from recsys.policy.rule_diff import RuleDiff
-from recsys.policy.rules import RuleSet, read_text
-from recsys.policy.store import RuleStore
+from recsys.policy.rules.audit import RuleVersion
+from recsys.policy.rules.lint import check
+from recsys.policy.rules.rule_diff import RuleDiff
+from recsys.policy.rules.rule_set import RuleSet, read_text
+from recsys.policy.rules.store import RuleStore
 
 rules = typer.Typer(no_args_is_help=True, help="Publish rules, see who changed what, go back.")
 console = Console()

@@ -20,11 +20,11 @@ from recsys.data.dataset import Dataset
 from recsys.data.splits import whole
 from recsys.evaluation.chart import draw_dry_run
 from recsys.pipeline import through
-from recsys.policy.dry_run import DryRun, ScoredRequests, dry_run
-from recsys.policy.lint import Finding, RuleCatalogue, check
-from recsys.policy.quotas import category_values
-from recsys.policy.rules import RuleSet, read_text
-from recsys.policy.store import RuleStore
+from recsys.policy.category_values import category_values
+from recsys.policy.rules.dry_run import DryRun, ScoredRequests, dry_run
+from recsys.policy.rules.lint import CheckedCatalogue, Finding, check
+from recsys.policy.rules.rule_set import RuleSet, read_text
+from recsys.policy.rules.store import RuleStore
 from recsys.replay.replay import Replay
 from recsys.stages import Stages, load_stages, read_rule_items, read_spec, request_types, rules_maker
 from recsys.stores.atomic_files import atomic_file
@@ -57,11 +57,11 @@ def _finding_text(finding: Finding) -> str:
     return f"{finding.rule}: {finding.message}"
 
 
-def catalogue_of(bundle: Bundle) -> RuleCatalogue:
+def catalogue_of(bundle: Bundle) -> CheckedCatalogue:
     """Return the catalogue that rules are checked against."""
     items = read_rule_items(bundle)
     types = items.overlay.schema.rule_types
-    return RuleCatalogue(columns=items.columns, item_types=types, request_types=request_types(read_spec(bundle)))
+    return CheckedCatalogue(columns=items.columns, item_types=types, request_types=request_types(read_spec(bundle)))
 
 
 def dry_run_rules(

@@ -32,6 +32,7 @@ RENAMED_KEYS = {
     "retrieval.num_blocks": "retrieval.user_encoder.num_blocks",
     "retrieval.num_heads": "retrieval.user_encoder.num_heads",
     "retrieval.temperature": "retrieval.loss.temperature",
+    "policy.exploration.kind": "policy/exploration",
 }
 """keys of 0.1 that are still read on the command line, for one release"""
 INTERRUPTED = "interrupted; the same command with the same run_dir goes on from here"

@@ -3,9 +3,9 @@
 <path>/bundle/                      a copy of the bundle, verified again by every stage that loads it
 <path>/models/{retrieve,rank,rules,explain}/{config.pbtxt, 1/}
 <path>/models/{recommend,recommend_light,recommend_explained}/{config.pbtxt, 1/}
-<path>/rules/                       published rules, see recsys.policy.store; an export never touches it
+<path>/rules/                       published rules, see recsys.policy.rules.store; an export never touches it
 <path>/items/                       changed items, see recsys.items.store; nor this
-<path>/exposure/                    exposure shares, see recsys.policy.exposure_file; nor this
+<path>/exposure/                    exposure shares, see recsys.policy.exposure.exposure_file; nor this
 """
 
 import shutil

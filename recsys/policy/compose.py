@@ -16,19 +16,22 @@ from recsys.contracts import PAD, Candidates, Query, Slate
 from recsys.errors import BundleError, ConfigError
 from recsys.expressions import Columns, suggestion
 from recsys.jit import compiled
-from recsys.policy.compiled_rules import CompiledRules
-from recsys.policy.diversity import Diversity, ItemSimilarity, diversity_from_document
-from recsys.policy.explain import slates
-from recsys.policy.explore import Exploration, exploration_from_document
+from recsys.policy.diversity import DIVERSITIES, Diversity
+from recsys.policy.diversity.interface import ItemSimilarity
+from recsys.policy.explanation.slates import slates
+from recsys.policy.exploration import EXPLORATIONS, Exploration
 from recsys.policy.hidden_items import HiddenItems, excluded_rows
-from recsys.policy.pins import place_pins
+from recsys.policy.kind_documents import from_document, to_document
+from recsys.policy.pool import EligiblePool
 from recsys.policy.popularity import CompiledDial, PopularityDial, dial_from_document
-from recsys.policy.quotas import ExposureBalance
 from recsys.policy.repeat import Repeat, SeenFilter, repeat_from_document
-from recsys.policy.row_sets import rows_in_sets
 from recsys.policy.rules import RuleSet
-from recsys.policy.selection import EligiblePool, QuotaLimits, select
-from recsys.policy.slate_batch import ScoredCandidates, SlateBatch, utility_order
+from recsys.policy.rules.compiled_rules import CompiledRules
+from recsys.policy.rules.effects import QueryScale
+from recsys.policy.slate.pins import place_pins
+from recsys.policy.slate.row_sets import rows_in_sets
+from recsys.policy.slate.selection import QuotaLimits, select
+from recsys.policy.slate.slate_batch import ScoredCandidates, SlateBatch, utility_order
 from recsys.policy.value import CompiledValue, ValueFormula
 
 INHERITED = {"popularity": PopularityDial.off().to_document(), "repeat": Repeat.never().to_document()}
@@ -68,8 +71,8 @@ class Policy:
         return {
             "value": {"formula": self.value.formula, "weights": dict(self.value.weights)},
             "popularity": self.popularity.to_document(),
-            "diversity": self.diversity.to_document(),
-            "exploration": self.exploration.to_document(),
+            "diversity": to_document(self.diversity, DIVERSITIES),
+            "exploration": to_document(self.exploration, EXPLORATIONS),
             "repeat": self.repeat.to_document(),
         }
 
@@ -84,8 +87,10 @@ class Policy:
         return Policy(
             value=ValueFormula(**_section("policy.value", sections["value"], ("formula", "weights"))),
             popularity=dial_from_document(sections["popularity"]),
-            diversity=diversity_from_document(sections["diversity"]),
-            exploration=exploration_from_document(sections["exploration"]),
+            diversity=from_document("policy.diversity", _with_span(sections["diversity"]), DIVERSITIES, Diversity),
+            exploration=from_document(
+                "policy.exploration", _without_rate(sections["exploration"]), EXPLORATIONS, Exploration
+            ),
             repeat=repeat_from_document(sections["repeat"]),
         )
 
@@ -160,10 +165,7 @@ class CompiledPolicy:
         """
         offered = rows[(rows >= 0) & (rows < len(self.items))]
         known = np.concatenate([offered, self.rules.pinned_rows])
-        parts: list[ExposureBalance | CompiledDial] = [
-            *(balance for _, balance in self.rules.exposure_balances),
-            self.popularity,
-        ]
+        parts: list[QueryScale | CompiledDial] = [*(scale for _, scale in self.rules.query_scales), self.popularity]
         return [key for part in parts for key in part.exposure_keys(known)]
 
     def compose(
@@ -222,7 +224,12 @@ class CompiledPolicy:
             scored=scored,
             pool=pool,
             selection=select(
-                pool, limits, scoring, self.exploration.draws(queries, pool, scored.utility_std, scoring.spans)
+                pool,
+                limits,
+                self.diversity,
+                scoring,
+                self.exploration,
+                self.exploration.draws(queries, pool, scored.utility_std, scoring.spans),
             ),
         )
 
@@ -275,8 +282,8 @@ class CompiledPolicy:
         return np.where(np.isnan(utility), 0.0, np.where(utility < 0, utility_std / factors, utility_std * factors))
 
     def _limits(self, queries: Sequence[Query], pool: EligiblePool, scored: ScoredCandidates) -> QuotaLimits:
-        quotas, quota_rules = self.rules.quotas, self.rules.quota_rules
-        holds, active = scored.holds[..., quota_rules], scored.applied.active[:, quota_rules]
+        quotas = self.rules.quotas
+        holds, active = scored.holds[..., quotas.rules], scored.applied.active[:, quotas.rules]
         return QuotaLimits(
             bits=quotas.bits,
             numbers=quotas.limits,
@@ -286,7 +293,7 @@ class CompiledPolicy:
             groups=quotas.groups(pool.rows, holds),
             floors=quotas.floors,
             satisfies=holds[..., quotas.floors],
-            item_violations=self.rules.item_violations(queries, pool.rows, holds & active[:, None]),
+            item_violations=quotas.item_violations(queries, pool.rows, holds & active[:, None]),
         )
 
 
@@ -318,6 +325,17 @@ def _padded(array: np.ndarray, value: Any, width: int) -> np.ndarray:
 
 def _followed_by(array: np.ndarray, others: np.ndarray) -> np.ndarray:
     return np.concatenate([array, others], axis=1) if others.size else array
+
+
+def _with_span(document: Any) -> Any:
+    """Add the key that bundles of the first kinds of diversity lack."""
+    first_kinds = isinstance(document, Mapping) and document.get("kind") in DIVERSITIES
+    return {"span": None, **document} if first_kinds else document
+
+
+def _without_rate(document: Any) -> Any:
+    """Leave out the keys that exploration of kind none had in earlier bundles, and that had no effect."""
+    return {"kind": "none"} if isinstance(document, Mapping) and document.get("kind") == "none" else document
 
 
 def _check_vectors(vectors: np.ndarray, num_items: int) -> None:

@@ -12,14 +12,14 @@ import numpy as np
 from recsys.contracts import Query
 from recsys.errors import BundleError, ConfigError, check_ranges
 from recsys.expressions import suggestion
-from recsys.policy.exposure_lookup import look_up_exposure
-from recsys.policy.rules import BOUNDS
+from recsys.policy.exposure.exposure_lookup import look_up_exposure
+from recsys.policy.rules.effects import FACTOR_BOUNDS
 
 EVENTS, EXPOSURE = "events", "exposure"
 ITEM = "item"
 """column name whose values are the item ids"""
 KEYS = ("discount", "of")
-MIN_FACTOR = 1 / BOUNDS[1]
+MIN_FACTOR = 1 / FACTOR_BOUNDS[1]
 """lower bound of the factor, the same as that of a rule"""
 REASON_KEY = "policy.popularity"
 """key of the dial among the rules of a slate item"""

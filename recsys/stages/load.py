@@ -25,12 +25,12 @@ from recsys.items.schema import ItemSchema
 from recsys.items.searchable_items import SearchableItems
 from recsys.items.store import ItemStore
 from recsys.policy.compose import Policy
-from recsys.policy.exposure_file import LiveShares, ShareFile
+from recsys.policy.exposure.exposure_file import LiveShares, ShareFile
 from recsys.policy.hidden_items import HiddenItems
-from recsys.policy.hot_reload import HotReloader, NoRuleStore
 from recsys.policy.repeat import CompiledRepeat, SeenFilter
 from recsys.policy.rules import RuleSet
-from recsys.policy.store import RuleStore
+from recsys.policy.rules.hot_reload import HotReloader, NoRuleStore
+from recsys.policy.rules.store import RuleStore
 from recsys.stages.explain import Explain, KnownItems, RowsNow
 from recsys.stages.live import LiveRetrieve, LiveRules
 from recsys.stages.onnx import OnnxModel

@@ -27,7 +27,7 @@ from recsys.metrics import K
 from recsys.pipeline import Stage, light
 from recsys.policy.compose import Policy
 from recsys.policy.diversity import MaximalMarginalRelevance
-from recsys.policy.explore import Exploration
+from recsys.policy.exploration import NoExploration
 from recsys.policy.popularity import PopularityDial
 from recsys.policy.rules import RuleSet
 from recsys.replay.evaluation_queries import RETRIEVED, EvaluationQueries
@@ -205,14 +205,14 @@ class Experiment:
         """Final stages to measure: the served one, and the value formula alone where the served one does more."""
         if len(light(stages)) == len(stages):
             return {}
-        plain_policy = self.policy.diversity.window == 0 and self.policy.exploration.kind == "none"
+        plain_policy = self.policy.diversity.window == 0 and not self.policy.exploration.explores
         if not self.rules.rules and plain_policy and self.policy.popularity.discount == 0:
             return {"pipeline": stages[-1]}
         unruled = Policy(
             value=self.policy.value,
             popularity=PopularityDial.off(),
             diversity=MaximalMarginalRelevance(trade_off=1.0, window=0, span=None, content=0.0),
-            exploration=Exploration(kind="none", rate=0.0, first=0),
+            exploration=NoExploration(),
             repeat=self.policy.repeat,
         )
         plain = load_rules(draft, policy=unruled, rules=RuleSet.parse({"rules": []}))

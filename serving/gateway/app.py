@@ -8,13 +8,13 @@ from fastapi import FastAPI, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
-from serving.gateway.api_keys import Scope
 from serving.gateway.container import Container, Dependencies
 from serving.gateway.http_error import HTTPError
 from serving.gateway.metrics import Metrics
 from serving.gateway.openapi import document
 from serving.gateway.readiness import Readiness
-from serving.gateway.request_middleware import Handler, error_response, json_response
+from serving.gateway.request_middleware import error_response, json_response
+from serving.gateway.routes import routes
 
 RETRY_S = 1.0
 
@@ -41,26 +41,17 @@ def build(dependencies: Dependencies) -> Gateway:
             await container.lifespan.stop()
 
     app = FastAPI(title="recsys", redoc_url=None, redirect_slashes=False, lifespan=lifespan)
-    openapi = document(container.parser, keyed=dependencies.keys is not None)
+    declared = routes(container.parser)
+    openapi = document(declared, keyed=dependencies.keys is not None)
     app.openapi = lambda: openapi  # type: ignore[method-assign]
-    for method, path, scope, handler in _routes(container):
-        app.router.add_route(path, container.middleware.endpoint(f"{method} {path}", scope, handler), methods=[method])
-    for path, endpoint in _probes(container.metrics, container.readiness).items():
-        app.router.add_route(path, endpoint, methods=["GET"])
+    for route in declared:
+        admission = container.slates if route.slates else container.admission
+        endpoint = container.middleware.endpoint(route.name, route.scope, route.handler(container), admission)
+        app.router.add_route(route.path.replace("}", ":path}"), endpoint, methods=[route.method])
+    for path, probe in _probes(container.metrics, container.readiness).items():
+        app.router.add_route(path, probe, methods=["GET"])
     app.add_exception_handler(HTTPException, container.middleware.unknown)  # type: ignore[arg-type]
     return Gateway(app=app, metrics=container.metrics, readiness=container.readiness)
-
-
-def _routes(container: Container) -> tuple[tuple[str, str, Scope, Handler], ...]:
-    """Method, path, required scope of the key, handler."""
-    return (
-        ("POST", "/v1/recommend", "recommend", container.recommend),
-        ("POST", "/v1/events", "events", container.handlers.events),
-        ("POST", "/v1/onboarding", "events", container.handlers.onboard),
-        ("GET", "/v1/items/{item:path}/similar", "recommend", container.handlers.similar),
-        ("PUT", "/v1/items/{item:path}", "admin", container.handlers.put_item),
-        ("PUT", "/v1/users/{user:path}", "events", container.handlers.put_user),
-    )
 
 
 def _probes(metrics: Metrics, readiness: Readiness) -> dict[str, Callable[[Request], Awaitable[Response]]]:

@@ -1,6 +1,7 @@
 """Bounded concurrency: a limit of running and of waiting callers; others are rejected at once."""
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -16,29 +17,60 @@ class Bulkhead:
 
     def __init__(self, *, max_running: int, waiting: int) -> None:
         check_ranges("slots", max_running=(max_running, 1, 100_000), waiting=(waiting, 0, 1_000_000))
-        self._free = asyncio.Semaphore(max_running)
-        self._max_waiting = waiting
-        self.waiting = 0
+        self._max_running, self._max_waiting, self._running = max_running, waiting, 0
+        self._queue: deque[asyncio.Future[None]] = deque()
 
     @property
     def full(self) -> bool:
         """Whether the next caller has to wait."""
-        return self._free.locked()
+        return self._running >= self._max_running or self.waiting > 0
+
+    @property
+    def waiting(self) -> int:
+        """Callers in the queue."""
+        return len(self._queue)
+
+    def resize(self, max_running: int) -> None:
+        """Change the limit; callers beyond a lower one stay until they leave."""
+        self._max_running = max_running
+        self._admit()
 
     @asynccontextmanager
     async def acquire(self) -> AsyncIterator[None]:
         """Enter, waiting if necessary. BulkheadFull when the queue is full."""
-        if self._free.locked() and self.waiting >= self._max_waiting:
-            raise BulkheadFull
-        self.waiting += 1
-        try:
-            await self._free.acquire()
-        finally:
-            self.waiting -= 1
+        if self.full:
+            if self.waiting >= self._max_waiting:
+                raise BulkheadFull
+            await self._wait()
+        else:
+            self._running += 1
         try:
             yield
         finally:
-            self._free.release()
+            self._leave()
+
+    async def _wait(self) -> None:
+        turn = asyncio.get_running_loop().create_future()
+        self._queue.append(turn)
+        try:
+            await turn
+        except BaseException:
+            if turn.done() and not turn.cancelled():  # cancelled in the moment in which it was admitted
+                self._leave()
+            elif turn in self._queue:
+                self._queue.remove(turn)
+            raise
+
+    def _leave(self) -> None:
+        self._running -= 1
+        self._admit()
+
+    def _admit(self) -> None:
+        while self._queue and self._running < self._max_running:
+            turn = self._queue.popleft()
+            if not turn.done():  # its caller gave up
+                self._running += 1
+                turn.set_result(None)
 
 
 class AdmissionQueue:
@@ -65,6 +97,14 @@ class AdmissionQueue:
         self._bulkhead = Bulkhead(max_running=max_running, waiting=waiting)
         self._wait_s, self._overload_s, self._calm_s, self._clock = wait_s, overload_s, calm_s, clock
         self._empty_at = self._calm_at = clock()
+
+    @property
+    def full(self) -> bool:
+        """Whether the next caller has to wait."""
+        return self._bulkhead.full
+
+    def resize(self, max_running: int) -> None:
+        self._bulkhead.resize(max_running)
 
     @asynccontextmanager
     async def admitted(self) -> AsyncIterator[None]:

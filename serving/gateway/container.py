@@ -7,9 +7,10 @@ from functools import cached_property
 from typing import TextIO
 
 from recsys.bundle import Bundle
-from recsys.policy.exposure_file import ShareFile
+from recsys.policy.exposure.exposure_file import ShareFile
 from recsys.stages import read_spec, recently_popular
 from serving.events.record import Record, RecordWriter
+from serving.gateway.adaptive_limit import AdaptiveLimit
 from serving.gateway.api_keys import ApiKeys
 from serving.gateway.breaker import Breaker
 from serving.gateway.bulkhead import AdmissionQueue
@@ -140,11 +141,33 @@ class Container:
             log=self.log,
             metrics=self.metrics,
             max_body_bytes=self.settings.limits.body_bytes,
-            admission=self.admission,
         )
 
     @cached_property
+    def slates(self) -> AdmissionQueue:
+        """Queue of slate requests, whose limit follows what is answered in time."""
+        return self._admission()
+
+    @cached_property
+    def limit(self) -> AdaptiveLimit:
+        settings = self.settings
+        limit = AdaptiveLimit(
+            self.slates,
+            first=min(settings.slates_at_once, settings.requests_at_once),
+            least=1,
+            most=settings.requests_at_once,
+            budget_s=settings.budget_ms / 1_000,
+            clock=self.dependencies.clock,
+        )
+        self.metrics.gauge("recsys_slates_at_once", "Limit of concurrent slate requests", lambda: limit.value)
+        return limit
+
+    @cached_property
     def admission(self) -> AdmissionQueue:
+        """Queue of all other requests."""
+        return self._admission()
+
+    def _admission(self) -> AdmissionQueue:
         settings = self.settings
         return AdmissionQueue(
             max_running=settings.requests_at_once,
@@ -205,6 +228,7 @@ class Container:
             impressions=self.impressions,
             metrics=self.metrics,
             log=self.log,
+            limit=self.limit,
             budget_ms=self.settings.budget_ms,
             explain_ms=self.settings.explain_ms,
             clock=self.dependencies.clock,

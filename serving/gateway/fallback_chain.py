@@ -14,6 +14,8 @@ from serving.gateway.http_error import HTTPError
 from serving.gateway.triton_models import Metadata
 
 RETRY_S = 1.0
+LATE = frozenset({"late", "busy", "timeout"})
+"""reasons of a tier that more time would have let answer"""
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +42,8 @@ class SlateResponse:
     tier: str
     reasons: tuple[str, ...]
     """flags: empty for the first tier; else "rung:<name>" and the failure reason of each tier above"""
+    late: bool
+    """whether a tier above had too little time or too many requests"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +58,7 @@ class FallbackTier:
     breaker: Breaker
     bulkhead: Bulkhead
     reserve_s: float
-    """seconds kept for the tiers below"""
+    """seconds kept for the tiers below; negative for a tier that may answer late"""
     min_s: float
     """skipped with less time left"""
 
@@ -76,11 +80,13 @@ class FallbackChain:
     async def answer(self, request: SlateRequest) -> SlateResponse:
         """Answer by the first tier that can. HTTPError 503 if none can, QueryError for an invalid query."""
         reasons: list[str] = []
+        late = False
         for tier in self._tiers:
             slate, reason = await self._try_tier(tier, request)
             if slate is not None:
                 flags = (f"rung:{tier.name}", *reasons) if reasons else ()
-                return SlateResponse(slate=slate, tier=tier.name, reasons=flags)
+                return SlateResponse(slate=slate, tier=tier.name, reasons=flags, late=late)
+            late |= reason in LATE
             reasons.append(f"{tier.name}:{reason}")
             self._metrics.tier_failed(tier.name, reason)
         raise HTTPError(503, "no slate could be made in time; try again later", retry_after_s=RETRY_S)

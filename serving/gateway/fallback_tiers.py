@@ -20,6 +20,8 @@ FULL, LIGHT, LAST_GOOD, POPULAR = NAMES = ("recommend", "recommend_light", "last
 EXPLAINED = "recommend_explained"
 MIN_MODEL_S = 0.005
 MIN_FALLBACK_S = 0.0
+LATE_ANSWER_S = 1.0
+"""of the last tier beyond the budget: a late slate is better than none"""
 
 
 class FallbackTiers:
@@ -38,7 +40,7 @@ class FallbackTiers:
             self._tier(FULL, self.full, light_s + fallback_s, MIN_MODEL_S),
             self._tier(LIGHT, self.light, fallback_s, MIN_MODEL_S),
             self._tier(LAST_GOOD, self.stale, 0.0, MIN_FALLBACK_S),
-            self._tier(POPULAR, self.popular, 0.0, MIN_FALLBACK_S),
+            self._tier(POPULAR, self.popular, -LATE_ANSWER_S, MIN_FALLBACK_S),
         )
 
     def explained(self) -> FallbackTier:

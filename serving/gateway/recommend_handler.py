@@ -7,8 +7,10 @@ from typing import Any
 import orjson
 
 from recsys.contracts import Event, Query
+from recsys.errors import QueryError
 from serving.events.record import Record, impression_id
-from serving.gateway.fallback_chain import FallbackChain, SlateRequest
+from serving.gateway.adaptive_limit import AdaptiveLimit
+from serving.gateway.fallback_chain import FallbackChain, SlateRequest, SlateResponse
 from serving.gateway.impression_queue import ImpressionQueue
 from serving.gateway.metrics import Metrics
 from serving.gateway.pseudonyms import Pseudonyms
@@ -39,6 +41,7 @@ class RecommendHandler:
     impressions: ImpressionQueue
     metrics: Metrics
     log: RequestLog
+    limit: AdaptiveLimit
     budget_ms: float
     explain_ms: float
     """added to the budget of requests with reasons"""
@@ -48,7 +51,8 @@ class RecommendHandler:
     async def __call__(self, context: RequestContext) -> bytes:
         parsed = self.parser.recommend(await self.middleware.body(context.request))
         started = self.clock()
-        deadline = self._deadline(context, parsed, started)
+        own = started + (self.budget_ms + (self.explain_ms if parsed.explain else 0.0)) / MILLISECONDS
+        deadline = min([own, *self._callers_deadlines(context, parsed, started)])
         user = self.pseudonyms.stored(parsed.user)
         context.log_fields |= {
             "user": self.pseudonyms.logged(parsed.user),
@@ -57,7 +61,7 @@ class RecommendHandler:
         state, flags = await self.states.read(user)
         self.metrics.observe_stage("state", self.clock() - started)
         request = self._slate_request(context, parsed, user, state, deadline)
-        response = await (self.explain_chain if parsed.explain else self.chain).answer(request)
+        response = await self._answer(request, parsed, adapts=deadline == own and not parsed.explain)
         flags = (*flags, *response.reasons, *self.publisher.flags, *self.impressions.flags)
         slate = {**response.slate, "degraded": list(dict.fromkeys([*response.slate["degraded"], *flags]))}
         exposure = slate.pop("exposure", {})
@@ -65,14 +69,27 @@ class RecommendHandler:
         context.after_response = lambda: self._log_impression(request, exposure, slate, response.tier)
         return orjson.dumps({**slate, "user": parsed.user, "rung": response.tier})
 
-    def _deadline(self, context: RequestContext, parsed: RecommendRequest, started: float) -> float:
-        """Deadline by clock: the gateway's budget starts at admission, the caller's at arrival."""
+    async def _answer(self, request: SlateRequest, parsed: RecommendRequest, *, adapts: bool) -> SlateResponse:
+        """Run the chain. adapts: the limit of concurrent slates learns from it, unless the caller has less time than usual."""
+        late, started = True, self.clock()
+        try:
+            response = await (self.explain_chain if parsed.explain else self.chain).answer(request)
+            late = response.late
+        except QueryError:
+            adapts = False
+            raise
+        finally:
+            if adapts:
+                self.limit.observe(seconds=self.clock() - started, late=late)
+        return response
+
+    def _callers_deadlines(self, context: RequestContext, parsed: RecommendRequest, started: float) -> list[float]:
+        """Deadlines that the caller sets, by clock: its budget starts at arrival, the gateway's at admission."""
         header = context.request.headers.get("x-budget-ms")
         lowered = [] if parsed.budget_ms is None else [parsed.budget_ms]
         if header is not None:
             lowered.append(self.parser.budget_header(header))
-        own = started + (self.budget_ms + (self.explain_ms if parsed.explain else 0.0)) / MILLISECONDS
-        return min([own, *(started - context.waited_s + one / MILLISECONDS for one in lowered)])
+        return [started - context.waited_s + one / MILLISECONDS for one in lowered]
 
     def _slate_request(
         self, context: RequestContext, parsed: RecommendRequest, user: str, state: UserState, deadline: float

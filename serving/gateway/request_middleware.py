@@ -56,16 +56,15 @@ Handler = Callable[[RequestContext], Awaitable[bytes]]
 class RequestMiddleware:
     """Wraps handlers into endpoints. keys: None disables authorization, for local use only."""
 
-    def __init__(
-        self, *, keys: ApiKeys | None, log: RequestLog, metrics: Metrics, max_body_bytes: int, admission: AdmissionQueue
-    ) -> None:
-        self._keys, self._log, self._metrics = keys, log, metrics
-        self._max_body_bytes, self._admission = max_body_bytes, admission
+    def __init__(self, *, keys: ApiKeys | None, log: RequestLog, metrics: Metrics, max_body_bytes: int) -> None:
+        self._keys, self._log, self._metrics, self._max_body_bytes = keys, log, metrics, max_body_bytes
 
-    def endpoint(self, route: str, scope: Scope, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+    def endpoint(
+        self, route: str, scope: Scope, handler: Handler, admission: AdmissionQueue
+    ) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
             context = RequestContext(request=request, request_id=request_id(None), trace=_trace(request))
-            response = await self._respond(context, scope, handler)
+            response = await self._respond(context, scope, handler, admission)
             return _ResponseWithCallback(response, lambda: self._finish(route, response.status_code, context))
 
         return endpoint
@@ -93,10 +92,12 @@ class RequestMiddleware:
         response.headers.update(error.headers or {})
         return _ResponseWithCallback(response, lambda: self._finish(UNKNOWN_ROUTE, error.status_code, context))
 
-    async def _respond(self, context: RequestContext, scope: Scope, handler: Handler) -> Response:
+    async def _respond(
+        self, context: RequestContext, scope: Scope, handler: Handler, admission: AdmissionQueue
+    ) -> Response:
         try:
             self._authorize(context, scope)
-            async with self._admission.admitted():
+            async with admission.admitted():
                 context.waited_s = time.perf_counter() - context.started
                 body = await handler(context)
             return Response(body, context.status, {"x-request-id": context.request_id}, JSON)

@@ -1,42 +1,38 @@
 """Parsing of request bodies. QueryError names the field; unknown fields are refused."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from recsys.bundle import Bundle
 from recsys.contracts import FUTURE_S, Event
-from recsys.data.ids import normalised_id
 from recsys.errors import QueryError
 from recsys.features.spec import TableSpec
 from recsys.stages import RANKER, read_schema, read_spec
 from serving.events.record import Kind, Record, hash_parts
-from serving.gateway.strict_json import describe, fields_of, integer_of, list_of, number_of, parse, text_of
+from serving.gateway.json_values import (
+    Boolean,
+    Id,
+    Integer,
+    ListOf,
+    Nullable,
+    Number,
+    Object,
+    OneOrMore,
+    Published,
+    Text,
+    Value,
+)
+from serving.gateway.strict_json import parse
 from serving.state.onboarding import OnboardingAnswers
 
-RECOMMEND_FIELDS = ("user", "k", "surface", "context", "profile", "exclude", "budget_ms", "explain")
-EVENT_FIELDS = (
-    "id",
-    "user",
-    "item",
-    "timestamp",
-    "actions",
-    "context",
-    "request_id",
-    "position",
-    "propensity",
-    "bundle",
-    "rules",
-    "hide",
-    "unhide",
-)
 HIDE_KINDS: tuple[Kind, ...] = ("hide", "unhide")
 ITEM = "item"
-FEEDBACK_FIELDS = frozenset(EVENT_FIELDS) - {"id", "user", "timestamp", *HIDE_KINDS}
-"""feedback fields; an event without any of them is no feedback"""
-MAX_VECTOR_LENGTH = 4_096
-ONBOARDING_FIELDS = ("user", "items", "values")
+NO_FEEDBACK = frozenset({"id", "user", "timestamp", *HIDE_KINDS})
+"""an event with no other field is no feedback"""
 MAX_BUDGET_MS = 60_000.0
+MAX_POSITION = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +44,9 @@ class RequestLimits:
     id_characters: int = 256
     text_characters: int = 1024
     values: int = 256
-    """entries of a list in context, profile or item"""
+    """entries of a list of categories in context, profile or item"""
+    vector: int = 4_096
+    """entries of a vector"""
     exclude: int = 1_000
     events: int = 500
     liked: int = 50
@@ -61,12 +59,12 @@ class RecommendRequest:
     """Request for a slate, with the caller's raw user id."""
 
     user: str
-    k: int
-    surface: str
-    context: Mapping[str, Any]
-    profile: Mapping[str, Any]
-    exclude: tuple[str, ...]
-    budget_ms: float | None
+    k: int = 10
+    surface: str = "default"
+    context: Mapping[str, Any] = field(default_factory=dict)
+    profile: Mapping[str, Any] = field(default_factory=dict)
+    exclude: tuple[str, ...] = ()
+    budget_ms: float | None = None
     explain: bool = False
     """whether to return reasons: input attributions and the top history item"""
 
@@ -75,10 +73,10 @@ class RecommendRequest:
 class ItemUpdate:
     """Requested change of an item."""
 
-    columns: Mapping[str, Any]
-    withdrawn: bool | None
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    withdrawn: bool | None = None
     """True withdraws, False restores, None leaves it"""
-    create: bool
+    create: bool = True
     """whether an unknown item may be created"""
 
 
@@ -118,38 +116,81 @@ class RequestParser:
             ranked=bundle.has(RANKER),
         )
 
-    def recommend(self, body: bytes) -> RecommendRequest:
-        """Parse the body of POST /v1/recommend."""
-        fields = fields_of("the body", parse(body), RECOMMEND_FIELDS, ("user",))
-        limits = self.limits
-        budget = fields.get("budget_ms")
-        excluded = list_of("exclude", fields.get("exclude", []), max_length=limits.exclude)
-        return RecommendRequest(
-            user=self._normalised_id("user", fields["user"]),
-            k=integer_of("k", fields.get("k", 10), low=1, high=limits.k),
-            surface=self._id("surface", fields.get("surface", "default")),
-            context=self._columns("context", fields.get("context", {}), self.context),
-            profile=self._columns("profile", fields.get("profile", {}), self.profile),
-            exclude=tuple(self._normalised_id(f"exclude[{path}]", item) for path, item in enumerate(excluded)),
-            budget_ms=None if budget is None else self._budget("budget_ms", budget),
-            explain=self._explain(fields.get("explain", False)),
+    @cached_property
+    def recommend_body(self) -> Object:
+        """Body of POST /v1/recommend."""
+        limits, budget = self.limits, "for the slate, where less than the service allows"
+        reasons = "fill `adds` and `because_of` of every item; takes longer"
+        return Object(
+            {
+                "user": self._id,
+                "k": Published(Integer(low=1, high=limits.k), {"default": 10}),
+                "surface": Published(self._name, {"default": "default"}),
+                "context": self._columns(self.context),
+                "profile": self._columns(self.profile),
+                "exclude": ListOf(of=self._id, most=limits.exclude),
+                "budget_ms": Published(Nullable(self._budget), {"description": budget}),
+                "explain": Published(Boolean(), {"default": False, "description": reasons}),
+            },
+            ("user",),
         )
 
-    def _explain(self, value: Any) -> bool:
-        if not isinstance(value, bool):
-            raise QueryError(f"explain is {describe(value)}; send true or false")
-        if value and not self.ranked:
+    def recommend(self, body: bytes) -> RecommendRequest:
+        """Parse the body of POST /v1/recommend."""
+        fields = self.recommend_body.parse("", parse(body))
+        if fields.get("explain") and not self.ranked:
             raise QueryError("explain: what serves here has no ranker whose reasons could be told; leave it out")
-        return value
+        return RecommendRequest(**{**fields, "exclude": tuple(fields.get("exclude", ()))})
 
     def budget_header(self, text: str) -> float:
         """Parse x-budget-ms: digits with an optional decimal point."""
         if not (text.isascii() and text.replace(".", "", 1).isdigit() and len(text) < 20):
             raise QueryError("x-budget-ms is no number; send milliseconds")
-        return self._budget("x-budget-ms", float(text))
+        return self._budget.parse("x-budget-ms", float(text))
 
-    def _budget(self, path: str, value: Any) -> float:
-        return number_of(path, value, low=self.limits.least_budget_ms, high=MAX_BUDGET_MS)
+    @property
+    def _budget(self) -> Number:
+        return Number(low=self.limits.least_budget_ms, high=MAX_BUDGET_MS)
+
+    @cached_property
+    def events_body(self) -> Object:
+        """Body of POST /v1/events."""
+        return Object({"events": ListOf(of=self._event_schema, most=self.limits.events, least=1)}, ("events",))
+
+    @cached_property
+    def _event_schema(self) -> Published:
+        time = "unix seconds, UTC, at most a day ahead; without it, when the event came in"
+        kinds: dict[str, Value] = {"number": Number(), "word": Text(most=self.limits.text_characters)}
+        optional = Nullable(self._name)
+        hidden = Object({name: self._hidden(name) for name in self.hideable})
+        event = Object(
+            {
+                "id": optional,
+                "user": self._id,
+                "item": self._id,
+                "timestamp": Published(
+                    Nullable(Number(low=0.0, high=lambda: self.now() + FUTURE_S)), {"description": time}
+                ),
+                "actions": Object({name: kinds[kind] for name, kind in self.actions.items()}),
+                "context": self._columns(self.context),
+                "request_id": optional,
+                "position": Nullable(Integer(low=0, high=MAX_POSITION)),
+                "propensity": Nullable(Number(low=0.0, high=1.0)),
+                "bundle": optional,
+                "rules": optional,
+                "hide": Published(
+                    hidden,
+                    {"minProperties": 1, "description": "what the user does not want to see, from the answer on"},
+                ),
+                "unhide": Published(hidden, {"minProperties": 1, "description": "what may be shown again"}),
+            },
+            ("user",),
+        )
+        return Published(event, {"anyOf": [{"required": [name]} for name in (ITEM, *HIDE_KINDS)]})
+
+    def _hidden(self, name: str) -> OneOrMore:
+        value = self._id if name == ITEM else Text(most=self.limits.text_characters)
+        return OneOrMore(ListOf(of=value, most=self.limits.values, least=1))
 
     def events(self, body: bytes, stored: Callable[[str], str]) -> list[list[Record]]:
         """Parse the body of POST /v1/events into the records of each event: feedback, hide, unhide.
@@ -159,150 +200,112 @@ class RequestParser:
         The id of a record is a hash of the user and of the caller's id or, without one, of the whole event: the same
         event sent again is the same record, and no id of one user can hide a record of another or an impression.
         """
-        fields = fields_of("the body", parse(body), ("events",), ("events",))
-        listed = list_of("events", fields["events"], max_length=self.limits.events, min_length=1)
-        return [self._records(f"events[{path}]", entry, stored) for path, entry in enumerate(listed)]
+        events = self.events_body.parse("", parse(body))["events"]
+        return [self._records(f"events[{index}]", event, stored) for index, event in enumerate(events)]
+
+    @cached_property
+    def user_body(self) -> Object:
+        """Body of PUT /v1/users/{id}."""
+        return Object({"profile": self._columns(self.profile)}, ("profile",))
 
     def user_profile(self, body: bytes) -> Mapping[str, Any]:
         """Parse the body of PUT /v1/users/{id}: profile columns, null to delete one."""
-        fields = fields_of("the body", parse(body), ("profile",), ("profile",))
-        if not (profile := self._columns("profile", fields["profile"], self.profile)):
+        profile: Mapping[str, Any] = self.user_body.parse("", parse(body))["profile"]
+        if not profile:
             raise QueryError(f"nothing changes; send a profile with any of {', '.join(self.profile) or 'no column'}")
         return profile
 
     def user_id(self, value: str) -> str:
-        return self._normalised_id("the user id", value)
+        return self._id.parse("the user id", value)
+
+    @cached_property
+    def item_body(self) -> Object:
+        """Body of PUT /v1/items/{id}."""
+        create = {"default": True, "description": "false: an item that the catalogue lacks is a 404"}
+        return Object(
+            {
+                "columns": self._columns(self.items),
+                "withdrawn": Nullable(Boolean()),
+                "create": Published(Boolean(), create),
+            }
+        )
 
     def item(self, body: bytes) -> ItemUpdate:
         """Parse the body of PUT /v1/items/{id}: changed columns, null for an unknown value."""
-        fields = fields_of("the body", parse(body), ("columns", "withdrawn", "create"))
-        columns = self._columns("columns", fields.get("columns", {}), self.items)
-        withdrawn = fields.get("withdrawn")
-        if withdrawn is not None and not isinstance(withdrawn, bool):
-            raise QueryError(f"withdrawn is {describe(withdrawn)}; send true or false")
-        if not columns and withdrawn is None:
+        update = ItemUpdate(**self.item_body.parse("", parse(body)))
+        if not update.columns and update.withdrawn is None:
             raise QueryError(f"nothing changes; send withdrawn or columns with any of {', '.join(self.items)}")
-        create = fields.get("create", True)
-        if not isinstance(create, bool):
-            raise QueryError(f"create is {describe(create)}; send true or false")
-        return ItemUpdate(columns=columns, withdrawn=withdrawn, create=create)
+        return update
+
+    @cached_property
+    def onboarding_body(self) -> Object:
+        """Body of POST /v1/onboarding."""
+        liked = self.limits.liked
+        values = Object({name: ListOf(of=self._name, most=liked) for name in self.liked})
+        return Object({"user": self._id, "items": ListOf(of=self._id, most=liked), "values": values}, ("user",))
 
     def onboarding(self, body: bytes) -> tuple[str, OnboardingAnswers]:
         """Parse the body of POST /v1/onboarding: raw user id and liked items and values."""
-        fields = fields_of("the body", parse(body), ONBOARDING_FIELDS, ("user",))
-        items = list_of("items", fields.get("items", []), max_length=self.limits.liked)
-        values = fields_of("values", fields.get("values", {}), self.liked)
+        fields = self.onboarding_body.parse("", parse(body))
         answers = OnboardingAnswers(
-            items=tuple(self._normalised_id(f"items[{path}]", item) for path, item in enumerate(items)),
-            values={name: self._liked(f"values.{name}", listed) for name, listed in values.items()},
+            items=tuple(fields.get("items", ())),
+            values={name: tuple(listed) for name, listed in fields.get("values", {}).items()},
         )
         if not answers.items and not any(answers.values.values()):
             raise QueryError("nothing is liked; send items, or values of the columns of items")
-        return self._normalised_id("user", fields["user"]), answers
-
-    def _liked(self, path: str, listed: Any) -> tuple[str, ...]:
-        return tuple(self._id(path, value) for value in list_of(path, listed, max_length=self.limits.liked))
+        return fields["user"], answers
 
     def item_id(self, value: str) -> str:
-        return self._normalised_id("the item id", value)
+        return self._id.parse("the item id", value)
 
     def k(self, text: str) -> int:
         """Parse k of a query string."""
         if not (text.isascii() and text.isdigit() and len(text) < 10):
             raise QueryError(f"k is no whole number; send 1 to {self.limits.k}")
-        return integer_of("k", int(text), low=1, high=self.limits.k)
+        return Integer(low=1, high=self.limits.k).parse("k", int(text))
 
-    def _records(self, path: str, entry: Any, stored: Callable[[str], str]) -> list[Record]:
-        fields = fields_of(path, entry, EVENT_FIELDS, ("user",))
-        hidden = {kind: self._hidden(f"{path}.{kind}", fields[kind]) for kind in HIDE_KINDS if kind in fields}
-        user, timestamp = (
-            stored(self._normalised_id(f"{path}.user", fields["user"])),
-            self._time(path, fields.get("timestamp")),
-        )
-        caller_id = None if fields.get("id") is None else self._id(f"{path}.id", fields["id"])
-        records = [Record.preference("", kind, user, timestamp, body) for kind, body in hidden.items()]
-        if FEEDBACK_FIELDS & fields.keys() or not hidden:
-            event = self._event(path, {**fields, ITEM: self._item_of(path, fields, hidden.get("hide", {}))})
-            records.insert(0, Record.feedback("", replace(event, user=user, timestamp=timestamp)))
-        return [_with_id(record, caller_id) for record in records]
+    def _records(self, path: str, event: Mapping[str, Any], stored: Callable[[str], str]) -> list[Record]:
+        user, timestamp = stored(event["user"]), self.now() if event.get("timestamp") is None else event["timestamp"]
+        hidden = {kind: event[kind] for kind in HIDE_KINDS if kind in event}
+        if empty := [kind for kind, values in hidden.items() if not values]:
+            raise QueryError(f"{path}.{empty[0]} names nothing; send values of any of {', '.join(self.hideable)}")
+        records = [Record.preference("", kind, user, timestamp, values) for kind, values in hidden.items()]
+        if event.keys() - NO_FEEDBACK or not hidden:
+            kept = {name: value for name, value in event.items() if name not in ("id", *HIDE_KINDS)}
+            item = self._item_of(path, event, hidden.get("hide", {}))
+            records.insert(
+                0, Record.feedback("", Event(**{**kept, "user": user, "item": item, "timestamp": timestamp}))
+            )
+        return [_with_id(record, event.get("id")) for record in records]
 
-    def _item_of(self, path: str, fields: Mapping[str, Any], hide: Mapping[str, Sequence[str]]) -> Any:
+    def _item_of(self, path: str, event: Mapping[str, Any], hide: Mapping[str, Sequence[str]]) -> str:
         """Item of the feedback; if absent, the single item that is hidden with it."""
-        if ITEM not in fields and len(hide.get(ITEM, ())) == 1:
+        if ITEM not in event and len(hide.get(ITEM, ())) == 1:
             return hide[ITEM][0]
-        return fields_of(path, fields, EVENT_FIELDS, (ITEM,))[ITEM]
+        if ITEM not in event:
+            raise QueryError(f"{path} lacks the field {ITEM!r}; send it")
+        item: str = event[ITEM]
+        return item
 
-    def _hidden(self, path: str, value: Any) -> Mapping[str, list[str]]:
-        """Parse {"author": "X"} or {"author": ["X", "Y"]}; items by id likewise."""
-        fields = fields_of(path, value, self.hideable)
-        if not fields:
-            raise QueryError(f"{path} names nothing; send values of any of {', '.join(self.hideable)}")
-        return {name: self._values(f"{path}.{name}", values) for name, values in fields.items()}
+    @property
+    def _id(self) -> Id:
+        return Id(most=self.limits.id_characters)
 
-    def _values(self, path: str, values: Any) -> list[str]:
-        listed = (
-            [values] if isinstance(values, str) else list_of(path, values, max_length=self.limits.values, min_length=1)
-        )
-        if path.endswith(f".{ITEM}"):
-            return list(dict.fromkeys(self._normalised_id(path, one) for one in listed))
-        return list(dict.fromkeys(text_of(path, one, max_length=self.limits.text_characters) for one in listed))
+    @property
+    def _name(self) -> Text:
+        return Text(most=self.limits.id_characters)
 
-    def _event(self, path: str, fields: Mapping[str, Any]) -> Event:
-        position, propensity = fields.get("position"), fields.get("propensity")
-        actions = fields_of(f"{path}.actions", fields.get("actions", {}), tuple(self.actions))
-        return Event(
-            user=self._normalised_id(f"{path}.user", fields["user"]),
-            item=self._normalised_id(f"{path}.item", fields["item"]),
-            timestamp=self._time(path, fields.get("timestamp")),
-            actions={name: self._action(f"{path}.actions.{name}", name, value) for name, value in actions.items()},
-            context=self._columns(f"{path}.context", fields.get("context", {}), self.context),
-            request_id=self._optional(path, "request_id", fields),
-            position=None if position is None else integer_of(f"{path}.position", position, low=0, high=10_000),
-            propensity=None if propensity is None else number_of(f"{path}.propensity", propensity, low=0.0, high=1.0),
-            bundle=self._optional(path, "bundle", fields),
-            rules=self._optional(path, "rules", fields),
-        )
+    def _columns(self, kinds: Mapping[str, str]) -> Object:
+        """Values of columns, null where unknown."""
+        return Object({name: Nullable(self._column(kind)) for name, kind in kinds.items()})
 
-    def _action(self, path: str, name: str, value: Any) -> float | str:
-        if self.actions[name] == "word":
-            return text_of(path, value, max_length=self.limits.text_characters)
-        return number_of(path, value)
-
-    def _time(self, path: str, value: Any) -> float:
-        """Timestamp of the event, now by default."""
-        now = self.now()
-        return now if value is None else number_of(f"{path}.timestamp", value, low=0.0, high=now + FUTURE_S)
-
-    def _optional(self, path: str, name: str, fields: Mapping[str, Any]) -> str | None:
-        value = fields.get(name)
-        return None if value is None else self._id(f"{path}.{name}", value)
-
-    def _id(self, path: str, value: Any) -> str:
-        return text_of(path, value, max_length=self.limits.id_characters)
-
-    def _normalised_id(self, path: str, value: Any) -> str:
-        """User or item id, normalised as in the training data."""
-        if not (id := normalised_id(self._id(path, value))):
-            raise QueryError(f"{path} holds nothing but blanks; send an id")
-        return id
-
-    def _columns(self, path: str, value: Any, kinds: Mapping[str, str]) -> Mapping[str, Any]:
-        fields = fields_of(path, value, tuple(kinds))
-        return {name: self._value(f"{path}.{name}", one, kinds[name]) for name, one in fields.items()}
-
-    def _value(self, path: str, value: Any, kind: str) -> Any:
-        if value is None:
-            return None
-        if kind in ("number", "timestamp"):
-            return number_of(path, value)
-        if kind == "vector":
-            return [number_of(path, one) for one in list_of(path, value, max_length=MAX_VECTOR_LENGTH)]
-        if kind == "categories":
-            return [self._text(path, one) for one in list_of(path, value, max_length=self.limits.values)]
-        return self._text(path, value)
-
-    def _text(self, path: str, value: Any) -> str:
-        return text_of(path, value, max_length=self.limits.text_characters, min_length=0)
+    def _column(self, kind: str) -> Value:
+        text = Text(most=self.limits.text_characters, least=0)
+        lists: dict[str, Value] = {
+            "vector": ListOf(of=Number(), most=self.limits.vector),
+            "categories": ListOf(of=text, most=self.limits.values),
+        }
+        return Number() if kind in ("number", "timestamp") else lists.get(kind, text)
 
 
 def _with_id(record: Record, caller_id: str | None) -> Record:

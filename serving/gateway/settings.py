@@ -1,5 +1,6 @@
 """Time budgets and limits of the gateway."""
 
+import os
 from dataclasses import dataclass, field, replace
 
 from recsys.errors import check_ranges
@@ -12,9 +13,9 @@ class Settings:
 
     budget_ms: float = 100.0
     """of one slate, from the last byte of the request; a caller may lower it"""
-    state_ms: float = 30.0
-    """share of the budget for the user state, without which slates are unpersonalised and repeat seen items; under load most
-    of it is spent waiting for this process"""
+    state_ms: float = 70.0
+    """share of the budget for the user state: all but that of the fallback tiers, because a slate without it may repeat seen
+    items; a state that needs most of it costs the models"""
     explain_ms: float = 150.0
     """added to the budget for a slate with reasons; a lower caller budget gives the slate without reasons"""
     light_ms: float = 20.0
@@ -24,6 +25,8 @@ class Settings:
     models_at_once: int = 8
     """concurrent queries a model"""
     models_waiting: int = 256
+    slates_at_once: int = field(default_factory=lambda: 4 * len(os.sched_getaffinity(0)))
+    """first limit of concurrent slate requests; it follows what is answered in time, up to `requests_at_once`"""
     requests_at_once: int = 32
     """concurrent requests: at most what this process can answer by its own fallback tiers within the budget"""
     requests_waiting: int = 256
@@ -92,6 +95,7 @@ class Settings:
             probe_s=(self.probe_s, 0.001, 60.0),
             warm_up_s=(self.warm_up_s, 0.0, 3_600.0),
             drain_s=(self.drain_s, 0.0, 3_600.0),
+            slates_at_once=(self.slates_at_once, 1, 1_000_000),
             requests_at_once=(self.requests_at_once, 1, 1_000_000),
             requests_waiting=(self.requests_waiting, 0, 1_000_000),
             wait_ms=(self.wait_ms, 0.0, 60_000.0),

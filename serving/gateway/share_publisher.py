@@ -6,7 +6,7 @@ import logging
 from concurrent.futures import ThreadPoolExecutor
 
 from recsys.errors import DataError, sentence_of
-from recsys.policy.exposure_file import ShareFile, Shares
+from recsys.policy.exposure.exposure_file import ShareFile, Shares
 from serving.state.protocols import Exposures
 
 EXPOSURE_LATE = "exposure:late"

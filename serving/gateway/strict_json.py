@@ -89,8 +89,11 @@ def describe(value: Any) -> str:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     document = dict(pairs)
     if len(document) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the name {describe(next(name for name in names if names.count(name) > 1))} comes twice")
+        names: set[str] = set()
+        for name, _ in pairs:  # one pass: a body may have tens of thousands of names
+            if name in names:
+                raise ValueError(f"the name {describe(name)} comes twice")
+            names.add(name)
     return document
 
 

@@ -19,10 +19,11 @@ from operator import itemgetter
 from recsys.bundle import Bundle
 from recsys.errors import ServingError, check_ranges
 from recsys.items.rule_items import rule_columns
+from recsys.policy.category_values import category_values
 from recsys.policy.compose import Policy
 from recsys.policy.popularity import ITEM
-from recsys.policy.quotas import category_values
-from recsys.policy.rules import Exposure, RuleSet
+from recsys.policy.rules import RuleSet
+from recsys.policy.rules.kinds.exposure import Exposure
 from recsys.stages import read_catalogue
 from serving.events.record import Record
 from serving.state.state_codec import FORMAT, canonical, document_of

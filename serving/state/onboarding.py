@@ -20,7 +20,7 @@ from recsys.errors import ConfigError, QueryError, check_ranges
 from recsys.expressions import compile_expression, suggestion
 from recsys.features.spec import IDENTITY, FeatureSpec
 from recsys.items.rule_items import rule_columns
-from recsys.policy.quotas import category_values
+from recsys.policy.category_values import category_values
 from recsys.stages import read_catalogue, read_spec
 
 POPULAR = "popular"

@@ -13,7 +13,7 @@ from benchmarks.claims.serving.rules_live import (
     text,
 )
 from recsys.policy.rules import RuleSet
-from recsys.policy.store import RuleStore
+from recsys.policy.rules.store import RuleStore
 
 
 def answer(client, start, stop, version):

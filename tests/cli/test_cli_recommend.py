@@ -6,7 +6,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from recsys.policy.exposure_file import ShareFile
+from recsys.policy.exposure.exposure_file import ShareFile
 
 
 def test_one_user_gets_a_table_with_titles_and_reasons(

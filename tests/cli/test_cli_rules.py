@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from recsys.policy.audit import LOG
 from recsys.policy.rules import RuleSet
-from recsys.policy.store import RuleStore
+from recsys.policy.rules.audit import LOG
+from recsys.policy.rules.store import RuleStore
 
 OLD = "# for a start\nrules:\n  - {name: cheap, must: 'not price < 5'}\n"
 NEW = "rules:\n  - {name: cheap, must: 'not price < 6'}\n  - {name: dear, must: 'not price > 90'}\n"

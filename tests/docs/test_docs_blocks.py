@@ -38,6 +38,7 @@ from recsys.policy.rules import RuleSet
 from serving.__main__ import app as serving_app
 from serving.gateway.openapi import document
 from serving.gateway.request_parser import RequestLimits, RequestParser
+from serving.gateway.routes import routes
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -98,9 +99,12 @@ COMMANDS = [
 
 
 def test_every_block_is_of_a_language_that_is_checked() -> None:
-    assert {block.language for block in BLOCKS} <= {"sh", "python", "yaml", "text"}
+    assert {block.language for block in BLOCKS} <= {"sh", "python", "yaml", "toml", "text"}
     for page in PAGES:
         assert page.read_text(encoding="utf-8").count("\n```") % 2 == 0, page
+    for block in BLOCKS:
+        if block.language == "toml":
+            tomllib.loads(block.text)
 
 
 @pytest.mark.parametrize("words", COMMANDS)
@@ -170,7 +174,7 @@ def reaches(arguments: Sequence[str]) -> None:
     (url,) = [one for one in arguments if one.startswith("http://127.0.0.1:8080/")]
     path = urllib.parse.urlparse(url).path
     method = "post" if "-d" in arguments else "get"
-    assert method in document(DOCUMENTS, keyed=True)["paths"][path]
+    assert method in document(routes(DOCUMENTS), keyed=True)["paths"][path]
     if method == "post":
         body = arguments[arguments.index("-d") + 1].encode()
         readers: dict[str, Any] = {"/v1/recommend": DOCUMENTS.recommend, "/v1/onboarding": DOCUMENTS.onboarding}
@@ -223,13 +227,16 @@ class InProcess:
 
 
 @pytest.mark.parametrize("text", of("python"))
-def test_a_python_block_runs(text: str, deployment: Path, trained: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_python_block_runs(
+    text: str, deployment: Path, trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if "open-bandit-small" in text and DATA is None:
         pytest.skip("RECSYS_DATA names no folder of data sets")
     monkeypatch.chdir(deployment)
     text = text.replace("from serving.client import Client\n", "")
     stand_in = type("Client", (InProcess,), {"stages": trained.stages})
-    exec(compile(text, "<block>", "exec"), {"Client": stand_in})
+    (file := tmp_path / "block.py").write_text(text, encoding="utf-8")  # numba keeps what it compiled beside the file
+    exec(compile(text, str(file), "exec"), {"Client": stand_in})
 
 
 def shop(folder: Path) -> None:

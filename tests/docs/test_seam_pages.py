@@ -1,5 +1,5 @@
 """The pages "How to add ...": their files are those of the repository, their tables are complete, and somebody else's encoder,
-ranker, loss and source train, outside of the repository, from a folder of their own.
+ranker, loss, source, diversity and exploration train, and their kind of rules is served, from outside of the repository.
 """
 
 import re
@@ -11,6 +11,8 @@ import pytest
 
 from recsys.bundle import Bundle
 from recsys.candidates.interfaces import CandidateSource
+from recsys.policy.diversity import Diversity
+from recsys.policy.exploration import Exploration
 from recsys.ranking.model import RankerModel
 from recsys.retrieval.user_encoder import UserEncoder
 
@@ -20,20 +22,30 @@ ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"
 PAGES = {
     name: (ROOT / "docs" / "how-to" / f"add-a-{name}.md")
-    for name in ("ranker", "user-encoder", "candidate-source", "loss")
+    for name in ("ranker", "user-encoder", "candidate-source", "loss", "rule-kind", "diversity")
 }
 TINY = ("data.users=60", "data.events=2000", "ranking.requests=200", "ranking.epochs=1", "retrieval.epochs=1")
 FILES = {
-    "ranker": ("recsys/ranking/dlrm.py", "conf/ranking/model/dlrm.yaml"),
-    "user-encoder": ("recsys/retrieval/gru.py", "conf/retrieval/user_encoder/gru.yaml"),
-    "candidate-source": ("recsys/candidates/own_history.py", None),
+    "ranker": (["recsys/ranking/dlrm.py"], "conf/ranking/model/dlrm.yaml"),
+    "user-encoder": (["recsys/retrieval/gru.py"], "conf/retrieval/user_encoder/gru.yaml"),
+    "candidate-source": (["recsys/candidates/own_history.py"], None),
+    "rule-kind": (["recsys/policy/rules/kinds/fade.py"], None),
+    "diversity": (
+        ["recsys/policy/diversity/mmr.py", "recsys/policy/exploration/epsilon.py"],
+        "conf/policy/diversity/mmr.yaml",
+    ),
 }
 CHOICES = [
     ("ranker", "ranking/model"),
     ("user-encoder", "retrieval/user_encoder"),
     ("loss", "retrieval/loss"),
     ("loss", "ranking/loss"),
+    ("diversity", "policy/diversity"),
+    ("diversity", "policy/exploration"),
 ]
+
+NOT_OVERRIDDEN = {"kind", "kernels", "scoring"}
+"""public names of the base classes that an implementation leaves as they are"""
 
 
 def text_of(page):
@@ -41,8 +53,12 @@ def text_of(page):
 
 
 def block(page, language):
-    (text,) = re.findall(rf"```{language}\n(.*?)```", text_of(page), re.DOTALL)
+    (text,) = blocks(page, language)
     return text
+
+
+def blocks(page, language):
+    return re.findall(rf"```{language}\n(.*?)```", text_of(page), re.DOTALL)
 
 
 def table(page, title):
@@ -55,14 +71,15 @@ def members(page, class_of):
     """Names in the first column of the page's table of members, against the public names of the class."""
     tables = re.findall(r"^\| member \|.*\n\|[-|]+\|\n((?:\|.*\|\n)+)", text_of(page), re.MULTILINE)
     names = [set(re.findall(r"^\| `(\w+)", rows, re.MULTILINE)) for rows in tables]
-    return {name for name in vars(class_of) if not name.startswith("_")} - {"kind"} in names
+    named = {name for name in (*vars(class_of), *class_of.__annotations__) if not name.startswith("_")}
+    return named - NOT_OVERRIDDEN in names
 
 
 @pytest.mark.parametrize("page", FILES)
 def test_the_files_of_a_page_are_those_of_the_repository(page):
     """So the contract that is held for the files is held for the page."""
     python, configuration = FILES[page]
-    assert block(page, "python") == (ROOT / python).read_text(encoding="utf-8")
+    assert blocks(page, "python") == [(ROOT / file).read_text(encoding="utf-8") for file in python]
     if configuration:
         assert block(page, "yaml") == (ROOT / configuration).read_text(encoding="utf-8")
 
@@ -75,7 +92,13 @@ def test_every_choice_is_in_the_table_of_its_page(page, group):
 
 @pytest.mark.parametrize(
     ("page", "class_of"),
-    [("ranker", RankerModel), ("user-encoder", UserEncoder), ("candidate-source", CandidateSource)],
+    [
+        ("ranker", RankerModel),
+        ("user-encoder", UserEncoder),
+        ("candidate-source", CandidateSource),
+        ("diversity", Diversity),
+        ("diversity", Exploration),
+    ],
 )
 def test_the_protocol_of_a_page_is_that_of_the_code(page, class_of):
     assert members(page, class_of)
@@ -91,6 +114,9 @@ def test_models_losses_and_sources_of_somebody_else_are_trained_and_open_again(t
         ("loss", "my_loss"),
     ):
         (tmp_path / f"{module}.py").write_text(block(page, "python"), encoding="utf-8")
+    diversity, exploration = blocks("diversity", "python")
+    (tmp_path / "my_diversity.py").write_text(diversity, encoding="utf-8")
+    (tmp_path / "my_exploration.py").write_text(exploration, encoding="utf-8")
     for choice, text in {
         "ranking/model/mine": block("ranker", "yaml").replace("recsys.ranking.dlrm.", "my_dlrm."),
         "retrieval/user_encoder/mine": block("user-encoder", "yaml").replace("recsys.retrieval.gru.", "my_gru."),
@@ -98,11 +124,14 @@ def test_models_losses_and_sources_of_somebody_else_are_trained_and_open_again(t
         "candidates/source/mine": block("candidate-source", "yaml").replace(
             "recsys.candidates.own_history.", "my_source."
         ),
+        "policy/diversity/mine": block("diversity", "yaml").replace("recsys.policy.diversity.", "my_diversity."),
+        "policy/exploration/mine": "_target_: my_exploration.EpsilonGreedy\nrate: 0.1\nfirst: 0\n",
     }.items():
         (folder / choice).parent.mkdir(parents=True, exist_ok=True)
         (folder / f"{choice}.yaml").write_text(text, encoding="utf-8")
     chosen = (
         *("ranking/model=mine", "retrieval/user_encoder=mine", "retrieval/loss=mine"),
+        *("policy/diversity=mine", "policy/exploration=mine"),
         *("+candidates/source@candidates.sources.mine=mine", "policy.repeat.default=always"),
     )
     done = subprocess.run(
@@ -122,3 +151,31 @@ def test_models_losses_and_sources_of_somebody_else_are_trained_and_open_again(t
     assert any(name.startswith("ranker.bottom") for name in weights)
     assert any("user_encoder.gru" in name for name in weights)
     assert "mine" in [one["name"] for one in bundle.document("candidates.json")["sources"]]
+    policy = bundle.document("policy.yaml")
+    assert policy["diversity"]["kind"] == "my_diversity:MaximalMarginalRelevance"
+    assert policy["exploration"]["kind"] == "my_exploration:EpsilonGreedy"
+
+
+PUBLISH = """
+from recsys.policy.rules import RuleSet
+
+rules = RuleSet.parse({"rules": [{"name": "old", "wither": 1.5, "by": "published"}]})
+assert type(rules.rules[0]).__module__ == "my_fade"
+assert RuleSet.parse(rules.to_document()).hash == rules.hash
+"""
+
+
+def test_a_kind_of_rules_of_somebody_else_is_found_where_it_is_installed(tmp_path):
+    """The example under another key, as a package with an entry point, and without one."""
+    source = block("rule-kind", "python").replace('"fade"', '"wither"').replace(" fade: float", " wither: float")
+    (tmp_path / "my_fade.py").write_text(source.replace("self.fade ", "self.wither "), encoding="utf-8")
+    command = [sys.executable, "-c", PUBLISH]
+    environment = {"PYTHONPATH": f"{ROOT}:{tmp_path}", "PATH": "/usr/bin:/bin"}
+    unknown = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert "has no kind; give exactly one of boost, bury" in unknown.stderr
+    installed = tmp_path / "my_shop-1.0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: my-shop\nVersion: 1.0\n")
+    (installed / "entry_points.txt").write_text("[recsys.rule_kinds]\nwither = my_fade:Fade\n")
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr[-2_000:]

@@ -14,7 +14,7 @@ from recsys.evaluation.exposure import gini, top_share
 from recsys.evaluation.stream import ExposureCounters, stream_slates
 from recsys.policy.compose import Policy
 from recsys.policy.diversity import MaximalMarginalRelevance
-from recsys.policy.explore import Exploration
+from recsys.policy.exploration import NoExploration
 from recsys.policy.popularity import PopularityDial
 from recsys.policy.repeat import Repeat
 from recsys.policy.rules import RuleSet
@@ -34,7 +34,7 @@ class Composed:
             value=ValueFormula(formula="watch", weights={}),
             popularity=PopularityDial(discount=discount, of="exposure"),
             diversity=MaximalMarginalRelevance(trade_off=1.0, window=0, span=None, content=0.0),
-            exploration=Exploration(kind="none", rate=0.0, first=0),
+            exploration=NoExploration(),
             repeat=Repeat.never(),
         )
         ids, studios = np.array(ITEMS, dtype=object), np.empty(N, dtype=object)

@@ -8,7 +8,7 @@ import pytest
 from recsys.bundle import Bundle
 from recsys.errors import ConfigError
 from recsys.export.repository import write_repository
-from recsys.policy.store import RuleStore
+from recsys.policy.rules.store import RuleStore
 
 
 def test_an_export_replaces_an_older_one_and_nothing_else(trained: Any, tmp_path: Path) -> None:

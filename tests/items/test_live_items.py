@@ -19,7 +19,7 @@ from recsys.index import ExactIndex
 from recsys.items.content import ITEM_TOWER
 from recsys.items.store import LOG, Change, Edit, ItemStore
 from recsys.pipeline import recommend
-from recsys.policy.store import RuleStore
+from recsys.policy.rules.store import RuleStore
 from recsys.stages import (
     STALE_ITEMS,
     UNKNOWN_ROWS,

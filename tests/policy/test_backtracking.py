@@ -9,9 +9,10 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys.policy.backtracking import search_feasible_slate
-from recsys.policy.constraint_tracking import count_pinned, initial_floor_deficit
-from recsys.policy.selection import EligiblePool, QuotaLimits
+from recsys.policy.pool import EligiblePool
+from recsys.policy.slate.backtracking import search_feasible_slate
+from recsys.policy.slate.constraint_tracking import count_pinned, initial_floor_deficit
+from recsys.policy.slate.selection import QuotaLimits
 
 COLUMNS, PLACES, VALUES = 7, 4, 3
 

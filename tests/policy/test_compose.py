@@ -28,13 +28,13 @@ from recsys.contracts import PAD, Candidates, Event, Query, Slate
 from recsys.errors import BundleError, ConfigError
 from recsys.policy.compose import Policy, scale_utility
 from recsys.policy.diversity import MaximalMarginalRelevance
-from recsys.policy.explore import Exploration
+from recsys.policy.exploration import NoExploration
 from recsys.policy.popularity import PopularityDial
 from recsys.policy.repeat import Repeat
 from recsys.policy.rules import RuleSet
 from recsys.policy.value import ValueFormula
 
-STILL = Exploration(kind="none", rate=0.0, first=0)
+STILL = NoExploration()
 
 
 def compiled(
@@ -309,7 +309,7 @@ def test_shapes_that_do_not_fit_are_refused():
 GOOD = {
     "value": {"formula": "a", "weights": {}},
     "diversity": {"kind": "mmr", "trade_off": 1.0, "window": 0, "span": None, "content": 0.0},
-    "exploration": {"kind": "none", "rate": 0.0, "first": 0},
+    "exploration": {"kind": "none"},
 }
 
 
@@ -322,6 +322,14 @@ def test_document_and_back():
         "repeat": {"default": 7.0, "objectives": {"like": "never"}},
     }
     assert Policy.from_document(document).to_document() == document
+
+
+def test_sections_of_earlier_bundles_are_read():
+    earlier = {"kind": "mmr", "trade_off": 0.5, "window": 3, "content": 0.0}
+    document = {**GOOD, "diversity": earlier, "exploration": {"kind": "none", "rate": 0.0, "first": 0}}
+    read = Policy.from_document(document).to_document()
+    assert read["diversity"] == {**earlier, "span": None}
+    assert read["exploration"] == {"kind": "none"}
 
 
 def test_a_bundle_from_before_the_dial_has_it_off_and_repeats_nothing():
@@ -347,7 +355,7 @@ def test_a_bundle_from_before_the_dial_has_it_off_and_repeats_nothing():
         ({**GOOD, "popularity": {"discont": 1, "of": "events"}}, "the unknown key 'discont'; did you mean 'discount'?"),
         ({**GOOD, "popularity": {"discount": 0.5, "of": "event"}}, "popularity.of is 'event'; choose one of events,"),
         ({**GOOD, "popularity": {"discount": -1, "of": "events"}}, "popularity.discount is -1"),
-        ({**GOOD, "exploration": {"kind": "epsilon"}}, "write a mapping with kind, rate and first"),
+        ({**GOOD, "exploration": {"kind": "epsilon"}}, "policy.exploration lacks the key 'rate'"),
         ({**GOOD, "exploration": {"kind": "some", "rate": 1, "first": 0}}, "exploration.kind is 'some'"),
         ({**GOOD, "exploration": {"kind": "softmax", "rate": 0, "first": 0}}, "exploration.rate is 0"),
     ],

@@ -10,20 +10,14 @@ from hypothesis import strategies as st
 from slow_twin import objects
 
 from recsys.errors import ConfigError
-from recsys.policy.diversity import (
-    CONTENT_DIM,
-    UNKNOWN_PENALTY,
-    Determinantal,
-    ItemSimilarity,
-    MaximalMarginalRelevance,
-    Proportions,
-    content_vectors,
-    diversity_from_document,
-    normalize_rows,
-    relevance,
-    scale,
-)
-from recsys.policy.selection import EligiblePool, ExplorationDraws, QuotaLimits, select
+from recsys.policy.diversity import DIVERSITIES, Determinantal, Diversity, MaximalMarginalRelevance, Proportions
+from recsys.policy.diversity.interface import UNKNOWN_PENALTY, ItemSimilarity, relevance, scale
+from recsys.policy.diversity.item_vectors import CONTENT_DIM, content_vectors, normalize_rows
+from recsys.policy.exploration import NoExploration
+from recsys.policy.exploration.interface import ExplorationDraws
+from recsys.policy.kind_documents import from_document, to_document
+from recsys.policy.pool import EligiblePool
+from recsys.policy.slate.selection import QuotaLimits, select
 
 # D 2: items 0, 1, 2 alike, item 3 across, item 4 in between
 VECTORS = np.array([[1, 0], [2, 0], [1, 0], [0, 1], [1, 1]], dtype=np.float32)
@@ -81,7 +75,8 @@ def chosen(diversity, one=None, vectors=VECTORS, caps=(), floors=(), seen=(), ra
         else ItemSimilarity(units=normalize_rows(vectors), shares=np.empty((num, 0), dtype=np.float32))
     )
     scoring = diversity.scoring(one, likeness, [list(seen)], ranked=ranked)
-    return select(one, limits(num, caps, floors), scoring, ExplorationDraws.none(1, one.pinned.shape[1]))
+    draws = ExplorationDraws.none(1, one.pinned.shape[1])
+    return select(one, limits(num, caps, floors), diversity, scoring, NoExploration(), draws)
 
 
 def mmr(trade_off, window, span=None):
@@ -376,6 +371,5 @@ def test_documents_and_back():
         Determinantal(trade_off=0.5, window=3, span=None, content=1.0),
         Proportions(trade_off=0, window=1, span=None, of="a"),
     ):
-        assert diversity_from_document(diversity.to_document()).to_document() == diversity.to_document()
-    older = {"kind": "mmr", "trade_off": 0.5, "window": 3, "content": 0.0}
-    assert diversity_from_document(older).to_document() == mmr(0.5, 3).to_document()
+        document = to_document(diversity, DIVERSITIES)
+        assert to_document(from_document("diversity", document, DIVERSITIES, Diversity), DIVERSITIES) == document

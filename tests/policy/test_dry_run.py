@@ -9,18 +9,18 @@ from slow_twin import CATALOGUE, OBJECTIVES, REQUEST_TYPES, SOURCES, TYPES, VECT
 from recsys.contracts import Candidates, Query
 from recsys.policy.compose import Policy
 from recsys.policy.diversity import MaximalMarginalRelevance
-from recsys.policy.dry_run import ScoredRequests, dry_run
-from recsys.policy.explore import Exploration
+from recsys.policy.exploration import EpsilonGreedy
 from recsys.policy.popularity import PopularityDial
 from recsys.policy.repeat import Repeat
-from recsys.policy.rules import DryRunLimits, RuleSet
+from recsys.policy.rules.dry_run import ScoredRequests, dry_run
+from recsys.policy.rules.rule_set import DryRunLimits, RuleSet
 from recsys.policy.value import ValueFormula
 
 PLAIN = Policy(
     value=ValueFormula(formula="watch", weights={}),
     popularity=PopularityDial.off(),
     diversity=MaximalMarginalRelevance(trade_off=1.0, window=0, span=None, content=0.0),
-    exploration=Exploration(kind="epsilon", rate=1.0, first=0),
+    exploration=EpsilonGreedy(rate=1.0, first=0),
     repeat=Repeat.never(),
 )
 GROUPS = {"half": [("low",) if row < 2 else ("high",) for row in range(16)]}

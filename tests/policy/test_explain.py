@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from recsys.policy.explain import offering_sources
+from recsys.policy.explanation.slates import offering_sources
 
 NAN = math.nan
 SOURCES = ("towers", "linear", "popular")

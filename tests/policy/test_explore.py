@@ -11,7 +11,8 @@ from slow_twin import CATALOGUE, OBJECTIVES, REQUEST_TYPES, SOURCES, TYPES, VECT
 from recsys.contracts import Candidates, Query
 from recsys.policy.compose import Policy
 from recsys.policy.diversity import Determinantal, MaximalMarginalRelevance, MaxSum, Proportions
-from recsys.policy.explore import Exploration, request_generator
+from recsys.policy.exploration import EpsilonGreedy, NoExploration, Softmax, Thompson
+from recsys.policy.exploration.interface import request_generator
 from recsys.policy.popularity import PopularityDial
 from recsys.policy.repeat import Repeat
 from recsys.policy.rules import RuleSet
@@ -25,10 +26,10 @@ DIVERSITIES = {
     "proportions": Proportions(trade_off=0.5, window=2, span=None, of="genres"),
 }
 EXPLORATIONS = {
-    "epsilon": Exploration(kind="epsilon", rate=0.4, first=0),
-    "late epsilon": Exploration(kind="epsilon", rate=0.9, first=2),
-    "softmax": Exploration(kind="softmax", rate=0.3, first=0),
-    "thompson": Exploration(kind="thompson", rate=8.0, first=0),
+    "epsilon": EpsilonGreedy(rate=0.4, first=0),
+    "late epsilon": EpsilonGreedy(rate=0.9, first=2),
+    "softmax": Softmax(rate=0.3, first=0),
+    "thompson": Thompson(rate=8.0, first=0),
 }
 CAP = {"name": "cap", "cap": 1, "of": "genre", "top": 3}
 PIN = {"name": "pin", "pin": 1, "item": "i3"}
@@ -127,7 +128,7 @@ def test_without_an_id_user_and_moment_stand_for_the_request():
 
 def test_what_chance_put_there_says_so():
     policy = compiled(DIVERSITIES["plain"], EXPLORATIONS["epsilon"])
-    best = shown(asked(compiled(DIVERSITIES["plain"], Exploration(kind="none", rate=0.0, first=0)), ["a"])[0])
+    best = shown(asked(compiled(DIVERSITIES["plain"], NoExploration()), ["a"])[0])
     explored = [slate for slate in asked(policy, [f"r{number}" for number in range(60)]) if shown(slate) != best]
     assert explored
     assert all(any(item.explored for item in slate.items) for slate in explored)

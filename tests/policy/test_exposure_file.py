@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from recsys.errors import DataError
-from recsys.policy.exposure_file import FILE, PER_LINE, ExposureShares, LiveShares, ShareFile
+from recsys.policy.exposure.exposure_file import FILE, PER_LINE, ExposureShares, LiveShares, ShareFile
 
 PATIENCE_S = 60
 SHARES = st.dictionaries(st.text(), st.floats(0, 1), max_size=9)

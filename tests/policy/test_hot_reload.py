@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from recsys.errors import ConfigError
-from recsys.policy.audit import HEAD, LOG
-from recsys.policy.hot_reload import ActiveVersion, HotReloader
 from recsys.policy.rules import RuleSet
-from recsys.policy.store import RuleStore
+from recsys.policy.rules.audit import HEAD, LOG
+from recsys.policy.rules.hot_reload import ActiveVersion, HotReloader
+from recsys.policy.rules.store import RuleStore
 
 PATIENCE_S = 60
 OWN = "the bundle's own"

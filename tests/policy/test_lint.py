@@ -5,12 +5,12 @@ import pytest
 from slow_twin import objects
 
 from recsys.errors import ConfigError
-from recsys.policy.lint import RuleCatalogue, check
+from recsys.policy.rules.lint import CheckedCatalogue, check
 
 NOW = 1_800_000_000.0  # 2027-01-15
 
 
-CATALOGUE = RuleCatalogue(
+CATALOGUE = CheckedCatalogue(
     columns={
         "item": objects(["50", "51", "52", "53"]),
         "year": np.array([1999.0, 1980.0, 1950.0, 1997.0]),

@@ -10,7 +10,7 @@ from slow_twin import VECTORS, NaivePage, is_on
 from test_compose import candidates, compiled, one_slate, requests, shown, watch
 
 from recsys.policy.diversity import MaxSum
-from recsys.policy.explore import Exploration
+from recsys.policy.exploration import EpsilonGreedy
 
 
 class NaiveMaxSumPage(NaivePage):
@@ -65,7 +65,7 @@ def test_a_lower_dial_never_gives_a_page_of_more_utility_and_it_is_in_order(orde
 
 def test_where_chance_has_a_say_the_places_stay_as_drawn():
     still = one_slate(compiled((), 0.3, 8, kind=MaxSum), list(range(8)), np.linspace(1, 0, 8), k=8)
-    rare = Exploration(kind="epsilon", rate=1e-6, first=7)
+    rare = EpsilonGreedy(rate=1e-6, first=7)
     drawn = one_slate(compiled((), 0.3, 8, kind=MaxSum, explore=rare), list(range(8)), np.linspace(1, 0, 8), k=8)
     assert [item.rank for item in still.items] == list(range(8))
     assert sorted(item.rank for item in drawn.items) == list(range(8))

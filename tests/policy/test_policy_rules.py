@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from slow_twin import objects
 
-import recsys.policy.compiled_rules as compiled_rules
+import recsys.policy.rules.compiled_rules as compiled_rules
 from recsys.contracts import Event, Query
 from recsys.errors import ConfigError
-from recsys.policy.compiled_rules import CompiledRules
-from recsys.policy.quotas import MAX_FACTOR
-from recsys.policy.rules import MAX_QUOTAS, RuleSet
+from recsys.policy.rules.compiled_rules import CompiledRules
+from recsys.policy.rules.kinds.exposure import MAX_FACTOR
+from recsys.policy.rules.rule_set import MAX_QUOTAS, RuleSet
 
 TYPES = {"year": "number", "genre": "category", "genres": "categories", "regions": "categories", "min_age": "number"}
 REQUEST_TYPES = {"user.age": "number", "context.region": "category"}
@@ -186,8 +186,8 @@ def test_frequencies_burden_what_was_shown_too_often():
     rules = compiled({"frequency": 3}, {"frequency": 2, "where": "genre == 'a'"})
     asked = [ask(impressions={"50": 2, "52": 3, "53": 5, "?": 9}, exposure={"50": 9}), ask()]
     rows = np.tile(ROWS, (2, 1))
-    held = rules(asked, rows).holds[..., list(rules.quota_rules)]
-    assert rules.item_violations(asked, rows, held).tolist() == [[1, 0, 2, 3], [0, 0, 0, 0]]
+    held = rules(asked, rows).holds[..., list(rules.quotas.rules)]
+    assert rules.quotas.item_violations(asked, rows, held).tolist() == [[1, 0, 2, 3], [0, 0, 0, 0]]
 
 
 def test_caps_number_the_values_of_their_column():
@@ -249,9 +249,9 @@ def test_read(tmp_path):
         ("rules: []\nlimits: 5", "limits is a int"),
         ("rules: [5]", "rules[0] is a int"),
         ("rules: [{name: a}]", "has no kind"),
-        ("rules: [{name: a, bost: 2, where: 'true'}]", "has no kind; give exactly one of must, boost"),
+        ("rules: [{name: a, bost: 2, where: 'true'}]", "has no kind; give exactly one of boost, bury"),
         ("rules: [{name: a, bost: 2, where: 'true'}]", "did you mean 'boost'?"),
-        ("rules: [{name: a, must: 'true', boost: 2}]", "has must and boost; give exactly one"),
+        ("rules: [{name: a, must: 'true', boost: 2}]", "has boost and must; give exactly one"),
         ("rules: [{name: a, boost: 2, were: 'true'}]", "unknown key 'were'; did you mean 'where'?"),
         ("rules: [{name: a, boost: 2, 5: 'true'}]", "unknown key '5'"),
         ("rules: [{name: a, boost: 2}]", "lacks the key 'where'"),

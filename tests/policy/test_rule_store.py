@@ -14,14 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.errors import ConfigError, ConflictError
-from recsys.policy.audit import LOG
 from recsys.policy.rules import RuleSet
-from recsys.policy.store import MAX_TEXT_BYTES, RuleStore
+from recsys.policy.rules.audit import LOG
+from recsys.policy.rules.store import MAX_TEXT_BYTES, RuleStore
 
 REPORT = {"slates_changed": 0.25}
 PUBLISH = """
 import os, sys
-from recsys.policy.store import RuleStore
+from recsys.policy.rules.store import RuleStore
 
 folder, text, expected, last = sys.argv[1], sys.argv[2], sys.argv[3] or None, int(sys.argv[4])
 synchronise, calls = os.fsync, 0

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from recsys.errors import ConfigError
-from recsys.policy.audit import HEAD, LOG, RuleVersion
-from recsys.policy.store import RuleStore
+from recsys.policy.rules.audit import HEAD, LOG, RuleVersion
+from recsys.policy.rules.store import RuleStore
 
 
 def published(store: RuleStore, *years: int) -> None:

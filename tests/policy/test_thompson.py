@@ -18,12 +18,12 @@ from recsys.contracts import PAD, Candidates, Query
 from recsys.errors import ConfigError
 from recsys.policy.compose import Policy
 from recsys.policy.diversity import Determinantal, MaximalMarginalRelevance
-from recsys.policy.explore import Exploration
+from recsys.policy.exploration import EpsilonGreedy
+from recsys.policy.exploration.thompson import Thompson
 from recsys.policy.popularity import PopularityDial
 from recsys.policy.repeat import Repeat
 from recsys.policy.rules import RuleSet
-from recsys.policy.sampling import THOMPSON, propensity, sample
-from recsys.policy.slate_batch import NO_UNCERTAINTY, UNRANKED
+from recsys.policy.slate.slate_batch import NO_UNCERTAINTY, UNRANKED
 from recsys.policy.value import ValueFormula
 
 PLAIN = MaximalMarginalRelevance(trade_off=1.0, window=0, span=None, content=0.0)
@@ -38,7 +38,7 @@ SCALES = {
 
 def chances(means, deviations, allowed=None):
     allowed = np.ones(len(means), dtype=bool) if allowed is None else allowed
-    return np.array([propensity(THOMPSON, 0.0, allowed, means, 0, c, deviations) for c in range(len(means))])
+    return np.array([Thompson.propensity(0.0, allowed, means, 0, c, deviations) for c in range(len(means))])
 
 
 def slow_chance(means, deviations, chosen):
@@ -99,7 +99,7 @@ def test_draws_are_as_frequent_as_computed():
     means, deviations = np.array([0.5, 0.45, 0.2, 0.4, 0.9]), np.array([0.1, 0.2, 0.3, 0.0, 0.1])
     allowed, size = np.array([True, True, True, True, False]), 40_000
     times = Counter(
-        sample(THOMPSON, 0.0, allowed, means, 0, np.zeros(2), deviations, normals)
+        Thompson.sample(0.0, allowed, means, 0, np.zeros(2), deviations, normals)
         for normals in np.random.default_rng(0).normal(size=(size, 5))
     )
     likely = chances(means, deviations, allowed)[:4]
@@ -113,7 +113,7 @@ def compiled(formula="watch", rate=1.0, diversity=PLAIN, rules=(), weights=None,
         value=ValueFormula(formula=formula, weights=weights or {}),
         popularity=PopularityDial.off(),
         diversity=diversity,
-        exploration=Exploration(kind="thompson", rate=rate, first=first),
+        exploration=Thompson(rate=rate, first=first),
         repeat=Repeat.never(),
     )
     ruled = RuleSet.parse({"rules": list(rules)})
@@ -252,6 +252,6 @@ def test_places_before_the_first_are_certain():
 
 def test_its_rate_may_exceed_one():
     with pytest.raises(ConfigError, match=r"exploration\.rate is 101"):
-        Exploration(kind="thompson", rate=101.0, first=0)
+        Thompson(rate=101.0, first=0)
     with pytest.raises(ConfigError, match=r"exploration\.rate is 2"):
-        Exploration(kind="epsilon", rate=2.0, first=0)
+        EpsilonGreedy(rate=2.0, first=0)

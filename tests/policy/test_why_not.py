@@ -6,12 +6,12 @@ from slow_twin import CATALOGUE, OBJECTIVES, REQUEST_TYPES, SOURCES, TYPES, VECT
 from recsys.contracts import Candidates, Event, Query
 from recsys.policy.compose import Policy
 from recsys.policy.diversity import MaximalMarginalRelevance
-from recsys.policy.explore import Exploration
+from recsys.policy.explanation.why_not import why_not
+from recsys.policy.exploration import EXPLORATIONS, NoExploration
 from recsys.policy.popularity import PopularityDial
 from recsys.policy.repeat import Repeat
 from recsys.policy.rules import RuleSet
 from recsys.policy.value import ValueFormula
-from recsys.policy.why_not import why_not
 
 RULES = [
     {"name": "no-i9", "must": "item != 'i9'"},
@@ -25,7 +25,7 @@ def told(item, rules=RULES, trade_off=1.0, explore="none", **fields):
         value=ValueFormula(formula="watch", weights={}),
         popularity=PopularityDial.off(),
         diversity=MaximalMarginalRelevance(trade_off=trade_off, window=3, span=None, content=0.0),
-        exploration=Exploration(kind=explore, rate=1.0 if explore != "none" else 0.0, first=0),
+        exploration=NoExploration() if explore == "none" else EXPLORATIONS[explore](rate=1.0, first=0),
         repeat=Repeat.never(),
     ).compile(RuleSet.parse({"rules": rules}), CATALOGUE, TYPES, REQUEST_TYPES, VECTORS, OBJECTIVES, SOURCES, "f")
     rows = np.arange(12)[None]

@@ -14,7 +14,7 @@ import pytest
 from recsys.contracts import Query, Slate
 from recsys.items.store import LOG, Edit, ItemStore
 from recsys.pipeline import recommend
-from recsys.policy.store import RuleStore
+from recsys.policy.rules.store import RuleStore
 from recsys.stages import STALE_ITEMS, Stages, load_stages, read_schema
 from serving.client import Client
 from serving.triton_server import TritonServer

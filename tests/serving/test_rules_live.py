@@ -15,10 +15,10 @@ import yaml
 from recsys.bundle import Bundle
 from recsys.contracts import Query, Slate
 from recsys.pipeline import recommend
-from recsys.policy.audit import HEAD
-from recsys.policy.exposure_file import ShareFile
+from recsys.policy.exposure.exposure_file import ShareFile
 from recsys.policy.rules import RuleSet
-from recsys.policy.store import RuleStore
+from recsys.policy.rules.audit import HEAD
+from recsys.policy.rules.store import RuleStore
 from recsys.stages import STALE_RULES, load_stages
 from serving.client import Client
 from serving.triton_server import TritonServer

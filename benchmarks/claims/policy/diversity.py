@@ -43,14 +43,14 @@ from recsys.metrics import hits, ndcg
 from recsys.pipeline import through
 from recsys.policy.compose import Policy
 from recsys.policy.diversity import (
-    CosineDiversity,
     Determinantal,
     Diversity,
     MaximalMarginalRelevance,
     MaxSum,
     Proportions,
 )
-from recsys.policy.explore import Exploration
+from recsys.policy.diversity.item_vectors import CosineDiversity
+from recsys.policy.exploration import NoExploration
 from recsys.policy.popularity import EVENTS, EXPOSURE, PopularityDial
 from recsys.policy.repeat import Repeat
 from recsys.policy.rules import RuleSet
@@ -216,7 +216,7 @@ def pages(run: Finished, setting: Setting) -> np.ndarray:
         value=ValueFormula(**run.bundle.document("policy.yaml")["value"]),
         popularity=setting.popularity,
         diversity=setting.diversity,
-        exploration=Exploration(kind="none", rate=0.0, first=0),
+        exploration=NoExploration(),
         repeat=Repeat.never(),
     )
     stage = rules_maker(run.bundle, policy=policy)(RuleSet.parse({"rules": []}))

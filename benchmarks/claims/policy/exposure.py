@@ -34,7 +34,7 @@ from recsys.evaluation.stream import ITEM, ExposureCounters, StreamedSlates, str
 from recsys.metrics import hits, ndcg
 from recsys.policy.compose import Policy
 from recsys.policy.diversity import MaximalMarginalRelevance
-from recsys.policy.explore import Exploration
+from recsys.policy.exploration import NoExploration
 from recsys.policy.popularity import EVENTS, EXPOSURE, PopularityDial
 from recsys.policy.repeat import Repeat
 from recsys.policy.rules import RuleSet
@@ -91,7 +91,7 @@ def stage_of(run: Finished, setting: Setting) -> Rules:
         value=own,
         popularity=setting.dial,
         diversity=MaximalMarginalRelevance(trade_off=1.0, window=0, span=None, content=0.0),
-        exploration=Exploration(kind="none", rate=0.0, first=0),
+        exploration=NoExploration(),
         repeat=Repeat.never(),
     )
     return rules_maker(run.bundle, policy=policy)(RuleSet.parse({"rules": list(setting.rules)}))

@@ -25,8 +25,13 @@ from benchmarks.lib.result_file import Figure, console, print_figures, write_res
 from recsys.contracts import Candidates, Query
 from recsys.errors import exit_on_error
 from recsys.policy.compose import CompiledPolicy
-from recsys.policy.diversity import Determinantal, ItemSimilarity, MaximalMarginalRelevance, normalize_rows
-from recsys.policy.selection import EligiblePool, ExplorationDraws, QuotaLimits, select
+from recsys.policy.diversity import Determinantal, MaximalMarginalRelevance
+from recsys.policy.diversity.interface import ItemSimilarity
+from recsys.policy.diversity.item_vectors import normalize_rows
+from recsys.policy.exploration import NoExploration
+from recsys.policy.exploration.interface import ExplorationDraws
+from recsys.policy.pool import EligiblePool
+from recsys.policy.slate.selection import QuotaLimits, select
 
 NUM_REQUESTS = 1_000
 WHOLE = "the whole policy"
@@ -109,7 +114,14 @@ def determinants(rng: np.random.Generator) -> np.ndarray:
         scoring = diversity.scoring(
             pool, ItemSimilarity(units=units, shares=np.empty((SMALL, 0), dtype=np.float32)), [[]], ranked=True
         )
-        found = select(pool, QuotaLimits.none(1, SMALL), scoring, ExplorationDraws.none(1, CHOSEN)).columns[0]
+        found = select(
+            pool,
+            QuotaLimits.none(1, SMALL),
+            diversity,
+            scoring,
+            NoExploration(),
+            ExplorationDraws.none(1, CHOSEN),
+        ).columns[0]
         relevance = (utility - utility.min()) / (utility.max() - utility.min())
         quality = np.exp(0.5 * relevance * trade_off / (1 - trade_off))
         kernel = np.eye(SMALL) + quality[:, None] * quality * (units @ units.T)
@@ -157,7 +169,7 @@ def quotas(rng: np.random.Generator) -> tuple[np.ndarray, int]:
             [[]],
             ranked=True,
         )
-        selection = select(pool, limits, scoring, ExplorationDraws.none(1, places))
+        selection = select(pool, limits, diversity, scoring, NoExploration(), ExplorationDraws.none(1, places))
         counts = np.stack([(groups[sets] == group).sum(1) for group in range(4)])
         kept = (counts <= cap).all(0) & (floors[0][sets].sum(1) >= least[0]) & (floors[1][sets].sum(1) >= least[1])
         if kept.any():

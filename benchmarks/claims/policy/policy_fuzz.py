@@ -15,7 +15,7 @@ from benchmarks.lib.policy_world import catalogue, compiled
 from recsys.contracts import PAD, Candidates, Query
 from recsys.policy.compose import CompiledPolicy
 from recsys.policy.diversity import Determinantal, Diversity, MaximalMarginalRelevance, MaxSum, Proportions
-from recsys.policy.explore import Exploration
+from recsys.policy.exploration import EpsilonGreedy, NoExploration, Softmax, Thompson
 from recsys.policy.rules import RuleSet
 
 BATCHES, BATCH, OFFERED, PLACES, ITEMS = 1_000, 1_000, 24, 8, 300
@@ -39,10 +39,10 @@ DIVERSITIES: tuple[Diversity, ...] = (
     Proportions(trade_off=0.6, window=8, span=None, of="genre"),
 )
 EXPLORATIONS = (
-    Exploration(kind="none", rate=0.0, first=0),
-    Exploration(kind="epsilon", rate=0.3, first=1),
-    Exploration(kind="softmax", rate=0.3, first=0),
-    Exploration(kind="thompson", rate=1.0, first=0),
+    NoExploration(),
+    EpsilonGreedy(rate=0.3, first=1),
+    Softmax(rate=0.3, first=0),
+    Thompson(rate=1.0, first=0),
 )
 
 
@@ -74,14 +74,14 @@ def fuzzed(rng: np.random.Generator) -> Fuzzed:
             over = _over(columns, rule, rows)
             seen["capped"] += BATCH
             seen["caps that did not hold"] += int(over.sum())
-            explores = policy.exploration.kind != "none"
+            explores = policy.exploration.explores
             kept = sum(
                 _could_keep(columns, rules, offered.items[row][showable[row]], _pinned(columns, rules, rows[row]))
                 for row in np.flatnonzero(over)
             )
             broken["cap_violations"] += 0 if explores else kept
             seen["caps that could have been kept, but for chance"] += kept if explores else 0
-        if policy.diversity.trade_off == 1 and policy.exploration.kind == "none" and not rules:
+        if policy.diversity.trade_off == 1 and not policy.exploration.explores and not rules:
             broken["inverted_orders"] += _inverted(policy, offered, values, rows)
         if number % 20 == 0:
             broken["not_repeatable"] += int((policy.rows(queries, offered, values, deviations) != rows).any())

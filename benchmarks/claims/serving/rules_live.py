@@ -35,8 +35,8 @@ from recsys.data.dataset import DESCRIPTION_FILE
 from recsys.data.sources.tables import Tables
 from recsys.data.splits import whole
 from recsys.errors import ConfigError, ConflictError, RecsysError, ServingError, exit_on_error
-from recsys.policy.audit import LOG, RuleVersion
-from recsys.policy.store import RuleStore
+from recsys.policy.rules.audit import LOG, RuleVersion
+from recsys.policy.rules.store import RuleStore
 from recsys.replay.replay import Replay
 from serving.client import Client
 from serving.triton_server import TritonServer

@@ -15,7 +15,7 @@ import pytest
 
 from recsys.errors import ServingError
 from recsys.pipeline import recommend
-from recsys.policy.exposure_file import ShareFile
+from recsys.policy.exposure.exposure_file import ShareFile
 from recsys.policy.rules import RuleSet
 from recsys.stages import load_retrieve, load_rules
 from serving.events.record import Record, StoredRecord

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from serving.gateway.adaptive_limit import AdaptiveLimit
 from serving.gateway.bulkhead import AdmissionQueue, BulkheadFull
 
 
@@ -75,3 +76,87 @@ def test_after_calm_a_burst_may_wait_again(in_virtual_time: Any) -> None:
         return await arrivals(queued, num=10, every_s=0.0, work_s=0.1)
 
     assert None not in in_virtual_time(story())
+
+
+def slow_machine(queued: AdmissionQueue, limit: AdaptiveLimit, budget_s: float) -> Any:
+    """A machine that makes 100 slates a second, however many are in work: each takes as long as all of them together."""
+    running = 0
+
+    async def slate() -> bool:
+        nonlocal running
+        async with queued.admitted():
+            running += 1
+            clock = asyncio.get_running_loop().time
+            started = clock()
+            await asyncio.sleep(0.01 * running)
+            running -= 1
+            seconds = clock() - started
+            limit.observe(seconds=seconds, late=seconds > budget_s)
+            return seconds <= budget_s
+
+    return slate
+
+
+def adaptive(queued: AdmissionQueue, first: int, budget_s: float = 0.1) -> AdaptiveLimit:
+    clock = asyncio.get_running_loop().time
+    return AdaptiveLimit(queued, first=first, least=1, most=32, budget_s=budget_s, clock=clock)
+
+
+def test_the_limit_falls_until_slates_are_in_time(in_virtual_time: Any) -> None:
+    async def story() -> tuple[list[bool], int]:
+        queued = queue(waiting=10_000, wait_s=60.0, overload_s=60.0)
+        limit = adaptive(queued, first=32)
+        slate = slow_machine(queued, limit, budget_s=0.1)
+        return list(await asyncio.gather(*(slate() for _ in range(600)))), limit.value
+
+    in_time, value = in_virtual_time(story())
+    assert sum(in_time[:32]) < 16
+    assert all(in_time[60:])
+    assert value in range(4, 11)
+
+
+def test_the_limit_rises_only_in_full_use_and_never_beyond_the_most(in_virtual_time: Any) -> None:
+    async def story() -> tuple[int, int]:
+        queued = queue(waiting=10_000, wait_s=60.0, overload_s=60.0)
+        limit = adaptive(queued, first=2, budget_s=10.0)
+        slate = slow_machine(queued, limit, budget_s=10.0)
+        for _ in range(100):
+            await slate()
+        idle = limit.value
+        await asyncio.gather(*(slate() for _ in range(2_000)))
+        return idle, limit.value
+
+    assert in_virtual_time(story()) == (2, 32)
+
+
+def test_slates_that_were_late_together_lower_the_limit_once(in_virtual_time: Any) -> None:
+    async def story() -> list[int]:
+        queued = queue()
+        limit, values = adaptive(queued, first=20), []
+        for _ in range(3):
+            for _ in range(20):
+                limit.observe(seconds=0.2, late=True)
+            values.append(limit.value)
+            await asyncio.sleep(0.1)
+        return values
+
+    assert in_virtual_time(story()) == [14, 9, 6]
+
+
+def test_who_gives_up_in_line_leaves_no_place_behind(in_virtual_time: Any) -> None:
+    async def story() -> tuple[int, bool]:
+        queued = queue(max_running=1)
+        gate = asyncio.Event()
+
+        async def hold() -> None:
+            async with queued.admitted():
+                await gate.wait()
+
+        first, second, third = (asyncio.ensure_future(hold()) for _ in range(3))
+        await asyncio.sleep(0.01)
+        second.cancel()
+        gate.set()
+        await asyncio.gather(first, second, third, return_exceptions=True)
+        return queued._bulkhead.waiting, queued.full
+
+    assert in_virtual_time(story()) == (0, False)

@@ -12,7 +12,7 @@ import orjson
 import pytest
 
 from recsys.items.store import Edit, ItemStore
-from recsys.policy.store import RuleStore
+from recsys.policy.rules.store import RuleStore
 from recsys.stages import load_live_rules, read_catalogue, read_schema
 from recsys.user_seed import USER_SEED, read_users
 from serving.events.record import Record

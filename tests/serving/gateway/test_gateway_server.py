@@ -23,7 +23,7 @@ from pathlib import Path
 sys.path[:0] = [{here!r}]
 from conftest import MemoryExposures, MemoryItems, MemoryStates, PATIENT
 from recsys.bundle import Bundle
-from recsys.policy.exposure_file import ShareFile
+from recsys.policy.exposure.exposure_file import ShareFile
 from recsys.stages import load_retrieve, load_rules
 from serving.gateway.app import build
 from serving.gateway.container import Dependencies

@@ -18,7 +18,7 @@ def test_a_smaller_budget_keeps_the_shares(budget_ms: float) -> None:
 
 def test_a_larger_budget_goes_to_the_state_and_the_cascade() -> None:
     assert asdict(Settings.within(20_000.0, liked=())) == asdict(
-        Settings(budget_ms=20_000.0, state_ms=6_000.0, requests_at_once=6_400)
+        Settings(budget_ms=20_000.0, state_ms=14_000.0, requests_at_once=6_400)
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from recsys.policy.exposure_file import FILE, ShareFile, Shares
+from recsys.policy.exposure.exposure_file import FILE, ShareFile, Shares
 from serving.gateway.share_publisher import EXPOSURE_LATE, SharePublisher
 
 EVERY_S = 0.05
