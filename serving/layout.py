@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from recsys.commands import command_of
 from recsys.errors import ServingError
 
 
@@ -30,7 +31,7 @@ class DeploymentLayout:
         """ServingError without an exported bundle."""
         if not (self.bundle / "manifest.json").is_file() or not self.models.is_dir():
             raise ServingError(
-                f"{self.serve} holds no exported bundle; run `make demo`, or `python export.py bundle=...` with a bundle"
+                f"{self.serve} holds no exported bundle; run `make demo`, or `{command_of('export')} bundle=...`"
             )
 
     def make_live(self) -> None:

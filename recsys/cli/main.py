@@ -22,6 +22,7 @@ from recsys.cli.pareto import pareto_table, sweep_weight
 from recsys.cli.rules import rules
 from recsys.cli.rules_check import check_rules, dry_run_rules
 from recsys.cli.show import slate_table
+from recsys.commands import command_of
 from recsys.contracts import Query, Slate
 from recsys.data.splits import whole
 from recsys.errors import QueryError, exit_on_error
@@ -159,7 +160,7 @@ def pareto(
         draw_pareto_front(draft, points, objectives, weight)
     console.print(pareto_table(points, objectives, weight))
     console.print(f"picture  {out}")
-    console.print(f"next     python train.py policy.value.weights.{weight}=...", style="bold")
+    console.print(f"next     {command_of('train')} policy.value.weights.{weight}=...", style="bold")
 
 
 def _batches(queries: Sequence[Query]) -> Iterator[Sequence[Query]]:

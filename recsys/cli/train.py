@@ -16,6 +16,7 @@ from rich.console import Console
 
 from recsys.bundle import Bundle
 from recsys.cli.configuration import CONF
+from recsys.commands import command_of
 from recsys.errors import ConfigError, exit_on_error
 from recsys.evaluation.report import PICTURES, Report, compare, verdicts
 from recsys.evaluation.wide_table import WideTable
@@ -93,7 +94,7 @@ def show(console: Console, report: Report, bundle: Bundle, folder: Path) -> None
     for picture in (folder / name for name in PICTURES if (folder / name).is_file()):
         console.print(f"picture  {picture}", soft_wrap=True)
     console.print(f"bundle   {bundle.path}  {bundle.fingerprint}", soft_wrap=True)
-    console.print(f"next     python export.py bundle={bundle.path}", style="bold", soft_wrap=True)
+    console.print(f"next     {command_of('export')} bundle={bundle.path}", style="bold", soft_wrap=True)
 
 
 class CompareRuns(Callback):

@@ -49,7 +49,7 @@ def test_check_is_whole_at_80_columns_and_ends_with_the_next_command(shop, typed
     ):
         assert text in " ".join(printed.split())
     assert "…" not in printed
-    assert printed.rstrip().splitlines()[-1] == "next     python train.py data=tables data.description=shop.yaml"
+    assert printed.rstrip().splitlines()[-1] == "next     python -m recsys train data=tables data.description=shop.yaml"
 
 
 def test_the_page_is_one_file_that_fetches_nothing_and_shows_ids_as_text(shop, typed):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from recsys.commands import command_of
 from recsys.data.description import ITEM, USER
 from recsys.data.inspection.findings import CRAWLER_EVENTS, CRAWLER_FACTOR, Findings, LinkFacts
 from recsys.data.inspection.times import TimeFacts, duration_text, moment_text
@@ -44,7 +45,7 @@ def next_command(findings: Findings, description: str) -> str:
     protocol = {"user": " protocol=leave_one_out", "none": " protocol=random"}.get(findings.order, "")
     protocol = " protocol=predefined" if findings.predefined else protocol
     path = description if re.fullmatch(r"[\w./-]+", description) else shlex.quote(f'"{description}"')
-    return f"python train.py data=tables data.description={path}{protocol}"
+    return f"{command_of('train')} data=tables data.description={path}{protocol}"
 
 
 def _warning(text: str) -> Advice:

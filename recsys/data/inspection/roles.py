@@ -7,6 +7,7 @@ from itertools import permutations
 
 import polars as pl
 
+from recsys.commands import command_of
 from recsys.data.description import ITEM, USER
 from recsys.data.inspection.columns import ColumnLook
 from recsys.data.inspection.labels import AMOUNT_NAME, CONTEXT_NAME, RATING_NAME, WORD_NAME
@@ -76,7 +77,7 @@ def find_roles(files: Sequence[LookedAt]) -> Roles:
         if len(one.columns) < 2:
             raise DataError(
                 f"{one.file}: one column cannot say who did what; give a table. Lines of `user item item ...` need no "
-                "description: python train.py recipe=sequence data.path=..."
+                f"description: {command_of('train')} recipe=sequence data.path=..."
             )
     log, links = _log_and_links(files)
     records = _records(log, links)
