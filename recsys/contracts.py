@@ -1,4 +1,4 @@
-"""The nouns that pass between the stages. Frozen, numpy and the standard library only.
+"""The objects that pass between the stages. Frozen, numpy and the standard library only.
 
 Shapes: B queries of a batch, C candidates of a query (padded), S candidate sources, T objectives.
 """
@@ -21,7 +21,7 @@ FUTURE_S = 86_400.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """One meeting of a user and an item, as logged.
+    """One interaction of a user with an item, as logged.
 
     `actions` maps action columns to numbers or words ({"rating": 4.0, "kind": "view"}); objectives are expressions over
     them, so that a caller needs no knowledge of the model. The last five fields are known only for what we served ourselves.
@@ -35,7 +35,7 @@ class Event:
     context: Mapping[str, Any] = field(default_factory=dict)
     request_id: str | None = None
     position: int | None = None
-    """0 is the first place of the slate"""
+    """0 is the first position of the slate"""
     propensity: float | None = None
     """probability that the logging policy showed this item here"""
     bundle: str | None = None
@@ -44,7 +44,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
-    """One request: who asks, when, where, with which history."""
+    """One request: user, time, context and history."""
 
     user: str
     now: float
@@ -105,7 +105,7 @@ class Candidates:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlateItem:
-    """One place of the slate, with the reasons for it."""
+    """One position of the slate, with the reasons for its item."""
 
     item: str
     utility: float
@@ -116,15 +116,15 @@ class SlateItem:
     rules: Mapping[str, str] = field(default_factory=dict)
     """name of each rule that touched the item -> what it did"""
     rank: int = -1
-    """its place by utility alone, from 0; -1 for what a rule pinned"""
+    """rank by utility alone, from 0; -1 for a pinned item"""
     propensity: float = 1.0
-    """chance of this item at this place given those above it"""
+    """probability of this item at this position given those above it"""
     explored: bool = False
-    """chance put it here, another one scored better"""
+    """whether exploration put it here; another one scored better"""
     adds: Mapping[str, float] = field(default_factory=dict)
     """on request: group of the ranker's features -> utility with all minus utility without it, before rules"""
     because_of: str | None = None
-    """on request: item of the history whose absence would cost most; None where no event speaks for this one"""
+    """on request: item of the history whose absence would cost most; None where no event supports this item"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,7 +135,7 @@ class Slate:
     request_id: str
     items: tuple[SlateItem, ...]
     degraded: tuple[str, ...]
-    """what was missing or skipped on the way; empty when all went well"""
+    """what was missing or skipped; empty when nothing was"""
     bundle: str
     """fingerprint of the bundle that answered"""
     rules: str

@@ -281,7 +281,8 @@ def test_a_yaml_block_is_read(text: str, tmp_path: Path) -> None:
         assert len(RuleSet.parse(written).rules) == len(written["rules"])
         return
     if "_target_" in written:
-        assert instantiate(written) is not None
+        given = {name: "somewhere" if value == "???" else value for name, value in written.items()}
+        assert instantiate(given) is not None
         return
     shop(tmp_path)
     (tmp_path / "shop.yaml").write_text(yaml.safe_dump(described(written)), encoding="utf-8")

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 from recsys.bundle import Bundle
 from recsys.candidates.interfaces import CandidateSource
@@ -22,13 +24,14 @@ ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"
 PAGES = {
     name: (ROOT / "docs" / "how-to" / f"add-a-{name}.md")
-    for name in ("ranker", "user-encoder", "candidate-source", "loss", "rule-kind", "diversity")
+    for name in ("ranker", "user-encoder", "candidate-source", "loss", "rule-kind", "diversity", "data-set")
 }
 TINY = ("data.users=60", "data.events=2000", "ranking.requests=200", "ranking.epochs=1", "retrieval.epochs=1")
 FILES = {
     "ranker": (["recsys/ranking/dlrm.py"], "conf/ranking/model/dlrm.yaml"),
     "user-encoder": (["recsys/retrieval/gru.py"], "conf/retrieval/user_encoder/gru.yaml"),
     "candidate-source": (["recsys/candidates/own_history.py"], None),
+    "data-set": (["recsys/data/sources/steam.py"], "conf/data/steam.yaml"),
     "rule-kind": (["recsys/policy/rules/kinds/fade.py"], None),
     "diversity": (
         ["recsys/policy/diversity/mmr.py", "recsys/policy/exploration/epsilon.py"],
@@ -179,3 +182,15 @@ def test_a_kind_of_rules_of_somebody_else_is_found_where_it_is_installed(tmp_pat
     (installed / "entry_points.txt").write_text("[recsys.rule_kinds]\nwither = my_fade:Fade\n")
     found = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stderr[-2_000:]
+
+
+def test_a_data_set_of_somebody_else_is_loaded_by_its_yaml(tmp_path, monkeypatch):
+    (tmp_path / "my_games.py").write_text(block("data-set", "python"), encoding="utf-8")
+    (tmp_path / "game_purchase.dat").write_text("User_ID\tGame_ID\n7\t1\n7\t2\n8\t2\n", encoding="utf-8")
+    (tmp_path / "game_play.dat").write_text("User_ID\tGame_ID\tHours\n7\t1\t12.5\n", encoding="utf-8")
+    (tmp_path / "item_info.dat").write_text("Game_ID\tGame Name\n1\tChess\n2\tGo\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    node = OmegaConf.create(block("data-set", "yaml").replace("recsys.data.sources.steam", "my_games"))
+    dataset = instantiate(node, folder=str(tmp_path)).load()
+    assert (dataset.num_users, dataset.num_items, dataset.num_events) == (2, 2, 3)
+    assert dataset.labels().sum(axis=0).tolist() == [3, 1, 1]
