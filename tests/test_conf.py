@@ -11,18 +11,24 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException, InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf
+from pytorch_lightning.callbacks import Callback
 
 from recsys.cli.train import RENAMED_KEYS, renamed
 from recsys.errors import ConfigError, sentence_of
 
 CONF = Path(__file__).parents[1] / "conf"
 FILES = sorted(CONF.rglob("*.yaml"))
+GLOBAL = ("recipe", "hparams_search", "debug")
+"""groups that change what others say"""
 CHOICES = [
-    (str(file.parent.relative_to(CONF)), file.stem) for file in FILES if file.parent.name not in ("conf", "recipe")
+    (str(file.parent.relative_to(CONF)), file.stem) for file in FILES if file.parent.name not in ("conf", *GLOBAL)
 ]
 PACKAGES = {
     "candidates/operator": "candidates.sources.item_item.operator",
     "candidates/source": "candidates.sources.further",
+    "optimizer": "ranking.optimizer",
+    "scheduler": "retrieval.scheduler",
+    "callbacks": "trainer.callbacks",
 }
 """of groups that are not where their folder is"""
 RECIPES = sorted(file.stem for file in (CONF / "recipe").glob("*.yaml"))
@@ -52,10 +58,17 @@ EVERY = [
     for file in FILES
     for path, node in nodes(yaml.safe_load(file.read_text(encoding="utf-8")))
 ]
-TARGETS = [pytest.param(node, id=place) for node, place in EVERY]
-CALLED = [pytest.param(node, id=place) for node, place in EVERY if not node.get("_partial_")]
+OURS = [(node, place) for node, place in EVERY if node["_target_"].startswith("recsys.")]
+"""Lightning's callbacks have defaults of their own"""
+TARGETS = [pytest.param(node, id=place) for node, place in OURS]
+CALLED = [pytest.param(node, id=place) for node, place in OURS if not node.get("_partial_")]
 TUNED = [pytest.param(node, id=place) for node, place in EVERY if "grid" in node]
-FACTORIES = {"ranking/model/": {"inputs", "sizes"}, "retrieval/user_encoder/": {"dim", "length", "dropout"}}
+FACTORIES = {
+    "ranking/model/": {"inputs", "sizes"},
+    "retrieval/user_encoder/": {"dim", "length", "dropout"},
+    "optimizer/": {"parameters", "learning_rate", "weight_decay", "fused"},
+    "scheduler/": {"step", "steps"},
+}
 """groups whose classes the training calls -> what it gives them beside the keys of their file"""
 CALLED_LATER = [
     pytest.param(node, given, id=place)
@@ -129,6 +142,9 @@ def test_every_choice_composes_and_builds(group, option):
         assert "CUDA" in str(refused.value.__cause__)
     else:
         part = built(node)
+        if group == "callbacks":
+            assert all(isinstance(one, Callback) for one in part.values())
+            return
         kind = part.func if isinstance(part, partial) else type(part)
         assert kind.__module__.startswith("recsys.")
 
@@ -139,6 +155,23 @@ def test_every_recipe_builds_all_of_its_parts(recipe):
     for name in config:
         if name not in NOT_BUILT:
             built(config[name])
+
+
+@pytest.mark.parametrize("group", ["debug", "hparams_search"])
+def test_every_global_choice_builds_all_of_its_parts(group):
+    for file in (CONF / group).glob("*.yaml"):
+        config = composed(f"{group}={file.stem}")
+        for name in config:
+            if name not in NOT_BUILT:
+                built(config[name])
+
+
+def test_every_key_of_a_search_is_one_of_the_configuration():
+    for file in (CONF / "hparams_search").glob("*.yaml"):
+        searched = yaml.safe_load(file.read_text(encoding="utf-8"))["hydra"]["sweeper"]["params"]
+        for key, choices in searched.items():
+            composed(*(f"{key}={choice}" for choice in str(choices).split(",")[-1:]))
+            assert len(str(choices).split(",")) > 1, key
 
 
 def test_the_recipe_of_sequences_can_do_without_its_ranker():

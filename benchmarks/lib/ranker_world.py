@@ -95,7 +95,9 @@ def trained(
             train,
             valid,
             loop=loop
-            or Trainer(accelerator=ACCELERATOR, precision="32-true", compile=False, progress=False, threads=1),
+            or Trainer(
+                accelerator=ACCELERATOR, precision="32-true", compile=False, progress=False, threads=1, callbacks={}
+            ),
             folder=Path(folder),
             seed=seed,
             loggers=[],

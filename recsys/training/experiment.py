@@ -220,12 +220,18 @@ class Experiment:
 
 
 IGNORED_SETTINGS = ("run_dir", "logger", "limits", "refit")
+WITHOUT_CHECKPOINT = ("trainer.progress", "policy.diversity.", "policy.exploration.")
 """keys that change no checkpoint"""
 BEFORE_MODELS = {
     "ranking.model._target_": "recsys.ranking.multi_objective.MultiObjectiveRanker",
     "ranking.model._partial_": True,
 }
 """settings of runs that were begun before the ranker could be chosen"""
+BEFORE_OPTIMIZERS = {
+    "optimizer": {"_target_": "recsys.training.optimizers.adamw", "_partial_": True, "betas": [0.9, 0.999]},
+    "scheduler": {"_target_": "recsys.training.schedules.warmup_cosine", "_partial_": True, "warmup": 0.05},
+}
+"""settings of each model of runs that were begun before optimisers could be chosen"""
 
 
 def _refitted(cascade: TrainedCascade) -> str:
@@ -240,15 +246,19 @@ def _refitted(cascade: TrainedCascade) -> str:
 def check_same_configuration(checkpoints: Path, config: dict[str, Any]) -> None:
     """Record the configuration of new checkpoints; ConfigError where existing ones belong to another one or other data."""
     settings = _flat_settings({key: value for key, value in config.items() if key not in IGNORED_SETTINGS})
-    settings.pop("trainer.progress", None)
+    settings = {key: value for key, value in settings.items() if not key.startswith(WITHOUT_CHECKPOINT)}
     file = checkpoints / "config.json"
     if not any(checkpoints.glob("*/*/*.*")):
         checkpoints.mkdir(parents=True, exist_ok=True)
         write_atomically(file, json.dumps(settings, indent=1).encode())
         return
     begun = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    begun = {key: value for key, value in begun.items() if not key.startswith(WITHOUT_CHECKPOINT)}
     if "ranking._target_" in begun:
         begun = BEFORE_MODELS | begun
+    for model in ("retrieval", "ranking"):
+        if f"{model}._target_" in begun:
+            begun = _flat_settings({model: BEFORE_OPTIMIZERS}) | begun
     for key in sorted(begun.keys() | settings.keys()):
         if (before := begun.get(key)) != (now := settings.get(key)):
             raise ConfigError(

@@ -4,8 +4,8 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Iterator, Sequence
-from copy import copy
+from collections.abc import Iterator, Mapping, Sequence
+from copy import copy, deepcopy
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -22,6 +22,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from recsys.errors import ConfigError, check_ranges
 from recsys.nn.sparse_embedding import dense_parameters, sparse_tables
 from recsys.stores.atomic_files import atomic_file
+from recsys.training.optimizers import OptimizerFactory
+from recsys.training.schedules import Schedule
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 GRADIENT_SCALING = ("16-mixed",)
@@ -121,6 +123,10 @@ class OptimConfig:
     """epochs without a better validation metric before training stops"""
     learning_rate: float
     weight_decay: float
+    optimizer: OptimizerFactory
+    """a file of conf/optimizer"""
+    scheduler: Schedule
+    """a file of conf/scheduler"""
 
     group: ClassVar[str]
     """configuration group, for errors"""
@@ -136,22 +142,20 @@ class OptimConfig:
         )
 
     def configure_optimizers(self, task: pl.LightningModule, steps: int) -> dict[str, Any]:
-        """AdamW with a warm-up and a cosine decay to 0 over `steps`, in Lightning's form.
-
-        Not fused in mixed precision, where Lightning refuses to clip gradients of fused optimisers.
-        """
-        options: dict[str, Any] = {"lr": self.learning_rate, "weight_decay": self.weight_decay}
-        optimiser = torch.optim.AdamW(dense_parameters(task), fused="mixed" not in task.trainer.precision, **options)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, partial(warmup_cosine, steps=steps))
+        """Optimiser of the dense parameters with its schedule over `steps`, in Lightning's form."""
+        optimiser = self.optimizer(
+            parameters=dense_parameters(task),
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            fused="mixed" not in task.trainer.precision,
+        )
+        factor = partial(_factor, self.scheduler, steps)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def warmup_cosine(step: int, *, steps: int) -> float:
-    """Factor of the learning rate: linear warm-up over 5% of steps, then a half cosine (Loshchilov & Hutter 2017)."""
-    warm = max(1, steps // 20)
-    if step < warm:
-        return (step + 1) / warm
-    return 0.5 + 0.5 * math.cos(math.pi * min(1.0, (step - warm) / max(1, steps - warm)))
+def _factor(schedule: Schedule, steps: int, step: int) -> float:
+    return schedule(step=step, steps=steps)
 
 
 class Throughput(Callback):
@@ -235,13 +239,23 @@ def matmul_flops(device: torch.device, precision: str) -> float:
 class Trainer:
     """Device, precision and callbacks of training; one instance for all tasks of a run."""
 
-    def __init__(self, *, accelerator: str, precision: str, compile: bool, progress: bool, threads: int) -> None:
+    def __init__(
+        self,
+        *,
+        accelerator: str,
+        precision: str,
+        compile: bool,
+        progress: bool,
+        threads: int,
+        callbacks: Mapping[str, Callback | None],
+    ) -> None:
         """
         accelerator: cpu or cuda
         precision: as in Lightning, "32-true" or "bf16-mixed"
         threads: torch threads on the CPU, 0 leaves torch's own choice
         compile: training steps by torch.compile, which costs a minute or two at the start
         progress: show a progress bar
+        callbacks: further Lightning callbacks by name, a copy for every task; None leaves one out
         """
         if accelerator not in ("cpu", "cuda"):
             raise ConfigError(f"trainer.accelerator is {accelerator!r}; choose cpu or cuda")
@@ -256,6 +270,7 @@ class Trainer:
         self.precision = precision
         self.compile = compile
         self.progress = progress
+        self.callbacks = [callback for callback in callbacks.values() if callback is not None]
 
     def without_progress(self) -> "Trainer":
         """Return a copy without a progress bar."""
@@ -291,7 +306,12 @@ class Trainer:
             dirpath=folder, filename="best", monitor=monitor, mode="max", enable_version_counter=False
         )
         stop = [best, EarlyStopping(monitor=monitor, mode="max", patience=patience)] if monitor else []
-        steps = [SparseLearningRate(), Throughput(folder.name), *([CompileTrainingStep()] if self.compile else [])]
+        steps: list[Callback] = [
+            SparseLearningRate(),
+            Throughput(folder.name),
+            *([CompileTrainingStep()] if self.compile else []),
+        ]
+        steps += deepcopy(self.callbacks)
         trainer = self._trainer([last, *stop, *steps], loggers, epochs)
         resume = folder / "last.ckpt"
         with warnings.catch_warnings():

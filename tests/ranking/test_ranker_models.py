@@ -28,8 +28,10 @@ from recsys.ranking.losses import ListNet
 from recsys.ranking.model import RankerInputs, RankerModel, RankerSizes, logits_and_request
 from recsys.ranking.uncertainty import certainty
 from recsys.stages import OnnxModel, ranker_inputs
+from recsys.training.optimizers import DEFAULT_OPTIMIZER
 from recsys.training.prepare import prepare
 from recsys.training.ranking import RankingTraining
+from recsys.training.schedules import DEFAULT_SCHEDULE
 from recsys.training.slates import Slates, logged_examples
 from recsys.training.trainer import Trainer
 
@@ -71,6 +73,8 @@ def config(model, **changed):
         patience=1,
         learning_rate=0.01,
         weight_decay=0.01,
+        optimizer=DEFAULT_OPTIMIZER,
+        scheduler=DEFAULT_SCHEDULE,
         **changed,
     )
 
@@ -105,7 +109,7 @@ def examples(prepared, fitted):
 @pytest.fixture(scope="module")
 def train(fitted, examples, tmp_path_factory):
     def train(model, seed=0):
-        loop = Trainer(accelerator="cpu", precision="32-true", compile=False, progress=False, threads=1)
+        loop = Trainer(accelerator="cpu", precision="32-true", compile=False, progress=False, threads=1, callbacks={})
         folder = tmp_path_factory.mktemp("ranker")
         return config(model).fit(*fitted, *examples, loop=loop, folder=folder, seed=seed, loggers=[])
 

@@ -26,8 +26,10 @@ from recsys.retrieval.softmax import SoftmaxLoss
 from recsys.retrieval.two_tower import TowerEnsemble
 from recsys.retrieval.user_encoder import UserEncoder
 from recsys.stages import OnnxModel
+from recsys.training.optimizers import DEFAULT_OPTIMIZER
 from recsys.training.prepare import prepare
 from recsys.training.retrieval import RetrievalExamples, RetrievalTrainerConfig
+from recsys.training.schedules import DEFAULT_SCHEDULE
 from recsys.training.trainer import Trainer
 
 pytestmark = pytest.mark.slow
@@ -53,6 +55,8 @@ def config(factory):
         patience=1,
         learning_rate=0.01,
         weight_decay=0.0,
+        optimizer=DEFAULT_OPTIMIZER,
+        scheduler=DEFAULT_SCHEDULE,
     )
 
 
@@ -97,7 +101,9 @@ def fit(prepared, tmp_path_factory):
     spec, items = prepared.spec(known)
 
     def fit(factory, seed=0):
-        trainer = Trainer(accelerator="cpu", precision="32-true", compile=False, progress=False, threads=1)
+        trainer = Trainer(
+            accelerator="cpu", precision="32-true", compile=False, progress=False, threads=1, callbacks={}
+        )
         examples = RetrievalExamples.of(prepared, spec, known)
         folder = tmp_path_factory.mktemp("towers")
         options = {"trainer": trainer, "folder": folder, "epochs": 1, "seed": seed, "loggers": []}

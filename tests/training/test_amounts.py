@@ -15,8 +15,10 @@ from recsys.features.spec import Features
 from recsys.policy.value import ValueFormula
 from recsys.ranking.losses import ListNet
 from recsys.ranking.multi_objective import MultiObjectiveRanker
+from recsys.training.optimizers import DEFAULT_OPTIMIZER
 from recsys.training.prepare import prepare
 from recsys.training.ranking import RankingTraining
+from recsys.training.schedules import DEFAULT_SCHEDULE
 from recsys.training.slates import Slates, logged_examples
 from recsys.training.trainer import Trainer
 
@@ -51,6 +53,8 @@ CONFIG = RankingTraining(
     patience=6,
     learning_rate=0.005,
     weight_decay=0.01,
+    optimizer=DEFAULT_OPTIMIZER,
+    scheduler=DEFAULT_SCHEDULE,
 )
 
 
@@ -91,7 +95,7 @@ def predicted(prepared, tmp_path_factory):
         logged_examples(prepared, spec, items, Slates.of(prepared, rows), position=None)
         for rows in (prepared.split.known(VALIDATION), periods == VALIDATION, periods == TEST)
     )
-    loop = Trainer(accelerator="cpu", precision="32-true", compile=False, progress=False, threads=1)
+    loop = Trainer(accelerator="cpu", precision="32-true", compile=False, progress=False, threads=1, callbacks={})
     folder = tmp_path_factory.mktemp("trained")
     fitted = CONFIG.fit(spec, items, train, valid, loop=loop, folder=folder, seed=0, loggers=[])
     assert fitted.calibrator.parents == (None, 0, 1, 2, 3, 4)

@@ -14,8 +14,10 @@ from recsys.errors import ConfigError
 from recsys.features.spec import Features
 from recsys.retrieval.softmax import SoftmaxLoss
 from recsys.retrieval.transformer import TransformerEncoder
+from recsys.training.optimizers import DEFAULT_OPTIMIZER
 from recsys.training.prepare import prepare
 from recsys.training.retrieval import MEMBER_SEED_STRIDE, RetrievalExamples, RetrievalTrainerConfig
+from recsys.training.schedules import DEFAULT_SCHEDULE
 from recsys.training.trainer import Trainer
 
 KNOBS = {
@@ -34,6 +36,8 @@ KNOBS = {
     "patience": 1,
     "learning_rate": 0.01,
     "weight_decay": 0.0,
+    "optimizer": DEFAULT_OPTIMIZER,
+    "scheduler": DEFAULT_SCHEDULE,
 }
 
 
@@ -62,7 +66,9 @@ def test_mixed_precision_learns_about_the_same(tmp_path, accelerator):
     spec, items, examples = learnt_from()
     vectors = []
     for precision in ("32-true", "bf16-mixed"):
-        loop = Trainer(accelerator=accelerator, precision=precision, compile=False, progress=False, threads=0)
+        loop = Trainer(
+            accelerator=accelerator, precision=precision, compile=False, progress=False, threads=0, callbacks={}
+        )
         knobs = RetrievalTrainerConfig(**{**KNOBS, "dropout": 0.0, "id_dropout": 0.0})
         folder = tmp_path / precision
         vectors.append(
@@ -74,7 +80,7 @@ def test_mixed_precision_learns_about_the_same(tmp_path, accelerator):
 
 def test_members_are_trained_apart_and_joined_into_vectors_of_unit_length(tmp_path):
     spec, items, examples = learnt_from()
-    loop = Trainer(accelerator="cpu", precision="32-true", compile=False, progress=False, threads=0)
+    loop = Trainer(accelerator="cpu", precision="32-true", compile=False, progress=False, threads=0, callbacks={})
 
     def fit(members, seed):
         knobs = RetrievalTrainerConfig(**{**KNOBS, "members": members})

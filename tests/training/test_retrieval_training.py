@@ -24,6 +24,7 @@ from recsys.retrieval.softmax import SoftmaxLoss
 from recsys.retrieval.transformer import TransformerEncoder
 from recsys.training import retrieval, validation_queries
 from recsys.training.examples import history_windows
+from recsys.training.optimizers import DEFAULT_OPTIMIZER
 from recsys.training.prepare import prepare
 from recsys.training.retrieval import (
     RetrievalExamples,
@@ -33,6 +34,7 @@ from recsys.training.retrieval import (
     shuffled_rows,
     without_padding_columns,
 )
+from recsys.training.schedules import DEFAULT_SCHEDULE
 from recsys.training.validation_queries import ValidationQueries
 
 KNOBS = {
@@ -51,6 +53,8 @@ KNOBS = {
     "patience": 1,
     "learning_rate": 0.01,
     "weight_decay": 0.0,
+    "optimizer": DEFAULT_OPTIMIZER,
+    "scheduler": DEFAULT_SCHEDULE,
 }
 LONG = 200
 """longer than any history"""

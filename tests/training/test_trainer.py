@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import Callback
 
 from recsys.errors import ConfigError
 from recsys.nn.sparse_embedding import RowWiseAdagradEmbedding
 from recsys.training.device_tensors import DeviceTensors
+from recsys.training.schedules import warmup_cosine
 from recsys.training.trainer import (
     FINISHED_FILE,
     SPARSE_LR_MULTIPLIER,
@@ -16,7 +18,6 @@ from recsys.training.trainer import (
     Throughput,
     Trainer,
     index_batches,
-    warmup_cosine,
 )
 
 SIZE, BATCH = 10, 4
@@ -53,7 +54,7 @@ class Counting(pl.LightningModule):
 
 
 def fit(task, folder, *, epochs=5, patience=10, precision="32-true", compile=False):
-    loop = Trainer(accelerator="cpu", precision=precision, compile=compile, progress=False, threads=0)
+    loop = Trainer(accelerator="cpu", precision=precision, compile=compile, progress=False, threads=0, callbacks={})
     return loop.fit(
         task,
         train=index_batches(SIZE, BATCH, 0),
@@ -92,6 +93,45 @@ def test_every_epoch_sees_everything_in_another_order(tmp_path):
     orders = [[one for epoch, batch in task.seen if epoch == number for one in batch] for number in range(5)]
     assert all(sorted(order) == list(range(SIZE)) for order in orders)
     assert len(set(map(tuple, orders))) == 5
+
+
+class Ends(Callback):
+    """Notes the epochs of its own task; copies share the list."""
+
+    def __init__(self):
+        self.ended = []
+        self.tasks = ENDED
+
+    def on_train_epoch_end(self, trainer, task):
+        self.ended.append(trainer.current_epoch)
+
+    def on_fit_end(self, trainer, task):
+        self.tasks.append(self.ended)
+
+    def __deepcopy__(self, memo):
+        return Ends()
+
+
+ENDED = []
+
+
+def test_every_task_has_callbacks_of_its_own_and_none_leaves_one_out(tmp_path):
+    options = {"accelerator": "cpu", "precision": "32-true", "compile": False, "progress": False, "threads": 0}
+    loop = Trainer(**options, callbacks={"ends": Ends(), "absent": None})
+    ENDED.clear()
+    for name in ("one", "two"):
+        batches = index_batches(SIZE, BATCH, 0)
+        loop.fit(
+            Counting(),
+            train=batches,
+            valid=None,
+            folder=tmp_path / name,
+            epochs=2,
+            patience=1,
+            monitor=None,
+            loggers=[],
+        )
+    assert ENDED == [[0, 1], [0, 1]]
 
 
 @pytest.mark.parametrize("stop_at", [1, 3])
@@ -144,14 +184,14 @@ def test_the_best_epoch_is_kept_and_patience_ends_the_rest(tmp_path, scores, pat
 def test_an_accelerator_that_is_not_there_is_refused(monkeypatch, accelerator, sentence):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match=rf"trainer\.accelerator is .*{sentence}"):
-        Trainer(accelerator=accelerator, precision="32-true", compile=False, progress=False, threads=0)
+        Trainer(accelerator=accelerator, precision="32-true", compile=False, progress=False, threads=0, callbacks={})
 
 
 def test_threads_are_set_only_when_asked(monkeypatch):
     asked = []
     monkeypatch.setattr(torch, "set_num_threads", asked.append)
     for threads in (0, 3):
-        Trainer(accelerator="cpu", precision="32-true", compile=False, progress=False, threads=threads)
+        Trainer(accelerator="cpu", precision="32-true", compile=False, progress=False, threads=threads, callbacks={})
     assert asked == [3]
 
 
@@ -193,12 +233,12 @@ def test_the_operations_of_an_example_are_counted_in_both_directions(tmp_path, m
 
 
 def test_the_learning_rate_rises_for_a_twentieth_and_falls_along_a_cosine():
-    assert [warmup_cosine(step, steps=105) for step in (0, 1, 4, 5, 55, 105, 200)] == pytest.approx(
+    assert [warmup_cosine(step=step, steps=105, warmup=0.05) for step in (0, 1, 4, 5, 55, 105, 200)] == pytest.approx(
         [0.2, 0.4, 1, 1, 0.5, 0, 0]
     )
-    falling = [warmup_cosine(step, steps=105) for step in range(5, 106)]
+    falling = [warmup_cosine(step=step, steps=105, warmup=0.05) for step in range(5, 106)]
     assert falling == sorted(falling, reverse=True)
-    assert warmup_cosine(0, steps=1) == 1
+    assert warmup_cosine(step=0, steps=1, warmup=0.05) == 1
 
 
 def test_a_compiled_fit_is_the_same_and_leaves_the_task_as_it_was(tmp_path, monkeypatch):

@@ -210,7 +210,7 @@ def learnt_in(accelerator: str, precision: str, seed: int) -> np.ndarray:
     """[T] expected log loss that training ends with."""
     world = Planted(users=2_000, items=500, rounds=25, slate=10, seed=0, strength=2.0, effects=tuple(EFFECTS))
     examples = Examples.of(world)
-    loop = Trainer(accelerator=accelerator, precision=precision, compile=False, progress=False, threads=1)
+    loop = Trainer(accelerator=accelerator, precision=precision, compile=False, progress=False, threads=1, callbacks={})
     fitted = trained(CONFIG, examples.spec, examples.items, examples.train, examples.valid, seed=seed, loop=loop)
     return log_loss(examples.probabilities, fitted.probabilities(examples.items, examples.test).astype(float))
 

@@ -44,7 +44,9 @@ from recsys.evaluation.probabilities import (
     predicted_over_observed,
     reliability,
 )
+from recsys.training.optimizers import DEFAULT_OPTIMIZER
 from recsys.training.ranking_examples import RankingExamples
+from recsys.training.schedules import DEFAULT_SCHEDULE
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
@@ -65,6 +67,8 @@ CONFIG = replace(
     patience=4,
     learning_rate=0.003,
     weight_decay=0.05,
+    optimizer=DEFAULT_OPTIMIZER,
+    scheduler=DEFAULT_SCHEDULE,
 )
 
 Row = dict[str, Any]

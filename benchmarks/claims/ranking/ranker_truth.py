@@ -35,8 +35,10 @@ from benchmarks.lib.result_file import Figure, console, print_figures, write_res
 from recsys.data.sources.planted import EFFECTS, OBJECTIVES, Planted
 from recsys.errors import ConfigError, exit_on_error
 from recsys.ranking.losses import ListNet
+from recsys.training.optimizers import DEFAULT_OPTIMIZER
 from recsys.training.ranking import RankingTask, RankingTraining
 from recsys.training.ranking_examples import tensors
+from recsys.training.schedules import DEFAULT_SCHEDULE
 
 SEEDS = 3
 OURS, UNBIASED, BOOSTED, RANKED, RATES = (
@@ -73,6 +75,8 @@ CONFIG = RankingTraining(
     patience=5,
     learning_rate=0.003,
     weight_decay=0.01,
+    optimizer=DEFAULT_OPTIMIZER,
+    scheduler=DEFAULT_SCHEDULE,
 )
 
 LONGER = replace(CONFIG, epochs=3)

@@ -119,7 +119,9 @@ class TimedLoop(Trainer):
     """The loop of a run, under a stopwatch."""
 
     def __init__(self, watch: Stopwatch) -> None:
-        super().__init__(accelerator="cpu", precision="32-true", compile=False, progress=False, threads=THREADS)
+        super().__init__(
+            accelerator="cpu", precision="32-true", compile=False, progress=False, threads=THREADS, callbacks={}
+        )
         self.watch = watch
 
     def _trainer(self, callbacks: Sequence[pl.Callback], loggers: Sequence[Any], epochs: int) -> pl.Trainer:
