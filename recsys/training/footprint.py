@@ -5,9 +5,9 @@
     footprint.peak_bytes, footprint.seconds, footprint.parts
 
 `estimate` is pure arithmetic and imports neither torch nor polars. It counts the arrays of each step; the memory of the
-libraries is calibrated on one measured training of 37,872 events, 20,000 users and 40 items (1.6 GiB).
-benchmarks/claims/data/training_memory.py compares others with their estimate. Time is that of two idle cores, to a factor of
-about three.
+libraries and the copies of ranking examples are calibrated on five measured trainings of 20,000 to 1,000,000 events
+(benchmarks/claims/data/training_memory.py, and a shop of 20,000 customers). Time is that of two idle cores, to a factor of about
+three.
 
 Shapes: N items, B positions of a step, D dim.
 """
@@ -25,6 +25,10 @@ MAX_INVERTED_ITEMS = 10_000
 """items, at most, of the EASE baseline, which inverts a matrix over the catalogue"""
 FULL_SOFTMAX_ITEMS, SAMPLED_NEGATIVES = 10_000, 4_096
 """items up to which the softmax is full, and uniform negatives of a step beyond"""
+EXAMPLE_COPIES = 5
+"""ranking examples to learn from and to stop by, the valid scores of the former, and what is concatenated of them"""
+REQUESTS_PER_EVENT = 0.5
+"""events of the period that the ranker learns from, at most"""
 RETRIEVAL_COLUMNS = 51
 """retrieval features of a candidate in the ranker, with seven sources"""
 
@@ -153,10 +157,11 @@ def _ranker(log: LogSize, training: TrainingSize) -> StepFootprint:
         return StepFootprint(name="ranker", bytes=0, seconds=0.0, key="ranking.examples_gib")
     cell = 4 * (RETRIEVAL_COLUMNS + log.objectives) + 8
     limit = int(training.examples_gib * GIB / cell / training.candidates)
-    requests = min(limit, training.requests, training.requests_per_user * log.users)
+    drawn = min(training.requests_per_user * log.users, int(REQUESTS_PER_EVENT * log.events))
+    requests = min(limit, training.requests, drawn)
     cells = requests * min(training.candidates, log.items)
     seconds = cells * training.ranking_epochs * 2 * 2e-5
-    return StepFootprint(name="ranker", bytes=3 * cells * cell, seconds=seconds, key="ranking.examples_gib")
+    return StepFootprint(name="ranker", bytes=EXAMPLE_COPIES * cells * cell, seconds=seconds, key="ranking.examples_gib")
 
 
 def machine_gib() -> float:
