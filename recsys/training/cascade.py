@@ -238,9 +238,15 @@ class CascadeTrainer:
 
     def _ranking_again(self, ranking: RankingTraining, measured: TrainedCascade, served: Retrieve) -> TrainedRanker:
         assert measured.ranking is not None
-        valid, *newest_first = self._newest_first(ranking, measured.by_period, served)
-        train = RankingExamples.joined(newest_first[::-1])
+        train, valid = self._examples_again(ranking, measured.by_period, served)
         return self._fit(ranking, served, train, valid, folder="ranker_served", epochs=measured.ranking.epochs)
+
+    def _examples_again(
+        self, ranking: RankingTraining, by_period: Mapping[int, TrainedRetrieval], served: Retrieve
+    ) -> tuple[RankingExamples, RankingExamples]:
+        """Examples to learn from and to calibrate by; their parts are freed on return, since they take as much again."""
+        valid, *newest_first = self._newest_first(ranking, by_period, served)
+        return RankingExamples.joined(newest_first[::-1]), valid
 
     def _newest_first(
         self, ranking: RankingTraining, by_period: Mapping[int, TrainedRetrieval], served: Retrieve
@@ -248,7 +254,7 @@ class CascadeTrainer:
         """Examples by period, the newest first: those of the newest calibrate the ranker, the others train it."""
         split = self.prepared.split
         parts = [(RANK, split), (VALIDATION, split), *((TEST, half) for half in split.halves(self.prepared.dataset))]
-        calibrating, left = True, ranking.requests
+        calibrating, left = True, min(ranking.requests, self._affordable(ranking, by_period[TEST].retrieve))
         for period, part in reversed(parts):
             limit = ranking.validation_requests if calibrating else left
             try:
@@ -306,11 +312,15 @@ class CascadeTrainer:
         if logged is not None:
             inside = split.periods == period
             return shown_examples(retrieve, prepared, spec, items, inside, logged, most=limit)
-        sources = retrieve.sources
-        fit = ranking.affordable(sources.total, num_score_features(len(sources.names)), spec.num_objectives)
-        per_user, limit = ranking.requests_per_user, min(limit, fit)
+        per_user, limit = ranking.requests_per_user, min(limit, self._affordable(ranking, retrieve))
         moments = LabelledRequests.of(prepared.replay, split, period, per_user=per_user, max_requests=limit)
         return ranking_examples(retrieve, spec, items, moments, dense=ranking.dense_candidates)
+
+    @staticmethod
+    def _affordable(ranking: RankingTraining, retrieve: Retrieve) -> int:
+        """Requests, at most, whose candidates fit into `ranking.examples_gib`."""
+        sources, num_objectives = retrieve.sources, retrieve.spec.num_objectives
+        return ranking.affordable(sources.total, num_score_features(len(sources.names)), num_objectives)
 
 
 def eager_user_tower(towers: TowerEnsemble) -> Callable[[Arrays], np.ndarray]:

@@ -161,7 +161,9 @@ def _ranker(log: LogSize, training: TrainingSize) -> StepFootprint:
     requests = min(limit, training.requests, drawn)
     cells = requests * min(training.candidates, log.items)
     seconds = cells * training.ranking_epochs * 2 * 2e-5
-    return StepFootprint(name="ranker", bytes=EXAMPLE_COPIES * cells * cell, seconds=seconds, key="ranking.examples_gib")
+    return StepFootprint(
+        name="ranker", bytes=EXAMPLE_COPIES * cells * cell, seconds=seconds, key="ranking.examples_gib"
+    )
 
 
 def machine_gib() -> float:

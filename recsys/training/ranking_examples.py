@@ -78,6 +78,8 @@ class RankingExamples:
     @staticmethod
     def joined(parts: "Sequence[RankingExamples]") -> "RankingExamples":
         """Concatenate parts that were encoded by one spec; shorter candidate lists are padded."""
+        if len(parts) == 1:
+            return parts[0]
         longest = max(one.candidate_rows.shape[1] for one in parts)
 
         def column(name: str, filling: float) -> np.ndarray | None:
