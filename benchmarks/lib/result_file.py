@@ -49,6 +49,15 @@ def print_figures(figures: Mapping[str, Figure]) -> None:
         console.print(f"{name:{width}}  {figure.value}  {figure.unit}, goal {figure.goal}: {figure.verdict}")
 
 
+def command(arguments: Sequence[str]) -> str:
+    """Return what a person types for these arguments of a process, without folders of this machine."""
+    program, *others = arguments
+    module = Path(program).resolve()
+    if module.is_relative_to(ROOT):
+        program = "-m " + ".".join(module.relative_to(ROOT).with_suffix("").parts)
+    return " ".join(["python", program, *others])
+
+
 def write_result(
     claim: str, rows: Sequence[Mapping[str, Any]], figures: Mapping[str, Figure], seconds: float, folder: Path = RESULTS
 ) -> Path:
@@ -56,7 +65,7 @@ def write_result(
     document = {
         "machine": machine(),
         "commit": COMMIT,
-        "command": " ".join(["python", *sys.argv]),
+        "command": command(sys.argv),
         "seconds": round(seconds, 1),
         "rows": list(rows),
         "figures": {name: asdict(figure) for name, figure in figures.items()},

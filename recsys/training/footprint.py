@@ -6,7 +6,7 @@
 
 `estimate` is pure arithmetic and imports neither torch nor polars. It counts the arrays of each step; the memory of the
 libraries and the copies of ranking examples are calibrated on five measured trainings of 20,000 to 1,000,000 events
-(benchmarks/claims/data/training_memory.py, and a shop of 20,000 customers). Time is that of two idle cores, to a factor of about
+(benchmarks/claims/data/training_memory.py; a shop of 20,000 customers). Time is that of two idle cores, to a factor of about
 three.
 
 Shapes: N items, B positions of a step, D dim.
