@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from recsys.candidates.merge import num_score_features
+from recsys.candidates.score_layout import ScoreLayout
 from recsys.content.text import TextVectors
 from recsys.contracts import PAD, Event, Query
 from recsys.data.sources.synthetic import Synthetic
@@ -61,7 +61,7 @@ def towers(fitted):
 def ranker(fitted):
     torch.manual_seed(1)
     inputs = RankerInputs(
-        spec=fitted[0], num_scores=num_score_features(NUM_SOURCES), num_positions=5, parents=(None, 0, 0, 2)
+        spec=fitted[0], num_scores=ScoreLayout.unnamed(NUM_SOURCES).width, num_positions=5, parents=(None, 0, 0, 2)
     )
     sizes = RankerSizes(
         dim=8,
@@ -77,7 +77,7 @@ def ranker(fitted):
     ranker = MultiObjectiveRanker(inputs=inputs, sizes=sizes).eval()
     for layer in (ranker.heads, ranker.wide):
         layer.reset_parameters()  # as if trained: a fresh head says nothing
-    ranker.fit_scores(torch.randn(50, num_score_features(NUM_SOURCES)))
+    ranker.fit_scores(torch.randn(50, ScoreLayout.unnamed(NUM_SOURCES).width))
     return ranker
 
 
@@ -141,7 +141,7 @@ def candidates_of(items, batch, num):
     """Random rows with padding, and retrieval scores."""
     generator = np.random.default_rng(batch * num)
     rows = generator.integers(PAD, len(items), (batch, num))
-    scores = generator.normal(size=(batch, num, num_score_features(NUM_SOURCES))).astype(np.float32)
+    scores = generator.normal(size=(batch, num, ScoreLayout.unnamed(NUM_SOURCES).width)).astype(np.float32)
     return {**items.join("candidate", rows), "candidate_scores": scores}
 
 

@@ -60,7 +60,7 @@ ScoreFunction = Callable[[np.ndarray], float]
 
 @dataclass(frozen=True, kw_only=True)
 class WeightedSource:
-    """One fitted source with its quota and its weight in the merge."""
+    """One fitted source with its number of candidates and its weight in the merge."""
 
     name: str
     num: int

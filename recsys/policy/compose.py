@@ -105,7 +105,7 @@ class Policy:
         sources: Sequence[str],
         bundle_fingerprint: str,
         popularity: np.ndarray | None = None,
-        hidden: np.ndarray | None = None,
+        withdrawn: np.ndarray | None = None,
         seen: SeenFilter | None = None,
     ) -> "CompiledPolicy":
         """Validate the policy and the rules against one bundle and compile them to arrays.
@@ -113,7 +113,7 @@ class Policy:
         catalogue: columns [N], "item" holds the ids. types: of the columns that rules may read. request_types: of
         `user.column` and `context.column`. vectors: [N, D], any length; a row of zeros is similar to
         nothing. objectives: of the last axis of the probabilities. sources: of the last axis of
-        Candidates.source_scores. popularity: [N] share of each item in known events, None where unknown. hidden: [N]
+        Candidates.source_scores. popularity: [N] share of each item in known events, None where unknown. withdrawn: [N]
         bool, items that are never shown, not even by a pin. seen: filter of items in the history; None removes all of them.
         ConfigError for a rule or a formula that does not fit the bundle, BundleError for vectors or a popularity.
         """
@@ -128,7 +128,7 @@ class Policy:
             items=catalogue["item"],
             sources=tuple(sources),
             bundle=bundle_fingerprint,
-            hidden=hidden,
+            withdrawn=withdrawn,
             seen=SeenFilter.never() if seen is None else seen,
             hiding=HiddenItems(types=types, column=catalogue.__getitem__),
         )
@@ -151,7 +151,7 @@ class CompiledPolicy:
     seen: SeenFilter
     hiding: HiddenItems
     """index of the values in Query.hidden"""
-    hidden: np.ndarray | None = None
+    withdrawn: np.ndarray | None = None
     """[N] bool, withdrawn items; None where there are none"""
 
     def excluded_rows(self, queries: Sequence[Query]) -> list[list[int]]:
@@ -254,8 +254,8 @@ class CompiledPolicy:
         order = utility_order(rows, utility, offered.shape[1])
         flat = order + rows.shape[1] * np.arange(len(rows))[:, None]
         showable = ~applied.banned & ~rows_in_sets(rows, excluded)
-        if self.hidden is not None:
-            showable &= ~self.hidden[rows]
+        if self.withdrawn is not None:
+            showable &= ~self.withdrawn[rows]
         return ScoredCandidates(
             applied=applied,
             discounts=discounts,

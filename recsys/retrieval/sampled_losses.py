@@ -26,7 +26,7 @@ class GBCELoss:
     """Generalised binary cross-entropy (gSASRec, Petrov & Macdonald 2023, eq. 9 and 13).
 
     Corrects the overconfidence of sampled negatives. The share of sampled items in the catalogue is estimated from
-    log_expected, by the sum of the inverse probabilities (Horvitz & Thompson 1952).
+    log_inclusion, by the sum of the inverse probabilities (Horvitz & Thompson 1952).
     """
 
     temperature: float
@@ -40,11 +40,11 @@ class GBCELoss:
         )
 
     def __call__(
-        self, users: Tensor, items: Tensor, targets: Tensor, weights: Tensor, log_expected: Tensor | None
+        self, users: Tensor, items: Tensor, targets: Tensor, weights: Tensor, log_inclusion: Tensor | None
     ) -> Tensor:
         beta: Tensor | float = 1.0
-        if log_expected is not None:
-            share = len(items) / torch.exp(-log_expected).sum()
+        if log_inclusion is not None:
+            share = len(items) / torch.exp(-log_inclusion).sum()
             beta = share * (self.calibration * (1 - 1 / share) + 1 / share)
         return _weighted_mean(partial(self._losses, beta), users, items, targets, weights)
 
@@ -69,7 +69,7 @@ class CosineContrastiveLoss:
         )
 
     def __call__(
-        self, users: Tensor, items: Tensor, targets: Tensor, weights: Tensor, log_expected: Tensor | None
+        self, users: Tensor, items: Tensor, targets: Tensor, weights: Tensor, log_inclusion: Tensor | None
     ) -> Tensor:
         return _weighted_mean(self._losses, users, items, targets, weights)
 

@@ -26,9 +26,9 @@ class SoftmaxLoss:
         check_ranges("retrieval.loss", temperature=(self.temperature, 1e-3, 10.0))
 
     def __call__(
-        self, users: Tensor, items: Tensor, targets: Tensor, weights: Tensor, log_expected: Tensor | None
+        self, users: Tensor, items: Tensor, targets: Tensor, weights: Tensor, log_inclusion: Tensor | None
     ) -> Tensor:
-        return softmax_loss(users, items, targets, weights, temperature=self.temperature, log_expected=log_expected)
+        return softmax_loss(users, items, targets, weights, temperature=self.temperature, log_inclusion=log_inclusion)
 
 
 def softmax_loss(
@@ -38,15 +38,15 @@ def softmax_loss(
     weights: Tensor,
     *,
     temperature: float,
-    log_expected: Tensor | None = None,
+    log_inclusion: Tensor | None = None,
 ) -> Tensor:
     """Weighted mean of -log softmax(users @ items.T / temperature)[targets] over all positions and targets.
 
     users [M, D], items [N, D], targets [M, T] rows of `items`, weights [M, T] (0 leaves a target out). Where the items
-    are a sample of the catalogue, log_expected [N] is the log of each one's expected count in it, which is subtracted from
+    are a sample of the catalogue, log_inclusion [N] is the log probability that each is in it, which is subtracted from
     its logit: the logQ correction (Bengio & Senécal 2008; Yi et al. 2019, eq. 3).
     """
-    return _TiledSoftmax.apply(users, items, targets, weights, 1 / temperature, log_expected)
+    return _TiledSoftmax.apply(users, items, targets, weights, 1 / temperature, log_inclusion)
 
 
 class _TiledSoftmax(torch.autograd.Function):
@@ -60,13 +60,13 @@ class _TiledSoftmax(torch.autograd.Function):
         targets: Tensor,
         weights: Tensor,
         scale: float,
-        log_expected: Tensor | None,
+        log_inclusion: Tensor | None,
     ) -> Tensor:
         device = users.device.type
         fast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else users.dtype
         with torch.autocast(device, enabled=False):
             loss, user_gradients, item_gradients = _loss_and_gradients(
-                users.to(fast), items.to(fast), targets, weights, scale, log_expected
+                users.to(fast), items.to(fast), targets, weights, scale, log_inclusion
             )
         ctx.save_for_backward(user_gradients.to(users.dtype), item_gradients.to(items.dtype))
         return loss
@@ -78,7 +78,7 @@ class _TiledSoftmax(torch.autograd.Function):
 
 
 def _loss_and_gradients(
-    users: Tensor, items: Tensor, targets: Tensor, weights: Tensor, scale: float, log_expected: Tensor | None
+    users: Tensor, items: Tensor, targets: Tensor, weights: Tensor, scale: float, log_inclusion: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     total = weights.sum().clamp(min=1e-9)
     loss = torch.zeros((), dtype=weights.dtype, device=weights.device)
@@ -88,8 +88,8 @@ def _loss_and_gradients(
     for start in range(0, users.shape[0], step):
         tile = slice(start, start + step)
         logits = (users[tile] @ items.T).to(weights.dtype).mul_(scale)
-        if log_expected is not None:
-            logits -= log_expected
+        if log_inclusion is not None:
+            logits -= log_inclusion
         target, share = targets[tile], weights[tile] / total
         target_share = share.sum(1, keepdim=True)
         normaliser = logits.logsumexp(1, keepdim=True)

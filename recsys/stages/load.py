@@ -8,8 +8,8 @@ import numpy as np
 import polars as pl
 
 from recsys.bundle import Bundle
-from recsys.candidates.merge import source_columns
 from recsys.candidates.popularity import ItemList
+from recsys.candidates.score_layout import ScoreLayout
 from recsys.candidates.sources import MergedSources
 from recsys.content.words import WORD_WEIGHTS, WORDS, WordVectors
 from recsys.errors import BundleError, ConfigError
@@ -162,7 +162,7 @@ def rules_maker(
             sources=sources,
             bundle_fingerprint=bundle.fingerprint,
             popularity=popularity,
-            hidden=now.overlay.hidden,
+            withdrawn=now.overlay.hidden,
             seen=seen_filter(policy.repeat.compile(tuple(spec.objectives), clock=spec.clock), spec),
         )
         return Rules(policy=compiled, num_sources=len(sources), num_objectives=spec.num_objectives)
@@ -186,7 +186,7 @@ def load_explain(bundle: Bundle, items_store: Path | None = None) -> Explain:
         rows=(lambda: known.overlay.row_of)
         if items_store is None
         else RowsNow(LiveState(ItemStore(items_store), known)),
-        popular=source_columns(popular, len(sources)),
+        popular=ScoreLayout(tuple(sources)).columns_of(popular),
     )
 
 

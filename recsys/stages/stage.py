@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from recsys.candidates.merge import num_score_features, score_features
+from recsys.candidates.score_layout import ScoreLayout
 from recsys.candidates.sources import MergedSources
 from recsys.contracts import FUTURE_S, PAD, Candidates, Query, Slate
 from recsys.errors import QueryError
@@ -98,7 +98,12 @@ class Retrieve:
         if not self.ranked:
             return candidates
         features = self.items.join("candidate", merged.rows)
-        return {**request, **features, "candidate_scores": score_features(merged), **candidates}
+        return {
+            **request,
+            **features,
+            "candidate_scores": ScoreLayout(tuple(self.sources.names)).features(merged),
+            **candidates,
+        }
 
     def only(self, source: str) -> "Retrieve":
         """The same stage with one of its sources alone, for no ranker."""
@@ -195,7 +200,7 @@ class Rules:
 
 def ranker_inputs(spec: FeatureSpec, num_sources: int) -> tuple[TensorSpec, ...]:
     """All that the ranker reads, in the order of its graph."""
-    scores = TensorSpec(name="candidate_scores", dtype="float32", shape=(-1, num_score_features(num_sources)))
+    scores = TensorSpec(name="candidate_scores", dtype="float32", shape=(-1, ScoreLayout.unnamed(num_sources).width))
     return (*spec.request_tensors(), *spec.candidate_tensors(), scores)
 
 

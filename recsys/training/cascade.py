@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from pytorch_lightning.loggers import Logger
 
-from recsys.candidates.merge import num_score_features, score_columns
+from recsys.candidates.score_layout import ScoreLayout
 from recsys.candidates.sources import CandidateSourcesConfig, MergedSources
 from recsys.data.splits import LATER, PERIODS, RANK, TEST, VALIDATION, Split
 from recsys.features.encode import Arrays, ItemTable, without_padding
@@ -85,7 +85,9 @@ class TrainedRetrieval:
             for name, array in sorted(parts.items()):
                 digest.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
         return RetrievalVersion(
-            before=PERIODS[self.period], columns=score_columns(sources.names), fingerprint=digest.hexdigest()[:16]
+            before=PERIODS[self.period],
+            columns=ScoreLayout(tuple(sources.names)).names,
+            fingerprint=digest.hexdigest()[:16],
         )
 
 
@@ -320,7 +322,7 @@ class CascadeTrainer:
     def _affordable(ranking: RankingTraining, retrieve: Retrieve) -> int:
         """Requests, at most, whose candidates fit into `ranking.examples_gib`."""
         sources, num_objectives = retrieve.sources, retrieve.spec.num_objectives
-        return ranking.affordable(sources.total, num_score_features(len(sources.names)), num_objectives)
+        return ranking.affordable(sources.total, ScoreLayout(tuple(sources.names)).width, num_objectives)
 
 
 def eager_user_tower(towers: TowerEnsemble) -> Callable[[Arrays], np.ndarray]:

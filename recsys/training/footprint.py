@@ -30,7 +30,7 @@ EXAMPLE_COPIES = 5
 REQUESTS_PER_EVENT = 0.5
 """events of the period that the ranker learns from, at most"""
 RETRIEVAL_COLUMNS = 51
-"""retrieval features of a candidate in the ranker, with seven sources"""
+"""width of the ScoreLayout of seven sources"""
 
 
 @dataclass(frozen=True, kw_only=True)

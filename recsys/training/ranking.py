@@ -52,7 +52,7 @@ class RankingTask(pl.LightningModule):
         steps: int,
         balance: Balance | None = None,
     ) -> None:
-        """steps: after which the learning rate is 0; balance: None for a task that only predicts"""
+        """steps: of the learning-rate schedule, all epochs; balance: None for a task that only predicts"""
         super().__init__()
         self.balance = balance
         self.steps = steps

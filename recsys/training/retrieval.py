@@ -91,7 +91,7 @@ class RetrievalTask(pl.LightningModule):
         *,
         steps: int,
     ) -> None:
-        """steps: of the learning-rate schedule, which ends at 0"""
+        """steps: of the learning-rate schedule, all epochs; stopping early does not shorten it"""
         super().__init__()
         self.steps = steps
         self.towers = towers

@@ -23,7 +23,7 @@ def warmup_linear(*, step: int, steps: int, warmup: float) -> float:
 
 
 def inverse_square_root(*, step: int, steps: int, warmup: float) -> float:
-    """Linear warm-up over a share of the steps, then 1 / sqrt(step) (Vaswani et al. 2017); it never ends at 0."""
+    """Linear warm-up over a share of the steps, then sqrt(warm-up / (step + 1)) (Vaswani et al. 2017); it never ends at 0."""
     warm = _warm(steps, warmup)
     return (step + 1) / warm if step < warm else math.sqrt(warm / (step + 1))
 

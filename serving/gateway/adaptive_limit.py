@@ -1,11 +1,12 @@
 """Limit of concurrent slates that follows what the machine can answer in time.
 
 More slates at once than the cores can make within the budget make all of them late, and none comes from the models. The limit
-rises by one with every round of quick slates and falls by a share with a late one: additive increase, multiplicative decrease
-(Chiu and Jain, Analysis of the increase and decrease algorithms for congestion avoidance, 1989). In between it stays, so that
-the search for more costs no late slates.
+rises by one with every round of quick slates and falls by a share when too many are late: additive increase, multiplicative
+decrease (Chiu and Jain, Analysis of the increase and decrease algorithms for congestion avoidance, 1989). Between quick and
+late it rises slowly, so that the search for more costs few late slates and a low limit does not stay for good.
 """
 
+from collections import deque
 from collections.abc import Callable
 
 from recsys.errors import check_ranges
@@ -13,7 +14,11 @@ from serving.gateway.bulkhead import AdmissionQueue
 
 DECREASE = 0.7
 QUICK = 0.4
-"""share of the budget within which a slate is quick; the models have some more than half of it"""
+"""share of the budget within which a slate is quick; the models' own share of the budget is .55"""
+SLOW_RISE = 0.05
+"""rise with a slate that is in time and not quick, relative to a quick one"""
+NUM_OUTCOMES, MOST_LATE = 20, 2
+"""the limit falls when more than so many of the newest outcomes are late: one slow request says little of the machine"""
 
 
 class AdaptiveLimit:
@@ -31,18 +36,29 @@ class AdaptiveLimit:
         )
         self._queue, self._least, self._most, self._budget_s, self._clock = queue, least, most, budget_s, clock
         self._limit, self._held_until = float(first), clock()
+        self._late: deque[bool] = deque(maxlen=NUM_OUTCOMES)
         queue.resize(first)
 
     @property
     def value(self) -> int:
         return int(self._limit)
 
-    def observe(self, *, seconds: float, late: bool) -> None:
-        """Count one slate. The limit rises only in full use: what an idle machine answers in time says nothing about more."""
+    def in_time(self, seconds: float) -> None:
+        """Count a slate of the models. The limit rises only in full use: an idle machine's speed says nothing about more."""
+        self._late.append(False)
+        if self._queue.full:
+            rise = 1.0 if seconds <= QUICK * self._budget_s else SLOW_RISE
+            self._set(min(self._most, self._limit + rise / self._limit))
+
+    def late(self) -> None:
+        """Count a slate for which the models had their full share of the budget, and which they did not make."""
+        self._late.append(True)
         now = self._clock()
-        if late and now >= self._held_until:
+        if now >= self._held_until and sum(self._late) > MOST_LATE:
             self._held_until = now + self._budget_s
-            self._limit = max(self._least, self._limit * DECREASE)
-        elif not late and seconds <= QUICK * self._budget_s and self._queue.full:
-            self._limit = min(self._most, self._limit + 1 / self._limit)
+            self._late.clear()
+            self._set(max(self._least, self._limit * DECREASE))
+
+    def _set(self, limit: float) -> None:
+        self._limit = limit
         self._queue.resize(self.value)

@@ -40,7 +40,7 @@ def build(dependencies: Dependencies) -> Gateway:
             yield
             await container.lifespan.stop()
 
-    app = FastAPI(title="recsys", redoc_url=None, redirect_slashes=False, lifespan=lifespan)
+    app = FastAPI(title="recsys", docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=lifespan)
     declared = routes(container.parser)
     openapi = document(declared, keyed=dependencies.keys is not None)
     app.openapi = lambda: openapi  # type: ignore[method-assign]

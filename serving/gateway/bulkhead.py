@@ -107,16 +107,21 @@ class AdmissionQueue:
         self._bulkhead.resize(max_running)
 
     @asynccontextmanager
-    async def admitted(self) -> AsyncIterator[None]:
-        """Enter, waiting if necessary. BulkheadFull when nobody may queue or the wait timed out."""
+    async def admitted(self, most_s: float | None = None) -> AsyncIterator[None]:
+        """Enter, waiting if necessary. BulkheadFull when nobody may queue or the wait timed out.
+
+        most_s: longest wait of this caller, None for that of the queue.
+        """
         if self._overloaded():
             raise BulkheadFull
+        own = most_s is not None and most_s < self._wait_s
         slot = self._bulkhead.acquire()
         try:
-            async with asyncio.timeout(self._wait_s):
+            async with asyncio.timeout(most_s if own else self._wait_s):
                 await slot.__aenter__()
         except TimeoutError:
-            self._calm_at = self._clock() + self._calm_s
+            if not own:
+                self._calm_at = self._clock() + self._calm_s
             raise BulkheadFull from None
         try:
             yield
@@ -126,8 +131,9 @@ class AdmissionQueue:
     def _overloaded(self) -> bool:
         """Whether a caller that cannot enter at once is rejected."""
         now = self._clock()
-        if not self._bulkhead.full:
+        if not self._bulkhead.waiting:
             self._empty_at = now
+        if not self._bulkhead.full:
             return False
         if now - self._empty_at > self._overload_s:
             self._calm_at = now + self._calm_s

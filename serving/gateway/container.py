@@ -154,7 +154,7 @@ class Container:
         limit = AdaptiveLimit(
             self.slates,
             first=min(settings.slates_at_once, settings.requests_at_once),
-            least=1,
+            least=max(1, min(settings.slates_at_once, settings.requests_at_once) // 4),
             most=settings.requests_at_once,
             budget_s=settings.budget_ms / 1_000,
             clock=self.dependencies.clock,

@@ -77,6 +77,11 @@ class FallbackChain:
     def __init__(self, tiers: Sequence[FallbackTier], *, clock: Callable[[], float], metrics: ChainMetrics) -> None:
         self._tiers, self._clock, self._metrics = tuple(tiers), clock, metrics
 
+    @property
+    def first(self) -> str:
+        """Name of the best tier."""
+        return self._tiers[0].name
+
     async def answer(self, request: SlateRequest) -> SlateResponse:
         """Answer by the first tier that can. HTTPError 503 if none can, QueryError for an invalid query."""
         reasons: list[str] = []

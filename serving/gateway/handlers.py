@@ -59,7 +59,7 @@ class Handlers:
 
     async def events(self, context: RequestContext) -> bytes:
         """Store events; responds once all are durable, and hidden values apply from then on."""
-        events = self.parser.events(await self.middleware.body(context.request), self.pseudonyms.stored)
+        events = self.parser.events(context.body, self.pseudonyms.stored)
         context.log_fields["events"] = len(events)
         unknown = sum(any(item not in self.fallbacks.rows for item in _item_ids(records)) for records in events)
         await self._store([record for records in events for record in records])
@@ -68,7 +68,7 @@ class Handlers:
 
     async def onboard(self, context: RequestContext) -> bytes:
         """Store onboarding answers as seed events; idempotent."""
-        user, answers = self.parser.onboarding(await self.middleware.body(context.request))
+        user, answers = self.parser.onboarding(context.body)
         seeds = self.onboarding.seeds(self.pseudonyms.stored(user), self.now(), answers)
         records = [Record.feedback(hash_parts(ONBOARDED, one.user, one.item), one) for one in seeds]
         context.log_fields["events"] = len(records)
@@ -78,7 +78,7 @@ class Handlers:
     async def put_user(self, context: RequestContext) -> bytes:
         """Store profile values, used where a request sends none."""
         user = self.parser.user_id(context.request.path_params["user"])
-        profile = self.parser.user_profile(await self.middleware.body(context.request))
+        profile = self.parser.user_profile(context.body)
         stored, now = self.pseudonyms.stored(user), self.now()
         state, flags = await self.states.read(stored)
         id = hash_parts("profile", stored, context.request_id, str(now), orjson.dumps(profile).decode())
@@ -114,7 +114,7 @@ class Handlers:
 
     async def put_item(self, context: RequestContext) -> bytes:
         item = self.parser.item_id(context.request.path_params["item"])
-        update, known_only = self.parser.item(await self.middleware.body(context.request)), _if_match(context)
+        update, known_only = self.parser.item(context.body), _if_match(context)
         create = update.create and not known_only
         created = await self.items.put(item, update.columns, withdrawn=update.withdrawn, create=create)
         if created is None:

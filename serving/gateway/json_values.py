@@ -109,6 +109,8 @@ class Nullable(Value):
 
     def schema(self) -> Schema:
         schema = self.of.schema()
+        if "type" not in schema:
+            return {"anyOf": [schema, {"type": "null"}]}
         return {**schema, "type": [schema["type"], "null"]}
 
 
@@ -135,7 +137,7 @@ class OneOrMore(Value):
     of: ListOf
 
     def parse(self, path: str, value: Any) -> list[Any]:
-        listed = [self.of.of.parse(path, value)] if isinstance(value, str) else self.of.parse(path, value)
+        listed = self.of.parse(path, value) if isinstance(value, list) else [self.of.of.parse(path, value)]
         return list(dict.fromkeys(listed))
 
     def schema(self) -> Schema:

@@ -27,8 +27,12 @@ FAMILIES = (
     "exposure",
     "impressions",
     "hidden",
+    "items",
+    "exploration",
 )
 """label values: prefixes of degraded flags before the first colon"""
+TIERS = frozenset({"recommend", "recommend_light", "recommend_explained", "last_good", "popular"})
+"""prefixes of the reasons of fallback tiers, which belong to the family of rungs"""
 OTHER = "other"
 TOP_WINDOW = 200_000
 """shown items between two resets of the top-share counts"""
@@ -135,7 +139,7 @@ def _state(breaker: Breaker) -> int:
 def families(flags: Iterable[str]) -> set[str]:
     """Families of degraded flags, OTHER for unknown ones; fallback reasons belong to "rung"."""
     found = {flag.partition(":")[0] for flag in flags}
-    return {family if family in FAMILIES else OTHER for family in found}
+    return {"rung" if one in TIERS else one if one in FAMILIES else OTHER for one in found}
 
 
 class TopShare:

@@ -65,7 +65,7 @@ def _metrics() -> Schema:
 
 
 def _refused(status: int) -> Schema:
-    refused = _response(SENTENCES[status], ERROR)
+    refused = _response(SENTENCES.get(status, "The request is refused; the sentence says why"), ERROR)
     if status in RETRIED:
         refused["headers"] = {"Retry-After": {"description": "seconds", "schema": {"type": "integer", "minimum": 1}}}
     return refused

@@ -7,7 +7,6 @@ from typing import Any
 import orjson
 
 from recsys.contracts import Event, Query
-from recsys.errors import QueryError
 from serving.events.record import Record, impression_id
 from serving.gateway.adaptive_limit import AdaptiveLimit
 from serving.gateway.fallback_chain import FallbackChain, SlateRequest, SlateResponse
@@ -23,6 +22,8 @@ from serving.gateway.state_reader import StateReader
 from serving.state.protocols import UserState
 
 MILLISECONDS = 1_000.0
+FULL_SHARE = 0.9
+"""share of the budget that is left after the state, where a late slate is one of the models"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,7 @@ class RecommendHandler:
     now: Callable[[], float]
 
     async def __call__(self, context: RequestContext) -> bytes:
-        parsed = self.parser.recommend(await self.middleware.body(context.request))
+        parsed = self.parser.recommend(context.body)
         started = self.clock()
         own = started + (self.budget_ms + (self.explain_ms if parsed.explain else 0.0)) / MILLISECONDS
         deadline = min([own, *self._callers_deadlines(context, parsed, started)])
@@ -61,7 +62,7 @@ class RecommendHandler:
         state, flags = await self.states.read(user)
         self.metrics.observe_stage("state", self.clock() - started)
         request = self._slate_request(context, parsed, user, state, deadline)
-        response = await self._answer(request, parsed, adapts=deadline == own and not parsed.explain)
+        response = await self._answer(request, explain=parsed.explain)
         flags = (*flags, *response.reasons, *self.publisher.flags, *self.impressions.flags)
         slate = {**response.slate, "degraded": list(dict.fromkeys([*response.slate["degraded"], *flags]))}
         exposure = slate.pop("exposure", {})
@@ -69,18 +70,19 @@ class RecommendHandler:
         context.after_response = lambda: self._log_impression(request, exposure, slate, response.tier)
         return orjson.dumps({**slate, "user": parsed.user, "rung": response.tier})
 
-    async def _answer(self, request: SlateRequest, parsed: RecommendRequest, *, adapts: bool) -> SlateResponse:
-        """Run the chain. adapts: the limit of concurrent slates learns from it, unless the caller has less time than usual."""
-        late, started = True, self.clock()
-        try:
-            response = await (self.explain_chain if parsed.explain else self.chain).answer(request)
-            late = response.late
-        except QueryError:
-            adapts = False
-            raise
-        finally:
-            if adapts:
-                self.limit.observe(seconds=self.clock() - started, late=late)
+    async def _answer(self, request: SlateRequest, *, explain: bool) -> SlateResponse:
+        """Run the chain; the limit of concurrent slates learns from its outcome.
+
+        A late slate counts only where the models had most of the budget: neither a caller with less time nor a slow state
+        says that the machine has too much to do. Slates of lower tiers raise nothing, since they need no models.
+        """
+        started = self.clock()
+        chain = self.explain_chain if explain else self.chain
+        response = await chain.answer(request)
+        if response.tier == chain.first:
+            self.limit.in_time(self.clock() - started)
+        elif response.late and request.deadline - started >= FULL_SHARE * self.budget_ms / MILLISECONDS:
+            self.limit.late()
         return response
 
     def _callers_deadlines(self, context: RequestContext, parsed: RecommendRequest, started: float) -> list[float]:

@@ -40,7 +40,8 @@ class RequestContext:
     trace: Trace
     started: float = field(default_factory=time.perf_counter)
     waited_s: float = 0.0
-    """in the admission queue"""
+    """from the headers to the admission: for the body, and in the queue"""
+    body: bytes = b""
     log_fields: dict[str, Any] = field(default_factory=dict)
     """additional fields of the log line"""
     after_response: Callable[[], None] | None = None
@@ -65,11 +66,13 @@ class RequestMiddleware:
         async def endpoint(request: Request) -> Response:
             context = RequestContext(request=request, request_id=request_id(None), trace=_trace(request))
             response = await self._respond(context, scope, handler, admission)
-            return _ResponseWithCallback(response, lambda: self._finish(route, response.status_code, context))
+            return _ResponseWithCallback(
+                response, lambda sent: self._finish(route, response.status_code, context, sent=sent)
+            )
 
         return endpoint
 
-    async def body(self, request: Request) -> bytes:
+    async def _body(self, request: Request) -> bytes:
         """Receive the whole body. HTTPError 413 as soon as it is known to be too large."""
         length = request.headers.get("content-length", "")
         if length.isascii() and length.isdigit() and int(length[:12]) > self._max_body_bytes:
@@ -90,14 +93,18 @@ class RequestMiddleware:
         context = RequestContext(request=request, request_id=request_id(None), trace=_trace(request))
         response = error_response(HTTPError(error.status_code, _not_found(error.status_code)), context.request_id)
         response.headers.update(error.headers or {})
-        return _ResponseWithCallback(response, lambda: self._finish(UNKNOWN_ROUTE, error.status_code, context))
+        return _ResponseWithCallback(
+            response, lambda sent: self._finish(UNKNOWN_ROUTE, error.status_code, context, sent=sent)
+        )
 
     async def _respond(
         self, context: RequestContext, scope: Scope, handler: Handler, admission: AdmissionQueue
     ) -> Response:
         try:
             self._authorize(context, scope)
-            async with admission.admitted():
+            # before the admission: a caller whose body is slow takes nobody's place
+            context.body = await self._body(context.request)
+            async with admission.admitted(most_s=_budget_s(context.request)):
                 context.waited_s = time.perf_counter() - context.started
                 body = await handler(context)
             return Response(body, context.status, {"x-request-id": context.request_id}, JSON)
@@ -108,7 +115,8 @@ class RequestMiddleware:
             return error_response(error, context.request_id)
         except QueryError as error:
             return error_response(HTTPError(400, str(error)), context.request_id)
-        except ServingError:
+        except ServingError as error:
+            logger.error("request %s: %s", context.request_id, error)
             return error_response(
                 HTTPError(503, "a part of the service is down; try again", retry_after_s=RETRY_S), context.request_id
             )
@@ -126,10 +134,11 @@ class RequestMiddleware:
         if self._keys is not None:
             context.log_fields["key"] = self._keys.admit(headers.get("authorization"), scope)
 
-    def _finish(self, route: str, status: int, context: RequestContext) -> None:
+    def _finish(self, route: str, status: int, context: RequestContext, *, sent: bool) -> None:
+        """sent: whether the caller took the whole response; what nobody saw is no impression"""
         seconds = time.perf_counter() - context.started
         self._metrics.observe_request(route, status, seconds)
-        if context.after_response is not None and status == 200:
+        if context.after_response is not None and status == 200 and sent:
             context.after_response()
         self._log.write(
             request_id=context.request_id,
@@ -147,14 +156,22 @@ class RequestMiddleware:
 class _ResponseWithCallback(Response):
     """Response with a callback after the last byte."""
 
-    def __init__(self, response: Response, callback: Callable[[], None]) -> None:
+    def __init__(self, response: Response, callback: Callable[[bool], None]) -> None:
         self._response, self._callback = response, callback
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        sent = False
         try:
             await self._response(scope, receive, send)
+            sent = True
         finally:
-            self._callback()
+            self._callback(sent)
+
+
+def _budget_s(request: Request) -> float | None:
+    """Time that the caller allows by its header, for the wait in the queue; a wrong value is refused by the handler."""
+    text = request.headers.get("x-budget-ms", "")
+    return float(text) / 1_000 if text.isascii() and text.replace(".", "", 1).isdigit() and len(text) < 20 else None
 
 
 def _trace(request: Request) -> Trace:

@@ -129,7 +129,7 @@ class RequestParser:
                 "context": self._columns(self.context),
                 "profile": self._columns(self.profile),
                 "exclude": ListOf(of=self._id, most=limits.exclude),
-                "budget_ms": Published(Nullable(self._budget), {"description": budget}),
+                "budget_ms": Published(Nullable(self.budget), {"description": budget}),
                 "explain": Published(Boolean(), {"default": False, "description": reasons}),
             },
             ("user",),
@@ -146,10 +146,11 @@ class RequestParser:
         """Parse x-budget-ms: digits with an optional decimal point."""
         if not (text.isascii() and text.replace(".", "", 1).isdigit() and len(text) < 20):
             raise QueryError("x-budget-ms is no number; send milliseconds")
-        return self._budget.parse("x-budget-ms", float(text))
+        return self.budget.parse("x-budget-ms", float(text))
 
     @property
-    def _budget(self) -> Number:
+    def budget(self) -> Number:
+        """Milliseconds that a caller allows."""
         return Number(low=self.limits.least_budget_ms, high=MAX_BUDGET_MS)
 
     @cached_property

@@ -3,6 +3,7 @@
 An installed package adds its own by entry points of the group `recsys.routes`, functions as those in ROUTES.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from serving.gateway.container import Container
 
 ENTRY_POINTS = "recsys.routes"
+PROBES = ("/healthz", "/readyz", "/metrics")
+"""paths without a key"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +29,7 @@ class Route:
 
     method: str
     path: str
-    """{item} and {user} match everything behind them; the handler finds them in request.path_params"""
+    """{item} matches everything behind it, slashes too; the handler finds it in request.path_params"""
     scope: Scope
     """of the API key"""
     summary: str
@@ -53,9 +56,14 @@ def routes(parser: RequestParser) -> tuple[Route, ...]:
     found: dict[str, Route] = {}
     for declare in (*ROUTES, *(entry.load() for entry in entry_points(group=ENTRY_POINTS))):
         route = declare(parser)
-        if found.setdefault(route.name, route) is not route:
+        if route.path in PROBES or found.setdefault(_matched(route), route) is not route:
             raise ConfigError(f"two routes are {route.name}; give the one of the installed package another path")
     return tuple(found.values())
+
+
+def _matched(route: Route) -> str:
+    """Return the method and what the path matches, whatever its parts are called."""
+    return f"{route.method} {re.sub(r'{[^}]*}', '{}', route.path)}"
 
 
 def object_of(properties: Schema, required: Sequence[str] | None = None) -> Schema:
@@ -67,14 +75,8 @@ def object_of(properties: Schema, required: Sequence[str] | None = None) -> Sche
 REQUEST_ID: Schema = {
     "name": "x-request-id",
     "in": "header",
-    "description": "The caller's own id; it seeds exploration, so the same id gives the same slate",
+    "description": "The caller's own id; it seeds exploration, so the same request asked again gives the same slate",
     "schema": {"type": "string", "pattern": "^[A-Za-z0-9_.:-]{1,128}$"},
-}
-BUDGET: Schema = {
-    "name": "x-budget-ms",
-    "in": "header",
-    "description": "Milliseconds for the slate, where less than the service allows",
-    "schema": {"type": "string", "pattern": "^[1-9][0-9]{0,3}$"},
 }
 IF_MATCH: Schema = {
     "name": "if-match",
@@ -82,6 +84,11 @@ IF_MATCH: Schema = {
     "description": "`*` changes only an item that the catalogue has; without one, 412",
     "schema": {"type": "string", "enum": ["*"]},
 }
+
+
+def _budget(parser: RequestParser) -> Schema:
+    description = "Milliseconds for the slate, where less than the service allows"
+    return {"name": "x-budget-ms", "in": "header", "description": description, "schema": parser.budget.schema()}
 
 
 def _in_path(parser: RequestParser, name: str) -> Schema:
@@ -147,7 +154,7 @@ def recommend(parser: RequestParser) -> Route:
         statuses=(400, 413),
         body=parser.recommend_body,
         example={"user": "405", "k": 5},
-        parameters=(REQUEST_ID, BUDGET),
+        parameters=(REQUEST_ID, _budget(parser)),
     )
 
 

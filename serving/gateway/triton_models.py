@@ -83,12 +83,12 @@ _QUERY = messages.ModelInferRequest.InferInputTensor(name="QUERY", datatype="BYT
 _SLATE = messages.ModelInferRequest.InferRequestedOutputTensor(name="SLATE")
 
 
-def _translated(error: grpc.aio.AioRpcError, model: str, url: str, time_s: float) -> QueryError | ServingError:
+def _translated(error: grpc.aio.AioRpcError, model: str, url: str, time_s: float) -> Exception:
     status = error.code()
     if status is grpc.StatusCode.INVALID_ARGUMENT:
         return QueryError(error.details())
     if status is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return ServingError(f"the model {model!r} at {url} did not answer within {time_s:g} s; allow it more time")
+        return TimeoutError(f"the model {model!r} at {url} did not answer within {time_s:g} s; allow it more time")
     return ServingError(
         f"the model {model!r} at {url} did not answer ({status.name}: {error.details()}); check that the server runs "
         "there and that the model is ready"

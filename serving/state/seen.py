@@ -1,4 +1,4 @@
-"""Seen items of a user beyond the history: for each the time of its last event and of each objective.
+"""All items that a user has seen, beyond the history: for each the time of its last event and of each objective.
 
 Times are whole seconds: repeat filters count in days.
 """

@@ -16,11 +16,8 @@ from recsys.candidates.interfaces import RECENT_EVENTS
 from recsys.candidates.merge import (
     MergedCandidates,
     merge,
-    num_score_features,
-    score_columns,
-    score_features,
-    source_columns,
 )
+from recsys.candidates.score_layout import ScoreLayout
 from recsys.candidates.topk import top_k
 from recsys.contracts import PAD
 
@@ -177,7 +174,8 @@ def test_score_features_known_answer():
         offered=np.array([[[True, False], [True, True], [False, False]]]),
         sources=(said([], {}), said([], {})),
     )
-    found = score_features(merged)
+    layout = ScoreLayout(("towers", "lists"))
+    found = layout.features(merged)
     second, first = 1 / math.log2(3), 1.0
     expected = [
         [0.5, first, 2, 8, 1, 0, second, 0, *[4, 104, 204, 304] * 2],
@@ -186,10 +184,10 @@ def test_score_features_known_answer():
     ]
     np.testing.assert_allclose(found[0], expected, rtol=1e-6)
     assert found.dtype == np.float32
-    assert found.shape[-1] == num_score_features(2)
-    names = score_columns(["towers", "lists"])
-    assert len(names) == num_score_features(2)
-    assert [names[column] for column in source_columns([1], 2)] == ["lists", "lists:offered", "lists:place"]
+    assert found.shape[-1] == layout.width
+    names = layout.names
+    assert len(names) == layout.width
+    assert [names[column] for column in layout.columns_of([1])] == ["lists", "lists:offered", "lists:place"]
     assert dict(zip(names, found[0, 0], strict=True))["lists:event_2"] == 104
 
 

@@ -64,18 +64,20 @@ def one_of(own, row):
 
 @pytest.mark.parametrize("name", names("diversity"))
 def test_the_document_of_a_diversity_gives_it_again(name):
-    document = to_document(configured("diversity", name, window=3), DIVERSITIES)
+    made = configured("diversity", name, window=3)
+    document = to_document(made, DIVERSITIES)
     again = from_document("policy.diversity", document, DIVERSITIES, Diversity)
     assert to_document(again, DIVERSITIES) == document
-    assert type(again) is DIVERSITIES[name]
+    assert type(again) is type(made)
 
 
 @pytest.mark.parametrize("name", names("exploration"))
 def test_the_document_of_an_exploration_gives_it_again(name):
-    document = to_document(configured("exploration", name), EXPLORATIONS)
+    made = configured("exploration", name)
+    document = to_document(made, EXPLORATIONS)
     again = from_document("policy.exploration", document, EXPLORATIONS, Exploration)
     assert to_document(again, EXPLORATIONS) == document
-    assert type(again) is EXPLORATIONS[name]
+    assert type(again) is type(made)
 
 
 @pytest.mark.parametrize("name", names("diversity"))

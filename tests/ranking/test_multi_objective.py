@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from recsys.candidates.merge import num_score_features
+from recsys.candidates.score_layout import ScoreLayout
 from recsys.content.text import TextVectors
 from recsys.contracts import PAD, Event, Query
 from recsys.data.sources.synthetic import Synthetic
@@ -20,7 +20,7 @@ from recsys.ranking.model import RankerInputs, RankerSizes
 from recsys.ranking.multi_objective import MultiObjectiveRanker
 from recsys.training.prepare import prepare
 
-NUM_SCORES = num_score_features(3)
+NUM_SCORES = ScoreLayout.unnamed(3).width
 C = 25
 
 

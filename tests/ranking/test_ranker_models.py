@@ -15,7 +15,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from safetensors.torch import load, save
 
-from recsys.candidates.merge import num_score_features
+from recsys.candidates.score_layout import ScoreLayout
 from recsys.content.text import TextVectors
 from recsys.contracts import PAD, Event, Query
 from recsys.data.sources.synthetic import Synthetic
@@ -100,7 +100,7 @@ def examples(prepared, fitted):
     split, generator, found = prepared.split, np.random.default_rng(0), []
     for period in (split.known(VALIDATION), split.periods == VALIDATION):
         one = logged_examples(prepared, *fitted, Slates.of(prepared, period), position="position")
-        shape = (*one.candidate_rows.shape, num_score_features(NUM_SOURCES))
+        shape = (*one.candidate_rows.shape, ScoreLayout.unnamed(NUM_SOURCES).width)
         object.__setattr__(one, "candidate_scores", generator.normal(size=shape).astype(np.float32))
         found.append(one.at(np.arange(60)))
     return found
@@ -139,7 +139,9 @@ def batch(prepared, fitted):
     rows = np.stack([np.random.default_rng(0).permutation(len(fitted[1]))[:9] for _ in queries])
     rows[:, -1] = PAD
     arrays, _ = encode_queries(*fitted, queries)
-    scores = np.random.default_rng(1).normal(size=(*rows.shape, num_score_features(NUM_SOURCES))).astype(np.float32)
+    scores = (
+        np.random.default_rng(1).normal(size=(*rows.shape, ScoreLayout.unnamed(NUM_SOURCES).width)).astype(np.float32)
+    )
     return arrays | fitted[1].join("candidate", rows) | {"candidate_scores": scores}
 
 
@@ -206,7 +208,7 @@ def test_the_exported_graph_equals_the_modules(trained, fitted, batch, tmp_path)
 
 
 def test_saved_weights_loaded_into_a_new_ranker_give_the_same_figures(trained, model, fitted, batch):
-    parents, num_scores = trained.calibrator.parents, num_score_features(NUM_SOURCES)
+    parents, num_scores = trained.calibrator.parents, ScoreLayout.unnamed(NUM_SOURCES).width
     again = config(model).ranker(fitted[0], num_scores, parents).eval()
     again.load_state_dict(load(save(trained.ranker.state_dict())))
     for loaded, saved in zip(again.state_dict().values(), trained.ranker.state_dict().values(), strict=True):
@@ -220,9 +222,9 @@ def test_the_same_seed_gives_the_same_weights_and_another_one_others(trained, tr
     for name, weights in trained.ranker.state_dict().items():
         assert torch.equal(weights, again.ranker.state_dict()[name]), name
     torch.manual_seed(1)
-    other = config(model).ranker(fitted[0], num_score_features(NUM_SOURCES), trained.calibrator.parents)
+    other = config(model).ranker(fitted[0], ScoreLayout.unnamed(NUM_SOURCES).width, trained.calibrator.parents)
     torch.manual_seed(2)
-    different = config(model).ranker(fitted[0], num_score_features(NUM_SOURCES), trained.calibrator.parents)
+    different = config(model).ranker(fitted[0], ScoreLayout.unnamed(NUM_SOURCES).width, trained.calibrator.parents)
     assert not torch.equal(other.shared, different.shared)
 
 

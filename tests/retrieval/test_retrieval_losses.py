@@ -26,7 +26,7 @@ def loss(request):
 
 
 @pytest.fixture(params=[False, True], ids=["all items", "a sample"])
-def log_expected(request):
+def log_inclusion(request):
     chances = torch.rand(N, generator=torch.Generator().manual_seed(2), dtype=torch.double) * 0.8 + 0.1
     return chances.log() if request.param else None
 
@@ -41,42 +41,42 @@ def drawn():
     return users, items, torch.randint(N, (M, T), generator=random), weights
 
 
-def test_it_is_a_weighted_mean_over_positions(loss, log_expected):
+def test_it_is_a_weighted_mean_over_positions(loss, log_inclusion):
     users, items, targets, weights = drawn()
-    whole = loss(users, items, targets, weights, log_expected)
-    parts = [loss(users[i : i + 1], items, targets[i : i + 1], weights[i : i + 1], log_expected) for i in range(M)]
+    whole = loss(users, items, targets, weights, log_inclusion)
+    parts = [loss(users[i : i + 1], items, targets[i : i + 1], weights[i : i + 1], log_inclusion) for i in range(M)]
     shares = weights.sum(1) / weights.sum()
     torch.testing.assert_close(whole, (torch.stack(parts) * shares).sum())
-    torch.testing.assert_close(loss(users, items, targets, 3 * weights, log_expected), whole)
+    torch.testing.assert_close(loss(users, items, targets, 3 * weights, log_inclusion), whole)
 
 
-def test_a_target_of_weight_zero_costs_nothing_and_without_any_the_loss_is_zero(loss, log_expected):
+def test_a_target_of_weight_zero_costs_nothing_and_without_any_the_loss_is_zero(loss, log_inclusion):
     users, items, targets, weights = drawn()
-    none = loss(users, items, targets, torch.zeros_like(weights), log_expected)
+    none = loss(users, items, targets, torch.zeros_like(weights), log_inclusion)
     none.backward()
     assert none.item() == 0
     assert not users.grad.any()
     assert not items.grad.any()
 
 
-def test_a_step_against_the_gradient_brings_targets_nearer_than_others(loss, log_expected):
+def test_a_step_against_the_gradient_brings_targets_nearer_than_others(loss, log_inclusion):
     users, items, targets, weights = drawn()
     targets = targets[:, :1].expand(-1, T)  # one target a position, so that none is also a negative
-    before = loss(users, items, targets, weights, log_expected)
+    before = loss(users, items, targets, weights, log_inclusion)
     before.backward()
     with torch.no_grad():
         moved = users - 1e-4 * users.grad
-        assert loss(moved, items, targets, weights, log_expected) < before
+        assert loss(moved, items, targets, weights, log_inclusion) < before
         gain = (moved - users) @ items.T
         assert gain.gather(1, targets[:, :1]).mean() > gain.mean()
 
 
 @pytest.mark.parametrize("cells", [1, 2 * N + 3, 2**20])
-def test_tiles_change_nothing(loss, log_expected, cells, monkeypatch):
+def test_tiles_change_nothing(loss, log_inclusion, cells, monkeypatch):
     users, items, targets, weights = drawn()
-    wanted = torch.autograd.grad(loss(users, items, targets, weights, log_expected), (users, items))
+    wanted = torch.autograd.grad(loss(users, items, targets, weights, log_inclusion), (users, items))
     monkeypatch.setitem(softmax.TILE_LOGITS, "cpu", cells)
-    found = torch.autograd.grad(loss(users, items, targets, weights, log_expected), (users, items))
+    found = torch.autograd.grad(loss(users, items, targets, weights, log_inclusion), (users, items))
     torch.testing.assert_close(found, wanted)
 
 
@@ -95,7 +95,7 @@ def slow(users, items, targets, weights, cost):
 @pytest.mark.parametrize("sampled", [False, True])
 def test_gbce_equals_its_slow_twin(sampled):
     share = 0.25
-    log_expected = torch.full((N,), math.log(share), dtype=torch.double) if sampled else None
+    log_inclusion = torch.full((N,), math.log(share), dtype=torch.double) if sampled else None
     beta = share * (0.6 * (1 - 1 / share) + 1 / share) if sampled else 1.0
 
     def cost(target, negatives):
@@ -104,7 +104,7 @@ def test_gbce_equals_its_slow_twin(sampled):
         return -(right + wrong) / (1 + len(negatives))
 
     arguments = drawn()
-    found = GBCELoss(temperature=0.5, calibration=0.6)(*arguments, log_expected)
+    found = GBCELoss(temperature=0.5, calibration=0.6)(*arguments, log_inclusion)
     assert found.item() == pytest.approx(slow(*arguments, cost))
 
 

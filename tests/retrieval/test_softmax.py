@@ -19,21 +19,21 @@ M, N, D, T = 7, 9, 4, 3
 
 
 def drawn(seed=0, positions=M, items=N, targets=T):
-    """users, items, targets, weights (a third of them zero), log_expected"""
+    """users, items, targets, weights (a third of them zero), log_inclusion"""
     random = torch.Generator().manual_seed(seed)
     users, vectors = (
         torch.randn(rows, D, generator=random, dtype=torch.double, requires_grad=True) for rows in (positions, items)
     )
     weights = torch.rand(positions, targets, generator=random, dtype=torch.double)
     weights[torch.rand(positions, targets, generator=random) < 1 / 3] = 0
-    log_expected = torch.randn(items, generator=random, dtype=torch.double)
-    return users, vectors, torch.randint(items, (positions, targets), generator=random), weights, log_expected
+    log_inclusion = torch.randn(items, generator=random, dtype=torch.double)
+    return users, vectors, torch.randint(items, (positions, targets), generator=random), weights, log_inclusion
 
 
-def textbook(users, items, targets, weights, temperature, log_expected=None):
+def textbook(users, items, targets, weights, temperature, log_inclusion=None):
     logits = users @ items.T / temperature
-    if log_expected is not None:
-        logits = logits - log_expected
+    if log_inclusion is not None:
+        logits = logits - log_inclusion
     chances = logits.exp() / logits.exp().sum(1, keepdim=True)
     return -(weights * chances.gather(1, targets).log()).sum() / weights.sum()
 
@@ -56,10 +56,10 @@ def test_a_known_answer():
 @pytest.mark.usefixtures("tiles")
 @pytest.mark.parametrize("corrected", [False, True])
 def test_value_and_gradients_equal_the_textbook(corrected):
-    users, items, targets, weights, log_expected = drawn()
-    log_expected = log_expected if corrected else None
-    found = softmax_loss(users, items, targets, weights, temperature=TEMPERATURE, log_expected=log_expected)
-    expected = textbook(users, items, targets, weights, TEMPERATURE, log_expected)
+    users, items, targets, weights, log_inclusion = drawn()
+    log_inclusion = log_inclusion if corrected else None
+    found = softmax_loss(users, items, targets, weights, temperature=TEMPERATURE, log_inclusion=log_inclusion)
+    expected = textbook(users, items, targets, weights, TEMPERATURE, log_inclusion)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
     slopes, wanted = (torch.autograd.grad(3 * loss, (users, items)) for loss in (found, expected))
     for slope, one in zip(slopes, wanted, strict=True):
@@ -69,12 +69,12 @@ def test_value_and_gradients_equal_the_textbook(corrected):
 @settings(deadline=None, max_examples=50)
 @given(st.integers(0, 10_000), st.integers(1, 12), st.integers(1, 12), st.integers(1, 4), st.integers(1, 60))
 def test_no_tiling_and_no_shape_changes_anything(seed, positions, num_items, num_targets, cells):
-    users, items, targets, weights, log_expected = drawn(seed, positions, num_items, num_targets)
+    users, items, targets, weights, log_inclusion = drawn(seed, positions, num_items, num_targets)
     weights[0, 0] = 1
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(softmax.TILE_LOGITS, "cpu", cells)
-        found = softmax_loss(users, items, targets, weights, temperature=TEMPERATURE, log_expected=log_expected)
-    expected = textbook(users, items, targets, weights, TEMPERATURE, log_expected)
+        found = softmax_loss(users, items, targets, weights, temperature=TEMPERATURE, log_inclusion=log_inclusion)
+    expected = textbook(users, items, targets, weights, TEMPERATURE, log_inclusion)
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
     slopes, wanted = (torch.autograd.grad(loss, (users, items)) for loss in (found, expected))
     for slope, one in zip(slopes, wanted, strict=True):
@@ -83,10 +83,10 @@ def test_no_tiling_and_no_shape_changes_anything(seed, positions, num_items, num
 
 @pytest.mark.usefixtures("tiles")
 def test_the_gradients_are_those_of_the_value():
-    users, items, targets, weights, log_expected = drawn()
+    users, items, targets, weights, log_inclusion = drawn()
 
     def loss(users, items):
-        return softmax_loss(users, items, targets, weights, temperature=TEMPERATURE, log_expected=log_expected)
+        return softmax_loss(users, items, targets, weights, temperature=TEMPERATURE, log_inclusion=log_inclusion)
 
     assert torch.autograd.gradcheck(loss, (users, items))
 
@@ -121,11 +121,11 @@ def test_a_sample_of_every_item_is_the_full_softmax_and_doubles_are_corrected_aw
     users, items, targets, weights, _ = drawn()
     full = softmax_loss(users, items, targets, weights, temperature=TEMPERATURE)
     certain = torch.zeros(N, dtype=torch.double)
-    every = softmax_loss(users, items, targets, weights, temperature=TEMPERATURE, log_expected=certain)
+    every = softmax_loss(users, items, targets, weights, temperature=TEMPERATURE, log_inclusion=certain)
     torch.testing.assert_close(every, full, rtol=0, atol=0)
     thrice = torch.cat([items, items[-1:], items[-1:]])
     expected = torch.cat([certain[:-1], torch.full((3,), math.log(3), dtype=torch.double)])
-    corrected = softmax_loss(users, thrice, targets, weights, temperature=TEMPERATURE, log_expected=expected)
+    corrected = softmax_loss(users, thrice, targets, weights, temperature=TEMPERATURE, log_inclusion=expected)
     share = weights[targets == N - 1].sum() / weights.sum()
     assert share > 0
     torch.testing.assert_close(corrected, full + share * math.log(3), rtol=1e-12, atol=0)
@@ -140,7 +140,7 @@ def test_what_is_often_in_the_sample_is_pushed_less():
         torch.tensor([[0]]),
         torch.ones(1, 1),
         temperature=TEMPERATURE,
-        log_expected=torch.tensor([0.0, math.log(10.0), 0.0]),
+        log_inclusion=torch.tensor([0.0, math.log(10.0), 0.0]),
     )
     loss.backward()
     often, seldom = items.grad[1:, 0].tolist()

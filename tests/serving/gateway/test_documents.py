@@ -225,7 +225,7 @@ def test_what_a_user_hides_is_a_record_beside_the_feedback() -> None:
         ({"hide": {}}, r"events\[0\].hide names nothing; send values of any of item, genres, name"),
         ({"hide": {"price": "1"}}, "hide has the unknown field 'price'; known are item, genres, name"),
         ({"hide": {"item": []}}, "hide.item has 0 entries"),
-        ({"hide": {"item": 5}}, "hide.item is 5; send a list"),
+        ({"hide": {"item": 5}}, "hide.item is 5; send a string"),
         ({"hide": {"item": "123456789"}}, "hide.item has 9 characters"),
         ({"hide": "i"}, "hide is 'i'; send a JSON object"),
         ({"hide": {"name": "x"}, "actions": {"click": 1}}, "lacks the field 'item'"),

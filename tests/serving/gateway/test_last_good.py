@@ -55,9 +55,5 @@ def test_the_share_of_the_most_shown() -> None:
 
 
 def test_flags_are_counted_by_family() -> None:
-    assert families(["rung:popular", "state:away", "history:empty", "recommend:timeout"]) == {
-        "rung",
-        "state",
-        "history",
-        "other",
-    }
+    flags = ["rung:popular", "state:away", "history:empty", "recommend:timeout", "items:stale", "of a caller's own"]
+    assert families(flags) == {"rung", "state", "history", "items", "other"}
