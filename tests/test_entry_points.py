@@ -260,6 +260,7 @@ def test_a_bad_job_of_a_sweep_ends_no_other_and_all_are_compared(
     for job in (0, 2):
         settings = Bundle.open(tmp_path / str(job) / "bundle").document("config.yaml")
         rates.add(settings["retrieval"]["learning_rate"])
+        assert settings["logger"]["trackers"]["wandb"]["group"] == tmp_path.name
         (logged,) = (tmp_path / str(job) / "wandb").glob("offline-run-*")
         assert [file for file in logged.glob("*.wandb") if file.stat().st_size > 1_000]
     assert rates == {0.001, 0.002}

@@ -34,6 +34,7 @@ RENAMED_KEYS = {
     "retrieval.num_heads": "retrieval.user_encoder.num_heads",
     "retrieval.temperature": "retrieval.loss.temperature",
     "policy.exploration.kind": "policy/exploration",
+    **{f"logger.{key}": f"logger.trackers.wandb.{key}" for key in ("project", "mode", "group")},
 }
 """keys of 0.1 that are still read on the command line, for one release"""
 INTERRUPTED = "interrupted; the same command with the same run_dir goes on from here"
@@ -78,9 +79,18 @@ def train(config: DictConfig) -> None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     with attempt(folder, INTERRUPTED) if HydraConfig.get().mode == RunMode.MULTIRUN else exit_on_error(INTERRUPTED):
         console = Console()  # not the module's: a parallel sweep sends this function to other processes
+        name_group(config)
         resolved: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
         report, bundle = build(config).run(folder, resolved, echo=lambda line: console.print(line, style="dim"))
         show(console, report, bundle, folder)
+
+
+def name_group(config: DictConfig) -> None:
+    """Group the W&B runs of a sweep by its folder, unless the configuration names a group."""
+    run = config.logger.trackers.get("wandb")
+    job = HydraConfig.get()
+    if job.mode == RunMode.MULTIRUN and run is not None and run.group is None:
+        run.group = Path(job.sweep.dir).name
 
 
 def show(console: Console, report: Report, bundle: Bundle, folder: Path) -> None:

@@ -18,9 +18,9 @@ from recsys.expressions import Columns, suggestion
 from recsys.jit import compiled
 from recsys.policy.diversity import DIVERSITIES, Diversity
 from recsys.policy.diversity.interface import ItemSimilarity
+from recsys.policy.excluded_items import HiddenItems, excluded_rows
 from recsys.policy.explanation.slates import slates
 from recsys.policy.exploration import EXPLORATIONS, Exploration
-from recsys.policy.hidden_items import HiddenItems, excluded_rows
 from recsys.policy.kind_documents import from_document, to_document
 from recsys.policy.pool import EligiblePool
 from recsys.policy.popularity import CompiledDial, PopularityDial, dial_from_document

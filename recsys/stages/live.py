@@ -16,8 +16,8 @@ from recsys.items.live_state import LiveState
 from recsys.items.rule_items import RuleItems
 from recsys.items.searchable_items import SearchableItems
 from recsys.policy.compose import CompiledPolicy
+from recsys.policy.excluded_items import HiddenItems
 from recsys.policy.exposure.exposure_file import ExposureShares, LiveShares, Shares
-from recsys.policy.hidden_items import HiddenItems
 from recsys.policy.rules.hot_reload import HotReloader
 from recsys.stages.stage import Offered, Retrieve, Rules, Tensors
 from recsys.stores.change_watcher import POLL_INTERVAL_S, ChangeWatcher

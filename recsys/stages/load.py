@@ -25,8 +25,8 @@ from recsys.items.schema import ItemSchema
 from recsys.items.searchable_items import SearchableItems
 from recsys.items.store import ItemStore
 from recsys.policy.compose import Policy
+from recsys.policy.excluded_items import HiddenItems
 from recsys.policy.exposure.exposure_file import LiveShares, ShareFile
-from recsys.policy.hidden_items import HiddenItems
 from recsys.policy.repeat import CompiledRepeat, SeenFilter
 from recsys.policy.rules import RuleSet
 from recsys.policy.rules.hot_reload import HotReloader, NoRuleStore

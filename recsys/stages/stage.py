@@ -19,7 +19,7 @@ from recsys.errors import QueryError
 from recsys.features.encode import Arrays, ItemTable, encode_queries, missing_columns
 from recsys.features.spec import FeatureSpec, TensorSpec
 from recsys.policy.compose import CompiledPolicy
-from recsys.policy.hidden_items import HiddenItems, excluded_rows
+from recsys.policy.excluded_items import HiddenItems, excluded_rows
 from recsys.policy.repeat import SeenFilter
 
 QUERY = TensorSpec(name="QUERY", dtype="bytes", shape=(1,))

@@ -27,7 +27,7 @@ from recsys.features.encode import Arrays, ItemTable, without_padding
 from recsys.features.spec import FeatureSpec
 from recsys.index import Index
 from recsys.index.faiss_index import IndexBuilder
-from recsys.policy.hidden_items import HiddenItems
+from recsys.policy.excluded_items import HiddenItems
 from recsys.ranking.objective_chain import describe
 from recsys.replay.evaluation_queries import EvaluationQueries
 from recsys.replay.labelled_requests import LabelledRequests

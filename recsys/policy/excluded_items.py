@@ -1,4 +1,4 @@
-"""Items that a query hides: by their id, or by a value in a category column.
+"""Items that a query may not be shown: seen ones, excluded ones, and those that its user hides by id or by a category.
 
 Shapes: N items of the catalogue, B queries.
 """
