@@ -239,7 +239,7 @@ class LeaveOneOut:
         value = self.min_events
         if isinstance(value, bool) or not isinstance(value, int) or value < 3:
             raise ConfigError(
-                f"min_events is {value!r}; write a whole number of at least 3, one for each period held out"
+                f"protocol.min_events is {value!r}; write a whole number of at least 3, one for each period held out"
             )
 
     def splits(self, dataset: Dataset) -> tuple[Split, ...]:
@@ -388,7 +388,7 @@ def _rising(dataset: Dataset, periods: np.ndarray) -> bool:
 def _check_shares(rank: float, validation: float, test: float, later: float) -> None:
     for key, value in {"rank": rank, "validation": validation, "test": test}.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
-            raise ConfigError(f"{key} is {value!r}; write a fraction of the events between 0 and 1")
+            raise ConfigError(f"protocol.{key} is {value!r}; write a fraction of the events between 0 and 1")
     if (total := rank + validation + test + later) >= 1:
         names = "rank + validation + test" + (" + later" if later else "")
         raise ConfigError(f"{names} is {total:g}; keep the sum below 1, the rest is there to fit on")
