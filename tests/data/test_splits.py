@@ -359,9 +359,9 @@ def test_an_empty_period_is_refused() -> None:
 @pytest.mark.parametrize("value", [0, 1, -0.1, float("nan"), "0.1", True, None])
 def test_a_fraction_out_of_range_is_named(key: str, value: object) -> None:
     good = {"rank": 0.1, "validation": 0.1, "test": 0.1}
-    with pytest.raises(ConfigError, match=f"^{key} is "):
+    with pytest.raises(ConfigError, match=rf"^protocol\.{key} is "):
         GlobalTime(**{**good, key: value, "cuts": 1, "later": 0.0, "horizon_days": None})  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match=f"^{key} is "):
+    with pytest.raises(ConfigError, match=rf"^protocol\.{key} is "):
         Random(**{**good, key: value, "seed": 0})  # type: ignore[arg-type]
 
 
