@@ -181,7 +181,11 @@ def main() -> None:
     print_figures(figures)
     if len(worlds) == len(WORLDS):
         rows = [
-            {"run": name, "outcome": cell.outcome, "reason": cell.reason.strip().split("\n")[-1]}
+            {
+                "run": name,
+                "outcome": cell.outcome,
+                "reason": cell.reason.strip().split("\n")[-1].replace(f"{ROOT}/", ""),
+            }
             for name, cell in cells.items()
         ]
         console.print(write_result("tiny_worlds", rows, figures, time.perf_counter() - started))
