@@ -15,6 +15,7 @@ from typing import Any
 
 from numba import config, njit, types
 from numba.core import cgutils
+from numba.experimental.function_type import _get_jit_address
 from numba.extending import intrinsic
 
 CACHE_PREFIX = "compiled-"
@@ -74,6 +75,4 @@ class KernelType:
 
     def address_of(self, function: Any) -> int:
         """Return the address of a `compiled` function in this process; it is compiled for this type first."""
-        compiled_function = function.get_compile_result(self.signature)
-        library, name = compiled_function.library, compiled_function.fndesc.llvm_func_name
-        return int(library.get_pointer_to_function(name))
+        return int(_get_jit_address(function, self.signature))

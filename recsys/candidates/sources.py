@@ -3,7 +3,6 @@
 Shapes: B queries, H history, D dim, M events, E excluded items, C candidates, K best of them, S sources.
 """
 
-import importlib
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -28,6 +27,7 @@ from recsys.candidates.neighbours import ItemNeighbours
 from recsys.candidates.popularity import ItemList
 from recsys.candidates.two_tower_source import TwoTowerSource
 from recsys.candidates.weight_search import SourceWeights, coordinate_search
+from recsys.class_paths import class_at
 from recsys.contracts import PAD
 from recsys.errors import BundleError, ConfigError, check_ranges
 from recsys.features.encode import ItemTable
@@ -316,13 +316,13 @@ def source_type(kind: str) -> type[CandidateSource]:
     """Return the class of a source that a bundle names; BundleError where it is not installed, or is no source."""
     if kind in SOURCE_TYPES:
         return SOURCE_TYPES[kind]
-    module, _, name = kind.partition(":")
     try:
-        found = getattr(importlib.import_module(module), name)
-    except (AttributeError, ImportError, ValueError):
+        return class_at(kind, CandidateSource)
+    except ImportError:
         raise BundleError(
             f"the bundle has candidates of {kind!r}, which cannot be imported here; install the package that defines it"
         ) from None
-    if not (isinstance(found, type) and issubclass(found, CandidateSource)):
-        raise BundleError(f"the bundle has candidates of {kind!r}, which is no CandidateSource; train it again")
-    return found
+    except TypeError:
+        raise BundleError(
+            f"the bundle has candidates of {kind!r}, which is no CandidateSource; train it again"
+        ) from None

@@ -1,10 +1,10 @@
 """Documents of configured objects that a bundle stores: a kind, which names the class, and its keyword arguments."""
 
-import importlib
 import inspect
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from recsys.class_paths import class_at
 from recsys.errors import ConfigError
 from recsys.expressions import suggestion
 
@@ -36,15 +36,13 @@ def _parameters(kind: type) -> Mapping[str, inspect.Parameter]:
 
 def _import(key: str, kind: Any, kinds: Mapping[str, type[T]], of: Any) -> type[T]:
     """Return the class at an import path, module:Class."""
-    module, _, name = str(kind).partition(":")
-    if not name:
+    if ":" not in str(kind):
         raise ConfigError(f"{key}.kind is {kind!r}; choose one of {', '.join(kinds)}, or give module:Class")
     try:
-        found = getattr(importlib.import_module(module), name)
-    except (AttributeError, ImportError, ValueError):
+        return class_at(str(kind), of)
+    except ImportError:
         raise ConfigError(
             f"{key}.kind is {kind!r}, which cannot be imported here; install the package that defines it"
         ) from None
-    if not (isinstance(found, type) and issubclass(found, of)):
-        raise ConfigError(f"{key}.kind is {kind!r}, which is no {of.__name__}; give a subclass of it")
-    return found
+    except TypeError:
+        raise ConfigError(f"{key}.kind is {kind!r}, which is no {of.__name__}; give a subclass of it") from None

@@ -7,6 +7,9 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from recsys.training.optimizers import DEFAULT_OPTIMIZER
+from recsys.training.schedules import DEFAULT_SCHEDULE
+
 CONF = Path(__file__).parents[2] / "conf"
 
 
@@ -63,3 +66,12 @@ def test_weight_decay_pulls_weights_without_a_gradient_to_zero(name):
     weight.grad = torch.zeros(2)
     made.step()
     assert (weight < 1).all()
+
+
+def test_what_is_trained_without_conf_is_trained_as_by_default():
+    for made, default in (
+        (built("optimizer", "adamw"), DEFAULT_OPTIMIZER),
+        (built("scheduler", "warmup_cosine"), DEFAULT_SCHEDULE),
+    ):
+        assert made.func is default.func
+        assert made.keywords == default.keywords

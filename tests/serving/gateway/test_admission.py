@@ -163,3 +163,32 @@ def test_who_gives_up_in_line_leaves_no_place_behind(in_virtual_time: Any) -> No
         return queued._bulkhead.waiting, queued.full
 
     assert in_virtual_time(story()) == (0, False)
+
+
+def test_a_caller_waits_no_longer_than_it_allows_and_bars_nobody_else(in_virtual_time: Any) -> None:
+    async def story() -> tuple[bool, float]:
+        queued, clock = queue(max_running=1), asyncio.get_running_loop().time
+        waited = 0.0
+
+        async def hold() -> None:
+            async with queued.admitted():
+                await asyncio.sleep(0.3)
+
+        async def hasty() -> bool:
+            try:
+                async with queued.admitted(most_s=0.1):
+                    return False
+            except BulkheadFull:
+                return True
+
+        holder, refused = asyncio.ensure_future(hold()), asyncio.ensure_future(hasty())
+        await asyncio.sleep(0.15)
+        started = clock()
+        async with queued.admitted():
+            waited = clock() - started
+        await holder
+        return await refused, waited
+
+    refused, waited = in_virtual_time(story())
+    assert refused
+    assert waited == pytest.approx(0.15)

@@ -122,3 +122,17 @@ def test_a_key_without_the_scope_is_refused(route: Route, parts: Dependencies, d
         return status
 
     assert during(replace(parts, keys=ApiKeys([key], clock=lambda: 0.0)), story) == 403
+
+
+def test_a_status_of_its_own_has_a_sentence() -> None:
+    own = replace(OURS[0], path="/v1/mine", statuses=(409,))
+    responses = document([own], keyed=False)["paths"]["/v1/mine"]["post"]["responses"]
+    assert responses["409"]["description"] == "The request is refused; the sentence says why"
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/v1/items/{id}"])
+def test_a_path_that_matches_the_same_is_taken(monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    mine = replace(OURS[0], method="PUT", path=path)
+    monkeypatch.setattr(declared, "entry_points", lambda group: [_Point(lambda parser: mine)])
+    with pytest.raises(ConfigError, match="two routes are PUT"):
+        routes(PARSER)
