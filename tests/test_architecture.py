@@ -10,14 +10,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-BASE = {"class_paths", "commands", "contracts", "errors", "expressions", "jit", "stores", "strict_yaml"}
+BASE = {"class_paths", "commands", "contracts", "errors", "expressions", "jit", "schema", "stores", "strict_yaml"}
 MAY_IMPORT = {
     "class_paths": set(),
     "commands": set(),
     "errors": set(),
-    "contracts": {"errors"},
+    "contracts": {"errors", "schema"},
     "expressions": {"errors"},
     "jit": set(),
+    "schema": {"errors"},
     "stores": {"errors"},
     "strict_yaml": set(),
     "bundle": set(),

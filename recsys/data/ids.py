@@ -8,11 +8,14 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import polars as pl
 
 from recsys.data.row_errors import refuse_rows
 from recsys.errors import DataError
+from recsys.schema import InvalidValueError, Text
 
 NOTHING = ("null", "nan", "none", "nat", "\\n", "<na>", "n/a", "#n/a", "undefined", "(null)", "[null]")
 """null words in lower case, as databases, spreadsheets and data frames write them"""
@@ -62,6 +65,18 @@ def normalised_id(value: str) -> str:
     """Return an id without outer blanks, letters composed (NFC); "" where nothing else is left."""
     stripped = value.strip().strip(BLANK).strip()
     return stripped if stripped.isascii() else unicodedata.normalize("NFC", stripped)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Id(Text):
+    """JSON value of a user or item id, normalised as in the training data."""
+
+    least: int = 1
+
+    def check(self, value: Any) -> str:
+        if not (id := normalised_id(Text.check(self, value))):
+            raise InvalidValueError("holds nothing but blanks; send an id")
+        return id
 
 
 def _whole(ids: Collection[str]) -> dict[str, str]:

@@ -18,11 +18,9 @@ from recsys.contracts import Event
 from recsys.data.sources.event_log import ACTION, WORD
 from recsys.errors import ServingError
 from serving.events.log_factory import ClosableReader
-from serving.events.parquet import FEEDBACK, IMPRESSIONS, MALFORMED, PREFERENCES
+from serving.events.parquet import EVENT_COLUMNS, FEEDBACK, IMPRESSIONS, MALFORMED, PREFERENCES
 from serving.events.record import Record, StoredRecord
 
-EVENT_COLUMNS = ("item", "request_id", "position", "propensity", "bundle", "rules")
-"""event fields with a column of their own"""
 IMPRESSION_COLUMNS = ["sequence", "id", "user", "timestamp", "item"]
 Row = dict[str, Any]
 
@@ -120,9 +118,8 @@ def _feedback(rows: list[Row]) -> Record:
         for name, value in row.items()
         if name.startswith(prefix) and value is not None
     }
-    named = {name: row[name] for name in EVENT_COLUMNS}
-    context = orjson.loads(row["context"])
-    event = Event(user=row["user"], timestamp=row["timestamp"], actions=actions, context=context, **named)
+    logged = {name: row[name] for name in EVENT_COLUMNS} | {"context": orjson.loads(row["context"])}
+    event = Event(user=row["user"], timestamp=row["timestamp"], actions=actions, **logged)
     return Record.feedback(row["id"], event)
 
 

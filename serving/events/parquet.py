@@ -12,10 +12,9 @@ so that file names alone tell which sequences are written.
 import asyncio
 import io
 import json
-import math
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,8 +23,10 @@ from typing import Any
 import orjson
 import polars as pl
 
+from recsys.contracts import Event, Slate, SlateItem
 from recsys.data.sources.event_log import ACTION, WORD
-from recsys.errors import ServingError
+from recsys.errors import QueryError, ServingError
+from recsys.schema import Instance, Number, Text, schema_of
 from recsys.stores.atomic_files import write_atomically
 from serving.events.folder_lock import lock_folder
 from serving.events.record import StoredRecord
@@ -33,23 +34,40 @@ from serving.events.record import StoredRecord
 FEEDBACK, IMPRESSIONS, PREFERENCES, MALFORMED = "feedback", "impressions", "preferences", "malformed"
 TABLES = {"feedback": FEEDBACK, "impression": IMPRESSIONS} | dict.fromkeys(("hide", "unhide", "profile"), PREFERENCES)
 """by kind of record"""
-MAX_INT64 = 2**63 - 1
+TEXT, NUMBER = Text(), Number()
+DTYPES: dict[str, Any] = {
+    "text": pl.String,
+    "number": pl.Float64,
+    "integer": pl.Int64,
+    "boolean": pl.Boolean,
+    "texts": pl.List(pl.String),
+    "json": pl.String,
+}
+"""by `column` of a declared value"""
+EVENT, SLATE, ITEM = map(schema_of, (Event, Slate, SlateItem))
+EVENT_COLUMNS = tuple(name for name in EVENT.object.fields if name not in ("user", "timestamp", "actions"))
+SLATE_COLUMNS = ("request_id", "bundle", "rules", "degraded")
+ITEM_COLUMNS = tuple(name for name in ITEM.object.fields if name not in SLATE_COLUMNS)
 HEAD_COLUMNS = {"sequence": pl.Int64, "id": pl.String, "user": pl.String, "timestamp": pl.Float64}
+
+
+def _dtypes(declared: Instance, names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: DTYPES[declared.object.fields[name].column] for name in names}
+
+
 SCHEMAS: dict[str, dict[str, Any]] = {
-    FEEDBACK: HEAD_COLUMNS
-    | {"item": pl.String, "request_id": pl.String, "position": pl.Int64, "propensity": pl.Float64}
-    | {"bundle": pl.String, "rules": pl.String, "context": pl.String},
+    FEEDBACK: HEAD_COLUMNS | _dtypes(EVENT, EVENT_COLUMNS),
     IMPRESSIONS: HEAD_COLUMNS
-    | {"item": pl.String, "request_id": pl.String, "position": pl.Int64, "propensity": pl.Float64}
-    | {"probabilities": pl.String, "utility": pl.Float64, "sources": pl.List(pl.String)}
-    | {"rank": pl.Int64, "explored": pl.Boolean, "bundle": pl.String, "rules": pl.String}
-    | {"adds": pl.String, "because_of": pl.String}
-    | {"rung": pl.String, "degraded": pl.List(pl.String), "query": pl.String},
+    | _dtypes(ITEM, ITEM_COLUMNS)
+    | {"position": pl.Int64}
+    | _dtypes(SLATE, SLATE_COLUMNS)
+    | {"rung": pl.String, "query": pl.String},
     PREFERENCES: HEAD_COLUMNS | {"kind": pl.String, "body": pl.String},
     MALFORMED: {"sequence": pl.Int64, "id": pl.String, "reason": pl.String, "record": pl.String},
 }
-"""columns of the tables: `context`, `probabilities`, `adds`, `query` and `body` are JSON; feedback has a column
-an action (Float64 for numbers, String for words); an impression has a row an item, its query in the first row"""
+"""columns of the tables: mappings, `query` and `body` are JSON; feedback has a column an action (Float64 for numbers, String
+for words); an impression has a row an item, its query in the first row; the rules of an item are in no column
+"""
 
 Row = dict[str, Any]
 
@@ -127,7 +145,7 @@ def _flatten(stored: StoredRecord) -> tuple[str, str, list[Row]]:
         kind = TABLES[record.kind]
         rows = ROWS[kind](stored)
         return kind, f"{kind}/day={datetime.fromtimestamp(record.timestamp, UTC):%Y-%m-%d}", rows
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, OSError) as error:
+    except (QueryError, KeyError, TypeError, ValueError, AttributeError, OverflowError, OSError) as error:
         text = json.dumps(
             asdict(record), separators=(",", ":"), sort_keys=True
         )  # json accepts values that orjson refuses
@@ -139,44 +157,31 @@ def _head(stored: StoredRecord) -> Row:
     record = stored.record
     return {
         "sequence": stored.sequence,
-        "id": _text(record.id),
-        "user": _text(record.user),
-        "timestamp": _number(record.timestamp),
+        "id": TEXT.parse("id", record.id),
+        "user": TEXT.parse("user", record.user),
+        "timestamp": NUMBER.parse("timestamp", record.timestamp),
     }
 
 
 def _feedback(stored: StoredRecord) -> list[Row]:
-    event = stored.record.event()
-    row = _head(stored) | {
-        "item": _text(event.item),
-        "request_id": _optional_text(event.request_id),
-        "position": None if event.position is None else _int64(event.position),
-        "propensity": None if event.propensity is None else _number(event.propensity),
-        "bundle": _optional_text(event.bundle),
-        "rules": _optional_text(event.rules),
-        "context": _json(event.context),
-    }
-    return [row | dict(_action(name, value) for name, value in event.actions.items())]
+    body = stored.record.body
+    row = _head(stored) | EVENT.row(body, EVENT_COLUMNS)
+    return [row | dict(_action(name, value) for name, value in body.get("actions", {}).items())]
 
 
 def _action(name: str, value: Any) -> tuple[str, float | str]:
     """Column and value; words and numbers of one name get two columns, since a column has one type."""
-    return (f"{WORD}{name}", value) if isinstance(value, str) else (f"{ACTION}{name}", _number(value))
+    return (f"{WORD}{name}", value) if isinstance(value, str) else (f"{ACTION}{name}", NUMBER.parse(name, value))
 
 
 def _impression(stored: StoredRecord) -> list[Row]:
     """One row an item; one row without an item for an empty slate."""
     body = stored.record.body
     slate = body["slate"]
-    shared = _head(stored) | {
-        "request_id": _text(slate["request_id"]),
-        "bundle": _text(slate["bundle"]),
-        "rules": _text(slate["rules"]),
-        "rung": _text(body["rung"]),
-        "degraded": [_text(name) for name in slate["degraded"]],
-    }
-    rows = [shared | _impression_item(position, item) for position, item in enumerate(slate["items"])] or [shared]
-    return [rows[0] | {"query": _json(body["query"])}, *rows[1:]]
+    shared = _head(stored) | SLATE.row(slate, SLATE_COLUMNS) | {"rung": TEXT.parse("rung", body["rung"])}
+    items = [{"position": position, **ITEM.row(item, ITEM_COLUMNS)} for position, item in enumerate(slate["items"])]
+    first, *others = [shared | item for item in items] or [shared]
+    return [first | {"query": _json(body["query"])}, *others]
 
 
 def _preference(stored: StoredRecord) -> list[Row]:
@@ -188,43 +193,6 @@ ROWS: dict[str, Callable[[StoredRecord], list[Row]]] = {
     IMPRESSIONS: _impression,
     PREFERENCES: _preference,
 }
-
-
-def _impression_item(position: int, item: Mapping[str, Any]) -> Row:
-    return {
-        "item": _text(item["item"]),
-        "position": position,
-        "propensity": _number(item["propensity"]),
-        "probabilities": _json(item["probabilities"]),
-        "utility": _number(item["utility"]),
-        "sources": [_text(name) for name in item["sources"]],
-        "rank": _int64(item["rank"]),
-        "explored": bool(item["explored"]),
-        "adds": _json(item.get("adds", {})),
-        "because_of": _optional_text(item.get("because_of")),
-    }
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{value!r} is no text")
-    return value
-
-
-def _optional_text(value: Any) -> str | None:
-    return None if value is None else _text(value)
-
-
-def _number(value: Any) -> float:
-    if isinstance(value, bool | str) or not math.isfinite(value):
-        raise ValueError(f"{value!r} is no finite number")
-    return float(value)
-
-
-def _int64(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or abs(value) > MAX_INT64:
-        raise ValueError(f"{value!r} is no whole number of 64 bits")
-    return value
 
 
 def _json(value: Any) -> str:

@@ -14,12 +14,13 @@ feature values that were used; the slate has positions, propensities, probabilit
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import orjson
 
 from recsys.contracts import Event, Query, Slate
+from recsys.schema import schema_of
 
 Kind = Literal["feedback", "impression", "hide", "unhide", "profile"]
 
@@ -38,14 +39,14 @@ class Record:
     @staticmethod
     def feedback(id: str, event: Event) -> "Record":
         """Record of a user event."""
-        body = {name: value for name, value in asdict(event).items() if value not in (None, {})}
+        body = schema_of(Event).document(event)
         user, timestamp = body.pop("user"), body.pop("timestamp")
         return Record(id=id, kind="feedback", user=user, timestamp=timestamp, body=body)
 
     @staticmethod
     def impression(query: Query, slate: Slate, rung: str) -> "Record":
         """Record of the slate served for `query` by this fallback tier (`rung`)."""
-        body = {"query": asdict(query), "slate": orjson.loads(slate.to_json()), "rung": rung}
+        body = {"query": schema_of(Query).document(query), "slate": schema_of(Slate).document(slate), "rung": rung}
         return Record(id=impression_id(query), kind="impression", user=query.user, timestamp=query.now, body=body)
 
     @staticmethod

@@ -9,6 +9,7 @@ import orjson
 
 from recsys.contracts import Query
 from recsys.errors import QueryError
+from recsys.schema import describe
 from serving.events.record import Record, RecordWriter, hash_parts
 from serving.gateway.fallback_slates import FallbackSlates
 from serving.gateway.http_error import HTTPError
@@ -18,7 +19,6 @@ from serving.gateway.pseudonyms import Pseudonyms
 from serving.gateway.request_middleware import RequestContext, RequestMiddleware
 from serving.gateway.request_parser import ITEM, RequestParser
 from serving.gateway.state_reader import StateReader
-from serving.gateway.strict_json import describe
 from serving.state.onboarding import Onboarding
 from serving.state.protocols import UserState
 

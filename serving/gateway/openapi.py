@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from serving.gateway.json_values import Schema
+from recsys.schema import Schema
 from serving.gateway.routes import ANSWERS, Route, object_of
 
 SENTENCES = {

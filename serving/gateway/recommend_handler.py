@@ -6,7 +6,8 @@ from typing import Any
 
 import orjson
 
-from recsys.contracts import Event, Query
+from recsys.contracts import Query
+from recsys.schema import schema_of
 from serving.events.record import Record, impression_id
 from serving.gateway.adaptive_limit import AdaptiveLimit
 from serving.gateway.fallback_chain import FallbackChain, SlateRequest, SlateResponse
@@ -110,7 +111,7 @@ class RecommendHandler:
             request_id=context.request_id,
             impressions=state.shown,
         )
-        document = query_document(query)
+        document = schema_of(Query).document(query)
         return SlateRequest(
             query=query,
             document=document,
@@ -129,31 +130,3 @@ class RecommendHandler:
         self.impressions.put(
             Record(id=impression_id(query), kind="impression", user=query.user, timestamp=query.now, body=body)
         )
-
-
-def query_document(query: Query) -> dict[str, Any]:
-    """JSON document that `recsys.contracts.query_from_dict` reads back; event fields with their default are left out."""
-    return {
-        "user": query.user,
-        "now": query.now,
-        "k": query.k,
-        "context": query.context,
-        "profile": query.profile,
-        "history": [_event(event) for event in query.history],
-        "surface": query.surface,
-        "exclude": query.exclude,
-        "hidden": query.hidden,
-        "request_id": query.request_id,
-        "impressions": query.impressions,
-        "exposure": query.exposure,
-    }
-
-
-def _event(event: Event) -> dict[str, Any]:
-    document: dict[str, Any] = {"item": event.item, "timestamp": event.timestamp, "actions": event.actions}
-    if event.context:
-        document["context"] = event.context
-    for name in ("request_id", "position", "propensity", "bundle", "rules"):
-        if (value := getattr(event, name)) is not None:
-            document[name] = value
-    return document

@@ -7,13 +7,11 @@ from typing import Any
 
 from recsys.bundle import Bundle
 from recsys.contracts import FUTURE_S, Event
+from recsys.data.ids import Id
 from recsys.errors import QueryError
 from recsys.features.spec import TableSpec
-from recsys.stages import RANKER, read_schema, read_spec
-from serving.events.record import Kind, Record, hash_parts
-from serving.gateway.json_values import (
+from recsys.schema import (
     Boolean,
-    Id,
     Integer,
     ListOf,
     Nullable,
@@ -23,8 +21,11 @@ from serving.gateway.json_values import (
     Published,
     Text,
     Value,
+    parse_object,
+    schema_of,
 )
-from serving.gateway.strict_json import parse
+from recsys.stages import RANKER, read_schema, read_spec
+from serving.events.record import Kind, Record, hash_parts
 from serving.state.onboarding import OnboardingAnswers
 
 HIDE_KINDS: tuple[Kind, ...] = ("hide", "unhide")
@@ -32,7 +33,6 @@ ITEM = "item"
 NO_FEEDBACK = frozenset({"id", "user", "timestamp", *HIDE_KINDS})
 """an event with no other field is no feedback"""
 MAX_BUDGET_MS = 60_000.0
-MAX_POSITION = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,7 +137,7 @@ class RequestParser:
 
     def recommend(self, body: bytes) -> RecommendRequest:
         """Parse the body of POST /v1/recommend."""
-        fields = self.recommend_body.parse("", parse(body))
+        fields = self.recommend_body.parse("", parse_object(body))
         if fields.get("explain") and not self.ranked:
             raise QueryError("explain: what serves here has no ranker whose reasons could be told; leave it out")
         return RecommendRequest(**{**fields, "exclude": tuple(fields.get("exclude", ()))})
@@ -161,12 +161,13 @@ class RequestParser:
     @cached_property
     def _event_schema(self) -> Published:
         time = "unix seconds, UTC, at most a day ahead; without it, when the event came in"
-        kinds: dict[str, Value] = {"number": Number(), "word": Text(most=self.limits.text_characters)}
-        optional = Nullable(self._name)
+        kinds: dict[str, Value] = {"number": Number(), "word": Text(most=self.limits.text_characters, least=1)}
+        logged = {name: self._limited(value) for name, value in schema_of(Event).object.fields.items()}
         hidden = Object({name: self._hidden(name) for name in self.hideable})
         event = Object(
             {
-                "id": optional,
+                "id": Nullable(self._name),
+                **logged,
                 "user": self._id,
                 "item": self._id,
                 "timestamp": Published(
@@ -174,11 +175,6 @@ class RequestParser:
                 ),
                 "actions": Object({name: kinds[kind] for name, kind in self.actions.items()}),
                 "context": self._columns(self.context),
-                "request_id": optional,
-                "position": Nullable(Integer(low=0, high=MAX_POSITION)),
-                "propensity": Nullable(Number(low=0.0, high=1.0)),
-                "bundle": optional,
-                "rules": optional,
                 "hide": Published(
                     hidden,
                     {"minProperties": 1, "description": "what the user does not want to see, from the answer on"},
@@ -190,7 +186,7 @@ class RequestParser:
         return Published(event, {"anyOf": [{"required": [name]} for name in (ITEM, *HIDE_KINDS)]})
 
     def _hidden(self, name: str) -> OneOrMore:
-        value = self._id if name == ITEM else Text(most=self.limits.text_characters)
+        value = self._id if name == ITEM else Text(most=self.limits.text_characters, least=1)
         return OneOrMore(ListOf(of=value, most=self.limits.values, least=1))
 
     def events(self, body: bytes, stored: Callable[[str], str]) -> list[list[Record]]:
@@ -201,7 +197,7 @@ class RequestParser:
         The id of a record is a hash of the user and of the caller's id or, without one, of the whole event: the same
         event sent again is the same record, and no id of one user can hide a record of another or an impression.
         """
-        events = self.events_body.parse("", parse(body))["events"]
+        events = self.events_body.parse("", parse_object(body))["events"]
         return [self._records(f"events[{index}]", event, stored) for index, event in enumerate(events)]
 
     @cached_property
@@ -211,7 +207,7 @@ class RequestParser:
 
     def user_profile(self, body: bytes) -> Mapping[str, Any]:
         """Parse the body of PUT /v1/users/{id}: profile columns, null to delete one."""
-        profile: Mapping[str, Any] = self.user_body.parse("", parse(body))["profile"]
+        profile: Mapping[str, Any] = self.user_body.parse("", parse_object(body))["profile"]
         if not profile:
             raise QueryError(f"nothing changes; send a profile with any of {', '.join(self.profile) or 'no column'}")
         return profile
@@ -233,7 +229,7 @@ class RequestParser:
 
     def item(self, body: bytes) -> ItemUpdate:
         """Parse the body of PUT /v1/items/{id}: changed columns, null for an unknown value."""
-        update = ItemUpdate(**self.item_body.parse("", parse(body)))
+        update = ItemUpdate(**self.item_body.parse("", parse_object(body)))
         if not update.columns and update.withdrawn is None:
             raise QueryError(f"nothing changes; send withdrawn or columns with any of {', '.join(self.items)}")
         return update
@@ -247,7 +243,7 @@ class RequestParser:
 
     def onboarding(self, body: bytes) -> tuple[str, OnboardingAnswers]:
         """Parse the body of POST /v1/onboarding: raw user id and liked items and values."""
-        fields = self.onboarding_body.parse("", parse(body))
+        fields = self.onboarding_body.parse("", parse_object(body))
         answers = OnboardingAnswers(
             items=tuple(fields.get("items", ())),
             values={name: tuple(listed) for name, listed in fields.get("values", {}).items()},
@@ -294,14 +290,18 @@ class RequestParser:
 
     @property
     def _name(self) -> Text:
-        return Text(most=self.limits.id_characters)
+        return Text(most=self.limits.id_characters, least=1)
+
+    def _limited(self, value: Value) -> Value:
+        """Return the value with the limit of names where it is a text."""
+        return Nullable(self._name) if value.column == "text" else value
 
     def _columns(self, kinds: Mapping[str, str]) -> Object:
         """Values of columns, null where unknown."""
         return Object({name: Nullable(self._column(kind)) for name, kind in kinds.items()})
 
     def _column(self, kind: str) -> Value:
-        text = Text(most=self.limits.text_characters, least=0)
+        text = Text(most=self.limits.text_characters)
         lists: dict[str, Value] = {
             "vector": ListOf(of=Number(), most=self.limits.vector),
             "categories": ListOf(of=text, most=self.limits.values),

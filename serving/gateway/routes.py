@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
+from recsys.contracts import Slate
+from recsys.data.ids import Id
 from recsys.errors import ConfigError
+from recsys.schema import Integer, Object, Published, Schema, schema_of
 from serving.gateway.api_keys import Scope
-from serving.gateway.json_values import Id, Integer, Object, Published, Schema
 from serving.gateway.request_middleware import Handler
 from serving.gateway.request_parser import RequestParser
 
@@ -96,29 +98,11 @@ def _in_path(parser: RequestParser, name: str) -> Schema:
 
 
 def _slate(more: Sequence[str]) -> Schema:
-    item = {
-        "item": {"type": "string"},
-        **{name: {"type": "number"} for name in ("utility", "propensity")},
-        "sources": {"type": "array", "items": {"type": "string"}},
-        "probabilities": {"type": "object", "additionalProperties": {"type": "number"}},
-        "rules": {"type": "object", "additionalProperties": {"type": "string"}},
-        "rank": {"type": "integer"},
-        "explored": {"type": "boolean"},
+    slate = schema_of(Slate).schema()
+    properties = {
+        name: one for name, one in slate["properties"].items() if name in slate["required"] and name != "user"
     }
-    reasons = {
-        "adds": {
-            "type": "object",
-            "additionalProperties": {"type": "number"},
-            "description": "where `explain` was asked for: what each part of the input adds to the utility, before rules",
-        },
-        "because_of": {"type": ["string", "null"], "description": "the item of the user's history that adds most"},
-    }
-    texts = {name: {"type": "string"} for name in ("request_id", "bundle", "rules", *more)}
-    lists = {
-        "items": {"type": "array", "items": object_of({**item, **reasons}, tuple(item))},
-        "degraded": {"type": "array", "items": {"type": "string"}},
-    }
-    return object_of({**texts, **lists})
+    return object_of({**properties, **{name: {"type": "string"} for name in more}})
 
 
 ANSWERS: dict[str, Schema] = {"Slate": _slate(("user", "rung")), "Neighbours": _slate(("item",))}

@@ -28,13 +28,14 @@ from recsys.contracts import Event
 from recsys.errors import ServingError
 from recsys.features.spec import FeatureSpec
 from recsys.features.state import fold_all
+from recsys.schema import schema_of
 from recsys.user_seed import NEVER
 from serving.state.protocols import UserState
 from serving.state.seen import SeenItems
 
 FORMAT, OLDER_FORMATS = 2, (1,)
 REPLAY = "run `python -m serving rebuild` with the folder that is served"
-OPTIONAL_FIELDS = ("context", "request_id", "position", "propensity", "bundle", "rules")
+OPTIONAL_FIELDS = tuple(name for name in schema_of(Event).sparse if name != "actions")
 """event fields that may be unknown"""
 MAX_EXACT_INTEGER = 2.0**53
 

@@ -11,10 +11,10 @@ import pytest
 
 from recsys.contracts import Query, Slate, query_from_dict
 from recsys.pipeline import light, recommend
+from recsys.schema import schema_of
 from recsys.stages import load_explain, read_spec
 from serving.events.record import Record
 from serving.gateway.container import Dependencies
-from serving.gateway.recommend_handler import query_document
 from serving.state.protocols import UserState
 
 NUM_QUERIES = 50
@@ -198,7 +198,7 @@ def test_reasons_that_do_not_come_leave_the_slate(
 def test_a_query_document_says_all_of_the_query(queries: list[Query]) -> None:
     event = replace(queries[0].history[-1], request_id="r", position=0, propensity=0.5, bundle="b", rules="c")
     for query in (*queries, replace(queries[0], history=(event,))):
-        assert query_from_dict(query_document(query)) == query
+        assert query_from_dict(schema_of(Query).document(query)) == query
 
 
 def test_without_the_ranker_the_light_model_answers(
