@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from recsys.contracts import PAD, Query
+from recsys.features.history import EventSequences, encode_labels
 from recsys.features.spec import MISSING, UNKNOWN, Column, Columns, FeatureSpec, TableSpec
 from recsys.features.state import history_events, item_key
 
@@ -19,8 +20,6 @@ Arrays = dict[str, np.ndarray]
 DAY = 86_400.0
 UNKNOWN_SUFFIX = ":unknown"
 """suffix of a column's name in `degraded`: it has a value that the bundle does not know"""
-MAX_GAP = 25.0
-"""log(1 + seconds) of some 2,000 years, the largest gap: larger values come of wrong units and would overflow exp"""
 
 
 def encode_table(table: TableSpec, columns: Columns, num_rows: int) -> Arrays:
@@ -150,15 +149,17 @@ def encode_queries(spec: FeatureSpec, items: ItemTable, queries: Sequence[Query]
 
     H is the length of the longest history, at least L.
     """
-    rows, labels, gaps = _encode_histories(spec, items, queries)
+    sequences, everyone = _sequences(spec, items, queries), np.arange(len(queries))
+    length = max(spec.history_length, np.diff(sequences.offsets).max(initial=0))
+    events = sequences.before(sequences.offsets[1:], everyone, length)
+    rows, newest = sequences.items_at(events), events[:, -spec.history_length :]
     profile = encode_table(spec.profile, _gather(spec.profile, [query.profile for query in queries]), len(queries))
     context_columns = _gather(spec.context, [query.context for query in queries])
     times = time_columns(np.array([query.now for query in queries]))
     context = encode_table(spec.context, {**context_columns, **times}, len(queries))
     request = {
         **items.join("history", rows[:, -spec.history_length :]),
-        "history_labels": labels,
-        "history_gaps": gaps,
+        **sequences.encoded(newest, np.array([query.now for query in queries])),
         **{f"profile_{part}": array for part, array in profile.items()},
         **{f"context_{part}": array for part, array in context.items()},
     }
@@ -171,49 +172,22 @@ def without_padding(request: Arrays) -> Arrays:
     return {name: array[:, spare:] if name.startswith("history_") else array for name, array in request.items()}
 
 
-def _encode_histories(
-    spec: FeatureSpec, items: ItemTable, queries: Sequence[Query]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Catalogue rows [B, H], labels [B, L, T] and gaps [B, L] of the newest events, without unknown items."""
-    history, item, label, time = _history_rows(spec, items, queries)
-    age = np.searchsorted(history, history, side="right") - 1 - np.arange(len(history))
-    rows = np.full((len(queries), max(spec.history_length, age.max(initial=0) + 1)), PAD, dtype=np.int64)
-    rows[history, rows.shape[1] - 1 - age] = item
-    shape = (len(queries), spec.history_length)
-    labels = np.zeros((*shape, spec.num_objectives), dtype=np.float32)
-    times = np.full(shape, np.nan)
-    recent = age < spec.history_length
-    cells = history[recent], spec.history_length - 1 - age[recent]
-    labels[cells] = encode_labels(label[recent])
-    if spec.clock:
-        times[cells] = time[recent]
-    return rows, labels, encode_gaps(times, np.array([query.now for query in queries])[:, None])
-
-
-def _history_rows(spec: FeatureSpec, items: ItemTable, queries: Sequence[Query]) -> tuple[np.ndarray, ...]:
-    """Query, catalogue row, labels and timestamp of the history events of all queries, one history after the other."""
+def _sequences(spec: FeatureSpec, items: ItemTable, queries: Sequence[Query]) -> EventSequences:
+    """History events of the queries that reach an objective, without unknown items."""
     events = [event for query in queries for event in query.history]
     histories = np.repeat(np.arange(len(queries)), [len(query.history) for query in queries])
     known = items.rows
     rows = np.array([known.get(event.item, PAD) for event in events], dtype=np.int64)
     kept, labels, times = history_events(events, histories, items.ties[rows], spec)
     known_items = rows[kept] != PAD
-    return histories[kept[known_items]], rows[kept[known_items]], labels[known_items], times[known_items]
-
-
-def encode_labels(labels: np.ndarray) -> np.ndarray:
-    """Labels of an event as model inputs in [0, 1], missing ones as 0: an amount counts as reached, as in the losses."""
-    return np.nan_to_num(labels).clip(0, 1)
-
-
-def encode_gaps(timestamps: np.ndarray, now: float | np.ndarray) -> np.ndarray:
-    """log(1 + seconds) from each event to the next one, from the newest to now; timestamps [..., L] ascending.
-
-    0 where there is no time (NaN), at most MAX_GAP. A gap depends on the next event alone, so that one value serves a causal
-    model at every position.
-    """
-    following = np.concatenate([timestamps[..., 1:], np.broadcast_to(now, timestamps[..., :1].shape)], axis=-1)
-    return np.minimum(np.log1p(np.fmax(following - timestamps, 0.0)), MAX_GAP).astype(np.float32)
+    kept = kept[known_items]
+    return EventSequences(
+        offsets=np.concatenate([[0], np.cumsum(np.bincount(histories[kept], minlength=len(queries)))]),
+        rows=kept,
+        items=rows[kept],
+        labels=encode_labels(labels[known_items]),
+        timestamps=times[known_items] if spec.clock else np.full(len(kept), np.nan),
+    )
 
 
 def _gather(table: TableSpec, records: Sequence[Mapping[str, Any]]) -> Columns:

@@ -11,35 +11,10 @@ import polars as pl
 from recsys.contracts import PAD
 from recsys.data.dataset import Dataset
 from recsys.data.description import USER
-from recsys.features.encode import Arrays, column_array, encode_gaps, encode_labels, encode_table, time_columns
+from recsys.features.encode import Arrays, column_array, encode_table, time_columns
+from recsys.features.history import EventSequences, encode_labels
 from recsys.features.spec import FeatureSpec, TableSpec
 from recsys.replay.replay import Replay
-
-
-@dataclass(frozen=True, kw_only=True)
-class EventSequences:
-    """The history events of all users, one user after the other, each in canonical order."""
-
-    offsets: np.ndarray
-    """[U + 1], events of user u are offsets[u]:offsets[u + 1]"""
-    rows: np.ndarray
-    """[M] row of the log"""
-    items: np.ndarray
-    """[M] catalogue row"""
-    labels: np.ndarray
-    """[M, T] float32, missing ones as 0"""
-    gaps: np.ndarray
-    """[M] float32, log(1 + seconds) to the same user's next history event, 0 for the last"""
-
-    @property
-    def users(self) -> np.ndarray:
-        """[M] user codes"""
-        return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
-
-    @property
-    def positions(self) -> np.ndarray:
-        """[M] number of the user's earlier history events"""
-        return np.arange(len(self.rows)) - np.repeat(self.offsets[:-1], np.diff(self.offsets))
 
 
 def event_sequences(replay: Replay, allowed: np.ndarray) -> EventSequences:
@@ -49,18 +24,13 @@ def event_sequences(replay: Replay, allowed: np.ndarray) -> EventSequences:
     rows = rows[np.argsort(replay.users[rows], kind="stable")]
     counts = np.bincount(replay.users[rows], minlength=len(replay.names))
     offsets = np.concatenate([[0], np.cumsum(counts)])
-    following = np.append(replay.seconds[rows][1:], 0.0)
-    gaps = encode_gaps(replay.seconds[rows][:, None], following[:, None])[:, 0]
-    gaps[offsets[1:][counts > 0] - 1] = 0
-    labels = encode_labels(replay.labels[rows])
-    return EventSequences(offsets=offsets, rows=rows, items=replay.items[rows], labels=labels, gaps=gaps)
-
-
-def history_indices(events: EventSequences, ends: np.ndarray, length: int) -> np.ndarray:
-    """Indices [B, L] of the user's `length` events before each of `ends` (indices into events), PAD in front."""
-    starts = events.offsets[np.searchsorted(events.offsets, ends, side="right") - 1]
-    indices = ends[:, None] + np.arange(-length, 0)
-    return np.where(indices >= starts[:, None], indices, PAD)
+    return EventSequences(
+        offsets=offsets,
+        rows=rows,
+        items=replay.items[rows],
+        labels=encode_labels(replay.labels[rows]),
+        timestamps=replay.seconds[rows],
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,9 +62,9 @@ def history_windows(events: EventSequences, positives: np.ndarray, length: int) 
         ends.extend(own)
         firsts.extend([start, *(end + 1 for end in own[:-1])] if len(own) else [])
     end, first = np.array(ends, dtype=np.int64), np.array(firsts, dtype=np.int64)
-    starts = np.repeat(events.offsets[:-1], np.diff(events.offsets))[end]
-    indices = end[:, None] + np.arange(-length, 0)
-    inside = np.where(indices >= starts[:, None], indices, PAD)
+    users = events.users[end]
+    starts = events.offsets[users]
+    inside = events.before(end, users, length)
     following = np.concatenate([np.full((len(end), 1), PAD), np.where(inside == PAD, PAD, inside + 1)], axis=1)
     following[:, 0] = np.where(first == starts, starts, PAD)
     is_target = (following >= first[:, None]) & positives[following]

@@ -18,6 +18,7 @@ from torch import Tensor
 from recsys.contracts import PAD
 from recsys.errors import check_ranges
 from recsys.features.encode import DAY, Arrays, ItemTable
+from recsys.features.history import EventSequences
 from recsys.features.spec import FeatureSpec
 from recsys.nn.blocks import Batch
 from recsys.retrieval.loss import RetrievalLoss
@@ -26,7 +27,6 @@ from recsys.retrieval.user_encoder import UserEncoderFactory
 from recsys.training.device_tensors import DeviceTensors
 from recsys.training.ensemble import train_members
 from recsys.training.examples import (
-    EventSequences,
     HistoryWindows,
     encode_log,
     encode_users,
@@ -52,8 +52,6 @@ class RetrievalExamples:
     windows: HistoryWindows
     positives: np.ndarray
     """[M] bool, events that may be targets"""
-    timestamps: np.ndarray
-    """[M] unix seconds of the events, NaN where there is no time"""
     profile: Arrays
     """[U, ...] by user code"""
     context: Arrays
@@ -71,7 +69,6 @@ class RetrievalExamples:
             sequences=events,
             windows=history_windows(events, positives, spec.history_length),
             positives=positives,
-            timestamps=replay.seconds[events.rows],
             profile=encode_users(spec, dataset, replay.names),
             context=encode_log(spec.context, dataset, replay.seconds),
             ordered=prepared.split.ordered,
@@ -111,7 +108,7 @@ class RetrievalTask(pl.LightningModule):
                 "labels": _with_pad(events.labels, 0),
                 "gap": _with_pad(events.gaps, 0),
                 "user": events.users,
-                "weight": config.weights(examples.timestamps),
+                "weight": config.weights(events.timestamps),
                 "positive": examples.positives,
                 "newest": np.repeat(events.offsets[1:] - 1, np.diff(events.offsets)),
             }

@@ -14,7 +14,8 @@ import polars as pl
 from recsys.contracts import PAD
 from recsys.data.description import did_you_mean
 from recsys.errors import DataError
-from recsys.features.encode import Arrays, ItemTable, encode_gaps
+from recsys.features.encode import Arrays, ItemTable
+from recsys.features.history import EventSequences
 from recsys.features.spec import FeatureSpec
 from recsys.replay.labelled_requests import sample_rows
 from recsys.stages import Retrieve
@@ -159,34 +160,27 @@ def _requests(
 ) -> Arrays:
     """The tensors of `spec.request_tensors()` at rows [B] of the log."""
     replay = prepared.replay
-    rows, labels, times = _histories(prepared, spec, first, history_rows)
-    now = replay.seconds[first][:, None]
+    events, newest = _histories(prepared, first, history_rows, spec.history_length)
     profile = encode_users(spec, prepared.dataset, replay.names)
     context = encode_log(spec.context, prepared.dataset, replay.seconds)
     return {
-        **items.join("history", rows),
-        "history_labels": labels,
-        "history_gaps": encode_gaps(times, now),
+        **items.join("history", events.items_at(newest)),
+        **events.encoded(newest, replay.seconds[first]),
         **{f"profile_{part}": array[replay.users[first]] for part, array in profile.items()},
         **{f"context_{part}": array[first] for part, array in context.items()},
     }
 
 
 def _histories(
-    prepared: Prepared, spec: FeatureSpec, first: np.ndarray, history_rows: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Catalogue rows [B, L], labels [B, L, T] and timestamps [B, L] of the newest events before rows [B] of the log."""
+    prepared: Prepared, first: np.ndarray, history_rows: np.ndarray | None, length: int
+) -> tuple[EventSequences, np.ndarray]:
+    """Sequences of the log, and the indices [B, L] of the newest events before rows [B] of the log."""
     replay = prepared.replay
     events = event_sequences(replay, np.ones(len(replay.users), dtype=bool) if history_rows is None else history_rows)
-    stride = len(replay.users)
+    stride, users = len(replay.users), replay.users[first]
     before = first if history_rows is None else stride
-    ends = np.searchsorted(events.users * stride + events.rows, replay.users[first] * stride + before)
-    indices = ends[:, None] + np.arange(-spec.history_length, 0)
-    known = indices >= events.offsets[replay.users[first]][:, None]
-    indices = np.where(known, indices, 0)
-    labels = np.where(known[..., None], events.labels[indices], 0).astype(np.float32)
-    times = np.where(known, replay.seconds[events.rows[indices]], np.nan)
-    return np.where(known, events.items[indices], PAD), labels, times
+    ends = np.searchsorted(events.users * stride + events.rows, users * stride + before)
+    return events, events.before(ends, users, length)
 
 
 def _positions(prepared: Prepared, slates: Slates, column: str) -> np.ndarray:

@@ -15,12 +15,12 @@ from recsys.contracts import PAD, Event, Query
 from recsys.features.encode import (
     ItemTable,
     column_array,
-    encode_gaps,
     encode_queries,
     encode_table,
     missing_columns,
     time_columns,
 )
+from recsys.features.history import encode_gaps
 from recsys.features.spec import TIME_NUMBERS, Column, FeatureSpec, TableSpec
 
 ITEM = Column(name="item", kind="category", vocabulary=("a", "b"))

@@ -15,15 +15,14 @@ from recsys.data.dataset import canonical
 from recsys.data.description import Description
 from recsys.data.splits import whole
 from recsys.features.encode import ItemTable, encode_queries
+from recsys.features.history import EventSequences
 from recsys.features.spec import Column, FeatureSpec, TableSpec
 from recsys.features.state import EMPTY_HISTORY, fold, item_key
 from recsys.replay.replay import Replay
 from recsys.training.examples import (
-    EventSequences,
     encode_log,
     encode_users,
     event_sequences,
-    history_indices,
     history_windows,
 )
 
@@ -120,7 +119,7 @@ def test_folding_events_in_any_order_equals_the_arrays(stream, length, order, ra
     if not queries:
         return
     request, rows = encode_queries(spec, catalogue_of(spec), queries)
-    expected = padded(events, history_indices(events, np.arange(len(events.rows)), length))
+    expected = padded(events, events.before(np.arange(len(events.rows)), events.users, length))
     np.testing.assert_array_equal(rows, expected[0])
     np.testing.assert_array_equal(request["history_labels"], expected[1])
     np.testing.assert_array_equal(request["history_gaps"], expected[2])
@@ -150,7 +149,7 @@ def sequences_of(counts):
         rows=np.arange(num_events),
         items=np.zeros(num_events, dtype=np.int64),
         labels=np.zeros((num_events, 1), dtype=np.float32),
-        gaps=np.zeros(num_events, dtype=np.float32),
+        timestamps=np.zeros(num_events),
     )
 
 
@@ -182,7 +181,12 @@ def test_windows_known_answer():
 
 def test_histories_are_the_events_before_the_end_of_the_same_user():
     events = sequences_of([3, 2])
-    assert history_indices(events, np.array([0, 2, 3, 4]), 2).tolist() == [[PAD, PAD], [0, 1], [PAD, PAD], [PAD, 3]]
+    assert events.before(np.array([0, 2, 3, 4]), np.array([0, 0, 1, 1]), 2).tolist() == [
+        [PAD, PAD],
+        [0, 1],
+        [PAD, PAD],
+        [PAD, 3],
+    ]
 
 
 def test_the_gap_of_the_last_event_is_unknown():
