@@ -175,7 +175,7 @@ def test_every_key_of_a_search_is_one_of_the_configuration():
 
 
 def test_the_recipe_of_sequences_can_do_without_its_ranker():
-    assert built(composed("recipe=sequence", *NEEDED["sequence"]).ranking).dense_candidates == 100
+    assert built(composed("recipe=sequence", *NEEDED["sequence"]).ranking).sampling.dense_candidates == 100
     assert "ranking" not in composed("recipe=sequence", "~ranking", *NEEDED["sequence"])
 
 

@@ -155,7 +155,11 @@ BROKEN: dict[str, tuple[Change, list[str], str]] = {
     "misspelt key": (lambda _: None, ["retrieval.dimm=16"], "dimm"),
     "unknown option": (lambda _: None, ["protocol=global"], "protocol/global"),
     "text for a setting": (lambda _: None, ["retrieval.dim=large"], "retrieval.dim is 'large'"),
-    "out of range": (lambda _: None, ["ranking.dropout=2"], "ranking.dropout is 2; choose a number from 0 to 0.95"),
+    "out of range": (
+        lambda _: None,
+        ["ranking.sizes.dropout=2"],
+        "ranking.sizes.dropout is 2; choose a number from 0 to 0.95",
+    ),
     "fractions above one": (lambda _: None, ["protocol.test=0.9"], "keep the sum below 1"),
     "unknown column left out": (lambda _: None, ["features.leave_out=[devise]"], "did you mean 'device'?"),
     "letters left out": (lambda _: None, ["features.leave_out=device"], "features.leave_out is 'device'; write a list"),

@@ -118,7 +118,7 @@ def test_the_report_has_every_row_and_says_what_was_asked(finished: Path) -> Non
 
 def test_the_ranker_stands_beside_retrieval(root: Path, walks: Path, finished: Path, queries: list[Query]) -> None:
     folder = walks.parent / "ranked"
-    done = trained(root, walks, folder, "ranking.epochs=1", "ranking.dense_candidates=10")
+    done = trained(root, walks, folder, "ranking.epochs=1", "ranking.sampling.dense_candidates=10")
     assert done.returncode == 0, done.stderr[-2_000:]
     rows, before = (json.loads((one / "metrics.json").read_text())["rows"] for one in (folder, finished))
     assert list(rows)[-3:] == ["towers", "retrieval", "pipeline"]

@@ -19,7 +19,7 @@ from recsys.evaluation.probabilities import reliability
 from recsys.features.encode import ItemTable
 from recsys.features.spec import Features, FeatureSpec
 from recsys.training.prepare import prepare
-from recsys.training.ranking import RankingTraining, TrainedRanker
+from recsys.training.ranking import RankerTrainerConfig, TrainedRanker
 from recsys.training.ranking_examples import RankingExamples
 from recsys.training.slates import Slates, logged_examples
 from recsys.training.trainer import Trainer
@@ -79,7 +79,7 @@ class Examples:
 
 
 def trained(
-    config: RankingTraining,
+    config: RankerTrainerConfig,
     spec: FeatureSpec,
     items: ItemTable,
     train: RankingExamples,
@@ -94,7 +94,7 @@ def trained(
             items,
             train,
             valid,
-            loop=loop
+            trainer=loop
             or Trainer(
                 accelerator=ACCELERATOR, precision="32-true", compile=False, progress=False, threads=1, callbacks={}
             ),

@@ -24,7 +24,7 @@ from recsys.replay.replay import Replay
 FOLDER = ROOT / "runs" / "serving_world"
 TRAINING = (
     *("recipe=synthetic", "data.users=6000", "data.items=27000", "data.events=200000", "candidates.total=200"),
-    *("retrieval.epochs=1", "ranking.epochs=1", "ranking.requests_per_user=1"),
+    *("retrieval.epochs=1", "ranking.epochs=1", "ranking.sampling.requests_per_user=1"),
 )
 NUM_QUERIES = 5_000
 RULES = """\

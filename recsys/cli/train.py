@@ -33,6 +33,17 @@ RENAMED_KEYS = {
     "retrieval.num_blocks": "retrieval.user_encoder.num_blocks",
     "retrieval.num_heads": "retrieval.user_encoder.num_heads",
     "retrieval.temperature": "retrieval.loss.temperature",
+    **{
+        f"ranking.{key}": f"ranking.sizes.{key}"
+        for key in (
+            *("dim", "num_heads", "cross_rank", "num_cross_layers", "num_experts", "expert_dim"),
+            *("dropout", "id_dropout", "feature_dropout"),
+        )
+    },
+    **{
+        f"ranking.{key}": f"ranking.sampling.{key}"
+        for key in ("requests_per_user", "requests", "validation_requests", "examples_gib", "dense_candidates", "shown")
+    },
     "policy.exploration.kind": "policy/exploration",
     **{f"logger.{key}": f"logger.trackers.wandb.{key}" for key in ("project", "mode", "group")},
 }

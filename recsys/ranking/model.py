@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor, nn
 
+from recsys.errors import check_ranges
 from recsys.features.spec import FeatureSpec
 from recsys.nn.blocks import Batch
 from recsys.ranking.objective_chain import Parents, chain_logits
@@ -33,7 +34,7 @@ class RankerInputs:
 
 @dataclass(frozen=True, kw_only=True)
 class RankerSizes:
-    """Sizes and dropouts of the group `ranking`, shared by all rankers; each reads those that it has."""
+    """Sizes and dropouts of a ranker (`ranking.sizes`), shared by all rankers; each reads those that it has."""
 
     dim: int
     """of embeddings"""
@@ -49,6 +50,20 @@ class RankerSizes:
     id_dropout: float
     feature_dropout: float
     """chance of a request to lose its history, its profile or its context in training, each by itself"""
+
+    def __post_init__(self) -> None:
+        check_ranges(
+            "ranking.sizes",
+            dim=(self.dim, 1, 4_096),
+            num_heads=(self.num_heads, 1, 64),
+            cross_rank=(self.cross_rank, 1, 4_096),
+            num_cross_layers=(self.num_cross_layers, 0, 16),
+            num_experts=(self.num_experts, 1, 64),
+            expert_dim=(self.expert_dim, 1, 4_096),
+            dropout=(self.dropout, 0.0, 0.95),
+            id_dropout=(self.id_dropout, 0.0, 0.95),
+            feature_dropout=(self.feature_dropout, 0.0, 0.95),
+        )
 
 
 class LastLayer(NamedTuple):

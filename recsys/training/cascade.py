@@ -35,7 +35,7 @@ from recsys.retrieval.two_tower import TowerEnsemble
 from recsys.stages import Retrieve, seen_filter
 from recsys.training.impressions import impression_examples
 from recsys.training.prepare import Prepared
-from recsys.training.ranking import RankingTraining, TrainedRanker
+from recsys.training.ranking import RankerTrainerConfig, TrainedRanker
 from recsys.training.ranking_examples import NoRequestsError, RankingExamples, RetrievalVersion, ranking_examples
 from recsys.training.retrieval import RetrievalExamples, RetrievalTrainerConfig
 from recsys.training.slates import shown_examples
@@ -55,7 +55,7 @@ class CascadeConfig:
     retrieval: RetrievalTrainerConfig
     candidates: CandidateSourcesConfig
     index: IndexBuilder
-    ranking: RankingTraining | None
+    ranking: RankerTrainerConfig | None
     """None: candidates are served in the order of retrieval"""
     trainer: Trainer
 
@@ -147,10 +147,10 @@ class CascadeTrainer:
             ranking = self._ranking_again(self.config.ranking, measured, retrieval.retrieve)
         return TrainedCascade(retrieval=retrieval, ranking=ranking, by_period=measured.by_period)
 
-    def _check(self, ranking: RankingTraining) -> None:
+    def _check(self, ranking: RankerTrainerConfig) -> None:
         """Raise ConfigError for a ranker that these data could not train, before the towers are trained."""
         ranking.check(self.prepared.dataset.description.objectives, self.config.trainer)
-        if (logged := ranking.logged) is not None:
+        if (logged := ranking.sampling.logged) is not None:
             logged.check(self.prepared.features, self.prepared.split)
 
     def _before_test(self, chosen: TrainedRetrieval) -> TrainedRetrieval:
@@ -225,40 +225,40 @@ class CascadeTrainer:
         )
         return replace(fitted, retrieve=replace(retrieve, sources=sources))
 
-    def _ranking(self, ranking: RankingTraining, by_period: Mapping[int, TrainedRetrieval]) -> TrainedRanker:
+    def _ranking(self, ranking: RankerTrainerConfig, by_period: Mapping[int, TrainedRetrieval]) -> TrainedRanker:
         """Train the ranker on requests that the TEST retrieval encodes, with candidates of each period's own retrieval."""
         self.echo("ranker")
         encoder, split = by_period[TEST].retrieve, self.prepared.split
         examples = [
             self._examples(ranking, by_period[period], split, encoder, limit)
-            for period, limit in ((RANK, ranking.requests), (VALIDATION, ranking.validation_requests))
+            for period, limit in ((RANK, ranking.sampling.requests), (VALIDATION, ranking.sampling.validation_requests))
         ]
         trained = self._fit(ranking, encoder, *examples, folder="ranker")
         if chain := describe(tuple(encoder.spec.objectives), trained.calibrator.parents):
             self.echo(f"objectives conditional on another one: {chain}")
         return trained
 
-    def _ranking_again(self, ranking: RankingTraining, measured: TrainedCascade, served: Retrieve) -> TrainedRanker:
+    def _ranking_again(self, ranking: RankerTrainerConfig, measured: TrainedCascade, served: Retrieve) -> TrainedRanker:
         assert measured.ranking is not None
         train, valid = self._examples_again(ranking, measured.by_period, served)
         return self._fit(ranking, served, train, valid, folder="ranker_served", epochs=measured.ranking.epochs)
 
     def _examples_again(
-        self, ranking: RankingTraining, by_period: Mapping[int, TrainedRetrieval], served: Retrieve
+        self, ranking: RankerTrainerConfig, by_period: Mapping[int, TrainedRetrieval], served: Retrieve
     ) -> tuple[RankingExamples, RankingExamples]:
         """Examples to learn from and to calibrate by; their parts are freed on return, since they take as much again."""
         valid, *newest_first = self._newest_first(ranking, by_period, served)
         return RankingExamples.joined(newest_first[::-1]), valid
 
     def _newest_first(
-        self, ranking: RankingTraining, by_period: Mapping[int, TrainedRetrieval], served: Retrieve
+        self, ranking: RankerTrainerConfig, by_period: Mapping[int, TrainedRetrieval], served: Retrieve
     ) -> Iterator[RankingExamples]:
         """Examples by period, the newest first: those of the newest calibrate the ranker, the others train it."""
         split = self.prepared.split
         parts = [(RANK, split), (VALIDATION, split), *((TEST, half) for half in split.halves(self.prepared.dataset))]
-        calibrating, left = True, min(ranking.requests, self._affordable(ranking, by_period[TEST].retrieve))
+        calibrating, left = True, min(ranking.sampling.requests, self._affordable(ranking, by_period[TEST].retrieve))
         for period, part in reversed(parts):
-            limit = ranking.validation_requests if calibrating else left
+            limit = ranking.sampling.validation_requests if calibrating else left
             try:
                 examples = self._examples(ranking, by_period[period], part, served, limit)
             except NoRequestsError:
@@ -271,7 +271,7 @@ class CascadeTrainer:
 
     def _fit(
         self,
-        ranking: RankingTraining,
+        ranking: RankerTrainerConfig,
         encoder: Retrieve,
         train: RankingExamples,
         valid: RankingExamples,
@@ -284,7 +284,7 @@ class CascadeTrainer:
             encoder.items,
             train,
             valid,
-            loop=self.config.trainer,
+            trainer=self.config.trainer,
             folder=self.folder / folder,
             seed=self.seed,
             loggers=self.loggers,
@@ -292,7 +292,7 @@ class CascadeTrainer:
         )
 
     def _examples(
-        self, ranking: RankingTraining, fitted: TrainedRetrieval, split: Split, encoder: Retrieve, limit: int
+        self, ranking: RankerTrainerConfig, fitted: TrainedRetrieval, split: Split, encoder: Retrieve, limit: int
     ) -> RankingExamples:
         """At most `limit` requests of the period of a retrieval, encoded by `encoder`; NoRequestsError where there are none."""
         examples = self._requests(ranking, fitted, split, encoder, limit)
@@ -304,25 +304,25 @@ class CascadeTrainer:
         return replace(examples, retrievals=(fitted.version,))
 
     def _requests(
-        self, ranking: RankingTraining, fitted: TrainedRetrieval, split: Split, encoder: Retrieve, limit: int
+        self, ranking: RankerTrainerConfig, fitted: TrainedRetrieval, split: Split, encoder: Retrieve, limit: int
     ) -> RankingExamples:
         retrieve, period, prepared = fitted.retrieve, fitted.period, replace(self.prepared, split=split)
-        logged, spec, items = ranking.logged, encoder.spec, encoder.items
+        logged, spec, items = ranking.sampling.logged, encoder.spec, encoder.items
         if logged is not None and logged.impressions:
             weighed = logged.propensity is not None
             return impression_examples(retrieve, prepared, spec, items, period, weighed=weighed, most=limit)
         if logged is not None:
             inside = split.periods == period
             return shown_examples(retrieve, prepared, spec, items, inside, logged, most=limit)
-        per_user, limit = ranking.requests_per_user, min(limit, self._affordable(ranking, retrieve))
+        per_user, limit = ranking.sampling.requests_per_user, min(limit, self._affordable(ranking, retrieve))
         moments = LabelledRequests.of(prepared.replay, split, period, per_user=per_user, max_requests=limit)
-        return ranking_examples(retrieve, spec, items, moments, dense=ranking.dense_candidates)
+        return ranking_examples(retrieve, spec, items, moments, dense=ranking.sampling.dense_candidates)
 
     @staticmethod
-    def _affordable(ranking: RankingTraining, retrieve: Retrieve) -> int:
-        """Requests, at most, whose candidates fit into `ranking.examples_gib`."""
+    def _affordable(ranking: RankerTrainerConfig, retrieve: Retrieve) -> int:
+        """Requests, at most, whose candidates fit into `ranking.sampling.examples_gib`."""
         sources, num_objectives = retrieve.sources, retrieve.spec.num_objectives
-        return ranking.affordable(sources.total, ScoreLayout(tuple(sources.names)).width, num_objectives)
+        return ranking.sampling.affordable(sources.total, ScoreLayout(tuple(sources.names)).width, num_objectives)
 
 
 def eager_user_tower(towers: TowerEnsemble) -> Callable[[Arrays], np.ndarray]:

@@ -38,7 +38,7 @@ from recsys.training.cascade import CascadeConfig, CascadeTrainer, TrainedCascad
 from recsys.training.footprint import estimate
 from recsys.training.limits import TrainingLimits, log_size, training_size
 from recsys.training.prepare import compile_repeat, prepare
-from recsys.training.ranking import RankingTraining
+from recsys.training.ranking import RankerTrainerConfig
 from recsys.training.save import save_cascade
 from recsys.training.tracking import Tracking
 
@@ -115,7 +115,7 @@ class Experiment:
     ) -> Report:
         """Train all splits and seeds; the last split's first seed comes last, since it is served."""
         started, board, splits = time.perf_counter(), Scoreboard(dataset), self.protocol.splits(dataset)
-        if self.cascade.ranking is not None and self.cascade.ranking.logged is None:
+        if self.cascade.ranking is not None and self.cascade.ranking.sampling.logged is None:
             for split in splits:
                 split.check_observed(dataset)
         for number, split in enumerate(splits):
@@ -180,16 +180,20 @@ class Experiment:
             self._measure_objectives(self.cascade.ranking, stages[:-1], test, board)
 
     def _measure_objectives(
-        self, ranking: RankingTraining, shared: Sequence[Stage], test: EvaluationQueries, board: Scoreboard
+        self, ranking: RankerTrainerConfig, shared: Sequence[Stage], test: EvaluationQueries, board: Scoreboard
     ) -> None:
         """Measure the probabilities on requests that are sampled as those of the ranker's calibration."""
-        if ranking.logged is not None:
+        if ranking.sampling.logged is not None:
             board.note(
                 "probabilities are those of an item that is shown; most candidates never were: no figures of them"
             )
             return
         moments = LabelledRequests.of(
-            test.replay, test.split, TEST, per_user=ranking.requests_per_user, max_requests=MAX_OBJECTIVE_REQUESTS
+            test.replay,
+            test.split,
+            TEST,
+            per_user=ranking.sampling.requests_per_user,
+            max_requests=MAX_OBJECTIVE_REQUESTS,
         )
         board.record_objectives(evaluate_objectives(moments, *moments.score_candidates(shared), test.known.popularity))
         board.note(

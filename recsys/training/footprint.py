@@ -154,7 +154,7 @@ def _scored_items(log: LogSize, training: TrainingSize) -> int:
 
 def _ranker(log: LogSize, training: TrainingSize) -> StepFootprint:
     if not training.ranked:
-        return StepFootprint(name="ranker", bytes=0, seconds=0.0, key="ranking.examples_gib")
+        return StepFootprint(name="ranker", bytes=0, seconds=0.0, key="ranking.sampling.examples_gib")
     cell = 4 * (RETRIEVAL_COLUMNS + log.objectives) + 8
     limit = int(training.examples_gib * GIB / cell / training.candidates)
     drawn = min(training.requests_per_user * log.users, int(REQUESTS_PER_EVENT * log.events))
@@ -162,7 +162,7 @@ def _ranker(log: LogSize, training: TrainingSize) -> StepFootprint:
     cells = requests * min(training.candidates, log.items)
     seconds = cells * training.ranking_epochs * 2 * 2e-5
     return StepFootprint(
-        name="ranker", bytes=EXAMPLE_COPIES * cells * cell, seconds=seconds, key="ranking.examples_gib"
+        name="ranker", bytes=EXAMPLE_COPIES * cells * cell, seconds=seconds, key="ranking.sampling.examples_gib"
     )
 
 

@@ -85,7 +85,7 @@ def _inside(prepared: Prepared, period: int) -> pl.DataFrame:
     if shown is None or not shown.height:
         raise DataError(
             f"{name}: no impression was logged, or no outcome of one is known yet (data.wait_s); "
-            "take data=event_log, or leave ranking.shown out"
+            "take data=event_log, or leave ranking.sampling.shown out"
         )
     start, end = cuts[period - 1], prepared.split.end(period)
     begun = pl.col(TIMESTAMP).is_between(start, end, closed="left")

@@ -59,10 +59,10 @@ def training_size(config: CascadeConfig, num_items: int, *, refit: bool) -> Trai
     total = min(config.candidates.total or candidates_for_catalogue(num_items), num_items)
     return replace(
         size,
-        candidates=len(training_columns(total, ranking.dense_candidates)),
-        examples_gib=ranking.examples_gib,
-        requests=ranking.requests,
-        requests_per_user=ranking.requests_per_user,
+        candidates=len(training_columns(total, ranking.sampling.dense_candidates)),
+        examples_gib=ranking.sampling.examples_gib,
+        requests=ranking.sampling.requests,
+        requests_per_user=ranking.sampling.requests_per_user,
         ranking_epochs=ranking.epochs,
     )
 

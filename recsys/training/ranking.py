@@ -4,7 +4,7 @@ Shapes: B requests, C candidates, T objectives, S sources, R cells (request, can
 """
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,8 +27,7 @@ from recsys.ranking.objective_chain import Parents, parents_of
 from recsys.ranking.uncertainty import LastLayerPosterior, information
 from recsys.training.balance import Balance, balance_of, check_balance
 from recsys.training.device_tensors import DeviceTensors
-from recsys.training.ranking_examples import RankingExamples, RetrievalVersion, tensors, training_columns
-from recsys.training.slate_source import SlateSource
+from recsys.training.ranking_examples import ExampleSampling, RankingExamples, RetrievalVersion, tensors
 from recsys.training.trainer import OptimConfig, Trainer, index_batches
 
 MONITORED = {"ndcg@10": "ranking/ndcg@10", "likelihood": "ranking/likelihood"}
@@ -47,7 +46,7 @@ class RankingTask(pl.LightningModule):
         ranker: RankerModel,
         items: ItemTable,
         target: int,
-        config: "RankingTraining",
+        config: "RankerTrainerConfig",
         *,
         steps: int,
         balance: Balance | None = None,
@@ -147,43 +146,21 @@ class TrainedRanker:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RankingTraining(OptimConfig):
+class RankerTrainerConfig(OptimConfig):
     """Configuration of the ranker and of its training; an example is a request with all its candidates."""
 
     model: RankerFactory
     """builds the ranker: a file of conf/ranking/model"""
     loss: RankingLoss
     """listwise term on the retrieval target: a file of conf/ranking/loss"""
-    dim: int
-    num_heads: int
-    """of the attention of a candidate to the history"""
+    sizes: RankerSizes
     num_positions: int
     """positions whose bias is learnt from logged slates, the last one stands for all beyond; 0 learns none"""
-    cross_rank: int
-    num_cross_layers: int
-    num_experts: int
-    expert_dim: int
-    dropout: float
-    id_dropout: float
-    feature_dropout: float
-    """chance of a request to lose its history, its profile or its context in training, each by itself"""
+    sampling: ExampleSampling
     listwise_weight: float
     """of the listwise term beside the sum of the pointwise ones"""
-    requests_per_user: int
-    """of a user, at most, in each part of the log as long as the horizon (recsys/replay/labelled_requests.py)"""
-    requests: int
-    """at most, to learn from"""
-    validation_requests: int
-    """at most, to stop early and to calibrate by"""
-    examples_gib: float
-    """memory that the candidates of either may take, at most: fewer requests where they would take more"""
-    dense_candidates: int
-    """of a request, the first, that all are training candidates; of those behind them one in eight"""
     balance: str | Mapping[str, float]
     """weighting of the objectives' losses: equal, uncertainty, gradients, or a weight for each by its name"""
-    shown: Mapping[str, str | None] | str | None
-    """learn from logged slates in the place of retrieved candidates: the columns of the context, or "impressions" or
-    "weighed_impressions", see `SlateSource`; the log then decides the requests of a user and the candidates of a request"""
     watch: str
     """metric on the validation requests that chooses the kept epoch: ndcg@10 of the target, or likelihood of all labels"""
 
@@ -194,46 +171,23 @@ class RankingTraining(OptimConfig):
         super().__post_init__()
         check_ranges(
             self.group,
-            dim=(self.dim, 1, 4_096),
-            num_heads=(self.num_heads, 1, 64),
             num_positions=(self.num_positions, 0, 10_000),
-            cross_rank=(self.cross_rank, 1, 4_096),
-            num_cross_layers=(self.num_cross_layers, 0, 16),
-            num_experts=(self.num_experts, 1, 64),
-            expert_dim=(self.expert_dim, 1, 4_096),
-            dropout=(self.dropout, 0.0, 0.95),
-            id_dropout=(self.id_dropout, 0.0, 0.95),
-            feature_dropout=(self.feature_dropout, 0.0, 0.95),
             listwise_weight=(self.listwise_weight, 0.0, 100.0),
-            requests_per_user=(self.requests_per_user, 1, 10_000),
-            requests=(self.requests, 1, 10**9),
-            validation_requests=(self.validation_requests, 1, 10**9),
-            examples_gib=(self.examples_gib, 1e-3, 1e6),
-            dense_candidates=(self.dense_candidates, 1, 10_000),
         )
         check_balance(self.balance)
-        if self.logged is not None and self.logged.position is not None and not self.num_positions:
+        logged = self.sampling.logged
+        if logged is not None and logged.position is not None and not self.num_positions:
             raise ConfigError(
-                "ranking.shown names a position column, which needs ranking.num_positions, the number of positions; give it"
+                "ranking.sampling.shown names a position column, "
+                "which needs ranking.num_positions, the number of positions; give it"
             )
         if self.watch not in MONITORED:
             raise ConfigError(f"ranking.watch is {self.watch!r}; choose one of {', '.join(MONITORED)}")
 
-    def affordable(self, total: int, num_scores: int, num_objectives: int) -> int:
-        """Requests with `total` candidates each whose examples fit into `examples_gib`, one at least."""
-        cell = 4 * (num_scores + num_objectives) + 8
-        request = cell * len(training_columns(total, self.dense_candidates))
-        return max(1, int(self.examples_gib * 2**30 / request))
-
-    @property
-    def logged(self) -> SlateSource | None:
-        """Logged slates to learn from, None where `shown` is null."""
-        return None if self.shown is None else SlateSource.of(self.shown)
-
-    def check(self, objectives: Collection[str], loop: Trainer) -> None:
-        """Raise ConfigError where these objectives or this loop contradict the configuration; before anything is trained."""
+    def check(self, objectives: Collection[str], trainer: Trainer) -> None:
+        """Raise ConfigError where these objectives or this trainer contradict the configuration; before anything is trained."""
         balance_of(self.balance, tuple(objectives))
-        if loop.compile and self.balance == "gradients":
+        if trainer.compile and self.balance == "gradients":
             raise ConfigError(
                 "ranking.balance=gradients reads the gradients of each step, which cannot be compiled; trainer.compile=false"
             )
@@ -241,8 +195,7 @@ class RankingTraining(OptimConfig):
     def ranker(self, spec: FeatureSpec, num_scores: int, parents: Parents) -> RankerModel:
         """Build the configured ranker, untrained."""
         inputs = RankerInputs(spec=spec, num_scores=num_scores, num_positions=self.num_positions, parents=parents)
-        sizes = RankerSizes(**{field.name: getattr(self, field.name) for field in fields(RankerSizes)})
-        return self.model(inputs=inputs, sizes=sizes)
+        return self.model(inputs=inputs, sizes=self.sizes)
 
     def fit(
         self,
@@ -251,7 +204,7 @@ class RankingTraining(OptimConfig):
         train: RankingExamples,
         valid: RankingExamples,
         *,
-        loop: Trainer,
+        trainer: Trainer,
         folder: Path,
         seed: int,
         loggers: list[Logger],
@@ -261,7 +214,7 @@ class RankingTraining(OptimConfig):
 
         The modules come back on the CPU.
         """
-        self.check(spec.objectives, loop)
+        self.check(spec.objectives, trainer)
         pl.seed_everything(seed, verbose=False)
         target = list(spec.objectives).index(spec.target)
         batches = index_batches(len(train), self.batch_size, seed)
@@ -270,7 +223,7 @@ class RankingTraining(OptimConfig):
         balance = balance_of(self.balance, tuple(spec.objectives))
         task = self.task_type(ranker, items, target, self, steps=self.epochs * len(batches), balance=balance)
         task.set_examples(train, valid)
-        epochs = loop.fit(
+        epochs = trainer.fit(
             task,
             train=batches,
             valid=index_batches(1, 1, seed) if epochs is None else None,

@@ -3,7 +3,7 @@
 Shapes: B requests, C candidates, T objectives, S sources.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from recsys.contracts import PAD, Query
-from recsys.errors import DataError
+from recsys.errors import DataError, check_ranges
 from recsys.features.encode import Arrays, ItemTable, encode_queries
 from recsys.features.spec import FeatureSpec
 from recsys.replay.labelled_requests import LabelledRequests
 from recsys.replay.threads import map_in_threads
 from recsys.stages import Retrieve
+from recsys.training.slate_source import SlateSource
 
 
 class NoRequestsError(DataError):
@@ -27,6 +28,46 @@ THINNING = 8
 """one in so many of the candidates behind the first ones is a training candidate"""
 RETRIEVAL_BATCH = 64
 """requests put through the retrieve stage at once"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExampleSampling:
+    """Requests and candidates that the ranker learns from (`ranking.sampling`)."""
+
+    requests_per_user: int
+    """of a user, at most, in each part of the log as long as the horizon (recsys/replay/labelled_requests.py)"""
+    requests: int
+    """at most, to learn from"""
+    validation_requests: int
+    """at most, to stop early and to calibrate by"""
+    examples_gib: float
+    """memory that the candidates of either may take, at most: fewer requests where they would take more"""
+    dense_candidates: int
+    """of a request, the first, that all are training candidates; of those behind them one in eight"""
+    shown: Mapping[str, str | None] | str | None
+    """learn from logged slates in the place of retrieved candidates: the columns of the context, or "impressions" or
+    "weighed_impressions", see `SlateSource`; the log then decides the requests of a user and the candidates of a request"""
+
+    def __post_init__(self) -> None:
+        check_ranges(
+            "ranking.sampling",
+            requests_per_user=(self.requests_per_user, 1, 10_000),
+            requests=(self.requests, 1, 10**9),
+            validation_requests=(self.validation_requests, 1, 10**9),
+            examples_gib=(self.examples_gib, 1e-3, 1e6),
+            dense_candidates=(self.dense_candidates, 1, 10_000),
+        )
+
+    @property
+    def logged(self) -> SlateSource | None:
+        """Logged slates to learn from, None where `shown` is null."""
+        return None if self.shown is None else SlateSource.of(self.shown)
+
+    def affordable(self, total: int, num_scores: int, num_objectives: int) -> int:
+        """Return how many requests with `total` candidates each have examples that fit into `examples_gib`, one at least."""
+        cell = 4 * (num_scores + num_objectives) + 8
+        request = cell * len(training_columns(total, self.dense_candidates))
+        return max(1, int(self.examples_gib * 2**30 / request))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,7 @@ class SlateSource:
 
     @staticmethod
     def of(value: Mapping[str, str | None] | str) -> "SlateSource":
-        """Parse `ranking.shown`; raise ConfigError for anything but the names of impressions or these two columns."""
+        """Parse `ranking.sampling.shown`; raise ConfigError for anything but the names of impressions or these two columns."""
         if value in (IMPRESSIONS, WEIGHED):
             return SlateSource(
                 impressions=True, position="position", propensity="propensity" if value == WEIGHED else None
@@ -34,7 +34,7 @@ class SlateSource:
         if not isinstance(value, Mapping) or not value.keys() <= set(COLUMNS):
             found = list(value) if isinstance(value, Mapping) else value
             raise ConfigError(
-                f"ranking.shown is {found}; give a mapping of {' and '.join(COLUMNS)} to columns, {IMPRESSIONS}, "
+                f"ranking.sampling.shown is {found}; give a mapping of {' and '.join(COLUMNS)} to columns, {IMPRESSIONS}, "
                 f"{WEIGHED}, or null"
             )
         return SlateSource(position=value.get("position"), propensity=value.get("propensity"))
@@ -43,12 +43,12 @@ class SlateSource:
         """Raise ConfigError where a feature is only known after an item is shown, or a split tears slates."""
         if split.cuts is None:
             raise ConfigError(
-                f"ranking.shown reads whole slates, which a {split.name} tears; take protocol=global_time"
+                f"ranking.sampling.shown reads whole slates, which a {split.name} tears; take protocol=global_time"
             )
         named = [] if self.impressions else [one for one in (self.position, self.propensity) if one is not None]
         if read := [column for column in named if column not in features.leave_out]:
             left_out = ",".join(sorted({*features.leave_out, *named}))
             raise ConfigError(
-                f"ranking.shown: {read[0]} would be a feature, but nobody knows it before something is shown; "
+                f"ranking.sampling.shown: {read[0]} would be a feature, but nobody knows it before something is shown; "
                 f"leave it out: features.leave_out=[{left_out}]"
             )

@@ -101,7 +101,7 @@ def only_retrieved(logged: RankingExamples, scored: Arrays, name: str) -> Rankin
     if not found.any():
         raise NoRequestsError(
             f"{name}: retrieval returns none of the shown items; "
-            "leave ranking.shown out, so that the ranker learns from what is retrieved"
+            "leave ranking.sampling.shown out, so that the ranker learns from what is retrieved"
         )
     return replace(
         logged,

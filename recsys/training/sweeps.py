@@ -38,9 +38,12 @@ def attempt(folder: Path, interrupted: str) -> Iterator[None]:
 
 
 def job_results(folder: Path) -> dict[str, dict[str, Any]]:
-    """Job with its overrides -> its metrics.json, or {"error": reason}, in the order of the jobs."""
+    """Job with the overrides that not all jobs have -> its metrics.json, or {"error": reason}, in the order of the jobs."""
     jobs = sorted((file.parents[1] for file in folder.glob(f"*/{OVERRIDES_FILE}")), key=lambda job: int(job.name))
-    return {f"{job.name}: {' '.join(_overrides(job))}": _job_result(job) for job in jobs}
+    overrides = {job: _overrides(job) for job in jobs}
+    common = set.intersection(*map(set, overrides.values())) if len(jobs) > 1 else set()
+    own = {job: " ".join(one for one in listed if one not in common) for job, listed in overrides.items()}
+    return {f"{job.name}: {own[job]}": _job_result(job) for job in jobs}
 
 
 def _overrides(job: Path) -> list[str]:

@@ -27,7 +27,7 @@ from recsys.training.ranking import RankingTask
 from recsys.training.ranking_examples import tensors
 
 TINY = Planted(users=60, items=60, rounds=12, slate=5, seed=0, strength=2.0, effects=tuple(EFFECTS))
-SMALL = replace(CONFIG, dim=8, expert_dim=8, num_experts=2, epochs=2)
+SMALL = replace(CONFIG, sizes=replace(CONFIG.sizes, dim=8, expert_dim=8, num_experts=2), epochs=2)
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,8 @@ from recsys.data.splits import TEST, VALIDATION, GlobalTime
 from recsys.errors import ConfigError, DataError
 
 WORLD = Synthetic(users=60, items=40, events=3_000, seed=0)
-SMALL = dataclasses.replace(ranker_objectives.CONFIG, dim=8, expert_dim=8, num_experts=1, epochs=1)
+SIZES = dataclasses.replace(ranker_objectives.CONFIG.sizes, dim=8, expert_dim=8, num_experts=1)
+SMALL = dataclasses.replace(ranker_objectives.CONFIG, sizes=SIZES, epochs=1)
 
 
 def as_sets(dataset):

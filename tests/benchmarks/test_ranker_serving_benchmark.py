@@ -21,7 +21,7 @@ def rows():
 
 
 def test_sizes_rise_and_the_default_is_the_one_of_the_configuration():
-    shapes = [(one.dim, one.num_experts * one.expert_dim) for one in sizes().values()]
+    shapes = [(one.dim, one.num_experts * one.expert_dim) for one in (config.sizes for config in sizes().values())]
     assert shapes == sorted(shapes)
     assert list(sizes())[-1] == LARGE
 

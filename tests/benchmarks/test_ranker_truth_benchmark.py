@@ -18,7 +18,7 @@ from recsys.training.ranking import RankingTask
 from recsys.training.ranking_examples import tensors
 
 TINY = Planted(users=60, items=60, rounds=12, slate=5, seed=0, strength=2.0, effects=tuple(EFFECTS))
-SMALL = replace(CONFIG, dim=8, expert_dim=8, num_experts=1, epochs=1)
+SMALL = replace(CONFIG, sizes=replace(CONFIG.sizes, dim=8, expert_dim=8, num_experts=1), epochs=1)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def test_every_system_of_a_peer_is_a_job_of_its_file():
 def test_two_towers_are_an_inner_product_and_the_ranker_is_more(examples, system, inner):
     """The logits of all requests and all candidates are a matrix of rank D + 2, biases of both sides included."""
     torch.manual_seed(0)
-    config = replace(SMALL, dim=4, model=model_of(PEERS.get(system, DEFAULT)))
+    config = replace(SMALL, sizes=replace(SMALL.sizes, dim=4), model=model_of(PEERS.get(system, DEFAULT)))
     ranker = config.ranker(examples.spec, examples.train.candidate_scores.shape[-1], (None,) * 4)
     with torch.no_grad():  # before training nothing reaches the experts
         ranker.heads.weight.normal_()

@@ -26,7 +26,7 @@ PAGES = {
     name: (ROOT / "docs" / "how-to" / f"add-a-{name}.md")
     for name in ("ranker", "user-encoder", "candidate-source", "loss", "rule-kind", "diversity", "data-set")
 }
-TINY = ("data.users=60", "data.events=2000", "ranking.requests=200", "ranking.epochs=1", "retrieval.epochs=1")
+TINY = ("data.users=60", "data.events=2000", "ranking.sampling.requests=200", "ranking.epochs=1", "retrieval.epochs=1")
 FILES = {
     "ranker": (["recsys/ranking/dlrm.py"], "conf/ranking/model/dlrm.yaml"),
     "user-encoder": (["recsys/retrieval/gru.py"], "conf/retrieval/user_encoder/gru.yaml"),

@@ -30,7 +30,8 @@ from recsys.ranking.uncertainty import certainty
 from recsys.stages import OnnxModel, ranker_inputs
 from recsys.training.optimizers import DEFAULT_OPTIMIZER
 from recsys.training.prepare import prepare
-from recsys.training.ranking import RankingTraining
+from recsys.training.ranking import RankerTrainerConfig
+from recsys.training.ranking_examples import ExampleSampling
 from recsys.training.schedules import DEFAULT_SCHEDULE
 from recsys.training.slates import Slates, logged_examples
 from recsys.training.trainer import Trainer
@@ -50,23 +51,26 @@ SIZES = {
     "id_dropout": 0.3,
     "feature_dropout": 0.1,
 }
+SAMPLING = ExampleSampling(
+    requests_per_user=1,
+    requests=10**6,
+    validation_requests=10**6,
+    examples_gib=1.0,
+    dense_candidates=10,
+    shown=None,
+)
 MEMBERS = {"forward", "request", "last_layer", "weight_change", "fit_scores", "shared"}
 
 
 def config(model, **changed):
-    return RankingTraining(
+    return RankerTrainerConfig(
         model=model,
-        **SIZES,
+        sizes=RankerSizes(**SIZES),
         num_positions=4,
+        sampling=SAMPLING,
         loss=ListNet(),
         listwise_weight=0.5,
         balance="equal",
-        requests_per_user=1,
-        requests=10**6,
-        validation_requests=10**6,
-        examples_gib=1.0,
-        dense_candidates=10,
-        shown=None,
         watch="likelihood",
         batch_size=16,
         epochs=1,
@@ -111,7 +115,7 @@ def train(fitted, examples, tmp_path_factory):
     def train(model, seed=0):
         loop = Trainer(accelerator="cpu", precision="32-true", compile=False, progress=False, threads=1, callbacks={})
         folder = tmp_path_factory.mktemp("ranker")
-        return config(model).fit(*fitted, *examples, loop=loop, folder=folder, seed=seed, loggers=[])
+        return config(model).fit(*fitted, *examples, trainer=loop, folder=folder, seed=seed, loggers=[])
 
     return train
 

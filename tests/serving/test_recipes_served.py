@@ -26,7 +26,7 @@ SMALL = (
     "logger=csv",
     "refit=false",
 )
-RANKED = ("ranking.epochs=1", "ranking.dim=8", "ranking.expert_dim=8", "ranking.requests=200")
+RANKED = ("ranking.epochs=1", "ranking.sizes.dim=8", "ranking.sizes.expert_dim=8", "ranking.sampling.requests=200")
 WORLD = ("data.users=120", "data.items=80", "data.events=4000")
 FILMS = """
 name: films

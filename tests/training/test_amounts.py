@@ -14,10 +14,12 @@ from recsys.data.splits import TEST, VALIDATION, GlobalTime
 from recsys.features.spec import Features
 from recsys.policy.value import ValueFormula
 from recsys.ranking.losses import ListNet
+from recsys.ranking.model import RankerSizes
 from recsys.ranking.multi_objective import MultiObjectiveRanker
 from recsys.training.optimizers import DEFAULT_OPTIMIZER
 from recsys.training.prepare import prepare
-from recsys.training.ranking import RankingTraining
+from recsys.training.ranking import RankerTrainerConfig
+from recsys.training.ranking_examples import ExampleSampling
 from recsys.training.schedules import DEFAULT_SCHEDULE
 from recsys.training.slates import Slates, logged_examples
 from recsys.training.trainer import Trainer
@@ -26,27 +28,31 @@ KEYS = ("user", "item", "timestamp")
 STEPS = (0.0, 2.0, 5.0, 10.0, 20.0, 40.0)
 WATCHED = 0.6
 NUM_ITEMS, NUM_REQUESTS, SHOWN = 40, 4_000, 5
-CONFIG = RankingTraining(
+CONFIG = RankerTrainerConfig(
     model=MultiObjectiveRanker,
-    dim=8,
-    num_heads=1,
+    sizes=RankerSizes(
+        dim=8,
+        num_heads=1,
+        cross_rank=4,
+        num_cross_layers=1,
+        num_experts=1,
+        expert_dim=16,
+        dropout=0.0,
+        id_dropout=0.2,
+        feature_dropout=0.0,
+    ),
+    sampling=ExampleSampling(
+        requests_per_user=1,
+        requests=10**9,
+        validation_requests=10**9,
+        examples_gib=1.0,
+        dense_candidates=SHOWN,
+        shown=None,
+    ),
     num_positions=0,
-    cross_rank=4,
-    num_cross_layers=1,
-    num_experts=1,
-    expert_dim=16,
-    dropout=0.0,
-    id_dropout=0.2,
-    feature_dropout=0.0,
     loss=ListNet(),
     listwise_weight=0.0,
     balance="equal",
-    requests_per_user=1,
-    requests=10**9,
-    validation_requests=10**9,
-    examples_gib=1.0,
-    dense_candidates=SHOWN,
-    shown=None,
     watch="likelihood",
     batch_size=64,
     epochs=6,
@@ -97,7 +103,7 @@ def predicted(prepared, tmp_path_factory):
     )
     loop = Trainer(accelerator="cpu", precision="32-true", compile=False, progress=False, threads=1, callbacks={})
     folder = tmp_path_factory.mktemp("trained")
-    fitted = CONFIG.fit(spec, items, train, valid, loop=loop, folder=folder, seed=0, loggers=[])
+    fitted = CONFIG.fit(spec, items, train, valid, trainer=loop, folder=folder, seed=0, loggers=[])
     assert fitted.calibrator.parents == (None, 0, 1, 2, 3, 4)
     return test.candidate_rows, fitted.probabilities(items, test)
 

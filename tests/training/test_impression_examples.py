@@ -243,11 +243,11 @@ def test_a_run_learns_from_what_it_showed(composed, run, tiny, tmp_path):
     settings = [option for option in tiny if not option.startswith("data.")]
     places = []
     for shown_as in ("impressions", "weighed_impressions"):
-        learnt = (f"ranking.shown={shown_as}", "ranking.num_positions=4")
+        learnt = (f"ranking.sampling.shown={shown_as}", "ranking.num_positions=4")
         report, bundle = run(composed(tmp_path / shown_as, *settings, *options, *learnt))
         assert 0 < report.rows["ranker"]["ndcg@10"] < 1
         places.append(load_file(bundle.path / "weights.safetensors")["ranker.positions.weight"])
     assert all(one.any() for one in places), "only what was shown has places"
     assert not np.array_equal(*places)
     with pytest.raises(Exception, match=r"needs ranking\.num_positions"):
-        instantiate(composed(tmp_path / "none", *settings, *options, "ranking.shown=impressions").ranking)
+        instantiate(composed(tmp_path / "none", *settings, *options, "ranking.sampling.shown=impressions").ranking)

@@ -143,7 +143,7 @@ def test_what_a_position_knows_is_all_before_what_it_asks_for(short):
 
 
 def test_old_events_weigh_less_as_targets(short):
-    newest, age = short.examples.timestamps.max(), short.examples.timestamps
+    newest, age = short.examples.sequences.timestamps.max(), short.examples.sequences.timestamps
     expected = 0.5 ** ((newest - age) / 86_400 / 10)
     plain, faded = (short.task(half_life_days=days) for days in (None, 10.0))
     step = [task._next_events(short.window(task)) for task in (plain, faded)]
@@ -279,7 +279,7 @@ def test_a_training_step_is_the_likelihood_of_what_serving_would_have_ranked(wor
     unmet = np.setdiff1d(np.arange(logits.shape[1]), events.items)
     logits[:, unmet] = -torch.inf
     log_chances = logits.log_softmax(1)
-    aged = task.config.weights(world.examples.timestamps)
+    aged = task.config.weights(world.examples.sequences.timestamps)
     loss = total = 0.0
     for row, event in enumerate(positives.tolist()):
         wanted = following_positives(events, world.examples.positives, event, 3, 0.5)

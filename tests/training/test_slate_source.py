@@ -111,14 +111,16 @@ def test_columns_that_nobody_knows_before_are_no_features(prepared):
 
 
 def test_places_need_a_number_of_them(composed, tmp_path):
-    config = composed(tmp_path, "recipe=synthetic", "ranking.shown={position: position}")
+    config = composed(tmp_path, "recipe=synthetic", "ranking.sampling.shown={position: position}")
     with pytest.raises(Exception, match=r"needs ranking\.num_positions"):
         instantiate(config.ranking)
 
 
 def test_a_run_learns_from_what_was_shown(composed, run, tiny, tmp_path):
     """From the configuration to a served graph, which takes no place."""
-    report, bundle = run(composed(tmp_path, *tiny, "ranking.shown={position: position}", "ranking.num_positions=10"))
+    report, bundle = run(
+        composed(tmp_path, *tiny, "ranking.sampling.shown={position: position}", "ranking.num_positions=10")
+    )
     assert 0 < report.rows["ranker"]["ndcg@10"] < 1
     assert not report.objectives
     assert any("no figures of them" in note for note in report.notes)

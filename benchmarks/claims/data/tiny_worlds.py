@@ -49,7 +49,7 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "movielens_100k_sets": ("recipe=movielens_100k_sets",),
     "sequence": ("recipe=sequence", "retrieval.members=1"),
     "synthetic": ("recipe=synthetic", "features.leave_out=[]"),
-    "movielens_100k": ("ranking.requests_per_user=1",),
+    "movielens_100k": ("ranking.sampling.requests_per_user=1",),
 }
 """recipe -> what of it fits own tables; rules over columns of one data set do not"""
 CUT = ("retrieval.epochs=1", "trainer.progress=false", "trainer.threads=1", "logger=csv")

@@ -39,7 +39,7 @@ from recsys.evaluation.probabilities import normalised_entropy
 from recsys.features.spec import FeatureSpec
 from recsys.nn.blocks import TableEncoder, reset_embedding
 from recsys.ranking.base import DROPPABLE_GROUPS
-from recsys.training.ranking import RankingTask, RankingTraining, TrainedRanker
+from recsys.training.ranking import RankerTrainerConfig, RankingTask, TrainedRanker
 from recsys.training.ranking_examples import RankingExamples
 
 matplotlib.use("Agg")
@@ -62,7 +62,7 @@ class Job:
     data: str
     system: str
     seed: int
-    config: RankingTraining
+    config: RankerTrainerConfig
     file: Path
 
 
@@ -80,13 +80,13 @@ class FreshEmbeddingTask(RankingTask):
                 reset_embedding(embedding, trains_unknown=column.name == encoder.id_column)
 
 
-class FreshEmbeddingTraining(RankingTraining):
+class FreshEmbeddingTraining(RankerTrainerConfig):
     """Ranking training with `FreshEmbeddingTask`."""
 
     task_type = FreshEmbeddingTask
 
 
-def ways(data: str) -> Iterable[tuple[str, RankingTraining]]:
+def ways(data: str) -> Iterable[tuple[str, RankerTrainerConfig]]:
     """Name and configuration of everything that is compared; ours first."""
     config = ranker_truth.CONFIG if data == PLANTED else ranker_objectives.CONFIG
     yield OURS, config
@@ -97,7 +97,7 @@ def ways(data: str) -> Iterable[tuple[str, RankingTraining]]:
         yield "four epochs", replace(config, epochs=4)
         yield f"{AFRESH}, four", FreshEmbeddingTraining(**{**vars(config), "epochs": 4})
         for dropout in DROPOUTS:
-            yield f"feature dropout {dropout:g}", replace(config, feature_dropout=dropout)
+            yield f"feature dropout {dropout:g}", replace(config, sizes=replace(config.sizes, feature_dropout=dropout))
     else:
         yield AFRESH, FreshEmbeddingTraining(**vars(config))
 

@@ -39,9 +39,10 @@ from recsys.graphs.export import random_inputs
 from recsys.nn import sparse_embedding as sparse
 from recsys.nn.sparse_embedding import dense_parameters, sparse_tables
 from recsys.ranking.losses import ListNet, masked_bce
-from recsys.ranking.model import RankerModel
+from recsys.ranking.model import RankerModel, RankerSizes
 from recsys.stages import ranker_inputs
-from recsys.training.ranking import RankingTraining
+from recsys.training.ranking import RankerTrainerConfig
+from recsys.training.ranking_examples import ExampleSampling
 from recsys.training.trainer import Trainer, matmul_flops
 
 ITEMS, FEW_ITEMS = 100_000_000, 100_000
@@ -52,6 +53,8 @@ PARITY = 1.001
 SEEDS = range(5)
 PRECISIONS = ("32-true", "bf16-mixed")
 ROW_WISE, DENSE = "row-wise Adagrad", "dense AdamW"
+OWN_CHOICES = ("defaults", "_target_", "model", "loss", "sizes", "sampling")
+"""keys of ranking that are objects of their own"""
 WAYS = (
     (ROW_WISE, "32-true", False),
     (ROW_WISE, "bf16-mixed", False),
@@ -129,11 +132,17 @@ def steps_of(ranker: RankerModel, drawn: Drawn, precision: str, *, compiled: boo
     return step
 
 
+def _keys(called: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in called.items() if key != "_target_"}
+
+
 def speed(num_items: int, device: str) -> Iterator[Row]:
     """One row for every way to train."""
     conf: Any = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "ranking" / "multi_objective.yaml"))
-    settings = RankingTraining(
-        **{key: value for key, value in conf.items() if key not in ("defaults", "_target_", "model", "loss")},
+    settings = RankerTrainerConfig(
+        **{key: value for key, value in conf.items() if key not in OWN_CHOICES},
+        sizes=RankerSizes(**_keys(conf["sizes"])),
+        sampling=ExampleSampling(**_keys(conf["sampling"])),
         loss=ListNet(),
         model=model_of(DEFAULT),
     )

@@ -57,12 +57,9 @@ OURS, BOOSTED, RANKED, RATE = "ranker", "LightGBM", "LightGBM lambdarank", "rate
 CONFIG = replace(
     PLANTED,
     num_positions=0,
-    cross_rank=16,
-    num_cross_layers=1,
-    num_experts=2,
-    expert_dim=32,
-    dropout=0.2,
-    id_dropout=0.3,
+    sizes=replace(
+        PLANTED.sizes, cross_rank=16, num_cross_layers=1, num_experts=2, expert_dim=32, dropout=0.2, id_dropout=0.3
+    ),
     epochs=20,
     patience=4,
     learning_rate=0.003,

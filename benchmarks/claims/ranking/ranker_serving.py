@@ -31,7 +31,7 @@ from recsys.errors import exit_on_error
 from recsys.graphs.export import export_ranker, random_inputs
 from recsys.ranking.model import logits_and_request
 from recsys.stages import OnnxModel, ranker_inputs
-from recsys.training.ranking import RankingTraining, TrainedRanker
+from recsys.training.ranking import RankerTrainerConfig, TrainedRanker
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
@@ -59,21 +59,22 @@ class Served:
     """the largest between the two"""
 
 
-def sizes() -> dict[str, RankingTraining]:
+def sizes() -> dict[str, RankerTrainerConfig]:
     """The default of conf/ranking as it is shaped, smaller and larger ones; all trained alike."""
     shaped: Any = OmegaConf.load(ROOT / "conf" / "ranking" / "multi_objective.yaml")
     names = ("dim", "num_heads", "cross_rank", "num_cross_layers", "num_experts", "expert_dim")
-    default = replace(CONFIG, **{name: shaped[name] for name in names})
-    return {
+    default = replace(CONFIG.sizes, **{name: shaped.sizes[name] for name in names})
+    found = {
         "tiny": replace(default, dim=8, cross_rank=8, num_cross_layers=1, num_experts=1, expert_dim=16),
         "small": replace(default, dim=16, cross_rank=16, num_cross_layers=1, num_experts=1, expert_dim=32),
         "medium": replace(default, num_cross_layers=1, num_experts=2, expert_dim=32),
         DEFAULT: default,
         LARGE: replace(default, dim=64, cross_rank=64, num_cross_layers=2, num_experts=4, expert_dim=128),
     }
+    return {name: replace(CONFIG, sizes=one) for name, one in found.items()}
 
 
-def served(name: str, config: RankingTraining, examples: Examples, folder: Path) -> Served:
+def served(name: str, config: RankerTrainerConfig, examples: Examples, folder: Path) -> Served:
     fitted = trained(config, examples.spec, examples.items, examples.train, examples.valid, seed=0)
     predicted = fitted.probabilities(examples.items, examples.test).astype(float)
     found = truth_metrics(examples.probabilities, predicted)
@@ -123,7 +124,7 @@ def world(seed: int) -> Planted:
     return Planted(users=4_000, items=500, rounds=25, slate=10, seed=seed, strength=2.0, effects=tuple(EFFECTS))
 
 
-def measured(world: Planted, sizes: Mapping[str, RankingTraining]) -> list[dict[str, Any]]:
+def measured(world: Planted, sizes: Mapping[str, RankerTrainerConfig]) -> list[dict[str, Any]]:
     """One row a size; one of them is LARGE."""
     torch.set_num_threads(1)
     with TemporaryDirectory() as folder:

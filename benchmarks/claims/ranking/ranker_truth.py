@@ -35,9 +35,10 @@ from benchmarks.lib.result_file import Figure, console, print_figures, write_res
 from recsys.data.sources.planted import EFFECTS, OBJECTIVES, Planted
 from recsys.errors import ConfigError, exit_on_error
 from recsys.ranking.losses import ListNet
+from recsys.ranking.model import RankerSizes
 from recsys.training.optimizers import DEFAULT_OPTIMIZER
-from recsys.training.ranking import RankingTask, RankingTraining
-from recsys.training.ranking_examples import tensors
+from recsys.training.ranking import RankerTrainerConfig, RankingTask
+from recsys.training.ranking_examples import ExampleSampling, tensors
 from recsys.training.schedules import DEFAULT_SCHEDULE
 
 SEEDS = 3
@@ -48,27 +49,31 @@ OURS, UNBIASED, BOOSTED, RANKED, RATES = (
     "LightGBM lambdarank",
     "rate of the item",
 )
-CONFIG = RankingTraining(
+CONFIG = RankerTrainerConfig(
     model=model_of(DEFAULT),
-    dim=32,
-    num_heads=2,
+    sizes=RankerSizes(
+        dim=32,
+        num_heads=2,
+        cross_rank=32,
+        num_cross_layers=2,
+        num_experts=3,
+        expert_dim=64,
+        dropout=0.0,
+        id_dropout=0.5,
+        feature_dropout=0.0,
+    ),
+    sampling=ExampleSampling(
+        requests_per_user=1,
+        requests=1_000_000_000,
+        validation_requests=1_000_000_000,
+        examples_gib=1.0,
+        dense_candidates=10,
+        shown=None,
+    ),
     num_positions=10,
-    cross_rank=32,
-    num_cross_layers=2,
-    num_experts=3,
-    expert_dim=64,
-    dropout=0.0,
-    id_dropout=0.5,
-    feature_dropout=0.0,
     loss=ListNet(),
     listwise_weight=0.0,
     balance="equal",
-    requests_per_user=1,
-    requests=1_000_000_000,
-    validation_requests=1_000_000_000,
-    examples_gib=1.0,
-    dense_candidates=10,
-    shown=None,
     watch="likelihood",
     batch_size=128,
     epochs=2,
@@ -99,7 +104,7 @@ class Job:
     seed: int
     objectives: tuple[str, ...] = OBJECTIVES
     """those that it learns"""
-    config: RankingTraining = LONGER
+    config: RankerTrainerConfig = LONGER
     model: str = DEFAULT
     """file of conf/ranking/model, for systems that are rankers"""
 

@@ -43,7 +43,13 @@ from serving.triton_server import TritonServer
 
 WORLD = (
     *("recipe=synthetic", "data.users=400", "data.items=2000", "data.events=20000", "trainer.progress=false"),
-    *("retrieval.epochs=1", "ranking.epochs=1", "ranking.requests_per_user=2", "retrieval.dim=32", "ranking.dim=8"),
+    *(
+        "retrieval.epochs=1",
+        "ranking.epochs=1",
+        "ranking.sampling.requests_per_user=2",
+        "retrieval.dim=32",
+        "ranking.sizes.dim=8",
+    ),
 )
 NUM_RULES = 50
 ROUNDS, RACES = 20, 10
