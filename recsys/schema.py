@@ -295,8 +295,8 @@ class Instance(Value):
     """field -> default with which documents leave it out"""
     get: Callable[[Any], tuple[Any, ...]]
     """returns all fields of an object"""
-    nested: Sequence[tuple[str, Callable[[Any], dict[str, Any]]]]
-    """fields that are lists of dataclasses, and what writes one entry"""
+    nested: Sequence[tuple[str, Callable[[Any], Any]]]
+    """fields that are dataclasses or lists of them, and what writes one"""
 
     def check(self, value: Any) -> Any:
         return self.of(**self.object.check(value))
@@ -312,7 +312,8 @@ class Instance(Value):
             if found[name] == default:
                 del found[name]
         for name, document in self.nested:
-            found[name] = [document(one) for one in found[name]]
+            if name in found:
+                found[name] = document(found[name])
         return found
 
     def row(self, document: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
@@ -335,7 +336,7 @@ def schema_of(declared: type) -> Instance:
     values = {name: _declared(one, hints[name]) for name, one in found.items()}
     required = tuple(name for name, one in found.items() if not _has_default(one))
     sparse = {name: _default(one) for name, one in found.items() if one.metadata.get("sparse")}
-    nested = [(name, write) for name, one in values.items() if (write := _entry_writer(one))]
+    nested = [(name, write) for name, one in values.items() if (write := _writer(one))]
     return Instance(declared, Object(values, required), sparse, attrgetter(*values), nested)
 
 
@@ -344,8 +345,14 @@ def _declared(one: "Field[Any]", hint: Any) -> Value:
     return Published(value, {"description": one.metadata["description"]}) if "description" in one.metadata else value
 
 
-def _entry_writer(value: Value) -> Callable[[Any], dict[str, Any]] | None:
-    return value.of.document if isinstance(value, ListOf) and isinstance(value.of, Instance) else None
+def _writer(value: Value) -> Callable[[Any], Any] | None:
+    """Return what writes a dataclass, or a list of them; None for values that are JSON already."""
+    if isinstance(value, Instance):
+        return value.document
+    if isinstance(value, ListOf) and isinstance(value.of, Instance):
+        write = value.of.document
+        return lambda listed: [write(one) for one in listed]
+    return None
 
 
 def _has_default(one: "Field[Any]") -> bool:

@@ -1,5 +1,6 @@
 """`python -m serving`: serve an exported bundle on this machine."""
 
+import os
 import signal
 import threading
 from collections.abc import Callable
@@ -9,17 +10,19 @@ from typing import Annotated, cast
 import typer
 from rich.console import Console
 
-from recsys.errors import exit_on_error
+from recsys.errors import ConfigError, exit_on_error
 from serving.bootstrap import bootstrap_key, curl_command, example_user
 from serving.demo import demo as run_demo
+from serving.endpoints import Endpoints, Server, read_endpoints
 from serving.gateway.api_keys import Scope, create_key
 from serving.gateway.settings import Settings
 from serving.layout import DeploymentLayout
+from serving.processes import CLOSED_UMASK
 from serving.rebuild import request_rebuild
 from serving.stack import Stack, StackLog, StateBackend, UserIds
 from serving.supervisor import Guard, RestartPolicy
 from serving.triton_server import TritonServer
-from serving.wiring import Endpoints, run_consumer, run_gateway, run_seed
+from serving.wiring import run_consumer, run_gateway, run_seed
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 console = Console()
@@ -27,8 +30,11 @@ console = Console()
 Port = Annotated[int, typer.Option(help="0 takes a free one")]
 Serve = Annotated[Path, typer.Argument(help="folder that export.py wrote")]
 Live = Annotated[Path | None, typer.Option(help="folder for what is written while serving; else `live` beside it")]
-BrokerUrl = Annotated[str, typer.Option(help="nats://host:port or kafka://host:port")]
-StateUrl = Annotated[str, typer.Option(help="sqlite:///path or redis://host:port")]
+BrokerUrl = Annotated[str | None, typer.Option(help="nats://, tls:// or kafka://host:port")]
+StateUrl = Annotated[str | None, typer.Option(help="sqlite:///path, unix://path, redis:// or rediss://host:port")]
+EndpointsFile = Annotated[
+    Path | None, typer.Option("--endpoints", help="JSON file of broker, state and triton with their passwords")
+]
 Budget = Annotated[
     float,
     typer.Option(help="ms a slate may take; a smaller cascade answers when the whole one is too slow"),
@@ -40,6 +46,7 @@ UserNames = Annotated[UserIds, typer.Option(help="user ids behind the gateway: a
 @app.callback()
 def serving() -> None:
     """Serve an exported bundle on the loopback interface."""
+    os.umask(CLOSED_UMASK)
 
 
 @app.command()
@@ -65,7 +72,7 @@ def up(
     bootstrap_key(layout)
 
     def seed_states(report: Callable[[str], None]) -> None:
-        done = None if layout.rebuild.exists() else _seed_states(layout, stack.addresses["state"], users, again=False)
+        done = None if layout.rebuild.exists() else _seed_states(layout, stack.endpoints.state, users, again=False)
         report(done or "the users of the training data are known already")
 
     with stack.running(layout, StackLog(layout.log, console), seed=seed_states):
@@ -89,9 +96,10 @@ def demo(run: Annotated[Path, typer.Option(help="directory of the run, made anew
 @app.command()
 def gateway(
     serve: Serve,
-    broker: BrokerUrl,
-    state: StateUrl,
-    triton: Annotated[str, typer.Option(help="host:port of Triton's gRPC")],
+    endpoints: EndpointsFile = None,
+    broker: BrokerUrl = None,
+    state: StateUrl = None,
+    triton: Annotated[str | None, typer.Option(help="unix:path or host:port of Triton's gRPC")] = None,
     live: Live = None,
     port: Port = 8080,
     users: UserNames = UserIds.raw,
@@ -99,10 +107,9 @@ def gateway(
     liked: Liked = None,
 ) -> None:
     """Run the HTTP gateway alone, in front of a running Triton, broker and state store."""
-    endpoints = Endpoints(broker=broker, state=state, triton=triton)
     run_gateway(
         _layout(serve, live),
-        endpoints,
+        _endpoints(endpoints, broker=broker, state=state, triton=triton),
         port=port,
         store_raw=users is UserIds.raw,
         settings=Settings.within(budget, liked=tuple(liked or ())),
@@ -112,11 +119,17 @@ def gateway(
 
 @app.command()
 def consume(
-    serve: Serve, broker: BrokerUrl, state: StateUrl, live: Live = None, port: Port = 0, users: UserNames = UserIds.raw
+    serve: Serve,
+    endpoints: EndpointsFile = None,
+    broker: BrokerUrl = None,
+    state: StateUrl = None,
+    live: Live = None,
+    port: Port = 0,
+    users: UserNames = UserIds.raw,
 ) -> None:
     """Consume the event log into user states and Parquet; metrics are served at `port`."""
-    endpoints = Endpoints(broker=broker, state=state)
-    run_consumer(_layout(serve, live), endpoints, port=port, store_raw=users is UserIds.raw)
+    servers = _endpoints(endpoints, broker=broker, state=state)
+    run_consumer(_layout(serve, live), servers, port=port, store_raw=users is UserIds.raw)
 
 
 @app.command()
@@ -133,7 +146,7 @@ def seed(
     `up` does it by itself, once a bundle. Give the same --users and --live as to the gateway.
     """
     layout = _layout(serve, live)
-    console.print(_seed_states(layout, state or layout.sqlite, users, again=True), soft_wrap=True)
+    console.print(_seed_states(layout, Server(url=state or layout.sqlite), users, again=True), soft_wrap=True)
     console.print(f"next     python -m serving up {serve} --live={layout.live}", style="bold", soft_wrap=True)
 
 
@@ -169,27 +182,35 @@ def key(
 @app.command()
 def triton(
     models: Annotated[Path, typer.Argument(help="model repository that export.py wrote")],
-    http: Port = 8000,
-    grpc: Port = 8001,
-    metrics: Port = 8002,
+    sockets: Annotated[Path | None, typer.Option(help="folder for its Unix sockets; else a new one")] = None,
 ) -> None:
     """Run Triton alone until Ctrl-C; failing models are reloaded, an ended server is restarted."""
     signals = Signals()
-    with TritonServer(models, http_port=http, grpc_port=grpc, metrics_port=metrics) as server:
-        addresses = {"grpc": server.grpc_url, "http": server.http_url, "metrics": server.metrics_url, "log": server.log}
-        for name, address in addresses.items():
-            console.print(f"{name:<9}{address}")
-        console.print("ask      serving.client.Client(grpc).recommend([Query(...)]); Ctrl-C stops", style="bold")
+    with TritonServer(models, sockets=sockets) as server:
+        console.print(f"grpc     {server.grpc_url}", soft_wrap=True)
+        console.print(f"log      {server.log}", soft_wrap=True)
+        console.print("next     serving.client.Client(grpc).recommend([Query(...)]); Ctrl-C stops", style="bold")
         signals.listen()
         Guard(server, console.print, policy=RestartPolicy()).run(signals.stop_requested)
 
 
-def _seed_states(layout: DeploymentLayout, state: str, users: UserIds, *, again: bool) -> str | None:
+def _endpoints(file: Path | None, **urls: str | None) -> Endpoints:
+    """Endpoints of the file, or of URLs, which hold no secrets; ConfigError unless one of both is given."""
+    given = {name: Server(url=url) for name, url in urls.items() if url is not None}
+    if file is not None and not given:
+        return read_endpoints(file)
+    if file is not None or len(given) < len(urls):
+        options = ", ".join(f"--{name}" for name in urls)
+        raise ConfigError(f"the other servers are not known; give --endpoints, or {options}")
+    return Endpoints(**given)
+
+
+def _seed_states(layout: DeploymentLayout, state: Server, users: UserIds, *, again: bool) -> str | None:
     """Seed and return one line about the result, None if nothing was seeded."""
     done = run_seed(layout, state, store_raw=users is UserIds.raw, again=again)
     if done is None:
         return None
-    return f"{done.users:,} users of the training data are known to {state}, {done.seconds:.1f} s"
+    return f"{done.users:,} users of the training data are known to {state.url}, {done.seconds:.1f} s"
 
 
 def _layout(serve: Path, live: Path | None) -> DeploymentLayout:

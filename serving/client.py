@@ -17,14 +17,14 @@ TIMEOUT_S = 10.0
 
 
 class Client:
-    """Connection to the server at `grpc_url` ("host:port"), as a context manager; connects with the first call.
+    """Connection to the server at `grpc_url` ("unix:path" or "host:port"), as a context manager; connects with the first call.
 
     Raises QueryError when the server refuses a query, ServingError when it cannot be reached or does not answer.
     """
 
     def __init__(self, grpc_url: str) -> None:
         if "://" in grpc_url:
-            raise ServingError(f"grpc_url is {grpc_url!r}; give host:port without a scheme")
+            raise ServingError(f"grpc_url is {grpc_url!r}; give unix:path, or host:port without a scheme")
         self._url = grpc_url
         self._connection = triton.InferenceServerClient(grpc_url)
 

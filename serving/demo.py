@@ -119,15 +119,15 @@ def demo(run: Path) -> None:
             with step("compare Triton with the in-process pipeline"):
                 compared = parity(client, bundle, replay)
                 console.print(f"{compared['queries']} queries, {compared['mismatches']} mismatches")
-            metadata = server.metadata()
+            version = server.version()
     finally:
         server.stop()
-    summarise(run, bundle, dataset, compared, metadata)
+    summarise(run, bundle, dataset, compared, version)
     if compared["mismatches"]:
         raise ServingError(f"Triton and the in-process pipeline disagree; see {run / 'summary.json'}")
 
 
-def summarise(run: Path, bundle: Bundle, dataset: Dataset, compared: dict[str, Any], metadata: dict[str, Any]) -> None:
+def summarise(run: Path, bundle: Bundle, dataset: Dataset, compared: dict[str, Any], version: str) -> None:
     metrics = bundle.document("metrics.json")
     summary = {
         "data": {
@@ -138,7 +138,7 @@ def summarise(run: Path, bundle: Bundle, dataset: Dataset, compared: dict[str, A
         },
         "metrics": metrics["rows"],
         "parity": compared,
-        "server": {"name": metadata["name"], "version": metadata["version"]},
+        "server": {"name": "triton", "version": version},
         "bundle": {"path": str(bundle.path), "fingerprint": bundle.fingerprint},
         "seconds": seconds,
     }

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from recsys.commands import command_of
 from recsys.errors import ServingError
+from serving.private_folder import close_to_others, make_private
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +23,7 @@ class DeploymentLayout:
     live/rebuild                            marker: rebuild the states from live/events
     live/stack.log                          log of all processes
     live/running.json                       process ids and addresses
+    live/endpoints.json                     addresses of broker, states and Triton with their secrets, while it runs
     """
 
     serve: Path
@@ -35,8 +37,8 @@ class DeploymentLayout:
             )
 
     def make_live(self) -> None:
-        """Create the live folder, readable by its owner only: it may hold raw user ids."""
-        self.live.mkdir(mode=0o700, parents=True, exist_ok=True)
+        """Create the live folder, or close an existing one to other accounts: it holds raw user ids and secrets."""
+        close_to_others(make_private(self.live))
 
     @property
     def bundle(self) -> Path:
@@ -102,6 +104,10 @@ class DeploymentLayout:
     @property
     def log(self) -> Path:
         return self.live / "stack.log"
+
+    @property
+    def endpoints(self) -> Path:
+        return self.live / "endpoints.json"
 
     @property
     def running(self) -> Path:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Self
 
 from recsys.errors import ConfigError, ServingError
+from serving.private_folder import FILE_MODE
 
 ROOT = Path(__file__).resolve().parents[1]
 """the folder that holds `recsys` and `serving`"""
@@ -21,6 +22,8 @@ PORTS = range(20_000, 32_768)
 """below Linux's ephemeral ports, so that no outgoing connection takes one before the server has bound it"""
 EXIT_TIMEOUT_S = 5
 POLL_S = 0.05
+CLOSED_UMASK = 0o077
+"""of child processes: their files, sockets and shared memory are for our account alone"""
 SILENCE_S = 1.0
 """timeout of a probe"""
 
@@ -110,7 +113,7 @@ def spawn(
     inherited_fd: file descriptor that the process keeps open, a lock for example.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as output:
+    with open(log, "ab", opener=_for_our_account) as output:
         return subprocess.Popen(
             command,
             cwd=cwd,
@@ -119,8 +122,13 @@ def spawn(
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            umask=CLOSED_UMASK,
             pass_fds=() if inherited_fd is None else (inherited_fd,),
         )
+
+
+def _for_our_account(path: str, flags: int) -> int:
+    return os.open(path, flags, FILE_MODE)
 
 
 def end(process: subprocess.Popen[bytes], timeout_s: float = EXIT_TIMEOUT_S + 5) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,19 +16,22 @@ from rich.console import Console
 from rich.markup import escape
 
 from recsys.errors import ServingError
+from serving.endpoints import Endpoints, Server, write_endpoints
 from serving.events.folder_lock import lock_folder
 from serving.events.nats_server import NatsServer
 from serving.gateway.fallback_tiers import FULL, LIGHT
 from serving.layout import DeploymentLayout
 from serving.managed_process import ManagedProcess
+from serving.private_folder import socket_folder
 from serving.processes import HOST, choose_ports
-from serving.state.valkey_server import ValkeyServer
+from serving.state.valkey_server import ValkeyServer, valkey_address
 from serving.supervisor import Guard, RestartPolicy, Service
 from serving.triton_server import TritonServer
+from serving.triton_wheel import grpc_address
 
 START_S = 180.0
 DRAIN_S = 20.0
-LISTENING = ("gateway", "triton_http", "triton_grpc", "triton_metrics", "broker", "state", "consumer")
+LISTENING = ("gateway", "broker", "consumer")
 
 
 class StateBackend(StrEnum):
@@ -65,6 +69,10 @@ class Stack:
     processes: tuple[Service, ...]
     addresses: Mapping[str, str]
     """name -> address"""
+    endpoints: Endpoints
+    """with their secrets"""
+    sockets: Path
+    """folder of the Unix sockets of Triton and Valkey, made with the first of them"""
 
     @staticmethod
     def plan(
@@ -76,19 +84,28 @@ class Stack:
         """
         layout.check()
         ports = choose_ports({**dict.fromkeys(LISTENING, 0), "gateway": port})
-        stores = {
-            "broker": f"nats://{HOST}:{ports['broker']}",
-            "state": f"redis://{HOST}:{ports['state']}" if state is StateBackend.redis else layout.sqlite,
-        }
+        sockets, broker = socket_folder(), NatsServer(layout.broker, port=ports["broker"], log=layout.log)
+        valkey = ValkeyServer(layout.valkey, sockets=sockets, log=layout.log)
+        redis = state is StateBackend.redis
+        endpoints = Endpoints(
+            broker=broker.server,
+            state=valkey_address(sockets) if redis else Server(url=layout.sqlite),
+            triton=Server(url=grpc_address(sockets)),
+        )
         addresses = {
             "gateway": f"http://{HOST}:{ports['gateway']}",
-            "triton": f"{HOST}:{ports['triton_grpc']}",
-            "triton metrics": f"http://{HOST}:{ports['triton_metrics']}/metrics",
+            "triton": endpoints.triton.url,
             "consumer": f"http://{HOST}:{ports['consumer']}/metrics",
-            **stores,
+            "broker": endpoints.broker.url,
+            "state": endpoints.state.url,
         }
-        processes = _processes(layout, ports, stores, [f"--users={users}"], gateway_options)
-        return Stack(stores=tuple(_stores(layout, ports, state)), processes=tuple(processes), addresses=addresses)
+        return Stack(
+            stores=(broker, valkey) if redis else (broker,),
+            processes=tuple(_processes(layout, ports, sockets, [f"--users={users}"], gateway_options)),
+            addresses=addresses,
+            endpoints=endpoints,
+            sockets=sockets,
+        )
 
     @property
     def services(self) -> tuple[Service, ...]:
@@ -112,6 +129,9 @@ class Stack:
         with contextlib.ExitStack() as started:
             started.callback(os.close, lock_folder(layout.live))
             started.callback(layout.running.unlink, missing_ok=True)
+            started.callback(shutil.rmtree, self.sockets, ignore_errors=True)
+            started.callback(layout.endpoints.unlink, missing_ok=True)
+            write_endpoints(layout.endpoints, self.endpoints)
             _start(self.stores, started, report_and_record)
             seed(report_and_record)
             _start(self.processes, started, report_and_record)
@@ -143,33 +163,19 @@ def _start(
         service.start()
 
 
-def _stores(layout: DeploymentLayout, ports: Mapping[str, int], state: StateBackend) -> Iterator[Service]:
-    yield NatsServer(layout.broker, port=ports["broker"], log=layout.log)
-    if state is StateBackend.redis:
-        yield ValkeyServer(layout.valkey, port=ports["state"], log=layout.log)
-
-
 def _processes(
     layout: DeploymentLayout,
     ports: Mapping[str, int],
-    stores: Mapping[str, str],
+    sockets: Path,
     users: Sequence[str],
     gateway_options: Sequence[str],
 ) -> Iterator[Service]:
     yield TritonServer(
-        layout.models,
-        http_port=ports["triton_http"],
-        grpc_port=ports["triton_grpc"],
-        metrics_port=ports["triton_metrics"],
-        log=layout.log,
-        start_timeout_s=START_S,
-        probed_models=(FULL, LIGHT),
+        layout.models, sockets=sockets, log=layout.log, start_timeout_s=START_S, probed_models=(FULL, LIGHT)
     )
-    shared = [str(layout.serve), f"--live={layout.live}", f"--broker={stores['broker']}", f"--state={stores['state']}"]
-    shared += users
+    shared = [str(layout.serve), f"--live={layout.live}", f"--endpoints={layout.endpoints}", *users]
     yield _managed(layout, "consumer", ["consume", *shared], ports["consumer"], "/metrics")
-    arguments = ["gateway", *shared, f"--triton={HOST}:{ports['triton_grpc']}", *gateway_options]
-    yield _managed(layout, "gateway", arguments, ports["gateway"], "/healthz")
+    yield _managed(layout, "gateway", ["gateway", *shared, *gateway_options], ports["gateway"], "/healthz")
 
 
 def _managed(layout: DeploymentLayout, name: str, arguments: Sequence[str], port: int, path: str) -> ManagedProcess:

@@ -1,80 +1,71 @@
 """Start the tritonserver of the nvidia-pytriton wheel, wait until it is ready, reload its models, stop it cleanly.
 
+It listens on Unix sockets in a folder of our account, so that no other account reaches its control, and on no TCP port; its
+HTTP endpoint is off, since version 2.51 ends with a segmentation fault on a request body of one-byte chunks.
 Neither a container nor a GPU is needed. Every model of the repository is loaded. Python models run in this environment
 with the folder that holds `recsys` and `serving` as working directory: the stub ignores PYTHONPATH, but its `sys.path`
 begins with the working directory.
 """
 
-import http.client
-import json
+import contextlib
 import os
 import secrets
 import shutil
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
+
+import tritonclient.grpc as triton
 
 from recsys.contracts import Query
 from recsys.errors import ConfigError, RecsysError, ServingError
 from serving.client import Client
 from serving.model_failures import FailureMonitor
-from serving.processes import (
-    HOST,
-    POLL_S,
-    ROOT,
-    ServerProcess,
-    check_ports,
-    choose_ports,
-    command_line,
-    group,
-    last_lines,
-    spawn,
-)
+from serving.private_folder import FILE_MODE, check_socket_path, make_private, socket_folder
+from serving.processes import POLL_S, ROOT, ServerProcess, command_line, group, last_lines, spawn
 from serving.triton_wheel import (
-    CONTROL_HEADER,
+    METRICS_SOCKET,
     check_numpy,
     find_wheel,
+    grpc_address,
     prepare_backends,
     server_command,
     server_environment,
 )
+from serving.unix_http import get
 
 LOAD_S = 60.0
 PROBE_S = 2.0
-CONNECTION_ERRORS = (OSError, http.client.HTTPException)
-"""no answer or a truncated one"""
+READY = "READY"
 PROBE_QUERY = Query(user="", now=0.0, request_id="probe")
 SHM = Path("/dev/shm")
 NOISE = ("CUDA", "Cuda", "NVML", "DCGM")
 """error lines that every machine without a GPU prints"""
 CAUSES = ("error", "Error", "failed to", "Failed to")
 
-_open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
+T = TypeVar("T")
 
 
 class TritonServer(ServerProcess):
-    """A tritonserver process on loopback, as a context manager.
+    """A tritonserver process, as a context manager.
 
-    `repository` holds one folder a model. Port 0 takes a free port and keeps it for the next start. `log` receives the
-    output of server and models; None keeps it in a temporary file that is removed with the server. `start_timeout_s`
-    bounds the time until every model is ready. `probed_models` take queries; a probe asks each for an unknown user's slate.
+    `repository` holds one folder a model. `sockets` is a folder for its sockets, made where it lacks; None takes a new one,
+    removed with the server. `log` receives the output of server and models; None keeps it in a temporary file that is
+    removed with the server. `start_timeout_s` bounds the time until every model is ready. `probed_models` take queries; a
+    probe asks each for an unknown user's slate.
 
     Raises ConfigError for a value out of range; on entering, ServingError when the wheel, its stub for this Python or
-    the models are missing, a port is taken, a model does not load, or the time is up.
+    the models are missing, a socket cannot be made, a model does not load, or the time is up.
     """
 
     def __init__(
         self,
         repository: Path,
         *,
-        http_port: int = 0,
-        grpc_port: int = 0,
-        metrics_port: int = 0,
+        sockets: Path | None = None,
         log: Path | None = None,
         start_timeout_s: float = 120.0,
         probed_models: Sequence[str] = (),
@@ -82,35 +73,25 @@ class TritonServer(ServerProcess):
         if not start_timeout_s > 0:
             raise ConfigError(f"start_timeout_s is {start_timeout_s!r}; give a number of seconds above 0")
         self.repository = Path(repository).resolve()
-        self._requested_ports = {"http_port": http_port, "grpc_port": grpc_port, "metrics_port": metrics_port}
-        check_ports(self._requested_ports)
         super().__init__("triton")
+        self._own_sockets = sockets is None
+        self._sockets = socket_folder() if sockets is None else Path(sockets).absolute()
         self._probed_models = tuple(probed_models)
         self._requested_log = None if log is None else Path(log).resolve()
         self._start_timeout_s = start_timeout_s
         self._scratch: Path | None = None
         self._shm_prefix = ""
-        self._secret = ""
         self._log_start = 0
-        self._ports: dict[str, int] = {}
         self._failures = FailureMonitor()
         self._failing: set[str] = set()
         self._reloaded: set[str] = set()
 
     @property
     def grpc_url(self) -> str:
-        """host:port for gRPC clients."""
-        return f"{HOST}:{self._port('grpc_port')}"
-
-    @property
-    def http_url(self) -> str:
-        """http://host:port, without a path."""
-        return f"http://{HOST}:{self._port('http_port')}"
-
-    @property
-    def metrics_url(self) -> str:
-        """The Prometheus page."""
-        return f"http://{HOST}:{self._port('metrics_port')}/metrics"
+        """unix:path for gRPC clients."""
+        if self._process is None:
+            raise ServingError("this Triton server is not running; enter it with `with` or call start()")
+        return grpc_address(self._sockets)
 
     @property
     def log(self) -> Path:
@@ -131,9 +112,10 @@ class TritonServer(ServerProcess):
         try:
             self._scratch = Path(tempfile.mkdtemp(prefix="recsys-serving-"))
             backends = prepare_backends(wheel, self._scratch)
-            self._ports = self._requested_ports = choose_ports(self._requested_ports)
+            self._make_sockets()
             self._spawn(wheel, backends)
             self._wait(models)
+            self._close_regions()
         except BaseException:
             self.stop()
             raise
@@ -142,23 +124,27 @@ class TritonServer(ServerProcess):
         """Stop the server and its stubs and remove their shared memory; stopping twice is allowed."""
         if self._process is not None:
             super().stop()
-            for region in SHM.glob(f"{self._shm_prefix}*"):
+            for region in self._regions():
                 region.unlink(missing_ok=True)
-        self._ports = {}
+        if self._own_sockets:
+            shutil.rmtree(self._sockets, ignore_errors=True)
         if self._scratch is not None:
             shutil.rmtree(self._scratch, ignore_errors=True)
             self._scratch = None
 
-    def metadata(self) -> dict[str, Any]:
-        """Server metadata: name, version, extensions."""
-        return json.loads(self._call("/v2"))
+    def version(self) -> str:
+        """Version of the server."""
+        return str(
+            self._call("say its version", lambda client: client.get_server_metadata(client_timeout=PROBE_S)).version
+        )
 
     def unready(self) -> list[str]:
         """Models that cannot answer: not ready, or with a dead stub process, which Triton itself does not report."""
-        index = self._index()
+        versions = self._versions()
         stubs = Counter(model for _, model in self._stubs())
-        names = sorted({str(row["name"]) for row in index})
-        return [name for name in names if not self._ready(name) or stubs[name] < self._num_stubs(name, index)]
+        return [
+            name for name in sorted(versions) if not self._ready(name) or stubs[name] < self._num_stubs(name, versions)
+        ]
 
     def heal(self, model: str) -> bool:
         """Reload the model if it is among `unready()`; True if it was. Raises ServingError if it is still not ready."""
@@ -207,35 +193,25 @@ class TritonServer(ServerProcess):
         """
         for script in self._scripts(model):
             script.touch()
-        self._call(f"/v2/repository/models/{model}/load", body=b"{}")
+        self._call(f"load {model}", lambda client: client.load_model(model, client_timeout=LOAD_S))
+        self._close_regions()
         if model in self.unready():
             raise ServingError(f"the model {model!r} was loaded again and is still not ready; see {self.log}")
 
     def _page(self) -> str:
-        try:
-            with _open(self.metrics_url, timeout=PROBE_S) as response:
-                return response.read().decode()
-        except CONNECTION_ERRORS as error:
-            raise ServingError(f"{self.metrics_url} does not answer: {error}") from None
+        return get(self._sockets / METRICS_SOCKET, "/metrics", timeout_s=PROBE_S).decode()
 
-    def _port(self, name: str) -> int:
-        if not self._ports:
-            raise ServingError("this Triton server is not running; enter it with `with` or call start()")
-        return self._ports[name]
+    def _make_sockets(self) -> None:
+        """Make the folder; sockets that a killed server left in it would keep the next one from listening."""
+        check_socket_path(Path(grpc_address(self._sockets).removeprefix("unix:")))
+        for left in make_private(self._sockets).iterdir():
+            left.unlink()
 
     def _spawn(self, wheel: Path, backends: Path) -> None:
         self._shm_prefix = f"recsys_{os.getpid()}_{secrets.token_hex(4)}_"
-        self._secret = secrets.token_hex(16)
         self._log_start = self.log.stat().st_size if self.log.exists() else 0
         self._process = spawn(
-            server_command(
-                wheel,
-                backends,
-                self.repository,
-                ports=self._ports,
-                shm_prefix=self._shm_prefix,
-                secret=self._secret,
-            ),
+            server_command(wheel, backends, self.repository, sockets=self._sockets, shm_prefix=self._shm_prefix),
             log=self.log,
             cwd=ROOT,
             environment=server_environment(wheel),
@@ -244,31 +220,47 @@ class TritonServer(ServerProcess):
     def _wait(self, models: list[str]) -> None:
         assert self._process is not None
         deadline = time.monotonic() + self._start_timeout_s
-        while not (all(map(self._ready, models)) and _answers(self.metrics_url)):
+        while not all(map(self._ready, models)):
             if self._process.poll() is not None:
                 raise ServingError(f"Triton did not start (exit code {self._process.returncode}): {self._causes()}")
             if time.monotonic() > deadline:
                 raise ServingError(f"Triton was not ready within {self._start_timeout_s:g} s: {self._causes()}")
             time.sleep(POLL_S)
 
+    def _regions(self) -> list[Path]:
+        return list(SHM.glob(f"{self._shm_prefix}*"))
+
+    def _close_regions(self) -> None:
+        """Close the shared memory of server and stubs to other accounts, which the server opens to be read by all."""
+        for region in self._regions():
+            with contextlib.suppress(FileNotFoundError):
+                region.chmod(FILE_MODE)
+
     def _ready(self, model: str) -> bool:
-        return _answers(f"{self.http_url}/v2/models/{model}/ready")
+        try:
+            return bool(self._call("answer", lambda client: client.is_model_ready(model, client_timeout=PROBE_S)))
+        except ServingError:
+            return False
 
     def _causes(self) -> str:
         """Last error lines of the log, without GPU noise."""
         return last_lines(self.log, self._log_start, keep=_is_cause)
 
-    def _index(self) -> list[dict[str, Any]]:
-        return self._document("/v2/repository/index", body=b"{}")
+    def _versions(self) -> dict[str, int]:
+        """Model -> number of its versions that are served."""
+        index = self._call("list its models", lambda client: client.get_model_repository_index(client_timeout=PROBE_S))
+        found = Counter(row.name for row in index.models if row.state == READY)
+        return {row.name: found[row.name] for row in index.models}
 
-    def _num_stubs(self, model: str, index: list[dict[str, Any]]) -> int:
+    def _num_stubs(self, model: str, versions: dict[str, int]) -> int:
         """Expected number of stub processes: instances times served versions."""
         if not self._ready(model):
             return 0
-        config = self._document(f"/v2/models/{model}/config")
-        versions = sum(row["name"] == model and row.get("state") == "READY" for row in index)
-        instances = sum(group["count"] for group in config.get("instance_group", ()))
-        return versions * instances if config.get("backend") == "python" else 0
+        config = self._call(
+            f"describe {model}", lambda client: client.get_model_config(model, client_timeout=PROBE_S).config
+        )
+        instances = sum(group.count for group in config.instance_group)
+        return versions[model] * instances if config.backend == "python" else 0
 
     def _stubs(self) -> Iterator[tuple[int, str]]:
         """Process id and model of every living stub of this server."""
@@ -279,25 +271,15 @@ class TritonServer(ServerProcess):
             if len(words) > 1 and words[0].endswith("triton_python_backend_stub"):
                 yield pid, Path(words[1]).parts[-3]
 
-    def _document(self, path: str, body: bytes | None = None) -> Any:
-        answer = self._call(path, body, timeout_s=PROBE_S)
-        try:
-            return json.loads(answer)
-        except ValueError:
-            raise ServingError(f"Triton answers {path} with something that is no JSON; see {self.log}") from None
-
-    def _call(self, path: str, body: bytes | None = None, *, timeout_s: float = LOAD_S) -> bytes:
-        url = self.http_url + path
-        request = urllib.request.Request(url, data=body, headers={CONTROL_HEADER: self._secret})
-        try:
-            with _open(request, timeout=timeout_s) as response:
-                return response.read()
-        except urllib.error.HTTPError as error:
-            with error:
-                reason = error.read().decode(errors="replace")
-            raise ServingError(f"Triton refused {path} ({error.code}): {reason}") from None
-        except CONNECTION_ERRORS as error:
-            raise ServingError(f"Triton at {url} does not answer: {error}; see {self.log}") from None
+    def _call(self, operation: str, action: Callable[[triton.InferenceServerClient], T]) -> T:
+        """Call the server over a connection of its own; ServingError without an answer."""
+        with triton.InferenceServerClient(self.grpc_url) as client:
+            try:
+                return action(client)
+            except triton.InferenceServerException as error:
+                raise ServingError(
+                    f"Triton did not {operation} ({error.status()}: {error.message()}); see {self.log}"
+                ) from None
 
 
 def _models(repository: Path) -> list[str]:
@@ -311,13 +293,3 @@ def _models(repository: Path) -> list[str]:
 def _is_cause(line: str) -> bool:
     is_error = (line[:1] == "E" and line[1:5].isdigit()) or any(cause in line for cause in CAUSES)
     return is_error and not any(noise in line for noise in NOISE)
-
-
-def _answers(url: str) -> bool:
-    try:
-        with _open(url, timeout=PROBE_S) as response:
-            return response.status == 200
-    except CONNECTION_ERRORS as error:
-        if isinstance(error, urllib.error.HTTPError):
-            error.close()
-        return False

@@ -5,19 +5,18 @@ import importlib.util
 import os
 import shutil
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 from packaging.requirements import Requirement
 
 from recsys.errors import ServingError
-from serving.processes import EXIT_TIMEOUT_S, HOST
+from serving.processes import EXIT_TIMEOUT_S
 
 WHEEL = "nvidia-pytriton"
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
-RESTRICTED_APIS = "model-repository,shared-memory,trace,logging"
-"""Triton API groups that require the secret of this server"""
-CONTROL_HEADER = "control-key"
+GRPC_SOCKET, GRPC_PORT = "grpc", 1
+"""Triton appends a port to every address, so the socket of gRPC is the file `grpc:1`"""
+METRICS_SOCKET = "metrics"
 
 
 def find_wheel() -> Path:
@@ -53,20 +52,26 @@ def prepare_backends(wheel: Path, scratch: Path) -> Path:
     return backends
 
 
-def server_command(
-    wheel: Path, backends: Path, repository: Path, *, ports: Mapping[str, int], shm_prefix: str, secret: str
-) -> list[str]:
-    """Command line of the server; loading, unloading and tracing require the secret."""
+def grpc_address(sockets: Path) -> str:
+    """Address of gRPC for clients, unix:path."""
+    return f"unix:{sockets / GRPC_SOCKET}:{GRPC_PORT}"
+
+
+def server_command(wheel: Path, backends: Path, repository: Path, *, sockets: Path, shm_prefix: str) -> list[str]:
+    """Command line of a server that listens on Unix sockets in this folder and on no port.
+
+    Nothing in it is secret: other accounts can read it.
+    """
     return [
         str(wheel / "bin" / "tritonserver"),
         f"--model-repository={repository}",
         f"--backend-directory={backends}",
         f"--cache-directory={wheel / 'caches'}",
         f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
-        *(f"--{name}-address={HOST}" for name in ("http", "grpc", "metrics")),
-        *(f"--{name.replace('_', '-')}={port}" for name, port in ports.items()),
-        f"--http-restricted-api={RESTRICTED_APIS}:{CONTROL_HEADER}={secret}",
-        f"--grpc-restricted-protocol={RESTRICTED_APIS}:{CONTROL_HEADER}={secret}",
+        "--allow-http=false",
+        f"--grpc-address=unix:{sockets / GRPC_SOCKET}",
+        f"--grpc-port={GRPC_PORT}",
+        f"--metrics-address=unix:{sockets / METRICS_SOCKET}",
         "--model-control-mode=explicit",
         "--load-model=*",
         f"--exit-timeout-secs={EXIT_TIMEOUT_S}",

@@ -8,8 +8,8 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import prometheus_client as prometheus
@@ -24,6 +24,7 @@ from recsys.policy.rules import RuleSet
 from recsys.policy.rules.hot_reload import HotReloader
 from recsys.policy.rules.store import RuleStore
 from recsys.stages import load_live_retrieve, load_live_rules, read_catalogue, read_schema, read_spec
+from serving.endpoints import NOBODY, Endpoints, Server
 from serving.events.archive import ArchiveReader
 from serving.events.consumer import Consumer
 from serving.events.log_factory import ClosableReader, open_reader, open_retention, open_writer
@@ -46,6 +47,8 @@ from serving.state.exposure_counts import ExposureColumns, ExposureCounts, Value
 from serving.state.seeding import SeedResult, seed, seed_once
 from serving.state.states import StateStore
 from serving.state.store_factory import open_states
+from serving.triton_wheel import METRICS_SOCKET
+from serving.unix_http import get
 
 HALF_LIFE_S = 7 * 86_400.0
 """of exposure counts"""
@@ -57,20 +60,11 @@ STATE_BATCH, REBUILD_BATCH, PARQUET_BATCH = 500, 2_000, 20_000
 RETENTION_PERIOD_S = 30.0
 """between two truncations of the log"""
 AUTHOR = "gateway"
+UNIX = "unix:"
+TRITON_PAGE_S = 1.0
+"""timeout of reading Triton's Prometheus page"""
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Endpoints:
-    """Addresses of the other servers."""
-
-    broker: str
-    """nats://host:port or kafka://host:port"""
-    state: str
-    """sqlite:///path or redis://host:port"""
-    triton: str = ""
-    """host:port of its gRPC; the consumer needs none"""
 
 
 class ItemStoreWriter:
@@ -124,7 +118,7 @@ def run_gateway(
         bundle=bundle,
         retrieve=load_live_retrieve(bundle, layout.items),
         rules=load_live_rules(bundle, layout.rules, layout.items, layout.exposure),
-        models=TritonModels(endpoints.triton),
+        models=TritonModels(endpoints.triton.url, ca=endpoints.triton.ca),
         states=states,
         exposures=states,
         share_file=ShareFile(layout.exposure),
@@ -142,7 +136,17 @@ def run_gateway(
     gateway = build(parts)
     for name, description, value in _spool_gauges(log):
         gateway.metrics.gauge(name, description, value)
+    if endpoints.triton.url.startswith(UNIX):
+        gateway.metrics.append(partial(_triton_page, Path(endpoints.triton.url.removeprefix(UNIX)).parent))
     serve_gateway(gateway, host=HOST, port=port, drain_s=settings.drain_s, log=sys.stdout, ready=ready)
+
+
+def _triton_page(sockets: Path) -> bytes:
+    """Prometheus page of the Triton whose sockets are in this folder, empty while it does not answer."""
+    try:
+        return get(sockets / METRICS_SOCKET, "/metrics", timeout_s=TRITON_PAGE_S)
+    except ServingError:
+        return b""
 
 
 @asynccontextmanager
@@ -164,7 +168,7 @@ def _spool_gauges(log: EventLogWriter) -> Sequence[tuple[str, str, Callable[[], 
     )
 
 
-def run_seed(layout: DeploymentLayout, state: str, *, store_raw: bool, again: bool) -> SeedResult | None:
+def run_seed(layout: DeploymentLayout, state: Server, *, store_raw: bool, again: bool) -> SeedResult | None:
     """Seed the state store with the users of the training data; None if that is done already and not `again`.
 
     With `again`, BundleError for a bundle without users; ServingError for a store that does not answer.
@@ -175,7 +179,7 @@ def run_seed(layout: DeploymentLayout, state: str, *, store_raw: bool, again: bo
     stored = UserPseudonyms.from_file(layout.identity, store_raw=store_raw).stored
 
     async def run() -> SeedResult | None:
-        states = _states(layout, bundle, Endpoints(broker="", state=state))
+        states = _states(layout, bundle, Endpoints(broker=NOBODY, state=state))
         try:
             return await (seed if again else seed_once)(states, bundle, stored)
         finally:
@@ -232,7 +236,7 @@ async def _consume(layout: DeploymentLayout, bundle: Bundle, endpoints: Endpoint
 
 
 def _state_reader(
-    layout: DeploymentLayout, broker: str, clear_and_seed: Callable[[], Awaitable[None]]
+    layout: DeploymentLayout, broker: Server, clear_and_seed: Callable[[], Awaitable[None]]
 ) -> ClosableReader:
     """Reader of the log for the states; during a rebuild it replays the Parquet archive first."""
     log = open_reader(broker, name="states", limit=STATE_BATCH, linger_s=0.0, poll_s=STATE_POLL_S)

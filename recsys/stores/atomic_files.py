@@ -8,18 +8,28 @@ from contextlib import contextmanager
 from pathlib import Path
 
 LOCK = ".lock"
+LOCK_MODE = 0o660
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold an exclusive lock on a folder across processes and threads; the folder is created if absent."""
     folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder / LOCK, os.O_RDONLY | os.O_CREAT, 0o666)
+    # closed to accounts outside of the group: who may open a file may hold its lock for ever
+    descriptor = os.open(folder / LOCK, os.O_RDONLY | os.O_CREAT, LOCK_MODE)
     try:
+        _close_to_others(descriptor)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
         os.close(descriptor)
+
+
+def _close_to_others(lock: int) -> None:
+    """Remove the rights of others from a lock file of an earlier version; that of another account stays as it is."""
+    found = os.fstat(lock)
+    if found.st_uid == os.getuid() and found.st_mode & 0o007:
+        os.fchmod(lock, LOCK_MODE & found.st_mode)
 
 
 Stamp = tuple[int, int, int]

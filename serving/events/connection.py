@@ -7,6 +7,7 @@ cancellations, so that a halted broker could block a caller. Here every call end
 import asyncio
 import contextlib
 import math
+import ssl
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from nats.js.errors import BadRequestError, BucketNotFoundError, NotFoundError
 from nats.js.kv import KeyValue
 
 from recsys.errors import ServingError
+from serving.endpoints import Server
 from serving.events.publisher import Publisher
 
 T = TypeVar("T")
@@ -33,8 +35,8 @@ CANCEL_INTERVAL_S = 0.05
 class Stream:
     """JetStream stream of the event log: retention limits and call deadlines."""
 
-    url: str
-    """nats://host:port"""
+    server: Server
+    """nats:// or tls://host:port"""
     name: str = "events"
     """records lie under the subjects <name>.feedback and <name>.impression"""
     duplicate_window_s: float = 600.0
@@ -47,6 +49,10 @@ class Stream:
     """of a call, connecting included"""
     read_deadline_s: float = 10.0
     """of a call that reads many records"""
+
+    @property
+    def url(self) -> str:
+        return self.server.url
 
     def config(self) -> StreamConfig:
         return StreamConfig(
@@ -139,7 +145,8 @@ class Link:
         """Connect and ensure that the stream and the bucket of positions exist, all within the deadline of a call."""
         until = time.monotonic() + stream.deadline_s
         connecting = self.client.connect(
-            stream.url,
+            stream.server.url,
+            **_credentials(stream.server),
             allow_reconnect=False,
             max_reconnect_attempts=1,
             reconnect_time_wait=0,
@@ -191,6 +198,14 @@ class Link:
     async def _set_lost(self) -> None:
         if not self.lost.done():
             self.lost.set_result(None)
+
+
+def _credentials(server: Server) -> dict[str, Any]:
+    """Keywords of the client's `connect`."""
+    secure = {"tls": ssl.create_default_context(cafile=server.ca or None)} if server.url.startswith("tls://") else {}
+    if server.token:
+        return {**secure, "token": server.token}
+    return {**secure, "user": server.user, "password": server.password} if server.user else secure
 
 
 async def _ignore_error(_: Exception) -> None:

@@ -25,6 +25,7 @@ from confluent_kafka import (
 )
 
 from recsys.errors import ConfigError, ServingError
+from serving.endpoints import Server
 from serving.events.batching import Batching, Page
 from serving.events.record import Record, StoredRecord
 
@@ -42,13 +43,17 @@ MAX_MESSAGE_BYTES = 8 << 20
 class Topic:
     """Kafka topic of the event log, with call deadlines."""
 
-    url: str
-    """kafka://host:port, or several host:port separated by commas"""
+    server: Server
+    """kafka://host:port, or several host:port separated by commas; its settings are those of librdkafka"""
     name: str = "events"
     deadline_s: float = 2.0
     """of a call"""
     read_deadline_s: float = 10.0
     """of a call that reads many records"""
+
+    @property
+    def url(self) -> str:
+        return self.server.url
 
     @property
     def partition(self) -> TopicPartition:
@@ -63,7 +68,14 @@ class Topic:
             "bootstrap.servers": self.url.removeprefix(SCHEME),
             "log_level": 0,
             "message.max.bytes": MAX_MESSAGE_BYTES,
+            **self._credentials,
         }
+
+    @property
+    def _credentials(self) -> dict[str, str]:
+        server = self.server
+        own = {"sasl.username": server.user, "sasl.password": server.password, "ssl.ca.location": server.ca}
+        return {**{name: value for name, value in own.items() if value}, **server.settings}
 
     def unavailable(self, operation: str, problem: object) -> ServingError:
         return ServingError(f"the broker at {self.url} did not {operation}: {problem}; check that it runs")

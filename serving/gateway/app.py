@@ -1,5 +1,6 @@
 """ASGI application of the gateway: routes over its container."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -66,6 +67,6 @@ def _probes(metrics: Metrics, readiness: Readiness) -> dict[str, Callable[[Reque
         return json_response(200, {"status": "ready"})
 
     async def page(request: Request) -> Response:
-        return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
+        return Response(await asyncio.to_thread(metrics.text), media_type=CONTENT_TYPE_LATEST)
 
     return {"/healthz": healthz, "/readyz": readyz, "/metrics": page}

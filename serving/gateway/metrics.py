@@ -44,6 +44,7 @@ class Metrics:
     """Metrics on a registry of their own. sources: candidate sources of the bundle."""
 
     def __init__(self, sources: Sequence[str]) -> None:
+        self._pages: list[Callable[[], bytes]] = []
         self.registry = registry = CollectorRegistry()
         self._requests = Counter("recsys_requests", "Answers", ("route", "status"), registry=registry)
         self._seconds = Histogram(
@@ -74,8 +75,12 @@ class Metrics:
         self.gauge("recsys_top_items_share", "Impression share of the 1% most shown items", self._top.share)
 
     def text(self) -> bytes:
-        """Prometheus page."""
-        return generate_latest(self.registry)
+        """Prometheus page, with those of `append`; reads sockets, so not for the event loop."""
+        return b"".join([generate_latest(self.registry), *(page() for page in self._pages)])
+
+    def append(self, page: Callable[[], bytes]) -> None:
+        """Append the page of another process, empty while it does not answer."""
+        self._pages.append(page)
 
     def gauge(self, name: str, description: str, value: Callable[[], float]) -> None:
         """Register a gauge that is read on scrape: queue depth, freshness, spool."""

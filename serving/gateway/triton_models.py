@@ -4,6 +4,7 @@ Requests are built as protobuf messages directly, since the tritonclient layer c
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 import grpc
@@ -39,12 +40,13 @@ class Models(Protocol):
 
 
 class TritonModels:
-    """Connection to the server at `grpc_url` ("host:port"), opened with the first call; for one event loop."""
+    """Connection to the server at `grpc_url` ("unix:path" or "host:port"), opened with the first call; for one event loop."""
 
-    def __init__(self, grpc_url: str) -> None:
+    def __init__(self, grpc_url: str, *, ca: str = "") -> None:
+        """ca: PEM file of the authorities that sign the server's certificate; without one, no TLS"""
         if "://" in grpc_url:
-            raise ServingError(f"grpc_url is {grpc_url!r}; give host:port without a scheme")
-        self._url = grpc_url
+            raise ServingError(f"grpc_url is {grpc_url!r}; give unix:path, or host:port without a scheme")
+        self._url, self._ca = grpc_url, ca
         self._channel: grpc.aio.Channel | None = None
 
     async def infer(self, model: str, query: bytes, *, time_s: float, metadata: Metadata) -> bytes:
@@ -61,13 +63,19 @@ class TritonModels:
 
     def _call(self) -> grpc.aio.UnaryUnaryMultiCallable:
         if self._channel is None:
-            self._channel = grpc.aio.insecure_channel(self._url, options=OPTIONS)
+            self._channel = _channel(self._url, self._ca)
             self._infer = self._channel.unary_unary(
                 METHOD,
                 request_serializer=messages.ModelInferRequest.SerializeToString,
                 response_deserializer=messages.ModelInferResponse.FromString,
             )
         return self._infer
+
+
+def _channel(url: str, ca: str) -> grpc.aio.Channel:
+    if not ca:
+        return grpc.aio.insecure_channel(url, options=OPTIONS)
+    return grpc.aio.secure_channel(url, grpc.ssl_channel_credentials(Path(ca).read_bytes()), options=OPTIONS)
 
 
 def _request(model: str, query: bytes) -> messages.ModelInferRequest:

@@ -16,6 +16,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError, RedisError
 
 from recsys.errors import ConfigError, ServingError
+from serving.endpoints import Server
 from serving.state.protocols import CompareAndSwap
 
 PREFIX = b"recsys:"
@@ -38,14 +39,14 @@ return 1
 
 
 class RedisStore:
-    """`KeyValueStore` at `redis://[user:password@]host:port[/database]`. Connects with the first call.
+    """`KeyValueStore` at `redis://host:port[/database]`, `rediss://` over TLS, or `unix://path`. Connects with the first call.
 
     read_timeout_s, write_timeout_s: of one call, connecting and waiting for a connection included, in seconds. ttl_s: time
     to live of a key after its last write, in seconds; None keeps all. ConfigError for an unusable URL or number.
     """
 
-    def __init__(self, url: str, *, read_timeout_s: float, write_timeout_s: float, ttl_s: float | None) -> None:
-        self._description, self._pool = _pool(url)
+    def __init__(self, server: Server, *, read_timeout_s: float, write_timeout_s: float, ttl_s: float | None) -> None:
+        self._description, self._pool = _pool(server)
         self._read_timeout_s, self._write_timeout_s = read_timeout_s, write_timeout_s
         self._lifetime_ms = 0 if ttl_s is None else max(1, round(1e3 * ttl_s))
         self._client = Redis(connection_pool=self._pool)
@@ -95,13 +96,16 @@ class RedisStore:
             raise ServingError(f"{self._description} does not answer ({error}); check that it runs there") from None
 
 
-def _pool(url: str) -> tuple[str, BlockingConnectionPool]:
-    """Description for messages, without the password, and the connection pool, with one retry for a broken connection."""
+def _pool(server: Server) -> tuple[str, BlockingConnectionPool]:
+    """Description for messages, and the connection pool, with one retry for a broken connection."""
     try:
-        parts = urlsplit(url)
-        description = f"the state store at {parts.hostname}:{parts.port or 6379}"
+        parts = urlsplit(server.url)
+        host = parts.path if parts.scheme == "unix" else f"{parts.hostname}:{parts.port or 6379}"
+        description = f"the state store at {host}"
         options: dict[str, Any] = {"max_connections": CONNECTIONS, "timeout": None, "decode_responses": False}
         options |= {"retry": Retry(NoBackoff(), 1, supported_errors=(ConnectionError,))}
-        return description, BlockingConnectionPool.from_url(url, **options)
+        options |= {"username": server.user or None, "password": server.password} if server.password else {}
+        options |= {"ssl_ca_certs": server.ca} if server.ca else {}
+        return description, BlockingConnectionPool.from_url(server.url, **options)
     except ValueError as error:
         raise ConfigError(f"the URL of the state store cannot be used ({error}); give redis://host:port") from None

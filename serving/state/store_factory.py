@@ -1,9 +1,10 @@
-"""User state stores by URL."""
+"""User state stores by the URL of their server."""
 
 from pathlib import Path
 
 from recsys.errors import ConfigError, check_ranges
 from recsys.features.spec import FeatureSpec
+from serving.endpoints import Server
 from serving.state.exposure_counts import ExposureCounts
 from serving.state.protocols import KeyValueStore
 from serving.state.redis import RedisStore
@@ -11,10 +12,11 @@ from serving.state.sqlite import SqliteStore
 from serving.state.states import StateStore
 
 SQLITE = "sqlite:///"
+REDIS = ("redis://", "rediss://", "unix://")
 
 
 def open_states(
-    url: str,
+    server: Server,
     spec: FeatureSpec,
     *,
     exposure: ExposureCounts,
@@ -22,7 +24,7 @@ def open_states(
     write_timeout_s: float,
     ttl_s: float | None,
 ) -> StateStore:
-    """Open the store at `sqlite:///runs/states.db` (`sqlite:////` before an absolute path) or `redis://host:port`.
+    """Open the store at `sqlite:///runs/states.db` (`sqlite:////` before an absolute path), `redis://host:port` or `unix://path`.
 
     read_timeout_s, write_timeout_s: limits of one call, in seconds. ttl_s: time to live of a user state after its last
     write, in seconds; None keeps all, as SQLite always does. ConfigError for an unusable URL or number, ServingError for a
@@ -30,15 +32,16 @@ def open_states(
     """
     limits = {"read_timeout_s": (read_timeout_s, 1e-3, 600.0), "write_timeout_s": (write_timeout_s, 1e-3, 600.0)}
     check_ranges("state", **limits, **({} if ttl_s is None else {"ttl_s": (ttl_s, 1.0, 1e9)}))
-    return StateStore(open_store(url, read_timeout_s, write_timeout_s, ttl_s), spec, exposure)
+    return StateStore(open_store(server, read_timeout_s, write_timeout_s, ttl_s), spec, exposure)
 
 
-def open_store(url: str, read_timeout_s: float, write_timeout_s: float, ttl_s: float | None) -> KeyValueStore:
+def open_store(server: Server, read_timeout_s: float, write_timeout_s: float, ttl_s: float | None) -> KeyValueStore:
     """Open the key-value store behind the same URL."""
+    url = server.url
     if url.startswith(SQLITE) and url != SQLITE:
         if ttl_s is not None:
             raise ConfigError(f"state.ttl_s is {ttl_s!r}, but an SQLite store keeps all users; leave it out")
         return SqliteStore(Path(url.removeprefix(SQLITE)), timeout_s=write_timeout_s)
-    if url.startswith("redis://"):
-        return RedisStore(url, read_timeout_s=read_timeout_s, write_timeout_s=write_timeout_s, ttl_s=ttl_s)
+    if url.startswith(REDIS):
+        return RedisStore(server, read_timeout_s=read_timeout_s, write_timeout_s=write_timeout_s, ttl_s=ttl_s)
     raise ConfigError(f"the state store is {url!r}; give sqlite:///path or redis://host:port")

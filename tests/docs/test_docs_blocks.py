@@ -36,6 +36,7 @@ from recsys.data.sources.tables import Tables
 from recsys.pipeline import recommend
 from recsys.policy.rules import RuleSet
 from serving.__main__ import app as serving_app
+from serving.endpoints import read_endpoints
 from serving.gateway.openapi import document
 from serving.gateway.request_parser import RequestLimits, RequestParser
 from serving.gateway.routes import routes
@@ -99,7 +100,7 @@ COMMANDS = [
 
 
 def test_every_block_is_of_a_language_that_is_checked() -> None:
-    assert {block.language for block in BLOCKS} <= {"sh", "python", "yaml", "toml", "text"}
+    assert {block.language for block in BLOCKS} <= {"sh", "python", "yaml", "toml", "json", "text"}
     for page in PAGES:
         assert page.read_text(encoding="utf-8").count("\n```") % 2 == 0, page
     for block in BLOCKS:
@@ -213,7 +214,7 @@ class InProcess:
     stages: Any = None
 
     def __init__(self, grpc_url: str) -> None:
-        assert re.fullmatch(r"[\d.]+:\d+", grpc_url)
+        assert re.fullmatch(r"unix:/.+:1", grpc_url)
 
     def __enter__(self) -> Self:
         return self
@@ -272,6 +273,13 @@ def described(fragment: dict[str, Any]) -> dict[str, Any]:
     actions = {"clicked": "number", "rating": "number", "minutes": "number"}
     whole = {"interactions": events, "objectives": {"click": "clicked > 0"}, "target": "click", **fragment}
     return whole | {"interactions": {**whole["interactions"], "actions": actions}}
+
+
+@pytest.mark.parametrize("text", of("json"))
+def test_a_json_block_is_a_file_of_endpoints(text: str, tmp_path: Path) -> None:
+    (file := tmp_path / "endpoints.json").write_text(text, encoding="utf-8")
+    file.chmod(0o600)
+    assert read_endpoints(file).broker.url
 
 
 @pytest.mark.parametrize("text", of("yaml"))

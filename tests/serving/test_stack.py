@@ -11,20 +11,24 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
 import polars as pl
+import psutil
 import pytest
 
 from benchmarks.lib.wall_clock import WallClock
 from recsys.contracts import Query
 from recsys.pipeline import recommend
 from recsys.stages import read_spec
+from serving.endpoints import Server, read_endpoints
 from serving.events.connection import Stream
 from serving.events.jetstream import JetStreamReader
 from serving.layout import DeploymentLayout
@@ -307,7 +311,7 @@ def told_events(stack: Running) -> set[str]:
 def test_the_log_folded_again_gives_the_same_bytes(stack: Running, trained: Any, tmp_path: Path) -> None:
     assert until(stack.folded, PATIENCE_S)
     copy = tmp_path / "again.db"
-    asyncio.run(fold_again(stack.told["addresses"]["broker"], copy, trained))
+    asyncio.run(fold_again(read_endpoints(stack.place.endpoints).broker, copy, trained))
     assert rows(copy) == rows(stack.place.states)
 
 
@@ -355,11 +359,11 @@ def test_a_store_of_ones_own_is_filled_by_a_command(stack: Running, trained: Any
     assert filled[2] == filled[1]
 
 
-async def fold_again(broker: str, copy: Path, trained: Any) -> None:
-    reader = JetStreamReader(Stream(url=broker), name="again", limit=7, linger_s=0.01)
+async def fold_again(broker: Server, copy: Path, trained: Any) -> None:
+    reader = JetStreamReader(Stream(server=broker), name="again", limit=7, linger_s=0.01)
     amortised = ExposureCounts(values=dict, half_life_s=7 * 86_400.0)
     states = open_states(
-        f"sqlite:///{copy}",
+        Server(url=f"sqlite:///{copy}"),
         read_spec(trained.bundle),
         exposure=amortised,
         read_timeout_s=10.0,
@@ -380,6 +384,42 @@ def rows(database: Path) -> dict[bytes, bytes]:
         (table,) = (name for (name,) in connection.execute("select name from sqlite_master where type = 'table'"))
         found = dict(connection.execute(f"select * from {table}").fetchall())
     return {bytes(key): bytes(value) for key, value in found.items() if bytes(key).startswith(b"user:")}
+
+
+def test_no_secret_stands_where_other_accounts_read_and_no_file_is_open_to_them(stack: Running) -> None:
+    endpoints = read_endpoints(stack.place.endpoints)
+    secrets = [
+        endpoints.broker.token,
+        stack.place.first_key.read_text().strip(),
+        stack.place.identity.read_text().strip(),
+    ]
+    leader = psutil.Process(stack.process.pid)
+    for process in (leader, *leader.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):  # a stub that was replaced meanwhile
+            told = " ".join([*process.cmdline(), *process.environ().values()])
+            assert not [one for one in secrets if one in told]
+    sockets = Path(endpoints.triton.url.removeprefix("unix:")).parent
+    for folder in (stack.place.live, sockets):
+        assert [path for path in (folder, *folder.rglob("*")) if path.lstat().st_mode & 0o077] == []
+    assert [lock for lock in stack.place.serve.rglob(".lock") if lock.stat().st_mode & 0o007] == []
+
+
+def test_the_page_of_metrics_has_the_counters_of_triton(stack: Running) -> None:
+    page = stack.client.get("/metrics").text
+    assert 'nv_inference_request_success{model="recommend"' in page
+    assert "recsys_requests_total" in page
+
+
+def test_only_http_and_the_broker_listen_on_ports(stack: Running) -> None:
+    leader = psutil.Process(stack.process.pid)
+    listening = {
+        one.laddr
+        for process in leader.children(recursive=True)
+        for one in process.net_connections("tcp")
+        if one.status == psutil.CONN_LISTEN
+    }
+    addresses = {name: urlsplit(stack.told["addresses"][name]) for name in ("gateway", "consumer", "broker")}
+    assert listening == {(one.hostname, one.port) for one in addresses.values()}
 
 
 def test_a_second_stack_on_the_same_folder_is_refused(stack: Running) -> None:

@@ -2,21 +2,25 @@
 
 import contextlib
 import os
+import pwd
+import re
+import shutil
 import signal
-import socket
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
-import tritonclient.grpc as triton
 
 from recsys.contracts import Query
 from recsys.errors import ConfigError, QueryError, ServingError
 from serving.client import Client
 from serving.model_failures import MIN_FAILURES, FailureMonitor
-from serving.processes import until
+from serving.private_folder import socket_folder
+from serving.processes import command_line, group, until
 from serving.triton_server import SHM, TritonServer
 
 pytestmark = pytest.mark.slow
@@ -173,45 +177,69 @@ def test_an_unknown_model_is_a_serving_error(server: TritonServer) -> None:
         client.recommend([query("ann")], model="nobody")
 
 
-def test_the_server_names_itself(server: TritonServer) -> None:
-    metadata = server.metadata()
-    assert (metadata["name"], metadata["version"]) == ("triton", "2.51.0")
+def test_the_server_says_its_version(server: TritonServer) -> None:
+    assert server.version() == "2.51.0"
 
 
-def test_the_server_listens_on_loopback_only(server: TritonServer) -> None:
-    urls = (server.grpc_url, server.http_url, server.metrics_url)
-    ports = {int(url.removesuffix("/metrics").rpartition(":")[2]) for url in urls}
-    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    listening = [row[1].split(":") for row in rows if row[3] == "0A"]
-    assert len(ports) == 3
-    assert {address for address, port in listening if int(port, 16) in ports} == {"0100007F"}
+def listening(pids: Iterable[int]) -> list[Any]:
+    """TCP ports on which one of the processes listens."""
+    return [
+        one for pid in pids for one in psutil.Process(pid).net_connections("tcp") if one.status == psutil.CONN_LISTEN
+    ]
 
 
+def test_no_port_is_open_and_no_other_account_reaches_the_sockets(server: TritonServer) -> None:
+    assert listening(group(server.pid)) == []
+    sockets = Path(server.grpc_url.removeprefix("unix:")).parent
+    assert sorted(path.name for path in sockets.iterdir()) == ["grpc:1", "metrics"]
+    assert (sockets.stat().st_mode & 0o777, sockets.stat().st_uid) == (0o700, os.getuid())
+    assert {path.stat().st_mode & 0o077 for path in regions(server._shm_prefix)} == {0}
+
+
+def test_the_command_line_holds_no_secret(server: TritonServer) -> None:
+    line = " ".join(command_line(server.pid))
+    assert "restricted" not in line
+    assert not re.search(r"=[0-9a-f]{16,}( |$)", line)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another account")
 @pytest.mark.parametrize(
-    "path",
-    ["/v2/repository/models/echo/unload", "/v2/repository/index", "/v2/logging", "/v2/systemsharedmemory/status"],
+    "attempt",
+    [
+        "import tritonclient.grpc as triton; triton.InferenceServerClient(url).unload_model('echo', client_timeout=5)",
+        "import tritonclient.grpc as triton; triton.InferenceServerClient(url).is_model_ready('echo', client_timeout=5)",
+        "import socket; socket.socket(socket.AF_UNIX).connect(url.removeprefix('unix:'))",
+        "import socket; socket.socket(socket.AF_UNIX).connect(url.removeprefix('unix:').replace('grpc:1', 'metrics'))",
+        "import pathlib; list(pathlib.Path(url.removeprefix('unix:')).parent.iterdir())",
+        "import pathlib; [one.open('rb') for one in pathlib.Path('/dev/shm').glob(prefix + '*')]",
+    ],
 )
-def test_nobody_else_controls_the_server(server: TritonServer, path: str) -> None:
-    body = None if path.endswith("status") else b"{}"
-    with pytest.raises(urllib.error.HTTPError) as error:
-        urllib.request.urlopen(urllib.request.Request(server.http_url + path, data=body))
-    error.value.close()
-    assert error.value.code == 403
+def test_another_account_reaches_nothing(server: TritonServer, attempt: str) -> None:
+    become = f"import os; import tritonclient.grpc; os.setuid({pwd.getpwnam('nobody').pw_uid})"
+    names = f"url, prefix = {server.grpc_url!r}, {server._shm_prefix!r}"
+    script = f"{become}; {names}; {attempt}"
+    outcome = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert outcome.returncode == 1
+    assert re.search("ermission denied|UNAVAILABLE", outcome.stderr), outcome.stderr
     assert server.unready() == []
 
 
-def test_nobody_else_controls_the_server_over_grpc(server: TritonServer) -> None:
-    with (
-        triton.InferenceServerClient(server.grpc_url) as connection,
-        pytest.raises(triton.InferenceServerException, match="restricted"),
-    ):
-        connection.unload_model("echo")
+def test_a_long_path_of_sockets_is_named(repository: Path, tmp_path: Path) -> None:
+    with pytest.raises(ServingError, match="a Unix socket may have 107; choose a folder with a shorter path"):
+        TritonServer(repository, sockets=tmp_path / ("long" * 30)).start()
 
 
-def test_a_taken_port_is_named(server: TritonServer, repository: Path) -> None:
-    port = int(server.http_url.rpartition(":")[2])
-    with pytest.raises(ServingError, match=f"http_port {port} is not free"):
-        TritonServer(repository, http_port=port).start()
+def test_sockets_of_a_killed_server_keep_the_next_one_from_nothing(repository: Path) -> None:
+    sockets = socket_folder()
+    try:
+        first = TritonServer(repository, sockets=sockets)
+        with first:
+            os.kill(first.pid, signal.SIGKILL)
+            assert (sockets / "metrics").exists()
+        with TritonServer(repository, sockets=sockets) as second:
+            assert second.probe() is None
+    finally:
+        shutil.rmtree(sockets)
 
 
 def test_a_running_server_is_not_started_twice(server: TritonServer) -> None:
@@ -279,7 +307,8 @@ def test_two_servers_run_side_by_side_and_the_second_leaves_nothing(
     assert not regions(prefix)
     assert scratch is not None
     assert not scratch.exists()
-    assert "Started HTTPService" in log.read_text()
+    assert "Started GRPCInferenceService" in log.read_text()
+    assert "Started HTTPService" not in log.read_text()
     second.stop()
     assert server.unready() == []
 
@@ -315,15 +344,6 @@ def test_a_start_that_takes_too_long_is_given_up(repository: Path) -> None:
         server.start()
 
 
-def test_a_port_held_by_somebody_else_is_named(repository: Path) -> None:
-    with socket.socket() as holder:
-        holder.bind(("127.0.0.1", 0))
-        holder.listen()
-        port = holder.getsockname()[1]
-        with pytest.raises(ServingError, match=f"metrics_port {port} is not free"):
-            TritonServer(repository, metrics_port=port).start()
-
-
 def test_an_empty_repository_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ServingError, match="holds no models"):
         TritonServer(tmp_path / "nothing").start()
@@ -346,13 +366,6 @@ def test_a_numpy_that_the_stub_misreads_is_refused(repository: Path, monkeypatch
     monkeypatch.setattr("importlib.metadata.version", lambda name: "2.4.6")
     with pytest.raises(ServingError, match=r"numpy 2\.4\.6 is installed.*wrong numbers"):
         TritonServer(repository).start()
-
-
-@pytest.mark.parametrize("name", ["http_port", "grpc_port", "metrics_port"])
-@pytest.mark.parametrize("port", [-1, 65_536])
-def test_a_port_out_of_range_is_named(repository: Path, name: str, port: int) -> None:
-    with pytest.raises(ConfigError, match=f"{name} is {port}"):
-        TritonServer(repository, **{name: port})
 
 
 def test_a_start_timeout_of_nothing_is_named(repository: Path) -> None:

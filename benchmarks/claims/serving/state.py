@@ -25,6 +25,7 @@ from recsys.contracts import Event
 from recsys.errors import exit_on_error
 from recsys.features import spec as features
 from recsys.features.spec import FeatureSpec
+from serving.endpoints import Server
 from serving.events.record import Record, StoredRecord
 from serving.state.exposure_counts import ExposureCounts
 from serving.state.protocols import CompareAndSwap, UserState
@@ -52,7 +53,7 @@ def spec() -> FeatureSpec:
 
 
 def opened(url: str) -> StateStore:
-    return open_states(url, spec(), exposure=ExposureCounts(values=dict, half_life_s=86_400.0), **LIMITS)
+    return open_states(Server(url=url), spec(), exposure=ExposureCounts(values=dict, half_life_s=86_400.0), **LIMITS)
 
 
 def histories(num: int) -> list[bytes]:
@@ -83,7 +84,7 @@ def batches(users: int, seed: int) -> Iterator[list[StoredRecord]]:
 
 
 async def fill(url: str, users: int) -> None:
-    states, table = histories(min(HISTORIES, users)), open_store(url, **LIMITS)
+    states, table = histories(min(HISTORIES, users)), open_store(Server(url=url), **LIMITS)
     for start in range(0, users, FILL):
         numbers = range(start, min(start + FILL, users))
         after = {key_of(str(number)): states[number % len(states)] for number in numbers}
@@ -207,7 +208,7 @@ def summary(rows: list[dict[str, Any]]) -> Table:
 def run(folder: Path, users: int, num: int, alone_s: float) -> list[dict[str, Any]]:
     rows = []
     with ValkeyServer(folder / "valkey") as server:
-        for store, url in (("sqlite", f"{SQLITE}{folder / 'states.db'}"), ("valkey", server.url)):
+        for store, url in (("sqlite", f"{SQLITE}{folder / 'states.db'}"), ("valkey", server.server.url)):
             with console.status(f"{store}: {users} users"):
                 asyncio.run(fill(url, users))
             with console.status(f"{store}: reads and writes"):

@@ -23,6 +23,7 @@ from recsys.data.description import Description
 from recsys.errors import exit_on_error
 from recsys.features.spec import TABLES, FeatureSpec, TableSpec
 from recsys.user_seed import USER_SEED, user_seed
+from serving.endpoints import Server
 from serving.state.exposure_counts import ExposureCounts
 from serving.state.protocols import CompareAndSwap, UserState
 from serving.state.seeding import seed
@@ -86,7 +87,7 @@ def built(folder: Path) -> tuple[Bundle, dict[str, Any]]:
 
 
 async def seeded(store: str, url: str, bundle: Bundle) -> list[dict[str, Any]]:
-    states = open_states(url, spec(), exposure=ExposureCounts(values=dict, half_life_s=86_400.0), **LIMITS)
+    states = open_states(Server(url=url), spec(), exposure=ExposureCounts(values=dict, half_life_s=86_400.0), **LIMITS)
     rows = []
     for step in ("seed", "seed again"):
         done = await seed(states, bundle, str)
@@ -98,10 +99,13 @@ async def seeded(store: str, url: str, bundle: Bundle) -> list[dict[str, Any]]:
 
 async def read(store: str, url: str, data: bytes) -> dict[str, Any]:
     """One user with many seen items, one read after the other."""
-    table = open_store(url, **LIMITS)
+    table = open_store(Server(url=url), **LIMITS)
     await table.compare_and_swap({key_of("reader"): CompareAndSwap(before=None, after=data, expires=False)})
     await table.close()
-    states, took = open_states(url, spec(), exposure=ExposureCounts(values=dict, half_life_s=86_400.0), **LIMITS), []
+    states, took = (
+        open_states(Server(url=url), spec(), exposure=ExposureCounts(values=dict, half_life_s=86_400.0), **LIMITS),
+        [],
+    )
     for _ in range(READS):
         start = time.perf_counter()
         await states.get("reader")
@@ -127,7 +131,7 @@ def run(folder: Path) -> list[dict[str, Any]]:
     per_item = (len(data) - len(encode(UserState(), spec()))) / SEEN
     rows = [first, {"step": "bytes a seen item", "store": "", "bytes": round(per_item, 1)}]
     with ValkeyServer(folder / "valkey") as server:
-        for store, url in (("sqlite", f"{SQLITE}{folder / 'states.db'}"), ("valkey", server.url)):
+        for store, url in (("sqlite", f"{SQLITE}{folder / 'states.db'}"), ("valkey", server.server.url)):
             with console.status(f"{store}: {NUM_USERS} users"):
                 rows += asyncio.run(seeded(store, url, bundle))
                 rows.append(asyncio.run(read(store, url, data)))

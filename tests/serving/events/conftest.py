@@ -27,7 +27,7 @@ def broker(tmp_path: Path) -> Iterator[NatsServer]:
 
 @pytest.fixture
 def stream(broker: NatsServer) -> Stream:
-    return Stream(url=broker.url, max_bytes=64 << 20, deadline_s=20.0, read_deadline_s=20.0)
+    return Stream(server=broker.server, max_bytes=64 << 20, deadline_s=20.0, read_deadline_s=20.0)
 
 
 @pytest.fixture(scope="session")

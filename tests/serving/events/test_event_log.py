@@ -187,6 +187,7 @@ GATEWAY = """
 import asyncio, sys
 from pathlib import Path
 from recsys.contracts import Event
+from serving.endpoints import Server
 from serving.events.connection import Stream
 from serving.events.jetstream import JetStreamWriter
 from serving.events.writer import EventLogWriter
@@ -200,7 +201,7 @@ async def append(log, worker):
         print(name, flush=True)
 
 async def main():
-    broker = JetStreamWriter(Stream(url=sys.argv[1], max_bytes=64 << 20, deadline_s=2.0))
+    broker = JetStreamWriter(Stream(server=Server(url=sys.argv[1], token=sys.argv[3]), max_bytes=64 << 20, deadline_s=2.0))
     async with EventLogWriter(broker=broker, spool=Spool(Path(sys.argv[2]))) as log:
         await asyncio.gather(*[append(log, worker) for worker in range(4)])
 
@@ -211,7 +212,7 @@ asyncio.run(main())
 def test_all_that_a_killed_gateway_acknowledged_is_in_the_log(broker, stream, tmp_path, root, until, kill):
     """The broker is killed under it, comes back while it writes, is killed again, then the gateway itself."""
     process = subprocess.Popen(
-        [sys.executable, "-c", GATEWAY, stream.url, str(tmp_path / "spool")],
+        [sys.executable, "-c", GATEWAY, stream.url, str(tmp_path / "spool"), stream.server.token],
         cwd=root,
         stdout=subprocess.PIPE,
         text=True,

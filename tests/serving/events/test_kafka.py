@@ -11,6 +11,7 @@ import pytest
 from confluent_kafka import Producer
 
 from recsys.errors import ConfigError, ServingError
+from serving.endpoints import Server
 from serving.events import kafka
 from serving.events.jetstream import JetStreamReader, JetStreamWriter
 from serving.events.kafka import KafkaReader, KafkaWriter, Topic
@@ -34,7 +35,7 @@ def address() -> Iterator[str]:
 @pytest.fixture
 def topic(address: str) -> Topic:
     """A topic of its own; its readers have names of their own by it."""
-    return Topic(url=address, name=f"events-{next(NAMES)}", deadline_s=20.0, read_deadline_s=20.0)
+    return Topic(server=Server(url=address), name=f"events-{next(NAMES)}", deadline_s=20.0, read_deadline_s=20.0)
 
 
 @asynccontextmanager
@@ -159,7 +160,7 @@ def test_ids_since_a_moment_are_found_from_the_end(topic, feedback, monkeypatch)
 
 def test_a_broker_that_is_not_there_is_named_within_the_deadline_and_the_spool_takes_over(tmp_path, feedback):
     async def story():
-        writer = KafkaWriter(Topic(url=NOBODY, deadline_s=0.2))
+        writer = KafkaWriter(Topic(server=Server(url=NOBODY), deadline_s=0.2))
         with pytest.raises(
             ServingError, match=r"kafka://127\.0\.0\.1:9 did not acknowledge 1 records: no answer within 0\.2 s"
         ):
@@ -175,7 +176,7 @@ def test_a_broker_that_is_not_there_is_named_within_the_deadline_and_the_spool_t
 
 def test_a_reader_without_a_broker_says_so(feedback):
     async def story():
-        async with closing(reader_of(Topic(url=NOBODY, deadline_s=0.2))) as reader:
+        async with closing(reader_of(Topic(server=Server(url=NOBODY), deadline_s=0.2))) as reader:
             await reader.fetch()
 
     with pytest.raises(ServingError, match="did not return records"):
@@ -207,11 +208,11 @@ def test_the_spool_is_brought_to_kafka_and_nothing_stands_there_twice_for_a_read
     ],
 )
 def test_the_url_says_which_broker(url, writer, reader):
-    assert isinstance(open_writer(url), writer)
-    assert isinstance(open_reader(url, name="states", limit=10, linger_s=0.0, poll_s=0.1), reader)
+    assert isinstance(open_writer(Server(url=url)), writer)
+    assert isinstance(open_reader(Server(url=url), name="states", limit=10, linger_s=0.0, poll_s=0.1), reader)
 
 
 @pytest.mark.parametrize("url", ["kafka://", "amqp://127.0.0.1:9", "127.0.0.1:9", ""])
 def test_another_url_is_refused(url):
     with pytest.raises(ConfigError, match=r"the broker is .*; give .*kafka://host:port"):
-        open_writer(url)
+        open_writer(Server(url=url))

@@ -15,6 +15,7 @@ from recsys.errors import ServingError
 from recsys.policy.compose import Policy
 from recsys.policy.repeat import Repeat
 from recsys.stages import load_rules, read_spec
+from serving.endpoints import Server
 from serving.events.record import Record, StoredRecord
 from serving.gateway.container import Dependencies
 from serving.gateway.fallback_tiers import NAMES
@@ -116,7 +117,7 @@ def stored(trained: Any, tmp_path: Path) -> Callable[[], StateStore]:
     exposure = ExposureCounts(values=dict, half_life_s=86_400.0)
     limits: dict[str, Any] = {"read_timeout_s": 10.0, "write_timeout_s": 10.0, "ttl_s": None}
     return lambda: open_states(
-        f"sqlite:///{tmp_path / 'states.db'}", read_spec(trained.bundle), exposure=exposure, **limits
+        Server(url=f"sqlite:///{tmp_path / 'states.db'}"), read_spec(trained.bundle), exposure=exposure, **limits
     )
 
 

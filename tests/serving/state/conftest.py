@@ -10,6 +10,7 @@ import redis
 
 from recsys.features import spec as features
 from recsys.features.spec import FeatureSpec
+from serving.endpoints import Server
 from serving.state.exposure_counts import ExposureCounts
 from serving.state.protocols import KeyValueStore
 from serving.state.states import StateStore
@@ -30,7 +31,7 @@ class Store:
     async def opened(self, **options: object) -> AsyncIterator[StateStore]:
         defaults = {"read_timeout_s": 10.0, "write_timeout_s": 10.0, "ttl_s": None}
         exposure = ExposureCounts(values=lambda: VALUES, half_life_s=80.0)
-        states = open_states(self.url, self.spec, exposure=exposure, **defaults | options)
+        states = open_states(Server(url=self.url), self.spec, exposure=exposure, **defaults | options)
         try:
             yield states
         finally:
@@ -38,7 +39,9 @@ class Store:
 
     @asynccontextmanager
     async def table(self, **options: object) -> AsyncIterator[KeyValueStore]:
-        table = open_store(self.url, **{"read_timeout_s": 10.0, "write_timeout_s": 10.0, "ttl_s": None} | options)
+        table = open_store(
+            Server(url=self.url), **{"read_timeout_s": 10.0, "write_timeout_s": 10.0, "ttl_s": None} | options
+        )
         try:
             yield table
         finally:
@@ -86,7 +89,7 @@ def empty(
     """Makes an empty store of one kind."""
     if request.param == "sqlite":
         return lambda: Store(url=f"{SQLITE}{tmp_path_factory.mktemp('states') / 'states.db'}", spec=spec)
-    url = request.getfixturevalue("valkey").url
+    url = request.getfixturevalue("valkey").server.url
 
     def flushed() -> Store:
         with redis.Redis.from_url(url) as server:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from recsys.contracts import Event, Query, Slate, SlateItem
 from recsys.errors import ConfigError, ServingError
+from serving.endpoints import Server
 from serving.events.record import Record, StoredRecord
 from serving.state.apply_events import apply_stored_records
 from serving.state.exposure_counts import ExposureCounts
@@ -277,4 +278,4 @@ def test_an_empty_batch_writes_nothing(store):
 def test_what_cannot_be_opened_is_said(spec, url, options, sentence):
     options = {"read_timeout_s": 1.0, "write_timeout_s": 1.0, "ttl_s": None} | options
     with pytest.raises(ConfigError, match=sentence):
-        open_states(url, spec, exposure=ExposureCounts(values=dict, half_life_s=1.0), **options)
+        open_states(Server(url=url), spec, exposure=ExposureCounts(values=dict, half_life_s=1.0), **options)

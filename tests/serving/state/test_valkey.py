@@ -6,14 +6,16 @@ import signal
 import socket
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
+import psutil
 import pytest
 import redis
 
 from recsys.contracts import Event
-from recsys.errors import ConfigError, ServingError
+from recsys.errors import ServingError
+from serving.endpoints import Server
 from serving.events.record import Record, StoredRecord
-from serving.processes import choose_ports
 from serving.state.exposure_counts import ExposureCounts
 from serving.state.protocols import CompareAndSwap
 from serving.state.redis import RedisStore
@@ -36,9 +38,9 @@ def log(num):
     ]
 
 
-def opened(url, spec, **options):
+def opened(server, spec, **options):
     limits = {"read_timeout_s": 0.3, "write_timeout_s": 0.3, "ttl_s": None} | options
-    return open_states(url, spec, exposure=ExposureCounts(values=dict, half_life_s=1.0), **limits)
+    return open_states(server, spec, exposure=ExposureCounts(values=dict, half_life_s=1.0), **limits)
 
 
 async def until(wanted):
@@ -62,18 +64,17 @@ def stopped(pid):
 
 
 def test_what_was_written_outlives_a_killed_server_and_the_client_finds_the_next_one(tmp_path, spec):
-    port = choose_ports({"port": 0})["port"]
-    batch = log(20)
+    sockets, batch = tmp_path / "sockets", log(20)
 
     async def live():
-        with ValkeyServer(tmp_path, port=port) as server:
-            states = opened(server.url, spec)
+        with ValkeyServer(tmp_path / "data", sockets=sockets) as server:
+            states = opened(server.server, spec)
             await until(lambda: states.write(batch))
             os.kill(server.pid, signal.SIGKILL)
             before = [one.record.event() for one in batch]
-            with pytest.raises(ServingError, match=f"the state store at 127.0.0.1:{port} does not answer"):
+            with pytest.raises(ServingError, match=f"the state store at {sockets}/valkey does not answer"):
                 await states.get("u0")
-        with ValkeyServer(tmp_path, port=port):
+        with ValkeyServer(tmp_path / "data", sockets=sockets):
             after = [await until(lambda user=one.record.user: states.get(user)) for one in batch]
             await states.close()
         return before, after
@@ -86,7 +87,7 @@ def test_a_hanging_server_is_an_error_in_time_and_its_answers_reach_nobody_else_
     batch = log(8)
 
     async def live():
-        states = opened(valkey.url, spec)
+        states = opened(valkey.server, spec)
         await until(lambda: states.write(batch))
         with stopped(valkey.pid):
             async with asyncio.timeout(PATIENCE_S):
@@ -112,7 +113,9 @@ def test_a_server_that_takes_connections_and_says_nothing_is_an_error_in_time(sp
     with socket.create_server(("127.0.0.1", 0)) as silent:
 
         async def ask():
-            states = opened(f"redis://user:secret@127.0.0.1:{silent.getsockname()[1]}", spec)
+            states = opened(
+                Server(url=f"redis://127.0.0.1:{silent.getsockname()[1]}", user="user", password="secret"), spec
+            )
             async with asyncio.timeout(PATIENCE_S):
                 with pytest.raises(ServingError, match=r"did not answer within 0\.3 s") as raised:
                     await states.get("u")
@@ -124,7 +127,7 @@ def test_a_server_that_takes_connections_and_says_nothing_is_an_error_in_time(sp
 
 def test_users_are_forgotten_after_their_time_and_what_all_share_is_not(valkey):
     async def write():
-        table = RedisStore(valkey.url, read_timeout_s=10.0, write_timeout_s=10.0, ttl_s=3_600.0)
+        table = RedisStore(valkey.server, read_timeout_s=10.0, write_timeout_s=10.0, ttl_s=3_600.0)
         await table.compare_and_swap(
             {
                 b"user:ttl": CompareAndSwap(before=None, after=b"1", expires=True),
@@ -134,25 +137,28 @@ def test_users_are_forgotten_after_their_time_and_what_all_share_is_not(valkey):
         await table.close()
 
     asyncio.run(write())
-    with redis.Redis.from_url(valkey.url) as server:
+    with redis.Redis.from_url(valkey.server.url) as server:
         assert 0 < server.pttl(b"recsys:user:ttl") <= 3_600_000
         assert server.pttl(b"recsys:exposure:ttl") == -1
         server.delete(b"recsys:user:ttl", b"recsys:exposure:ttl")
 
 
 def test_a_server_says_why_it_does_not_start(tmp_path):
-    with (
-        socket.create_server(("127.0.0.1", 0)) as taken,
-        pytest.raises(ServingError, match="is not free"),
-        ValkeyServer(tmp_path / "one", port=taken.getsockname()[1]),
-    ):
-        pass
     (tmp_path / "two" / "appendonlydir").mkdir(parents=True)
     (tmp_path / "two" / "appendonlydir" / "appendonly.aof.manifest").write_text("no manifest\n")
     with pytest.raises(ServingError, match="valkey-server did not start"), ValkeyServer(tmp_path / "two"):
         pass
-    with pytest.raises(ConfigError, match="port is -1"):
-        ValkeyServer(tmp_path, port=-1)
+    with pytest.raises(ServingError, match="a Unix socket may have 107"):
+        ValkeyServer(tmp_path / "three", sockets=tmp_path / ("long" * 30)).start()
+
+
+def test_no_port_is_open_and_no_other_account_opens_the_socket(valkey):
+    ports = [one for one in psutil.Process(valkey.pid).net_connections("tcp") if one.status == psutil.CONN_LISTEN]
+    assert ports == []
+    path = Path(valkey.server.url.removeprefix("unix://"))
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+    assert path.stat().st_mode & 0o077 == 0
+    assert {file.stat().st_mode & 0o077 for file in (valkey.folder, *valkey.folder.rglob("*"))} == {0}
 
 
 def test_a_stopped_server_has_no_address_and_may_be_stopped_twice(tmp_path):
@@ -161,4 +167,4 @@ def test_a_stopped_server_has_no_address_and_may_be_stopped_twice(tmp_path):
         server.start()
     server.stop()
     with pytest.raises(ServingError, match="is not running"):
-        server.url  # noqa: B018
+        server.server  # noqa: B018

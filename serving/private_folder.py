@@ -1,0 +1,62 @@
+"""Folders and files that no other account may read, list, lock or connect to."""
+
+import os
+import secrets
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from recsys.errors import ServingError
+
+FOLDER_MODE, FILE_MODE = 0o700, 0o600
+OTHERS = stat.S_IRWXG | stat.S_IRWXO
+MAX_SOCKET_PATH = 107
+"""bytes of the path of a Unix socket (sun_path of Linux, less its end)"""
+
+
+def make_private(folder: Path) -> Path:
+    """Create the folder, or close an existing one to other accounts; ServingError where it is somebody else's."""
+    folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+        raise ServingError(f"{folder} belongs to another account; remove it, or take another folder")
+    folder.chmod(FOLDER_MODE)
+    return folder
+
+
+def close_to_others(folder: Path) -> int:
+    """Remove all rights of other accounts below the folder; return how many entries had some.
+
+    ServingError for an entry that belongs to somebody else: who may write it may change what is served.
+    """
+    opened = [path for path in (folder, *_entries(folder)) if path.lstat().st_mode & OTHERS]
+    for path in opened:
+        _close(path)
+    return len(opened)
+
+
+def _entries(folder: Path) -> Iterator[Path]:
+    """All entries below a folder but links, whose own rights mean nothing."""
+    for path in folder.rglob("*"):
+        if not path.is_symlink():
+            yield path
+
+
+def _close(path: Path) -> None:
+    if path.stat().st_uid != os.getuid():
+        raise ServingError(f"{path} belongs to another account; remove it, or give it to the account that serves")
+    path.chmod(stat.S_IMODE(path.stat().st_mode) & ~OTHERS)
+
+
+def socket_folder() -> Path:
+    """Return the path of a new folder for Unix sockets, whose paths must be short; `make_private` creates it."""
+    base = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
+    return Path(base) / f"recsys-{secrets.token_hex(8)}"
+
+
+def check_socket_path(path: Path) -> None:
+    """ServingError for a path that the kernel would refuse."""
+    if (length := len(os.fsencode(path))) > MAX_SOCKET_PATH:
+        raise ServingError(
+            f"{path} has {length} bytes, a Unix socket may have {MAX_SOCKET_PATH}; choose a folder with a shorter path"
+        )
