@@ -2,7 +2,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
-PIP := $(BIN)/pip install --quiet -c constraints.txt
+PIP := $(BIN)/pip install --quiet
 READY := $(VENV)/.ready
 SERVE ?= runs/demo/serve
 
@@ -11,14 +11,13 @@ help:  ## show this help
 
 setup: $(READY)  ## create .venv with everything the demo, the tests and the benchmarks need
 
-# torch comes first and alone: resolved together with the rest, it would bring its CUDA build.
-# nvidia-pytriton carries the tritonserver binary, its Python dependencies are not used; RecTools caps versions that it
-# runs well with.
-$(READY): pyproject.toml constraints.txt
+# Exactly these files, and nothing that a resolver would add: constraints.txt is the whole environment. Torch comes by its
+# version alone, since which of its builds fits depends on the machine. nvidia-pytriton carries the tritonserver binary.
+$(READY): pyproject.toml constraints.txt .ci/requirements.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) torch
-	$(PIP) -e '.[train,serve,dev,bench]'
-	$(PIP) --no-deps nvidia-pytriton rectools
+	$(PIP) --no-deps --require-hashes -r .ci/requirements.txt
+	$(PIP) -c constraints.txt torch
+	$(PIP) --no-deps -e .
 	@touch $@
 
 demo: setup  ## MovieLens 100K: prepare, train, evaluate, export, serve on Triton, recommend
@@ -33,10 +32,19 @@ test: check  ## lint, types and the whole test suite
 test-fast: setup  ## the tests that train nothing and start no stack, in a few minutes
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m 'not slow'
 
-check: setup  ## lint and types
+check: setup  ## lint, types and unsafe calls
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/bandit -q -c pyproject.toml -r recsys serving train.py export.py
+
+sbom: setup  ## a bill of materials of the environment (CycloneDX), build/sbom.json
+	@mkdir -p build
+	$(BIN)/cyclonedx-py environment $(BIN)/python --output-reproducible --of JSON -o build/sbom.json
+	@echo "sbom     build/sbom.json"
+
+hashes:  ## .ci/requirements.txt anew, after a pin of constraints.txt was changed
+	$(BIN)/python .ci/hash_constraints.py
 
 docs: setup  ## build the documentation in build/site, with generated references
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
@@ -49,4 +57,4 @@ format: setup  ## rewrite the code in the house style
 clean:  ## remove the environment and everything that runs wrote
 	rm -rf $(VENV) build runs multirun wandb
 
-.PHONY: help setup demo serve test test-fast check docs format clean
+.PHONY: help setup demo serve test test-fast check sbom hashes docs format clean

@@ -41,7 +41,7 @@ LOAD_S = 60.0
 PROBE_S = 2.0
 READY = "READY"
 PROBE_QUERY = Query(user="", now=0.0, request_id="probe")
-SHM = Path("/dev/shm")
+SHM = Path("/dev/shm")  # nosec B108: Triton chooses it; its regions are closed to others
 NOISE = ("CUDA", "Cuda", "NVML", "DCGM")
 """error lines that every machine without a GPU prints"""
 CAUSES = ("error", "Error", "failed to", "Failed to")

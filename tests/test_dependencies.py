@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 NEEDED_BY = {
@@ -25,6 +26,8 @@ NEEDED_BY = {
     "dev": ("tests",),
 }
 """extra -> the code that it is declared for"""
+RESOLVED_BY_HAND = {"nvidia-pytriton", "rectools"}
+"""packages of which only a part is used, or whose caps are behind the times"""
 NOT_IMPORTED = {
     "hydra-joblib-launcher": "conf/train.yaml names it: sweeps run their jobs through it",
     "onnx": "torch.onnx writes with it",
@@ -36,6 +39,8 @@ NOT_IMPORTED = {
     "pytest-xdist": "a plugin: make test runs on all cores",
     "ruff": "a program",
     "mypy": "a program",
+    "bandit": "a program",
+    "cyclonedx-bom": "a program: make sbom",
     "hatchling": "a program: a test builds the wheel with it",
     "types-pyyaml": "types for mypy",
     "ipykernel": "the notebooks run in it",
@@ -128,3 +133,24 @@ def test_another_reader_of_parquet_and_arrow_reads_what_polars_writes(tmp_path):
     rows = frame.to_dicts()
     assert parquet.read_table(tmp_path / "items.parquet").to_pylist() == rows
     assert feather.read_table(tmp_path / "items.arrow").to_pylist() == rows
+
+
+def test_every_pin_but_torch_has_the_hashes_of_its_files() -> None:
+    pins = [pin for pin in (ROOT / "constraints.txt").read_text().split() if not pin.startswith("torch==")]
+    hashed = (ROOT / ".ci" / "requirements.txt").read_text()
+    found = re.findall(r"^(\S+==\S+) \\\n(?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+", hashed, re.MULTILINE)
+    assert found == pins, "run `make hashes`"
+
+
+def test_set_up_installs_nothing_that_is_not_pinned() -> None:
+    """Installed without a resolver, so a package that another one needs must be pinned too."""
+    pinned = {canonicalize_name(pin.partition("==")[0]) for pin in (ROOT / "constraints.txt").read_text().split()}
+    missing = {
+        f"{one.metadata['Name']} needs {required}"
+        for one in metadata.distributions()
+        if canonicalize_name(one.metadata["Name"]) in pinned - RESOLVED_BY_HAND
+        for required in map(Requirement, one.requires or ())
+        if required.marker is None or required.marker.evaluate({"extra": ""})
+        if canonicalize_name(required.name) not in pinned
+    }
+    assert missing == set()

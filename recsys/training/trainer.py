@@ -348,6 +348,6 @@ class Trainer:
 
 def _restore(task: pl.LightningModule, file: Path) -> int:
     """Load the weights of a checkpoint and return its epoch."""
-    kept = torch.load(file, map_location="cpu", weights_only=False)
+    kept = torch.load(file, map_location="cpu", weights_only=True)
     task.load_state_dict(kept["state_dict"])
     return int(kept["epoch"])

@@ -80,7 +80,7 @@ class RedisStore:
         await self._pool.disconnect()
 
     def _arguments(self, change: CompareAndSwap) -> tuple[str, bytes, int]:
-        held = "" if change.before is None else hashlib.sha1(change.before).hexdigest()
+        held = "" if change.before is None else hashlib.sha1(change.before, usedforsecurity=False).hexdigest()
         return held, change.after, self._lifetime_ms if change.expires else 0
 
     @asynccontextmanager
