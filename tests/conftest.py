@@ -139,7 +139,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, composed: Compose, run: Ru
     folder = tmp_path_factory.mktemp("trained") / "run"
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    with locked(shared / "trained_once"):
+    with locked(shared / "trained_once", timeout_s=3_600.0):
         if not (kept := shared / "trained_once" / "run").is_dir():
             train_once(kept, composed, run)
     shutil.copytree(kept, folder)

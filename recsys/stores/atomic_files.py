@@ -1,25 +1,32 @@
 """Crash-safe writes: draft, fsync and rename, or append and fsync; and the stamp by which a change of a file is seen."""
 
+import errno
 import fcntl
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 LOCK = ".lock"
 LOCK_MODE = 0o660
+LOCK_S, LOCK_POLL_S = 10.0, 0.01
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold an exclusive lock on a folder across processes and threads; the folder is created if absent."""
+def locked(folder: Path, *, timeout_s: float = LOCK_S) -> Iterator[None]:
+    """Hold an exclusive lock on a folder across processes and threads; the folder is created if absent.
+
+    It waits in this thread, so an event loop calls it in another one. TimeoutError, an OSError, when another process keeps the
+    lock for longer than `timeout_s`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     # closed to accounts outside of the group: who may open a file may hold its lock for ever
     descriptor = os.open(folder / LOCK, os.O_RDONLY | os.O_CREAT, LOCK_MODE)
     try:
         _close_to_others(descriptor)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        wait_for_lock(descriptor, folder, timeout_s)
         yield
     finally:
         os.close(descriptor)
@@ -30,6 +37,19 @@ def _close_to_others(lock: int) -> None:
     found = os.fstat(lock)
     if found.st_uid == os.getuid() and found.st_mode & 0o007:
         os.fchmod(lock, LOCK_MODE & found.st_mode)
+
+
+def wait_for_lock(descriptor: int, folder: Path, timeout_s: float) -> None:
+    """Lock the open file of a folder; TimeoutError when another process keeps the lock for longer than `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                text = f"another process has kept the lock of this folder for {timeout_s:g} s; end it, or try again"
+                raise TimeoutError(errno.ETIMEDOUT, text, str(folder)) from None
+        time.sleep(LOCK_POLL_S)
 
 
 Stamp = tuple[int, int, int]
