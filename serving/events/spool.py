@@ -8,6 +8,8 @@ Bytes beyond `_Segment.size` were never acknowledged and are not read.
 """
 
 import asyncio
+import contextlib
+import logging
 import os
 import time
 import zlib
@@ -22,6 +24,8 @@ from recsys.errors import ServingError
 from recsys.stores.atomic_files import sync_folder, truncate
 from serving.events.folder_lock import lock_folder
 from serving.events.record import Record
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 SUFFIX = ".spool"
@@ -41,6 +45,8 @@ class _Segment:
     path: Path
     size: int
     """bytes that are durable"""
+    num_damaged: int = 0
+    """unread damaged lines that are counted already"""
 
 
 class Spool:
@@ -137,18 +143,28 @@ class Spool:
     def _open_segments(self) -> list[_Segment]:
         segments = []
         for path in sorted(self.folder.glob(f"*{SUFFIX}")):
+            if not path.stem.isdecimal():
+                logger.warning("%s is no file of the spool and is left alone", path)
+                continue
             data = path.read_bytes()
             size = _intact_length(data)
             lines = [_parse_line(line) for line in data[:size].splitlines()]
-            self.damaged += lines.count(None)
+            self._count_damaged(path, lines.count(None))
+            if size < len(data):
+                logger.warning("%s: its last %d bytes are no whole record and are cut", path, len(data) - size)
             self.recovered += [one.record for one in lines if one is not None and one.record.kind != "impression"]
             if size:
                 if size < len(data):
                     truncate(path, size)
-                segments.append(_Segment(path=path, size=size))
+                segments.append(_Segment(path=path, size=size, num_damaged=lines.count(None)))
             else:
                 path.unlink()
         return segments
+
+    def _count_damaged(self, path: Path, num: int) -> None:
+        if num > 0:
+            self.damaged += num
+            logger.warning("%s: %d damaged lines are left out; the records behind them follow", path, num)
 
     def _store(self, data: bytes) -> None:
         try:
@@ -201,17 +217,16 @@ class Spool:
         return []
 
     def _read_segment(self, segment: _Segment, limit: int) -> tuple[list[SpooledRecord], int]:
-        """Records from the read offset on, and the offset behind them."""
-        found: list[SpooledRecord] = []
-        end = self._read_offset
-        with segment.path.open("rb") as stream:
-            stream.seek(end)
-            while len(found) < limit and end < segment.size:
-                line = stream.readline()
-                end += len(line)
-                if (one := _parse_line(line.rstrip(b"\n"))) is not None:
-                    found.append(one)
-        return found, end
+        """Records from the read offset on, and the offset behind them; one that was cut or removed ends where it ends."""
+        lines, end = _read_lines(segment, self._read_offset, limit)
+        found = [one for line in lines if (one := _parse_line(line.rstrip(b"\n"))) is not None]
+        cut = len(lines) < limit and end < segment.size
+        num_damaged = len(lines) - len(found) + cut
+        self._count_damaged(segment.path, num_damaged - segment.num_damaged)
+        segment.num_damaged = max(0, segment.num_damaged - num_damaged)
+        if cut and segment is self._segments[-1]:
+            self._end_segment()  # its offsets are wrong from here on
+        return found, segment.size if cut else end
 
     def _remove_peeked(self) -> None:
         segment = self._segments[0]
@@ -220,9 +235,20 @@ class Spool:
             return
         if len(self._segments) == 1:
             self._end_segment()
-        segment.path.unlink()
+        segment.path.unlink(missing_ok=True)
         self._segments.pop(0)
         self._read_offset = self._peeked_offset = 0
+
+
+def _read_lines(segment: _Segment, offset: int, limit: int) -> tuple[list[bytes], int]:
+    """At most `limit` lines of the durable part from the offset on, and the offset behind them."""
+    lines: list[bytes] = []
+    with contextlib.suppress(FileNotFoundError), segment.path.open("rb") as stream:
+        stream.seek(offset)
+        while len(lines) < limit and offset < segment.size and (line := stream.readline()):
+            offset += len(line)
+            lines.append(line)
+    return lines, offset
 
 
 def _settle(stored: "asyncio.Future[None]", problem: Exception | None) -> None:

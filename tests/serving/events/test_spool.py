@@ -1,6 +1,7 @@
 """The spool: what it took is there after any crash, what it refused is not, and nothing half-written is a record."""
 
 import asyncio
+import os
 import resource
 import signal
 import subprocess
@@ -46,7 +47,7 @@ def drained(folder, limit=1_000):
 
 
 def segments(folder):
-    return sorted(folder.glob("*.spool"))
+    return sorted(folder.glob("0*.spool"))
 
 
 @pytest.mark.parametrize("limit", [1, 3, 1_000])
@@ -144,6 +145,50 @@ def test_damage_in_between_is_counted(tmp_path, feedback):
     lines = segment.read_bytes().splitlines(keepends=True)
     segment.write_bytes(lines[0] + lines[1].replace(b"u1", b"u2") + lines[2])
     assert drained(tmp_path) == (["r0", "r2"], 1)
+
+
+@pytest.mark.parametrize("damage", ["cut", "emptied", "removed", "garbage"])
+def test_a_segment_that_is_damaged_while_it_is_in_use_is_said_and_holds_up_nobody(tmp_path, feedback, caplog, damage):
+    """Records that were there and are gone are lost; all that come later are kept."""
+
+    async def work():
+        spool = Spool(tmp_path)
+        await spool.append([feedback(number) for number in range(4)])
+        (segment,) = segments(tmp_path)
+        match damage:
+            case "cut":
+                os.truncate(segment, segment.stat().st_size // 2)
+            case "emptied":
+                os.truncate(segment, 0)
+            case "removed":
+                segment.unlink()
+            case "garbage":
+                segment.write_bytes(bytes(range(256))[: segment.stat().st_size] * 20)
+        found = []
+        while batch := await spool.peek(10):
+            found += [one.record.id for one in batch]
+            await spool.release()
+        await spool.append([feedback(9)])
+        found += [one.record.id for one in await spool.peek(10)]
+        await spool.release()
+        assert spool.empty
+        await spool.close()
+        return found, spool.damaged
+
+    found, damaged = asyncio.run(asyncio.wait_for(work(), 60))
+    assert found[-1] == "r9"
+    assert set(found) <= {"r0", "r1", "r9"}
+    assert damaged > 0
+    assert "damaged lines are left out" in caplog.text
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00" * 4096, b"no record\nat all\n"])
+def test_a_segment_of_nothing_but_damage_does_not_keep_a_spool_from_opening(tmp_path, feedback, content):
+    spooled(tmp_path, [feedback(1)])
+    (tmp_path / "000000000000.spool").write_bytes(content)
+    (tmp_path / "copy of 1.spool").write_bytes(content)
+    assert drained(tmp_path) == (["r1"], 0)
+    assert (tmp_path / "copy of 1.spool").exists()
 
 
 def test_a_full_spool_refuses_and_is_taken_up_again_when_there_is_room(tmp_path, feedback):
