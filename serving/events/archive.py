@@ -4,6 +4,7 @@ import asyncio
 import heapq
 import itertools
 import json
+import logging
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,10 +17,13 @@ import polars as pl
 
 from recsys.contracts import Event
 from recsys.data.sources.event_log import ACTION, WORD
+from recsys.data.sources.log_files import LogFile, log_files
 from recsys.errors import ServingError
 from serving.events.log_factory import ClosableReader
 from serving.events.parquet import EVENT_COLUMNS, FEEDBACK, IMPRESSIONS, MALFORMED, PREFERENCES
 from serving.events.record import Record, StoredRecord
+
+logger = logging.getLogger(__name__)
 
 IMPRESSION_COLUMNS = ["sequence", "id", "user", "timestamp", "item"]
 Row = dict[str, Any]
@@ -28,15 +32,18 @@ Row = dict[str, Any]
 class ParquetArchive:
     """The records in the folder of a `ParquetSink`, in the order of the log.
 
-    An impression carries only its items, as the states read nothing else. Files written after construction are not included;
-    `last` is the highest included sequence, 0 for none.
+    An impression carries only its items, as the states read nothing else. Foreign files are named and left out. Files written
+    after construction are not included; `last` is the highest included sequence, 0 for none.
     """
 
     def __init__(self, folder: Path) -> None:
         kinds = dict.fromkeys((FEEDBACK, IMPRESSIONS, PREFERENCES), "day=*/*.parquet") | {MALFORMED: "*.parquet"}
-        paths = ((kind, path) for kind, pattern in kinds.items() for path in (folder / kind).glob(pattern))
-        self._files = sorted((_File.of(kind, path) for kind, path in paths), key=lambda file: file.first)
-        self.last = max((file.last for file in self._files), default=0)
+        found = {kind: log_files((folder / kind).glob(pattern)) for kind, pattern in kinds.items()}
+        for path in (path for files in found.values() for path in files.foreign):
+            logger.warning("%s is no file of the event log and is left out", path)
+        files = (_File(kind=kind, span=span) for kind, files in found.items() for span in files.current)
+        self._files = sorted(files, key=lambda file: file.span.first)
+        self.last = max((file.span.last for file in self._files), default=0)
 
     def __len__(self) -> int:
         """Number of records, read from every file; ServingError for an unreadable one."""
@@ -46,7 +53,7 @@ class ParquetArchive:
         """Merge the files by sequence; only files with overlapping sequences are open. ServingError for an unreadable one."""
         open_files: list[tuple[int, int, StoredRecord, Iterator[StoredRecord]]] = []
         for number, file in enumerate(self._files):
-            yield from _merge_until(file.first, open_files)
+            yield from _merge_until(file.span.first, open_files)
             _push_next(open_files, number, file.records())
         yield from _merge_until(self.last + 1, open_files)
 
@@ -56,17 +63,11 @@ class _File:
     """Parquet file of one kind, rows by rising sequence."""
 
     kind: str
-    path: Path
-    first: int
-    last: int
+    span: LogFile
 
-    @staticmethod
-    def of(kind: str, path: Path) -> "_File":
-        try:
-            first, last = map(int, path.stem.split("-"))
-        except ValueError:
-            raise ServingError(f"{path} is no file of the event log; keep nothing else in that folder") from None
-        return _File(kind=kind, path=path, first=first, last=last)
+    @property
+    def path(self) -> Path:
+        return self.span.path
 
     def num_records(self) -> int:
         with self._readable():

@@ -12,6 +12,7 @@ so that file names alone tell which sequences are written.
 import asyncio
 import io
 import json
+import logging
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -25,9 +26,11 @@ import polars as pl
 
 from recsys.contracts import Event, Slate, SlateItem
 from recsys.data.sources.event_log import ACTION, WORD
-from recsys.errors import QueryError, ServingError
+from recsys.data.sources.log_files import log_files
+from recsys.errors import QueryError, ServingError, check_ranges
 from recsys.schema import Instance, Number, Text, schema_of
 from recsys.stores.atomic_files import write_atomically
+from serving.events.compaction import DAY, compact, remove_days_before
 from serving.events.folder_lock import lock_folder
 from serving.events.record import StoredRecord
 
@@ -69,18 +72,32 @@ SCHEMAS: dict[str, dict[str, Any]] = {
 for words); an impression has a row an item, its query in the first row; the rules of an item are in no column
 """
 
+MAX_SMALL_FILES = 64
+"""of a partition, then they are merged"""
+
 Row = dict[str, Any]
+
+logger = logging.getLogger(__name__)
 
 
 class ParquetSink:
     """A `Sink` that writes one file for each day and kind of a batch: give it large batches.
 
     Batches come in log order without gaps; they may be redelivered with other boundaries. `rows` and `malformed` count rows
-    written by this process. ServingError when another process holds the folder.
+    written by this process. Many small files of a partition are merged into few (serving.events.compaction). ServingError
+    when another process holds the folder.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = Path(folder)
+    def __init__(
+        self, folder: Path, *, keep_days: float | None = None, may_delete: Callable[[], bool] = lambda: True
+    ) -> None:
+        """
+        keep_days: age at which a day's partition is removed; None keeps all
+        may_delete: whether files may be merged and removed now: not while somebody reads the folder by its names
+        """
+        if keep_days is not None:
+            check_ranges("events", keep_days=(keep_days, 1.0, 36_500.0))
+        self.folder, self._keep_days, self._may_delete = Path(folder), keep_days, may_delete
         self.rows = self.malformed = 0
         self._lock = lock_folder(self.folder)
         self._written: dict[str, list[tuple[int, int]]] = {}
@@ -102,7 +119,28 @@ class ParquetSink:
             kind, partition, rows = _flatten(stored)
             partitions[kind, partition] += rows
         for (kind, partition), rows in sorted(partitions.items()):
+            is_first = partition not in self._written
             self._write_new(kind, partition, rows)
+            if self._may_delete():
+                self._keep_few_files(kind, partition, is_first)
+
+    def _keep_few_files(self, kind: str, partition: str, is_first: bool) -> None:
+        """Merge the files of the partition when they are many; with its first file also those of all other days."""
+        if is_first:
+            self._remove_old(kind)
+            for other in (self.folder / kind).glob(f"{DAY}*"):
+                if other != self.folder / partition:
+                    self._compact(f"{kind}/{other.name}", 2)
+        if len(self._intervals(partition)) >= MAX_SMALL_FILES:
+            self._compact(partition, MAX_SMALL_FILES // 2)
+
+    def _compact(self, partition: str, min_files: int) -> None:
+        if compact(self.folder / partition, min_files=min_files) and partition in self._written:
+            self._written[partition] = self._listed(partition)
+
+    def _remove_old(self, kind: str) -> None:
+        if self._keep_days is not None and (days := remove_days_before(self.folder / kind, self._keep_days)):
+            logger.warning("%s: %s are older than %g days and were removed", kind, ", ".join(days), self._keep_days)
 
     def _write_new(self, kind: str, partition: str, rows: Iterable[Row]) -> None:
         written = self._intervals(partition)
@@ -121,9 +159,14 @@ class ParquetSink:
     def _intervals(self, partition: str) -> list[tuple[int, int]]:
         """First and last sequence of each file of a partition."""
         if partition not in self._written:
-            names = [path.stem.split("-") for path in (self.folder / partition).glob("*.parquet")]
-            self._written[partition] = [(int(first), int(last)) for first, last in names]
+            self._written[partition] = self._listed(partition)
         return self._written[partition]
+
+    def _listed(self, partition: str) -> list[tuple[int, int]]:
+        found = log_files((self.folder / partition).glob("*.parquet"))
+        for path in found.foreign:
+            logger.warning("%s is no file of the event log and is left alone", path)
+        return [(file.first, file.last) for file in found.current]
 
 
 def _covered(sequence: int, intervals: Iterable[tuple[int, int]]) -> bool:

@@ -1,6 +1,7 @@
 """Feedback and impressions from the event log's Parquet partitions, appended to the data of the served run."""
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,6 +14,7 @@ import polars as pl
 from recsys.data.dataset import DTYPES, Dataset, action_columns
 from recsys.data.description import ITEM, TIMESTAMP, USER, Description
 from recsys.data.row_errors import shortened
+from recsys.data.sources.log_files import log_files
 from recsys.data.sources.tables import Tables
 from recsys.data.validation import RawTable, validated
 from recsys.errors import DataError, check_ranges
@@ -26,6 +28,10 @@ SHOWN = (USER, TIMESTAMP, REQUEST, "query", ITEM, POSITION, "propensity")
 DONE = (ID, USER, TIMESTAMP, ITEM, CONTEXT, REQUEST)
 OURS_ALONE = "keep nothing but the event log's files there"
 SCALAR = ("category", "text")
+ATTEMPTS = 5
+"""to read the files, while the log that is being written merges some of them"""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,14 +96,21 @@ class EventLogSource:
         )
 
 
-def _records(folder: Path, pattern: str, columns: Sequence[str] | None = None) -> pl.DataFrame:
+def _records(
+    folder: Path, pattern: str, columns: Sequence[str] | None = None, attempts: int = ATTEMPTS
+) -> pl.DataFrame:
     """Read all rows of all files, all columns for None; columns that a file lacks are null."""
-    files = sorted(folder.glob(pattern))
-    if not files:
+    if not (found := log_files(folder.glob(pattern))).current:
         raise DataError(f"{folder}: there is no {pattern}; name the folder that the event log is written to")
+    for path in found.foreign:
+        logger.warning("%s is no file of the event log and is left out", path)
     try:
         read = partial(pl.read_parquet, glob=False, columns=None if columns is None else list(columns))
-        return pl.concat(map(read, files), how="diagonal")
+        return pl.concat([read(file.path) for file in found.current], how="diagonal")
+    except FileNotFoundError:  # merged into another file since it was listed
+        if attempts:
+            return _records(folder, pattern, columns, attempts - 1)
+        raise DataError(f"{folder}: its files change all the time; {OURS_ALONE}") from None
     except (pl.exceptions.PolarsError, OSError) as error:
         reason = str(error).strip().split("\n")[0]
         raise DataError(f"{folder}: cannot be read: {reason}; {OURS_ALONE}") from None

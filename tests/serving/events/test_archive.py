@@ -119,9 +119,16 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
     file.write_bytes(b"no parquet")
     with pytest.raises(ServingError, match=r"1-1\.parquet cannot be read .*; restore it, or move it away"):
         list(archive)
-    file.rename(file.with_name("copy of 1-1.parquet"))
-    with pytest.raises(ServingError, match=r"copy of 1-1\.parquet is no file of the event log"):
-        ParquetArchive(tmp_path)
+
+
+def test_a_foreign_file_is_named_and_left_out(tmp_path, caplog):
+    stored = log([acted("u", "a", 0.0, {}, False)], [1])
+    archived(tmp_path, stored, [])
+    (file,) = tmp_path.glob("feedback/*/*.parquet")
+    for name in ("copy of 1-1.parquet", "part-0.parquet"):
+        file.with_name(name).write_bytes(b"no parquet")
+    assert [one.sequence for one in ParquetArchive(tmp_path)] == [1]
+    assert "copy of 1-1.parquet is no file of the event log" in caplog.text
 
 
 class Counted:
