@@ -13,6 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numba
+from llvmlite.binding import get_host_cpu_name
 from numba import config, njit, types
 from numba.core import cgutils
 from numba.experimental.function_type import _get_jit_address
@@ -42,6 +44,12 @@ def remove_stale_caches(kept: Path, prefix: str = CACHE_PREFIX) -> None:
 
 config.CACHE_DIR = str(_folder := cache_folder(Path(__file__).parent))  # type: ignore[attr-defined]
 remove_stale_caches(_folder)
+
+
+def compiled_mark(name: str) -> Path:
+    """Return the file that says that the functions of this name are compiled, for this version of numba and this CPU."""
+    return Path(config.CACHE_DIR) / f"{name}-{numba.__version__}-{get_host_cpu_name()}.done"  # type: ignore[attr-defined]
+
 
 compiled: Callable[..., Any] = partial(njit, cache=True)
 """decorator factory `@compiled()`; where the folder is not writable numba falls back to its own"""

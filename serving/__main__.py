@@ -4,25 +4,40 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, cast
 
 import typer
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from recsys.errors import ConfigError, exit_on_error
 from serving.bootstrap import bootstrap_key, curl_command, example_user
 from serving.demo import demo as run_demo
+from serving.disk import DiskSizes
 from serving.endpoints import Endpoints, Server, read_endpoints
+from serving.events.log_factory import LogLimits
 from serving.gateway.api_keys import Scope, create_key
 from serving.gateway.settings import Settings
+from serving.kernels import KernelPart, compile_kernels
 from serving.layout import DeploymentLayout
+from serving.mending import mend_keys, mend_states
 from serving.processes import CLOSED_UMASK
 from serving.rebuild import request_rebuild
+from serving.running import end_leftovers
+from serving.shutdown import stop_stack
 from serving.stack import Stack, StackLog, StateBackend, UserIds
+from serving.status import stack_status
 from serving.supervisor import Guard, RestartPolicy
 from serving.triton_server import TritonServer
-from serving.wiring import run_consumer, run_gateway, run_seed
+from serving.wiring import StorageLimits, run_consumer, run_gateway, run_seed
+
+DAY_S = 86_400.0
+LOG_DAYS = LogLimits().max_age_s / DAY_S
+LOG_BYTES, SPOOL_BYTES = LogLimits().max_bytes, DiskSizes().spool
+LAME_DUCK_S = Settings().lame_duck_s
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 console = Console()
@@ -40,6 +55,18 @@ Budget = Annotated[
     typer.Option(help="ms a slate may take; a smaller cascade answers when the whole one is too slow"),
 ]
 Liked = Annotated[list[str] | None, typer.Option(help="objective that a liked item reaches beside the target")]
+LogBytes = Annotated[int, typer.Option(help="size of the log in NATS; `up` takes half of the disk's room at most")]
+SpoolBytes = Annotated[int, typer.Option(help="size of the spool; `up` takes a quarter of the disk's room at most")]
+LameDuck = Annotated[
+    float, typer.Option(help="seconds from SIGTERM, when /readyz answers 503, until no connection is taken any more")
+]
+LogDays = Annotated[float, typer.Option(min=0.01, help="age at which records leave the log in NATS, read or not")]
+EventDays = Annotated[
+    float | None, typer.Option(min=1, help="age at which days of the Parquet log are removed; else all are kept")
+]
+StateDays = Annotated[
+    float | None, typer.Option(min=0.01, help="time to live of a user's state after the last event; else all are kept")
+]
 UserNames = Annotated[UserIds, typer.Option(help="user ids behind the gateway: as received, or hashed")]
 
 
@@ -58,24 +85,44 @@ def up(
     users: UserNames = UserIds.raw,
     budget: Budget = 100.0,
     liked: Liked = None,
+    lame_duck: LameDuck = LAME_DUCK_S,
+    log_days: LogDays = LOG_DAYS,
+    event_days: EventDays = None,
+    state_days: StateDays = None,
 ) -> None:
-    """Run everything on this machine until Ctrl-C: broker, state store, Triton, consumer, gateway."""
+    """Run everything on this machine until Ctrl-C or `down`: broker, state store, Triton, consumer, gateway.
+
+    Processes that a killed supervisor left behind are ended first.
+    """
     signals, layout = Signals(), _layout(serve, live)
+    layout.check()
+    if ended := end_leftovers(layout.live):
+        console.print(f"{ended} processes of a stack without a supervisor were ended")
     stack = Stack.plan(
         layout,
         port=port,
         state=state,
         users=users,
-        gateway_options=[f"--budget={budget}", *(f"--liked={objective}" for objective in liked or ())],
+        gateway_options=[
+            f"--budget={budget}",
+            f"--lame-duck={lame_duck}",
+            *(f"--liked={objective}" for objective in liked or ()),
+        ],
+        log_options=[f"--log-days={log_days}", *_days("state-days", state_days)],
+        consumer_options=_days("event-days", event_days),
     )
     layout.make_live()
+    log = StackLog(layout.log, console)
+    mend_keys(layout, log)
     bootstrap_key(layout)
 
     def seed_states(report: Callable[[str], None]) -> None:
+        if state is StateBackend.sqlite:
+            mend_states(layout, report)
         done = None if layout.rebuild.exists() else _seed_states(layout, stack.endpoints.state, users, again=False)
         report(done or "the users of the training data are known already")
 
-    with stack.running(layout, StackLog(layout.log, console), seed=seed_states):
+    with stack.running(layout, log, seed=seed_states):
         signals.listen()
         for name, address in stack.addresses.items():
             console.print(f"{name:<15}{address}")
@@ -85,6 +132,34 @@ def up(
         )
         signals.stop_requested.wait()
         console.print("stopping")
+
+
+@app.command()
+def status(serve: Serve, live: Live = None) -> None:
+    """Print what of a stack runs, what is at fault and the free space; exit code 0 when all is well, 1 for a fault, 3 when
+    nothing runs.
+    """
+    found = stack_status(_layout(serve, live))
+    table = Table.grid(padding=(0, 2))
+    for name, text in found.lines:
+        table.add_row(name, Text(text, overflow="fold"))
+    console.print(table)
+    raise typer.Exit(found.health)
+
+
+@app.command()
+def down(serve: Serve, live: Live = None) -> None:
+    """Stop a stack, also one whose supervisor was killed; requests in flight are answered."""
+    console.print(stop_stack(_layout(serve, live)), soft_wrap=True)
+
+
+@app.command("compile")
+def compile_(
+    serve: Serve, part: Annotated[KernelPart | None, typer.Option(help="a part alone; else all of them")] = None
+) -> None:
+    """Compile the kernels of an export into the cache of this installation, for an image for example; `up` does it too."""
+    for one in (part,) if part is not None else KernelPart:
+        compile_kernels(_layout(serve, None), one)
 
 
 @app.command()
@@ -105,14 +180,25 @@ def gateway(
     users: UserNames = UserIds.raw,
     budget: Budget = 100.0,
     liked: Liked = None,
+    lame_duck: LameDuck = LAME_DUCK_S,
+    log_bytes: LogBytes = LOG_BYTES,
+    log_days: LogDays = LOG_DAYS,
+    state_days: StateDays = None,
+    spool_bytes: SpoolBytes = SPOOL_BYTES,
 ) -> None:
     """Run the HTTP gateway alone, in front of a running Triton, broker and state store."""
+    limits = StorageLimits(
+        log=LogLimits(max_bytes=log_bytes, max_age_s=log_days * DAY_S),
+        spool_bytes=spool_bytes,
+        state_ttl_s=_seconds(state_days),
+    )
     run_gateway(
         _layout(serve, live),
         _endpoints(endpoints, broker=broker, state=state, triton=triton),
         port=port,
         store_raw=users is UserIds.raw,
-        settings=Settings.within(budget, liked=tuple(liked or ())),
+        settings=replace(Settings.within(budget, liked=tuple(liked or ())), lame_duck_s=lame_duck),
+        limits=limits,
         ready=lambda url: console.print(f"gateway  {url}"),
     )
 
@@ -126,10 +212,19 @@ def consume(
     live: Live = None,
     port: Port = 0,
     users: UserNames = UserIds.raw,
+    log_bytes: LogBytes = LOG_BYTES,
+    log_days: LogDays = LOG_DAYS,
+    event_days: EventDays = None,
+    state_days: StateDays = None,
 ) -> None:
     """Consume the event log into user states and Parquet; metrics are served at `port`."""
     servers = _endpoints(endpoints, broker=broker, state=state)
-    run_consumer(_layout(serve, live), servers, port=port, store_raw=users is UserIds.raw)
+    limits = StorageLimits(
+        log=LogLimits(max_bytes=log_bytes, max_age_s=log_days * DAY_S),
+        state_ttl_s=_seconds(state_days),
+        event_days=event_days,
+    )
+    run_consumer(_layout(serve, live), servers, port=port, store_raw=users is UserIds.raw, limits=limits)
 
 
 @app.command()
@@ -211,6 +306,14 @@ def _seed_states(layout: DeploymentLayout, state: Server, users: UserIds, *, aga
     if done is None:
         return None
     return f"{done.users:,} users of the training data are known to {state.url}, {done.seconds:.1f} s"
+
+
+def _days(option: str, days: float | None) -> list[str]:
+    return [] if days is None else [f"--{option}={days}"]
+
+
+def _seconds(days: float | None) -> float | None:
+    return None if days is None else days * DAY_S
 
 
 def _layout(serve: Path, live: Path | None) -> DeploymentLayout:

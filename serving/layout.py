@@ -18,10 +18,10 @@ class DeploymentLayout:
     live/identity.key                       key of the user pseudonyms
     live/first.key                          API token of the machine's owner
     live/broker/ spool/                     event log, and records spooled for it
-    live/states.db or valkey/               user states
+    live/states.db or valkey/               user states; states.db.damaged-<time> was moved aside
     live/events/                            event log as Parquet, for training
     live/rebuild                            marker: rebuild the states from live/events
-    live/stack.log                          log of all processes
+    live/stack.log                          log of all processes; stack.log.1 to .3 are older
     live/running.json                       process ids and addresses
     live/endpoints.json                     addresses of broker, states and Triton with their secrets, while it runs
     """
@@ -96,6 +96,11 @@ class DeploymentLayout:
     @property
     def events(self) -> Path:
         return self.live / "events"
+
+    @property
+    def has_events(self) -> bool:
+        """Whether there is Parquet to rebuild states from."""
+        return any(self.events.glob("*/**/*.parquet"))
 
     @property
     def rebuild(self) -> Path:

@@ -80,6 +80,10 @@ class ServerProcess(ABC):
         """No repair short of a restart: return False."""
         return False
 
+    def restartable(self) -> bool:
+        """Whether a restart may help now."""
+        return True
+
 
 def check_ports(ports: Mapping[str, int]) -> None:
     """ConfigError for the first port out of range; 0 means any free port."""
@@ -157,7 +161,7 @@ def until(condition: Callable[[], bool], timeout_s: float) -> bool:
 def last_lines(log: Path, since: int = 0, *, keep: Callable[[str], bool] = bool) -> str:
     """Last five lines of a log behind byte `since` that `keep` accepts, or of all lines if it accepts none."""
     with log.open("rb") as stream:
-        stream.seek(since)
+        stream.seek(since if since <= log.stat().st_size else 0)  # the log may have been rotated
         lines = stream.read().decode(errors="replace").splitlines()
     return "\n".join(["its log says", *([line for line in lines if keep(line)] or lines)[-5:]])
 
@@ -166,6 +170,11 @@ def group(leader: int) -> list[int]:
     """Living processes of a process group, zombies excluded."""
     pids = (int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit())
     return [pid for pid in pids if _group_if_alive(pid) == leader]
+
+
+def alive(pid: int) -> bool:
+    """Whether the process is there and no zombie."""
+    return _group_if_alive(pid) is not None
 
 
 def command_line(pid: int) -> list[str]:

@@ -1,14 +1,13 @@
 """Request a rebuild of the user states."""
 
 import contextlib
-import json
 import os
 import signal
 from typing import Any
 
 from recsys.errors import ServingError
-from serving.events.folder_lock import lock_folder
 from serving.layout import DeploymentLayout
+from serving.running import read_running, supervised
 
 
 def request_rebuild(layout: DeploymentLayout) -> str | None:
@@ -18,7 +17,7 @@ def request_rebuild(layout: DeploymentLayout) -> str | None:
     without events as Parquet, since an empty log would erase the states.
     """
     layout.check()
-    if not any(layout.events.glob("*/**/*.parquet")):
+    if not layout.has_events:
         raise ServingError(f"{layout.events} holds no events to rebuild states from; name the right --live folder")
     running = _running(layout)
     layout.rebuild.touch()
@@ -33,11 +32,8 @@ def request_rebuild(layout: DeploymentLayout) -> str | None:
 
 def _running(layout: DeploymentLayout) -> dict[str, Any] | None:
     """running.json of the running stack, None if none runs; the lock decides, since a killed stack leaves its file."""
-    try:
-        os.close(lock_folder(layout.live))
+    if not supervised(layout.live):
         return None
-    except ServingError:
-        try:
-            return json.loads(layout.running.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            raise ServingError(f"the stack at {layout.live} is starting or stopping; try again in a moment") from None
+    if (running := read_running(layout.running)) is None:
+        raise ServingError(f"the stack at {layout.live} is starting or stopping; try again in a moment")
+    return running

@@ -1,7 +1,6 @@
 """All serving processes on one machine: broker, state store, Triton, consumer and gateway, each under a guard."""
 
 import contextlib
-import json
 import os
 import shutil
 import threading
@@ -16,14 +15,18 @@ from rich.console import Console
 from rich.markup import escape
 
 from recsys.errors import ServingError
+from serving.disk import DiskSizes
 from serving.endpoints import Endpoints, Server, write_endpoints
 from serving.events.folder_lock import lock_folder
 from serving.events.nats_server import NatsServer
 from serving.gateway.fallback_tiers import FULL, LIGHT
+from serving.kernels import compiling
 from serving.layout import DeploymentLayout
+from serving.log_rotation import rotate_until
 from serving.managed_process import ManagedProcess
 from serving.private_folder import socket_folder
 from serving.processes import HOST, choose_ports
+from serving.running import RunningFile, ServiceReport, mark_children
 from serving.state.valkey_server import ValkeyServer, valkey_address
 from serving.supervisor import Guard, RestartPolicy, Service
 from serving.triton_server import TritonServer
@@ -73,18 +76,29 @@ class Stack:
     """with their secrets"""
     sockets: Path
     """folder of the Unix sockets of Triton and Valkey, made with the first of them"""
+    sizes: DiskSizes
 
     @staticmethod
     def plan(
-        layout: DeploymentLayout, *, port: int, state: StateBackend, users: UserIds, gateway_options: Sequence[str]
+        layout: DeploymentLayout,
+        *,
+        port: int,
+        state: StateBackend,
+        users: UserIds,
+        gateway_options: Sequence[str],
+        log_options: Sequence[str],
+        consumer_options: Sequence[str],
     ) -> "Stack":
         """Everything but the gateway listens on a free port of the loopback interface.
 
-        ServingError without an exported bundle or for a port in use.
+        gateway_options, consumer_options, log_options: further options of the gateway, of the consumer and of both.
+        ServingError without an exported bundle, for a port in use or a disk without room.
         """
         layout.check()
+        sizes = DiskSizes.fitting(layout)
         ports = choose_ports({**dict.fromkeys(LISTENING, 0), "gateway": port})
-        sockets, broker = socket_folder(), NatsServer(layout.broker, port=ports["broker"], log=layout.log)
+        sockets = socket_folder()
+        broker = NatsServer(layout.broker, port=ports["broker"], log=layout.log, max_bytes=sizes.log)
         valkey = ValkeyServer(layout.valkey, sockets=sockets, log=layout.log)
         redis = state is StateBackend.redis
         endpoints = Endpoints(
@@ -99,12 +113,15 @@ class Stack:
             "broker": endpoints.broker.url,
             "state": endpoints.state.url,
         }
+        shared = [f"--users={users}", f"--log-bytes={sizes.log}", *log_options]
+        gateway_options = [f"--spool-bytes={sizes.spool}", *gateway_options]
         return Stack(
             stores=(broker, valkey) if redis else (broker,),
-            processes=tuple(_processes(layout, ports, sockets, [f"--users={users}"], gateway_options)),
+            processes=tuple(_processes(layout, ports, sockets, shared, gateway_options, consumer_options)),
             addresses=addresses,
             endpoints=endpoints,
             sockets=sockets,
+            sizes=sizes,
         )
 
     @property
@@ -121,37 +138,42 @@ class Stack:
         stack runs in this layout.
         """
 
+        guards = [
+            Guard(one, lambda sentence: report_and_record(sentence), policy=RestartPolicy()) for one in self.services
+        ]
+        running = RunningFile(layout.running, self.addresses)
+
         def report_and_record(sentence: str) -> None:
             report(sentence)
-            with contextlib.suppress(OSError):
-                self._write(layout.running)
+            running.write(dict(_reports(guards)))
 
         with contextlib.ExitStack() as started:
             started.callback(os.close, lock_folder(layout.live))
+            mark_children(layout.live)
             started.callback(layout.running.unlink, missing_ok=True)
             started.callback(shutil.rmtree, self.sockets, ignore_errors=True)
             started.callback(layout.endpoints.unlink, missing_ok=True)
             write_endpoints(layout.endpoints, self.endpoints)
+            wait_for_kernels = started.enter_context(compiling(layout, report_and_record))
             _start(self.stores, started, report_and_record)
             seed(report_and_record)
-            _start(self.processes, started, report_and_record)
+            *others, gateway = self.processes
+            _start(others, started, report_and_record)
+            wait_for_kernels()
+            _start([gateway], started, report_and_record)
             report_and_record("everything runs")
             started.enter_context(
-                _guarded([Guard(one, report_and_record, policy=RestartPolicy()) for one in self.services])
+                _guarded(guards, lambda stopped: rotate_until(stopped, layout.log, self.sizes.output))
             )
             yield
 
-    def _write(self, file: Path) -> None:
-        """Write process ids and addresses for operators; replaced atomically."""
-        document = {"addresses": dict(self.addresses), "pids": dict(self._pids())}
-        draft = file.with_suffix(f".{threading.get_ident()}")
-        draft.write_text(json.dumps(document, indent=1), encoding="utf-8")
-        draft.replace(file)
 
-    def _pids(self) -> Iterator[tuple[str, int]]:
-        for service in self.services:
-            with contextlib.suppress(ServingError):
-                yield service.name, service.pid
+def _reports(guards: Sequence[Guard]) -> Iterator[tuple[str, ServiceReport]]:
+    """Services with a process."""
+    for guard in guards:
+        with contextlib.suppress(ServingError):
+            report = ServiceReport(pid=guard.service.pid, fault=guard.fault, restarts=guard.num_restarts)
+            yield guard.service.name, report
 
 
 def _start(
@@ -167,14 +189,15 @@ def _processes(
     layout: DeploymentLayout,
     ports: Mapping[str, int],
     sockets: Path,
-    users: Sequence[str],
+    shared_options: Sequence[str],
     gateway_options: Sequence[str],
+    consumer_options: Sequence[str],
 ) -> Iterator[Service]:
     yield TritonServer(
         layout.models, sockets=sockets, log=layout.log, start_timeout_s=START_S, probed_models=(FULL, LIGHT)
     )
-    shared = [str(layout.serve), f"--live={layout.live}", f"--endpoints={layout.endpoints}", *users]
-    yield _managed(layout, "consumer", ["consume", *shared], ports["consumer"], "/metrics")
+    shared = [str(layout.serve), f"--live={layout.live}", f"--endpoints={layout.endpoints}", *shared_options]
+    yield _managed(layout, "consumer", ["consume", *shared, *consumer_options], ports["consumer"], "/metrics")
     yield _managed(layout, "gateway", ["gateway", *shared, *gateway_options], ports["gateway"], "/healthz")
 
 
@@ -190,10 +213,11 @@ def _managed(layout: DeploymentLayout, name: str, arguments: Sequence[str], port
 
 
 @contextmanager
-def _guarded(guards: Sequence[Guard]) -> Iterator[None]:
-    """One thread a guard; all are joined on exit, so that no service is restarted during shutdown."""
+def _guarded(guards: Sequence[Guard], housekeeping: Callable[[threading.Event], None]) -> Iterator[None]:
+    """One thread a guard, and one more; all are joined on exit, so that no service is restarted during shutdown."""
     ended = threading.Event()
     threads = [threading.Thread(target=guard.run, args=(ended,), name=guard.service.name) for guard in guards]
+    threads.append(threading.Thread(target=housekeeping, args=(ended,), name="housekeeping"))
     for thread in threads:
         thread.start()
     try:

@@ -43,6 +43,10 @@ class Service(Protocol):
         """Repair short of a restart; True if something was done. ServingError when it did not help."""
         ...
 
+    def restartable(self) -> bool:
+        """Whether a restart may help now; a full disk has to be waited for."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestartPolicy:
@@ -110,18 +114,18 @@ class Guard:
             self._restart()
 
     def _mark_healthy(self) -> None:
-        if self.fault is not None:
+        recovered, self.fault, self._silent_since = self.fault is not None, None, None
+        if recovered:
             self._report(f"{self.service.name} answers again")
-        self.fault, self._silent_since = None, None
         if self._clock() - self._started >= self._policy.stable_s:
             self._pause_s = self._policy.first_pause_s
 
     def _report_fault(self, fault: str) -> None:
-        if fault != self.fault:
-            self._report(f"{self.service.name}: {fault}")
+        changed, self.fault = fault != self.fault, fault
         if self._silent_since is None:
             self._silent_since = self._clock()
-        self.fault = fault
+        if changed:
+            self._report(f"{self.service.name}: {fault}")
 
     def _try_repair(self) -> bool:
         try:
@@ -133,7 +137,7 @@ class Guard:
         return done
 
     def _restart(self) -> None:
-        if self._clock() < self._next_start:
+        if self._clock() < self._next_start or not self.service.restartable():
             return
         self.num_restarts += 1
         try:

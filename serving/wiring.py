@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,18 @@ from recsys.policy.rules import RuleSet
 from recsys.policy.rules.hot_reload import HotReloader
 from recsys.policy.rules.store import RuleStore
 from recsys.stages import load_live_retrieve, load_live_rules, read_catalogue, read_schema, read_spec
-from serving.endpoints import NOBODY, Endpoints, Server
+from serving.disk import disk_problem, free_bytes
+from serving.endpoints import Endpoints, Server
 from serving.events.archive import ArchiveReader
 from serving.events.consumer import Consumer
-from serving.events.log_factory import ClosableReader, open_reader, open_retention, open_writer
+from serving.events.log_factory import (
+    DEFAULT_LIMITS,
+    ClosableReader,
+    LogLimits,
+    open_reader,
+    open_retention,
+    open_writer,
+)
 from serving.events.parquet import ParquetSink
 from serving.events.record import Sink
 from serving.events.retention import JetStreamRetention
@@ -41,9 +50,11 @@ from serving.gateway.pseudonyms import UserPseudonyms
 from serving.gateway.settings import Settings
 from serving.gateway.triton_models import TritonModels
 from serving.layout import DeploymentLayout
+from serving.mending import mend_states
 from serving.process_tuning import freeze_heap, lower_priority
 from serving.processes import HOST
 from serving.state.exposure_counts import ExposureColumns, ExposureCounts, Values
+from serving.state.protocols import DamagedStore
 from serving.state.seeding import SeedResult, seed, seed_once
 from serving.state.states import StateStore
 from serving.state.store_factory import open_states
@@ -57,6 +68,7 @@ STATE_READ_TIMEOUT_S, STATE_WRITE_TIMEOUT_S = 0.05, 5.0
 STATE_POLL_S, PARQUET_POLL_S, PARQUET_LINGER_S = 0.1, 1.0, 10.0
 """a poll costs both sides a millisecond; an event reaches the slate after the next poll"""
 STATE_BATCH, REBUILD_BATCH, PARQUET_BATCH = 500, 2_000, 20_000
+STATE_CHECK_S = 5.0
 RETENTION_PERIOD_S = 30.0
 """between two truncations of the log"""
 AUTHOR = "gateway"
@@ -65,6 +77,19 @@ TRITON_PAGE_S = 1.0
 """timeout of reading Triton's Prometheus page"""
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StorageLimits:
+    """Sizes and ages of the data that is kept while serving."""
+
+    log: LogLimits = DEFAULT_LIMITS
+    """of the broker"""
+    spool_bytes: int = 1 << 30
+    state_ttl_s: float | None = None
+    """time to live of a state after the last event of its user; None keeps all"""
+    event_days: float | None = None
+    """age at which days of the Parquet log are removed; None keeps all"""
 
 
 class ItemStoreWriter:
@@ -105,15 +130,16 @@ def run_gateway(
     port: int,
     store_raw: bool,
     settings: Settings,
+    limits: StorageLimits,
     ready: Callable[[str], None],
 ) -> None:
     """Serve until SIGTERM. ServingError and ConfigError when the gateway cannot be composed."""
     layout.check()
     layout.make_live()
     bundle = Bundle.open(layout.bundle)
-    states = _states(layout, bundle, endpoints)
-    spool = Spool(layout.spool)
-    log = EventLogWriter(broker=open_writer(endpoints.broker), spool=spool)
+    states = _states(layout, bundle, endpoints.state, limits.state_ttl_s)
+    spool = Spool(layout.spool, max_bytes=limits.spool_bytes)
+    log = EventLogWriter(broker=open_writer(endpoints.broker, limits.log), spool=spool)
     parts = Dependencies(
         bundle=bundle,
         retrieve=load_live_retrieve(bundle, layout.items),
@@ -130,15 +156,24 @@ def run_gateway(
         log=sys.stdout,
         clock=time.monotonic,
         now=time.time,
+        checks={"disk": partial(disk_problem, layout.live), "spool": partial(disk_problem, layout.spool)},
         recovered=spool.recovered,
         lifespan=_lifespan(log, states),
     )
     gateway = build(parts)
-    for name, description, value in _spool_gauges(log):
+    for name, description, value in (*_spool_gauges(log, spool), *_disk_gauges(layout)):
         gateway.metrics.gauge(name, description, value)
     if endpoints.triton.url.startswith(UNIX):
         gateway.metrics.append(partial(_triton_page, Path(endpoints.triton.url.removeprefix(UNIX)).parent))
-    serve_gateway(gateway, host=HOST, port=port, drain_s=settings.drain_s, log=sys.stdout, ready=ready)
+    serve_gateway(
+        gateway,
+        host=HOST,
+        port=port,
+        lame_duck_s=settings.lame_duck_s,
+        drain_s=settings.drain_s,
+        log=sys.stdout,
+        ready=ready,
+    )
 
 
 def _triton_page(sockets: Path) -> bytes:
@@ -159,8 +194,17 @@ async def _lifespan(log: EventLogWriter, states: StateStore) -> AsyncIterator[No
             await states.close()
 
 
-def _spool_gauges(log: EventLogWriter) -> Sequence[tuple[str, str, Callable[[], float]]]:
+def _disk_gauges(layout: DeploymentLayout) -> Sequence[tuple[str, str, Callable[[], float]]]:
+    folders = layout.live, layout.spool
     return (
+        ("recsys_disk_free_bytes", "Free bytes of the fullest disk", lambda: min(map(free_bytes, folders))),
+        ("recsys_disk_full", "1 if a disk is full", lambda: float(any(map(disk_problem, folders)))),
+    )
+
+
+def _spool_gauges(log: EventLogWriter, spool: Spool) -> Sequence[tuple[str, str, Callable[[], float]]]:
+    return (
+        ("recsys_spool_damaged_records", "Damaged lines of the spool that were skipped", lambda: spool.damaged),
         ("recsys_spool_bytes", "Bytes in the spool, waiting for the broker", lambda: log.spool_bytes),
         ("recsys_spooled_records", "Records written to the spool", lambda: log.spooled),
         ("recsys_drained_records", "Records moved from the spool to the broker", lambda: log.drained),
@@ -179,7 +223,7 @@ def run_seed(layout: DeploymentLayout, state: Server, *, store_raw: bool, again:
     stored = UserPseudonyms.from_file(layout.identity, store_raw=store_raw).stored
 
     async def run() -> SeedResult | None:
-        states = _states(layout, bundle, Endpoints(broker=NOBODY, state=state))
+        states = _states(layout, bundle, state, None)
         try:
             return await (seed if again else seed_once)(states, bundle, stored)
         finally:
@@ -188,37 +232,51 @@ def run_seed(layout: DeploymentLayout, state: Server, *, store_raw: bool, again:
     return asyncio.run(run())
 
 
-def run_consumer(layout: DeploymentLayout, endpoints: Endpoints, *, port: int, store_raw: bool) -> None:
-    """Write the log to the states promptly and to Parquet in large batches, independently, until SIGTERM."""
+def run_consumer(
+    layout: DeploymentLayout, endpoints: Endpoints, *, port: int, store_raw: bool, limits: StorageLimits
+) -> None:
+    """Write the log to the states promptly and to Parquet in large batches, independently, until SIGTERM.
+
+    A damaged states.db is moved aside first and rebuilt. DamagedStore when the states are damaged while it runs: the next
+    start mends them.
+    """
     layout.check()
     layout.make_live()
     lower_priority()
     bundle = Bundle.open(layout.bundle)
+    if endpoints.state.url == layout.sqlite:
+        mend_states(layout, logger.warning)
     freeze_heap()
-    uvloop.run(_consume(layout, bundle, endpoints, port, store_raw))
+    uvloop.run(_consume(layout, bundle, endpoints, limits, port, store_raw))
 
 
-async def _consume(layout: DeploymentLayout, bundle: Bundle, endpoints: Endpoints, port: int, store_raw: bool) -> None:
-    states, broker = _states(layout, bundle, endpoints), endpoints.broker
+async def _consume(
+    layout: DeploymentLayout, bundle: Bundle, endpoints: Endpoints, limits: StorageLimits, port: int, store_raw: bool
+) -> None:
+    states, broker = _states(layout, bundle, endpoints.state, limits.state_ttl_s), endpoints.broker
+    parquet = ParquetSink(layout.events, keep_days=limits.event_days, may_delete=lambda: not layout.rebuild.exists())
 
     async def clear_and_seed() -> None:
         await states.clear()
         await seed_once(states, bundle, UserPseudonyms.from_file(layout.identity, store_raw=store_raw).stored)
 
     readers = {
-        "states": _state_reader(layout, broker, clear_and_seed),
+        "states": _state_reader(layout, broker, limits.log, clear_and_seed),
         "parquet": open_reader(
-            broker, name="parquet", limit=PARQUET_BATCH, linger_s=PARQUET_LINGER_S, poll_s=PARQUET_POLL_S
+            broker, limits.log, name="parquet", limit=PARQUET_BATCH, linger_s=PARQUET_LINGER_S, poll_s=PARQUET_POLL_S
         ),
     }
-    sinks: Mapping[str, Sink] = {"states": states, "parquet": ParquetSink(layout.events)}
-    consumers = {name: Consumer(reader=reader, sinks=[sinks[name]]) for name, reader in readers.items()}
-    retention = open_retention(broker)
+    sinks: Mapping[str, Sink] = {"states": states, "parquet": parquet}
+    consumers = {
+        name: Consumer(reader=reader, sinks=[sinks[name]], fatal=(DamagedStore,)) for name, reader in readers.items()
+    }
+    retention = open_retention(broker, limits.log)
     _export_metrics(consumers, states, retention, port)
     stop_requested = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop_requested.set)
     running = [asyncio.create_task(consumer.run()) for consumer in consumers.values()]
+    running.append(asyncio.create_task(_check_periodically(states)))
     running += [] if retention is None else [asyncio.create_task(_truncate_periodically(retention, consumers.values()))]
     ended = asyncio.create_task(stop_requested.wait())
     await asyncio.wait([*running, ended], return_when=asyncio.FIRST_COMPLETED)
@@ -236,10 +294,10 @@ async def _consume(layout: DeploymentLayout, bundle: Bundle, endpoints: Endpoint
 
 
 def _state_reader(
-    layout: DeploymentLayout, broker: Server, clear_and_seed: Callable[[], Awaitable[None]]
+    layout: DeploymentLayout, broker: Server, limits: LogLimits, clear_and_seed: Callable[[], Awaitable[None]]
 ) -> ClosableReader:
     """Reader of the log for the states; during a rebuild it replays the Parquet archive first."""
-    log = open_reader(broker, name="states", limit=STATE_BATCH, linger_s=0.0, poll_s=STATE_POLL_S)
+    log = open_reader(broker, limits, name="states", limit=STATE_BATCH, linger_s=0.0, poll_s=STATE_POLL_S)
     if not layout.rebuild.exists():
         return log
 
@@ -257,6 +315,18 @@ async def _truncate_periodically(retention: JetStreamRetention, consumers: Colle
         with contextlib.suppress(ServingError):  # the readers report it
             await retention.truncate(min(consumer.sequence for consumer in consumers))
         await asyncio.sleep(RETENTION_PERIOD_S)
+
+
+async def _check_periodically(states: StateStore) -> None:
+    """Raise DamagedStore when the states are lost, also while no event comes."""
+    while True:
+        await asyncio.sleep(STATE_CHECK_S)
+        try:
+            await states.check()
+        except DamagedStore:
+            raise
+        except ServingError as error:  # busy, or without a descriptor: the next check tells
+            logger.warning("the states could not be checked: %s", error)
 
 
 def _export_metrics(
@@ -285,7 +355,7 @@ def _export_metrics(
     prometheus.start_http_server(port, addr=HOST)
 
 
-def _states(layout: DeploymentLayout, bundle: Bundle, endpoints: Endpoints) -> StateStore:
+def _states(layout: DeploymentLayout, bundle: Bundle, server: Server, ttl_s: float | None) -> StateStore:
     """States that count the column values named by the active exposure rules; invalid rules leave the previous ones active."""
     columns = ExposureColumns(bundle)
 
@@ -295,10 +365,10 @@ def _states(layout: DeploymentLayout, bundle: Bundle, endpoints: Endpoints) -> S
     follower = HotReloader(RuleStore(layout.rules), exposure_values)
     exposure_counts = ExposureCounts(values=lambda: follower.current().value, half_life_s=HALF_LIFE_S)
     return open_states(
-        endpoints.state,
+        server,
         read_spec(bundle),
         exposure=exposure_counts,
         read_timeout_s=STATE_READ_TIMEOUT_S,
         write_timeout_s=STATE_WRITE_TIMEOUT_S,
-        ttl_s=None,
+        ttl_s=ttl_s,
     )

@@ -107,6 +107,21 @@ def full_spool(stack: RunningStack) -> Iterator[None]:
             filling.unlink()
 
 
+@contextmanager
+def full_disk(stack: RunningStack) -> Iterator[None]:
+    """No byte is left for log, states and Parquet: events are refused, and everything goes on when there is room."""
+    filling = stack.place.live / "filling"
+    with filling.open("wb", buffering=0) as file:
+        for size in (1 << 20, 1 << 12):
+            with contextlib.suppress(OSError):
+                while file.write(bytes(size)) == size:
+                    pass
+    try:
+        yield
+    finally:
+        filling.unlink()
+
+
 def step_clock(seconds: int) -> Fault:
     """The wall clock jumps, and jumps back at the end."""
 

@@ -146,7 +146,7 @@ class Link:
         until = time.monotonic() + stream.deadline_s
         connecting = self.client.connect(
             stream.server.url,
-            **_credentials(stream.server),
+            **credentials(stream.server),
             allow_reconnect=False,
             max_reconnect_attempts=1,
             reconnect_time_wait=0,
@@ -200,7 +200,7 @@ class Link:
             self.lost.set_result(None)
 
 
-def _credentials(server: Server) -> dict[str, Any]:
+def credentials(server: Server) -> dict[str, Any]:
     """Keywords of the client's `connect`."""
     secure = {"tls": ssl.create_default_context(cafile=server.ca or None)} if server.url.startswith("tls://") else {}
     if server.token:
@@ -219,8 +219,10 @@ async def _ensure_stream(jetstream: JetStreamContext, stream: Stream, last_seque
     new record. The clock may have been set back, hence numbering starts above `last_sequence` at least.
     """
     try:
-        first = (await jetstream.stream_info(stream.name)).config.first_seq
-        await jetstream.update_stream(stream.config().evolve(first_seq=first))
+        found = await jetstream.stream_info(stream.name)
+        max_bytes = max(stream.max_bytes, found.state.bytes)  # a smaller log refuses records, and loses none
+        config = stream.config().evolve(first_seq=found.config.first_seq, max_bytes=max_bytes)
+        await jetstream.update_stream(config)
     except NotFoundError:
         with contextlib.suppress(BadRequestError):  # another process created it first
             first = max(int(time.time() * MICROSECONDS), last_sequence + 1)

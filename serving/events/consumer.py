@@ -34,15 +34,15 @@ class LogReader(Protocol):
 
 
 class Consumer:
-    """Reads batches and writes each to the sinks in turn; `run` ends only by cancellation.
+    """Reads batches and writes each to the sinks in turn until it is cancelled.
 
-    A ServingError of a sink or reader is retried with the same batch: `problem` is the current error, `retries` counts them.
-    `num_written` counts delivered records, `waiting` unread ones. `newest` is the timestamp (unix seconds) of the newest
-    delivered record, `delay_s` its age at delivery.
+    `run` raises those errors of sinks and reader that are in `fatal`. Any other ServingError is retried with the same batch:
+    `problem` is the current error, `retries` counts them. `num_written` counts delivered records, `waiting` unread ones.
+    `newest` is the timestamp (unix seconds) of the newest delivered record, `delay_s` its age at delivery.
     """
 
-    def __init__(self, *, reader: LogReader, sinks: Sequence[Sink]) -> None:
-        self._reader, self._sinks = reader, sinks
+    def __init__(self, *, reader: LogReader, sinks: Sequence[Sink], fatal: tuple[type[ServingError], ...] = ()) -> None:
+        self._reader, self._sinks, self._fatal = reader, sinks, fatal
         self.num_written = self.retries = self.sequence = 0
         self.newest = self.delay_s = 0.0
         self.problem: str | None = None
@@ -71,6 +71,8 @@ class Consumer:
         while True:
             try:
                 result = await attempt()
+            except self._fatal:
+                raise
             except ServingError as error:
                 if self.problem is None:
                     logger.warning("the consumer waits: %s", error)

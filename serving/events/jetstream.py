@@ -20,12 +20,14 @@ from serving.events.batching import Batching, Page
 from serving.events.connection import Connection, Link, Stream
 from serving.events.publisher import MESSAGE_ID
 from serving.events.record import Record, StoredRecord
+from serving.events.store_probe import PROBE
 
 SEQUENCE = "Nats-Sequence"
 NUM_PENDING = "Nats-Num-Pending"
 PAGE_RECORDS = 1_000
 PAGE_BYTES = 16 << 20
 STATUS = "Status"
+SUBJECT = "Nats-Subject"
 END_STATUSES = ("204", "404")
 """status of the message that ends a page, and of an empty page"""
 
@@ -158,7 +160,7 @@ class JetStreamReader:
         self._next = last + 1
         self._connection.last_sequence = max(self._connection.last_sequence, last)
         self.waiting = int((page[-1].headers or {}).get(NUM_PENDING, 0))
-        records = [(_sequence(message), _record(message)) for message in page]
+        records = [(_sequence(message), _record(message)) for message in page if not _is_probe(message)]
         self.unreadable += sum(record is None for _, record in records)
         return [StoredRecord(sequence=sequence, record=record) for sequence, record in records if record is not None]
 
@@ -188,6 +190,10 @@ async def _fetch_page(connection: Connection, start: dict[str, Any], limit: int)
 
 def _sequence(message: Msg) -> int:
     return int((message.headers or {})[SEQUENCE])
+
+
+def _is_probe(message: Msg) -> bool:
+    return (message.headers or {}).get(SUBJECT, "").endswith(f".{PROBE}")
 
 
 def _record(message: Msg) -> Record | None:

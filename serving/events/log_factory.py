@@ -1,5 +1,6 @@
 """Event log writers, readers and retention by the URL of the broker."""
 
+from dataclasses import dataclass
 from typing import Protocol
 
 from recsys.errors import ConfigError
@@ -19,31 +20,44 @@ class ClosableReader(LogReader, Protocol):
     async def close(self) -> None: ...
 
 
-def open_writer(server: Server) -> LogBroker:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogLimits:
+    """Size and age of a log in NATS; Kafka keeps its own."""
+
+    max_bytes: int = 4 << 30
+    max_age_s: float = 30 * 86_400.0
+
+
+DEFAULT_LIMITS = LogLimits()
+
+
+def open_writer(server: Server, limits: LogLimits = DEFAULT_LIMITS) -> LogBroker:
     """Writer for `nats://host:port` or `kafka://host:port`; connects with the first call. ConfigError for another URL."""
     if server.url.startswith(KAFKA):
         from serving.events import kafka
 
         return kafka.KafkaWriter(kafka.Topic(server=server))
-    return JetStreamWriter(_stream(server))
+    return JetStreamWriter(_stream(server, limits))
 
 
-def open_reader(server: Server, *, name: str, limit: int, linger_s: float, poll_s: float) -> ClosableReader:
+def open_reader(
+    server: Server, limits: LogLimits = DEFAULT_LIMITS, *, name: str, limit: int, linger_s: float, poll_s: float
+) -> ClosableReader:
     """Reader `name` of the same log."""
     options = {"limit": limit, "linger_s": linger_s, "poll_s": poll_s}
     if server.url.startswith(KAFKA):
         from serving.events import kafka
 
         return kafka.KafkaReader(kafka.Topic(server=server), name=name, **options)  # type: ignore[arg-type]
-    return JetStreamReader(_stream(server), name=name, **options)  # type: ignore[arg-type]
+    return JetStreamReader(_stream(server, limits), name=name, **options)  # type: ignore[arg-type]
 
 
-def open_retention(server: Server) -> JetStreamRetention | None:
+def open_retention(server: Server, limits: LogLimits = DEFAULT_LIMITS) -> JetStreamRetention | None:
     """Retention of the log; None for Kafka, which truncates by itself."""
-    return None if server.url.startswith(KAFKA) else JetStreamRetention(_stream(server))
+    return None if server.url.startswith(KAFKA) else JetStreamRetention(_stream(server, limits))
 
 
-def _stream(server: Server) -> Stream:
+def _stream(server: Server, limits: LogLimits) -> Stream:
     if not server.url.startswith(NATS):
         raise ConfigError(f"the broker is {server.url!r}; give nats://host:port or kafka://host:port")
-    return Stream(server=server)
+    return Stream(server=server, max_bytes=limits.max_bytes, max_age_s=limits.max_age_s)

@@ -5,12 +5,15 @@ import secrets
 import shutil
 import socket
 import sys
+import time
 from pathlib import Path
 
 from recsys.errors import ServingError
 from recsys.stores.atomic_files import write_atomically
+from serving.disk import disk_problem
 from serving.endpoints import Server
 from serving.events.folder_lock import lock_folder
+from serving.events.store_probe import probe_store
 from serving.private_folder import FILE_MODE, make_private
 from serving.processes import HOST, ROOT, SILENCE_S, ServerProcess, check_ports, choose_ports, last_lines, spawn, until
 
@@ -22,8 +25,13 @@ host: "{host}"
 port: {port}
 authorization {{ token: "{token}" }}
 max_payload: {max_payload}
-jetstream {{ store_dir: "{folder}", sync_interval: "{sync}" }}
+jetstream {{ store_dir: "{folder}", sync_interval: "{sync}"{limit} }}
 """
+STREAM = "events"
+STORE_PROBE_S, STORE_TIMEOUT_S = 5.0, 2.0
+"""between two stored probes, and the wait for one"""
+OVERHEAD = 2
+"""bytes that the server reserves for a byte of the log: positions of readers, and blocks that are compacted"""
 
 
 class NatsServer(ServerProcess):
@@ -32,6 +40,8 @@ class NatsServer(ServerProcess):
     `folder` holds messages and configuration. Output is appended to `log` (None: `nats.log` in the folder). Port 0 takes a
     free port and keeps it for the next start. An acknowledged message is in the page cache and survives kill -9; `sync`
     sets when it is flushed to disk against power loss: periodically ("1s") or before each acknowledgement ("always").
+
+    max_bytes: size of the log that it must have room for; None lets the server take three quarters of the free space.
 
     Raises ConfigError for a port out of range; on starting, ServingError when the binary is missing, the port or the
     folder is taken, or the broker does not start within `start_timeout_s`, in seconds.
@@ -43,6 +53,7 @@ class NatsServer(ServerProcess):
         *,
         port: int = 0,
         sync: str = "1s",
+        max_bytes: int | None = None,
         log: Path | None = None,
         start_timeout_s: float = 30.0,
     ) -> None:
@@ -54,6 +65,8 @@ class NatsServer(ServerProcess):
         """that clients send; in memory, since the folder may be lost while they go on"""
         self._port = port
         self._sync = sync
+        self._max_bytes = max_bytes
+        self._next_store_probe = 0.0
         self._start_timeout_s = start_timeout_s
         self._log_start = 0
 
@@ -91,6 +104,23 @@ class NatsServer(ServerProcess):
     def answers(self) -> bool:
         return _accepts_connections(self._port)
 
+    def probe(self) -> str | None:
+        """None if the broker answers and stores and its disk has room, else one sentence; stores a message at times."""
+        if (fault := super().probe() or disk_problem(self.folder)) is not None:
+            self._next_store_probe = 0.0
+            return fault
+        if time.monotonic() < self._next_store_probe:
+            return None
+        try:
+            probe_store(self.server, STREAM, STORE_TIMEOUT_S)
+        except ServingError as error:
+            return str(error)
+        self._next_store_probe = time.monotonic() + STORE_PROBE_S
+        return None
+
+    def restartable(self) -> bool:
+        return disk_problem(self.folder) is None
+
     def _spawn(self, binary: Path, descriptor: int) -> None:
         config = self.folder / "nats.conf"
         text = CONFIG.format(
@@ -100,6 +130,7 @@ class NatsServer(ServerProcess):
             max_payload=MAX_PAYLOAD,
             folder=self.folder,
             sync=self._sync,
+            limit="" if self._max_bytes is None else f", max_file_store: {OVERHEAD * self._max_bytes}",
         )
         write_atomically(config, text.encode(), FILE_MODE)
         self._log_start = self.log.stat().st_size if self.log.exists() else 0

@@ -1,6 +1,6 @@
 """Composition of the gateway: external dependencies and the objects built from them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -66,6 +66,8 @@ class Dependencies:
     """monotonic, in seconds"""
     now: Callable[[], float]
     """unix seconds"""
+    checks: Mapping[str, Callable[[], str | None]] = field(default_factory=dict)
+    """component -> why it makes the gateway not ready, None while it does not: the disks"""
     recovered: Sequence[Record] = ()
     """records of users that an earlier process left in the spool: the user states do not know them yet"""
     lifespan: AbstractAsyncContextManager[None] = field(default_factory=nullcontext)
@@ -106,7 +108,11 @@ class Container:
     def readiness(self) -> Readiness:
         settings = self.settings
         return Readiness(
-            self.dependencies.models, (FULL, LIGHT), interval_s=settings.probe_every_s, timeout_s=settings.probe_s
+            self.dependencies.models,
+            (FULL, LIGHT),
+            checks=self.dependencies.checks,
+            interval_s=settings.probe_every_s,
+            timeout_s=settings.probe_s,
         )
 
     @cached_property
@@ -114,12 +120,15 @@ class Container:
         impressions = ImpressionQueue(
             self.dependencies.writer,
             max_records=self.settings.impressions_most,
+            max_bytes=self.settings.impressions_mib << 20,
             batch=self.settings.impressions_batch,
             pause_s=self.settings.impressions_pause_s,
             count=self.metrics.impressions,
         )
         description = "Impressions queued for the log"
         self.metrics.gauge("recsys_impressions_waiting", description, lambda: len(impressions))
+        description = "Size of the queued impressions as JSON"
+        self.metrics.gauge("recsys_impressions_waiting_bytes", description, lambda: impressions.num_bytes)
         return impressions
 
     @cached_property

@@ -1,5 +1,6 @@
 """HTTP server of the gateway: uvloop and httptools, warmed up before it listens, drained on shutdown."""
 
+import asyncio
 import logging
 import signal
 import socket
@@ -18,6 +19,8 @@ BACKLOG = 2_048
 KEEP_ALIVE_S = 75
 """keep-alive of idle connections: above the 60 s of load balancers, since a connection closed by the gateway as a request
 arrives loses that request"""
+CLOSE = (b"connection", b"close")
+POLL_S = 0.05
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -32,10 +35,19 @@ class JsonLines(logging.Formatter):
 
 
 def serve_gateway(
-    gateway: Gateway, *, host: str, port: int, drain_s: float, log: TextIO, ready: Callable[[str], None]
+    gateway: Gateway,
+    *,
+    host: str,
+    port: int,
+    lame_duck_s: float,
+    drain_s: float,
+    log: TextIO,
+    ready: Callable[[str], None],
 ) -> None:
     """Serve until SIGTERM or SIGINT, then finish requests in flight for at most `drain_s` seconds and flush.
 
+    lame_duck_s: time between the signal and the end of the listener, in which /readyz answers 503, requests are still answered
+    and each answer closes its connection, so that clients and load balancers go elsewhere
     port: 0 takes a free one. ready: called with the URL once every tier is warm, before the first request is accepted.
     ServingError when the port is in use or the startup failed.
     """
@@ -43,18 +55,18 @@ def serve_gateway(
     _log_to(log)
     with _bound(host, port) as listening:
         url = f"http://{host}:{listening.getsockname()[1]}"
-        server = _Server(gateway, _config(gateway, drain_s), lambda: ready(url))
+        server = _Server(gateway, _config(gateway, drain_s), lame_duck_s, lambda: ready(url))
         server.run(sockets=[listening])
     if not server.started:
         raise ServingError(f"the gateway at {url} did not start; its log says why")
 
 
 class _Server(uvicorn.Server):
-    """Calls `ready` after the startup and reports not ready at the start of the shutdown."""
+    """Calls `ready` after the startup; a shutdown begins as a lame duck."""
 
-    def __init__(self, gateway: Gateway, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+    def __init__(self, gateway: Gateway, config: uvicorn.Config, lame_duck_s: float, ready: Callable[[], None]) -> None:
         super().__init__(config)
-        self._gateway, self._ready = gateway, ready
+        self._gateway, self._lame_duck_s, self._ready = gateway, lame_duck_s, ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -74,6 +86,10 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._gateway.readiness.stop()
+        self.server_state.default_headers = [*self.server_state.default_headers, CLOSE]
+        end = asyncio.get_running_loop().time() + self._lame_duck_s
+        while asyncio.get_running_loop().time() < end and not self.force_exit:
+            await asyncio.sleep(POLL_S)
         await super().shutdown(sockets)
 
 

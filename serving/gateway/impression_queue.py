@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 class ImpressionQueue:
-    """Bounded queue in front of a writer, and its drain task.
+    """Queue in front of a writer, bounded in records and in bytes of their JSON, and its drain task.
 
     A refused batch is retried in order after `pause_s` until it is written; meanwhile the queue fills, and when it is full
     the newest impressions are lost and counted. After a QueryError the batch is written record by record, so that only the
@@ -27,10 +27,17 @@ class ImpressionQueue:
     """
 
     def __init__(
-        self, writer: RecordWriter, *, max_records: int, batch: int, pause_s: float, count: Callable[[str, int], None]
+        self,
+        writer: RecordWriter,
+        *,
+        max_records: int,
+        max_bytes: int,
+        batch: int,
+        pause_s: float,
+        count: Callable[[str, int], None],
     ) -> None:
         check_ranges("impressions", max_records=(max_records, 1, 10_000_000), batch=(batch, 1, max_records))
-        check_ranges("impressions", pause_s=(pause_s, 0.0, 60.0))
+        check_ranges("impressions", pause_s=(pause_s, 0.0, 60.0), max_bytes=(max_bytes, 1, 1 << 40))
         self._writer, self._max_records, self._batch, self._pause_s, self._count = (
             writer,
             max_records,
@@ -38,7 +45,10 @@ class ImpressionQueue:
             pause_s,
             count,
         )
-        self._queue: deque[Record] = deque()
+        self._max_bytes = max_bytes
+        self.num_bytes = 0
+        """of the queued records as JSON"""
+        self._queue: deque[tuple[Record, int]] = deque()
         self._filled, self._drained = asyncio.Event(), asyncio.Event()
         self._is_refused = False
         self._is_losing = False
@@ -57,12 +67,14 @@ class ImpressionQueue:
 
     def put(self, record: Record) -> None:
         """Queue a record, or drop and count it when the queue is full; never blocks."""
-        if len(self._queue) >= self._max_records:
+        size = len(record.to_json())
+        if len(self._queue) >= self._max_records or self.num_bytes + size > self._max_bytes:
             self._is_losing = True
             self._count("lost", 1)
             return
         self._is_losing = False
-        self._queue.append(record)
+        self._queue.append((record, size))
+        self.num_bytes += size
         self._drained.clear()
         self._filled.set()
 
@@ -85,7 +97,8 @@ class ImpressionQueue:
     async def _drain(self) -> None:
         while True:
             while self._queue:
-                await self._write(list(itertools.islice(self._queue, 1 if self._num_singly else self._batch)))
+                first = itertools.islice(self._queue, 1 if self._num_singly else self._batch)
+                await self._write([record for record, _ in first])
             self._filled.clear()
             self._drained.set()
             await self._filled.wait()
@@ -112,5 +125,5 @@ class ImpressionQueue:
         self._is_refused = False
         self._num_singly = max(0, self._num_singly - len(batch))
         for _ in batch:
-            self._queue.popleft()
+            self.num_bytes -= self._queue.popleft()[1]
         self._count(outcome, len(batch))

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import orjson
 
@@ -15,10 +15,22 @@ logger = logging.getLogger(__name__)
 
 
 class Readiness:
-    """Probes each model every `interval_s` seconds with `timeout_s`."""
+    """Probes each model every `interval_s` seconds with `timeout_s`, and runs the other checks as often, in a thread.
 
-    def __init__(self, models: Models, names: Sequence[str], *, interval_s: float, timeout_s: float) -> None:
+    checks: component -> function that returns a reason for not being ready, or None
+    """
+
+    def __init__(
+        self,
+        models: Models,
+        names: Sequence[str],
+        *,
+        checks: Mapping[str, Callable[[], str | None]],
+        interval_s: float,
+        timeout_s: float,
+    ) -> None:
         self._models, self._names, self._interval_s, self._timeout_s = models, tuple(names), interval_s, timeout_s
+        self._checks = checks
         self._reasons: dict[str, str] = {"gateway": "it is still warming up"}
         self._task: asyncio.Task[None] | None = None
 
@@ -47,8 +59,11 @@ class Readiness:
             await self._check_all(self._timeout_s)
 
     async def _check_all(self, timeout_s: float) -> None:
-        reasons = await asyncio.gather(*(self._check(name, timeout_s) for name in self._names))
-        for name, reason in zip(self._names, reasons, strict=True):
+        reasons = await asyncio.gather(
+            *(self._check(name, timeout_s) for name in self._names),
+            *(asyncio.to_thread(check) for check in self._checks.values()),
+        )
+        for name, reason in zip((*self._names, *self._checks), reasons, strict=True):
             if reason is None:
                 self._reasons.pop(name, None)
             else:

@@ -44,6 +44,8 @@ class Settings:
     """users with pending records over their states"""
     pending_s: float = 3_600.0
     impressions_most: int = 20_000
+    impressions_mib: int = 64
+    """of queued impressions as JSON; in memory they take about six times that"""
     impressions_batch: int = 256
     impressions_pause_s: float = 0.5
     exposure_every_s: float = 1.0
@@ -59,6 +61,8 @@ class Settings:
     probe_s: float = 1.0
     warm_up_s: float = 120.0
     """timeout of the first answer of a model, which compiles kernels"""
+    lame_duck_s: float = 3.0
+    """from SIGTERM, when /readyz begins to answer 503, until the gateway takes no more connections"""
     drain_s: float = 10.0
     """timeout for in-flight requests and queued impressions on shutdown"""
     liked: tuple[str, ...] = ()
@@ -89,11 +93,13 @@ class Settings:
             state_ms=(self.state_ms, 0.1, self.budget_ms),
             fallback_ms=(self.fallback_ms, 0.1, self.budget_ms),
             light_ms=(self.light_ms, 0.1, self.budget_ms),
+            impressions_mib=(self.impressions_mib, 1, 1_000_000),
             exposure_every_s=(self.exposure_every_s, 0.01, 3_600.0),
             events_s=(self.events_s, 0.001, 600.0),
             probe_every_s=(self.probe_every_s, 0.01, 3_600.0),
             probe_s=(self.probe_s, 0.001, 60.0),
             warm_up_s=(self.warm_up_s, 0.0, 3_600.0),
+            lame_duck_s=(self.lame_duck_s, 0.0, 3_600.0),
             drain_s=(self.drain_s, 0.0, 3_600.0),
             slates_at_once=(self.slates_at_once, 1, 1_000_000),
             requests_at_once=(self.requests_at_once, 1, 1_000_000),

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from recsys.contracts import Event
+from recsys.errors import ServingError
 from serving.events.record import StoredRecord
 from serving.state.seen import SeenItems
 
@@ -36,6 +37,10 @@ class UserState:
     def known_profile(self) -> dict[str, Any]:
         """Profile columns put by callers, else those of the training data."""
         return {name: value for name, value in {**self.seeded, **self.profile}.items() if value is not None}
+
+
+class DamagedStore(ServingError):
+    """The store lost its content; it is made anew from the event log."""
 
 
 class UserStates(Protocol):
@@ -94,6 +99,10 @@ class KeyValueStore(Protocol):
 
     async def clear(self) -> None:
         """Delete every key."""
+        ...
+
+    async def check(self) -> None:
+        """DamagedStore where the content is lost."""
         ...
 
     async def close(self) -> None: ...

@@ -75,6 +75,9 @@ class RedisStore:
                 if keys:
                     await self._client.unlink(*keys)
 
+    async def check(self) -> None:
+        """Nothing to check: a server refuses to start on damaged data."""
+
     async def close(self) -> None:
         await self._client.aclose()
         await self._pool.disconnect()

@@ -68,6 +68,10 @@ class StateStore:
         """Delete all states, exposure counts and marks."""
         await self._store.clear()
 
+    async def check(self) -> None:
+        """DamagedStore where the content of the store is lost."""
+        await self._store.check()
+
     async def close(self) -> None:
         await self._store.close()
 

@@ -27,7 +27,7 @@ def open_states(
     """Open the store at `sqlite:///runs/states.db` (`sqlite:////` before an absolute path), `redis://host:port` or `unix://path`.
 
     read_timeout_s, write_timeout_s: limits of one call, in seconds. ttl_s: time to live of a user state after its last
-    write, in seconds; None keeps all, as SQLite always does. ConfigError for an unusable URL or number, ServingError for a
+    write, in seconds; None keeps all. ConfigError for an unusable URL or number, ServingError for a
     file that cannot be opened; Redis connects with the first call.
     """
     limits = {"read_timeout_s": (read_timeout_s, 1e-3, 600.0), "write_timeout_s": (write_timeout_s, 1e-3, 600.0)}
@@ -39,9 +39,7 @@ def open_store(server: Server, read_timeout_s: float, write_timeout_s: float, tt
     """Open the key-value store behind the same URL."""
     url = server.url
     if url.startswith(SQLITE) and url != SQLITE:
-        if ttl_s is not None:
-            raise ConfigError(f"state.ttl_s is {ttl_s!r}, but an SQLite store keeps all users; leave it out")
-        return SqliteStore(Path(url.removeprefix(SQLITE)), timeout_s=write_timeout_s)
+        return SqliteStore(Path(url.removeprefix(SQLITE)), timeout_s=write_timeout_s, ttl_s=ttl_s)
     if url.startswith(REDIS):
         return RedisStore(server, read_timeout_s=read_timeout_s, write_timeout_s=write_timeout_s, ttl_s=ttl_s)
     raise ConfigError(f"the state store is {url!r}; give sqlite:///path or redis://host:port")

@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 from recsys.errors import ServingError, check_ranges
+from serving.disk import disk_problem
 from serving.endpoints import Server
 from serving.private_folder import check_socket_path, make_private, socket_folder
 from serving.processes import ROOT, SILENCE_S, ServerProcess, last_lines, spawn, until
@@ -79,6 +80,9 @@ class ValkeyServer(ServerProcess):
 
     def answers(self) -> bool:
         return _answers(self._socket)
+
+    def restartable(self) -> bool:
+        return disk_problem(self.folder) is None
 
     def _wait(self, process: subprocess.Popen[bytes], log_start: int) -> None:
         up = until(lambda: process.poll() is not None or _answers(self._socket), self._start_timeout_s)

@@ -382,7 +382,7 @@ async def fold_again(broker: Server, copy: Path, trained: Any) -> None:
 def rows(database: Path) -> dict[bytes, bytes]:
     with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
         (table,) = (name for (name,) in connection.execute("select name from sqlite_master where type = 'table'"))
-        found = dict(connection.execute(f"select * from {table}").fetchall())
+        found = dict(connection.execute(f"select key, value from {table}").fetchall())
     return {bytes(key): bytes(value) for key, value in found.items() if bytes(key).startswith(b"user:")}
 
 

@@ -32,7 +32,12 @@ class Patient:
     remedy: bool | Exception = False
     problem: Exception | None = None
     """why it does not start"""
+    has_room: bool = True
+    """on its disk"""
     done: list[str] = field(default_factory=list)
+
+    def restartable(self) -> bool:
+        return self.has_room
 
     def start(self) -> None:
         self.done.append("start")
@@ -164,6 +169,19 @@ def test_a_long_time_without_faults_forgets_the_pause(clock: Clock, said: list[s
         guard.check()
         clock.now += 0.5
     assert guard.num_restarts == 4
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_on_a_full_disk_nothing_is_restarted_until_there_is_room(clock: Clock, said: list[str], here: bool) -> None:
+    patient = Patient(here=here, fault="its disk is full", has_room=False)
+    guard = guard_of(patient, said, clock)
+    for _ in range(60):
+        guard.check()
+        clock.now += 1.0
+    assert patient.done == []
+    patient.has_room = True
+    guard.check()
+    assert patient.done == ["stop", "start"]
 
 
 class Defective(Patient):

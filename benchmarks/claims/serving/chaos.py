@@ -31,6 +31,7 @@ from rich.table import Table
 from benchmarks.lib.chaos_faults import (
     Fault,
     corrupt_bundle,
+    full_disk,
     full_spool,
     halt,
     kill,
@@ -55,7 +56,7 @@ BURST = 10
 HOUR = 3_600
 DEADLINE_MS, SLACK_MS = 100.0, 20.0
 RECOVERY_S = 90.0
-SPOOL_BYTES = 16 << 20
+SPOOL_BYTES, LIVE_BYTES = 16 << 20, 1 << 30
 GAME_DAY_RATE, GAME_DAY_FAULT_S, GAME_DAY_AFTER_S = 30.0, 60.0, 30.0
 REFUSED = (429, 503)
 
@@ -210,6 +211,7 @@ def faults() -> dict[str, Fault]:
         "kill -9 the broker": kill("broker"),
         "kill -9 the consumer": kill("consumer"),
         "disk of the spool full, broker silent": full_spool,
+        "disk of log, states and Parquet full": full_disk,
         "SIGSTOP Triton": halt("triton"),
         "SIGSTOP the state store": halt("valkey"),
         "SIGSTOP the broker": halt("broker"),
@@ -222,10 +224,10 @@ def faults() -> dict[str, Fault]:
 
 
 @contextmanager
-def small_disk(folder: Path) -> Iterator[None]:
-    """A file system of SPOOL_BYTES at the folder."""
+def small_disk(folder: Path, size: int) -> Iterator[None]:
+    """A file system of so many bytes at the folder."""
     folder.mkdir(parents=True)
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={SPOOL_BYTES}", "tmpfs", folder], check=False).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=False).returncode:
         raise ServingError(f"no small disk could be mounted at {folder}; run this as root")
     try:
         yield
@@ -238,7 +240,8 @@ def chaos(folder: Path) -> Iterator[Chaos]:
     """A stack that is ready to suffer."""
     made = world(K)
     clock, live = WallClock.made(folder), folder / "live"
-    with small_disk(live / "spool"), running_stack(made, live, "--state=redis", clock=clock) as stack:
+    disks = small_disk(live, LIVE_BYTES), small_disk(live / "spool", SPOOL_BYTES)
+    with disks[0], disks[1], running_stack(made, live, "--state=redis", clock=clock) as stack:
         yield Chaos(stack, made, folder)
 
 

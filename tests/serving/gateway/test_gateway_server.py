@@ -12,10 +12,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
 
 from recsys.errors import ServingError
 from serving.gateway.http_server import _config, serve_gateway
+from serving.processes import until
 
 PROCESS = """
 import asyncio, dataclasses, io, sys, time
@@ -46,14 +48,19 @@ gateway = build(Dependencies(
     exposures=MemoryExposures(), share_file=ShareFile(Path({exposure!r})), keys=None, settings=PATIENT, log=sys.stderr,
     clock=time.monotonic, now=lambda: {now!r},
 ))
-serve_gateway(gateway, host="127.0.0.1", port=0, drain_s=20.0, log=sys.stderr, ready=lambda url: print(url, flush=True))
+serve_gateway(
+    gateway, host="127.0.0.1", port=0, lame_duck_s={lame_duck!r}, drain_s=20.0, log=sys.stderr,
+    ready=lambda url: print(url, flush=True),
+)
 print("drained", flush=True)
 """
 
 
 @pytest.fixture
-def process(trained: Any, server: Any, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The process, and where it listens."""
+def process(
+    request: pytest.FixtureRequest, trained: Any, server: Any, tmp_path: Path
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The process, and where it listens; the parameter is the time as a lame duck."""
     source = PROCESS.format(
         here=str(Path(__file__).parent),
         log=str(tmp_path / "events.jsonl"),
@@ -61,6 +68,7 @@ def process(trained: Any, server: Any, tmp_path: Path) -> Iterator[tuple[subproc
         exposure=str(tmp_path / "exposure"),
         grpc=server.grpc_url,
         now=float(trained.replay.timestamps.max()),
+        lame_duck=getattr(request, "param", 0.0),
     )
     with (tmp_path / "log").open("w") as log:
         running = subprocess.Popen(
@@ -105,6 +113,24 @@ def test_it_is_warm_when_ready_and_loses_nothing_when_it_is_asked_to_go(
     assert "user " not in "".join(map(json.dumps, answered))
 
 
+@pytest.mark.parametrize("process", [3_600.0], indirect=True)
+def test_a_lame_duck_answers_until_it_may_go_and_says_that_it_is_leaving(
+    process: tuple[subprocess.Popen[str], str],
+) -> None:
+    running, url = process
+    with httpx.Client(base_url=url, timeout=60.0) as client:
+        assert client.get("/readyz").status_code == 200
+        running.send_signal(signal.SIGTERM)
+        assert until(lambda: client.get("/readyz").status_code == 503, 60.0)
+        answer = client.post("/v1/recommend", json={"user": "u", "k": 3})
+        assert (answer.status_code, answer.headers["connection"]) == (200, "close")
+        assert client.get("/readyz").json()["reasons"]["gateway"] == "it is shutting down"
+    assert running.poll() is None
+    running.send_signal(signal.SIGINT)
+    out, _ = running.communicate(timeout=60)
+    assert out.split() == ["drained"]
+
+
 def test_an_idle_connection_outlives_that_of_a_balancer() -> None:
     """Which lets go after a minute; who lets go first never loses a request that is on its way."""
     assert _config(SimpleNamespace(app=None), drain_s=1.0).timeout_keep_alive > 60  # type: ignore[arg-type]
@@ -120,6 +146,7 @@ def test_a_port_that_is_taken_is_said_in_one_sentence(capsys: pytest.CaptureFixt
                 None,  # type: ignore[arg-type]
                 host="127.0.0.1",
                 port=port,
+                lame_duck_s=0.0,
                 drain_s=1.0,
                 log=sys.stderr,
                 ready=print,

@@ -19,9 +19,11 @@ def record(number: int) -> Record:
 
 
 class Kept:
-    def __init__(self, writer: Any, most: int = 10, batch: int = 4) -> None:
+    def __init__(self, writer: Any, most: int = 10, batch: int = 4, max_bytes: int = 1 << 20) -> None:
         self.counts: Counter[str] = Counter()
-        self.queue = ImpressionQueue(writer, max_records=most, batch=batch, pause_s=0.5, count=self.count)
+        self.queue = ImpressionQueue(
+            writer, max_records=most, max_bytes=max_bytes, batch=batch, pause_s=0.5, count=self.count
+        )
 
     def count(self, outcome: str, num: int) -> None:
         self.counts[outcome] += num
@@ -148,3 +150,26 @@ def test_a_defect_of_the_writer_costs_its_batch_and_not_the_queue(in_virtual_tim
     kept = in_virtual_time(story())
     assert kept.counts == {"lost": 4, "written": 1}
     assert list(writer.records) == ["4"]
+
+
+def test_the_queue_is_bounded_in_bytes_and_takes_records_again_when_there_is_room(
+    in_virtual_time: Run, writer: Any
+) -> None:
+    async def story() -> Kept:
+        size = len(record(1).to_json())
+        kept = Kept(writer, most=1_000, max_bytes=5 * size)
+        for number in range(8):
+            kept.queue.put(record(number))
+        assert (len(kept.queue), kept.queue.num_bytes) == (5, 5 * size)
+        assert kept.queue.flags == (IMPRESSIONS_LOST,)
+        kept.queue.start()
+        await until(lambda: not len(kept.queue))
+        assert kept.queue.num_bytes == 0
+        kept.queue.put(record(9))
+        assert kept.queue.flags == ()
+        await kept.queue.stop(timeout_s=1.0)
+        return kept
+
+    kept = in_virtual_time(story())
+    assert kept.counts == {"written": 6, "lost": 3}
+    assert list(writer.records) == ["0", "1", "2", "3", "4", "9"]

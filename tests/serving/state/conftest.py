@@ -57,7 +57,7 @@ class Store:
     def put(self, key: bytes, value: bytes) -> None:
         if self.url.startswith(SQLITE):
             with closing(sqlite3.connect(self.url.removeprefix(SQLITE))) as connection, connection:
-                connection.execute("INSERT OR REPLACE INTO states VALUES (?, ?)", (key, value))
+                connection.execute("INSERT OR REPLACE INTO states (key, value) VALUES (?, ?)", (key, value))
             return
         with redis.Redis.from_url(self.url) as server:
             server.set(b"recsys:" + key, value)

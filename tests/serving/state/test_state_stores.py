@@ -270,7 +270,6 @@ def test_an_empty_batch_writes_nothing(store):
         ("postgres://host", {}, "the state store is 'postgres://host'; give sqlite:///path or redis://host:port"),
         ("sqlite:///", {}, "give sqlite:///path"),
         ("redis://host:port", {}, "cannot be used"),
-        ("sqlite:///states.db", {"ttl_s": 60.0}, "keeps all users"),
         ("redis://host", {"ttl_s": 0.0}, "state.ttl_s is 0.0"),
         ("redis://host", {"read_timeout_s": 0.0}, "state.read_timeout_s is 0.0"),
     ],
