@@ -6,10 +6,12 @@ RecsysError
 │   └── ConflictError   somebody else changed it first
 ├── BundleError     a bundle that is incomplete, altered or of another version
 ├── QueryError      a request that cannot be understood
+├── ReleaseError    tensors of one release reached a stage of another one
+├── RulesLostError  no rules that may serve: a `must` could be broken
 └── ServingError    the server could not be started, reached or kept ready
 
-Every entry point turns a RecsysError into that sentence and exit code 2 (Triton: an INVALID_ARG answer); anything else
-is a defect of ours and keeps its traceback.
+Every entry point turns a RecsysError into that sentence and exit code 2 (Triton: an INVALID_ARG answer, UNSUPPORTED for a
+ReleaseError, UNAVAILABLE for a RulesLostError); anything else is a defect of ours and keeps its traceback.
 """
 
 import sys
@@ -41,6 +43,14 @@ class BundleError(RecsysError):
 
 class QueryError(RecsysError):
     """A request cannot be understood."""
+
+
+class ReleaseError(RecsysError):
+    """Tensors of one release reached a stage of another one."""
+
+
+class RulesLostError(RecsysError):
+    """No rules may serve: those that were published are missing or damaged, and no copy of them is left."""
 
 
 class ServingError(RecsysError):

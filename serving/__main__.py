@@ -43,7 +43,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 console = Console()
 
 Port = Annotated[int, typer.Option(help="0 takes a free one")]
-Serve = Annotated[Path, typer.Argument(help="folder that export.py wrote")]
+Serve = Annotated[Path, typer.Argument(help="folder that export.py wrote, or one of its releases")]
 Live = Annotated[Path | None, typer.Option(help="folder for what is written while serving; else `live` beside it")]
 BrokerUrl = Annotated[str | None, typer.Option(help="nats://, tls:// or kafka://host:port")]
 StateUrl = Annotated[str | None, typer.Option(help="sqlite:///path, unix://path, redis:// or rediss://host:port")]
@@ -317,7 +317,7 @@ def _seconds(days: float | None) -> float | None:
 
 
 def _layout(serve: Path, live: Path | None) -> DeploymentLayout:
-    return DeploymentLayout(serve=serve.resolve(), live=(serve.parent / "live" if live is None else live).resolve())
+    return DeploymentLayout.of(serve, live)
 
 
 class Signals:

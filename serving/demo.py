@@ -27,6 +27,7 @@ from recsys.data.dataset import DESCRIPTION_FILE, Dataset
 from recsys.data.sources.tables import Tables
 from recsys.data.splits import whole
 from recsys.errors import ServingError
+from recsys.export.releases import served_release
 from recsys.pipeline import recommend
 from recsys.replay.replay import Replay
 from recsys.stages import item_names, load_stages, read_catalogue
@@ -110,7 +111,7 @@ def demo(run: Path) -> None:
     bundle, dataset = Bundle.open(run / "bundle"), Tables(description=str(run / "data" / DESCRIPTION_FILE)).load()
     replay = Replay(dataset, whole(dataset))
     with step("start Triton"):
-        server = TritonServer(run / "serve" / "models")
+        server = TritonServer(served_release(run / "serve") / "models")
         server.start()
     try:
         with Client(server.grpc_url) as client:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from recsys.commands import command_of
 from recsys.errors import ServingError
+from recsys.export.releases import served_release, state_folder
 from serving.private_folder import close_to_others, make_private
 
 
@@ -12,8 +13,11 @@ from serving.private_folder import close_to_others, make_private
 class DeploymentLayout:
     """Two folders.
 
-    serve/bundle/ models/ rules/ items/     written by export.py and by later publications
+    serve/releases/<fingerprint>/           written by export.py: bundle/ and models/
+    serve/current                           link to the release that the next start serves
+    serve/rules/ items/                     later publications
     serve/exposure/                         exposure shares
+    serve/last_good/                        rules and items that served last, for when their stores are lost
     live/keys.json                          API keys, hashed
     live/identity.key                       key of the user pseudonyms
     live/first.key                          API token of the machine's owner
@@ -28,6 +32,19 @@ class DeploymentLayout:
 
     serve: Path
     live: Path
+    pinned: Path | None = None
+    """release that serves whatever `current` names"""
+
+    @staticmethod
+    def of(folder: Path, live: Path | None = None) -> "DeploymentLayout":
+        """Return the layout of a serve folder, or of one of its releases, pinned to the release that it names now.
+
+        live: None for `live` beside the serve folder.
+        """
+        release = served_release(folder.resolve())
+        serve = state_folder(release)
+        live = serve.parent / "live" if live is None else live.resolve()
+        return DeploymentLayout(serve=serve, live=live, pinned=release)
 
     def check(self) -> None:
         """ServingError without an exported bundle."""
@@ -41,12 +58,17 @@ class DeploymentLayout:
         close_to_others(make_private(self.live))
 
     @property
+    def release(self) -> Path:
+        """Folder of the release, without links."""
+        return self.pinned or served_release(self.serve)
+
+    @property
     def bundle(self) -> Path:
-        return self.serve / "bundle"
+        return self.release / "bundle"
 
     @property
     def models(self) -> Path:
-        return self.serve / "models"
+        return self.release / "models"
 
     @property
     def rules(self) -> Path:

@@ -196,7 +196,7 @@ def _processes(
     yield TritonServer(
         layout.models, sockets=sockets, log=layout.log, start_timeout_s=START_S, probed_models=(FULL, LIGHT)
     )
-    shared = [str(layout.serve), f"--live={layout.live}", f"--endpoints={layout.endpoints}", *shared_options]
+    shared = [str(layout.release), f"--live={layout.live}", f"--endpoints={layout.endpoints}", *shared_options]
     yield _managed(layout, "consumer", ["consume", *shared, *consumer_options], ports["consumer"], "/metrics")
     yield _managed(layout, "gateway", ["gateway", *shared, *gateway_options], ports["gateway"], "/healthz")
 

@@ -142,7 +142,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, composed: Compose, run: Ru
     with locked(shared / "trained_once", timeout_s=3_600.0):
         if not (kept := shared / "trained_once" / "run").is_dir():
             train_once(kept, composed, run)
-    shutil.copytree(kept, folder)
+    shutil.copytree(kept, folder, symlinks=True)
     bundle = Bundle.open(folder / "bundle")
     dataset = Tables(description=str(folder / "data" / DESCRIPTION_FILE)).load()
     return Trained(
@@ -173,7 +173,7 @@ def stranger(trained: Trained) -> Query:
 
 @pytest.fixture(scope="session")
 def server(trained: Trained) -> Iterator[TritonServer]:
-    with TritonServer(trained.folder / "serve" / "models") as server:
+    with TritonServer(trained.folder / "serve" / "current" / "models") as server:
         yield server
 
 

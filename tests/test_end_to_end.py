@@ -14,6 +14,7 @@ import tritonclient.grpc as triton
 from recsys.bundle import Bundle
 from recsys.contracts import Query
 from recsys.errors import BundleError, QueryError, ServingError
+from recsys.export.releases import served_release
 from recsys.pipeline import recommend
 from recsys.policy.rules import RuleSet
 from recsys.stages import load_rules, read_spec
@@ -169,8 +170,7 @@ def test_other_rules_give_other_slates_under_another_hash(trained: Any, someone:
 @pytest.fixture
 def altered(trained: Any, tmp_path: Path) -> Path:
     """An export with one byte of the vocabularies changed."""
-    folder = tmp_path / "serve"
-    shutil.copytree(trained.folder / "serve", folder)
+    folder = shutil.copytree(served_release(trained.folder / "serve"), tmp_path / "serve")
     file = folder / "bundle" / "vocabularies.json"
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1

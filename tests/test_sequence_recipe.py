@@ -172,7 +172,7 @@ def test_one_source_alone_fills_all_places(stages: Stages, queries: list[Query])
 def client(bundle: Bundle, finished: Path) -> Iterator[Client]:
     names = write_repository(bundle, finished / "serve", "cpu")
     assert names == ["retrieve", "rules", "recommend", "recommend_light"]
-    with TritonServer(finished / "serve" / "models") as server, Client(server.grpc_url) as client:
+    with TritonServer(finished / "serve" / "current" / "models") as server, Client(server.grpc_url) as client:
         yield client
 
 

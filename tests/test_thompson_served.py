@@ -67,7 +67,7 @@ def test_slates_are_explored_and_can_be_replayed(stages: Stages, queries: list[Q
 
 
 def test_the_server_draws_the_same(folder: Path, stages: Stages, queries: list[Query]) -> None:
-    with TritonServer(folder / "serve" / "models") as server, Client(server.grpc_url) as client:
+    with TritonServer(folder / "serve" / "current" / "models") as server, Client(server.grpc_url) as client:
         served, short = client.recommend(queries), client.recommend(queries[:5], model="recommend_light")
     expected = recommend(queries, stages)
     assert [told(slate) for slate in served] == [told(slate) for slate in expected]

@@ -18,7 +18,9 @@ from serving.gateway.http_server import KEEP_ALIVE_S
 
 
 def create_app(serve: Path) -> FastAPI:
-    stages = load_stages(Bundle.open(serve / "bundle"), rules_store=serve / "rules", shares_folder=serve / "exposure")
+    stages = load_stages(
+        Bundle.open(serve / "current" / "bundle"), rules_store=serve / "rules", shares_folder=serve / "exposure"
+    )
     recommend([Query(user="", now=0.0)], stages)
     gc.collect()
     gc.freeze()

@@ -52,7 +52,7 @@ class World:
 def world(k: int) -> World:
     """Trained and exported where that was not done yet."""
     serve = FOLDER / "serve"
-    if not (serve / "models").exists():
+    if not (serve / "current" / "models").exists():
         _call("train.py", *TRAINING, f"run_dir={FOLDER}")
         _call("export.py", f"bundle={FOLDER / 'bundle'}")
     store = RuleStore(serve / "rules")

@@ -11,6 +11,7 @@ from rich.console import Console
 from recsys.bundle import Bundle
 from recsys.cli.configuration import CONF
 from recsys.errors import exit_on_error
+from recsys.export.releases import CURRENT, served_release
 from recsys.export.repository import write_repository
 
 
@@ -21,7 +22,9 @@ def export(config: DictConfig) -> None:
         path = Path(config.repository) if config.repository else bundle.path.parent / "serve"
         names = write_repository(bundle, path, config.profile)
         console = Console()
-        console.print(f"wrote    {path / 'models'}: {', '.join(names)} ({config.profile} profile)")
+        release = served_release(path)
+        console.print(f"wrote    {release}: {', '.join(names)} ({config.profile} profile)", soft_wrap=True)
+        console.print(f"serves   {path / CURRENT} names it; what runs goes on with the release it started with")
         console.print(f"next     python -m serving up {path}", style="bold", soft_wrap=True)
 
 

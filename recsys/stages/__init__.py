@@ -27,6 +27,7 @@ from recsys.stages.load import (
     seen_filter,
 )
 from recsys.stages.onnx import OnnxModel
+from recsys.stages.release import NO_RELEASE, RANKED_RELEASE, RELEASE, check_release, release_number, release_tensor
 from recsys.stages.stage import (
     DEVIATIONS,
     ITEMS,
@@ -45,10 +46,13 @@ from recsys.stages.stage import (
 __all__ = [
     "DEVIATIONS",
     "ITEMS",
+    "NO_RELEASE",
     "POPULARITY",
     "PROBABILITIES",
     "QUERY",
+    "RANKED_RELEASE",
     "RANKER",
+    "RELEASE",
     "SLATE",
     "STALE_EXPOSURE",
     "STALE_ITEMS",
@@ -64,6 +68,7 @@ __all__ = [
     "Rules",
     "Stages",
     "candidate_outputs",
+    "check_release",
     "item_names",
     "load_explain",
     "load_live_retrieve",
@@ -81,6 +86,8 @@ __all__ = [
     "read_schema",
     "read_spec",
     "recently_popular",
+    "release_number",
+    "release_tensor",
     "request_types",
     "rules_maker",
     "seen_filter",

@@ -20,6 +20,7 @@ from recsys.items.catalogue_overlay import CatalogueOverlay
 from recsys.items.live_state import LiveState
 from recsys.items.store import Change
 from recsys.policy.value import CompiledValue
+from recsys.stages.release import check_release, check_slates
 from recsys.stages.stage import PROBABILITIES, QUERY, SLATE, Rank, Tensors
 from recsys.stores.change_watcher import POLL_INTERVAL_S, ChangeWatcher
 
@@ -49,14 +50,21 @@ class Explain:
         return (QUERY, SLATE, *self.rank.inputs, OFFERED)
 
     @property
+    def release(self) -> str:
+        """Fingerprint of the bundle."""
+        return self.rank.release
+
+    @property
     def outputs(self) -> tuple[TensorSpec, ...]:
         return (SLATE,)
 
     def __call__(self, tensors: Tensors) -> dict[str, list[Slate]]:
+        check_release(self.name, self.release, tensors)
+        check_slates(self.name, self.release, tensors["SLATE"])
         rows = self.rows()
         explained = []
         for number, (query, slate) in enumerate(zip(tensors["QUERY"], tensors["SLATE"], strict=True)):
-            arrays = {tensor.name: tensors[tensor.name][[number]] for tensor in self.rank.inputs}
+            arrays = {tensor.name: tensors[tensor.name][[number]] for tensor in self.rank.features}
             places = _places(slate, tensors[OFFERED.name][number], rows)
             explained.append(self._explained(query, slate, arrays, places, rows) if places else slate)
         return {"SLATE": explained}

@@ -55,6 +55,11 @@ class LiveRetrieve:
         return self.now.sources
 
     @property
+    def release(self) -> str:
+        """Fingerprint of the bundle."""
+        return self._trained.release
+
+    @property
     def inputs(self) -> tuple[TensorSpec, ...]:
         return self._trained.inputs
 
@@ -88,6 +93,11 @@ class LiveRules:
     @property
     def policy(self) -> CompiledPolicy:
         return self.follower.current().value.policy
+
+    @property
+    def release(self) -> str:
+        """Fingerprint of the bundle."""
+        return self.follower.current().value.release
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:

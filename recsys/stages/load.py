@@ -91,6 +91,7 @@ def load_retrieve(bundle: Bundle) -> Retrieve:
         ranked=bundle.has(RANKER),
         seen=seen_filter(read_repeat(bundle, spec), spec),
         hiding=HiddenItems(types=overlay.schema.rule_types, column=overlay.column),
+        release=bundle.fingerprint,
     )
 
 
@@ -114,12 +115,12 @@ def load_rank(bundle: Bundle) -> Rank:
     spec = read_spec(bundle)
     possible = ranker_inputs(spec, len(bundle.document("candidates.json")["sources"]))
     model = OnnxModel(bundle.file(RANKER), possible)
-    inputs = tuple(tensor for tensor in possible if tensor.name in model.names)
     return Rank(
-        inputs=inputs,
+        features=tuple(tensor for tensor in possible if tensor.name in model.names),
         num_objectives=spec.num_objectives,
         model=model.named,
         uncertain=DEVIATIONS in model.outputs,
+        release=bundle.fingerprint,
     )
 
 

@@ -21,6 +21,7 @@ from recsys.features.spec import FeatureSpec, TensorSpec
 from recsys.policy.compose import CompiledPolicy
 from recsys.policy.excluded_items import HiddenItems, excluded_rows
 from recsys.policy.repeat import SeenFilter
+from recsys.stages.release import DRAFT, RANKED_RELEASE, RELEASE, check_release, release_tensor
 
 QUERY = TensorSpec(name="QUERY", dtype="bytes", shape=(1,))
 SLATE = TensorSpec(name="SLATE", dtype="bytes", shape=(1,))
@@ -70,6 +71,8 @@ class Retrieve:
     """items that histories bar"""
     hiding: HiddenItems
     """items that queries do not want to see"""
+    release: str = DRAFT
+    """fingerprint of the bundle"""
     name: str = "retrieve"
     optional_inputs: tuple[TensorSpec, ...] = ()
 
@@ -94,6 +97,7 @@ class Retrieve:
             "merged_scores": merged.scores,
             "source_scores": merged.source_scores,
             "degraded": self._degraded(queries, request, history),
+            RELEASE.name: release_tensor(self.release, len(queries)),
         }
         if not self.ranked:
             return candidates
@@ -139,22 +143,31 @@ class Retrieve:
 class Rank:
     """One calibrated probability an objective for each candidate, and how sure the ranker is of it."""
 
-    inputs: tuple[TensorSpec, ...]
+    features: tuple[TensorSpec, ...]
+    """tensors that the model reads"""
     num_objectives: int
     model: Callable[[Arrays], Arrays]
     uncertain: bool
     """whether the model gives deviations, as it does where the policy of its bundle wants them: they take a sixth of its
     time. Without them, also in an older bundle, Thompson sampling does not explore and says so.
     """
+    release: str = DRAFT
+    """fingerprint of the bundle"""
     name: str = "rank"
     optional_inputs: tuple[TensorSpec, ...] = ()
 
     @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        return (*self.features, RELEASE)
+
+    @property
     def outputs(self) -> tuple[TensorSpec, ...]:
-        return rank_outputs(self.num_objectives)[: 1 + self.uncertain]
+        return (*rank_outputs(self.num_objectives)[: 1 + self.uncertain], RANKED_RELEASE)
 
     def __call__(self, tensors: Tensors) -> Arrays:
-        return self.model({tensor.name: tensors[tensor.name] for tensor in self.inputs})
+        check_release(self.name, self.release, tensors)
+        found = self.model({tensor.name: tensors[tensor.name] for tensor in self.features})
+        return {**found, RANKED_RELEASE.name: tensors[RELEASE.name]}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,13 +180,18 @@ class Rules:
     name: str = "rules"
 
     @property
+    def release(self) -> str:
+        """Fingerprint of the bundle."""
+        return self.policy.bundle
+
+    @property
     def inputs(self) -> tuple[TensorSpec, ...]:
         return (QUERY, *candidate_outputs(self.num_sources))
 
     @property
     def optional_inputs(self) -> tuple[TensorSpec, ...]:
         """Absent when the ranker is left out."""
-        return rank_outputs(self.num_objectives)
+        return (*rank_outputs(self.num_objectives), RANKED_RELEASE)
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
@@ -187,7 +205,11 @@ class Rules:
         return self.policy.rows(*self.offered(tensors))
 
     def offered(self, tensors: Tensors) -> Offered:
-        """Queries, their candidates, the probabilities of these and their deviations, as the policy wants them."""
+        """Queries, their candidates, the probabilities of these and their deviations, as the policy wants them.
+
+        ReleaseError for tensors of another bundle.
+        """
+        check_release(self.name, self.release, tensors)
         candidates = Candidates(
             items=tensors["candidate_rows"],
             scores=tensors["merged_scores"],
@@ -217,6 +239,7 @@ def candidate_outputs(num_sources: int) -> tuple[TensorSpec, ...]:
         TensorSpec(name="merged_scores", dtype="float32", shape=(-1,)),
         TensorSpec(name="source_scores", dtype="float32", shape=(-1, num_sources)),
         TensorSpec(name="degraded", dtype="bytes", shape=(1,)),
+        RELEASE,
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from recsys.contracts import Query
-from recsys.errors import QueryError, ServingError
+from recsys.errors import QueryError, ReleaseError, ServingError
 from serving.gateway.breaker import Breaker, BreakerCall
 from serving.gateway.bulkhead import Bulkhead, BulkheadFull
 from serving.gateway.http_error import HTTPError
@@ -16,6 +16,8 @@ from serving.gateway.triton_models import Metadata
 RETRY_S = 1.0
 LATE = frozenset({"late", "busy", "timeout"})
 """reasons of a tier that more time would have let answer"""
+REASONS: Mapping[type[Exception], str] = {TimeoutError: "timeout", ReleaseError: "release"}
+"""other errors are "failed\""""
 
 logger = logging.getLogger(__name__)
 
@@ -130,6 +132,6 @@ def _failure_reason(name: str, call: BreakerCall, error: BaseException, admitted
             return "busy"
         raise error
     call.failed()
-    if not isinstance(error, ServingError | TimeoutError):
+    if not isinstance(error, ReleaseError | ServingError | TimeoutError):
         logger.error("the fallback tier %s failed with %s", name, type(error).__name__)
-    return "timeout" if isinstance(error, TimeoutError) else "failed"
+    return next((reason for kind, reason in REASONS.items() if isinstance(error, kind)), "failed")

@@ -20,6 +20,7 @@ from recsys.contracts import PAD, Query, Slate
 from recsys.errors import BundleError
 from recsys.index import Index
 from recsys.policy.compose import CompiledPolicy
+from recsys.stages import RELEASE, release_tensor
 from serving.gateway.http_error import HTTPError
 
 POPULAR = "popular"
@@ -34,6 +35,9 @@ class RetrieveStage(Protocol):
 
     @property
     def sources(self) -> MergedSources: ...
+
+    @property
+    def release(self) -> str: ...
 
 
 class RulesStage(Protocol):
@@ -138,6 +142,7 @@ class FallbackSlates:
             "merged_scores": scored.scores[None],
             "source_scores": self._source_scores(scored)[None],
             "degraded": np.array([[json.dumps([]).encode()]], dtype=object),
+            RELEASE.name: release_tensor(self._retrieve.release, 1),
         }
         if scored.probabilities is not None:
             tensors["probabilities"] = scored.probabilities[None]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import orjson
 
-from recsys.errors import QueryError, ServingError
+from recsys.errors import RecsysError
 from serving.gateway.triton_models import Models
 
 PROBE_QUERY = orjson.dumps({"user": "", "now": 0.0, "k": 1, "request_id": "probe"})
@@ -75,6 +75,6 @@ class Readiness:
                 await self._models.infer(name, PROBE_QUERY, time_s=timeout_s, metadata=())
         except TimeoutError:
             return f"the model did not answer within {timeout_s:g} s"
-        except (ServingError, QueryError):
+        except RecsysError:
             return "the model refused a synthetic query or cannot be reached"
         return None

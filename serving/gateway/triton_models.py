@@ -11,7 +11,7 @@ import grpc
 import grpc.aio
 from tritonclient.grpc import service_pb2 as messages
 
-from recsys.errors import QueryError, ServingError
+from recsys.errors import QueryError, ReleaseError, ServingError
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 LENGTH_BYTES = 4
@@ -33,7 +33,10 @@ class Models(Protocol):
     """Model server as used by the fallback tiers."""
 
     async def infer(self, model: str, query: bytes, *, time_s: float, metadata: Metadata) -> bytes:
-        """Slate of one query, both JSON. QueryError for a refused query, ServingError without an answer."""
+        """Slate of one query, both JSON.
+
+        QueryError for a refused query, ReleaseError from stages of different releases, ServingError without an answer.
+        """
         ...
 
     async def close(self) -> None: ...
@@ -95,6 +98,8 @@ def _translated(error: grpc.aio.AioRpcError, model: str, url: str, time_s: float
     status = error.code()
     if status is grpc.StatusCode.INVALID_ARGUMENT:
         return QueryError(error.details())
+    if status is grpc.StatusCode.UNIMPLEMENTED:
+        return ReleaseError(error.details())
     if status is grpc.StatusCode.DEADLINE_EXCEEDED:
         return TimeoutError(f"the model {model!r} at {url} did not answer within {time_s:g} s; allow it more time")
     return ServingError(

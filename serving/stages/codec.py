@@ -11,38 +11,50 @@ import triton_python_backend_utils as triton
 
 from recsys.bundle import Bundle
 from recsys.contracts import Query, Slate, query_from_dict
-from recsys.errors import QueryError, RecsysError, where
+from recsys.errors import QueryError, RecsysError, ReleaseError, RulesLostError, where
+from recsys.export.releases import state_folder
 from recsys.features.spec import TensorSpec
+from recsys.stages import RELEASE, release_tensor
 
-BUNDLE = Path("../../bundle")
-RULES_STORE = Path("../../rules")
-ITEMS_STORE = Path("../../items")
-SHARES_FOLDER = Path("../../exposure")
-"""from the folder of a model"""
 LONGEST_ERROR = 1_000
 """characters; gRPC drops an answer whose error is longer than 16 KiB once it is quoted"""
+
+CODES: Mapping[type[RecsysError], Any] = {
+    ReleaseError: triton.TritonError.UNSUPPORTED,
+    RulesLostError: triton.TritonError.UNAVAILABLE,
+}
+"""of errors that the caller did not make; others are INVALID_ARG"""
 
 logger = logging.getLogger(__name__)
 
 
 def open_bundle(arguments: Mapping[str, str]) -> Bundle:
     """The bundle beside the model repository, verified."""
-    return Bundle.open((Path(arguments["model_repository"]) / BUNDLE).resolve())
+    if f'"{RELEASE.name}"' not in arguments["model_config"]:
+        logger.warning(
+            "an earlier version exported %s: its stages do not notice another bundle; export again", _release(arguments)
+        )
+    return Bundle.open(_release(arguments) / "bundle")
 
 
 def rules_store(arguments: Mapping[str, str]) -> Path:
-    """The folder of published rules beside the bundle; it need not exist."""
-    return (Path(arguments["model_repository"]) / RULES_STORE).resolve()
+    """The folder of published rules of the serve folder; it need not exist."""
+    return state_folder(_release(arguments)) / "rules"
 
 
 def items_store(arguments: Mapping[str, str]) -> Path:
-    """The folder of changed items beside the bundle; it need not exist."""
-    return (Path(arguments["model_repository"]) / ITEMS_STORE).resolve()
+    """The folder of changed items of the serve folder; it need not exist."""
+    return state_folder(_release(arguments)) / "items"
 
 
 def shares_folder(arguments: Mapping[str, str]) -> Path:
-    """The folder of what was shown to everybody beside the bundle; it need not exist."""
-    return (Path(arguments["model_repository"]) / SHARES_FOLDER).resolve()
+    """The folder of what was shown to everybody; it need not exist."""
+    return state_folder(_release(arguments)) / "exposure"
+
+
+def _release(arguments: Mapping[str, str]) -> Path:
+    """The folder of the release, from that of a model, <release>/models/<model>."""
+    return Path(arguments["model_repository"]).resolve().parent.parent
 
 
 def respond(stage: Any, requests: Sequence[Any]) -> list[Any]:
@@ -52,27 +64,28 @@ def respond(stage: Any, requests: Sequence[Any]) -> list[Any]:
 
 def _respond(stage: Any, request: Any) -> Any:
     try:
-        tensors = _decode(request, (*stage.inputs, *stage.optional_inputs))
+        tensors = _decode(request, (*stage.inputs, *stage.optional_inputs), stage.release)
         outputs = request.requested_output_names()
         answer = _encode(stage(tensors))
         return triton.InferenceResponse([triton.Tensor(name, answer[name]) for name in outputs])
     except RecsysError as error:
-        return triton.InferenceResponse(
-            error=triton.TritonError(str(error)[:LONGEST_ERROR], triton.TritonError.INVALID_ARG)
-        )
+        code = CODES.get(type(error), triton.TritonError.INVALID_ARG)
+        return triton.InferenceResponse(error=triton.TritonError(str(error)[:LONGEST_ERROR], code))
     except Exception as error:
         logger.error("stage %s failed with %s", stage.name, where(error))
         message = f"the stage {stage.name} failed; its log says why"
         return triton.InferenceResponse(error=triton.TritonError(message, triton.TritonError.INTERNAL))
 
 
-def _decode(request: Any, inputs: Sequence[TensorSpec]) -> dict[str, Any]:
+def _decode(request: Any, inputs: Sequence[TensorSpec], release: str) -> dict[str, Any]:
     given = {tensor.name: triton.get_input_tensor_by_name(request, tensor.name) for tensor in inputs}
     tensors = {name: tensor.as_numpy() for name, tensor in given.items() if tensor is not None}
     for tensor in inputs:
         if tensor.name in tensors and tensors[tensor.name].ndim != 1 + len(tensor.shape):
             shape = tensors[tensor.name].shape
             raise QueryError(f"{tensor.name} came as {list(shape)}; send a batch of {list(tensor.shape)}")
+    if RELEASE in inputs and RELEASE.name not in tensors:  # exported before batches carried it: Triton demands it else
+        tensors[RELEASE.name] = release_tensor(release, len(next(iter(tensors.values()))))
     if "QUERY" in tensors:
         tensors["QUERY"] = [_query(document) for document in tensors["QUERY"][:, 0]]
     if "SLATE" in tensors:

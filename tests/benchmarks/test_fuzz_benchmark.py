@@ -11,7 +11,7 @@ NUM = 440
 
 def test_a_server_answers_broken_payloads_in_one_sentence_and_stays_as_it_was(trained, tmp_path):
     (query,) = trained.replay.queries([trained.dataset.num_events - 1], k=5)
-    found = fuzz(trained.folder / "serve" / "models", query, NUM, 1, tmp_path / "triton.log")
+    found = fuzz(trained.folder / "serve" / "current" / "models", query, NUM, 1, tmp_path / "triton.log")
     assert len(found.told) == NUM
     assert {name: figure.value for name, figure in figures(found).items()} == dict.fromkeys(figures(found), 0)
     statuses = {one.status for one in found.told}

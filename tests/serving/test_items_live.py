@@ -26,8 +26,8 @@ NEW = "brand new"
 @pytest.fixture
 def served(trained: Any, tmp_path: Path) -> Iterator[TritonServer]:
     """A server of its own: its stores are nobody else's."""
-    shutil.copytree(trained.folder / "serve", tmp_path / "serve")
-    with TritonServer(tmp_path / "serve" / "models", log=tmp_path / "triton.log") as server:
+    shutil.copytree(trained.folder / "serve", tmp_path / "serve", symlinks=True)
+    with TritonServer(tmp_path / "serve" / "current" / "models", log=tmp_path / "triton.log") as server:
         yield server
 
 
@@ -39,7 +39,7 @@ def client(served: TritonServer) -> Iterator[Client]:
 
 @pytest.fixture
 def store(served: TritonServer) -> ItemStore:
-    return ItemStore(served.repository.parent / "items")
+    return ItemStore(served.repository.parents[2] / "items")
 
 
 @pytest.fixture
@@ -150,9 +150,9 @@ def test_changes_beside_running_requests_drop_none(
 def test_a_server_that_starts_later_knows_what_changed_before(
     trained: Any, tmp_path: Path, queries: list[Query]
 ) -> None:
-    shutil.copytree(trained.folder / "serve", tmp_path / "serve")
+    shutil.copytree(trained.folder / "serve", tmp_path / "serve", symlinks=True)
     store = ItemStore(tmp_path / "serve" / "items")
     item = recommend(queries, trained.stages)[0].items[0].item
     store.put(read_schema(trained.bundle), [Edit(item=item, withdrawn=True)], who="ann")
-    with TritonServer(tmp_path / "serve" / "models") as server, Client(server.grpc_url) as client:
+    with TritonServer(tmp_path / "serve" / "current" / "models") as server, Client(server.grpc_url) as client:
         assert item not in shown(client.recommend([replace(queries[0], k=50)]))

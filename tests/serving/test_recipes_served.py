@@ -107,7 +107,7 @@ def test_a_recipe_is_served(trained_recipe: tuple[str, Bundle], tmp_path: Path) 
     assert bundle.has(RANKER) == (name not in ("movielens_100k_sets", "synthetic ~ranking"))
     write_repository(bundle, tmp_path, "cpu")
     query = Query(user="nobody", now=1.7e9, k=5, request_id="one slate")
-    with TritonServer(tmp_path / "models") as server, Client(server.grpc_url) as client:
+    with TritonServer(tmp_path / "current" / "models") as server, Client(server.grpc_url) as client:
         (slate,) = client.recommend([query])
     assert len(slate.items) == 5
     assert slate.bundle == bundle.fingerprint

@@ -45,14 +45,14 @@ class Load:
 @pytest.fixture
 def served(trained: Any, tmp_path: Path) -> Iterator[TritonServer]:
     """A server of its own: its store is nobody else's."""
-    shutil.copytree(trained.folder / "serve", tmp_path / "serve")
-    with TritonServer(tmp_path / "serve" / "models", log=tmp_path / "triton.log") as server:
+    shutil.copytree(trained.folder / "serve", tmp_path / "serve", symlinks=True)
+    with TritonServer(tmp_path / "serve" / "current" / "models", log=tmp_path / "triton.log") as server:
         yield server
 
 
 @pytest.fixture
 def store(served: TritonServer) -> RuleStore:
-    return RuleStore(served.repository.parent / "rules")
+    return RuleStore(served.repository.parents[2] / "rules")
 
 
 @pytest.fixture
@@ -174,7 +174,7 @@ def test_what_was_shown_to_everybody_reaches_the_server_beside_the_queries(
     before = until(served, queries[0], lambda slate: slate.rules == even)
     worn_out = {place.item for place in before.items[:3]}
     shares = {f"item={item}": 0.9 * (item in worn_out) for item in trained.dataset.items["item"]}
-    ShareFile(served.repository.parent / "exposure").write(shares)
+    ShareFile(served.repository.parents[2] / "exposure").write(shares)
     after = until(served, queries[0], lambda slate: bool(slate.exposure))
     assert not worn_out & {place.item for place in after.items}
     assert after.exposure.items() <= shares.items()

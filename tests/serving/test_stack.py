@@ -96,7 +96,7 @@ def ready(port: int) -> bool:
 def stack(trained: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """Of a copy of what was exported, because items are changed."""
     live = tmp_path_factory.mktemp("live")
-    serve = shutil.copytree(trained.folder / "serve", tmp_path_factory.mktemp("copy") / "serve")
+    serve = shutil.copytree(trained.folder / "serve", tmp_path_factory.mktemp("copy") / "serve", symlinks=True)
     clock = WallClock.made(tmp_path_factory.mktemp("clock"))
     process, port = start(serve, live, NO_HASTE, clock=clock)
     try:

@@ -133,7 +133,7 @@ def main() -> None:
     start = time.perf_counter()
     made = world(10)
     with TemporaryDirectory() as folder:
-        found = fuzz(made.serve / "models", made.queries[0], NUM, SEED, Path(folder) / "triton.log")
+        found = fuzz(made.serve / "current" / "models", made.queries[0], NUM, SEED, Path(folder) / "triton.log")
     claimed = figures(found)
     console.print(table(found.told))
     for one in found.unsound[:10]:

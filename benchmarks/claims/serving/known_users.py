@@ -156,7 +156,7 @@ def items_of(slate: Slate) -> list[str]:
 
 
 def measured(serve: Path, live: Path, budget: str) -> list[dict[str, Any]]:
-    bundle = Bundle.open(serve / "bundle")
+    bundle = Bundle.open(serve / "current" / "bundle")
     seen, stages = most_active(bundle), load_stages(bundle)
     with started_stack(serve, live, *BUDGETS[budget]) as stack:
         first = asyncio.run(slates(stack, list(seen), "first"))

@@ -315,7 +315,7 @@ def _call(*command: str) -> None:
 def run(folder: Path, rounds: int) -> tuple[list[dict[str, Any]], Load]:
     with console.status("training and exporting a small world"):
         queries = served(folder)
-    with TritonServer(folder / "serve" / "models") as server:
+    with TritonServer(folder / "serve" / "current" / "models") as server:
         load = Load(server.grpc_url, queries)
         with load.running():
             rows = measured(RuleStore(folder / "serve" / "rules"), load, rounds)

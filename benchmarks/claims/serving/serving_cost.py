@@ -174,7 +174,7 @@ def _in_process(made: World, folder: Path) -> Iterator[System]:
 
 @contextmanager
 def _triton(made: World, folder: Path) -> Iterator[System]:
-    with TritonServer(made.serve / "models") as server:
+    with TritonServer(made.serve / "current" / "models") as server:
         plan = _plan(made, folder, server.grpc_url, model=FULL)
         yield System(name="triton", plan=plan, leader=server.pid)
 
