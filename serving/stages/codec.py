@@ -19,11 +19,8 @@ from recsys.stages import RELEASE, release_tensor
 LONGEST_ERROR = 1_000
 """characters; gRPC drops an answer whose error is longer than 16 KiB once it is quoted"""
 
-CODES: Mapping[type[RecsysError], Any] = {
-    ReleaseError: triton.TritonError.UNSUPPORTED,
-    RulesLostError: triton.TritonError.UNAVAILABLE,
-}
-"""of errors that the caller did not make; others are INVALID_ARG"""
+CODES: Mapping[type[RecsysError], str] = {ReleaseError: "UNSUPPORTED", RulesLostError: "UNAVAILABLE"}
+"""names of the codes of errors that the caller did not make; others are INVALID_ARG"""
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +66,7 @@ def _respond(stage: Any, request: Any) -> Any:
         answer = _encode(stage(tensors))
         return triton.InferenceResponse([triton.Tensor(name, answer[name]) for name in outputs])
     except RecsysError as error:
-        code = CODES.get(type(error), triton.TritonError.INVALID_ARG)
+        code = getattr(triton.TritonError, CODES.get(type(error), "INVALID_ARG"))
         return triton.InferenceResponse(error=triton.TritonError(str(error)[:LONGEST_ERROR], code))
     except Exception as error:
         logger.error("stage %s failed with %s", stage.name, where(error))
