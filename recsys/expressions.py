@@ -21,7 +21,7 @@ import difflib
 import functools
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -94,14 +94,19 @@ class Expression:
         return np.where(missing, np.float32(np.nan), values)
 
 
-def compile_expression(text: str, types: Mapping[str, str], *, where: str, result_type: str) -> Expression:
+def compile_expression(
+    text: str, types: Mapping[str, str], *, where: str, result_type: str, required: Collection[str] = ()
+) -> Expression:
     """Parse, check and compile `text`.
 
     types: type of each known name, "owner.*" stands for every name of an owner. where: origin of the text for
-    messages ("objectives.like"). result_type: "number", "boolean" or "label" (either of the two). ConfigError names the
-    mistake and its column.
+    messages ("objectives.like"). result_type: "number", "boolean" or "label" (either of the two). required: names without
+    whose values no comparison is known: the expression is true only where it is, whatever the missing values are; under
+    `not` a comparison with a missing one counts as true. ConfigError names the mistake and its column.
     """
-    compiler = _Compiler(text=text, types=types, where=where, grouped=result_type == "label")
+    compiler = _Compiler(
+        text=text, types=types, where=where, grouped=result_type == "label", required=frozenset(required)
+    )
     tree = compiler.parse()
     typed = compiler.typed(tree)
     if typed.type not in _RESULT_TYPES[result_type]:
@@ -125,6 +130,11 @@ def conjuncts(text: str) -> list[str]:
     if not isinstance(tree, ast.BoolOp) or not isinstance(tree.op, ast.And):
         return [text]
     return [ast.unparse(part) for part in tree.values]
+
+
+def compared_names(text: str) -> set[str]:
+    """Return the column names that an expression reads other than by missing()."""
+    return _plain_names(ast.parse(text.strip(), mode="eval"))
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
@@ -157,6 +167,10 @@ class _Compiler:
     grouped: bool = False
     """count() is allowed: rows have groups"""
     counts: bool = False
+    required: frozenset[str] = frozenset()
+    """names whose missing values leave a comparison unknown"""
+    negated: bool = False
+    """the operation stands under an odd number of `not`"""
 
     def numbers(self, names: set[str]) -> frozenset[str]:
         """Return the numeric names that are not tested by missing(name)."""
@@ -205,7 +219,10 @@ class _Compiler:
             case ast.BoolOp(op=operator, values=values):
                 return self._logic(np.logical_and if isinstance(operator, ast.And) else np.logical_or, values)
             case ast.UnaryOp(op=ast.Not(), operand=operand):
-                return self._logic(np.logical_not, [operand])
+                self.negated = not self.negated
+                opposite = self._logic(np.logical_not, [operand])
+                self.negated = not self.negated
+                return opposite
             case ast.UnaryOp(op=ast.USub() | ast.UAdd() as operator, operand=operand):
                 return self._arithmetic(_ARITHMETIC[type(operator)], [operand])
             case ast.BinOp(op=ast.Add() | ast.Sub() | ast.Mult() | ast.Div() as operator, left=left, right=right):
@@ -259,7 +276,18 @@ class _Compiler:
             self._test(operator, nodes[place + 1], sides[place].type, sides[place + 1].type)
             for place, operator in enumerate(node.ops)
         ]
-        return _Typed("boolean", functools.partial(_chain, tests, [side.evaluate for side in sides]))
+        return self._certain(node, functools.partial(_chain, tests, [side.evaluate for side in sides]))
+
+    def _certain(self, node: ast.expr, test: Evaluate) -> _Typed:
+        """Make a comparison with a missing required name false, or true under `not`, so that the whole is not true."""
+        absent = [
+            functools.partial(_apply, _MISSING[self.types[name]], [functools.partial(_COLUMN[self.types[name]], name)])
+            for name in sorted(_plain_names(node) & self.required)
+            if self.types.get(name) in _MISSING
+        ]
+        if not absent:
+            return _Typed("boolean", test)
+        return _Typed("boolean", functools.partial(_unless_missing, test, absent, np.asarray(self.negated)))
 
     def _side(self, node: ast.expr) -> _Typed:
         """One side of a comparison; a list ('a', 'b') has the type "list of category"."""
@@ -298,7 +326,7 @@ class _Compiler:
             return self._count(node, arguments[0])
         if name == "contains":
             operands = [self._operand(arguments[0], "categories"), self._operand(arguments[1], "category")]
-            return _Typed("boolean", functools.partial(_apply, _contains, operands))
+            return self._certain(node, functools.partial(_apply, _contains, operands))
         return self._arithmetic(_FUNCTIONS[name], arguments)
 
     def _where(self, condition: ast.expr, value: ast.expr) -> _Typed:
@@ -340,11 +368,28 @@ def _depth(tree: ast.expr) -> int:
     return deepest
 
 
+def _plain_names(node: ast.AST) -> set[str]:
+    """Return the plain names of an expression, without what it asks for by missing()."""
+    match node:
+        case ast.Call(func=ast.Name(id="missing")):
+            return set()
+        case ast.Name(id=name):
+            return {name}
+        case ast.Attribute():
+            return set()
+    return set[str]().union(*map(_plain_names, ast.iter_child_nodes(node)))
+
+
+def _unless_missing(test: Evaluate, absent: Sequence[Evaluate], otherwise: np.ndarray, columns: Columns) -> Any:
+    missing = functools.reduce(np.logical_or, _members(absent, columns))
+    return np.where(missing, otherwise, test(columns))
+
+
 def _value(value: np.ndarray, columns: Columns) -> np.ndarray:
     return value
 
 
-def _members(operands: list[Evaluate], columns: Columns) -> list[Any]:
+def _members(operands: Sequence[Evaluate], columns: Columns) -> list[Any]:
     return [operand(columns) for operand in operands]
 
 

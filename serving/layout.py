@@ -83,6 +83,10 @@ class DeploymentLayout:
         return self.serve / "exposure"
 
     @property
+    def last_good(self) -> Path:
+        return self.serve / "last_good"
+
+    @property
     def keys(self) -> Path:
         return self.live / "keys.json"
 

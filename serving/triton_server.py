@@ -22,6 +22,7 @@ import tritonclient.grpc as triton
 
 from recsys.contracts import Query
 from recsys.errors import ConfigError, RecsysError, ServingError
+from recsys.stages import NO_SLATE
 from serving.client import Client
 from serving.model_failures import FailureMonitor
 from serving.private_folder import FILE_MODE, check_socket_path, make_private, socket_folder
@@ -167,7 +168,7 @@ class TritonServer(ServerProcess):
                     client.recommend([PROBE_QUERY], model=model, timeout_s=PROBE_S)
             self._failing = {model for model in self._failures.failing(self._page()) if self._scripts(model)}
         except RecsysError as error:
-            return str(error)
+            return None if NO_SLATE in str(error) else str(error)  # another start would not bring lost rules back
         self._reloaded &= self._failing
         return f"most requests to {', '.join(sorted(self._failing))} fail" if self._failing else None
 

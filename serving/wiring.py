@@ -142,8 +142,8 @@ def run_gateway(
     log = EventLogWriter(broker=open_writer(endpoints.broker, limits.log), spool=spool)
     parts = Dependencies(
         bundle=bundle,
-        retrieve=load_live_retrieve(bundle, layout.items),
-        rules=load_live_rules(bundle, layout.rules, layout.items, layout.exposure),
+        retrieve=load_live_retrieve(bundle, layout.items, layout.last_good),
+        rules=load_live_rules(bundle, layout.rules, layout.items, layout.exposure, layout.last_good),
         models=TritonModels(endpoints.triton.url, ca=endpoints.triton.ca),
         states=states,
         exposures=states,

@@ -131,6 +131,28 @@ class ItemStore:
         """All changes that are still told apart, oldest first, of one item or of all; those before as one an item."""
         return [change for change in self.read(Position())[0] if item in (None, change.item)]
 
+    def mirror(self, changes: Sequence[Change], since: int, number: int) -> bool:
+        """Take over what another store holds from one number up to another, without what is known already.
+
+        False where this store does not reach to `since`.
+        """
+        with locked(self.folder):
+            reached = self._settled()
+            fresh = [change for change in changes if change.number > reached]
+            if since > reached:
+                return False
+            if [change.number for change in fresh] == [*range(reached + 1, number + 1)]:
+                append(self._log, b"".join(change.line for change in fresh))
+                self._compact_if_grown()
+            elif fresh:
+                self._write_snapshot([*self.read(Position())[0], *fresh], number)
+        return True
+
+    def replace_all(self, changes: Sequence[Change], number: int) -> None:
+        """Hold these changes, which reach to a number, in the place of all others, damaged ones included."""
+        with locked(self.folder):
+            self._write_snapshot(changes, number)
+
     def compact(self) -> None:
         """Put all changes of an item together into one; readers need not know."""
         with locked(self.folder):
@@ -187,12 +209,15 @@ class ItemStore:
             self._compact()
 
     def _compact(self) -> None:
+        changes, position = self.read(Position())
+        self._write_snapshot(changes, position.number)
+
+    def _write_snapshot(self, changes: Sequence[Change], number: int) -> None:
         """The snapshot first: a log whose changes are in it already is read as if it were empty."""
         together: dict[str, Change] = {}
-        changes, position = self.read(Position())
         for change in changes:
             together[change.item] = change.after(together.get(change.item))
-        head = json.dumps({"number": position.number}).encode() + b"\n"
+        head = json.dumps({"number": number}).encode() + b"\n"
         write_atomically(self._snapshot, head + b"".join(change.line for change in together.values()))
         write_atomically(self._log, b"")
 

@@ -1,7 +1,7 @@
 """A bundle -> its stages retrieve, rank, rules: what the Triton models and the in-process pipeline both run."""
 
 from recsys.stages.explain import Explain
-from recsys.stages.live import STALE_EXPOSURE, STALE_ITEMS, STALE_RULES, LiveRetrieve, LiveRules
+from recsys.stages.live import NO_SLATE, STALE_EXPOSURE, STALE_ITEMS, STALE_RULES, LiveRetrieve, LiveRules
 from recsys.stages.load import (
     POPULARITY,
     RANKER,
@@ -47,6 +47,7 @@ __all__ = [
     "DEVIATIONS",
     "ITEMS",
     "NO_RELEASE",
+    "NO_SLATE",
     "POPULARITY",
     "PROBABILITIES",
     "QUERY",

@@ -10,6 +10,7 @@ import numpy as np
 
 from recsys.candidates.sources import MergedSources
 from recsys.contracts import Query, Slate
+from recsys.errors import RulesLostError
 from recsys.features.encode import Arrays
 from recsys.features.spec import TensorSpec
 from recsys.items.live_state import LiveState
@@ -18,7 +19,7 @@ from recsys.items.searchable_items import SearchableItems
 from recsys.policy.compose import CompiledPolicy
 from recsys.policy.excluded_items import HiddenItems
 from recsys.policy.exposure.exposure_file import ExposureShares, LiveShares, Shares
-from recsys.policy.rules.hot_reload import HotReloader
+from recsys.policy.rules.hot_reload import ActiveVersion, HotReloader
 from recsys.stages.stage import Offered, Retrieve, Rules, Tensors
 from recsys.stores.change_watcher import POLL_INTERVAL_S, ChangeWatcher
 
@@ -28,6 +29,15 @@ STALE_ITEMS = "items:stale"
 """changes of items could not be read or applied, they are as they were before"""
 STALE_EXPOSURE = "exposure:stale"
 """what was shown to everybody could not be read, older counters stand in"""
+
+NO_SLATE = "no slate may be served"
+LOST_RULES = (
+    f"{NO_SLATE}: the published rules are missing or damaged and no copy of them is left; restore the rule store, "
+    "or publish the rules that shall serve"
+)
+LOST_ITEMS = (
+    f"{NO_SLATE}: the changes of items are missing or damaged and no copy of them is left; restore the item store"
+)
 
 
 class LiveRetrieve:
@@ -111,8 +121,25 @@ class LiveRules:
     def outputs(self) -> tuple[TensorSpec, ...]:
         return self.follower.current().value.outputs
 
+    @property
+    def lost(self) -> str | None:
+        """The reason for which no slate may be served, None where there is none."""
+        return self._lost(self.follower.current())
+
+    def _lost(self, active: ActiveVersion[Rules]) -> str | None:
+        if active.lost:
+            return LOST_RULES
+        return LOST_ITEMS if self.items is not None and self.items.lost else None
+
+    def _served(self) -> ActiveVersion[Rules]:
+        """Return the active version; RulesLostError where its slates could break a `must`."""
+        active = self.follower.current()
+        if (lost := self._lost(active)) is not None:
+            raise RulesLostError(lost)
+        return active
+
     def __call__(self, tensors: Tensors) -> dict[str, list[Slate]]:
-        served, shown = self.follower.current(), self._shown()
+        served, shown = self._served(), self._shown()
         taken = _taken(shown.shares, served.value, tensors)
         slates = served.value(_with(taken, tensors))["SLATE"]
         if any(taken):
@@ -121,11 +148,11 @@ class LiveRules:
         return {"SLATE": [_flagged(slate, flags) for slate in slates] if flags else slates}
 
     def rows(self, tensors: Tensors) -> np.ndarray:
-        rules = self.follower.current().value
+        rules = self._served().value
         return rules.rows(_with(_taken(self._shown().shares, rules, tensors), tensors))
 
     def offered(self, tensors: Tensors) -> Offered:
-        rules = self.follower.current().value
+        rules = self._served().value
         return rules.offered(_with(_taken(self._shown().shares, rules, tensors), tensors))
 
     def _shown(self) -> ExposureShares:

@@ -30,6 +30,7 @@ from recsys.policy.exposure.exposure_file import LiveShares, ShareFile
 from recsys.policy.repeat import CompiledRepeat, SeenFilter
 from recsys.policy.rules import RuleSet
 from recsys.policy.rules.hot_reload import HotReloader, NoRuleStore
+from recsys.policy.rules.last_good import LastGoodRules
 from recsys.policy.rules.store import RuleStore
 from recsys.stages.explain import Explain, KnownItems, RowsNow
 from recsys.stages.live import LiveRetrieve, LiveRules
@@ -95,8 +96,11 @@ def load_retrieve(bundle: Bundle) -> Retrieve:
     )
 
 
-def load_live_retrieve(bundle: Bundle, items_store: Path) -> LiveRetrieve:
-    """The first stage over the items of a bundle and the changes in an item store, which need not exist."""
+def load_live_retrieve(bundle: Bundle, items_store: Path, last_good: Path | None = None) -> LiveRetrieve:
+    """The first stage over the items of a bundle and the changes in an item store, which need not exist.
+
+    last_good: folder with a copy of the changes that were served last, for a start without their store.
+    """
     trained, nothing = load_retrieve(bundle), np.empty(0, dtype=np.int64)
     below = trained.sources.index
     assert isinstance(below, FaissIndex)
@@ -108,7 +112,7 @@ def load_live_retrieve(bundle: Bundle, items_store: Path) -> LiveRetrieve:
         rows=nothing,
         vectors=below.vectors(nothing),
     )
-    return LiveRetrieve(trained, LiveState(ItemStore(items_store), items))
+    return LiveRetrieve(trained, LiveState(ItemStore(items_store), items, _kept_items(last_good)))
 
 
 def load_rank(bundle: Bundle) -> Rank:
@@ -171,7 +175,7 @@ def rules_maker(
     return make
 
 
-def load_explain(bundle: Bundle, items_store: Path | None = None) -> Explain:
+def load_explain(bundle: Bundle, items_store: Path | None = None, last_good: Path | None = None) -> Explain:
     """The stage behind the slates; ConfigError for a bundle without a ranker."""
     if not bundle.has(RANKER):
         raise ConfigError(
@@ -186,7 +190,7 @@ def load_explain(bundle: Bundle, items_store: Path | None = None) -> Explain:
         value=read_policy(bundle).value.compile(tuple(spec.objectives)),
         rows=(lambda: known.overlay.row_of)
         if items_store is None
-        else RowsNow(LiveState(ItemStore(items_store), known)),
+        else RowsNow(LiveState(ItemStore(items_store), known, _kept_items(last_good))),
         popular=ScoreLayout(tuple(sources)).columns_of(popular),
     )
 
@@ -210,20 +214,31 @@ def recently_popular(bundle: Bundle) -> ItemList | None:
 
 
 def load_live_rules(
-    bundle: Bundle, rules_store: Path | None, items_store: Path | None, shares_folder: Path | None = None
+    bundle: Bundle,
+    rules_store: Path | None,
+    items_store: Path | None,
+    shares_folder: Path | None = None,
+    last_good: Path | None = None,
 ) -> LiveRules:
     """The last stage by the current version of a rule store, the changes in an item store and the file of shares in a folder,
     as far as they are given.
 
-    The bundle's own rules serve where nothing was published.
+    The bundle's own rules serve where nothing was published. last_good: folder with copies of the rules and items that were
+    served last, which this stage writes, for a start without their stores.
     """
-    items = None if items_store is None else LiveState(ItemStore(items_store), read_rule_items(bundle))
+    kept, trained = _kept_items(last_good), read_rule_items(bundle)
+    items = None if items_store is None else LiveState(ItemStore(items_store), trained, kept, copies=True)
     published = NoRuleStore() if rules_store is None else RuleStore(rules_store)
+    copy = None if last_good is None else LastGoodRules(last_good)
     return LiveRules(
-        follower=HotReloader(published, rules_maker(bundle, items=items), items),
+        follower=HotReloader(published, rules_maker(bundle, items=items), items, copy),
         items=items,
         shares=None if shares_folder is None else LiveShares(ShareFile(shares_folder)),
     )
+
+
+def _kept_items(last_good: Path | None) -> ItemStore | None:
+    return None if last_good is None else ItemStore(last_good / "items")
 
 
 def request_types(spec: FeatureSpec) -> dict[str, str]:

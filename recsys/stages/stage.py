@@ -178,6 +178,8 @@ class Rules:
     num_sources: int
     num_objectives: int
     name: str = "rules"
+    lost: None = None
+    """rules that do not change are never lost"""
 
     @property
     def release(self) -> str:

@@ -110,7 +110,7 @@ class Container:
         return Readiness(
             self.dependencies.models,
             (FULL, LIGHT),
-            checks=self.dependencies.checks,
+            checks={**self.dependencies.checks, "rules": lambda: self.dependencies.rules.lost},
             interval_s=settings.probe_every_s,
             timeout_s=settings.probe_s,
         )

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from recsys.contracts import Query
-from recsys.errors import QueryError, ReleaseError, ServingError
+from recsys.errors import QueryError, RecsysError, ReleaseError, RulesLostError
+from recsys.stages import NO_SLATE
 from serving.gateway.breaker import Breaker, BreakerCall
 from serving.gateway.bulkhead import Bulkhead, BulkheadFull
 from serving.gateway.http_error import HTTPError
@@ -18,6 +19,8 @@ LATE = frozenset({"late", "busy", "timeout"})
 """reasons of a tier that more time would have let answer"""
 REASONS: Mapping[type[Exception], str] = {TimeoutError: "timeout", ReleaseError: "release"}
 """other errors are "failed\""""
+
+NO_RULES = f"{NO_SLATE}: the rules that apply cannot be read; the operator has to restore them"
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +99,10 @@ class FallbackChain:
             late |= reason in LATE
             reasons.append(f"{tier.name}:{reason}")
             self._metrics.tier_failed(tier.name, reason)
-        raise HTTPError(503, "no slate could be made in time; try again later", retry_after_s=RETRY_S)
+        lost = reasons[-1] == f"{self._tiers[-1].name}:rules"
+        raise HTTPError(
+            503, NO_RULES if lost else "no slate could be made in time; try again later", retry_after_s=RETRY_S
+        )
 
     async def _try_tier(self, tier: FallbackTier, request: SlateRequest) -> tuple[dict[str, Any] | None, str]:
         """Slate or None, and the failure reason."""
@@ -131,7 +137,10 @@ def _failure_reason(name: str, call: BreakerCall, error: BaseException, admitted
         if isinstance(error, BulkheadFull | TimeoutError):
             return "busy"
         raise error
+    if isinstance(error, RulesLostError):
+        call.cancelled()
+        return "rules"
     call.failed()
-    if not isinstance(error, ReleaseError | ServingError | TimeoutError):
+    if not isinstance(error, RecsysError | TimeoutError):
         logger.error("the fallback tier %s failed with %s", name, type(error).__name__)
     return next((reason for kind, reason in REASONS.items() if isinstance(error, kind)), "failed")

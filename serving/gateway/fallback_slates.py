@@ -46,6 +46,11 @@ class RulesStage(Protocol):
     @property
     def policy(self) -> CompiledPolicy: ...
 
+    @property
+    def lost(self) -> str | None:
+        """Why no slate may be served, None where one may."""
+        ...
+
     def __call__(self, tensors: Mapping[str, Any]) -> Mapping[str, Sequence[Slate]]: ...
 
 
@@ -85,7 +90,9 @@ class FallbackSlates:
         return self._rules.policy.rules.hash
 
     def warm(self, query: Query) -> None:
-        """Compile the kernels of the last stage."""
+        """Compile the kernels of the last stage, unless its rules are lost."""
+        if self._rules.lost is not None:
+            return
         self.again(query, orjson.dumps(self.popular(query)))
         if self.rows:
             self.similar(next(iter(self.rows)), query)

@@ -37,7 +37,7 @@ class Readiness:
     @property
     def reasons(self) -> Mapping[str, str]:
         """Unready component -> reason; empty when ready."""
-        return dict(self._reasons)
+        return self._reasons
 
     async def warm(self, timeout_s: float, optional: Sequence[str] = ()) -> None:
         """Wait for the first answers of all models, which may take long; failures of `optional` models are ignored."""

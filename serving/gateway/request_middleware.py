@@ -13,7 +13,7 @@ from fastapi import Request, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from recsys.errors import QueryError, ServingError, where
+from recsys.errors import QueryError, RulesLostError, ServingError, where
 from serving.gateway.api_keys import ApiKeys, Scope
 from serving.gateway.bulkhead import AdmissionQueue, BulkheadFull
 from serving.gateway.http_error import HTTPError
@@ -115,6 +115,8 @@ class RequestMiddleware:
             return error_response(error, context.request_id)
         except QueryError as error:
             return error_response(HTTPError(400, str(error)), context.request_id)
+        except RulesLostError as error:
+            return error_response(HTTPError(503, str(error), retry_after_s=RETRY_S), context.request_id)
         except ServingError as error:
             logger.error("request %s: %s", context.request_id, error)
             return error_response(

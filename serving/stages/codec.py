@@ -49,6 +49,11 @@ def shares_folder(arguments: Mapping[str, str]) -> Path:
     return state_folder(_release(arguments)) / "exposure"
 
 
+def last_good(arguments: Mapping[str, str]) -> Path:
+    """The folder with copies of the rules and items that were served last; it need not exist."""
+    return state_folder(_release(arguments)) / "last_good"
+
+
 def _release(arguments: Mapping[str, str]) -> Path:
     """The folder of the release, from that of a model, <release>/models/<model>."""
     return Path(arguments["model_repository"]).resolve().parent.parent

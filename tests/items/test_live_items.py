@@ -192,7 +192,11 @@ def test_what_is_withdrawn_is_nowhere_not_even_pinned_and_comes_back(
 def test_changed_columns_count_in_rules_at_once_and_so_does_stock(
     stages: Stages, put: Callable[..., None], rules: RuleStore, queries: list[Query]
 ) -> None:
-    rules.publish("rules: [{name: a, must: 'not price > 900 and not stock < 1'}]", who="ann", why="x")
+    rules.publish(
+        "rules: [{name: a, must: '(missing(price) or price <= 900) and (missing(stock) or stock >= 1)'}]",
+        who="ann",
+        why="x",
+    )
     until(lambda: stages[-1].policy.rules.hash == rules.head().version)
     dear, gone = (place.item for place in recommend(queries, stages)[0].items[:2])
     assert {dear, gone} <= shown(recommend(queries, stages))

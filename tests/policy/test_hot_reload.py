@@ -163,7 +163,7 @@ def test_a_start_with_what_cannot_be_read_takes_it_when_it_is_there(store: RuleS
     there = store.folder / "objects" / f"{store.history()[0].text}.yaml"
     away = there.rename(store.folder / "not yet here")
     follower = HotReloader(store, maker)
-    assert follower.current() == ActiveVersion(value=OWN, text=None, stale=True)
+    assert follower.current() == ActiveVersion(value=OWN, text=None, stale=True, lost=True)
     away.rename(there)
     assert until(follower, lambda served: not served.stale).value == version(2)
 
@@ -188,21 +188,23 @@ def test_a_start_with_a_version_that_does_not_fit_takes_the_newest_that_does(sto
     assert HotReloader(store, maker).current().stale
 
 
-def test_a_start_in_which_no_version_fits_takes_the_own_rules(store: RuleStore, maker: Maker) -> None:
+def test_a_start_in_which_no_version_fits_has_none_that_may_serve(store: RuleStore, maker: Maker) -> None:
     publish(store, 1)
     served = HotReloader(store, maker).current()
-    assert (served.value, served.stale) == (OWN, True)
+    assert (served.lost, served.stale) == (True, True)
 
 
-def test_a_start_with_a_damaged_head_or_log_says_so_and_serves(
+def test_a_start_with_a_damaged_head_or_log_says_so_and_serves_nothing(
     store: RuleStore, maker: Maker, caplog: pytest.LogCaptureFixture
 ) -> None:
     publish(store, 2)
     (store.folder / HEAD).write_text("")
     assert HotReloader(store, maker).current().stale
     (store.folder / LOG).write_text("")
-    assert HotReloader(store, maker).current() == ActiveVersion(value=OWN, text=None, stale=True)
-    assert all("HEAD was altered" in record.getMessage() for record in caplog.records)
+    assert HotReloader(store, maker).current() == ActiveVersion(value=OWN, text=None, stale=True, lost=True)
+    reasons = [record.getMessage() for record in caplog.records if "no published version" not in record.getMessage()]
+    assert len(reasons) == 2
+    assert all("HEAD was altered" in reason for reason in reasons)
 
 
 def test_a_first_publish_that_a_crash_cut_off_is_finished_at_the_start(store: RuleStore, maker: Maker) -> None:

@@ -74,7 +74,8 @@ def test_a_number_of_a_request_that_is_none_is_not_known(count):
 
 
 def test_a_must_keeps_the_items_for_which_it_holds():
-    assert kept({"must": "not contains(genres, 'Documentary')"}) == [True, True, False, False]
+    assert kept({"must": "not contains(genres, 'Documentary')"}) == [True, False, False, False], "one has no genres"
+    assert kept({"must": "not contains(genres, 'Documentary') or missing(genres)"}) == [True, True, False, False]
     assert kept({"must": "year > 1960"}) == [True, False, False, True]
 
 

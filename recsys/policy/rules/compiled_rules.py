@@ -128,7 +128,14 @@ class CompiledRules:
             (index, _when(rule, of_requests)) for index, rule in enumerate(rules.rules) if rule.when
         )
         conditions = [
-            Condition.compile(rule.condition, columns, of_items, {**of_requests, **of_items}, _label(rule))
+            Condition.compile(
+                rule.condition,
+                columns,
+                of_items,
+                {**of_requests, **of_items},
+                _label(rule),
+                needs_labels=rule.needs_labels,
+            )
             for rule in rules.rules
         ]
         conditions_of_rules = Conditions.of(conditions, columns, of_items)

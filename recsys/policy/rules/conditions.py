@@ -25,14 +25,24 @@ class Condition:
 
     @staticmethod
     def compile(
-        text: str | None, catalogue: Columns, item_types: Mapping[str, str], types: Mapping[str, str], where: str
+        text: str | None,
+        catalogue: Columns,
+        item_types: Mapping[str, str],
+        types: Mapping[str, str],
+        where: str,
+        *,
+        needs_labels: bool = False,
     ) -> "Condition":
-        """Split and compile a condition, None always holds. types: of all names. ConfigError begins with `where`."""
+        """Split and compile a condition, None always holds. types: of all names. ConfigError begins with `where`.
+
+        needs_labels: it holds only for items of which it is true whatever the columns are that they lack.
+        """
+        required = item_types if needs_labels else ()
         items, request, mixed = np.ones(len(catalogue["item"]), dtype=bool), [], []
         if text is not None:
-            compile_expression(text, types, where=where, result_type="boolean")
+            compile_expression(text, types, where=where, result_type="boolean", required=required)
         for part in [] if text is None else conjuncts(text):
-            one = compile_expression(part, types, where=where, result_type="boolean")
+            one = compile_expression(part, types, where=where, result_type="boolean", required=required)
             reads = {name in item_types for name in one.names}
             if reads == {True, False}:
                 mixed.append(one)

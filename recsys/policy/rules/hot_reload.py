@@ -1,14 +1,16 @@
 """Hot reload of published rules: a new version is built in the background and swapped in atomically."""
 
+import contextlib
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 from recsys.errors import ConfigError, RecsysError
 from recsys.policy.rules import RuleSet
-from recsys.policy.rules.audit import RuleVersion
+from recsys.policy.rules.audit import RuleVersion, sha256
+from recsys.policy.rules.last_good import KeptRules, LastGoodRules
 from recsys.policy.rules.store import RuleStore
 from recsys.stores.change_watcher import POLL_INTERVAL_S, ChangeWatcher, OncePerErrorLogger
 
@@ -56,10 +58,14 @@ class ActiveVersion(Generic[T]):
     value: T
     text: str | None
     """sha256 of the rule text, None for the default where nothing was published"""
+    source: str | None = field(default=None, repr=False, compare=False)
+    """the rule text"""
     dependency: object = None
     """state of the dependency that the value was built for"""
     stale: bool = False
     """the current version could not be read or built, an older one serves"""
+    lost: bool = False
+    """rules were published and none of them is left: the value is that of the default, which must not serve"""
 
 
 class HotReloader(Generic[T]):
@@ -70,19 +76,26 @@ class HotReloader(Generic[T]):
     The constructor waits for the first value; afterwards no caller waits: `current` costs one stat, and when HEAD changed
     a thread builds the new value while the old one answers. The previous value is kept, so that a rollback builds
     nothing. A version that cannot be read or built leaves the old one active with `ActiveVersion.stale`, is logged once
-    and retried with growing pauses; a start with such a version takes the newest one that can be built.
+    and retried with growing pauses.
+    last_good: copy of the active version. A start with a store that is missing or damaged, or with a version that cannot be
+    built, takes this copy, else the newest version that can be built, else none: `ActiveVersion.lost`.
     """
 
     def __init__(
-        self, store: RuleStore | NoRuleStore, build: Callable[[RuleSet | None], T], dependency: Dependency | None = None
+        self,
+        store: RuleStore | NoRuleStore,
+        build: Callable[[RuleSet | None], T],
+        dependency: Dependency | None = None,
+        last_good: LastGoodRules | None = None,
     ) -> None:
-        self._store, self._build, self._dependency = store, build, dependency
+        self._store, self._build, self._dependency, self._last_good = store, build, dependency, last_good
         self._errors = OncePerErrorLogger(logger, "rules")
         self._watcher = ChangeWatcher(self._stamp, self._reload)
         self._built_for = self._follow_dependency()
+        self._published = False
         self._active = self._initial()
         self._previous = self._active
-        if self._active.stale:
+        if self._active.stale or (dependency is not None and dependency.stale):
             self._watcher.mark_failed()
         if dependency is not None:
             self._watcher.start_polling(POLL_INTERVAL_S)
@@ -120,49 +133,92 @@ class HotReloader(Generic[T]):
         text = self._text()
         for active in (self._active, self._previous):
             if active.text == text and active.dependency is self._built_for:
-                return replace(active, stale=False)
-        return self._version_of(text)
+                return self._kept(replace(active, stale=False, lost=False))
+        return self._kept(self._version_of(text))
 
     def _text(self) -> str | None:
+        self._published |= self._store.has_history
         if (head := self._store.head()) is not None:
             return head.text
-        if self._active.text is None and not self._store.has_history:
+        if not self._published:
             return None
-        raise ConfigError(f"{self._store.folder} lost its HEAD; restore the store from a copy")
+        raise ConfigError(f"{self._store.folder} was published to and has no HEAD; restore the store from a copy")
 
     def _rebuild_active(self) -> ActiveVersion[T]:
         """Rebuild the active rules for the current state of the dependency."""
         if self._active.dependency is self._built_for:
             return self._active
         try:
-            return self._version_of(self._active.text)
+            return replace(self._built(self._active.source), lost=self._active.lost)
         except Exception as error:
             self._errors.log(error, "they stay active for the items as they were")
             return self._active
 
-    def _version_of(self, text: str | None) -> ActiveVersion[T]:
-        rules = None if text is None else RuleSet.parse(self._store.text(text))
-        return ActiveVersion(value=self._build(rules), text=text, dependency=self._built_for)
+    def _version_of(self, address: str | None) -> ActiveVersion[T]:
+        return self._built(None if address is None else self._store.text(address))
+
+    def _built(self, text: str | None) -> ActiveVersion[T]:
+        rules, address = (None, None) if text is None else (RuleSet.parse(text), sha256(text.encode()))
+        return ActiveVersion(value=self._build(rules), text=address, source=text, dependency=self._built_for)
 
     def _initial(self) -> ActiveVersion[T]:
-        if not self._store.has_history:
-            return self._version_of(None)
+        kept = self._copy()
+        self._published = kept is not None and kept.published
         try:
-            if (head := self._store.head()) is not None:
-                return self._version_of(head.text)
-            raise ConfigError(f"{self._store.folder} has no HEAD; restore the store from a copy")
+            return self._kept(self._version_of(self._text()))
         except Exception as error:
+            if not self._published:
+                raise
             self._errors.log(error, "the newest version that can be built serves instead")
-        return next(self._older_versions(), None) or replace(self._version_of(None), stale=True)
+        return next(self._stand_ins(kept), None) or self._none_left(kept)
 
-    def _older_versions(self) -> Iterator[ActiveVersion[T]]:
-        """Yield published versions that can be built, newest first; none where the log is damaged."""
+    def _stand_ins(self, kept: KeptRules | None) -> Iterator[ActiveVersion[T]]:
+        """Yield older versions that can be built, best first: the copy, then those of the store, newest first.
+
+        The default is one as long as it served last and nothing that was published since is unreadable.
+        """
+        if kept is not None and kept.text is not None:
+            with contextlib.suppress(RecsysError, OSError):
+                yield replace(self._built(kept.text), stale=True)
         try:
             entries = self._store.history()
         except (RecsysError, OSError):
             return
-        for text in dict.fromkeys(entry.text for entry in reversed(entries)):
+        addresses = list(dict.fromkeys(entry.text for entry in reversed(entries)))
+        for address in addresses:
+            with contextlib.suppress(RecsysError, OSError):
+                yield replace(self._version_of(address), stale=True)
+        if kept == KeptRules(published=False) and addresses and all(map(self._is_readable, addresses)):
+            yield replace(self._version_of(None), stale=True)
+
+    def _is_readable(self, address: str) -> bool:
+        try:
+            return bool(self._store.text(address))
+        except (RecsysError, OSError):
+            return False
+
+    def _none_left(self, kept: KeptRules | None) -> ActiveVersion[T]:
+        logger.error("rules: no published version is left; no slate is served until %s is mended", self._store.folder)
+        if kept is None or not kept.published:
+            self._keep(KeptRules(published=True))
+        return replace(self._version_of(None), stale=True, lost=True)
+
+    def _copy(self) -> KeptRules | None:
+        """Return the copy; a damaged one counts as published rules that are lost."""
+        try:
+            return None if self._last_good is None else self._last_good.read()
+        except (ConfigError, OSError) as error:
+            self._errors.log(error, "it is left out")
+            return KeptRules(published=True)
+
+    def _kept(self, active: ActiveVersion[T]) -> ActiveVersion[T]:
+        """Copy the text of a version that becomes active."""
+        self._keep(KeptRules(published=active.source is not None, text=active.source))
+        return active
+
+    def _keep(self, kept: KeptRules) -> None:
+        if self._last_good is not None:
             try:
-                yield replace(self._version_of(text), stale=True)
-            except (RecsysError, OSError):
-                continue
+                self._last_good.write(kept)
+            except OSError as error:
+                self._errors.log(error, "a restart would not find the rules that serve now without their store")

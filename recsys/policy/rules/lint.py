@@ -16,7 +16,7 @@ import numpy as np
 import yaml
 
 from recsys.errors import ConfigError
-from recsys.expressions import Columns, Expression, suggestion
+from recsys.expressions import Columns, Expression, compared_names, compile_expression, suggestion
 from recsys.policy.category_values import NO_GROUP
 from recsys.policy.rules.compiled_rules import CompiledRules
 from recsys.policy.rules.effects import AtLeast, AtMost, Ban, Effect, Hold, RuleCatalogue, Scale
@@ -91,7 +91,7 @@ def check(text: str, catalogue: CheckedCatalogue, *, now: float) -> list[Finding
             found.append(_refused(index, entry, own, str(error)))
     for rule in located:
         found += list(_values(rule, catalogue)) or list(_reach(rule))
-        found += [*_windows(rule, now), *_calendar(rule)]
+        found += [*_windows(rule, now), *_calendar(rule), *_unlabelled(rule, catalogue)]
     found += [one for first, second in itertools.combinations(located, 2) for one in _pairs(first, second, catalogue)]
     if not any(one.level == "error" for one in found):
         try:
@@ -186,6 +186,19 @@ def _reach(located: LocatedRule) -> Iterator[Finding]:
     if isinstance(effect, AtMost) and effect.number >= effect.top:
         message = f"{effect.number} of the first {effect.top} positions caps nothing; lower it"
         yield located.finding("warning", rule.kind, message)
+
+
+def _unlabelled(located: LocatedRule, catalogue: CheckedCatalogue) -> Iterator[Finding]:
+    """Find columns that a must compares and many items lack: these items are never shown while it holds."""
+    rule = located.rule
+    if not rule.needs_labels or rule.condition is None or not located.matched.any():
+        return
+    for column in sorted(compared_names(rule.condition) & set(catalogue.item_types)):
+        lacking = compile_expression(f"missing({column})", catalogue.item_types, where="lint", result_type="boolean")
+        removed = lacking(catalogue.columns) & ~located.matched
+        if num := int(removed.sum()):
+            message = f"{num:,} items lack {column}, which forbids them; write `or missing({column})` to show them"
+            yield located.finding("warning", rule.condition_key, message)
 
 
 def _windows(located: LocatedRule, now: float) -> Iterator[Finding]:

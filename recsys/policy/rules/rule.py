@@ -78,7 +78,8 @@ def may_have(check: Check) -> Any:
 class Rule(ABC):
     """One rule of a rule set; a kind is a subclass, its fields are the keys of the document.
 
-    Six members, of which `effect` needs a definition: `kind`, `one_of`, `relaxable`, `condition_key`, `check`, `effect`.
+    Seven members, of which `effect` needs a definition: `kind`, `one_of`, `relaxable`, `needs_labels`, `condition_key`,
+    `check`, `effect`.
     """
 
     name: str = needs(text)
@@ -93,6 +94,8 @@ class Rule(ABC):
     """fields of which a document has exactly one"""
     relaxable: ClassVar[bool] = False
     """whether the effect is one that is relaxed when not all can be kept"""
+    needs_labels: ClassVar[bool] = False
+    """whether the condition fails for an item without a value that it compares, under `not` as well"""
     condition_key: ClassVar[str] = "where"
     """field with the condition on the item; a kind without one holds for all items"""
 

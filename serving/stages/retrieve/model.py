@@ -4,12 +4,12 @@ from typing import Any
 
 from recsys.stages import load_live_retrieve
 from serving.process_tuning import freeze_heap
-from serving.stages.codec import items_store, open_bundle, respond
+from serving.stages.codec import items_store, last_good, open_bundle, respond
 
 
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
-        self.stage = load_live_retrieve(open_bundle(args), items_store(args))
+        self.stage = load_live_retrieve(open_bundle(args), items_store(args), last_good(args))
         freeze_heap()
 
     def execute(self, requests: list[Any]) -> list[Any]:

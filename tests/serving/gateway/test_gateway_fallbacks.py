@@ -80,7 +80,7 @@ def test_other_rules_make_the_last_good_slate_forgotten(
     first, second = parts.rules, banned(parts, slate["items"][0]["item"]).rules
 
     class Changing:
-        now = first
+        now, lost = first, None
 
         @property
         def policy(self) -> Any:
@@ -103,7 +103,7 @@ def test_other_rules_make_the_last_good_slate_forgotten(
 
 def test_a_rung_that_cannot_apply_rules_does_not_answer(parts: Dependencies, during: Any) -> None:
     class Broken:
-        policy = parts.rules.policy
+        policy, lost = parts.rules.policy, None
         warm = True
 
         def __call__(self, tensors: Any) -> Any:

@@ -1,4 +1,8 @@
-"""`must`: only items for which the condition holds are shown, pinned ones included; unknown values do not satisfy it."""
+"""`must`: only items for which the condition holds are shown, pinned ones included.
+
+A value that an item lacks makes every comparison with it fail, under `not` too: an item without the label is not shown.
+`or missing(label)` lets it pass.
+"""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -12,6 +16,7 @@ class Must(Rule):
     """{name: licensed-here, must: "contains(regions, context.region)"}"""
 
     kind: ClassVar[str] = "must"
+    needs_labels: ClassVar[bool] = True
     condition_key: ClassVar[str] = "must"
     must: str = needs(text)
 
