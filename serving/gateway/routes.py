@@ -77,7 +77,9 @@ def object_of(properties: Schema, required: Sequence[str] | None = None) -> Sche
 REQUEST_ID: Schema = {
     "name": "x-request-id",
     "in": "header",
-    "description": "The caller's own id; it seeds exploration, so the same request asked again gives the same slate",
+    "description": "The caller's own id; it seeds exploration. The same request sent again gives the same slate only as long "
+    "as the user's state, the counters of what was shown, rules, items and bundle are the same; the impression record "
+    "keeps the query that gives its slate again",
     "schema": {"type": "string", "pattern": "^[A-Za-z0-9_.:-]{1,128}$"},
 }
 IF_MATCH: Schema = {
