@@ -41,7 +41,9 @@ def state_folder(release: Path) -> Path:
 
 
 def check_serve_folder(serve: Path) -> None:
-    """ConfigError for a folder that holds other things than releases and their state."""
+    """ConfigError for a folder that holds other things than releases and their state, or that is a release itself."""
+    if serve.resolve().parent.name == RELEASES:
+        raise ConfigError(f"{serve} is a release, which nothing writes into; give {state_folder(serve.resolve())}")
     if serve.exists() and not (serve.is_dir() and {one.name for one in serve.iterdir()} <= CONTENT):
         raise ConfigError(f"{serve} holds other things than an exported bundle; give a new or an empty folder")
 

@@ -106,7 +106,9 @@ class Container:
 
     @cached_property
     def readiness(self) -> Readiness:
-        settings = self.settings
+        settings, rules = self.settings, self.dependencies.rules
+        description = "1 where the rules are lost and no slate is served"
+        self.metrics.gauge("recsys_rules_lost", description, lambda: float(rules.lost is not None))
         return Readiness(
             self.dependencies.models,
             (FULL, LIGHT),

@@ -201,6 +201,16 @@ def test_the_graph_reads_any_batch(trained: Any, tmp_path: Path) -> None:
     assert session.run([RANKED_RELEASE.name], feed)[0].shape == (7, 1)
 
 
+def test_nothing_is_exported_into_a_release(trained: Any, tmp_path: Path) -> None:
+    serve = tmp_path / "serve"
+    write_repository(trained.bundle, serve, "cpu")
+    before = content(serve)
+    for path in (serve / "current", served_release(serve)):
+        with pytest.raises(ConfigError, match=f"is a release, which nothing writes into; give {serve}"):
+            write_repository(trained.bundle, path, "cpu")
+    assert content(serve) == before
+
+
 def test_an_unknown_profile_is_refused(trained: Any, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="profile is 'tpu'"):
         write_repository(trained.bundle, tmp_path / "serve", "tpu")  # type: ignore[arg-type]

@@ -161,6 +161,16 @@ def test_a_copy_that_does_not_fit_a_new_bundle_is_no_way_out(
     assert LastGoodRules(tmp_path / "last_good").read() == KeptRules(published=True, text=text(2, "misfit"))
 
 
+def test_a_copy_that_was_removed_is_written_again_with_the_next_reload(
+    store: RuleStore, start: Callable[[], HotReloader[str]], tmp_path: Path
+) -> None:
+    publish(store, text(2))
+    follower = start()
+    remove(tmp_path / "last_good")
+    follower._reload()
+    assert LastGoodRules(tmp_path / "last_good").read() == KeptRules(published=True, text=text(2))
+
+
 def test_a_copy_that_cannot_be_written_costs_no_slate(
     store: RuleStore, start: Callable[[], HotReloader[str]], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -56,7 +56,7 @@ class LastGoodRules:
 
     def write(self, kept: KeptRules) -> None:
         """Replace the copy, unless it is the same."""
-        if kept == self._written:
+        if kept == self._written and (self.folder / FILE).exists():
             return
         with locked(self.folder):
             write_atomically(self.folder / FILE, json.dumps(_document(kept)).encode())

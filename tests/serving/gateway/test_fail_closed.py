@@ -237,11 +237,13 @@ def test_the_gateway_serves_nothing_where_nothing_is_left_and_goes_on_when_it_is
         assert ready.status_code == 503
         assert ready.json()["reasons"]["rules"].startswith(NO_SLATE)
         assert str(deployed.folder) not in ready.text
+        assert await door.metric("recsys_rules_lost") == 1
         remove(deployed.folder / store)
         shutil.copytree(published.folder / store, deployed.folder / store)
         rules.follower._reload()
         slate = (await door.recommend(USER, k=10)).json()
         assert obeyed(deployed, items_of(slate))
+        assert await door.metric("recsys_rules_lost") == 0
         assert "rules" not in (await door.client.get("/readyz")).json().get("reasons", {})
 
     during(replace(parts, retrieve=retrieve, rules=rules), story)
