@@ -42,6 +42,8 @@ class RequestContext:
     waited_s: float = 0.0
     """from the headers to the admission: for the body, and in the queue"""
     body: bytes = b""
+    key: str = ""
+    """name of the API key"""
     log_fields: dict[str, Any] = field(default_factory=dict)
     """additional fields of the log line"""
     after_response: Callable[[], None] | None = None
@@ -104,7 +106,7 @@ class RequestMiddleware:
             self._authorize(context, scope)
             # before the admission: a caller whose body is slow takes nobody's place
             context.body = await self._body(context.request)
-            async with admission.admitted(most_s=_budget_s(context.request)):
+            async with admission.admitted(most_s=_budget_s(context.request), key=context.key):
                 context.waited_s = time.perf_counter() - context.started
                 body = await handler(context)
             return Response(body, context.status, {"x-request-id": context.request_id}, JSON)
@@ -134,7 +136,8 @@ class RequestMiddleware:
         headers = context.request.headers
         context.request_id = request_id(headers.get("x-request-id"))
         if self._keys is not None:
-            context.log_fields["key"] = self._keys.admit(headers.get("authorization"), scope)
+            context.key = self._keys.admit(headers.get("authorization"), scope)
+            context.log_fields["key"] = context.key
 
     def _finish(self, route: str, status: int, context: RequestContext, *, sent: bool) -> None:
         """sent: whether the caller took the whole response; what nobody saw is no impression"""
