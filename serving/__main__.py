@@ -20,11 +20,12 @@ from serving.disk import DiskSizes
 from serving.endpoints import Endpoints, Server, read_endpoints
 from serving.events.log_factory import LogLimits
 from serving.gateway.api_keys import Scope, create_key
+from serving.gateway.http_server import Listening
 from serving.gateway.settings import Settings
 from serving.kernels import KernelPart, compile_kernels
 from serving.layout import DeploymentLayout
 from serving.mending import mend_keys, mend_states
-from serving.processes import CLOSED_UMASK
+from serving.processes import CLOSED_UMASK, HOST
 from serving.rebuild import request_rebuild
 from serving.running import end_leftovers
 from serving.shutdown import stop_stack
@@ -43,6 +44,12 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 console = Console()
 
 Port = Annotated[int, typer.Option(help="0 takes a free one")]
+Host = Annotated[str, typer.Option(help="address of the gateway; 0.0.0.0 is all of this machine, in plain HTTP")]
+MetricsPort = Annotated[int, typer.Option(help="of the gateway's metrics and detailed health; 0 takes a free one")]
+MetricsHost = Annotated[str, typer.Option(help="address of the gateway's metrics, which need no API key")]
+TrustedProxy = Annotated[
+    list[str] | None, typer.Option(help="address or network whose X-Forwarded-For is believed; repeatable")
+]
 Serve = Annotated[Path, typer.Argument(help="folder that export.py wrote, or one of its releases")]
 Live = Annotated[Path | None, typer.Option(help="folder for what is written while serving; else `live` beside it")]
 BrokerUrl = Annotated[str | None, typer.Option(help="nats://, tls:// or kafka://host:port")]
@@ -81,6 +88,10 @@ def up(
     serve: Serve,
     live: Live = None,
     port: Annotated[int, typer.Option(help="of the gateway; 0 takes a free one")] = 8080,
+    host: Host = HOST,
+    metrics_port: MetricsPort = 0,
+    metrics_host: MetricsHost = HOST,
+    trusted_proxy: TrustedProxy = None,
     state: Annotated[StateBackend, typer.Option(help="store of the user states")] = StateBackend.sqlite,
     users: UserNames = UserIds.raw,
     budget: Budget = 100.0,
@@ -95,12 +106,19 @@ def up(
     Processes that a killed supervisor left behind are ended first.
     """
     signals, layout = Signals(), _layout(serve, live)
+    listening = Listening(
+        host=host,
+        port=port,
+        metrics_host=metrics_host,
+        metrics_port=metrics_port,
+        trusted_proxies=tuple(trusted_proxy or ()),
+    )
     layout.check()
     if ended := end_leftovers(layout.live):
         console.print(f"{ended} processes of a stack without a supervisor were ended")
     stack = Stack.plan(
         layout,
-        port=port,
+        listening=listening,
         state=state,
         users=users,
         gateway_options=[
@@ -177,6 +195,10 @@ def gateway(
     triton: Annotated[str | None, typer.Option(help="unix:path or host:port of Triton's gRPC")] = None,
     live: Live = None,
     port: Port = 8080,
+    host: Host = HOST,
+    metrics_port: MetricsPort = 0,
+    metrics_host: MetricsHost = HOST,
+    trusted_proxy: TrustedProxy = None,
     users: UserNames = UserIds.raw,
     budget: Budget = 100.0,
     liked: Liked = None,
@@ -195,11 +217,17 @@ def gateway(
     run_gateway(
         _layout(serve, live),
         _endpoints(endpoints, broker=broker, state=state, triton=triton),
-        port=port,
+        listening=Listening(
+            host=host,
+            port=port,
+            metrics_host=metrics_host,
+            metrics_port=metrics_port,
+            trusted_proxies=tuple(trusted_proxy or ()),
+        ),
         store_raw=users is UserIds.raw,
         settings=replace(Settings.within(budget, liked=tuple(liked or ())), lame_duck_s=lame_duck),
         limits=limits,
-        ready=lambda url: console.print(f"gateway  {url}"),
+        ready=lambda url, metrics: console.print(f"gateway  {url}\nmetrics  {metrics}"),
     )
 
 

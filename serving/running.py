@@ -22,6 +22,7 @@ from serving.processes import alive, until
 MARK = "RECSYS_LIVE"
 """environment variable of every process of a stack: device and inode of the live folder"""
 GATEWAY = "gateway"
+GATEWAY_METRICS = "gateway metrics"
 END_S, KILL_S = 30.0, 10.0
 """until a gateway has finished its requests, and until the others have ended"""
 

@@ -20,13 +20,14 @@ from serving.endpoints import Endpoints, Server, write_endpoints
 from serving.events.folder_lock import lock_folder
 from serving.events.nats_server import NatsServer
 from serving.gateway.fallback_tiers import FULL, LIGHT
+from serving.gateway.http_server import Listening
 from serving.kernels import compiling
 from serving.layout import DeploymentLayout
 from serving.log_rotation import rotate_until
 from serving.managed_process import ManagedProcess
 from serving.private_folder import socket_folder
 from serving.processes import HOST, choose_ports
-from serving.running import RunningFile, ServiceReport, mark_children
+from serving.running import GATEWAY_METRICS, RunningFile, ServiceReport, mark_children
 from serving.state.valkey_server import ValkeyServer, valkey_address
 from serving.supervisor import Guard, RestartPolicy, Service
 from serving.triton_server import TritonServer
@@ -34,7 +35,7 @@ from serving.triton_wheel import grpc_address
 
 START_S = 180.0
 DRAIN_S = 20.0
-LISTENING = ("gateway", "broker", "consumer")
+LISTENING = ("gateway", "gateway_metrics", "broker", "consumer")
 
 
 class StateBackend(StrEnum):
@@ -82,7 +83,7 @@ class Stack:
     def plan(
         layout: DeploymentLayout,
         *,
-        port: int,
+        listening: Listening,
         state: StateBackend,
         users: UserIds,
         gateway_options: Sequence[str],
@@ -96,7 +97,8 @@ class Stack:
         """
         layout.check()
         sizes = DiskSizes.fitting(layout)
-        ports = choose_ports({**dict.fromkeys(LISTENING, 0), "gateway": port})
+        chosen = {"gateway": listening.port, "gateway_metrics": listening.metrics_port}
+        ports = choose_ports({**dict.fromkeys(LISTENING, 0), **chosen})
         sockets = socket_folder()
         broker = NatsServer(layout.broker, port=ports["broker"], log=layout.log, max_bytes=sizes.log)
         valkey = ValkeyServer(layout.valkey, sockets=sockets, log=layout.log)
@@ -107,17 +109,20 @@ class Stack:
             triton=Server(url=grpc_address(sockets)),
         )
         addresses = {
-            "gateway": f"http://{HOST}:{ports['gateway']}",
+            "gateway": _url(listening.host, ports["gateway"]),
+            GATEWAY_METRICS: _url(listening.metrics_host, ports["gateway_metrics"]) + "/metrics",
             "triton": endpoints.triton.url,
             "consumer": f"http://{HOST}:{ports['consumer']}/metrics",
             "broker": endpoints.broker.url,
             "state": endpoints.state.url,
         }
+        # not at the port of callers: a flood of theirs must not look like a process that hangs
+        health = _url(listening.metrics_host, ports["gateway_metrics"]) + "/healthz"
         shared = [f"--users={users}", f"--log-bytes={sizes.log}", *log_options]
-        gateway_options = [f"--spool-bytes={sizes.spool}", *gateway_options]
+        gateway_options = [f"--spool-bytes={sizes.spool}", *gateway_options, *_listening_options(listening, ports)]
         return Stack(
             stores=(broker, valkey) if redis else (broker,),
-            processes=tuple(_processes(layout, ports, sockets, shared, gateway_options, consumer_options)),
+            processes=tuple(_processes(layout, ports, sockets, shared, gateway_options, consumer_options, health)),
             addresses=addresses,
             endpoints=endpoints,
             sockets=sockets,
@@ -192,20 +197,38 @@ def _processes(
     shared_options: Sequence[str],
     gateway_options: Sequence[str],
     consumer_options: Sequence[str],
+    health: str,
 ) -> Iterator[Service]:
     yield TritonServer(
         layout.models, sockets=sockets, log=layout.log, start_timeout_s=START_S, probed_models=(FULL, LIGHT)
     )
     shared = [str(layout.release), f"--live={layout.live}", f"--endpoints={layout.endpoints}", *shared_options]
-    yield _managed(layout, "consumer", ["consume", *shared, *consumer_options], ports["consumer"], "/metrics")
-    yield _managed(layout, "gateway", ["gateway", *shared, *gateway_options], ports["gateway"], "/healthz")
+    consumer = ["consume", *shared, *consumer_options, f"--port={ports['consumer']}"]
+    yield _managed(layout, "consumer", consumer, f"http://{HOST}:{ports['consumer']}/metrics")
+    yield _managed(layout, "gateway", ["gateway", *shared, *gateway_options], health)
 
 
-def _managed(layout: DeploymentLayout, name: str, arguments: Sequence[str], port: int, path: str) -> ManagedProcess:
+def _listening_options(listening: Listening, ports: Mapping[str, int]) -> list[str]:
+    return [
+        f"--host={listening.host}",
+        f"--port={ports['gateway']}",
+        f"--metrics-host={listening.metrics_host}",
+        f"--metrics-port={ports['gateway_metrics']}",
+        *(f"--trusted-proxy={one}" for one in listening.trusted_proxies),
+    ]
+
+
+def _url(host: str, port: int) -> str:
+    """URL under which this machine reaches a server that listens on `host`."""
+    reached = {"0.0.0.0": HOST, "::": "::1", "": HOST}.get(host, host)
+    return f"http://[{reached}]:{port}" if ":" in reached else f"http://{reached}:{port}"
+
+
+def _managed(layout: DeploymentLayout, name: str, arguments: Sequence[str], health: str) -> ManagedProcess:
     return ManagedProcess(
         name,
-        [*arguments, f"--port={port}"],
-        health=f"http://{HOST}:{port}{path}",
+        arguments,
+        health=health,
         log=layout.log,
         start_timeout_s=START_S,
         exit_timeout_s=DRAIN_S,

@@ -14,7 +14,7 @@ from typing import Any
 from serving.disk import MIB, disk_problem, free_bytes
 from serving.layout import DeploymentLayout
 from serving.processes import alive
-from serving.running import GATEWAY, leftovers, read_running, supervised
+from serving.running import GATEWAY, GATEWAY_METRICS, leftovers, read_running, supervised
 
 PROBE_S = 5.0
 CLOCK_TICKS = 100.0
@@ -47,7 +47,7 @@ def stack_status(layout: DeploymentLayout) -> StackStatus:
     if running is None:
         return StackStatus(health=Health.faulty, lines=(("stack", f"{layout.live} is starting or stopping"), *disk))
     services = tuple(_service_lines(running["services"]))
-    gateway = _gateway(running["addresses"][GATEWAY])
+    gateway = _gateway(running["addresses"][GATEWAY_METRICS].removesuffix("/metrics"))
     lines = (("stack", f"runs, supervisor {running['supervisor']}"), *services, *gateway, *disk)
     faulty = bool(gateway) or any(not text.startswith("answers") for _, text in services) or _full(layout)
     return StackStatus(health=Health.faulty if faulty else Health.well, lines=lines)
@@ -73,7 +73,7 @@ def _service_lines(services: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[
 
 
 def _gateway(url: str) -> tuple[tuple[str, str], ...]:
-    """Reasons for which the gateway is not ready; none for a ready one."""
+    """Reasons for which the gateway is not ready; none for a ready one. url: of its port of metrics, which has the details."""
     try:
         with _open(f"{url}/readyz", timeout=PROBE_S):
             return ()

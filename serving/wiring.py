@@ -45,7 +45,7 @@ from serving.events.writer import EventLogWriter
 from serving.gateway.api_keys import ApiKeys, read_keys
 from serving.gateway.app import build
 from serving.gateway.container import Dependencies
-from serving.gateway.http_server import serve_gateway
+from serving.gateway.http_server import Listening, serve_gateway
 from serving.gateway.pseudonyms import UserPseudonyms
 from serving.gateway.settings import Settings
 from serving.gateway.triton_models import TritonModels
@@ -127,11 +127,11 @@ def run_gateway(
     layout: DeploymentLayout,
     endpoints: Endpoints,
     *,
-    port: int,
+    listening: Listening,
     store_raw: bool,
     settings: Settings,
     limits: StorageLimits,
-    ready: Callable[[str], None],
+    ready: Callable[[str, str], None],
 ) -> None:
     """Serve until SIGTERM. ServingError and ConfigError when the gateway cannot be composed."""
     layout.check()
@@ -167,8 +167,7 @@ def run_gateway(
         gateway.metrics.append(partial(_triton_page, Path(endpoints.triton.url.removeprefix(UNIX)).parent))
     serve_gateway(
         gateway,
-        host=HOST,
-        port=port,
+        listening,
         lame_duck_s=settings.lame_duck_s,
         drain_s=settings.drain_s,
         log=sys.stdout,

@@ -38,7 +38,9 @@ KEY = re.compile(r"^(?P<indent> *)(?:- )?(?P<key>[\w.@/ ]+?):(?P<rest>(?: .*)?)$
 
 def page() -> str:
     files = sorted(CONF.rglob("*.yaml"), key=_position)
-    settings = "\n".join(_dataclass(name) for name in ("Settings", "RequestLimits"))
+    settings = "\n".join(
+        _dataclass(name) for name in ("Settings", "RequestLimits", "ConnectionLimits", "AnonymousLimits")
+    )
     return "\n".join([HEAD, *(_file(file) for file in files), GATEWAY, settings])
 
 

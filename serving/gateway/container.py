@@ -11,9 +11,11 @@ from recsys.policy.exposure.exposure_file import ShareFile
 from recsys.stages import read_spec, recently_popular
 from serving.events.record import Record, RecordWriter
 from serving.gateway.adaptive_limit import AdaptiveLimit
+from serving.gateway.anonymous_budget import AnonymousBudget
 from serving.gateway.api_keys import ApiKeys
 from serving.gateway.breaker import Breaker
 from serving.gateway.bulkhead import AdmissionQueue
+from serving.gateway.fair_worker import FairWorker
 from serving.gateway.fallback_chain import FallbackChain
 from serving.gateway.fallback_slates import FallbackSlates, RetrieveStage, RulesStage
 from serving.gateway.fallback_tiers import EXPLAINED, FULL, LIGHT, FallbackTiers
@@ -149,10 +151,19 @@ class Container:
     def middleware(self) -> RequestMiddleware:
         return RequestMiddleware(
             keys=self.dependencies.keys,
+            anonymous=self.anonymous,
             log=self.log,
             metrics=self.metrics,
             max_body_bytes=self.settings.limits.body_bytes,
         )
+
+    @cached_property
+    def worker(self) -> FairWorker:
+        return FairWorker(waiting=self.settings.requests_at_once + self.settings.requests_waiting)
+
+    @cached_property
+    def anonymous(self) -> AnonymousBudget:
+        return AnonymousBudget(self.settings.anonymous, clock=self.dependencies.clock)
 
     @cached_property
     def slates(self) -> AdmissionQueue:
@@ -230,6 +241,7 @@ class Container:
         return RecommendHandler(
             middleware=self.middleware,
             parser=self.parser,
+            worker=self.worker,
             pseudonyms=self.dependencies.pseudonyms,
             states=self.states,
             repeat_filter=RepeatFilter(self.dependencies.rules),
@@ -251,6 +263,7 @@ class Container:
         return Handlers(
             middleware=self.middleware,
             parser=self.parser,
+            worker=self.worker,
             fallbacks=self.fallbacks,
             items=self.dependencies.items,
             pseudonyms=self.dependencies.pseudonyms,

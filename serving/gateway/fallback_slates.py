@@ -95,7 +95,7 @@ class FallbackSlates:
             return
         self.again(query, orjson.dumps(self.popular(query)))
         if self.rows:
-            self.similar(next(iter(self.rows)), query)
+            self.of_neighbours(query, self.neighbours(next(iter(self.rows)), query.k))
 
     def again(self, query: Query, shown: bytes) -> SlateDocument | None:
         """Items of an earlier slate under the current rules; None if they no longer fill k positions."""
@@ -115,13 +115,20 @@ class FallbackSlates:
         named = [(POPULAR,)] * len(keep)
         return self._slate(query, ScoredItems(rows=rows[keep], scores=listed.scores[keep], sources=named))
 
-    def similar(self, item: str, query: Query) -> SlateDocument:
-        """Items similar to an item. HTTPError 404 for an item outside of the catalogue."""
+    def neighbours(self, item: str, k: int) -> ScoredItems:
+        """Candidates similar to an item, by a search that takes long in a large catalogue and may run on any thread.
+
+        HTTPError 404 for an item outside of the catalogue.
+        """
         if item not in self.rows:
             raise HTTPError(404, "the catalogue has no such item; send the id of one that it has")
         similar_items = SimilarItems.of(self._retrieve.sources)
-        rows, scores, source = similar_items.of_item(self.rows[item], max(CANDIDATES, 2 * query.k))
-        return self._slate(query, ScoredItems(rows=rows, scores=scores, sources=[(source,)] * len(rows)))
+        rows, scores, source = similar_items.of_item(self.rows[item], max(CANDIDATES, 2 * k))
+        return ScoredItems(rows=rows, scores=scores, sources=[(source,)] * len(rows))
+
+    def of_neighbours(self, query: Query, found: ScoredItems) -> SlateDocument:
+        """Similar items under the current rules."""
+        return self._slate(query, found)
 
     def _scored_again(self, items: Sequence[Mapping[str, Any]]) -> ScoredItems | None:
         """Items of a slate as candidates, without those that only rules added, as the rules add them again.

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import orjson
@@ -11,6 +12,7 @@ from recsys.contracts import Query
 from recsys.errors import QueryError
 from recsys.schema import describe
 from serving.events.record import Record, RecordWriter, hash_parts
+from serving.gateway.fair_worker import FairWorker
 from serving.gateway.fallback_slates import FallbackSlates
 from serving.gateway.http_error import HTTPError
 from serving.gateway.metrics import Metrics
@@ -46,6 +48,7 @@ class Handlers:
 
     middleware: RequestMiddleware
     parser: RequestParser
+    worker: FairWorker
     fallbacks: FallbackSlates
     items: ItemWriter
     pseudonyms: Pseudonyms
@@ -59,7 +62,8 @@ class Handlers:
 
     async def events(self, context: RequestContext) -> bytes:
         """Store events; responds once all are durable, and hidden values apply from then on."""
-        events = self.parser.events(context.body, self.pseudonyms.stored)
+        parse = partial(self.parser.events, stored=self.pseudonyms.stored)
+        events = await self.worker.parse(parse, context.body, key=context.key)
         context.log_fields["events"] = len(events)
         unknown = sum(any(item not in self.fallbacks.rows for item in _item_ids(records)) for records in events)
         await self._store([record for records in events for record in records])
@@ -68,7 +72,7 @@ class Handlers:
 
     async def onboard(self, context: RequestContext) -> bytes:
         """Store onboarding answers as seed events; idempotent."""
-        user, answers = self.parser.onboarding(context.body)
+        user, answers = await self.worker.parse(self.parser.onboarding, context.body, key=context.key)
         seeds = self.onboarding.seeds(self.pseudonyms.stored(user), self.now(), answers)
         records = [Record.feedback(hash_parts(ONBOARDED, one.user, one.item), one) for one in seeds]
         context.log_fields["events"] = len(records)
@@ -78,7 +82,7 @@ class Handlers:
     async def put_user(self, context: RequestContext) -> bytes:
         """Store profile values, used where a request sends none."""
         user = self.parser.user_id(context.request.path_params["user"])
-        profile = self.parser.user_profile(context.body)
+        profile = await self.worker.parse(self.parser.user_profile, context.body, key=context.key)
         stored, now = self.pseudonyms.stored(user), self.now()
         state, flags = await self.states.read(stored)
         id = hash_parts("profile", stored, context.request_id, str(now), orjson.dumps(profile).decode())
@@ -107,14 +111,16 @@ class Handlers:
             request_id=context.request_id,
         )
         with self.metrics.stage("rules"):
-            slate = self.fallbacks.similar(item, query)
+            found = await self.worker.run(partial(self.fallbacks.neighbours, item, query.k), key=context.key)
+            slate = self.fallbacks.of_neighbours(query, found)
         return orjson.dumps(
             {name: value for name, value in slate.items() if name not in ("user", "exposure")} | {"item": item}
         )
 
     async def put_item(self, context: RequestContext) -> bytes:
         item = self.parser.item_id(context.request.path_params["item"])
-        update, known_only = self.parser.item(context.body), _if_match(context)
+        known_only = _if_match(context)
+        update = await self.worker.parse(self.parser.item, context.body, key=context.key)
         create = update.create and not known_only
         created = await self.items.put(item, update.columns, withdrawn=update.withdrawn, create=create)
         if created is None:

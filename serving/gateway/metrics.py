@@ -67,6 +67,9 @@ class Metrics:
         self._unknown = Counter(
             "recsys_unknown_item_events", "Events of items that the catalogue lacks", registry=registry
         )
+        self._refused = Counter(
+            "recsys_refused_connections", "Connections closed before a request was read", ("reason",), registry=registry
+        )
         self._version = Gauge("recsys_version", "Versions of the last slate", ("bundle", "rules"), registry=registry)
         self._breakers = Gauge("recsys_breaker_state", "0 closed, 1 half-open, 2 open", ("of",), registry=registry)
         self._sources = frozenset((*sources, "rules"))
@@ -105,6 +108,9 @@ class Metrics:
             yield
         finally:
             self.observe_stage(stage, time.perf_counter() - started)
+
+    def refused_connection(self, reason: str) -> None:
+        self._refused.labels(reason).inc()
 
     def tier_failed(self, tier: str, reason: str) -> None:
         self._failures.labels(tier, reason).inc()

@@ -12,7 +12,7 @@ SENTENCES = {
     404: "No such item, or nothing under this path",
     412: "The request may change only what is there, and there is no such item",
     413: "The body is too large",
-    429: "The API key sends too much",
+    429: "The API key, or the address without a valid one, sends too much",
     500: "A defect of the service",
     503: "The service, or what this request needs of it, is away or too busy",
 }
@@ -23,9 +23,8 @@ ERROR = {"$ref": "#/components/schemas/Error"}
 def document(routes: Sequence[Route], keyed: bool) -> Schema:
     """Build the document. keyed: whether an API key is required."""
     paths: Schema = {
-        "/healthz": {"get": _probe("Whether the process is alive", (200,))},
-        "/readyz": {"get": _probe("Whether traffic may come; if not, what is not ready and why", (200, 503))},
-        "/metrics": {"get": _metrics()},
+        "/healthz": {"get": _probe("Whether the process is alive", (200, 429))},
+        "/readyz": {"get": _probe("Whether traffic may come", (200, 429, 503))},
     }
     for route in routes:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, keyed)
@@ -57,11 +56,6 @@ def _operation(route: Route, keyed: bool) -> Schema:
 def _probe(summary: str, statuses: Sequence[int]) -> Schema:
     response = _response("The state", object_of({"status": {"type": "string"}}))
     return {"summary": summary, "responses": {str(one): response if one == 200 else _refused(one) for one in statuses}}
-
-
-def _metrics() -> Schema:
-    page = {"description": "Prometheus text", "content": {"text/plain": {"schema": {"type": "string"}}}}
-    return {"summary": "Metrics", "responses": {"200": page}}
 
 
 def _refused(status: int) -> Schema:

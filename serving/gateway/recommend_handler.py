@@ -10,6 +10,7 @@ from recsys.contracts import Query
 from recsys.schema import schema_of
 from serving.events.record import Record, impression_id
 from serving.gateway.adaptive_limit import AdaptiveLimit
+from serving.gateway.fair_worker import FairWorker
 from serving.gateway.fallback_chain import FallbackChain, SlateRequest, SlateResponse
 from serving.gateway.impression_queue import ImpressionQueue
 from serving.gateway.metrics import Metrics
@@ -33,6 +34,7 @@ class RecommendHandler:
 
     middleware: RequestMiddleware
     parser: RequestParser
+    worker: FairWorker
     pseudonyms: Pseudonyms
     states: StateReader
     repeat_filter: RepeatFilter
@@ -51,8 +53,8 @@ class RecommendHandler:
     now: Callable[[], float]
 
     async def __call__(self, context: RequestContext) -> bytes:
-        parsed = self.parser.recommend(context.body)
         started = self.clock()
+        parsed = await self.worker.parse(self.parser.recommend, context.body, key=context.key)
         own = started + (self.budget_ms + (self.explain_ms if parsed.explain else 0.0)) / MILLISECONDS
         deadline = min([own, *self._callers_deadlines(context, parsed, started)])
         user = self.pseudonyms.stored(parsed.user)
@@ -60,8 +62,9 @@ class RecommendHandler:
             "user": self.pseudonyms.logged(parsed.user),
             "context": self.log.allowed(parsed.context) or None,
         }
+        parsed_at = self.clock()
         state, flags = await self.states.read(user)
-        self.metrics.observe_stage("state", self.clock() - started)
+        self.metrics.observe_stage("state", self.clock() - parsed_at)
         request = self._slate_request(context, parsed, user, state, deadline)
         response = await self._answer(request, explain=parsed.explain)
         flags = (*flags, *response.reasons, *self.publisher.flags, *self.impressions.flags)

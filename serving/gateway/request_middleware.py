@@ -14,8 +14,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from recsys.errors import QueryError, RulesLostError, ServingError, where
+from serving.gateway.anonymous_budget import AnonymousBudget
 from serving.gateway.api_keys import ApiKeys, Scope
 from serving.gateway.bulkhead import AdmissionQueue, BulkheadFull
+from serving.gateway.connection_limits import peer_of
 from serving.gateway.http_error import HTTPError
 from serving.gateway.metrics import Metrics
 from serving.gateway.request_log import RequestLog
@@ -50,6 +52,8 @@ class RequestContext:
     """called once the response is sent"""
     status: int = 200
     """status of a successful response"""
+    logged: bool = True
+    """whether the request has a line in the log"""
 
 
 Handler = Callable[[RequestContext], Awaitable[bytes]]
@@ -59,8 +63,17 @@ Handler = Callable[[RequestContext], Awaitable[bytes]]
 class RequestMiddleware:
     """Wraps handlers into endpoints. keys: None disables authorization, for local use only."""
 
-    def __init__(self, *, keys: ApiKeys | None, log: RequestLog, metrics: Metrics, max_body_bytes: int) -> None:
-        self._keys, self._log, self._metrics, self._max_body_bytes = keys, log, metrics, max_body_bytes
+    def __init__(
+        self,
+        *,
+        keys: ApiKeys | None,
+        anonymous: AnonymousBudget,
+        log: RequestLog,
+        metrics: Metrics,
+        max_body_bytes: int,
+    ) -> None:
+        self._keys, self._anonymous, self._log, self._metrics = keys, anonymous, log, metrics
+        self._max_body_bytes = max_body_bytes
 
     def endpoint(
         self, route: str, scope: Scope, handler: Handler, admission: AdmissionQueue
@@ -93,11 +106,29 @@ class RequestMiddleware:
     async def unknown(self, request: Request, error: HTTPException) -> Response:
         """Respond to an unknown route or method."""
         context = RequestContext(request=request, request_id=request_id(None), trace=_trace(request))
-        response = error_response(HTTPError(error.status_code, _not_found(error.status_code)), context.request_id)
+        response = error_response(self._refusal(context, error), context.request_id)
         response.headers.update(error.headers or {})
         return _ResponseWithCallback(
-            response, lambda sent: self._finish(UNKNOWN_ROUTE, error.status_code, context, sent=sent)
+            response, lambda sent: self._finish(UNKNOWN_ROUTE, response.status_code, context, sent=sent)
         )
+
+    def _refusal(self, context: RequestContext, error: HTTPException) -> HTTPError:
+        try:
+            self._charge(context)
+        except HTTPError as beyond_budget:
+            return beyond_budget
+        return HTTPError(error.status_code, _not_found(error.status_code))
+
+    def keyless(
+        self, wait_s: Callable[[str], float], answer: Callable[[], Response]
+    ) -> Callable[[Request], Awaitable[Response]]:
+        """Endpoint that needs no key. wait_s: takes from the budget of a peer."""
+
+        async def endpoint(request: Request) -> Response:
+            seconds = wait_s(_peer(request))
+            return error_response(_beyond_budget(seconds)) if seconds else answer()
+
+        return endpoint
 
     async def _respond(
         self, context: RequestContext, scope: Scope, handler: Handler, admission: AdmissionQueue
@@ -134,10 +165,22 @@ class RequestMiddleware:
 
     def _authorize(self, context: RequestContext, scope: Scope) -> None:
         headers = context.request.headers
-        context.request_id = request_id(headers.get("x-request-id"))
-        if self._keys is not None:
-            context.key = self._keys.admit(headers.get("authorization"), scope)
-            context.log_fields["key"] = context.key
+        try:
+            context.request_id = request_id(headers.get("x-request-id"))
+            if self._keys is not None:
+                context.key = self._keys.admit(headers.get("authorization"), scope)
+                context.log_fields["key"] = context.key
+                self._anonymous.trust(_peer(context.request))
+        except (HTTPError, QueryError):
+            self._charge(context)
+            raise
+
+    def _charge(self, context: RequestContext) -> None:
+        """Take one request without a valid key from the budget; beyond it HTTPError 429 and no line in the log."""
+        seconds = 0.0 if self._keys is None else self._anonymous.wait_s(_peer(context.request))
+        if seconds:
+            context.logged = False
+            raise _beyond_budget(seconds)
 
     def _finish(self, route: str, status: int, context: RequestContext, *, sent: bool) -> None:
         """sent: whether the caller took the whole response; what nobody saw is no impression"""
@@ -145,6 +188,8 @@ class RequestMiddleware:
         self._metrics.observe_request(route, status, seconds)
         if context.after_response is not None and status == 200 and sent:
             context.after_response()
+        if not context.logged:
+            return
         self._log.write(
             request_id=context.request_id,
             trace_id=context.trace.trace_id,
@@ -195,7 +240,18 @@ def error_response(error: HTTPError, id: str | None = None, **fields: Any) -> Re
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
+    if error.close:
+        headers["connection"] = "close"
     return json_response(error.status, {"error": error.message, "request_id": id, **fields}, headers)
+
+
+def _beyond_budget(seconds: float) -> HTTPError:
+    message = "this address sends too many requests that are refused or need no API key; try again later"
+    return HTTPError(429, message, retry_after_s=seconds, close=True)
+
+
+def _peer(request: Request) -> str:
+    return peer_of(request.client.host) if request.client else ""
 
 
 def _not_found(status: int) -> str:

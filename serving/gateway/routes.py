@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from serving.gateway.container import Container
 
 ENTRY_POINTS = "recsys.routes"
-PROBES = ("/healthz", "/readyz", "/metrics")
+PROBES = ("/healthz", "/readyz", "/openapi.json")
 """paths without a key"""
 
 

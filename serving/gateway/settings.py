@@ -4,6 +4,8 @@ import os
 from dataclasses import dataclass, field, replace
 
 from recsys.errors import check_ranges
+from serving.gateway.anonymous_budget import AnonymousLimits
+from serving.gateway.connection_limits import ConnectionLimits
 from serving.gateway.request_parser import RequestLimits
 
 
@@ -70,6 +72,8 @@ class Settings:
     logged_context: tuple[str, ...] = ()
     """context columns allowed in the request log"""
     limits: RequestLimits = field(default_factory=RequestLimits)
+    connections: ConnectionLimits = field(default_factory=ConnectionLimits)
+    anonymous: AnonymousLimits = field(default_factory=AnonymousLimits)
 
     @staticmethod
     def within(budget_ms: float, *, liked: tuple[str, ...]) -> "Settings":

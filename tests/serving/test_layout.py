@@ -6,6 +6,7 @@ import pytest
 
 from recsys.errors import ServingError
 from recsys.export.releases import release_draft
+from serving.gateway.http_server import Listening
 from serving.layout import DeploymentLayout
 from serving.stack import Stack, StateBackend, UserIds
 
@@ -34,7 +35,15 @@ def test_a_deployment_goes_on_with_the_release_it_started_with(tmp_path: Path) -
 def test_processes_that_are_restarted_later_are_told_the_release(tmp_path: Path) -> None:
     first = exported(tmp_path / "serve", "a" * 16)
     layout = DeploymentLayout.of(tmp_path / "serve", tmp_path / "live")
-    planned = Stack.plan(layout, port=0, state=StateBackend.sqlite, users=UserIds.raw, gateway_options=[])
+    planned = Stack.plan(
+        layout,
+        listening=Listening(port=0),
+        state=StateBackend.sqlite,
+        users=UserIds.raw,
+        gateway_options=[],
+        log_options=[],
+        consumer_options=[],
+    )
     exported(tmp_path / "serve", "b" * 16)
     triton, *others = planned.processes
     assert triton.repository == first / "models"  # type: ignore[attr-defined]

@@ -59,7 +59,12 @@ class Served:
         return False
 
     def metric(self, name: str) -> float:
-        return float(re.search(rf"^{name} (\S+)$", self.get("/metrics").text, re.M)[1])
+        return float(re.search(rf"^{name} (\S+)$", self.internal("/metrics").text, re.M)[1])
+
+    def internal(self, path: str) -> httpx.Response:
+        """What the gateway's port of metrics answers."""
+        address = json.loads(self.layout.running.read_text())["addresses"]["gateway metrics"]
+        return httpx.get(address.removesuffix("/metrics") + path, timeout=60.0)
 
     @property
     def pids(self) -> dict[str, int]:
@@ -154,7 +159,7 @@ def test_a_full_disk_refuses_events_and_room_brings_all_back(trained: Any, tmp_p
         assert served.metric("recsys_disk_full") == 0
         with filled(tmp_path / "disk" / "filling"):
             assert until(lambda: not served.ready(), PATIENCE_S)
-            assert "is full" in served.get("/readyz").json()["reasons"]["disk"]
+            assert "is full" in served.internal("/readyz").json()["reasons"]["disk"]
             assert served.metric("recsys_disk_full") == 1
             refused = [served.click(f"during-{number}") for number in range(5)]
             acknowledged += [id for one in refused if one.status_code == 200 for id in one.json()["ids"]]

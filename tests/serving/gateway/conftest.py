@@ -129,6 +129,12 @@ class RequestMiddleware:
     async def recommend(self, user: str, headers: Mapping[str, str] | None = None, **fields: Any) -> httpx.Response:
         return await self.client.post("/v1/recommend", json={"user": user, **fields}, headers=headers)
 
+    async def internal(self, path: str) -> httpx.Response:
+        """What the port of metrics answers."""
+        transport = httpx.ASGITransport(self.gateway.internal)
+        async with httpx.AsyncClient(transport=transport, base_url="http://internal") as client:
+            return await client.get(path)
+
     @property
     def lines(self) -> list[dict[str, Any]]:
         """The log."""
@@ -136,7 +142,7 @@ class RequestMiddleware:
 
     async def metric(self, line: str) -> float:
         """The value behind this name and its labels, 0 where the page lacks it."""
-        page = (await self.client.get("/metrics")).text.splitlines()
+        page = self.gateway.metrics.text().decode().splitlines()
         return sum(float(one.removeprefix(line)) for one in page if one.startswith(line + " "))
 
 

@@ -233,7 +233,8 @@ def test_the_gateway_serves_nothing_where_nothing_is_left_and_goes_on_when_it_is
             assert refused.json()["error"].startswith(NO_SLATE)
         similar = await door.client.get(f"/v1/items/{deployed.dear}/similar")
         assert (similar.status_code, similar.json()["error"][: len(NO_SLATE)]) == (503, NO_SLATE)
-        ready = await door.client.get("/readyz")
+        assert (await door.client.get("/readyz")).status_code == 503
+        ready = await door.internal("/readyz")
         assert ready.status_code == 503
         assert ready.json()["reasons"]["rules"].startswith(NO_SLATE)
         assert str(deployed.folder) not in ready.text
@@ -244,7 +245,7 @@ def test_the_gateway_serves_nothing_where_nothing_is_left_and_goes_on_when_it_is
         slate = (await door.recommend(USER, k=10)).json()
         assert obeyed(deployed, items_of(slate))
         assert await door.metric("recsys_rules_lost") == 0
-        assert "rules" not in (await door.client.get("/readyz")).json().get("reasons", {})
+        assert "rules" not in (await door.internal("/readyz")).json().get("reasons", {})
 
     during(replace(parts, retrieve=retrieve, rules=rules), story)
 

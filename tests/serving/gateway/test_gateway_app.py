@@ -377,14 +377,29 @@ def test_readiness_names_the_models_that_do_not_answer(
     parts: Dependencies, good_slate: Any, during: Any, trained: Any
 ) -> None:
     async def story(door: Any) -> list[httpx.Response]:
-        return [await door.client.get(path) for path in ("/readyz", "/healthz")]
+        answers = [await door.client.get(path) for path in ("/readyz", "/healthz")]
+        return [await door.internal("/readyz"), *answers]
 
-    ready, alive = during(parts, story)
-    assert (ready.status_code, alive.status_code) == (503, 200)
+    ready, public, alive = during(parts, story)
+    assert (ready.status_code, public.status_code, alive.status_code) == (503, 503, 200)
+    assert set(public.json()) == {"error", "request_id"}
     assert set(ready.json()) == {"error", "request_id", "reasons"}
     assert set(ready.json()["reasons"]) == {"recommend", "recommend_light"}
     well, _, _ = good_slate(parts)
-    assert [one.status_code for one in during(well, story)] == [200, 200]
+    assert [one.status_code for one in during(well, story)] == [200, 200, 200]
+
+
+def test_metrics_are_not_on_the_port_of_callers_and_no_page_needs_another_site(
+    parts: Dependencies, during: Any
+) -> None:
+    async def story(door: Any) -> tuple[list[int], httpx.Response]:
+        paths = ("/metrics", "/docs", "/redoc")
+        return [(await door.client.get(path)).status_code for path in paths], await door.internal("/metrics")
+
+    statuses, page = during(parts, story)
+    assert statuses == [404, 404, 404]
+    assert (page.status_code, page.headers["content-type"].partition(";")[0]) == (200, "text/plain")
+    assert b"recsys_slates_at_once" in page.content
 
 
 def test_labels_of_metrics_are_bounded(parts: Dependencies, during: Any) -> None:
@@ -394,7 +409,7 @@ def test_labels_of_metrics_are_bounded(parts: Dependencies, during: Any) -> None
             for number in range(40):  # long enough for every breaker to open in the first round
                 await door.client.get(f"/nothing/{number}")
                 await door.recommend(f"user-{number}", surface=f"surface-{number}")
-            sizes.append(len((await door.client.get("/metrics")).text.splitlines()))
+            sizes.append(len(door.gateway.metrics.text().splitlines()))
         return sizes
 
     first, second = during(parts, story)
