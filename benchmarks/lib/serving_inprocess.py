@@ -14,7 +14,7 @@ from recsys.bundle import Bundle
 from recsys.contracts import Query
 from recsys.pipeline import recommend
 from recsys.stages import load_stages
-from serving.gateway.http_server import KEEP_ALIVE_S
+from serving.gateway.connection_limits import ConnectionLimits
 
 
 def create_app(serve: Path) -> FastAPI:
@@ -43,5 +43,5 @@ if __name__ == "__main__":
         http="httptools",
         access_log=False,
         log_level="warning",
-        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_keep_alive=round(ConnectionLimits().keep_alive_s),
     )

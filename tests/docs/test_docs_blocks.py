@@ -130,6 +130,8 @@ def test_a_command_is_understood(words: list[str]) -> None:
             reaches(arguments)
         case ["cat", path] | ["tail", "-n", _, path]:
             assert path in [f"runs/demo/live/{name}" for name in LIVE]
+        case ["openssl" | "haproxy", *_]:  # run by tests/serving/gateway/test_proxy.py
+            assert "deploy/haproxy/haproxy.cfg" in words or "site.pem" in words
         case ["pip", "install", name]:
             assert name in str(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8")))
         case ["wandb", "sync", path]:
@@ -172,7 +174,7 @@ def parses(program: str, arguments: list[str]) -> None:
 
 def reaches(arguments: Sequence[str]) -> None:
     """A route exists, and the gateway reads the body."""
-    (url,) = [one for one in arguments if one.startswith("http://127.0.0.1:8080/")]
+    (url,) = [one for one in arguments if one.startswith(("http://127.0.0.1:8080/", "https://localhost:8443/"))]
     path = urllib.parse.urlparse(url).path
     method = "post" if "-d" in arguments else "get"
     assert method in document(routes(DOCUMENTS), keyed=True)["paths"][path]

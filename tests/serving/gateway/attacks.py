@@ -105,7 +105,8 @@ def answer(target: Target, request: bytes, address: str | None = None) -> tuple[
 
 def refused(received: bytes, *expected: int) -> bool:
     """Whether an answer has one of these statuses, or a reset connection swallowed it. 400: a proxy knows no other."""
-    return not received or statuses(received)[0] in (400, *expected)
+    found = statuses(received)
+    return not found or found[0] in (400, *expected)
 
 
 def slow_headers(target: Target) -> None:
@@ -119,7 +120,7 @@ def slow_headers(target: Target) -> None:
 def silence(target: Target) -> None:
     """50 connections send nothing."""
     with target.connected(50) as connections:
-        assert [rest(one) for one in connections] == [b""] * 50
+        assert all(refused(rest(one), 408) for one in connections)
 
 
 def blank_lines(target: Target) -> None:
@@ -134,8 +135,7 @@ def drip_fed_bodies(target: Target) -> None:
         for one in connections:
             sent(one, head("POST", "/v1/recommend", KEY, content_length="100000") + END)
         received = drip(connections, b"[", 0.2)
-    assert all(refused(one, 400) for one in received)
-    assert any(b"the body did not arrive within" in one for one in received)
+    assert all(refused(one, 408) for one in received)
 
 
 def body_after_the_answer(target: Target) -> None:
@@ -191,7 +191,7 @@ def _endless(target: Target, begin: bytes, part: bytes) -> None:
         while sent(connection, part):
             taken += 1
             assert taken < 10_000, "the gateway takes half a gigabyte around a body"
-        assert refused(rest(connection), 400, 413, 431)
+        assert refused(rest(connection), 408, 413, 431)
 
 
 def one_byte_chunks(target: Target) -> None:
