@@ -405,7 +405,7 @@ def test_no_secret_stands_where_other_accounts_read_and_no_file_is_open_to_them(
 
 
 def test_the_page_of_metrics_has_the_counters_of_triton(stack: Running) -> None:
-    page = stack.client.get("/metrics").text
+    page = httpx.get(stack.told["addresses"]["gateway metrics"], timeout=60.0).text
     assert 'nv_inference_request_success{model="recommend"' in page
     assert "recsys_requests_total" in page
 
@@ -418,7 +418,8 @@ def test_only_http_and_the_broker_listen_on_ports(stack: Running) -> None:
         for one in process.net_connections("tcp")
         if one.status == psutil.CONN_LISTEN
     }
-    addresses = {name: urlsplit(stack.told["addresses"][name]) for name in ("gateway", "consumer", "broker")}
+    names = ("gateway", "gateway metrics", "consumer", "broker")
+    addresses = {name: urlsplit(stack.told["addresses"][name]) for name in names}
     assert listening == {(one.hostname, one.port) for one in addresses.values()}
 
 

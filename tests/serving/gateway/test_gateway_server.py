@@ -1,5 +1,6 @@
 """The gateway as a process of its own: warm before it is ready, drained before it goes."""
 
+import io
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from recsys.errors import ServingError
+from recsys.errors import ConfigError, ServingError
 from serving.gateway.connection_limits import ConnectionLimits
 from serving.gateway.http_server import Listening, serve_gateway
 from serving.processes import until
@@ -151,3 +152,21 @@ def test_a_port_that_is_taken_is_said_in_one_sentence(capsys: pytest.CaptureFixt
                 log=sys.stderr,
                 ready=print,
             )
+
+
+@pytest.mark.parametrize(("host", "warned"), [("0.0.0.0", True), ("::", True), ("127.0.0.1", False)])
+def test_a_gateway_for_everybody_is_warned_of(host: str, warned: bool) -> None:
+    """Where no key is needed and others than this machine may connect; the taken port ends it before it serves."""
+    log = io.StringIO()
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        listening = Listening(host=host, port=0, metrics_port=other.getsockname()[1])
+        with pytest.raises(ServingError, match=r"cannot have 127\.0\.0\.1"):
+            serve_gateway(SimpleNamespace(keyed=False), listening, drain_s=1.0, log=log, ready=print)  # type: ignore[arg-type]
+    assert ("everybody who reaches it may do everything" in log.getvalue()) is warned
+
+
+def test_a_host_that_is_no_address_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"the host 'shop\.example' is no address; give one of this machine"):
+        Listening(host="shop.example")
