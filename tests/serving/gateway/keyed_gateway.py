@@ -62,6 +62,7 @@ def main(bundle: str, grpc: str, exposure: str, now: float, keys: Sequence[str],
     serve_gateway(
         gateway,
         Listening(port=0, trusted_proxies=tuple(proxies)),
+        lame_duck_s=0.0,
         drain_s=5.0,
         log=sys.stderr,
         ready=lambda url, metrics: print(url, metrics, flush=True),

@@ -163,7 +163,7 @@ def test_a_gateway_for_everybody_is_warned_of(host: str, warned: bool) -> None:
         other.listen()
         listening = Listening(host=host, port=0, metrics_port=other.getsockname()[1])
         with pytest.raises(ServingError, match=r"cannot have 127\.0\.0\.1"):
-            serve_gateway(SimpleNamespace(keyed=False), listening, drain_s=1.0, log=log, ready=print)  # type: ignore[arg-type]
+            serve_gateway(SimpleNamespace(keyed=False), listening, lame_duck_s=0.0, drain_s=1.0, log=log, ready=print)  # type: ignore[arg-type]
     assert ("everybody who reaches it may do everything" in log.getvalue()) is warned
 
 
