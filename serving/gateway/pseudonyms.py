@@ -1,7 +1,5 @@
 """User pseudonyms: one setting for event log, state store and Triton, so that training sees the same ids."""
 
-import hashlib
-import hmac
 import os
 import secrets
 from contextlib import suppress
@@ -9,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from recsys.data.pseudonyms import pseudonym, read_identity, user_hash
 from recsys.errors import ConfigError
 
 KEY_BYTES = 32
 MIN_KEY_BYTES = 16
-STORED_DIGITS = 32
 LOGGED_DIGITS = 16
 
 
@@ -54,24 +52,15 @@ class UserPseudonyms:
         path = Path(path)
         if not path.exists():
             _create(path)
-        if path.stat().st_mode & 0o077:
-            raise ConfigError(f"{path} can be read by others than its owner; run `chmod 600 {path}`")
-        try:
-            key = bytes.fromhex(path.read_text(encoding="ascii"))
-        except ValueError:
-            raise ConfigError(f"{path} holds no hexadecimal key; restore it, or remove it for a new one") from None
-        return UserPseudonyms(key=key, store_raw=store_raw)
+        return UserPseudonyms(key=read_identity(path), store_raw=store_raw)
 
     def stored(self, user: str) -> str:
         """Id in event log, state and Triton queries: raw, or 32 hex digits of its hash."""
-        return user if self.store_raw else self._hash(user)[:STORED_DIGITS]
+        return user if self.store_raw else pseudonym(self.key, user)
 
     def logged(self, user: str) -> str:
         """Pseudonym of a raw id in logs, traces and metrics: 16 hex digits of its hash."""
-        return self._hash(user)[:LOGGED_DIGITS]
-
-    def _hash(self, user: str) -> str:
-        return hmac.new(self.key, user.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
+        return user_hash(self.key, user)[:LOGGED_DIGITS]
 
 
 def _create(path: Path) -> None:

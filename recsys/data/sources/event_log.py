@@ -13,6 +13,7 @@ import polars as pl
 
 from recsys.data.dataset import DTYPES, Dataset, action_columns
 from recsys.data.description import ITEM, TIMESTAMP, USER, Description
+from recsys.data.forgotten import FILE, FORGOTTEN, ForgottenUsers, read_forgotten, without_forgotten
 from recsys.data.row_errors import shortened
 from recsys.data.sources.log_files import log_files
 from recsys.data.sources.tables import Tables
@@ -51,18 +52,22 @@ class EventLogSource:
     """keep the interactions of that run beside those of the log"""
     wait_s: float
     """time after which an impression has no more outcome; impressions less than that before the end are left out"""
+    forgotten: str | None = None
+    """folder of the users who are left out; None takes `forgotten` beside the folder of the log, where there is one"""
 
     def __post_init__(self) -> None:
         check_ranges("data", wait_s=(self.wait_s, 0.0, 1e9))
 
     def load(self) -> Dataset:
         """Load the data set; DataError names file, column, value and remedy."""
-        base = Tables(description=self.description).load()
+        forgotten = self._forgotten()
+        base = without_forgotten(Tables(description=self.description).load(), forgotten)
         if not base.description.clock:
             raise DataError(f"{self.description}: there is no time, but the log has one; name tables with timestamps")
         records = _records(Path(self.folder), FEEDBACK_FILES)
         if missing := [column for column in DONE if column not in records.columns]:
             raise DataError(f"{self.folder}: no file of the feedback has a column {missing[0]!r}; {OURS_ALONE}")
+        records = records.filter(forgotten.keeps(records, timed=True))
         unique = _unique(records, base.description)
         events = _events(unique, base.description, self.folder)
         dataset = validated(
@@ -72,18 +77,26 @@ class EventLogSource:
             users=_table(self.description, _with_strangers(base.users, events)),
             description=base.description,
         )
-        impressions = self._impressions(unique, events, base.description)
+        impressions = self._impressions(unique, events, base.description, forgotten)
         notes = (*dataset.notes, *_notes(records, events, base, impressions))
         return replace(dataset, notes=notes, impressions=impressions)
 
+    def _forgotten(self) -> ForgottenUsers:
+        beside = Path(self.folder).parent / FORGOTTEN
+        if self.forgotten is None and not (beside / FILE).exists():
+            return ForgottenUsers(key=b"")
+        return read_forgotten(beside if self.forgotten is None else Path(self.forgotten))
+
     def _impressions(
-        self, feedback: pl.DataFrame, events: pl.DataFrame, description: Description
+        self, feedback: pl.DataFrame, events: pl.DataFrame, description: Description, forgotten: ForgottenUsers
     ) -> pl.DataFrame | None:
         """Return Dataset.impressions; None without any. feedback, events: the same records, one row each."""
         if not any(Path(self.folder).glob(SHOWN_FILES)):
             return None
         records = _records(Path(self.folder), SHOWN_FILES, SHOWN)
-        shown = _shown(records).with_columns((pl.col(TIMESTAMP) + self.wait_s).alias(KNOWN))
+        shown = _shown(records.filter(forgotten.keeps(records, timed=True))).with_columns(
+            (pl.col(TIMESTAMP) + self.wait_s).alias(KNOWN)
+        )
         kept = shown.filter(pl.col(KNOWN) <= records[TIMESTAMP].max())
         answers = feedback.select(REQUEST, ITEM, at=TIMESTAMP, event=pl.int_range(pl.len()))
         named = answers.join(kept.select(REQUEST, ITEM, KNOWN), on=[REQUEST, ITEM])

@@ -23,6 +23,7 @@ from recsys.data.description import (
     part_of_split,
     refuse_unknown,
 )
+from recsys.data.forgotten import read_forgotten, without_forgotten
 from recsys.data.reading import FileFormat, read_table
 from recsys.data.times import UNITS
 from recsys.data.validation import SESSION, RawTable, validated
@@ -65,10 +66,20 @@ class Tables:
 
     description: str
     """path of the YAML file"""
+    forgotten: str | None = None
+    """folder `forgotten` of a deployment, whose users are left out"""
 
     def load(self) -> Dataset:
         """Load the data set; DataError names file, column, row, value and remedy."""
-        return self.read()[1]
+        dataset = self.read()[1]
+        if self.forgotten is None:
+            return dataset
+        kept = without_forgotten(dataset, read_forgotten(Path(self.forgotten)))
+        if not kept.num_events:
+            raise DataError(
+                f"{self.description}: no event is left without the forgotten users; name a log of other users"
+            )
+        return kept
 
     def read(self) -> tuple[Mapping[str, RawTable], Dataset]:
         """Return the raw tables by their keys in the YAML, and the validated data set."""
