@@ -92,6 +92,9 @@ class ForgottenUsers:
         return hmac.digest(self.key, DOMAIN + form.encode("utf-8", "surrogatepass"), hashlib.sha256).hex()[:DIGITS]
 
 
+NOBODY = ForgottenUsers(key=b"")
+
+
 class ForgottenList:
     """The list in a folder, shared by processes: a change by one is seen by the next call of another.
 

@@ -8,13 +8,13 @@ user states need.
 import asyncio
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from nats.aio.msg import Msg
 from nats.errors import NoRespondersError
-from nats.js.errors import KeyNotFoundError
+from nats.js.errors import APIError, KeyNotFoundError
 
 from serving.events.batching import Batching, Page
 from serving.events.connection import Connection, Link, Stream
@@ -23,7 +23,10 @@ from serving.events.record import Record, StoredRecord
 from serving.events.store_probe import PROBE
 
 SEQUENCE = "Nats-Sequence"
+TIME_STAMP = "Nats-Time-Stamp"
 NUM_PENDING = "Nats-Num-Pending"
+ABSENT = ("no message found", "deleted message")
+"""answers to the erasure of a record that is not there"""
 PAGE_RECORDS = 1_000
 PAGE_BYTES = 16 << 20
 STATUS = "Status"
@@ -165,6 +168,41 @@ class JetStreamReader:
         return [StoredRecord(sequence=sequence, record=record) for sequence, record in records if record is not None]
 
 
+class JetStreamEraser:
+    """Erases records from the log of `stream`, which overwrites them on its disk. A `LogEraser`."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._connection = Connection(stream)
+
+    async def erase(self, sequences: Sequence[int]) -> None:
+        name = self._connection.stream.name
+        for sequence in sequences:
+
+            async def delete(link: Link, sequence: int = sequence) -> None:
+                try:
+                    await link.jetstream.delete_msg(name, sequence)
+                except APIError as error:
+                    if error.description not in ABSENT:
+                        raise
+
+            await self._connection.call("erase a record", delete)
+
+    async def erase_all(self, chosen: Callable[[Record, float], bool]) -> int:
+        start, number = 1, 0
+        while page := await _fetch_page(self._connection, {"seq": start}, PAGE_RECORDS):
+            found = [
+                _sequence(message)
+                for message in page
+                if (record := _record(message)) is not None and chosen(record, _arrived(message))
+            ]
+            await self.erase(found)
+            start, number = _sequence(page[-1]) + 1, number + len(found)
+        return number
+
+    async def close(self) -> None:
+        await self._connection.close()
+
+
 async def _fetch_page(connection: Connection, start: dict[str, Any], limit: int) -> list[Msg]:
     """Return at most `limit` messages from `start` ({"seq"} or {"start_time"}) on, in order."""
 
@@ -194,6 +232,11 @@ def _sequence(message: Msg) -> int:
 
 def _is_probe(message: Msg) -> bool:
     return (message.headers or {}).get(SUBJECT, "").endswith(f".{PROBE}")
+
+
+def _arrived(message: Msg) -> float:
+    """Unix seconds at which the broker stored the message."""
+    return datetime.fromisoformat((message.headers or {})[TIME_STAMP]).timestamp()
 
 
 def _record(message: Msg) -> Record | None:

@@ -1,4 +1,4 @@
-"""Event log writers, readers and retention by the URL of the broker."""
+"""Event log writers, readers, retention and erasure by the URL of the broker."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -7,7 +7,7 @@ from recsys.errors import ConfigError
 from serving.endpoints import Server
 from serving.events.connection import Stream
 from serving.events.consumer import LogReader
-from serving.events.jetstream import JetStreamReader, JetStreamWriter
+from serving.events.jetstream import JetStreamEraser, JetStreamReader, JetStreamWriter
 from serving.events.retention import JetStreamRetention
 from serving.events.writer import LogBroker
 
@@ -55,6 +55,11 @@ def open_reader(
 def open_retention(server: Server, limits: LogLimits = DEFAULT_LIMITS) -> JetStreamRetention | None:
     """Retention of the log; None for Kafka, which truncates by itself."""
     return None if server.url.startswith(KAFKA) else JetStreamRetention(_stream(server, limits))
+
+
+def open_eraser(server: Server) -> JetStreamEraser | None:
+    """Erasure of single records; None for Kafka, which keeps them until its retention ends."""
+    return None if server.url.startswith(KAFKA) else JetStreamEraser(_stream(server, DEFAULT_LIMITS))
 
 
 def _stream(server: Server, limits: LogLimits) -> Stream:

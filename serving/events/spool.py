@@ -4,7 +4,7 @@
            .lock                one process a folder
 
 A line that a crash left half-written is cut when the spool is opened; a damaged line in between is skipped and counted.
-Bytes beyond `_Segment.size` were never acknowledged and are not read.
+A line of "#" was erased. Bytes beyond `_Segment.size` were never acknowledged and are not read.
 """
 
 import asyncio
@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 SUFFIX = ".spool"
+ERASED = b"#"
+"""fills an erased line, so that no other line moves"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +108,11 @@ class Spool:
         """Remove the records that `peek` returned last. ServingError on a disk error; safe to repeat."""
         await self._run_on_disk(self._remove_peeked)
 
+    async def erase(self, chosen: Callable[[Record], bool]) -> int:
+        """Overwrite the records that `chosen` accepts in their place; return their number. ServingError on a disk error."""
+        await self.settle()
+        return sum([await self._run_on_disk(partial(_erase_lines, one.path, chosen)) for one in list(self._segments)])
+
     async def settle(self) -> None:
         """Return when all pending appends are on disk."""
         if self._committing is not None:
@@ -148,7 +155,7 @@ class Spool:
                 continue
             data = path.read_bytes()
             size = _intact_length(data)
-            lines = [_parse_line(line) for line in data[:size].splitlines()]
+            lines = [_parse_line(line) for line in data[:size].splitlines() if not line.startswith(ERASED)]
             self._count_damaged(path, lines.count(None))
             if size < len(data):
                 logger.warning("%s: its last %d bytes are no whole record and are cut", path, len(data) - size)
@@ -221,7 +228,7 @@ class Spool:
         lines, end = _read_lines(segment, self._read_offset, limit)
         found = [one for line in lines if (one := _parse_line(line.rstrip(b"\n"))) is not None]
         cut = len(lines) < limit and end < segment.size
-        num_damaged = len(lines) - len(found) + cut
+        num_damaged = sum(not line.startswith(ERASED) for line in lines) - len(found) + cut
         self._count_damaged(segment.path, num_damaged - segment.num_damaged)
         segment.num_damaged = max(0, segment.num_damaged - num_damaged)
         if cut and segment is self._segments[-1]:
@@ -274,12 +281,29 @@ def _parse_line(line: bytes) -> SpooledRecord | None:
     return SpooledRecord(timestamp=float(timestamp), record=Record.from_json(document))
 
 
+def _erase_lines(path: Path, chosen: Callable[[Record], bool]) -> int:
+    """Overwrite lines of a segment; one that a crash leaves half-overwritten counts as damaged. A drained segment has none."""
+    if not path.exists():
+        return 0
+    number = 0
+    with path.open("rb+") as stream:
+        while line := stream.readline():
+            if (one := _parse_line(line.rstrip(b"\n"))) is not None and chosen(one.record):
+                stream.seek(-len(line), os.SEEK_CUR)
+                stream.write(ERASED * (len(line) - 1))
+                stream.readline()
+                number += 1
+        stream.flush()
+        os.fsync(stream.fileno())
+    return number
+
+
 def _intact_length(data: bytes) -> int:
     """Length in bytes up to the end of the last intact line."""
     end = data.rfind(b"\n") + 1
     while end:
         start = data.rfind(b"\n", 0, end - 1) + 1
-        if _parse_line(data[start : end - 1]) is not None:
+        if data.startswith(ERASED, start) or _parse_line(data[start : end - 1]) is not None:
             return end
         end = start
     return 0

@@ -1,6 +1,6 @@
 """User state, and the protocols of state stores, exposure shares and key-value stores."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -103,6 +103,10 @@ class KeyValueStore(Protocol):
 
     async def check(self) -> None:
         """DamagedStore where the content is lost."""
+        ...
+
+    async def remove(self, prefix: bytes, chosen: Callable[[bytes], bool]) -> int:
+        """Delete the keys of this prefix that `chosen` accepts, from every file of the store; return their number."""
         ...
 
     async def close(self) -> None: ...

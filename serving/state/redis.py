@@ -5,7 +5,7 @@ Every call has a time limit, ServingError beyond it; the next call reconnects, s
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,6 +23,9 @@ PREFIX = b"recsys:"
 """namespace of all keys"""
 CONNECTIONS = 64
 SCAN_COUNT = 1_000
+REWRITE_S, REWRITE_POLL_S = 600.0, 0.05
+"""longest time of a rewrite of the append-only file, and between two looks at it"""
+REWRITING = ("aof_rewrite_in_progress", "aof_rewrite_scheduled")
 COMPARE_AND_SWAP = """
 for i, key in ipairs(KEYS) do
     local held = redis.call('GET', key)
@@ -77,6 +80,42 @@ class RedisStore:
 
     async def check(self) -> None:
         """Nothing to check: a server refuses to start on damaged data."""
+
+    async def remove(self, prefix: bytes, chosen: Callable[[bytes], bool]) -> int:
+        """A server that keeps an append-only file rewrites it, since the file holds every write of before."""
+        cursor, number = -1, 0
+        while cursor:
+            async with self._time_limit(self._write_timeout_s):
+                cursor, keys = await self._client.scan(max(cursor, 0), match=PREFIX + prefix + b"*", count=SCAN_COUNT)
+                if found := [key for key in keys if chosen(key.removeprefix(PREFIX))]:
+                    number += await self._client.unlink(*found)
+        await self._rewrite_file()
+        return number
+
+    async def _rewrite_file(self) -> None:
+        """Have the append-only file rewritten and wait for it; a running rewrite may have begun before the deletion."""
+        async with self._time_limit(self._write_timeout_s):
+            if not (await self._persistence())["aof_enabled"]:
+                return
+        async with self._time_limit(REWRITE_S):
+            await self._until_rewritten()
+            await self._client.bgrewriteaof()
+            await self._until_rewritten()
+        async with self._time_limit(self._write_timeout_s):
+            if (await self._persistence())["aof_last_bgrewrite_status"] != "ok":
+                raise RedisError("its append-only file could not be rewritten")
+
+    async def _until_rewritten(self) -> None:
+        while await self._rewriting():
+            await asyncio.sleep(REWRITE_POLL_S)
+
+    async def _rewriting(self) -> bool:
+        found = await self._persistence()
+        return any(found[name] for name in REWRITING)
+
+    async def _persistence(self) -> dict[str, Any]:
+        found: dict[str, Any] = await self._client.info("persistence")
+        return found
 
     async def close(self) -> None:
         await self._client.aclose()

@@ -33,6 +33,10 @@ DAMAGES = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 NO_TABLE = "no such table"
 PURGE_PERIOD_S = 3_600.0
 
+KEYS = "SELECT key FROM states WHERE key >= ? AND key < ?"
+DELETE = "DELETE FROM states WHERE key = ?"
+CHECKPOINT = "PRAGMA wal_checkpoint(TRUNCATE)"
+
 T = TypeVar("T")
 
 
@@ -78,6 +82,11 @@ class SqliteStore:
             if _inode(self._path) != self._inode:
                 raise DamagedStore(f"the states in {self._path} were moved or replaced; they are rebuilt")
             await asyncio.to_thread(self._look)
+
+    async def remove(self, prefix: bytes, chosen: Callable[[bytes], bool]) -> int:
+        with self._translate_errors():
+            await self._follow()
+            return await self._writer.run(lambda connection: _remove(connection, prefix, chosen))
 
     async def close(self) -> None:
         for one in (self._reader, self._writer):
@@ -170,6 +179,19 @@ def _inode(path: Path) -> int | None:
 def _read(connection: sqlite3.Connection, key: bytes) -> bytes | None:
     row = connection.execute(READ, (key, time.time())).fetchone()
     return None if row is None else row[0]
+
+
+def _remove(connection: sqlite3.Connection, prefix: bytes, chosen: Callable[[bytes], bool]) -> int:
+    """Deleted rows stay in free pages and in the write-ahead log: VACUUM rewrites the file, the checkpoint empties the log."""
+    end = prefix[:-1] + bytes([prefix[-1] + 1])
+    keys = [key for (key,) in connection.execute(KEYS, (prefix, end)) if chosen(key)]
+    connection.execute("PRAGMA secure_delete=ON")
+    connection.executemany(DELETE, [(key,) for key in keys])
+    connection.execute("VACUUM")
+    busy, *_ = connection.execute(CHECKPOINT).fetchone()
+    if busy:
+        raise sqlite3.OperationalError("the write-ahead log is being read")
+    return len(keys)
 
 
 def _compare_and_swap(

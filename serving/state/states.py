@@ -20,6 +20,8 @@ from serving.state.state_codec import decode, encode
 logger = logging.getLogger(__name__)
 
 MALFORMED = (KeyError, TypeError, ValueError, AttributeError)
+USERS = b"user:"
+"""prefix of the keys of user states"""
 ATTEMPTS = 100
 """a conflict means that another writer was faster; so many in a row mean a defect"""
 
@@ -71,6 +73,10 @@ class StateStore:
     async def check(self) -> None:
         """DamagedStore where the content of the store is lost."""
         await self._store.check()
+
+    async def forget(self, forgotten: Callable[[str], bool]) -> int:
+        """Remove the states of the users whom `forgotten` accepts, from every file of the store; return their number."""
+        return await self._store.remove(USERS, lambda key: forgotten(user_of(key)))
 
     async def close(self) -> None:
         await self._store.close()
@@ -150,4 +156,8 @@ def _mark_key(name: str) -> bytes:
 
 
 def key_of(user: str) -> bytes:
-    return b"user:" + user.encode("utf-8", "surrogatepass")
+    return USERS + user.encode("utf-8", "surrogatepass")
+
+
+def user_of(key: bytes) -> str:
+    return key.removeprefix(USERS).decode("utf-8", "surrogatepass")

@@ -13,7 +13,7 @@ import polars as pl
 
 from recsys.data.dataset import DTYPES, Dataset, action_columns
 from recsys.data.description import ITEM, TIMESTAMP, USER, Description
-from recsys.data.forgotten import FILE, FORGOTTEN, ForgottenUsers, read_forgotten, without_forgotten
+from recsys.data.forgotten import FILE, FORGOTTEN, NOBODY, ForgottenUsers, read_forgotten, without_forgotten
 from recsys.data.row_errors import shortened
 from recsys.data.sources.log_files import log_files
 from recsys.data.sources.tables import Tables
@@ -84,7 +84,7 @@ class EventLogSource:
     def _forgotten(self) -> ForgottenUsers:
         beside = Path(self.folder).parent / FORGOTTEN
         if self.forgotten is None and not (beside / FILE).exists():
-            return ForgottenUsers(key=b"")
+            return NOBODY
         return read_forgotten(beside if self.forgotten is None else Path(self.forgotten))
 
     def _impressions(
