@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,12 +14,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from recsys.data.ids import normalised_id
 from recsys.errors import ConfigError, exit_on_error
 from serving.bootstrap import bootstrap_key, curl_command, example_user
 from serving.demo import demo as run_demo
 from serving.disk import DiskSizes
 from serving.endpoints import Endpoints, Server, read_endpoints
 from serving.events.log_factory import LogLimits
+from serving.forgetting import forget as forget_users
 from serving.gateway.api_keys import Scope, create_key
 from serving.gateway.http_server import Listening
 from serving.gateway.settings import Settings
@@ -288,6 +291,31 @@ def rebuild(serve: Serve, live: Live = None) -> None:
     else:
         console.print(f"the consumer restarts; the rebuild is done when {layout.rebuild} is gone", soft_wrap=True)
         console.print(f"next     curl -s {address} | grep recsys_consumer_waiting", style="bold", soft_wrap=True)
+
+
+@app.command()
+def forget(
+    user: Annotated[str, typer.Argument(help="id of the user; - reads ids from the standard input, one a line")],
+    serve: Serve,
+    live: Live = None,
+    broker: Annotated[str | None, typer.Option(help="nats://host:port; else that of `live`")] = None,
+    state: Annotated[str | None, typer.Option(help="sqlite:///path or redis://host:port; else those of `live`")] = None,
+    wait: Annotated[float, typer.Option(help="longest wait for running processes, in seconds")] = 600.0,
+) -> None:
+    """Forget users: states, event log, spool and Parquet lose them, replays, seeds and later trainings leave them out.
+
+    While the stack runs, its own processes do it; otherwise the files are opened here. A user who comes back starts anew.
+    """
+    users = [line.strip() for line in sys.stdin if line.strip()] if user == "-" else [user]
+    layout = _layout(serve, live)
+    forget_users(
+        layout, [normalised_id(one) for one in users], broker=broker, state=state, report=console.print, wait_s=wait
+    )
+    console.print(
+        f"forgotten: {len(users):,}; a bundle that was trained before is not altered, the next one is without",
+        soft_wrap=True,
+    )
+    console.print("next     python train.py data=event_log ...", style="bold", soft_wrap=True)
 
 
 @app.command()

@@ -7,6 +7,7 @@ import shlex
 from recsys.bundle import Bundle
 from recsys.stages import read_catalogue
 from recsys.user_seed import USER_SEED, most_active_user
+from serving.forgetting import is_forgotten
 from serving.gateway.api_keys import SCOPES, create_key
 from serving.layout import DeploymentLayout
 
@@ -29,7 +30,7 @@ def example_user(layout: DeploymentLayout) -> str:
     """User of the training data with many events, so that the first slate is personal; an unknown one without seed data."""
     bundle = Bundle.open(layout.bundle)
     found = most_active_user(bundle.file(USER_SEED), read_catalogue(bundle).height) if bundle.has(USER_SEED) else None
-    return KEY_NAME if found is None else found
+    return KEY_NAME if found is None or is_forgotten(layout, found) else found
 
 
 def curl_command(layout: DeploymentLayout, url: str, user: str) -> str:

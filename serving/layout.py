@@ -21,6 +21,7 @@ class DeploymentLayout:
     live/keys.json                          API keys, hashed
     live/identity.key                       key of the user pseudonyms
     live/first.key                          API token of the machine's owner
+    live/forgotten/                         keyed hashes of the users who are forgotten
     live/broker/ spool/                     event log, and records spooled for it
     live/states.db or valkey/               user states; states.db.damaged-<time> was moved aside
     live/events/                            event log as Parquet, for training
@@ -97,6 +98,10 @@ class DeploymentLayout:
     @property
     def identity(self) -> Path:
         return self.live / "identity.key"
+
+    @property
+    def forgotten(self) -> Path:
+        return self.live / "forgotten"
 
     @property
     def broker(self) -> Path:

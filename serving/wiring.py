@@ -17,6 +17,7 @@ import prometheus_client as prometheus
 import uvloop
 
 from recsys.bundle import Bundle
+from recsys.data.forgotten import ForgottenList
 from recsys.errors import DataError, QueryError, ServingError
 from recsys.items.schema import ItemSchema
 from recsys.items.store import Edit, ItemStore, Position
@@ -29,19 +30,21 @@ from serving.disk import disk_problem, free_bytes
 from serving.endpoints import Endpoints, Server
 from serving.events.archive import ArchiveReader
 from serving.events.consumer import Consumer
+from serving.events.forgetting import forget_periodically
 from serving.events.log_factory import (
     DEFAULT_LIMITS,
     ClosableReader,
     LogLimits,
+    open_eraser,
     open_reader,
     open_retention,
     open_writer,
 )
 from serving.events.parquet import ParquetSink
-from serving.events.record import Sink
 from serving.events.retention import JetStreamRetention
 from serving.events.spool import Spool
 from serving.events.writer import EventLogWriter
+from serving.forgetting import forgetting_sinks
 from serving.gateway.api_keys import ApiKeys, read_keys
 from serving.gateway.app import build
 from serving.gateway.container import Dependencies
@@ -69,6 +72,7 @@ STATE_POLL_S, PARQUET_POLL_S, PARQUET_LINGER_S = 0.1, 1.0, 10.0
 """a poll costs both sides a millisecond; an event reaches the slate after the next poll"""
 STATE_BATCH, REBUILD_BATCH, PARQUET_BATCH = 500, 2_000, 20_000
 STATE_CHECK_S = 5.0
+FORGET_PERIOD_S = 1.0
 RETENTION_PERIOD_S = 30.0
 """between two truncations of the log"""
 AUTHOR = "gateway"
@@ -139,6 +143,7 @@ def run_gateway(
     bundle = Bundle.open(layout.bundle)
     states = _states(layout, bundle, endpoints.state, limits.state_ttl_s)
     spool = Spool(layout.spool, max_bytes=limits.spool_bytes)
+    pseudonyms = UserPseudonyms.from_file(layout.identity, store_raw=store_raw)
     log = EventLogWriter(broker=open_writer(endpoints.broker, limits.log), spool=spool)
     parts = Dependencies(
         bundle=bundle,
@@ -150,7 +155,9 @@ def run_gateway(
         share_file=ShareFile(layout.exposure),
         writer=log,
         items=ItemStoreWriter(ItemStore(layout.items), read_schema(bundle), read_catalogue(bundle)["item"]),
-        pseudonyms=UserPseudonyms.from_file(layout.identity, store_raw=store_raw),
+        pseudonyms=pseudonyms,
+        forgotten=ForgottenList(layout.forgotten, pseudonyms.key),
+        erase_spool=spool.erase,
         keys=ApiKeys(read_keys(layout.keys), clock=time.monotonic),
         settings=settings,
         log=sys.stdout,
@@ -219,12 +226,13 @@ def run_seed(layout: DeploymentLayout, state: Server, *, store_raw: bool, again:
     layout.check()
     layout.make_live()
     bundle = Bundle.open(layout.bundle)
-    stored = UserPseudonyms.from_file(layout.identity, store_raw=store_raw).stored
+    pseudonyms = UserPseudonyms.from_file(layout.identity, store_raw=store_raw)
+    forgotten = ForgottenList(layout.forgotten, pseudonyms.key).current()
 
     async def run() -> SeedResult | None:
         states = _states(layout, bundle, state, None)
         try:
-            return await (seed if again else seed_once)(states, bundle, stored)
+            return await (seed if again else seed_once)(states, bundle, pseudonyms.stored, forgotten)
         finally:
             await states.close()
 
@@ -254,10 +262,12 @@ async def _consume(
 ) -> None:
     states, broker = _states(layout, bundle, endpoints.state, limits.state_ttl_s), endpoints.broker
     parquet = ParquetSink(layout.events, keep_days=limits.event_days, may_delete=lambda: not layout.rebuild.exists())
+    pseudonyms = UserPseudonyms.from_file(layout.identity, store_raw=store_raw)
+    forgotten = ForgottenList(layout.forgotten, pseudonyms.key)
 
     async def clear_and_seed() -> None:
         await states.clear()
-        await seed_once(states, bundle, UserPseudonyms.from_file(layout.identity, store_raw=store_raw).stored)
+        await seed_once(states, bundle, pseudonyms.stored, forgotten.current())
 
     readers = {
         "states": _state_reader(layout, broker, limits.log, clear_and_seed),
@@ -265,7 +275,8 @@ async def _consume(
             broker, limits.log, name="parquet", limit=PARQUET_BATCH, linger_s=PARQUET_LINGER_S, poll_s=PARQUET_POLL_S
         ),
     }
-    sinks: Mapping[str, Sink] = {"states": states, "parquet": parquet}
+    eraser = open_eraser(broker)
+    sinks = forgetting_sinks(states, parquet, forgotten, eraser)
     consumers = {
         name: Consumer(reader=reader, sinks=[sinks[name]], fatal=(DamagedStore,)) for name, reader in readers.items()
     }
@@ -277,6 +288,7 @@ async def _consume(
     running = [asyncio.create_task(consumer.run()) for consumer in consumers.values()]
     running.append(asyncio.create_task(_check_periodically(states)))
     running += [] if retention is None else [asyncio.create_task(_truncate_periodically(retention, consumers.values()))]
+    running.append(asyncio.create_task(forget_periodically(tuple(sinks.values()), eraser, forgotten, FORGET_PERIOD_S)))
     ended = asyncio.create_task(stop_requested.wait())
     await asyncio.wait([*running, ended], return_when=asyncio.FIRST_COMPLETED)
     for task in (*running, ended):
@@ -284,8 +296,9 @@ async def _consume(
     await asyncio.gather(*running, return_exceptions=True)
     for reader in readers.values():
         await reader.close()
-    if retention is not None:
-        await retention.close()
+    for closed in (retention, eraser):
+        if closed is not None:
+            await closed.close()
     await states.close()
     for task in running:
         if not task.cancelled() and (error := task.exception()):

@@ -7,8 +7,10 @@ from functools import cached_property
 from typing import TextIO
 
 from recsys.bundle import Bundle
+from recsys.data.forgotten import ForgottenList
 from recsys.policy.exposure.exposure_file import ShareFile
 from recsys.stages import read_spec, recently_popular
+from serving.events.forgetting import ForgettingWriter
 from serving.events.record import Record, RecordWriter
 from serving.gateway.adaptive_limit import AdaptiveLimit
 from serving.gateway.anonymous_budget import AnonymousBudget
@@ -19,6 +21,7 @@ from serving.gateway.fair_worker import FairWorker
 from serving.gateway.fallback_chain import FallbackChain
 from serving.gateway.fallback_slates import FallbackSlates, RetrieveStage, RulesStage
 from serving.gateway.fallback_tiers import EXPLAINED, FULL, LIGHT, FallbackTiers
+from serving.gateway.forgetting import EraseSpool, Forgetting
 from serving.gateway.handlers import Handlers, ItemWriter
 from serving.gateway.impression_queue import ImpressionQueue
 from serving.gateway.lifespan import Lifespan
@@ -35,6 +38,7 @@ from serving.gateway.settings import Settings
 from serving.gateway.share_publisher import SharePublisher
 from serving.gateway.state_reader import StateReader
 from serving.gateway.triton_models import Models
+from serving.gateway.user_handlers import UserHandlers
 from serving.state.onboarding import Onboarding
 from serving.state.protocols import Exposures, UserStates
 from serving.state.seeding import seeded_states
@@ -59,6 +63,10 @@ class Dependencies:
     writer: RecordWriter
     items: ItemWriter
     pseudonyms: Pseudonyms
+    forgotten: ForgottenList
+    """users whose earlier data is neither used nor accepted"""
+    erase_spool: EraseSpool
+    """erases the records that a function accepts"""
     keys: ApiKeys | None
     """None disables authorization, for local use only"""
     settings: Settings
@@ -95,6 +103,10 @@ class Container:
         return RequestParser.of(self.dependencies.bundle, limits=self.settings.limits, now=self.dependencies.now)
 
     @cached_property
+    def writer(self) -> RecordWriter:
+        return ForgettingWriter(self.dependencies.writer, self.dependencies.forgotten)
+
+    @cached_property
     def fallbacks(self) -> FallbackSlates:
         return FallbackSlates(
             self.dependencies.retrieve, self.dependencies.rules, recently_popular(self.dependencies.bundle)
@@ -122,7 +134,7 @@ class Container:
     @cached_property
     def impressions(self) -> ImpressionQueue:
         impressions = ImpressionQueue(
-            self.dependencies.writer,
+            self.writer,
             max_records=self.settings.impressions_most,
             max_bytes=self.settings.impressions_mib << 20,
             batch=self.settings.impressions_batch,
@@ -143,6 +155,7 @@ class Container:
             impressions=self.impressions,
             readiness=self.readiness,
             publisher=self.publisher,
+            forgetting=self.forgetting,
             settings=self.settings,
             optional_models=(EXPLAINED,) if self.parser.ranked else (),
         )
@@ -207,6 +220,7 @@ class Container:
             max_users=self.settings.pending_most,
             keep_s=self.settings.pending_s,
             clock=self.dependencies.clock,
+            forgotten=self.dependencies.forgotten.current,
         )
         pending.add(self.dependencies.recovered)
         description = "Users with pending records"
@@ -222,15 +236,47 @@ class Container:
         timeout_s = self.settings.state_ms / 1_000
         return StateReader(
             self.dependencies.states,
-            seed_state=seeded_states(self.dependencies.bundle, self.dependencies.pseudonyms.stored),
+            seed_state=seeded_states(
+                self.dependencies.bundle, self.dependencies.pseudonyms.stored, self.dependencies.forgotten.current
+            ),
             breaker=self.state_breaker,
             timeout_s=timeout_s,
             pending=self.pending,
+            forgotten=self.dependencies.forgotten.current,
+        )
+
+    @cached_property
+    def forgetting(self) -> Forgetting:
+        forgetting = Forgetting(
+            self.dependencies.forgotten,
+            pending=self.pending,
+            stale_cache=self.tiers.stale_cache,
+            erase_spool=self.dependencies.erase_spool,
+            now=self.dependencies.now,
+            poll_s=self.settings.forgotten_every_s,
+        )
+        description = "Ids of users who are forgotten but not removed from every file yet"
+        self.metrics.gauge("recsys_forgotten_open", description, lambda: forgetting.num_open)
+        return forgetting
+
+    @cached_property
+    def user_handlers(self) -> UserHandlers:
+        return UserHandlers(
+            parser=self.parser,
+            pseudonyms=self.dependencies.pseudonyms,
+            states=self.states,
+            forgetting=self.forgetting,
         )
 
     @cached_property
     def tiers(self) -> FallbackTiers:
-        return FallbackTiers(self.dependencies.models, self.fallbacks, self.settings, clock=self.dependencies.clock)
+        return FallbackTiers(
+            self.dependencies.models,
+            self.fallbacks,
+            self.settings,
+            clock=self.dependencies.clock,
+            forgotten=self.dependencies.forgotten.current,
+        )
 
     @cached_property
     def recommend(self) -> RecommendHandler:
@@ -267,7 +313,7 @@ class Container:
             fallbacks=self.fallbacks,
             items=self.dependencies.items,
             pseudonyms=self.dependencies.pseudonyms,
-            writer=self.dependencies.writer,
+            writer=self.writer,
             states=self.states,
             pending=self.pending,
             onboarding=Onboarding(

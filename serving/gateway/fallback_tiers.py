@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 
+from recsys.data.forgotten import ForgottenUsers
 from recsys.errors import ServingError
 from serving.gateway.breaker import Breaker
 from serving.gateway.bulkhead import Bulkhead
@@ -28,10 +29,17 @@ class FallbackTiers:
     """Tiers that answer slate requests. clock: monotonic, in seconds."""
 
     def __init__(
-        self, models: Models, fallbacks: FallbackSlates, settings: Settings, *, clock: Callable[[], float]
+        self,
+        models: Models,
+        fallbacks: FallbackSlates,
+        settings: Settings,
+        *,
+        clock: Callable[[], float],
+        forgotten: Callable[[], ForgottenUsers],
     ) -> None:
         self._models, self._fallbacks, self._settings, self._clock = models, fallbacks, settings, clock
-        self._stale_cache = StaleCache(max_slates=settings.last_good_most, ttl_s=settings.last_good_s, clock=clock)
+        self._forgotten = forgotten
+        self.stale_cache = StaleCache(max_slates=settings.last_good_most, ttl_s=settings.last_good_s, clock=clock)
 
     def all(self) -> tuple[FallbackTier, ...]:
         """All tiers, best first."""
@@ -56,7 +64,8 @@ class FallbackTiers:
         text = await self._models.infer(FULL, request.text, time_s=time_s, metadata=request.metadata)
         slate = _read(text, FULL)
         cached = orjson.dumps({**slate, "exposure": {}}) if "exposure" in slate else text
-        self._stale_cache.put((request.query.user, request.query.surface), slate["rules"], cached)
+        if not self._forgotten().drops(request.query.user, request.query.now):
+            self.stale_cache.put((request.query.user, request.query.surface), slate["rules"], cached)
         return slate
 
     async def light(self, request: SlateRequest, time_s: float) -> SlateDocument:
@@ -66,7 +75,7 @@ class FallbackTiers:
     async def stale(self, request: SlateRequest, time_s: float) -> SlateDocument | None:
         """Cached slate under unchanged rules; they are applied again, since rules depend on time."""
         key = request.query.user, request.query.surface
-        shown = self._stale_cache.get(key, self._fallbacks.rules_hash)
+        shown = self.stale_cache.get(key, self._fallbacks.rules_hash)
         return None if shown is None else self._fallbacks.again(request.query, shown)
 
     async def popular(self, request: SlateRequest, time_s: float) -> SlateDocument:

@@ -5,10 +5,12 @@ state has the last of them, after `keep_s`, or when the users exceed the limit.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+from recsys.data.forgotten import NOBODY, ForgottenUsers
 from recsys.errors import check_ranges
 from recsys.features.spec import FeatureSpec
+from serving.events.forgetting import is_dropped
 from serving.events.record import Record
 from serving.state.apply_events import apply_records, short_id
 from serving.state.protocols import UserState
@@ -23,9 +25,18 @@ Waiting = dict[str, tuple[float, Record]]
 class PendingRecords:
     """Pending records of at most `max_users` users, least recently active dropped first. clock: monotonic, in seconds."""
 
-    def __init__(self, spec: FeatureSpec, *, max_users: int, keep_s: float, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        spec: FeatureSpec,
+        *,
+        max_users: int,
+        keep_s: float,
+        clock: Callable[[], float],
+        forgotten: Callable[[], ForgottenUsers] = lambda: NOBODY,
+    ) -> None:
         check_ranges("pending", max_users=(max_users, 1, 10_000_000), keep_s=(keep_s, 0.0, 1e7))
         self._spec, self._max_users, self._keep_s, self._clock = spec, max_users, keep_s, clock
+        self._forgotten = forgotten
         self._users: OrderedDict[str, Waiting] = OrderedDict()
 
     def __len__(self) -> int:
@@ -33,9 +44,11 @@ class PendingRecords:
         return len(self._users)
 
     def add(self, records: Sequence[Record]) -> None:
-        """Add durable records in the order written."""
-        until = self._clock() + self._keep_s
+        """Add durable records in the order written, but those of before the forgetting of their user."""
+        until, forgotten = self._clock() + self._keep_s, self._forgotten()
         for record in records:
+            if is_dropped(record, forgotten):
+                continue
             waiting = self._users.setdefault(record.user, {})
             self._users.move_to_end(record.user)
             waiting.pop(record.id, None)
@@ -44,6 +57,21 @@ class PendingRecords:
                 del waiting[next(iter(waiting))]
         while len(self._users) > self._max_users:
             self._users.popitem(last=False)
+
+    @property
+    def users(self) -> set[str]:
+        """Users with pending records."""
+        return set(self._users)
+
+    def forget(self, times: Mapping[str, float]) -> None:
+        """Drop the records of these users up to these times (unix seconds)."""
+        for user, time in times.items():
+            waiting = self._users.get(user, {})
+            left = {id: (until, record) for id, (until, record) in waiting.items() if record.timestamp > time}
+            if left:
+                self._users[user] = left
+            elif waiting:
+                del self._users[user]
 
     def overlay(self, user: str, state: UserState) -> UserState:
         """State with the pending records of the user applied."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
-from recsys.contracts import Slate
+from recsys.contracts import Event, Slate
 from recsys.data.ids import Id
 from recsys.errors import ConfigError
 from recsys.schema import Integer, Object, Published, Schema, schema_of
@@ -223,4 +223,62 @@ def put_user(parser: RequestParser) -> Route:
     )
 
 
-ROUTES: tuple[Callable[[RequestParser], Route], ...] = (recommend, events, onboarding, similar, put_item, put_user)
+def get_user(parser: RequestParser) -> Route:
+    """Scope admin: a history is what a stolen key of a shop front must not read."""
+    return Route(
+        method="GET",
+        path="/v1/users/{user}",
+        scope="admin",
+        summary="Everything that the state of a user holds: profile, hidden values, history, seen items, impressions by item",
+        handler=lambda container: container.user_handlers.export,
+        answer=_known(),
+        statuses=(400, 404),
+        parameters=(_in_path(parser, "user"), REQUEST_ID),
+    )
+
+
+def delete_user(parser: RequestParser) -> Route:
+    """Scope admin: what is gone does not come back, and an events key stands in every shop front."""
+    outcome = {"type": "string", "enum": ["forgotten"], "description": "files of the log follow within a minute"}
+    return Route(
+        method="DELETE",
+        path="/v1/users/{user}",
+        scope="admin",
+        summary="Forget a user: nothing of before is used or accepted from the answer on. Whoever comes back starts anew",
+        handler=lambda container: container.user_handlers.forget,
+        answer=object_of({"user": {"type": "string"}, "outcome": outcome, "request_id": {"type": "string"}}),
+        statuses=(400,),
+        parameters=(_in_path(parser, "user"), REQUEST_ID),
+    )
+
+
+def _known() -> Schema:
+    events = {name: one for name, one in schema_of(Event).schema()["properties"].items() if name != "user"}
+    seen = object_of({"item": {"type": "string"}, "last": {"type": "integer", "description": "unix seconds"}})
+    return object_of(
+        {
+            "user": {"type": "string"},
+            "profile": {"type": "object"},
+            "hidden": {"type": "object", "additionalProperties": {"type": "array", "items": {"type": "string"}}},
+            "history": {"type": "array", "items": {"type": "object", "properties": events}},
+            "seen": {"type": "array", "items": seen},
+            "impressions": {"type": "object", "additionalProperties": {"type": "number"}},
+            "updated": {
+                "type": ["number", "null"],
+                "description": "time of the last event or impression, unix seconds",
+            },
+            "request_id": {"type": "string"},
+        }
+    )
+
+
+ROUTES: tuple[Callable[[RequestParser], Route], ...] = (
+    recommend,
+    events,
+    onboarding,
+    similar,
+    put_item,
+    get_user,
+    put_user,
+    delete_user,
+)

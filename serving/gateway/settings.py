@@ -52,6 +52,8 @@ class Settings:
     impressions_pause_s: float = 0.5
     exposure_every_s: float = 1.0
     """interval of publishing exposure shares"""
+    forgotten_every_s: float = 1.0
+    """interval of looking for users whom another process forgot"""
     events_s: float = 5.0
     """timeout of making feedback durable"""
     breaker_window: int = 40
@@ -99,6 +101,7 @@ class Settings:
             light_ms=(self.light_ms, 0.1, self.budget_ms),
             impressions_mib=(self.impressions_mib, 1, 1_000_000),
             exposure_every_s=(self.exposure_every_s, 0.01, 3_600.0),
+            forgotten_every_s=(self.forgotten_every_s, 0.01, 3_600.0),
             events_s=(self.events_s, 0.001, 600.0),
             probe_every_s=(self.probe_every_s, 0.01, 3_600.0),
             probe_s=(self.probe_s, 0.001, 60.0),

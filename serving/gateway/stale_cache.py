@@ -1,7 +1,7 @@
 """Cache of the last good slate of each user, served when no model answers."""
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from recsys.errors import check_ranges
 
@@ -22,6 +22,16 @@ class StaleCache:
 
     def __len__(self) -> int:
         return len(self._slates)
+
+    @property
+    def users(self) -> set[str]:
+        """Users with a cached slate."""
+        return {user for user, _ in self._slates}
+
+    def forget(self, users: Collection[str]) -> None:
+        """Remove the slates of these users."""
+        for key in [key for key in self._slates if key[0] in users]:
+            del self._slates[key]
 
     def put(self, key: CacheKey, rules: str, slate: bytes) -> None:
         self._slates[key] = (self._clock() + self._ttl_s, rules, slate)

@@ -4,6 +4,8 @@ import asyncio
 import logging
 from collections.abc import Callable
 
+from recsys.data.forgotten import ForgottenUsers
+from serving.events.forgetting import STATES
 from serving.gateway.breaker import Breaker
 from serving.gateway.pending_records import PendingRecords
 from serving.state.protocols import UserState, UserStates
@@ -26,16 +28,22 @@ class StateReader:
         breaker: Breaker,
         timeout_s: float,
         pending: PendingRecords,
+        forgotten: Callable[[], ForgottenUsers],
     ) -> None:
-        """seed_state: state of a user as of the training, used while the store is down"""
+        """
+        seed_state: state of a user as of the training, used while the store is down
+        forgotten: users whose stored states do not count until the consumer has removed them
+        """
         self._states, self._seed_state, self._breaker = states, seed_state, breaker
-        self._timeout_s, self._pending = timeout_s, pending
+        self._timeout_s, self._pending, self._forgotten = timeout_s, pending, forgotten
 
     async def read(self, user: str) -> tuple[UserState, tuple[str, ...]]:
         """Return the state and the flags of its failures. An unknown user has an empty state and no flags."""
         state, flags = await self._read(user)
         if flags:
             state = self._seed_state(user) or EMPTY
+        elif self._forgotten().is_open(user, STATES):
+            state = EMPTY
         return self._pending.overlay(user, state), flags
 
     async def _read(self, user: str) -> tuple[UserState, tuple[str, ...]]:

@@ -76,7 +76,7 @@ class StateStore:
 
     async def forget(self, forgotten: Callable[[str], bool]) -> int:
         """Remove the states of the users whom `forgotten` accepts, from every file of the store; return their number."""
-        return await self._store.remove(USERS, lambda key: forgotten(user_of(key)))
+        return await forget_states(self._store, forgotten)
 
     async def close(self) -> None:
         await self._store.close()
@@ -149,6 +149,11 @@ class StateStore:
             key: CompareAndSwap(before=before, after=step.with_earlier(before).to_bytes(), expires=False)
             for (key, step), before in zip(steps.items(), held, strict=True)
         }
+
+
+async def forget_states(store: KeyValueStore, forgotten: Callable[[str], bool]) -> int:
+    """Remove the states of the users whom `forgotten` accepts, whatever spec they are of; return their number."""
+    return await store.remove(USERS, lambda key: forgotten(user_of(key)))
 
 
 def _mark_key(name: str) -> bytes:

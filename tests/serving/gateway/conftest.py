@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from recsys.data.forgotten import ForgottenList
 from recsys.errors import ServingError
 from recsys.pipeline import recommend
 from recsys.policy.exposure.exposure_file import ShareFile
@@ -168,6 +169,9 @@ def parts(trained: Any, tmp_path: Path) -> Dependencies:
     async def nobody(query: bytes) -> bytes:
         raise ServingError("no model answers here; start one")
 
+    async def erase_nothing(chosen: Callable[[Record], bool]) -> int:
+        return 0
+
     return Dependencies(
         bundle=trained.bundle,
         retrieve=load_retrieve(trained.bundle),
@@ -179,6 +183,8 @@ def parts(trained: Any, tmp_path: Path) -> Dependencies:
         pseudonyms=UserPseudonyms(key=b"a key of tests in these files", store_raw=True),
         exposures=MemoryExposures(),
         share_file=ShareFile(tmp_path / "exposure"),
+        forgotten=ForgottenList(tmp_path / "forgotten", b"a key of tests in these files"),
+        erase_spool=erase_nothing,
         keys=None,
         settings=PATIENT,
         log=io.StringIO(),

@@ -27,6 +27,7 @@ from pathlib import Path
 sys.path[:0] = [{here!r}]
 from conftest import MemoryExposures, MemoryItems, MemoryStates, PATIENT
 from recsys.bundle import Bundle
+from recsys.data.forgotten import ForgottenList
 from recsys.policy.exposure.exposure_file import ShareFile
 from recsys.stages import load_retrieve, load_rules
 from serving.gateway.app import build
@@ -47,6 +48,7 @@ gateway = build(Dependencies(
     bundle=bundle, retrieve=load_retrieve(bundle), rules=load_rules(bundle), models=TritonModels({grpc!r}),
     states=MemoryStates(), writer=SlowFile(),
     items=MemoryItems(), pseudonyms=UserPseudonyms(key=b"0" * 32, store_raw=False),
+    forgotten=ForgottenList(Path({exposure!r}).parent / "forgotten", b"0" * 32), erase_spool=None,
     exposures=MemoryExposures(), share_file=ShareFile(Path({exposure!r})), keys=None, settings=PATIENT, log=sys.stderr,
     clock=time.monotonic, now=lambda: {now!r},
 ))
