@@ -111,7 +111,7 @@ class ForgottenList:
 
     def current(self) -> ForgottenUsers:
         """Return the current version, at the cost of one stat where nothing changed."""
-        stamp = file_stamp(self.file)
+        stamp = self._look()
         if stamp != self._stamp:
             try:
                 self._current = self._read()
@@ -122,6 +122,13 @@ class ForgottenList:
             self._stamp = stamp
         self._read_once = True
         return self._current
+
+    def _look(self) -> Stamp | None:
+        """Stamp of the file; that of the last version where it is away, so that nobody comes back with a lost file."""
+        try:
+            return file_stamp(self.file) or self._stamp
+        except OSError:
+            return self._stamp
 
     def add(self, users: Iterable[str], time: float, parts: Collection[str]) -> None:
         """Forget users as of this time (unix seconds), durably; every part opens for them."""
@@ -153,7 +160,7 @@ class ForgottenList:
     def _change(self, change: Any) -> None:
         self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with locked(self.file.parent):
-            after = change(self._read())
+            after = change(self._read() if self.file.exists() else self._current)
             document = {"schema": SCHEMA, "users": dict(after.times), "open": dict(after.open)}
             write_atomically(self.file, json.dumps(document, indent=1).encode(), 0o600)
 

@@ -103,7 +103,12 @@ def test_another_process_sees_a_change_and_survives_a_damaged_file(live: Path) -
     assert len(reader.current()) == 0
     forget(live, "u", 1.0)
     assert reader.current().drops("u", 1.0)
-    reader.file.write_text("{")
+    kept = reader.file.read_bytes()
+    reader.file.unlink()
+    assert reader.current().drops("u", 1.0)
+    reader.add(["v"], 1.0, ())
+    assert len(json.loads(reader.file.read_bytes())["users"]) == 6, "a lost list is written again"
+    reader.file.write_bytes(kept[:5])
     assert reader.current().drops("u", 1.0)
     with pytest.raises(DataError, match="cannot be read as the list of forgotten users"):
         ForgottenList(live / "forgotten", KEY)
