@@ -24,6 +24,7 @@ from serving.events.log_factory import LogLimits
 from serving.forgetting import forget as forget_users
 from serving.gateway.api_keys import Scope, create_key
 from serving.gateway.http_server import Listening
+from serving.gateway.personal_data import PersonalDataMode
 from serving.gateway.settings import Settings
 from serving.kernels import KernelPart, compile_kernels
 from serving.layout import DeploymentLayout
@@ -77,6 +78,9 @@ EventDays = Annotated[
 StateDays = Annotated[
     float | None, typer.Option(min=0.01, help="time to live of a user's state after the last event; else all are kept")
 ]
+PersonalData = Annotated[
+    PersonalDataMode, typer.Option(help="e-mail, phone, card and bank numbers in free text: count, mask or refuse them")
+]
 UserNames = Annotated[UserIds, typer.Option(help="user ids behind the gateway: as received, or hashed")]
 
 
@@ -103,6 +107,7 @@ def up(
     log_days: LogDays = LOG_DAYS,
     event_days: EventDays = None,
     state_days: StateDays = None,
+    personal_data: PersonalData = PersonalDataMode.warn,
 ) -> None:
     """Run everything on this machine until Ctrl-C or `down`: broker, state store, Triton, consumer, gateway.
 
@@ -126,6 +131,7 @@ def up(
         users=users,
         gateway_options=[
             f"--budget={budget}",
+            f"--personal-data={personal_data}",
             f"--lame-duck={lame_duck}",
             *(f"--liked={objective}" for objective in liked or ()),
         ],
@@ -210,6 +216,7 @@ def gateway(
     log_days: LogDays = LOG_DAYS,
     state_days: StateDays = None,
     spool_bytes: SpoolBytes = SPOOL_BYTES,
+    personal_data: PersonalData = PersonalDataMode.warn,
 ) -> None:
     """Run the HTTP gateway alone, in front of a running Triton, broker and state store."""
     limits = StorageLimits(
@@ -228,7 +235,7 @@ def gateway(
             trusted_proxies=tuple(trusted_proxy or ()),
         ),
         store_raw=users is UserIds.raw,
-        settings=replace(Settings.within(budget, liked=tuple(liked or ())), lame_duck_s=lame_duck),
+        settings=replace(Settings.within(budget, liked=tuple(liked or ())), lame_duck_s=lame_duck, personal_data=personal_data),
         limits=limits,
         ready=lambda url, metrics: console.print(f"gateway  {url}\nmetrics  {metrics}"),
     )

@@ -23,6 +23,7 @@ from recsys.data.description import (
     part_of_split,
 )
 from recsys.data.ids import NOTHING, ids_of, is_nothing, words_for_nothing
+from recsys.data.personal_data import personal_notes
 from recsys.data.row_errors import parsed_numbers, refuse_infinite, refuse_rows
 from recsys.data.times import seconds_of
 from recsys.errors import DataError
@@ -80,7 +81,7 @@ def validated(
             f"is true for none of {events.height} rows; correct the objective"
         )
     read = [note for table in (interactions, items, users) if table is not None for note in table.notes]
-    return replace(dataset, notes=(*read, *notes, *item_notes, *user_notes, *dataset.notes))
+    return replace(dataset, notes=(*read, *notes, *item_notes, *user_notes, *dataset.notes, *personal_notes(dataset)))
 
 
 def _check_words(file: str, events: pl.DataFrame, description: Description) -> None:

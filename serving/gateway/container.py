@@ -27,6 +27,7 @@ from serving.gateway.impression_queue import ImpressionQueue
 from serving.gateway.lifespan import Lifespan
 from serving.gateway.metrics import Metrics
 from serving.gateway.pending_records import PendingRecords
+from serving.gateway.personal_data import GuardedParser, PersonalDataGuard
 from serving.gateway.pseudonyms import Pseudonyms
 from serving.gateway.readiness import Readiness
 from serving.gateway.recommend_handler import RecommendHandler
@@ -100,7 +101,9 @@ class Container:
 
     @cached_property
     def parser(self) -> RequestParser:
-        return RequestParser.of(self.dependencies.bundle, limits=self.settings.limits, now=self.dependencies.now)
+        parser = RequestParser.of(self.dependencies.bundle, limits=self.settings.limits, now=self.dependencies.now)
+        guard = PersonalDataGuard(mode=self.settings.personal_data, count=self.metrics.personal_data)
+        return GuardedParser.over(parser, guard)
 
     @cached_property
     def writer(self) -> RecordWriter:

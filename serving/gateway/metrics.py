@@ -64,6 +64,12 @@ class Metrics:
             "recsys_shown_utility", "Utility of shown items", buckets=UTILITIES, registry=registry
         )
         self._impressions = Counter("recsys_impressions", "Impressions by outcome", ("outcome",), registry=registry)
+        self._personal = Counter(
+            "recsys_personal_data",
+            "Spans of text that look like personal data",
+            ("field", "kind"),
+            registry=registry,
+        )
         self._unknown = Counter(
             "recsys_unknown_item_events", "Events of items that the catalogue lacks", registry=registry
         )
@@ -117,6 +123,10 @@ class Metrics:
 
     def impressions(self, outcome: str, num: int) -> None:
         self._impressions.labels(outcome).inc(num)
+
+    def personal_data(self, field: str, kind: str, num: int) -> None:
+        """Count spans that look like personal data. field: a column of the bundle, with the part of a request it stands in."""
+        self._personal.labels(field, kind).inc(num)
 
     def unknown_items(self, num: int) -> None:
         self._unknown.inc(num)

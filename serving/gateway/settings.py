@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from recsys.errors import check_ranges
 from serving.gateway.anonymous_budget import AnonymousLimits
 from serving.gateway.connection_limits import ConnectionLimits
+from serving.gateway.personal_data import PersonalDataMode
 from serving.gateway.request_parser import RequestLimits
 
 
@@ -69,6 +70,8 @@ class Settings:
     """from SIGTERM, when /readyz begins to answer 503, until the gateway takes no more connections"""
     drain_s: float = 10.0
     """timeout for in-flight requests and queued impressions on shutdown"""
+    personal_data: PersonalDataMode = PersonalDataMode.warn
+    """treatment of personal data in free text and context: counted, masked, or refused"""
     liked: tuple[str, ...] = ()
     """objectives that a liked item reaches beside the target"""
     logged_context: tuple[str, ...] = ()
