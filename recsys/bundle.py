@@ -1,6 +1,7 @@
 """The bundle: one directory that holds all that training made and serving needs, verified file by file.
 
     manifest.json            schema version, fingerprints, sha256 of every file
+    manifest.sig             Ed25519 signature of the manifest, where it was signed
     spec.json                the feature spec            vocabularies.json      what its ids stand for
     items.arrow              the catalogue as people and rules see it
     item_table.safetensors   the catalogue as the models see it
@@ -12,7 +13,8 @@
     user_seed.arrow          the users of the training data: newest events, seen items, profiles
     policy.yaml, rules.yaml, config.yaml, metrics.json, lineage.json
 
-There is no pickle in it, and nothing is read before its hash was compared.
+There is no pickle in it, and nothing is read before its hash was compared. Where the environment names a public key
+(recsys.signatures), nothing is read before the signature of the manifest was verified.
 """
 
 import hashlib
@@ -29,9 +31,11 @@ import yaml
 from safetensors.numpy import load_file, save_file
 
 from recsys.errors import BundleError
+from recsys.signatures import configured_key, is_signed, sign
+from recsys.stores.atomic_files import write_atomically
 
 SCHEMA = 1
-MANIFEST = "manifest.json"
+MANIFEST, SIGNATURE = "manifest.json", "manifest.sig"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,14 +51,9 @@ class Bundle:
     def open(path: Path | str) -> "Bundle":
         """Verify every file against the manifest; BundleError says which file differs and why."""
         path = Path(path)
-        manifest = _read_manifest(path)
-        files = manifest["files"]
-        for name, expected in files.items():
-            _verify(path / name, expected)
-        present = {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()} - {MANIFEST}
-        if extra := sorted(present - set(files)):
-            raise BundleError(f"{path / extra[0]} is not in the manifest; remove it or train the bundle again")
-        return Bundle(path=path, fingerprint=manifest["fingerprint"], spec_fingerprint=manifest["spec_fingerprint"])
+        data = _manifest_bytes(path)
+        _check_signature(path, data)
+        return _verified(path, data)
 
     def file(self, name: str) -> Path:
         file = self.path / name
@@ -114,6 +113,7 @@ def replace_folder(new: Path, path: Path) -> None:
 
 def _write_manifest(folder: Path, spec_fingerprint: str) -> None:
     names = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
+    names = [name for name in names if name not in (MANIFEST, SIGNATURE)]
     files = {name: _sha256(folder / name) for name in names}
     manifest = {
         "schema": SCHEMA,
@@ -124,12 +124,28 @@ def _write_manifest(folder: Path, spec_fingerprint: str) -> None:
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
+def _verified(path: Path, data: bytes) -> Bundle:
+    """Bundle of the manifest `data`, every file compared with it."""
+    manifest = _parsed(path / MANIFEST, data)
+    files = manifest["files"]
+    for name, expected in files.items():
+        _verify(path / name, expected)
+    present = {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()} - {MANIFEST, SIGNATURE}
+    if extra := sorted(present - set(files)):
+        raise BundleError(f"{path / extra[0]} is not in the manifest; remove it or train the bundle again")
+    return Bundle(path=path, fingerprint=manifest["fingerprint"], spec_fingerprint=manifest["spec_fingerprint"])
+
+
+def _manifest_bytes(path: Path) -> bytes:
     file = path / MANIFEST
     if not file.is_file():
         raise BundleError(f"{path} is no bundle: it has no {MANIFEST}; give the folder that train.py printed")
+    return file.read_bytes()
+
+
+def _parsed(file: Path, data: bytes) -> dict[str, Any]:
     try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
+        manifest = json.loads(data)
         schema, files, fingerprint = manifest["schema"], manifest["files"], manifest["fingerprint"]
         expected = _fingerprint(files, manifest["spec_fingerprint"])
     except (ValueError, KeyError, TypeError):
@@ -139,6 +155,28 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     if fingerprint != expected:
         raise BundleError(f"{file} was altered: its fingerprint does not fit its file list; restore or retrain it")
     return manifest
+
+
+def sign_bundle(path: Path, key: Path) -> Path:
+    """Verify the files of a bundle and sign its manifest; return the file of the signature. ConfigError for an unusable key."""
+    manifest = _manifest_bytes(path)
+    _verified(path, manifest)
+    write_atomically(path / SIGNATURE, sign(manifest, key))
+    return path / SIGNATURE
+
+
+def _check_signature(path: Path, manifest: bytes) -> None:
+    if (key := configured_key()) is None:
+        return
+    file = path / SIGNATURE
+    if is_signed(manifest, file.read_bytes() if file.is_file() else b"", key):
+        return
+    if not file.is_file():
+        raise BundleError(f"{path} is not signed; sign it by `python -m recsys sign`, or serve without a public key")
+    if True:
+        raise BundleError(
+            f"{path / SIGNATURE} is no signature of this bundle by the key {key}; restore or sign the bundle"
+        )
 
 
 def _verify(file: Path, expected: str) -> None:

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from recsys.data.ids import normalised_id
 from recsys.errors import ConfigError, exit_on_error
+from recsys.signatures import PUBLIC_KEY
 from serving.bootstrap import bootstrap_key, curl_command, example_user
 from serving.demo import demo as run_demo
 from serving.disk import DiskSizes
@@ -85,9 +86,15 @@ UserNames = Annotated[UserIds, typer.Option(help="user ids behind the gateway: a
 
 
 @app.callback()
-def serving() -> None:
+def serving(
+    public_key: Annotated[
+        Path | None, typer.Option(help="Ed25519 public key: bundles without a signature by it are refused")
+    ] = None,
+) -> None:
     """Serve an exported bundle on the loopback interface."""
     os.umask(CLOSED_UMASK)
+    if public_key is not None:  # every process that this one starts inherits it, the stages of Triton too
+        os.environ[PUBLIC_KEY] = str(public_key.resolve())
 
 
 @app.command()

@@ -21,7 +21,8 @@ MAY_IMPORT = {
     "schema": {"errors"},
     "stores": {"errors"},
     "strict_yaml": set(),
-    "bundle": set(),
+    "bundle": {"signatures"},
+    "signatures": set(),
     "pipeline": set(),
     "data": set(),
     "features": set(),
@@ -52,6 +53,7 @@ MAY_IMPORT = {
         "pipeline",
         "policy",
         "replay",
+        "signatures",
         "stages",
         "user_seed",
     },
@@ -71,6 +73,7 @@ MAY_IMPORT["training"] = (
 MAY_IMPORT["cli"] = set(MAY_IMPORT) - {"serving", "train.py", "export.py"}
 MAY_IMPORT["__main__"] = {"cli"}
 HOMES = {
+    "cryptography": {"signatures"},
     "pytorch_lightning": {"training"},
     "wandb": {"training"},
     "torchmetrics": {"evaluation", "training"},

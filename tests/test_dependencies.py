@@ -20,6 +20,7 @@ NEEDED_BY = {
     "core": ("recsys",),
     "train": ("recsys", "train.py", "export.py"),
     "serve": ("serving",),
+    "sign": ("recsys",),
     "kafka": ("serving",),
     "bench": ("benchmarks",),
     "docs": ("docs",),

@@ -8,7 +8,7 @@ import hydra
 from omegaconf import DictConfig
 from rich.console import Console
 
-from recsys.bundle import Bundle
+from recsys.bundle import Bundle, sign_bundle
 from recsys.cli.configuration import CONF
 from recsys.errors import exit_on_error
 from recsys.export.releases import CURRENT, served_release
@@ -18,6 +18,8 @@ from recsys.export.repository import write_repository
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="export")
 def export(config: DictConfig) -> None:
     with exit_on_error():
+        if config.sign_key is not None:
+            sign_bundle(Path(config.bundle), Path(config.sign_key))
         bundle = Bundle.open(config.bundle)
         path = Path(config.repository) if config.repository else bundle.path.parent / "serve"
         names = write_repository(bundle, path, config.profile)

@@ -22,6 +22,7 @@ from recsys.cli.pareto import pareto_table, sweep_weight
 from recsys.cli.rules import rules
 from recsys.cli.rules_check import check_rules, dry_run_rules
 from recsys.cli.show import slate_table
+from recsys.cli.sign import sign, signing_key
 from recsys.commands import command_of
 from recsys.contracts import Query, Slate
 from recsys.data.splits import whole
@@ -140,6 +141,10 @@ def recommend(
     slates = [slate for batch in track(list(_batches(queries)), "users") for slate in run(batch, stages)]
     _write(slates, out)
     console.print(f"wrote {out}: {len(slates):,} users, at most {k} items each")
+
+
+app.command(name="signing-key")(signing_key)
+app.command()(sign)
 
 
 @app.command()
