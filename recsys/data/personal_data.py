@@ -34,7 +34,7 @@ SCANNED = ("text", "category", "categories", "word")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class PersonalDataSpan:
     """Span of a text that looks like personal data."""
 
     kind: PersonalKind
@@ -48,12 +48,12 @@ class Finder:
     def __init__(self) -> None:
         self._checks_left = MAX_CHECKS
 
-    def find(self, text: str) -> list[Finding]:
+    def find(self, text: str) -> list[PersonalDataSpan]:
         """Return the spans in the order of the text, without overlaps."""
-        found: list[Finding] = []
+        found: list[PersonalDataSpan] = []
         for kind, pattern, check in CHECKED:
             here = [
-                Finding(kind=kind, start=one.start(), end=one.start() + length)
+                PersonalDataSpan(kind=kind, start=one.start(), end=one.start() + length)
                 for one in pattern.finditer(text)
                 if (length := self._checked(check, one.group()))
             ]
@@ -73,7 +73,7 @@ class Finder:
         return check(text)
 
 
-def _replaced(text: str, replacements: Sequence[tuple[Finding, str]]) -> str:
+def _replaced(text: str, replacements: Sequence[tuple[PersonalDataSpan, str]]) -> str:
     """Replace spans, which are in the order of the text."""
     parts, end = [], 0
     for one, word in replacements:

@@ -168,6 +168,9 @@ def parses(program: str, arguments: list[str]) -> None:
     """A command exists and takes these arguments and options."""
     command: Any = PROGRAMS[program]
     while hasattr(command, "commands"):
+        while arguments[0].startswith("--"):
+            assert arguments[0] in [name for one in command.params for name in one.opts]
+            del arguments[:2]
         command = command.commands[arguments.pop(0)]
     command.make_context("command", arguments)
 
@@ -176,7 +179,8 @@ def reaches(arguments: Sequence[str]) -> None:
     """A route exists, and the gateway reads the body."""
     (url,) = [one for one in arguments if one.startswith(("http://127.0.0.1:8080/", "https://localhost:8443/"))]
     path = urllib.parse.urlparse(url).path
-    method = "post" if "-d" in arguments else "get"
+    method = "post" if "-d" in arguments else "delete" if "DELETE" in arguments else "get"
+    path = path.replace("/v1/users/405", "/v1/users/{user}")
     assert method in document(routes(DOCUMENTS), keyed=True)["paths"][path]
     if method == "post":
         body = arguments[arguments.index("-d") + 1].encode()
