@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,13 @@ def description(tmp_path: Path) -> str:
     (tmp_path / "items.csv").write_text("item,title\na,A\nb,B\nc,C\n")
     (tmp_path / "users.csv").write_text("user,age\nu,30\nv,40\nw,50\n")
     return str(tmp_path / "shop.yaml")
+
+
+def without(description: str, folder: Path) -> Tables:
+    """The same tables, whose description names a list."""
+    own = Path(description).with_name("own.yaml")
+    own.write_text(f"{Path(description).read_text()}forgotten: {os.path.relpath(folder, own.parent)}\n")
+    return Tables(description=str(own))
 
 
 def forget(live: Path, user: str, at: float) -> ForgottenList:
@@ -117,7 +125,7 @@ def test_another_process_sees_a_change_and_survives_a_damaged_file(live: Path) -
 def test_tables_leave_forgotten_users_out(live: Path, description: str) -> None:
     forget(live, "u", 150.0)
     forget(live, "v", 500.0)
-    dataset = Tables(description=description, forgotten=str(live / "forgotten")).load()
+    dataset = without(description, live / "forgotten").load()
     assert dataset.interactions.rows() == [("u", "c", 300.0, 2.0), ("w", "c", 400.0, 2.0)]
     assert dict(dataset.users.rows()) == {"u": None, "w": 50.0}, "who came back has no profile of before"
     assert "forgotten users that were left out: 1, of their events 2" in dataset.notes
@@ -126,23 +134,26 @@ def test_tables_leave_forgotten_users_out(live: Path, description: str) -> None:
 
 def test_without_time_nothing_is_later(live: Path, description: str) -> None:
     forget(live, "u", 1.0)
-    without = Path(description).read_text().replace("timestamp: at", "order: file")
-    Path(description).write_text(without)
-    dataset = Tables(description=description, forgotten=str(live / "forgotten")).load()
+    Path(description).write_text(Path(description).read_text().replace("timestamp: at", "order: file"))
+    dataset = without(description, live / "forgotten").load()
     assert set(dataset.interactions["user"]) == {"v", "w"}
 
 
 def test_a_log_of_nobody_else_and_a_list_without_its_key_are_refused(live: Path, description: str) -> None:
     for user in "uvw":
         forget(live, user, 1e9)
-    tables = Tables(description=description, forgotten=str(live / "forgotten"))
+    tables = without(description, live / "forgotten")
     with pytest.raises(DataError, match="no event is left without the forgotten users"):
         tables.load()
     (live / "identity.key").unlink()
     with pytest.raises(ConfigError, match="restore the key of the user ids"):
         tables.load()
     with pytest.raises(DataError, match="does not exist; name the folder"):
-        Tables(description=description, forgotten=str(live)).load()
+        without(description, live).load()
+    odd = Path(description).with_name("odd.yaml")
+    odd.write_text(Path(description).read_text() + "forgotten: 3\n")
+    with pytest.raises(DataError, match="forgotten is 3; write the folder"):
+        Tables(description=str(odd)).load()
 
 
 @pytest.mark.parametrize("hashed", [False, True], ids=["raw", "hashed"])

@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 class EventLogSource:
     """Feedback of the log, with catalogue, users and objectives of the served run.
 
-    A record counts once, whatever the number and order of its copies. Feedback that names its request, within `wait_s`,
+    Users in the list `forgotten` beside the folder of the log are left out. A record counts once, whatever the number and order of its copies. Feedback that names its request, within `wait_s`,
     labels the impression of that request; all other impressions are labelled 0. Of two requests of one id the first
     counts.
     """
@@ -52,8 +52,6 @@ class EventLogSource:
     """keep the interactions of that run beside those of the log"""
     wait_s: float
     """time after which an impression has no more outcome; impressions less than that before the end are left out"""
-    forgotten: str | None = None
-    """folder of the users who are left out; None takes `forgotten` beside the folder of the log, where there is one"""
 
     def __post_init__(self) -> None:
         check_ranges("data", wait_s=(self.wait_s, 0.0, 1e9))
@@ -83,9 +81,7 @@ class EventLogSource:
 
     def _forgotten(self) -> ForgottenUsers:
         beside = Path(self.folder).parent / FORGOTTEN
-        if self.forgotten is None and not (beside / FILE).exists():
-            return NOBODY
-        return read_forgotten(beside if self.forgotten is None else Path(self.forgotten))
+        return read_forgotten(beside) if (beside / FILE).exists() else NOBODY
 
     def _impressions(
         self, feedback: pl.DataFrame, events: pl.DataFrame, description: Description, forgotten: ForgottenUsers

@@ -23,14 +23,14 @@ from recsys.data.description import (
     part_of_split,
     refuse_unknown,
 )
-from recsys.data.forgotten import read_forgotten, without_forgotten
+from recsys.data.forgotten import FORGOTTEN, read_forgotten, without_forgotten
 from recsys.data.reading import FileFormat, read_table
 from recsys.data.times import UNITS
 from recsys.data.validation import SESSION, RawTable, validated
 from recsys.errors import DataError
 
 TABLES: tuple[str, ...] = ("interactions", "items", "users")
-TOP = ("name", *TABLES, "objectives", "means", "target", "title")
+TOP = ("name", *TABLES, "objectives", "means", "target", "title", FORGOTTEN)
 FORMAT = {"delimiter": str, "encoding": str, "quoting": bool}
 """format keys of a table, detected where absent"""
 FILES = "files"
@@ -60,26 +60,17 @@ class Tables:
     timestamps (recsys/data/times.py), where detection finds another one.
     A published split is named by `split: <column>` of the interactions, whose words are train, validation and test, or by
     `files: {train: a.csv, validation: b.csv, test: c.csv}` instead of `file`; `protocol=predefined` reads it.
+    Users in the list of `forgotten: <folder>`, that of a deployment (recsys/data/forgotten.py), are left out.
     Without time, `order` instead of `timestamp` gives the meaning of the row order: `file`, time order; `user`, time order
     within one user; `none`, no order.
     """
 
     description: str
     """path of the YAML file"""
-    forgotten: str | None = None
-    """folder `forgotten` of a deployment, whose users are left out"""
 
     def load(self) -> Dataset:
         """Load the data set; DataError names file, column, row, value and remedy."""
-        dataset = self.read()[1]
-        if self.forgotten is None:
-            return dataset
-        kept = without_forgotten(dataset, read_forgotten(Path(self.forgotten)))
-        if not kept.num_events:
-            raise DataError(
-                f"{self.description}: no event is left without the forgotten users; name a log of other users"
-            )
-        return kept
+        return self.read()[1]
 
     def read(self) -> tuple[Mapping[str, RawTable], Dataset]:
         """Return the raw tables by their keys in the YAML, and the validated data set."""
@@ -91,13 +82,24 @@ class Tables:
         except DataError as error:
             raise DataError(f"{path}: {error}") from None
         tables = {key: _table(spec, path.parent) for key, spec in specs.items()}
-        return tables, validated(
+        dataset = validated(
             name=str(document.get("name", path.resolve().parent.name)),
             interactions=tables["interactions"],
             items=tables.get("items"),
             users=tables.get("users"),
             description=description,
         )
+        return tables, dataset if FORGOTTEN not in document else _remembered(path, dataset, document[FORGOTTEN])
+
+
+def _remembered(path: Path, dataset: Dataset, folder: Any) -> Dataset:
+    """Leave out the users in the list of a folder, relative to the description."""
+    if not isinstance(folder, str):
+        raise DataError(f"{path}: {FORGOTTEN} is {folder!r}; write the folder {FORGOTTEN!r} of a deployment")
+    kept = without_forgotten(dataset, read_forgotten(path.parent / folder))
+    if not kept.num_events:
+        raise DataError(f"{path}: no event is left without the forgotten users; name a log of other users")
+    return kept
 
 
 def _document(path: Path) -> dict[str, Any]:
