@@ -312,18 +312,22 @@ def forget(
     user: Annotated[str, typer.Argument(help="id of the user; - reads ids from the standard input, one a line")],
     serve: Serve,
     live: Live = None,
-    broker: Annotated[str | None, typer.Option(help="nats://host:port; else that of `live`")] = None,
-    state: Annotated[str | None, typer.Option(help="sqlite:///path or redis://host:port; else those of `live`")] = None,
+    endpoints: EndpointsFile = None,
     wait: Annotated[float, typer.Option(help="longest wait for running processes, in seconds")] = 600.0,
 ) -> None:
     """Forget users: states, event log, spool and Parquet lose them, replays, seeds and later trainings leave them out.
 
-    While the stack runs, its own processes do it; otherwise the files are opened here. A user who comes back starts anew.
+    While the stack runs, its own processes do it; otherwise the files are opened here, or the broker and state store of the
+    file of endpoints. A user who comes back starts anew.
     """
     users = [line.strip() for line in sys.stdin if line.strip()] if user == "-" else [user]
     layout = _layout(serve, live)
     forget_users(
-        layout, [normalised_id(one) for one in users], broker=broker, state=state, report=console.print, wait_s=wait
+        layout,
+        [normalised_id(one) for one in users],
+        endpoints=None if endpoints is None else read_endpoints(endpoints),
+        report=console.print,
+        wait_s=wait,
     )
     console.print(
         f"forgotten: {len(users):,}; a bundle that was trained before is not altered, the next one is without",

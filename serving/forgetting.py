@@ -9,6 +9,7 @@ from pathlib import Path
 
 from recsys.data.forgotten import ForgottenList, ForgottenUsers
 from recsys.errors import ServingError
+from serving.endpoints import Endpoints, Server
 from serving.events.folder_lock import lock_folder
 from serving.events.forgetting import (
     LOG,
@@ -65,16 +66,15 @@ def forget(
     layout: DeploymentLayout,
     users: Sequence[str],
     *,
-    broker: str | None,
-    state: str | None,
+    endpoints: Endpoints | None,
     report: Callable[[str], None],
     wait_s: float,
 ) -> None:
     """Put users (raw or stored ids) on the list and return when every part has removed them.
 
-    Running processes remove them from their own files; the files of those that do not run are opened here. broker, state:
-    URLs where they are not those of the live folder. ServingError when there is no such folder, or when something is left
-    after `wait_s` seconds: the running or the next processes go on with it.
+    Running processes remove them from their own files; the files of those that do not run are opened here. endpoints: broker
+    and state store where they are not those of the live folder. ServingError when there is no such folder, or when something
+    is left after `wait_s` seconds: the running or the next processes go on with it.
     """
     if not layout.live.is_dir():
         raise ServingError(f"{layout.live} does not exist; name the right --live folder")
@@ -83,7 +83,7 @@ def forget(
     hashes = {one for user in users for one in forgotten.current().hashes(user)}
     with _unlocked(layout.live) as stopped:
         if stopped:
-            asyncio.run(_remove_stopped(layout, forgotten, broker, state, report))
+            asyncio.run(_remove_stopped(layout, forgotten, endpoints, report))
 
     def done() -> bool:
         return not hashes & forgotten.current().open.keys()
@@ -101,8 +101,7 @@ def forget(
 async def _remove_stopped(
     layout: DeploymentLayout,
     forgotten: ForgottenList,
-    broker: str | None,
-    state: str | None,
+    endpoints: Endpoints | None,
     report: Callable[[str], None],
 ) -> None:
     """Remove users from the files whose process does not run; those of a running one are left to it."""
@@ -118,9 +117,9 @@ async def _remove_stopped(
         await spool.close()
     with _unlocked(layout.events) as consumer_stopped:
         if consumer_stopped:
-            await counted(STATES, "states", lambda todo: _remove_states(layout, state, todo))
+            await counted(STATES, "states", lambda todo: _remove_states(layout, endpoints, todo))
             await counted(PARQUET, "rows", lambda todo: asyncio.to_thread(remove_rows, layout.events, _chosen(todo)))
-            await counted(LOG, "records", lambda todo: _remove_logged(layout, broker, todo))
+            await counted(LOG, "records", lambda todo: _remove_logged(layout, endpoints, todo))
 
 
 def _open_spool(folder: Path) -> Spool | None:
@@ -131,35 +130,37 @@ def _open_spool(folder: Path) -> Spool | None:
         return None
 
 
-async def _remove_states(layout: DeploymentLayout, state: str | None, todo: ForgottenUsers) -> int:
+async def _remove_states(layout: DeploymentLayout, endpoints: Endpoints | None, todo: ForgottenUsers) -> int:
     """From the named store, else from those in the live folder."""
+    if endpoints is not None:
+        return await _remove_from_store(endpoints.state, todo)
     number = 0
-    if state is None and layout.valkey.is_dir():
-        with ValkeyServer(layout.valkey, log=layout.log) as server:
-            number += await _remove_from_store(server.url, todo)
-    if state is not None or layout.states.exists():
-        number += await _remove_from_store(layout.sqlite if state is None else state, todo)
+    if layout.valkey.is_dir():
+        with ValkeyServer(layout.valkey, log=layout.log) as valkey:
+            number += await _remove_from_store(valkey.server, todo)
+    if layout.states.exists():
+        number += await _remove_from_store(Server(url=layout.sqlite), todo)
     return number
 
 
-async def _remove_from_store(url: str, todo: ForgottenUsers) -> int:
-    store = open_store(url, STORE_TIMEOUT_S, STORE_TIMEOUT_S, None)
+async def _remove_from_store(server: Server, todo: ForgottenUsers) -> int:
+    store = open_store(server, STORE_TIMEOUT_S, STORE_TIMEOUT_S, None)
     try:
         return await forget_states(store, _chosen(todo))
     finally:
         await store.close()
 
 
-async def _remove_logged(layout: DeploymentLayout, broker: str | None, todo: ForgottenUsers) -> int:
-    if broker is None and not layout.broker.is_dir():
+async def _remove_logged(layout: DeploymentLayout, endpoints: Endpoints | None, todo: ForgottenUsers) -> int:
+    if endpoints is not None:
+        return await _erase(endpoints.broker, todo)
+    if not layout.broker.is_dir():
         return 0
-    if broker is None:
-        with NatsServer(layout.broker, log=layout.log) as server:
-            return await _erase(server.url, todo)
-    return await _erase(broker, todo)
+    with NatsServer(layout.broker, log=layout.log) as broker:
+        return await _erase(broker.server, todo)
 
 
-async def _erase(broker: str, todo: ForgottenUsers) -> int:
+async def _erase(broker: Server, todo: ForgottenUsers) -> int:
     eraser = open_eraser(broker)
     try:
         return await erase_from_log(eraser, todo)

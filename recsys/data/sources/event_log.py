@@ -39,7 +39,8 @@ logger = logging.getLogger(__name__)
 class EventLogSource:
     """Feedback of the log, with catalogue, users and objectives of the served run.
 
-    Users in the list `forgotten` beside the folder of the log are left out. A record counts once, whatever the number and order of its copies. Feedback that names its request, within `wait_s`,
+    Users in the list `forgotten` beside the folder of the log are left out. A record counts once, whatever the number and
+    order of its copies. Feedback that names its request, within `wait_s`,
     labels the impression of that request; all other impressions are labelled 0. Of two requests of one id the first
     counts.
     """
