@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 from recsys.contracts import Event, Query, Slate, SlateItem
 from recsys.data.forgotten import ForgottenList, ForgottenUsers
 from recsys.errors import ServingError
+from serving.endpoints import Server
 from serving.events.archive import ParquetArchive
 from serving.events.connection import Stream
 from serving.events.forgetting import ForgettingSink, ForgettingWriter, erase_from_log, is_dropped
 from serving.events.jetstream import JetStreamEraser, JetStreamReader, JetStreamWriter
+from serving.events.log_factory import open_eraser
 from serving.events.nats_server import NatsServer
 from serving.events.parquet import ParquetSink
 from serving.events.parquet_rows import remove_rows
@@ -289,3 +291,17 @@ def test_records_read_after_the_erasure_go_on_from_where_the_reader_stood(stream
         return [one.record.id for one in found]
 
     assert asyncio.run(story()) == ["r0", "r1", "r2", "r3", "r4", "r9", "r10", "r11"]
+
+
+def test_a_log_that_cannot_erase_keeps_the_records_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Kafka: what is replayed is dropped, what is stored stays until the retention ends."""
+    forgotten = listed(tmp_path, DAY, "log")
+    assert open_eraser(Server(url="kafka://127.0.0.1:9092")) is None
+    assert asyncio.run(erase_from_log(None, forgotten.current())) == 0
+    assert "stay until its retention ends" in caplog.text
+    kept = Kept()
+    sink = ForgettingSink(kept, part="states", forgotten=forgotten, remove=kept.remove, eraser=None)
+    asyncio.run(sink.write(stored([clicked(1, NAME, at=DAY - 1), clicked(2, "other")])))
+    assert kept.records == {"other": [2]}
