@@ -63,10 +63,17 @@ class Deployment:
             self.process = None
 
     def call(self, method: str, path: str, body: Any = None, status: int = 200) -> Any:
-        assert self.client is not None
-        answer = self.client.request(method, path, json=body)
-        assert answer.status_code == status, answer.text
-        return answer.json()
+        """Send until it is no 503: on a busy machine the state is not read in time by every request."""
+        answers: list[httpx.Response] = []
+
+        def in_time() -> bool:
+            assert self.client is not None
+            answers.append(self.client.request(method, path, json=body))
+            return answers[-1].status_code != 503
+
+        assert until(in_time, PATIENCE_S)
+        assert answers[-1].status_code == status, answers[-1].text
+        return answers[-1].json()
 
     def command(self, *words: str) -> subprocess.CompletedProcess[str]:
         options = [str(self.layout.serve), f"--live={self.layout.live}"]
