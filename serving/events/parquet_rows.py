@@ -5,6 +5,7 @@ A file keeps its name, which tells the sequences that are written; one without a
 
 import io
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from recsys.stores.atomic_files import write_atomically
 from serving.events.parquet import FEEDBACK, IMPRESSIONS, MALFORMED, PREFERENCES
 
 DAILY = "day=*/*.parquet"
+SEQUENCES = re.compile(r"\d+-\d+")
 PATTERNS = dict.fromkeys((FEEDBACK, IMPRESSIONS, PREFERENCES), DAILY) | {MALFORMED: "*.parquet"}
 
 
@@ -27,8 +29,10 @@ def remove_rows(folder: Path, chosen: Callable[[str], bool]) -> int:
 
 
 def _files(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Files of the log by their names; foreign ones are no business of the log."""
     for kind, pattern in PATTERNS.items():
-        yield from ((kind, file) for file in sorted((folder / kind).glob(pattern)))
+        found = sorted((folder / kind).glob(pattern))
+        yield from ((kind, file) for file in found if SEQUENCES.fullmatch(file.stem))
 
 
 def _rewrite(file: Path, kind: str, chosen: Callable[[str], bool]) -> int:

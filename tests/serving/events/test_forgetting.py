@@ -137,8 +137,15 @@ def test_columns_and_actions_of_a_rewritten_file_stay(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "feedback" / "day=1970-01-02").mkdir(parents=True)
     (tmp_path / "feedback" / "day=1970-01-02" / "1-2.parquet").write_bytes(b"no parquet")
+    (tmp_path / "feedback" / "day=1970-01-02" / "notes.parquet").write_bytes(b"somebody else's")
     with pytest.raises(ServingError, match=r"1-2\.parquet cannot be rewritten without its forgotten users"):
         remove_rows(tmp_path, lambda user: True)
+
+
+def test_a_foreign_file_holds_nobody_up(tmp_path: Path) -> None:
+    (tmp_path / "feedback" / "day=1970-01-02").mkdir(parents=True)
+    (tmp_path / "feedback" / "day=1970-01-02" / "notes.parquet").write_bytes(b"somebody else's")
+    assert remove_rows(tmp_path, lambda user: True) == 0
 
 
 def test_the_broker_erases_a_user_from_its_disk(
