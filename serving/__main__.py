@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -17,17 +17,19 @@ from rich.text import Text
 from recsys.data.ids import normalised_id
 from recsys.errors import ConfigError, exit_on_error
 from recsys.signatures import PUBLIC_KEY
-from serving.bootstrap import bootstrap_key, curl_command, example_user
+from serving.bootstrap import bootstrap_key, example_user, next_command, unlimited_key_warning
 from serving.demo import demo as run_demo
 from serving.disk import DiskSizes
 from serving.endpoints import Endpoints, Server, read_endpoints
 from serving.events.log_factory import LogLimits
 from serving.forgetting import forget as forget_users
-from serving.gateway.api_keys import Scope, create_key
 from serving.gateway.http_server import Listening
+from serving.gateway.key_file import create_key
 from serving.gateway.personal_data import PersonalDataMode
 from serving.gateway.settings import Settings
 from serving.kernels import KernelPart, compile_kernels
+from serving.key_commands import keys as keys_app
+from serving.key_commands import split_scopes
 from serving.layout import DeploymentLayout
 from serving.mending import mend_keys, mend_states
 from serving.processes import CLOSED_UMASK, HOST
@@ -46,6 +48,7 @@ LOG_BYTES, SPOOL_BYTES = LogLimits().max_bytes, DiskSizes().spool
 LAME_DUCK_S = Settings().lame_duck_s
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.add_typer(keys_app, name="keys")
 console = Console()
 
 Port = Annotated[int, typer.Option(help="0 takes a free one")]
@@ -161,8 +164,10 @@ def up(
         for name, address in stack.addresses.items():
             console.print(f"{name:<15}{address}")
         console.print(f"{'log':<15}{layout.log}")
+        if warning := unlimited_key_warning(layout):
+            console.print(f"{'warning':<15}{warning}", style="yellow", soft_wrap=True)
         console.print(
-            curl_command(layout, stack.addresses["gateway"], example_user(layout)), style="bold", soft_wrap=True
+            next_command(layout, stack.addresses["gateway"], example_user(layout)), style="bold", soft_wrap=True
         )
         signals.stop_requested.wait()
         console.print("stopping")
@@ -242,7 +247,9 @@ def gateway(
             trusted_proxies=tuple(trusted_proxy or ()),
         ),
         store_raw=users is UserIds.raw,
-        settings=replace(Settings.within(budget, liked=tuple(liked or ())), lame_duck_s=lame_duck, personal_data=personal_data),
+        settings=replace(
+            Settings.within(budget, liked=tuple(liked or ())), lame_duck_s=lame_duck, personal_data=personal_data
+        ),
         limits=limits,
         ready=lambda url, metrics: console.print(f"gateway  {url}\nmetrics  {metrics}"),
     )
@@ -336,16 +343,16 @@ def forget(
     console.print("next     python train.py data=event_log ...", style="bold", soft_wrap=True)
 
 
-@app.command()
+@app.command(deprecated=True)
 def key(
     name: Annotated[str, typer.Argument(help="name of the key's user")],
-    keys: Annotated[Path, typer.Option(help="keys.json of a gateway, read when it starts")],
+    keys: Annotated[Path, typer.Option(help="keys.json of a gateway")],
     scope: Annotated[list[str], typer.Option(help="recommend, events or admin; repeatable")],
     rate: Annotated[float, typer.Option(help="sustained requests a second")] = 100.0,
     burst: Annotated[int, typer.Option(help="burst of requests")] = 200,
 ) -> None:
-    """Create an API key; it is printed once and stored only as a hash."""
-    console.print(create_key(keys, name=name, scopes=cast(list[Scope], scope), rate=rate, burst=burst), soft_wrap=True)
+    """Create an API key, as `keys create`: the earlier spelling, read for one release."""
+    console.print(create_key(keys, name=name, scopes=split_scopes(scope), rate=rate, burst=burst), soft_wrap=True)
 
 
 @app.command()

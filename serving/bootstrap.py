@@ -1,29 +1,48 @@
 """First start of a stack: an API key and a sample request."""
 
 import json
-import os
 import shlex
 
 from recsys.bundle import Bundle
 from recsys.stages import read_catalogue
 from recsys.user_seed import USER_SEED, most_active_user
 from serving.forgetting import is_forgotten
-from serving.gateway.api_keys import SCOPES, create_key
+from serving.gateway.api_keys import Scope, hash_token, read_keys
+from serving.gateway.key_file import create_key
 from serving.layout import DeploymentLayout
 
 KEY_NAME = "first"
+KEY_SCOPES: tuple[Scope, ...] = ("recommend", "events")
+"""admin, which changes the catalogue, is for keys that are made for it"""
 RATE, BURST = 10_000.0, 10_000
 
 
-def bootstrap_key(layout: DeploymentLayout) -> str:
-    """Token with all scopes, created at the first start and kept in a file of mode 0600; recreated if the file is missing."""
-    if layout.first_key.exists():
-        return layout.first_key.read_text(encoding="ascii").strip()
-    token = create_key(layout.keys, name=KEY_NAME, scopes=SCOPES, rate=RATE, burst=BURST, replace=True)
-    descriptor = os.open(layout.first_key, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        file.write(token + "\n")
-    return token
+def bootstrap_key(layout: DeploymentLayout) -> str | None:
+    """Token of the machine's owner, made at the first start, which finds no keys, and kept in a file of mode 0600.
+
+    None once the key was revoked, by `keys revoke first` or by removing the file, which is the same: it is not made again.
+    """
+    if not layout.keys.exists():
+        return create_key(
+            layout.keys, name=KEY_NAME, scopes=KEY_SCOPES, rate=RATE, burst=BURST, token_file=layout.first_key.name
+        )
+    known = {one for key in read_keys(layout.keys) for one in key.hashes}
+    if not layout.first_key.exists():
+        return None
+    token = layout.first_key.read_text(encoding="ascii").strip()
+    return token if hash_token(token) in known else None
+
+
+def unlimited_key_warning(layout: DeploymentLayout) -> str | None:
+    """Sentence about a key of the owner from an earlier version, which may do everything; None without one."""
+    if not any(
+        key.name == KEY_NAME and "admin" in key.scopes and key.token_file is None for key in read_keys(layout.keys)
+    ):
+        return None
+    return (
+        f"{layout.first_key} is of an earlier version and may do everything; make keys for what is needed with `python -m "
+        f"serving keys create`, then `python -m serving keys revoke {KEY_NAME} --keys={layout.keys}`"
+    )
 
 
 def example_user(layout: DeploymentLayout) -> str:
@@ -33,8 +52,10 @@ def example_user(layout: DeploymentLayout) -> str:
     return KEY_NAME if found is None or is_forgotten(layout, found) else found
 
 
-def curl_command(layout: DeploymentLayout, url: str, user: str) -> str:
-    """Shell command for a sample request; it reads the token from its file."""
+def next_command(layout: DeploymentLayout, url: str, user: str) -> str:
+    """Shell command for a sample request, which reads the token from its file; for a key where that of the owner is gone."""
+    if bootstrap_key(layout) is None:
+        return f"next     python -m serving keys create --name=shop --keys={shlex.quote(str(layout.keys))}"
     body = shlex.quote(json.dumps({"user": user, "k": 5}))
     return (
         f"curl -s {url}/v1/recommend -H \"Authorization: Bearer $(cat '{layout.first_key}')\" "

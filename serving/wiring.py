@@ -45,11 +45,11 @@ from serving.events.retention import JetStreamRetention
 from serving.events.spool import Spool
 from serving.events.writer import EventLogWriter
 from serving.forgetting import forgetting_sinks
-from serving.gateway.api_keys import ApiKeys, read_keys
 from serving.gateway.app import build
 from serving.gateway.container import Dependencies
 from serving.gateway.http_server import Listening, serve_gateway
 from serving.gateway.pseudonyms import UserPseudonyms
+from serving.gateway.reloaded_keys import ReloadedKeys
 from serving.gateway.settings import Settings
 from serving.gateway.triton_models import TritonModels
 from serving.layout import DeploymentLayout
@@ -141,6 +141,7 @@ def run_gateway(
     layout.check()
     layout.make_live()
     bundle = Bundle.open(layout.bundle)
+    keys = ReloadedKeys(layout.keys, clock=time.monotonic)
     states = _states(layout, bundle, endpoints.state, limits.state_ttl_s)
     spool = Spool(layout.spool, max_bytes=limits.spool_bytes)
     pseudonyms = UserPseudonyms.from_file(layout.identity, store_raw=store_raw)
@@ -158,7 +159,7 @@ def run_gateway(
         pseudonyms=pseudonyms,
         forgotten=ForgottenList(layout.forgotten, pseudonyms.key),
         erase_spool=spool.erase,
-        keys=ApiKeys(read_keys(layout.keys), clock=time.monotonic),
+        keys=keys,
         settings=settings,
         log=sys.stdout,
         clock=time.monotonic,
@@ -168,7 +169,7 @@ def run_gateway(
         lifespan=_lifespan(log, states),
     )
     gateway = build(parts)
-    for name, description, value in (*_spool_gauges(log, spool), *_disk_gauges(layout)):
+    for name, description, value in (*_spool_gauges(log, spool), *_disk_gauges(layout), *_key_gauges(keys)):
         gateway.metrics.gauge(name, description, value)
     if endpoints.triton.url.startswith(UNIX):
         gateway.metrics.append(partial(_triton_page, Path(endpoints.triton.url.removeprefix(UNIX)).parent))
@@ -215,6 +216,17 @@ def _spool_gauges(log: EventLogWriter, spool: Spool) -> Sequence[tuple[str, str,
         ("recsys_spooled_records", "Records written to the spool", lambda: log.spooled),
         ("recsys_drained_records", "Records moved from the spool to the broker", lambda: log.drained),
         ("recsys_rejected_records", "Records refused by both broker and spool", lambda: log.rejected),
+    )
+
+
+def _key_gauges(keys: ReloadedKeys) -> Sequence[tuple[str, str, Callable[[], float]]]:
+    return (
+        ("recsys_keys", "API keys in use", lambda: len(keys)),
+        (
+            "recsys_keys_stale",
+            "1 while the file of API keys cannot be read and the last ones are in use",
+            lambda: keys.stale,
+        ),
     )
 
 

@@ -92,14 +92,16 @@ def _keyless(container: Container, openapi: Schema) -> dict[str, Callable[[Reque
 
 def _internal(container: Container) -> Starlette:
     """Metrics and health of the process for its operator."""
-    metrics, readiness = container.metrics, container.readiness
+    metrics, readiness, keys = container.metrics, container.readiness, container.dependencies.keys
 
     async def healthz(request: Request) -> Response:
         return json_response(200, {"status": "alive"})
 
     async def readyz(request: Request) -> Response:
-        reasons = readiness.reasons
-        return _not_ready(reasons=reasons) if reasons else json_response(200, {"status": "ready"})
+        if reasons := readiness.reasons:
+            return _not_ready(reasons=reasons)
+        warnings = {} if keys is None else keys.warnings
+        return json_response(200, {"status": "ready", **({"warnings": dict(warnings)} if warnings else {})})
 
     async def page(request: Request) -> Response:
         return Response(await asyncio.to_thread(metrics.text), media_type=CONTENT_TYPE_LATEST)

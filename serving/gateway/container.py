@@ -14,7 +14,7 @@ from serving.events.forgetting import ForgettingWriter
 from serving.events.record import Record, RecordWriter
 from serving.gateway.adaptive_limit import AdaptiveLimit
 from serving.gateway.anonymous_budget import AnonymousBudget
-from serving.gateway.api_keys import ApiKeys
+from serving.gateway.api_keys import Authorizer
 from serving.gateway.breaker import Breaker
 from serving.gateway.bulkhead import AdmissionQueue
 from serving.gateway.fair_worker import FairWorker
@@ -68,7 +68,7 @@ class Dependencies:
     """users whose earlier data is neither used nor accepted"""
     erase_spool: EraseSpool
     """erases the records that a function accepts"""
-    keys: ApiKeys | None
+    keys: Authorizer | None
     """None disables authorization, for local use only"""
     settings: Settings
     log: TextIO

@@ -62,7 +62,7 @@ class Handlers:
 
     async def events(self, context: RequestContext) -> bytes:
         """Store events; responds once all are durable, and hidden values apply from then on."""
-        parse = partial(self.parser.events, stored=self.pseudonyms.stored)
+        parse = partial(self.parser.events, stored=self._stored(context), scoped=context.caller.scoped)
         events = await self.worker.parse(parse, context.body, key=context.key)
         context.log_fields["events"] = len(events)
         unknown = sum(any(item not in self.fallbacks.rows for item in _item_ids(records)) for records in events)
@@ -73,7 +73,7 @@ class Handlers:
     async def onboard(self, context: RequestContext) -> bytes:
         """Store onboarding answers as seed events; idempotent."""
         user, answers = await self.worker.parse(self.parser.onboarding, context.body, key=context.key)
-        seeds = self.onboarding.seeds(self.pseudonyms.stored(user), self.now(), answers)
+        seeds = self.onboarding.seeds(self._stored(context)(user), self.now(), answers)
         records = [Record.feedback(hash_parts(ONBOARDED, one.user, one.item), one) for one in seeds]
         context.log_fields["events"] = len(records)
         await self._store(records)
@@ -83,11 +83,15 @@ class Handlers:
         """Store profile values, used where a request sends none."""
         user = self.parser.user_id(context.request.path_params["user"])
         profile = await self.worker.parse(self.parser.user_profile, context.body, key=context.key)
-        stored, now = self.pseudonyms.stored(user), self.now()
+        stored, now = self._stored(context)(user), self.now()
         state, flags = await self.states.read(stored)
         id = hash_parts("profile", stored, context.request_id, str(now), orjson.dumps(profile).decode())
         await self._store([Record.preference(id, "profile", stored, now, profile)])
         return _put_response(context, {"user": user}, None if flags else state == UserState())
+
+    def _stored(self, context: RequestContext) -> Callable[[str], str]:
+        """Raw user id of the caller -> id in log and state."""
+        return lambda user: self.pseudonyms.stored(context.caller.scoped(user))
 
     async def _store(self, records: list[Record]) -> None:
         with self.metrics.stage("log"):

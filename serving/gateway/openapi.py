@@ -7,12 +7,12 @@ from serving.gateway.routes import ANSWERS, Route, object_of
 
 SENTENCES = {
     400: "The request cannot be understood; the sentence names the field",
-    401: "No known API key came",
-    403: "The API key lacks the scope",
+    401: "No valid API key or token came",
+    403: "The API key or token lacks the scope",
     404: "No such item, or nothing under this path",
     412: "The request may change only what is there, and there is no such item",
     413: "The body is too large",
-    429: "The API key, or the address without a valid one, sends too much",
+    429: "The API key, the subject of the token, or the address without a valid key sends too much",
     500: "A defect of the service",
     503: "The service, or what this request needs of it, is away or too busy",
 }
@@ -54,7 +54,13 @@ def _operation(route: Route, keyed: bool) -> Schema:
 
 
 def _probe(summary: str, statuses: Sequence[int]) -> Schema:
-    response = _response("The state", object_of({"status": {"type": "string"}}))
+    warnings = {
+        "type": "object",
+        "additionalProperties": {"type": "string"},
+        "description": "part -> sentence, of parts that go on with an older version",
+    }
+    state = object_of({"status": {"type": "string"}, "warnings": warnings}, ["status"])
+    response = _response("The state", state)
     return {"summary": summary, "responses": {str(one): response if one == 200 else _refused(one) for one in statuses}}
 
 

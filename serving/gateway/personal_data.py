@@ -76,11 +76,13 @@ class GuardedParser(RequestParser):
             profile=self.guard.clean("profile", "profile", parsed.profile, finder),
         )
 
-    def events(self, body: bytes, stored: Callable[[str], str]) -> list[list[Record]]:
+    def events(
+        self, body: bytes, stored: Callable[[str], str], scoped: Callable[[str], str] = str
+    ) -> list[list[Record]]:
         finder = Finder()
         return [
             [replace(record, body=dict(self._body(f"events[{index}]", record, finder))) for record in records]
-            for index, records in enumerate(super().events(body, stored))
+            for index, records in enumerate(super().events(body, stored, scoped))
         ]
 
     def user_profile(self, body: bytes) -> Mapping[str, Any]:

@@ -57,9 +57,10 @@ class RecommendHandler:
         parsed = await self.worker.parse(self.parser.recommend, context.body, key=context.key)
         own = started + (self.budget_ms + (self.explain_ms if parsed.explain else 0.0)) / MILLISECONDS
         deadline = min([own, *self._callers_deadlines(context, parsed, started)])
-        user = self.pseudonyms.stored(parsed.user)
+        scoped = context.caller.scoped(parsed.user)
+        user = self.pseudonyms.stored(scoped)
         context.log_fields |= {
-            "user": self.pseudonyms.logged(parsed.user),
+            "user": self.pseudonyms.logged(scoped),
             "context": self.log.allowed(parsed.context) or None,
         }
         parsed_at = self.clock()
@@ -72,7 +73,8 @@ class RecommendHandler:
         exposure = slate.pop("exposure", {})
         context.log_fields |= {"rung": response.tier, "degraded": slate["degraded"] or None}
         context.after_response = lambda: self._log_impression(request, exposure, slate, response.tier)
-        return orjson.dumps({**slate, "user": parsed.user, "rung": response.tier})
+        ids = {"user": parsed.user, "request_id": context.request_id}
+        return orjson.dumps({**slate, **ids, "rung": response.tier})
 
     async def _answer(self, request: SlateRequest, *, explain: bool) -> SlateResponse:
         """Run the chain; the limit of concurrent slates learns from its outcome.
@@ -111,7 +113,7 @@ class RecommendHandler:
             surface=parsed.surface,
             exclude=tuple(dict.fromkeys([*parsed.exclude, *self.repeat_filter.barred(state, now)])),
             hidden=state.hidden,
-            request_id=context.request_id,
+            request_id=context.caller.scoped(context.request_id),
             impressions=state.shown,
         )
         document = schema_of(Query).document(query)

@@ -15,8 +15,9 @@ from starlette.requests import ClientDisconnect
 
 from recsys.errors import QueryError, RulesLostError, ServingError, where
 from serving.gateway.anonymous_budget import AnonymousBudget
-from serving.gateway.api_keys import ApiKeys, Scope
+from serving.gateway.api_keys import Authorizer, Scope
 from serving.gateway.bulkhead import AdmissionQueue, BulkheadFull
+from serving.gateway.caller import Caller
 from serving.gateway.connection_limits import peer_of
 from serving.gateway.http_error import HTTPError
 from serving.gateway.metrics import Metrics
@@ -40,12 +41,11 @@ class RequestContext:
     request: Request
     request_id: str
     trace: Trace
+    caller: Caller = field(default_factory=Caller)
     started: float = field(default_factory=time.perf_counter)
     waited_s: float = 0.0
     """from the headers to the admission: for the body, and in the queue"""
     body: bytes = b""
-    key: str = ""
-    """name of the API key"""
     log_fields: dict[str, Any] = field(default_factory=dict)
     """additional fields of the log line"""
     after_response: Callable[[], None] | None = None
@@ -54,6 +54,11 @@ class RequestContext:
     """status of a successful response"""
     logged: bool = True
     """whether the request has a line in the log"""
+
+    @property
+    def key(self) -> str:
+        """Name of the API key, by which requests take turns."""
+        return self.caller.name
 
 
 Handler = Callable[[RequestContext], Awaitable[bytes]]
@@ -66,7 +71,7 @@ class RequestMiddleware:
     def __init__(
         self,
         *,
-        keys: ApiKeys | None,
+        keys: Authorizer | None,
         anonymous: AnonymousBudget,
         log: RequestLog,
         metrics: Metrics,
@@ -168,8 +173,8 @@ class RequestMiddleware:
         try:
             context.request_id = request_id(headers.get("x-request-id"))
             if self._keys is not None:
-                context.key = self._keys.admit(headers.get("authorization"), scope)
-                context.log_fields["key"] = context.key
+                context.caller = self._keys.admit(headers.get("authorization"), scope)
+                context.log_fields |= {"key": context.caller.name, "tenant": context.caller.tenant}
                 self._anonymous.trust(_peer(context.request))
         except (HTTPError, QueryError):
             self._charge(context)

@@ -189,16 +189,21 @@ class RequestParser:
         value = self._id if name == ITEM else Text(most=self.limits.text_characters, least=1)
         return OneOrMore(ListOf(of=value, most=self.limits.values, least=1))
 
-    def events(self, body: bytes, stored: Callable[[str], str]) -> list[list[Record]]:
+    def events(
+        self, body: bytes, stored: Callable[[str], str], scoped: Callable[[str], str] = str
+    ) -> list[list[Record]]:
         """Parse the body of POST /v1/events into the records of each event: feedback, hide, unhide.
 
-        stored: maps a raw user id to that of log and state.
+        stored: maps a raw user id to that of log and state. scoped: maps the id of the request that an event answers.
 
         The id of a record is a hash of the user and of the caller's id or, without one, of the whole event: the same
         event sent again is the same record, and no id of one user can hide a record of another or an impression.
         """
         events = self.events_body.parse("", parse_object(body))["events"]
-        return [self._records(f"events[{index}]", event, stored) for index, event in enumerate(events)]
+        return [
+            self._records(f"events[{index}]", _with_request(event, scoped), stored)
+            for index, event in enumerate(events)
+        ]
 
     @cached_property
     def user_body(self) -> Object:
@@ -307,6 +312,11 @@ class RequestParser:
             "categories": ListOf(of=text, most=self.limits.values),
         }
         return Number() if kind in ("number", "timestamp") else lists.get(kind, text)
+
+
+def _with_request(event: Mapping[str, Any], scoped: Callable[[str], str]) -> Mapping[str, Any]:
+    """Event with the id under which the request that it answers was logged."""
+    return {**event, "request_id": scoped(event["request_id"])} if event.get("request_id") else event
 
 
 def _with_id(record: Record, caller_id: str | None) -> Record:
