@@ -24,6 +24,7 @@ from serving.endpoints import Endpoints, Server, read_endpoints
 from serving.events.log_factory import LogLimits
 from serving.forgetting import forget as forget_users
 from serving.gateway.http_server import Listening
+from serving.gateway.jwt_settings import JwtSettings
 from serving.gateway.key_file import create_key
 from serving.gateway.personal_data import PersonalDataMode
 from serving.gateway.settings import Settings
@@ -85,6 +86,10 @@ StateDays = Annotated[
 PersonalData = Annotated[
     PersonalDataMode, typer.Option(help="e-mail, phone, card and bank numbers in free text: count, mask or refuse them")
 ]
+JwtFile = Annotated[
+    Path | None,
+    typer.Option("--jwt", help="YAML: issuer, audience and keys of tokens that are accepted beside API keys"),
+]
 UserNames = Annotated[UserIds, typer.Option(help="user ids behind the gateway: as received, or hashed")]
 
 
@@ -118,6 +123,7 @@ def up(
     event_days: EventDays = None,
     state_days: StateDays = None,
     personal_data: PersonalData = PersonalDataMode.warn,
+    jwt: JwtFile = None,
 ) -> None:
     """Run everything on this machine until Ctrl-C or `down`: broker, state store, Triton, consumer, gateway.
 
@@ -134,6 +140,8 @@ def up(
     layout.check()
     if ended := end_leftovers(layout.live):
         console.print(f"{ended} processes of a stack without a supervisor were ended")
+    if jwt is not None:
+        JwtSettings.from_file(jwt)  # refused here, before anything starts
     stack = Stack.plan(
         layout,
         listening=listening,
@@ -144,6 +152,7 @@ def up(
             f"--personal-data={personal_data}",
             f"--lame-duck={lame_duck}",
             *(f"--liked={objective}" for objective in liked or ()),
+            *(() if jwt is None else (f"--jwt={jwt.resolve()}",)),
         ],
         log_options=[f"--log-days={log_days}", *_days("state-days", state_days)],
         consumer_options=_days("event-days", event_days),
@@ -229,6 +238,7 @@ def gateway(
     state_days: StateDays = None,
     spool_bytes: SpoolBytes = SPOOL_BYTES,
     personal_data: PersonalData = PersonalDataMode.warn,
+    jwt: JwtFile = None,
 ) -> None:
     """Run the HTTP gateway alone, in front of a running Triton, broker and state store."""
     limits = StorageLimits(
@@ -252,6 +262,7 @@ def gateway(
         ),
         limits=limits,
         ready=lambda url, metrics: console.print(f"gateway  {url}\nmetrics  {metrics}"),
+        jwt_file=jwt,
     )
 
 

@@ -45,6 +45,7 @@ from serving.events.retention import JetStreamRetention
 from serving.events.spool import Spool
 from serving.events.writer import EventLogWriter
 from serving.forgetting import forgetting_sinks
+from serving.gateway.api_keys import Authorizer
 from serving.gateway.app import build
 from serving.gateway.container import Dependencies
 from serving.gateway.http_server import Listening, serve_gateway
@@ -79,6 +80,9 @@ AUTHOR = "gateway"
 UNIX = "unix:"
 TRITON_PAGE_S = 1.0
 """timeout of reading Triton's Prometheus page"""
+
+NamedGauge = tuple[str, str, Callable[[], float]]
+"""name, description and value of a metric"""
 
 logger = logging.getLogger(__name__)
 
@@ -136,15 +140,19 @@ def run_gateway(
     settings: Settings,
     limits: StorageLimits,
     ready: Callable[[str, str], None],
+    jwt_file: Path | None = None,
 ) -> None:
-    """Serve until SIGTERM. ServingError and ConfigError when the gateway cannot be composed."""
+    """Serve until SIGTERM. ServingError and ConfigError when the gateway cannot be composed.
+
+    jwt_file: settings of tokens that are accepted beside API keys
+    """
     layout.check()
     layout.make_live()
     bundle = Bundle.open(layout.bundle)
-    keys = ReloadedKeys(layout.keys, clock=time.monotonic)
+    pseudonyms = UserPseudonyms.from_file(layout.identity, store_raw=store_raw)
+    authorizer, key_gauges = _authorizer(layout, pseudonyms, jwt_file)
     states = _states(layout, bundle, endpoints.state, limits.state_ttl_s)
     spool = Spool(layout.spool, max_bytes=limits.spool_bytes)
-    pseudonyms = UserPseudonyms.from_file(layout.identity, store_raw=store_raw)
     log = EventLogWriter(broker=open_writer(endpoints.broker, limits.log), spool=spool)
     parts = Dependencies(
         bundle=bundle,
@@ -159,7 +167,7 @@ def run_gateway(
         pseudonyms=pseudonyms,
         forgotten=ForgottenList(layout.forgotten, pseudonyms.key),
         erase_spool=spool.erase,
-        keys=keys,
+        keys=authorizer,
         settings=settings,
         log=sys.stdout,
         clock=time.monotonic,
@@ -169,7 +177,7 @@ def run_gateway(
         lifespan=_lifespan(log, states),
     )
     gateway = build(parts)
-    for name, description, value in (*_spool_gauges(log, spool), *_disk_gauges(layout), *_key_gauges(keys)):
+    for name, description, value in (*_spool_gauges(log, spool), *_disk_gauges(layout), *key_gauges):
         gateway.metrics.gauge(name, description, value)
     if endpoints.triton.url.startswith(UNIX):
         gateway.metrics.append(partial(_triton_page, Path(endpoints.triton.url.removeprefix(UNIX)).parent))
@@ -201,7 +209,7 @@ async def _lifespan(log: EventLogWriter, states: StateStore) -> AsyncIterator[No
             await states.close()
 
 
-def _disk_gauges(layout: DeploymentLayout) -> Sequence[tuple[str, str, Callable[[], float]]]:
+def _disk_gauges(layout: DeploymentLayout) -> Sequence[NamedGauge]:
     folders = layout.live, layout.spool
     return (
         ("recsys_disk_free_bytes", "Free bytes of the fullest disk", lambda: min(map(free_bytes, folders))),
@@ -209,7 +217,7 @@ def _disk_gauges(layout: DeploymentLayout) -> Sequence[tuple[str, str, Callable[
     )
 
 
-def _spool_gauges(log: EventLogWriter, spool: Spool) -> Sequence[tuple[str, str, Callable[[], float]]]:
+def _spool_gauges(log: EventLogWriter, spool: Spool) -> Sequence[NamedGauge]:
     return (
         ("recsys_spool_damaged_records", "Damaged lines of the spool that were skipped", lambda: spool.damaged),
         ("recsys_spool_bytes", "Bytes in the spool, waiting for the broker", lambda: log.spool_bytes),
@@ -219,15 +227,26 @@ def _spool_gauges(log: EventLogWriter, spool: Spool) -> Sequence[tuple[str, str,
     )
 
 
-def _key_gauges(keys: ReloadedKeys) -> Sequence[tuple[str, str, Callable[[], float]]]:
-    return (
+def _authorizer(
+    layout: DeploymentLayout, pseudonyms: UserPseudonyms, jwt_file: Path | None
+) -> tuple[Authorizer, Sequence[NamedGauge]]:
+    """Keys of the layout, and tokens beside them where their settings are given; with the gauges of both."""
+    keys = ReloadedKeys(layout.keys, clock=time.monotonic)
+    stale = "1 while the file of API keys cannot be read and the last ones are in use"
+    gauges: list[NamedGauge] = [
         ("recsys_keys", "API keys in use", lambda: len(keys)),
-        (
-            "recsys_keys_stale",
-            "1 while the file of API keys cannot be read and the last ones are in use",
-            lambda: keys.stale,
-        ),
-    )
+        ("recsys_keys_stale", stale, lambda: keys.stale),
+    ]
+    if jwt_file is None:
+        return keys, gauges
+    from serving.gateway import jwt_settings, jwt_tokens, signing_keys
+
+    settings = jwt_settings.JwtSettings.from_file(jwt_file)
+    issuer_keys = signing_keys.SigningKeys(settings)
+    stale = "1 while the keys of the token issuer cannot be read"
+    gauges.append(("recsys_token_issuer_stale", stale, lambda: issuer_keys.stale))
+    logged, clock = pseudonyms.logged, time.monotonic
+    return jwt_tokens.JwtAuthorizer(settings, issuer_keys, keys, logged=logged, clock=clock), gauges
 
 
 def run_seed(layout: DeploymentLayout, state: Server, *, store_raw: bool, again: bool) -> SeedResult | None:

@@ -85,6 +85,7 @@ HOMES = {
     "omegaconf": {"cli"},
     "tritonclient": {"serving"},
     "prometheus_client": {"serving"},
+    "jwt": {"serving"},
     "fastapi": {"serving"},
     "redis": {"serving"},
     "nats": {"serving"},

@@ -207,10 +207,46 @@ def seen(stack: Running) -> set[str]:
     return set(found["request_id"]) if len(found) else set()
 
 
+def keys(stack: Running, *arguments: str) -> list[str]:
+    """Lines of a command on the keys of a running stack."""
+    command = [sys.executable, "-m", "serving", "keys", *arguments, f"--keys={stack.place.keys}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=True)
+    return done.stdout.splitlines()
+
+
+def new_key(stack: Running, *arguments: str) -> dict[str, str]:
+    """Header with the token of a new key."""
+    word, token = keys(stack, "create", *arguments)[0].split()
+    assert word == "key"
+    return {"Authorization": f"Bearer {token}"}
+
+
 def test_a_change_of_an_item_reaches_the_next_slates(stack: Running) -> None:
     shown = items_of(stack.slate("somebody"))[0]
-    assert stack.client.put(f"/v1/items/{shown}", json={"columns": {"category": "crime"}}).status_code == 200
+    change = {"url": f"/v1/items/{shown}", "json": {"columns": {"category": "crime"}}}
+    assert stack.client.put(**change).status_code == 403  # the owner's key changes no catalogue
+    admin = new_key(stack, "--name=admin", "--scopes=admin")
+    assert until(lambda: stack.client.put(**change, headers=admin).status_code == 200, PATIENCE_S)
     assert until(lambda: shown not in items_of(stack.slate("somebody")), PATIENCE_S)
+    assert keys(stack, "revoke", "admin")[-1].startswith("next ")
+    assert until(lambda: stack.client.put(**change, headers=admin).status_code == 401, PATIENCE_S)
+
+
+def test_two_tenants_of_one_user_id_have_two_users(stack: Running) -> None:
+    tenants = {name: new_key(stack, f"--name={name}", f"--tenant={name}", "--scopes=recommend,events") for name in "ab"}
+
+    def slate(name: str) -> Any:
+        return stack.client.post("/v1/recommend", json={"user": "shared", "k": K}, headers=tenants[name])
+
+    assert until(lambda: slate("b").status_code == 200, PATIENCE_S)
+    event = {"id": "1", "user": "shared", "item": items_of(slate("a").json())[0], "actions": {"click": 1.0}}
+    answer = stack.client.post("/v1/events", json={"events": [event]}, headers=tenants["a"])
+    assert answer.json()["accepted"] == 1
+    assert until(stack.folded, PATIENCE_S)
+    assert "history:empty" not in slate("a").json()["degraded"]
+    for other in (slate("b").json(), stack.slate("shared")):
+        assert other["user"] == "shared"
+        assert "history:empty" in other["degraded"]
 
 
 def kill_stub(stack: Running) -> None:
