@@ -23,7 +23,7 @@ console = Console()
 DAY_S = 86_400.0
 UNITS_S = {"s": 1.0, "m": 60.0, "h": 3_600.0, "d": DAY_S}
 MAX_DAYS = 36_500
-_DURATION = re.compile(r"(\d{1,6})([smhd])")
+_DURATION = re.compile(r"([0-9]{1,6})([smhd])")
 
 KeysPath = Annotated[Path, typer.Option(help="keys.json of the gateways, in `live`; made if absent")]
 Name = Annotated[str, typer.Option(help="name of the key: 1 to 32 of a-z, 0-9 and -")]
@@ -134,13 +134,29 @@ def duration(text: str) -> float:
 def _table(path: Path, found: tuple[ApiKey, ...], now: float) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for heading in ("name", "scopes", "tenant", "rate", "burst", "ends (UTC)", "state"):
-        number = heading in ("rate", "burst")
-        table.add_column(heading, justify="right" if number else "left", no_wrap=number, overflow="fold")
+        number, ends = heading in ("rate", "burst"), heading == "ends (UTC)"
+        table.add_column(
+            heading,
+            justify="right" if number else "left",
+            no_wrap=number or ends,
+            min_width=16 if ends else 0,
+            overflow="fold",
+        )
     for key in found:
-        ends = "never" if key.expires is None else utc_text(key.expires).removesuffix(" UTC")
-        cells = (key.name, " ".join(key.scopes), key.tenant or "", f"{key.rate:g}/s", f"{key.burst:,}", ends)
+        cells = (
+            key.name,
+            " ".join(key.scopes),
+            key.tenant or "",
+            f"{key.rate:g}/s",
+            f"{key.burst:,}",
+            _ends(key.expires),
+        )
         table.add_row(*map(Text, (*cells, _state(path, key, now))))
     return table
+
+
+def _ends(timestamp: float | None) -> str:
+    return "never" if timestamp is None else utc_text(timestamp).removesuffix(" UTC")
 
 
 def _state(path: Path, key: ApiKey, now: float) -> str:
@@ -148,8 +164,8 @@ def _state(path: Path, key: ApiKey, now: float) -> str:
         return f"revoked: {key.token_file} was removed"
     if key.expires is not None and key.expires <= now:
         return "ended"
-    old = [one.until for one in key.previous if one.until > now]
-    return f"valid; previous token until {utc_text(max(old))}" if old else "valid"
+    before = [one.until for one in key.previous if one.until > now]
+    return f"valid; previous token until {_ends(max(before))}" if before else "valid"
 
 
 def _print_line(word: str, sentence: str) -> None:
