@@ -18,9 +18,9 @@ class DeploymentLayout:
     serve/rules/ items/                     later publications
     serve/exposure/                         exposure shares
     serve/last_good/                        rules and items that served last, for when their stores are lost
-    live/keys.json                          API keys, hashed
+    live/keys.json                          API keys, hashed; keys.lock is of the commands that change them
     live/identity.key                       key of the user pseudonyms
-    live/first.key                          API token of the machine's owner
+    live/first.key                          API token of the machine's owner; removing it revokes its key
     live/forgotten/                         keyed hashes of the users who are forgotten
     live/broker/ spool/                     event log, and records spooled for it
     live/states.db or valkey/               user states; states.db.damaged-<time> was moved aside

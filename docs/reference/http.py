@@ -16,9 +16,9 @@ Generated from the gateway's OpenAPI document, with the columns of the MovieLens
 [openapi.json](openapi.json). A running gateway publishes its own, with the columns, actions and limits of its bundle, at
 `/openapi.json`.
 
-Send an API key as `Authorization: Bearer <key>`; the key needs the scope of the route
-([the gateway](../how-to/gateway.md#routes)). An unknown field is refused and the error names it. Every error is a JSON object
-with `error`, one sentence, and `request_id`.
+Send an API key, or a token of the identity provider, as `Authorization: Bearer <key>`; it needs the scope of the route
+([the gateway](../how-to/gateway.md#routes), [keys](../how-to/keys.md)). An unknown field is refused and the error names it.
+Every error is a JSON object with `error`, one sentence, and `request_id`.
 """
 CONTENT = "application/json"
 

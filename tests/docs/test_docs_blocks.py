@@ -37,6 +37,7 @@ from recsys.pipeline import recommend
 from recsys.policy.rules import RuleSet
 from serving.__main__ import app as serving_app
 from serving.endpoints import read_endpoints
+from serving.gateway.jwt_settings import JwtSettings
 from serving.gateway.openapi import document
 from serving.gateway.request_parser import RequestLimits, RequestParser
 from serving.gateway.routes import routes
@@ -293,6 +294,10 @@ def test_a_yaml_block_is_read(text: str, tmp_path: Path) -> None:
     written = yaml.safe_load(text)
     if "rules" in written:
         assert len(RuleSet.parse(written).rules) == len(written["rules"])
+        return
+    if "issuer" in written:
+        (tmp_path / "jwt.yaml").write_text(text, encoding="utf-8")
+        assert JwtSettings.from_file(tmp_path / "jwt.yaml").audience == written["audience"]
         return
     if "_target_" in written:
         given = {name: "somewhere" if value == "???" else value for name, value in written.items()}

@@ -1,6 +1,7 @@
 """Tenants: no key reveals or rewrites the users of another tenant, whatever ids it sends."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -18,6 +19,8 @@ from serving.gateway.api_keys import ApiKey, ApiKeys, hash_token
 from serving.gateway.caller import TENANT, Caller
 from serving.gateway.container import Dependencies
 from serving.gateway.pseudonyms import UserPseudonyms
+from serving.gateway.request_parser import RequestParser
+from serving.gateway.routes import routes
 from serving.state.protocols import UserState
 
 USER = "u-7391"
@@ -128,6 +131,14 @@ def requests_of(user: str, item: str, profile: Mapping[str, Any]) -> list[tuple[
         ("POST", "/v1/onboarding", {"user": user, "items": [item]}),
         ("PUT", f"/v1/users/{user}", {"profile": dict(profile)}),
     ]
+
+
+def test_the_requests_below_cover_every_route_that_names_a_user(parts: Dependencies) -> None:
+    parser = RequestParser.of(parts.bundle, limits=parts.settings.limits, now=parts.now)
+    naming = {one.name for one in routes(parser) if "user" in json.dumps([one.path, one.example or {}])}
+    assert naming == {
+        re.sub("/v1/users/.*", "/v1/users/{user}", f"{method} {path}") for method, path, _ in requests_of("u", "i", {})
+    }
 
 
 @pytest.fixture
