@@ -53,9 +53,9 @@ def example_user(layout: DeploymentLayout) -> str:
 
 
 def next_command(layout: DeploymentLayout, url: str, user: str) -> str:
-    """Shell command for a sample request, which reads the token from its file; for a key where that of the owner is gone."""
+    """Shell command for a sample request, which reads the token from its file; that of all keys where the file is gone."""
     if bootstrap_key(layout) is None:
-        return f"next     python -m serving keys create --name=shop --keys={shlex.quote(str(layout.keys))}"
+        return f"next     python -m serving keys list --keys={shlex.quote(str(layout.keys))}"
     body = shlex.quote(json.dumps({"user": user, "k": 5}))
     return (
         f"curl -s {url}/v1/recommend -H \"Authorization: Bearer $(cat '{layout.first_key}')\" "

@@ -36,7 +36,7 @@ class SigningKeys:
 
     def __init__(
         self, settings: JwtSettings, *, clock: Callable[[], float] = time.monotonic, every_s: float = POLL_INTERVAL_S
-    ):
+    ) -> None:
         self._settings, self._clock = settings, clock
         self._requests, self._requested_at = 0, -UNKNOWN_KEY_PAUSE_S
         self._errors = OncePerErrorLogger(logger, "token issuer")

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.errors import ConfigError
-from serving.bootstrap import bootstrap_key, unlimited_key_warning
+from serving.bootstrap import bootstrap_key, next_command, unlimited_key_warning
 from serving.gateway.api_keys import ApiKey, ApiKeys, PreviousToken, hash_token, read_keys
 from serving.gateway.http_error import HTTPError
 from serving.gateway.key_file import create_key, revoke_key, rotate_key
@@ -127,10 +127,13 @@ def test_the_key_of_the_owner_may_not_change_the_catalogue_and_dies_with_its_fil
     assert stat.S_IMODE(layout.first_key.stat().st_mode) == 0o600
     keys = ReloadedKeys(layout.keys, clock=Clock())
     assert [status_of(keys, f"Bearer {token}", one) for one in ("recommend", "events", "admin")] == [200, 200, 403]
+    assert f"$(cat '{layout.first_key}')" in next_command(layout, "http://127.0.0.1:8080", "u")
     layout.first_key.unlink()
     assert status_of(ReloadedKeys(layout.keys, clock=Clock()), f"Bearer {token}") == 401
     assert bootstrap_key(layout) is None
     assert not layout.first_key.exists()
+    command = next_command(layout, "http://127.0.0.1:8080", "u")
+    assert command == f"next     python -m serving keys list --keys={layout.keys}"
 
 
 def test_revoking_the_key_of_the_owner_removes_its_file(tmp_path: Path) -> None:
