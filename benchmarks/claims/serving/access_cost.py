@@ -1,0 +1,128 @@
+"""What a request pays for its caller: python -m benchmarks.claims.serving.access_cost
+
+The CPU of the event loop for an API key among many, and for a token (RS256) when it is new and when it came before; and the
+time until a gateway knows a key that was created, or refuses one that was revoked.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import jwt
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from benchmarks.lib.result_file import Figure, console, print_figures, write_result
+from recsys.errors import exit_on_error
+from serving.gateway.api_keys import ApiKey, ApiKeys, Scope, hash_token
+from serving.gateway.http_error import HTTPError
+from serving.gateway.jwt_settings import JwtSettings
+from serving.gateway.jwt_tokens import JwtAuthorizer
+from serving.gateway.key_file import create_key, revoke_key
+from serving.gateway.reloaded_keys import ReloadedKeys
+from serving.gateway.signing_keys import SigningKeys
+
+NUM_KEYS = (1, 1_000, 10_000)
+CALLS, NEW_TOKENS, CHANGES = 20_000, 500, 10
+SCOPES: tuple[Scope, ...] = ("recommend",)
+LIMITS: dict[str, Any] = {"rate": 1e6, "burst": 1_000_000}
+CALL_US, SEEN_S = 50.0, 1.0
+ISSUER, AUDIENCE = "https://login.example.com/", "recsys"
+
+
+def measured(step: str, calls: list[Callable[[], object]]) -> dict[str, Any]:
+    """Row of the median and the 99th percentile of these calls in microseconds."""
+    took = []
+    for call in calls:
+        start = time.perf_counter()
+        call()
+        took.append(1e6 * (time.perf_counter() - start))
+    p50, p99 = np.percentile(took, [50, 99])
+    return {"step": step, "p50_us": round(float(p50), 1), "p99_us": round(float(p99), 1)}
+
+
+def status_of(keys: ApiKeys | ReloadedKeys, token: str) -> int:
+    try:
+        keys.admit(f"Bearer {token}", "recommend")
+    except HTTPError as refused:
+        return refused.status
+    return 200
+
+
+def of_keys(num: int) -> list[dict[str, Any]]:
+    """A known and an unknown key among so many."""
+    listed = [ApiKey(name=f"k{row}", sha256=hash_token(f"rk_{row}"), scopes=SCOPES, **LIMITS) for row in range(num)]
+    keys = ApiKeys(listed, clock=time.monotonic)
+    known, unknown = f"rk_{num - 1}", f"rk_{num}"
+    assert [status_of(keys, one) for one in (known, unknown)] == [200, 401]
+    return [
+        measured(f"{name} key of {num:,}", [lambda token=token: status_of(keys, token)] * CALLS)  # type: ignore[misc]
+        for name, token in (("known", known), ("unknown", unknown))
+    ]
+
+
+def of_tokens(folder: Path) -> list[dict[str, Any]]:
+    """Tokens that are new, each of them, and one that came before."""
+    private = rsa.generate_private_key(65_537, 2_048)
+    public = jwt.get_algorithm_by_name("RS256").to_jwk(private.public_key())
+    (folder / "jwks.json").write_text(f'{{"keys": [{public}]}}', encoding="utf-8")
+    scopes = {"recs.read": ("recommend",)}
+    settings = JwtSettings(
+        issuer=ISSUER, audience=AUDIENCE, jwks=str(folder / "jwks.json"), scopes=scopes, algorithms=("RS256",), **LIMITS
+    )
+    door = JwtAuthorizer(
+        settings, SigningKeys(settings), ApiKeys([], clock=time.monotonic), logged=hash_token, clock=time.monotonic
+    )
+    claims = {"iss": ISSUER, "aud": AUDIENCE, "exp": time.time() + 3_600, "scope": "recs.read"}
+    headers = [f"Bearer {jwt.encode({**claims, 'sub': str(row)}, private, 'RS256')}" for row in range(NEW_TOKENS)]
+    new: list[Callable[[], object]] = [lambda header=header: door.admit(header, "recommend") for header in headers]  # type: ignore[misc]
+    return [measured("new token", new), measured("token that came before", [new[0]] * CALLS)]
+
+
+def of_changes(folder: Path) -> dict[str, Any]:
+    """Slowest of several changes to be seen, in seconds after the command ended."""
+    path, took = folder / "keys.json", []
+    create_key(path, name="first", scopes=SCOPES, **LIMITS)
+    keys = ReloadedKeys(path, clock=time.monotonic)
+    for number in range(CHANGES):
+        token = create_key(path, name=f"k{number}", scopes=SCOPES, **LIMITS)
+        took.append(seconds_until(lambda token=token: status_of(keys, token) == 200))  # type: ignore[misc]
+        revoke_key(path, f"k{number}")
+        took.append(seconds_until(lambda token=token: status_of(keys, token) == 401))  # type: ignore[misc]
+    return {"step": f"{len(took)} changes of keys.json", "slowest_s": round(max(took), 3)}
+
+
+def seconds_until(true: Callable[[], bool]) -> float:
+    start = time.perf_counter()
+    while not true():
+        time.sleep(0.001)
+    return time.perf_counter() - start
+
+
+def figures(rows: list[dict[str, Any]]) -> dict[str, Figure]:
+    cost = {row["step"]: row["p99_us"] for row in rows if "p99_us" in row}
+    many, before = f"known key of {NUM_KEYS[-1]:,}", "token that came before"
+    return {
+        "key_us": Figure(value=cost[many], unit=f"us p99, {NUM_KEYS[-1]:,} keys", goal=CALL_US, better="lower"),
+        "token_us": Figure(value=cost[before], unit="us p99, came before", goal=CALL_US, better="lower"),
+        "seen_s": Figure(value=rows[-1]["slowest_s"], unit="s, slowest change of keys", goal=SEEN_S, better="lower"),
+    }
+
+
+def main() -> None:
+    start = time.perf_counter()
+    with TemporaryDirectory() as folder:
+        rows = [row for num in NUM_KEYS for row in of_keys(num)]
+        rows += [*of_tokens(Path(folder)), of_changes(Path(folder))]
+    claimed = figures(rows)
+    for row in rows:
+        console.print("  ".join(f"{name} {value}" for name, value in row.items()))
+    print_figures(claimed)
+    console.print(f"\nresult   {write_result('access_cost', rows, claimed, time.perf_counter() - start)}")
+
+
+if __name__ == "__main__":
+    with exit_on_error():
+        main()
