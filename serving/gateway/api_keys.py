@@ -240,7 +240,7 @@ def read_keys(path: Path) -> tuple[ApiKey, ...]:
         ) from None
     except (OSError, ValueError, KeyError, TypeError, RecursionError, QueryError) as error:
         raise ConfigError(
-            f"{path} is no file of API keys: {_reason(error)}; restore it, or make its keys again"
+            f"{path} is no file of API keys: {_reason(error)}; restore it from a copy, or remove it and make its keys again"
         ) from None
 
 

@@ -264,6 +264,23 @@ def test_each_subject_has_its_own_rate(file: Path) -> None:
     assert refusal(door, token())[0] == 200
 
 
+def test_tokens_and_subjects_are_kept_within_a_limit(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.gateway.jwt_tokens.MAX_VERIFIED", 2)
+    door = authorizer(settings(file, rate=0.001, burst=1))
+    assert [refusal(door, token(sub=f"u{number}"))[0] for number in (1, 2, 3)] == [200, 200, 200]
+    assert (len(door._verified), len(door._buckets)) == (2, 2)
+    assert [refusal(door, token(sub=f"u{number}"))[0] for number in (2, 3)] == [429, 429]
+
+
+def test_no_key_is_fetched_from_where_a_token_says(file: Path, issuer: Issuer) -> None:
+    issuer.text = json.dumps({"keys": [jwk(OTHER_RSA, "x")]})
+    door = authorizer(settings(file))
+    header = {"jku": issuer.url, "x5u": issuer.url, "jwk": jwk(OTHER_RSA, "x")}
+    for id in ("r", "x", "../../jwks.json"):
+        assert refusal(door, token(OTHER_RSA, id=id, header=header))[0] == 401
+    assert issuer.requests == 0
+
+
 def test_a_token_names_its_tenant(file: Path) -> None:
     door = authorizer(settings(file, tenant_claim="org"))
     assert door.admit(f"Bearer {token(org='acme')}", "recommend").tenant == "acme"
