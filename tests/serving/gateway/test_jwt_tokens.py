@@ -1,6 +1,7 @@
 """Tokens of an OpenID Connect provider: keys made here, and a server of its own that lists them."""
 
 import base64
+import gc
 import hashlib
 import hmac
 import json
@@ -95,6 +96,7 @@ def issuer() -> Iterator[Issuer]:
             yield found
         finally:
             found.hold.set()
+            gc.collect()  # ends the threads that follow the keys of this server
             server.shutdown()
             thread.join()
 
@@ -339,8 +341,10 @@ def test_a_server_that_is_away_leaves_the_last_keys_in_use(issuer: Issuer, caplo
         clock.now += 300.0
         assert until(lambda: not door._signing_keys.stale, PATIENCE_S)
     assert door.warnings == {}
-    assert all(line.getMessage().startswith(f"token issuer: {issuer.url} has no ") for line in caplog.records)
-    assert all(line.exc_info is None for line in caplog.records)
+    lines = [line for line in caplog.records if issuer.url in line.getMessage()]
+    assert lines
+    assert all(line.getMessage().startswith(f"token issuer: {issuer.url} has no ") for line in lines)
+    assert all(line.exc_info is None for line in lines)
 
 
 def test_a_server_that_is_away_at_the_start_is_waited_for_by_nobody(issuer: Issuer) -> None:
