@@ -85,13 +85,26 @@ def test_the_buckets_of_unchanged_keys_keep_their_fill(path: Path) -> None:
     assert status_of(keys, token) == 429
 
 
+def replaced(path: Path, data: bytes) -> None:
+    """In one step, so that the gateway sees no other state between."""
+    draft = path.with_name("draft")
+    draft.write_bytes(data)
+    draft.replace(path)
+
+
+def a_folder(path: Path) -> None:
+    link = path.with_name("draft")
+    link.symlink_to(path.parent)
+    link.replace(path)
+
+
 DAMAGES: dict[str, Callable[[Path], Any]] = {
-    "torn": lambda path: path.write_bytes(path.read_bytes()[:40]),
-    "empty": lambda path: path.write_bytes(b""),
+    "torn": lambda path: replaced(path, path.read_bytes()[:40]),
+    "empty": lambda path: replaced(path, b""),
     "missing": lambda path: path.unlink(),
-    "a folder": lambda path: (path.unlink(), path.mkdir()),
-    "of other bytes": lambda path: path.write_bytes(b"\xff\xfe"),
-    "too deep": lambda path: path.write_bytes(b"[" * 200_000),
+    "a folder": a_folder,
+    "of other bytes": lambda path: replaced(path, b"\xff\xfe"),
+    "too deep": lambda path: replaced(path, b"[" * 200_000),
 }
 
 
@@ -114,9 +127,7 @@ def test_a_damaged_file_leaves_the_last_keys_in_use(
     assert line.getMessage().startswith(f"API keys: {path} ")
     assert line.getMessage().endswith("; the keys that were read last stay in use")
     assert line.exc_info is None
-    if path.is_dir():
-        path.rmdir()
-    path.write_bytes(sound)
+    replaced(path, sound)
     assert becomes(lambda: not keys.stale)
     assert keys.warnings == {}
     assert status_of(keys, token) == 200
@@ -142,7 +153,7 @@ def test_requests_wait_for_no_lock_of_the_commands(path: Path) -> None:
         assert status_of(keys, token) == 200
         command = threading.Thread(target=made, args=(path, "other"))
         command.start()
-        path.write_bytes(path.read_bytes().replace(b'"shop"', b'"renamed"'))
+        replaced(path, path.read_bytes().replace(b'"shop"', b'"renamed"'))
         assert becomes(lambda: _name(keys, token) == "renamed")
     command.join()
     assert becomes(lambda: len(keys) == 2)
