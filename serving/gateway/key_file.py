@@ -19,7 +19,7 @@ from recsys.errors import ConfigError
 from recsys.stores.atomic_files import write_atomically
 from serving.gateway.api_keys import VERSION, ApiKey, PreviousToken, Scope, as_entry, hash_token, read_keys
 
-TOKEN_PREFIX = "rk_"
+TOKEN_PREFIX = "rk_"  # nosec B105: what tokens begin with
 LOCK_FILE = "keys.lock"
 LOCK_TIMEOUT_S, LOCK_POLL_S = 10.0, 0.02
 OWNER_ONLY = 0o600
