@@ -1,6 +1,7 @@
 """No slate breaks a must, whatever state the stores of rules and items are in: every tier, at a start and while running."""
 
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -247,7 +248,7 @@ def test_the_gateway_serves_nothing_where_nothing_is_left_and_goes_on_when_it_is
         assert await door.metric("recsys_rules_lost") == 0
         assert "rules" not in (await door.internal("/readyz")).json().get("reasons", {})
 
-    during(replace(parts, retrieve=retrieve, rules=rules), story)
+    during(replace(parts, retrieve=retrieve, rules=rules, clock=time.monotonic), story)
 
 
 def test_the_server_obeys_the_copy_after_a_restart_and_refuses_without_one(
