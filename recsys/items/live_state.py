@@ -66,6 +66,8 @@ class LiveState(Generic[State]):
             return False
         try:
             changes, position = self._last_good.read(Position())
+            if not position.number and self._last_good.stamp() is not None:
+                raise ConfigError(f"{self._last_good.folder} was emptied")
             self.state = self.state.after(changes) if changes else self.state
         except Exception as error:
             self._errors.log(error, "it is left out")

@@ -136,9 +136,11 @@ def test_a_damaged_copy_is_written_anew_and_never_trusted(
     assert start().state == expected
     remove(store)
     assert start().state == expected
-    garble(copy)
-    state = start()
-    assert (state.state, state.lost) == (Items(), True)
+    for destroy in (garble, empty):
+        destroy(copy)
+        (copy.folder / SNAPSHOT).unlink(missing_ok=True)
+        state = start()
+        assert (state.state, state.lost) == (Items(), True)
 
 
 def test_the_copy_follows_a_store_that_puts_its_changes_together(

@@ -193,7 +193,7 @@ def test_no_slate_of_any_tier_breaks_a_must_whatever_state_the_stores_are_in(
             assert lost
         else:
             assert not lost
-            assert obeyed(deployed, found), found
+            assert obeyed(deployed, found), (rules, items, copies, running)
     if running or not copies:
         assert not lost, "what was read once goes on"
 
