@@ -45,6 +45,8 @@ class Stream:
     """older records are removed, read or not"""
     max_bytes: int = 4 << 30
     """a full log refuses new records and keeps the old ones"""
+    as_found: bool = False
+    """whether settings, and an absent log, are left as they are"""
     deadline_s: float = 1.0
     """of a call, connecting included"""
     read_deadline_s: float = 10.0
@@ -157,6 +159,8 @@ class Link:
         )
         await self.run(until, connecting)
         await self.run(until, self.publisher.subscribe())
+        if stream.as_found:
+            return
         await self.run(until, _ensure_stream(self.jetstream, stream, last_sequence))
         self.positions = await self.run(until, _open_positions(self.jetstream, stream))
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from nats.aio.msg import Msg
 from nats.errors import NoRespondersError
-from nats.js.errors import APIError, KeyNotFoundError
+from nats.js.errors import APIError, KeyNotFoundError, NotFoundError
 
 from serving.events.batching import Batching, Page
 from serving.events.connection import Connection, Link, Stream
@@ -189,6 +189,8 @@ class JetStreamEraser:
 
     async def erase_all(self, chosen: Callable[[Record, float], bool]) -> int:
         start, number = 1, 0
+        if not await self._connection.call("describe its log", self._has_log):
+            return 0
         while page := await _fetch_page(self._connection, {"seq": start}, PAGE_RECORDS):
             found = [
                 _sequence(message)
@@ -201,6 +203,13 @@ class JetStreamEraser:
 
     async def close(self) -> None:
         await self._connection.close()
+
+    async def _has_log(self, link: Link) -> bool:
+        try:
+            await link.jetstream.stream_info(self._connection.stream.name)
+        except NotFoundError:
+            return False
+        return True
 
 
 async def _fetch_page(connection: Connection, start: dict[str, Any], limit: int) -> list[Msg]:

@@ -1,6 +1,6 @@
 """Event log writers, readers, retention and erasure by the URL of the broker."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from recsys.errors import ConfigError
@@ -59,7 +59,9 @@ def open_retention(server: Server, limits: LogLimits = DEFAULT_LIMITS) -> JetStr
 
 def open_eraser(server: Server) -> JetStreamEraser | None:
     """Erasure of single records; None for Kafka, which keeps them until its retention ends."""
-    return None if server.url.startswith(KAFKA) else JetStreamEraser(_stream(server, DEFAULT_LIMITS))
+    if server.url.startswith(KAFKA):
+        return None
+    return JetStreamEraser(replace(_stream(server, DEFAULT_LIMITS), as_found=True))
 
 
 def _stream(server: Server, limits: LogLimits) -> Stream:

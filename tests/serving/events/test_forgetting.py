@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -16,7 +17,7 @@ from recsys.data.forgotten import ForgottenList, ForgottenUsers
 from recsys.errors import ServingError
 from serving.endpoints import Server
 from serving.events.archive import ParquetArchive
-from serving.events.connection import Stream
+from serving.events.connection import Link, Stream
 from serving.events.forgetting import ForgettingSink, ForgettingWriter, erase_from_log, is_dropped
 from serving.events.jetstream import JetStreamEraser, JetStreamReader, JetStreamWriter
 from serving.events.log_factory import open_eraser
@@ -312,3 +313,27 @@ def test_a_log_that_cannot_erase_keeps_the_records_and_says_so(
     sink = ForgettingSink(kept, part="states", forgotten=forgotten, remove=kept.remove, eraser=None)
     asyncio.run(sink.write(stored([clicked(1, NAME, at=DAY - 1), clicked(2, "other")])))
     assert kept.records == {"other": [2]}
+
+
+def test_an_eraser_changes_no_setting_of_the_log_and_makes_none(broker: NatsServer, tmp_path: Path) -> None:
+    """A command has no limits of its own: a shorter age would remove records of others."""
+    kept = Stream(server=broker.server, max_age_s=1e9, max_bytes=32 << 20, deadline_s=20.0, read_deadline_s=20.0)
+
+    async def story() -> tuple[int, int, Any]:
+        eraser, writer = open_eraser(broker.server), JetStreamWriter(kept)
+        assert eraser is not None
+        absent = await eraser.erase_all(lambda record, arrived: True)
+        await writer.append([clicked(1, NAME), clicked(2, "other")])
+        number = await erase_from_log(eraser, listed(tmp_path, 1e12).current())
+
+        async def config(link: Link) -> Any:
+            return (await link.jetstream.stream_info(kept.name)).config
+
+        found = await eraser._connection.call("describe its log", config)
+        for one in (eraser, writer):
+            await one.close()
+        return absent, number, found
+
+    absent, number, config = asyncio.run(story())
+    assert (absent, number) == (0, 1)
+    assert (config.max_age, config.max_bytes) == (1e9, 32 << 20)
