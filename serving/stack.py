@@ -241,11 +241,12 @@ def _guarded(guards: Sequence[Guard], housekeeping: Callable[[threading.Event], 
     ended = threading.Event()
     threads = [threading.Thread(target=guard.run, args=(ended,), name=guard.service.name) for guard in guards]
     threads.append(threading.Thread(target=housekeeping, args=(ended,), name="housekeeping"))
-    for thread in threads:
-        thread.start()
     try:
+        for thread in threads:
+            thread.start()
         yield
     finally:
         ended.set()
         for thread in threads:
-            thread.join()
+            if thread.ident is not None:  # a signal may come before the last one is started
+                thread.join()
