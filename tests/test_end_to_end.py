@@ -31,8 +31,11 @@ BAD = {
     "no k": (json.dumps(GOOD | {"k": 0}), "query.k is 0; send a whole number from 1 to"),
     "too large a k": (json.dumps(GOOD | {"k": 100_000}), "query.k is 100000"),
     "unknown field": (json.dumps(GOOD | {"usr": "u1"}), "unknown field 'usr'"),
-    "no user": (json.dumps({"now": 1.7e9}), "query.user is None"),
-    "event without an item": (json.dumps(GOOD | {"history": [{"timestamp": 1.0}]}), "history[0].item is None"),
+    "no user": (json.dumps({"now": 1.7e9}), "query lacks the field 'user'"),
+    "event without an item": (
+        json.dumps(GOOD | {"history": [{"timestamp": 1.0}]}),
+        "query.history[0] lacks the field 'item'",
+    ),
     "text for a number": (json.dumps(GOOD | {"now": "today"}), "query.now is 'today'; send a finite number"),
 }
 

@@ -63,7 +63,8 @@ def _text(column: pl.Series, where: str) -> pl.Series:
 
 def normalised_id(value: str) -> str:
     """Return an id without outer blanks, letters composed (NFC); "" where nothing else is left."""
-    stripped = value.strip().strip(BLANK).strip()
+    while (stripped := value.strip().strip(BLANK)) != value:  # blanks of both kinds may alternate
+        value = stripped
     return stripped if stripped.isascii() else unicodedata.normalize("NFC", stripped)
 
 

@@ -33,3 +33,10 @@ class Caller:
                 "use a key of that tenant"
             )
         return id
+
+    def stored_or_scoped(self, id: str) -> str:
+        """Return an id of a user as it is stored; a caller without a tenant may name a user of any tenant by the stored id.
+
+        For routes of the scope admin.
+        """
+        return id if self.tenant is None else self.scoped(id)

@@ -30,13 +30,13 @@ class UserHandlers:
     async def forget(self, context: RequestContext) -> bytes:
         """Forget a user, known or not: records of a user without a state may be in the log."""
         user = self._user(context)
-        await self.forgetting.forget([context.caller.scoped(user)])
+        await self.forgetting.forget([context.caller.stored_or_scoped(user)])
         return orjson.dumps({"user": user, "outcome": "forgotten", "request_id": context.request_id})
 
     async def export(self, context: RequestContext) -> bytes:
         """Return the state of a user; 404 where nothing is known."""
         user = self._user(context)
-        state, flags = await self.states.read(self.pseudonyms.stored(context.caller.scoped(user)))
+        state, flags = await self.states.read(self.pseudonyms.stored(context.caller.stored_or_scoped(user)))
         if flags:
             raise ServingError(f"the state of the user cannot be read ({', '.join(flags)})")
         if state == UserState():
@@ -45,7 +45,7 @@ class UserHandlers:
 
     def _user(self, context: RequestContext) -> str:
         user = self.parser.user_id(context.request.path_params["user"])
-        context.log_fields["user"] = self.pseudonyms.logged(context.caller.scoped(user))
+        context.log_fields["user"] = self.pseudonyms.logged(context.caller.stored_or_scoped(user))
         return user
 
 
