@@ -30,6 +30,7 @@ from serving.events.parquet_rows import remove_rows
 from serving.events.spool import Spool
 from serving.gateway.pseudonyms import UserPseudonyms
 from serving.layout import DeploymentLayout
+from serving.mending import remove_moved_aside
 from serving.processes import until
 from serving.state.states import StateStore, forget_states
 from serving.state.store_factory import open_store
@@ -40,11 +41,16 @@ OWNERS = {SPOOL: "gateway", STATES: "consumer", PARQUET: "consumer", LOG: "consu
 
 
 def forgetting_sinks(
-    states: StateStore, parquet: ParquetSink, forgotten: ForgottenList, eraser: LogEraser | None
+    layout: DeploymentLayout,
+    states: StateStore,
+    parquet: ParquetSink,
+    forgotten: ForgottenList,
+    eraser: LogEraser | None,
 ) -> Mapping[str, ForgettingSink]:
     """Sinks of the consumer in front of states and Parquet."""
 
     async def remove_states(todo: ForgottenUsers) -> int:
+        remove_moved_aside(layout)
         return await states.forget(_chosen(todo))
 
     async def remove_parquet(todo: ForgottenUsers) -> int:
@@ -134,6 +140,7 @@ async def _remove_states(layout: DeploymentLayout, endpoints: Endpoints | None, 
     """From the named store, else from those in the live folder."""
     if endpoints is not None:
         return await _remove_from_store(endpoints.state, todo)
+    remove_moved_aside(layout)
     number = 0
     if layout.valkey.is_dir():
         with ValkeyServer(layout.valkey, log=layout.log) as valkey:

@@ -11,6 +11,7 @@ from serving.state.sqlite import sqlite_damage
 
 COMPANIONS = ("-wal", "-shm")
 """files that SQLite keeps beside a database"""
+MOVED_ASIDE = ".damaged-"
 
 Report = Callable[[str], None]
 
@@ -40,7 +41,7 @@ def mend_keys(layout: DeploymentLayout, report: Report) -> None:
         layout.first_key.unlink(missing_ok=True)
         report(
             f"{layout.keys} is damaged and was moved to {aside.name}; there is a new first key, make the others again with "
-            "`python -m serving key`"
+            "`python -m serving keys create`"
         )
 
 
@@ -48,7 +49,7 @@ def _move_aside(path: Path) -> Path:
     """Rename to a name that is not taken, with the files beside it."""
     stamp = time.strftime("%Y%m%dT%H%M%S")
     names = (
-        path.with_name(f"{path.name}.damaged-{stamp}{suffix}") for suffix in ("", *(f"-{n}" for n in range(1, 100)))
+        path.with_name(f"{path.name}{MOVED_ASIDE}{stamp}{suffix}") for suffix in ("", *(f"-{n}" for n in range(1, 100)))
     )
     aside = next(name for name in names if not name.exists())
     for companion in COMPANIONS:
@@ -56,3 +57,9 @@ def _move_aside(path: Path) -> Path:
             beside.replace(aside.with_name(aside.name + companion))
     path.replace(aside)
     return aside
+
+
+def remove_moved_aside(layout: DeploymentLayout) -> None:
+    """Remove the damaged state files that were moved aside, which hold forgotten users."""
+    for path in layout.live.glob(f"{layout.states.name}{MOVED_ASIDE}*"):
+        path.unlink(missing_ok=True)

@@ -307,7 +307,7 @@ async def _consume(
         ),
     }
     eraser = open_eraser(broker)
-    sinks = forgetting_sinks(states, parquet, forgotten, eraser)
+    sinks = forgetting_sinks(layout, states, parquet, forgotten, eraser)
     consumers = {
         name: Consumer(reader=reader, sinks=[sinks[name]], fatal=(DamagedStore,)) for name, reader in readers.items()
     }
