@@ -129,7 +129,8 @@ class Container:
         return Readiness(
             self.dependencies.models,
             (FULL, LIGHT),
-            checks={**self.dependencies.checks, "rules": lambda: self.dependencies.rules.lost},
+            checks=self.dependencies.checks,
+            instant={"rules": lambda: rules.lost},
             interval_s=settings.probe_every_s,
             timeout_s=settings.probe_s,
         )

@@ -17,7 +17,8 @@ logger = logging.getLogger(__name__)
 class Readiness:
     """Probes each model every `interval_s` seconds with `timeout_s`, and runs the other checks as often, in a thread.
 
-    checks: component -> function that returns a reason for not being ready, or None
+    checks: component -> function that returns a reason for not being ready, or None. instant: the same, asked at every
+    reading
     """
 
     def __init__(
@@ -26,18 +27,20 @@ class Readiness:
         names: Sequence[str],
         *,
         checks: Mapping[str, Callable[[], str | None]],
+        instant: Mapping[str, Callable[[], str | None]],
         interval_s: float,
         timeout_s: float,
     ) -> None:
         self._models, self._names, self._interval_s, self._timeout_s = models, tuple(names), interval_s, timeout_s
-        self._checks = checks
+        self._checks, self._instant = checks, instant
         self._reasons: dict[str, str] = {"gateway": "it is still warming up"}
         self._task: asyncio.Task[None] | None = None
 
     @property
     def reasons(self) -> Mapping[str, str]:
         """Unready component -> reason; empty when ready."""
-        return self._reasons
+        found = {name: reason for name, look in self._instant.items() if (reason := look()) is not None}
+        return {**self._reasons, **found}
 
     async def warm(self, timeout_s: float, optional: Sequence[str] = ()) -> None:
         """Wait for the first answers of all models, which may take long; failures of `optional` models are ignored."""

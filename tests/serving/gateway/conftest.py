@@ -33,6 +33,10 @@ PATIENT = Settings(budget_ms=20_000, explain_ms=20_000, state_ms=5_000, light_ms
 """for tests that are not about time, on a machine that others use as well"""
 
 
+async def erase_nothing(chosen: Callable[[Record], bool]) -> int:
+    return 0
+
+
 @dataclass(kw_only=True)
 class MemoryStates:
     """Implements UserStates; `hold` makes it wait, `away` makes it fail."""
@@ -168,9 +172,6 @@ def parts(trained: Any, tmp_path: Path) -> Dependencies:
 
     async def nobody(query: bytes) -> bytes:
         raise ServingError("no model answers here; start one")
-
-    async def erase_nothing(chosen: Callable[[Record], bool]) -> int:
-        return 0
 
     return Dependencies(
         bundle=trained.bundle,

@@ -11,9 +11,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from conftest import PATIENT, MemoryExposures, MemoryItems, MemoryStates
+from conftest import PATIENT, MemoryExposures, MemoryItems, MemoryStates, erase_nothing
 
 from recsys.bundle import Bundle
+from recsys.data.forgotten import ForgottenList
 from recsys.policy.exposure.exposure_file import ShareFile
 from recsys.stages import load_retrieve, load_rules
 from serving.events.record import Record
@@ -50,6 +51,8 @@ def main(bundle: str, grpc: str, exposure: str, now: float, keys: Sequence[str],
             writer=SlowLog(),
             items=MemoryItems(),
             pseudonyms=UserPseudonyms(key=b"0" * 32, store_raw=False),
+            forgotten=ForgottenList(Path(exposure).parent / "forgotten", b"0" * 32),
+            erase_spool=erase_nothing,
             exposures=MemoryExposures(),
             share_file=ShareFile(Path(exposure)),
             keys=ApiKeys(ring, clock=time.monotonic),

@@ -40,7 +40,7 @@ def token(**changes: Any) -> str:
 
 @pytest.fixture
 def layout(trained: Any, tmp_path: Path) -> DeploymentLayout:
-    serve = shutil.copytree(trained.folder / "serve", tmp_path / "serve")
+    serve = shutil.copytree(trained.folder / "serve", tmp_path / "serve", symlinks=True)
     return DeploymentLayout(serve=serve, live=tmp_path / "live")
 
 
@@ -60,7 +60,7 @@ def issuer(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def gateway(layout: DeploymentLayout, issuer: Path, server: Any, tmp_path: Path) -> Iterator[httpx.Client]:
+def running(layout: DeploymentLayout, issuer: Path, server: Any, tmp_path: Path) -> Iterator[tuple[httpx.Client, str]]:
     create_key(layout.keys, name="first", scopes=["recommend"], **LIMITS)
     command = ["gateway", str(layout.serve), f"--live={layout.live}", f"--jwt={issuer}", "--port=0", "--budget=20000"]
     command += ["--broker=nats://127.0.0.1:1", f"--state={layout.sqlite}", f"--triton={server.grpc_url}"]
@@ -72,8 +72,9 @@ def gateway(layout: DeploymentLayout, issuer: Path, server: Any, tmp_path: Path)
         try:
             line = process.stdout.readline().split()
             assert line[:1] == ["gateway"], (tmp_path / "log").read_text()
+            metrics = process.stdout.readline().split()[1]
             with httpx.Client(base_url=line[1], timeout=60.0) as client:
-                yield client
+                yield client, metrics.removesuffix("/metrics")
         finally:
             process.kill()
             process.communicate()
@@ -84,17 +85,22 @@ def status(gateway: httpx.Client, bearer: str, user: str = "u") -> int:
     return gateway.post("/v1/recommend", json={"user": user, "k": 3}, headers=header).status_code
 
 
-def test_keys_and_tokens_of_a_gateway_that_runs(gateway: httpx.Client, layout: DeploymentLayout) -> None:
+def test_keys_and_tokens_of_a_gateway_that_runs(running: tuple[httpx.Client, str], layout: DeploymentLayout) -> None:
+    gateway, internal = running
+
+    def ready() -> Any:
+        return httpx.get(f"{internal}/readyz", timeout=60.0).json()
+
     new = create_key(layout.keys, name="new", scopes=["recommend"], tenant="acme", **LIMITS)
     assert until(lambda: status(gateway, new) == 200, PATIENCE_S)
     assert status(gateway, token()) == 200
     assert [status(gateway, one) for one in (token(exp=1), token(aud="shop"), token(org="a:b"))] == [401, 401, 403]
     revoke_key(layout.keys, "new")
     assert until(lambda: status(gateway, new) == 401, PATIENCE_S)
-    assert gateway.get("/readyz").json() == {"status": "ready"}
+    assert ready() == {"status": "ready"}
     layout.keys.write_bytes(b"{")
-    assert until(lambda: "warnings" in gateway.get("/readyz").json(), PATIENCE_S)
-    assert gateway.get("/readyz").json() == {"status": "ready", "warnings": {"keys": STALE}}
-    page = gateway.get("/metrics").text.splitlines()
+    assert until(lambda: "warnings" in ready(), PATIENCE_S)
+    assert ready() == {"status": "ready", "warnings": {"keys": STALE}}
+    page = httpx.get(f"{internal}/metrics", timeout=60.0).text.splitlines()
     for line in ("recsys_keys 1.0", "recsys_keys_stale 1.0", "recsys_token_issuer_stale 0.0"):
         assert line in page

@@ -191,7 +191,7 @@ def test_a_gateway_follows_its_keys_and_readyz_says_when_it_cannot(
         await becomes_so(lambda: keys.stale)
         statuses.append(await status(new))
         door.gateway.readiness._reasons.clear()  # of the model server, which is not there
-        ready = await door.client.get("/readyz")
+        ready = await door.internal("/readyz")
         return [*statuses, ready.status_code, ready.json()]
 
     *statuses, ready = during(replace(parts, keys=keys), story)
