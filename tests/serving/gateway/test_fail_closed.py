@@ -254,7 +254,10 @@ def test_the_gateway_serves_nothing_where_nothing_is_left_and_goes_on_when_it_is
 def test_the_server_obeys_the_copy_after_a_restart_and_refuses_without_one(
     trained: Any, deployed: Deployment, published: Deployment, obeyed: Any, stranger: Query, tmp_path: Path
 ) -> None:
-    shutil.copytree(trained.folder / "serve", deployed.folder, symlinks=True, dirs_exist_ok=True)
+    exported = trained.folder / "serve"
+    # the release alone: other tests serve the folder too and leave copies of what they served in it
+    shutil.copytree(exported / "releases", deployed.folder / "releases")
+    shutil.copy(exported / "current", deployed.folder / "current", follow_symlinks=False)
     models = served_release(deployed.folder) / "models"
     remove(deployed.folder / "rules")
     remove(deployed.folder / "items")
