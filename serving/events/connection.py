@@ -132,11 +132,22 @@ class Connection:
         task.add_done_callback(self._closing.discard)
 
 
+class _DroppingClient(Client):
+    """Drops unsent data with a lost connection, whose socket uvloop refuses to be written to."""
+
+    def drop_pending(self) -> None:
+        self._pending, self._pending_data_size = [], 0
+
+    async def _process_op_err(self, e: Exception) -> None:
+        self.drop_pending()
+        await super()._process_op_err(e)
+
+
 class Link:
     """A connection to the broker. `lost` completes when it breaks."""
 
     def __init__(self) -> None:
-        self.client = Client()
+        self.client = _DroppingClient()
         self.jetstream: JetStreamContext = self.client.jetstream()
         self.publisher = Publisher(self.client)
         self.positions: KeyValue | None = None
@@ -192,6 +203,7 @@ class Link:
             await asyncio.wait(tasks)
 
     def _drop_socket(self) -> None:
+        self.client.drop_pending()
         transport = self.client._transport
         if isinstance(transport, TcpTransport) and transport._io_writer is not None:
             transport._io_writer.transport.abort()

@@ -194,10 +194,10 @@ def test_a_log_needs_a_history_with_time(tmp_path, description):
 def test_a_file_of_somebody_else_is_refused(tmp_path, description):
     written(tmp_path, [clicked("1")])
     (stranger := tmp_path / "feedback" / "day=1970-01-02").mkdir()
-    (stranger / "notes.parquet").write_text(json.dumps({"no": "table"}))
+    (stranger / "7-9.parquet").write_text(json.dumps({"no": "table"}))
     with pytest.raises(DataError, match="cannot be read"):
         loaded(tmp_path, description)
-    pl.DataFrame({"id": [1]}).write_parquet(stranger / "notes.parquet")
+    pl.DataFrame({"id": [1]}).write_parquet(stranger / "7-9.parquet")
     with pytest.raises(DataError, match="cannot be read"):
         loaded(tmp_path, description)
 
