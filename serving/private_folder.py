@@ -29,10 +29,7 @@ def close_to_others(folder: Path) -> int:
 
     ServingError for an entry that belongs to somebody else: who may write it may change what is served.
     """
-    opened = [path for path in (folder, *_entries(folder)) if path.lstat().st_mode & OTHERS]
-    for path in opened:
-        _close(path)
-    return len(opened)
+    return sum(_close(path) for path in (folder, *_entries(folder)))
 
 
 def _entries(folder: Path) -> Iterator[Path]:
@@ -42,10 +39,17 @@ def _entries(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _close(path: Path) -> None:
-    if path.stat().st_uid != os.getuid():
-        raise ServingError(f"{path} belongs to another account; remove it, or give it to the account that serves")
-    path.chmod(stat.S_IMODE(path.stat().st_mode) & ~OTHERS)
+def _close(path: Path) -> bool:
+    """Return whether there was something to close; a file that goes meanwhile has nothing."""
+    try:
+        found = path.lstat()
+        if found.st_uid != os.getuid():
+            raise ServingError(f"{path} belongs to another account; remove it, or give it to the account that serves")
+        if found.st_mode & OTHERS:
+            path.chmod(stat.S_IMODE(found.st_mode) & ~OTHERS)
+        return bool(found.st_mode & OTHERS)
+    except FileNotFoundError:
+        return False
 
 
 def socket_folder() -> Path:

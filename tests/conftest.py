@@ -73,6 +73,15 @@ Compose = Callable[..., DictConfig]
 Run = Callable[..., tuple[Report, Bundle]]
 
 
+@pytest.fixture(autouse=True)
+def _umask() -> Iterator[None]:
+    """Restore the umask, which commands of serving lower for their process."""
+    before = os.umask(0o022)
+    os.umask(before)
+    yield
+    os.umask(before)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Trained:
     """One finished run."""

@@ -21,6 +21,8 @@ from recsys.data.forgotten import read_forgotten
 from recsys.data.sources.tables import Tables
 from recsys.export.repository import write_repository
 from recsys.user_seed import USER_SEED
+from serving.gateway.api_keys import SCOPES
+from serving.gateway.key_file import create_key
 from serving.layout import DeploymentLayout
 from serving.processes import choose_ports, until
 
@@ -39,10 +41,14 @@ class Deployment:
     options: tuple[str, ...]
     process: subprocess.Popen[bytes] | None = None
     client: httpx.Client | None = None
+    token: str = ""
+    """of a key that may do everything"""
 
     def start(self) -> None:
         port = choose_ports({"port": 0})["port"]
         self.layout.live.mkdir(parents=True, exist_ok=True)
+        if not self.token:
+            self.token = create_key(self.layout.keys, name="owner", scopes=SCOPES, rate=1_000.0, burst=1_000)
         arguments = [str(self.layout.serve), f"--live={self.layout.live}", f"--port={port}", "--budget=20000"]
         with (self.layout.live / "up.log").open("wb") as log:
             self.process = subprocess.Popen(
@@ -51,8 +57,7 @@ class Deployment:
         url = f"http://127.0.0.1:{port}"
         assert until(lambda: ready(url) or self.process.poll() is not None, PATIENCE_S)  # type: ignore[union-attr]
         assert self.process.poll() is None, (self.layout.live / "up.log").read_text()
-        key = {"Authorization": f"Bearer {self.layout.first_key.read_text().strip()}"}
-        self.client = httpx.Client(base_url=url, headers=key, timeout=60.0)
+        self.client = httpx.Client(base_url=url, headers={"Authorization": f"Bearer {self.token}"}, timeout=60.0)
 
     def stop(self) -> None:
         if self.client is not None:

@@ -20,10 +20,11 @@ ENDPOINTS = Endpoints(
 
 
 def test_an_open_folder_is_closed_with_all_that_it_holds(tmp_path: Path) -> None:
-    (tmp_path / "a" / "b").mkdir(parents=True, mode=0o755)
+    (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "b" / "file").write_text("secret")
     (tmp_path / "a" / "b" / "run").write_text("")
-    (tmp_path / "a" / "b" / "run").chmod(0o755)
+    for name, mode in (("a", 0o755), ("a/b", 0o755), ("a/b/file", 0o644), ("a/b/run", 0o755)):
+        (tmp_path / name).chmod(mode)
     assert close_to_others(tmp_path / "a") == 4
     assert close_to_others(tmp_path / "a") == 0
     modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "a").rglob("*")}
@@ -32,7 +33,7 @@ def test_an_open_folder_is_closed_with_all_that_it_holds(tmp_path: Path) -> None
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give files away")
 def test_what_belongs_to_another_account_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs").mkdir(mode=0o700)
     os.chown(tmp_path / "theirs", NOBODY, NOBODY)
     with pytest.raises(ServingError, match="belongs to another account"):
         make_private(tmp_path / "theirs")
