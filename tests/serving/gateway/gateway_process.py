@@ -14,10 +14,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from attacks import KEY, Target
+from benchmarks.lib.http_attacks import Target
 
 ROOT = Path(__file__).parents[3]
 CALLER, CALLERS_KEY = "127.0.0.1", "shop"
+KEY = "slow"
+"""the API key of attackers that have one"""
+PER_PEER, TOTAL = 60, 150
+"""limits of keyed_gateway.py"""
 ATTACKERS = itertools.count(1)
 
 
@@ -34,7 +38,9 @@ class GatewayProcess:
     def target(self) -> Target:
         """The gateway as seen from an address that no other test has."""
         host, port = self.address
-        return Target(host=host, port=port, attacker=f"127.0.2.{next(ATTACKERS)}")
+        return Target(
+            host=host, port=port, attacker=f"127.0.2.{next(ATTACKERS)}", key=KEY, per_peer=PER_PEER, total=TOTAL
+        )
 
     def ask(self) -> int:
         """Status of a slate for another caller, on a connection of its own."""

@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from attacks import ATTACKS, Target, answer, flood_without_a_key, post
 from gateway_process import GatewayProcess, started_gateway
+
+from benchmarks.lib.http_attacks import ATTACKS, Target, answer, flood_without_a_key, post
 
 
 @pytest.fixture(scope="module")

@@ -13,11 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import attacks
 import pytest
-from attacks import END, KEY, Target, drip, head, rest, sent, statuses
-from gateway_process import GatewayProcess, started_gateway
+from gateway_process import KEY, GatewayProcess, started_gateway
 
+from benchmarks.lib import http_attacks as attacks
+from benchmarks.lib.http_attacks import END, Target, drip, head, rest, sent, statuses
 from serving.processes import choose_ports, until
 
 ROOT = Path(__file__).parents[3]
