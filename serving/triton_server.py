@@ -35,6 +35,7 @@ from serving.triton_wheel import (
     prepare_backends,
     server_command,
     server_environment,
+    shm_namespace,
 )
 from serving.unix_http import get
 
@@ -212,7 +213,10 @@ class TritonServer(ServerProcess):
         self._shm_prefix = f"recsys_{os.getpid()}_{secrets.token_hex(4)}_"
         self._log_start = self.log.stat().st_size if self.log.exists() else 0
         self._process = spawn(
-            server_command(wheel, backends, self.repository, sockets=self._sockets, shm_prefix=self._shm_prefix),
+            [
+                *shm_namespace(),
+                *server_command(wheel, backends, self.repository, sockets=self._sockets, shm_prefix=self._shm_prefix),
+            ],
             log=self.log,
             cwd=ROOT,
             environment=server_environment(wheel),

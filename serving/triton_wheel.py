@@ -4,7 +4,9 @@ import importlib.metadata
 import importlib.util
 import os
 import shutil
+import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -76,6 +78,20 @@ def server_command(wheel: Path, backends: Path, repository: Path, *, sockets: Pa
         "--load-model=*",
         f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
     ]
+
+
+@cache
+def shm_namespace() -> tuple[str, ...]:
+    """Return the words before a command that give it a /dev/shm of its own; none where the machine does not allow it.
+
+    The server opens its shared memory to be read by all, and an account that opened it once reads it for good.
+    """
+    users = () if os.getuid() == 0 else ("--user", "--map-root-user")
+    words = ("unshare", *users, "--mount", "sh", "-c", 'mount -t tmpfs tmpfs /dev/shm && exec "$@"', "sh")
+    if shutil.which("unshare") is None:
+        return ()
+    tried = subprocess.run([*words, "true"], capture_output=True, check=False)
+    return words if tried.returncode == 0 else ()
 
 
 def server_environment(wheel: Path) -> dict[str, str]:

@@ -22,6 +22,7 @@ from serving.model_failures import MIN_FAILURES, FailureMonitor
 from serving.private_folder import socket_folder
 from serving.processes import command_line, group, until
 from serving.triton_server import SHM, TritonServer
+from serving.triton_wheel import shm_namespace
 
 pytestmark = pytest.mark.slow
 
@@ -193,7 +194,19 @@ def test_no_port_is_open_and_no_other_account_reaches_the_sockets(server: Triton
     sockets = Path(server.grpc_url.removeprefix("unix:")).parent
     assert sorted(path.name for path in sockets.iterdir()) == ["grpc:1", "metrics"]
     assert (sockets.stat().st_mode & 0o777, sockets.stat().st_uid) == (0o700, os.getuid())
-    assert {path.stat().st_mode & 0o077 for path in regions(server._shm_prefix)} == {0}
+    assert {path.stat().st_mode & 0o077 for path in regions(server._shm_prefix)} <= {0}
+
+
+def test_a_machine_without_namespaces_has_its_shared_memory_closed(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.triton_server.shm_namespace", lambda: ())
+    with TritonServer(repository) as server:
+        assert {path.stat().st_mode & 0o077 for path in regions(server._shm_prefix)} == {0}
+        os.kill(stub_of(server), signal.SIGKILL)
+        assert server.repair()
+        assert {path.stat().st_mode & 0o077 for path in regions(server._shm_prefix)} == {0}
+    assert regions(server._shm_prefix) == []
 
 
 def test_the_command_line_holds_no_secret(server: TritonServer) -> None:
@@ -211,12 +224,13 @@ def test_the_command_line_holds_no_secret(server: TritonServer) -> None:
         "import socket; socket.socket(socket.AF_UNIX).connect(url.removeprefix('unix:'))",
         "import socket; socket.socket(socket.AF_UNIX).connect(url.removeprefix('unix:').replace('grpc:1', 'metrics'))",
         "import pathlib; list(pathlib.Path(url.removeprefix('unix:')).parent.iterdir())",
-        "import pathlib; [one.open('rb') for one in pathlib.Path('/dev/shm').glob(prefix + '*')]",
+        "import pathlib; [one.open('rb') for one in [pathlib.Path(f'/proc/{pid}/root/dev/shm'), *map(pathlib.Path, regions)]]",
     ],
 )
 def test_another_account_reaches_nothing(server: TritonServer, attempt: str) -> None:
     become = f"import os; import tritonclient.grpc; os.setuid({pwd.getpwnam('nobody').pw_uid})"
-    names = f"url, prefix = {server.grpc_url!r}, {server._shm_prefix!r}"
+    shared = [str(path) for path in regions(server._shm_prefix)]
+    names = f"url, pid, regions = {server.grpc_url!r}, {server.pid}, {shared!r}"
     script = f"{become}; {names}; {attempt}"
     outcome = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert outcome.returncode == 1
@@ -235,7 +249,7 @@ def test_sockets_of_a_killed_server_keep_the_next_one_from_nothing(repository: P
         first = TritonServer(repository, sockets=sockets)
         with first:
             os.kill(first.pid, signal.SIGKILL)
-            assert (sockets / "metrics").exists()
+            assert (sockets / "grpc:1").exists()
         with TritonServer(repository, sockets=sockets) as second:
             assert second.probe() is None
     finally:
@@ -298,7 +312,9 @@ def test_two_servers_run_side_by_side_and_the_second_leaves_nothing(
         stub, leader = stub_of(second), os.getpgid(stub_of(second))
         prefix, scratch = second._shm_prefix, second._scratch
         assert leader not in (os.getpgid(0), os.getpgid(stub_of(server)))
-        assert regions(prefix)
+        inside = Path(f"/proc/{second.pid}/root/dev/shm")
+        assert list(inside.glob(f"{prefix}*"))
+        assert shm_namespace() == () or regions(prefix) == []
         for one in (server, second):
             with Client(one.grpc_url) as client:
                 assert client.recommend([query("ann")], model="echo")[0].user == "ann"
