@@ -359,14 +359,14 @@ def _restart_readers(scene: Scene) -> None:
 @contextmanager
 def missing_label(scene: Scene) -> Iterator[str]:
     """Put an item without the label that the `must` needs, and ask for its like."""
-    stack, item = scene.stack, "no-price"
-    columns = {"category": "music", "title": "free of a price"}
-    answer = stack.request("PUT", f"/v1/items/{item}", scene.token, {"columns": columns})
-    if answer.status_code != 200:
-        answer = stack.request("PUT", f"/v1/items/{item}", scene.token, {"columns": {"category": "music"}})
-    assert answer.status_code == 200, answer.text
+    _put_item(scene)
     time.sleep(2.0)
     yield _obeyed(scene, "not shown")
+
+
+def _put_item(scene: Scene) -> None:
+    answer = scene.stack.request("PUT", "/v1/items/no-price", scene.token, {"columns": {"category": "music"}})
+    assert answer.is_success, answer.text
 
 
 @contextmanager
@@ -395,6 +395,7 @@ def damaged_exposure(scene: Scene) -> Iterator[str]:
 def damaged_items(scene: Scene) -> str:
     """Garble the log of items while it runs, with a restart of all that reads it."""
     items = scene.stack.layout.items
+    _put_item(scene)
     with _kept(items):
         garble(items)
         scene.watch.start()
