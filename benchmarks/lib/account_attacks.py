@@ -50,9 +50,11 @@ for name in ("grpc:1", "metrics"):
 """
 LIST = "attempt(lambda: os.listdir({sockets!r}))\nattempt(lambda: os.listdir({live!r}))"
 SHARED_MEMORY = """
-for one in glob.glob("/dev/shm/recsys_{supervisor}_*") or [{live!r}]:
+for one in glob.glob("/dev/shm/recsys_{supervisor}_*"):
     attempt(lambda: os.close(os.open(one, os.O_RDONLY)))
     attempt(lambda: os.close(os.open(one, os.O_RDWR)))
+for pid in {pids!r}:
+    attempt(lambda: os.listdir(f"/proc/{{pid}}/root/dev/shm"))
 """
 BROKER = """
 link = socket.create_connection({broker!r}, 10)
