@@ -157,29 +157,7 @@ def up(
         log_options=[f"--log-days={log_days}", *_days("state-days", state_days)],
         consumer_options=_days("event-days", event_days),
     )
-    layout.make_live()
-    log = StackLog(layout.log, console)
-    mend_keys(layout, log)
-    bootstrap_key(layout)
-
-    def seed_states(report: Callable[[str], None]) -> None:
-        if state is StateBackend.sqlite:
-            mend_states(layout, report)
-        done = None if layout.rebuild.exists() else _seed_states(layout, stack.endpoints.state, users, again=False)
-        report(done or "the users of the training data are known already")
-
-    with stack.running(layout, log, seed=seed_states):
-        signals.listen()
-        for name, address in stack.addresses.items():
-            console.print(f"{name:<15}{address}")
-        console.print(f"{'log':<15}{layout.log}")
-        if warning := unlimited_key_warning(layout):
-            console.print(f"{'warning':<15}{warning}", style="yellow", soft_wrap=True)
-        console.print(
-            next_command(layout, stack.addresses["gateway"], example_user(layout)), style="bold", soft_wrap=True
-        )
-        signals.stop_requested.wait()
-        console.print("stopping")
+    _run_stack(stack, layout, signals, state=state, users=users)
 
 
 @app.command()
@@ -379,6 +357,38 @@ def triton(
         console.print("next     serving.client.Client(grpc).recommend([Query(...)]); Ctrl-C stops", style="bold")
         signals.listen()
         Guard(server, console.print, policy=RestartPolicy()).run(signals.stop_requested)
+
+
+def _run_stack(
+    stack: Stack, layout: DeploymentLayout, signals: "Signals", *, state: StateBackend, users: UserIds
+) -> None:
+    """Run the stack until it is told to stop; damaged files are mended before, and users of the training data seeded."""
+    layout.make_live()
+    log = StackLog(layout.log, console)
+    mend_keys(layout, log)
+    bootstrap_key(layout)
+
+    def seed_states(report: Callable[[str], None]) -> None:
+        if state is StateBackend.sqlite:
+            mend_states(layout, report)
+        done = None if layout.rebuild.exists() else _seed_states(layout, stack.endpoints.state, users, again=False)
+        report(done or "the users of the training data are known already")
+
+    with stack.running(layout, log, seed=seed_states):
+        signals.listen()
+        _print_addresses(stack, layout)
+        signals.stop_requested.wait()
+        console.print("stopping")
+
+
+def _print_addresses(stack: Stack, layout: DeploymentLayout) -> None:
+    """Print where everything listens, and the next command to type."""
+    for name, address in stack.addresses.items():
+        console.print(f"{name:<15}{address}")
+    console.print(f"{'log':<15}{layout.log}")
+    if warning := unlimited_key_warning(layout):
+        console.print(f"{'warning':<15}{warning}", style="yellow", soft_wrap=True)
+    console.print(next_command(layout, stack.addresses["gateway"], example_user(layout)), style="bold", soft_wrap=True)
 
 
 def _endpoints(file: Path | None, **urls: str | None) -> Endpoints:

@@ -146,6 +146,24 @@ def deployment(request: pytest.FixtureRequest, trained: Any, tmp_path: Path) -> 
         found.stop()
 
 
+def assert_learnt_without(
+    deployment: Deployment, composed: Callable[..., Any], run: Callable[..., Any], tiny: tuple[str, ...], folder: Path
+) -> None:
+    """A new training on the log holds the bystander and not the forgotten user."""
+    assert files_with(deployment.data, NAME)
+    run(
+        composed(
+            folder,
+            *(one for one in tiny if not one.startswith("data.")),
+            "data=event_log",
+            f"data.folder={deployment.layout.events}",
+            f"data.description={deployment.data / 'description.yaml'}",
+        )
+    )
+    assert files_with(folder, NAME) == []
+    assert "bystander" in Tables(description=str(folder / "data" / "description.yaml")).load().users["user"].to_list()
+
+
 def test_a_forgotten_user_is_in_no_file_and_does_not_come_back(
     deployment: Deployment, composed: Callable[..., Any], run: Callable[..., Any], tiny: tuple[str, ...], tmp_path: Path
 ) -> None:
@@ -196,20 +214,7 @@ def test_a_forgotten_user_is_in_no_file_and_does_not_come_back(
     assert done.returncode == 0, done.stderr
     assert re.search(r"log +1 records", done.stdout)
     assert files_with(live, NAME) == []
-
-    assert files_with(deployment.data, NAME)
-    folder = tmp_path / "run"
-    run(
-        composed(
-            folder,
-            *(one for one in tiny if not one.startswith("data.")),
-            "data=event_log",
-            f"data.folder={deployment.layout.events}",
-            f"data.description={deployment.data / 'description.yaml'}",
-        )
-    )
-    assert files_with(folder, NAME) == []
-    assert "bystander" in Tables(description=str(folder / "data" / "description.yaml")).load().users["user"].to_list()
+    assert_learnt_without(deployment, composed, run, tiny, tmp_path / "run")
 
 
 def until_impression(deployment: Deployment, path: str) -> bool:
