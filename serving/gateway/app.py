@@ -10,6 +10,7 @@ import orjson
 from fastapi import FastAPI, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
+from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
@@ -25,6 +26,15 @@ from serving.gateway.request_middleware import JSON, error_response, json_respon
 from serving.gateway.routes import routes
 
 RETRY_S = 1.0
+
+
+class IdConvertor(StringConvertor):
+    """Id in a path, whatever characters it has. Starlette's own `path` knows no newline: `a%0Ab` would be no path at all."""
+
+    regex = r"[\s\S]*"
+
+
+register_url_convertor("id", IdConvertor())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +70,7 @@ def build(dependencies: Dependencies) -> Gateway:
     for route in declared:
         admission = container.slates if route.slates else container.admission
         endpoint = container.middleware.endpoint(route.name, route.scope, route.handler(container), admission)
-        app.router.add_route(route.path.replace("}", ":path}"), endpoint, methods=[route.method])
+        app.router.add_route(route.path.replace("}", ":id}"), endpoint, methods=[route.method])
     for path, answer in _keyless(container, openapi).items():
         app.router.add_route(path, answer, methods=["GET"])
     app.add_exception_handler(HTTPException, container.middleware.unknown)  # type: ignore[arg-type]

@@ -6,7 +6,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+import httpx
 import numpy as np
 import pytest
 
@@ -176,6 +178,26 @@ def test_profiles_of_the_state_serve_where_the_caller_sends_none(parts: Dependen
     assert own == {"age": 44.0, "segment": "b"}
     assert changed == {"age": 31.0, "segment": "b"}
     assert forgotten == {"segment": "b"}
+
+
+@pytest.mark.parametrize(
+    ("user", "stored"), [("a\r\nb", "a\r\nb"), ("a/b", "a/b"), ("?", "?"), ("%41", "%41"), ("\na", "a"), ("a\n", "a")]
+)
+def test_an_id_in_a_path_is_that_id(parts: Dependencies, during: Any, user: str, stored: str) -> None:
+    answer = during(parts, lambda door: put_user(door, user))
+    assert (answer.status_code, answer.json()["user"]) == (201, stored)
+
+
+@pytest.mark.parametrize("user", ["\n", " ", ""])
+def test_a_blank_in_a_path_is_no_id(parts: Dependencies, during: Any, user: str) -> None:
+    answer = during(parts, lambda door: put_user(door, user))
+    assert answer.status_code == 400
+    assert "user" in answer.json()["error"]
+
+
+async def put_user(door: Any, user: str) -> httpx.Response:
+    answer: httpx.Response = await door.client.put(f"/v1/users/{quote(user, safe='')}", json={"profile": {"age": 3.0}})
+    return answer
 
 
 async def logged_profile(door: Any, **fields: Any) -> dict[str, Any]:
