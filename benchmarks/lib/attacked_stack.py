@@ -17,6 +17,7 @@ import polars as pl
 
 from benchmarks.lib.result_file import ROOT
 from benchmarks.lib.serving_stack import START_S, RunningStack
+from benchmarks.lib.serving_world import call_entry_point
 from benchmarks.lib.wall_clock import WallClock
 from recsys.errors import ServingError
 from recsys.policy.rules.store import RuleStore
@@ -41,16 +42,9 @@ WELL_IN_A_ROW = 3
 def small_world() -> Path:
     """Folder of a run that is trained and exported where that was not done yet."""
     if not (WORLD / "serve" / "current").exists():
-        run_entry_point("train.py", *TRAINING, f"run_dir={WORLD}")
-        run_entry_point("export.py", f"bundle={WORLD / 'bundle'}")
+        call_entry_point("train.py", *TRAINING, f"run_dir={WORLD}")
+        call_entry_point("export.py", f"bundle={WORLD / 'bundle'}")
     return WORLD
-
-
-def run_entry_point(*words: str) -> None:
-    """Run train.py or export.py; ServingError when it fails."""
-    done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise ServingError(f"{words[0]} failed: {done.stderr.strip()[-500:]}")
 
 
 def allowed_items(run: Path) -> frozenset[str]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import threading
 import time
@@ -11,9 +12,13 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 import httpx
+import polars as pl
 
 from benchmarks.lib.serving_stack import RunningStack
+from recsys.bundle import Bundle, write_bundle
 from recsys.errors import ServingError
+from recsys.export.releases import served_release
+from serving.layout import DeploymentLayout
 from serving.processes import command_line, group, until
 
 Fault = Callable[[RunningStack], AbstractContextManager[None]]
@@ -120,6 +125,71 @@ def full_disk(stack: RunningStack) -> Iterator[None]:
         yield
     finally:
         filling.unlink()
+
+
+@contextmanager
+def lost_stores(stack: RunningStack) -> Iterator[None]:
+    """Published rules and changed items are gone, and the models that read them start again."""
+    with aside(stack.place.rules), aside(stack.place.items):
+        os.kill(stack.pids["triton"], signal.SIGKILL)
+        yield
+
+
+@contextmanager
+def aside(folder: Path) -> Iterator[None]:
+    """Move a folder away and put it back."""
+    hidden = folder.with_name(f"{folder.name}.aside")
+    existed = folder.exists()
+    if existed:
+        folder.rename(hidden)
+    try:
+        yield
+    finally:
+        if existed:
+            shutil.rmtree(folder, ignore_errors=True)
+            hidden.rename(folder)
+
+
+def other_release(release: Path) -> Fault:
+    """Another release is published over the served folder, and one stage starts again."""
+
+    @contextmanager
+    def fault(stack: RunningStack) -> Iterator[None]:
+        served = served_release(stack.place.serve)
+        link(stack.place.serve, release)
+        try:
+            os.kill(stub_of(stack, "rank"), signal.SIGKILL)
+            yield
+        finally:
+            link(stack.place.serve, served)
+
+    return fault
+
+
+def link(serve: Path, release: Path) -> None:
+    """Let `current` name a release."""
+    draft = serve / "back"
+    draft.symlink_to(os.path.relpath(release, serve))
+    draft.replace(serve / "current")
+
+
+def reversed_bundle(layout: DeploymentLayout, path: Path) -> Path:
+    """Write the served bundle with its items in another order: every row number stands for another item."""
+    if path.exists():
+        return path
+    served = Bundle.open(layout.bundle)
+    path.parent.mkdir(exist_ok=True)
+    with write_bundle(path, served.spec_fingerprint) as draft:
+        shutil.copytree(served.path, draft.path, dirs_exist_ok=True)
+        (draft.path / "manifest.json").unlink()
+        pl.read_ipc(served.file("items.arrow")).reverse().write_ipc(draft.path / "items.arrow")
+    return path
+
+
+def kill_supervisor(stack: RunningStack) -> AbstractContextManager[None]:
+    """kill -9 of the supervisor: nothing is started again any more, and what runs goes on."""
+    os.kill(stack.supervisor, signal.SIGKILL)
+    return contextlib.nullcontext()
 
 
 def step_clock(seconds: int) -> Fault:

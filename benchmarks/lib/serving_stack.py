@@ -17,6 +17,7 @@ from recsys.contracts import Query
 from recsys.errors import ServingError
 from serving.layout import DeploymentLayout
 from serving.processes import choose_ports, until
+from serving.shutdown import stop_stack
 
 START_S = 300.0
 EVENTS_BATCH = 100
@@ -75,6 +76,7 @@ def started_stack(serve: Path, live: Path, *options: str, clock: WallClock | Non
     finally:
         process.terminate()
         process.wait(60)
+        stop_stack(place)  # what outlives a supervisor that was killed
 
 
 def tell_histories(stack: RunningStack, queries: Sequence[Query]) -> None:

@@ -53,8 +53,8 @@ def world(k: int) -> World:
     """Trained and exported where that was not done yet."""
     serve = FOLDER / "serve"
     if not (serve / "current" / "models").exists():
-        _call("train.py", *TRAINING, f"run_dir={FOLDER}")
-        _call("export.py", f"bundle={FOLDER / 'bundle'}")
+        call_entry_point("train.py", *TRAINING, f"run_dir={FOLDER}")
+        call_entry_point("export.py", f"bundle={FOLDER / 'bundle'}")
     store = RuleStore(serve / "rules")
     if not store.has_history:
         store.publish(RULES, who="benchmark", why="rules are on", expected=None)
@@ -84,7 +84,8 @@ def query_of(query: Query) -> str:
     return json.dumps({name: value for name, value in document.items() if name != "request_id"}, separators=(",", ":"))
 
 
-def _call(*command: str) -> None:
+def call_entry_point(*command: str) -> None:
+    """Run train.py or export.py; ServingError when it fails."""
     done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         raise ServingError(f"{command[0]} failed: {done.stderr.strip()}")

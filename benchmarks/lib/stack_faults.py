@@ -16,13 +16,21 @@ from typing import Any
 
 import httpx
 import numpy as np
-import polars as pl
 import tritonclient.grpc as triton
 
-from benchmarks.lib.attacked_stack import AttackedStack, run_entry_point
+from benchmarks.lib.attacked_stack import AttackedStack
 from benchmarks.lib.attacks import Attack, Scene, Strike, struck
-from benchmarks.lib.chaos_faults import Fault, corrupt_bundle, full_disk, halt, step_clock, stub_of
-from recsys.bundle import Bundle, write_bundle
+from benchmarks.lib.chaos_faults import (
+    Fault,
+    corrupt_bundle,
+    full_disk,
+    halt,
+    link,
+    reversed_bundle,
+    step_clock,
+    stub_of,
+)
+from benchmarks.lib.serving_world import call_entry_point
 from recsys.contracts import Query
 from recsys.export.releases import served_release
 from recsys.signatures import write_keys
@@ -207,18 +215,8 @@ def _tensor(name: str, values: np.ndarray, kind: str) -> Any:
     return tensor
 
 
-def reversed_bundle(scene: Scene) -> Bundle:
-    """Return the served bundle with its items in another order: every row number stands for another item."""
-    path = scene.stack.folder / "other" / "bundle"
-    if path.exists():
-        return Bundle.open(path)
-    served = Bundle.open(scene.stack.layout.bundle)
-    path.parent.mkdir(exist_ok=True)
-    with write_bundle(path, served.spec_fingerprint) as draft:
-        shutil.copytree(served.path, draft.path, dirs_exist_ok=True)
-        (draft.path / "manifest.json").unlink()
-        pl.read_ipc(served.file("items.arrow")).reverse().write_ipc(draft.path / "items.arrow")
-    return Bundle.open(path)
+def _other_bundle(scene: Scene) -> Path:
+    return reversed_bundle(scene.stack.layout, scene.stack.folder / "other" / "bundle")
 
 
 @contextmanager
@@ -226,7 +224,7 @@ def exported_over(scene: Scene) -> Iterator[str]:
     """Export another release over the served folder, then restart one stage."""
     serve, before = scene.stack.layout.serve, _fingerprint(scene)
     current = served_release(serve)
-    run_entry_point("export.py", f"bundle={reversed_bundle(scene).path}", f"repository={serve}")
+    call_entry_point("export.py", f"bundle={_other_bundle(scene)}", f"repository={serve}")
     try:
         assert served_release(serve) != current
         os.kill(stub_of(scene.stack.running, "rank"), signal.SIGKILL)
@@ -235,13 +233,7 @@ def exported_over(scene: Scene) -> Iterator[str]:
         assert _fingerprint(scene) == before, "another release is served"
         yield "the release of the start is served on"
     finally:
-        _link(serve, current)
-
-
-def _link(serve: Path, release: Path) -> None:
-    draft = serve / "back"
-    draft.symlink_to(os.path.relpath(release, serve))
-    draft.replace(serve / "current")
+        link(serve, current)
 
 
 def _fingerprint(scene: Scene) -> str:
@@ -255,7 +247,7 @@ def replaced_beneath(scene: Scene) -> Iterator[str]:
     aside = bundle.with_name("aside")
     bundle.rename(aside)
     try:
-        shutil.copytree(reversed_bundle(scene).path, bundle)
+        shutil.copytree(_other_bundle(scene), bundle)
         os.kill(stub_of(scene.stack.running, "rank"), signal.SIGKILL)
         time.sleep(2 * FAULT_S)
         answer = scene.stack.request("POST", "/v1/recommend", scene.token, {"user": "u", "k": 5})

@@ -7,7 +7,7 @@ for FAULT_S, load on, until the whole cascade answers again. Slates are asked at
 * valid: 200, a full slate, nothing that a `must` rule forbids; a lost connection is not valid
 * lost: events that were answered with 200 and are not in the Parquet that the consumer writes
 
-    python -m benchmarks.claims.serving.chaos           about nine minutes on two idle cores
+    python -m benchmarks.claims.serving.chaos           about 17 minutes on two idle cores
     python -m benchmarks.claims.serving.chaos game-day  twice the traffic while the state store is down for a minute: a timeline
 
 Root, for a disk of its own for the spool, and a C compiler, for a wall clock of its own. Writes benchmarks/results/chaos.json.
@@ -36,17 +36,24 @@ from benchmarks.lib.chaos_faults import (
     halt,
     kill,
     kill_a_stub,
+    kill_supervisor,
+    link,
+    lost_stores,
     nothing,
+    other_release,
+    reversed_bundle,
     slow_ranker,
     step_clock,
 )
 from benchmarks.lib.load import Plan
 from benchmarks.lib.result_file import ROOT, Figure, console, print_figures, write_result
 from benchmarks.lib.serving_stack import RunningStack, running_stack, waiting
-from benchmarks.lib.serving_world import World, ask_of, world, write_lines
+from benchmarks.lib.serving_world import World, ask_of, call_entry_point, world, write_lines
 from benchmarks.lib.wall_clock import WallClock
 from recsys.errors import ConfigError, ServingError, exit_on_error
+from recsys.export.releases import served_release
 from serving.events.record import hash_parts
+from serving.layout import DeploymentLayout
 from serving.processes import until
 
 K = 10
@@ -93,13 +100,14 @@ class Sent:
 
 
 class Chaos:
-    """A stack under load. made: the world; folder: for plans and answers."""
+    """A stack under load. made: the world; folder: for plans and answers; other: a release that is not served."""
 
-    def __init__(self, stack: RunningStack, made: World, folder: Path) -> None:
+    def __init__(self, stack: RunningStack, made: World, folder: Path, other: Path) -> None:
         self._stack, self._made, self._folder = stack, made, folder
         self._asks = write_lines(folder / "asks", [ask_of(query) for query in made.queries])
         self._forbidden = write_lines(folder / "forbidden", made.forbidden)
         self._told = 0
+        self.other = other
         self.acknowledged: list[str] = []
 
     def run(self, name: str, fault: Fault, *, burst: bool) -> Outcome:
@@ -201,8 +209,8 @@ def _outcome(name: str, sent: Sent, before_s: float, fault_s: float, burst: bool
     )
 
 
-def faults() -> dict[str, Fault]:
-    """Name -> fault, in the order in which they strike."""
+def faults(other: Path) -> dict[str, Fault]:
+    """Name -> fault, in the order in which they strike. other: a release that is not served."""
     return {
         "nothing": nothing,
         "kill -9 the ranking stub": kill_a_stub,
@@ -217,9 +225,12 @@ def faults() -> dict[str, Fault]:
         "SIGSTOP the broker": halt("broker"),
         "slow ranker": slow_ranker,
         "corrupt bundle, then a reload": corrupt_bundle,
+        "stores of rules and items gone, Triton restarted": lost_stores,
+        "another release published, a stage restarted": other_release(other),
         "wall clock an hour ahead, then right": step_clock(HOUR),
         "wall clock an hour behind, then right": step_clock(-HOUR),
         "ten times the load": nothing,
+        "kill -9 the supervisor": kill_supervisor,
     }
 
 
@@ -239,10 +250,20 @@ def small_disk(folder: Path, size: int) -> Iterator[None]:
 def chaos(folder: Path) -> Iterator[Chaos]:
     """A stack that is ready to suffer."""
     made = world(K)
+    other = export_other(made, folder)
     clock, live = WallClock.made(folder), folder / "live"
     disks = small_disk(live, LIVE_BYTES), small_disk(live / "spool", SPOOL_BYTES)
     with disks[0], disks[1], running_stack(made, live, "--state=redis", clock=clock) as stack:
-        yield Chaos(stack, made, folder)
+        yield Chaos(stack, made, folder, other)
+
+
+def export_other(made: World, folder: Path) -> Path:
+    """Export another release beside the served one, which stays the one that serves; return its folder."""
+    layout, served = DeploymentLayout.of(made.serve), served_release(made.serve)
+    call_entry_point("export.py", f"bundle={reversed_bundle(layout, folder / 'bundle')}", f"repository={made.serve}")
+    other = served_release(made.serve)
+    link(made.serve, served)
+    return other
 
 
 def figures(outcomes: Sequence[Outcome], lost: Sequence[str], num_events: int) -> dict[str, Figure]:
@@ -307,7 +328,7 @@ def game_day() -> None:
 def main() -> None:
     start, outcomes = time.perf_counter(), []
     with TemporaryDirectory() as folder, chaos(Path(folder)) as suffering:
-        for name, fault in faults().items():
+        for name, fault in faults(suffering.other).items():
             outcomes.append(suffering.run(name, fault, burst=name == "ten times the load"))
             console.print(table(outcomes[-1:]))
         lost = suffering.lost()
