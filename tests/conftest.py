@@ -29,8 +29,8 @@ from recsys.export.repository import write_repository
 from recsys.replay.replay import Replay
 from recsys.stages import Stages, load_stages
 from recsys.stores.atomic_files import locked
-from serving.client import Client
-from serving.triton_server import TritonServer
+from serving.triton.client import Client
+from serving.triton.server import TritonServer
 
 settings.register_profile("house", deadline=None)
 settings.load_profile("house")

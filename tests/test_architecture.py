@@ -72,6 +72,25 @@ MAY_IMPORT["training"] = (
 )
 MAY_IMPORT["cli"] = set(MAY_IMPORT) - {"serving", "train.py", "export.py"}
 MAY_IMPORT["__main__"] = {"cli"}
+SERVING_BASE = {"disk", "endpoints", "layout", "private_folder", "process_tuning", "processes"}
+SERVING_MAY_IMPORT = {
+    "private_folder": set(),
+    "endpoints": {"private_folder"},
+    "layout": {"private_folder"},
+    "process_tuning": set(),
+    "processes": {"private_folder"},
+    "disk": {"layout"},
+    "stages": {"process_tuning"},
+    "triton": SERVING_BASE,
+    "events": SERVING_BASE,
+    "state": {*SERVING_BASE, "events"},
+    "gateway": {*SERVING_BASE, "events", "state", "triton"},
+    "ops": {*SERVING_BASE, "events", "gateway", "state", "triton"},
+    "wiring": {*SERVING_BASE, "events", "gateway", "ops", "state", "triton"},
+    "cli": {*SERVING_BASE, "events", "gateway", "ops", "triton", "wiring"},
+    "__main__": {"cli", "processes"},
+    "__init__": set(),
+}
 HOMES = {
     "cryptography": {"signatures"},
     "pytorch_lightning": {"training"},
@@ -83,7 +102,7 @@ HOMES = {
     "typer": {"cli", "serving"},
     "hydra": {"cli"},
     "omegaconf": {"cli"},
-    "tritonclient": {"serving"},
+    "tritonclient": {"serving/triton"},
     "prometheus_client": {"serving"},
     "jwt": {"serving"},
     "fastapi": {"serving"},
@@ -97,7 +116,7 @@ WITHOUT_TORCH = (
         for name in ["contracts", "errors", "expressions", "bundle", "features.encode", "candidates.sources"]
     ),
     *(f"recsys.{name}" for name in ["index", "items", "policy.compose", "stages", "pipeline"]),
-    "serving.client",
+    "serving.triton.client",
     "recsys.recommender",
 )
 
@@ -154,6 +173,14 @@ def test_a_room_imports_only_what_it_may(file):
     assert room in MAY_IMPORT, f"{relative(file)} is in no known room"
     base = set() if room in BASE else BASE
     assert rooms_of(file) <= MAY_IMPORT[room] | base, f"{relative(file)} may not import all of this"
+
+
+@pytest.mark.parametrize("file", [file for file in PRODUCT if room_of(file) == "serving"], ids=relative)
+def test_a_room_of_serving_imports_only_what_it_may(file):
+    room = Path(file.relative_to(ROOT).parts[1]).stem
+    names = (name.split(".") for name in imports(file.read_text(encoding="utf-8")))
+    used = {parts[1] for parts in names if parts[0] == "serving" and len(parts) > 1} - {room}
+    assert used <= SERVING_MAY_IMPORT[room], f"{relative(file)} may not import all of this"
 
 
 def test_nobody_but_its_entry_imports_the_cli():

@@ -18,8 +18,8 @@ from recsys.export.releases import served_release
 from recsys.pipeline import recommend
 from recsys.policy.rules import RuleSet
 from recsys.stages import load_rules, read_spec
-from serving.client import Client, _translated
-from serving.triton_server import TritonServer
+from serving.triton.client import Client, _translated
+from serving.triton.server import TritonServer
 
 GOOD = {"user": "u1", "now": 1.7e9, "k": 5}
 BAD = {

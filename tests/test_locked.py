@@ -14,7 +14,7 @@ from recsys.stages import read_catalogue, read_schema
 from recsys.stores import atomic_files
 from recsys.stores.atomic_files import locked
 from serving.events.folder_lock import lock_folder
-from serving.wiring import ItemStoreWriter
+from serving.gateway.item_writer import ItemStoreWriter
 
 
 def test_a_lock_that_another_one_keeps_is_an_error_after_the_timeout(tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ from recsys.errors import exit_on_error
 from recsys.export.repository import write_repository
 from recsys.pipeline import light, recommend
 from recsys.stages import RANKER, Stages, load_stages
-from serving.client import Client
-from serving.triton_server import TritonServer
+from serving.triton.client import Client
+from serving.triton.server import TritonServer
 
 pytestmark = pytest.mark.slow
 

@@ -18,7 +18,7 @@ from recsys.cli.main import app
 from recsys.errors import BundleError, ConfigError, ServingError
 from recsys.signatures import PUBLIC_KEY, is_signed, sign, write_keys
 from serving.__main__ import app as serving_app
-from serving.triton_server import TritonServer
+from serving.triton.server import TritonServer
 
 pytest.importorskip("cryptography")
 

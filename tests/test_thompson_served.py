@@ -17,8 +17,8 @@ from recsys.policy.compose import Policy
 from recsys.policy.slate.slate_batch import NO_UNCERTAINTY
 from recsys.replay.replay import Replay
 from recsys.stages import Stages, load_rank, load_retrieve, load_rules, load_stages
-from serving.client import Client
-from serving.triton_server import TritonServer
+from serving.triton.client import Client
+from serving.triton.server import TritonServer
 
 
 @pytest.fixture(scope="module")

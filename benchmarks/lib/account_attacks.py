@@ -18,8 +18,8 @@ from pathlib import Path
 from benchmarks.lib.attacks import ACCOUNT, Attack, Scene, struck
 from benchmarks.lib.result_file import ROOT
 from serving.endpoints import read_endpoints
+from serving.ops.running import leftovers
 from serving.processes import group, until
-from serving.running import leftovers
 
 REFUSED = re.compile("Permission denied|UNAVAILABLE|not permitted|Authorization Violation|no secret|no user")
 CHILD_S = 120.0

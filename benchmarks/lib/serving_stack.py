@@ -16,8 +16,8 @@ from benchmarks.lib.wall_clock import WallClock
 from recsys.contracts import Query
 from recsys.errors import ServingError
 from serving.layout import DeploymentLayout
+from serving.ops.shutdown import stop_stack
 from serving.processes import choose_ports, until
-from serving.shutdown import stop_stack
 
 START_S = 300.0
 EVENTS_BATCH = 100

@@ -23,8 +23,8 @@ PUBLIC = (
     "recsys.experiments.assignment",
     "recsys.experiments.off_policy",
     "recsys.experiments.reward_model",
-    "serving.client",
-    "serving.triton_server",
+    "serving.triton.client",
+    "serving.triton.server",
     "serving.gateway.settings",
 )
 """in the order of the navigation; a module that is moved or renamed is changed here"""

@@ -38,11 +38,11 @@ from serving.gateway.request_parser import RequestParser
 from serving.gateway.settings import Settings
 from serving.gateway.share_publisher import SharePublisher
 from serving.gateway.state_reader import StateReader
-from serving.gateway.triton_models import Models
 from serving.gateway.user_handlers import UserHandlers
 from serving.state.onboarding import Onboarding
 from serving.state.protocols import Exposures, UserStates
 from serving.state.seeding import seeded_states
+from serving.triton.async_models import Models
 
 ITEMS_PER_VALUE = 3
 """popular items that represent a liked value; they are not recommended to that user"""

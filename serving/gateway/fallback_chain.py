@@ -12,7 +12,7 @@ from recsys.stages import NO_SLATE
 from serving.gateway.breaker import Breaker, BreakerCall
 from serving.gateway.bulkhead import Bulkhead, BulkheadFull
 from serving.gateway.http_error import HTTPError
-from serving.gateway.triton_models import Metadata
+from serving.triton.async_models import Metadata
 
 RETRY_S = 1.0
 LATE = frozenset({"late", "busy", "timeout"})

@@ -15,7 +15,7 @@ from serving.gateway.fallback_chain import FallbackTier, SlateRequest
 from serving.gateway.fallback_slates import FallbackSlates, SlateDocument
 from serving.gateway.settings import Settings
 from serving.gateway.stale_cache import StaleCache
-from serving.gateway.triton_models import Models
+from serving.triton.async_models import Models
 
 FULL, LIGHT, LAST_GOOD, POPULAR = NAMES = ("recommend", "recommend_light", "last_good", "popular")
 EXPLAINED = "recommend_explained"

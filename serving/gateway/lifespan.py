@@ -9,8 +9,8 @@ from serving.gateway.impression_queue import ImpressionQueue
 from serving.gateway.readiness import Readiness
 from serving.gateway.settings import Settings
 from serving.gateway.share_publisher import SharePublisher
-from serving.gateway.triton_models import Models
 from serving.process_tuning import freeze_heap
+from serving.triton.async_models import Models
 
 
 class Lifespan:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import orjson
 
 from recsys.errors import RecsysError
-from serving.gateway.triton_models import Models
+from serving.triton.async_models import Models
 
 PROBE_QUERY = orjson.dumps({"user": "", "now": 0.0, "k": 1, "request_id": "probe"})
 

@@ -28,7 +28,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
 from typer.testing import CliRunner
 
-import serving.client
+import serving.triton.client
 import train
 from recsys.cli.main import app as recsys_app
 from recsys.contracts import Query, Slate
@@ -229,7 +229,7 @@ class InProcess:
     def __exit__(self, *_: object) -> None: ...
 
     def recommend(self, queries: Sequence[Query], **options: Any) -> list[Slate]:
-        inspect.signature(serving.client.Client.recommend).bind(self, queries, **options)
+        inspect.signature(serving.triton.client.Client.recommend).bind(self, queries, **options)
         sent = [Query.from_json(query.to_json()) for query in queries]
         return [Slate.from_json(slate.to_json()) for slate in recommend(sent, self.stages)]
 
@@ -241,7 +241,7 @@ def test_a_python_block_runs(
     if "open-bandit-small" in text and DATA is None:
         pytest.skip("RECSYS_DATA names no folder of data sets")
     monkeypatch.chdir(deployment)
-    text = text.replace("from serving.client import Client\n", "")
+    text = text.replace("from serving.triton.client import Client\n", "")
     stand_in = type("Client", (InProcess,), {"stages": trained.stages})
     (file := tmp_path / "block.py").write_text(text, encoding="utf-8")  # numba keeps what it compiled beside the file
     exec(compile(text, str(file), "exec"), {"Client": stand_in})

@@ -16,8 +16,8 @@ from recsys.items.store import LOG, Edit, ItemStore
 from recsys.pipeline import recommend
 from recsys.policy.rules.store import RuleStore
 from recsys.stages import STALE_ITEMS, Stages, load_stages, read_schema
-from serving.client import Client
-from serving.triton_server import TritonServer
+from serving.triton.client import Client
+from serving.triton.server import TritonServer
 
 PATIENCE_S = 60
 NEW = "brand new"

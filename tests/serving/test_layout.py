@@ -8,7 +8,7 @@ from recsys.errors import ServingError
 from recsys.export.releases import release_draft
 from serving.gateway.http_server import Listening
 from serving.layout import DeploymentLayout
-from serving.stack import Stack, StateBackend, UserIds
+from serving.ops.stack import Stack, StateBackend, UserIds
 
 
 def exported(serve: Path, fingerprint: str) -> Path:

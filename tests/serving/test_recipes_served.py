@@ -12,9 +12,9 @@ from recsys.bundle import Bundle
 from recsys.contracts import Query
 from recsys.export.repository import write_repository
 from recsys.stages import RANKER, load_live_retrieve, load_live_rules, recently_popular
-from serving.client import Client
 from serving.gateway.fallback_slates import FallbackSlates
-from serving.triton_server import TritonServer
+from serving.triton.client import Client
+from serving.triton.server import TritonServer
 
 SMALL = (
     "retrieval.dim=16",

@@ -20,8 +20,8 @@ from recsys.policy.rules import RuleSet
 from recsys.policy.rules.audit import HEAD
 from recsys.policy.rules.store import RuleStore
 from recsys.stages import STALE_RULES, load_stages
-from serving.client import Client
-from serving.triton_server import TritonServer
+from serving.triton.client import Client
+from serving.triton.server import TritonServer
 
 PATIENCE_S = 60
 CHEAP = "rules: [{name: cheap, must: 'not price < 10'}]"

@@ -27,8 +27,8 @@ from benchmarks.lib.result_file import Figure, console, print_figures, write_res
 from benchmarks.lib.serving_world import world
 from recsys.contracts import Query
 from recsys.errors import exit_on_error
-from serving.client import Client
-from serving.triton_server import TritonServer
+from serving.triton.client import Client
+from serving.triton.server import TritonServer
 
 NUM = 10_000
 SEED = 0

@@ -32,10 +32,10 @@ from recsys.errors import ServingError, exit_on_error
 from recsys.pipeline import recommend
 from recsys.stages import load_stages, read_catalogue, read_spec
 from recsys.user_seed import USER_SEED
-from serving.client import Client
 from serving.layout import DeploymentLayout
 from serving.processes import until
 from serving.state.onboarding import actions_reaching
+from serving.triton.client import Client
 
 NUM_USERS, NUM_EVENTS, K = 100, 60, 10
 BUDGETS = {"usual": (), "20 s": ("--budget=20000",)}

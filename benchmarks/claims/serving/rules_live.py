@@ -38,8 +38,8 @@ from recsys.errors import ConfigError, ConflictError, RecsysError, ServingError,
 from recsys.policy.rules.audit import LOG, RuleVersion
 from recsys.policy.rules.store import RuleStore
 from recsys.replay.replay import Replay
-from serving.client import Client
-from serving.triton_server import TritonServer
+from serving.triton.client import Client
+from serving.triton.server import TritonServer
 
 WORLD = (
     *("recipe=synthetic", "data.users=400", "data.items=2000", "data.events=20000", "trainer.progress=false"),

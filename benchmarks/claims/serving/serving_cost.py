@@ -34,7 +34,7 @@ from benchmarks.lib.serving_stack import running_stack
 from benchmarks.lib.serving_world import World, ask_of, query_of, world, write_lines
 from recsys.errors import ServingError
 from serving.processes import HOST, choose_ports, end, spawn, until
-from serving.triton_server import TritonServer
+from serving.triton.server import TritonServer
 
 K = 10
 SYSTEMS = ("in-process", "triton", "gateway")

@@ -17,8 +17,8 @@ from serving.events.jetstream import JetStreamReader, JetStreamWriter
 from serving.events.nats_server import NatsServer
 from serving.events.record import Record
 from serving.layout import DeploymentLayout
+from serving.ops.supervisor import Guard, RestartPolicy
 from serving.processes import until
-from serving.supervisor import Guard, RestartPolicy
 
 SIZE, LOG = 64 << 20, 16 << 20
 

@@ -25,9 +25,9 @@ from serving.gateway.app import build
 from serving.gateway.container import Dependencies
 from serving.gateway.pseudonyms import UserPseudonyms
 from serving.gateway.settings import Settings
-from serving.gateway.triton_models import Metadata, TritonModels
 from serving.state.protocols import UserState
-from serving.triton_server import TritonServer
+from serving.triton.async_models import Metadata, TritonModels
+from serving.triton.server import TritonServer
 
 PATIENT = Settings(budget_ms=20_000, explain_ms=20_000, state_ms=5_000, light_ms=5_000, fallback_ms=5_000, probe_s=20)
 """for tests that are not about time, on a machine that others use as well"""

@@ -25,7 +25,7 @@ from serving.gateway.connection_limits import ConnectionLimits
 from serving.gateway.container import Dependencies
 from serving.gateway.http_server import Listening, serve_gateway
 from serving.gateway.pseudonyms import UserPseudonyms
-from serving.gateway.triton_models import TritonModels
+from serving.triton.async_models import TritonModels
 
 CONNECTIONS = ConnectionLimits(total=150, per_peer=60, header_s=1.5, keep_alive_s=3.0, write_s=1.5)
 ANONYMOUS = AnonymousLimits(peer_burst=40, probe_burst=60)

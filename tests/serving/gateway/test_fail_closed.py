@@ -28,10 +28,10 @@ from recsys.stages import (
     read_schema,
     recently_popular,
 )
-from serving.client import Client
 from serving.gateway.container import Dependencies
 from serving.gateway.fallback_slates import FallbackSlates
-from serving.triton_server import TritonServer
+from serving.triton.client import Client
+from serving.triton.server import TritonServer
 
 USER = "planted-user-7391"
 CHEAP = "rules: [{name: cheap, must: 'price < 40'}]"

@@ -17,8 +17,8 @@ from recsys.stages import load_live_rules, read_catalogue, read_schema
 from recsys.user_seed import USER_SEED, read_users
 from serving.events.record import Record
 from serving.gateway.container import Dependencies
+from serving.gateway.item_writer import ItemStoreWriter
 from serving.gateway.settings import Settings
-from serving.wiring import ItemStoreWriter
 
 USER, MAIL = "planted-user-7391", "planted.person@example.org"
 EVENT = {"user": USER, "timestamp": 5.0}

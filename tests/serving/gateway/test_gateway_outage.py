@@ -12,8 +12,8 @@ import pytest
 
 from serving.gateway.container import Dependencies
 from serving.gateway.settings import Settings
-from serving.gateway.triton_models import TritonModels
-from serving.triton_server import TritonServer
+from serving.triton.async_models import TritonModels
+from serving.triton.server import TritonServer
 
 PATIENCE_S = 60
 HURRIED = Settings(

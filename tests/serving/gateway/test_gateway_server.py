@@ -34,7 +34,7 @@ from serving.gateway.app import build
 from serving.gateway.container import Dependencies
 from serving.gateway.pseudonyms import UserPseudonyms
 from serving.gateway.http_server import Listening, serve_gateway
-from serving.gateway.triton_models import TritonModels
+from serving.triton.async_models import TritonModels
 
 class SlowFile:
     "A log that is durable half a second later."

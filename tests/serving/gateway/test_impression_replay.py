@@ -21,9 +21,9 @@ from recsys.policy.rules.store import RuleStore
 from recsys.stages import load_live_rules, load_rules
 from serving.events.record import Record
 from serving.gateway.container import Dependencies
-from serving.gateway.triton_models import TritonModels
 from serving.state.protocols import UserState
-from serving.triton_server import TritonServer
+from serving.triton.async_models import TritonModels
+from serving.triton.server import TritonServer
 
 EVEN = "{name: even, exposure: item, least: 0, most: 0.02, strength: 30}"
 VERSIONS = [f"rules: [{EVEN}]", f"rules: [{EVEN}, {{name: cheap, must: 'price < 60'}}]"]

@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.errors import ConfigError
-from serving.bootstrap import bootstrap_key, next_command, unlimited_key_warning
 from serving.gateway.api_keys import ApiKey, ApiKeys, PreviousToken, hash_token, read_keys
 from serving.gateway.http_error import HTTPError
 from serving.gateway.key_file import create_key, revoke_key, rotate_key
 from serving.gateway.reloaded_keys import ReloadedKeys
 from serving.gateway.token_bucket import TokenBucket
 from serving.layout import DeploymentLayout
+from serving.ops.bootstrap import bootstrap_key, next_command, unlimited_key_warning
 
 
 class Clock:

@@ -15,10 +15,10 @@ from recsys.errors import ReleaseError, ServingError
 from recsys.export.releases import served_release
 from recsys.pipeline import recommend
 from recsys.stages import RELEASE, load_explain, load_rank, load_retrieve, load_rules
-from serving.client import Client
 from serving.gateway.container import Dependencies
-from serving.gateway.triton_models import TritonModels
-from serving.triton_server import TritonServer
+from serving.triton.async_models import TritonModels
+from serving.triton.client import Client
+from serving.triton.server import TritonServer
 
 USER = "planted-user-7391"
 REFUSED = "serves the release .* and got tensors of the release .*; restart the model server"

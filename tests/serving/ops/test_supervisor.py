@@ -7,8 +7,8 @@ from itertools import pairwise
 import pytest
 
 from recsys.errors import ServingError
+from serving.ops.supervisor import Guard, RestartPolicy
 from serving.processes import until
-from serving.supervisor import Guard, RestartPolicy
 
 POLICY = RestartPolicy(interval_s=1.0, max_silence_s=10.0, first_pause_s=0.5, max_pause_s=4.0, stable_s=60.0)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from recsys.contracts import Query
 from recsys.errors import QueryError, ServingError
-from serving.client import MAX_BATCH, Client, _batches, _tensor, _translated
+from serving.triton.client import MAX_BATCH, Client, _batches, _tensor, _translated
 
 
 def query(user: str = "ann") -> Query:
@@ -87,4 +87,4 @@ def test_a_scheme_is_refused() -> None:
 
 
 def test_importing_the_client_warns_of_nothing() -> None:
-    subprocess.run([sys.executable, "-W", "error", "-c", "import serving.client"], check=True)
+    subprocess.run([sys.executable, "-W", "error", "-c", "import serving.triton.client"], check=True)

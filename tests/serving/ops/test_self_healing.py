@@ -19,8 +19,8 @@ import polars as pl
 import pytest
 
 from serving.layout import DeploymentLayout
+from serving.ops.running import leftovers
 from serving.processes import choose_ports, until
-from serving.running import leftovers
 
 pytestmark = pytest.mark.slow
 

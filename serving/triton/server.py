@@ -23,11 +23,12 @@ import tritonclient.grpc as triton
 from recsys.contracts import Query
 from recsys.errors import ConfigError, RecsysError, ServingError
 from recsys.stages import NO_SLATE
-from serving.client import Client
-from serving.model_failures import FailureMonitor
 from serving.private_folder import FILE_MODE, check_socket_path, make_private, socket_folder
 from serving.processes import POLL_S, ROOT, ServerProcess, command_line, group, last_lines, spawn
-from serving.triton_wheel import (
+from serving.triton.client import Client
+from serving.triton.model_failures import FailureMonitor
+from serving.triton.unix_http import get
+from serving.triton.wheel import (
     METRICS_SOCKET,
     check_numpy,
     find_wheel,
@@ -37,7 +38,6 @@ from serving.triton_wheel import (
     server_environment,
     shm_namespace,
 )
-from serving.unix_http import get
 
 LOAD_S = 60.0
 PROBE_S = 2.0

@@ -6,10 +6,10 @@ import shlex
 from recsys.bundle import Bundle
 from recsys.stages import read_catalogue
 from recsys.user_seed import USER_SEED, most_active_user
-from serving.forgetting import is_forgotten
 from serving.gateway.api_keys import Scope, hash_token, read_keys
 from serving.gateway.key_file import create_key
 from serving.layout import DeploymentLayout
+from serving.ops.forgetting import is_forgotten
 
 KEY_NAME = "first"
 KEY_SCOPES: tuple[Scope, ...] = ("recommend", "events")

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from serving.layout import DeploymentLayout
-from serving.mending import mend_states, remove_moved_aside
+from serving.ops.mending import mend_states, remove_moved_aside
 
 
 def test_a_damaged_state_file_is_moved_aside_and_goes_when_a_user_is_forgotten(tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from recsys.errors import ServingError
-from serving.__main__ import Signals
-from serving.stack import _guarded
-from serving.supervisor import Guard, RestartPolicy
+from serving.cli.signals import Signals
+from serving.ops.stack import _guarded
+from serving.ops.supervisor import Guard, RestartPolicy
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from recsys.errors import ServingError
 from serving.layout import DeploymentLayout
-from serving.running import read_running, supervised
+from serving.ops.running import read_running, supervised
 
 
 def request_rebuild(layout: DeploymentLayout) -> str | None:

@@ -17,12 +17,12 @@ import pytest
 
 from recsys.contracts import Query
 from recsys.errors import ConfigError, QueryError, ServingError
-from serving.client import Client
-from serving.model_failures import MIN_FAILURES, FailureMonitor
 from serving.private_folder import socket_folder
 from serving.processes import command_line, group, until
-from serving.triton_server import SHM, TritonServer
-from serving.triton_wheel import shm_namespace
+from serving.triton.client import Client
+from serving.triton.model_failures import MIN_FAILURES, FailureMonitor
+from serving.triton.server import SHM, TritonServer
+from serving.triton.wheel import shm_namespace
 
 pytestmark = pytest.mark.slow
 
@@ -200,7 +200,7 @@ def test_no_port_is_open_and_no_other_account_reaches_the_sockets(server: Triton
 def test_a_machine_without_namespaces_has_its_shared_memory_closed(
     repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serving.triton_server.shm_namespace", lambda: ())
+    monkeypatch.setattr("serving.triton.server.shm_namespace", lambda: ())
     with TritonServer(repository) as server:
         assert {path.stat().st_mode & 0o077 for path in regions(server._shm_prefix)} == {0}
         os.kill(stub_of(server), signal.SIGKILL)
@@ -372,8 +372,8 @@ def test_a_missing_wheel_says_how_to_get_it(repository: Path, monkeypatch: pytes
 
 
 def test_a_python_without_a_stub_is_refused(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.triton_server.check_numpy", lambda: None)
-    monkeypatch.setattr("serving.triton_wheel.PYTHON", "2.7")
+    monkeypatch.setattr("serving.triton.server.check_numpy", lambda: None)
+    monkeypatch.setattr("serving.triton.wheel.PYTHON", "2.7")
     with pytest.raises(ServingError, match=r"no stub for Python 2\.7; use one of 3\.10, 3\.11"):
         TritonServer(repository).start()
 

@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 
 from recsys.errors import ConfigError
 from serving.__main__ import app
+from serving.cli.keys import MAX_DAYS, duration, expiry
 from serving.gateway.api_keys import hash_token, read_keys
 from serving.gateway.key_file import create_key
-from serving.key_commands import MAX_DAYS, duration, expiry
 
 DAY_S = 86_400.0
 

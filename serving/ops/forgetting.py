@@ -30,7 +30,7 @@ from serving.events.parquet_rows import remove_rows
 from serving.events.spool import Spool
 from serving.gateway.pseudonyms import UserPseudonyms
 from serving.layout import DeploymentLayout
-from serving.mending import remove_moved_aside
+from serving.ops.mending import remove_moved_aside
 from serving.processes import until
 from serving.state.states import StateStore, forget_states
 from serving.state.store_factory import open_store

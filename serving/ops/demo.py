@@ -31,8 +31,8 @@ from recsys.export.releases import served_release
 from recsys.pipeline import recommend
 from recsys.replay.replay import Replay
 from recsys.stages import item_names, load_stages, read_catalogue
-from serving.client import Client
-from serving.triton_server import TritonServer
+from serving.triton.client import Client
+from serving.triton.server import TritonServer
 
 NUM_PARITY_QUERIES = 250
 NUM_USERS = 10

@@ -175,3 +175,14 @@ def _print_line(word: str, sentence: str) -> None:
 def _next(command: str, path: Path) -> None:
     text = f"next     python -m serving keys {command} --keys={quote(str(path))}"
     console.print(Text(text), style="bold", soft_wrap=True)
+
+
+def key(
+    name: Annotated[str, typer.Argument(help="name of the key's user")],
+    keys: Annotated[Path, typer.Option(help="keys.json of a gateway")],
+    scope: Annotated[list[str], typer.Option(help="recommend, events or admin; repeatable")],
+    rate: Annotated[float, typer.Option(help="sustained requests a second")] = 100.0,
+    burst: Annotated[int, typer.Option(help="burst of requests")] = 200,
+) -> None:
+    """Create an API key, as `keys create`: the earlier spelling, read for one release."""
+    console.print(create_key(keys, name=name, scopes=split_scopes(scope), rate=rate, burst=burst), soft_wrap=True)

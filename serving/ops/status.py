@@ -13,8 +13,8 @@ from typing import Any
 
 from serving.disk import MIB, disk_problem, free_bytes
 from serving.layout import DeploymentLayout
+from serving.ops.running import GATEWAY, GATEWAY_METRICS, leftovers, read_running, supervised
 from serving.processes import alive
-from serving.running import GATEWAY, GATEWAY_METRICS, leftovers, read_running, supervised
 
 PROBE_S = 5.0
 CLOCK_TICKS = 100.0

@@ -6,8 +6,8 @@ import signal
 
 from recsys.errors import ServingError
 from serving.layout import DeploymentLayout
+from serving.ops.running import end_leftovers, read_running, supervised
 from serving.processes import until
-from serving.running import end_leftovers, read_running, supervised
 
 DOWN_S = 120.0
 """the gateway finishes its requests first, then each process ends"""

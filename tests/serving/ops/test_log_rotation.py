@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.log_rotation import rotate
+from serving.ops.log_rotation import rotate
 
 
 def test_a_log_above_its_size_becomes_a_copy_and_its_writers_go_on(tmp_path: Path) -> None:
@@ -37,7 +37,7 @@ def test_a_disk_that_refuses_empties_nothing(tmp_path: Path, monkeypatch: pytest
     def refuse(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("serving.log_rotation.shutil.copyfileobj", refuse)
+    monkeypatch.setattr("serving.ops.log_rotation.shutil.copyfileobj", refuse)
     with pytest.raises(OSError, match="No space left"):
         rotate(log, 10)
     assert log.read_bytes() == b"x" * 100

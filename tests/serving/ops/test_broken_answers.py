@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.managed_process import ManagedProcess
+from serving.ops.managed_process import ManagedProcess
 
 ANSWERS = {
     "cut short": b'HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{"half": true',

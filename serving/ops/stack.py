@@ -21,17 +21,17 @@ from serving.events.folder_lock import lock_folder
 from serving.events.nats_server import NatsServer
 from serving.gateway.fallback_tiers import FULL, LIGHT
 from serving.gateway.http_server import Listening
-from serving.kernels import compiling
 from serving.layout import DeploymentLayout
-from serving.log_rotation import rotate_until
-from serving.managed_process import ManagedProcess
+from serving.ops.kernels import compiling
+from serving.ops.log_rotation import rotate_until
+from serving.ops.managed_process import ManagedProcess
+from serving.ops.running import GATEWAY_METRICS, RunningFile, ServiceReport, mark_children
+from serving.ops.supervisor import Guard, RestartPolicy, Service
 from serving.private_folder import socket_folder
 from serving.processes import HOST, choose_ports
-from serving.running import GATEWAY_METRICS, RunningFile, ServiceReport, mark_children
 from serving.state.valkey_server import ValkeyServer, valkey_address
-from serving.supervisor import Guard, RestartPolicy, Service
-from serving.triton_server import TritonServer
-from serving.triton_wheel import grpc_address
+from serving.triton.server import TritonServer
+from serving.triton.wheel import grpc_address
 
 START_S = 180.0
 DRAIN_S = 20.0

@@ -1,0 +1,1 @@
+"""A stack on one machine: start, supervision, damage, shutdown, and what its operator does."""

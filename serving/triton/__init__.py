@@ -1,0 +1,1 @@
+"""Triton: the server as a process, and its client."""

@@ -1,0 +1,1 @@
+"""Composition of the processes of a deployment from its layout and the endpoints of their servers."""
