@@ -118,6 +118,7 @@ def _command(binary: Path, folder: Path, path: Path) -> list[str]:
         "appendfsync": "always",
         "save": "",
         "daemonize": "no",
+        "set-proc-title": "no",  # a title overwrites the environment, by which processes without a supervisor are found
     }
     return [str(binary), *(word for name, value in settings.items() for word in (f"--{name}", value))]
 

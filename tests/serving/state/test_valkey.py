@@ -16,6 +16,7 @@ from recsys.contracts import Event
 from recsys.errors import ServingError
 from serving.endpoints import Server
 from serving.events.record import Record, StoredRecord
+from serving.ops.running import MARK, leftovers, mark_children
 from serving.state.exposure_counts import ExposureCounts
 from serving.state.protocols import CompareAndSwap
 from serving.state.redis import RedisStore
@@ -41,6 +42,13 @@ def log(num):
 def opened(server, spec, **options):
     limits = {"read_timeout_s": 0.3, "write_timeout_s": 0.3, "ttl_s": None} | options
     return open_states(server, spec, exposure=ExposureCounts(values=dict, half_life_s=1.0), **limits)
+
+
+def test_a_server_without_a_supervisor_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv(MARK, "")  # undone at the end
+    mark_children(tmp_path)
+    with ValkeyServer(tmp_path / "valkey") as server:
+        assert list(leftovers(tmp_path)) == [server.pid]
 
 
 async def until(wanted):
