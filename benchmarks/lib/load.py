@@ -9,6 +9,7 @@ Arrivals are a Poisson process of fixed seed. Over HTTP/1.1 connections that are
 import asyncio
 import json
 import resource
+import ssl
 import sys
 import time
 from collections.abc import Sequence
@@ -50,6 +51,8 @@ class Plan:
     give_up_s: float = 10.0
     from_query: bool = False
     """bodies are whole queries that only lack a request id"""
+    certificate: str | None = None
+    """PEM file that is trusted: HTTP over TLS; None for plain HTTP"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +117,7 @@ class Http:
     def __init__(self, plan: Plan) -> None:
         self._host, _, port = plan.address.partition(":")
         self._port = int(port)
+        self._tls = None if plan.certificate is None else ssl.create_default_context(cafile=plan.certificate)
         fixed = [f"POST {plan.path} HTTP/1.1", f"Host: {plan.address}", "Content-Type: application/json"]
         self._head = "\r\n".join([*fixed, *(f"{name}: {value}" for name, value in plan.headers)]).encode()
         self._idle: list[Connection] = []
@@ -139,7 +143,7 @@ class Http:
             if connection.open:
                 return connection
         loop = asyncio.get_running_loop()
-        return (await loop.create_connection(Connection, self._host, self._port))[1]
+        return (await loop.create_connection(Connection, self._host, self._port, ssl=self._tls))[1]
 
 
 class Grpc:

@@ -82,6 +82,8 @@ class TritonServer(ServerProcess):
         self._requested_log = None if log is None else Path(log).resolve()
         self._start_timeout_s = start_timeout_s
         self._scratch: Path | None = None
+        self._connection: triton.InferenceServerClient | None = None
+        self._client: Client | None = None
         self._shm_prefix = ""
         self._log_start = 0
         self._failures = FailureMonitor()
@@ -124,6 +126,7 @@ class TritonServer(ServerProcess):
 
     def stop(self) -> None:
         """Stop the server and its stubs and remove their shared memory; stopping twice is allowed."""
+        self._disconnect()
         if self._process is not None:
             super().stop()
             for region in self._regions():
@@ -164,11 +167,12 @@ class TritonServer(ServerProcess):
         try:
             if unready := self.unready():
                 return f"cannot answer with {', '.join(unready)}"
-            with Client(self.grpc_url) as client:
-                for model in self._probed_models:
-                    client.recommend([PROBE_QUERY], model=model, timeout_s=PROBE_S)
+            self._client = self._client or Client(self.grpc_url)
+            for model in self._probed_models:
+                self._client.recommend([PROBE_QUERY], model=model, timeout_s=PROBE_S)
             self._failing = {model for model in self._failures.failing(self._page()) if self._scripts(model)}
         except RecsysError as error:
+            self._disconnect()
             return None if NO_SLATE in str(error) else str(error)  # another start would not bring lost rules back
         self._reloaded &= self._failing
         return f"most requests to {', '.join(sorted(self._failing))} fail" if self._failing else None
@@ -277,14 +281,25 @@ class TritonServer(ServerProcess):
                 yield pid, Path(words[1]).parts[-3]
 
     def _call(self, operation: str, action: Callable[[triton.InferenceServerClient], T]) -> T:
-        """Call the server over a connection of its own; ServingError without an answer."""
-        with triton.InferenceServerClient(self.grpc_url) as client:
-            try:
-                return action(client)
-            except triton.InferenceServerException as error:
-                raise ServingError(
-                    f"Triton did not {operation} ({error.status()}: {error.message()}); see {self.log}"
-                ) from None
+        """Call the server; ServingError without an answer.
+
+        The connection is kept: a probe makes a dozen calls a second, and a new connection costs more than a call.
+        """
+        self._connection = self._connection or triton.InferenceServerClient(self.grpc_url)
+        try:
+            return action(self._connection)
+        except triton.InferenceServerException as error:
+            self._disconnect()
+            raise ServingError(
+                f"Triton did not {operation} ({error.status()}: {error.message()}); see {self.log}"
+            ) from None
+
+    def _disconnect(self) -> None:
+        """Close the connections, so that the next call does not wait for the reconnection of a broken one."""
+        for connection in (self._connection, self._client):
+            if connection is not None:
+                connection.close()
+        self._connection = self._client = None
 
 
 def _models(repository: Path) -> list[str]:

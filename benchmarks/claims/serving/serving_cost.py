@@ -30,7 +30,7 @@ from rich.table import Table
 from benchmarks.lib.load import Plan
 from benchmarks.lib.result_file import ROOT, Figure, console, print_figures, write_result
 from benchmarks.lib.serving_chart import draw
-from benchmarks.lib.serving_stack import running_stack
+from benchmarks.lib.serving_stack import RunningStack, running_stack
 from benchmarks.lib.serving_world import World, ask_of, query_of, world, write_lines
 from recsys.errors import ServingError
 from serving.processes import HOST, choose_ports, end, spawn, until
@@ -57,8 +57,8 @@ class System:
 
     name: str
     plan: Plan
-    leader: int
-    """process id; its children count too"""
+    leaders: tuple[int, ...]
+    """process ids; their children count too"""
 
     def cpu_s(self) -> float:
         return sum(times.user + times.system for times in (process.cpu_times() for process in self._processes()))
@@ -68,8 +68,8 @@ class System:
         return sum(process.memory_full_info().uss for process in self._processes()) / 2**20
 
     def _processes(self) -> list[psutil.Process]:
-        leader = psutil.Process(self.leader)
-        return [leader, *leader.children(recursive=True)]
+        leaders = [psutil.Process(leader) for leader in self.leaders]
+        return [one for leader in leaders for one in (leader, *leader.children(recursive=True))]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +167,7 @@ def _in_process(made: World, folder: Path) -> Iterator[System]:
     try:
         if not until(lambda: _listens(port), 120.0):
             raise ServingError(f"the in-process server did not start; see {folder / 'in_process.log'}")
-        yield System(name="in-process", plan=_plan(made, folder, f"{HOST}:{port}"), leader=process.pid)
+        yield System(name="in-process", plan=_plan(made, folder, f"{HOST}:{port}"), leaders=(process.pid,))
     finally:
         end(process)
 
@@ -176,23 +176,25 @@ def _in_process(made: World, folder: Path) -> Iterator[System]:
 def _triton(made: World, folder: Path) -> Iterator[System]:
     with TritonServer(made.serve / "current" / "models") as server:
         plan = _plan(made, folder, server.grpc_url, model=FULL)
-        yield System(name="triton", plan=plan, leader=server.pid)
+        yield System(name="triton", plan=plan, leaders=(server.pid,))
 
 
 @contextmanager
 def _gateway(made: World, folder: Path) -> Iterator[System]:
     with running_stack(made, folder / "live") as stack:
-        forbidden = write_lines(folder / "forbidden", made.forbidden)
-        bodies = write_lines(folder / "asks", [ask_of(query) for query in made.queries])
-        plan = Plan(
-            address=stack.address,
-            bodies=str(bodies),
-            rates=(),
-            headers=stack.headers,
-            k=K,
-            forbidden=str(forbidden),
-        )
-        yield System(name="gateway", plan=plan, leader=stack.supervisor)
+        yield System(name="gateway", plan=gateway_plan(made, folder, stack), leaders=(stack.supervisor,))
+
+
+def gateway_plan(made: World, folder: Path, stack: RunningStack) -> Plan:
+    """Plan of requests to the gateway, without rates."""
+    return Plan(
+        address=stack.address,
+        bodies=str(write_lines(folder / "asks", [ask_of(query) for query in made.queries])),
+        rates=(),
+        headers=stack.headers,
+        k=K,
+        forbidden=str(write_lines(folder / "forbidden", made.forbidden)),
+    )
 
 
 def _plan(made: World, folder: Path, address: str, model: str | None = None) -> Plan:
