@@ -9,6 +9,7 @@ for FAULT_S, load on, until the whole cascade answers again. Slates are asked at
 
     python -m benchmarks.claims.serving.chaos           about 17 minutes on two idle cores
     python -m benchmarks.claims.serving.chaos game-day  twice the traffic while the state store is down for a minute: a timeline
+    python -m benchmarks.claims.serving.chaos "slow ranker" nothing     these faults alone, nothing is written
 
 Root, for a disk of its own for the spool, and a C compiler, for a wall clock of its own. Writes benchmarks/results/chaos.json.
 """
@@ -59,7 +60,7 @@ from serving.processes import until
 K = 10
 RATE, EVENTS_RATE = 15.0, 10.0
 BEFORE_S, FAULT_S, AFTER_S = 5.0, 5.0, 20.0
-BURST = 10
+BURST, BURST_NAME = 10, "ten times the load"
 HOUR = 3_600
 DEADLINE_MS, SLACK_MS = 100.0, 20.0
 RECOVERY_S = 90.0
@@ -229,7 +230,7 @@ def faults(other: Path) -> dict[str, Fault]:
         "another release published, a stage restarted": other_release(other),
         "wall clock an hour ahead, then right": step_clock(HOUR),
         "wall clock an hour behind, then right": step_clock(-HOUR),
-        "ten times the load": nothing,
+        BURST_NAME: nothing,
         "kill -9 the supervisor": kill_supervisor,
     }
 
@@ -326,11 +327,9 @@ def game_day() -> None:
 
 
 def main() -> None:
-    start, outcomes = time.perf_counter(), []
+    start = time.perf_counter()
     with TemporaryDirectory() as folder, chaos(Path(folder)) as suffering:
-        for name, fault in faults(suffering.other).items():
-            outcomes.append(suffering.run(name, fault, burst=name == "ten times the load"))
-            console.print(table(outcomes[-1:]))
+        outcomes = struck(suffering, list(faults(suffering.other)))
         lost = suffering.lost()
     claimed = figures(outcomes, lost, len(suffering.acknowledged))
     console.print(table(outcomes))
@@ -340,6 +339,23 @@ def main() -> None:
     console.print("next     python -m benchmarks.claims.serving.chaos game-day", style="bold")
 
 
+def struck(suffering: Chaos, names: Sequence[str]) -> list[Outcome]:
+    """Let these faults strike, and print what each did."""
+    known, outcomes = faults(suffering.other), []
+    for name in names:
+        outcomes.append(suffering.run(name, known[name], burst=name == BURST_NAME))
+        console.print(table(outcomes[-1:]))
+    return outcomes
+
+
+def some(names: Sequence[str]) -> None:
+    """Strike with these faults alone; nothing is written."""
+    if unknown := set(names) - set(faults(Path())):
+        raise ConfigError(f"no fault is named {', '.join(sorted(unknown))}; known are {', '.join(faults(Path()))}")
+    with TemporaryDirectory() as folder, chaos(Path(folder)) as suffering:
+        struck(suffering, names)
+
+
 if __name__ == "__main__":
     with exit_on_error():
         match sys.argv[1:]:
@@ -347,5 +363,5 @@ if __name__ == "__main__":
                 main()
             case ["game-day"]:
                 game_day()
-            case other:
-                raise ConfigError(f"the arguments are {' '.join(other)!r}; give none, or game-day")
+            case names:
+                some(names)
