@@ -11,6 +11,7 @@ from recsys.signatures import PUBLIC_KEY
 from serving.cli.keys import key
 from serving.cli.keys import keys as keys_app
 from serving.cli.processes import consume, gateway
+from serving.cli.releases import releases as releases_app
 from serving.cli.stack import compile_, demo, down, status, triton, up
 from serving.cli.users import forget, rebuild, seed
 from serving.processes import CLOSED_UMASK
@@ -35,6 +36,7 @@ for command in (up, status, down, demo, gateway, consume, seed, rebuild, forget,
 app.command("compile")(compile_)
 app.command(deprecated=True)(key)
 app.add_typer(keys_app, name="keys")
+app.add_typer(releases_app, name="releases")
 
 if __name__ == "__main__":
     with exit_on_error():

@@ -6,14 +6,19 @@
 <serve>/rules, items, exposure, last_good     state, which all releases share
 
 A release is complete when it has its name, and nothing is written into it afterwards. Exports of one serve folder wait for
-each other; the link is renamed, so that a reader finds the old release or the new one.
+each other; the link is renamed, so that a reader finds the old release or the new one. A process that serves a release holds
+a shared lock of its folder, so that nobody removes it.
 """
 
+import fcntl
 import filecmp
+import logging
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
 
@@ -23,10 +28,28 @@ from recsys.stores.atomic_files import locked, sync_folder
 RELEASES, CURRENT = "releases", "current"
 STATE = ("rules", "items", "exposure", "last_good")
 """folders beside the releases"""
-DRAFT, DRAFT_LINK = ".draft", ".current.draft"
+DRAFT, DRAFT_LINK, REMOVED = ".draft", ".current.draft", ".removed"
+HOLD_S, HOLD_POLL_S = 1.0, 0.01
+"""a process that looks whether a release is served locks it for a moment"""
 UNVERSIONED = ("bundle", "models", "bundle.old", "models.old")
 """entries of a folder that an earlier version exported; it is served until a release is published"""
 CONTENT = {RELEASES, CURRENT, DRAFT_LINK, *STATE, *UNVERSIONED}
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """A complete release of a serve folder."""
+
+    path: Path
+    exported: float
+    """unix seconds"""
+    num_bytes: int
+    current: bool
+    """whether the next start serves it"""
+    served: bool
+    """whether a process of this machine serves it now"""
 
 
 def served_release(serve: Path) -> Path:
@@ -106,3 +129,77 @@ def _sync(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def hold_release(release: Path) -> None:
+    """Keep `prune_releases` from removing this release as long as this process lives.
+
+    A folder whose file system knows no locks, or which another account keeps locked, is served all the same.
+    """
+    deadline = time.monotonic() + HOLD_S
+    try:
+        descriptor = os.open(release, os.O_RDONLY)  # never closed
+        while True:
+            try:
+                return fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(HOLD_POLL_S)
+    except OSError as error:
+        logger.warning("%s cannot be marked as served (%s): remove no releases while it is", release, error.strerror)
+
+
+def list_releases(serve: Path) -> list[Release]:
+    """Return the complete releases of a serve folder, newest first; ConfigError for a folder without any."""
+    current, folder = served_release(serve), serve / RELEASES
+    found = [path for path in folder.glob("*") if path.is_dir() and not path.name.startswith(".")]
+    if not found:
+        raise ConfigError(
+            f"{serve} holds no releases; export a bundle into it, or name the folder that export.py wrote"
+        )
+    listed = (_release(path, current=path.resolve() == current) for path in found)
+    return sorted(listed, key=lambda one: (one.exported, one.path.name), reverse=True)
+
+
+def prune_releases(serve: Path, keep: int) -> list[Release]:
+    """Remove all releases but the newest `keep`, the current one and those that are served; return the removed ones.
+
+    An export is waited for: OSError when it takes longer than a lock is waited for.
+    """
+    with locked(serve / RELEASES):
+        shutil.rmtree(serve / RELEASES / REMOVED, ignore_errors=True)  # of a removal that did not end
+        older = [one for one in list_releases(serve)[keep:] if not one.current]
+        return [one for one in older if _remove(one.path)]
+
+
+def _release(path: Path, *, current: bool) -> Release:
+    files = (file for file in path.rglob("*") if file.is_file())
+    num_bytes = sum(file.stat().st_size for file in files)
+    with _free(path) as free:
+        return Release(path=path, exported=path.stat().st_mtime, num_bytes=num_bytes, current=current, served=not free)
+
+
+def _remove(release: Path) -> bool:
+    """Remove a release that nobody serves: it loses its name first, so that nobody finds half of one."""
+    with _free(release) as free:
+        if free:
+            release.rename(removed := release.with_name(REMOVED))
+            sync_folder(release.parent)
+            shutil.rmtree(removed)
+    return free
+
+
+@contextmanager
+def _free(release: Path) -> Iterator[bool]:
+    """Lock a release against those who begin to serve it; False where somebody does, or where that cannot be told."""
+    descriptor = os.open(release, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        free = True
+    except OSError:
+        free = False
+    try:
+        yield free
+    finally:
+        os.close(descriptor)

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from recsys.errors import ServingError
+from recsys.export.releases import hold_release
 from serving.disk import DiskSizes
 from serving.endpoints import Endpoints, Server, write_endpoints
 from serving.events.folder_lock import lock_folder
@@ -154,6 +155,7 @@ class Stack:
 
         with contextlib.ExitStack() as started:
             started.callback(os.close, lock_folder(layout.live))
+            hold_release(layout.release)
             mark_children(layout.live)
             started.callback(layout.running.unlink, missing_ok=True)
             started.callback(shutil.rmtree, self.sockets, ignore_errors=True)

@@ -12,7 +12,7 @@ import triton_python_backend_utils as triton
 from recsys.bundle import Bundle
 from recsys.contracts import Query, Slate, query_from_dict
 from recsys.errors import QueryError, RecsysError, ReleaseError, RulesLostError, where
-from recsys.export.releases import state_folder
+from recsys.export.releases import hold_release, state_folder
 from recsys.features.spec import TensorSpec
 from recsys.stages import RELEASE, release_tensor
 
@@ -26,7 +26,8 @@ logger = logging.getLogger(__name__)
 
 
 def open_bundle(arguments: Mapping[str, str]) -> Bundle:
-    """The bundle beside the model repository, verified."""
+    """The bundle beside the model repository, verified; its release is held."""
+    hold_release(_release(arguments))
     if f'"{RELEASE.name}"' not in arguments["model_config"]:
         logger.warning(
             "an earlier version exported %s: its stages do not notice another bundle; export again", _release(arguments)

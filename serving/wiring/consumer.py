@@ -13,6 +13,7 @@ import uvloop
 from recsys.bundle import Bundle
 from recsys.data.forgotten import ForgottenList
 from recsys.errors import ServingError
+from recsys.export.releases import hold_release
 from serving.endpoints import Endpoints, Server
 from serving.events.archive import ArchiveReader
 from serving.events.consumer import Consumer
@@ -57,6 +58,7 @@ def run_consumer(
     start mends them.
     """
     layout.check()
+    hold_release(layout.release)
     layout.make_live()
     lower_priority()
     bundle = Bundle.open(layout.bundle)

@@ -10,6 +10,7 @@ from pathlib import Path
 from recsys.bundle import Bundle
 from recsys.data.forgotten import ForgottenList
 from recsys.errors import ServingError
+from recsys.export.releases import hold_release
 from recsys.items.store import ItemStore
 from recsys.policy.exposure.exposure_file import ShareFile
 from recsys.stages import load_live_retrieve, load_live_rules, read_catalogue, read_schema
@@ -59,6 +60,7 @@ def run_gateway(
     jwt_file: settings of tokens that are accepted beside API keys
     """
     layout.check()
+    hold_release(layout.release)
     layout.make_live()
     bundle = Bundle.open(layout.bundle)
     pseudonyms = UserPseudonyms.from_file(layout.identity, store_raw=store_raw)
