@@ -3,6 +3,7 @@
 import asyncio
 import json
 from dataclasses import replace
+from functools import partial
 
 import polars as pl
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from recsys.contracts import Event, Query, Slate, SlateItem
 from recsys.data.dataset import DESCRIPTION_FILE
+from recsys.data.pseudonyms import pseudonym
 from recsys.data.sources.event_log import EventLogSource
 from recsys.data.sources.synthetic import Synthetic
 from recsys.data.sources.tables import Tables
@@ -159,6 +161,65 @@ def test_words_come_back_and_answers_are_counted(tmp_path):
     log = written(tmp_path / "more", [*records, later, Record.impression(Query(user="u", now=3_000.0), slate, "r")])
     dataset = EventLogSource(folder=log, description=str(tmp_path / "shop.yaml"), history=True, wait_s=5.0).load()
     assert dataset.impressions["labels"].to_list() == [[1, 1, 0], [0, 0, 1]]
+
+
+def shown_to(user, at, request, *items):
+    chosen = tuple(SlateItem(item=item, utility=0.5, sources=("t",), probabilities={}) for item in items)
+    slate = Slate(user=user, request_id=request, items=chosen, degraded=(), bundle="B", rules="R")
+    return Record.impression(Query(user=user, now=at, request_id=request), slate, "recommend")
+
+
+def test_feedback_of_another_user_is_no_answer_to_a_request(tmp_path, description):
+    """Whoever sends events may name any request of its tenant."""
+    records = [
+        shown_to("u", 1_000.0, "q", "a", "b"),
+        clicked("own", user="u", item="a", at=1_001.0, actions={"rating": 5.0}, request_id="q"),
+        clicked("foreign", user="v", item="b", at=1_001.0, actions={"rating": 5.0}, request_id="q"),
+        shown_to("v", 3_000.0, "later", "c"),
+    ]
+    log = written(tmp_path, records)
+    dataset = EventLogSource(folder=log, description=description, history=True, wait_s=5.0).load()
+    assert dataset.impressions.select("user", "item", "labels").rows() == [("u", "a", [1, 1]), ("u", "b", [0, 0])]
+    assert dataset.num_events == 4, "the event itself counts"
+
+
+@pytest.mark.parametrize("history", [True, False])
+def test_a_user_of_the_tables_and_its_pseudonym_in_the_log_are_one(tmp_path, description, history):
+    key, live = b"k" * 32, tmp_path / "live"
+    hashed = partial(pseudonym, key)
+    stranger = hashed("stranger")
+    records = [
+        shown_to(hashed("v"), 900.0, "unanswered", "b"),
+        shown_to(hashed("u"), 1_000.0, "q", "a"),
+        clicked("1", user=hashed("u"), item="a", at=1_001.0, actions={"rating": 5.0}, request_id="q"),
+        clicked("2", user=stranger, item="c", at=1_002.0),
+        shown_to(stranger, 3_000.0, "later", "c"),
+    ]
+    log = written(live / "events", records)
+
+    def load():
+        return EventLogSource(folder=log, description=description, history=history, wait_s=5.0).load()
+
+    with pytest.raises(DataError, match=r"names users by pseudonyms .* and .*identity.key is missing"):
+        load()
+    (live / "identity.key").write_text(key.hex())
+    (live / "identity.key").chmod(0o600)
+    dataset = load()
+    assert dict(dataset.users.rows()) == {"u": 30.0, "v": 40.0, stranger: None}
+    own = dataset.interactions.filter(pl.col("user") == "u")["timestamp"].to_list()
+    assert own == ([100.0, 1_001.0] if history else [1_001.0])
+    assert dataset.impressions.select("user", "item", "labels").rows() == [("v", "b", [0, 0]), ("u", "a", [1, 1])]
+    dataset.save(live / "data")
+    description = str(live / "data" / DESCRIPTION_FILE)
+    assert load().users.equals(dataset.users), "also after a training on them"
+
+
+def test_a_key_changes_nothing_where_the_log_has_the_ids_themselves(tmp_path, description):
+    log = written(tmp_path / "live" / "events", [clicked("1", user="u"), clicked("2", user="new")])
+    before = loaded(log, description)
+    (tmp_path / "live" / "identity.key").write_text((b"k" * 32).hex())
+    (tmp_path / "live" / "identity.key").chmod(0o600)
+    assert loaded(log, description).hash() == before.hash()
 
 
 def test_numbers_in_a_category_are_text(tmp_path, description):

@@ -14,6 +14,7 @@ import polars as pl
 from recsys.data.dataset import DTYPES, Dataset, action_columns
 from recsys.data.description import ITEM, TIMESTAMP, USER, Description
 from recsys.data.forgotten import FILE, FORGOTTEN, NOBODY, ForgottenUsers, read_forgotten, without_forgotten
+from recsys.data.pseudonyms import IDENTITY, STORED_DIGITS, pseudonym, read_identity
 from recsys.data.row_errors import shortened
 from recsys.data.sources.log_files import log_files
 from recsys.data.sources.tables import Tables
@@ -39,10 +40,10 @@ logger = logging.getLogger(__name__)
 class EventLogSource:
     """Feedback of the log, with catalogue, users and objectives of the served run.
 
-    Users in the list `forgotten` beside the folder of the log are left out. A record counts once, whatever the number and
-    order of its copies. Feedback that names its request, within `wait_s`,
-    labels the impression of that request; all other impressions are labelled 0. Of two requests of one id the first
-    counts.
+    Users in the list `forgotten` beside the folder of the log are left out. A user whom the log names by a pseudonym and the
+    tables by its id is one, by the key beside the folder. A record counts once, whatever the number and order of its copies.
+    Feedback of the same user that names its request, within `wait_s`, labels the impression of that request; all other
+    impressions are labelled 0. Of two requests of one id the first counts.
     """
 
     folder: str
@@ -67,6 +68,8 @@ class EventLogSource:
         if missing := [column for column in DONE if column not in records.columns]:
             raise DataError(f"{self.folder}: no file of the feedback has a column {missing[0]!r}; {OURS_ALONE}")
         records = records.filter(forgotten.keeps(records, timed=True))
+        ids = self._ids(base.users[USER], records[USER])
+        records = records.with_columns(pl.col(USER).replace(ids))
         unique = _unique(records, base.description)
         events = _events(unique, base.description, self.folder)
         dataset = validated(
@@ -76,7 +79,7 @@ class EventLogSource:
             users=_table(self.description, _with_strangers(base.users, events)),
             description=base.description,
         )
-        impressions = self._impressions(unique, events, base.description, forgotten)
+        impressions = self._impressions(unique, events, base.description, forgotten, ids)
         notes = (*dataset.notes, *_notes(records, events, base, impressions))
         return replace(dataset, notes=notes, impressions=impressions)
 
@@ -84,19 +87,37 @@ class EventLogSource:
         beside = Path(self.folder).parent / FORGOTTEN
         return read_forgotten(beside) if (beside / FILE).exists() else NOBODY
 
+    def _ids(self, users: pl.Series, logged: pl.Series) -> Mapping[str, str]:
+        """Return pseudonym in the log -> id in the tables; DataError where the log has pseudonyms and their key is away."""
+        key = Path(self.folder).parent / IDENTITY
+        if key.exists():
+            secret = read_identity(key)
+            return {pseudonym(secret, user): user for user in users}
+        if _are_pseudonyms(logged) and not _are_pseudonyms(users):
+            raise DataError(
+                f"{self.folder} names users by pseudonyms (--users hashed) and the tables by their ids, and {key} is missing, "
+                "so that a person would count as two users; copy the key from the folder of the deployment"
+            )
+        return {}
+
     def _impressions(
-        self, feedback: pl.DataFrame, events: pl.DataFrame, description: Description, forgotten: ForgottenUsers
+        self,
+        feedback: pl.DataFrame,
+        events: pl.DataFrame,
+        description: Description,
+        forgotten: ForgottenUsers,
+        ids: Mapping[str, str],
     ) -> pl.DataFrame | None:
         """Return Dataset.impressions; None without any. feedback, events: the same records, one row each."""
         if not any(Path(self.folder).glob(SHOWN_FILES)):
             return None
         records = _records(Path(self.folder), SHOWN_FILES, SHOWN)
         shown = _shown(records.filter(forgotten.keeps(records, timed=True))).with_columns(
-            (pl.col(TIMESTAMP) + self.wait_s).alias(KNOWN)
+            pl.col(USER).replace(ids), (pl.col(TIMESTAMP) + self.wait_s).alias(KNOWN)
         )
         kept = shown.filter(pl.col(KNOWN) <= records[TIMESTAMP].max())
-        answers = feedback.select(REQUEST, ITEM, at=TIMESTAMP, event=pl.int_range(pl.len()))
-        named = answers.join(kept.select(REQUEST, ITEM, KNOWN), on=[REQUEST, ITEM])
+        answers = feedback.select(USER, REQUEST, ITEM, at=TIMESTAMP, event=pl.int_range(pl.len()))
+        named = answers.join(kept.select(USER, REQUEST, ITEM, KNOWN), on=[USER, REQUEST, ITEM])
         came = _best(named.filter(pl.col("at") <= pl.col(KNOWN)), events, description)
         nothing = pl.lit(np.zeros(len(description.objectives), np.float32).tolist(), came.schema["labels"])
         return (
@@ -124,6 +145,10 @@ def _records(
     except (pl.exceptions.PolarsError, OSError) as error:
         reason = str(error).strip().split("\n")[0]
         raise DataError(f"{folder}: cannot be read: {reason}; {OURS_ALONE}") from None
+
+
+def _are_pseudonyms(users: pl.Series) -> bool:
+    return len(users) > 0 and users.str.contains(f"^[0-9a-f]{{{STORED_DIGITS}}}$").all()
 
 
 def _logged(description: Description) -> dict[str, str]:
