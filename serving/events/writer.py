@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from typing import Protocol, Self
 
-from recsys.errors import QueryError, ServingError
+from recsys.errors import QueryError, ServingError, where
 from serving.events.record import Record
 from serving.events.spool import Spool
 
@@ -121,8 +121,10 @@ class EventLogWriter:
                 await self._broker.check()
                 await self._drain_spool()
                 delay = FIRST_DELAY_S
-            except ServingError as error:
-                self.problem = str(error)
+            except Exception as error:  # a defect must not leave all later records in the spool
+                self.problem = str(error) if isinstance(error, ServingError) else where(error)
+                if not isinstance(error, ServingError):
+                    logger.error("the spool is not drained: %s", self.problem)
                 await asyncio.sleep(delay)
                 delay = min(2 * delay, MAX_DELAY_S)
 

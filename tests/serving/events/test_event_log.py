@@ -112,8 +112,9 @@ def test_a_record_that_reached_both_counts_once(
     assert sorted(found) == sorted(f"r{number}" for number in range(51))
 
 
-def test_a_disk_that_refuses_for_a_moment_does_not_end_the_draining(
-    broker, stream, tmp_path, feedback, read_all, ids, until, monkeypatch
+@pytest.mark.parametrize("error", [OSError(24, "Too many open files"), KeyError("a defect")], ids=["disk", "defect"])
+def test_what_fails_for_a_moment_does_not_end_the_draining(
+    broker, stream, tmp_path, feedback, read_all, ids, until, monkeypatch, error
 ):
     broker.stop()
     looked = []
@@ -121,7 +122,7 @@ def test_a_disk_that_refuses_for_a_moment_does_not_end_the_draining(
     def refusing(spooled, limit):
         looked.append(limit)
         if len(looked) < 3:
-            raise OSError(24, "Too many open files")
+            raise error
         return look(spooled, limit)
 
     look = Spool._read_oldest
