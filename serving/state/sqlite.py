@@ -51,6 +51,7 @@ class SqliteStore:
     def __init__(self, path: Path, *, timeout_s: float, ttl_s: float | None = None) -> None:
         self._path, self._timeout_s, self._ttl_s = Path(path), timeout_s, ttl_s
         self._next_purge = 0.0
+        self._following = asyncio.Lock()
         with self._translate_errors():
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._open()
@@ -109,8 +110,10 @@ class SqliteStore:
             return
         if inode is None:
             raise ServingError(f"the states in {self._path} are missing; the consumer makes them anew")
-        await self.close()
-        await asyncio.to_thread(self._open)
+        async with self._following:
+            if _inode(self._path) != self._inode:
+                await self.close()
+                await asyncio.to_thread(self._open)
 
     async def _purge(self) -> None:
         if self._ttl_s is not None and time.monotonic() >= self._next_purge:

@@ -167,3 +167,20 @@ def test_a_file_that_is_no_database_is_said(tmp_path):
         SqliteStore(tmp_path / "states.db", timeout_s=1.0)
     with pytest.raises(ServingError, match="unable to open database file"):
         SqliteStore(tmp_path, timeout_s=1.0)
+
+
+def test_many_reads_at_once_open_a_new_file_once(tmp_path, monkeypatch):
+    path, opened, original = tmp_path / "states.db", [], SqliteStore._open
+    filled(path)
+    filled(tmp_path / "other.db")
+    monkeypatch.setattr(SqliteStore, "_open", lambda store: (opened.append(store), original(store)))
+
+    async def work():
+        store = SqliteStore(path, timeout_s=5.0)
+        (tmp_path / "other.db").replace(path)
+        found = await asyncio.gather(*(store.get(b"1") for _ in range(20)), store.load([b"1"]))
+        await store.close()
+        return found
+
+    assert asyncio.run(work()) == [b"x" * 500] * 20 + [[b"x" * 500]]
+    assert len(opened) == 2, "at the start, and behind the new file"
