@@ -4,6 +4,8 @@ import logging
 import os
 import shutil
 import threading
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -21,14 +23,10 @@ def rotate(log: Path, max_bytes: int, copies: int = COPIES) -> bool:
     """
     if not log.exists() or log.stat().st_size <= max_bytes:
         return False
-    names = [log, *(log.with_name(f"{log.name}.{number}") for number in range(1, copies + 1))]
-    names[-1].unlink(missing_ok=True)
-    for older, newer in zip(reversed(names[2:]), reversed(names[1:-1]), strict=True):
-        if newer.exists():
-            newer.replace(older)
+    names = [log.with_name(f"{log.name}.{number}") for number in range(1, copies + 1)]
     draft = log.with_name(f".{log.name}.draft")
     try:
-        _move_lines(log, draft, names[1])
+        _move_lines(log, draft, names)
     finally:
         draft.unlink(missing_ok=True)
     return True
@@ -43,12 +41,21 @@ def rotate_until(stopped: threading.Event, log: Path, max_bytes: int) -> None:
             logger.warning("%s cannot be rotated: %s", log, error.strerror)
 
 
-def _move_lines(log: Path, draft: Path, copy: Path) -> None:
+def _move_lines(log: Path, draft: Path, copies: Sequence[Path]) -> None:
     with log.open("rb") as source, draft.open("wb") as target:
         os.fchmod(target.fileno(), log.stat().st_mode & 0o777)
         shutil.copyfileobj(source, target)
         target.flush()
+        _shift(copies)  # only now: a full disk is tried again and again, and must not cost the older copies
         shutil.copyfileobj(source, target)  # the lines that came meanwhile
         target.flush()
         os.truncate(log, 0)
-    draft.replace(copy)
+    draft.replace(copies[0])
+
+
+def _shift(copies: Sequence[Path]) -> None:
+    """Rename each copy to the next older one; the oldest goes."""
+    copies[-1].unlink(missing_ok=True)
+    for newer, older in reversed(list(pairwise(copies))):
+        if newer.exists():
+            newer.replace(older)

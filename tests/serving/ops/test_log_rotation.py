@@ -31,8 +31,11 @@ def test_a_log_within_its_size_and_a_missing_one_are_left_alone(tmp_path: Path) 
 
 
 def test_a_disk_that_refuses_empties_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stack tries again every few seconds, which costs neither the log nor its older copies."""
     log = tmp_path / "stack.log"
     log.write_bytes(b"x" * 100)
+    for number in (1, 2, 3):
+        log.with_name(f"stack.log.{number}").write_text(f"{number}")
 
     def refuse(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -41,4 +44,5 @@ def test_a_disk_that_refuses_empties_nothing(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(OSError, match="No space left"):
         rotate(log, 10)
     assert log.read_bytes() == b"x" * 100
-    assert os.listdir(tmp_path) == ["stack.log"]
+    assert sorted(os.listdir(tmp_path)) == ["stack.log", *(f"stack.log.{number}" for number in (1, 2, 3))]
+    assert [log.with_name(f"stack.log.{number}").read_text() for number in (1, 2, 3)] == ["1", "2", "3"]
