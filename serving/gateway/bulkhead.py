@@ -149,6 +149,7 @@ class AdmissionQueue:
         self._bulkhead = Bulkhead(max_running=max_running, waiting=waiting)
         self._wait_s, self._overload_s, self._calm_s, self._clock = wait_s, overload_s, calm_s, clock
         self._empty_at: dict[str, float] = {}
+        """key with a queue -> when it was empty last"""
         self._calm_at: dict[str, float] = {}
 
     @property
@@ -174,8 +175,11 @@ class AdmissionQueue:
                 await slot.__aenter__()
         except TimeoutError:
             if not own:
-                self._calm_at[key] = self._clock() + self._calm_s
+                self._bar(key)
             raise BulkheadFull from None
+        finally:
+            if not self._bulkhead.waiting_of(key):
+                self._empty_at.pop(key, None)
         try:
             yield
         finally:
@@ -183,11 +187,17 @@ class AdmissionQueue:
 
     def _overloaded(self, key: str) -> bool:
         """Whether a caller that cannot enter at once is rejected."""
-        now = self._clock()
-        if not self._bulkhead.waiting_of(key):
-            self._empty_at[key] = now
         if not self._bulkhead.blocked(key):
             return False
-        if now - self._empty_at[key] > self._overload_s:
-            self._calm_at[key] = now + self._calm_s
-        return now < self._calm_at.get(key, now)
+        now = self._clock()
+        if now - self._empty_at.get(key, now) > self._overload_s:
+            self._bar(key)
+        if barred := now < self._calm_at.get(key, now):
+            return barred
+        self._empty_at.setdefault(key, now)
+        return False
+
+    def _bar(self, key: str) -> None:
+        """Let no caller of a key queue for a while; keys whose time is over are dropped, since callers of tokens are many."""
+        now = self._clock()
+        self._calm_at = {one: until for one, until in self._calm_at.items() if until > now} | {key: now + self._calm_s}

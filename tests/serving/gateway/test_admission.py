@@ -1,6 +1,7 @@
 """A burst waits, an overload is shed; in virtual time."""
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -192,3 +193,24 @@ def test_a_caller_waits_no_longer_than_it_allows_and_bars_nobody_else(in_virtual
     refused, waited = in_virtual_time(story())
     assert refused
     assert waited == pytest.approx(0.15)
+
+
+def test_a_caller_who_came_once_leaves_nothing_behind(in_virtual_time: Any) -> None:
+    """Subjects of tokens are many, and each is a key of its own."""
+
+    async def story() -> tuple[int, int]:
+        queued = queue(max_running=1, wait_s=0.5)
+
+        async def come(key: str) -> None:
+            with suppress(BulkheadFull):
+                async with queued.admitted(key=key):
+                    await asyncio.sleep(0.1)
+
+        await asyncio.gather(*(come(f"jwt:{number}") for number in range(50)))
+        await asyncio.sleep(60.0)
+        await asyncio.gather(*(come(f"jwt:later-{number}") for number in range(10)))
+        return len(queued._empty_at), len(queued._calm_at)
+
+    waiting, barred = in_virtual_time(story())
+    assert waiting == 0
+    assert barred <= 10
