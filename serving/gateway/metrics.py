@@ -179,6 +179,6 @@ class TopShare:
             self._previous, self._present, self._num = self._present, Counted(), 0
 
     def share(self) -> float:
-        """Share of the 1% most shown items, at least one item; 0 without impressions."""
-        counts = sorted((self._previous + self._present).values(), reverse=True)
+        """Share of the 1% most shown items, at least one item; 0 without impressions. For any thread."""
+        counts = sorted((self._previous + self._present.copy()).values(), reverse=True)
         return sum(counts[: math.ceil(TOP * len(counts))]) / sum(counts) if counts else 0.0

@@ -1,5 +1,8 @@
 """The memory of last good slates."""
 
+import sys
+import threading
+
 from serving.gateway.metrics import TopShare, families
 from serving.gateway.stale_cache import StaleCache
 
@@ -52,6 +55,27 @@ def test_the_share_of_the_most_shown() -> None:
     assert top.share() == (700 + 101 + 1) / 1_000  # 2.01 of 201, rounded up
     top.add(["late"] * 1_000)
     assert top.share() == 1.0
+
+
+def test_the_share_is_read_by_a_scrape_while_slates_are_counted() -> None:
+    """The page of metrics is made on a thread of its own."""
+    top, ended, interval = TopShare(window=10**9), threading.Event(), sys.getswitchinterval()
+
+    def serve() -> None:
+        number = 0
+        while not ended.is_set():
+            top.add([str(number)])
+            number += 1
+
+    thread = threading.Thread(target=serve)
+    sys.setswitchinterval(1e-6)
+    try:
+        thread.start()
+        assert all(0.0 <= top.share() <= 1.0 for _ in range(300))
+    finally:
+        ended.set()
+        thread.join()
+        sys.setswitchinterval(interval)
 
 
 def test_flags_are_counted_by_family() -> None:
