@@ -9,8 +9,9 @@ import contextlib
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeVar
 
@@ -23,6 +24,7 @@ from confluent_kafka import (
     Producer,
     TopicPartition,
 )
+from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 
 from recsys.errors import ConfigError, ServingError
 from serving.endpoints import Server
@@ -286,6 +288,36 @@ class KafkaReader:
         while next(iter(self._offset_of_id.values())) < offset - DEDUPLICATION_WINDOW:
             self._offset_of_id.popitem(last=False)
         return before is None or before < offset - DEDUPLICATION_WINDOW
+
+
+def erasure_text(topic: Topic, now: float) -> str:
+    """Return one sentence on how long the topic keeps the records of now (unix seconds): Kafka erases no single one."""
+    try:
+        until = f"until {_end_text(_settings(topic), now)}"
+    except ServingError as error:
+        until = f"until its retention ends ({error})"
+    return f"Kafka erases no single records: those of before stay in the topic {topic.name!r} {until}; replays leave them out"
+
+
+def _settings(topic: Topic) -> Mapping[str, str]:
+    """Settings of the topic at the broker."""
+    resource = ConfigResource(ResourceType.TOPIC, topic.name)
+
+    def read() -> Mapping[str, str]:
+        client = AdminClient(topic.client_settings)
+        found = client.describe_configs([resource], request_timeout=topic.deadline_s)[resource].result()
+        return {name: entry.value for name, entry in found.items()}
+
+    return _translate_errors(topic, f"describe its topic {topic.name!r}", read)
+
+
+def _end_text(settings: Mapping[str, str], now: float) -> str:
+    """Latest time at which a record of now goes: a segment is closed first, then kept as long as its newest record."""
+    kept_ms, segment_ms = int(settings["retention.ms"]), int(settings["segment.ms"])
+    if "delete" not in settings["cleanup.policy"] or kept_ms < 0:
+        return "somebody deletes them, since the topic removes nothing by age (cleanup.policy, retention.ms)"
+    end = datetime.fromtimestamp(now + (kept_ms + segment_ms) / 1_000, UTC)
+    return f"{end:%Y-%m-%d %H:%M} UTC at the latest (retention.ms and segment.ms)"
 
 
 def _translate_errors(topic: Topic, operation: str, action: Callable[[], T]) -> T:

@@ -64,6 +64,15 @@ def open_eraser(server: Server) -> JetStreamEraser | None:
     return JetStreamEraser(replace(_stream(server, DEFAULT_LIMITS), as_found=True))
 
 
+def erasure_text(server: Server, now: float) -> str | None:
+    """Sentence on how long a log that erases no single record keeps those of now (unix seconds); None for one that does."""
+    if not server.url.startswith(KAFKA):
+        return None
+    from serving.events import kafka
+
+    return kafka.erasure_text(kafka.Topic(server=server), now)
+
+
 def _stream(server: Server, limits: LogLimits) -> Stream:
     if not server.url.startswith(NATS):
         raise ConfigError(f"the broker is {server.url!r}; give nats://host:port or kafka://host:port")

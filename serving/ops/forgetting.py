@@ -23,7 +23,7 @@ from serving.events.forgetting import (
     is_dropped,
     remove_part,
 )
-from serving.events.log_factory import open_eraser
+from serving.events.log_factory import erasure_text, open_eraser
 from serving.events.nats_server import NatsServer
 from serving.events.parquet import ParquetSink
 from serving.events.parquet_rows import remove_rows
@@ -84,8 +84,9 @@ def forget(
     """
     if not layout.live.is_dir():
         raise ServingError(f"{layout.live} does not exist; name the right --live folder")
+    now = time.time()
     forgotten = ForgottenList(layout.forgotten, UserPseudonyms.from_file(layout.identity, store_raw=True).key)
-    forgotten.add(users, time.time(), PARTS)
+    forgotten.add(users, now, PARTS)
     hashes = {one for user in users for one in forgotten.current().hashes(user)}
     with _unlocked(layout.live) as stopped:
         if stopped:
@@ -102,6 +103,8 @@ def forget(
             f"nothing of before is used any more, but the files of {' and '.join(left)} still hold it after {wait_s:g} s; "
             "they go on with it, their log says why it takes so long"
         )
+    if endpoints is not None and (kept := erasure_text(endpoints.broker, now)) is not None:
+        report(kept)
 
 
 async def _remove_stopped(

@@ -15,7 +15,7 @@ from serving.endpoints import Server
 from serving.events import kafka
 from serving.events.jetstream import JetStreamReader, JetStreamWriter
 from serving.events.kafka import KafkaReader, KafkaWriter, Topic
-from serving.events.log_factory import open_reader, open_writer
+from serving.events.log_factory import erasure_text, open_reader, open_writer
 from serving.events.record import Record, StoredRecord
 from serving.events.spool import Spool
 from serving.events.writer import EventLogWriter
@@ -216,3 +216,28 @@ def test_the_url_says_which_broker(url, writer, reader):
 def test_another_url_is_refused(url):
     with pytest.raises(ConfigError, match=r"the broker is .*; give .*kafka://host:port"):
         open_writer(Server(url=url))
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({}, "1970-01-15 00:00 UTC at the latest (retention.ms and segment.ms)"),
+        ({"retention.ms": "86400000"}, "1970-01-09 00:00 UTC at the latest (retention.ms and segment.ms)"),
+        ({"retention.ms": "-1"}, "somebody deletes them, since the topic removes nothing by age"),
+        ({"cleanup.policy": "compact"}, "somebody deletes them, since the topic removes nothing by age"),
+        ({"cleanup.policy": "compact,delete"}, "1970-01-15 00:00 UTC at the latest (retention.ms and segment.ms)"),
+    ],
+)
+def test_forgetting_says_until_when_the_topic_keeps_the_records(topic, monkeypatch, settings, text):
+    """Defaults of Kafka: a week, and a week until the segment is closed. The broker of the tests knows no settings."""
+    week = str(7 * 86_400_000)
+    known = {"retention.ms": week, "segment.ms": week, "cleanup.policy": "delete"} | settings
+    monkeypatch.setattr(kafka, "_settings", lambda topic: known)
+    kept = erasure_text(topic.server, now=0.0)
+    assert kept.startswith(f"Kafka erases no single records: those of before stay in the topic 'events' until {text}")
+
+
+def test_forgetting_says_it_also_where_the_retention_cannot_be_read():
+    kept = kafka.erasure_text(Topic(server=Server(url=NOBODY), deadline_s=0.2), now=0.0)
+    assert "stay in the topic 'events' until its retention ends (the broker at" in kept
+    assert erasure_text(Server(url="nats://127.0.0.1:9"), now=0.0) is None
