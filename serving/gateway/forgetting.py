@@ -6,7 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable, Collection, Sequence
 
 from recsys.data.forgotten import ForgottenList, ForgottenUsers
-from recsys.errors import ServingError
+from recsys.errors import DataError, RecsysError, ServingError
 from serving.events.forgetting import PARTS, SPOOL, is_dropped, remove_part
 from serving.events.record import Record
 from serving.gateway.pending_records import PendingRecords
@@ -46,6 +46,8 @@ class Forgetting:
         """
         try:
             await asyncio.to_thread(self._forgotten.add, users, self._now(), PARTS)
+        except DataError as error:
+            raise ServingError(f"{error}; nobody is forgotten") from None
         except OSError as error:
             raise ServingError(
                 f"{self._forgotten.file} cannot be written ({error.strerror}); nobody is forgotten"
@@ -77,7 +79,7 @@ class Forgetting:
         while True:
             try:
                 await self.remove()
-            except (ServingError, OSError) as error:
+            except (RecsysError, OSError) as error:
                 logger.warning("forgotten users are not removed from the spool yet: %s", error)
             await asyncio.sleep(self._poll_s)
 

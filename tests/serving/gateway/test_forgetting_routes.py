@@ -166,3 +166,33 @@ def test_a_list_that_cannot_be_written_forgets_nobody(parts: Dependencies, durin
     folder.write_text("in the way")
     assert during(parts, lambda door: door.client.delete(f"/v1/users/{NAME}")).status_code == 503
     assert len(parts.forgotten.current()) == 0
+
+
+def test_a_damaged_list_refuses_to_forget_and_the_removal_goes_on_when_it_is_whole(
+    parts: Dependencies, during: Any
+) -> None:
+    file, whole, answered = parts.forgotten.file, list[str](), asyncio.Event()
+
+    async def erase(chosen: Any) -> int:
+        """The list is damaged while the first removal is under way, and restored in the next one."""
+        if whole:
+            await answered.wait()
+            file.write_text(whole[0])
+        else:
+            whole.append(file.read_text())
+            file.write_text("{")
+        return 0
+
+    async def story(door: Any) -> tuple[int, str]:
+        parts.forgotten.add(["ann"], parts.now(), PARTS)  # by another process
+        async with asyncio.timeout(60):
+            while not whole:
+                await asyncio.sleep(0.01)
+            refused = await door.client.delete("/v1/users/eve")
+            answered.set()
+            while parts.forgotten.current().is_open("ann", "spool"):
+                await asyncio.sleep(0.01)
+        return refused.status_code, (await door.client.delete("/v1/users/eve")).json()["outcome"]
+
+    settings = replace(parts.settings, forgotten_every_s=0.05)
+    assert during(replace(parts, erase_spool=erase, settings=settings), story) == (503, "forgotten")
