@@ -24,6 +24,7 @@ class DeploymentLayout:
     live/forgotten/                         keyed hashes of the users who are forgotten
     live/broker/ spool/                     event log, and records spooled for it
     live/states.db or valkey/               user states; states.db.damaged-<time> was moved aside
+    live/state.backend                      which of the two a stack kept last
     live/events/                            event log as Parquet, for training
     live/rebuild                            marker: rebuild the states from live/events
     live/stack.log                          log of all processes; stack.log.1 to .3 are older
@@ -123,6 +124,10 @@ class DeploymentLayout:
     @property
     def valkey(self) -> Path:
         return self.live / "valkey"
+
+    @property
+    def state_backend(self) -> Path:
+        return self.live / "state.backend"
 
     @property
     def events(self) -> Path:

@@ -1,7 +1,9 @@
 """Folders and files that no other account may read, list, lock or connect to."""
 
 import os
+import re
 import secrets
+import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -56,6 +58,14 @@ def socket_folder() -> Path:
     """Return the path of a new folder for Unix sockets, whose paths must be short; `make_private` creates it."""
     base = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
     return Path(base) / f"recsys-{secrets.token_hex(8)}"
+
+
+def remove_socket_folder(folder: Path) -> None:
+    """Remove a folder of `socket_folder` that a killed process left; one of another name or account stays."""
+    if not re.fullmatch("recsys-[0-9a-f]{16}", folder.name) or folder.is_symlink() or not folder.is_dir():
+        return
+    if folder.stat().st_uid == os.getuid():
+        shutil.rmtree(folder)
 
 
 def check_socket_path(path: Path) -> None:

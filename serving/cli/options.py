@@ -1,5 +1,6 @@
 """Options that several commands of `python -m serving` share, and what they stand for."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -80,6 +81,12 @@ def endpoints_of(file: Path | None, **urls: str | None) -> Endpoints:
         options = ", ".join(f"--{name}" for name in urls)
         raise ConfigError(f"the other servers are not known; give --endpoints, or {options}")
     return Endpoints(**given)
+
+
+def settings_of(budget: float, liked: list[str] | None, lame_duck: float, personal_data: PersonalDataMode) -> Settings:
+    """Settings of the gateway; ConfigError for a number out of range."""
+    settings = Settings.within(budget, liked=tuple(liked or ()))
+    return replace(settings, lame_duck_s=lame_duck, personal_data=personal_data)
 
 
 def listening_at(

@@ -1,7 +1,5 @@
 """Commands that run one process of a deployment in the foreground."""
 
-from dataclasses import replace
-
 from rich.console import Console
 
 from serving.cli.options import (
@@ -36,10 +34,10 @@ from serving.cli.options import (
     layout_of,
     listening_at,
     seconds,
+    settings_of,
 )
 from serving.events.log_factory import LogLimits
 from serving.gateway.personal_data import PersonalDataMode
-from serving.gateway.settings import Settings
 from serving.ops.stack import UserIds
 from serving.processes import HOST
 from serving.wiring.consumer import run_consumer
@@ -83,9 +81,7 @@ def gateway(
         endpoints_of(endpoints, broker=broker, state=state, triton=triton),
         listening=listening_at(host, port, metrics_host, metrics_port, trusted_proxy),
         store_raw=users is UserIds.raw,
-        settings=replace(
-            Settings.within(budget, liked=tuple(liked or ())), lame_duck_s=lame_duck, personal_data=personal_data
-        ),
+        settings=settings_of(budget, liked, lame_duck, personal_data),
         limits=limits,
         ready=lambda url, metrics: console.print(f"gateway  {url}\nmetrics  {metrics}"),
         jwt_file=jwt,

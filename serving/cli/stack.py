@@ -29,16 +29,23 @@ from serving.cli.options import (
     UserNames,
     layout_of,
     listening_at,
+    settings_of,
 )
 from serving.cli.signals import Signals
 from serving.cli.users import seed_states
 from serving.gateway.jwt_settings import JwtSettings
 from serving.gateway.personal_data import PersonalDataMode
 from serving.layout import DeploymentLayout
-from serving.ops.bootstrap import bootstrap_key, example_user, next_command, unlimited_key_warning
+from serving.ops.bootstrap import (
+    bootstrap_key,
+    example_user,
+    next_command,
+    old_export_warning,
+    unlimited_key_warning,
+)
 from serving.ops.demo import demo as run_demo
 from serving.ops.kernels import KernelPart, compile_kernels
-from serving.ops.mending import mend_keys, mend_states
+from serving.ops.mending import follow_backend, mend_keys, mend_states
 from serving.ops.running import end_leftovers
 from serving.ops.shutdown import stop_stack
 from serving.ops.stack import Stack, StackLog, StateBackend, UserIds
@@ -76,9 +83,10 @@ def up(
     signals, layout = Signals(), layout_of(serve, live)
     listening = listening_at(host, port, metrics_host, metrics_port, trusted_proxy)
     layout.check()
+    settings_of(budget, liked, lame_duck, personal_data)  # refused here, before anything ends or starts, as are tokens
     if jwt is not None:
-        JwtSettings.from_file(jwt)  # refused here, before anything ends or starts
-    if ended := end_leftovers(layout.live):
+        JwtSettings.from_file(jwt)
+    if ended := end_leftovers(layout):
         console.print(f"{ended} processes of a stack without a supervisor were ended")
     stack = Stack.plan(
         layout,
@@ -150,6 +158,7 @@ def _run_stack(
     log = StackLog(layout.log, console)
     mend_keys(layout, log)
     bootstrap_key(layout)
+    follow_backend(layout, state, log)
 
     def seed_users(report: Callable[[str], None]) -> None:
         if state is StateBackend.sqlite:
@@ -169,7 +178,7 @@ def _print_addresses(stack: Stack, layout: DeploymentLayout) -> None:
     for name, address in stack.addresses.items():
         console.print(f"{name:<15}{address}")
     console.print(f"{'log':<15}{layout.log}")
-    if warning := unlimited_key_warning(layout):
+    for warning in filter(None, (unlimited_key_warning(layout), old_export_warning(layout))):
         console.print(f"{'warning':<15}{warning}", style="yellow", soft_wrap=True)
     console.print(next_command(layout, stack.addresses["gateway"], example_user(layout)), style="bold", soft_wrap=True)
 

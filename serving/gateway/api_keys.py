@@ -227,19 +227,30 @@ def _digest(token: str) -> bytes:
     return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
 
 
+class DamagedKeys(ConfigError):
+    """The file holds no keys: it is neither absent, nor closed to this account, nor of a later version."""
+
+
 def read_keys(path: Path) -> tuple[ApiKey, ...]:
-    """Read the file of keys, of this version or an earlier one; ConfigError if it is absent or invalid."""
+    """Read the file of keys, of this version or an earlier one; ConfigError if it cannot be read, DamagedKeys for no keys."""
     try:
         document = json.loads(path.read_bytes())
-        if not isinstance(document, dict) or document.get("version", 1) not in range(1, VERSION + 1):
-            raise ValueError(f"this release reads the versions up to {VERSION}")
+        version = document.get("version", 1) if isinstance(document, dict) else None
+        if isinstance(version, int) and version > VERSION:
+            raise ConfigError(
+                f"{path} is of version {version}, this release reads the versions up to {VERSION}; serve by a later release"
+            )
+        if version not in range(1, VERSION + 1):
+            raise ValueError("it has no version")
         return tuple(schema_of(ApiKey).parse(f"keys[{index}]", one) for index, one in enumerate(document["keys"]))
     except FileNotFoundError:
         raise ConfigError(
             f"{path} does not exist; make a key with `python -m serving keys create --name=shop --keys={path}`"
         ) from None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, QueryError) as error:
-        raise ConfigError(
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror}); give it to the account that serves") from None
+    except (ValueError, KeyError, TypeError, RecursionError, QueryError) as error:
+        raise DamagedKeys(
             f"{path} is no file of API keys: {_reason(error)}; restore it from a copy, or remove it and make its keys again"
         ) from None
 
@@ -258,8 +269,6 @@ def _reason(error: Exception) -> str:
             return f"the field {error} is missing"
         case QueryError():
             return str(error).partition(";")[0]
-        case OSError():
-            return error.strerror or type(error).__name__
         case _:
             return str(error)
 

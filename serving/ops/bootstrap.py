@@ -4,7 +4,8 @@ import json
 import shlex
 
 from recsys.bundle import Bundle
-from recsys.stages import read_catalogue
+from recsys.commands import command_of
+from recsys.stages import RELEASE, read_catalogue
 from recsys.user_seed import USER_SEED, most_active_user
 from serving.gateway.api_keys import Scope, hash_token, read_keys
 from serving.gateway.key_file import create_key
@@ -42,6 +43,16 @@ def unlimited_key_warning(layout: DeploymentLayout) -> str | None:
     return (
         f"{layout.first_key} is of an earlier version and may do everything; make keys for what is needed with `python -m "
         f"serving keys create`, then `python -m serving keys revoke {KEY_NAME} --keys={layout.keys}`"
+    )
+
+
+def old_export_warning(layout: DeploymentLayout) -> str | None:
+    """Sentence about an export of an earlier version; None for one whose stages compare their releases."""
+    if f'"{RELEASE.name}"' in (layout.models / "rules" / "config.pbtxt").read_text(encoding="utf-8"):
+        return None
+    return (
+        f"{layout.serve} was exported by an earlier version: its stages do not notice another bundle, and a later version will "
+        f"not serve it; export again with `{command_of('export')} bundle=...`"
     )
 
 

@@ -74,7 +74,7 @@ def _join(processes: Sequence[subprocess.Popen[bytes]]) -> None:
 
 
 def _command(layout: DeploymentLayout, part: KernelPart) -> list[str]:
-    return [sys.executable, "-m", "serving", "compile", str(layout.serve), f"--part={part}"]
+    return [sys.executable, "-m", "serving", "compile", str(layout.release), f"--part={part}"]
 
 
 def _mark(bundle: Bundle, part: KernelPart) -> Path:

@@ -4,14 +4,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from recsys.errors import ConfigError
-from serving.gateway.api_keys import read_keys
+from recsys.stores.atomic_files import write_atomically
+from serving.gateway.api_keys import DamagedKeys, read_keys
 from serving.layout import DeploymentLayout
+from serving.private_folder import FILE_MODE
 from serving.state.sqlite import sqlite_damage
 
 COMPANIONS = ("-wal", "-shm")
 """files that SQLite keeps beside a database"""
 MOVED_ASIDE = ".damaged-"
+REDIS, APPEND_ONLY = "redis", "appendonlydir"
+"""a store, and the folder that Valkey keeps its data in"""
 
 Report = Callable[[str], None]
 
@@ -30,13 +33,30 @@ def mend_states(layout: DeploymentLayout, report: Report) -> None:
         report(f"the states are rebuilt from {layout.events}; until then users count as those of the training data")
 
 
+def follow_backend(layout: DeploymentLayout, backend: str, report: Report) -> None:
+    """Request a rebuild where another store kept the states until now, or where the files of Valkey are gone.
+
+    The log remembers up to where states were written, not by whom: this store would lack all events since.
+    """
+    kept = layout.state_backend.read_text(encoding="ascii").strip() if layout.state_backend.exists() else backend
+    lost = backend == REDIS and not (layout.valkey / APPEND_ONLY).is_dir()
+    if (kept != backend or lost) and layout.has_events and not layout.rebuild.exists():
+        layout.rebuild.touch()
+        reason = f"were kept by {kept}" if kept != backend else f"are missing in {layout.valkey}"
+        report(f"the states {reason}; they are rebuilt from {layout.events}")
+    write_atomically(layout.state_backend, backend.encode(), FILE_MODE)
+
+
 def mend_keys(layout: DeploymentLayout, report: Report) -> None:
-    """Move a damaged keys.json aside, and the first key that goes with it, which is made again; all others are lost."""
+    """Move a damaged keys.json aside, and the first key that goes with it, which is made again; all others are lost.
+
+    ConfigError for one that cannot be read, or that a later version wrote: its keys stay.
+    """
     if not layout.keys.exists():
         return
     try:
         read_keys(layout.keys)
-    except ConfigError:
+    except DamagedKeys:
         aside = _move_aside(layout.keys)
         layout.first_key.unlink(missing_ok=True)
         report(

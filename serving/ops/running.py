@@ -14,9 +14,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from recsys.errors import ServingError
+from recsys.errors import ConfigError, ServingError
 from recsys.stores.atomic_files import write_atomically
+from serving.endpoints import read_endpoints
 from serving.events.folder_lock import lock_folder
+from serving.layout import DeploymentLayout
+from serving.private_folder import remove_socket_folder
 from serving.processes import alive, until
 
 MARK = "RECSYS_LIVE"
@@ -87,14 +90,31 @@ def leftovers(live: Path) -> dict[int, str]:
     return {pid: words.replace(b"\0", b" ").decode(errors="replace") for pid, words in found.items()}
 
 
-def end_leftovers(live: Path) -> int:
-    """End the processes that a killed supervisor left, the gateway first; return their number.
+def end_leftovers(layout: DeploymentLayout) -> int:
+    """End the processes that a killed supervisor left, the gateway first, and remove its sockets; return their number.
 
     ServingError while a supervisor runs, or when one of them does not end.
     """
-    if not live.is_dir():
+    if not layout.live.is_dir():
         return 0
-    os.close(lock_folder(live))
+    descriptor = lock_folder(layout.live)
+    try:
+        ended = _end_all(layout.live)
+        _remove_remains(layout)
+    finally:
+        os.close(descriptor)
+    return ended
+
+
+def _remove_remains(layout: DeploymentLayout) -> None:
+    """Remove what a supervisor removes at its end: its sockets, and addresses and process ids that mean nothing any more."""
+    with contextlib.suppress(ConfigError):  # none were written, or they are damaged
+        remove_socket_folder(Path(read_endpoints(layout.endpoints).triton.url.removeprefix("unix:")).parent)
+    for file in (layout.endpoints, layout.running):
+        file.unlink(missing_ok=True)
+
+
+def _end_all(live: Path) -> int:
     found = leftovers(live)
     _end(live, [pid for pid, words in found.items() if f" serving {GATEWAY} " in words], END_S)
     _end(live, list(found), KILL_S)

@@ -19,8 +19,7 @@ def stop_stack(layout: DeploymentLayout, timeout_s: float = DOWN_S) -> str:
     ServingError when it does not end in time.
     """
     if not supervised(layout.live):
-        ended = end_leftovers(layout.live)
-        layout.running.unlink(missing_ok=True)
+        ended = end_leftovers(layout)
         return f"{ended} processes without a supervisor were ended" if ended else f"nothing runs at {layout.live}"
     if (running := read_running(layout.running)) is None:
         raise ServingError(f"the stack at {layout.live} is starting or stopping; try again in a moment")

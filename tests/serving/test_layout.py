@@ -1,5 +1,7 @@
 """Which release a deployment serves, and where the state of all releases is."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ from recsys.errors import ServingError
 from recsys.export.releases import release_draft
 from serving.gateway.http_server import Listening
 from serving.layout import DeploymentLayout
+from serving.ops.kernels import KernelPart, _command
 from serving.ops.stack import Stack, StateBackend, UserIds
 
 
@@ -78,3 +81,18 @@ def test_a_link_to_nothing_is_one_sentence(tmp_path: Path) -> None:
     release.rename(tmp_path / "away")
     with pytest.raises(ServingError, match="holds no exported bundle"):
         DeploymentLayout.of(serve).check()
+
+
+def test_kernels_are_compiled_for_the_release_that_is_served(tmp_path: Path) -> None:
+    first = exported(tmp_path / "serve", "a" * 16)
+    exported(tmp_path / "serve", "b" * 16)
+    *_, folder, _ = _command(DeploymentLayout.of(first), KernelPart.policy)
+    assert DeploymentLayout.of(Path(folder)).release == first
+
+
+def test_a_wrong_setting_of_the_gateway_is_one_sentence_before_anything_starts(tmp_path: Path) -> None:
+    exported(tmp_path / "serve", "a" * 16)
+    command = [sys.executable, "-m", "serving", "up", str(tmp_path / "serve"), "--budget=1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, "gateway.budget_ms is 1" in done.stderr, done.stderr.count("\n")) == (2, True, 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["serve"]

@@ -63,8 +63,11 @@ class Served:
 
     def internal(self, path: str) -> httpx.Response:
         """What the gateway's port of metrics answers."""
-        address = json.loads(self.layout.running.read_text())["addresses"]["gateway metrics"]
-        return httpx.get(address.removesuffix("/metrics") + path, timeout=60.0)
+        return httpx.get(self.addresses["gateway metrics"].removesuffix("/metrics") + path, timeout=60.0)
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        return json.loads(self.layout.running.read_text())["addresses"]
 
     @property
     def pids(self) -> dict[str, int]:
@@ -238,8 +241,10 @@ def test_damaged_files_are_mended_while_it_runs_and_when_it_starts_behind_a_kill
         assert until(lambda: not {"state:away", "history:empty"} & set(served.slate("v1")["degraded"]), PATIENCE_S)
         assert "is damaged" in served.log
 
+        sockets = Path(served.addresses["triton"].removeprefix("unix:")).parent
         os.kill(served.process.pid, signal.SIGKILL)
         served.process.wait()
+        assert sockets.is_dir()
         orphans = set(leftovers(layout.live))
         assert set(served.pids.values()) <= orphans
         assert len(served.slate("v1")["items"]) == 3
@@ -252,6 +257,7 @@ def test_damaged_files_are_mended_while_it_runs_and_when_it_starts_behind_a_kill
         (layout.spool / "000000000001.spool").write_bytes(b"")
         again = started(layout, processes)
         assert not orphans & set(leftovers(layout.live))
+        assert not sockets.exists()
         assert until(lambda: not layout.rebuild.exists() and again.users() == before, PATIENCE_S)
         assert until(lambda: not {"state:away", "history:empty"} & set(again.slate("v1")["degraded"]), PATIENCE_S)
         assert until(lambda: (layout.exposure / "shares.json").read_bytes().startswith(b'{"format"'), PATIENCE_S)
