@@ -12,10 +12,16 @@ import numpy as np
 
 from recsys.errors import QueryError
 from recsys.schema import SPARSE, Integer, Nullable, Number, refuse_constant, schema_of
+from recsys.tensors import VARIABLE, TensorBatch, tensor
 
 MAX_K = 1_000
 MAX_POSITION = 10_000
 PAD = -1
+PROBABILITIES, DEVIATIONS = "probabilities", "deviations"
+"""outputs of the ranker"""
+RETRIEVED = ("rows", "scores", "source_scores", "degraded")
+RANKED = ("probabilities", "logit_std")
+"""fields of a CandidateBatch that retrieval and the ranker write"""
 ADDS = "where `explain` was asked for: what each part of the input adds to the utility, before rules"
 BECAUSE_OF = "the item of the user's history that adds most"
 FUTURE_S = 86_400.0
@@ -92,18 +98,35 @@ class Query:
         return query_from_dict(document)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Candidates:
-    """Candidates of the retrieve stage, one row a query, best first, padded with PAD at the end."""
+Flags = tuple[tuple[str, ...], ...]
+"""per query, what was missing or skipped"""
 
-    items: np.ndarray
-    """[B, C] int64, row of the item in the catalogue"""
-    scores: np.ndarray
-    """[B, C] float32, merged retrieval score, larger is better, -inf for padding"""
-    source_scores: np.ndarray
-    """[B, C, S] float32, score by each source, NaN where the source did not offer the item"""
-    degraded: tuple[tuple[str, ...], ...]
-    """per query, what was missing or skipped"""
+
+def _json_lists(flags: Flags) -> np.ndarray:
+    return np.array([[json.dumps(one).encode()] for one in flags], dtype=object)
+
+
+def _flags(lists: np.ndarray) -> Flags:
+    return tuple(tuple(json.loads(one)) for one in np.ravel(lists))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CandidateBatch(TensorBatch):
+    """Candidates of B queries, best first, padded with PAD at the end; with probabilities once they are ranked."""
+
+    rows: np.ndarray = field(metadata=tensor("candidate_rows", "int64", VARIABLE))
+    """[B, C] row of the item in the catalogue"""
+    scores: np.ndarray = field(metadata=tensor("merged_scores", "float32", VARIABLE))
+    """[B, C] merged retrieval score, larger is better, -inf for padding"""
+    source_scores: np.ndarray = field(metadata=tensor("source_scores", "float32", VARIABLE, "sources"))
+    """[B, C, S] score by each source, NaN where the source did not offer the item"""
+    degraded: Flags = field(metadata=tensor("degraded", "bytes", 1, encode=_json_lists, decode=_flags))
+    probabilities: np.ndarray | None = field(
+        default=None, metadata=tensor(PROBABILITIES, "float32", VARIABLE, "objectives")
+    )
+    """[B, C, T] calibrated probability of each objective, None where the ranker was skipped"""
+    logit_std: np.ndarray | None = field(default=None, metadata=tensor(DEVIATIONS, "float32", VARIABLE, "objectives"))
+    """[B, C, T] standard deviation of the logit of each probability, None where the ranker gives none"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -93,8 +93,8 @@ class Recommender:
     def why_not(self, query: Query, item: str) -> str:
         """One sentence: why an item is not on the slate of a query."""
         rules = self.stages[-1]
-        (request,), candidates, probabilities, deviations = rules.offered(through({"QUERY": [query]}, self.stages))
-        return why_not(rules.policy, request, candidates, probabilities, deviations, item)
+        (request,), candidates = rules.offered(through({"QUERY": [query]}, self.stages))
+        return why_not(rules.policy, request, candidates, item)
 
     @cached_property
     def _explain(self) -> Any:

@@ -10,17 +10,29 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-BASE = {"class_paths", "commands", "contracts", "errors", "expressions", "jit", "schema", "stores", "strict_yaml"}
+BASE = {
+    "class_paths",
+    "commands",
+    "contracts",
+    "errors",
+    "expressions",
+    "jit",
+    "schema",
+    "stores",
+    "strict_yaml",
+    "tensors",
+}
 MAY_IMPORT = {
     "class_paths": set(),
     "commands": set(),
     "errors": set(),
-    "contracts": {"errors", "schema"},
+    "contracts": {"errors", "schema", "tensors"},
     "expressions": {"errors"},
     "jit": set(),
     "schema": {"errors"},
     "stores": {"errors"},
     "strict_yaml": set(),
+    "tensors": set(),
     "bundle": {"signatures"},
     "signatures": set(),
     "pipeline": set(),

@@ -32,8 +32,10 @@ def test_a_group_adds_what_the_utility_loses_without_it(trained: Any, explain: A
     query, tensors = answered
     retrieve, rank, rules = trained.stages
     (slate,) = explain(tensors)["SLATE"]
-    without, _ = encode_queries(retrieve.spec, retrieve.items, [query])
-    without = {name: np.zeros_like(one) if name.startswith("history_") else one for name, one in without.items()}
+    request, _ = encode_queries(retrieve.spec, retrieve.items, [query])
+    without = {
+        name: np.zeros_like(one) if name.startswith("history_") else one for name, one in request.tensors().items()
+    }
     full, less = (rules.policy.value(rank({**tensors, **changed})["probabilities"])[0] for changed in ({}, without))
     offered = tensors["candidate_rows"][0].tolist()
     explained = [one for one in slate.items if retrieve.items.rows[one.item] in offered]

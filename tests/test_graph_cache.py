@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import nn
 
-from recsys.features.spec import TensorSpec
 from recsys.graphs import cache as graph_cache
 from recsys.graphs import export as graphs
 from recsys.stages import OnnxModel
+from recsys.tensors import TensorSpec
 
 pytestmark = pytest.mark.slow
 

@@ -16,6 +16,7 @@ from recsys.contracts import PAD, Event, Query
 from recsys.data.sources.synthetic import Synthetic
 from recsys.data.splits import TEST, GlobalTime
 from recsys.errors import BundleError
+from recsys.features.batches import CandidateFeatures, ItemBatch, RequestBatch
 from recsys.features.encode import encode_queries
 from recsys.features.spec import UNKNOWN, Features
 from recsys.graphs.export import check_against_eager, export_item_tower, export_ranker, export_user_tower
@@ -114,7 +115,7 @@ def folder(tmp_path_factory, fitted, towers, ranker, calibrator, posterior):
 
 @pytest.fixture(scope="module")
 def user_graph(folder, fitted):
-    return OnnxModel(folder / "user_tower.onnx", fitted[0].request_tensors())
+    return OnnxModel(folder / "user_tower.onnx", RequestBatch.specs(fitted[0].sizes))
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +135,7 @@ def queries_of(prepared, num):
 
 
 def request_of(prepared, fitted, num):
-    return encode_queries(*fitted, queries_of(prepared, num))[0]
+    return encode_queries(*fitted, queries_of(prepared, num))[0].tensors()
 
 
 def candidates_of(items, batch, num):
@@ -142,7 +143,7 @@ def candidates_of(items, batch, num):
     generator = np.random.default_rng(batch * num)
     rows = generator.integers(PAD, len(items), (batch, num))
     scores = generator.normal(size=(batch, num, ScoreLayout.unnamed(NUM_SOURCES).width)).astype(np.float32)
-    return {**items.join("candidate", rows), "candidate_scores": scores}
+    return CandidateFeatures(items=items.at(rows), scores=scores).tensors()
 
 
 def tensors(arrays):
@@ -167,7 +168,7 @@ def test_large_tables_go_into_the_graph(prepared, fitted, folder, monkeypatch):
     assert any(sparse_embedding.sparse_tables(towers))
     export_user_tower(TowerEnsemble([towers]), fitted[0], folder / "large.onnx")
     request = request_of(prepared, fitted, 3)
-    found = OnnxModel(folder / "large.onnx", fitted[0].request_tensors())(request)
+    found = OnnxModel(folder / "large.onnx", RequestBatch.specs(fitted[0].sizes))(request)
     np.testing.assert_allclose(found, towers.users(tensors(request)).numpy(), rtol=0, atol=1e-5)
 
 
@@ -175,8 +176,8 @@ def test_large_tables_go_into_the_graph(prepared, fitted, folder, monkeypatch):
 @pytest.mark.parametrize("known", [True, False], ids=["known", "new"])
 def test_the_item_graph_equals_its_module(fitted, towers, folder, known):
     spec, items = fitted
-    graph, rows = OnnxModel(folder / "item_tower.onnx", spec.item_tensors()), np.arange(len(items))
-    features = items.join("item", rows)
+    graph, rows = OnnxModel(folder / "item_tower.onnx", ItemBatch.specs(spec.sizes)), np.arange(len(items))
+    features = ItemBatch(items=items.at(rows)).tensors()
     if not known:
         features["item_ids"] = np.where(np.arange(features["item_ids"].shape[1]) == 0, UNKNOWN, features["item_ids"])
     found = graph(features)
@@ -235,12 +236,12 @@ class NotANumber(nn.Module):
 @pytest.mark.parametrize("other", [Constant(), NotANumber()], ids=["other", "nan"])
 def test_a_graph_that_differs_from_its_module_is_refused(folder, fitted, other):
     with pytest.raises(BundleError, match=r"user_tower\.onnx differs from its module by"):
-        check_against_eager(other, fitted[0].request_tensors(), folder / "user_tower.onnx")
+        check_against_eager(other, RequestBatch.specs(fitted[0].sizes), folder / "user_tower.onnx")
 
 
 def test_a_graph_that_reads_what_the_spec_does_not_give_is_refused(folder, fitted):
     with pytest.raises(BundleError, match=r"ranker\.onnx reads the tensor 'candidate_"):
-        OnnxModel(folder / "ranker.onnx", fitted[0].request_tensors())
+        OnnxModel(folder / "ranker.onnx", RequestBatch.specs(fitted[0].sizes))
 
 
 def test_a_graph_of_another_width_is_refused_when_it_is_opened(folder, fitted):

@@ -1,9 +1,11 @@
 """A world in small: what the posterior doubts is tried, and earns more in the end than what looks best at once."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
-from recsys.contracts import Candidates, Query
+from recsys.contracts import CandidateBatch, Query
 from recsys.policy.compose import Policy
 from recsys.policy.diversity import MaximalMarginalRelevance
 from recsys.policy.exploration import EXPLORATIONS, NoExploration
@@ -55,12 +57,12 @@ def earned(policy, world):
     shown = rng.integers(0, ARMS, BEGUN)
     rewarded = rng.random(BEGUN) < CHANCES[shown]
     scores = np.zeros(rows.shape, dtype=np.float32)
-    offered = Candidates(items=rows, scores=scores, source_scores=scores[..., None], degraded=((),) * REFIT)
+    offered = CandidateBatch(rows=rows, scores=scores, source_scores=scores[..., None], degraded=((),) * REFIT)
     while len(shown) < ROUNDS:
         p, deviations = (np.tile(one[:, None], (REFIT, 1, 1)) for one in believed(shown, rewarded))
         ids = [f"{world} {len(shown) + number}" for number in range(REFIT)]
         asked = [Query(user="u", now=0.0, k=1, request_id=one) for one in ids]
-        arms = policy.rows(asked, offered, p, deviations)[:, 0]
+        arms = policy.rows(asked, replace(offered, probabilities=p, logit_std=deviations))[:, 0]
         shown = np.concatenate([shown, arms])
         rewarded = np.concatenate([rewarded, rng.random(REFIT) < CHANCES[arms]])
     return CHANCES[shown[BEGUN:]].mean()

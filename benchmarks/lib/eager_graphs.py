@@ -11,10 +11,9 @@ import torch
 from torch import nn
 
 from recsys.evaluation import intervals, report
-from recsys.features.encode import Arrays
-from recsys.features.spec import TensorSpec
 from recsys.graphs import export
 from recsys.stages import load
+from recsys.tensors import Arrays, TensorSpec
 
 
 class EagerModel:

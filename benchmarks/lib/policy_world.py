@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from recsys.contracts import Candidates, Event, Query
+from recsys.contracts import CandidateBatch, Event, Query
 from recsys.policy.compose import CompiledPolicy, Policy
 from recsys.policy.diversity import Determinantal, Diversity
 from recsys.policy.exploration import EXPLORATIONS, Exploration
@@ -146,7 +146,7 @@ def timed_policies(columns: Mapping[str, np.ndarray], rng: np.random.Generator) 
     }
 
 
-def requests(num: int, rng: np.random.Generator) -> Iterator[tuple[Query, Candidates, np.ndarray]]:
+def requests(num: int, rng: np.random.Generator) -> Iterator[tuple[Query, CandidateBatch]]:
     """One after the other, each with its 500 candidates and their probabilities."""
     for number in range(num):
         rows = rng.choice(ITEMS, CANDIDATES, replace=False)
@@ -161,7 +161,13 @@ def requests(num: int, rng: np.random.Generator) -> Iterator[tuple[Query, Candid
             history=tuple(Event(user="u", item=f"i{row}", timestamp=0.0) for row in rng.integers(0, ITEMS, HISTORY)),
             impressions={f"i{row}": 4.0 for row in rows[:5]},
         )
-        offered = Candidates(
-            items=rows[None], scores=scores, source_scores=np.repeat(scores[..., None], 2, axis=2), degraded=((),)
+        yield (
+            query,
+            CandidateBatch(
+                rows=rows[None],
+                scores=scores,
+                source_scores=np.repeat(scores[..., None], 2, axis=2),
+                degraded=((),),
+                probabilities=rng.random((1, CANDIDATES, 2)).astype(np.float32),
+            ),
         )
-        yield query, offered, rng.random((1, CANDIDATES, 2)).astype(np.float32)

@@ -140,18 +140,18 @@ def tabular(examples: RankingExamples, items: ItemTable, slots: list[int]) -> np
 
     slots: of the ids that are compared with the history, now and fading, as the ranker counts them.
     """
-    candidate = items.join("candidate", examples.candidate_rows)
+    candidate = items.at(examples.candidate_rows)
     width, request = examples.candidate_rows.shape[1], examples.request
     wide = [np.repeat(part[:, None], width, axis=1) for part in _of_request(request)]
     present = request["history_ids"][..., 0] > 0
     hours = np.cumsum(np.expm1(request["history_gaps"])[:, ::-1], axis=1)[:, ::-1] / 3600
     counted = []
     for slot in slots:
-        same = candidate["candidate_ids"][:, :, None, slot] == request["history_ids"][:, None, :, slot]
+        same = candidate["ids"][:, :, None, slot] == request["history_ids"][:, None, :, slot]
         same = same & present[:, None]
         counted.append(same.sum(-1) / np.maximum(present.sum(-1), 1)[:, None])
         counted += [(same * np.exp2(-hours / half)[:, None]).sum(-1) for half in (16.0, 64.0, 256.0)]
-    parts = [candidate["candidate_ids"], candidate["candidate_numbers"], *wide, np.stack(counted, axis=-1)]
+    parts = [candidate["ids"], candidate["numbers"], *wide, np.stack(counted, axis=-1)]
     if examples.positions is not None:
         parts.append(examples.positions[..., None])
     joined = np.concatenate(parts, axis=-1)

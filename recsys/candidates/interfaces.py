@@ -17,11 +17,11 @@ from recsys.errors import ConfigError, DataError, check_ranges
 from recsys.features.encode import ItemTable
 from recsys.features.spec import FeatureSpec
 from recsys.index import Index
+from recsys.tensors import Arrays
 
 RECENT_EVENTS = 4
 """newest events of a history whose scores the ranker reads one by one"""
 Document = dict[str, Any]
-Arrays = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True, kw_only=True)

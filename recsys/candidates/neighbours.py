@@ -12,10 +12,11 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from scipy import sparse
 
-from recsys.candidates.interfaces import Arrays, CandidateSource, Document, SourceQuery
+from recsys.candidates.interfaces import CandidateSource, Document, SourceQuery
 from recsys.candidates.neighbour_kernels import event_scores, pair_scores, sum_neighbours
 from recsys.candidates.topk import sparse_top_k
 from recsys.index import Index
+from recsys.tensors import Arrays
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,6 @@ import numpy as np
 
 from recsys.candidates.interfaces import (
     RECENT_EVENTS,
-    Arrays,
     CandidateSource,
     Document,
     SourceQuery,
@@ -22,6 +21,7 @@ from recsys.candidates.interfaces import (
 from recsys.errors import ConfigError, check_ranges
 from recsys.features.encode import DAY
 from recsys.index import Index
+from recsys.tensors import Arrays
 
 
 @dataclass(frozen=True, kw_only=True)

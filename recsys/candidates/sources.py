@@ -14,7 +14,6 @@ import numpy as np
 
 from recsys.candidates.candidate_union import CandidateUnion, unite
 from recsys.candidates.interfaces import (
-    Arrays,
     CandidateSource,
     Document,
     SourceConfig,
@@ -33,6 +32,7 @@ from recsys.errors import BundleError, ConfigError, check_ranges
 from recsys.features.encode import ItemTable
 from recsys.features.spec import FeatureSpec
 from recsys.index import Index
+from recsys.tensors import Arrays
 
 SOURCE_TYPES: dict[str, type[CandidateSource]] = {
     kind.kind: kind for kind in (TwoTowerSource, ItemNeighbours, ItemList)

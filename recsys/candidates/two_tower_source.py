@@ -10,7 +10,6 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from recsys.candidates.interfaces import (
-    Arrays,
     CandidateSource,
     Document,
     SourceQuery,
@@ -19,6 +18,7 @@ from recsys.candidates.interfaces import (
 )
 from recsys.index import Index
 from recsys.jit import compiled
+from recsys.tensors import Arrays
 
 PAIR_BATCH = 2**14
 """pairs scored at once"""

@@ -13,7 +13,6 @@ from scipy import sparse
 
 from recsys.candidates.interfaces import (
     RECENT_EVENTS,
-    Arrays,
     CandidateSource,
     Document,
     SourceQuery,
@@ -24,6 +23,7 @@ from recsys.candidates.topk import sparse_top_k
 from recsys.contracts import PAD
 from recsys.errors import check_ranges
 from recsys.index import Index
+from recsys.tensors import Arrays
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,8 +15,8 @@ from recsys.stages import Stages
 def explain_absence(stages: Stages, tensors: Mapping[str, Any], item: str) -> str:
     """Return why an item is not on the slate of one query; tensors: after all stages."""
     rules = stages[-1]
-    (query,), candidates, probabilities, logit_std = rules.offered(tensors)
-    return why_not(rules.policy, query, candidates, probabilities, logit_std, item)
+    (query,), candidates = rules.offered(tensors)
+    return why_not(rules.policy, query, candidates, item)
 
 
 def reasons_table(slate: Slate, names: Mapping[str, str]) -> Table:

@@ -15,18 +15,17 @@ from rich.text import Text
 
 from recsys.bundle import Bundle
 from recsys.cli.log import read_log
-from recsys.contracts import Query
 from recsys.data.dataset import Dataset
 from recsys.data.splits import whole
 from recsys.evaluation.chart import draw_dry_run
 from recsys.pipeline import through
 from recsys.policy.category_values import category_values
-from recsys.policy.rules.dry_run import DryRun, ScoredRequests, dry_run
+from recsys.policy.rules.dry_run import DryRun, dry_run
 from recsys.policy.rules.lint import CheckedCatalogue, Finding, check
 from recsys.policy.rules.rule_set import RuleSet, read_text
 from recsys.policy.rules.store import RuleStore
 from recsys.replay.replay import Replay
-from recsys.stages import Stages, load_stages, read_rule_items, read_spec, request_types, rules_maker
+from recsys.stages import Offered, Stages, load_stages, read_rule_items, read_spec, request_types, rules_maker
 from recsys.stores.atomic_files import atomic_file
 
 QUERIES_PER_BATCH = 64
@@ -108,19 +107,15 @@ def _before(old: Path | None, store: Path | None) -> RuleSet | None:
     return None if head is None or store is None else RuleSet.parse(RuleStore(store).text(head.text))
 
 
-def _replayed_requests(stages: Stages, dataset: Dataset, users: int, k: int) -> Iterator[ScoredRequests]:
+def _replayed_requests(stages: Stages, dataset: Dataset, users: int, k: int) -> Iterator[Offered]:
     """Yield the latest requests of a fixed sample of users, after all stages but the last."""
     replay = Replay(dataset, whole(dataset))
     now = float(replay.timestamps.max())
     names = sorted(dataset.users["user"].sample(min(users, dataset.num_users), seed=0))
     queries = [replay.latest(name, now, k) for name in names]
     for start in range(0, len(queries), QUERIES_PER_BATCH):
-        yield _through(stages, queries[start : start + QUERIES_PER_BATCH])
-
-
-def _through(stages: Stages, queries: Sequence[Query]) -> ScoredRequests:
-    kept, candidates, probabilities, logit_std = stages[-1].offered(through({"QUERY": queries}, stages[:-1]))
-    return ScoredRequests(queries=kept, candidates=candidates, probabilities=probabilities, logit_std=logit_std)
+        batch = queries[start : start + QUERIES_PER_BATCH]
+        yield stages[-1].offered(through({"QUERY": batch}, stages[:-1]))
 
 
 def _groups(bundle: Bundle) -> dict[str, list[tuple[str, ...]]]:

@@ -14,13 +14,14 @@ from typing import Any, Self
 import numpy as np
 from scipy import sparse
 
+from recsys.tensors import Arrays
+
 WORDS, WORD_WEIGHTS = "words.json", "words.safetensors"
 """files of a bundle"""
 TEXT_COLUMN = "text"
 """name of the vector column that replaces all text columns of the items"""
 TOKEN = re.compile(r"\b\w\w+\b")
 Document = dict[str, Any]
-Arrays = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True, kw_only=True)

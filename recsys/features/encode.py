@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 
 from recsys.contracts import PAD, Query
+from recsys.features.batches import RequestBatch
 from recsys.features.history import EventSequences, encode_labels
 from recsys.features.spec import MISSING, UNKNOWN, Column, Columns, FeatureSpec, TableSpec
 from recsys.features.state import history_events, item_key
+from recsys.tensors import PARTS, Arrays
 
-Arrays = dict[str, np.ndarray]
 DAY = 86_400.0
 UNKNOWN_SUFFIX = ":unknown"
 """suffix of a column's name in `degraded`: it has a value that the bundle does not know"""
@@ -31,8 +32,8 @@ def encode_table(table: TableSpec, columns: Columns, num_rows: int) -> Arrays:
     numbers = [_encode_number(column, columns[column.name]) for column in table.of_kind("number")]
     numbers += [np.asarray(columns[name], dtype=np.float32)[:, None] for name in table.extra_numbers]
     vectors = [_encode_vector(column, columns[column.name]) for column in table.of_kind("vector")]
-    parts = {"ids": ids, "numbers": numbers, "vectors": vectors}
-    encoded = {name: np.concatenate(part, axis=1) for name, part in parts.items() if part}
+    parts = zip(PARTS, (ids, numbers, vectors), strict=True)
+    encoded = {name: np.concatenate(part, axis=1) for name, part in parts if part}
     assert all(len(part) == num_rows for part in encoded.values())
     return encoded
 
@@ -67,7 +68,7 @@ def missing_columns(table: TableSpec, encoded: Arrays, num_rows: int) -> list[li
     value that training never saw.
     """
     lacking: list[tuple[str, np.ndarray]] = []
-    starts = {"ids": 0, "numbers": 0, "vectors": 0}
+    starts = dict.fromkeys(PARTS, 0)
     for column in table.columns:
         part, width = {"number": ("numbers", 2), "vector": ("vectors", column.slots)}.get(
             column.kind, ("ids", column.slots)
@@ -131,9 +132,9 @@ class ItemTable:
             encoded={name: _revised(part, rows, encoded[name], len(new_ids)) for name, part in self.encoded.items()},
         )
 
-    def join(self, name: str, rows: np.ndarray) -> Arrays:
-        """Features of the items at `rows` (any shape, PAD allowed): {f"{name}_ids": [*rows.shape, I], ...}."""
-        return {f"{name}_{part}": encoded[rows] for part, encoded in self.encoded.items()}
+    def at(self, rows: np.ndarray) -> Arrays:
+        """Features of the items at `rows` (any shape, PAD allowed): {"ids": [*rows.shape, I], ...}."""
+        return {part: encoded[rows] for part, encoded in self.encoded.items()}
 
 
 def _revised(part: np.ndarray, rows: np.ndarray, values: np.ndarray, num_new: int) -> np.ndarray:
@@ -144,8 +145,8 @@ def _revised(part: np.ndarray, rows: np.ndarray, values: np.ndarray, num_new: in
     return grown
 
 
-def encode_queries(spec: FeatureSpec, items: ItemTable, queries: Sequence[Query]) -> tuple[Arrays, np.ndarray]:
-    """Queries -> (the tensors of `spec.request_tensors()`, catalogue rows of whole histories [B, H], newest last).
+def encode_queries(spec: FeatureSpec, items: ItemTable, queries: Sequence[Query]) -> tuple[RequestBatch, np.ndarray]:
+    """Queries -> (what the models read of them, catalogue rows of whole histories [B, H], newest last).
 
     H is the length of the longest history, at least L.
     """
@@ -153,23 +154,16 @@ def encode_queries(spec: FeatureSpec, items: ItemTable, queries: Sequence[Query]
     length = max(spec.history_length, np.diff(sequences.offsets).max(initial=0))
     events = sequences.before(sequences.offsets[1:], everyone, length)
     rows, newest = sequences.items_at(events), events[:, -spec.history_length :]
-    profile = encode_table(spec.profile, _gather(spec.profile, [query.profile for query in queries]), len(queries))
+    now = np.array([query.now for query in queries])
     context_columns = _gather(spec.context, [query.context for query in queries])
-    times = time_columns(np.array([query.now for query in queries]))
-    context = encode_table(spec.context, {**context_columns, **times}, len(queries))
-    request = {
-        **items.join("history", rows[:, -spec.history_length :]),
-        **sequences.encoded(newest, np.array([query.now for query in queries])),
-        **{f"profile_{part}": array for part, array in profile.items()},
-        **{f"context_{part}": array for part, array in context.items()},
-    }
+    request = RequestBatch(
+        history=items.at(rows[:, -spec.history_length :]),
+        labels=sequences.labels_at(newest),
+        gaps=sequences.gaps_at(newest, now),
+        profile=encode_table(spec.profile, _gather(spec.profile, [query.profile for query in queries]), len(queries)),
+        context=encode_table(spec.context, {**context_columns, **time_columns(now)}, len(queries)),
+    )
     return request, rows
-
-
-def without_padding(request: Arrays) -> Arrays:
-    """Request tensors without the leading history columns that are padding in all rows."""
-    spare = int((request["history_ids"][..., 0] == MISSING).all(axis=0).sum())
-    return {name: array[:, spare:] if name.startswith("history_") else array for name, array in request.items()}
 
 
 def _sequences(spec: FeatureSpec, items: ItemTable, queries: Sequence[Query]) -> EventSequences:

@@ -58,14 +58,13 @@ class EventSequences:
         """Return catalogue rows, PAD where an index is."""
         return np.append(self.items, PAD)[indices]
 
-    def encoded(self, indices: np.ndarray, now: np.ndarray) -> dict[str, np.ndarray]:
-        """Return the labels [B, L, T] and gaps [B, L] of `before`, as request tensors. now: [B] seconds of the requests"""
-        nothing = np.zeros((1, self.labels.shape[1]), dtype=np.float32)
-        times = np.append(self.timestamps, np.nan)[indices]
-        return {
-            "history_labels": np.concatenate([self.labels, nothing])[indices],
-            "history_gaps": encode_gaps(times, now[:, None]),
-        }
+    def labels_at(self, indices: np.ndarray) -> np.ndarray:
+        """Return labels [..., T], 0 where an index is PAD."""
+        return np.concatenate([self.labels, np.zeros((1, self.labels.shape[1]), dtype=np.float32)])[indices]
+
+    def gaps_at(self, indices: np.ndarray, now: np.ndarray) -> np.ndarray:
+        """Return the gaps [B, L] of `before`, those of the newest events until now [B] in seconds."""
+        return encode_gaps(np.append(self.timestamps, np.nan)[indices], now[:, None])
 
 
 def encode_labels(labels: np.ndarray) -> np.ndarray:

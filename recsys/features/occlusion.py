@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from recsys.features.encode import Arrays
 from recsys.features.spec import IDENTITY, MISSING, UNKNOWN, FeatureSpec, TableSpec
+from recsys.tensors import Arrays
 
 EVERYTHING = "everything"
 

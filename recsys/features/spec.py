@@ -17,6 +17,7 @@ import numpy as np
 
 from recsys.errors import ConfigError, check_ranges
 from recsys.expressions import ACTION_TYPES, Expression, compile_expression, suggestion
+from recsys.tensors import PARTS, part_name
 
 SCHEMA = 1
 MISSING = 0
@@ -75,26 +76,17 @@ class TableSpec:
     @property
     def widths(self) -> dict[str, int]:
         """Columns of each tensor; a tensor of width 0 does not exist."""
-        widths = {
-            "ids": sum(column.slots for column in self.of_kind("category", "categories")),
-            "numbers": 2 * len(self.of_kind("number")) + len(self.extra_numbers),
-            "vectors": sum(column.slots for column in self.of_kind("vector")),
-        }
-        return {name: width for name, width in widths.items() if width}
+        widths = (
+            sum(column.slots for column in self.of_kind("category", "categories")),
+            2 * len(self.of_kind("number")) + len(self.extra_numbers),
+            sum(column.slots for column in self.of_kind("vector")),
+        )
+        return {part: width for part, width in zip(PARTS, widths, strict=True) if width}
 
     @property
     def missing_numbers(self) -> tuple[float, ...]:
         """The numbers of a row with all values missing: every flag is set, numbers derived from the time are 0."""
         return (0.0, 1.0) * len(self.of_kind("number")) + (0.0,) * len(self.extra_numbers)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TensorSpec:
-    """Name, element type and shape (without the batch; -1 is variable) of a tensor between stages."""
-
-    name: str
-    dtype: Literal["int64", "float32", "bytes"]
-    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,23 +135,14 @@ class FeatureSpec:
         values = [np.broadcast_to(expression.labels(columns), (num_rows,)) for expression in self._expressions]
         return np.stack(values, axis=1).astype(np.float32)
 
-    def request_tensors(self) -> tuple[TensorSpec, ...]:
-        """Tensors of an encoded query, without candidates."""
-        length = self.history_length
-        history = _table_tensors("history", self.items, (length,))
-        events = (
-            TensorSpec(name="history_labels", dtype="float32", shape=(length, self.num_objectives)),
-            TensorSpec(name="history_gaps", dtype="float32", shape=(length,)),
-        )
-        return history + events + _table_tensors("profile", self.profile) + _table_tensors("context", self.context)
-
-    def candidate_tensors(self) -> tuple[TensorSpec, ...]:
-        """Tensors of the candidates' features, beside their retrieval scores."""
-        return _table_tensors("candidate", self.items, (-1,))
-
-    def item_tensors(self) -> tuple[TensorSpec, ...]:
-        """Input tensors of the item tower."""
-        return _table_tensors("item", self.items)
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Lengths of the axes and widths of the tables that batches declare (recsys.features.batches)."""
+        tables = {
+            name: table.widths for name, table in zip(TABLES, (self.items, self.profile, self.context), strict=True)
+        }
+        widths = {part_name(name, part): width for name, parts in tables.items() for part, width in parts.items()}
+        return {"history": self.history_length, "objectives": self.num_objectives, **widths}
 
     def to_documents(self) -> tuple[dict[str, Any], dict[str, list[str]]]:
         """The spec without its vocabularies, and these as {"table.column": values}."""
@@ -181,13 +164,6 @@ class FeatureSpec:
         """First 16 hex digits of the sha256 of the canonical document."""
         text = json.dumps(self.to_documents(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _table_tensors(name: str, table: TableSpec, leading: tuple[int, ...] = ()) -> tuple[TensorSpec, ...]:
-    return tuple(
-        TensorSpec(name=f"{name}_{part}", dtype="int64" if part == "ids" else "float32", shape=(*leading, width))
-        for part, width in table.widths.items()
-    )
 
 
 def _table_from(name: str, document: Mapping[str, Any], vocabularies: Mapping[str, list[str]]) -> TableSpec:

@@ -20,9 +20,9 @@ from google.protobuf.message import DecodeError
 from onnx import numpy_helper
 from torch import nn
 
-from recsys.features.spec import TensorSpec
 from recsys.jit import remove_stale_caches
 from recsys.stores.atomic_files import atomic_file
+from recsys.tensors import TensorSpec
 
 PACKAGE = Path(__file__).parents[1]
 ROOMS = ("graphs", "nn", "ranking", "retrieval")

@@ -16,14 +16,17 @@ import onnxscript.optimizer
 import torch
 from torch import nn
 
+from recsys.contracts import DEVIATIONS, PROBABILITIES
 from recsys.errors import BundleError
-from recsys.features.spec import FeatureSpec, TensorSpec
+from recsys.features.batches import ItemBatch, RequestBatch
+from recsys.features.spec import FeatureSpec
 from recsys.graphs.cache import graph_key, read_graph, with_weights, without_weights, write_graph
 from recsys.ranking.calibration import Calibrator
 from recsys.ranking.model import RankerModel, logits_and_request
 from recsys.ranking.uncertainty import LastLayerPosterior, certainty
 from recsys.retrieval.two_tower import TowerEnsemble
-from recsys.stages import DEVIATIONS, PROBABILITIES, OnnxModel
+from recsys.stages import OnnxModel
+from recsys.tensors import TensorSpec
 
 OPSET = 20
 TOLERANCE = 1e-5
@@ -49,12 +52,12 @@ class _PositionalInputs(nn.Module):
 
 def export_user_tower(towers: TowerEnsemble, spec: FeatureSpec, path: Path) -> None:
     """Export the user tower: request tensors -> USER_VECTOR [B, D]."""
-    _export(towers, towers.users, spec.request_tensors(), ("user_vectors",), path)
+    _export(towers, towers.users, RequestBatch.specs(spec.sizes), ("user_vectors",), path)
 
 
 def export_item_tower(towers: TowerEnsemble, spec: FeatureSpec, path: Path) -> None:
     """Export the item tower: features of items -> EMBEDDINGS [R, D]."""
-    _export(towers, towers.items, spec.item_tensors(), ("embeddings",), path)
+    _export(towers, towers.items, ItemBatch.specs(spec.sizes), ("embeddings",), path)
 
 
 def export_ranker(

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from recsys.content.words import TEXT_COLUMN, WordVectors
-from recsys.features.encode import Arrays, column_array, encode_table
+from recsys.features.batches import ItemBatch
+from recsys.features.encode import column_array, encode_table
 from recsys.features.spec import IDENTITY, Column, FeatureSpec
 from recsys.items.catalogue_overlay import CatalogueDelta, Record
+from recsys.tensors import Arrays
 
 ITEM_TOWER = "item_tower.onnx"
 Tower = Callable[[Arrays], np.ndarray]
@@ -57,4 +59,4 @@ class ItemContent:
 
     def vectors(self, encoded: Arrays) -> np.ndarray:
         """[M, D] of encoded items; of one without any content what the tower makes of that."""
-        return self.tower({f"item_{part}": array for part, array in encoded.items()})
+        return self.tower(ItemBatch(items=encoded).tensors())

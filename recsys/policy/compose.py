@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from recsys.contracts import PAD, Candidates, Query, Slate
+from recsys.contracts import PAD, CandidateBatch, Query, Slate
 from recsys.errors import BundleError, ConfigError
 from recsys.expressions import Columns, suggestion
 from recsys.jit import compiled
@@ -168,57 +168,36 @@ class CompiledPolicy:
         parts: list[QueryScale | CompiledDial] = [*(scale for _, scale in self.rules.query_scales), self.popularity]
         return [key for part in parts for key in part.exposure_keys(known)]
 
-    def compose(
-        self,
-        queries: Sequence[Query],
-        candidates: Candidates,
-        probabilities: np.ndarray | None,
-        logit_std: np.ndarray | None = None,
-    ) -> list[Slate]:
+    def compose(self, queries: Sequence[Query], candidates: CandidateBatch) -> list[Slate]:
         """Return one slate per query, independent of the batch.
 
-        candidates: distinct items per query; PAD and a score of -inf are never shown. probabilities: [B, C, T] float32,
-        None when the ranker was skipped. logit_std: [B, C, T] float32, standard deviations of the logits, for Thompson
-        sampling.
+        candidates: distinct items per query; PAD and a score of -inf are never shown.
         """
         if not queries:
             return []
-        batch = self.fill(queries, candidates, probabilities, logit_std)
+        batch = self.fill(queries, candidates)
         return slates(batch, self.items, self.rules, self.sources, self.value.objectives, self.bundle)
 
-    def rows(
-        self,
-        queries: Sequence[Query],
-        candidates: Candidates,
-        probabilities: np.ndarray | None,
-        logit_std: np.ndarray | None = None,
-    ) -> np.ndarray:
+    def rows(self, queries: Sequence[Query], candidates: CandidateBatch) -> np.ndarray:
         """Return only the items of the slates: [B, K] catalogue rows, K of the longest slate, PAD behind the last."""
         if not queries:
             return np.empty((0, 0), dtype=np.int64)
-        batch = self.fill(queries, candidates, probabilities, logit_std)
+        batch = self.fill(queries, candidates)
         columns = batch.selection.columns
         return np.where(columns >= 0, np.take_along_axis(batch.pool.rows, np.maximum(columns, 0), axis=1), PAD)
 
-    def fill(
-        self,
-        queries: Sequence[Query],
-        candidates: Candidates,
-        probabilities: np.ndarray | None,
-        logit_std: np.ndarray | None = None,
-    ) -> SlateBatch:
+    def fill(self, queries: Sequence[Query], candidates: CandidateBatch) -> SlateBatch:
         """Return the slates of a batch with their inputs."""
-        for figures in (probabilities, logit_std):
-            _check_shapes(queries, candidates, figures)
-        scored = self._score_candidates(queries, candidates, probabilities, logit_std, self.excluded_rows(queries))
+        _check_shapes(queries, candidates)
+        scored = self._score_candidates(queries, candidates, self.excluded_rows(queries))
         pool = place_pins(queries, self.rules, scored)
         limits = self._limits(queries, pool, scored)
-        histories, ranked = [_history(self.rules.row_of, query) for query in queries], probabilities is not None
+        histories = [_history(self.rules.row_of, query) for query in queries]
+        ranked = candidates.probabilities is not None
         scoring = self.diversity.scoring(pool, self.similarity, histories, ranked=ranked)
         return SlateBatch(
             queries=queries,
             candidates=candidates,
-            probabilities=probabilities,
             without_uncertainty=self.exploration.needs_uncertainty and scored.utility_std is None,
             unknown=[self.hiding.unknown(query) for query in queries],
             scored=scored,
@@ -234,22 +213,17 @@ class CompiledPolicy:
         )
 
     def _score_candidates(
-        self,
-        queries: Sequence[Query],
-        candidates: Candidates,
-        probabilities: np.ndarray | None,
-        logit_std: np.ndarray | None,
-        excluded: Sequence[Sequence[int]],
+        self, queries: Sequence[Query], candidates: CandidateBatch, excluded: Sequence[Sequence[int]]
     ) -> ScoredCandidates:
         """Apply value, rules and popularity to the candidates and, appended to them, the items of pins."""
-        raw = candidates.scores if probabilities is None else self.value(probabilities)
-        offered = (candidates.items != PAD) & ~np.isneginf(candidates.scores)
-        rows = _followed_by(candidates.items, np.tile(self.rules.pinned_rows, (len(queries), 1)))
+        raw = candidates.scores if candidates.probabilities is None else self.value(candidates.probabilities)
+        offered = (candidates.rows != PAD) & ~np.isneginf(candidates.scores)
+        rows = _followed_by(candidates.rows, np.tile(self.rules.pinned_rows, (len(queries), 1)))
         applied = self.rules(queries, rows)
         discounts = self.popularity.factors(queries, rows)
         factors = (applied.factors if discounts is None else applied.factors * discounts)[:, : offered.shape[1]]
         utility = scale_utility(np.where(offered, raw, np.nan), factors)
-        utility_std = self._utility_std(probabilities, logit_std, utility, factors)
+        utility_std = self._utility_std(candidates, utility, factors)
         padded = partial(_padded, width=rows.shape[1])
         order = utility_order(rows, utility, offered.shape[1])
         flat = order + rows.shape[1] * np.arange(len(rows))[:, None]
@@ -268,14 +242,9 @@ class CompiledPolicy:
             holds=applied.holds.reshape(rows.size, len(self.rules.rules))[flat],
         )
 
-    def _utility_std(
-        self,
-        probabilities: np.ndarray | None,
-        logit_std: np.ndarray | None,
-        utility: np.ndarray,
-        factors: np.ndarray,
-    ) -> np.ndarray | None:
+    def _utility_std(self, candidates: CandidateBatch, utility: np.ndarray, factors: np.ndarray) -> np.ndarray | None:
         """Return [B, C] float64 standard deviations of the scaled utilities; 0 where the utility is unknown."""
+        probabilities, logit_std = candidates.probabilities, candidates.logit_std
         if not self.exploration.needs_uncertainty or probabilities is None or logit_std is None:
             return None
         utility_std = self.value.utility_std(probabilities, logit_std)
@@ -347,11 +316,11 @@ def _check_vectors(vectors: np.ndarray, num_items: int) -> None:
         raise BundleError(f"the item vector of row {broken[0]} is not finite; train again")
 
 
-def _check_shapes(queries: Sequence[Query], candidates: Candidates, probabilities: np.ndarray | None) -> None:
-    shapes = {candidates.items.shape, candidates.scores.shape, candidates.source_scores.shape[:2]}
-    if probabilities is not None:
-        shapes.add(probabilities.shape[:2])
-    if len(shapes) > 1 or len(queries) != len(candidates.items) or len(queries) != len(candidates.degraded):
+def _check_shapes(queries: Sequence[Query], candidates: CandidateBatch) -> None:
+    ranked = (candidates.probabilities, candidates.logit_std)
+    shapes = {candidates.rows.shape, candidates.scores.shape, candidates.source_scores.shape[:2]}
+    shapes |= {figures.shape[:2] for figures in ranked if figures is not None}
+    if len(shapes) > 1 or len(queries) != len(candidates.rows) or len(queries) != len(candidates.degraded):
         raise ValueError(f"{len(queries)} queries do not go with candidates and probabilities of the shapes {shapes}")
 
 

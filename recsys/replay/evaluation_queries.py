@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from scipy import sparse
 
-from recsys.contracts import PAD, Query
+from recsys.contracts import PAD, CandidateBatch, Query
 from recsys.data.dataset import Dataset
 from recsys.data.splits import PERIODS, Split
 from recsys.errors import DataError
@@ -148,7 +148,8 @@ class EvaluationQueries:
         def answer(queries: Sequence[Query]) -> dict[str, np.ndarray]:
             tensors = through({"QUERY": queries}, shared)
             shown = {name: stage.rows(tensors) for name, stage in last_stages.items()}
-            return {name: _first_k(rows) for name, rows in ({RETRIEVED: tensors["candidate_rows"]} | shown).items()}
+            shown[RETRIEVED] = CandidateBatch.of(tensors).rows
+            return {name: _first_k(rows) for name, rows in shown.items()}
 
         parts = map_in_threads(
             answer,

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from recsys.contracts import CandidateBatch
 from recsys.data.splits import DAY_S, Split
 from recsys.pipeline import Stage, through
 from recsys.replay.replay import Replay
@@ -67,13 +68,12 @@ class LabelledRequests:
     def score_candidates(self, stages: Sequence[Stage]) -> tuple[np.ndarray, np.ndarray]:
         """Return candidates [B, C] and probabilities [B, C, T] of stages that end with a ranker."""
 
-        def score(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            tensors = through({"QUERY": self.replay.queries(rows, k=1)}, stages)
-            return tensors["candidate_rows"], tensors["probabilities"]
+        def score(rows: np.ndarray) -> CandidateBatch:
+            return CandidateBatch.of(through({"QUERY": self.replay.queries(rows, k=1)}, stages))
 
         parts = map_in_threads(score, np.split(self.rows, range(REQUESTS_PER_BATCH, len(self), REQUESTS_PER_BATCH)))
-        candidates, probabilities = (np.concatenate(part) for part in zip(*parts, strict=True))
-        return candidates, probabilities
+        probabilities = [part.probabilities for part in parts if part.probabilities is not None]
+        return np.concatenate([part.rows for part in parts]), np.concatenate(probabilities)
 
 
 def sample_rows(rows: np.ndarray, max_requests: int) -> np.ndarray:

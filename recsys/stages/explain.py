@@ -11,21 +11,20 @@ from typing import Self
 
 import numpy as np
 
-from recsys.contracts import PAD, Query, Slate
-from recsys.features.encode import Arrays
+from recsys.contracts import PAD, PROBABILITIES, Query, Slate
 from recsys.features.occlusion import occluded_variants
-from recsys.features.spec import FeatureSpec, TensorSpec
+from recsys.features.spec import FeatureSpec
 from recsys.features.state import history_events, item_key
 from recsys.items.catalogue_overlay import CatalogueOverlay
 from recsys.items.live_state import LiveState
 from recsys.items.store import Change
 from recsys.policy.value import CompiledValue
 from recsys.stages.release import check_release, check_slates
-from recsys.stages.stage import PROBABILITIES, QUERY, SLATE, Rank, Tensors
+from recsys.stages.stage import CANDIDATE_ROWS, QUERY, SLATE, Rank, Tensors
 from recsys.stores.change_watcher import POLL_INTERVAL_S, ChangeWatcher
+from recsys.tensors import Arrays, TensorSpec
 
 EVENT = "event "
-OFFERED = TensorSpec(name="candidate_rows", dtype="int64", shape=(-1,))
 
 Rows = Mapping[str, int]
 """item id -> catalogue row"""
@@ -47,7 +46,7 @@ class Explain:
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
-        return (QUERY, SLATE, *self.rank.inputs, OFFERED)
+        return (QUERY, SLATE, *self.rank.inputs, CANDIDATE_ROWS)
 
     @property
     def release(self) -> str:
@@ -65,7 +64,7 @@ class Explain:
         explained = []
         for number, (query, slate) in enumerate(zip(tensors["QUERY"], tensors["SLATE"], strict=True)):
             arrays = {tensor.name: tensors[tensor.name][[number]] for tensor in self.rank.features}
-            places = _places(slate, tensors[OFFERED.name][number], rows)
+            places = _places(slate, tensors[CANDIDATE_ROWS.name][number], rows)
             explained.append(self._explained(query, slate, arrays, places, rows) if places else slate)
         return {"SLATE": explained}
 

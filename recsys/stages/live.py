@@ -2,17 +2,14 @@
 state.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from recsys.candidates.sources import MergedSources
-from recsys.contracts import Query, Slate
+from recsys.contracts import CandidateBatch, Query, Slate
 from recsys.errors import RulesLostError
-from recsys.features.encode import Arrays
-from recsys.features.spec import TensorSpec
 from recsys.items.live_state import LiveState
 from recsys.items.rule_items import RuleItems
 from recsys.items.searchable_items import SearchableItems
@@ -20,8 +17,9 @@ from recsys.policy.compose import CompiledPolicy
 from recsys.policy.excluded_items import HiddenItems
 from recsys.policy.exposure.exposure_file import ExposureShares, LiveShares, Shares
 from recsys.policy.rules.hot_reload import ActiveVersion, HotReloader
-from recsys.stages.stage import Offered, Retrieve, Rules, Tensors
+from recsys.stages.stage import CANDIDATE_ROWS, Offered, Retrieve, Rules, Tensors
 from recsys.stores.change_watcher import POLL_INTERVAL_S, ChangeWatcher
+from recsys.tensors import Arrays, TensorSpec
 
 STALE_RULES = "rules:stale"
 """the version that was published last cannot serve, an older one stands in"""
@@ -79,7 +77,7 @@ class LiveRetrieve:
 
     def __call__(self, tensors: Tensors) -> Arrays:
         found = self.now(tensors)
-        return {**found, "degraded": _with_flag(found["degraded"])} if self._items.stale else found
+        return _stale(found) if self._items.stale else found
 
     def _follow(self) -> bool:
         items = self._items.follow()
@@ -169,7 +167,7 @@ def _taken(shares: Shares, rules: Rules, tensors: Tensors) -> list[dict[str, flo
     queries: Sequence[Query] = tensors["QUERY"]
     if not shares:
         return [{} for _ in queries]
-    reads = [rules.policy.exposure_keys(rows) for rows in tensors["candidate_rows"]]
+    reads = [rules.policy.exposure_keys(rows) for rows in tensors[CANDIDATE_ROWS.name]]
     return [
         {key: shares[key] for key in keys if key in shares and key not in query.exposure}
         for query, keys in zip(queries, reads, strict=True)
@@ -191,6 +189,8 @@ def _flagged(slate: Slate, flags: Sequence[str]) -> Slate:
     return replace(slate, degraded=tuple(dict.fromkeys([*slate.degraded, *flags])))
 
 
-def _with_flag(degraded: np.ndarray) -> np.ndarray:
-    """[B, 1] JSON lists with one flag more."""
-    return np.array([[json.dumps([*json.loads(one), STALE_ITEMS]).encode()] for one in degraded[:, 0]], dtype=object)
+def _stale(found: Arrays) -> Arrays:
+    """The candidates with one flag more."""
+    candidates = CandidateBatch.of(found)
+    flagged = tuple((*flags, STALE_ITEMS) for flags in candidates.degraded)
+    return {**found, **replace(candidates, degraded=flagged).tensors()}

@@ -12,8 +12,10 @@ from recsys.candidates.popularity import ItemList
 from recsys.candidates.score_layout import ScoreLayout
 from recsys.candidates.sources import MergedSources
 from recsys.content.words import WORD_WEIGHTS, WORDS, WordVectors
+from recsys.contracts import DEVIATIONS
 from recsys.errors import BundleError, ConfigError
-from recsys.features.encode import Arrays, ItemTable
+from recsys.features.batches import ItemBatch, RequestBatch
+from recsys.features.encode import ItemTable
 from recsys.features.spec import FeatureSpec
 from recsys.features.state import event_labels
 from recsys.index import FaissIndex
@@ -35,7 +37,8 @@ from recsys.policy.rules.store import RuleStore
 from recsys.stages.explain import Explain, KnownItems, RowsNow
 from recsys.stages.live import LiveRetrieve, LiveRules
 from recsys.stages.onnx import OnnxModel
-from recsys.stages.stage import DEVIATIONS, Rank, Retrieve, Rules, ranker_inputs
+from recsys.stages.stage import Rank, Retrieve, Rules, ranker_inputs
+from recsys.tensors import Arrays
 
 RANKER = "ranker.onnx"
 POPULARITY = "popularity.safetensors"
@@ -87,7 +90,7 @@ def load_retrieve(bundle: Bundle) -> Retrieve:
     return Retrieve(
         spec=spec,
         items=items,
-        user_tower=OnnxModel(bundle.file("user_tower.onnx"), spec.request_tensors()),
+        user_tower=OnnxModel(bundle.file("user_tower.onnx"), RequestBatch.specs(spec.sizes)),
         sources=MergedSources.from_documents(document, arrays, index),
         ranked=bundle.has(RANKER),
         seen=seen_filter(read_repeat(bundle, spec), spec),
@@ -289,7 +292,7 @@ def _item_content(bundle: Bundle, spec: FeatureSpec) -> ItemContent:
 
     @cache
     def tower() -> OnnxModel:
-        return OnnxModel(bundle.file(ITEM_TOWER), spec.item_tensors())
+        return OnnxModel(bundle.file(ITEM_TOWER), ItemBatch.specs(spec.sizes))
 
     def embed(encoded: Arrays) -> np.ndarray:
         return tower()(encoded)

@@ -8,8 +8,7 @@ import numpy as np
 import onnxruntime
 
 from recsys.errors import BundleError
-from recsys.features.encode import Arrays
-from recsys.features.spec import TensorSpec
+from recsys.tensors import Arrays, TensorSpec
 
 
 class OnnxModel:

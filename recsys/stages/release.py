@@ -13,7 +13,7 @@ import numpy as np
 
 from recsys.contracts import Slate
 from recsys.errors import ReleaseError
-from recsys.features.spec import TensorSpec
+from recsys.tensors import TensorSpec
 
 RELEASE = TensorSpec(name="RELEASE", dtype="int64", shape=(1,))
 RANKED_RELEASE = TensorSpec(name="RANKED_RELEASE", dtype="int64", shape=(1,))

@@ -5,38 +5,48 @@ Each stage declares the tensors it reads and adds; `export` generates every Trit
 Shapes: B queries, L history, C candidates, S sources, T objectives, E excluded items.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from recsys.candidates.score_layout import ScoreLayout
 from recsys.candidates.sources import MergedSources
-from recsys.contracts import FUTURE_S, PAD, Candidates, Query, Slate
+from recsys.contracts import FUTURE_S, PAD, RANKED, RETRIEVED, CandidateBatch, Flags, Query, Slate
 from recsys.errors import QueryError
-from recsys.features.encode import Arrays, ItemTable, encode_queries, missing_columns
-from recsys.features.spec import FeatureSpec, TensorSpec
+from recsys.features.batches import CandidateFeatures, RequestBatch
+from recsys.features.encode import ItemTable, encode_queries, missing_columns
+from recsys.features.spec import FeatureSpec
 from recsys.policy.compose import CompiledPolicy
 from recsys.policy.excluded_items import HiddenItems, excluded_rows
 from recsys.policy.repeat import SeenFilter
 from recsys.stages.release import DRAFT, RANKED_RELEASE, RELEASE, check_release, release_tensor
+from recsys.tensors import VARIABLE, Arrays, TensorBatch, TensorSpec, tensor
 
 QUERY = TensorSpec(name="QUERY", dtype="bytes", shape=(1,))
-SLATE = TensorSpec(name="SLATE", dtype="bytes", shape=(1,))
-ITEMS = TensorSpec(name="ITEMS", dtype="bytes", shape=(-1,))
-UTILITIES = TensorSpec(name="UTILITIES", dtype="float32", shape=(-1,))
+(CANDIDATE_ROWS,) = CandidateBatch.specs({}, ("rows",))
 LATEST = 1e11
 """unix seconds of the year 5138: a larger number is milliseconds or finer"""
-PROBABILITIES, DEVIATIONS = "probabilities", "deviations"
 
 UNKNOWN_ROWS = "items:ahead"
 """retrieval offered items that came so lately that the rules do not know them; they are left out"""
 
 Tensors = Mapping[str, Any]
-Offered = tuple[Sequence[Query], Candidates, np.ndarray | None, np.ndarray | None]
+Offered = tuple[Sequence[Query], CandidateBatch]
 UserTower = Callable[[Arrays], np.ndarray]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlateTensors(TensorBatch):
+    """Answers of the server: whole slates as JSON, and their items as arrays for callers that read nothing else."""
+
+    slates: np.ndarray = field(metadata=tensor("SLATE", "bytes", 1))
+    items: np.ndarray = field(metadata=tensor("ITEMS", "bytes", VARIABLE))
+    utilities: np.ndarray = field(metadata=tensor("UTILITIES", "float32", VARIABLE))
+
+
+(SLATE,) = SlateTensors.specs({}, ("slates",))
 
 
 def check_times(queries: Sequence[Query]) -> None:
@@ -83,31 +93,28 @@ class Retrieve:
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
         num_sources = len(self.sources.names)
-        return (*(ranker_inputs(self.spec, num_sources) if self.ranked else ()), *candidate_outputs(num_sources))
+        candidates = CandidateBatch.specs({"sources": num_sources}, RETRIEVED)
+        return (*(ranker_inputs(self.spec, num_sources) if self.ranked else ()), *candidates, RELEASE)
 
     def __call__(self, tensors: Tensors) -> Arrays:
         queries: Sequence[Query] = tensors["QUERY"]
         if self.spec.clock:
             check_times(queries)
         request, history = encode_queries(self.spec, self.items, queries)
-        excluded = self._excluded(queries)
-        merged = self.sources.search(self.user_tower(request), history, excluded)
-        candidates = {
-            "candidate_rows": merged.rows,
-            "merged_scores": merged.scores,
-            "source_scores": merged.source_scores,
-            "degraded": self._degraded(queries, request, history),
-            RELEASE.name: release_tensor(self.release, len(queries)),
-        }
+        named, excluded = request.tensors(), self._excluded(queries)
+        merged = self.sources.search(self.user_tower(named), history, excluded)
+        candidates = CandidateBatch(
+            rows=merged.rows,
+            scores=merged.scores,
+            source_scores=merged.source_scores,
+            degraded=self._degraded(queries, request, history),
+        )
+        answer = {**candidates.tensors(), RELEASE.name: release_tensor(self.release, len(queries))}
         if not self.ranked:
-            return candidates
-        features = self.items.join("candidate", merged.rows)
-        return {
-            **request,
-            **features,
-            "candidate_scores": ScoreLayout(tuple(self.sources.names)).features(merged),
-            **candidates,
-        }
+            return answer
+        layout = ScoreLayout(tuple(self.sources.names))
+        features = CandidateFeatures(items=self.items.at(merged.rows), scores=layout.features(merged))
+        return {**named, **features.tensors(), **answer}
 
     def only(self, source: str) -> "Retrieve":
         """The same stage with one of its sources alone, for no ranker."""
@@ -121,14 +128,13 @@ class Retrieve:
             excluded[place, : len(rows)] = rows
         return excluded
 
-    def _degraded(self, queries: Sequence[Query], request: Arrays, history: np.ndarray) -> np.ndarray:
-        """[B, 1] JSON lists: what of each query was missing, unknown or of the wrong kind."""
+    def _degraded(self, queries: Sequence[Query], request: RequestBatch, history: np.ndarray) -> Flags:
+        """What of each query was missing, unknown or of the wrong kind."""
         flags = [self._history_flags(query, rows) for query, rows in zip(queries, history, strict=True)]
-        for name, table in (("profile", self.spec.profile), ("context", self.spec.context)):
-            encoded = {part: request[f"{name}_{part}"] for part in table.widths}
+        for table, encoded in ((self.spec.profile, request.profile), (self.spec.context, request.context)):
             for row, columns in enumerate(missing_columns(table, encoded, len(queries))):
-                flags[row] += [f"{name}:{column}" for column in columns]
-        return np.array([[json.dumps(one).encode()] for one in flags], dtype=object)
+                flags[row] += [f"{table.name}:{column}" for column in columns]
+        return tuple(map(tuple, flags))
 
     def _history_flags(self, query: Query, rows: np.ndarray) -> list[str]:
         if (rows != PAD).any():
@@ -162,7 +168,8 @@ class Rank:
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
-        return (*rank_outputs(self.num_objectives)[: 1 + self.uncertain], RANKED_RELEASE)
+        sizes = {"objectives": self.num_objectives}
+        return (*CandidateBatch.specs(sizes, RANKED[: 1 + self.uncertain]), RANKED_RELEASE)
 
     def __call__(self, tensors: Tensors) -> Arrays:
         check_release(self.name, self.release, tensors)
@@ -188,16 +195,16 @@ class Rules:
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
-        return (QUERY, *candidate_outputs(self.num_sources))
+        return (QUERY, *CandidateBatch.specs({"sources": self.num_sources}, RETRIEVED), RELEASE)
 
     @property
     def optional_inputs(self) -> tuple[TensorSpec, ...]:
         """Absent when the ranker is left out."""
-        return (*rank_outputs(self.num_objectives), RANKED_RELEASE)
+        return (*CandidateBatch.specs({"objectives": self.num_objectives}, RANKED), RANKED_RELEASE)
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
-        return SLATE, ITEMS, UTILITIES
+        return SlateTensors.specs({})
 
     def __call__(self, tensors: Tensors) -> dict[str, list[Slate]]:
         return {"SLATE": self.policy.compose(*self.offered(tensors))}
@@ -207,53 +214,26 @@ class Rules:
         return self.policy.rows(*self.offered(tensors))
 
     def offered(self, tensors: Tensors) -> Offered:
-        """Queries, their candidates, the probabilities of these and their deviations, as the policy wants them.
-
-        ReleaseError for tensors of another bundle.
-        """
+        """Queries and their candidates, as the policy wants them; ReleaseError for tensors of another bundle."""
         check_release(self.name, self.release, tensors)
-        candidates = Candidates(
-            items=tensors["candidate_rows"],
-            scores=tensors["merged_scores"],
-            source_scores=tensors["source_scores"],
-            degraded=tuple(tuple(json.loads(flags)) for flags in np.ravel(tensors["degraded"])),
-        )
-        kept = known(candidates, len(self.policy.items))
-        return tensors["QUERY"], kept, tensors.get(PROBABILITIES), tensors.get(DEVIATIONS)
+        return tensors["QUERY"], known(CandidateBatch.of(tensors), len(self.policy.items))
 
 
 def ranker_inputs(spec: FeatureSpec, num_sources: int) -> tuple[TensorSpec, ...]:
     """All that the ranker reads, in the order of its graph."""
-    scores = TensorSpec(name="candidate_scores", dtype="float32", shape=(-1, ScoreLayout.unnamed(num_sources).width))
-    return (*spec.request_tensors(), *spec.candidate_tensors(), scores)
+    sizes = {**spec.sizes, "scores": ScoreLayout.unnamed(num_sources).width}
+    return (*RequestBatch.specs(sizes), *CandidateFeatures.specs(sizes))
 
 
-def rank_outputs(num_objectives: int) -> tuple[TensorSpec, ...]:
-    """Calibrated probabilities, and the standard deviations of their logits."""
-    shape = (-1, num_objectives)
-    return tuple(TensorSpec(name=name, dtype="float32", shape=shape) for name in (PROBABILITIES, DEVIATIONS))
-
-
-def candidate_outputs(num_sources: int) -> tuple[TensorSpec, ...]:
-    """Return the tensors of retrieval that the rules read."""
-    return (
-        TensorSpec(name="candidate_rows", dtype="int64", shape=(-1,)),
-        TensorSpec(name="merged_scores", dtype="float32", shape=(-1,)),
-        TensorSpec(name="source_scores", dtype="float32", shape=(-1, num_sources)),
-        TensorSpec(name="degraded", dtype="bytes", shape=(1,)),
-        RELEASE,
-    )
-
-
-def known(candidates: Candidates, num_items: int) -> Candidates:
+def known(candidates: CandidateBatch, num_items: int) -> CandidateBatch:
     """The same without rows of items that came later than the rules know, which `degraded` then says."""
-    ahead = candidates.items >= num_items
+    ahead = candidates.rows >= num_items
     if not ahead.any():
         return candidates
     flags = zip(candidates.degraded, ahead.any(axis=1), strict=True)
     return replace(
         candidates,
-        items=np.where(ahead, PAD, candidates.items),
+        rows=np.where(ahead, PAD, candidates.rows),
         scores=np.where(ahead, np.float32(-np.inf), candidates.scores),
         degraded=tuple((*degraded, UNKNOWN_ROWS) if left_out else degraded for degraded, left_out in flags),
     )

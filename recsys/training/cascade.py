@@ -23,7 +23,8 @@ from pytorch_lightning.loggers import Logger
 from recsys.candidates.score_layout import ScoreLayout
 from recsys.candidates.sources import CandidateSourcesConfig, MergedSources
 from recsys.data.splits import LATER, PERIODS, RANK, TEST, VALIDATION, Split
-from recsys.features.encode import Arrays, ItemTable, without_padding
+from recsys.features.batches import RequestBatch
+from recsys.features.encode import ItemTable
 from recsys.features.spec import FeatureSpec
 from recsys.index import Index
 from recsys.index.faiss_index import IndexBuilder
@@ -33,6 +34,7 @@ from recsys.replay.evaluation_queries import EvaluationQueries
 from recsys.replay.labelled_requests import LabelledRequests
 from recsys.retrieval.two_tower import TowerEnsemble
 from recsys.stages import Retrieve, seen_filter
+from recsys.tensors import Arrays
 from recsys.training.impressions import impression_examples
 from recsys.training.prepare import Prepared
 from recsys.training.ranking import RankerTrainerConfig, TrainedRanker
@@ -330,7 +332,7 @@ def eager_user_tower(towers: TowerEnsemble) -> Callable[[Arrays], np.ndarray]:
 
     @torch.no_grad()
     def user_vectors(request: Arrays) -> np.ndarray:
-        trimmed = without_padding(request)
+        trimmed = RequestBatch.of(request).without_padding().tensors()
         return towers.users({name: torch.from_numpy(array) for name, array in trimmed.items()}).numpy()
 
     return user_vectors

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from recsys.tensors import part_name
+
 
 class DeviceTensors(nn.Module):
     """Named arrays as non-persistent buffers: moved with the task to its device, left out of checkpoints."""
@@ -23,5 +25,5 @@ class DeviceTensors(nn.Module):
         return {name: tensor[rows] for name, tensor in self.named_buffers()}
 
     def join(self, prefix: str, rows: Tensor | slice) -> dict[str, Tensor]:
-        """{f"{prefix}_{name}": tensor[rows]} of all arrays."""
-        return {f"{prefix}_{name}": tensor for name, tensor in self.rows(rows).items()}
+        """Rows of all arrays, the parts of an encoded table, under the names of `recsys.tensors.part_name`."""
+        return {part_name(prefix, part): tensor for part, tensor in self.rows(rows).items()}

@@ -11,10 +11,11 @@ import polars as pl
 from recsys.contracts import PAD
 from recsys.data.dataset import Dataset
 from recsys.data.description import USER
-from recsys.features.encode import Arrays, column_array, encode_table, time_columns
+from recsys.features.encode import column_array, encode_table, time_columns
 from recsys.features.history import EventSequences, encode_labels
 from recsys.features.spec import FeatureSpec, TableSpec
 from recsys.replay.replay import Replay
+from recsys.tensors import Arrays
 
 
 def event_sequences(replay: Replay, allowed: np.ndarray) -> EventSequences:

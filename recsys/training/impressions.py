@@ -10,10 +10,12 @@ from recsys.contracts import PAD, Query
 from recsys.data.description import ITEM, TIMESTAMP
 from recsys.data.splits import PERIODS
 from recsys.errors import DataError
-from recsys.features.encode import Arrays, ItemTable
+from recsys.features.batches import RequestBatch
+from recsys.features.encode import ItemTable
 from recsys.features.spec import FeatureSpec
 from recsys.replay.labelled_requests import sample_rows
 from recsys.stages import Retrieve
+from recsys.tensors import Arrays
 from recsys.training.prepare import Prepared
 from recsys.training.ranking_examples import NoRequestsError, RankingExamples, in_batches, retrieved_requests
 from recsys.training.slates import inverse_weights, only_retrieved, retrieval_scores
@@ -52,7 +54,7 @@ def impression_examples(
 
     scored = in_batches(part, np.arange(len(queries)))
     logged = RankingExamples(
-        request={tensor.name: scored[tensor.name] for tensor in spec.request_tensors()},
+        request={tensor.name: scored[tensor.name] for tensor in RequestBatch.specs(spec.sizes)},
         candidate_rows=rows,
         candidate_scores=scored["scores"],
         labels=grid.filled(shown[LABELS].to_numpy(), np.nan),

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from recsys.contracts import PAD, Query
 from recsys.errors import DataError, check_ranges
-from recsys.features.encode import Arrays, ItemTable, encode_queries
+from recsys.features.encode import ItemTable, encode_queries
 from recsys.features.spec import FeatureSpec
 from recsys.replay.labelled_requests import LabelledRequests
 from recsys.replay.threads import map_in_threads
 from recsys.stages import Retrieve
+from recsys.tensors import Arrays
 from recsys.training.slate_source import SlateSource
 
 
@@ -184,7 +185,7 @@ def retrieved_requests(retrieve: Retrieve, spec: FeatureSpec, items: ItemTable, 
     """Return tensors of B requests encoded by `spec`, with `candidate_rows` and `candidate_scores`."""
     answer = retrieve({"QUERY": queries})
     request, _ = encode_queries(spec, items, queries)
-    return {**request, **{name: answer[name] for name in ("candidate_rows", "candidate_scores")}}
+    return {**request.tensors(), **{name: answer[name] for name in ("candidate_rows", "candidate_scores")}}
 
 
 def in_batches(part: Callable[[np.ndarray], Arrays], rows: np.ndarray) -> Arrays:

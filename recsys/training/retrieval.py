@@ -17,13 +17,14 @@ from torch import Tensor
 
 from recsys.contracts import PAD
 from recsys.errors import check_ranges
-from recsys.features.encode import DAY, Arrays, ItemTable
+from recsys.features.encode import DAY, ItemTable
 from recsys.features.history import EventSequences
 from recsys.features.spec import FeatureSpec
 from recsys.nn.blocks import Batch
 from recsys.retrieval.loss import RetrievalLoss
 from recsys.retrieval.two_tower import TowerEnsemble, TwoTower
 from recsys.retrieval.user_encoder import UserEncoderFactory
+from recsys.tensors import Arrays
 from recsys.training.device_tensors import DeviceTensors
 from recsys.training.ensemble import train_members
 from recsys.training.examples import (

@@ -14,11 +14,13 @@ import polars as pl
 from recsys.contracts import PAD
 from recsys.data.description import did_you_mean
 from recsys.errors import DataError
-from recsys.features.encode import Arrays, ItemTable
+from recsys.features.batches import RequestBatch
+from recsys.features.encode import ItemTable
 from recsys.features.history import EventSequences
 from recsys.features.spec import FeatureSpec
 from recsys.replay.labelled_requests import sample_rows
 from recsys.stages import Retrieve
+from recsys.tensors import Arrays
 from recsys.training.examples import encode_log, encode_users, event_sequences
 from recsys.training.prepare import Prepared
 from recsys.training.ranking_examples import NoRequestsError, RankingExamples, in_batches, retrieved_requests
@@ -158,17 +160,18 @@ def logged_examples(
 def _requests(
     prepared: Prepared, spec: FeatureSpec, items: ItemTable, first: np.ndarray, history_rows: np.ndarray | None
 ) -> Arrays:
-    """The tensors of `spec.request_tensors()` at rows [B] of the log."""
+    """The tensors of a `RequestBatch` at rows [B] of the log."""
     replay = prepared.replay
     events, newest = _histories(prepared, first, history_rows, spec.history_length)
     profile = encode_users(spec, prepared.dataset, replay.names)
     context = encode_log(spec.context, prepared.dataset, replay.seconds)
-    return {
-        **items.join("history", events.items_at(newest)),
-        **events.encoded(newest, replay.seconds[first]),
-        **{f"profile_{part}": array[replay.users[first]] for part, array in profile.items()},
-        **{f"context_{part}": array[first] for part, array in context.items()},
-    }
+    return RequestBatch(
+        history=items.at(events.items_at(newest)),
+        labels=events.labels_at(newest),
+        gaps=events.gaps_at(newest, replay.seconds[first]),
+        profile={part: array[replay.users[first]] for part, array in profile.items()},
+        context={part: array[first] for part, array in context.items()},
+    ).tensors()
 
 
 def _histories(

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from recsys.contracts import PAD
-from recsys.features.encode import Arrays, ItemTable, encode_queries, without_padding
+from recsys.features.batches import RequestBatch
+from recsys.features.encode import ItemTable, encode_queries
 from recsys.features.spec import FeatureSpec
 from recsys.metrics import Targets, hits, ndcg, recall
 from recsys.replay.evaluation_queries import EvaluationQueries
+from recsys.tensors import Arrays
 
 QUERY_BATCH = 512
 """queries of a forward pass of the user tower"""
@@ -59,7 +61,11 @@ class ValidationQueries:
     @staticmethod
     def of(questions: EvaluationQueries, spec: FeatureSpec, items: ItemTable) -> "ValidationQueries":
         steps = range(0, len(questions), QUERY_BATCH)
-        parts = [encode_queries(spec, items, questions.queries[start : start + QUERY_BATCH]) for start in steps]
+        parts = [
+            (request.tensors(), history)
+            for start in steps
+            for request, history in [encode_queries(spec, items, questions.queries[start : start + QUERY_BATCH])]
+        ]
         removed = questions.removed
         return ValidationQueries(
             request={name: np.concatenate([request[name] for request, _ in parts]) for name in parts[0][0]},
@@ -71,7 +77,8 @@ class ValidationQueries:
     def batches(self) -> Iterator[Arrays]:
         """Batches of the request tensors, without columns that are padding in the whole batch."""
         for start in range(0, len(self.history), QUERY_BATCH):
-            yield without_padding({name: array[start : start + QUERY_BATCH] for name, array in self.request.items()})
+            batch = RequestBatch.of({name: array[start : start + QUERY_BATCH] for name, array in self.request.items()})
+            yield batch.without_padding().tensors()
 
     def score(self, rows: np.ndarray) -> float:
         """Mean NDCG@10 + recall@100 of rankings [Q, K], PAD at the end: the metric that retrieval is tuned by."""

@@ -5,7 +5,6 @@ All go through the bundle's last stage in this process, under the current rules.
 Shapes: C candidates of one query, N items, S candidate sources, T objectives, D dim.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -16,7 +15,7 @@ import orjson
 from recsys.candidates.neighbours import ItemNeighbours
 from recsys.candidates.popularity import ItemList
 from recsys.candidates.sources import MergedSources
-from recsys.contracts import PAD, Query, Slate
+from recsys.contracts import PAD, CandidateBatch, Query, Slate
 from recsys.errors import BundleError
 from recsys.index import Index
 from recsys.policy.compose import CompiledPolicy
@@ -150,17 +149,15 @@ class FallbackSlates:
         )
 
     def _slate(self, query: Query, scored: ScoredItems) -> SlateDocument:
-        tensors = {
-            "QUERY": [query],
-            "candidate_rows": scored.rows[None],
-            "merged_scores": scored.scores[None],
-            "source_scores": self._source_scores(scored)[None],
-            "degraded": np.array([[json.dumps([]).encode()]], dtype=object),
-            RELEASE.name: release_tensor(self._retrieve.release, 1),
-        }
-        if scored.probabilities is not None:
-            tensors["probabilities"] = scored.probabilities[None]
-        (slate,) = self._rules(tensors)["SLATE"]
+        candidates = CandidateBatch(
+            rows=scored.rows[None],
+            scores=scored.scores[None],
+            source_scores=self._source_scores(scored)[None],
+            degraded=((),),
+            probabilities=None if scored.probabilities is None else scored.probabilities[None],
+        )
+        release = {RELEASE.name: release_tensor(self._retrieve.release, 1)}
+        (slate,) = self._rules({"QUERY": [query], **candidates.tensors(), **release})["SLATE"]
         document: SlateDocument = orjson.loads(orjson.dumps(slate))
         return document
 

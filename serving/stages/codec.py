@@ -13,8 +13,8 @@ from recsys.bundle import Bundle
 from recsys.contracts import Query, Slate, query_from_dict
 from recsys.errors import QueryError, RecsysError, ReleaseError, RulesLostError, where
 from recsys.export.releases import hold_release, state_folder
-from recsys.features.spec import TensorSpec
-from recsys.stages import RELEASE, release_tensor
+from recsys.stages import RELEASE, SlateTensors, release_tensor
+from recsys.tensors import TensorSpec
 
 LONGEST_ERROR = 1_000
 """characters; gRPC drops an answer whose error is longer than 16 KiB once it is quoted"""
@@ -116,4 +116,4 @@ def _encode(tensors: Mapping[str, Any]) -> Mapping[str, np.ndarray]:
         items[row, : len(slate.items)] = [item.item.encode() for item in slate.items]
         utilities[row, : len(slate.items)] = [item.utility for item in slate.items]
     documents = np.array([[slate.to_json().encode()] for slate in slates], dtype=object)
-    return {"SLATE": documents, "ITEMS": items, "UTILITIES": utilities}
+    return SlateTensors(slates=documents, items=items, utilities=utilities).tensors()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys.contracts import PAD, Candidates, Query
+from recsys.contracts import PAD, CandidateBatch, Query
 from recsys.errors import ConfigError
 from recsys.evaluation.attributes import CategoryColumn
 from recsys.evaluation.exposure import gini, top_share
@@ -54,13 +54,14 @@ class Composed:
         queries = tensors["QUERY"]
         size = len(queries)
         scores = np.zeros((size, N), dtype=np.float32)
-        offered = Candidates(
-            items=np.tile(np.arange(N), (size, 1)),
+        offered = CandidateBatch(
+            rows=np.tile(np.arange(N), (size, 1)),
             scores=scores,
             source_scores=scores[..., None],
             degraded=((),) * size,
+            probabilities=tensors["probabilities"],
         )
-        return self.policy.rows(queries, offered, tensors["probabilities"])
+        return self.policy.rows(queries, offered)
 
 
 def streamed(end, seed=0):

@@ -13,7 +13,7 @@ from recsys.export.configuration import (
     pbtxt,
     stage_configuration,
 )
-from recsys.features.spec import TensorSpec
+from recsys.tensors import TensorSpec
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.contracts import PAD, Event, Query
+from recsys.features.batches import RequestBatch
 from recsys.features.encode import (
     ItemTable,
     column_array,
@@ -78,8 +79,8 @@ def test_a_catalogue_known_answer():
 
 
 def test_the_row_of_padding_is_all_zero():
-    joined = CATALOGUE.join("candidate", np.array([[0, PAD]]))
-    assert set(joined) == {"candidate_ids", "candidate_numbers", "candidate_vectors"}
+    joined = CATALOGUE.at(np.array([[0, PAD]]))
+    assert list(joined) == ["ids", "numbers", "vectors"]
     assert all(not part[0, 1].any() for part in joined.values())
 
 
@@ -154,7 +155,8 @@ def test_a_query_known_answer():
         Event(user="u", item="b", timestamp=26.0, actions={"click": 0.0}),
     )
     query = Query(user="u", now=MONDAY, history=history, profile={"price": 12}, context={"device": "phone"})
-    request, rows = encode_queries(SPEC, CATALOGUE, [query])
+    encoded, rows = encode_queries(SPEC, CATALOGUE, [query])
+    request = encoded.tensors()
     assert rows.tolist() == [[PAD, 0, 2]], "newest last; no unknown item, no impression"
     assert request["history_labels"].tolist() == [[[0, 0], [1, 0], [0, 1]]]
     np.testing.assert_allclose(request["history_gaps"], [[0, np.log(11), np.log(MONDAY - 29)]], rtol=1e-6)
@@ -195,10 +197,10 @@ def test_histories_equal_their_slow_twin(queries, clock):
         assert met == expected[0]
         assert rows[place].tolist() == [PAD] * (rows.shape[1] - len(met)) + met
         np.testing.assert_array_equal(
-            request["history_ids"][place], ODD_TABLE.join("history", rows[place, -spec.history_length :])["history_ids"]
+            request.history["ids"][place], ODD_TABLE.at(rows[place, -spec.history_length :])["ids"]
         )
-        np.testing.assert_array_equal(request["history_labels"][place], expected[1])
-        np.testing.assert_array_equal(request["history_gaps"][place], expected[2])
+        np.testing.assert_array_equal(request.labels[place], expected[1])
+        np.testing.assert_array_equal(request.gaps[place], expected[2])
 
 
 def slow_history(spec, query):
@@ -243,11 +245,12 @@ def test_without_a_clock_timestamps_order_and_say_nothing_else(queries, factor, 
     ]
     request, rows = encode_queries(spec, ODD_TABLE, queries)
     other, same = encode_queries(spec, ODD_TABLE, moved)
+    request, other = request.tensors(), other.tensors()
     np.testing.assert_array_equal(rows, same)
     assert (
         set(request)
         == set(other)
-        == {tensor.name for tensor in spec.request_tensors()} - {"history_vectors"} - {"history_numbers"}
+        == {tensor.name for tensor in RequestBatch.specs(spec.sizes)} - {"history_vectors"} - {"history_numbers"}
     )
     for name, part in request.items():
         np.testing.assert_array_equal(part, other[name])
@@ -255,9 +258,10 @@ def test_without_a_clock_timestamps_order_and_say_nothing_else(queries, factor, 
 
 
 def test_every_request_has_the_declared_tensors():
-    request, _ = encode_queries(SPEC, CATALOGUE, [Query(user="u", now=0.0), Query(user="v", now=1.0)])
-    assert list(request) == [tensor.name for tensor in SPEC.request_tensors()]
-    for tensor in SPEC.request_tensors():
+    encoded, _ = encode_queries(SPEC, CATALOGUE, [Query(user="u", now=0.0), Query(user="v", now=1.0)])
+    request = encoded.tensors()
+    assert list(request) == [tensor.name for tensor in RequestBatch.specs(SPEC.sizes)]
+    for tensor in RequestBatch.specs(SPEC.sizes):
         assert request[tensor.name].shape == (2, *tensor.shape)
         assert request[tensor.name].dtype == tensor.dtype
 
@@ -279,5 +283,5 @@ def test_of_a_long_history_the_towers_see_the_newest_events_and_the_sources_all_
     long, found = encode_queries(SPEC, CATALOGUE, [Query(user="u", now=9.0, history=tuple(noise + events[::-1]))])
     assert rows.tolist() == [[2, 0, 1]]
     assert found.tolist() == [[0, 1, 2, 0, 1]]
-    for name, part in short.items():
-        np.testing.assert_array_equal(long[name], part)
+    for name, part in short.tensors().items():
+        np.testing.assert_array_equal(long.tensors()[name], part)

@@ -40,7 +40,7 @@ def found(trained: Any, arrays: Any) -> Any:
 def request(trained: Any, query: Any, **changed: Any) -> Any:
     stage = trained.stages[0]
     encoded, _ = encode_queries(stage.spec, stage.items, [dataclasses.replace(query, **changed)])
-    return {name: one[0] for name, one in encoded.items()}
+    return {name: one[0] for name, one in encoded.tensors().items()}
 
 
 def test_the_first_variant_lacks_nothing(arrays: Any, found: Any) -> None:

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from recsys.errors import ConfigError
-from recsys.features.spec import Column, Features, FeatureSpec, TableSpec, TensorSpec
+from recsys.features.batches import CandidateFeatures, RequestBatch
+from recsys.features.spec import Column, Features, FeatureSpec, TableSpec
+from recsys.tensors import TensorSpec
 
 ITEMS = TableSpec(
     name="items",
@@ -41,7 +43,7 @@ def features(**knobs):
 
 def test_tensors_have_the_widths_of_their_columns():
     assert ITEMS.widths == {"ids": 3, "numbers": 2, "vectors": 3}
-    assert SPEC.request_tensors() == (
+    assert RequestBatch.specs(SPEC.sizes) == (
         TensorSpec(name="history_ids", dtype="int64", shape=(4, 3)),
         TensorSpec(name="history_numbers", dtype="float32", shape=(4, 2)),
         TensorSpec(name="history_vectors", dtype="float32", shape=(4, 3)),
@@ -50,7 +52,11 @@ def test_tensors_have_the_widths_of_their_columns():
         TensorSpec(name="context_ids", dtype="int64", shape=(1,)),
         TensorSpec(name="context_numbers", dtype="float32", shape=(1,)),
     )
-    assert [tensor.shape for tensor in SPEC.candidate_tensors()] == [(-1, 3), (-1, 2), (-1, 3)]
+    assert [tensor.shape for tensor in CandidateFeatures.specs({**SPEC.sizes, "scores": 5})] == [
+        (-1, 3),
+        (-1, 2),
+        (-1, 3),
+    ]
 
 
 def test_documents_round_trip_through_json():

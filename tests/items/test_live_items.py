@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recsys.contracts import Candidates, Event, Query, Slate
+from recsys.contracts import CandidateBatch, Event, Query, Slate
+from recsys.features.batches import ItemBatch
 from recsys.features.spec import UNKNOWN
 from recsys.index import ExactIndex
 from recsys.items.content import ITEM_TOWER
@@ -162,7 +163,7 @@ def test_an_item_without_any_content_has_the_vector_of_one_of_which_nothing_is_k
     put(NEW)
     followed(stages, len(trained.dataset.items) + 1)
     spec = read_spec(trained.bundle)
-    tower = OnnxModel(trained.bundle.file(ITEM_TOWER), spec.item_tensors())
+    tower = OnnxModel(trained.bundle.file(ITEM_TOWER), ItemBatch.specs(spec.sizes))
     widths = spec.items.widths
     ids = np.zeros((1, widths["ids"]), dtype=np.int64)
     ids[0, 0] = UNKNOWN
@@ -232,9 +233,11 @@ def test_rows_that_the_rules_do_not_know_yet_are_left_out_and_said(
 
 def test_candidates_that_are_all_known_are_left_as_they_are() -> None:
     scores = np.zeros((1, 2), np.float32)
-    candidates = Candidates(items=np.array([[1, -1]]), scores=scores, source_scores=scores[..., None], degraded=((),))
+    candidates = CandidateBatch(
+        rows=np.array([[1, -1]]), scores=scores, source_scores=scores[..., None], degraded=((),)
+    )
     assert known(candidates, 2) is candidates
-    assert known(candidates, 1).items.tolist() == [[-1, -1]]
+    assert known(candidates, 1).rows.tolist() == [[-1, -1]]
 
 
 def test_a_store_that_cannot_be_read_leaves_the_items_as_they_were_and_slates_say_so(

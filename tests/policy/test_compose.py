@@ -3,6 +3,7 @@
 import json
 import math
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from slow_twin import (
     naive_slate,
 )
 
-from recsys.contracts import PAD, Candidates, Event, Query, Slate
+from recsys.contracts import PAD, CandidateBatch, Event, Query, Slate
 from recsys.errors import BundleError, ConfigError
 from recsys.policy.compose import Policy, scale_utility
 from recsys.policy.diversity import MaximalMarginalRelevance
@@ -61,12 +62,19 @@ def compiled(
     )
 
 
-def candidates(rows, scores=None, degraded=None):
+def candidates(rows, values=None, scores=None, degraded=None):
+    """values: of watch, [B, C]; None where no ranker came"""
     items = np.array(rows, dtype=np.int64)
     falling = np.broadcast_to(-np.arange(items.shape[1], dtype=np.float32), items.shape)
     kept = np.where(items == PAD, -np.inf, falling if scores is None else scores).astype(np.float32)
     source_scores = np.repeat(kept[..., None], len(SOURCES), axis=2)
-    return Candidates(items=items, scores=kept, source_scores=source_scores, degraded=degraded or ((),) * len(items))
+    return CandidateBatch(
+        rows=items,
+        scores=kept,
+        source_scores=source_scores,
+        degraded=degraded or ((),) * len(items),
+        probabilities=None if values is None else watch(values),
+    )
 
 
 def watch(values):
@@ -86,7 +94,7 @@ def shown(slate):
 
 
 def one_slate(policy, rows, values, **of_the_query):
-    return policy.compose([query(**of_the_query)], candidates([rows]), watch([values]))[0]
+    return policy.compose([query(**of_the_query)], candidates([rows], [values]))[0]
 
 
 @st.composite
@@ -127,7 +135,7 @@ def test_equals_the_slow_twin(request_):
     rules, dial, trade_off, window, queries, rows, values = request_
     policy = compiled(rules, trade_off, window, dial=dial)
     shape = (len(rows), len(rows[0]))
-    got = policy.compose(queries, candidates(np.reshape(rows, shape)), watch(np.reshape(values, shape)))
+    got = policy.compose(queries, candidates(np.reshape(rows, shape), np.reshape(values, shape)))
     for slate, asked, some, offered in zip(got, queries, rows, values, strict=True):
         want, yielded, lost = naive_slate(rules, dial, trade_off, window, asked, some, offered)
         relaxed = {reason.removeprefix("rules:relaxed:") for reason in slate.degraded if reason.startswith("rules:")}
@@ -146,9 +154,9 @@ def test_laws_of_every_slate(request_):
     rules, dial, trade_off, window, queries, rows, values = request_
     policy = compiled(rules, trade_off, window, dial=dial)
     shape = (len(rows), len(rows[0]))
-    offered = candidates(np.reshape(rows, shape)), watch(np.reshape(values, shape))
+    offered = candidates(np.reshape(rows, shape), np.reshape(values, shape))
     for slate, alone, asked, some in zip(
-        policy.compose(queries, *offered), policy.rows(queries, *offered), queries, rows, strict=True
+        policy.compose(queries, offered), policy.rows(queries, offered), queries, rows, strict=True
     ):
         items = shown(slate)
         hidden = {event.item for event in asked.history} | set(asked.exclude)
@@ -173,11 +181,11 @@ def test_a_batch_equals_single_calls_exactly(request_, seed):
         rules, trade_off, window, "watch + log1p(watch + 3)", vectors=rng.normal(size=(N, 33)).astype("f4"), dial=dial
     )
     items, table = np.reshape(rows, (len(rows), len(rows[0]))), np.reshape(values, (len(rows), len(rows[0])))
-    together = policy.compose(queries, candidates(items), watch(table))
+    together = policy.compose(queries, candidates(items, table))
     for index, slate in enumerate(together):
         used = slice(0, int((items[index] != PAD).sum()))
-        alone = candidates(items[index : index + 1, used])
-        assert policy.compose([queries[index]], alone, watch(table[index : index + 1, used])) == [slate]
+        alone = candidates(items[index : index + 1, used], table[index : index + 1, used])
+        assert policy.compose([queries[index]], alone) == [slate]
 
 
 @settings(max_examples=100, deadline=None)
@@ -218,7 +226,7 @@ def test_seen_and_excluded_items_are_backfilled():
 
 
 def test_without_the_ranker_the_retrieval_score_decides():
-    slate = compiled(formula="like").compose([query(k=2)], candidates([[4, 2, 9]]), None)[0]
+    slate = compiled(formula="like").compose([query(k=2)], candidates([[4, 2, 9]]))[0]
     assert shown(slate) == ["i4", "i2"]
     assert slate.degraded == ("rank",)
     assert slate.items[1].utility == -1.0
@@ -227,7 +235,7 @@ def test_without_the_ranker_the_retrieval_score_decides():
 
 def test_degradations_are_carried_and_said_once():
     offered = candidates([[4, PAD]], degraded=(("towers", "rank"),))
-    assert compiled().compose([query(k=2)], offered, None)[0].degraded == ("towers", "rank", "candidates:short")
+    assert compiled().compose([query(k=2)], offered)[0].degraded == ("towers", "rank", "candidates:short")
 
 
 def test_a_boost_lifts_negative_utilities_too():
@@ -265,9 +273,7 @@ def test_a_pin_beyond_the_page_of_another_surface_or_excluded_does_not_count():
 
 def test_pins_move_up_when_items_run_out_and_fill_an_empty_page():
     assert shown(one_slate(compiled(PINS[:3]), [1], [0.5], k=8, surface="home")) == ["i3", "i1", "i8", "i5"]
-    empty = compiled(PINS[:3]).compose([query(k=8, surface="home")], candidates(np.zeros((1, 0))), np.zeros((1, 0, 2)))[
-        0
-    ]
+    empty = compiled(PINS[:3]).compose([query(k=8, surface="home")], candidates(np.zeros((1, 0)), np.zeros((1, 0))))[0]
     assert shown(empty) == ["i3", "i8", "i5"]
     assert empty.degraded == ("candidates:short",)
 
@@ -283,7 +289,7 @@ def test_a_cap_names_the_shown_items_it_moved():
 
 def test_padding_and_scores_of_minus_infinity_are_never_shown():
     scores = np.array([[1, -np.inf, 0.5]])
-    slate = compiled().compose([query()], candidates([[1, 2, 3]], scores), watch([[0.1, 0.9, 0.2]]))[0]
+    slate = compiled().compose([query()], candidates([[1, 2, 3]], [[0.1, 0.9, 0.2]], scores))[0]
     assert shown(slate) == ["i3", "i1"]
 
 
@@ -296,14 +302,14 @@ def test_a_slate_names_what_made_it():
 
 
 def test_no_queries():
-    assert compiled().compose([], candidates(np.zeros((0, 3))), None) == []
+    assert compiled().compose([], candidates(np.zeros((0, 3)))) == []
 
 
 def test_shapes_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="1 queries do not go with"):
-        compiled().compose([query()], candidates([[1, 2]]), watch([[0.5]]))
+        compiled().compose([query()], candidates([[1, 2]], [[0.5]]))
     with pytest.raises(ValueError, match="2 queries do not go with"):
-        compiled().compose([query(), query()], candidates([[1, 2]]), None)
+        compiled().compose([query(), query()], candidates([[1, 2]]))
 
 
 GOOD = {
@@ -401,7 +407,7 @@ def test_a_negative_objective_puts_down_what_the_user_would_not_want():
     table = np.array([[[0.9, 0.8], [0.5, 0.0], [0.2, 0.6]]], dtype=np.float32)
     for formula, weights in (("watch - 2 * like", {}), ("watch + w * like", {"w": -2})):
         policy = compiled([BOOST], formula=formula, weights=weights)
-        slate = policy.compose([query()], candidates([[0, 1, 2]]), table)[0]
+        slate = policy.compose([query()], replace(candidates([[0, 1, 2]]), probabilities=table))[0]
         assert [item.utility for item in slate.items] == sorted((item.utility for item in slate.items), reverse=True)
         assert shown(slate)[0] == "i1"
         assert slate.items[-1].utility < 0

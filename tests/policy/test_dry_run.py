@@ -1,18 +1,19 @@
 """Dry runs: known answers of what a change of rules would cost."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from slow_twin import CATALOGUE, OBJECTIVES, REQUEST_TYPES, SOURCES, TYPES, VECTORS
 
-from recsys.contracts import Candidates, Query
+from recsys.contracts import CandidateBatch, Query
 from recsys.policy.compose import Policy
 from recsys.policy.diversity import MaximalMarginalRelevance
 from recsys.policy.exploration import EpsilonGreedy
 from recsys.policy.popularity import PopularityDial
 from recsys.policy.repeat import Repeat
-from recsys.policy.rules.dry_run import ScoredRequests, dry_run
+from recsys.policy.rules.dry_run import dry_run
 from recsys.policy.rules.rule_set import DryRunLimits, RuleSet
 from recsys.policy.value import ValueFormula
 
@@ -36,13 +37,13 @@ def asked(users=("u", "v"), values=(0.8, 0.4, 0.2, 0.1), k=2):
     rows = np.tile(np.arange(len(values)), (len(users), 1))
     scores = np.zeros(rows.shape, dtype=np.float32)
     table = np.tile(np.array(values, dtype=np.float32), (len(users), 1))
-    return ScoredRequests(
-        queries=[Query(user=user, now=1.0, k=k, profile={"age": 9 if user == "v" else 90}) for user in users],
-        candidates=Candidates(
-            items=rows, scores=scores, source_scores=np.stack([scores] * 2, axis=2), degraded=((),) * len(users)
-        ),
+    queries = [Query(user=user, now=1.0, k=k, profile={"age": 9 if user == "v" else 90}) for user in users]
+    return queries, CandidateBatch(
+        rows=rows,
+        scores=scores,
+        source_scores=np.stack([scores] * 2, axis=2),
+        degraded=((),) * len(users),
         probabilities=np.stack([table, table], axis=2),
-        logit_std=None,
     )
 
 
@@ -118,16 +119,9 @@ def test_batches_do_not_matter_and_the_report_is_json():
 
 
 def test_without_the_ranker_the_scores_of_retrieval_are_the_value():
-    one = asked()
+    queries, candidates = asked()
     scores = np.tile(np.array([0.8, 0.4, 0.2, -np.inf], dtype=np.float32), (2, 1))
-    unranked = ScoredRequests(
-        queries=one.queries,
-        candidates=Candidates(
-            items=one.candidates.items, scores=scores, source_scores=one.candidates.source_scores, degraded=((), ())
-        ),
-        probabilities=None,
-        logit_std=None,
-    )
+    unranked = queries, replace(candidates, scores=scores, probabilities=None)
     assert run([], [NO_FIRST], batches=[unranked]).value_lost == pytest.approx(run([], [NO_FIRST]).value_lost)
 
 

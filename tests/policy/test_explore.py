@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from slow_twin import CATALOGUE, OBJECTIVES, REQUEST_TYPES, SOURCES, TYPES, VECTORS, N
 
-from recsys.contracts import Candidates, Query
+from recsys.contracts import CandidateBatch, Query
 from recsys.policy.compose import Policy
 from recsys.policy.diversity import Determinantal, MaximalMarginalRelevance, MaxSum, Proportions
 from recsys.policy.exploration import EpsilonGreedy, NoExploration, Softmax, Thompson
@@ -53,12 +53,17 @@ def asked(policy, ids, num=6, k=3):
     queries = [Query(user="u", now=1.0, k=k, request_id=one) for one in ids]
     rows = np.tile(np.arange(num), (len(queries), 1))
     scores = np.zeros(rows.shape, dtype=np.float32)
-    offered = Candidates(
-        items=rows, scores=scores, source_scores=np.stack([scores, scores], axis=2), degraded=((),) * len(queries)
-    )
     values = np.tile(np.linspace(0.9, 0.1, num, dtype=np.float32), (len(queries), 1))
     probabilities = np.stack([values, values], axis=2)
-    return policy.compose(queries, offered, probabilities, np.full_like(probabilities, 0.4))
+    offered = CandidateBatch(
+        rows=rows,
+        scores=scores,
+        source_scores=np.stack([scores, scores], axis=2),
+        degraded=((),) * len(queries),
+        probabilities=probabilities,
+        logit_std=np.full_like(probabilities, 0.4),
+    )
+    return policy.compose(queries, offered)
 
 
 def shown(slate):
@@ -118,10 +123,12 @@ def test_without_an_id_user_and_moment_stand_for_the_request():
     policy = compiled(DIVERSITIES["plain"], EXPLORATIONS["softmax"])
     rows = np.arange(6)[None]
     scores = np.zeros((1, 6), dtype=np.float32)
-    offered = Candidates(items=rows, scores=scores, source_scores=scores[..., None], degraded=((),))
-    policy = replace(policy, sources=("one",))
     values = np.linspace(0.9, 0.1, 12, dtype=np.float32).reshape(1, 6, 2)
-    by_moment = [policy.compose([Query(user="u", now=float(now), k=3)], offered, values)[0] for now in (1, 1, 2, 3, 4)]
+    offered = CandidateBatch(
+        rows=rows, scores=scores, source_scores=scores[..., None], degraded=((),), probabilities=values
+    )
+    policy = replace(policy, sources=("one",))
+    by_moment = [policy.compose([Query(user="u", now=float(now), k=3)], offered)[0] for now in (1, 1, 2, 3, 4)]
     assert by_moment[0] == by_moment[1]
     assert len(set(map(shown, by_moment))) > 1
 

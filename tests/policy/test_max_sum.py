@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from slow_twin import VECTORS, NaivePage, is_on
-from test_compose import candidates, compiled, one_slate, requests, shown, watch
+from test_compose import candidates, compiled, one_slate, requests, shown
 
 from recsys.policy.diversity import MaxSum
 from recsys.policy.exploration import EpsilonGreedy
@@ -41,7 +41,7 @@ def test_equals_its_slow_twin(request_):
     rules, dial, trade_off, window, queries, rows, values = request_
     policy = compiled(rules, trade_off, window, dial=dial, kind=MaxSum)
     shape = (len(rows), len(rows[0]))
-    got = policy.compose(queries, candidates(np.reshape(rows, shape)), watch(np.reshape(values, shape)))
+    got = policy.compose(queries, candidates(np.reshape(rows, shape), np.reshape(values, shape)))
     for slate, asked, some, offered in zip(got, queries, rows, values, strict=True):
         page = NaiveMaxSumPage(
             [rule for rule in rules if is_on(rule, asked)], dial, trade_off, window, asked, some, offered

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from slow_twin import CATALOGUE, POPULARITY, N, naive_discount
-from test_compose import candidates, compiled, one_slate, query, requests, shown, watch
+from test_compose import candidates, compiled, one_slate, query, requests, shown
 
 from recsys.errors import BundleError
 from recsys.policy.popularity import MIN_FACTOR, PopularityDial
@@ -54,11 +54,11 @@ def test_the_mean_popularity_of_a_page_falls_as_the_dial_rises(order, k):
 def test_off_is_exactly_as_without(request_):
     rules, _, trade_off, window, queries, rows, values = request_
     shape = (len(rows), len(rows[0]))
-    offered = candidates(np.reshape(rows, shape)), watch(np.reshape(values, shape))
-    off = compiled(rules, trade_off, window, dial=(0.0, "exposure")).fill(queries, *offered)
+    offered = candidates(np.reshape(rows, shape), np.reshape(values, shape))
+    off = compiled(rules, trade_off, window, dial=(0.0, "exposure")).fill(queries, offered)
     assert off.scored.discounts is None
     utilities = off.scored.utility
-    plain = compiled(rules, trade_off, window, dial=(0.0, "events")).fill(queries, *offered).scored.utility
+    plain = compiled(rules, trade_off, window, dial=(0.0, "events")).fill(queries, offered).scored.utility
     assert np.array_equal(utilities, plain, equal_nan=True)
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy.special import expit, ndtr
 from slow_twin import CATALOGUE, OBJECTIVES, REQUEST_TYPES, SOURCES, TYPES, VECTORS
 
-from recsys.contracts import PAD, Candidates, Query
+from recsys.contracts import PAD, CandidateBatch, Query
 from recsys.errors import ConfigError
 from recsys.policy.compose import Policy
 from recsys.policy.diversity import Determinantal, MaximalMarginalRelevance
@@ -120,10 +120,15 @@ def compiled(formula="watch", rate=1.0, diversity=PLAIN, rules=(), weights=None,
     return policy.compile(ruled, CATALOGUE, TYPES, REQUEST_TYPES, VECTORS, OBJECTIVES, SOURCES, "fingerprint")
 
 
-def offered(rows):
+def offered(rows, probabilities=None, deviations=None):
     scores = np.where(rows == PAD, -np.inf, -np.arange(rows.shape[1])).astype(np.float32)
-    return Candidates(
-        items=rows, scores=scores, source_scores=np.repeat(scores[..., None], 2, axis=2), degraded=((),) * len(rows)
+    return CandidateBatch(
+        rows=rows,
+        scores=scores,
+        source_scores=np.repeat(scores[..., None], 2, axis=2),
+        degraded=((),) * len(rows),
+        probabilities=probabilities,
+        logit_std=deviations,
     )
 
 
@@ -174,7 +179,7 @@ def test_a_boost_stretches_the_width_as_it_does_the_utility():
     rules = [{"name": "push", "boost": 4, "where": "item == 'i1'"}]
     p, deviations = np.full((1, 3, 2), 0.5, np.float32), np.full((1, 3, 2), 0.1, np.float32)
     for formula, order in (("watch", [1, 0, 2]), ("watch - 1", [1, 0, 2])):
-        offer = compiled(formula, rules=rules).fill(asked(["r"]), offered(np.array([[0, 1, 2]])), p, deviations).scored
+        offer = compiled(formula, rules=rules).fill(asked(["r"]), offered(np.array([[0, 1, 2]]), p, deviations)).scored
         assert offer.rows[0].tolist() == order
         factor = offer.utility[0, 0] / offer.utility[0, 1]
         assert offer.utility_std[0, 0] == pytest.approx(factor * offer.utility_std[0, 1])
@@ -184,7 +189,7 @@ def test_a_boost_stretches_the_width_as_it_does_the_utility():
 def test_first_places_are_as_frequent_as_logged(diversity):
     size, policy = 4_000, compiled("watch + like", diversity=diversity)
     rows = np.tile(np.arange(6), (size, 1))
-    slates = policy.compose(asked([f"{number}" for number in range(size)]), offered(rows), *figures(size, 6))
+    slates = policy.compose(asked([f"{number}" for number in range(size)]), offered(rows, *figures(size, 6)))
     times = Counter(slate.items[0].item for slate in slates)
     likely = {slate.items[0].item: slate.items[0].propensity for slate in slates}
     assert len(likely) > 3
@@ -199,13 +204,13 @@ def test_a_batch_equals_single_calls_and_a_request_its_replay():
     lengths, p, deviations = (3, 9, 6), *figures(3, 9)
     rows = np.where(np.arange(9) < np.array(lengths)[:, None], np.arange(9), PAD)
     queries = [replace(one, k=k) for one, k in zip(asked("abc"), (2, 5, 9), strict=True)]
-    together = policy.compose(queries, offered(rows), p, deviations)
+    together = policy.compose(queries, offered(rows, p, deviations))
     for row, num in enumerate(lengths):
         cut = slice(row, row + 1), slice(0, num)
-        alone = policy.compose([queries[row]], offered(rows[cut]), p[cut], deviations[cut])
+        alone = policy.compose([queries[row]], offered(rows[cut], p[cut], deviations[cut]))
         assert alone == [together[row]]
     ids = [f"{number}" for number in range(30)]
-    many = policy.compose(asked(ids), offered(np.tile(np.arange(9), (30, 1))), *figures(30, 9))
+    many = policy.compose(asked(ids), offered(np.tile(np.arange(9), (30, 1)), *figures(30, 9)))
     assert len({tuple(item.item for item in slate.items) for slate in many}) > 5
 
 
@@ -213,12 +218,12 @@ def test_a_batch_equals_single_calls_and_a_request_its_replay():
 def test_without_deviations_the_best_stands_everywhere_and_that_is_said(ranked):
     policy, rows = compiled(), np.arange(6)[None]
     probabilities = figures(1, 6)[0] if ranked else None
-    (slate,) = policy.compose(asked(["r"]), offered(rows), probabilities)
+    (slate,) = policy.compose(asked(["r"]), offered(rows, probabilities))
     utilities = [item.utility for item in slate.items]
     assert utilities == sorted(utilities, reverse=True)
     assert [(item.propensity, item.explored) for item in slate.items] == [(1.0, False)] * 3
     assert (NO_UNCERTAINTY in slate.degraded, UNRANKED in slate.degraded) == (True, not ranked)
-    (other,) = policy.compose(asked(["r"]), offered(rows), *figures(1, 6))
+    (other,) = policy.compose(asked(["r"]), offered(rows, *figures(1, 6)))
     assert NO_UNCERTAINTY not in other.degraded
 
 
@@ -226,11 +231,11 @@ def test_no_doubt_no_exploration_and_more_doubt_more():
     ids, rows = [f"{number}" for number in range(300)], np.tile(np.arange(8), (300, 1))
     explored = []
     for rate in (0.01, 0.5, 5.0):
-        slates = compiled(rate=rate).compose(asked(ids), offered(rows), *figures(300, 8))
+        slates = compiled(rate=rate).compose(asked(ids), offered(rows, *figures(300, 8)))
         explored.append(np.mean([[item.explored for item in slate.items] for slate in slates]))
     assert explored[0] < explored[1] < explored[2]
     p, deviations = figures(300, 8)
-    for slate in compiled().compose(asked(ids), offered(rows), p, 0 * deviations):
+    for slate in compiled().compose(asked(ids), offered(rows, p, 0 * deviations)):
         assert all(item.propensity == 1 and not item.explored for item in slate.items)
 
 
@@ -239,13 +244,13 @@ def test_an_item_of_unknown_utility_never_stands_before_a_known_one():
     p, deviations = figures(200, 4, doubt=30.0)
     p[:, 0] = np.nan
     for diversity in (PLAIN, DETERMINANTAL):
-        for slate in compiled(diversity=diversity).compose(asked(ids, k=4), offered(rows), p, deviations):
+        for slate in compiled(diversity=diversity).compose(asked(ids, k=4), offered(rows, p, deviations)):
             assert slate.items[3].item == "i0"
             assert slate.items[3].propensity == pytest.approx(1)
 
 
 def test_places_before_the_first_are_certain():
-    slates = compiled(first=2).compose(asked(["a", "b"]), offered(np.tile(np.arange(6), (2, 1))), *figures(2, 6))
+    slates = compiled(first=2).compose(asked(["a", "b"]), offered(np.tile(np.arange(6), (2, 1)), *figures(2, 6)))
     assert all([item.propensity for item in slate.items[:2]] == [1, 1] for slate in slates)
     assert all(0 < slate.items[2].propensity < 1 for slate in slates)
 

@@ -3,7 +3,7 @@
 import numpy as np
 from slow_twin import CATALOGUE, OBJECTIVES, REQUEST_TYPES, SOURCES, TYPES, VECTORS
 
-from recsys.contracts import Candidates, Event, Query
+from recsys.contracts import CandidateBatch, Event, Query
 from recsys.policy.compose import Policy
 from recsys.policy.diversity import MaximalMarginalRelevance
 from recsys.policy.explanation.why_not import why_not
@@ -30,10 +30,16 @@ def told(item, rules=RULES, trade_off=1.0, explore="none", **fields):
     ).compile(RuleSet.parse({"rules": rules}), CATALOGUE, TYPES, REQUEST_TYPES, VECTORS, OBJECTIVES, SOURCES, "f")
     rows = np.arange(12)[None]
     scores = np.zeros((1, 12), dtype=np.float32)
-    offered = Candidates(items=rows, scores=scores, source_scores=np.stack([scores] * 2, axis=2), degraded=((),))
     values = np.linspace(0.9, 0.1, 12, dtype=np.float32)[None]
+    offered = CandidateBatch(
+        rows=rows,
+        scores=scores,
+        source_scores=np.stack([scores] * 2, axis=2),
+        degraded=((),),
+        probabilities=np.stack([values, values], axis=2),
+    )
     query = Query(**{"user": "u", "now": 1.0, "k": 3, "request_id": "r", **fields})
-    return why_not(policy, query, offered, np.stack([values, values], axis=2), None, item)
+    return why_not(policy, query, offered, item)
 
 
 def test_the_first_reason_is_told():

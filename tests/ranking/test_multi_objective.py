@@ -12,6 +12,7 @@ from recsys.content.text import TextVectors
 from recsys.contracts import PAD, Event, Query
 from recsys.data.sources.synthetic import Synthetic
 from recsys.data.splits import TEST, GlobalTime
+from recsys.features.batches import CandidateFeatures
 from recsys.features.encode import encode_queries
 from recsys.features.spec import TIME_NUMBERS, Features
 from recsys.ranking.base import HALF_LIVES_HOURS, INITIAL_LOGIT, POSITION_BIAS_SCALE
@@ -65,8 +66,8 @@ def batch(prepared, fitted):
     rows = np.stack([generator.permutation(len(fitted[1]))[:C] for _ in queries])
     rows[:, -2:] = PAD
     scores = generator.normal(size=(*rows.shape, NUM_SCORES)).astype(np.float32)
-    arrays, _ = encode_queries(*fitted, queries)
-    arrays |= {**fitted[1].join("candidate", rows), "candidate_scores": scores}
+    request, _ = encode_queries(*fitted, queries)
+    arrays = request.tensors() | CandidateFeatures(items=fitted[1].at(rows), scores=scores).tensors()
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 

@@ -20,6 +20,7 @@ from recsys.content.text import TextVectors
 from recsys.contracts import PAD, Event, Query
 from recsys.data.sources.synthetic import Synthetic
 from recsys.data.splits import VALIDATION, GlobalTime
+from recsys.features.batches import CandidateFeatures
 from recsys.features.encode import encode_queries
 from recsys.features.spec import Features
 from recsys.graphs.export import export_ranker
@@ -142,11 +143,11 @@ def batch(prepared, fitted):
     ]
     rows = np.stack([np.random.default_rng(0).permutation(len(fitted[1]))[:9] for _ in queries])
     rows[:, -1] = PAD
-    arrays, _ = encode_queries(*fitted, queries)
+    request, _ = encode_queries(*fitted, queries)
     scores = (
         np.random.default_rng(1).normal(size=(*rows.shape, ScoreLayout.unnamed(NUM_SOURCES).width)).astype(np.float32)
     )
-    return arrays | fitted[1].join("candidate", rows) | {"candidate_scores": scores}
+    return request.tensors() | CandidateFeatures(items=fitted[1].at(rows), scores=scores).tensors()
 
 
 def tensors(arrays):

@@ -13,6 +13,7 @@ from recsys.content.text import TextVectors
 from recsys.contracts import Event, Query
 from recsys.data.sources.synthetic import Synthetic
 from recsys.data.splits import TEST, GlobalTime
+from recsys.features.batches import ItemBatch
 from recsys.features.encode import encode_queries
 from recsys.features.spec import Features
 from recsys.retrieval.transformer import TransformerEncoder
@@ -57,8 +58,8 @@ def request_tensors(prepared, fitted):
         Query(user="x", now=2.0, history=(unknown,), profile={"segment": "none such"}, context={"device": "?"}),
     ]
     rows = np.random.default_rng(0).integers(0, len(prepared.replay.items), 16)
-    arrays, _ = encode_queries(*fitted, [*prepared.replay.queries(rows, k=1), *odd])
-    return {name: torch.from_numpy(array) for name, array in arrays.items()}
+    request, _ = encode_queries(*fitted, [*prepared.replay.queries(rows, k=1), *odd])
+    return {name: torch.from_numpy(array) for name, array in request.tensors().items()}
 
 
 def histories(towers, batch):
@@ -68,7 +69,7 @@ def histories(towers, batch):
 
 
 def item_tensors(items, rows):
-    return {name: torch.from_numpy(part) for name, part in items.join("item", rows).items()}
+    return {name: torch.from_numpy(part) for name, part in ItemBatch(items=items.at(rows)).tensors().items()}
 
 
 def test_users_and_items_are_finite_unit_vectors(fitted, towers, request_tensors):
@@ -141,7 +142,8 @@ def test_a_user_without_profile_columns_needs_none(prepared):
     plain = prepare(dataset, prepared.split, features, TextVectors(dim=4, min_documents=1, seed=0))
     spec, items = plain.spec(plain.split.known(TEST))
     towers = TwoTower(spec=spec, dim=D, dropout=0.0, id_dropout=0.0, user_encoder=encoder(0, 1)).eval()
-    arrays, _ = encode_queries(spec, items, prepared.replay.queries([5, 1_400], k=1))
+    request, _ = encode_queries(spec, items, prepared.replay.queries([5, 1_400], k=1))
+    arrays = request.tensors()
     assert not [name for name in arrays if name.startswith("profile")]
     with torch.no_grad():
         assert towers.users({name: torch.from_numpy(part) for name, part in arrays.items()}).isfinite().all()
@@ -151,7 +153,7 @@ def test_the_cosine_of_an_ensemble_is_the_mean_of_its_members(fitted, request_te
     spec, items = fitted
     torch.manual_seed(5)
     other = TwoTower(spec=spec, dim=2 * D, dropout=0.0, id_dropout=0.0, user_encoder=encoder(1, 1)).eval()
-    catalogue = {name: torch.from_numpy(part) for name, part in items.join("item", np.arange(len(items))).items()}
+    catalogue = item_tensors(items, np.arange(len(items)))
     with torch.no_grad():
         cosines = [one.users(request_tensors) @ one.items(catalogue).T for one in (towers, other)]
         both = TowerEnsemble([towers, other])

@@ -19,6 +19,7 @@ from recsys.contracts import Query
 from recsys.data.sources.synthetic import Synthetic
 from recsys.data.splits import TEST, GlobalTime
 from recsys.errors import ConfigError
+from recsys.features.batches import RequestBatch
 from recsys.features.encode import encode_queries
 from recsys.features.spec import Features
 from recsys.graphs.export import export_user_tower
@@ -165,12 +166,13 @@ def test_training_reaches_every_weight(trained, factory):
 def test_the_exported_graph_equals_the_modules(trained, prepared, tmp_path):
     spec, items = prepared.spec(prepared.split.known(TEST))
     queries = [*prepared.replay.queries([3, 200, 799], k=1), Query(user="stranger", now=0.0)]
-    arrays, _ = encode_queries(spec, items, queries)
+    request, _ = encode_queries(spec, items, queries)
+    arrays = request.tensors()
     ensemble = TowerEnsemble([trained]).eval()
     export_user_tower(ensemble, spec, tmp_path / "user_tower.onnx")
     with torch.no_grad():
         eager = ensemble.users({name: torch.from_numpy(part) for name, part in arrays.items()}).numpy()
-    graph = OnnxModel(tmp_path / "user_tower.onnx", spec.request_tensors())
+    graph = OnnxModel(tmp_path / "user_tower.onnx", RequestBatch.specs(spec.sizes))
     for rows in (slice(None), slice(1, 2)):
         (found,) = graph.named({name: part[rows] for name, part in arrays.items()}).values()
         np.testing.assert_allclose(found, eager[rows], rtol=0, atol=1e-5)

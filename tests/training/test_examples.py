@@ -121,9 +121,9 @@ def test_folding_events_in_any_order_equals_the_arrays(stream, length, order, ra
     request, rows = encode_queries(spec, catalogue_of(spec), queries)
     expected = padded(events, events.before(np.arange(len(events.rows)), events.users, length))
     np.testing.assert_array_equal(rows, expected[0])
-    np.testing.assert_array_equal(request["history_labels"], expected[1])
-    np.testing.assert_array_equal(request["history_gaps"], expected[2])
-    np.testing.assert_array_equal(request["history_ids"][..., 0], np.where(rows == PAD, 0, rows + 2))
+    np.testing.assert_array_equal(request.labels, expected[1])
+    np.testing.assert_array_equal(request.gaps, expected[2])
+    np.testing.assert_array_equal(request.history["ids"][..., 0], np.where(rows == PAD, 0, rows + 2))
 
 
 @settings(deadline=None, max_examples=50)

@@ -265,7 +265,7 @@ def test_a_sample_holds_each_of_its_items_once_and_all_targets(short):
 def served_vectors(world, task, rows):
     """User vectors as serving makes them, of the queries at these rows of the log."""
     request, _ = encode_queries(world.spec, world.items, world.replay.queries(rows, k=1))
-    return task.towers.users({name: torch.from_numpy(part) for name, part in request.items()})
+    return task.towers.users({name: torch.from_numpy(part) for name, part in request.tensors().items()})
 
 
 @torch.no_grad()

@@ -61,8 +61,8 @@ def test_a_slate_is_what_one_user_met_at_one_moment(prepared, slates):
 def test_requests_equal_what_the_user_would_have_asked(prepared, slates, examples):
     spec, items = prepared.spec(prepared.split.known(TEST))
     request, _ = encode_queries(spec, items, prepared.replay.queries(slates.first, k=1))
-    assert request.keys() == examples.request.keys()
-    for name, array in request.items():
+    assert request.tensors().keys() == examples.request.keys()
+    for name, array in request.tensors().items():
         np.testing.assert_array_equal(examples.request[name], array, err_msg=name)
 
 
@@ -135,7 +135,7 @@ def test_the_history_of_a_set_is_all_that_is_told_and_nothing_that_is_asked(sets
     whole = Slates.of_sets(sets, asked, sets.dataset.num_events)
     request, _ = encode_queries(spec, items, sets.replay.queries(whole.first, k=1))
     found = logged_examples(sets, spec, items, whole, position=None, history_rows=told)
-    for name, array in request.items():
+    for name, array in request.tensors().items():
         np.testing.assert_array_equal(found.request[name], array, err_msg=name)
     with pytest.raises(AssertionError):
         logged_examples(sets, spec, items, whole, position=None, history_rows=told | asked)

@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 import train
 from recsys.contracts import Event, Query
 from recsys.data.splits import VALIDATION
+from recsys.features.batches import RequestBatch
 from recsys.pipeline import recommend
 from recsys.stages import load_stages
 from recsys.training.prepare import Prepared, prepare
@@ -47,7 +48,7 @@ def test_no_feature_reads_a_clock(prepared: Prepared, config: DictConfig) -> Non
     spec, items = prepared.spec(prepared.split.known(VALIDATION))
     assert not spec.clock
     assert spec.context.widths == {}
-    assert not [tensor.name for tensor in spec.request_tensors() if tensor.name.startswith("context")]
+    assert not [tensor.name for tensor in RequestBatch.specs(spec.sizes) if tensor.name.startswith("context")]
     assert items.encoded["ids"].shape == (ITEMS + 1, 3), "the item and its two attributes"
     weights = train.build(config).cascade.retrieval.weights(prepared.replay.seconds)
     assert config.retrieval.half_life_days is not None

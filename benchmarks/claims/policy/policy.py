@@ -10,6 +10,7 @@ Shapes: B queries, C candidates, K places.
 import itertools
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import celpy
@@ -22,7 +23,7 @@ from rich.table import Table
 from benchmarks.claims.policy.policy_fuzz import Fuzzed, fuzzed
 from benchmarks.lib.policy_world import CANDIDATES, catalogue, conditions, requests, timed_policies
 from benchmarks.lib.result_file import Figure, console, print_figures, write_result
-from recsys.contracts import Candidates, Query
+from recsys.contracts import CandidateBatch, Query
 from recsys.errors import exit_on_error
 from recsys.policy.compose import CompiledPolicy
 from recsys.policy.diversity import Determinantal, MaximalMarginalRelevance
@@ -39,17 +40,17 @@ NUM_INSTANCES = 1_000
 NUM_LOGIC, NUM_CEL = 5, 1
 """requests that the other languages answer"""
 SMALL, CHOSEN = 12, 4
-Request = tuple[Query, Candidates, np.ndarray]
+Request = tuple[Query, CandidateBatch]
 Row = dict[str, Any]
 
 
-def timed(what: str, policy: CompiledPolicy, asked: Sequence[Request], deviations: np.ndarray) -> Row:
+def timed(what: str, policy: CompiledPolicy, asked: Sequence[Request]) -> Row:
     """Milliseconds by the clock and of CPU, one request after the other."""
-    policy.compose([asked[0][0]], *asked[0][1:], deviations)
+    policy.compose([asked[0][0]], asked[0][1])
     clock, cpu = [], []
-    for query, candidates, probabilities in track(asked, what):
+    for query, candidates in track(asked, what):
         began, used = time.perf_counter(), time.process_time()
-        policy.compose([query], candidates, probabilities, deviations)
+        policy.compose([query], candidates)
         clock.append(1e3 * (time.perf_counter() - began))
         cpu.append(1e3 * (time.process_time() - used))
     return {
@@ -63,9 +64,9 @@ def timed(what: str, policy: CompiledPolicy, asked: Sequence[Request], deviation
 def conditions_of_ours(policy: CompiledPolicy, asked: Sequence[Request]) -> tuple[Row, list[np.ndarray]]:
     """All rules of all candidates, without the selection; and where each condition holds."""
     clock, held = [], []
-    for query, candidates, _ in asked:
+    for query, candidates in asked:
         began = time.perf_counter()
-        applied = policy.rules([query], candidates.items)
+        applied = policy.rules([query], candidates.rows)
         clock.append(1e3 * (time.perf_counter() - began))
         held.append(applied.holds[0])
     return {"what": "conditions alone, ours", "requests": len(asked), "p50_ms": round(float(np.median(clock)), 3)}, held
@@ -76,8 +77,8 @@ def conditions_of(
 ) -> tuple[Row, list[np.ndarray]]:
     """The same by another language, one item and one condition after the other."""
     num, clock, held = len(conditions()), [], []
-    for query, candidates, _ in track(asked, name):
-        items = [{**rows[row], "user": dict(query.profile)} for row in candidates.items[0]]
+    for query, candidates in track(asked, name):
+        items = [{**rows[row], "user": dict(query.profile)} for row in candidates.rows[0]]
         began = time.perf_counter()
         held.append(np.array([[holds(place, item) for place in range(num)] for item in items]))
         clock.append(1e3 * (time.perf_counter() - began))
@@ -221,15 +222,16 @@ def measured() -> tuple[list[Row], Fuzzed]:
     rng = np.random.default_rng(0)
     columns = catalogue(rng)
     policies = timed_policies(columns, rng)
-    policy, asked = policies["epsilon"], list(requests(NUM_REQUESTS, rng))
+    policy, plain_requests = policies["epsilon"], list(requests(NUM_REQUESTS, rng))
     deviations = rng.random((1, CANDIDATES, 2)).astype(np.float32)
+    asked = [(query, replace(candidates, logit_std=deviations)) for query, candidates in plain_requests]
     plain = [
         dict(zip(columns, one, strict=True)) for one in zip(*(part.tolist() for part in columns.values()), strict=True)
     ]
     plain = [{**row, "tags": list(row["tags"])} for row in plain]
     rows = [
-        timed(WHOLE, policy, asked, deviations),
-        timed("the same, Thompson sampling", policies["thompson"], asked, deviations),
+        timed(WHOLE, policy, asked),
+        timed("the same, Thompson sampling", policies["thompson"], asked),
     ]
     ours, held = conditions_of_ours(policy, asked[:100])
     rows.append(ours)

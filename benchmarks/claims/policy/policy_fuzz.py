@@ -12,7 +12,7 @@ from rich.progress import track
 from scipy.optimize import LinearConstraint, milp
 
 from benchmarks.lib.policy_world import catalogue, compiled
-from recsys.contracts import PAD, Candidates, Query
+from recsys.contracts import PAD, CandidateBatch, Query
 from recsys.policy.compose import CompiledPolicy
 from recsys.policy.diversity import Determinantal, Diversity, MaximalMarginalRelevance, MaxSum, Proportions
 from recsys.policy.exploration import EpsilonGreedy, NoExploration, Softmax, Thompson
@@ -63,10 +63,10 @@ def fuzzed(rng: np.random.Generator) -> Fuzzed:
     policies = list(_policies(columns, rng))
     for number in track(range(BATCHES), "fuzz"):
         rules, policy = policies[number % len(policies)]
-        queries, offered, values, deviations = _requests(rng, number)
-        rows = policy.rows(queries, offered, values, deviations)
-        showable = _showable(columns, rules, queries, offered.items)
-        shown = _shown(offered.items, rows)
+        queries, offered = _requests(rng, number)
+        rows = policy.rows(queries, offered)
+        showable = _showable(columns, rules, queries, offered.rows)
+        shown = _shown(offered.rows, rows)
         broken["must_violations"] += int((shown & ~showable).any(1).sum())
         full = np.minimum(PLACES, showable.sum(1))
         broken["pages_not_full"] += int(((rows != PAD).sum(1) != full).sum())
@@ -76,16 +76,16 @@ def fuzzed(rng: np.random.Generator) -> Fuzzed:
             seen["caps that did not hold"] += int(over.sum())
             explores = policy.exploration.explores
             kept = sum(
-                _could_keep(columns, rules, offered.items[row][showable[row]], _pinned(columns, rules, rows[row]))
+                _could_keep(columns, rules, offered.rows[row][showable[row]], _pinned(columns, rules, rows[row]))
                 for row in np.flatnonzero(over)
             )
             broken["cap_violations"] += 0 if explores else kept
             seen["caps that could have been kept, but for chance"] += kept if explores else 0
         if policy.diversity.trade_off == 1 and not policy.exploration.explores and not rules:
-            broken["inverted_orders"] += _inverted(policy, offered, values, rows)
+            broken["inverted_orders"] += _inverted(policy, offered, rows)
         if number % 20 == 0:
-            broken["not_repeatable"] += int((policy.rows(queries, offered, values, deviations) != rows).any())
-            alone = partial(_alone, policy, queries, offered, values, deviations, rows)
+            broken["not_repeatable"] += int((policy.rows(queries, offered) != rows).any())
+            alone = partial(_alone, policy, queries, offered, rows)
             broken["batch_differs"] += sum(map(alone, (0, 17, 500)))
     return Fuzzed(slates=BATCHES * BATCH, broken=broken, seen=seen)
 
@@ -104,7 +104,7 @@ def _policies(columns: dict[str, np.ndarray], rng: np.random.Generator) -> Itera
                 yield rules, compiled(columns, RuleSet.parse({"rules": rules}), diversity, exploration, vectors)
 
 
-def _requests(rng: np.random.Generator, number: int) -> tuple[list[Query], Candidates, np.ndarray, np.ndarray]:
+def _requests(rng: np.random.Generator, number: int) -> tuple[list[Query], CandidateBatch]:
     queries = [
         Query(user="u", now=0.0, k=PLACES, request_id=f"{number} {one}", profile={"age": float(age)})
         for one, age in enumerate(rng.integers(5, 30, BATCH))
@@ -115,11 +115,15 @@ def _requests(rng: np.random.Generator, number: int) -> tuple[list[Query], Candi
     order = np.argsort(items == PAD, axis=1, kind="stable")
     items, scores = (np.take_along_axis(one, order, axis=1) for one in (items, scores))
     values = rng.choice(np.array(WORTH, dtype=np.float32), (*items.shape, 2))
-    offered = Candidates(
-        items=items, scores=scores, source_scores=np.repeat(scores[..., None], 2, axis=2), degraded=((),) * BATCH
-    )
     deviations = np.where(rng.random(values.shape) < 0.2, 0, rng.random(values.shape)).astype(np.float32)
-    return queries, offered, values, deviations
+    return queries, CandidateBatch(
+        rows=items,
+        scores=scores,
+        source_scores=np.repeat(scores[..., None], 2, axis=2),
+        degraded=((),) * BATCH,
+        probabilities=values,
+        logit_std=deviations,
+    )
 
 
 def _showable(columns: dict[str, np.ndarray], rules: list[dict], queries: list[Query], items: np.ndarray) -> np.ndarray:
@@ -184,28 +188,16 @@ def _could_keep(columns: dict[str, np.ndarray], rules: list[dict], items: np.nda
     return int(solved.status == 0)
 
 
-def _inverted(policy: CompiledPolicy, offered: Candidates, values: np.ndarray, rows: np.ndarray) -> int:
+def _inverted(policy: CompiledPolicy, offered: CandidateBatch, rows: np.ndarray) -> int:
     """Slates in which a larger utility stands below a smaller or an unknown one."""
-    utility = policy.value(values)
-    place = (offered.items[:, None, :] == rows[:, :, None]).argmax(-1)
+    assert offered.probabilities is not None
+    utility = policy.value(offered.probabilities)
+    place = (offered.rows[:, None, :] == rows[:, :, None]).argmax(-1)
     shown = np.where(rows != PAD, np.take_along_axis(np.nan_to_num(utility, nan=-np.inf), place, axis=1), -np.inf)
     return int((shown[:, 1:] > shown[:, :-1]).any(1).sum())
 
 
-def _alone(
-    policy: CompiledPolicy,
-    queries: list[Query],
-    offered: Candidates,
-    values: np.ndarray,
-    deviations: np.ndarray,
-    rows: np.ndarray,
-    one: int,
-) -> int:
-    single = Candidates(
-        items=offered.items[[one]],
-        scores=offered.scores[[one]],
-        source_scores=offered.source_scores[[one]],
-        degraded=((),),
-    )
-    found = policy.rows([queries[one]], single, values[[one]], deviations[[one]])[0]
+def _alone(policy: CompiledPolicy, queries: list[Query], offered: CandidateBatch, rows: np.ndarray, one: int) -> int:
+    single = CandidateBatch.of({name: array[[one]] for name, array in offered.tensors().items()})
+    found = policy.rows([queries[one]], single)[0]
     return int(not np.array_equal(found, rows[one][rows[one] != PAD]))

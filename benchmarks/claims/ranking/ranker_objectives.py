@@ -132,15 +132,15 @@ def boosted(case: Case, columns: dict[str, int], *, ranked: bool) -> dict[str, n
 
 def tabular(examples: RankingExamples, case: Case) -> np.ndarray:
     """[B * C, F]: id and content of the candidate, its rates, how often the history reached each objective, the context."""
-    candidate = case.items.join("candidate", examples.candidate_rows)
+    candidate = case.items.at(examples.candidate_rows)
     request, width = examples.request, examples.candidate_rows.shape[1]
     present = request["history_ids"][..., 0] > 0
     length = present.sum(1, keepdims=True)
     of_request = [request["history_labels"].sum(1) / np.maximum(length, 1), length]
     of_request += [part for name, part in sorted(request.items()) if name.startswith(("profile_", "context_"))]
     wide = [np.repeat(part[:, None], width, axis=1) for part in of_request]
-    content = [candidate[name] for name in ("candidate_numbers", "candidate_vectors") if name in candidate]
-    joined = np.concatenate([candidate["candidate_ids"], *content, examples.candidate_scores, *wide], axis=-1)
+    content = [candidate[part] for part in ("numbers", "vectors") if part in candidate]
+    joined = np.concatenate([candidate["ids"], *content, examples.candidate_scores, *wide], axis=-1)
     return joined.reshape(-1, joined.shape[-1]).astype(np.float32)
 
 

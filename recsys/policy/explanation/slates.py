@@ -50,7 +50,7 @@ def _items(
     pool, selection = batch.pool, batch.selection
     columns = selection.columns[index, : pool.sizes[index]]
     sources_of_columns = batch.scored.order[index, columns]
-    candidates = np.where(sources_of_columns < batch.candidates.items.shape[1], sources_of_columns, -1)
+    candidates = np.where(sources_of_columns < batch.candidates.rows.shape[1], sources_of_columns, -1)
     utility = pool.utility[index, columns]
     ranks = np.cumsum(pool.eligible[index])[columns] - 1
     pinned = pool.pinned[index, : len(columns)] >= 0
@@ -105,9 +105,10 @@ def _probabilities(
     batch: SlateBatch, index: int, candidates: np.ndarray, objectives: Sequence[str]
 ) -> list[Mapping[str, float]]:
     """Return probabilities by objective; non-finite values are left out, since JSON has none."""
-    if batch.probabilities is None or not batch.probabilities.shape[1]:
+    probabilities = batch.candidates.probabilities
+    if probabilities is None or not probabilities.shape[1]:
         return [{} for _ in candidates]
-    shown = np.where(candidates[:, None] >= 0, batch.probabilities[index][candidates], np.nan)
+    shown = np.where(candidates[:, None] >= 0, probabilities[index][candidates], np.nan)
     if np.isfinite(shown).all():
         return [dict(zip(objectives, row, strict=True)) for row in shown.tolist()]
     return [

@@ -5,20 +5,13 @@ Shapes: C candidates of the query.
 
 import numpy as np
 
-from recsys.contracts import Candidates, Query
+from recsys.contracts import CandidateBatch, Query
 from recsys.policy.compose import CompiledPolicy
 from recsys.policy.slate.slate_batch import SlateBatch
 
 
-def why_not(
-    policy: CompiledPolicy,
-    query: Query,
-    candidates: Candidates,
-    probabilities: np.ndarray | None,
-    logit_std: np.ndarray | None,
-    item: str,
-) -> str:
-    """Return one sentence about an item and the slate of one query; candidates [1, C], other arrays [1, C, T] or None."""
+def why_not(policy: CompiledPolicy, query: Query, candidates: CandidateBatch, item: str) -> str:
+    """Return one sentence about an item and the slate of one query; candidates: of this query alone."""
     row = policy.rules.row_of.get(item)
     if row is None:
         return f"{item!r} is not in the catalogue"
@@ -30,14 +23,14 @@ def why_not(
         return f"{item!r} is excluded by the request"
     if banned := _banned(policy, query, row):
         return f"the rule {banned!r} removes {item!r}"
-    batch = policy.fill([query], candidates, probabilities, logit_std)
+    batch = policy.fill([query], candidates)
     columns = batch.selection.columns[0, : batch.pool.sizes[0]]
     positions = np.flatnonzero(batch.pool.rows[0, columns] == row)
     if len(positions):
         return f"{item!r} is shown at position {positions[0] + 1}"
     found = np.flatnonzero((batch.pool.rows[0] == row) & batch.pool.eligible[0])
     if not len(found):
-        return f"no source offered {item!r} among its {candidates.items.shape[1]:,} candidates"
+        return f"no source offered {item!r} among its {candidates.rows.shape[1]:,} candidates"
     return _not_chosen(policy, batch, int(found[0]), item)
 
 

@@ -12,23 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from recsys.contracts import PAD, Candidates, Query
+from recsys.contracts import PAD, CandidateBatch, Query
 from recsys.policy.compose import CompiledPolicy
 from recsys.policy.exploration import NoExploration
 from recsys.policy.rules.rule_set import DryRunLimits
 
 WORST = 10
 """number of slates in the report"""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScoredRequests:
-    """Batch of requests with candidates and ranker outputs, the input of the rules."""
-
-    queries: Sequence[Query]
-    candidates: Candidates
-    probabilities: np.ndarray | None
-    logit_std: np.ndarray | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,10 +86,10 @@ class _PolicySlates:
     rows: list[np.ndarray]
     values: list[np.ndarray]
 
-    def add(self, requests: ScoredRequests, utility: np.ndarray) -> None:
-        rows = self.policy.rows(requests.queries, requests.candidates, requests.probabilities, requests.logit_std)
+    def add(self, queries: Sequence[Query], candidates: CandidateBatch, utility: np.ndarray) -> None:
+        rows = self.policy.rows(queries, candidates)
         self.rows += list(rows)
-        self.values += list(_values(rows, requests.candidates.items, utility))
+        self.values += list(_values(rows, candidates.rows, utility))
 
     @property
     def value(self) -> float:
@@ -110,7 +100,7 @@ def dry_run(
     old: CompiledPolicy,
     new: CompiledPolicy,
     without: Mapping[str, CompiledPolicy],
-    batches: Iterable[ScoredRequests],
+    batches: Iterable[tuple[Sequence[Query], CandidateBatch]],
     groups: Mapping[str, Sequence[tuple[str, ...]]],
     limits: DryRunLimits,
 ) -> DryRun:
@@ -122,11 +112,11 @@ def dry_run(
         _PolicySlates(_without_exploration(policy), [], []) for policy in (old, new, *without.values())
     ]
     users: list[str] = []
-    for requests in batches:
-        users += [query.user for query in requests.queries]
-        utility = requests.candidates.scores if requests.probabilities is None else new.value(requests.probabilities)
+    for queries, candidates in batches:
+        users += [query.user for query in queries]
+        utility = candidates.scores if candidates.probabilities is None else new.value(candidates.probabilities)
         for shown_slates in every:
-            shown_slates.add(requests, _above_minimum(np.where(requests.candidates.items == PAD, np.nan, utility)))
+            shown_slates.add(queries, candidates, _above_minimum(np.where(candidates.rows == PAD, np.nan, utility)))
     run = DryRun(
         old=old.rules.hash,
         new=new.rules.hash,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recsys.contracts import Candidates, Query
+from recsys.contracts import CandidateBatch, Query
 from recsys.jit import compiled
 from recsys.policy.pool import EligiblePool
 from recsys.policy.rules.compiled_rules import RuleEffects
@@ -54,8 +54,7 @@ class SlateBatch:
     """Slates and their inputs."""
 
     queries: Sequence[Query]
-    candidates: Candidates
-    probabilities: np.ndarray | None
+    candidates: CandidateBatch
     without_uncertainty: bool
     """Thompson sampling was left out, see NO_UNCERTAINTY"""
     unknown: Sequence[Sequence[str]]
@@ -68,7 +67,7 @@ class SlateBatch:
         """Return the distinct degradation flags of one slate; relaxed: names of its relaxed rules."""
         pool, k = self.pool, self.queries[index].k
         flags = {
-            UNRANKED: self.probabilities is None,
+            UNRANKED: self.candidates.probabilities is None,
             NO_UNCERTAINTY: self.without_uncertainty,
             NOT_FINITE: bool(np.isnan(pool.utility[index][pool.eligible[index]]).any()),
             SHORT: bool(pool.sizes[index] < k),
