@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from recsys.policy.pool import EligiblePool
 from recsys.policy.slate.backtracking import search_feasible_slate
-from recsys.policy.slate.constraint_tracking import count_pinned, initial_floor_deficit
+from recsys.policy.slate.constraint_tracking import first_state
 from recsys.policy.slate.selection import QuotaLimits
 
 COLUMNS, PLACES, VALUES = 7, 4, 3
@@ -63,13 +63,13 @@ def slates(pool):
 @given(seed=st.integers(0, 100_000))
 def test_a_slate_is_found_where_there_is_one_and_it_keeps_everything(seed):
     pool, limits = instance(seed)
-    owed, _ = initial_floor_deficit(0, pool, limits)
-    counts, _ = count_pinned(0, pool, limits)
-    columns = np.full(PLACES, -7)
-    found = search_feasible_slate(0, pool, limits, counts.copy(), owed.copy(), columns)
-    assert found == any(keeps(slate, limits, owed, pool.pinned) for slate in slates(pool))
+    state, _ = first_state(0, pool, limits)
+    before, columns = [part.copy() for part in state], np.full(PLACES, -7)
+    found = search_feasible_slate(0, pool, limits, state, columns)
+    assert all(map(np.array_equal, state, before)), "the search works on a copy"
+    assert found == any(keeps(slate, limits, state.floor_deficit, pool.pinned) for slate in slates(pool))
     if found:
         assert len(set(columns)) == PLACES
-        assert keeps(columns, limits, owed, pool.pinned)
+        assert keeps(columns, limits, state.floor_deficit, pool.pinned)
     else:
         assert (columns == -7).all()

@@ -2,8 +2,9 @@
 
 Columns are tried by utility first; if the budget ends, again by the room that caps leave. Diversity is ignored.
 
-Compiled by numba; pool and limits as in recsys.policy.slate.constraint_tracking. Positions between the same tops of quotas are
-interchangeable, so a column that was tried at one of them is not tried at a later one: the search is over sets, not orders.
+Compiled by numba; pool, limits and state as in recsys.policy.slate.constraint_tracking. Positions between the same tops of
+quotas are interchangeable, so a column that was tried at one of them is not tried at a later one: the search is over sets, not
+orders.
 
 Shapes: B queries, C columns of the pool, K positions, F floors.
 """
@@ -11,28 +12,35 @@ Shapes: B queries, C columns of the pool, K positions, F floors.
 import numpy as np
 
 from recsys.jit import compiled
-from recsys.policy.slate.constraint_tracking import best_column, constraint_first, find_violations, place_item
+from recsys.policy.slate.constraint_tracking import (
+    best_column,
+    constraint_first,
+    copied,
+    find_violations,
+    no_violations,
+    place_item,
+)
 
 MAX_COLUMNS_SCANNED = 30_000
 """columns scanned before either search gives up, about a millisecond for both: the search is exponential, a request is not"""
 
 
 @compiled()
-def search_feasible_slate(b, pool, limits, counts, floor_deficit, columns):
+def search_feasible_slate(b, pool, limits, state, columns):
     """Fill columns [K], pins included, without relaxing a quota; False and columns unchanged where no such slate was found."""
     for by_utility in (True, False):  # a loop: numba would compile the search once for each literal
-        if _backtrack(b, pool, limits, counts.copy(), floor_deficit.copy(), columns, by_utility):
+        begun = copied(state)
+        if _backtrack(b, pool, limits, begun, columns, by_utility):
             return True
     return False
 
 
 @compiled()
-def _backtrack(b, pool, limits, counts, floor_deficit, columns, by_utility):
+def _backtrack(b, pool, limits, state, columns, by_utility):
     """Run one depth-first search; return whether columns [K] were written."""
     pinned, tops = pool.pinned, limits.tops
-    free, num, size = pool.eligible[b].copy(), pool.eligible.shape[1], pool.sizes[b]
-    violations, infeasibility, scores = np.zeros(num, dtype=np.int64), np.zeros(num, dtype=np.int64), np.empty(num)
-    full, capped = np.zeros(len(counts), dtype=np.int64), np.zeros(num, dtype=np.int64)
+    num, size = pool.eligible.shape[1], pool.sizes[b]
+    violations, scores = no_violations(state), np.empty(num)
     tried, chosen = np.zeros((size + 1, num), dtype=np.bool_), np.full(size, -1, dtype=np.int64)
     # two visits a position at least, so that a slate without dead ends is always found
     position, budget = 0, max(2 * size, MAX_COLUMNS_SCANNED // max(num, 1))
@@ -44,19 +52,18 @@ def _backtrack(b, pool, limits, counts, floor_deficit, columns, by_utility):
             _reset_tried(tried, position + 1, tops)
             position += 1
             continue
-        find_violations(b, position, pool, limits, counts, floor_deficit, full, capped, violations, infeasibility)
+        find_violations(b, position, pool, limits, state, violations)
         if by_utility:
             scores[:] = -np.arange(num)
         else:
-            constraint_first(b, position, limits, free, floor_deficit, scores)
+            constraint_first(b, position, limits, state, scores)
         column = -1
-        if _enough_columns(position, pinned[b, :size], limits, free, capped):
-            column = best_column(
-                free & (violations == 0) & (infeasibility == 0) & ~tried[position], violations, infeasibility, scores
-            )
+        if _enough_columns(position, pinned[b, :size], limits, state.free, violations.capped):
+            harmless = state.free & (violations.bits == 0) & (violations.infeasibility == 0)
+            column = best_column(harmless & ~tried[position], violations, scores)
         if column >= 0:
             chosen[position] = column
-            place_item(b, position, column, limits, free, counts, floor_deficit)
+            place_item(b, position, column, limits, state)
             tried[position, column] = True
             tried[position + 1] = tried[position]
             _reset_tried(tried, position + 1, tops)
@@ -68,7 +75,7 @@ def _backtrack(b, pool, limits, counts, floor_deficit, columns, by_utility):
             position -= 1
         if position < 0 or budget < 0:
             return False
-        undo_place_item(b, position, chosen[position], limits, free, counts, floor_deficit)
+        undo_place_item(b, position, chosen[position], limits, state)
     for position in range(size):
         columns[position] = pinned[b, position] if pinned[b, position] >= 0 else chosen[position]
     return True
@@ -100,13 +107,13 @@ def _reset_tried(tried, position, tops):
 
 
 @compiled()
-def undo_place_item(b, position, column, limits, free, counts, floor_deficit):
+def undo_place_item(b, position, column, limits, state):
     """Undo recsys.policy.slate.constraint_tracking.place_item."""
-    free[column] = True
+    state.free[column] = True
     for slot in range(limits.groups.shape[2]):
         group = limits.groups[b, column, slot]
         if group >= 0:
-            counts[group] -= 1
+            state.counts[group] -= 1
     for f in range(len(limits.floors)):
         if limits.satisfies[b, column, f] and position < limits.tops[limits.floors[f]]:
-            floor_deficit[f] += 1
+            state.floor_deficit[f] += 1

@@ -4,6 +4,7 @@ Shapes: B queries, C columns of the pool in utility order, P pins, K positions, 
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,6 +17,29 @@ from recsys.policy.slate.slate_batch import ScoredCandidates
 NO_ITEM = -1
 
 
+class Pins(NamedTuple):
+    """The pins of a rule set for a batch."""
+
+    positions: np.ndarray
+    """[P] int64"""
+    items: np.ndarray
+    """[P] int64, catalogue row, NO_ITEM for a pin with a condition"""
+    active: np.ndarray
+    """[B, P] bool"""
+    holds: np.ndarray
+    """[B, C, P] bool, where the condition holds"""
+
+
+class PinColumns(NamedTuple):
+    """Columns of a batch that pins may take, [B, C] each as in `ScoredCandidates`."""
+
+    rows: np.ndarray
+    offered: np.ndarray
+    showable: np.ndarray
+    eligible: np.ndarray
+    """bool, False from then on where a pin took the column"""
+
+
 def place_pins(queries: Sequence[Query], rules: CompiledRules, scored: ScoredCandidates) -> EligiblePool:
     """Return the pool with the active pins placed, in the order of the document.
 
@@ -26,11 +50,15 @@ def place_pins(queries: Sequence[Query], rules: CompiledRules, scored: ScoredCan
     eligible = scored.offered & scored.showable
     held = np.full((len(queries), int(lengths.max())), -1, dtype=np.int64)
     pin_rules = [rule for rule, _ in rules.holds]
-    positions = np.array([hold.position for _, hold in rules.holds], dtype=np.int64)
-    items = np.array([NO_ITEM if hold.row is None else hold.row for _, hold in rules.holds], dtype=np.int64)
-    if len(items):
-        active, holds = scored.applied.active[:, pin_rules], scored.holds[..., pin_rules]
-        _hold(positions, items, active, holds, scored.rows, scored.offered, scored.showable, eligible, lengths, held)
+    if pin_rules:
+        pins = Pins(
+            positions=np.array([hold.position for _, hold in rules.holds], dtype=np.int64),
+            items=np.array([NO_ITEM if hold.row is None else hold.row for _, hold in rules.holds], dtype=np.int64),
+            active=scored.applied.active[:, pin_rules],
+            holds=scored.holds[..., pin_rules],
+        )
+        columns = PinColumns(rows=scored.rows, offered=scored.offered, showable=scored.showable, eligible=eligible)
+        _hold(pins, columns, lengths, held)
     num_eligible = eligible.sum(axis=1)
     sizes = np.minimum(lengths, num_eligible + (held >= 0).sum(axis=1))
     pinned = np.full((len(queries), int(sizes.max())), -1, dtype=np.int64)
@@ -39,34 +67,34 @@ def place_pins(queries: Sequence[Query], rules: CompiledRules, scored: ScoredCan
 
 
 @compiled()
-def _hold(positions, items, active, holds, rows, offered, showable, eligible, lengths, held):
-    """Place each active [B, P] pin whose condition holds [B, C, P]; its item is no longer eligible elsewhere."""
+def _hold(pins, columns, lengths, held):
+    """Place each active pin whose condition holds; its item is no longer eligible elsewhere."""
     for b in range(len(lengths)):
-        for p in range(len(items)):
-            position = positions[p]
+        for p in range(len(pins.items)):
+            position = pins.positions[p]
             while position < lengths[b] and held[b, position] >= 0:
                 position += 1
-            if not active[b, p] or position >= lengths[b]:
+            if not pins.active[b, p] or position >= lengths[b]:
                 continue
-            column = _column(items[p], holds[b, :, p], rows[b], offered[b], showable[b], eligible[b], held[b])
+            column = _column(b, p, pins, columns, held[b])
             if column >= 0:
                 held[b, position] = column
-                eligible[b, column] = False
+                columns.eligible[b, column] = False
 
 
 @compiled()
-def _column(item, holds, rows, offered, showable, eligible, held):
+def _column(b, p, pins, columns, held):
     """Return the column that a pin takes, -1 for none: its own item, or the best eligible column that satisfies it.
 
     An item may have two columns, one from a source and one appended for the pin; the first carries its scores. Two pins
     may name one item, and the second takes nothing.
     """
-    found = -1
+    item, rows, offered, found = pins.items[p], columns.rows[b], columns.offered[b], -1
     for c in range(len(rows)):
         if item == NO_ITEM:
-            if eligible[c] and holds[c]:
+            if columns.eligible[b, c] and pins.holds[b, c, p]:
                 return c
-        elif rows[c] == item and showable[c] and (found < 0 or (offered[c] and not offered[found])):
+        elif rows[c] == item and columns.showable[b, c] and (found < 0 or (offered[c] and not offered[found])):
             found = c
     if found >= 0:
         for column in held:

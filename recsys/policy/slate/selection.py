@@ -19,10 +19,11 @@ from recsys.policy.slate.constraint_tracking import (
     best_column,
     choose_feasible,
     complete_constraint_first,
-    count_pinned,
+    copied,
     find_violations,
-    initial_floor_deficit,
+    first_state,
     mark_skipped,
+    no_violations,
     place_item,
 )
 
@@ -134,49 +135,37 @@ def _fill_slates(pool, limits, scoring, draws, kernels, selection):
     propensity of one position would no longer be exact.
     """
     for b in range(len(pool.sizes)):
-        # each fill changes counts and deficits in place, so every attempt begins with copies of the first ones
-        floor_deficit, unavoidable = initial_floor_deficit(b, pool, limits)
-        counts, pin_violations = count_pinned(b, pool, limits)
-        unavoidable |= pin_violations
-        relaxed = _fill(
-            b, pool, limits, scoring, draws, kernels, selection, counts.copy(), floor_deficit.copy(), UNRESTRICTED
-        )
+        # a fill changes the state in place, so every attempt begins with a copy of the first one
+        state, unavoidable = first_state(b, pool, limits)
+        relaxed = _fill(b, pool, limits, scoring, draws, kernels, selection, copied(state), UNRESTRICTED)
         if relaxed and not draws.explores:
             # bits compare as integers: a smaller number relaxes less important rules
-            attainable = complete_constraint_first(
-                b, FIRST, pool, limits, pool.eligible[b].copy(), counts.copy(), floor_deficit.copy()
-            )
+            attainable = complete_constraint_first(b, FIRST, pool, limits, copied(state))
             if attainable < relaxed:
                 selection.skipped[b] = 0
-                relaxed = _fill(
-                    b, pool, limits, scoring, draws, kernels, selection, counts.copy(), floor_deficit.copy(), attainable
-                )
-            if relaxed and search_feasible_slate(
-                b, pool, limits, counts.copy(), floor_deficit.copy(), selection.columns[b]
-            ):
+                relaxed = _fill(b, pool, limits, scoring, draws, kernels, selection, copied(state), attainable)
+            if relaxed and search_feasible_slate(b, pool, limits, state, selection.columns[b]):
                 _sort_by_utility(b, pool.sizes[b], pool, limits, selection.columns)
-                relaxed = _recount_skipped(b, pool, limits, selection, counts, floor_deficit)
+                relaxed = _recount_skipped(b, pool, limits, selection, state)
         selection.relaxed[b] = unavoidable | relaxed
         if kernels.sorts and not draws.explores:
             _sort_by_utility(b, scoring.window, pool, limits, selection.columns)
 
 
 @compiled()
-def _recount_skipped(b, pool, limits, selection, counts, floor_deficit):
+def _recount_skipped(b, pool, limits, selection, state):
     """Recompute, for a slate found by backtracking, the skipped columns; return the bits that it relaxes."""
-    free, num, relaxed = pool.eligible[b].copy(), pool.eligible.shape[1], 0
-    violations, infeasibility = np.zeros(num, dtype=np.int64), np.zeros(num, dtype=np.int64)
+    violations, relaxed = no_violations(state), 0
     # columns are in utility order, so the negative index is a score of that order
-    scores = -1.0 * np.arange(num)
-    full, capped = np.zeros(len(counts), dtype=np.int64), np.zeros(num, dtype=np.int64)
+    scores = -1.0 * np.arange(pool.eligible.shape[1])
     selection.skipped[b] = 0
     for position in range(pool.sizes[b]):
         if pool.pinned[b, position] < 0:
             chosen = selection.columns[b, position]
-            find_violations(b, position, pool, limits, counts, floor_deficit, full, capped, violations, infeasibility)
-            relaxed |= violations[chosen]
-            mark_skipped(chosen, free, violations, scores, selection.skipped[b])
-            place_item(b, position, chosen, limits, free, counts, floor_deficit)
+            find_violations(b, position, pool, limits, state, violations)
+            relaxed |= violations.bits[chosen]
+            mark_skipped(chosen, state.free, violations.bits, scores, selection.skipped[b])
+            place_item(b, position, chosen, limits, state)
     return relaxed
 
 
@@ -201,60 +190,48 @@ def _sort_by_utility(b, window, pool, limits, columns):
 
 
 @compiled()
-def _fill(b, pool, limits, scoring, draws, kernels, selection, counts, floor_deficit, attainable):
+def _fill(b, pool, limits, scoring, draws, kernels, selection, state, attainable):
     """Fill one slate greedily and return the bits of relaxed quotas.
 
     attainable: bits that a constraint-first fill relaxes; no choice may relax more. UNRESTRICTED skips the check.
     """
-    pinned, free, num, relaxed = pool.pinned, pool.eligible[b].copy(), pool.eligible.shape[1], 0
-    violations, infeasibility, scores = np.zeros(num, dtype=np.int64), np.zeros(num, dtype=np.int64), np.empty(num)
-    full, capped = np.zeros(len(counts), dtype=np.int64), np.zeros(num, dtype=np.int64)
+    pinned, free, num, relaxed = pool.pinned, state.free, pool.eligible.shape[1], 0
+    violations, scores = no_violations(state), np.empty(num)
     allowed, remaining = free.copy(), free.copy()
     # pinned items are not free, but the items above a position may be compared with them later
     remaining[pinned[b][pinned[b] >= 0]] = True
     score, add = score_at(kernels.score), add_at(kernels.add)
-    state = _initial_state(b, num, scoring, kernels)
+    diversity = _diversity_state(b, num, scoring, kernels)
     for position in range(pool.sizes[b]):
         chosen = pinned[b, position]
         if chosen < 0:
-            find_violations(b, position, pool, limits, counts, floor_deficit, full, capped, violations, infeasibility)
+            find_violations(b, position, pool, limits, state, violations)
             if position < scoring.window:
-                score(b, scoring, state, scores)
+                score(b, scoring, diversity, scores)
             else:
                 # behind the window the order is that of utility; the pool is in utility order, without its ties
                 scores[:] = -1.0 * np.arange(num)
-            best = best_column(free, violations, infeasibility, scores)
+            best = best_column(free, violations, scores)
             chosen = best
             if attainable != UNRESTRICTED:
-                chosen = choose_feasible(
-                    b,
-                    position,
-                    pool,
-                    limits,
-                    free,
-                    counts,
-                    floor_deficit,
-                    violations,
-                    infeasibility,
-                    scores,
-                    attainable,
-                )
+                chosen = choose_feasible(b, position, pool, limits, state, violations, scores, attainable)
             elif draws.explores and position >= draws.first:
-                _feasible_as_best(best, free, violations, infeasibility, allowed)
+                _feasible_as_best(best, free, violations, allowed)
                 chosen = _explore(b, position, scoring, draws, kernels, selection, allowed, scores, best)
-            relaxed |= violations[chosen]
-            mark_skipped(chosen if attainable != UNRESTRICTED else best, free, violations, scores, selection.skipped[b])
-            place_item(b, position, chosen, limits, free, counts, floor_deficit)
+            relaxed |= violations.bits[chosen]
+            preferred = chosen if attainable != UNRESTRICTED else best
+            mark_skipped(preferred, free, violations.bits, scores, selection.skipped[b])
+            place_item(b, position, chosen, limits, state)
         selection.columns[b, position] = chosen
         if position < scoring.window:
             remaining[chosen] = False
-            add(b, chosen, scoring, remaining, state)
-            state.number[0] += 1
+            add(b, chosen, scoring, remaining, diversity)
+            diversity.number[0] += 1
     return relaxed
 
 
 @compiled()
-def _initial_state(b, num, scoring, kernels):
+def _diversity_state(b, num, scoring, kernels):
     """Return the state of a diversity before any item is placed; without a window nothing is kept."""
     columns = num if scoring.window else 0
     state = DiversityState(
@@ -288,7 +265,8 @@ def _explore(b, position, scoring, draws, kernels, selection, allowed, scores, b
 
 
 @compiled()
-def _feasible_as_best(best, free, violations, infeasibility, allowed):
+def _feasible_as_best(best, free, violations, allowed):
     """Write into allowed [C] bool the free columns with the violations of the best: exploration never costs a rule."""
+    bits, infeasibility = violations.bits, violations.infeasibility
     for c in range(len(free)):
-        allowed[c] = free[c] and violations[c] == violations[best] and infeasibility[c] == infeasibility[best]
+        allowed[c] = free[c] and bits[c] == bits[best] and infeasibility[c] == infeasibility[best]
