@@ -76,16 +76,21 @@ def check_ranges(group: str, **values: tuple[float, float, float]) -> None:
             raise ConfigError(f"{group}.{key} is {value!r}; choose {kind} from {low:g} to {high:g}")
 
 
+def cause_of(error: BaseException) -> BaseException:
+    """Return the RecsysError that other errors are wrapped around, else the error itself."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, RecsysError):
+        cause = cause.__cause__ or cause.__context__
+    return cause or error
+
+
 def sentence_of(error: BaseException | None) -> str | None:
     """Return the sentence of an error that a user can correct, None for an internal defect.
 
     Configuration libraries wrap our errors and have their own for misspelt keys; both are for the user to correct.
     """
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, RecsysError):
-            return str(cause)
-        cause = cause.__cause__ or cause.__context__
+    if error is not None and isinstance(cause := cause_of(error), RecsysError):
+        return str(cause)
     if isinstance(error, OSError) or type(error).__module__.split(".")[0] in ("hydra", "omegaconf"):
         return " ".join(str(error).split())
     return None

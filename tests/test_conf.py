@@ -21,7 +21,9 @@ FILES = sorted(CONF.rglob("*.yaml"))
 GLOBAL = ("recipe", "hparams_search", "debug")
 """groups that change what others say"""
 CHOICES = [
-    (str(file.parent.relative_to(CONF)), file.stem) for file in FILES if file.parent.name not in ("conf", *GLOBAL)
+    (str(file.parent.relative_to(CONF)), file.stem)
+    for file in FILES
+    if file.parent.name not in ("conf", "launcher", *GLOBAL)
 ]
 PACKAGES = {
     "candidates/operator": "candidates.sources.item_item.operator",
@@ -33,7 +35,7 @@ PACKAGES = {
 """of groups that are not where their folder is"""
 RECIPES = sorted(file.stem for file in (CONF / "recipe").glob("*.yaml"))
 FORMS_OF_HYDRA = {"defaults", "_target_", "_convert_", "_recursive_", "_partial_", "_args_"}
-NOT_BUILT = ("seed", "seeds", "run_dir", "refit")
+NOT_BUILT = ("seed", "seeds", "run_dir", "refit", "evaluate", "optimised_metric")
 NEEDED = {"tables": ["data.description=missing.yaml"], "sequence": ["data.path=missing.txt"]}
 NEEDED |= {"proportions": ["policy.diversity.of=genres"]}
 NEEDED["event_log"] = ["data.folder=missing", "data.description=missing.yaml"]
@@ -164,6 +166,19 @@ def test_every_global_choice_builds_all_of_its_parts(group):
         for name in config:
             if name not in NOT_BUILT:
                 built(config[name])
+
+
+@pytest.mark.parametrize("launcher", ["local", "slurm", "basic", "joblib", "submitit_local"])
+def test_every_launcher_of_a_sweep_composes(launcher):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("train", overrides=[f"hydra/launcher={launcher}"], return_hydra_config=True)
+    target = {"local": "Joblib", "slurm": "Slurm", "submitit_local": "Local"}.get(launcher, launcher.capitalize())
+    assert config.hydra.launcher._target_.rpartition(".")[2] == f"{target}Launcher"
+    if launcher in ("local", "slurm"):
+        own = yaml.safe_load((CONF / "hydra" / "launcher" / f"{launcher}.yaml").read_text(encoding="utf-8"))
+        assert {key: config.hydra.launcher[key] for key in own if key != "defaults"} == {
+            key: value for key, value in own.items() if key != "defaults"
+        }
 
 
 def test_every_key_of_a_search_is_one_of_the_configuration():

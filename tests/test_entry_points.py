@@ -229,7 +229,7 @@ def test_train_py_itself_answers_mistakes_and_help(root: Path, broken: Path, own
 
 def assert_help_is_complete(conf: Path, text: str) -> None:
     groups = {line.split(": ")[0]: line.split(": ")[1].split(", ") for line in text.splitlines() if ": " in line[:20]}
-    for folder in (one for one in conf.iterdir() if one.is_dir()):
+    for folder in (one for one in conf.iterdir() if one.is_dir() and one.name != "hydra"):
         assert sorted(groups[folder.name]) == sorted(file.stem for file in folder.glob("*.yaml"))
         assert f"\n{folder.name}:" in text
     for file in ("retrieval/two_tower", "ranking/multi_objective", "trainer/cpu", "protocol/global_time"):
@@ -237,37 +237,71 @@ def assert_help_is_complete(conf: Path, text: str) -> None:
             assert f"  {key}: " in text or f"  {key}:\n" in text
 
 
-def test_a_bad_job_of_a_sweep_ends_no_other_and_all_are_compared(
-    root: Path, tables: Path, tmp_path: Path, own: Any
+@pytest.mark.parametrize(
+    "launcher", ["hydra.launcher.n_jobs=2", "hydra/launcher=basic", "hydra/launcher=submitit_local"]
+)
+def test_failing_jobs_of_a_sweep_end_no_other_and_the_best_is_chosen_by_validation(
+    launcher: str, root: Path, tables: Path, tmp_path: Path, own: Any
 ) -> None:
+    balances = "equal,{clack: 1.0},uncertainty"  # of which only the data know that there is no clack
     sweep = start(
         root,
         "-m",
         *own(tables),
         "logger=offline",
-        "retrieval.learning_rate=0.001,2,0.002",
+        f"ranking.balance={balances}",
         f"hydra.sweep.dir={tmp_path}",
-        "hydra.launcher.n_jobs=2",
+        launcher,
     )
     stdout, stderr = sweep.communicate(timeout=3 * PATIENCE_S)
-    assert sweep.returncode == 1, stderr[-2_000:]
+    assert sweep.returncode == 0, stderr[-2_000:]
     assert "Traceback" not in stderr
     compared = json.loads((tmp_path / "comparison.json").read_text())
-    sentence = "retrieval.learning_rate is 2; choose a number from 1e-07 to 1"
-    assert ["error" in run for run in compared.values()] == [False, True, False]
-    assert list(compared.values())[1] == {"error": sentence}
-    assert f"error: {sentence}" in stderr
-    assert f"failed: {sentence}" in stdout
+    (failure,) = compared["failures"]
+    assert failure["name"] == "1: ranking.balance={clack:1.0}"
+    assert failure["error"].startswith("ConfigError: ")
+    assert "clack" in failure["error"]
+    assert Path(failure["log"]).read_text().startswith("Traceback")
     assert "1 of 3 jobs failed" in stdout
-    assert str(tmp_path / "comparison.json") in stdout
-    rates = set()
-    for job in (0, 2):
-        settings = Bundle.open(tmp_path / str(job) / "bundle").document("config.yaml")
-        rates.add(settings["retrieval"]["learning_rate"])
-        assert settings["logger"]["trackers"]["wandb"]["group"] == tmp_path.name
-        (logged,) = (tmp_path / str(job) / "wandb").glob("offline-run-*")
+    names = {"ranking.balance=equal": "0", "ranking.balance=uncertainty": "2"}
+    documents = {name: json.loads((tmp_path / job / "metrics.json").read_text()) for name, job in names.items()}
+    assert compared["best"] == max(names, key=lambda name: documents[name]["validation"]["value"])
+    for document in documents.values():
+        assert document["test_reads"] == {"run": 0, "sweep": 0}
+        assert "rows" not in document
+    job = tmp_path / names[compared["best"]]
+    assert f"run_dir={job} evaluate=test" in next(line for line in stdout.splitlines() if line.startswith("next"))
+    for name in names.values():
+        (logged,) = (tmp_path / name / "wandb").glob("offline-run-*")
         assert [file for file in logged.glob("*.wandb") if file.stat().st_size > 1_000]
-    assert rates == {0.001, 0.002}
+
+
+def test_a_sweep_whose_jobs_all_fail_ends_with_2(root: Path, tables: Path, tmp_path: Path, own: Any) -> None:
+    sweep = start(root, "-m", *own(tables), "ranking.balance={clack: 1.0},{clock: 1.0}", f"hydra.sweep.dir={tmp_path}")
+    stdout, _ = sweep.communicate(timeout=3 * PATIENCE_S)
+    assert sweep.returncode == 2
+    assert "2 of 2 jobs failed" in stdout
+    assert json.loads((tmp_path / "comparison.json").read_text())["best"] is None
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["retrieval.learning_rate=0.001,2"], "job 1 of the sweep, "),
+        (["retrieval.learning_rate=0.001,2"], "retrieval.learning_rate is 2; choose a number from 1e-07 to 1"),
+        (["retrieval.dimm=8,16"], "dimm"),
+        (["hydra.sweeper.params={retrieval.dropout: '0.1,3'}"], "retrieval.dropout is 3"),
+        (["optimised_metric=auc", "seed=0,1"], "optimised_metric is 'auc'"),
+    ],
+)
+def test_a_search_space_is_checked_before_the_first_job(
+    overrides: list[str], sentence: str, root: Path, tables: Path, tmp_path: Path, own: Any
+) -> None:
+    sweep = start(root, "-m", *own(tables), *overrides, f"hydra.sweep.dir={tmp_path / 'sweep'}")
+    _, stderr = sweep.communicate(timeout=PATIENCE_S)
+    assert sweep.returncode == 2
+    assert_one_sentence(stderr, sentence, tmp_path)
+    assert not list(tmp_path.glob("sweep/*/"))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from safetensors.numpy import save
 
 import train
@@ -23,6 +23,7 @@ from recsys.data.sources.tables import Tables
 from recsys.data.splits import LATER, RANK, TEST, VALIDATION, GlobalTime, LeaveOneOut, Random, Splitter
 from recsys.training.cascade import CascadeTrainer, TrainedRetrieval
 from recsys.training.prepare import prepare
+from recsys.training.sweeps import OVERRIDES_FILE, compare_jobs
 from recsys.training.trainer import FINISHED_FILE
 
 pytestmark = pytest.mark.slow
@@ -204,6 +205,25 @@ def test_what_comes_later_than_the_test_changes_neither_files_nor_figures(
         bundles.append({file.name: file.read_bytes() for file in bundle.path.iterdir()})
     assert reports[0] == reports[1]
     assert differing(*bundles) <= ABOUT_THE_RUN
+
+
+def test_the_choice_between_configurations_knows_nothing_of_the_test(configure: Configure, tmp_path: Path) -> None:
+    chosen = {}
+    for world in ("original", "test", "validation"):
+        for number, dim in enumerate((8, 16)):
+            config = configure("global_time", world)
+            config.retrieval.dim, config.run_dir = dim, str(tmp_path / world / str(number))
+            resolved: Any = OmegaConf.to_container(config, resolve=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                train.build(config).validate(Path(config.run_dir), resolved, echo=lambda _: None)
+            overrides = tmp_path / world / str(number) / OVERRIDES_FILE
+            overrides.parent.mkdir()
+            overrides.write_text(f"[retrieval.dim={dim}]")
+        chosen[world] = compare_jobs(tmp_path / world).to_document()
+    assert chosen["test"] == chosen["original"]
+    assert chosen["validation"] != chosen["original"]
+    assert chosen["original"]["best"] in ("retrieval.dim=8", "retrieval.dim=16")
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from rich.progress import track
 from rich.text import Text
 
 from recsys.bundle import Bundle
+from recsys.cli.compare import compare
 from recsys.cli.data import data
 from recsys.cli.explain import explain_absence, reasons_table
 from recsys.cli.items import items, names_now
@@ -143,6 +144,7 @@ def recommend(
     console.print(f"wrote {out}: {len(slates):,} users, at most {k} items each")
 
 
+app.command()(compare)
 app.command(name="signing-key")(signing_key)
 app.command()(sign)
 

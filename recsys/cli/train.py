@@ -1,14 +1,14 @@
 """Train, evaluate and save one cascade: `recsys train --help` lists every group and option."""
 
-import json
+import math
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -18,11 +18,12 @@ from recsys.bundle import Bundle
 from recsys.cli.configuration import CONF
 from recsys.commands import command_of
 from recsys.errors import ConfigError, exit_on_error
-from recsys.evaluation.report import PICTURES, Report, compare, verdicts
+from recsys.evaluation.report import PICTURES, Report, verdicts
+from recsys.evaluation.selection import ValidationFigures
 from recsys.evaluation.wide_table import WideTable
 from recsys.training.cascade import CascadeConfig
 from recsys.training.experiment import Experiment
-from recsys.training.sweeps import attempt, job_results
+from recsys.training.sweeps import attempt
 
 GROUPS = (
     *("data", "protocol", "content", "features", "retrieval", "candidates", "index", "trainer", "policy", "rules"),
@@ -49,6 +50,13 @@ RENAMED_KEYS = {
 }
 """keys of 0.1 that are still read on the command line, for one release"""
 INTERRUPTED = "interrupted; the same command with the same run_dir goes on from here"
+LAUNCHERS = ("joblib", "submitit")
+"""packages that raise errors of their own where the process of a job dies"""
+KILLED = (
+    "a process of the sweep was killed, perhaps for lack of memory; the same command with hydra.sweep.dir, the folder of this "
+    "sweep, goes on from here, and `recsys compare` shows the jobs that ended"
+)
+EVALUATE = ("validation", "test")
 
 
 def build(config: DictConfig) -> Experiment:
@@ -58,6 +66,8 @@ def build(config: DictConfig) -> Experiment:
             raise ConfigError(f"{key} is {config[key]!r}; choose a whole number from {least} to {LAST_SEED}")
     if type(config.refit) is not bool:
         raise ConfigError(f"refit is {config.refit!r}; choose true or false")
+    if config.evaluate not in (None, *EVALUATE):
+        raise ConfigError(f"evaluate is {config.evaluate!r}; choose one of {', '.join(EVALUATE)}")
     if missing := [group for group in GROUPS if config.get(group) is None]:
         raise ConfigError(f"there is no {missing[0]}; only ranking can be left out, by ~ranking")
     ranked = "_target_" in (config.get("ranking") or {})  # ~ranking leaves what a recipe sets of it
@@ -82,18 +92,28 @@ def build(config: DictConfig) -> Experiment:
         limits=part["limits"],
         seeds=tuple(range(config.seed, config.seed + config.seeds)),
         refit=config.refit,
+        optimised_metric=config.optimised_metric,
     )
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
-def train(config: DictConfig) -> None:
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    with attempt(folder, INTERRUPTED) if HydraConfig.get().mode == RunMode.MULTIRUN else exit_on_error(INTERRUPTED):
+def train(config: DictConfig) -> float:
+    """Return `optimised_metric` on VALIDATION, NaN for a failed job of a sweep."""
+    folder, sweep = Path(HydraConfig.get().runtime.output_dir), HydraConfig.get().mode == RunMode.MULTIRUN
+    with attempt(folder, INTERRUPTED) if sweep else exit_on_error(INTERRUPTED):
         console = Console()  # not the module's: a parallel sweep sends this function to other processes
         name_group(config)
+        config.evaluate = config.evaluate or ("validation" if sweep else "test")
         resolved: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-        report, bundle = build(config).run(folder, resolved, echo=lambda line: console.print(line, style="dim"))
+        experiment, echo = build(config), partial(console.print, style="dim")
+        if config.evaluate == "validation":
+            figures = experiment.validate(folder, resolved, echo)
+            show_validation(console, figures, folder)
+            return figures.value
+        report, bundle = experiment.run(folder, resolved, echo)
         show(console, report, bundle, folder)
+        return float(report.validation["value"])
+    return math.nan
 
 
 def name_group(config: DictConfig) -> None:
@@ -111,6 +131,10 @@ def show(console: Console, report: Report, bundle: Bundle, folder: Path) -> None
     console.print(WideTable(report.exposure()))
     for line in verdicts(report):
         console.print(f"  {line}")
+    console.print(
+        f"  {report.validation['optimised_metric']} on VALIDATION, by which configurations are compared: "
+        f"{report.validation['value']:.4f}"
+    )
     console.print()
     for picture in (folder / name for name in PICTURES if (folder / name).is_file()):
         console.print(f"picture  {picture}", soft_wrap=True)
@@ -118,19 +142,9 @@ def show(console: Console, report: Report, bundle: Bundle, folder: Path) -> None
     console.print(f"next     {command_of('export')} bundle={bundle.path}", style="bold", soft_wrap=True)
 
 
-class CompareRuns(Callback):
-    """After a sweep: one table over all its jobs, also those that failed; then the exit code is 1."""
-
-    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        folder, console = Path(config.hydra.sweep.dir), Console()
-        if not (runs := job_results(folder)):
-            return
-        console.print(WideTable(compare(runs)))
-        (folder / "comparison.json").write_text(json.dumps(runs, indent=1), encoding="utf-8")
-        console.print(f"table    {folder / 'comparison.json'}", soft_wrap=True)
-        if failed := sum("error" in run for run in runs.values()):
-            console.print(f"{failed} of {len(runs)} jobs failed", style="bold red")
-            sys.exit(1)
+def show_validation(console: Console, figures: ValidationFigures, folder: Path) -> None:
+    console.print(WideTable(figures.report.table()))
+    console.print(f"figures  {folder / 'metrics.json'}: of VALIDATION, TEST was not evaluated", soft_wrap=True)
 
 
 def renamed(argument: str) -> str:
@@ -144,4 +158,10 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     sys.argv[1:] = map(renamed, sys.argv[1:])
     with exit_on_error(INTERRUPTED):
-        sys.exit(train())
+        try:
+            train()
+        except Exception as error:
+            if type(error).__module__.split(".")[0] not in LAUNCHERS:
+                raise
+            print(f"error: {KILLED}", file=sys.stderr)
+            sys.exit(2)

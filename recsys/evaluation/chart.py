@@ -53,6 +53,24 @@ def draw_reliability(path: Path, objectives: Mapping[str, Mapping[str, Any]], ti
     figure.savefig(path, format="png")
 
 
+def draw_comparison(path: Path, rows: Mapping[str, tuple[float, float, float, Sequence[float]]], title: str) -> None:
+    """Write a PNG at 150 dpi: for each configuration its mean, the ends of its interval, and a dot for each seed."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 1.4 + 0.36 * len(rows)), dpi=150, layout="constrained")
+    panel = figure.subplots()
+    for number, (mean, low, high, by_seed) in enumerate(rows.values()):
+        colour = _colour(number == 0)
+        panel.hlines(number, low, high, color=colour, linewidth=7, alpha=0.3)
+        panel.plot(by_seed, [number] * len(by_seed), "o", color=colour, markersize=3)
+        panel.plot(mean, number, "D", color=colour, markersize=5)
+        _label_value(panel, mean, (high, number), color=colour, weight="bold" if number == 0 else "normal")
+    _label_systems(panel, rows, [*rows][:1])
+    _tidy(panel, max(high for _, _, high, _ in rows.values()))
+    panel.set_title(title, fontsize=10.5, loc="left", parse_math=False)
+    figure.savefig(path, format="png")
+
+
 def draw_pareto_front(path: Path, points: Sequence[Mapping[str, Any]], names: tuple[str, str], weight: str) -> None:
     """Write a PNG at 150 dpi: NDCG of two objectives for each weight, the Pareto front joined.
 
@@ -133,7 +151,7 @@ def _tidy(panel: Any, largest: float) -> None:
     panel.spines[:].set_visible(False)
 
 
-def _label_systems(panel: Any, rows: Rows, ours: Collection[str]) -> None:
+def _label_systems(panel: Any, rows: Collection[str], ours: Collection[str]) -> None:
     panel.set_yticks(range(len(rows)), labels=list(rows), parse_math=False)
     panel.set_ylim(len(rows) - 0.4, -0.6)
     for label, system in zip(panel.get_yticklabels(), rows, strict=True):

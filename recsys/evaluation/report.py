@@ -11,7 +11,6 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from recsys.errors import DataError
 from recsys.evaluation.chart import TITLES, draw, draw_reliability, short
 from recsys.evaluation.exposure_report import POSITIONS, title_of
 from recsys.evaluation.intervals import paired_bootstrap, paired_p_value
@@ -19,7 +18,7 @@ from recsys.evaluation.objectives import MEASURES, Measures
 from recsys.stores.atomic_files import atomic_file, write_atomically
 
 Rows = Mapping[str, Mapping[str, Any]]
-"""system -> {metric: value, ci95: {metric: [low, high]}, users, seeds?, spread?, knobs?}"""
+"""system -> {metric: value, ci95: {metric: [low, high]}, users, seeds?, spread?, by_seed?, knobs?}"""
 
 METHOD = "Full ranking, ties lose, 95% bootstrap intervals over users."
 VERDICT_METRICS = ("ndcg@10", "recall@100")
@@ -52,6 +51,10 @@ class Report:
     """system -> exposure metrics, mean over seeds and splits (recsys/evaluation/exposure_report.py)"""
     ours: tuple[str, ...] = ()
     """systems compared with the others, in the order of the cascade; empty means the last one"""
+    validation: Mapping[str, Any] = field(default_factory=dict)
+    """figures of the validation period (recsys/evaluation/selection.py); all others are of TEST"""
+    test_reads: Mapping[str, int] = field(default_factory=dict)
+    """how often TEST was read, by `run` and where it is a job of one by `sweep`"""
     per_user: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict, repr=False, compare=False)
     """system -> metric -> [users] float64, for `verdicts`; not part of the document"""
 
@@ -75,6 +78,8 @@ class Report:
             "slices": {name: _plain(rows) for name, rows in self.slices.items()},
             "objectives": {name: dict(measures) for name, measures in self.objectives.items()},
             "shown": {system: dict(measures) for system, measures in self.shown.items()},
+            "validation": dict(self.validation),
+            "test_reads": dict(self.test_reads),
             "seconds": self.seconds,
             "peak_memory_mib": self.peak_memory_mib,
         }
@@ -149,25 +154,6 @@ class Report:
         yield f"{self.seconds:,.0f} s, at most {self.peak_memory_mib:,.0f} MiB"
 
 
-def compare(runs: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Compare the last system of several runs (name with overrides -> metrics.json), one row per run, best values bold.
-
-    A failed run is {"error": sentence}, printed below the table. Runs on other targets than the first are marked as not
-    comparable, and then no value is bold. DataError for a document that is no report.
-    """
-    failed = {name: document["error"] for name, document in runs.items() if "error" in document}
-    rows = {name: _last_row(name, document) for name, document in runs.items() if name not in failed}
-    targets = {name: runs[name].get("targets_sha256") for name in rows}
-    table = _table("Runs compared by their last system", "run")
-    others = {name for name in targets if targets[name] != next(iter(targets.values()))}
-    notes = ["* measured on other targets than the first run: not comparable"] if others else []
-    _add_rows(table, {f"{name} *" if name in others else name: row for name, row in rows.items()}, mark=not others)
-    for name in failed:
-        table.add_row(Text(name), *[Text("failed", style="red")] * len(TITLES))
-    table.caption = Text("\n".join([*notes, *(f"{name} failed: {error}" for name, error in failed.items())]))
-    return table
-
-
 def verdicts(report: Report) -> tuple[str, ...]:
     """Return sentences on the systems of `ours` and VERDICT_METRICS, from paired bootstraps over the same users.
 
@@ -214,42 +200,30 @@ def _table(title: str, first: str) -> Table:
     return table
 
 
-def _add_rows(table: Table, rows: Rows, mark: bool = True) -> None:
-    best = _best(rows) if mark else {}
+def _add_rows(table: Table, rows: Rows) -> None:
+    best = _best(rows)
     for name, row in rows.items():
         table.add_row(Text(name), *(_cell(row, metric, best) for metric in TITLES))
 
 
 def _best(rows: Rows) -> dict[str, float]:
     """Return the largest value of each metric."""
-    return {metric: max(row[metric] for row in rows.values()) for metric in TITLES if rows}
+    return {metric: max(row[metric] for row in rows.values()) for metric in TITLES}
 
 
-def _same(value: float, best: float | None) -> bool:
+def _same(value: float, best: float) -> bool:
     """As printed: what reads the same is equally bold."""
-    return best is not None and short(value) == short(best)
+    return short(value) == short(best)
 
 
 def _cell(row: Mapping[str, Any], metric: str, best: Mapping[str, float]) -> Text:
     value = row[metric]
-    cell = Text(short(value), style="bold" if _same(value, best.get(metric)) else "")
+    cell = Text(short(value), style="bold" if _same(value, best[metric]) else "")
     if interval := row["ci95"].get(metric):
         cell.append(f"\n{short(interval[0])}–{short(interval[1])}", style="dim not bold")
     if "spread" in row:
         cell.append(f"\n±{short(row['spread'][metric])}", style="dim not bold")
     return cell
-
-
-def _last_row(name: str, document: Mapping[str, Any]) -> Mapping[str, Any]:
-    rows = document.get("rows")
-    if not isinstance(rows, Mapping) or not rows:
-        raise DataError(
-            f"the metrics of run {name!r} hold no rows, wanted the metrics.json of a report; evaluate it again"
-        )
-    row = list(rows.values())[-1]
-    if missing := [key for key in (*TITLES, "ci95") if key not in row]:
-        raise DataError(f"the metrics of run {name!r} lack {missing[0]}, wanted all of a report; evaluate it again")
-    return row
 
 
 def _rivals(report: Report, metric: str, position: int) -> Iterator[str]:

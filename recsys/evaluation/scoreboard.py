@@ -121,6 +121,7 @@ class Scoreboard:
             row["seeds"] = seeds
         if len(seeds) > 1:
             row["spread"] = {name: float(np.std([one[name] for one in by_seed], ddof=1)) for name in by_seed[0]}
+            row["by_seed"] = {name: [one[name] for one in by_seed] for name in by_seed[0]}
         if parameters := _joined(self._parameters.get(system, [])):
             row["knobs"] = parameters
         return row

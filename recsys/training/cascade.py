@@ -5,7 +5,7 @@ One retrieval is fitted for each period whose requests it answers, on the events
 VALIDATION   towers and sources; epochs, weights and decays are tuned here
 RANK         the same with tuned values -> candidates of the requests that the ranker learns from; early stopping and
              calibration of the ranker use VALIDATION, with the candidates of the line above
-TEST         the same with tuned values: it is measured
+TEST         the same with tuned values: it is measured, once the configuration was chosen by VALIDATION
 LATER        the same on all events: it is served, where everything is fitted again (`CascadeTrainer.refitted`)
 """
 
@@ -94,6 +94,23 @@ class TrainedRetrieval:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Encoding:
+    """Spec and catalogue by which a ranker reads its requests."""
+
+    spec: FeatureSpec
+    items: ItemTable
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectedCascade:
+    """Fits that the validation period judges: nothing of TEST has reached them."""
+
+    by_period: Mapping[int, TrainedRetrieval]
+    """VALIDATION, with the tuned values, and with a ranker RANK"""
+    ranking: TrainedRanker | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainedCascade:
     """A trained cascade in memory, as a bundle stores it."""
 
@@ -121,18 +138,32 @@ class CascadeTrainer:
 
     def cascade(self) -> TrainedCascade:
         """Train all stages; after an interrupted call resume from its checkpoints."""
+        return self.measured(self.selected())
+
+    def selected(self) -> SelectedCascade:
+        """Train what the validation period judges; resumes as `cascade` does."""
         if self.config.ranking is not None:
             self._check(self.config.ranking)
         self.echo("towers for the validation period: epochs and weights are tuned")
         chosen = self._tune(self._retrieval(VALIDATION, epochs=None))
         self.echo(f"tuned: {chosen.epochs} epochs, {chosen.retrieve.sources.chosen}")
-        by_period = {VALIDATION: chosen, TEST: self._before_test(chosen)}
         if self.config.ranking is None:
-            return TrainedCascade(retrieval=by_period[TEST], ranking=None, by_period=by_period)
+            return SelectedCascade(by_period={VALIDATION: chosen}, ranking=None)
         self.echo("towers for the period that the ranker learns from")
-        by_period[RANK] = self._as_chosen(RANK, chosen)
-        ranking = self._ranking(self.config.ranking, by_period)
-        return TrainedCascade(retrieval=by_period[TEST], ranking=ranking, by_period=by_period)
+        by_period = {VALIDATION: chosen, RANK: self._as_chosen(RANK, chosen)}
+        return SelectedCascade(by_period=by_period, ranking=self._ranking(self.config.ranking, by_period))
+
+    def measured(self, selected: SelectedCascade) -> TrainedCascade:
+        """Fit the towers that answer the test period, and keep all that was selected."""
+        retrieval = self._before_test(selected.by_period[VALIDATION])
+        by_period = {**selected.by_period, TEST: retrieval}
+        return TrainedCascade(retrieval=retrieval, ranking=selected.ranking, by_period=by_period)
+
+    @cached_property
+    def encoding(self) -> Encoding:
+        """Encoding of the test period, by which the ranker reads the requests of all periods."""
+        spec, items = self.prepared.spec(self.prepared.split.known(TEST))
+        return Encoding(spec=spec, items=items)
 
     def refitted(self, measured: TrainedCascade) -> TrainedCascade:
         """Fit the same cascade on all events with the tuned epochs, weights and decays; nothing is tuned or stopped early.
@@ -146,7 +177,8 @@ class CascadeTrainer:
         ranking = None
         if self.config.ranking is not None and measured.ranking is not None:
             self.echo("ranker that is served")
-            ranking = self._ranking_again(self.config.ranking, measured, retrieval.retrieve)
+            served = Encoding(spec=retrieval.retrieve.spec, items=retrieval.retrieve.items)
+            ranking = self._ranking_again(self.config.ranking, measured, served)
         return TrainedCascade(retrieval=retrieval, ranking=ranking, by_period=measured.by_period)
 
     def _check(self, ranking: RankerTrainerConfig) -> None:
@@ -170,7 +202,7 @@ class CascadeTrainer:
     def _retrieval(self, period: int, *, epochs: int | None) -> TrainedRetrieval:
         """Fit towers, index and sources for a period; with `epochs` None the towers stop early on the validation queries."""
         known = self.prepared.split.known(period)
-        spec, items = self.prepared.spec(known)
+        spec, items = (self.encoding.spec, self.encoding.items) if period == TEST else self.prepared.spec(known)
         towers, vectors, trained = self.config.retrieval.fit(
             spec,
             items,
@@ -228,9 +260,9 @@ class CascadeTrainer:
         return replace(fitted, retrieve=replace(retrieve, sources=sources))
 
     def _ranking(self, ranking: RankerTrainerConfig, by_period: Mapping[int, TrainedRetrieval]) -> TrainedRanker:
-        """Train the ranker on requests that the TEST retrieval encodes, with candidates of each period's own retrieval."""
+        """Train the ranker on requests encoded as those of TEST, with candidates of each period's own retrieval."""
         self.echo("ranker")
-        encoder, split = by_period[TEST].retrieve, self.prepared.split
+        encoder, split = self.encoding, self.prepared.split
         examples = [
             self._examples(ranking, by_period[period], split, encoder, limit)
             for period, limit in ((RANK, ranking.sampling.requests), (VALIDATION, ranking.sampling.validation_requests))
@@ -240,20 +272,20 @@ class CascadeTrainer:
             self.echo(f"objectives conditional on another one: {chain}")
         return trained
 
-    def _ranking_again(self, ranking: RankerTrainerConfig, measured: TrainedCascade, served: Retrieve) -> TrainedRanker:
+    def _ranking_again(self, ranking: RankerTrainerConfig, measured: TrainedCascade, served: Encoding) -> TrainedRanker:
         assert measured.ranking is not None
         train, valid = self._examples_again(ranking, measured.by_period, served)
         return self._fit(ranking, served, train, valid, folder="ranker_served", epochs=measured.ranking.epochs)
 
     def _examples_again(
-        self, ranking: RankerTrainerConfig, by_period: Mapping[int, TrainedRetrieval], served: Retrieve
+        self, ranking: RankerTrainerConfig, by_period: Mapping[int, TrainedRetrieval], served: Encoding
     ) -> tuple[RankingExamples, RankingExamples]:
         """Examples to learn from and to calibrate by; their parts are freed on return, since they take as much again."""
         valid, *newest_first = self._newest_first(ranking, by_period, served)
         return RankingExamples.joined(newest_first[::-1]), valid
 
     def _newest_first(
-        self, ranking: RankerTrainerConfig, by_period: Mapping[int, TrainedRetrieval], served: Retrieve
+        self, ranking: RankerTrainerConfig, by_period: Mapping[int, TrainedRetrieval], served: Encoding
     ) -> Iterator[RankingExamples]:
         """Examples by period, the newest first: those of the newest calibrate the ranker, the others train it."""
         split = self.prepared.split
@@ -274,7 +306,7 @@ class CascadeTrainer:
     def _fit(
         self,
         ranking: RankerTrainerConfig,
-        encoder: Retrieve,
+        encoder: Encoding,
         train: RankingExamples,
         valid: RankingExamples,
         *,
@@ -294,7 +326,7 @@ class CascadeTrainer:
         )
 
     def _examples(
-        self, ranking: RankerTrainerConfig, fitted: TrainedRetrieval, split: Split, encoder: Retrieve, limit: int
+        self, ranking: RankerTrainerConfig, fitted: TrainedRetrieval, split: Split, encoder: Encoding, limit: int
     ) -> RankingExamples:
         """At most `limit` requests of the period of a retrieval, encoded by `encoder`; NoRequestsError where there are none."""
         examples = self._requests(ranking, fitted, split, encoder, limit)
@@ -306,7 +338,7 @@ class CascadeTrainer:
         return replace(examples, retrievals=(fitted.version,))
 
     def _requests(
-        self, ranking: RankerTrainerConfig, fitted: TrainedRetrieval, split: Split, encoder: Retrieve, limit: int
+        self, ranking: RankerTrainerConfig, fitted: TrainedRetrieval, split: Split, encoder: Encoding, limit: int
     ) -> RankingExamples:
         retrieve, period, prepared = fitted.retrieve, fitted.period, replace(self.prepared, split=split)
         logged, spec, items = ranking.sampling.logged, encoder.spec, encoder.items

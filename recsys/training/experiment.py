@@ -16,15 +16,16 @@ from pytorch_lightning.loggers import Logger
 
 from recsys.bundle import Bundle, write_bundle
 from recsys.data.dataset import Dataset
-from recsys.data.splits import TEST, Splitter
+from recsys.data.splits import TEST, Split, Splitter
 from recsys.errors import ConfigError
 from recsys.evaluation.objectives import evaluate_objectives
 from recsys.evaluation.protocol import Evaluation
 from recsys.evaluation.report import PICTURES, Report
 from recsys.evaluation.scoreboard import Scoreboard
+from recsys.evaluation.selection import ValidationFigures, selected_by
 from recsys.features.spec import Features
 from recsys.metrics import K
-from recsys.pipeline import Stage, light
+from recsys.pipeline import Stage
 from recsys.policy.compose import Policy
 from recsys.policy.diversity import MaximalMarginalRelevance
 from recsys.policy.exploration import NoExploration
@@ -32,15 +33,17 @@ from recsys.policy.popularity import PopularityDial
 from recsys.policy.rules import RuleSet
 from recsys.replay.evaluation_queries import RETRIEVED, EvaluationQueries
 from recsys.replay.labelled_requests import LabelledRequests
-from recsys.stages import LiveRules, Retrieve, Rules, Stages, load_rules, load_stages
+from recsys.stages import Retrieve, load_rules, load_stages
 from recsys.stores.atomic_files import write_atomically
 from recsys.training.cascade import CascadeConfig, CascadeTrainer, TrainedCascade
 from recsys.training.footprint import estimate
 from recsys.training.limits import TrainingLimits, log_size, training_size
-from recsys.training.prepare import compile_repeat, prepare
+from recsys.training.prepare import Prepared, compile_repeat, prepare
 from recsys.training.ranking import RankerTrainerConfig
+from recsys.training.run_folder import count_test_reads, exclusive, record_test_read
 from recsys.training.save import save_cascade
 from recsys.training.tracking import Tracking
+from recsys.training.validation_board import LastPolicies, ValidationBoard
 
 FIGURES_OF_SERVED = "what is served is what the figures are of"
 MAX_OBJECTIVE_REQUESTS = 5_000
@@ -67,43 +70,95 @@ class Experiment:
     limits: TrainingLimits
     refit: bool
     """fit the served cascade again on all events; else serve the one that was measured"""
+    optimised_metric: str
+    """figure on VALIDATION by which configurations are compared: `metric` of the last stage, or `stage/metric`"""
+
+    def __post_init__(self) -> None:
+        selected_by(self.optimised_metric, self.systems)
+
+    @property
+    def systems(self) -> tuple[str, ...]:
+        """Return the names of our systems in every table, in the order of the cascade."""
+        return ("towers", RETRIEVED, *self._last_policies())
 
     def run(self, folder: Path, config: dict[str, Any], echo: Callable[[str], None]) -> tuple[Report, Bundle]:
         """Train and measure every split with every seed; write data/, metrics.json, metrics.png and the served bundle/."""
-        dataset = self.data.load()
-        log = log_size(dataset)
-        footprint = estimate(log, training_size(self.cascade, dataset.num_items, refit=self.refit))
-        self.limits.check(footprint, log, timed=self.cascade.trainer.accelerator == "cpu")
-        echo(f"estimated for two cores: {footprint}")
-        policy = self.policy.expand_means(dataset.description.means)
-        policy.value.compile(tuple(dataset.description.objectives))  # raise now, not after hours of training
-        compile_repeat(policy.repeat, dataset.description)
-        return replace(self, policy=policy)._run(dataset, folder, config, echo)
-
-    def _run(
-        self, dataset: Dataset, folder: Path, config: dict[str, Any], echo: Callable[[str], None]
-    ) -> tuple[Report, Bundle]:
-        echo(f"{dataset.name}: {dataset.num_users:,} users, {dataset.num_items:,} items, {dataset.num_events:,} events")
-        folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=folder) as beside:
-            dataset.save(beside)
-            if dataset.impressions is not None:
-                dataset.impressions.write_ipc(Path(beside, "impressions.arrow"))
-            check_same_configuration(
-                folder / "checkpoints", {**config, "data": {**config.get("data", {}), "sha256": _digest(Path(beside))}}
-            )
-        dataset.save(folder / "data")
-        loggers = self.tracking.start(folder, config)
-        try:
-            report = self._trials(dataset, folder, config, loggers, echo)
+        with self._started(folder, config, echo) as (experiment, dataset, loggers):
+            report = experiment._trials(dataset, folder, config, loggers, echo)
             self.tracking.finish(
                 {**report.rows, **{f"objective/{name}": one for name, one in report.objectives.items()}},
                 [folder / name for name in PICTURES if (folder / name).is_file()],
                 folder / "bundle",
             )
-        finally:
-            self.tracking.close()
         return report, Bundle.open(folder / "bundle")
+
+    def validate(self, folder: Path, config: dict[str, Any], echo: Callable[[str], None]) -> ValidationFigures:
+        """Train what the validation period judges and write its figures into metrics.json; no figure of TEST is computed.
+
+        `run` in the same folder goes on from there.
+        """
+        with self._started(folder, config, echo) as (experiment, dataset, loggers):
+            started, split = time.perf_counter(), experiment.protocol.splits(dataset)[0]
+            experiment._check_observed(dataset, [split])
+            prepared = experiment._prepared(dataset, split)
+            runs = experiment._trainers(prepared, folder / "checkpoints" / "split_0", loggers, echo)
+            board = experiment._validation_board(prepared)
+            for run in runs:
+                board.record(run.selected(), run)
+            figures = _finish_validation(board, folder, loggers, started)
+            figures.save(folder, count_test_reads(folder))
+        return figures
+
+    @contextmanager
+    def _started(
+        self, folder: Path, config: dict[str, Any], echo: Callable[[str], None]
+    ) -> Iterator[tuple["Experiment", Dataset, list[Logger]]]:
+        """Claim the folder, load and check the data and open the trackers; yield the experiment with its expanded policy."""
+        with exclusive(folder):
+            dataset = self.data.load()
+            log = log_size(dataset)
+            footprint = estimate(log, training_size(self.cascade, dataset.num_items, refit=self.refit))
+            self.limits.check(footprint, log, timed=self.cascade.trainer.accelerator == "cpu")
+            echo(f"estimated for two cores: {footprint}")
+            policy = self.policy.expand_means(dataset.description.means)
+            policy.value.compile(tuple(dataset.description.objectives))  # raise now, not after hours of training
+            compile_repeat(policy.repeat, dataset.description)
+            users, items, events = dataset.num_users, dataset.num_items, dataset.num_events
+            echo(f"{dataset.name}: {users:,} users, {items:,} items, {events:,} events")
+            _claim(dataset, folder, config)
+            loggers = self.tracking.start(folder, config)
+            try:
+                yield replace(self, policy=policy), dataset, loggers
+            finally:
+                self.tracking.close()
+
+    def _check_observed(self, dataset: Dataset, splits: Sequence[Split]) -> None:
+        if self.cascade.ranking is not None and self.cascade.ranking.sampling.logged is None:
+            for split in splits:
+                split.check_observed(dataset)
+
+    def _prepared(self, dataset: Dataset, split: Split) -> Prepared:
+        return prepare(dataset, split, self.features, self.content, self.policy.repeat)
+
+    def _trainers(
+        self, prepared: Prepared, folder: Path, loggers: list[Logger], echo: Callable[[str], None]
+    ) -> Iterator[CascadeTrainer]:
+        """Yield the trainer of each seed; the first seed comes last, since it is served."""
+        for seed in reversed(self.seeds):
+            echo(f"seed {seed}")
+            yield CascadeTrainer(
+                prepared=prepared,
+                validation=self.evaluation.validation(prepared.split, prepared.replay),
+                config=self.cascade,
+                folder=folder.with_name(f"{folder.name}_seed_{seed}"),
+                seed=seed,
+                loggers=loggers,
+                echo=echo,
+            )
+
+    def _validation_board(self, prepared: Prepared) -> ValidationBoard:
+        queries = self.evaluation.validation(prepared.split, prepared.replay)
+        return ValidationBoard(queries, self._last_policies(), selected_by(self.optimised_metric, self.systems))
 
     def _trials(
         self,
@@ -113,42 +168,51 @@ class Experiment:
         loggers: list[Logger],
         echo: Callable[[str], None],
     ) -> Report:
-        """Train all splits and seeds; the last split's first seed comes last, since it is served."""
+        """Train all splits and seeds; the last split's first seed comes last, since it is served.
+
+        Figures of VALIDATION are those of the first split alone: the validation of a later one lies in the TEST of the first.
+        """
         started, board, splits = time.perf_counter(), Scoreboard(dataset), self.protocol.splits(dataset)
-        if self.cascade.ranking is not None and self.cascade.ranking.sampling.logged is None:
-            for split in splits:
-                split.check_observed(dataset)
+        self._check_observed(dataset, splits)
+        validation: ValidationBoard | None = None
+        record_test_read(folder)
         for number, split in enumerate(splits):
-            prepared = prepare(dataset, split, self.features, self.content, self.policy.repeat)
+            prepared = self._prepared(dataset, split)
             echo(f"{split.name}: baselines")
             test = self.evaluation.evaluate_baselines(board, split, prepared.replay)
-            for seed in reversed(self.seeds):
-                echo(f"seed {seed}")
-                run = CascadeTrainer(
-                    prepared=prepared,
-                    validation=self.evaluation.validation(split, prepared.replay),
-                    config=self.cascade,
-                    folder=folder / "checkpoints" / f"split_{number}_seed_{seed}",
-                    seed=seed,
-                    loggers=loggers,
-                    echo=echo,
-                )
-                cascade = run.cascade()
+            validation = validation or self._validation_board(prepared)
+            for run in self._trainers(prepared, folder / "checkpoints" / f"split_{number}", loggers, echo):
+                selected = run.selected()
+                if number == 0:
+                    validation.record(selected, run)
+                cascade = run.measured(selected)
                 echo("graphs and evaluation")
-                served = split is splits[-1] and seed == self.seeds[0]
+                served = split is splits[-1] and run.seed == self.seeds[0]
                 with self._draft_bundle(folder, cascade, run, config, served and not self.refit) as draft:
-                    self._measure(draft, test, board, seed)
+                    self._measure(draft, test, board, run.seed)
                     if served and not self.refit:
-                        return self._reported(board, folder, started, FIGURES_OF_SERVED, draft)
+                        figures = _finish_validation(validation, folder, loggers, started)
+                        return self._reported(board, figures, folder, started, FIGURES_OF_SERVED, draft)
+        assert validation is not None
+        figures = _finish_validation(validation, folder, loggers, started)
         echo("measured; the served cascade is fitted again on all events")
         cascade = run.refitted(cascade)
         with self._draft_bundle(folder, cascade, run, config, True) as draft:
-            return self._reported(board, folder, started, _refitted(cascade), draft)
+            return self._reported(board, figures, folder, started, _refitted(cascade), draft)
 
-    def _reported(self, board: Scoreboard, folder: Path, started: float, served: str, draft: Bundle) -> Report:
+    def _reported(
+        self,
+        board: Scoreboard,
+        validation: ValidationFigures,
+        folder: Path,
+        started: float,
+        served: str,
+        draft: Bundle,
+    ) -> Report:
         """Write the report into the run directory and into the served bundle."""
         seconds = time.perf_counter() - started
-        report = board.report(seconds=seconds, peak_memory_mib=_peak_memory_mib(), served=served)
+        measured = board.report(seconds=seconds, peak_memory_mib=_peak_memory_mib(), served=served)
+        report = replace(measured, validation=validation.to_document(), test_reads=count_test_reads(folder))
         report.save(folder)
         shutil.copy(folder / "metrics.json", draft.path)
         return report
@@ -174,7 +238,11 @@ class Experiment:
         if (total := retrieve.sources.total) < min(K, test.num_items):
             board.note(f"a cascade has {total} candidates: its recall@{K} is that of the first {total}")
         board.record("towers", test.rankings([retrieve.only("two_tower")], {})[RETRIEVED], seed=seed)
-        for name, ranking in test.rankings(stages[:-1], self._final_stages(draft, stages)).items():
+        last = {
+            name: stages[-1] if name == "pipeline" else load_rules(draft, policy=policy, rules=rules)
+            for name, (policy, rules) in self._last_policies().items()
+        }
+        for name, ranking in test.rankings(stages[:-1], last).items():
             board.record(name, ranking, seed=seed)
         if self.cascade.ranking is not None:
             self._measure_objectives(self.cascade.ranking, stages[:-1], test, board)
@@ -205,13 +273,13 @@ class Experiment:
                 "probabilities: periods are shares of the pairs, so a chance is as large as the share of its period"
             )
 
-    def _final_stages(self, draft: Bundle, stages: Stages) -> dict[str, Rules | LiveRules]:
-        """Final stages to measure: the served one, and the value formula alone where the served one does more."""
-        if len(light(stages)) == len(stages):
+    def _last_policies(self) -> LastPolicies:
+        """Return what orders the ranker's candidates: the served policy, and the value formula alone where that does more."""
+        if self.cascade.ranking is None:
             return {}
         plain_policy = self.policy.diversity.window == 0 and not self.policy.exploration.explores
         if not self.rules.rules and plain_policy and self.policy.popularity.discount == 0:
-            return {"pipeline": stages[-1]}
+            return {"pipeline": (self.policy, self.rules)}
         unruled = Policy(
             value=self.policy.value,
             popularity=PopularityDial.off(),
@@ -219,11 +287,34 @@ class Experiment:
             exploration=NoExploration(),
             repeat=self.policy.repeat,
         )
-        plain = load_rules(draft, policy=unruled, rules=RuleSet.parse({"rules": []}))
-        return {"ranker": plain, "pipeline": stages[-1]}
+        return {"ranker": (unruled, RuleSet.parse({"rules": []})), "pipeline": (self.policy, self.rules)}
 
 
-IGNORED_SETTINGS = ("run_dir", "logger", "limits", "refit")
+def _finish_validation(
+    board: ValidationBoard, folder: Path, loggers: list[Logger], started: float
+) -> ValidationFigures:
+    """Write the validation figures of every user, log their means and return them."""
+    figures = board.figures(seconds=time.perf_counter() - started, peak_memory_mib=_peak_memory_mib())
+    figures.save_users(folder)
+    for logger in loggers:
+        logger.log_metrics(figures.curves())
+        logger.save()
+    return figures
+
+
+def _claim(dataset: Dataset, folder: Path, config: dict[str, Any]) -> None:
+    """Write the data into the folder of a run, after a check that its checkpoints are of these data and this configuration."""
+    with TemporaryDirectory(dir=folder) as beside:
+        dataset.save(beside)
+        if dataset.impressions is not None:
+            dataset.impressions.write_ipc(Path(beside, "impressions.arrow"))
+        check_same_configuration(
+            folder / "checkpoints", {**config, "data": {**config.get("data", {}), "sha256": _digest(Path(beside))}}
+        )
+    dataset.save(folder / "data")
+
+
+IGNORED_SETTINGS = ("run_dir", "logger", "limits", "refit", "evaluate", "optimised_metric")
 WITHOUT_CHECKPOINT = ("trainer.progress", "policy.diversity.", "policy.exploration.")
 """keys that change no checkpoint"""
 BEFORE_MODELS = {

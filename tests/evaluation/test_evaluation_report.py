@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from recsys.errors import DataError
 from recsys.evaluation.chart import TITLES
 from recsys.evaluation.intervals import bootstrap_interval
-from recsys.evaluation.report import Report, compare, verdicts
+from recsys.evaluation.report import Report, verdicts
 from recsys.evaluation.wide_table import WideTable
 from recsys.metrics import METRICS
 
@@ -187,47 +186,8 @@ def test_a_table_that_is_too_wide_goes_on_below_and_names_every_row_again(report
     assert text.count(report.protocol[:20]) == 1
 
 
-def test_a_failed_run_is_a_row_with_its_sentence(report):
-    good = report.to_document()
-    text = printed(
-        WideTable(compare({"0: dim=16": good, "1: dim=15": {"error": "15 is no multiple"}, "2: dim=8": good}))
-    )
-    assert [line.split()[:3] for line in map(str.strip, text.splitlines()) if line.startswith("1: dim=15")] == [
-        ["1:", "dim=15", "failed"],
-        ["1:", "dim=15", "failed:"],
-    ]
-    assert "1: dim=15 failed: 15 is no multiple" in text
-    assert any(line.strip().startswith("2: dim=8") for line in text.splitlines())
-    assert "0 failed: no" in printed(compare({"0": {"error": "no"}}))
-
-
 def test_without_values_there_is_no_verdict(report):
     assert verdicts(replace(report, per_user={})) == ()
-
-
-def test_compare_shows_the_last_system_of_every_run(report):
-    better = report.to_document()
-    worse = {**better, "rows": {"EASE": better["rows"]["EASE"], "popularity": better["rows"]["popularity"]}}
-    table = compare({"0 recipe=[a]": worse, "1 recipe=b": better})
-    text = printed(table)
-    assert "0 recipe=[a]" in text
-    assert f"{report.rows['popularity']['recall@10']:.4f}"[1:] in text
-    assert bold_values(table, 1) == [f"{report.rows['retrieval + ranker']['recall@10']:.4f}"[1:]]
-    assert "not comparable" not in text
-
-
-def test_compare_marks_runs_on_other_targets(report):
-    document = report.to_document()
-    table = compare({"first": document, "other": {**document, "targets_sha256": "f" * 64}})
-    assert "other *" in printed(table)
-    assert "not comparable" in printed(table)
-    assert bold_values(table, 1) == []
-
-
-@pytest.mark.parametrize("document", [{}, {"rows": {}}, {"rows": {"EASE": {"recall@10": 0.5}}}])
-def test_compare_names_the_run_that_cannot_be_read(document):
-    with pytest.raises(DataError, match="run 'broken'"):
-        compare({"broken": document})
 
 
 def test_names_without_a_row_are_refused(report):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from recsys.evaluation.intervals import bootstrap_interval, paired_bootstrap, paired_p_value, weighted_mean
+from recsys.evaluation.intervals import bootstrap_interval, holm, paired_bootstrap, paired_p_value, weighted_mean
 
 
 def test_the_bootstrap_is_that_of_resampled_users():
@@ -63,3 +63,9 @@ def test_a_p_value_is_small_where_users_agree_and_uniform_where_nothing_differs(
     assert np.mean(np.array(chances) < 0.1) < 0.2
     with pytest.raises(ValueError, match="give both the same users"):
         paired_p_value(np.zeros(2), np.zeros(3), 0)
+
+
+def test_holm_known_answer():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []

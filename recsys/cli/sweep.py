@@ -1,0 +1,57 @@
+"""Sweeps: their jobs are checked before the first one starts, and compared once all have ended."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+from recsys.cli.compare import compare
+from recsys.cli.train import build
+from recsys.errors import ConfigError, exit_on_error, sentence_of
+
+
+class Sweep(Callback):
+    """Hydra's callback around the jobs of a sweep. It ends by SystemExit: Hydra makes a warning of any other error."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Build every job of the search space; the first one that cannot be ends the sweep before it began."""
+        if config.hydra.sweeper._target_.endswith(f".{BasicSweeper.__name__}"):
+            with exit_on_error():
+                check_jobs(config)
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        """Show the table of all jobs; the exit code is 2 where all of them failed, else 0."""
+        with exit_on_error():
+            comparison = compare(Path(config.hydra.sweep.dir))
+        if not comparison.configurations:
+            sys.exit(2)
+
+
+def check_jobs(config: DictConfig) -> None:
+    """Compose and build all jobs of a sweep; ConfigError for the first with an unknown key or an impossible value."""
+    loader = GlobalHydra.instance().config_loader()
+    for number, overrides in enumerate(_jobs(config)):
+        try:
+            job = loader.load_sweep_config(config, list(overrides))
+            if "Slurm" in config.hydra.launcher._target_:  # its jobs run where the devices are
+                job.trainer.accelerator, job.trainer.precision = "cpu", "32-true"
+            build(job)
+        except Exception as error:
+            if (sentence := sentence_of(error)) is None:
+                raise
+            raise ConfigError(f"job {number} of the sweep, {' '.join(overrides)}: {sentence}") from None
+
+
+def _jobs(config: DictConfig) -> Sequence[Sequence[str]]:
+    """Return the overrides of each job."""
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    params = [f"{key}={choices}" for key, choices in (config.hydra.sweeper.params or {}).items()]
+    parsed = parser.parse_overrides([*params, *config.hydra.overrides.task])
+    (jobs,) = BasicSweeper.split_arguments(parsed, None)
+    return jobs

@@ -1,0 +1,244 @@
+"""Comparison of the configurations of a sweep, by their validation figures alone.
+
+Jobs that differ by their seed are one configuration. Values are averaged over seeds before users are resampled, as in a report:
+one interval is about users, the other one about seeds.
+
+Shapes: U users of the validation queries.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from rich import box
+from rich.table import Table
+from rich.text import Text
+from scipy.special import stdtrit
+
+from recsys.evaluation.chart import TITLES, draw_comparison, short
+from recsys.evaluation.intervals import bootstrap_interval, holm, paired_bootstrap, paired_p_value
+
+SAMPLES = 2_000
+"""bootstrap samples of a p-value: its least value, times the number of configurations, has to stay small"""
+_SEED = 0
+
+
+class Difference(NamedTuple):
+    """Paired difference to the best configuration over the same users."""
+
+    mean: float
+    low: float
+    high: float
+    p: float
+    """two-sided, adjusted for the number of configurations (Holm)"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FailedJob:
+    """Job of a sweep without figures."""
+
+    name: str
+    error: str
+    """type and sentence"""
+    log: str
+    """file with the traceback"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobFigures:
+    """Finished job of a sweep."""
+
+    name: str
+    """its number"""
+    configuration: str
+    """its own overrides without the seed"""
+    validation: Mapping[str, Any]
+    """as in metrics.json"""
+    users: Sequence[str]
+    per_user: np.ndarray
+    """[U] of the optimised metric"""
+
+    @property
+    def row(self) -> Mapping[str, Any]:
+        """Return the figures of the system that selects."""
+        system, _, _ = self.validation["optimised_metric"].rpartition("/")
+        row: Mapping[str, Any] = self.validation["rows"][system]
+        return row
+
+    @property
+    def metric(self) -> str:
+        return str(self.validation["optimised_metric"]).rpartition("/")[2]
+
+    def by_seed(self, metric: str) -> list[float]:
+        values: Mapping[str, list[float]] = self.row.get("by_seed", {})
+        return values.get(metric) or [self.row[metric]]
+
+    def comparable(self, other: "JobFigures") -> bool:
+        """Whether both were measured by one metric on the same targets of the same users."""
+        same = self.validation["targets_sha256"] == other.validation["targets_sha256"]
+        return same and self.metric == other.metric and list(self.users) == list(other.users)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Configuration:
+    """Jobs of a sweep that differ by their seed alone."""
+
+    name: str
+    jobs: tuple[str, ...]
+    values: Mapping[str, float]
+    """metric -> mean over seeds"""
+    by_seed: tuple[float, ...]
+    """of the optimised metric"""
+    per_user: np.ndarray
+    """[U] of the optimised metric, mean over seeds"""
+
+    @staticmethod
+    def of(jobs: Sequence[JobFigures]) -> "Configuration":
+        seeds = [len(job.by_seed(job.metric)) for job in jobs]
+        return Configuration(
+            name=jobs[0].configuration,
+            jobs=tuple(job.name for job in jobs),
+            values={metric: float(np.mean([one for job in jobs for one in job.by_seed(metric)])) for metric in TITLES},
+            by_seed=tuple(one for job in jobs for one in job.by_seed(job.metric)),
+            per_user=np.average([job.per_user for job in jobs], axis=0, weights=seeds),
+        )
+
+    @property
+    def label(self) -> str:
+        return f"{','.join(self.jobs)}: {self.name}"
+
+    @property
+    def mean(self) -> float:
+        return float(np.mean(self.by_seed))
+
+    def over_users(self) -> tuple[float, float]:
+        """Return the 95% bootstrap interval of the mean."""
+        return bootstrap_interval(self.per_user, _SEED)
+
+    def over_seeds(self) -> tuple[float, float] | None:
+        """Return the 95% interval (Student's t) of the mean of any seed, None for a single one."""
+        if (num := len(self.by_seed)) < 2:
+            return None
+        half = float(stdtrit(num - 1, 0.975) * np.std(self.by_seed, ddof=1) / np.sqrt(num))
+        return self.mean - half, self.mean + half
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Configurations of a sweep, the best first."""
+
+    protocol: str
+    """as in a report"""
+    metric: str
+    configurations: tuple[Configuration, ...]
+    differences: tuple[Difference | None, ...]
+    """of each configuration to the best one; None for the best one itself, and for all of different targets"""
+    comparable: bool
+    failures: tuple[FailedJob, ...]
+
+    @staticmethod
+    def of(jobs: Sequence[JobFigures], failures: Sequence[FailedJob]) -> "Comparison":
+        """Group the jobs, order them by the optimised metric and test each one against the best."""
+        comparable = all(jobs[0].comparable(job) for job in jobs)
+        names = dict.fromkeys(job.configuration for job in jobs) if comparable else {}
+        groups = [[job for job in jobs if job.configuration == name] for name in names] or [[job] for job in jobs]
+        found = [Configuration.of(group) for group in groups]
+        if comparable:
+            found.sort(key=lambda one: -one.mean)
+        return Comparison(
+            protocol=jobs[0].validation["protocol"] if jobs else "VALIDATION",
+            metric=jobs[0].metric if jobs else "",
+            configurations=tuple(found),
+            differences=_differences(found) if comparable else (None,) * len(found),
+            comparable=comparable,
+            failures=tuple(failures),
+        )
+
+    @property
+    def best(self) -> Configuration | None:
+        """Return the configuration with the highest mean; None where there is none, or they do not compare."""
+        return self.configurations[0] if self.configurations and self.comparable else None
+
+    def to_document(self) -> dict[str, Any]:
+        """Return the content of comparison.json."""
+        return {
+            "protocol": self.protocol,
+            "optimised_metric": self.metric,
+            "best": self.best and self.best.name,
+            "configurations": [
+                {
+                    "name": one.name,
+                    "jobs": list(one.jobs),
+                    "value": one.mean,
+                    "over_users": list(one.over_users()),
+                    "by_seed": list(one.by_seed),
+                    "over_seeds": one.over_seeds() and list(one.over_seeds() or ()),
+                    "to_best": difference and difference._asdict(),
+                    "values": dict(one.values),
+                }
+                for one, difference in zip(self.configurations, self.differences, strict=True)
+            ],
+            "failures": [{"name": job.name, "error": job.error, "log": job.log} for job in self.failures],
+        }
+
+    def table(self) -> Table:
+        """Return a row a configuration, the best one first and bold, and a row a failed job."""
+        table = Table(
+            title=Text(f"Configurations compared on {self.protocol}"),
+            box=box.SIMPLE_HEAD,
+            title_justify="left",
+            caption_justify="left",
+            pad_edge=False,
+            collapse_padding=True,
+        )
+        table.add_column("configuration", overflow="fold")
+        others = [metric for metric in TITLES if metric != self.metric]
+        headings = (f"{TITLES.get(self.metric, '')}\nselects", "to the best", *(TITLES[one] for one in others))
+        for heading in headings:
+            table.add_column(heading, justify="right", no_wrap=True)
+        for one, difference in zip(self.configurations, self.differences, strict=True):
+            cells = (Text(short(one.values[metric])) for metric in others)
+            style = "bold" if one is self.best else ""
+            table.add_row(Text(one.label), _selecting(one), _difference(difference), *cells, style=style)
+        for job in self.failures:
+            table.add_row(Text(job.name), *[Text("failed", style="red")] * len(headings))
+        table.caption = Text("\n".join(self._notes()))
+        return table
+
+    def draw(self, path: Path) -> None:
+        """Write a PNG: the optimised metric of each configuration with its interval over users, and each seed."""
+        rows = {one.label: (one.mean, *one.over_users(), one.by_seed) for one in self.configurations}
+        draw_comparison(path, rows, f"{TITLES[self.metric]} on VALIDATION")
+
+    def _notes(self) -> list[str]:
+        notes = ["dim: 95% intervals over users, and over seeds in brackets; p is paired over the same users (Holm)"]
+        if not self.comparable:
+            notes.append("measured on different targets, users or metrics: not comparable, none is chosen")
+        return [*notes, *(f"{job.name} failed: {job.error} ({job.log})" for job in self.failures)]
+
+
+def _differences(found: Sequence[Configuration]) -> tuple[Difference | None, ...]:
+    if not found:
+        return ()
+    best, *others = (one.per_user for one in found)
+    p_values = holm([paired_p_value(one, best, _SEED, SAMPLES) for one in others])
+    tested = [Difference(*paired_bootstrap(one, best, _SEED), p) for one, p in zip(others, p_values, strict=True)]
+    return (None, *tested)
+
+
+def _selecting(one: Configuration) -> Text:
+    low, high = one.over_users()
+    cell = Text(short(one.mean))
+    cell.append(f"\n{short(low)}–{short(high)}", style="dim not bold")
+    if (seeds := one.over_seeds()) is not None:
+        cell.append(f"\n[{short(seeds[0])}–{short(seeds[1])}]", style="dim not bold")
+    return cell
+
+
+def _difference(difference: Difference | None) -> Text:
+    if difference is None:
+        return Text("")
+    cell = Text(f"{short(difference.mean)}, p {short(difference.p)}")
+    return cell.append(f"\n{short(difference.low)}–{short(difference.high)}", style="dim")

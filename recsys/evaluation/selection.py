@@ -1,0 +1,100 @@
+"""Selection on validation: the figure by which configurations are compared, and all figures of the validation period.
+
+Shapes: U users of the validation queries.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from recsys.errors import ConfigError
+from recsys.evaluation.report import Report
+from recsys.expressions import suggestion
+from recsys.stores.atomic_files import atomic_file, write_atomically
+
+SELECTION_METRICS = ("ndcg@10", "recall@10", "recall@100", "recall@500")
+"""metrics that may select: every user has one value and counts alike, which a paired test needs"""
+VALIDATION_USERS = "validation_users.parquet"
+"""file of a run folder: `user`, and SELECTION_METRICS of each system as `system/metric`"""
+
+
+def selected_by(text: str, systems: Sequence[str]) -> tuple[str, str]:
+    """Return the system and the metric of `optimised_metric`: `metric` of the last system, or `system/metric`.
+
+    ConfigError for another metric, or a system that this configuration does not have.
+    """
+    system, slash, metric = str(text).rpartition("/")
+    if metric not in SELECTION_METRICS:
+        raise ConfigError(
+            f"optimised_metric is {text!r}; choose one of {', '.join(SELECTION_METRICS)}, of the last stage or as stage/metric"
+        )
+    if slash and system not in systems:
+        raise ConfigError(
+            f"optimised_metric is {text!r}, but this configuration has no stage {system!r}; {suggestion(system, systems)}"
+        )
+    return system or systems[-1], metric
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationFigures:
+    """Figures of every stage on the validation period, mean over seeds."""
+
+    report: Report
+    optimised: tuple[str, str]
+    """system and metric by which configurations are compared"""
+    users: Sequence[str]
+    """[U] in the order of `report.per_user`"""
+
+    @property
+    def value(self) -> float:
+        """Return the figure to maximise."""
+        system, metric = self.optimised
+        return float(self.report.rows[system][metric])
+
+    def to_document(self) -> dict[str, Any]:
+        """Return the part of metrics.json under `validation`."""
+        report = self.report
+        return {
+            "optimised_metric": "/".join(self.optimised),
+            "value": self.value,
+            "protocol": report.protocol,
+            "targets_sha256": report.targets_sha256,
+            "users": report.users,
+            "seeds": list(report.seeds),
+            "rows": {system: dict(row) for system, row in report.rows.items()},
+        }
+
+    def curves(self) -> dict[str, float]:
+        """Return the figures as trackers log them, by validation/system/metric."""
+        return {
+            f"validation/{system}/{metric}": value
+            for system, row in self.report.rows.items()
+            for metric, value in row.items()
+            if isinstance(value, float)
+        }
+
+    def save(self, folder: Path, test_reads: Mapping[str, int]) -> None:
+        """Write metrics.json of a run whose TEST was not evaluated."""
+        document = {
+            "validation": self.to_document(),
+            "test_reads": dict(test_reads),
+            "seconds": self.report.seconds,
+            "peak_memory_mib": self.report.peak_memory_mib,
+        }
+        text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        write_atomically(folder / "metrics.json", text.encode())
+
+    def save_users(self, folder: Path) -> None:
+        """Write VALIDATION_USERS, by which runs are compared user by user."""
+        columns: Mapping[str, np.ndarray] = {
+            f"{system}/{metric}": values[metric]
+            for system, values in self.report.per_user.items()
+            for metric in SELECTION_METRICS
+        }
+        with atomic_file(folder / VALIDATION_USERS) as draft:
+            pl.DataFrame({"user": list(self.users), **columns}).write_parquet(draft)

@@ -1,0 +1,130 @@
+"""Comparison of the configurations of a sweep: order, pairing, seeds, and what does not compare."""
+
+import io
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+from scipy import stats
+
+from recsys.evaluation.chart import TITLES
+from recsys.evaluation.comparison import Comparison, FailedJob, JobFigures
+from recsys.evaluation.intervals import bootstrap_interval, paired_bootstrap
+from recsys.evaluation.wide_table import WideTable
+
+USERS = 400
+EASE = np.random.default_rng(0).random(USERS)
+"""of the users, which all configurations share"""
+
+
+def job(number: int, name: str, lift: float, *, by_seed: list[float] | None = None) -> JobFigures:
+    """A job whose users are better off by `lift` than by luck, give or take its own noise."""
+    noise = 0.05 * np.random.default_rng(number).standard_normal(USERS)
+    values = EASE + lift + noise - noise.mean()
+    row: dict[str, Any] = dict.fromkeys(TITLES, 0.25) | {"ndcg@10": float(values.mean())}
+    if by_seed is not None:
+        row["by_seed"] = dict.fromkeys(TITLES, by_seed)
+    return JobFigures(
+        name=str(number),
+        configuration=name,
+        validation={
+            "optimised_metric": "pipeline/ndcg@10",
+            "targets_sha256": "a",
+            "protocol": "VALIDATION of letters",
+            "rows": {"pipeline": row},
+        },
+        users=[f"u{user}" for user in range(USERS)],
+        per_user=values,
+    )
+
+
+def printed(comparison: Comparison) -> str:
+    console = Console(width=220, file=io.StringIO(), color_system=None)
+    console.print(WideTable(comparison.table()))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_the_best_comes_first_and_the_others_are_tested_against_it_user_by_user() -> None:
+    jobs = [job(0, "dim=8", -0.1), job(1, "dim=32", 0.0), job(2, "dim=64", -0.001)]
+    comparison = Comparison.of(jobs, [])
+    assert [one.name for one in comparison.configurations] == ["dim=32", "dim=64", "dim=8"]
+    assert comparison.best == comparison.configurations[0]
+    nothing, close, far = comparison.differences
+    assert nothing is None
+    assert close is not None
+    assert far is not None
+    assert far[:3] == paired_bootstrap(jobs[0].per_user, jobs[1].per_user, 0)
+    assert far.p < 0.01 < 0.05 < close.p
+    low, high = bootstrap_interval(jobs[1].per_user, 0)
+    assert low < jobs[2].per_user.mean() < high, "unpaired, all three look alike"
+    assert low < jobs[0].per_user.mean() + 0.08
+    text = printed(comparison)
+    assert text.startswith("Configurations compared on VALIDATION of letters")
+    assert text.index("1: dim=32") < text.index("2: dim=64") < text.index("0: dim=8")
+
+
+def test_p_values_grow_with_the_number_of_configurations() -> None:
+    near = [job(0, "best", 0.0), job(1, "near", -0.008)]
+    alone = Comparison.of(near, []).differences[1]
+    among = Comparison.of([*near, *(job(number, f"dim={number}", -0.008) for number in range(2, 12))], []).differences[
+        1:
+    ]
+    assert alone is not None
+    assert max(one.p for one in among if one is not None) > alone.p
+
+
+def test_jobs_that_differ_by_their_seed_are_one_configuration() -> None:
+    seeds = [job(number, "dim=8", lift) for number, lift in enumerate((0.0, 0.02, -0.02))]
+    several = job(3, "dim=16", -0.3, by_seed=[0.1, 0.3])
+    comparison = Comparison.of([*seeds, several], [])
+    best, other = comparison.configurations
+    values = [float(one.per_user.mean()) for one in seeds]
+    assert (best.jobs, best.by_seed) == (("0", "1", "2"), tuple(values))
+    assert best.per_user == pytest.approx(np.mean([one.per_user for one in seeds], axis=0))
+    assert best.over_seeds() == pytest.approx(stats.t.interval(0.95, 2, np.mean(values), stats.sem(values)))
+    assert other.by_seed == (0.1, 0.3)
+    assert other.values["recall@10"] == pytest.approx(0.2)
+    assert Comparison.of([several], []).configurations[0].over_seeds() is not None
+    assert Comparison.of(seeds[:1], []).configurations[0].over_seeds() is None
+    assert "0,1,2: dim=8" in printed(comparison)
+
+
+@pytest.mark.parametrize("part", ["targets", "users", "metric"])
+def test_what_was_measured_on_something_else_is_not_chosen_from(part: str) -> None:
+    one, other = job(0, "dim=8", 0.0), job(1, "dim=16", 0.1)
+    match part:
+        case "targets":
+            other = replace(other, validation={**other.validation, "targets_sha256": "b"})
+        case "users":
+            other = replace(other, users=[*other.users[1:], "someone else"])
+        case "metric":
+            other = replace(other, validation={**other.validation, "optimised_metric": "pipeline/recall@10"})
+    comparison = Comparison.of([one, other], [])
+    assert comparison.best is None
+    assert comparison.differences == (None, None)
+    assert "not comparable, none is chosen" in printed(comparison)
+    assert comparison.to_document()["best"] is None
+
+
+def test_a_failed_job_is_a_row_with_its_error_and_its_log() -> None:
+    failed = FailedJob(name="1: dim=15", error="ConfigError: 15 is no multiple", log="runs/1/error.log")
+    comparison = Comparison.of([job(0, "dim=16", 0.0)], [failed])
+    text = printed(comparison)
+    assert "1: dim=15 failed: ConfigError: 15 is no multiple (runs/1/error.log)" in text
+    assert comparison.to_document()["failures"] == [
+        {"name": "1: dim=15", "error": "ConfigError: 15 is no multiple", "log": "runs/1/error.log"}
+    ]
+    assert Comparison.of([], [failed]).best is None
+    assert "1: dim=15" in printed(Comparison.of([], [failed]))
+
+
+def test_the_picture_grows_with_the_configurations(tmp_path: Any) -> None:
+    from matplotlib.image import imread
+
+    Comparison.of([job(0, "dim=$8", 0.0)], []).draw(tmp_path / "one.png")
+    Comparison.of([job(number, f"dim={number}", 0.0) for number in range(9)], []).draw(tmp_path / "many.png")
+    one, many = (imread(tmp_path / name).shape for name in ("one.png", "many.png"))
+    assert many[0] > one[0]
