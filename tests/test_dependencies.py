@@ -22,6 +22,7 @@ NEEDED_BY = {
     "serve": ("serving",),
     "sign": ("recsys",),
     "kafka": ("serving",),
+    "slurm": ("recsys",),
     "bench": ("benchmarks",),
     "docs": ("docs",),
     "dev": ("tests",),
@@ -30,7 +31,8 @@ NEEDED_BY = {
 RESOLVED_BY_HAND = {"nvidia-pytriton", "rectools"}
 """packages of which only a part is used, or whose caps are behind the times"""
 NOT_IMPORTED = {
-    "hydra-joblib-launcher": "conf/train.yaml names it: sweeps run their jobs through it",
+    "hydra-joblib-launcher": "conf/hydra/launcher/local.yaml names it: sweeps run their jobs through it",
+    "hydra-submitit-launcher": "conf/hydra/launcher/slurm.yaml names it",
     "onnx": "torch.onnx writes with it",
     "onnxscript": "torch.onnx translates with it",
     "httptools": "uvicorn takes it by name",
