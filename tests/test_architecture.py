@@ -114,6 +114,7 @@ HOMES = {
     "typer": {"cli", "serving"},
     "hydra": {"cli"},
     "omegaconf": {"cli"},
+    "optuna": {"cli"},
     "tritonclient": {"serving/triton"},
     "prometheus_client": {"serving"},
     "jwt": {"serving"},

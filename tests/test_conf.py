@@ -23,7 +23,7 @@ GLOBAL = ("recipe", "hparams_search", "debug")
 CHOICES = [
     (str(file.parent.relative_to(CONF)), file.stem)
     for file in FILES
-    if file.parent.name not in ("conf", "launcher", *GLOBAL)
+    if file.parent.name not in ("conf", "launcher", "sweeper", *GLOBAL)
 ]
 PACKAGES = {
     "candidates/operator": "candidates.sources.item_item.operator",

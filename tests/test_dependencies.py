@@ -23,6 +23,7 @@ NEEDED_BY = {
     "sign": ("recsys",),
     "kafka": ("serving",),
     "slurm": ("recsys",),
+    "optuna": ("recsys",),
     "bench": ("benchmarks",),
     "docs": ("docs",),
     "dev": ("tests",),

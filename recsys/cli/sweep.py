@@ -23,7 +23,7 @@ class Sweep(Callback):
         """Build every job of the search space; the first one that cannot be ends the sweep before it began."""
         if config.hydra.sweeper._target_.endswith(f".{BasicSweeper.__name__}"):
             with exit_on_error():
-                check_jobs(config)
+                check_jobs(config, _jobs(config))
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Show the table of all jobs; the exit code is 2 where all of them failed, else 0."""
@@ -33,10 +33,10 @@ class Sweep(Callback):
             sys.exit(2)
 
 
-def check_jobs(config: DictConfig) -> None:
-    """Compose and build all jobs of a sweep; ConfigError for the first with an unknown key or an impossible value."""
+def check_jobs(config: DictConfig, jobs: Sequence[Sequence[str]]) -> None:
+    """Compose and build jobs by their overrides; ConfigError for the first with an unknown key or an impossible value."""
     loader = GlobalHydra.instance().config_loader()
-    for number, overrides in enumerate(_jobs(config)):
+    for overrides in jobs:
         try:
             job = loader.load_sweep_config(config, list(overrides))
             if "Slurm" in config.hydra.launcher._target_:  # its jobs run where the devices are
@@ -45,7 +45,7 @@ def check_jobs(config: DictConfig) -> None:
         except Exception as error:
             if (sentence := sentence_of(error)) is None:
                 raise
-            raise ConfigError(f"job {number} of the sweep, {' '.join(overrides)}: {sentence}") from None
+            raise ConfigError(f"the sweep cannot run {' '.join(overrides)}: {sentence}") from None
 
 
 def _jobs(config: DictConfig) -> Sequence[Sequence[str]]:

@@ -92,13 +92,13 @@ def build(config: DictConfig) -> Experiment:
         limits=part["limits"],
         seeds=tuple(range(config.seed, config.seed + config.seeds)),
         refit=config.refit,
-        optimised_metric=config.optimised_metric,
+        optimised_metric=list(metric) if OmegaConf.is_list(metric := config.optimised_metric) else metric,
     )
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
-def train(config: DictConfig) -> float:
-    """Return `optimised_metric` on VALIDATION, NaN for a failed job of a sweep."""
+def train(config: DictConfig) -> float | tuple[float, ...]:
+    """Return `optimised_metric` on VALIDATION, a tuple of several, NaN for a failed job of a sweep."""
     folder, sweep = Path(HydraConfig.get().runtime.output_dir), HydraConfig.get().mode == RunMode.MULTIRUN
     with attempt(folder, INTERRUPTED) if sweep else exit_on_error(INTERRUPTED):
         console = Console()  # not the module's: a parallel sweep sends this function to other processes
@@ -109,10 +109,11 @@ def train(config: DictConfig) -> float:
         if config.evaluate == "validation":
             figures = experiment.validate(folder, resolved, echo)
             show_validation(console, figures, folder)
-            return figures.value
+            return figures.values if len(figures.values) > 1 else figures.values[0]
         report, bundle = experiment.run(folder, resolved, echo)
         show(console, report, bundle, folder)
-        return float(report.validation["value"])
+        values: tuple[float, ...] = tuple(report.validation["goals"].values())
+        return values if len(values) > 1 else values[0]
     return math.nan
 
 

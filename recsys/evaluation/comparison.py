@@ -19,6 +19,7 @@ from scipy.special import stdtrit
 
 from recsys.evaluation.chart import TITLES, draw_comparison, short
 from recsys.evaluation.intervals import bootstrap_interval, holm, paired_bootstrap, paired_p_value
+from recsys.evaluation.pareto import pareto_front
 
 SAMPLES = 2_000
 """bootstrap samples of a p-value: its least value, times the number of configurations, has to stay small"""
@@ -78,10 +79,11 @@ class JobFigures:
     def comparable(self, other: "JobFigures") -> bool:
         """Whether both were measured by one metric on the same targets of the same users."""
         same = self.validation["targets_sha256"] == other.validation["targets_sha256"]
-        return same and self.metric == other.metric and list(self.users) == list(other.users)
+        metrics = [[goal.rpartition("/")[2] for goal in one.validation["goals"]] for one in (self, other)]
+        return same and metrics[0] == metrics[1] and list(self.users) == list(other.users)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Configuration:
     """Jobs of a sweep that differ by their seed alone."""
 
@@ -93,6 +95,8 @@ class Configuration:
     """of the optimised metric"""
     per_user: np.ndarray
     """[U] of the optimised metric, mean over seeds"""
+    goals: Mapping[str, float]
+    """system/metric -> mean over seeds, where several are optimised"""
 
     @staticmethod
     def of(jobs: Sequence[JobFigures]) -> "Configuration":
@@ -103,6 +107,10 @@ class Configuration:
             values={metric: float(np.mean([one for job in jobs for one in job.by_seed(metric)])) for metric in TITLES},
             by_seed=tuple(one for job in jobs for one in job.by_seed(job.metric)),
             per_user=np.average([job.per_user for job in jobs], axis=0, weights=seeds),
+            goals={
+                goal: float(np.average([job.validation["goals"][goal] for job in jobs], weights=seeds))
+                for goal in jobs[0].validation["goals"]
+            },
         )
 
     @property
@@ -157,12 +165,21 @@ class Comparison:
         )
 
     @property
+    def front(self) -> tuple[Configuration, ...]:
+        """Return the configurations that no other one surpasses by all goals; empty for a single goal."""
+        if self.best is None or len(self.best.goals) < 2:
+            return ()
+        on_front = pareto_front(np.array([[*one.goals.values()] for one in self.configurations]))
+        return tuple(one for one, kept in zip(self.configurations, on_front, strict=True) if kept)
+
+    @property
     def best(self) -> Configuration | None:
         """Return the configuration with the highest mean; None where there is none, or they do not compare."""
         return self.configurations[0] if self.configurations and self.comparable else None
 
     def to_document(self) -> dict[str, Any]:
         """Return the content of comparison.json."""
+        front = self.front
         return {
             "protocol": self.protocol,
             "optimised_metric": self.metric,
@@ -177,6 +194,8 @@ class Comparison:
                     "over_seeds": one.over_seeds() and list(one.over_seeds() or ()),
                     "to_best": difference and difference._asdict(),
                     "values": dict(one.values),
+                    "goals": dict(one.goals),
+                    "front": one in front,
                 }
                 for one, difference in zip(self.configurations, self.differences, strict=True)
             ],
@@ -198,10 +217,17 @@ class Comparison:
         headings = (f"{TITLES.get(self.metric, '')}\nselects", "to the best", *(TITLES[one] for one in others))
         for heading in headings:
             table.add_column(heading, justify="right", no_wrap=True)
+        front = self.front
         for one, difference in zip(self.configurations, self.differences, strict=True):
             cells = (Text(short(one.values[metric])) for metric in others)
             style = "bold" if one is self.best else ""
-            table.add_row(Text(one.label), _selecting(one), _difference(difference), *cells, style=style)
+            table.add_row(
+                Text(f"{one.label} (front)" if one in front else one.label),
+                _selecting(one),
+                _difference(difference),
+                *cells,
+                style=style,
+            )
         for job in self.failures:
             table.add_row(Text(job.name), *[Text("failed", style="red")] * len(headings))
         table.caption = Text("\n".join(self._notes()))
@@ -214,6 +240,8 @@ class Comparison:
 
     def _notes(self) -> list[str]:
         notes = ["dim: 95% intervals over users, and over seeds in brackets; p is paired over the same users (Holm)"]
+        if self.front:
+            notes.append(f"front: no other one is better by {' and '.join(self.configurations[0].goals)}")
         if not self.comparable:
             notes.append("measured on different targets, users or metrics: not comparable, none is chosen")
         return [*notes, *(f"{job.name} failed: {job.error} ({job.log})" for job in self.failures)]

@@ -1,6 +1,6 @@
 """Pareto front of two objectives: NDCG of each under many weights, computed from one pass of the ranker.
 
-Shapes: B requests, C candidates, T objectives, P weights.
+Shapes: B requests, C candidates, T objectives, P points, G goals.
 """
 
 from collections.abc import Mapping
@@ -52,6 +52,6 @@ class ValidationOutcomes:
 
 
 def pareto_front(points: np.ndarray) -> np.ndarray:
-    """Return [P] bool, the points [P, 2] that no other dominates; larger is better."""
+    """Return [P] bool, the points [P, G] that no other dominates; larger is better."""
     better = (points[None] >= points[:, None]).all(-1) & (points[None] > points[:, None]).any(-1)
     return ~better.any(axis=1)

@@ -23,8 +23,20 @@ VALIDATION_USERS = "validation_users.parquet"
 """file of a run folder: `user`, and SELECTION_METRICS of each system as `system/metric`"""
 
 
-def selected_by(text: str, systems: Sequence[str]) -> tuple[str, str]:
-    """Return the system and the metric of `optimised_metric`: `metric` of the last system, or `system/metric`.
+Goal = tuple[str, str]
+"""system and metric"""
+
+
+def goals(optimised_metric: str | Sequence[str], systems: Sequence[str]) -> tuple[Goal, ...]:
+    """Return the goals of `optimised_metric`: one, or several, of which the first selects."""
+    texts = optimised_metric if isinstance(optimised_metric, list | tuple) else [optimised_metric]
+    if not texts or len(set(texts)) < len(texts):
+        raise ConfigError(f"optimised_metric is {texts}; give one figure, or several different ones")
+    return tuple(_goal(text, systems) for text in texts)
+
+
+def _goal(text: object, systems: Sequence[str]) -> Goal:
+    """Return the goal of `metric`, of the last system, or `system/metric`.
 
     ConfigError for another metric, or a system that this configuration does not have.
     """
@@ -45,23 +57,23 @@ class ValidationFigures:
     """Figures of every stage on the validation period, mean over seeds."""
 
     report: Report
-    optimised: tuple[str, str]
-    """system and metric by which configurations are compared"""
+    goals: tuple[Goal, ...]
+    """by the first of which configurations are compared"""
     users: Sequence[str]
     """[U] in the order of `report.per_user`"""
 
     @property
-    def value(self) -> float:
-        """Return the figure to maximise."""
-        system, metric = self.optimised
-        return float(self.report.rows[system][metric])
+    def values(self) -> tuple[float, ...]:
+        """Return the figures to maximise."""
+        return tuple(float(self.report.rows[system][metric]) for system, metric in self.goals)
 
     def to_document(self) -> dict[str, Any]:
         """Return the part of metrics.json under `validation`."""
-        report = self.report
+        report, names = self.report, ["/".join(goal) for goal in self.goals]
         return {
-            "optimised_metric": "/".join(self.optimised),
-            "value": self.value,
+            "optimised_metric": names[0],
+            "value": self.values[0],
+            "goals": dict(zip(names, self.values, strict=True)),
             "protocol": report.protocol,
             "targets_sha256": report.targets_sha256,
             "users": report.users,

@@ -22,7 +22,7 @@ from recsys.evaluation.objectives import evaluate_objectives
 from recsys.evaluation.protocol import Evaluation
 from recsys.evaluation.report import PICTURES, Report
 from recsys.evaluation.scoreboard import Scoreboard
-from recsys.evaluation.selection import ValidationFigures, selected_by
+from recsys.evaluation.selection import ValidationFigures, goals
 from recsys.features.spec import Features
 from recsys.metrics import K
 from recsys.pipeline import Stage
@@ -70,11 +70,11 @@ class Experiment:
     limits: TrainingLimits
     refit: bool
     """fit the served cascade again on all events; else serve the one that was measured"""
-    optimised_metric: str
-    """figure on VALIDATION by which configurations are compared: `metric` of the last stage, or `stage/metric`"""
+    optimised_metric: str | Sequence[str]
+    """figure on VALIDATION by which configurations are compared: `metric` of the last stage, or `stage/metric`; or several"""
 
     def __post_init__(self) -> None:
-        selected_by(self.optimised_metric, self.systems)
+        goals(self.optimised_metric, self.systems)
 
     @property
     def systems(self) -> tuple[str, ...]:
@@ -158,7 +158,7 @@ class Experiment:
 
     def _validation_board(self, prepared: Prepared) -> ValidationBoard:
         queries = self.evaluation.validation(prepared.split, prepared.replay)
-        return ValidationBoard(queries, self._last_policies(), selected_by(self.optimised_metric, self.systems))
+        return ValidationBoard(queries, self._last_policies(), goals(self.optimised_metric, self.systems))
 
     def _trials(
         self,

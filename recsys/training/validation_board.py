@@ -13,7 +13,7 @@ import torch
 
 from recsys.data.splits import VALIDATION
 from recsys.evaluation.scoreboard import Scoreboard
-from recsys.evaluation.selection import ValidationFigures
+from recsys.evaluation.selection import Goal, ValidationFigures
 from recsys.features.encode import Arrays, encode_queries
 from recsys.items.rule_items import rule_columns
 from recsys.pipeline import Stage
@@ -35,9 +35,8 @@ LastPolicies = Mapping[str, tuple[Policy, RuleSet]]
 class ValidationBoard:
     """Collector of the validation figures of cascades that differ by their seed."""
 
-    def __init__(self, queries: EvaluationQueries, policies: LastPolicies, optimised: tuple[str, str]) -> None:
-        """optimised: system and metric"""
-        self.queries, self.policies, self.optimised = queries, policies, optimised
+    def __init__(self, queries: EvaluationQueries, policies: LastPolicies, goals: tuple[Goal, ...]) -> None:
+        self.queries, self.policies, self.goals = queries, policies, goals
         self.board = Scoreboard(queries.replay.dataset)
         self.board.open_split(queries)
 
@@ -68,7 +67,7 @@ class ValidationBoard:
         users = self.queries.replay.names[np.unique(self.queries.users)]
         return ValidationFigures(
             report=replace(report, protocol=f"VALIDATION of {report.protocol}"),
-            optimised=self.optimised,
+            goals=self.goals,
             users=[str(user) for user in users],
         )
 

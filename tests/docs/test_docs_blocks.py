@@ -25,6 +25,7 @@ import typer
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, Override
 from hydra.utils import instantiate
 from typer.testing import CliRunner
 
@@ -157,12 +158,20 @@ def composes(overrides: Sequence[str]) -> None:
 def jobs(overrides: Sequence[str]) -> Iterator[list[str]]:
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     choices = [
-        [f"{one.get_key_element()}={value}" for value in one.sweep_string_iterator()]
+        [f"{one.get_key_element()}={value}" for value in values_of(one)]
         if one.is_sweep_override()
         else [text]
         for one, text in zip(parsed, overrides, strict=True)
     ]
     return (list(job) for job in itertools.product(*choices))
+
+
+def values_of(override: Override) -> Sequence[object]:
+    """Choices of a sweep, the two ends of an interval."""
+    interval = override.value()
+    if isinstance(interval, IntervalSweep):
+        return interval.start, interval.end
+    return list(override.sweep_string_iterator())
 
 
 def parses(program: str, arguments: list[str]) -> None:

@@ -92,6 +92,22 @@ def test_jobs_that_differ_by_their_seed_are_one_configuration() -> None:
     assert "0,1,2: dim=8" in printed(comparison)
 
 
+def test_with_several_goals_the_front_is_named_and_the_first_goal_selects() -> None:
+    points = {"a": (0.3, 0.1), "b": (0.2, 0.4), "c": (0.1, 0.2)}
+    jobs = []
+    for number, (name, (first, second)) in enumerate(points.items()):
+        one = job(number, name, first)
+        goals = {"pipeline/ndcg@10": first, "towers/recall@100": second}
+        jobs.append(replace(one, validation={**one.validation, "goals": goals}))
+    comparison = Comparison.of(jobs, [])
+    assert [one.name for one in comparison.front] == ["a", "b"]
+    assert comparison.best is comparison.configurations[0] is comparison.front[0]
+    assert [one["front"] for one in comparison.to_document()["configurations"]] == [True, True, False]
+    text = printed(comparison)
+    assert "1: b (front)" in text
+    assert "2: c (front)" not in text
+
+
 @pytest.mark.parametrize("part", ["targets", "users", "metric"])
 def test_what_was_measured_on_something_else_is_not_chosen_from(part: str) -> None:
     one, other = job(0, "dim=8", 0.0), job(1, "dim=16", 0.1)
@@ -101,7 +117,8 @@ def test_what_was_measured_on_something_else_is_not_chosen_from(part: str) -> No
         case "users":
             other = replace(other, users=[*other.users[1:], "someone else"])
         case "metric":
-            other = replace(other, validation={**other.validation, "optimised_metric": "pipeline/recall@10"})
+            goals = {"pipeline/recall@10": 0.1}
+            other = replace(other, validation={**other.validation, "goals": goals})
     comparison = Comparison.of([one, other], [])
     assert comparison.best is None
     assert comparison.differences == (None, None)

@@ -13,7 +13,7 @@ import train
 from recsys.data.splits import TEST, VALIDATION
 from recsys.errors import ConfigError
 from recsys.evaluation.scoreboard import Scoreboard
-from recsys.evaluation.selection import SELECTION_METRICS, VALIDATION_USERS, ValidationFigures, selected_by
+from recsys.evaluation.selection import SELECTION_METRICS, VALIDATION_USERS, ValidationFigures, goals
 from recsys.stages import load_rules, load_stages
 from recsys.training.prepare import prepare
 
@@ -61,7 +61,9 @@ def test_a_run_by_validation_computes_no_figure_of_test_and_writes_no_bundle(con
 def test_the_returned_figure_is_the_configured_one(continued: Any) -> None:
     rows, figures = continued["document"]["validation"]["rows"], continued["figures"]
     assert continued["document"]["validation"]["optimised_metric"] == "towers/recall@100"
-    assert figures.value == continued["document"]["validation"]["value"] == rows["towers"]["recall@100"]
+    assert figures.values == (rows["towers"]["recall@100"],)
+    assert continued["document"]["validation"]["goals"] == {"towers/recall@100": figures.values[0]}
+    assert continued["document"]["validation"]["value"] == figures.values[0]
     users = pl.read_parquet(continued["folder"] / VALIDATION_USERS)
     assert users.columns == ["user", *(f"{system}/{metric}" for system in SYSTEMS for metric in SELECTION_METRICS)]
     assert users["user"].n_unique() == users.height == rows["towers"]["users"]
@@ -120,4 +122,8 @@ def test_an_unknown_figure_is_refused_before_anything_is_read(composed: Any, tmp
             train.build(composed(tmp_path, f"optimised_metric={metric}"))
     with pytest.raises(ConfigError, match="no stage 'pipeline'"):
         train.build(composed(tmp_path, "~ranking", "optimised_metric=pipeline/ndcg@10"))
-    assert selected_by("ndcg@10", ("towers", "retrieval")) == ("retrieval", "ndcg@10")
+    with pytest.raises(ConfigError, match="several different ones"):
+        train.build(composed(tmp_path, "optimised_metric=[ndcg@10,ndcg@10]"))
+    assert goals("ndcg@10", ("towers", "retrieval")) == (("retrieval", "ndcg@10"),)
+    several = (("towers", "recall@10"), ("retrieval", "ndcg@10"))
+    assert goals(["towers/recall@10", "ndcg@10"], ("towers", "retrieval")) == several

@@ -1,0 +1,136 @@
+"""Search by Optuna: jobs are proposed by the validation figures of those that ended, and a search that was killed goes on.
+
+A trial is a job of a sweep, in the folder of its number; the study lies beside these folders.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from hydra.plugins.launcher import Launcher
+from omegaconf import DictConfig, OmegaConf
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from recsys.cli.sweep import check_jobs
+from recsys.errors import ConfigError, check_ranges
+from recsys.training.run_folder import SWEEP_FILE, exclusive
+
+STUDY = "study.log"
+"""file of the folder of a search: its trials, in Optuna's journal"""
+SAMPLERS = ("tpe", "nsga2", "random")
+
+
+class Search:
+    """Search of one space."""
+
+    def __init__(self, config: DictConfig, loader: ConfigLoader, launcher: Launcher, arguments: Sequence[str]) -> None:
+        """config: of the sweep. arguments: its overrides on the command line"""
+        options = config.hydra.sweeper
+        check_ranges(
+            "hydra.sweeper",
+            trials=(options.trials, 1, 10**6),
+            at_once=(options.at_once, 1, 10_000),
+            seed=(options.seed, 0, 2**31 - 1),
+        )
+        if options.sampler not in SAMPLERS:
+            raise ConfigError(f"hydra.sweeper.sampler is {options.sampler!r}; choose one of {', '.join(SAMPLERS)}")
+        params = [f"{key}={choices}" for key, choices in (options.params or {}).items()]
+        parsed = OverridesParser.create(config_loader=loader).parse_overrides([*params, *arguments])
+        self.config, self.launcher, self.options = config, launcher, options
+        self.fixed = [str(one.input_line) for one in parsed if not one.is_sweep_override()]
+        self.space = {one.get_key_element(): distribution(one) for one in parsed if one.is_sweep_override()}
+        if not self.space:
+            raise ConfigError(
+                "the search has nothing to choose; give a key as choice(...), interval(...) or range(...)"
+            )
+
+    def run(self) -> None:
+        """Check the ends of every range, then launch jobs until there are `trials` of them."""
+        check_jobs(self.config, [self._overrides(one) for one in corners(self.space)])
+        folder = Path(self.config.hydra.sweep.dir)
+        with exclusive(folder):
+            OmegaConf.save(self.config, folder / SWEEP_FILE)
+            study = self._study(folder)
+            for trial in study.get_trials(states=(TrialState.RUNNING,)):  # of a search that was killed
+                self._launch(study, {trial.number: trial.params})
+            while (left := self.options.trials - len(study.trials)) > 0:
+                proposed = [study.ask(self.space) for _ in range(min(left, self.options.at_once))]
+                self._launch(study, {trial.number: trial.params for trial in proposed})
+
+    def _study(self, folder: Path) -> optuna.Study:
+        goals = self.config.optimised_metric
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        study = optuna.create_study(
+            storage=JournalStorage(JournalFileBackend(str(folder / STUDY))),
+            study_name=folder.name,
+            sampler=sampler(self.options.sampler, self.options.seed),
+            directions=["maximize"] * (len(goals) if OmegaConf.is_list(goals) else 1),
+            load_if_exists=True,
+        )
+        described = {key: str(one) for key, one in self.space.items()} | {"goals": str(goals)}
+        if (begun := study.user_attrs.get("space", described)) != described:
+            raise ConfigError(
+                f"{folder} was begun with the search space {begun}, this is {described}; choose another hydra.sweep.dir"
+            )
+        study.set_user_attr("space", described)
+        return study
+
+    def _launch(self, study: optuna.Study, trials: Mapping[int, Mapping[str, Any]]) -> None:
+        """Run jobs of consecutive numbers; the sampler goes on without those that have no figure."""
+        jobs = [self._overrides(params) for params in trials.values()]
+        for number, job in zip(trials, self.launcher.launch(jobs, initial_job_idx=min(trials)), strict=True):
+            figures = job.return_value if isinstance(job.return_value, tuple) else (job.return_value,)
+            failed = any(map(math.isnan, figures))
+            state = TrialState.FAIL if failed else TrialState.COMPLETE
+            study.tell(number, None if failed else list(figures), state=state)
+
+    def _overrides(self, params: Mapping[str, Any]) -> list[str]:
+        return [*self.fixed, *(f"{key}={value}" for key, value in params.items())]
+
+
+def distribution(override: Override) -> BaseDistribution:
+    """Return the values of a key; those of choices are the texts of overrides."""
+    sweep = override.value()
+    if isinstance(sweep, IntervalSweep):
+        assert sweep.start is not None
+        assert sweep.end is not None
+        log = "log" in sweep.tags
+        if isinstance(sweep.start, int) and isinstance(sweep.end, int):
+            return IntDistribution(sweep.start, sweep.end, log=log)
+        return FloatDistribution(sweep.start, sweep.end, log=log)
+    if isinstance(sweep, RangeSweep) and all(isinstance(one, int) for one in (sweep.start, sweep.stop, sweep.step)):
+        values = list(sweep.range())
+        return IntDistribution(int(values[0]), int(values[-1]), step=int(sweep.step))
+    return CategoricalDistribution(list(override.sweep_string_iterator()))
+
+
+def corners(space: Mapping[str, BaseDistribution]) -> Iterator[dict[str, Any]]:
+    """Yield the first value of all keys, then every other choice and end of a range once."""
+    values = {key: _ends(one) for key, one in space.items()}
+    first = {key: ends[0] for key, ends in values.items()}
+    yield first
+    for key, ends in values.items():
+        yield from ({**first, key: value} for value in ends[1:])
+
+
+def _ends(one: BaseDistribution) -> Sequence[Any]:
+    if isinstance(one, CategoricalDistribution):
+        return one.choices
+    assert isinstance(one, IntDistribution | FloatDistribution)
+    return one.low, one.high
+
+
+def sampler(name: str, seed: int) -> BaseSampler:
+    """Return the sampler that proposes trials."""
+    if name == "tpe":
+        return TPESampler(seed=seed, constant_liar=True)
+    return NSGAIISampler(seed=seed) if name == "nsga2" else RandomSampler(seed=seed)
