@@ -31,7 +31,7 @@ import yaml
 from safetensors.numpy import load_file, save_file
 
 from recsys.errors import BundleError
-from recsys.signatures import configured_key, is_signed, sign
+from recsys.signatures import read_signature, sign, signature_fault
 from recsys.stores.atomic_files import write_atomically
 
 SCHEMA = 1
@@ -166,17 +166,8 @@ def sign_bundle(path: Path, key: Path) -> Path:
 
 
 def _check_signature(path: Path, manifest: bytes) -> None:
-    if (key := configured_key()) is None:
-        return
-    file = path / SIGNATURE
-    if is_signed(manifest, file.read_bytes() if file.is_file() else b"", key):
-        return
-    if not file.is_file():
-        raise BundleError(f"{path} is not signed; sign it by `python -m recsys sign`, or serve without a public key")
-    if True:
-        raise BundleError(
-            f"{path / SIGNATURE} is no signature of this bundle by the key {key}; restore or sign the bundle"
-        )
+    if fault := signature_fault(manifest, read_signature(path / SIGNATURE), f"the bundle {path}"):
+        raise BundleError(f"{fault}; sign it by `python -m recsys sign`, or serve without a public key")
 
 
 def _verify(file: Path, expected: str) -> None:

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 PUBLIC_KEY = "RECSYS_PUBLIC_KEY"
-"""environment variable: file of the public key without whose signature no bundle is opened, in this process and its children"""
+"""environment variable: file of the public key without whose signature no bundle, no release and no published rules are used,
+in this process and its children"""
 
 
 def write_keys(private: Path) -> Path:
@@ -57,6 +58,20 @@ def is_signed(data: bytes, signature: bytes, key: Path) -> bool:
     except (InvalidSignature, ValueError):
         return False
     return True
+
+
+def signature_fault(data: bytes, signature: bytes | None, subject: str) -> str | None:
+    """Return the first half of a sentence for data without a signature by the configured public key; None where there is no
+    such key. ConfigError for a file that is no key.
+    """
+    if (key := configured_key()) is None or is_signed(data, signature or b"", key):
+        return None
+    return f"{subject} is not signed" if signature is None else f"the signature of {subject} is not by the key {key}"
+
+
+def read_signature(file: Path) -> bytes | None:
+    """Return the content of a file that `sign` made, None without one."""
+    return file.read_bytes() if file.is_file() else None
 
 
 def configured_key() -> Path | None:

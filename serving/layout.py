@@ -5,6 +5,7 @@ from pathlib import Path
 
 from recsys.commands import command_of
 from recsys.errors import ServingError
+from recsys.export.release_manifest import check_release
 from recsys.export.releases import served_release, state_folder
 from serving.private_folder import close_to_others, make_private
 
@@ -49,11 +50,12 @@ class DeploymentLayout:
         return DeploymentLayout(serve=serve, live=live, pinned=release)
 
     def check(self) -> None:
-        """ServingError without an exported bundle."""
+        """ServingError without an exported bundle, BundleError for models without the signature that is configured."""
         if not (self.bundle / "manifest.json").is_file() or not self.models.is_dir():
             raise ServingError(
                 f"{self.serve} holds no exported bundle; run `make demo`, or `{command_of('export')} bundle=...`"
             )
+        check_release(self.release)
 
     def make_live(self) -> None:
         """Create the live folder, or close an existing one to other accounts: it holds raw user ids and secrets."""

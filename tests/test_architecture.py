@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "features": set(),
     "content": set(),
     "index": set(),
-    "policy": set(),
+    "policy": {"signatures"},
     "user_seed": {"data", "features"},
     "nn": {"features"},
     "retrieval": {"features", "nn"},
@@ -52,7 +52,7 @@ MAY_IMPORT = {
     "replay": {"candidates", "data", "metrics", "pipeline", "policy"},
     "evaluation": {"candidates", "data", "features", "index", "metrics", "pipeline", "policy", "replay"},
     "graphs": {"content", "features", "ranking", "retrieval", "stages"},
-    "export": {"bundle", "features", "pipeline", "stages"},
+    "export": {"bundle", "features", "pipeline", "signatures", "stages"},
     "experiments": {"data"},
     "serving": {
         "bundle",

@@ -13,9 +13,11 @@ import pytest
 from hydra import compose, initialize_config_dir
 from typer.testing import CliRunner
 
-from recsys.bundle import MANIFEST, SIGNATURE, Bundle, sign_bundle, write_bundle
+from recsys.bundle import SIGNATURE, Bundle, sign_bundle, write_bundle
 from recsys.cli.main import app
 from recsys.errors import BundleError, ConfigError, ServingError
+from recsys.export.release_manifest import check_release
+from recsys.export.releases import served_release
 from recsys.signatures import PUBLIC_KEY, is_signed, sign, write_keys
 from serving.__main__ import app as serving_app
 from serving.triton.server import TritonServer
@@ -81,7 +83,7 @@ def test_a_forgery_is_refused(bundle: Path, keys: Any, strict: Any, forge: Calla
     sign_bundle(bundle, keys[0])
     forge(bundle)
     strict()
-    with pytest.raises(BundleError, match="is no signature of this bundle by the key"):
+    with pytest.raises(BundleError, match=r"the signature of the bundle .* is not by the key"):
         Bundle.open(bundle)
 
 
@@ -154,17 +156,16 @@ def test_an_exported_bundle_is_signed_and_serving_refuses_another_one(
     done = subprocess.run([*export, f"sign_key={private}"], cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     strict()
-    (served,) = {file.parent for file in (tmp_path / "serve").rglob(MANIFEST)}
+    release = served_release(tmp_path / "serve")
+    served = release / "bundle"
     assert Bundle.open(served)
+    check_release(release)
     (served / SIGNATURE).unlink()
     up = ["--public-key", str(public), "up", str(tmp_path / "serve"), f"--live={tmp_path / 'live'}"]
     done = subprocess.run([sys.executable, "-m", "serving", *up], cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "is not signed" in (done.stdout + done.stderr).replace("\n", " ")
-    (models,) = {
-        file.parent.parent for file in (tmp_path / "serve").rglob("config.pbtxt") if file.parent.name == "rank"
-    }
-    with pytest.raises(ServingError, match="is not signed"), TritonServer(models):
+    with pytest.raises(ServingError, match="is not signed"), TritonServer(release / "models"):
         pass
 
 

@@ -18,11 +18,12 @@ from recsys.export.repository import write_repository
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="export")
 def export(config: DictConfig) -> None:
     with exit_on_error():
-        if config.sign_key is not None:
-            sign_bundle(Path(config.bundle), Path(config.sign_key))
+        sign_key = None if config.sign_key is None else Path(config.sign_key)
+        if sign_key is not None:
+            sign_bundle(Path(config.bundle), sign_key)
         bundle = Bundle.open(config.bundle)
         path = Path(config.repository) if config.repository else bundle.path.parent / "serve"
-        names = write_repository(bundle, path, config.profile)
+        names = write_repository(bundle, path, config.profile, sign_key)
         console = Console()
         release = served_release(path)
         console.print(f"wrote    {release}: {', '.join(names)} ({config.profile} profile)", soft_wrap=True)

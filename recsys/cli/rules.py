@@ -32,6 +32,7 @@ COLOURS = {"+": "green", "-": "red", "@": "cyan"}
 StorePath = Annotated[Path, typer.Option(help="folder of published rules; a server reads the one beside its bundle")]
 Who = Annotated[str | None, typer.Option(help="who does it; else the login name")]
 Why = Annotated[str, typer.Option(help="one line for the audit log")]
+Key = Annotated[Path | None, typer.Option(help="file of the Ed25519 private key that signs it")]
 From = Annotated[str | None, typer.Option("--from", help="version that you started from; refused if it serves no more")]
 
 
@@ -46,6 +47,7 @@ def publish(
         Path | None, typer.Option(help="refuse rules that do not fit the catalogue of this bundle")
     ] = None,
     report: Annotated[Path | None, typer.Option(help="what the dry run said, JSON; kept beside the rules")] = None,
+    key: Key = None,
 ) -> None:
     """Publish a rule file as the current version."""
     rule_set = RuleSet.read(file)
@@ -53,7 +55,7 @@ def publish(
         _refuse_errors(file, Bundle.open(bundle))
     attached = None if report is None else _report(report, rule_set)
     text = file.read_bytes().decode()
-    entry = RuleStore(store).publish(text, who=who or login(), why=why, expected=started, report=attached)
+    entry = RuleStore(store).publish(text, who=who or login(), why=why, expected=started, report=attached, key=key)
     _print_line("version", f"{entry.version} serves, entry {entry.number}")
     _print_line(
         "checked", f"fits {bundle}" if bundle else "against no catalogue; --bundle refuses rules that do not fit one"
@@ -109,16 +111,25 @@ def rollback(
     ] = None,
     who: Who = None,
     started: From = None,
+    key: Key = None,
 ) -> None:
     """Make an older version current again; servers that read the store reload by themselves."""
-    entry = RuleStore(store).rollback(to, who=who or login(), why=why, expected=started)
+    entry = RuleStore(store).rollback(to, who=who or login(), why=why, expected=started, key=key)
     _print_line("version", f"{entry.version} serves again, entry {entry.number}; it took the place of {entry.parent}")
     _next(store, "history")
 
 
 @rules.command()
+def sign(store: StorePath, key: Annotated[Path, typer.Option(help="file of the Ed25519 private key")]) -> None:
+    """Sign the version that serves, as it was published."""
+    entry = RuleStore(store).sign(key)
+    _print_line("signed", f"{entry.version}, entry {entry.number}")
+    _next(store, "verify")
+
+
+@rules.command()
 def verify(store: StorePath) -> None:
-    """Compare audit log, HEAD, texts and reports; exit code 2 names the first that was altered."""
+    """Compare audit log, HEAD, texts, reports and signature; exit code 2 names the first that was altered."""
     entries = RuleStore(store).verify()
     if entries:
         last = entries[-1]

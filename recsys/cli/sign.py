@@ -1,4 +1,4 @@
-"""`python -m recsys signing-key` and `python -m recsys sign`: keys and signatures of bundles."""
+"""`python -m recsys signing-key` and `python -m recsys sign`: keys and signatures of bundles and releases."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 
 from recsys.bundle import sign_bundle
+from recsys.export.release_manifest import sign_release
 from recsys.signatures import write_keys
 
 console = Console()
@@ -22,9 +23,12 @@ def signing_key(
 
 
 def sign(
-    bundle: Annotated[Path, typer.Argument(help="directory that training wrote")],
+    folder: Annotated[Path, typer.Argument(help="bundle that training wrote, or a release that export.py wrote")],
     key: Annotated[Path, typer.Option(help="file of the private key")],
 ) -> None:
-    """Sign a bundle: its manifest, and so every file of it."""
-    console.print(f"wrote    {sign_bundle(bundle, key)}", soft_wrap=True)
-    console.print(f"next     python export.py bundle={bundle}", style="bold", soft_wrap=True)
+    """Sign a bundle: its manifest, and so every file of it. Of a release, its bundle and its Triton models."""
+    bundle = folder / "bundle"
+    signed = [sign_bundle(bundle, key), sign_release(folder, key)] if bundle.is_dir() else [sign_bundle(folder, key)]
+    console.print("\n".join(f"wrote    {file}" for file in signed), soft_wrap=True)
+    if not bundle.is_dir():
+        console.print(f"next     python export.py bundle={folder} sign_key={key}", style="bold", soft_wrap=True)

@@ -2,6 +2,7 @@
 
 <serve>/releases/<fingerprint>/bundle/    the bundle, verified again by every stage that loads it
 <serve>/releases/<fingerprint>/models/    the Triton models
+<serve>/releases/<fingerprint>/manifest.json, manifest.sig    see recsys.export.release_manifest
 <serve>/current                           link to the release that serves from the next start on
 <serve>/rules, items, exposure, last_good     state, which all releases share
 
@@ -33,6 +34,7 @@ HOLD_S, HOLD_POLL_S = 1.0, 0.01
 """a process that looks whether a release is served locks it for a moment"""
 UNVERSIONED = ("bundle", "models", "bundle.old", "models.old")
 """entries of a folder that an earlier version exported; it is served until a release is published"""
+BYTECODE = "__pycache__"
 CONTENT = {RELEASES, CURRENT, DRAFT_LINK, *STATE, *UNVERSIONED}
 
 logger = logging.getLogger(__name__)
@@ -97,7 +99,7 @@ def _named(draft: Path, fingerprint: str) -> Path:
             draft.rename(release)
             sync_folder(release.parent)
             return release
-        if _files(release) == _files(draft) and _same(release, draft):
+        if files_of(release) == files_of(draft) and _same(release, draft):
             return release
     raise AssertionError
 
@@ -110,14 +112,14 @@ def _publish(serve: Path, release: Path) -> None:
     sync_folder(serve)
 
 
-def _files(folder: Path) -> list[str]:
+def files_of(folder: Path) -> list[str]:
     """Return the relative paths of all files, without what Python compiled."""
     found = (file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
-    return sorted(str(file) for file in found if "__pycache__" not in file.parts)
+    return sorted(str(file) for file in found if BYTECODE not in file.parts)
 
 
 def _same(one: Path, other: Path) -> bool:
-    _, different, unreadable = filecmp.cmpfiles(one, other, _files(other), shallow=False)
+    _, different, unreadable = filecmp.cmpfiles(one, other, files_of(other), shallow=False)
     return not different and not unreadable
 
 

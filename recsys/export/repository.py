@@ -3,6 +3,7 @@
 <release>/bundle/                      a copy of the bundle
 <release>/models/{retrieve,rank,rules,explain}/{config.pbtxt, 1/}
 <release>/models/{recommend,recommend_light,recommend_explained}/{config.pbtxt, 1/}
+<release>/manifest.json, manifest.sig  of the models (`recsys.export.release_manifest`)
 """
 
 import shutil
@@ -20,6 +21,7 @@ from recsys.export.configuration import (
     stage_configuration,
 )
 from recsys.export.ranker_graph import write_ranker_graph
+from recsys.export.release_manifest import sign_release, write_manifest
 from recsys.export.releases import check_serve_folder, release_draft
 from recsys.pipeline import light
 from recsys.stages import RANKER, load_explain, load_stages
@@ -30,10 +32,11 @@ __all__ = ["TritonPythonModel"]
 """
 
 
-def write_repository(bundle: Bundle, path: Path, profile: Profile) -> list[str]:
+def write_repository(bundle: Bundle, path: Path, profile: Profile, sign_key: Path | None = None) -> list[str]:
     """Write bundle and models as a new release of a serve folder and publish it; older releases and all state stay.
 
-    Returns the model names. ConfigError for an unknown profile or a folder with other things in it.
+    sign_key: file of the private key that signs the models. Returns the model names. ConfigError for an unknown profile or a
+    folder with other things in it.
     """
     if profile not in PROFILES:
         raise ConfigError(f"profile is {profile!r}; choose one of {', '.join(PROFILES)}")
@@ -49,6 +52,9 @@ def write_repository(bundle: Bundle, path: Path, profile: Profile) -> list[str]:
         for name, members in ensembles.items():
             _write_model(draft, name, ensemble_configuration(name, members))
         Bundle.open(draft / "bundle")  # the copy, before it can be published
+        write_manifest(draft, bundle.fingerprint)
+        if sign_key is not None:
+            sign_release(draft, sign_key)
     return [*(stage.name for stage in stages), *ensembles]
 
 

@@ -22,6 +22,7 @@ import tritonclient.grpc as triton
 
 from recsys.contracts import Query
 from recsys.errors import ConfigError, RecsysError, ServingError
+from recsys.export.release_manifest import check_models
 from recsys.stages import NO_SLATE
 from serving.private_folder import FILE_MODE, check_socket_path, make_private, socket_folder
 from serving.processes import POLL_S, ROOT, ServerProcess, command_line, group, last_lines, spawn
@@ -112,6 +113,7 @@ class TritonServer(ServerProcess):
         wheel = find_wheel()
         check_numpy()
         models = _models(self.repository)
+        self._check_models()
         self._failures, self._failing, self._reloaded = FailureMonitor(), set(), set()
         try:
             self._scratch = Path(tempfile.mkdtemp(prefix="recsys-serving-"))
@@ -197,12 +199,20 @@ class TritonServer(ServerProcess):
         """Reload a model. Triton skips unchanged models, so the scripts are touched first; other models and living instances
         of this one keep answering meanwhile.
         """
+        self._check_models()
         for script in self._scripts(model):
             script.touch()
         self._call(f"load {model}", lambda client: client.load_model(model, client_timeout=LOAD_S))
         self._close_regions()
         if model in self.unready():
             raise ServingError(f"the model {model!r} was loaded again and is still not ready; see {self.log}")
+
+    def _check_models(self) -> None:
+        """ServingError, which a guard expects, for models without the signature that is configured."""
+        try:
+            check_models(self.repository)
+        except RecsysError as error:
+            raise ServingError(str(error)) from None
 
     def _page(self) -> str:
         return get(self._sockets / METRICS_SOCKET, "/metrics", timeout_s=PROBE_S).decode()

@@ -7,7 +7,7 @@ HEAD        number, sha256, version and text of that line: the log's end cannot 
 A change is committed when its line is complete on the disk. A crash between that and the move of HEAD is repaired when
 the store is opened next; a partial line is a change that was never committed, and is removed. HEAD lags by one line at
 most, so any other mismatch is tampering. Rewriting every line and HEAD consistently leaves no trace here: keep a copy of
-HEAD elsewhere to detect that too.
+HEAD elsewhere, or sign it (RuleStore.sign), to detect that too.
 """
 
 import hashlib
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from recsys.errors import ConfigError
+from recsys.signatures import signature_fault
 from recsys.stores.atomic_files import Stamp, append, file_stamp, locked, truncate, write_atomically
 
 LOG, HEAD = "log.jsonl", "HEAD"
@@ -67,9 +68,28 @@ class Head:
     text: str
     sha256: str
 
+    @property
+    def data(self) -> bytes:
+        """Content of the file, which a signature covers: by the chain of hashes also every line before."""
+        return _canonical(asdict(self)) + b"\n"
+
     @staticmethod
     def of(entry: RuleVersion) -> "Head":
         return Head(number=entry.number, version=entry.version, text=entry.text, sha256=entry.sha256)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignedHead:
+    """HEAD of a version with its signature, where it has one."""
+
+    head: Head
+    signature: bytes | None
+
+    def check(self) -> None:
+        """ConfigError where a public key is configured and the signature is not by it."""
+        fault = signature_fault(self.head.data, self.signature, f"version {self.head.version} of the rules")
+        if fault:
+            raise ConfigError(f"{fault}; publish with --key, or sign what serves by `python -m recsys rules sign`")
 
 
 class AuditLog:
@@ -146,7 +166,7 @@ class AuditLog:
             raise ConfigError(f"{self._head} names entry {known}, {LOG} goes on to entry {len(entries)}; {MEND}")
 
     def _move_head(self, entry: RuleVersion) -> None:
-        write_atomically(self._head, _canonical(asdict(Head.of(entry))) + b"\n")
+        write_atomically(self._head, Head.of(entry).data)
 
 
 def sha256(data: bytes) -> str:

@@ -9,7 +9,7 @@ from typing import Generic, Protocol, TypeVar
 
 from recsys.errors import ConfigError, RecsysError
 from recsys.policy.rules import RuleSet
-from recsys.policy.rules.audit import RuleVersion, sha256
+from recsys.policy.rules.audit import Head, RuleVersion, SignedHead, sha256
 from recsys.policy.rules.last_good import KeptRules, LastGoodRules
 from recsys.policy.rules.store import RuleStore
 from recsys.stores.change_watcher import POLL_INTERVAL_S, ChangeWatcher, OncePerErrorLogger
@@ -30,6 +30,9 @@ class NoRuleStore:
 
     def head(self) -> None:
         return None
+
+    def signed(self, head: Head) -> SignedHead:
+        raise ConfigError(f"there is no rule store that could hold the version {head.version}; name its folder")
 
     def history(self) -> tuple[RuleVersion, ...]:
         return ()
@@ -60,6 +63,8 @@ class ActiveVersion(Generic[T]):
     """sha256 of the rule text, None for the default where nothing was published"""
     source: str | None = field(default=None, repr=False, compare=False)
     """the rule text"""
+    signed: SignedHead | None = field(default=None, repr=False, compare=False)
+    """the version that the text was published as"""
     dependency: object = None
     """state of the dependency that the value was built for"""
     stale: bool = False
@@ -130,16 +135,17 @@ class HotReloader(Generic[T]):
             return replace(self._rebuild_active(), stale=True)
 
     def _newest(self) -> ActiveVersion[T]:
-        text = self._text()
+        signed = self._signed_head()
+        text = None if signed is None else signed.head.text
         for active in (self._active, self._previous):
             if active.text == text and active.dependency is self._built_for:
-                return self._kept(replace(active, stale=False, lost=False))
-        return self._kept(self._version_of(text))
+                return self._kept(replace(active, signed=signed, stale=False, lost=False))
+        return self._kept(self._version_of(signed))
 
-    def _text(self) -> str | None:
+    def _signed_head(self) -> SignedHead | None:
         self._published |= self._store.has_history
         if (head := self._store.head()) is not None:
-            return head.text
+            return self._store.signed(head)
         if not self._published:
             return None
         raise ConfigError(f"{self._store.folder} was published to and has no HEAD; restore the store from a copy")
@@ -149,23 +155,24 @@ class HotReloader(Generic[T]):
         if self._active.dependency is self._built_for:
             return self._active
         try:
-            return replace(self._built(self._active.source), lost=self._active.lost)
+            return replace(self._built(self._active.source, self._active.signed), lost=self._active.lost)
         except Exception as error:
             self._errors.log(error, "they stay active for the items as they were")
             return self._active
 
-    def _version_of(self, address: str | None) -> ActiveVersion[T]:
-        return self._built(None if address is None else self._store.text(address))
+    def _version_of(self, signed: SignedHead | None) -> ActiveVersion[T]:
+        return self._built(None if signed is None else self._store.text(signed.head.text), signed)
 
-    def _built(self, text: str | None) -> ActiveVersion[T]:
+    def _built(self, text: str | None, signed: SignedHead | None) -> ActiveVersion[T]:
         rules, address = (None, None) if text is None else (RuleSet.parse(text), sha256(text.encode()))
-        return ActiveVersion(value=self._build(rules), text=address, source=text, dependency=self._built_for)
+        value = self._build(rules)
+        return ActiveVersion(value=value, text=address, source=text, signed=signed, dependency=self._built_for)
 
     def _initial(self) -> ActiveVersion[T]:
         kept = self._copy()
         self._published = kept is not None and kept.published
         try:
-            return self._kept(self._version_of(self._text()))
+            return self._kept(self._version_of(self._signed_head()))
         except Exception as error:
             if not self._published:
                 raise
@@ -179,16 +186,15 @@ class HotReloader(Generic[T]):
         """
         if kept is not None and kept.text is not None:
             with contextlib.suppress(RecsysError, OSError):
-                yield replace(self._built(kept.text), stale=True)
+                yield replace(self._built(kept.text, kept.signed), stale=True)
         try:
             entries = self._store.history()
         except (RecsysError, OSError):
             return
-        addresses = list(dict.fromkeys(entry.text for entry in reversed(entries)))
-        for address in addresses:
+        for entry in reversed(entries):
             with contextlib.suppress(RecsysError, OSError):
-                yield replace(self._version_of(address), stale=True)
-        if kept == KeptRules(published=False) and addresses and all(map(self._is_readable, addresses)):
+                yield replace(self._version_of(self._store.signed(Head.of(entry))), stale=True)
+        if kept == KeptRules(published=False) and entries and all(self._is_readable(entry.text) for entry in entries):
             yield replace(self._version_of(None), stale=True)
 
     def _is_readable(self, address: str) -> bool:
@@ -204,16 +210,19 @@ class HotReloader(Generic[T]):
         return replace(self._version_of(None), stale=True, lost=True)
 
     def _copy(self) -> KeptRules | None:
-        """Return the copy; a damaged one counts as published rules that are lost."""
+        """Return the copy; a damaged or unsigned one counts as published rules that are lost."""
         try:
-            return None if self._last_good is None else self._last_good.read()
+            if (kept := None if self._last_good is None else self._last_good.read()) is not None:
+                kept.check()
+            return kept
         except (ConfigError, OSError) as error:
             self._errors.log(error, "it is left out")
             return KeptRules(published=True)
 
     def _kept(self, active: ActiveVersion[T]) -> ActiveVersion[T]:
         """Copy the text of a version that becomes active."""
-        self._keep(KeptRules(published=active.source is not None, text=active.source))
+        signed = active.signed if active.signed is not None and active.signed.signature is not None else None
+        self._keep(KeptRules(published=active.source is not None, text=active.source, signed=signed))
         return active
 
     def _keep(self, kept: KeptRules) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from recsys.errors import ConfigError
-from recsys.policy.rules.audit import sha256
+from recsys.policy.rules.audit import Head, SignedHead, sha256
+from recsys.signatures import configured_key
 from recsys.stores.atomic_files import locked, write_atomically
 
 FILE = "rules.json"
@@ -25,11 +26,21 @@ class KeptRules:
     """whether there was a rule store; without one the bundle's own rules served"""
     text: str | None = None
     """as it was published; None where none was compiled yet"""
+    signed: SignedHead | None = None
+    """version of the text, where it was signed"""
 
     @property
     def address(self) -> str | None:
         """sha256 of the text, its name in the store."""
         return None if self.text is None else sha256(self.text.encode())
+
+    def check(self) -> None:
+        """ConfigError where a public key is configured and the text has no signature by it."""
+        if self.text is None or configured_key() is None:
+            return
+        if self.signed is None or self.signed.head.text != self.address:
+            raise ConfigError("the copy of the rules that served last is not signed; publish rules with --key")
+        self.signed.check()
 
 
 class LastGoodRules:
@@ -47,7 +58,7 @@ class LastGoodRules:
             return None
         try:
             document = json.loads(data)
-            kept = KeptRules(published=document["published"], text=document["text"])
+            kept = KeptRules(published=document["published"], text=document["text"], signed=_signed(document))
             if document == _document(kept):
                 return kept
         except (ValueError, KeyError, TypeError, AttributeError):
@@ -64,4 +75,15 @@ class LastGoodRules:
 
 
 def _document(kept: KeptRules) -> Mapping[str, Any]:
-    return {**asdict(kept), "sha256": sha256(json.dumps(asdict(kept), sort_keys=True).encode())}
+    content: dict[str, Any] = {"published": kept.published, "text": kept.text}
+    if kept.signed is not None:
+        signature = kept.signed.signature
+        content |= {"head": asdict(kept.signed.head), "signature": signature and signature.decode("ascii")}
+    return {**content, "sha256": sha256(json.dumps(content, sort_keys=True).encode())}
+
+
+def _signed(document: Mapping[str, Any]) -> SignedHead | None:
+    if "head" not in document:
+        return None
+    signature = document["signature"]
+    return SignedHead(head=Head(**document["head"]), signature=signature and signature.encode("ascii"))

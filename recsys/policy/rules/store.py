@@ -2,10 +2,12 @@
 
     objects/<sha256 of the text>.yaml    the published text, comments included
     reports/<sha256>.json                report of the dry run, where one was attached
+    signatures/<sha256 of the line>.sig  Ed25519 signature of HEAD with this line of the log, where it was signed
     log.jsonl, HEAD                      the audit log, see recsys.policy.rules.audit
 
 A version is named by `RuleSet.hash`, which slates carry; the log maps it to the text. A unique prefix of a hash is enough.
-The folder is created by the first publish.
+The folder is created by the first publish. Where the environment names a public key (recsys.signatures), nothing unsigned is
+published or served.
 """
 
 import json
@@ -16,11 +18,12 @@ from typing import Any
 
 from recsys.errors import ConfigError, ConflictError
 from recsys.policy.rules import RuleSet
-from recsys.policy.rules.audit import MEND, AuditLog, Head, RuleVersion, sha256
+from recsys.policy.rules.audit import MEND, AuditLog, Head, RuleVersion, SignedHead, sha256
 from recsys.policy.rules.rule_diff import RuleDiff
+from recsys.signatures import read_signature, sign
 from recsys.stores.atomic_files import write_atomically
 
-OBJECTS, REPORTS = Path("objects"), Path("reports")
+OBJECTS, REPORTS, SIGNATURES = Path("objects"), Path("reports"), Path("signatures")
 MAX_TEXT_BYTES = 1 << 20
 MAX_LINE = 500
 NUM_SHOWN = 3
@@ -73,12 +76,19 @@ class RuleStore:
         return None if address is None else json.loads(self._get(REPORTS / f"{address}.json", address))
 
     def publish(
-        self, text: str, *, who: str, why: str, expected: str | None = None, report: Mapping[str, Any] | None = None
+        self,
+        text: str,
+        *,
+        who: str,
+        why: str,
+        expected: str | None = None,
+        report: Mapping[str, Any] | None = None,
+        key: Path | None = None,
     ) -> RuleVersion:
         """Publish a text as the current version.
 
         expected: the version that the editor started from, None for an empty store; ConflictError when another one
-        serves now. report: what a dry run found, kept beside the text.
+        serves now. report: what a dry run found, kept beside the text. key: file of the private key that signs it.
         """
         version, data = _checked(text)
         _check_lines(who=who, why=why)
@@ -88,13 +98,15 @@ class RuleStore:
             if entries and entries[-1].version == version:
                 raise ConfigError(f"version {version} serves already: the text has the same rules; change a rule first")
             content = {"version": version, "text": self._put(data), "report": self._attach(report)}
-            return self._log.append(_next(entries, action="publish", who=who, why=why, **content))
+            return self._append(_next(entries, action="publish", who=who, why=why, **content), key)
 
-    def rollback(self, to: str | None = None, *, who: str, why: str, expected: str | None = None) -> RuleVersion:
+    def rollback(
+        self, to: str | None = None, *, who: str, why: str, expected: str | None = None, key: Path | None = None
+    ) -> RuleVersion:
         """Make an older version current again; the log keeps the undone changes.
 
         to: None for the one that the current version was published on, so that a second rollback goes further back.
-        expected: where given, ConflictError when another version serves now.
+        expected: where given, ConflictError when another version serves now. key: file of the private key that signs it.
         """
         _check_lines(who=who, why=why)
         with self._log.locked():
@@ -106,7 +118,21 @@ class RuleStore:
                 raise ConfigError(f"version {target.version} serves already; history lists the others")
             self.text(target.text)
             content = {"version": target.version, "text": target.text, "report": target.report}
-            return self._log.append(_next(entries, action="rollback", who=who, why=why, **content))
+            return self._append(_next(entries, action="rollback", who=who, why=why, **content), key)
+
+    def sign(self, key: Path) -> RuleVersion:
+        """Sign the current version, which is not published again, and return it; what was altered is not signed."""
+        entries = self._verified()
+        if not entries:
+            raise ConfigError(f"nothing was published in {self.folder}; publish a rule file first")
+        self._write_signature(Head.of(entries[-1]), key)
+        return entries[-1]
+
+    def signed(self, head: Head) -> SignedHead:
+        """Return a version with its signature; ConfigError where a public key is configured that it is not by."""
+        found = SignedHead(head=head, signature=read_signature(self._signature_file(head)))
+        found.check()
+        return found
 
     def diff(self, before: str, after: str) -> RuleDiff:
         """Return the difference between two versions."""
@@ -114,7 +140,13 @@ class RuleStore:
         return RuleDiff.between(self.text(old.text), self.text(new.text), (old.version, new.version))
 
     def verify(self) -> tuple[RuleVersion, ...]:
-        """Check log, HEAD, texts and reports and return all changes; ConfigError names the first altered file."""
+        """Check log, HEAD, texts, reports and signature and return all changes; ConfigError names the first altered file."""
+        entries = self._verified()
+        if entries:
+            self.signed(Head.of(entries[-1]))
+        return entries
+
+    def _verified(self) -> tuple[RuleVersion, ...]:
         if not self.folder.is_dir():
             return ()
         with self._log.locked():
@@ -124,6 +156,19 @@ class RuleStore:
                 if entry.report is not None:
                     self._get(REPORTS / f"{entry.report}.json", entry.report)
         return entries
+
+    def _append(self, entry: RuleVersion, key: Path | None) -> RuleVersion:
+        """The signature first: a server that sees HEAD reads it."""
+        if key is not None:
+            self._write_signature(Head.of(entry), key)
+        self.signed(Head.of(entry))
+        return self._log.append(entry)
+
+    def _write_signature(self, head: Head, key: Path) -> None:
+        write_atomically(self._signature_file(head), sign(head.data, key))
+
+    def _signature_file(self, head: Head) -> Path:
+        return self.folder / SIGNATURES / f"{head.sha256}.sig"
 
     def _entry(self, version: str) -> RuleVersion:
         return _found(self._log.entries(), version)
