@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recsys.errors import ConfigError
+from recsys.stores.atomic_files import create
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -31,11 +32,9 @@ def write_keys(private: Path) -> Path:
     open_text = key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo)
     for file, data, mode in ((private, secret, 0o600), (public, open_text, 0o644)):
         try:
-            descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+            create(file, data, mode)
         except OSError as error:
             raise ConfigError(f"{file} cannot be made ({error.strerror}); name a new file") from None
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(data)
     return public
 
 

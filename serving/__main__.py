@@ -6,13 +6,14 @@ from typing import Annotated
 
 import typer
 
+from recsys.encryption import ENCRYPTION_KEY, configured_encryption_key
 from recsys.errors import exit_on_error
 from recsys.signatures import PUBLIC_KEY
 from serving.cli.keys import key
 from serving.cli.keys import keys as keys_app
 from serving.cli.processes import consume, gateway
 from serving.cli.releases import releases as releases_app
-from serving.cli.stack import compile_, demo, down, status, triton, up
+from serving.cli.stack import compile_, demo, down, reencrypt, status, triton, up
 from serving.cli.users import forget, rebuild, seed
 from serving.processes import CLOSED_UMASK
 
@@ -24,14 +25,19 @@ def serving(
     public_key: Annotated[
         Path | None, typer.Option(help="Ed25519 public key: bundles without a signature by it are refused")
     ] = None,
+    encryption_key: Annotated[
+        Path | None, typer.Option(help="file of the key by which what is written under `live` is encrypted")
+    ] = None,
 ) -> None:
     """Serve an exported bundle on the loopback interface."""
     os.umask(CLOSED_UMASK)
-    if public_key is not None:  # every process that this one starts inherits it, the stages of Triton too
-        os.environ[PUBLIC_KEY] = str(public_key.resolve())
+    for name, file in ((PUBLIC_KEY, public_key), (ENCRYPTION_KEY, encryption_key)):
+        if file is not None:  # every process that this one starts inherits it, the stages of Triton too
+            os.environ[name] = str(file.resolve())
+    configured_encryption_key()  # an unusable file is refused before anything starts
 
 
-for command in (up, status, down, demo, gateway, consume, seed, rebuild, forget, triton):
+for command in (up, status, down, demo, gateway, consume, seed, rebuild, forget, reencrypt, triton):
     app.command()(command)
 app.command("compile")(compile_)
 app.command(deprecated=True)(key)

@@ -1,13 +1,16 @@
 """Folder layout of a deployment: the exported bundle and the files written while serving."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from recsys.commands import command_of
-from recsys.errors import ServingError
+from recsys.encryption import EncryptionKey, configured_encryption_key
+from recsys.errors import ConfigError, ServingError
 from recsys.export.release_manifest import check_release
 from recsys.export.releases import served_release, state_folder
-from serving.private_folder import close_to_others, make_private
+from recsys.stores.atomic_files import atomic_file, create
+from serving.private_folder import FILE_MODE, close_to_others, make_private
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +24,7 @@ class DeploymentLayout:
     serve/last_good/                        rules and items that served last, for when their stores are lost
     live/keys.json                          API keys, hashed; keys.lock is of the commands that change them
     live/identity.key                       key of the user pseudonyms
+    live/encryption.json                    id of the key by which broker, spool, states and events are encrypted, if any
     live/first.key                          API token of the machine's owner; removing it revokes its key
     live/forgotten/                         keyed hashes of the users who are forgotten
     live/broker/ spool/                     event log, and records spooled for it
@@ -60,6 +64,42 @@ class DeploymentLayout:
     def make_live(self) -> None:
         """Create the live folder, or close an existing one to other accounts: it holds raw user ids and secrets."""
         close_to_others(make_private(self.live))
+        self.check_encryption()
+
+    def check_encryption(self) -> None:
+        """Take the configured encryption key for a live folder without data; ConfigError for another key than its data has."""
+        key = configured_encryption_key()
+        found, configured = self.encryption_key_id(), None if key is None else key.id
+        if found == configured:
+            return
+        if key is None:
+            raise ConfigError(f"{self.live} is encrypted by the key {found}; name its file by --encryption-key")
+        if found is not None or self.has_data:
+            kept = "is not encrypted" if found is None else f"is encrypted by the key {found}"
+            raise ConfigError(
+                f"{self.live} {kept}, {key.file} holds {configured}; change it by `python -m serving reencrypt`"
+            )
+        self.note_encryption(key)
+
+    def encryption_key_id(self) -> str | None:
+        """Return the id of the key that the live folder is encrypted by, None for none; ConfigError for a damaged file."""
+        try:
+            return str(json.loads(self.encryption.read_bytes())["key"])
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError):
+            raise ConfigError(f"{self.encryption} was altered; restore it from a copy") from None
+
+    def note_encryption(self, key: EncryptionKey) -> None:
+        """Note the key of the live folder."""
+        with atomic_file(self.encryption) as draft:
+            create(draft, json.dumps({"schema": 1, "key": key.id}).encode(), FILE_MODE)
+
+    @property
+    def has_data(self) -> bool:
+        """Whether anything of users is stored in the live folder."""
+        kept = (self.broker, self.valkey, self.events)
+        return self.states.exists() or any(self.spool.glob("*.spool")) or any(any(one.glob("*/*")) for one in kept)
 
     @property
     def release(self) -> Path:
@@ -101,6 +141,10 @@ class DeploymentLayout:
     @property
     def identity(self) -> Path:
         return self.live / "identity.key"
+
+    @property
+    def encryption(self) -> Path:
+        return self.live / "encryption.json"
 
     @property
     def forgotten(self) -> Path:

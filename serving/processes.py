@@ -8,7 +8,7 @@ import socket
 import subprocess
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -110,11 +110,11 @@ def spawn(
     log: Path,
     cwd: Path,
     environment: Mapping[str, str] | None = None,
-    inherited_fd: int | None = None,
+    inherited_fds: Sequence[int] = (),
 ) -> subprocess.Popen[bytes]:
     """Start a process in its own session, so that Ctrl-C does not reach it; output is appended to `log`.
 
-    inherited_fd: file descriptor that the process keeps open, a lock for example.
+    inherited_fds: file descriptors that the process keeps open, a lock for example.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "ab", opener=_for_our_account) as output:
@@ -127,7 +127,7 @@ def spawn(
             stderr=subprocess.STDOUT,
             start_new_session=True,
             umask=CLOSED_UMASK,
-            pass_fds=() if inherited_fd is None else (inherited_fd,),
+            pass_fds=tuple(inherited_fds),
         )
 
 

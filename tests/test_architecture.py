@@ -34,9 +34,10 @@ MAY_IMPORT = {
     "strict_yaml": set(),
     "tensors": set(),
     "bundle": {"signatures"},
+    "encryption": set(),
     "signatures": set(),
     "pipeline": set(),
-    "data": set(),
+    "data": {"encryption"},
     "features": set(),
     "content": set(),
     "index": set(),
@@ -58,6 +59,7 @@ MAY_IMPORT = {
         "bundle",
         "candidates",
         "data",
+        "encryption",
         "export",
         "features",
         "index",
@@ -104,7 +106,7 @@ SERVING_MAY_IMPORT = {
     "__init__": set(),
 }
 HOMES = {
-    "cryptography": {"signatures"},
+    "cryptography": {"encryption", "signatures"},
     "pytorch_lightning": {"training"},
     "wandb": {"training"},
     "torchmetrics": {"evaluation", "training"},

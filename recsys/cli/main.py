@@ -16,6 +16,7 @@ from rich.text import Text
 from recsys.bundle import Bundle
 from recsys.cli.compare import compare
 from recsys.cli.data import data
+from recsys.cli.encryption import encryption_key
 from recsys.cli.explain import explain_absence, reasons_table
 from recsys.cli.items import items, names_now
 from recsys.cli.log import read_log
@@ -147,6 +148,7 @@ def recommend(
 app.command()(compare)
 app.command(name="signing-key")(signing_key)
 app.command()(sign)
+app.command(name="encryption-key")(encryption_key)
 
 
 @app.command()

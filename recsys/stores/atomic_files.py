@@ -90,6 +90,11 @@ def write_atomically(path: Path, data: bytes, mode: int = 0o666) -> None:
     sync_folder(path.parent)
 
 
+def create(path: Path, data: bytes, mode: int) -> None:
+    """Write a new file; OSError where there is one."""
+    _write(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), data)
+
+
 def append(path: Path, data: bytes) -> None:
     """Append to `path`; a crash may leave a prefix of `data`, which `truncate` removes."""
     _write(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666), data)

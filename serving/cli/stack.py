@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from recsys.encryption import EncryptionKey
 from serving.cli.options import (
     LAME_DUCK_S,
     LOG_DAYS,
@@ -46,6 +47,7 @@ from serving.ops.bootstrap import (
 from serving.ops.demo import demo as run_demo
 from serving.ops.kernels import KernelPart, compile_kernels
 from serving.ops.mending import follow_backend, mend_keys, mend_states
+from serving.ops.reencryption import reencrypt as change_key
 from serving.ops.running import end_leftovers
 from serving.ops.shutdown import stop_stack
 from serving.ops.stack import Stack, StackLog, StateBackend, UserIds
@@ -83,6 +85,7 @@ def up(
     signals, layout = Signals(), layout_of(serve, live)
     listening = listening_at(host, port, metrics_host, metrics_port, trusted_proxy)
     layout.check()
+    layout.make_live()
     settings_of(budget, liked, lame_duck, personal_data)  # refused here, before anything ends or starts, as are tokens
     if jwt is not None:
         JwtSettings.from_file(jwt)
@@ -123,6 +126,20 @@ def down(serve: Serve, live: Live = None) -> None:
     console.print(stop_stack(layout_of(serve, live)), soft_wrap=True)
 
 
+def reencrypt(
+    serve: Serve,
+    live: Live = None,
+    old_key: Annotated[Path | None, typer.Option(help="file of the key that the data has; else it has none")] = None,
+) -> None:
+    """Encrypt the data of a stopped stack by the key of --encryption-key, for the first time or after another key.
+
+    User states are made anew by the next start.
+    """
+    layout = layout_of(serve, live)
+    change_key(layout, None if old_key is None else EncryptionKey.read(old_key), console.print)
+    console.print(f"next     python -m serving --encryption-key ... up {serve}", style="bold", soft_wrap=True)
+
+
 def compile_(
     serve: Serve, part: Annotated[KernelPart | None, typer.Option(help="a part alone; else all of them")] = None
 ) -> None:
@@ -154,7 +171,6 @@ def _run_stack(
     stack: Stack, layout: DeploymentLayout, signals: Signals, *, state: StateBackend, users: UserIds
 ) -> None:
     """Run the stack until it is told to stop; damaged files are mended before, and users of the training data seeded."""
-    layout.make_live()
     log = StackLog(layout.log, console)
     mend_keys(layout, log)
     bootstrap_key(layout)

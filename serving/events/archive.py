@@ -17,8 +17,8 @@ import polars as pl
 
 from recsys.contracts import Event
 from recsys.data.sources.event_log import ACTION, WORD
-from recsys.data.sources.log_files import LogFile, log_files
-from recsys.errors import ServingError
+from recsys.data.sources.log_files import LogFile, log_files, read_log_file
+from recsys.errors import DataError, ServingError
 from serving.events.log_factory import ClosableReader
 from serving.events.parquet import EVENT_COLUMNS, FEEDBACK, IMPRESSIONS, MALFORMED, PREFERENCES
 from serving.events.record import Record, StoredRecord
@@ -71,13 +71,11 @@ class _File:
 
     def num_records(self) -> int:
         with self._readable():
-            return pl.read_parquet(self.path, glob=False, columns=["sequence"])["sequence"].n_unique()
+            return read_log_file(self.path, ["sequence"])["sequence"].n_unique()
 
     def records(self) -> Iterator[StoredRecord]:
         with self._readable():
-            table = pl.read_parquet(
-                self.path, glob=False, columns=IMPRESSION_COLUMNS if self.kind == IMPRESSIONS else None
-            )
+            table = read_log_file(self.path, IMPRESSION_COLUMNS if self.kind == IMPRESSIONS else None)
             for sequence, rows in itertools.groupby(table.iter_rows(named=True), key=itemgetter("sequence")):
                 yield StoredRecord(sequence=sequence, record=RECORDS[self.kind](list(rows)))
 
@@ -85,7 +83,7 @@ class _File:
     def _readable(self) -> Iterator[None]:
         try:
             yield
-        except (pl.exceptions.PolarsError, OSError, KeyError, TypeError, ValueError) as error:
+        except (pl.exceptions.PolarsError, DataError, OSError, KeyError, TypeError, ValueError) as error:
             reason = str(error).strip().split("\n")[0]
             raise ServingError(
                 f"{self.path} cannot be read ({reason}); restore it, or move it away to continue without it"

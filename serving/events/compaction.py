@@ -4,7 +4,6 @@ Safe at any moment: the merged file is complete and on disk before the files tha
 wider one of two files (recsys.data.sources.log_files). A crash in between leaves copies, which the next compaction deletes.
 """
 
-import io
 import logging
 import shutil
 from collections.abc import Iterator, Sequence
@@ -13,14 +12,14 @@ from pathlib import Path
 
 import polars as pl
 
-from recsys.data.sources.log_files import SUFFIX, LogFile, log_files
+from recsys.data.sources.log_files import DAY, SUFFIX, LogFile, log_file_bytes, log_files, read_log_file
+from recsys.errors import DataError
 from recsys.stores.atomic_files import sync_folder, write_atomically
 
 logger = logging.getLogger(__name__)
 
 MERGED_BYTES = 16 << 20
 """files from this size on are left alone; a merge holds a few times as much in memory"""
-DAY = "day="
 
 
 def compact(folder: Path, *, min_files: int) -> int:
@@ -66,16 +65,15 @@ def _runs(files: Sequence[LogFile]) -> Iterator[list[LogFile]]:
 
 def _merge(folder: Path, run: Sequence[LogFile]) -> int:
     try:
-        table = pl.concat([pl.read_parquet(file.path, glob=False) for file in run], how="diagonal")
+        table = pl.concat([read_log_file(file.path) for file in run], how="diagonal")
         if not table["sequence"].is_sorted():
             raise ValueError("the records are not in the order of the log")
-    except (pl.exceptions.PolarsError, ValueError) as error:
+    except (pl.exceptions.PolarsError, DataError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
         logger.warning("%s: %s to %s stay apart: %s", folder, run[0].path.name, run[-1].path.name, reason)
         return 0
-    data = io.BytesIO()
-    table.write_parquet(data)
-    write_atomically(folder / f"{run[0].first}-{run[-1].last}{SUFFIX}", data.getvalue())
+    merged = folder / f"{run[0].first}-{run[-1].last}{SUFFIX}"
+    write_atomically(merged, log_file_bytes(table, merged))
     _delete([file for file in run if (file.first, file.last) != (run[0].first, run[-1].last)])
     return len(run) - 1
 

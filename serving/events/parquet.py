@@ -10,7 +10,6 @@ so that file names alone tell which sequences are written.
 """
 
 import asyncio
-import io
 import json
 import logging
 import os
@@ -26,11 +25,11 @@ import polars as pl
 
 from recsys.contracts import Event, Slate, SlateItem
 from recsys.data.sources.event_log import ACTION, WORD
-from recsys.data.sources.log_files import log_files
+from recsys.data.sources.log_files import DAY, log_file_bytes, log_files
 from recsys.errors import QueryError, ServingError, check_ranges
 from recsys.schema import Instance, Number, Text, schema_of
 from recsys.stores.atomic_files import write_atomically
-from serving.events.compaction import DAY, compact, remove_days_before
+from serving.events.compaction import compact, remove_days_before
 from serving.events.folder_lock import lock_folder
 from serving.events.record import StoredRecord
 
@@ -149,9 +148,8 @@ class ParquetSink:
         if not new:
             return
         interval = new[0]["sequence"], new[-1]["sequence"]
-        data = io.BytesIO()
-        _table(kind, new).write_parquet(data)
-        write_atomically(self.folder / partition / f"{interval[0]}-{interval[1]}.parquet", data.getvalue())
+        file = self.folder / partition / f"{interval[0]}-{interval[1]}.parquet"
+        write_atomically(file, log_file_bytes(_table(kind, new), file))
         written.append(interval)
         self.rows += len(new)
         self.malformed += len(new) * (kind == MALFORMED)

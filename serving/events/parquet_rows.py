@@ -3,7 +3,6 @@
 A file keeps its name, which tells the sequences that are written; one without any row left stays as an empty table.
 """
 
-import io
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -11,7 +10,8 @@ from pathlib import Path
 
 import polars as pl
 
-from recsys.errors import ServingError
+from recsys.data.sources.log_files import log_file_bytes, read_log_file
+from recsys.errors import DataError, ServingError
 from recsys.stores.atomic_files import write_atomically
 from serving.events.parquet import FEEDBACK, IMPRESSIONS, MALFORMED, PREFERENCES
 
@@ -40,10 +40,9 @@ def _rewrite(file: Path, kind: str, chosen: Callable[[str], bool]) -> int:
         gone = _chosen_rows(file, kind, chosen)
         if not gone.any():
             return 0
-        data = io.BytesIO()
-        pl.read_parquet(file, glob=False, hive_partitioning=False).filter(~gone).write_parquet(data)
-        write_atomically(file, data.getvalue(), file.stat().st_mode & 0o777)
-    except (pl.exceptions.PolarsError, OSError, ValueError, KeyError) as error:
+        data = log_file_bytes(read_log_file(file).filter(~gone), file)
+        write_atomically(file, data, file.stat().st_mode & 0o777)
+    except (pl.exceptions.PolarsError, DataError, OSError, ValueError, KeyError) as error:
         reason = str(error).strip().split("\n")[0]
         raise ServingError(
             f"{file} cannot be rewritten without its forgotten users ({reason}); mend or remove it"
@@ -54,7 +53,7 @@ def _rewrite(file: Path, kind: str, chosen: Callable[[str], bool]) -> int:
 def _chosen_rows(file: Path, kind: str, chosen: Callable[[str], bool]) -> pl.Series:
     """[R] bool."""
     column = "record" if kind == MALFORMED else "user"
-    values = pl.read_parquet(file, glob=False, hive_partitioning=False, columns=[column])[column]
+    values = read_log_file(file, [column])[column]
     if kind == MALFORMED:
         users = (json.loads(text)["user"] for text in values)
         return pl.Series([isinstance(user, str) and chosen(user) for user in users], dtype=pl.Boolean)

@@ -3,11 +3,13 @@
     folder/000000000001.spool   one record a line: crc32 of the rest of the line, unix seconds, JSON
            .lock                one process a folder
 
-A line that a crash left half-written is cut when the spool is opened; a damaged line in between is skipped and counted.
-A line of "#" was erased. Bytes beyond `_Segment.size` were never acknowledged and are not read.
+Where an encryption key is configured, what follows the checksum is encrypted (RowCipher), in base64. A line that a crash left
+half-written is cut when the spool is opened; a damaged line in between is skipped and counted. A line of "#" was erased.
+Bytes beyond `_Segment.size` were never acknowledged and are not read.
 """
 
 import asyncio
+import base64
 import contextlib
 import logging
 import os
@@ -20,6 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from recsys.encryption import EncryptionKey, RowCipher, configured_encryption_key
 from recsys.errors import ServingError
 from recsys.stores.atomic_files import sync_folder, truncate
 from serving.events.folder_lock import lock_folder
@@ -31,6 +34,7 @@ T = TypeVar("T")
 SUFFIX = ".spool"
 ERASED = b"#"
 """fills an erased line, so that no other line moves"""
+LINE = b"line"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +44,37 @@ class SpooledRecord:
     timestamp: float
     """unix seconds, UTC"""
     record: Record
+
+
+class LineCodec:
+    """Lines of a segment, encrypted by the given key, if any."""
+
+    def __init__(self, key: EncryptionKey | None) -> None:
+        self._cipher = None if key is None else key.rows("spool")
+
+    def format(self, now: float, record: Record) -> bytes:
+        """Return the line of a record, with its newline."""
+        rest = b"%.6f %s" % (now, record.to_json())
+        if self._cipher is not None:
+            rest = base64.b64encode(self._cipher.encrypt(rest, LINE))
+        return b"%08x %s\n" % (zlib.crc32(rest), rest)
+
+    def parse(self, line: bytes) -> SpooledRecord | None:
+        """Return the record of a line without its newline; None when it is damaged, or encrypted otherwise."""
+        checksum, _, rest = line.partition(b" ")
+        if b"%08x" % zlib.crc32(rest) != checksum:
+            return None
+        if self._cipher is not None:
+            rest = self._decrypted(self._cipher, rest)
+        timestamp, _, document = rest.partition(b" ")
+        return SpooledRecord(timestamp=float(timestamp), record=Record.from_json(document)) if document else None
+
+    @staticmethod
+    def _decrypted(cipher: RowCipher, rest: bytes) -> bytes:
+        try:
+            return cipher.decrypt(base64.b64decode(rest, validate=True), LINE) or b""
+        except ValueError:  # no base64
+            return b""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -54,13 +89,14 @@ class _Segment:
 class Spool:
     """First-in, first-out queue of segment files, for one event loop; one process a folder.
 
-    `max_bytes` bounds all files together, `segment_bytes` one segment. `damaged` counts unreadable lines. ServingError when
-    another process holds the folder.
+    `max_bytes` bounds all files together, `segment_bytes` one segment. `damaged` counts unreadable lines. Lines are encrypted
+    where a key is configured. ServingError when another process holds the folder.
     """
 
     def __init__(self, folder: Path, *, max_bytes: int = 1 << 30, segment_bytes: int = 8 << 20) -> None:
         self.folder = Path(folder)
         self.damaged = 0
+        self._lines = LineCodec(configured_encryption_key())
         self._max_bytes, self._segment_bytes = max_bytes, segment_bytes
         self._lock = lock_folder(self.folder)
         self.recovered: list[Record] = []
@@ -91,7 +127,7 @@ class Spool:
         ServingError when the spool is full or unwritable; then none of these records is in it.
         """
         now = time.time()
-        lines = b"".join(_format_line(now, record) for record in records)
+        lines = b"".join(self._lines.format(now, record) for record in records)
         if self.num_bytes + sum(len(data) for data, _ in self._waiting) + len(lines) > self._max_bytes:
             raise ServingError(f"the spool {self.folder} has reached its {self._max_bytes} bytes; restart the broker")
         stored = asyncio.get_running_loop().create_future()
@@ -111,7 +147,12 @@ class Spool:
     async def erase(self, chosen: Callable[[Record], bool]) -> int:
         """Overwrite the records that `chosen` accepts in their place; return their number. ServingError on a disk error."""
         await self.settle()
-        return sum([await self._run_on_disk(partial(_erase_lines, one.path, chosen)) for one in list(self._segments)])
+        return sum(
+            [
+                await self._run_on_disk(partial(_erase_lines, one.path, chosen, self._lines))
+                for one in list(self._segments)
+            ]
+        )
 
     async def settle(self) -> None:
         """Return when all pending appends are on disk."""
@@ -154,8 +195,8 @@ class Spool:
                 logger.warning("%s is no file of the spool and is left alone", path)
                 continue
             data = path.read_bytes()
-            size = _intact_length(data)
-            lines = [_parse_line(line) for line in data[:size].splitlines() if not line.startswith(ERASED)]
+            size = _intact_length(data, self._lines)
+            lines = [self._lines.parse(line) for line in data[:size].splitlines() if not line.startswith(ERASED)]
             self._count_damaged(path, lines.count(None))
             if size < len(data):
                 logger.warning("%s: its last %d bytes are no whole record and are cut", path, len(data) - size)
@@ -226,7 +267,7 @@ class Spool:
     def _read_segment(self, segment: _Segment, limit: int) -> tuple[list[SpooledRecord], int]:
         """Records from the read offset on, and the offset behind them; one that was cut or removed ends where it ends."""
         lines, end = _read_lines(segment, self._read_offset, limit)
-        found = [one for line in lines if (one := _parse_line(line.rstrip(b"\n"))) is not None]
+        found = [one for line in lines if (one := self._lines.parse(line.rstrip(b"\n"))) is not None]
         cut = len(lines) < limit and end < segment.size
         num_damaged = sum(not line.startswith(ERASED) for line in lines) - len(found) + cut
         self._count_damaged(segment.path, num_damaged - segment.num_damaged)
@@ -267,28 +308,14 @@ def _settle(stored: "asyncio.Future[None]", problem: Exception | None) -> None:
         stored.set_exception(problem)
 
 
-def _format_line(now: float, record: Record) -> bytes:
-    rest = b"%.6f %s" % (now, record.to_json())
-    return b"%08x %s\n" % (zlib.crc32(rest), rest)
-
-
-def _parse_line(line: bytes) -> SpooledRecord | None:
-    """Parse a line of `_format_line` without its newline; None when it is damaged."""
-    checksum, _, rest = line.partition(b" ")
-    if b"%08x" % zlib.crc32(rest) != checksum:
-        return None
-    timestamp, _, document = rest.partition(b" ")
-    return SpooledRecord(timestamp=float(timestamp), record=Record.from_json(document))
-
-
-def _erase_lines(path: Path, chosen: Callable[[Record], bool]) -> int:
+def _erase_lines(path: Path, chosen: Callable[[Record], bool], codec: LineCodec) -> int:
     """Overwrite lines of a segment; one that a crash leaves half-overwritten counts as damaged. A drained segment has none."""
     if not path.exists():
         return 0
     number = 0
     with path.open("rb+") as stream:
         while line := stream.readline():
-            if (one := _parse_line(line.rstrip(b"\n"))) is not None and chosen(one.record):
+            if (one := codec.parse(line.rstrip(b"\n"))) is not None and chosen(one.record):
                 stream.seek(-len(line), os.SEEK_CUR)
                 stream.write(ERASED * (len(line) - 1))
                 stream.readline()
@@ -298,12 +325,12 @@ def _erase_lines(path: Path, chosen: Callable[[Record], bool]) -> int:
     return number
 
 
-def _intact_length(data: bytes) -> int:
+def _intact_length(data: bytes, codec: LineCodec) -> int:
     """Length in bytes up to the end of the last intact line."""
     end = data.rfind(b"\n") + 1
     while end:
         start = data.rfind(b"\n", 0, end - 1) + 1
-        if data.startswith(ERASED, start) or _parse_line(data[start : end - 1]) is not None:
+        if data.startswith(ERASED, start) or codec.parse(data[start : end - 1]) is not None:
             return end
         end = start
     return 0

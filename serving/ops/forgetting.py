@@ -84,6 +84,7 @@ def forget(
     """
     if not layout.live.is_dir():
         raise ServingError(f"{layout.live} does not exist; name the right --live folder")
+    layout.check_encryption()
     now = time.time()
     forgotten = ForgottenList(layout.forgotten, UserPseudonyms.from_file(layout.identity, store_raw=True).key)
     forgotten.add(users, now, PARTS)

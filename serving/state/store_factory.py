@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+from recsys.encryption import configured_encryption_key
 from recsys.errors import ConfigError, check_ranges
 from recsys.features.spec import FeatureSpec
 from serving.endpoints import Server
+from serving.state.encrypted import EncryptedStore
 from serving.state.exposure_counts import ExposureCounts
 from serving.state.protocols import KeyValueStore
 from serving.state.redis import RedisStore
@@ -36,7 +38,12 @@ def open_states(
 
 
 def open_store(server: Server, read_timeout_s: float, write_timeout_s: float, ttl_s: float | None) -> KeyValueStore:
-    """Open the key-value store behind the same URL."""
+    """Open the key-value store behind the same URL; its rows are encrypted where a key is configured."""
+    store, key = _plain_store(server, read_timeout_s, write_timeout_s, ttl_s), configured_encryption_key()
+    return store if key is None else EncryptedStore(store, key)
+
+
+def _plain_store(server: Server, read_timeout_s: float, write_timeout_s: float, ttl_s: float | None) -> KeyValueStore:
     url = server.url
     if url.startswith(SQLITE) and url != SQLITE:
         return SqliteStore(Path(url.removeprefix(SQLITE)), timeout_s=write_timeout_s, ttl_s=ttl_s)

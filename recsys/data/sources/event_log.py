@@ -4,7 +4,6 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from recsys.data.description import ITEM, TIMESTAMP, USER, Description
 from recsys.data.forgotten import FILE, FORGOTTEN, NOBODY, ForgottenUsers, read_forgotten, without_forgotten
 from recsys.data.pseudonyms import IDENTITY, STORED_DIGITS, pseudonym, read_identity
 from recsys.data.row_errors import shortened
-from recsys.data.sources.log_files import log_files
+from recsys.data.sources.log_files import log_files, read_log_file
 from recsys.data.sources.tables import Tables
 from recsys.data.validation import RawTable, validated
 from recsys.errors import DataError, check_ranges
@@ -136,8 +135,7 @@ def _records(
     for path in found.foreign:
         logger.warning("%s is no file of the event log and is left out", path)
     try:
-        read = partial(pl.read_parquet, glob=False, columns=None if columns is None else list(columns))
-        return pl.concat([read(file.path) for file in found.current], how="diagonal")
+        return pl.concat([read_log_file(file.path, columns) for file in found.current], how="diagonal")
     except FileNotFoundError:  # merged into another file since it was listed
         if attempts:
             return _records(folder, pattern, columns, attempts - 1)
