@@ -14,13 +14,14 @@
     policy.yaml, rules.yaml, config.yaml, metrics.json, lineage.json
 
 There is no pickle in it, and nothing is read before its hash was compared. Where the environment names a public key
-(recsys.signatures), nothing is read before the signature of the manifest was verified.
+(recsys.signatures), nothing is read before the signature of the manifest was verified. Where it names an encryption key
+(recsys.encryption), an export encrypts every file but manifest and signature; they are decrypted into memory as it is opened.
 """
 
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,9 +31,11 @@ import numpy as np
 import yaml
 from safetensors.numpy import load_file, save_file
 
-from recsys.errors import BundleError
+from recsys.encryption import ENCRYPTION_KEY, configured_encryption_key, encrypted, key_id_of
+from recsys.errors import BundleError, DataError
 from recsys.signatures import read_signature, sign, signature_fault
 from recsys.stores.atomic_files import write_atomically
+from recsys.stores.memory_folder import memory_folder
 
 SCHEMA = 1
 MANIFEST, SIGNATURE = "manifest.json", "manifest.sig"
@@ -43,9 +46,12 @@ class Bundle:
     """A folder laid out as above. `Bundle.open` verifies; a bundle being written is a draft without a manifest."""
 
     path: Path
+    """in memory where the bundle is encrypted"""
     fingerprint: str
     """first 16 hex digits of the sha256 over spec_fingerprint and the hashes of all files, "draft" while being written"""
     spec_fingerprint: str
+    source: Path
+    """as it lies on the disk, with manifest and signature"""
 
     @staticmethod
     def open(path: Path | str) -> "Bundle":
@@ -93,7 +99,7 @@ def write_bundle(path: Path | str, spec_fingerprint: str) -> Iterator[Bundle]:
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     try:
-        yield Bundle(path=draft, fingerprint="draft", spec_fingerprint=spec_fingerprint)
+        yield Bundle(path=draft, fingerprint="draft", spec_fingerprint=spec_fingerprint, source=draft)
         _write_manifest(draft, spec_fingerprint)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
@@ -124,16 +130,20 @@ def _write_manifest(folder: Path, spec_fingerprint: str) -> None:
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
 
 
-def _verified(path: Path, data: bytes) -> Bundle:
+def _verified(source: Path, data: bytes) -> Bundle:
     """Bundle of the manifest `data`, every file compared with it."""
-    manifest = _parsed(path / MANIFEST, data)
+    manifest = _parsed(source / MANIFEST, data)
     files = manifest["files"]
+    present = {str(file.relative_to(source)) for file in source.rglob("*") if file.is_file()} - {MANIFEST, SIGNATURE}
+    if missing := sorted(set(files) - present):
+        raise BundleError(f"{source / missing[0]} is missing; restore the bundle or train it again")
+    if extra := sorted(present - set(files)):
+        raise BundleError(f"{source / extra[0]} is not in the manifest; remove it or train the bundle again")
+    path = _decrypted(source, files, hashlib.sha256(data).hexdigest()[:32])
     for name, expected in files.items():
         _verify(path / name, expected)
-    present = {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()} - {MANIFEST, SIGNATURE}
-    if extra := sorted(present - set(files)):
-        raise BundleError(f"{path / extra[0]} is not in the manifest; remove it or train the bundle again")
-    return Bundle(path=path, fingerprint=manifest["fingerprint"], spec_fingerprint=manifest["spec_fingerprint"])
+    spec_fingerprint = manifest["spec_fingerprint"]
+    return Bundle(path=path, fingerprint=manifest["fingerprint"], spec_fingerprint=spec_fingerprint, source=source)
 
 
 def _manifest_bytes(path: Path) -> bytes:
@@ -165,14 +175,53 @@ def sign_bundle(path: Path, key: Path) -> Path:
     return path / SIGNATURE
 
 
+def copy_bundle(bundle: Bundle, path: Path) -> None:
+    """Copy a bundle, encrypted where a key is configured."""
+    if configured_encryption_key() is None:
+        shutil.copytree(bundle.source, path)
+        return
+    for file in (file for file in bundle.source.rglob("*") if file.is_file()):
+        name = str(file.relative_to(bundle.source))
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        is_open = name in (MANIFEST, SIGNATURE)
+        data = file.read_bytes() if is_open else encrypted(bundle.file(name).read_bytes(), _encrypted_name(name))
+        (path / name).write_bytes(data)
+
+
+def _decrypted(source: Path, names: Collection[str], address: str) -> Path:
+    """Return the folder with the plain files of a bundle: its own, or one in memory; BundleError for one without its key.
+
+    address: hash that names the folder in memory.
+    """
+    ids = {key_id_of(source / name) for name in names} - {None}
+    if not ids:
+        return source
+    if (key := configured_encryption_key()) is None:
+        name_it = f"name its file by {ENCRYPTION_KEY} or --encryption-key"
+        raise BundleError(f"{source} is encrypted by the key {ids.pop()}; {name_it}")
+
+    def fill(folder: Path) -> None:
+        for name in names:
+            data = key.decrypt((source / name).read_bytes(), _encrypted_name(name), source / name)
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(data)
+
+    try:
+        return memory_folder(f"{address}-{key.id}", sum((source / name).stat().st_size for name in names), fill)
+    except DataError as error:
+        raise BundleError(str(error)) from None
+
+
+def _encrypted_name(name: str) -> str:
+    return f"bundle/{name}"
+
+
 def _check_signature(path: Path, manifest: bytes) -> None:
     if fault := signature_fault(manifest, read_signature(path / SIGNATURE), f"the bundle {path}"):
         raise BundleError(f"{fault}; sign it by `python -m recsys sign`, or serve without a public key")
 
 
 def _verify(file: Path, expected: str) -> None:
-    if not file.is_file():
-        raise BundleError(f"{file} is missing; restore the bundle or train it again")
     if (found := _sha256(file)) != expected:
         raise BundleError(
             f"{file} was altered: sha256 {found[:12]}…, the manifest says {expected[:12]}…; restore or retrain the bundle"

@@ -4,18 +4,21 @@ A file is
 
     magic     8 bytes    RECSENC1
     key id    8 bytes    of the key that it was encrypted by
-    salt      32 bytes   random; with the key it gives a key for this file alone
+    salt      32 bytes   HMAC of name and content; with the key it gives a key for this file alone
     chunks    1 MiB of content and 16 bytes of tag each; the last one may be shorter, and there is at least one
 
 Each chunk has the nonce (its number in 11 bytes, then 1 for the last one and 0 before) and header and name of the file as
 associated data. So changed bytes, chunks that are missing, doubled or moved, and a file in the place of another one are
-refused. age encrypts payloads in the same way, with another cipher.
+refused. age encrypts payloads in the same way, with another cipher. Since the salt follows from name and content, the same
+content under the same name gives the same file, and no key and nonce meet two contents.
 
 A row is AES-SIV (RFC 5297) with its name as associated data: equal content under an equal name gives equal bytes, so that
 rows can be found and compared.
 """
 
 import functools
+import hashlib
+import hmac
 import importlib.util
 import io
 import os
@@ -107,7 +110,7 @@ class EncryptionKey:
 
     def encrypt(self, data: bytes, name: str) -> bytes:
         """Return the encrypted file. name: under which alone it can be decrypted."""
-        header = MAGIC + bytes.fromhex(self.id) + secrets.token_bytes(SALT_BYTES)
+        header = MAGIC + bytes.fromhex(self.id) + self._salt(data, name)
         cipher, associated = self._file_cipher(header), _associated(header, name)
         starts = range(0, max(len(data), 1), CHUNK_BYTES)
         view = memoryview(data)
@@ -130,6 +133,10 @@ class EncryptionKey:
             return b"".join(cipher.decrypt(nonce, chunk, associated) for nonce, chunk in _chunks(data))
         except (InvalidTag, ValueError):
             raise DataError(f"{file} was altered, or encrypted as another file; restore it from a copy") from None
+
+    def _salt(self, data: bytes, name: str) -> bytes:
+        content = hmac.digest(self.derived("salt"), data, hashlib.sha256)
+        return hmac.digest(self.derived("salt"), content + name.encode(), hashlib.sha256)
 
     def _check_header(self, data: bytes, file: Path) -> None:
         if (found := key_id(data)) is None:
@@ -178,9 +185,7 @@ def readable(file: Path, name: str) -> Path | io.BytesIO:
 
 def check_plain(file: Path) -> None:
     """DataError for a file that is encrypted."""
-    with file.open("rb") as stream:
-        found = key_id(stream.read(HEADER_BYTES))
-    if found is not None:
+    if (found := key_id_of(file)) is not None:
         raise DataError(
             f"{file} is encrypted by the key {found}; name its file by {ENCRYPTION_KEY} or --encryption-key"
         )
@@ -191,6 +196,12 @@ def key_id(data: bytes) -> str | None:
     if not data.startswith(MAGIC) or len(data) < HEADER_BYTES:
         return None
     return data[len(MAGIC) : len(MAGIC) + ID_BYTES].hex()
+
+
+def key_id_of(file: Path) -> str | None:
+    """Return `key_id` of a file."""
+    with file.open("rb") as stream:
+        return key_id(stream.read(HEADER_BYTES))
 
 
 @functools.cache

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from recsys.encryption import ENCRYPTION_KEY, configured_encryption_key
+from recsys.encryption import ENCRYPTION_KEY
 from recsys.errors import exit_on_error
 from recsys.signatures import PUBLIC_KEY
 from serving.cli.keys import key
@@ -23,18 +23,17 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 @app.callback()
 def serving(
     public_key: Annotated[
-        Path | None, typer.Option(help="Ed25519 public key: bundles without a signature by it are refused")
+        Path | None, typer.Option(help="Ed25519 public key: releases and rules without a signature by it are refused")
     ] = None,
     encryption_key: Annotated[
-        Path | None, typer.Option(help="file of the key by which what is written under `live` is encrypted")
+        Path | None, typer.Option(help="file of the key by which data under `live` and releases are encrypted")
     ] = None,
 ) -> None:
     """Serve an exported bundle on the loopback interface."""
     os.umask(CLOSED_UMASK)
     for name, file in ((PUBLIC_KEY, public_key), (ENCRYPTION_KEY, encryption_key)):
-        if file is not None:  # every process that this one starts inherits it, the stages of Triton too
-            os.environ[name] = str(file.resolve())
-    configured_encryption_key()  # an unusable file is refused before anything starts
+        if given := file or os.environ.get(name):  # children inherit it, in another folder, the stages of Triton too
+            os.environ[name] = str(Path(given).resolve())
 
 
 for command in (up, status, down, demo, gateway, consume, seed, rebuild, forget, reencrypt, triton):

@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "stores": {"errors"},
     "strict_yaml": set(),
     "tensors": set(),
-    "bundle": {"signatures"},
+    "bundle": {"encryption", "signatures"},
     "encryption": set(),
     "signatures": set(),
     "pipeline": set(),
@@ -53,7 +53,7 @@ MAY_IMPORT = {
     "replay": {"candidates", "data", "metrics", "pipeline", "policy"},
     "evaluation": {"candidates", "data", "features", "index", "metrics", "pipeline", "policy", "replay"},
     "graphs": {"content", "features", "ranking", "retrieval", "stages"},
-    "export": {"bundle", "features", "pipeline", "signatures", "stages"},
+    "export": {"bundle", "encryption", "features", "pipeline", "signatures", "stages"},
     "experiments": {"data"},
     "serving": {
         "bundle",

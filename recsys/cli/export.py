@@ -22,7 +22,7 @@ def export(config: DictConfig) -> None:
         if sign_key is not None:
             sign_bundle(Path(config.bundle), sign_key)
         bundle = Bundle.open(config.bundle)
-        path = Path(config.repository) if config.repository else bundle.path.parent / "serve"
+        path = Path(config.repository) if config.repository else Path(config.bundle).parent / "serve"
         names = write_repository(bundle, path, config.profile, sign_key)
         console = Console()
         release = served_release(path)

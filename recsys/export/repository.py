@@ -1,16 +1,16 @@
 """Writer of Triton model repositories, one release a bundle (`recsys.export.releases`).
 
-<release>/bundle/                      a copy of the bundle
+<release>/bundle/                      a copy of the bundle, encrypted where a key is configured
 <release>/models/{retrieve,rank,rules,explain}/{config.pbtxt, 1/}
 <release>/models/{recommend,recommend_light,recommend_explained}/{config.pbtxt, 1/}
 <release>/manifest.json, manifest.sig  of the models (`recsys.export.release_manifest`)
 """
 
-import shutil
 from pathlib import Path
 from typing import Any
 
-from recsys.bundle import Bundle
+from recsys.bundle import Bundle, copy_bundle
+from recsys.encryption import configured_encryption_key
 from recsys.errors import ConfigError
 from recsys.export.configuration import (
     PROFILES,
@@ -40,15 +40,19 @@ def write_repository(bundle: Bundle, path: Path, profile: Profile, sign_key: Pat
     """
     if profile not in PROFILES:
         raise ConfigError(f"profile is {profile!r}; choose one of {', '.join(PROFILES)}")
+    if profile != "cpu" and configured_encryption_key() is not None:
+        raise ConfigError(
+            "profile gpu has Triton read the ranker, which it cannot decrypt; export profile=cpu, or without a key"
+        )
     check_serve_folder(path)
     stages: Any = load_stages(bundle)
     ensembles = {"recommend": stages, "recommend_light": light(stages)}
     if bundle.has(RANKER):
         ensembles["recommend_explained"] = stages = (*stages, load_explain(bundle))
     with release_draft(path, bundle.fingerprint) as draft:
-        shutil.copytree(bundle.path, draft / "bundle")
+        copy_bundle(bundle, draft / "bundle")
         for stage in stages:
-            _write_stage(draft, stage, profile, bundle.fingerprint)
+            _write_stage(draft, stage, profile, bundle)
         for name, members in ensembles.items():
             _write_model(draft, name, ensemble_configuration(name, members))
         Bundle.open(draft / "bundle")  # the copy, before it can be published
@@ -58,11 +62,11 @@ def write_repository(bundle: Bundle, path: Path, profile: Profile, sign_key: Pat
     return [*(stage.name for stage in stages), *ensembles]
 
 
-def _write_stage(draft: Path, stage: DeclaredStage, profile: Profile, fingerprint: str) -> None:
+def _write_stage(draft: Path, stage: DeclaredStage, profile: Profile, bundle: Bundle) -> None:
     configuration = stage_configuration(stage, profile)
     version = _write_model(draft, stage.name, configuration)
     if configuration["backend"] == "onnxruntime":
-        write_ranker_graph(draft / "bundle" / RANKER, version / "model.onnx", fingerprint)
+        write_ranker_graph(bundle.file(RANKER), version / "model.onnx", bundle.fingerprint)
     else:
         (version / "model.py").write_text(MODEL.format(name=stage.name), encoding="utf-8")
 
