@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,12 @@ pytestmark = pytest.mark.slow
 ITEM = "distinctive-item-5512"
 
 
-@pytest.fixture
-def encrypted(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """The deployment of the tests of forgetting, exported and served by a key."""
+@pytest.fixture(autouse=True)
+def _key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """A key for all that follows, the export of the deployment as well."""
     write_encryption_key(tmp_path / "live.key")
     monkeypatch.setenv(ENCRYPTION_KEY, str(tmp_path / "live.key"))
-    yield request.getfixturevalue("deployment")
+    yield
     _release()
 
 
@@ -48,8 +48,9 @@ def assert_no_ids(found: Deployment) -> None:
             assert files_with(folder, word) == []
 
 
+@pytest.mark.usefixtures("deployment")
 def test_no_file_holds_an_id_and_no_start_goes_without_the_key(
-    encrypted: Deployment,
+    request: pytest.FixtureRequest,
     composed: Callable[..., Any],
     run: Callable[..., Any],
     tiny: tuple[str, ...],
@@ -57,6 +58,7 @@ def test_no_file_holds_an_id_and_no_start_goes_without_the_key(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     path = f"/v1/users/{NAME}"
+    encrypted: Deployment = request.getfixturevalue("deployment")
     encrypted.start()
     assert encrypted.call("GET", path)["history"]
     items = [one["item"] for one in encrypted.call("POST", "/v1/recommend", {"user": NAME, "k": 5})["items"]]
