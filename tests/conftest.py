@@ -24,6 +24,7 @@ from recsys.contracts import Query
 from recsys.data.dataset import DESCRIPTION_FILE, Dataset
 from recsys.data.sources.tables import Tables
 from recsys.data.splits import whole
+from recsys.encryption import ENCRYPTION_KEY, EncryptionKey, write_encryption_key
 from recsys.evaluation.report import Report
 from recsys.export.repository import write_repository
 from recsys.replay.replay import Replay
@@ -71,6 +72,24 @@ FIRST = (
 """the longest files; those that read the trained world and those that do not in turn, so that no worker waits for another"""
 Compose = Callable[..., DictConfig]
 Run = Callable[..., tuple[Report, Bundle]]
+
+
+UseKey = Callable[[str | None], EncryptionKey | None]
+
+
+@pytest.fixture
+def use_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> UseKey:
+    """Configure the encryption key of a name, a new one for a new name, none for None; return it."""
+
+    def use(name: str | None) -> EncryptionKey | None:
+        if name is None:
+            monkeypatch.delenv(ENCRYPTION_KEY, raising=False)
+            return None
+        file = tmp_path / name
+        monkeypatch.setenv(ENCRYPTION_KEY, str(file))
+        return EncryptionKey.read(file) if file.exists() else write_encryption_key(file)
+
+    return use
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 from recsys.bundle import MANIFEST, SIGNATURE, Bundle, copy_bundle, sign_bundle, write_bundle
-from recsys.encryption import ENCRYPTION_KEY, EncryptionKey, write_encryption_key
 from recsys.errors import BundleError, ConfigError
 from recsys.export.releases import served_release
 from recsys.export.repository import write_repository
@@ -40,20 +39,10 @@ sys.stdin.read()
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture
-def key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Takes the key of a name, a new one for a new name, none for None; what this process holds in memory goes at the end."""
-
-    def take(name: str | None) -> EncryptionKey | None:
-        if name is None:
-            monkeypatch.delenv(ENCRYPTION_KEY)
-            return None
-        if not (tmp_path / name).exists():
-            write_encryption_key(tmp_path / name)
-        monkeypatch.setenv(ENCRYPTION_KEY, str(tmp_path / name))
-        return EncryptionKey.read(tmp_path / name)
-
-    yield take
+@pytest.fixture(autouse=True)
+def _released() -> Iterator[None]:
+    """Remove what this process holds in memory."""
+    yield
     _release()
 
 
@@ -69,9 +58,9 @@ def plain(tmp_path: Path) -> Bundle:
 
 
 @pytest.fixture
-def bundle(plain: Bundle, key: Any, tmp_path: Path) -> Path:
+def bundle(plain: Bundle, use_key: Any, tmp_path: Path) -> Path:
     """An encrypted copy."""
-    key("live.key")
+    use_key("live.key")
     copy_bundle(plain, tmp_path / "bundle")
     return tmp_path / "bundle"
 
@@ -128,11 +117,11 @@ def test_a_changed_file_is_refused_by_its_name(bundle: Path, change: Callable[[P
         Bundle.open(bundle)
 
 
-def test_the_key_of_the_bundle_is_needed(bundle: Path, key: Any) -> None:
-    key("other.key")
+def test_the_key_of_the_bundle_is_needed(bundle: Path, use_key: Any) -> None:
+    use_key("other.key")
     with pytest.raises(BundleError, match=r"is encrypted by the key \w+, .*other\.key holds \w+; name the other key"):
         Bundle.open(bundle)
-    key(None)
+    use_key(None)
     with pytest.raises(BundleError, match=r"is encrypted by the key \w+; name its file by RECSYS_ENCRYPTION_KEY"):
         Bundle.open(bundle)
 
@@ -203,10 +192,10 @@ def test_a_folder_that_could_not_be_filled_is_not_there() -> None:
 
 
 @pytest.mark.slow
-def test_an_encrypted_release_serves_what_the_plain_bundle_does(trained: Any, tmp_path: Path, key: Any) -> None:
+def test_an_encrypted_release_serves_what_the_plain_bundle_does(trained: Any, tmp_path: Path, use_key: Any) -> None:
     query = trained.replay.latest(str(trained.dataset.users["user"][0]), float(trained.replay.timestamps.max()), 10)
     (expected,) = recommend([query], trained.stages)
-    key("live.key")
+    use_key("live.key")
     write_repository(trained.bundle, tmp_path / "serve", "cpu")
     release = served_release(tmp_path / "serve")
     files = [file for file in (release / "bundle").rglob("*") if file.name not in (MANIFEST, SIGNATURE)]

@@ -4,6 +4,7 @@ import asyncio
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -12,7 +13,6 @@ from recsys.contracts import Event
 from recsys.data.dataset import DESCRIPTION_FILE
 from recsys.data.sources.event_log import EventLogSource
 from recsys.data.sources.tables import Tables
-from recsys.encryption import ENCRYPTION_KEY, write_encryption_key
 from recsys.errors import DataError, ServingError
 from serving.events.archive import ParquetArchive
 from serving.events.compaction import compact
@@ -27,22 +27,7 @@ from serving.events.spool import Spool
 pytest.importorskip("cryptography")
 
 NAME, ITEM, DAY = "susan.distinctive.7391", "distinctive-item", 86_400.0
-Key = Callable[[str | None], None]
-
-
-@pytest.fixture
-def key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Key:
-    """Takes the key of a name, a new one for a new name, none for None."""
-
-    def take(name: str | None) -> None:
-        if name is None:
-            monkeypatch.delenv(ENCRYPTION_KEY)
-            return
-        if not (tmp_path / name).exists():
-            write_encryption_key(tmp_path / name)
-        monkeypatch.setenv(ENCRYPTION_KEY, str(tmp_path / name))
-
-    return take
+UseKey = Callable[[str | None], Any]
 
 
 def clicked(number: int, user: str = NAME) -> Record:
@@ -78,12 +63,12 @@ def drained(folder: Path) -> tuple[list[str], int]:
     return asyncio.run(drain())
 
 
-def test_the_spool_gives_back_what_it_took(tmp_path: Path, key: Key) -> None:
+def test_the_spool_gives_back_what_it_took(tmp_path: Path, use_key: UseKey) -> None:
     folder = tmp_path / "spool"
     spooled(folder, [clicked(0)])
     assert files_with_ids(folder)
     assert drained(folder) == (["distinctive-r0"], 0)
-    key("live.key")
+    use_key("live.key")
     spooled(folder, [clicked(1), clicked(2, "other")])
     assert files_with_ids(folder) == []
 
@@ -99,10 +84,10 @@ def test_the_spool_gives_back_what_it_took(tmp_path: Path, key: Key) -> None:
 
 
 def test_a_changed_line_of_the_spool_is_left_out_and_counted(
-    tmp_path: Path, key: Key, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, use_key: UseKey, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = tmp_path / "spool"
-    key("live.key")
+    use_key("live.key")
     spooled(folder, [clicked(number) for number in range(3)])
     (segment,) = folder.glob("*.spool")
     first, second, third = segment.read_bytes().splitlines(keepends=True)
@@ -112,13 +97,13 @@ def test_a_changed_line_of_the_spool_is_left_out_and_counted(
     assert str(segment) in caplog.text
 
 
-def test_a_line_that_nobody_with_the_key_wrote_is_left_out(tmp_path: Path, key: Key) -> None:
+def test_a_line_that_nobody_with_the_key_wrote_is_left_out(tmp_path: Path, use_key: UseKey) -> None:
     """Its checksum is right."""
     folder = tmp_path / "spool"
     spooled(folder, [clicked(0)])
-    key("other.key")
+    use_key("other.key")
     spooled(tmp_path / "of_another_key", [clicked(1)])
-    key("live.key")
+    use_key("live.key")
     spooled(tmp_path / "new", [clicked(2)])
     parts = (folder, tmp_path / "of_another_key", tmp_path / "new")
     lines = b"".join(next(part.glob("*.spool")).read_bytes() for part in parts)
@@ -126,8 +111,8 @@ def test_a_line_that_nobody_with_the_key_wrote_is_left_out(tmp_path: Path, key: 
     assert drained(folder) == (["distinctive-r2"], 2)
 
 
-def test_the_broker_gives_back_what_it_took(tmp_path: Path, key: Key) -> None:
-    key("live.key")
+def test_the_broker_gives_back_what_it_took(tmp_path: Path, use_key: UseKey) -> None:
+    use_key("live.key")
     with NatsServer(tmp_path / "broker") as broker:
         asyncio.run(put(broker, [clicked(number) for number in range(20)]))
         assert files_with_ids(tmp_path / "broker") == []
@@ -166,9 +151,9 @@ def content(folder: Path) -> list[StoredRecord]:
     return list(ParquetArchive(folder))
 
 
-def test_the_archive_is_read_merged_and_rewritten_by_its_key(tmp_path: Path, key: Key) -> None:
+def test_the_archive_is_read_merged_and_rewritten_by_its_key(tmp_path: Path, use_key: UseKey) -> None:
     archived(tmp_path / "plain", range(30))
-    key("live.key")
+    use_key("live.key")
     folder = tmp_path / "events"
     archived(folder, range(30))
     assert files_with_ids(folder) == []
@@ -179,12 +164,12 @@ def test_the_archive_is_read_merged_and_rewritten_by_its_key(tmp_path: Path, key
     assert remove_rows(folder, lambda user: user == NAME) > 0
     assert {one.record.user for one in content(folder)} == {"other"}
     assert files_with_ids(folder) == []
-    key(None)
+    use_key(None)
     assert content(tmp_path / "plain") == encrypted
 
 
-def test_a_moved_archive_is_read(tmp_path: Path, key: Key) -> None:
-    key("live.key")
+def test_a_moved_archive_is_read(tmp_path: Path, use_key: UseKey) -> None:
+    use_key("live.key")
     archived(tmp_path / "events", range(10))
     found = content(tmp_path / "events")
     (tmp_path / "events").rename(tmp_path / "backup")
@@ -210,8 +195,10 @@ def cut_off(one: Path, _: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [changed, swapped, plain, cut_off])
-def test_a_changed_file_is_refused_by_its_name(tmp_path: Path, key: Key, change: Callable[[Path, Path], None]) -> None:
-    key("live.key")
+def test_a_changed_file_is_refused_by_its_name(
+    tmp_path: Path, use_key: UseKey, change: Callable[[Path, Path], None]
+) -> None:
+    use_key("live.key")
     archived(tmp_path, range(20))
     one, other, *_ = sorted((tmp_path / "feedback").rglob("*.parquet"))
     change(one, other)
@@ -230,21 +217,21 @@ target: watch
 """
 
 
-def test_a_training_reads_the_archive_by_its_key_alone(tmp_path: Path, key: Key) -> None:
+def test_a_training_reads_the_archive_by_its_key_alone(tmp_path: Path, use_key: UseKey) -> None:
     base = tmp_path / "base"
     base.mkdir()
     (base / "shop.yaml").write_text(TABLES)
     (base / "events.csv").write_text(f"user,item,at,rating\nu,{ITEM},100,5\n")
     (base / "items.csv").write_text(f"item,title\n{ITEM},x\n")
     Tables(description=str(base / "shop.yaml")).load().save(base / "data")
-    key("live.key")
+    use_key("live.key")
     archived(tmp_path / "events", range(30))
     description = str(base / "data" / DESCRIPTION_FILE)
     source = EventLogSource(folder=str(tmp_path / "events"), description=description, history=True, wait_s=0.0)
     assert {NAME, "other", "u"} == set(source.load().users["user"].to_list())
-    key("other.key")
+    use_key("other.key")
     with pytest.raises(DataError, match=r"is encrypted by the key .*; name the other key"):
         source.load()
-    key(None)
+    use_key(None)
     with pytest.raises(DataError, match="name its file by RECSYS_ENCRYPTION_KEY"):
         source.load()

@@ -11,7 +11,7 @@ from test_forgetting_stack import NAME, PATIENCE_S, Deployment, deployment, file
 
 from recsys.data.sources.log_files import read_log_file
 from recsys.data.sources.tables import Tables
-from recsys.encryption import ENCRYPTION_KEY, write_encryption_key
+from recsys.encryption import write_encryption_key
 from recsys.stores.memory_folder import _release
 from serving.processes import until
 
@@ -22,10 +22,9 @@ ITEM = "distinctive-item-5512"
 
 
 @pytest.fixture(autouse=True)
-def _key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+def _key(use_key: Callable[[str | None], Any]) -> Iterator[None]:
     """A key for all that follows, the export of the deployment as well."""
-    write_encryption_key(tmp_path / "live.key")
-    monkeypatch.setenv(ENCRYPTION_KEY, str(tmp_path / "live.key"))
+    use_key("live.key")
     yield
     _release()
 
@@ -55,7 +54,7 @@ def test_no_file_holds_an_id_and_no_start_goes_without_the_key(
     run: Callable[..., Any],
     tiny: tuple[str, ...],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    use_key: Callable[[str | None], Any],
 ) -> None:
     path = f"/v1/users/{NAME}"
     encrypted: Deployment = request.getfixturevalue("deployment")
@@ -75,13 +74,13 @@ def test_no_file_holds_an_id_and_no_start_goes_without_the_key(
     encrypted.stop()
     assert_no_ids(encrypted)
     write_encryption_key(tmp_path / "other.key")
-    monkeypatch.delenv(ENCRYPTION_KEY)
+    use_key(None)
     for options in ((), ("--encryption-key", str(tmp_path / "other.key"))):
         done = started(encrypted, *options)
         assert done.returncode == 2
         assert "is encrypted by the key" in done.stderr
         assert "Traceback" not in done.stdout + done.stderr
-    monkeypatch.setenv(ENCRYPTION_KEY, str(tmp_path / "live.key"))
+    use_key("live.key")
 
     encrypted.start()
     assert items[0] in [one["item"] for one in encrypted.call("GET", path)["seen"]]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from recsys.contracts import Event
-from recsys.encryption import ENCRYPTION_KEY, EncryptionKey, write_encryption_key
+from recsys.encryption import EncryptionKey
 from recsys.errors import ConfigError, ServingError
 from serving.events.archive import ParquetArchive
 from serving.events.connection import Stream
@@ -26,23 +26,7 @@ pytest.importorskip("cryptography")
 
 NAME, DAY = "susan.distinctive.7391", 86_400.0
 NUM_RECORDS = 12
-Key = Callable[[str | None], EncryptionKey | None]
-
-
-@pytest.fixture
-def key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Key:
-    """Takes the key of a name, a new one for a new name, none for None."""
-
-    def take(name: str | None) -> EncryptionKey | None:
-        if name is None:
-            monkeypatch.delenv(ENCRYPTION_KEY, raising=False)
-            return None
-        if not (tmp_path / name).exists():
-            write_encryption_key(tmp_path / name)
-        monkeypatch.setenv(ENCRYPTION_KEY, str(tmp_path / name))
-        return EncryptionKey.read(tmp_path / name)
-
-    return take
+UseKey = Callable[[str | None], EncryptionKey | None]
 
 
 @pytest.fixture
@@ -101,32 +85,34 @@ def files_with_ids(folder: Path) -> list[str]:
     return [str(file.relative_to(folder)) for file in files if any(word in file.read_bytes() for word in words)]
 
 
-def test_a_plain_folder_is_encrypted_and_its_key_changed(layout: DeploymentLayout, key: Key) -> None:
+def test_a_plain_folder_is_encrypted_and_its_key_changed(layout: DeploymentLayout, use_key: UseKey) -> None:
     fill(layout)
     expected = ([record.id for record in records()],) * 3
     assert held(layout) == expected
     assert len(files_with_ids(layout.live)) >= 4
     lines: list[str] = []
-    first = key("first.key")
+    first = use_key("first.key")
     reencrypt(layout, None, lines.append)
     assert lines[:2] == ["parquet  2 files", f"spool    {NUM_RECORDS} records"]
     assert files_with_ids(layout.live) == []
     assert layout.rebuild.exists()
     layout.make_live()
     assert held(layout) == expected
-    key("second.key")
+    use_key("second.key")
     reencrypt(layout, first, lines.append)
     layout.make_live()
     assert held(layout) == expected
     assert files_with_ids(layout.live) == []
-    key("first.key")
+    use_key("first.key")
     with pytest.raises(ConfigError, match="change it by `python -m serving reencrypt`"):
         layout.make_live()
 
 
-def test_an_interrupted_change_goes_on(layout: DeploymentLayout, key: Key, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_change_goes_on(
+    layout: DeploymentLayout, use_key: UseKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fill(layout)
-    key("live.key")
+    use_key("live.key")
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
@@ -143,17 +129,17 @@ def test_an_interrupted_change_goes_on(layout: DeploymentLayout, key: Key, monke
     assert held(layout) == ([record.id for record in records()],) * 3
 
 
-def test_a_start_wants_the_key_of_the_data(layout: DeploymentLayout, key: Key) -> None:
-    first = key("first.key")
+def test_a_start_wants_the_key_of_the_data(layout: DeploymentLayout, use_key: UseKey) -> None:
+    first = use_key("first.key")
     layout.make_live()
     fill(layout)
     layout.make_live()
     assert layout.encryption_key_id() == first.id  # type: ignore[union-attr]
     assert layout.encryption.stat().st_mode & 0o777 == 0o600
-    key(None)
+    use_key(None)
     with pytest.raises(ConfigError, match=r"is encrypted by the key \w+; name its file by --encryption-key"):
         layout.make_live()
-    key("second.key")
+    use_key("second.key")
     with pytest.raises(ConfigError, match=r"is encrypted by the key \w+, .*second\.key holds \w+; change it by"):
         layout.make_live()
     layout.encryption.write_text("{}")
@@ -161,34 +147,34 @@ def test_a_start_wants_the_key_of_the_data(layout: DeploymentLayout, key: Key) -
         layout.make_live()
 
 
-def test_a_plain_folder_with_data_is_not_taken_for_an_encrypted_one(layout: DeploymentLayout, key: Key) -> None:
+def test_a_plain_folder_with_data_is_not_taken_for_an_encrypted_one(layout: DeploymentLayout, use_key: UseKey) -> None:
     fill(layout)
-    key("live.key")
+    use_key("live.key")
     with pytest.raises(ConfigError, match=r"is not encrypted, .*live\.key holds"):
         layout.make_live()
     assert layout.encryption_key_id() is None
 
 
-def test_what_cannot_be_changed_stays(layout: DeploymentLayout, key: Key) -> None:
-    key("live.key")
+def test_what_cannot_be_changed_stays(layout: DeploymentLayout, use_key: UseKey) -> None:
+    use_key("live.key")
     with pytest.raises(ConfigError, match="does not exist"):
         reencrypt(layout, None, print)
     layout.make_live()
     with pytest.raises(ConfigError, match="already; make another one"):
         reencrypt(layout, None, print)
-    old = key("other.key")
+    old = use_key("other.key")
     with pytest.raises(ConfigError, match=r"is encrypted by the key \w+, --old-key is None; name the file"):
         reencrypt(layout, None, print)
     with pytest.raises(ConfigError, match="--old-key is"):
         reencrypt(layout, old, print)
-    key(None)
+    use_key(None)
     with pytest.raises(ConfigError, match="no key to encrypt by"):
         reencrypt(layout, old, print)
 
 
-def test_a_running_stack_is_not_touched(layout: DeploymentLayout, key: Key) -> None:
+def test_a_running_stack_is_not_touched(layout: DeploymentLayout, use_key: UseKey) -> None:
     fill(layout)
-    key("live.key")
+    use_key("live.key")
     descriptor = lock_folder(layout.spool)  # as a gateway alone holds it
     try:
         with pytest.raises(ServingError, match="is in use by another process"):

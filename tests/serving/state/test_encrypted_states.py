@@ -2,13 +2,11 @@
 
 import asyncio
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from recsys.contracts import Event, Query, Slate, SlateItem
-from recsys.encryption import ENCRYPTION_KEY, write_encryption_key
 from recsys.errors import ServingError
 from serving.events.record import Record, StoredRecord
 from serving.state.protocols import CompareAndSwap
@@ -17,20 +15,8 @@ from serving.state.states import USERS, key_of
 pytest.importorskip("cryptography")
 
 NAMES = ("susan.distinctive.7391", "bystander", "\N{SNOWMAN}")
+UseKey = Callable[[str | None], Any]
 ITEMS = tuple(f"distinctive-item-{number}" for number in range(4))
-
-
-@pytest.fixture
-def key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Takes the key of a name, a new one for a new name."""
-
-    def take(name: str) -> None:
-        file = tmp_path / name
-        if not file.exists():
-            write_encryption_key(file)
-        monkeypatch.setenv(ENCRYPTION_KEY, str(file))
-
-    return take
 
 
 def clicked(user: str, item: str, at: float) -> Record:
@@ -56,17 +42,17 @@ async def written(store: Any, records: list[StoredRecord]) -> tuple[Any, ...]:
         return *[await states.get(user) for user in NAMES], await states.exposure(), states.damaged
 
 
-def test_the_answers_are_those_of_a_plain_store(empty: Callable[[], Any], key: Callable[[str], None]) -> None:
+def test_the_answers_are_those_of_a_plain_store(empty: Callable[[], Any], use_key: UseKey) -> None:
     plain = asyncio.run(written(empty(), log()))
-    key("live.key")
+    use_key("live.key")
     store = empty()
     assert asyncio.run(written(store, log())) == plain
     assert asyncio.run(written(store, log())) == plain  # again: nothing counts twice
     assert plain[0].history
 
 
-def test_rows_hold_neither_users_nor_items(store: Any, key: Callable[[str], None]) -> None:
-    key("live.key")
+def test_rows_hold_neither_users_nor_items(store: Any, use_key: UseKey) -> None:
+    use_key("live.key")
     asyncio.run(written(store, log()))
     content = b"".join(name + value for name, value in store.raw().items())
     assert len(store.raw()) >= len(NAMES)
@@ -78,8 +64,8 @@ def user_rows(store: Any) -> list[tuple[bytes, bytes]]:
     return [(name, value) for name, value in store.raw().items() if name.startswith(USERS)]
 
 
-def test_a_state_of_another_user_is_refused_and_made_anew(store: Any, key: Callable[[str], None]) -> None:
-    key("live.key")
+def test_a_state_of_another_user_is_refused_and_made_anew(store: Any, use_key: UseKey) -> None:
+    use_key("live.key")
     asyncio.run(written(store, log()))
     (one, _), (_, value), *_ = user_rows(store)
     store.put(one, value)
@@ -96,8 +82,8 @@ def test_a_state_of_another_user_is_refused_and_made_anew(store: Any, key: Calla
     asyncio.run(story())
 
 
-def test_a_flipped_bit_is_refused(store: Any, key: Callable[[str], None]) -> None:
-    key("live.key")
+def test_a_flipped_bit_is_refused(store: Any, use_key: UseKey) -> None:
+    use_key("live.key")
     asyncio.run(written(store, log()))
     for name, value in user_rows(store):
         store.put(name, bytes([value[0] ^ 1]) + value[1:])
@@ -109,8 +95,8 @@ def test_a_flipped_bit_is_refused(store: Any, key: Callable[[str], None]) -> Non
     assert all(isinstance(state, ServingError) for state in asyncio.run(found()))
 
 
-def test_a_user_is_forgotten_alone(store: Any, key: Callable[[str], None]) -> None:
-    key("live.key")
+def test_a_user_is_forgotten_alone(store: Any, use_key: UseKey) -> None:
+    use_key("live.key")
     asyncio.run(written(store, log()))
 
     async def story() -> list[bool]:
@@ -121,10 +107,10 @@ def test_a_user_is_forgotten_alone(store: Any, key: Callable[[str], None]) -> No
     assert asyncio.run(story()) == [True, False, False]
 
 
-def test_another_key_knows_nobody_and_forgets_nobody(store: Any, key: Callable[[str], None]) -> None:
-    key("live.key")
+def test_another_key_knows_nobody_and_forgets_nobody(store: Any, use_key: UseKey) -> None:
+    use_key("live.key")
     asyncio.run(written(store, log()))
-    key("other.key")
+    use_key("other.key")
 
     async def story() -> None:
         async with store.opened() as states:
@@ -134,8 +120,8 @@ def test_another_key_knows_nobody_and_forgets_nobody(store: Any, key: Callable[[
     asyncio.run(story())
 
 
-def test_of_two_writers_the_slower_one_changes_nothing(store: Any, key: Callable[[str], None]) -> None:
-    key("live.key")
+def test_of_two_writers_the_slower_one_changes_nothing(store: Any, use_key: UseKey) -> None:
+    use_key("live.key")
 
     async def story() -> None:
         async with store.table() as table:
