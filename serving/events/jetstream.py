@@ -16,9 +16,11 @@ from nats.aio.msg import Msg
 from nats.errors import NoRespondersError
 from nats.js.errors import APIError, KeyNotFoundError, NotFoundError
 
+from recsys.errors import QueryError
 from serving.events.batching import Batching, Page
 from serving.events.connection import Connection, Link, Stream
 from serving.events.publisher import MESSAGE_ID
+from serving.events.publisher import Message as PublishedMessage
 from serving.events.record import Record, StoredRecord
 from serving.events.store_probe import PROBE
 
@@ -27,6 +29,8 @@ TIME_STAMP = "Nats-Time-Stamp"
 NUM_PENDING = "Nats-Num-Pending"
 ABSENT = ("no message found", "deleted message")
 """answers to the erasure of a record that is not there"""
+HEADER_BYTES = 256
+"""of a message, at most"""
 PAGE_RECORDS = 1_000
 PAGE_BYTES = 16 << 20
 STATUS = "Status"
@@ -51,11 +55,12 @@ class JetStreamWriter:
         """Return when the broker has acknowledged every record; ServingError otherwise, after `deadline_s` at the latest.
 
         0 means the deadline of the stream. After an error some records may be in the log; resending them is harmless within
-        the duplicate window.
+        the duplicate window. QueryError, and none is sent, for a record that the broker takes in no message.
         """
         messages = [(f"{self.stream.name}.{record.kind}", record.to_json(), record.id) for record in records]
 
         async def publish(link: Link) -> None:
+            _check_sizes(messages, link.client.max_payload)
             await link.publisher.publish(messages)
 
         await self._connection.call(f"acknowledge {len(messages)} records", publish, deadline_s)
@@ -210,6 +215,14 @@ class JetStreamEraser:
         except NotFoundError:
             return False
         return True
+
+
+def _check_sizes(messages: Sequence[PublishedMessage], most: int) -> None:
+    for _, payload, id in messages:
+        if len(payload) + HEADER_BYTES > most:
+            raise QueryError(
+                f"the record {id!r} has {len(payload)} bytes and the broker takes messages of {most}; raise its max_payload"
+            )
 
 
 async def _fetch_page(connection: Connection, start: dict[str, Any], limit: int) -> list[Msg]:

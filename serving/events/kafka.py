@@ -26,7 +26,7 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 
-from recsys.errors import ConfigError, ServingError
+from recsys.errors import ConfigError, QueryError, ServingError
 from serving.endpoints import Server
 from serving.events.batching import Batching, Page
 from serving.events.record import Record, StoredRecord
@@ -97,7 +97,8 @@ class KafkaWriter:
     async def append(self, records: Sequence[Record], *, deadline_s: float = 0.0) -> None:
         """Return when the broker has acknowledged every record; ServingError otherwise, after `deadline_s` at the latest.
 
-        0 stands for the deadline of the topic. After an error some records may be in the log all the same.
+        0 stands for the deadline of the topic. After an error some records may be in the log all the same. QueryError where
+        the broker takes a record in no message.
         """
         deadline_s = deadline_s or self.topic.deadline_s
         operation, producer = f"acknowledge {len(records)} records", self._ensure_open()
@@ -110,6 +111,10 @@ class KafkaWriter:
             producer.purge()
             raise self.topic.unavailable(operation, f"no answer within {deadline_s:g} s") from None
         if problem := next((answer for answer in answers if answer is not None), None):
+            if isinstance(problem, KafkaException) and problem.args[0].code() == KafkaError.MSG_SIZE_TOO_LARGE:
+                raise QueryError(
+                    f"a record is larger than the topic {self.topic.name!r} takes; raise its max.message.bytes"
+                )
             raise self.topic.unavailable(operation, problem)
 
     async def check(self) -> None:

@@ -46,7 +46,7 @@ class EventLogWriter:
     """A `RecordWriter`, as an async context manager.
 
     `spooled`, `drained` and `rejected` count records: written to the spool, moved from there to the broker (duplicates
-    included), refused. `problem` is the last broker error until it recovers.
+    included), refused or lost. `problem` is the last broker error until it recovers.
     """
 
     def __init__(self, *, broker: LogBroker, spool: Spool) -> None:
@@ -84,7 +84,7 @@ class EventLogWriter:
 
     async def append(self, records: Sequence[Record]) -> None:
         """Return when every record is durable; ServingError when neither broker nor spool accepts them, QueryError for a
-        record above MAX_RECORD_BYTES.
+        record above MAX_RECORD_BYTES or above what the broker takes.
         """
         self._check_sizes(records)
         await self._appends_allowed.wait()
@@ -92,6 +92,9 @@ class EventLogWriter:
             try:
                 await self._broker.append(records)
                 return
+            except QueryError:
+                self.rejected += len(records)
+                raise
             except ServingError as error:
                 self.problem = str(error)
                 if self.direct:
@@ -152,11 +155,23 @@ class EventLogWriter:
         batch = await self._spool.peek(DRAIN_BATCH)
         fresh = [one.record for one in batch if one.record.id not in ids_in_broker]
         if fresh:
-            await self._broker.append(fresh, deadline_s=deadline_s)
+            await self._append_spooled(fresh, deadline_s)
         if batch:
             await self._spool.release()
         self.drained += len(batch)
         return len(batch)
+
+    async def _append_spooled(self, records: Sequence[Record], deadline_s: float) -> None:
+        """Append to the broker; one record that it never takes is lost alone, and does not hold up all behind it."""
+        try:
+            await self._broker.append(records, deadline_s=deadline_s)
+        except QueryError as error:
+            if len(records) > 1:
+                for record in records:
+                    await self._append_spooled([record], deadline_s)
+                return
+            self.rejected += 1
+            logger.error("a spooled record is lost: %s", error)
 
     async def _ids_in_broker(self) -> set[str]:
         """Ids that the broker may have stored without acknowledging, when older than its duplicate window."""

@@ -12,8 +12,10 @@ from types import SimpleNamespace
 import pytest
 
 from recsys.errors import QueryError, ServingError
-from serving.events import spool
+from serving.events import nats_server, spool
+from serving.events.connection import Stream
 from serving.events.jetstream import JetStreamWriter
+from serving.events.nats_server import NatsServer
 from serving.events.record import Record
 from serving.events.spool import Spool
 from serving.events.writer import MAX_RECORD_BYTES, EventLogWriter
@@ -182,6 +184,29 @@ def test_a_record_that_no_broker_takes_is_refused_at_once(stream, tmp_path):
             return log.rejected, log.direct, log.spool_bytes
 
     assert asyncio.run(write()) == (1, True, 0)
+
+
+def test_a_record_that_the_broker_never_takes_holds_up_no_other(tmp_path, feedback, read_all, ids, until, monkeypatch):
+    """A broker of one's own takes messages of 1 MiB unless told otherwise; the record came while it was away."""
+    monkeypatch.setattr(nats_server, "MAX_PAYLOAD", 64 << 10)
+    large = Record(id="x", kind="feedback", user="u", timestamp=1.0, body={"item": "a" * (64 << 10)})
+    with NatsServer(tmp_path / "broker") as broker:
+        stream = Stream(server=broker.server, max_bytes=64 << 20, deadline_s=20.0, read_deadline_s=20.0)
+
+        async def write():
+            async with opened(stream, tmp_path / "spool") as log:
+                with pytest.raises(QueryError, match="the broker takes messages of 65536; raise its max_payload"):
+                    await log.append([feedback(0), large])
+                assert log.direct
+                await asyncio.to_thread(broker.stop)
+                await log.append([feedback(1), large, feedback(2)])
+                await asyncio.to_thread(broker.start)
+                await until(lambda: log.direct)
+                await log.append([feedback(3)])
+                return log.rejected, log.spool_bytes
+
+        assert asyncio.run(write()) == (3, 0)
+        assert ids(read_all(stream, 3)) == ["r1", "r2", "r3"]
 
 
 GATEWAY = """

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from confluent_kafka import Producer
 
-from recsys.errors import ConfigError, ServingError
+from recsys.errors import ConfigError, QueryError, ServingError
 from serving.endpoints import Server
 from serving.events import kafka
 from serving.events.jetstream import JetStreamReader, JetStreamWriter
@@ -241,3 +241,18 @@ def test_forgetting_says_it_also_where_the_retention_cannot_be_read():
     kept = kafka.erasure_text(Topic(server=Server(url=NOBODY), deadline_s=0.2), now=0.0)
     assert "stay in the topic 'events' until its retention ends (the broker at" in kept
     assert erasure_text(Server(url="nats://127.0.0.1:9"), now=0.0) is None
+
+
+def test_a_record_that_the_broker_never_takes_is_told_from_a_broker_that_is_away(topic, feedback):
+    small = Topic(
+        server=Server(url=topic.url, settings={"message.max.bytes": "1000"}), name=topic.name, deadline_s=20.0
+    )
+    large = Record(id="x", kind="feedback", user="u", timestamp=1.0, body={"item": "a" * 2_000})
+
+    async def story():
+        async with closing(KafkaWriter(small)) as writer:
+            await writer.append([feedback(0)])
+            with pytest.raises(QueryError, match="a record is larger than the topic"):
+                await writer.append([large])
+
+    told(story)
