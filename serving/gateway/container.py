@@ -222,6 +222,7 @@ class Container:
         pending = PendingRecords(
             read_spec(self.dependencies.bundle),
             max_users=self.settings.pending_most,
+            max_bytes=self.settings.pending_mib << 20,
             keep_s=self.settings.pending_s,
             clock=self.dependencies.clock,
             forgotten=self.dependencies.forgotten.current,
@@ -229,6 +230,8 @@ class Container:
         pending.add(self.dependencies.recovered)
         description = "Users with pending records"
         self.metrics.gauge("recsys_pending_users", description, lambda: len(pending))
+        description = "Size of the pending records as JSON"
+        self.metrics.gauge("recsys_pending_bytes", description, lambda: pending.num_bytes)
         return pending
 
     @cached_property

@@ -9,6 +9,8 @@ from serving.gateway.connection_limits import ConnectionLimits
 from serving.gateway.personal_data import PersonalDataMode
 from serving.gateway.request_parser import RequestLimits
 
+BUDGET_MS = 5.0, 60_000.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
@@ -45,6 +47,8 @@ class Settings:
     last_good_s: float = 3_600.0
     pending_most: int = 10_000
     """users with pending records over their states"""
+    pending_mib: int = 64
+    """of these records as JSON; in memory they take about six times that"""
     pending_s: float = 3_600.0
     impressions_most: int = 20_000
     impressions_mib: int = 64
@@ -83,6 +87,7 @@ class Settings:
     @staticmethod
     def within(budget_ms: float, *, liked: tuple[str, ...]) -> "Settings":
         """Settings for a budget: reserves scale down with a smaller budget; state time and concurrency scale both ways."""
+        check_ranges("gateway", budget_ms=(budget_ms, *BUDGET_MS))
         usual = Settings(liked=liked)
         share = min(1.0, budget_ms / usual.budget_ms)
         return replace(
@@ -97,12 +102,13 @@ class Settings:
     def __post_init__(self) -> None:
         check_ranges(
             "gateway",
-            budget_ms=(self.budget_ms, 5.0, 60_000.0),
+            budget_ms=(self.budget_ms, *BUDGET_MS),
             explain_ms=(self.explain_ms, 0.0, 60_000.0),
             state_ms=(self.state_ms, 0.1, self.budget_ms),
             fallback_ms=(self.fallback_ms, 0.1, self.budget_ms),
             light_ms=(self.light_ms, 0.1, self.budget_ms),
             impressions_mib=(self.impressions_mib, 1, 1_000_000),
+            pending_mib=(self.pending_mib, 1, 1_000_000),
             exposure_every_s=(self.exposure_every_s, 0.01, 3_600.0),
             forgotten_every_s=(self.forgotten_every_s, 0.01, 3_600.0),
             events_s=(self.events_s, 0.001, 600.0),

@@ -261,7 +261,7 @@ def acted(user: str, number: int) -> Record:
 def test_what_waits_is_laid_over_the_state_until_the_state_knows_it(trained: Any, clocked: Any) -> None:
     spec = read_spec(trained.bundle)
     pending, records = (
-        PendingRecords(spec, max_users=2, keep_s=60.0, clock=clocked),
+        PendingRecords(spec, max_users=2, max_bytes=1 << 20, keep_s=60.0, clock=clocked),
         [acted("u", number) for number in range(5)],
     )
     pending.add(records)
@@ -275,7 +275,7 @@ def test_what_waits_is_laid_over_the_state_until_the_state_knows_it(trained: Any
 
 
 def test_what_waits_is_bounded_in_users_records_and_time(trained: Any, clocked: Any) -> None:
-    pending = PendingRecords(read_spec(trained.bundle), max_users=2, keep_s=60.0, clock=clocked)
+    pending = PendingRecords(read_spec(trained.bundle), max_users=2, max_bytes=1 << 20, keep_s=60.0, clock=clocked)
     pending.add([acted("u", number) for number in range(MAX_RECORDS_PER_USER + 3)])
     assert len(pending.overlay("u", UserState()).seen) == MAX_RECORDS_PER_USER
     pending.add([acted(user, 1) for user in "vw"])
@@ -285,3 +285,22 @@ def test_what_waits_is_bounded_in_users_records_and_time(trained: Any, clocked: 
     clocked.now = 60.0
     assert pending.overlay("v", nothing) is nothing
     assert len(pending) == 1
+
+
+def test_what_waits_is_bounded_in_bytes_and_the_newest_stay(trained: Any, clocked: Any) -> None:
+    """A caller may send large events of few users; the bytes are those of what is left, whatever went and why."""
+    size = len(acted("u", 0).to_json())
+    pending = PendingRecords(read_spec(trained.bundle), max_users=9, max_bytes=4 * size, keep_s=60.0, clock=clocked)
+    pending.add([acted("u", number) for number in range(3)])
+    pending.add([acted("v", number) for number in range(3)])
+    assert pending.num_bytes == 4 * size
+    assert pending.overlay("u", UserState()).seen.items == ("i2",)
+    assert len(pending.overlay("v", UserState()).seen) == 3
+    pending.add([acted("v", 2)])
+    assert pending.num_bytes == 4 * size, "the same record again"
+    pending.forget({"v": 1.0})
+    assert (pending.num_bytes, len(pending)) == (2 * size, 2)
+    pending.overlay("v", apply_records(UserState(), [acted("v", 2)], read_spec(trained.bundle)))
+    assert (pending.num_bytes, len(pending)) == (size, 1)
+    pending.add([replace(acted("w", 1), body={"item": "x" * 9 * size})])
+    assert (pending.num_bytes, len(pending)) == (0, 0), "no record is larger than all may be together"

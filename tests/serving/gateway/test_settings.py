@@ -22,6 +22,7 @@ def test_a_larger_budget_goes_to_the_state_and_the_cascade() -> None:
     )
 
 
-def test_a_budget_out_of_range_is_named_as_it_was_given() -> None:
-    with pytest.raises(ConfigError, match=r"gateway\.budget_ms is 1"):
-        Settings.within(1.0, liked=())
+@pytest.mark.parametrize("budget_ms", [1.0, float("nan"), float("inf")])
+def test_a_budget_out_of_range_is_named_as_it_was_given(budget_ms: float) -> None:
+    with pytest.raises(ConfigError, match=rf"gateway\.budget_ms is {budget_ms:g}"):
+        Settings.within(budget_ms, liked=())
