@@ -126,14 +126,18 @@ class Container:
         settings, rules = self.settings, self.dependencies.rules
         description = "1 where the rules are lost and no slate is served"
         self.metrics.gauge("recsys_rules_lost", description, lambda: float(rules.lost is not None))
-        return Readiness(
+        readiness = Readiness(
             self.dependencies.models,
             (FULL, LIGHT),
+            release=self.dependencies.bundle.fingerprint,
             checks=self.dependencies.checks,
             instant={"rules": lambda: rules.lost},
             interval_s=settings.probe_every_s,
             timeout_s=settings.probe_s,
         )
+        description = "1 while the model server is of another release than the gateway"
+        self.metrics.gauge("recsys_models_of_another_release", description, lambda: float(readiness.mixed))
+        return readiness
 
     @cached_property
     def impressions(self) -> ImpressionQueue:
@@ -281,6 +285,8 @@ class Container:
             self.dependencies.models,
             self.fallbacks,
             self.settings,
+            worker=self.worker,
+            release=self.dependencies.bundle.fingerprint,
             clock=self.dependencies.clock,
             forgotten=self.dependencies.forgotten.current,
         )

@@ -37,6 +37,8 @@ class SlateRequest:
     deadline: float
     """by the clock of the chain, in seconds"""
     metadata: Metadata = ()
+    key: str = ""
+    """name of the API key, by which requests take turns"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -68,7 +68,8 @@ class ScoredItems:
 
 
 class FallbackSlates:
-    """Slates from the bundle and the current items. Both stages must be of the same bundle.
+    """Slates from the bundle and the current items, by searches and rules that take long in a large catalogue: not for an event
+    loop. Both stages must be of the same bundle.
 
     Raises BundleError for a bundle without an unpersonalised item list.
     """
@@ -94,7 +95,7 @@ class FallbackSlates:
             return
         self.again(query, orjson.dumps(self.popular(query)))
         if self.rows:
-            self.of_neighbours(query, self.neighbours(next(iter(self.rows)), query.k))
+            self.similar(query, next(iter(self.rows)))
 
     def again(self, query: Query, shown: bytes) -> SlateDocument | None:
         """Items of an earlier slate under the current rules; None if they no longer fill k positions."""
@@ -114,27 +115,21 @@ class FallbackSlates:
         named = [(POPULAR,)] * len(keep)
         return self._slate(query, ScoredItems(rows=rows[keep], scores=listed.scores[keep], sources=named))
 
-    def neighbours(self, item: str, k: int) -> ScoredItems:
-        """Candidates similar to an item, by a search that takes long in a large catalogue and may run on any thread.
-
-        HTTPError 404 for an item outside of the catalogue.
-        """
-        if item not in self.rows:
+    def similar(self, query: Query, item: str) -> SlateDocument:
+        """Items similar to one, without those that the query excludes. HTTPError 404 for an item outside of the catalogue."""
+        if (row := self.rows.get(item)) is None:
             raise HTTPError(404, "the catalogue has no such item; send the id of one that it has")
         similar_items = SimilarItems.of(self._retrieve.sources)
-        rows, scores, source = similar_items.of_item(self.rows[item], max(CANDIDATES, 2 * k))
-        return ScoredItems(rows=rows, scores=scores, sources=[(source,)] * len(rows))
-
-    def of_neighbours(self, query: Query, found: ScoredItems) -> SlateDocument:
-        """Similar items under the current rules."""
-        return self._slate(query, found)
+        rows, scores, source = similar_items.of_item(row, max(CANDIDATES, 2 * query.k))
+        return self._slate(query, ScoredItems(rows=rows, scores=scores, sources=[(source,)] * len(rows)))
 
     def _scored_again(self, items: Sequence[Mapping[str, Any]]) -> ScoredItems | None:
         """Items of a slate as candidates, without those that only rules added, as the rules add them again.
 
         Probabilities are used only if all items have them.
         """
-        kept = [one for one in items if one["item"] in self.rows and one["rank"] >= 0]
+        row_of = self.rows
+        kept = [one for one in items if one["item"] in row_of and one["rank"] >= 0]
         if not kept:
             return None
         kept.sort(key=lambda one: one["rank"])
@@ -142,7 +137,7 @@ class FallbackSlates:
         ranked = all(len(one["probabilities"]) == len(objectives) for one in kept)
         probabilities = [[one["probabilities"][name] for name in objectives] for one in kept] if ranked else None
         return ScoredItems(
-            rows=np.array([self.rows[one["item"]] for one in kept], dtype=np.int64),
+            rows=np.array([row_of[one["item"]] for one in kept], dtype=np.int64),
             scores=np.array([one["utility"] for one in kept], dtype=np.float32),
             sources=[one["sources"] for one in kept],
             probabilities=None if probabilities is None else np.array(probabilities, dtype=np.float32),

@@ -3,14 +3,16 @@ reasons, the explaining model.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import orjson
 
 from recsys.data.forgotten import ForgottenUsers
-from recsys.errors import ServingError
+from recsys.errors import ReleaseError, ServingError
 from serving.gateway.breaker import Breaker
 from serving.gateway.bulkhead import Bulkhead
+from serving.gateway.fair_worker import FairWorker
 from serving.gateway.fallback_chain import FallbackTier, SlateRequest
 from serving.gateway.fallback_slates import FallbackSlates, SlateDocument
 from serving.gateway.settings import Settings
@@ -34,11 +36,14 @@ class FallbackTiers:
         fallbacks: FallbackSlates,
         settings: Settings,
         *,
+        worker: FairWorker,
+        release: str,
         clock: Callable[[], float],
         forgotten: Callable[[], ForgottenUsers],
     ) -> None:
+        """worker: evaluates rules. release: fingerprint of the bundle, of which the models must be too"""
         self._models, self._fallbacks, self._settings, self._clock = models, fallbacks, settings, clock
-        self._forgotten = forgotten
+        self._worker, self._release, self._forgotten = worker, release, forgotten
         self.stale_cache = StaleCache(max_slates=settings.last_good_most, ttl_s=settings.last_good_s, clock=clock)
 
     def all(self) -> tuple[FallbackTier, ...]:
@@ -57,12 +62,12 @@ class FallbackTiers:
 
     async def explain(self, request: SlateRequest, time_s: float) -> SlateDocument:
         text = await self._models.infer(EXPLAINED, request.text, time_s=time_s, metadata=request.metadata)
-        return _read(text, EXPLAINED)
+        return read_slate(text, EXPLAINED, self._release)
 
     async def full(self, request: SlateRequest, time_s: float) -> SlateDocument:
         """Slate of the full cascade, cached for the stale tier."""
         text = await self._models.infer(FULL, request.text, time_s=time_s, metadata=request.metadata)
-        slate = _read(text, FULL)
+        slate = read_slate(text, FULL, self._release)
         cached = orjson.dumps({**slate, "exposure": {}}) if "exposure" in slate else text
         if not self._forgotten().drops(request.query.user, request.query.now):
             self.stale_cache.put((request.query.user, request.query.surface), slate["rules"], cached)
@@ -70,16 +75,18 @@ class FallbackTiers:
 
     async def light(self, request: SlateRequest, time_s: float) -> SlateDocument:
         text = await self._models.infer(LIGHT, request.text, time_s=time_s, metadata=request.metadata)
-        return _read(text, LIGHT)
+        return read_slate(text, LIGHT, self._release)
 
     async def stale(self, request: SlateRequest, time_s: float) -> SlateDocument | None:
         """Cached slate under unchanged rules; they are applied again, since rules depend on time."""
         key = request.query.user, request.query.surface
         shown = self.stale_cache.get(key, self._fallbacks.rules_hash)
-        return None if shown is None else self._fallbacks.again(request.query, shown)
+        if shown is None:
+            return None
+        return await self._worker.run(partial(self._fallbacks.again, request.query, shown), key=request.key)
 
     async def popular(self, request: SlateRequest, time_s: float) -> SlateDocument:
-        return self._fallbacks.popular(request.query)
+        return await self._worker.run(partial(self._fallbacks.popular, request.query), key=request.key)
 
     def breaker(self) -> Breaker:
         return Breaker(
@@ -97,11 +104,17 @@ class FallbackTiers:
         )
 
 
-def _read(text: bytes, model: str) -> SlateDocument:
+def read_slate(text: bytes, model: str, release: str) -> SlateDocument:
+    """Parse the answer of a model; ReleaseError for a slate of another release than that of the rules and caches here."""
     try:
         slate: SlateDocument = orjson.loads(text)
-    except ValueError:
+        other = slate["bundle"]
+    except (ValueError, KeyError, TypeError):
         raise ServingError(
             f"the model {model!r} answered with something that is no slate; check that it is of the same version"
         ) from None
+    if other != release:
+        raise ReleaseError(
+            f"the model {model!r} serves the release {other} and this gateway {release}; restart the one that is behind"
+        )
     return slate

@@ -65,7 +65,8 @@ class Handlers:
         parse = partial(self.parser.events, stored=self._stored(context), scoped=context.caller.scoped)
         events = await self.worker.parse(parse, context.body, key=context.key)
         context.log_fields["events"] = len(events)
-        unknown = sum(any(item not in self.fallbacks.rows for item in _item_ids(records)) for records in events)
+        known = self.fallbacks.rows
+        unknown = sum(any(item not in known for item in _item_ids(records)) for records in events)
         await self._store([record for records in events for record in records])
         self.metrics.unknown_items(unknown)
         return _accepted_response(context, [records[0].id for records in events], unknown)
@@ -73,7 +74,8 @@ class Handlers:
     async def onboard(self, context: RequestContext) -> bytes:
         """Store onboarding answers as seed events; idempotent."""
         user, answers = await self.worker.parse(self.parser.onboarding, context.body, key=context.key)
-        seeds = self.onboarding.seeds(self._stored(context)(user), self.now(), answers)
+        making = partial(self.onboarding.seeds, self._stored(context)(user), self.now(), answers)
+        seeds = await self.worker.run(making, key=context.key)
         records = [Record.feedback(hash_parts(ONBOARDED, one.user, one.item), one) for one in seeds]
         context.log_fields["events"] = len(records)
         await self._store(records)
@@ -115,8 +117,7 @@ class Handlers:
             request_id=context.request_id,
         )
         with self.metrics.stage("rules"):
-            found = await self.worker.run(partial(self.fallbacks.neighbours, item, query.k), key=context.key)
-            slate = self.fallbacks.of_neighbours(query, found)
+            slate = await self.worker.run(partial(self.fallbacks.similar, query, item), key=context.key)
         return orjson.dumps(
             {name: value for name, value in slate.items() if name not in ("user", "exposure")} | {"item": item}
         )

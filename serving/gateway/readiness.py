@@ -1,4 +1,4 @@
-"""Readiness: warmed up, not draining, and every model answers a synthetic query in time."""
+"""Readiness: warmed up, not draining, and every model answers a synthetic query in time, by the release of this gateway."""
 
 import asyncio
 import logging
@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import orjson
 
-from recsys.errors import RecsysError
+from recsys.errors import RecsysError, ReleaseError, where
+from serving.gateway.fallback_tiers import read_slate
 from serving.triton.async_models import Models
 
 PROBE_QUERY = orjson.dumps({"user": "", "now": 0.0, "k": 1, "request_id": "probe"})
@@ -17,8 +18,8 @@ logger = logging.getLogger(__name__)
 class Readiness:
     """Probes each model every `interval_s` seconds with `timeout_s`, and runs the other checks as often, in a thread.
 
-    checks: component -> function that returns a reason for not being ready, or None. instant: the same, asked at every
-    reading
+    release: fingerprint of the bundle. checks: component -> function that returns a reason for not being ready, or None.
+    instant: the same, asked at every reading
     """
 
     def __init__(
@@ -26,13 +27,15 @@ class Readiness:
         models: Models,
         names: Sequence[str],
         *,
+        release: str,
         checks: Mapping[str, Callable[[], str | None]],
         instant: Mapping[str, Callable[[], str | None]],
         interval_s: float,
         timeout_s: float,
     ) -> None:
         self._models, self._names, self._interval_s, self._timeout_s = models, tuple(names), interval_s, timeout_s
-        self._checks, self._instant = checks, instant
+        self._release, self._checks, self._instant = release, checks, instant
+        self._mixed: set[str] = set()
         self._reasons: dict[str, str] = {"gateway": "it is still warming up"}
         self._task: asyncio.Task[None] | None = None
 
@@ -41,6 +44,11 @@ class Readiness:
         """Unready component -> reason; empty when ready."""
         found = {name: reason for name, look in self._instant.items() if (reason := look()) is not None}
         return {**self._reasons, **found}
+
+    @property
+    def mixed(self) -> bool:
+        """Whether a model is of another release than this gateway, or its stages are of several."""
+        return not self._mixed.isdisjoint(self._names)
 
     async def warm(self, timeout_s: float, optional: Sequence[str] = ()) -> None:
         """Wait for the first answers of all models, which may take long; failures of `optional` models are ignored."""
@@ -75,9 +83,17 @@ class Readiness:
     async def _check(self, name: str, timeout_s: float) -> str | None:
         try:
             async with asyncio.timeout(timeout_s):
-                await self._models.infer(name, PROBE_QUERY, time_s=timeout_s, metadata=())
+                text = await self._models.infer(name, PROBE_QUERY, time_s=timeout_s, metadata=())
+            read_slate(text, name, self._release)
         except TimeoutError:
             return f"the model did not answer within {timeout_s:g} s"
+        except ReleaseError as error:
+            self._mixed.add(name)
+            return str(error)
         except RecsysError:
             return "the model refused a synthetic query or cannot be reached"
+        except Exception as error:  # an answer that no release gives must not end the probing
+            logger.error("the probe of %s failed with %s", name, where(error))
+            return "the model answers with something that is no slate"
+        self._mixed.discard(name)
         return None

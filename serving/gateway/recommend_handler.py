@@ -123,6 +123,7 @@ class RecommendHandler:
             text=orjson.dumps(document),
             deadline=deadline,
             metadata=context.trace.headers(),
+            key=context.key,
         )
 
     def _log_impression(

@@ -183,7 +183,7 @@ def test_no_slate_of_any_tier_breaks_a_must_whatever_state_the_stores_are_in(
         lambda: [item.item for item in recommend([query], light(stages))[0].items],
         lambda: items_of(fallbacks.again(replace(query, k=1), shown)),
         lambda: items_of(fallbacks.popular(query)),
-        lambda: items_of(fallbacks.of_neighbours(query, fallbacks.neighbours(next(iter(fallbacks.rows)), query.k))),
+        lambda: items_of(fallbacks.similar(query, next(iter(fallbacks.rows)))),
     ]
     lost = stages[-1].lost is not None
     for tier in tiers:

@@ -7,10 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 from recsys.errors import QueryError
+from recsys.policy.compose import CompiledPolicy
 from serving.gateway.container import Dependencies
 from serving.gateway.fair_worker import INLINE_BYTES, FairWorker
 from serving.gateway.fallback_slates import SimilarItems
 from serving.gateway.request_parser import RequestParser
+from serving.state.onboarding import Onboarding
 
 
 def test_only_large_bodies_leave_the_event_loop() -> None:
@@ -50,6 +52,37 @@ def test_one_key_with_much_work_lets_another_go_next() -> None:
         return order
 
     assert asyncio.run(story()).index("other") == 1
+
+
+def test_no_slate_of_the_gateway_is_made_on_the_event_loop(
+    parts: Dependencies, during: Any, good_slate: Any, items: list[str], monkeypatch: Any
+) -> None:
+    """Rules of a large catalogue take long, and so do the popular items of a liked value."""
+    threads: list[int] = []
+    parts, slate, well = good_slate(parts)
+
+    def watch(of: type, name: str) -> None:
+        original = getattr(of, name)
+
+        def watched(self: Any, *arguments: Any, **options: Any) -> Any:
+            threads.append(threading.get_ident())
+            return original(self, *arguments, **options)
+
+        monkeypatch.setattr(of, name, watched)
+
+    async def story(door: Any) -> list[Any]:
+        watch(CompiledPolicy, "compose")
+        watch(Onboarding, "seeds")
+        await door.recommend(slate["user"], k=5)
+        well["now"] = False
+        answers = [await door.recommend(user, k=5) for user in (slate["user"], "stranger")]
+        answers.append(await door.client.get(f"/v1/items/{items[3]}/similar"))
+        answers.append(await door.client.post("/v1/onboarding", json={"user": "new", "items": [items[0]]}))
+        return [answer.json().get("rung", answer.status_code) for answer in answers]
+
+    assert during(parts, story) == ["last_good", "popular", 200, 200]
+    assert len(threads) == 4
+    assert threading.get_ident() not in threads
 
 
 def test_no_request_parses_a_large_body_or_searches_the_catalogue_on_the_event_loop(

@@ -53,17 +53,17 @@ class TritonPythonModel:
 
     def slate(self, query):
         names = {name: query[name] for name in ("user", "request_id")}
-        return {**names, "items": [], "degraded": [], "bundle": "b", "rules": "r"}
+        return {**names, "items": [], "degraded": [], "bundle": "RELEASE", "rules": "r"}
 """
 
 
 @pytest.fixture
-def fragile(tmp_path: Path) -> Iterator[TritonServer]:
+def fragile(parts: Dependencies, tmp_path: Path) -> Iterator[TritonServer]:
     """A server of its own, with models that say only who asked."""
     for name in ("recommend", "recommend_light"):
         (tmp_path / name / "1").mkdir(parents=True)
         (tmp_path / name / "config.pbtxt").write_text(CONFIG.replace("NAME", name))
-        (tmp_path / name / "1" / "model.py").write_text(MODEL)
+        (tmp_path / name / "1" / "model.py").write_text(MODEL.replace("RELEASE", parts.bundle.fingerprint))
     with TritonServer(tmp_path) as server:
         yield server
 

@@ -1,5 +1,6 @@
 """Stages of two bundles under one server: what one of them restarted with is refused by the others, never shown."""
 
+import asyncio
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -85,6 +86,44 @@ def test_the_gateway_goes_on_with_a_lower_tier_and_says_so(
     assert (slate["rung"], slate["bundle"], counted) == (rung, parts.bundle.fingerprint, 1)
     assert {f"rung:{rung}", *reasons} <= set(slate["degraded"])
     assert len(slate["items"]) == 5
+
+
+def test_a_whole_server_of_another_release_gives_no_slate_until_it_is_of_this_one(
+    restarted: TritonServer, trained: Any, parts: Dependencies, opened: Any
+) -> None:
+    """Its stages agree with each other, so only the gateway can tell."""
+    release, settings = restarted.repository.parent, replace(parts.settings, probe_every_s=0.05)
+
+    def reload() -> None:
+        for stage in ("retrieve", "rank", "rules", "explain"):
+            restarted._reload(stage)
+
+    async def story() -> tuple[Any, Any, float, Any]:
+        async with opened(replace(parts, models=TritonModels(restarted.grpc_url), settings=settings)) as door:
+            slate, ready = (await door.recommend(USER, k=5, explain=True)).json(), await door.internal("/readyz")
+            mixed = await door.metric("recsys_models_of_another_release")
+            shutil.rmtree(release / "bundle")
+            shutil.copytree(trained.bundle.path, release / "bundle")
+            await asyncio.to_thread(reload)
+            async with asyncio.timeout(60):
+                while (await door.internal("/readyz")).status_code != 200:
+                    await asyncio.sleep(0.05)
+                while (after := (await door.recommend(USER, k=5)).json())["rung"] != "recommend":
+                    await asyncio.sleep(0.05)
+            assert await door.metric("recsys_models_of_another_release") == 0
+        return slate, ready, mixed, after
+
+    reload()
+    slate, ready, mixed, after = asyncio.run(story())
+    assert (slate["rung"], slate["bundle"]) == ("popular", parts.bundle.fingerprint)
+    assert {f"{model}:release" for model in ("recommend_explained", "recommend", "recommend_light")} <= set(
+        slate["degraded"]
+    )
+    assert (ready.status_code, mixed) == (503, 1)
+    reasons = ready.json()["reasons"]
+    assert set(reasons) == {"recommend", "recommend_light"}
+    assert f"and this gateway {parts.bundle.fingerprint}; restart the one that is behind" in reasons["recommend"]
+    assert after["bundle"] == parts.bundle.fingerprint
 
 
 @pytest.mark.parametrize("exchanged", [0, 1, 2, 3])
