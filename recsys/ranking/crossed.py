@@ -173,4 +173,5 @@ class CrossedRanker(RankerBase):
         history = F.normalize(batch["history_vectors"], dim=-1) * present.unsqueeze(-1)
         cosine = vectors @ history.transpose(1, 2)
         mean = cosine.sum(-1) / present.sum(-1, keepdim=True).clamp(min=1)
-        return torch.stack([cosine.amax(-1), mean], dim=-1)
+        largest = cosine.masked_fill(~present.unsqueeze(1), -1.0).amax(-1) * present.any(-1, keepdim=True)
+        return torch.stack([largest, mean], dim=-1)

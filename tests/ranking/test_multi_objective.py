@@ -142,6 +142,14 @@ def test_similarities_known_answer(ranker, batch):
     assert not nobody.any()
 
 
+@torch.no_grad()
+def test_the_largest_similarity_is_that_of_an_event_and_never_of_padding(ranker, batch):
+    one, two = torch.eye(batch["candidate_vectors"].shape[-1])[:2]
+    vectors = {"candidate_vectors": -one[None, None], "history_vectors": torch.stack([two, one, one + two])[None]}
+    found = ranker.similarities(vectors, torch.tensor([[False, True, True]]), torch.zeros(1, 1, 8))
+    torch.testing.assert_close(found, torch.tensor([[[-(0.5**0.5), -(1 + 0.5**0.5) / 2]]]))
+
+
 def test_a_place_moves_every_candidate_by_its_own_step_and_the_first_place_by_none(ranker, batch):
     places = torch.arange(C).expand(8, C) % 6
     steps = POSITION_BIAS_SCALE * (ranker.positions.weight - ranker.positions.weight[0])
