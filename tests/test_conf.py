@@ -128,6 +128,16 @@ def test_a_target_has_no_second_default_and_no_positional_knob(node):
         assert parameter.kind is inspect.Parameter.KEYWORD_ONLY or not inspect.isclass(target), parameter.name
 
 
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("group", ["retrieval/user_encoder", "retrieval/loss"])
+def test_a_model_chosen_beside_a_recipe_has_its_own_keys_alone(recipe, group):
+    for option in (option for named, option in CHOICES if named == group):
+        chosen = composed(f"recipe={recipe}", f"{group}={option}", *NEEDED.get(recipe, []))
+        node = OmegaConf.to_container(OmegaConf.select(chosen, group.replace("/", ".")))
+        written = yaml.safe_load((CONF / group / f"{option}.yaml").read_text(encoding="utf-8"))
+        assert keys(node) == keys(written), option
+
+
 @pytest.mark.parametrize(("group", "option"), CHOICES, ids=lambda value: value)
 def test_every_choice_composes_and_builds(group, option):
     package = PACKAGES.get(group, group.replace("/", "."))

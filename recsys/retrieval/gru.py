@@ -19,7 +19,7 @@ class GRUEncoder(UserEncoder):
         self.gru = nn.GRU(dim, dim, num_layers=num_layers, batch_first=True, dropout=dropout if num_layers > 1 else 0.0)
         self.norm = nn.LayerNorm(dim)
 
-    def forward(self, tokens: Tensor, present: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, present: Tensor, gaps: Tensor) -> Tensor:
         # padding would change the state, so events move to the front of the sequence and padding behind its end
         num_events = F.pad(present.long().cumsum(1), (1, 0))
         end = tokens.shape[1]

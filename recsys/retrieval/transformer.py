@@ -24,7 +24,7 @@ class TransformerEncoder(UserEncoder):
         )
         self.norm = nn.LayerNorm(dim)
 
-    def forward(self, tokens: Tensor, present: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, present: Tensor, gaps: Tensor) -> Tensor:
         states, mask = tokens, causal_mask(present)
         for block in self.blocks:
             states = block(states, mask)

@@ -49,19 +49,20 @@ class TwoTower(nn.Module):
 
     def users(self, batch: Batch) -> Tensor:
         """Request tensors -> [B, D] unit vectors; an empty history takes the state of the start token."""
-        present = batch["history_ids"][..., 0] > 0
-        items = self.item_encoder(batch, "history")
-        states = self.histories(items, present, batch["history_labels"], batch["history_gaps"])
-        return self.head(torch.where(present.any(-1, keepdim=True), states[:, -1], states[:, 0]), batch)
+        present, gaps = batch["history_ids"][..., 0] > 0, batch["history_gaps"]
+        tokens = self._tokens(self.item_encoder(batch, "history"), batch["history_labels"], gaps)
+        return self.head(self.user_encoder.last(tokens, present, gaps), batch)
 
     def histories(self, items: Tensor, present: Tensor, labels: Tensor, gaps: Tensor) -> Tensor:
         """Encode the history up to each of its positions, [B, P, D].
 
         items [B, L, D] from `item_encoder`; present [B, L] bool; labels [B, L, T]; gaps [B, L].
         """
+        return self.user_encoder(self._tokens(items, labels, gaps), present, gaps)
+
+    def _tokens(self, items: Tensor, labels: Tensor, gaps: Tensor) -> Tensor:
         events = self.event_encoder(items, labels, gaps)
-        tokens = torch.cat([self.start.expand(events.shape[0], -1, -1), events], dim=1)
-        return self.user_encoder(self.dropout(tokens), present)
+        return self.dropout(torch.cat([self.start.expand(events.shape[0], -1, -1), events], dim=1))
 
     def head(self, histories: Tensor, batch: Batch) -> Tensor:
         """History states [M, D] with the profile_* and context_* tensors of M rows -> [M, D] unit vectors."""

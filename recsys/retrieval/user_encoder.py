@@ -9,6 +9,7 @@ Shapes: B batch, L history, D dim; P = L + 1 positions, the first before any eve
 from abc import ABC, abstractmethod
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 
@@ -20,11 +21,17 @@ class UserEncoder(nn.Module, ABC):
     """
 
     @abstractmethod
-    def forward(self, tokens: Tensor, present: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, present: Tensor, gaps: Tensor) -> Tensor:
         """Return the states [B, P, D] of a history up to each of its positions.
 
-        tokens [B, P, D]: the start token, then the events, oldest first; present [B, L] bool, False at padding.
+        tokens [B, P, D]: the start token, then the events, oldest first; present [B, L] bool, False at padding; gaps [B, L]:
+        log(1 + seconds) from an event to the next one, or to the request, 0 where there is no time.
         """
+
+    def last(self, tokens: Tensor, present: Tensor, gaps: Tensor) -> Tensor:
+        """Return the state [B, D] of the whole history, that of the start token where it is empty; serving reads no other."""
+        states = self(tokens, present, gaps)
+        return torch.where(present.any(-1, keepdim=True), states[:, -1], states[:, 0])
 
 
 class UserEncoderFactory(Protocol):

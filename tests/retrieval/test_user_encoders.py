@@ -1,9 +1,10 @@
 """The contract of a user encoder, for every file of conf/retrieval/user_encoder: causal, padding changes nothing, batch equals
-single, fit, export, exported equals eager, save, load, same seed same weights.
+single, a gradient for every weight, fit, export, exported equals eager, save, load, same seed same weights.
 
 Shapes: B batch, L history, P = L + 1 positions, D dim.
 """
 
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 from hydra.utils import instantiate
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from safetensors.torch import load, save
 
@@ -83,6 +86,11 @@ def tokens():
 
 
 @pytest.fixture(scope="module")
+def gaps():
+    return 15 * torch.rand(B, L, generator=torch.Generator().manual_seed(2))
+
+
+@pytest.fixture(scope="module")
 def present():
     """Histories of 6, 4, 2, 1 and 0 events, padding in front."""
     return torch.arange(L) >= torch.tensor([[0], [2], [4], [5], [6]])
@@ -118,42 +126,65 @@ def trained(fit, factory):
     return fit(factory)
 
 
-def test_an_encoder_has_one_member():
-    assert {name for name in vars(UserEncoder) if not name.startswith("_")} == {"forward"}
+def test_an_encoder_has_two_members():
+    assert {name for name in vars(UserEncoder) if not name.startswith("_")} == {"forward", "last"}
 
 
-def test_states_are_finite_also_without_any_event(encoder, tokens, present):
-    states = encoder(tokens, present)
+def test_states_are_finite_also_without_any_event(encoder, tokens, present, gaps):
+    states = encoder(tokens, present, gaps)
     assert states.shape == tokens.shape
     assert states.isfinite().all()
 
 
-def test_a_state_reads_its_token_and_those_before_it_alone(encoder, tokens):
+def test_the_last_state_is_that_of_the_whole_history_or_of_the_start_token(encoder, tokens, present, gaps):
+    states = encoder(tokens, present, gaps)
+    expected = torch.stack([states[row, -1] if present[row].any() else states[row, 0] for row in range(B)])
+    torch.testing.assert_close(encoder.last(tokens, present, gaps), expected, rtol=0, atol=1e-5)
+    alone = encoder.last(tokens[:, :1], present[:, :0], gaps[:, :0])
+    torch.testing.assert_close(alone, states[:, 0], rtol=0, atol=1e-5)
+
+
+def test_a_state_reads_its_token_and_gap_and_those_before_them_alone(encoder, tokens, gaps):
     every = torch.ones(B, L, dtype=torch.bool)
-    before = encoder(tokens, every)
+    before = encoder(tokens, every, gaps)
     for position in range(L + 1):
-        changed = tokens.clone()
+        changed, later = tokens.clone(), gaps.clone()
         changed[:, position, 0] += 1
-        after = encoder(changed, every)
+        later[:, max(position - 1, 0) :] += 1
+        after = encoder(changed, every, later if position else gaps)
         torch.testing.assert_close(after[:, :position], before[:, :position], rtol=0, atol=1e-6)
         assert ((after - before)[:, position:].abs().amax(-1) > 1e-6).all()
 
 
-def test_padding_changes_no_state(encoder, tokens, present):
-    states = encoder(tokens, present)
-    here = torch.nn.functional.pad(present, (1, 0), value=True)
-    noisy = torch.where(here.unsqueeze(-1), tokens, torch.full_like(tokens, 7.0))
-    torch.testing.assert_close(encoder(noisy, present)[here], states[here], rtol=0, atol=1e-6)
-    for row in range(B):
-        own = torch.cat([here[row, :1], present[row]])
-        alone = encoder(tokens[row : row + 1, own], torch.ones(1, int(present[row].sum()), dtype=torch.bool))
-        torch.testing.assert_close(alone[0], states[row, own], rtol=0, atol=1e-5)
+@settings(max_examples=25, deadline=None)
+@given(lengths=st.lists(st.integers(0, L), min_size=1, max_size=4), seed=st.integers(0, 2**31))
+def test_padding_changes_no_state(encoder, lengths, seed):
+    random = torch.Generator().manual_seed(seed)
+    tokens = torch.randn(len(lengths), L + 1, D, generator=random)
+    gaps, noise = (15 * torch.rand(2, len(lengths), L, generator=random)).unbind()
+    present = torch.arange(L) >= L - torch.tensor(lengths).unsqueeze(1)
+    states, here = encoder(tokens, present, gaps), torch.nn.functional.pad(present, (1, 0), value=True)
+    noisy = torch.where(here.unsqueeze(-1), tokens, 100 * torch.randn(D, generator=random))
+    others = encoder(noisy, present, torch.where(present, gaps, noise))
+    torch.testing.assert_close(others[here], states[here], rtol=0, atol=1e-6)
+    for row, length in enumerate(lengths):
+        events = present[row]
+        alone = encoder(tokens[row : row + 1, here[row]], torch.ones(1, length).bool(), gaps[row : row + 1, events])
+        torch.testing.assert_close(alone[0], states[row, here[row]], rtol=0, atol=1e-5)
 
 
-def test_a_batch_equals_its_single_histories(encoder, tokens, present):
-    together = encoder(tokens, present)
-    alone = [encoder(tokens[row : row + 1], present[row : row + 1]) for row in range(B)]
+def test_a_batch_equals_its_single_histories(encoder, tokens, present, gaps):
+    together = encoder(tokens, present, gaps)
+    alone = [encoder(tokens[[row]], present[[row]], gaps[[row]]) for row in range(B)]
     torch.testing.assert_close(torch.cat(alone), together, rtol=0, atol=1e-6)
+
+
+def test_a_gradient_reaches_every_weight(encoder, tokens, present, gaps):
+    trained = deepcopy(encoder).requires_grad_()
+    (trained(tokens, present, gaps) * tokens.flip(0)).sum().backward()
+    for name, weights in trained.named_parameters():
+        assert weights.grad is not None, name
+        assert weights.grad.abs().amax() > 1e-6, name
 
 
 def test_training_reaches_every_weight(trained, factory):
@@ -178,11 +209,11 @@ def test_the_exported_graph_equals_the_modules(trained, prepared, tmp_path):
         np.testing.assert_allclose(found, eager[rows], rtol=0, atol=1e-5)
 
 
-def test_saved_weights_give_the_same_states_and_a_seed_the_same_weights(trained, fit, factory, tokens, present):
+def test_saved_weights_give_the_same_states_and_a_seed_the_same_weights(trained, fit, factory, tokens, present, gaps):
     again = factory(dim=D, length=L, dropout=0.1).eval()
     again.load_state_dict(load(save(trained.user_encoder.state_dict())))
     with torch.no_grad():
-        assert torch.equal(again(tokens, present), trained.user_encoder(tokens, present))
+        assert torch.equal(again(tokens, present, gaps), trained.user_encoder(tokens, present, gaps))
     for name, weights in fit(factory).state_dict().items():
         assert torch.equal(weights, trained.state_dict()[name]), name
 
@@ -193,6 +224,9 @@ def test_saved_weights_give_the_same_states_and_a_seed_the_same_weights(trained,
         ("transformer", "num_heads", 3),
         ("transformer", "num_blocks", -1),
         ("hstu", "num_heads", 0),
+        ("sasrec", "num_heads", 3),
+        ("esasrec", "num_blocks", 49),
+        ("bert4rec", "num_heads", 3),
         ("gru", "num_layers", 0),
     ],
 )
