@@ -1,4 +1,4 @@
-"""Losses of the ranker: the likelihood of every objective, and the seam of a loss on the order of candidates.
+"""Losses of the ranker: the seam of a loss on each label, and the seam of a loss on the order of candidates.
 
 Shapes: B lists, C candidates, T objectives.
 """
@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from recsys.errors import check_ranges
+
 
 def masked_bce(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
     """Weighted mean of the binary cross-entropy per objective.
@@ -17,9 +19,52 @@ def masked_bce(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
     logits, labels [B, C, T]; weights [B, C], 0 or False leaves a candidate out; a NaN label is missing and does not
     count. Returns [T].
     """
-    counts = weights.unsqueeze(-1) * ~labels.isnan()
     loss = F.binary_cross_entropy_with_logits(logits, labels.nan_to_num(), reduction="none")
-    return (loss * counts).sum((0, 1)) / counts.sum((0, 1)).clamp(min=1e-9)
+    return _mean_of_labels(loss, labels, weights)
+
+
+def _mean_of_labels(losses: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    counts = weights.unsqueeze(-1) * ~labels.isnan()
+    return (losses * counts).sum((0, 1)) / counts.sum((0, 1)).clamp(min=1e-9)
+
+
+class PointwiseLoss(Protocol):
+    """A file of conf/ranking/pointwise, instantiated: a loss on each label by itself."""
+
+    def __call__(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+        """Return the weighted mean of each objective, [T].
+
+        logits, labels [B, C, T], labels 0 to 1 or NaN (missing, does not count); weights [B, C], 0 leaves a candidate out.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class BinaryCrossEntropy:
+    """Binary cross-entropy, the likelihood of the labels."""
+
+    def __call__(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+        return masked_bce(logits, labels, weights)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FocalLoss:
+    """Focal loss (Lin et al. 2017, eq. 4): labels that are predicted well count less; calibration then restores probabilities.
+
+    Labels between 0 and 1 weigh by their distance from the probability (Li et al. 2020, eq. 6).
+    """
+
+    gamma: float
+    """power of the distance between label and probability; 0 is binary cross-entropy"""
+
+    def __post_init__(self) -> None:
+        check_ranges("ranking.pointwise", gamma=(self.gamma, 0.0, 10.0))
+
+    def __call__(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+        known = labels.nan_to_num()
+        losses = F.binary_cross_entropy_with_logits(logits, known, reduction="none")
+        # the distance is below 1 by rounding alone: at 0 its power has no finite gradient where gamma < 1
+        distance = (known - logits.sigmoid()).abs().clamp(min=1e-6)
+        return _mean_of_labels(distance**self.gamma * losses, labels, weights)
 
 
 class RankingLoss(Protocol):

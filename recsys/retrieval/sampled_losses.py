@@ -15,7 +15,10 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from recsys.errors import check_ranges
-from recsys.retrieval.softmax import TILE_LOGITS
+from recsys.retrieval.softmax import TILE_LOGITS, softmax_loss
+
+NO_NEGATIVE = -1e6
+"""cosine of an item that is no negative: finite, so that its gradient is"""
 
 TargetsAndNegatives = Callable[[Tensor, Tensor, Tensor], Tensor]
 """cosines of the targets [M, T], of all items [M, N], and which of those are negatives [M, N] bool -> losses [M, T]"""
@@ -76,6 +79,67 @@ class CosineContrastiveLoss:
     def _losses(self, target: Tensor, all_items: Tensor, negative: Tensor) -> Tensor:
         wrong = (F.relu(all_items - self.margin) * negative).sum(1, keepdim=True)
         return 1 - target + self.negative_weight * wrong / negative.sum(1, keepdim=True).clamp(min=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BPRLoss:
+    """Bayesian personalised ranking (Rendle et al. 2009): logistic loss of the pairs of a target and a negative."""
+
+    temperature: float
+    """divides the difference of two cosines"""
+
+    def __post_init__(self) -> None:
+        check_ranges("retrieval.loss", temperature=(self.temperature, 1e-3, 10.0))
+
+    def __call__(
+        self, users: Tensor, items: Tensor, targets: Tensor, weights: Tensor, log_inclusion: Tensor | None
+    ) -> Tensor:
+        return _weighted_mean(self._losses, users, items, targets, weights)
+
+    def _losses(self, target: Tensor, all_items: Tensor, negative: Tensor) -> Tensor:
+        pairs = (F.softplus((all_items - one) / self.temperature) * negative for one in target.split(1, dim=1))
+        return torch.stack([one.sum(1) for one in pairs], dim=1) / negative.sum(1, keepdim=True).clamp(min=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HardNegativesLoss:
+    """Softmax over all negatives, mixed with one over the hardest alone (Huang et al. 2020, section 6.1).
+
+    The hardest are those that score highest for the position now (Zhang et al. 2013), behind the first `skipped`, among
+    which events of the future are most likely.
+    """
+
+    temperature: float
+    """divides the cosine before the softmax"""
+    hardest: int
+    """number of hard negatives of a position"""
+    skipped: int
+    """number of negatives that score still higher and are left out"""
+    hard_weight: float
+    """of the softmax over the hard negatives, above 0 to 1; the other one has the rest"""
+
+    def __post_init__(self) -> None:
+        check_ranges(
+            "retrieval.loss",
+            temperature=(self.temperature, 1e-3, 10.0),
+            hardest=(self.hardest, 1, 100_000),
+            skipped=(self.skipped, 0, 100_000),
+            hard_weight=(self.hard_weight, 1e-6, 1.0),
+        )
+
+    def __call__(
+        self, users: Tensor, items: Tensor, targets: Tensor, weights: Tensor, log_inclusion: Tensor | None
+    ) -> Tensor:
+        easy = softmax_loss(users, items, targets, weights, temperature=self.temperature, log_inclusion=log_inclusion)
+        hard = _weighted_mean(self._losses, users, items, targets, weights)
+        return (1 - self.hard_weight) * easy + self.hard_weight * hard
+
+    def _losses(self, target: Tensor, all_items: Tensor, negative: Tensor) -> Tensor:
+        num = min(self.skipped + self.hardest, all_items.shape[1])
+        highest = all_items.masked_fill(negative == 0, NO_NEGATIVE).topk(num, dim=1).values[:, self.skipped :]
+        hard = (highest / self.temperature).logsumexp(1, keepdim=True)
+        target = target / self.temperature
+        return torch.logaddexp(target, hard) - target
 
 
 def _weighted_mean(

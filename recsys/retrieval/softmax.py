@@ -17,7 +17,7 @@ TILE_LOGITS = {"cpu": 2**20, "cuda": 2**27}
 
 @dataclass(frozen=True, kw_only=True)
 class SoftmaxLoss:
-    """Softmax over the items of a step, with the logQ correction where they are a sample."""
+    """Softmax over the items of a step, with the logQ correction where they are a sample (Yi et al. 2019)."""
 
     temperature: float
     """divides the cosine before the softmax"""

@@ -21,7 +21,7 @@ from recsys.features.encode import ItemTable
 from recsys.features.spec import FeatureSpec
 from recsys.metrics import reordered_ndcg
 from recsys.ranking.calibration import Calibrator
-from recsys.ranking.losses import RankingLoss, masked_bce
+from recsys.ranking.losses import PointwiseLoss, RankingLoss, masked_bce
 from recsys.ranking.model import RankerFactory, RankerInputs, RankerModel, RankerSizes, logits_and_request
 from recsys.ranking.objective_chain import Parents, parents_of
 from recsys.ranking.uncertainty import LastLayerPosterior, information
@@ -39,7 +39,7 @@ SCORING_BATCH = 64
 
 
 class RankingTask(pl.LightningModule):
-    """Pointwise likelihood of every objective and a listwise term on the retrieval target."""
+    """Pointwise loss of every objective and a listwise term on the retrieval target."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class RankingTask(pl.LightningModule):
     def training_step(self, indices: Tensor) -> dict[str, Tensor | int]:
         batch = {name: tensor[indices] for name, tensor in self.train_batch.items()}
         logits, labels, mask = self.logits(batch), batch["labels"], batch["candidate_rows"] != PAD
-        pointwise = masked_bce(logits, labels.clamp(0, 1), mask * batch.get("candidate_weights", 1))
+        pointwise = self.config.pointwise(logits, labels.clamp(0, 1), mask * batch.get("candidate_weights", 1))
         listwise = self.config.loss(logits[..., self.target], labels[..., self.target].clamp(0, 1), mask)
         assert self.balance is not None
         loss = self.balance(pointwise, self.ranker.shared) + self.config.listwise_weight * listwise
@@ -151,6 +151,8 @@ class RankerTrainerConfig(OptimConfig):
 
     model: RankerFactory
     """builds the ranker: a file of conf/ranking/model"""
+    pointwise: PointwiseLoss
+    """loss of every objective: a file of conf/ranking/pointwise"""
     loss: RankingLoss
     """listwise term on the retrieval target: a file of conf/ranking/loss"""
     sizes: RankerSizes

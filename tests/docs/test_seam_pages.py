@@ -43,6 +43,7 @@ CHOICES = [
     ("user-encoder", "retrieval/user_encoder"),
     ("loss", "retrieval/loss"),
     ("loss", "ranking/loss"),
+    ("loss", "ranking/pointwise"),
     ("diversity", "policy/diversity"),
     ("diversity", "policy/exploration"),
 ]

@@ -11,7 +11,8 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from recsys.ranking.losses import LambdaRank, ListNet, RankNet, masked_bce
+from recsys.errors import ConfigError
+from recsys.ranking.losses import FocalLoss, LambdaRank, ListNet, RankNet, masked_bce
 
 
 def test_masked_bce_equals_a_loop_over_the_cells_that_count():
@@ -65,7 +66,76 @@ def test_listwise_without_any_positive_is_zero_and_has_no_gradient():
     assert not logits.grad.any()
 
 
-FILES = Path(__file__).parents[2] / "conf" / "ranking" / "loss"
+def test_focal_known_answers():
+    logits = torch.tensor([[[0.0], [math.log(3)], [math.log(3)], [math.log(3)]]])
+    labels = torch.tensor([[[1.0], [1.0], [0.0], [0.5]]])
+    one = torch.tensor([[True, False, False, False]])
+    assert FocalLoss(gamma=2.0)(logits, labels, one).item() == pytest.approx(0.5**2 * math.log(2))
+    cost = [0.25 * 0.25 * -math.log(0.75), 0.75 * 0.75 * -math.log(0.25)]
+    graded = 0.25**2 * -(math.log(0.75) + math.log(0.25)) / 2
+    found = FocalLoss(gamma=2.0)(logits, labels, ~one).item()
+    assert found == pytest.approx((sum(cost) + graded) / 3, rel=1e-5)
+
+
+CONF = Path(__file__).parents[2] / "conf" / "ranking"
+
+
+@pytest.fixture(params=sorted(file.stem for file in (CONF / "pointwise").glob("*.yaml")))
+def pointwise(request):
+    return instantiate(OmegaConf.load(CONF / "pointwise" / f"{request.param}.yaml"))
+
+
+def cells():
+    """logits, labels (some of them missing or graded), weights (some of them zero)"""
+    random = torch.Generator().manual_seed(5)
+    logits = torch.randn(3, 4, 2, generator=random, dtype=torch.double, requires_grad=True)
+    labels = torch.rand(3, 4, 2, generator=random).round(decimals=1).double()
+    labels[0, 1, 0] = labels[2, 3, 1] = math.nan
+    return logits, labels, torch.rand(3, 4, generator=random).double() * torch.tensor([1.0, 0, 1, 2])
+
+
+def test_a_pointwise_loss_is_the_weighted_mean_of_known_labels(pointwise):
+    logits, labels, weights = cells()
+    found = pointwise(logits, labels, weights)
+    for objective in range(2):
+        costs = [
+            (pointwise(logits[b : b + 1, c : c + 1], labels[b : b + 1, c : c + 1], torch.ones(1, 1))[objective], weight)
+            for (b, c), weight in zip(
+                torch.cartesian_prod(torch.arange(3), torch.arange(4)), weights.flatten(), strict=True
+            )
+            if not labels[b, c, objective].isnan()
+        ]
+        mean = sum(cost * weight for cost, weight in costs) / sum(weight for _, weight in costs)
+        torch.testing.assert_close(found[objective], mean)
+
+
+def test_a_missing_label_and_a_weight_of_zero_have_no_gradient_and_a_wrong_logit_has(pointwise):
+    logits, labels, weights = cells()
+    (gradient,) = torch.autograd.grad(pointwise(logits, labels, weights).sum(), logits)
+    off = labels.isnan() | (weights == 0).unsqueeze(-1)
+    assert not gradient[off].any()
+    assert (gradient[~off] != 0).all()
+
+
+def test_of_labels_that_are_predicted_for_sure_a_pointwise_loss_is_zero(pointwise):
+    certain = torch.tensor([[[1.0, 0.0]]])
+    assert (pointwise(60 * certain - 30, certain, torch.ones(1, 1)) < 1e-9).all()
+    assert (pointwise(30 - 60 * certain, certain, torch.ones(1, 1)) > 20).all()
+
+
+def test_of_an_objective_without_labels_the_loss_is_zero(pointwise):
+    logits, labels, weights = cells()
+    assert pointwise(logits, labels * math.nan, weights).tolist() == [0, 0]
+
+
+def test_focal_without_its_power_is_cross_entropy_and_one_out_of_range_is_refused_by_name():
+    logits, labels, weights = cells()
+    torch.testing.assert_close(FocalLoss(gamma=0.0)(logits, labels, weights), masked_bce(logits, labels, weights))
+    with pytest.raises(ConfigError, match=r"ranking\.pointwise\.gamma is -1"):
+        FocalLoss(gamma=-1)
+
+
+FILES = CONF / "loss"
 
 
 @pytest.fixture(params=sorted(file.stem for file in FILES.glob("*.yaml")))

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from recsys.errors import ConfigError
 from recsys.retrieval import softmax
-from recsys.retrieval.sampled_losses import CosineContrastiveLoss, GBCELoss
+from recsys.retrieval.sampled_losses import BPRLoss, CosineContrastiveLoss, GBCELoss, HardNegativesLoss
 
 FILES = Path(__file__).parents[2] / "conf" / "retrieval" / "loss"
 M, N, D, T = 7, 9, 4, 3
@@ -117,9 +117,39 @@ def test_cosine_contrastive_loss_equals_its_slow_twin():
     assert found.item() == pytest.approx(slow(*arguments, cost))
 
 
+def test_bpr_equals_its_slow_twin():
+    def cost(target, negatives):
+        return sum(math.log1p(math.exp((one - target) / 0.5)) for one in negatives) / len(negatives)
+
+    arguments = drawn()
+    assert BPRLoss(temperature=0.5)(*arguments, None).item() == pytest.approx(slow(*arguments, cost))
+
+
+@pytest.mark.parametrize(("hardest", "skipped"), [(2, 1), (3, 0), (50, 2)])
+def test_hard_negatives_equal_their_slow_twin(hardest, skipped):
+    def cost(target, negatives):
+        hard = sorted(negatives, reverse=True)[skipped : skipped + hardest]
+        return math.log(sum(math.exp(one / 0.5) for one in [target, *hard])) - target / 0.5
+
+    arguments = drawn()
+    loss = HardNegativesLoss(temperature=0.5, hardest=hardest, skipped=skipped, hard_weight=0.3)
+    easy = softmax.SoftmaxLoss(temperature=0.5)(*arguments, None).item()
+    assert loss(*arguments, None).item() == pytest.approx(0.7 * easy + 0.3 * slow(*arguments, cost))
+
+
+def test_without_enough_negatives_nothing_is_hard():
+    users, items, targets, weights = drawn()
+    loss = HardNegativesLoss(temperature=0.5, hardest=1, skipped=N, hard_weight=1.0)
+    found = loss(users, items, targets, weights, None)
+    found.backward()
+    assert found.item() == 0
+    assert not users.grad.any()
+
+
 @pytest.mark.parametrize(
     ("name", "key", "value"),
-    [("softmax", "temperature", 0), ("gbce", "calibration", 2), ("cosine_contrastive", "margin", "wide")],
+    [("softmax", "temperature", 0), ("gbce", "calibration", 2), ("cosine_contrastive", "margin", "wide")]
+    + [("bpr", "temperature", 11), ("hard_negatives", "hardest", 0), ("hard_negatives", "hard_weight", 0)],
 )
 def test_a_key_out_of_range_is_refused_by_name(name, key, value):
     with pytest.raises(InstantiationException) as refused:

@@ -13,7 +13,7 @@ from recsys.data.sources.tables import Tables
 from recsys.data.splits import TEST, VALIDATION, GlobalTime
 from recsys.features.spec import Features
 from recsys.policy.value import ValueFormula
-from recsys.ranking.losses import ListNet
+from recsys.ranking.losses import BinaryCrossEntropy, ListNet
 from recsys.ranking.model import RankerSizes
 from recsys.ranking.multi_objective import MultiObjectiveRanker
 from recsys.training.optimizers import DEFAULT_OPTIMIZER
@@ -50,6 +50,7 @@ CONFIG = RankerTrainerConfig(
         shown=None,
     ),
     num_positions=0,
+    pointwise=BinaryCrossEntropy(),
     loss=ListNet(),
     listwise_weight=0.0,
     balance="equal",

@@ -38,7 +38,7 @@ from recsys.features.spec import MISSING, TIME_NUMBERS, Column, FeatureSpec, Tab
 from recsys.graphs.export import random_inputs
 from recsys.nn import sparse_embedding as sparse
 from recsys.nn.sparse_embedding import dense_parameters, sparse_tables
-from recsys.ranking.losses import ListNet, masked_bce
+from recsys.ranking.losses import BinaryCrossEntropy, ListNet, masked_bce
 from recsys.ranking.model import RankerModel, RankerSizes
 from recsys.stages import ranker_inputs
 from recsys.training.ranking import RankerTrainerConfig
@@ -53,7 +53,7 @@ PARITY = 1.001
 SEEDS = range(5)
 PRECISIONS = ("32-true", "bf16-mixed")
 ROW_WISE, DENSE = "row-wise Adagrad", "dense AdamW"
-OWN_CHOICES = ("defaults", "_target_", "model", "loss", "sizes", "sampling")
+OWN_CHOICES = ("defaults", "_target_", "model", "pointwise", "loss", "sizes", "sampling")
 """keys of ranking that are objects of their own"""
 WAYS = (
     (ROW_WISE, "32-true", False),
@@ -143,6 +143,7 @@ def speed(num_items: int, device: str) -> Iterator[Row]:
         **{key: value for key, value in conf.items() if key not in OWN_CHOICES},
         sizes=RankerSizes(**_keys(conf["sizes"])),
         sampling=ExampleSampling(**_keys(conf["sampling"])),
+        pointwise=BinaryCrossEntropy(),
         loss=ListNet(),
         model=model_of(DEFAULT),
     )

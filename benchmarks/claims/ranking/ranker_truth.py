@@ -34,7 +34,7 @@ from benchmarks.lib.ranker_world import WORKERS, Examples, agreement, trained, t
 from benchmarks.lib.result_file import Figure, console, print_figures, write_result
 from recsys.data.sources.planted import EFFECTS, OBJECTIVES, Planted
 from recsys.errors import ConfigError, exit_on_error
-from recsys.ranking.losses import ListNet
+from recsys.ranking.losses import BinaryCrossEntropy, ListNet
 from recsys.ranking.model import RankerSizes
 from recsys.training.optimizers import DEFAULT_OPTIMIZER
 from recsys.training.ranking import RankerTrainerConfig, RankingTask
@@ -71,6 +71,7 @@ CONFIG = RankerTrainerConfig(
         shown=None,
     ),
     num_positions=10,
+    pointwise=BinaryCrossEntropy(),
     loss=ListNet(),
     listwise_weight=0.0,
     balance="equal",
