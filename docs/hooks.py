@@ -1,9 +1,9 @@
-"""Add the generated reference pages to the site, so that none of them is kept in the repository."""
+"""Add the generated reference pages and tables to the site, so that none of them is kept in the repository."""
 
 from typing import Any
 
 from mkdocs.structure.files import File, Files
-from reference import commands, configuration, http, python
+from reference import commands, configuration, http, models, python
 
 SECTION = "Reference"
 
@@ -15,6 +15,10 @@ def on_config(config: Any) -> Any:
     if not any("Python" in entry for entry in section):  # `mkdocs serve` configures once a build
         section.append({"Python": pages})
     return config
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
+    return models.filled(markdown)
 
 
 def on_files(files: Files, config: Any) -> Files:

@@ -51,14 +51,20 @@ class TableEncoder(nn.Module):
 
     def forward(self, batch: Batch, prefix: str) -> Tensor:
         identity, content = self._embed(batch, prefix)
-        if self.numbers is not None:
-            content.append(self.numbers(batch[f"{prefix}_numbers"]))
-        if self.vectors is not None:
-            content.append(self.vectors(batch[f"{prefix}_vectors"]))
         if not content:
             return self.norm(identity)
         summed = torch.stack(content).sum(0)
         return self.norm(identity + torch.sigmoid(self.gate(summed)) * summed)
+
+    @property
+    def num_fields(self) -> int:
+        """Number of vectors of `fields`."""
+        return len(self.columns) + (self.numbers is not None) + (self.vectors is not None)
+
+    def fields(self, batch: Batch, prefix: str) -> list[Tensor]:
+        """Return a vector [..., D] for each column of ids, one for all numbers and one for all vectors, not normalised."""
+        identity, content = self._embed(batch, prefix)
+        return [identity, *content] if isinstance(identity, Tensor) else content
 
     def _embed(self, batch: Batch, prefix: str) -> tuple[Tensor | float, list[Tensor]]:
         identity: Tensor | float = 0.0
@@ -72,6 +78,10 @@ class TableEncoder(nn.Module):
             else:
                 present = (ids > 0).sum(-1, keepdim=True).clamp(min=1)
                 content.append(_summed(embedding, ids) / present)
+        if self.numbers is not None:
+            content.append(self.numbers(batch[f"{prefix}_numbers"]))
+        if self.vectors is not None:
+            content.append(self.vectors(batch[f"{prefix}_vectors"]))
         return identity, content
 
     def _drop(self, ids: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The default ranker without attention: the history is its mean, the same for all candidates."""
+"""The default ranker without attention: the history is its mean (Covington et al. 2016), the same for all candidates."""
 
 from recsys.ranking.crossed import HistoryPooling
 from recsys.ranking.multi_objective import MultiObjectiveRanker

@@ -1,4 +1,4 @@
-"""A two-tower score alone: an inner product of request and candidate for each objective, and nothing that crosses them.
+"""A two-tower score alone (Huang et al. 2013): for each objective an inner product of request and candidate.
 
 Shapes: B batch, C candidates, D dim, F features of a request, T objectives.
 """

@@ -1,9 +1,10 @@
-"""The contract of a ranker, for every file of conf/ranking/model: fit, export, exported equals eager, save, load, batch equals
-single, unknown and NaN inputs, same seed same weights.
+"""The contract of a ranker, for every file of conf/ranking/model: fit, export, exported equals eager, save, load, a gradient
+for every weight, padding changes nothing, batch equals single, unknown and NaN inputs, same seed same weights.
 
 Shapes: B batch, C candidates, T objectives.
 """
 
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 from hydra.utils import instantiate
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from safetensors.torch import load, save
 
@@ -25,7 +28,7 @@ from recsys.features.encode import encode_queries
 from recsys.features.spec import Features
 from recsys.graphs.export import export_ranker
 from recsys.ranking.dcn_v2 import DCNv2Ranker
-from recsys.ranking.losses import ListNet
+from recsys.ranking.losses import BinaryCrossEntropy, ListNet
 from recsys.ranking.model import RankerInputs, RankerModel, RankerSizes, logits_and_request
 from recsys.ranking.uncertainty import certainty
 from recsys.stages import OnnxModel, ranker_inputs
@@ -69,6 +72,7 @@ def config(model, **changed):
         sizes=RankerSizes(**SIZES),
         num_positions=4,
         sampling=SAMPLING,
+        pointwise=BinaryCrossEntropy(),
         loss=ListNet(),
         listwise_weight=0.5,
         balance="equal",
@@ -177,6 +181,31 @@ def test_batch_equals_single_and_candidates_never_see_each_other(trained, batch)
         torch.testing.assert_close(probabilities(trained, one), together[row : row + 1], rtol=1e-5, atol=1e-6)
     few = {name: part[:, 2:5] if name.startswith("candidate_") else part for name, part in batch.items()}
     torch.testing.assert_close(probabilities(trained, few), together[:, 2:5], rtol=1e-5, atol=1e-6)
+
+
+@settings(max_examples=20, deadline=None)
+@given(num=st.integers(1, 5), rows=st.lists(st.integers(0, 5), min_size=1, max_size=3))
+def test_padding_of_a_history_changes_nothing(trained, batch, num, rows):
+    some = {name: part[rows] for name, part in batch.items()}
+    padded = {
+        name: np.pad(part, [(0, 0), (num, 0), *[(0, 0)] * (part.ndim - 2)]) if name.startswith("history_") else part
+        for name, part in some.items()
+    }
+    torch.testing.assert_close(probabilities(trained, padded), probabilities(trained, some), rtol=1e-5, atol=1e-6)
+
+
+def test_a_gradient_reaches_every_weight(trained, batch):
+    """Heads begin at zero, behind which nothing is trained: they are drawn."""
+    torch.manual_seed(0)
+    ranker = deepcopy(trained.ranker)
+    for layer in filter(None, (ranker.heads, ranker.wide)):
+        torch.nn.init.normal_(layer.weight)
+    positions = torch.arange(9).expand(6, 9)
+    logits = ranker({**tensors(batch), "candidate_positions": positions})
+    (logits * torch.randn(logits.shape)).sum().backward()
+    for name, weights in ranker.named_parameters():
+        assert weights.grad is not None, name
+        assert weights.grad.abs().amax() > 1e-7, name
 
 
 def test_training_moves_the_ranker_and_candidates_differ(trained, batch):
