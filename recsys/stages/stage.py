@@ -129,7 +129,7 @@ class Retrieve:
         return excluded
 
     def _degraded(self, queries: Sequence[Query], request: RequestBatch, history: np.ndarray) -> Flags:
-        """What of each query was missing, unknown or of the wrong kind."""
+        """Return what of each query was missing, unknown or of the wrong kind."""
         flags = [self._history_flags(query, rows) for query, rows in zip(queries, history, strict=True)]
         for table, encoded in ((self.spec.profile, request.profile), (self.spec.context, request.context)):
             for row, columns in enumerate(missing_columns(table, encoded, len(queries))):

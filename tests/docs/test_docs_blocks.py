@@ -158,9 +158,7 @@ def composes(overrides: Sequence[str]) -> None:
 def jobs(overrides: Sequence[str]) -> Iterator[list[str]]:
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     choices = [
-        [f"{one.get_key_element()}={value}" for value in values_of(one)]
-        if one.is_sweep_override()
-        else [text]
+        [f"{one.get_key_element()}={value}" for value in values_of(one)] if one.is_sweep_override() else [text]
         for one, text in zip(parsed, overrides, strict=True)
     ]
     return (list(job) for job in itertools.product(*choices))
