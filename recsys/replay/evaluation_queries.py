@@ -142,14 +142,14 @@ class EvaluationQueries:
 
     def rankings(self, shared: Sequence[Stage], last_stages: Mapping[str, RankingStage]) -> dict[str, np.ndarray]:
         """Return rankings [B, K] of catalogue rows, best first, PAD at the end, by name: RETRIEVED in the order of the shared
-        stages, and those of each last stage. Shared stages run once.
+        stages, then those of each last stage. Shared stages run once.
         """
 
         def answer(queries: Sequence[Query]) -> dict[str, np.ndarray]:
             tensors = through({"QUERY": queries}, shared)
+            retrieved = {RETRIEVED: CandidateBatch.of(tensors).rows}
             shown = {name: stage.rows(tensors) for name, stage in last_stages.items()}
-            shown[RETRIEVED] = CandidateBatch.of(tensors).rows
-            return {name: _first_k(rows) for name, rows in shown.items()}
+            return {name: _first_k(rows) for name, rows in (retrieved | shown).items()}
 
         parts = map_in_threads(
             answer,
