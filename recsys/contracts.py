@@ -129,6 +129,9 @@ class CandidateBatch(TensorBatch):
     """[B, C, T] standard deviation of the logit of each probability, None where the ranker gives none"""
 
 
+(CANDIDATE_ROWS,) = CandidateBatch.specs({}, ("rows",))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlateItem:
     """One position of the slate, with the reasons for its item."""

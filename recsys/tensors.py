@@ -57,12 +57,12 @@ class _Table:
     """A field with the rows of an encoded table, a tensor for each part."""
 
     name: str
-    table: str
+    source: str
     shape: tuple[int | str, ...]
 
     def specs(self, sizes: Mapping[str, int]) -> tuple[TensorSpec, ...]:
         shape = _sized(self.shape, sizes)
-        widths = {part: sizes[name] for part in PARTS if (name := part_name(self.table, part)) in sizes}
+        widths = {part: sizes[name] for part in PARTS if (name := part_name(self.source, part)) in sizes}
         return tuple(
             TensorSpec(name=part_name(self.name, part), dtype=PARTS[part], shape=(*shape, width))
             for part, width in widths.items()
@@ -89,9 +89,9 @@ def tensor(
     return {DECLARATION: _Tensor(name=name, dtype=dtype, shape=shape, encode=encode, decode=decode)}
 
 
-def table(name: str, table: str, *shape: int | str) -> Mapping[str, Any]:
-    """Declare a field as the encoded rows of a table, {part: [B, *shape, width of the part]}."""
-    return {DECLARATION: _Table(name=name, table=table, shape=shape)}
+def table(name: str, source: str, *shape: int | str) -> Mapping[str, Any]:
+    """Declare a field as the encoded rows of the table `source`, {part: [B, *shape, width of the part]}."""
+    return {DECLARATION: _Table(name=name, source=source, shape=shape)}
 
 
 def part_name(name: str, part: str) -> str:
@@ -115,8 +115,9 @@ class TensorBatch:
 
     @classmethod
     def of(cls, tensors: Mapping[str, Any]) -> Self:
-        """Read the batch from named tensors, others aside; a field whose tensor is absent is None."""
-        return cls(**{field: one.read(tensors) for field, one in cls._declared().items()})
+        """Read the batch from named tensors, others aside; TypeError where one is absent that has no default."""
+        found = {field: one.read(tensors) for field, one in cls._declared().items()}
+        return cls(**{field: value for field, value in found.items() if value is not None})
 
     def tensors(self) -> Arrays:
         """Return the tensors by name."""

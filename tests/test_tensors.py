@@ -50,6 +50,8 @@ def test_candidates_are_the_same_after_their_tensors(flags: tuple[tuple[str, ...
     for name in ("rows", "scores", "source_scores", *RANKED[:ranked]):
         np.testing.assert_array_equal(getattr(found, name), getattr(batch, name))
     assert all(getattr(found, name) is None for name in RANKED[ranked:])
+    with pytest.raises(TypeError, match="scores"):
+        CandidateBatch.of({name: array for name, array in tensors.items() if name != "merged_scores"})
 
 
 def test_a_table_lacks_the_tensors_of_parts_that_it_has_not() -> None:

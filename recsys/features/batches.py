@@ -1,4 +1,4 @@
-"""Encoded arrays of a batch of requests and of their candidates, as the models read them, each tensor declared once."""
+"""Inputs of the models, encoded: requests, candidates and items."""
 
 from dataclasses import dataclass, field, replace
 
@@ -10,7 +10,7 @@ from recsys.tensors import VARIABLE, Arrays, TensorBatch, table, tensor
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestBatch(TensorBatch):
-    """Encoded requests, as towers and rankers read them.
+    """Input of user towers and rankers.
 
     Shapes: B requests, L history length of the models, T objectives.
     """
@@ -37,7 +37,7 @@ class RequestBatch(TensorBatch):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CandidateFeatures(TensorBatch):
-    """Inputs of a ranker beside the request: the candidates of each one."""
+    """Input of a ranker beside the requests: C candidates each."""
 
     items: Arrays = field(metadata=table("candidate", "items", VARIABLE))
     scores: np.ndarray = field(metadata=tensor("candidate_scores", "float32", VARIABLE, "scores"))
@@ -46,6 +46,6 @@ class CandidateFeatures(TensorBatch):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ItemBatch(TensorBatch):
-    """Inputs of the item tower."""
+    """Input of the item tower."""
 
     items: Arrays = field(metadata=table("item", "items"))

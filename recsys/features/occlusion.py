@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from recsys.features.spec import IDENTITY, MISSING, UNKNOWN, FeatureSpec, TableSpec
-from recsys.tensors import Arrays
+from recsys.tensors import Arrays, part_name
 
 EVERYTHING = "everything"
 
@@ -65,11 +65,10 @@ def _without_events(arrays: Arrays) -> Iterator[tuple[str, Arrays]]:
 
 def _missing_tensors(table: TableSpec, name: str, arrays: Arrays) -> Arrays:
     """Tensors of a table with all values missing."""
-    empty = {
-        f"{name}_{part}": np.zeros_like(arrays[f"{name}_{part}"]) for part in table.widths if f"{name}_{part}" in arrays
-    }
-    if f"{name}_numbers" in empty:
-        empty[f"{name}_numbers"] += np.array(table.missing_numbers, dtype=np.float32)
+    names = [part_name(name, part) for part in table.widths]
+    empty = {tensor: np.zeros_like(arrays[tensor]) for tensor in names if tensor in arrays}
+    if (numbers := part_name(name, "numbers")) in empty:
+        empty[numbers] += np.array(table.missing_numbers, dtype=np.float32)
     return empty
 
 

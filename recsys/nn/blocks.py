@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from recsys.features.spec import MISSING, UNKNOWN, TableSpec
 from recsys.nn import sparse_embedding
+from recsys.tensors import part_name
 
 Batch = Mapping[str, Tensor]
 
@@ -71,7 +72,7 @@ class TableEncoder(nn.Module):
         content: list[Tensor] = []
         start = 0
         for column, embedding in zip(self.columns, self.embeddings, strict=True):
-            ids = batch[f"{prefix}_ids"][..., start : start + column.slots]
+            ids = batch[part_name(prefix, "ids")][..., start : start + column.slots]
             start += column.slots
             if column.name == self.id_column:
                 identity = embedding(self._drop(ids)).squeeze(-2)
@@ -79,9 +80,9 @@ class TableEncoder(nn.Module):
                 present = (ids > 0).sum(-1, keepdim=True).clamp(min=1)
                 content.append(_summed(embedding, ids) / present)
         if self.numbers is not None:
-            content.append(self.numbers(batch[f"{prefix}_numbers"]))
+            content.append(self.numbers(batch[part_name(prefix, "numbers")]))
         if self.vectors is not None:
-            content.append(self.vectors(batch[f"{prefix}_vectors"]))
+            content.append(self.vectors(batch[part_name(prefix, "vectors")]))
         return identity, content
 
     def _drop(self, ids: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from recsys.nn.blocks import Batch, ExactLinear, HistoryEncoder, TableEncoder
 from recsys.ranking.model import LastLayer, RankerInputs, RankerModel, RankerSizes
 from recsys.ranking.objective_chain import chain_logits
+from recsys.tensors import part_name
 
 HALF_LIVES_HOURS = (1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, math.inf)
 """at which the weight of an event decays"""
@@ -61,8 +62,8 @@ class RankerBase(RankerModel):
         self.register_buffer("score_mean", torch.zeros(inputs.num_scores))
         self.register_buffer("score_scale", torch.ones(inputs.num_scores))
         request_tables = (spec.profile, spec.context)
-        self.missing_numbers = {f"{table.name}_numbers": table.missing_numbers for table in request_tables}
-        self.numbers = tuple(f"{table.name}_numbers" for table in request_tables if "numbers" in table.widths)
+        self.missing_numbers = {part_name(table.name, "numbers"): table.missing_numbers for table in request_tables}
+        self.numbers = tuple(part_name(table.name, "numbers") for table in request_tables if "numbers" in table.widths)
         num_habits = 1 + 2 * len(HALF_LIVES_HOURS) * spec.num_objectives
         self.request_width = dim + num_habits + sum(table.widths.get("numbers", 0) for table in request_tables)
         """number of features of a request, see `request`"""

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from scipy import sparse
 
-from recsys.contracts import PAD, CandidateBatch, Query
+from recsys.contracts import CANDIDATE_ROWS, PAD, Query
 from recsys.data.dataset import Dataset
 from recsys.data.splits import PERIODS, Split
 from recsys.errors import DataError
@@ -147,9 +147,9 @@ class EvaluationQueries:
 
         def answer(queries: Sequence[Query]) -> dict[str, np.ndarray]:
             tensors = through({"QUERY": queries}, shared)
-            retrieved = {RETRIEVED: CandidateBatch.of(tensors).rows}
             shown = {name: stage.rows(tensors) for name, stage in last_stages.items()}
-            return {name: _first_k(rows) for name, rows in (retrieved | shown).items()}
+            ranked = {RETRIEVED: tensors[CANDIDATE_ROWS.name]} | shown
+            return {name: _first_k(rows) for name, rows in ranked.items()}
 
         parts = map_in_threads(
             answer,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recsys.contracts import CandidateBatch
+from recsys.contracts import CANDIDATE_ROWS, PROBABILITIES
 from recsys.data.splits import DAY_S, Split
 from recsys.pipeline import Stage, through
 from recsys.replay.replay import Replay
@@ -68,12 +68,13 @@ class LabelledRequests:
     def score_candidates(self, stages: Sequence[Stage]) -> tuple[np.ndarray, np.ndarray]:
         """Return candidates [B, C] and probabilities [B, C, T] of stages that end with a ranker."""
 
-        def score(rows: np.ndarray) -> CandidateBatch:
-            return CandidateBatch.of(through({"QUERY": self.replay.queries(rows, k=1)}, stages))
+        def score(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            tensors = through({"QUERY": self.replay.queries(rows, k=1)}, stages)
+            return tensors[CANDIDATE_ROWS.name], tensors[PROBABILITIES]
 
         parts = map_in_threads(score, np.split(self.rows, range(REQUESTS_PER_BATCH, len(self), REQUESTS_PER_BATCH)))
-        probabilities = [part.probabilities for part in parts if part.probabilities is not None]
-        return np.concatenate([part.rows for part in parts]), np.concatenate(probabilities)
+        candidates, probabilities = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return candidates, probabilities
 
 
 def sample_rows(rows: np.ndarray, max_requests: int) -> np.ndarray:

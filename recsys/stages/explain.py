@@ -11,7 +11,7 @@ from typing import Self
 
 import numpy as np
 
-from recsys.contracts import PAD, PROBABILITIES, Query, Slate
+from recsys.contracts import CANDIDATE_ROWS, PAD, PROBABILITIES, Query, Slate
 from recsys.features.occlusion import occluded_variants
 from recsys.features.spec import FeatureSpec
 from recsys.features.state import history_events, item_key
@@ -20,7 +20,7 @@ from recsys.items.live_state import LiveState
 from recsys.items.store import Change
 from recsys.policy.value import CompiledValue
 from recsys.stages.release import check_release, check_slates
-from recsys.stages.stage import CANDIDATE_ROWS, QUERY, SLATE, Rank, Tensors
+from recsys.stages.stage import QUERY, SLATE, Rank, Tensors
 from recsys.stores.change_watcher import POLL_INTERVAL_S, ChangeWatcher
 from recsys.tensors import Arrays, TensorSpec
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from recsys.candidates.sources import MergedSources
-from recsys.contracts import CandidateBatch, Query, Slate
+from recsys.contracts import CANDIDATE_ROWS, CandidateBatch, Query, Slate
 from recsys.errors import RulesLostError
 from recsys.items.live_state import LiveState
 from recsys.items.rule_items import RuleItems
@@ -17,7 +17,7 @@ from recsys.policy.compose import CompiledPolicy
 from recsys.policy.excluded_items import HiddenItems
 from recsys.policy.exposure.exposure_file import ExposureShares, LiveShares, Shares
 from recsys.policy.rules.hot_reload import ActiveVersion, HotReloader
-from recsys.stages.stage import CANDIDATE_ROWS, Offered, Retrieve, Rules, Tensors
+from recsys.stages.stage import Offered, Retrieve, Rules, Tensors
 from recsys.stores.change_watcher import POLL_INTERVAL_S, ChangeWatcher
 from recsys.tensors import Arrays, TensorSpec
 

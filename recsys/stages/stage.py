@@ -25,7 +25,6 @@ from recsys.stages.release import DRAFT, RANKED_RELEASE, RELEASE, check_release,
 from recsys.tensors import VARIABLE, Arrays, TensorBatch, TensorSpec, tensor
 
 QUERY = TensorSpec(name="QUERY", dtype="bytes", shape=(1,))
-(CANDIDATE_ROWS,) = CandidateBatch.specs({}, ("rows",))
 LATEST = 1e11
 """unix seconds of the year 5138: a larger number is milliseconds or finer"""
 
@@ -129,7 +128,7 @@ class Retrieve:
         return excluded
 
     def _degraded(self, queries: Sequence[Query], request: RequestBatch, history: np.ndarray) -> Flags:
-        """Return what of each query was missing, unknown or of the wrong kind."""
+        """Parts of each query that were missing, unknown or of the wrong kind."""
         flags = [self._history_flags(query, rows) for query, rows in zip(queries, history, strict=True)]
         for table, encoded in ((self.spec.profile, request.profile), (self.spec.context, request.context)):
             for row, columns in enumerate(missing_columns(table, encoded, len(queries))):

@@ -56,6 +56,7 @@ def test_tensors_have_the_widths_of_their_columns():
         (-1, 3),
         (-1, 2),
         (-1, 3),
+        (-1, 5),
     ]
 
 
