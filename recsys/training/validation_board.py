@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from recsys.contracts import DEVIATIONS, PROBABILITIES, CandidateBatch
 from recsys.data.splits import VALIDATION
 from recsys.evaluation.scoreboard import Scoreboard
 from recsys.evaluation.selection import Goal, ValidationFigures
-from recsys.features.encode import Arrays, encode_queries
+from recsys.features.batches import CandidateFeatures
+from recsys.features.encode import encode_queries
 from recsys.items.rule_items import rule_columns
 from recsys.pipeline import Stage
 from recsys.policy.compose import Policy
@@ -22,8 +24,9 @@ from recsys.policy.rules import RuleSet
 from recsys.ranking.model import logits_and_request
 from recsys.ranking.uncertainty import certainty
 from recsys.replay.evaluation_queries import RETRIEVED, EvaluationQueries
-from recsys.stages import DEVIATIONS, PROBABILITIES, Rank, Retrieve, Rules, ranker_inputs, request_types
+from recsys.stages import Rank, Retrieve, Rules, ranker_inputs, request_types
 from recsys.stages.release import DRAFT
+from recsys.tensors import Arrays
 from recsys.training.cascade import CascadeTrainer, Encoding, SelectedCascade, TrainedRetrieval
 from recsys.training.prepare import Prepared
 from recsys.training.ranking import TrainedRanker
@@ -83,7 +86,8 @@ class ReencodedRetrieve:
     def __call__(self, tensors: Mapping[str, Any]) -> Arrays:
         found = self.retrieve(tensors)
         request, _ = encode_queries(self.encoding.spec, self.encoding.items, tensors["QUERY"])
-        return {**found, **request, **self.encoding.items.join("candidate", found["candidate_rows"])}
+        candidates = replace(CandidateFeatures.of(found), items=self.encoding.items.at(CandidateBatch.of(found).rows))
+        return {**found, **request.tensors(), **candidates.tensors()}
 
 
 def eager_rank(ranking: TrainedRanker, encoding: Encoding, num_sources: int, *, uncertain: bool) -> Rank:
