@@ -85,10 +85,11 @@ def up(
     signals, layout = Signals(), layout_of(serve, live)
     listening = listening_at(host, port, metrics_host, metrics_port, trusted_proxy)
     layout.check()
-    layout.make_live()
     settings_of(budget, liked, lame_duck, personal_data)  # refused here, before anything ends or starts, as are tokens
     if jwt is not None:
         JwtSettings.from_file(jwt)
+    if layout.live.is_dir():
+        layout.check_encryption()
     if ended := end_leftovers(layout):
         console.print(f"{ended} processes of a stack without a supervisor were ended")
     stack = Stack.plan(
@@ -171,6 +172,7 @@ def _run_stack(
     stack: Stack, layout: DeploymentLayout, signals: Signals, *, state: StateBackend, users: UserIds
 ) -> None:
     """Run the stack until it is told to stop; damaged files are mended before, and users of the training data seeded."""
+    layout.make_live()
     log = StackLog(layout.log, console)
     mend_keys(layout, log)
     bootstrap_key(layout)

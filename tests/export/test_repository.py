@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from recsys.bundle import Bundle, write_bundle
+from recsys.bundle import MANIFEST, Bundle, write_bundle
 from recsys.errors import ConfigError
 from recsys.export import repository
 from recsys.export.ranker_graph import write_ranker_graph
@@ -114,6 +114,7 @@ def test_an_export_leaves_state_where_it_is_and_refuses_a_folder_of_others(train
 
 def test_a_folder_of_an_earlier_version_is_served_until_an_export_is_published(trained: Any, tmp_path: Path) -> None:
     serve = shutil.copytree(served_release(trained.folder / "serve"), tmp_path / "serve")
+    (serve / MANIFEST).unlink()
     assert (served_release(serve), state_folder(served_release(serve))) == (serve, serve)
     before = content(serve)
     write_repository(trained.bundle, serve, "cpu")
