@@ -5,13 +5,15 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
 from confluent_kafka import Producer
 
+from recsys.data.forgotten import read_forgotten
 from recsys.errors import ConfigError, QueryError, ServingError
-from serving.endpoints import Server
+from serving.endpoints import Endpoints, Server
 from serving.events import kafka
 from serving.events.jetstream import JetStreamReader, JetStreamWriter
 from serving.events.kafka import KafkaReader, KafkaWriter, Topic
@@ -19,6 +21,9 @@ from serving.events.log_factory import erasure_text, open_reader, open_writer
 from serving.events.record import Record, StoredRecord
 from serving.events.spool import Spool
 from serving.events.writer import EventLogWriter
+from serving.layout import DeploymentLayout
+from serving.ops.forgetting import forget
+from serving.state.sqlite import SqliteStore
 
 NOBODY = "kafka://127.0.0.1:9"
 NAMES = count()
@@ -256,3 +261,14 @@ def test_a_record_that_the_broker_never_takes_is_told_from_a_broker_that_is_away
                 await writer.append([large])
 
     told(story)
+
+
+def test_a_user_is_forgotten_beside_kafka_and_the_command_says_what_it_keeps(address: str, tmp_path: Path) -> None:
+    layout = DeploymentLayout(serve=tmp_path / "serve", live=tmp_path / "live")
+    layout.make_live()
+    endpoints = Endpoints(broker=Server(url=address), state=Server(url=layout.sqlite))
+    SqliteStore(layout.states, timeout_s=5.0)
+    reports: list[str] = []
+    forget(layout, ["ann"], endpoints=endpoints, report=reports.append, wait_s=20.0)
+    assert reports[-1].startswith("Kafka erases no single records: those of before stay in the topic 'events' until ")
+    assert not read_forgotten(layout.forgotten).open
