@@ -72,13 +72,20 @@ class Readiness:
     async def _check_all(self, timeout_s: float) -> None:
         reasons = await asyncio.gather(
             *(self._check(name, timeout_s) for name in self._names),
-            *(asyncio.to_thread(check) for check in self._checks.values()),
+            *(self._run_check(name, check) for name, check in self._checks.items()),
         )
         for name, reason in zip((*self._names, *self._checks), reasons, strict=True):
             if reason is None:
                 self._reasons.pop(name, None)
             else:
                 self._reasons[name] = reason
+
+    async def _run_check(self, name: str, check: Callable[[], str | None]) -> str | None:
+        try:
+            return await asyncio.to_thread(check)
+        except Exception as error:  # must not end the probing
+            logger.error("the check of %s failed with %s", name, where(error))
+            return "it cannot be checked"
 
     async def _check(self, name: str, timeout_s: float) -> str | None:
         try:
