@@ -44,7 +44,12 @@ class FallbackTiers:
         """worker: evaluates rules. release: fingerprint of the bundle, of which the models must be too"""
         self._models, self._fallbacks, self._settings, self._clock = models, fallbacks, settings, clock
         self._worker, self._release, self._forgotten = worker, release, forgotten
-        self.stale_cache = StaleCache(max_slates=settings.last_good_most, ttl_s=settings.last_good_s, clock=clock)
+        self.stale_cache = StaleCache(
+            max_slates=settings.last_good_most,
+            max_bytes=settings.last_good_mib << 20,
+            ttl_s=settings.last_good_s,
+            clock=clock,
+        )
 
     def all(self) -> tuple[FallbackTier, ...]:
         """All tiers, best first."""

@@ -44,6 +44,8 @@ class Settings:
     """no new queueing for this long after an overload"""
     last_good_most: int = 10_000
     """slates"""
+    last_good_mib: int = 128
+    """of these slates"""
     last_good_s: float = 3_600.0
     pending_most: int = 10_000
     """users with pending records over their states"""
@@ -109,6 +111,7 @@ class Settings:
             light_ms=(self.light_ms, 0.1, self.budget_ms),
             impressions_mib=(self.impressions_mib, 1, 1_000_000),
             pending_mib=(self.pending_mib, 1, 1_000_000),
+            last_good_mib=(self.last_good_mib, 1, 1_000_000),
             exposure_every_s=(self.exposure_every_s, 0.01, 3_600.0),
             forgotten_every_s=(self.forgotten_every_s, 0.01, 3_600.0),
             events_s=(self.events_s, 0.001, 600.0),

@@ -16,7 +16,7 @@ class Clock:
 
 def kept(most: int = 2) -> tuple[StaleCache, Clock]:
     clock = Clock()
-    return StaleCache(max_slates=most, ttl_s=60.0, clock=clock), clock
+    return StaleCache(max_slates=most, max_bytes=10, ttl_s=60.0, clock=clock), clock
 
 
 def test_a_slate_serves_its_user_and_surface_for_its_time() -> None:
@@ -46,6 +46,22 @@ def test_the_least_recently_asked_for_goes_first() -> None:
     assert [slates.get((name, ""), "r") for name in ("ann", "bob", "eve")] == [b"ann", None, b"eve"]
 
 
+def test_slates_are_bounded_in_bytes_whatever_went_and_why() -> None:
+    slates, clock = kept(most=9)
+    for name in ("ann", "bob", "eve"):
+        slates.put((name, ""), "r", b"four")
+    assert [slates.get((name, ""), "r") for name in ("ann", "bob", "eve")] == [None, b"four", b"four"]
+    slates.put(("bob", ""), "r", b"two")
+    assert slates.num_bytes == 3 + 4
+    slates.forget({"eve"})
+    assert slates.num_bytes == 3
+    clock.now = 60.0
+    assert slates.get(("bob", ""), "r") is None
+    assert slates.num_bytes == 0
+    slates.put(("ann", ""), "r", b"more than all may have")
+    assert (len(slates), slates.num_bytes) == (0, 0)
+
+
 def test_the_share_of_the_most_shown() -> None:
     top = TopShare(window=1_000)
     assert top.share() == 0.0
@@ -59,19 +75,19 @@ def test_the_share_of_the_most_shown() -> None:
 
 def test_the_share_is_read_by_a_scrape_while_slates_are_counted() -> None:
     """The page of metrics is made on a thread of its own."""
-    top, ended, interval = TopShare(window=10**9), threading.Event(), sys.getswitchinterval()
+    top, ended, interval = TopShare(window=2_000), threading.Event(), sys.getswitchinterval()
 
     def serve() -> None:
         number = 0
         while not ended.is_set():
-            top.add([str(number)])
+            top.add([str(number % 2_000)])
             number += 1
 
     thread = threading.Thread(target=serve)
     sys.setswitchinterval(1e-6)
     try:
         thread.start()
-        assert all(0.0 <= top.share() <= 1.0 for _ in range(300))
+        assert all(0.0 <= top.share() <= 1.0 for _ in range(200))
     finally:
         ended.set()
         thread.join()
