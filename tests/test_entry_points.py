@@ -28,6 +28,7 @@ from recsys.data.splits import GlobalTime
 from recsys.errors import ConfigError, exit_on_error
 from recsys.evaluation.report import Report
 from recsys.training.experiment import check_same_configuration
+from recsys.training.run_folder import exclusive
 
 pytestmark = pytest.mark.slow
 
@@ -302,6 +303,14 @@ def test_a_search_space_is_checked_before_the_first_job(
     assert sweep.returncode == 2
     assert_one_sentence(stderr, sentence, tmp_path)
     assert not list(tmp_path.glob("sweep/*/"))
+
+
+def test_a_second_sweep_in_a_folder_is_refused(root: Path, tables: Path, tmp_path: Path, own: Any) -> None:
+    with exclusive(tmp_path / "sweep"):
+        sweep = start(root, "-m", *own(tables), "seed=0,1", f"hydra.sweep.dir={tmp_path / 'sweep'}")
+        _, stderr = sweep.communicate(timeout=PATIENCE_S)
+    assert sweep.returncode == 2
+    assert_one_sentence(stderr, f"another training is running in {tmp_path / 'sweep'}", tmp_path)
 
 
 @dataclass(frozen=True, kw_only=True)

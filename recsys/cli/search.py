@@ -22,7 +22,7 @@ from optuna.trial import TrialState
 
 from recsys.cli.sweep import check_jobs
 from recsys.errors import ConfigError, check_ranges
-from recsys.training.run_folder import SWEEP_FILE, exclusive
+from recsys.training.run_folder import SWEEP_FILE
 
 STUDY = "study.log"
 """file of the folder of a search: its trials, in Optuna's journal"""
@@ -57,14 +57,14 @@ class Search:
         """Check the ends of every range, then launch jobs until there are `trials` of them."""
         check_jobs(self.config, [self._overrides(one) for one in corners(self.space)])
         folder = Path(self.config.hydra.sweep.dir)
-        with exclusive(folder):
-            OmegaConf.save(self.config, folder / SWEEP_FILE)
-            study = self._study(folder)
-            for trial in study.get_trials(states=(TrialState.RUNNING,)):  # of a search that was killed
-                self._launch(study, {trial.number: trial.params})
-            while (left := self.options.trials - len(study.trials)) > 0:
-                proposed = [study.ask(self.space) for _ in range(min(left, self.options.at_once))]
-                self._launch(study, {trial.number: trial.params for trial in proposed})
+        folder.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(self.config, folder / SWEEP_FILE)
+        study = self._study(folder)
+        for trial in study.get_trials(states=(TrialState.RUNNING,)):  # of a search that was killed
+            self._launch(study, {trial.number: trial.params})
+        while (left := self.options.trials - len(study.trials)) > 0:
+            proposed = [study.ask(self.space) for _ in range(min(left, self.options.at_once))]
+            self._launch(study, {trial.number: trial.params for trial in proposed})
 
     def _study(self, folder: Path) -> optuna.Study:
         goals = self.config.optimised_metric

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +15,25 @@ from omegaconf import DictConfig
 from recsys.cli.compare import compare
 from recsys.cli.train import build
 from recsys.errors import ConfigError, exit_on_error, sentence_of
+from recsys.training.run_folder import exclusive
+
+HELD = ExitStack()
+"""claim of this process on the folder of its sweep; not of the callback, which is sent to the processes of jobs"""
 
 
 class Sweep(Callback):
     """Hydra's callback around the jobs of a sweep. It ends by SystemExit: Hydra makes a warning of any other error."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Build every job of the search space; the first one that cannot be ends the sweep before it began."""
-        if config.hydra.sweeper._target_.endswith(f".{BasicSweeper.__name__}"):
-            with exit_on_error():
+        """Build every job of the search space and claim the folder, or end the sweep before its first job."""
+        with exit_on_error():
+            if config.hydra.sweeper._target_.endswith(f".{BasicSweeper.__name__}"):
                 check_jobs(config, _jobs(config))
+            HELD.enter_context(exclusive(Path(config.hydra.sweep.dir)))
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Show the table of all jobs; the exit code is 2 where all of them failed, else 0."""
-        with exit_on_error():
+        with exit_on_error(), HELD:
             comparison = compare(Path(config.hydra.sweep.dir))
         if not comparison.configurations:
             sys.exit(2)

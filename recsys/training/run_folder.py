@@ -17,13 +17,13 @@ TEST_READS = "test_reads.jsonl"
 
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Hold the folder of a run; ConfigError where another training holds it."""
+    """Hold the folder of a run or a sweep; ConfigError where another training holds it."""
     with ExitStack() as held:
         try:
             held.enter_context(locked(folder, timeout_s=0.0))
         except TimeoutError:
             raise ConfigError(
-                f"another training is running in {folder}; choose another run_dir, or wait until it has ended"
+                f"another training is running in {folder}; choose another run_dir (or hydra.sweep.dir), or wait for its end"
             ) from None
         yield
 

@@ -44,7 +44,9 @@ def attempt(folder: Path, interrupted: str) -> Iterator[None]:
 
 def compare_jobs(folder: Path) -> Comparison:
     """Compare the jobs of a sweep as far as they are, by their validation figures."""
-    jobs = sorted((file.parents[1] for file in folder.glob(f"*/{OVERRIDES_FILE}")), key=lambda job: int(job.name))
+    jobs = sorted(
+        (file.parents[1] for file in folder.glob(f"*/{OVERRIDES_FILE}")), key=lambda job: (len(job.name), job.name)
+    )
     overrides = {job: _overrides(job) for job in jobs}
     common = set.intersection(*map(set, overrides.values())) if len(jobs) > 1 else set()
     own = {job: [one for one in listed if one not in common] for job, listed in overrides.items()}
