@@ -16,12 +16,11 @@ from benchmarks.lib.objective_cases import FOLDERS, Case, folder_of
 from benchmarks.lib.ranker_peers import boosted
 from benchmarks.lib.ranker_world import Examples, trained, truth_metrics
 from benchmarks.lib.result_file import ROOT
-from benchmarks.lib.zoo_rows import CpuBudget, Row, choices
+from benchmarks.lib.zoo_rows import Row, budgeted, choices
 from recsys.contracts import PAD
 from recsys.data.sources.planted import EFFECTS, Planted
 from recsys.evaluation.probabilities import normalised_entropy
 from recsys.training.ranking import RankerTrainerConfig
-from recsys.training.trainer import Trainer
 
 MODELS, POINTWISE, LOSSES = "ranking/model", "ranking/pointwise", "ranking/loss"
 TREES = "LightGBM"
@@ -56,7 +55,7 @@ class RankerJob:
         torch.set_num_threads(1)
         held = held_of(self.data)
         if self.model == TREES:
-            return {**vars(self), "explained": explained_by_trees(held)}
+            return {**vars(self), "explained": round(explained_by_trees(held), 5)}
         fitted = trained(
             config_of(self.data, self.model),
             held.spec,
@@ -67,7 +66,7 @@ class RankerJob:
             budgeted(self.budget_s),
         )
         weights = sum(one.numel() for one in fitted.ranker.parameters())
-        found = {"explained": explained(fitted, held, held.test), "epochs": fitted.epochs, "weights": weights}
+        found = {"explained": round(explained(fitted, held, held.test), 5), "epochs": fitted.epochs, "weights": weights}
         return {**vars(self), **found}
 
 
@@ -84,17 +83,6 @@ def config_of(data: str, model: str) -> RankerTrainerConfig:
     chosen = instantiate(OmegaConf.load(ROOT / "conf" / group / f"{option}.yaml"))
     changed: dict[str, Any] = {group.rpartition("/")[2]: chosen}
     return replace(config, **changed, listwise_weight=1.0 if group == LOSSES else config.listwise_weight)
-
-
-def budgeted(seconds: float) -> Trainer:
-    return Trainer(
-        accelerator="cpu",
-        precision="32-true",
-        compile=False,
-        progress=False,
-        threads=1,
-        callbacks={"budget": CpuBudget(seconds)},
-    )
 
 
 def explained_by_trees(held: Held) -> float:

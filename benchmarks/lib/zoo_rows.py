@@ -11,6 +11,7 @@ from typing import Any
 import pytorch_lightning as pl
 
 from benchmarks.lib.result_file import ROOT
+from recsys.training.trainer import Trainer
 
 Row = dict[str, Any]
 KEY = ("part", "data", "model", "seed", "budget_s")
@@ -72,3 +73,15 @@ class CpuBudget(pl.Callback):
     ) -> None:
         self.used += time.process_time() - self.start
         trainer.should_stop |= self.used >= self.seconds
+
+
+def budgeted(seconds: float) -> Trainer:
+    """Return the loop of a training on one core of at most so many CPU seconds."""
+    return Trainer(
+        accelerator="cpu",
+        precision="32-true",
+        compile=False,
+        progress=False,
+        threads=1,
+        callbacks={"budget": CpuBudget(seconds)},
+    )

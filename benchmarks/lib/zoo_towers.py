@@ -19,13 +19,12 @@ from omegaconf import DictConfig
 
 from benchmarks.claims.retrieval.retrieval_training import Stopwatch, read, toys
 from benchmarks.lib.result_file import ROOT
-from benchmarks.lib.zoo_rows import CpuBudget, Row, choices
+from benchmarks.lib.zoo_rows import Row, budgeted, choices
 from recsys.data.splits import TEST, VALIDATION
 from recsys.metrics import hits, ndcg, recall
 from recsys.replay.evaluation_queries import EvaluationQueries, Scores
 from recsys.training.prepare import Prepared
 from recsys.training.retrieval import RetrievalExamples
-from recsys.training.trainer import Trainer
 from recsys.training.validation_queries import ValidationQueries
 
 ENCODERS, LOSSES = "retrieval/user_encoder", "retrieval/loss"
@@ -70,21 +69,13 @@ def trained_towers(job: TowerJob) -> Row:
     prepared, valid, test = queries(config)
     known = prepared.split.known(VALIDATION)
     spec, items = prepared.spec(known)
-    trainer = Trainer(
-        accelerator="cpu",
-        precision="32-true",
-        compile=False,
-        progress=False,
-        threads=1,
-        callbacks={"budget": CpuBudget(job.budget_s)},
-    )
     with TemporaryDirectory() as folder:
         towers, vectors, epochs = instantiate(config.retrieval, _convert_="all").fit(
             spec,
             items,
             RetrievalExamples.of(prepared, spec, known),
             ValidationQueries.of(valid, spec, items),
-            trainer=trainer,
+            trainer=budgeted(job.budget_s),
             folder=Path(folder),
             epochs=None,
             seed=job.seed,

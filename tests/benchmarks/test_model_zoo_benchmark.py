@@ -150,7 +150,7 @@ def test_the_table_has_the_best_first_and_published_figures_beside_it():
         row(sasrec, seed=seed, **{"validation_ndcg@10": 0.07, "test_ndcg@10": 0.04 + seed / 50}) for seed in (0, 1)
     ]
     shown = table(rows)
-    assert list(shown.columns[1].cells) == [sasrec, PEER, hstu]
+    assert list(shown.columns[1].cells) == ["user_encoder=sasrec", PEER, "user_encoder=hstu"]
     assert "R@10 .0970, N@10 .0580 (sampled softmax)" in next(iter(shown.columns[-1].cells))
     claimed = figures(rows)
     assert claimed["sasrec_relative_to_rectools"].value == 1.0

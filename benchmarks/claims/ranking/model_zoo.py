@@ -177,8 +177,8 @@ def table(rows: Sequence[Row]) -> Table:
     means = {one: {column: mean(rows, *one, column) for column in COLUMNS} for one in models}
     order = list(dict.fromkeys(data for data, _ in models))
     for data, model in sorted(models, key=lambda one: (order.index(one[0]), -quality(means[one]))):
-        cells = ("" if value is None else f"{value:,.4g}" for value in means[data, model].values())
-        shown.add_row(data, model, *cells, PUBLISHED.get((data, model), ""))
+        cells = ("" if value is None else f"{value:,.{4 * (value < 1)}f}" for value in means[data, model].values())
+        shown.add_row(data, model.rpartition("/")[2], *cells, PUBLISHED.get((data, model), ""))
     return shown
 
 
