@@ -72,6 +72,7 @@ MAY_IMPORT = {
         "user_seed",
     },
     "recommender": {"bundle", "pipeline", "policy", "stages", "user_seed"},
+    "click_model": {"bundle", "data", "features", "stages"},
     "train.py": {"cli"},
     "export.py": {"cli"},
 }
@@ -133,6 +134,7 @@ WITHOUT_TORCH = (
     *(f"recsys.{name}" for name in ["index", "items", "policy.compose", "stages", "pipeline"]),
     "serving.triton.client",
     "recsys.recommender",
+    "recsys.click_model",
 )
 
 

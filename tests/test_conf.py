@@ -35,8 +35,9 @@ PACKAGES = {
 """of groups that are not where their folder is"""
 RECIPES = sorted(file.stem for file in (CONF / "recipe").glob("*.yaml"))
 FORMS_OF_HYDRA = {"defaults", "_target_", "_convert_", "_recursive_", "_partial_", "_args_"}
-NOT_BUILT = ("seed", "seeds", "run_dir", "refit", "evaluate", "optimised_metric")
+NOT_BUILT = ("task", "seed", "seeds", "run_dir", "refit", "evaluate", "optimised_metric")
 NEEDED = {"tables": ["data.description=missing.yaml"], "sequence": ["data.path=missing.txt"]}
+NEEDED["click_log"] = ["data.description=missing.yaml"]
 NEEDED |= {"proportions": ["policy.diversity.of=genres"]}
 NEEDED["event_log"] = ["data.folder=missing", "data.description=missing.yaml"]
 NEEDED |= {name: ["data.folder=missing"] for name in ("informfully", "retailrocket", "steam")}
@@ -202,6 +203,12 @@ def test_every_key_of_a_search_is_one_of_the_configuration():
 def test_the_recipe_of_sequences_can_do_without_its_ranker():
     assert built(composed("recipe=sequence", *NEEDED["sequence"]).ranking).sampling.dense_candidates == 100
     assert "ranking" not in composed("recipe=sequence", "~ranking", *NEEDED["sequence"])
+
+
+@pytest.mark.parametrize("override", ["debug=default", "hparams_search=towers", "hparams_search=ranker"])
+def test_a_global_choice_may_change_what_the_first_file_says(override):
+    assert composed().refit is True
+    assert composed(override).refit is False
 
 
 def test_a_recipe_may_change_what_the_groups_say():

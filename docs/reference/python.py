@@ -6,6 +6,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PUBLIC = (
     "recsys",
     "recsys.recommender",
+    "recsys.click_model",
     "recsys.contracts",
     "recsys.bundle",
     "recsys.pipeline",
@@ -14,6 +15,7 @@ PUBLIC = (
     "recsys.expressions",
     "recsys.data.description",
     "recsys.data.sources.tables",
+    "recsys.data.sources.click_log",
     "recsys.data.splits",
     "recsys.policy.rules",
     "recsys.policy.rules.store",

@@ -65,7 +65,7 @@ def _unit_parts(interactions: TrainingInteractions) -> Iterator[Any]:
 def one_hot(interactions: TrainingInteractions) -> sparse.csr_array:
     """[N, values of all categories] of ones where the item has the value; the item's own id is left out."""
     blocks, start = [sparse.csr_array((interactions.num_items, 0), dtype=np.float32)], 0
-    for column in interactions.spec.items.of_kind("category", "categories"):
+    for column in interactions.spec.items.of_part("ids"):
         ids = interactions.table.encoded["ids"][:-1, start : start + column.slots]
         start += column.slots
         if column.name != IDENTITY:

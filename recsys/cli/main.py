@@ -23,6 +23,7 @@ from recsys.cli.log import read_log
 from recsys.cli.pareto import pareto_table, sweep_weight
 from recsys.cli.rules import rules
 from recsys.cli.rules_check import check_rules, dry_run_rules
+from recsys.cli.score import score
 from recsys.cli.show import slate_table
 from recsys.cli.sign import sign, signing_key
 from recsys.commands import command_of
@@ -149,6 +150,7 @@ app.command()(compare)
 app.command(name="signing-key")(signing_key)
 app.command()(sign)
 app.command(name="encryption-key")(encryption_key)
+app.command()(score)
 
 
 @app.command()

@@ -11,13 +11,13 @@ def shortened(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def refuse_rows(where: str, column: pl.Series, bad: pl.Series, problem: str, advice: str) -> None:
-    """Raise DataError for the first bad row; bad: [R] bool or null."""
+def refuse_rows(where: str, column: pl.Series, bad: pl.Series, problem: str, advice: str, first_row: int = 1) -> None:
+    """Raise DataError for the first bad row; bad: [R] bool or null. first_row: number of the first one of a chunk."""
     rows = bad.fill_null(False).arg_true()
     if len(rows):
         value = column[int(rows[0])]
         found = "empty" if value is None else shortened(value.to_list() if isinstance(value, pl.Series) else value)
-        raise DataError(f"{where}, row {rows[0] + 1}: {found} {problem}; {advice}")
+        raise DataError(f"{where}, row {rows[0] + first_row}: {found} {problem}; {advice}")
 
 
 def refuse_infinite(where: str, column: pl.Series, numbers: pl.Series) -> None:

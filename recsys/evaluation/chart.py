@@ -34,7 +34,8 @@ def draw(path: Path, rows: Rows, ours: Collection[str], title: str, caption: str
 def draw_reliability(path: Path, objectives: Mapping[str, Mapping[str, Any]], title: str) -> None:
     """Write a PNG at 150 dpi: predicted against observed rate of each objective, in bins of equal mass.
 
-    Both axes are logarithmic, since most candidates are unlikely; bins without a positive lie on the lower edge.
+    Both axes are logarithmic, since most candidates are unlikely; bins without a positive lie on the lower edge. Where
+    the bins have an interval, `low` and `high`, it is drawn.
     """
     from matplotlib.figure import Figure
 
@@ -46,6 +47,10 @@ def draw_reliability(path: Path, objectives: Mapping[str, Mapping[str, Any]], ti
         low, high = min(seen) / 1.5, max(seen) * 1.5
         panel.plot([low, high], [low, high], color=_OTHERS, linewidth=0.8)
         panel.plot(predicted, [max(one, low) for one in observed], "o-", color=_OURS, markersize=4, linewidth=1)
+        if "low" in measured["reliability"]:
+            panel.vlines(
+                predicted, measured["reliability"]["low"], measured["reliability"]["high"], color=_OURS, alpha=0.5
+            )
         panel.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), xlabel="predicted", ylabel="observed")
         panel.minorticks_off()
         panel.set_title(f"{name}: ECE {short(measured['ece'])}", fontsize=10.5, loc="left", parse_math=False)

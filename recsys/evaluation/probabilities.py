@@ -25,6 +25,14 @@ class Reliability:
     """[Q] rows"""
 
     @property
+    def interval(self) -> tuple[np.ndarray, np.ndarray]:
+        """Ends [Q] of the 95% interval of each observed rate (Wilson 1927), for labels of 0 and 1 of independent rows."""
+        z, rows, rate = 1.959964, self.sizes, self.observed
+        middle = (rate + z**2 / (2 * rows)) / (1 + z**2 / rows)
+        half = z / (1 + z**2 / rows) * np.sqrt(rate * (1 - rate) / rows + (z / (2 * rows)) ** 2)
+        return np.maximum(middle - half, 0.0), np.minimum(middle + half, 1.0)
+
+    @property
     def error(self) -> float:
         """Expected calibration error: mean |predicted - observed| over rows (Naeini et al. 2015, of equal mass)."""
         return float(np.average(np.abs(self.predicted - self.observed), weights=self.sizes))
@@ -85,21 +93,36 @@ def auc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = Non
 
 def auc_per_user(labels: np.ndarray, scores: np.ndarray, users: np.ndarray) -> float:
     """Return the mean AUC over users with both labels, the quality of the order within a user; [R] each, users int64."""
+    aucs, _ = _group_aucs(labels, scores, users)
+    if not len(aucs):
+        raise DataError("no user has both a positive and a negative; give more events to learn what a user prefers")
+    return float(aucs.mean())
+
+
+def group_auc(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> float | None:
+    """Return GAUC, the mean AUC over groups with both labels weighted by their rows (Zhu et al. 2018); [R] each, groups int64.
+
+    None where no group has both labels.
+    """
+    aucs, rows = _group_aucs(labels, scores, groups)
+    return float(np.average(aucs, weights=rows)) if len(aucs) else None
+
+
+def _group_aucs(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return AUC and number of rows of each group with both labels, [G] each."""
     _, scores = np.unique(scores, return_inverse=True)
-    _, users = np.unique(users, return_inverse=True)
-    order = np.lexsort((scores, users))
-    users, labels, scores = users[order], labels[order], scores[order]
-    changed = (np.diff(users) != 0) | (np.diff(scores) != 0)
+    _, groups = np.unique(groups, return_inverse=True)
+    order = np.lexsort((scores, groups))
+    groups, labels, scores = groups[order], labels[order], scores[order]
+    changed = (np.diff(groups) != 0) | (np.diff(scores) != 0)
     tied = np.concatenate([[0], np.cumsum(changed)])
-    owner = users[np.concatenate([[True], changed])]
+    owner = groups[np.concatenate([[True], changed])]
     positives, negatives = (np.bincount(tied, weights=one) for one in (labels, 1 - labels))
     total = np.bincount(owner, weights=negatives)
     before = np.cumsum(negatives) - negatives / 2 - (np.cumsum(total) - total)[owner]
     pairs = np.bincount(owner, weights=positives) * total
-    if not pairs.any():
-        raise DataError("no user has both a positive and a negative; give more events to learn what a user prefers")
     won = np.bincount(owner, weights=positives * before)
-    return float((won[pairs > 0] / pairs[pairs > 0]).mean())
+    return won[pairs > 0] / pairs[pairs > 0], np.bincount(groups)[pairs > 0]
 
 
 def _check_both(labels: np.ndarray) -> None:

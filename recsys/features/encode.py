@@ -14,7 +14,8 @@ import numpy as np
 from recsys.contracts import PAD, Query
 from recsys.features.batches import RequestBatch
 from recsys.features.history import EventSequences, encode_labels
-from recsys.features.spec import MISSING, UNKNOWN, Column, Columns, FeatureSpec, TableSpec
+from recsys.features.numbers import bucket_of, piecewise_linear, signed_log
+from recsys.features.spec import MISSING, RESERVED, UNKNOWN, Column, Columns, FeatureSpec, TableSpec, checksum
 from recsys.features.state import history_events, item_key
 from recsys.tensors import PARTS, Arrays
 
@@ -28,10 +29,10 @@ def encode_table(table: TableSpec, columns: Columns, num_rows: int) -> Arrays:
 
     Categories and lists are object arrays of str / tuples, None where missing; numbers float arrays, NaN where missing.
     """
-    ids = [_encode_ids(column, columns[column.name]) for column in table.of_kind("category", "categories")]
-    numbers = [_encode_number(column, columns[column.name]) for column in table.of_kind("number")]
+    ids = [_encode_ids(column, columns[column.name]) for column in table.of_part("ids")]
+    numbers = [_encode_number(column, columns[column.name]) for column in table.of_part("numbers")]
     numbers += [np.asarray(columns[name], dtype=np.float32)[:, None] for name in table.extra_numbers]
-    vectors = [_encode_vector(column, columns[column.name]) for column in table.of_kind("vector")]
+    vectors = [_encode_vector(column, columns[column.name]) for column in table.of_part("vectors")]
     parts = zip(PARTS, (ids, numbers, vectors), strict=True)
     encoded = {name: np.concatenate(part, axis=1) for name, part in parts if part}
     assert all(len(part) == num_rows for part in encoded.values())
@@ -39,8 +40,12 @@ def encode_table(table: TableSpec, columns: Columns, num_rows: int) -> Arrays:
 
 
 def _encode_ids(column: Column, values: np.ndarray) -> np.ndarray:
+    if column.kind == "number":
+        raw, missing = _floats(values)
+        return np.where(missing, MISSING, RESERVED + bucket_of(raw, column.edges))[:, None]
     if column.kind == "category":
-        return np.array([[_lookup(column, value)] for value in values], dtype=np.int64)
+        ids = {value: _lookup(column, value) for value in set(values.tolist())}
+        return np.fromiter(map(ids.__getitem__, values.tolist()), np.int64, len(values))[:, None]
     encoded = np.full((len(values), column.slots), MISSING, dtype=np.int64)
     for row, listed in enumerate(values):
         kept = [_lookup(column, value) for value in (listed or ())[: column.slots]]
@@ -49,14 +54,30 @@ def _encode_ids(column: Column, values: np.ndarray) -> np.ndarray:
 
 
 def _lookup(column: Column, value: Any) -> int:
-    return MISSING if value is None else column.index.get(value, UNKNOWN)
+    if value is None:
+        return MISSING
+    if column.hash_size:
+        return RESERVED + checksum(value) % column.hash_size
+    return column.index.get(value, UNKNOWN)
+
+
+def _floats(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return [R] float64, 0 where missing, and [R] bool, missing."""
+    raw = np.asarray(values, dtype=np.float64)
+    missing = ~np.isfinite(raw)
+    return np.where(missing, 0.0, raw), missing
 
 
 def _encode_number(column: Column, values: np.ndarray) -> np.ndarray:
-    raw = np.asarray(values, dtype=np.float64)
-    missing = ~np.isfinite(raw)
-    scaled = np.where(missing, 0.0, (raw - column.mean) / column.scale)
-    return np.stack([np.clip(scaled, -10, 10), missing], axis=1).astype(np.float32)
+    """Return the values of a number and, last, its missing flag: [R, column.width] float32."""
+    raw, missing = _floats(values)
+    if column.encoding == "piecewise":
+        parts = piecewise_linear(raw, column.edges) if len(column.edges) > 1 else np.zeros((len(raw), 1))
+    else:
+        scaled = ((signed_log(raw) if column.encoding == "log" else raw) - column.mean) / column.scale
+        parts = np.clip(scaled, -10, 10)[:, None]
+    present = np.where(missing[:, None], 0.0, parts)
+    return np.concatenate([present, missing[:, None]], axis=1).astype(np.float32)
 
 
 def _encode_vector(column: Column, values: np.ndarray) -> np.ndarray:
@@ -70,13 +91,12 @@ def missing_columns(table: TableSpec, encoded: Arrays, num_rows: int) -> list[li
     lacking: list[tuple[str, np.ndarray]] = []
     starts = dict.fromkeys(PARTS, 0)
     for column in table.columns:
-        part, width = {"number": ("numbers", 2), "vector": ("vectors", column.slots)}.get(
-            column.kind, ("ids", column.slots)
+        values = encoded[column.part][:, starts[column.part] : starts[column.part] + column.width]
+        starts[column.part] += column.width
+        lacking.append(
+            (column.name, values[:, -1] == 1 if column.part == "numbers" else (values == MISSING).all(axis=1))
         )
-        values = encoded[part][:, starts[part] : starts[part] + width]
-        starts[part] += width
-        lacking.append((column.name, values[:, 1] == 1 if part == "numbers" else (values == 0).all(axis=1)))
-        if part == "ids":
+        if column.part == "ids":
             lacking.append((column.name + UNKNOWN_SUFFIX, (values == UNKNOWN).any(axis=1)))
     return [[name for name, rows in lacking if rows[row]] for row in range(num_rows)]
 

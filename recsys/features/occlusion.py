@@ -74,7 +74,7 @@ def _missing_tensors(table: TableSpec, name: str, arrays: Arrays) -> Arrays:
 
 def _id_slot(table: TableSpec) -> int:
     start = 0
-    for column in table.of_kind("category", "categories"):
+    for column in table.of_part("ids"):
         if column.name == IDENTITY:
             return start
         start += column.slots

@@ -17,6 +17,7 @@ import numpy as np
 
 from recsys.errors import ConfigError, check_ranges
 from recsys.expressions import ACTION_TYPES, Expression, compile_expression, suggestion
+from recsys.features.numbers import Encoding, NumberEncoding, signed_log
 from recsys.tensors import PARTS, part_name
 
 SCHEMA = 1
@@ -51,15 +52,40 @@ class Column:
     mean: float = 0.0
     scale: float = 1.0
     """a number x is encoded as (x - mean) / scale, a missing one as 0 with its flag set"""
+    encoding: Encoding = "standard"
+    """of a number (recsys/features/numbers.py)"""
+    edges: tuple[float, ...] = ()
+    """of its bins"""
+    hash_size: int = 0
+    """ids that the values of a category share by their crc32, so that none is UNKNOWN; 0 keeps a vocabulary"""
 
     @property
     def num_ids(self) -> int:
-        return RESERVED + len(self.vocabulary)
+        buckets = len(self.edges) + 1 if self.kind == "number" else 0
+        return RESERVED + (self.hash_size or buckets or len(self.vocabulary))
+
+    @property
+    def part(self) -> str:
+        """Part of the table (recsys.tensors.PARTS) that holds the encoded column."""
+        if self.kind == "vector":
+            return "vectors"
+        return "numbers" if self.kind == "number" and self.encoding != "buckets" else "ids"
+
+    @property
+    def width(self) -> int:
+        """Columns of its tensor: a number has a missing flag behind its values."""
+        if self.part != "numbers":
+            return self.slots
+        return max(1, len(self.edges) - 1) + 1 if self.encoding == "piecewise" else 2
 
     @cached_property
     def index(self) -> dict[str, int]:
         """value of the vocabulary -> its id"""
         return {value: RESERVED + number for number, value in enumerate(self.vocabulary)}
+
+
+LATER_KEYS = {"encoding": "standard", "edges": (), "hash_size": 0}
+"""keys of a column that its document leaves out at these values, so that earlier fingerprints stay"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,20 +99,22 @@ class TableSpec:
     def of_kind(self, *kinds: EncodedKind) -> tuple[Column, ...]:
         return tuple(column for column in self.columns if column.kind in kinds)
 
+    def of_part(self, part: str) -> tuple[Column, ...]:
+        """Columns of one tensor, in its order."""
+        return tuple(column for column in self.columns if column.part == part)
+
     @property
     def widths(self) -> dict[str, int]:
         """Columns of each tensor; a tensor of width 0 does not exist."""
-        widths = (
-            sum(column.slots for column in self.of_kind("category", "categories")),
-            2 * len(self.of_kind("number")) + len(self.extra_numbers),
-            sum(column.slots for column in self.of_kind("vector")),
-        )
-        return {part: width for part, width in zip(PARTS, widths, strict=True) if width}
+        widths = {part: sum(column.width for column in self.of_part(part)) for part in PARTS}
+        widths["numbers"] += len(self.extra_numbers)
+        return {part: width for part, width in widths.items() if width}
 
     @property
     def missing_numbers(self) -> tuple[float, ...]:
         """The numbers of a row with all values missing: every flag is set, numbers derived from the time are 0."""
-        return (0.0, 1.0) * len(self.of_kind("number")) + (0.0,) * len(self.extra_numbers)
+        missing = [flag for column in self.of_part("numbers") for flag in (*(0.0,) * (column.width - 1), 1.0)]
+        return (*missing, *(0.0,) * len(self.extra_numbers))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +180,9 @@ class FeatureSpec:
         for table in TABLES:
             for column in document[table]["columns"]:
                 vocabularies[f"{table}.{column['name']}"] = list(column.pop("vocabulary"))
+                for key, default in LATER_KEYS.items():
+                    if column[key] == default:
+                        del column[key]
         return document, vocabularies
 
     @staticmethod
@@ -168,7 +199,8 @@ class FeatureSpec:
 
 def _table_from(name: str, document: Mapping[str, Any], vocabularies: Mapping[str, list[str]]) -> TableSpec:
     columns = tuple(
-        Column(**one, vocabulary=tuple(vocabularies[f"{name}.{one['name']}"])) for one in document["columns"]
+        Column(**one | {"edges": tuple(one.get("edges", ()))}, vocabulary=tuple(vocabularies[f"{name}.{one['name']}"]))
+        for one in document["columns"]
     )
     return TableSpec(name=name, columns=columns, extra_numbers=tuple(document["extra_numbers"]))
 
@@ -226,24 +258,43 @@ class Features:
             return Column(name=name, kind="categories", vocabulary=self._vocabulary(flat), slots=slots)
         if kind == "vector":
             return Column(name=name, kind="vector", slots=int(values.shape[1]))
-        return _fit_number(name, values)
+        return fit_number(name, values)
 
     def _vocabulary(self, values: np.ndarray) -> tuple[str, ...]:
         present = [value for value in values.tolist() if value is not None]
         if not present:
             return ()
-        names, counts = np.unique(np.array(present, dtype=str), return_counts=True)
+        return self.vocabulary(*np.unique(np.array(present, dtype=str), return_counts=True))
+
+    def vocabulary(self, names: np.ndarray, counts: np.ndarray) -> tuple[str, ...]:
+        """Return the values [V] that occur often enough, in the order of `Column.vocabulary`."""
         kept = counts >= self.min_count
         names, counts = names[kept], counts[kept]
-        checksums = np.array([zlib.crc32(name.encode()) for name in names.tolist()], dtype=np.int64)
+        checksums = np.array([checksum(name) for name in names.tolist()], dtype=np.int64)
         return tuple(names[np.lexsort((names, checksums, -counts))].tolist())
 
 
-def _fit_number(name: str, values: np.ndarray) -> Column:
+def checksum(value: str) -> int:
+    """crc32 of a category's value."""
+    return zlib.crc32(value.encode())
+
+
+def fit_number(name: str, values: np.ndarray, encoding: NumberEncoding | None = None) -> Column:
+    """Fit the scale, or the bins, of a number to its training values [R]; NaN is missing."""
+    encoding = encoding or NumberEncoding()
     known = np.asarray(values, dtype=np.float64)
     known = known[np.isfinite(known)]
+    if encoding.kind == "log":
+        known = signed_log(known)
     if not len(known):
-        return Column(name=name, kind="number")
+        return Column(name=name, kind="number", encoding=encoding.kind)
     std = float(known.std())
     constant = std <= CONSTANT_TOLERANCE * float(np.abs(known).max())
-    return Column(name=name, kind="number", mean=float(known.mean()), scale=1.0 if constant else std)
+    return Column(
+        name=name,
+        kind="number",
+        mean=float(known.mean()),
+        scale=1.0 if constant else std,
+        encoding=encoding.kind,
+        edges=encoding.edges(known),
+    )

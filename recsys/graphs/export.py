@@ -22,6 +22,7 @@ from recsys.features.batches import ItemBatch, RequestBatch
 from recsys.features.spec import FeatureSpec
 from recsys.graphs.cache import graph_key, read_graph, with_weights, without_weights, write_graph
 from recsys.ranking.calibration import Calibrator
+from recsys.ranking.impression import impression_batch
 from recsys.ranking.model import RankerModel, logits_and_request
 from recsys.ranking.uncertainty import LastLayerPosterior, certainty
 from recsys.retrieval.two_tower import TowerEnsemble
@@ -78,6 +79,17 @@ def export_ranker(
         return
     modules, outputs = nn.ModuleList([ranker, calibrator, posterior]), (PROBABILITIES, DEVIATIONS)
     _export(modules, lambda batch: certainty(ranker, calibrator, posterior, batch), inputs, outputs, path)
+
+
+def export_impression_ranker(ranker: RankerModel, calibrator: Calibrator, spec: FeatureSpec, path: Path) -> None:
+    """Export a ranker of impressions, each the one candidate of a request: item tensors [R, ...] -> probabilities [R, T]."""
+    modules = nn.ModuleList([ranker, calibrator])
+
+    def probabilities(impressions: dict[str, torch.Tensor]) -> torch.Tensor:
+        batch = impression_batch(spec, impressions)
+        return calibrator(*logits_and_request(ranker, calibrator.parents, batch)).squeeze(1)
+
+    _export(modules, probabilities, ItemBatch.specs(spec.sizes), (PROBABILITIES,), path)
 
 
 def _export(

@@ -37,7 +37,7 @@ class TableEncoder(nn.Module):
 
     def __init__(self, table: TableSpec, *, dim: int, id_column: str | None = None, id_dropout: float = 0.0) -> None:
         super().__init__()
-        self.columns = table.of_kind("category", "categories")
+        self.columns = table.of_part("ids")
         self.widths = table.widths
         self.id_column = id_column
         self.id_dropout = id_dropout
@@ -45,6 +45,9 @@ class TableEncoder(nn.Module):
             _embedding(column.num_ids, dim, trains_unknown=column.name == id_column) for column in self.columns
         )
         self.embeddings = cast("Sequence[nn.Embedding]", embeddings)
+        for column, embedding in zip(self.columns, self.embeddings, strict=True):
+            if column.hash_size:  # an id that training never reaches adds nothing, as UNKNOWN does
+                nn.init.zeros_(embedding.weight)
         self.numbers = nn.Linear(self.widths["numbers"], dim) if "numbers" in self.widths else None
         self.vectors = nn.Linear(self.widths["vectors"], dim, bias=False) if "vectors" in self.widths else None
         self.gate = nn.Linear(dim, dim)

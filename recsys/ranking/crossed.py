@@ -109,7 +109,7 @@ class CrossNetwork(nn.Module):
 def single_value_slots(table: TableSpec) -> list[int]:
     """Columns in the ids that belong to categories of one value."""
     slots, start = [], 0
-    for column in table.of_kind("category", "categories"):
+    for column in table.of_part("ids"):
         slots += [start] if column.slots == 1 else []
         start += column.slots
     return slots

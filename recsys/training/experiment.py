@@ -314,7 +314,7 @@ def _claim(dataset: Dataset, folder: Path, config: dict[str, Any]) -> None:
     dataset.save(folder / "data")
 
 
-IGNORED_SETTINGS = ("run_dir", "logger", "limits", "refit", "evaluate", "optimised_metric")
+IGNORED_SETTINGS = ("task", "run_dir", "logger", "limits", "refit", "evaluate", "optimised_metric")
 WITHOUT_CHECKPOINT = ("trainer.progress", "policy.diversity.", "policy.exploration.")
 """keys that change no checkpoint"""
 BEFORE_MODELS = {

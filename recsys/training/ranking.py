@@ -35,7 +35,9 @@ MONITORED = {"ndcg@10": "ranking/ndcg@10", "likelihood": "ranking/likelihood"}
 MAX_SURVEYED = 4_000
 """training requests, at most, from which the posterior's information and the calibrator's intercept are estimated"""
 SCORING_BATCH = 64
-"""requests scored without gradients at once"""
+"""requests scored without gradients at once, at least"""
+SCORING_CELLS = 12_800
+"""candidates scored without gradients at once, where requests have few"""
 
 
 class RankingTask(pl.LightningModule):
@@ -295,8 +297,12 @@ def _surveyed(num: int) -> np.ndarray:
 
 @torch.no_grad()
 def _scored(score: Callable[[dict[str, Tensor]], Tensor], batch: dict[str, Tensor]) -> Tensor:
-    """score(batch) [B, ...] without gradients, float32, SCORING_BATCH requests at once."""
-    starts = range(0, len(batch["candidate_rows"]), SCORING_BATCH)
+    """score(batch) [B, ...] without gradients, float32, in steps of some requests."""
+    num_requests, num_candidates = batch["candidate_rows"].shape
+    step = max(SCORING_BATCH, SCORING_CELLS // max(1, num_candidates))
     return torch.cat(
-        [score({name: one[start : start + SCORING_BATCH] for name, one in batch.items()}) for start in starts]
+        [
+            score({name: one[start : start + step] for name, one in batch.items()})
+            for start in range(0, num_requests, step)
+        ]
     ).float()

@@ -33,6 +33,7 @@ import serving.triton.client
 import train
 from recsys.cli.main import app as recsys_app
 from recsys.contracts import Query, Slate
+from recsys.data.sources.click_log import ImpressionTable
 from recsys.data.sources.tables import Tables
 from recsys.pipeline import recommend
 from recsys.policy.rules import RuleSet
@@ -211,10 +212,16 @@ DOCUMENTS = RequestParser(
 
 
 @pytest.fixture(scope="module")
-def deployment(trained: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which runs/demo is the trained world."""
+def deployment(trained: Any, composed: Any, run: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which runs/demo is the trained world, and runs/clicks the click log of its page."""
     folder = tmp_path_factory.mktemp("deployment")
-    (folder / "runs" / "demo").mkdir(parents=True)
+    shop(folder)
+    page = ROOT / "docs" / "how-to" / "click-log.md"
+    described = next(block.text for block in blocks_of(page) if block.language == "yaml")
+    (folder / "clicks.yaml").write_text(described, encoding="utf-8")
+    quick = ("recipe=click_log", "logger=csv", "ranking.epochs=1", "trainer.progress=false", "refit=false")
+    run(composed(folder / "runs" / "clicks", *quick, f"data.description={folder / 'clicks.yaml'}"))
+    (folder / "runs" / "demo").mkdir()
     (folder / "runs" / "demo" / "bundle").symlink_to(trained.bundle.path)
     (folder / "runs" / "demo" / "serve").symlink_to(trained.folder / "serve")
     if DATA is not None:
@@ -277,6 +284,15 @@ def shop(folder: Path) -> None:
     items = {"sku": skus, "name": [f"thing {one}" for one in skus], "tags": ["a|b", "c"] * 15, "price": range(30)}
     pl.DataFrame(items).write_csv(folder / "items.csv")
     pl.DataFrame({"customer": customers, "age": range(20, 40)}).write_csv(folder / "users.csv")
+    clicks = events.with_columns(
+        pl.col("clicked").alias("click"),
+        (pl.col("clicked") * (pl.col("rating") > 3)).alias("buy"),
+        pl.col("minutes").alias("dwell"),
+        pl.col("rating").alias("rank"),
+        pl.col("sku").alias("site"),
+        pl.lit(30).alias("age"),
+    )
+    clicks.write_csv(folder / "clicks.csv")
 
 
 def described(fragment: dict[str, Any]) -> dict[str, Any]:
@@ -311,6 +327,11 @@ def test_a_yaml_block_is_read(text: str, tmp_path: Path) -> None:
         assert instantiate(given) is not None
         return
     shop(tmp_path)
+    if "task" in written:
+        (tmp_path / "clicks.yaml").write_text(text, encoding="utf-8")
+        log = ImpressionTable(description=str(tmp_path / "clicks.yaml")).load()
+        assert len(log.keys(lambda chunks, *_: chunks)) == 300
+        return
     (tmp_path / "shop.yaml").write_text(yaml.safe_dump(described(written)), encoding="utf-8")
     dataset = Tables(description=str(tmp_path / "shop.yaml")).load()
     assert dataset.num_events > 250

@@ -6,9 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import yaml
 
-from recsys import strict_yaml
 from recsys.data.amounts import expanded
 from recsys.data.dataset import Dataset
 from recsys.data.description import (
@@ -23,6 +21,7 @@ from recsys.data.description import (
     part_of_split,
     refuse_unknown,
 )
+from recsys.data.documents import mapping_of, null_words, read_document, require
 from recsys.data.forgotten import FORGOTTEN, read_forgotten, without_forgotten
 from recsys.data.reading import FileFormat, read_table
 from recsys.data.times import UNITS
@@ -103,20 +102,15 @@ def _remembered(path: Path, dataset: Dataset, folder: Any) -> Dataset:
 
 
 def _document(path: Path) -> dict[str, Any]:
+    document = read_document(path)
+    if "task" in document:
+        raise DataError(
+            f"{path}: `task: {document['task']}` describes a click log; train it by recipe=click_log "
+            f"data.description={path}, or remove `task`"
+        )
     try:
-        document = strict_yaml.load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: the description cannot be read: {error}; name a YAML file in UTF-8") from None
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        location = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "somewhere"
-        raise DataError(f"{path}: no valid YAML at {location}: {error.problem}; correct it there") from None
-    except yaml.YAMLError as error:
-        raise DataError(f"{path}: no valid YAML: {' '.join(str(error).split())}; correct it") from None
-    try:
-        document = _object("the file", document)
         refuse_unknown("the file", document, TOP)
-        _require("the file", document, ("interactions", "objectives", "target"))
+        require("the file", document, ("interactions", "objectives", "target"))
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
     return document
@@ -124,12 +118,12 @@ def _document(path: Path) -> dict[str, Any]:
 
 def _spec(key: str, document: Any) -> dict[str, Any]:
     """Return the checked part of the YAML that describes one table."""
-    spec = _object(key, document)
+    spec = mapping_of(key, document)
     events = key == "interactions"
     ids, columns = ((USER, ITEM), ("actions", "context")) if events else ((key[:-1],), ("columns",))
     times = (TIMESTAMP, "order", "unit", SESSION, SPLIT, FILES) if events else ()
     refuse_unknown(key, spec, ("file", *ids, *times, *columns, "columns", "separator", "missing", *FORMAT))
-    _require(key, spec, (*(() if FILES in spec else ("file",)), *(ids[1:] if events and SESSION in spec else ids)))
+    require(key, spec, (*(() if FILES in spec else ("file",)), *(ids[1:] if events and SESSION in spec else ids)))
     for name in ("file", *ids, TIMESTAMP, "separator", SESSION, SPLIT):
         if not isinstance(spec.get(name, ""), str):
             raise DataError(f"{key}.{name} is {spec[name]!r}; write text, in quotes if need be")
@@ -143,26 +137,17 @@ def _spec(key: str, document: Any) -> dict[str, Any]:
         raise DataError(f"interactions.unit is {unit!r}{did_you_mean(unit, UNITS)}; write one of {', '.join(UNITS)}")
     names, kinds = _columns(key, spec.get("columns", {}))
     described = spec | {"columns": kinds}
-    objects = {name: _object(f"{key}.{name}", described.get(name, {})) for name in columns}
+    objects = {name: mapping_of(f"{key}.{name}", described.get(name, {})) for name in columns}
     if FILES in spec:
         objects[FILES] = _files(spec)
-    return spec | objects | {"format": _format(key, spec, names), "missing": _words(key, spec.get("missing", []))}
-
-
-def _words(key: str, written: Any) -> tuple[str, ...]:
-    """Return null words as text; YAML parses some as numbers, and NULL as null."""
-    if not isinstance(written, list) or not all(isinstance(one, str | int | float | None) for one in written):
-        raise DataError(f"{key}.missing is {written!r}; write a list of null words, e.g. [unknown, 0]")
-    if odd := [one for one in written if isinstance(one, bool)]:
-        raise DataError(f"{key}.missing holds {odd[0]!r}, which YAML makes of words like no and yes; put it in quotes")
-    return tuple("null" if one is None else str(one) for one in written)
+    return spec | objects | {"format": _format(key, spec, names), "missing": null_words(key, spec.get("missing", []))}
 
 
 def _files(spec: Mapping[str, Any]) -> dict[str, str]:
     """Return part of a published split -> its file."""
     if clash := [key for key in ("file", SPLIT) if key in spec]:
         raise DataError(f"interactions has {FILES} and {clash[0]}; keep one of them")
-    written = _object(f"interactions.{FILES}", spec[FILES])
+    written = mapping_of(f"interactions.{FILES}", spec[FILES])
     for word, file in written.items():
         if part_of_split(word) is None or not isinstance(file, str):
             raise DataError(
@@ -196,7 +181,7 @@ def _format(key: str, spec: Mapping[str, Any], columns: tuple[str, ...] | None) 
 
 def _description(document: Mapping[str, Any], specs: Mapping[str, dict[str, Any]]) -> Description:
     interactions = specs["interactions"]
-    objectives, means, first = expanded(_object("objectives", document["objectives"]))
+    objectives, means, first = expanded(mapping_of("objectives", document["objectives"]))
     target = document["target"]
     return Description(
         actions=interactions["actions"],
@@ -204,7 +189,7 @@ def _description(document: Mapping[str, Any], specs: Mapping[str, dict[str, Any]
         items=specs["items"]["columns"] if "items" in specs else {},
         users=specs["users"]["columns"] if "users" in specs else {},
         objectives=objectives,
-        means=means | _object("means", document.get("means", {})),
+        means=means | mapping_of("means", document.get("means", {})),
         target=first.get(target, target) if isinstance(target, str) else target,
         title=document.get("title"),
         order=interactions.get("order", "time"),
@@ -247,15 +232,3 @@ def _file(spec: Mapping[str, Any], folder: Path) -> RawTable:
         missing=spec["missing"],
         unit=spec.get("unit"),
     )
-
-
-def _object(where: str, value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise DataError(f"{where} is {value!r}; write a mapping, `key: value`")
-    return {str(key): one for key, one in value.items()}
-
-
-def _require(where: str, document: Mapping[str, Any], keys: tuple[str, ...]) -> None:
-    for key in keys:
-        if key not in document:
-            raise DataError(f"{where} has no {key!r}; add it")
