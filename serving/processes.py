@@ -92,12 +92,16 @@ def check_ports(ports: Mapping[str, int]) -> None:
             raise ConfigError(f"{name} is {port!r}; give a port from 1 to 65535, or 0 for a free one")
 
 
-def choose_ports(ports: Mapping[str, int]) -> dict[str, int]:
-    """Check that the given ports are free and choose one for each 0. ServingError for a port in use."""
+def choose_ports(ports: Mapping[str, int], hosts: Mapping[str, str] | None = None) -> dict[str, int]:
+    """Check that the given ports are free and choose one for each 0. ServingError for a port in use.
+
+    hosts: addresses of those that do not listen on the loopback interface
+    """
     bound: dict[str, socket.socket] = {}
     try:
         for name, port in ports.items():
-            bound[name] = _bind(name, port) if port else _bind_any(name)
+            host = (hosts or {}).get(name, HOST)
+            bound[name] = _bind(name, port, host) if port else _bind_any(name, host)
         return {name: bound_socket.getsockname()[1] for name, bound_socket in bound.items()}
     finally:
         for bound_socket in bound.values():
@@ -185,23 +189,27 @@ def command_line(pid: int) -> list[str]:
         return []
 
 
-def _bind(name: str, port: int) -> socket.socket:
-    bound_socket = socket.socket()
+def _bind(name: str, port: int, host: str) -> socket.socket:
+    bound_socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     bound_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        bound_socket.bind((HOST, port))
+        bound_socket.bind((host, port))
         bound_socket.listen()
     except OSError as error:
         bound_socket.close()
-        raise ServingError(f"{name} {port} is not free ({error.strerror}); choose another one, or 0 for any") from None
+        raise ServingError(
+            f"{name} {port} is not free at {host} ({error.strerror}); choose another one, or 0 for any"
+        ) from None
     return bound_socket
 
 
-def _bind_any(name: str) -> socket.socket:
+def _bind_any(name: str, host: str) -> socket.socket:
     for port in random.SystemRandom().sample(PORTS, 100):
         with contextlib.suppress(ServingError):
-            return _bind(name, port)
-    raise ServingError(f"no free port was found for {name}; give one that is free")
+            return _bind(name, port, host)
+    raise ServingError(
+        f"no free port was found for {name} at {host}; give one that is free, and an address of this machine"
+    )
 
 
 def _group_if_alive(pid: int) -> int | None:

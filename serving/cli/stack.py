@@ -90,6 +90,7 @@ def up(
         JwtSettings.from_file(jwt)
     if layout.live.is_dir():
         layout.check_encryption()
+    layout.make_live()
     if ended := end_leftovers(layout):
         console.print(f"{ended} processes of a stack without a supervisor were ended")
     stack = Stack.plan(

@@ -99,7 +99,8 @@ class Stack:
         layout.check()
         sizes = DiskSizes.fitting(layout)
         chosen = {"gateway": listening.port, "gateway_metrics": listening.metrics_port}
-        ports = choose_ports({**dict.fromkeys(LISTENING, 0), **chosen})
+        hosts = {"gateway": listening.host, "gateway_metrics": listening.metrics_host}
+        ports = choose_ports({**dict.fromkeys(LISTENING, 0), **chosen}, hosts)
         sockets = socket_folder()
         broker = NatsServer(layout.broker, port=ports["broker"], log=layout.log, max_bytes=sizes.log)
         valkey = ValkeyServer(layout.valkey, sockets=sockets, log=layout.log)

@@ -1,5 +1,6 @@
 """Which release a deployment serves, and where the state of all releases is."""
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,18 @@ def exported(serve: Path, fingerprint: str) -> Path:
     return serve / "releases" / fingerprint
 
 
+def plan(layout: DeploymentLayout, listening: Listening) -> Stack:
+    return Stack.plan(
+        layout,
+        listening=listening,
+        state=StateBackend.sqlite,
+        users=UserIds.raw,
+        gateway_options=[],
+        log_options=[],
+        consumer_options=[],
+    )
+
+
 def test_a_deployment_goes_on_with_the_release_it_started_with(tmp_path: Path) -> None:
     serve = tmp_path / "serve"
     first = exported(serve, "a" * 16)
@@ -38,15 +51,7 @@ def test_a_deployment_goes_on_with_the_release_it_started_with(tmp_path: Path) -
 def test_processes_that_are_restarted_later_are_told_the_release(tmp_path: Path) -> None:
     first = exported(tmp_path / "serve", "a" * 16)
     layout = DeploymentLayout.of(tmp_path / "serve", tmp_path / "live")
-    planned = Stack.plan(
-        layout,
-        listening=Listening(port=0),
-        state=StateBackend.sqlite,
-        users=UserIds.raw,
-        gateway_options=[],
-        log_options=[],
-        consumer_options=[],
-    )
+    planned = plan(layout, Listening(port=0))
     exported(tmp_path / "serve", "b" * 16)
     triton, *others = planned.processes
     assert triton.repository == first / "models"  # type: ignore[attr-defined]
@@ -96,3 +101,17 @@ def test_a_wrong_setting_of_the_gateway_is_one_sentence_before_anything_starts(t
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, "gateway.budget_ms is 1" in done.stderr, done.stderr.count("\n")) == (2, True, 1)
     assert [path.name for path in tmp_path.iterdir()] == ["serve"]
+
+
+def test_a_port_is_looked_for_at_the_address_where_the_gateway_listens(tmp_path: Path) -> None:
+    exported(tmp_path / "serve", "a" * 16)
+    layout = DeploymentLayout.of(tmp_path / "serve", tmp_path / "live")
+    with socket.socket() as other:
+        other.bind(("127.0.0.2", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(ServingError, match=rf"gateway {port} is not free at 127\.0\.0\.2"):
+            plan(layout, Listening(host="127.0.0.2", port=port))
+        assert plan(layout, Listening(host="127.0.0.3", port=port)).addresses["gateway"] == f"http://127.0.0.3:{port}"
+    with pytest.raises(ServingError, match=r"192\.0\.2\.1 .*; choose another one"):
+        plan(layout, Listening(host="192.0.2.1", port=port))
