@@ -18,6 +18,7 @@ from rich.text import Text
 from scipy.special import stdtrit
 
 from recsys.evaluation.chart import TITLES, draw_comparison, short
+from recsys.evaluation.impressions import TITLES as LABEL_TITLES
 from recsys.evaluation.intervals import bootstrap_interval, holm, paired_bootstrap, paired_p_value
 from recsys.evaluation.pareto import pareto_front
 
@@ -49,38 +50,30 @@ class FailedJob:
 
 @dataclass(frozen=True, kw_only=True)
 class JobFigures:
-    """Finished job of a sweep."""
+    """Finished job of a sweep, with its figures on VALIDATION."""
 
     name: str
     """its number"""
     configuration: str
     """its own overrides without the seed"""
-    validation: Mapping[str, Any]
-    """as in metrics.json"""
+    protocol: str
+    targets: str
+    """fingerprint of the labels that it was measured on"""
+    metric: str
+    """the one that selects"""
+    by_seed: Mapping[str, Sequence[float]]
+    """metric -> its value for each seed"""
+    goals: Mapping[str, float]
+    """system/metric -> mean over seeds"""
     users: Sequence[str]
     per_user: np.ndarray
-    """[U] of the optimised metric"""
-
-    @property
-    def row(self) -> Mapping[str, Any]:
-        """Return the figures of the system that selects."""
-        system, _, _ = self.validation["optimised_metric"].rpartition("/")
-        row: Mapping[str, Any] = self.validation["rows"][system]
-        return row
-
-    @property
-    def metric(self) -> str:
-        return str(self.validation["optimised_metric"]).rpartition("/")[2]
-
-    def by_seed(self, metric: str) -> list[float]:
-        values: Mapping[str, list[float]] = self.row.get("by_seed", {})
-        return values.get(metric) or [self.row[metric]]
+    """[U] of the metric that selects, empty where it has no value of a user"""
 
     def comparable(self, other: "JobFigures") -> bool:
-        """Whether both were measured by one metric on the same targets of the same users."""
-        same = self.validation["targets_sha256"] == other.validation["targets_sha256"]
-        metrics = [[goal.rpartition("/")[2] for goal in one.validation["goals"]] for one in (self, other)]
-        return same and metrics[0] == metrics[1] and list(self.users) == list(other.users)
+        """Whether both were measured by the same metrics on the same targets of the same users."""
+        metrics = [[one.metric, *(goal.rpartition("/")[2] for goal in one.goals)] for one in (self, other)]
+        same = self.targets == other.targets and metrics[0] == metrics[1]
+        return same and list(self.users) == list(other.users)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -94,23 +87,23 @@ class Configuration:
     by_seed: tuple[float, ...]
     """of the optimised metric"""
     per_user: np.ndarray
-    """[U] of the optimised metric, mean over seeds"""
+    """[U] of the optimised metric, mean over seeds; empty where it has no value of a user"""
     goals: Mapping[str, float]
     """system/metric -> mean over seeds, where several are optimised"""
 
     @staticmethod
     def of(jobs: Sequence[JobFigures]) -> "Configuration":
-        seeds = [len(job.by_seed(job.metric)) for job in jobs]
+        seeds = [len(job.by_seed[job.metric]) for job in jobs]
         return Configuration(
             name=jobs[0].configuration,
             jobs=tuple(job.name for job in jobs),
-            values={metric: float(np.mean([one for job in jobs for one in job.by_seed(metric)])) for metric in TITLES},
-            by_seed=tuple(one for job in jobs for one in job.by_seed(job.metric)),
-            per_user=np.average([job.per_user for job in jobs], axis=0, weights=seeds),
-            goals={
-                goal: float(np.average([job.validation["goals"][goal] for job in jobs], weights=seeds))
-                for goal in jobs[0].validation["goals"]
+            values={
+                metric: float(np.mean([one for job in jobs for one in job.by_seed[metric]]))
+                for metric in jobs[0].by_seed
             },
+            by_seed=tuple(one for job in jobs for one in job.by_seed[job.metric]),
+            per_user=np.average([job.per_user for job in jobs], axis=0, weights=seeds),
+            goals={goal: float(np.average([job.goals[goal] for job in jobs], weights=seeds)) for goal in jobs[0].goals},
         )
 
     @property
@@ -121,9 +114,9 @@ class Configuration:
     def mean(self) -> float:
         return float(np.mean(self.by_seed))
 
-    def over_users(self) -> tuple[float, float]:
-        """Return the 95% bootstrap interval of the mean."""
-        return bootstrap_interval(self.per_user, _SEED)
+    def over_users(self) -> tuple[float, float] | None:
+        """Return the 95% bootstrap interval of the mean, None without values of users."""
+        return bootstrap_interval(self.per_user, _SEED) if len(self.per_user) else None
 
     def over_seeds(self) -> tuple[float, float] | None:
         """Return the 95% interval (Student's t) of the mean of any seed, None for a single one."""
@@ -156,7 +149,7 @@ class Comparison:
         if comparable:
             found.sort(key=lambda one: -one.mean)
         return Comparison(
-            protocol=jobs[0].validation["protocol"] if jobs else "VALIDATION",
+            protocol=jobs[0].protocol if jobs else "VALIDATION",
             metric=jobs[0].metric if jobs else "",
             configurations=tuple(found),
             differences=_differences(found) if comparable else (None,) * len(found),
@@ -189,9 +182,9 @@ class Comparison:
                     "name": one.name,
                     "jobs": list(one.jobs),
                     "value": one.mean,
-                    "over_users": list(one.over_users()),
+                    "over_users": one.over_users(),
                     "by_seed": list(one.by_seed),
-                    "over_seeds": one.over_seeds() and list(one.over_seeds() or ()),
+                    "over_seeds": one.over_seeds(),
                     "to_best": difference and difference._asdict(),
                     "values": dict(one.values),
                     "goals": dict(one.goals),
@@ -213,8 +206,9 @@ class Comparison:
             collapse_padding=True,
         )
         table.add_column("configuration", overflow="fold")
-        others = [metric for metric in TITLES if metric != self.metric]
-        headings = (f"{TITLES.get(self.metric, '')}\nselects", "to the best", *(TITLES[one] for one in others))
+        measured = self.configurations[0].values if self.configurations else {}
+        others = [metric for metric in measured if metric != self.metric]
+        headings = (f"{_title(self.metric)}\nselects", "to the best", *map(_title, others))
         for heading in headings:
             table.add_column(heading, justify="right", no_wrap=True)
         front = self.front
@@ -235,8 +229,11 @@ class Comparison:
 
     def draw(self, path: Path) -> None:
         """Write a PNG: the optimised metric of each configuration with its interval over users, and each seed."""
-        rows = {one.label: (one.mean, *one.over_users(), one.by_seed) for one in self.configurations}
-        draw_comparison(path, rows, f"{TITLES[self.metric]} on VALIDATION")
+        rows = {
+            one.label: (one.mean, *(one.over_users() or (one.mean, one.mean)), one.by_seed)
+            for one in self.configurations
+        }
+        draw_comparison(path, rows, f"{_title(self.metric)} on VALIDATION")
 
     def _notes(self) -> list[str]:
         notes = ["dim: 95% intervals over users, and over seeds in brackets; p is paired over the same users (Holm)"]
@@ -251,15 +248,21 @@ def _differences(found: Sequence[Configuration]) -> tuple[Difference | None, ...
     if not found:
         return ()
     best, *others = (one.per_user for one in found)
+    if not len(best):
+        return (None,) * len(found)
     p_values = holm([paired_p_value(one, best, _SEED, SAMPLES) for one in others])
     tested = [Difference(*paired_bootstrap(one, best, _SEED), p) for one, p in zip(others, p_values, strict=True)]
     return (None, *tested)
 
 
+def _title(metric: str) -> str:
+    return (TITLES | LABEL_TITLES).get(metric, metric)
+
+
 def _selecting(one: Configuration) -> Text:
-    low, high = one.over_users()
     cell = Text(short(one.mean))
-    cell.append(f"\n{short(low)}–{short(high)}", style="dim not bold")
+    if (users := one.over_users()) is not None:
+        cell.append(f"\n{short(users[0])}–{short(users[1])}", style="dim not bold")
     if (seeds := one.over_seeds()) is not None:
         cell.append(f"\n[{short(seeds[0])}–{short(seeds[1])}]", style="dim not bold")
     return cell

@@ -123,6 +123,11 @@ class ImpressionReport:
             "validation": mean(self.validation),
             "test": mean(self.test),
             "spread": {"validation": _spread(self.validation), "test": _spread(self.test)},
+            "by_seed": {
+                key: [one[self.target][key] for one in self.validation]
+                for key in TITLES
+                if all(key in one[self.target] for one in self.validation)
+            },
             "served": self.served,
             "seconds": self.seconds,
             "peak_memory_mib": self.peak_memory_mib,

@@ -3,14 +3,17 @@
 import json
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import polars as pl
 import yaml
 
 from recsys.errors import cause_of, sentence_of
+from recsys.evaluation.chart import TITLES
 from recsys.evaluation.comparison import Comparison, FailedJob, JobFigures
 from recsys.evaluation.selection import VALIDATION_USERS
 
@@ -50,7 +53,7 @@ def compare_jobs(folder: Path) -> Comparison:
     overrides = {job: _overrides(job) for job in jobs}
     common = set.intersection(*map(set, overrides.values())) if len(jobs) > 1 else set()
     own = {job: [one for one in listed if one not in common] for job, listed in overrides.items()}
-    failed = [job for job in jobs if (job / ERROR_FILE).is_file() or not (job / VALIDATION_USERS).is_file()]
+    failed = [job for job in jobs if not _has_figures(job)]
     return Comparison.of(
         [_figures(job, own[job]) for job in jobs if job not in failed],
         [_failure(job, own[job]) for job in failed],
@@ -67,16 +70,45 @@ def _overrides(job: Path) -> list[str]:
     return [one for one in listed if one.partition("=")[0] not in OF_THE_RUN]
 
 
+def _has_figures(job: Path) -> bool:
+    return (job / "metrics.json").is_file() and not (job / ERROR_FILE).is_file()
+
+
 def _figures(job: Path, own: Sequence[str]) -> JobFigures:
-    validation = json.loads((job / "metrics.json").read_text(encoding="utf-8"))["validation"]
+    """Read the figures of VALIDATION of a cascade, or of a ranker alone."""
+    document = json.loads((job / "metrics.json").read_text(encoding="utf-8"))
+    configuration = " ".join(one for one in own if one.partition("=")[0] != "seed")
+    of_task = _of_click_log(document) if document.get("task") == "ranking" else _of_cascade(document["validation"], job)
+    return JobFigures(name=job.name, configuration=configuration, **of_task)
+
+
+def _of_cascade(validation: Mapping[str, Any], job: Path) -> dict[str, Any]:
+    system, _, metric = validation["optimised_metric"].rpartition("/")
+    row = validation["rows"][system]
     users = pl.read_parquet(job / VALIDATION_USERS, columns=["user", validation["optimised_metric"]])
-    return JobFigures(
-        name=job.name,
-        configuration=" ".join(one for one in own if one.partition("=")[0] != "seed"),
-        validation=validation,
-        users=users["user"].to_list(),
-        per_user=users[validation["optimised_metric"]].to_numpy(),
-    )
+    return {
+        "protocol": validation["protocol"],
+        "targets": validation["targets_sha256"],
+        "metric": metric,
+        "by_seed": {name: row.get("by_seed", {}).get(name) or [row[name]] for name in TITLES},
+        "goals": validation["goals"],
+        "users": users["user"].to_list(),
+        "per_user": users[validation["optimised_metric"]].to_numpy(),
+    }
+
+
+def _of_click_log(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Figures of the target; rows of a click log are no values of users, so nothing is paired."""
+    measured = f"{document['name']}, {document['protocol']}, {document['rows']['validation']:,} rows"
+    return {
+        "protocol": f"VALIDATION of {measured}",
+        "targets": f"{measured}, {document['target']}",
+        "metric": "auc",
+        "by_seed": document["by_seed"],
+        "goals": {f"{document['target']}/auc": document["validation"][document["target"]]["auc"]},
+        "users": (),
+        "per_user": np.empty(0),
+    }
 
 
 def _failure(job: Path, own: Sequence[str]) -> FailedJob:

@@ -23,18 +23,15 @@ def job(number: int, name: str, lift: float, *, by_seed: list[float] | None = No
     """A job whose users are better off by `lift` than by luck, give or take its own noise."""
     noise = 0.05 * np.random.default_rng(number).standard_normal(USERS)
     values = EASE + lift + noise - noise.mean()
-    row: dict[str, Any] = dict.fromkeys(TITLES, 0.25) | {"ndcg@10": float(values.mean())}
-    if by_seed is not None:
-        row["by_seed"] = dict.fromkeys(TITLES, by_seed)
+    rows = {metric: by_seed or [0.25] for metric in TITLES}
     return JobFigures(
         name=str(number),
         configuration=name,
-        validation={
-            "optimised_metric": "pipeline/ndcg@10",
-            "targets_sha256": "a",
-            "protocol": "VALIDATION of letters",
-            "rows": {"pipeline": row},
-        },
+        protocol="VALIDATION of letters",
+        targets="a",
+        metric="ndcg@10",
+        by_seed=rows if by_seed else {**rows, "ndcg@10": [float(values.mean())]},
+        goals={},
         users=[f"u{user}" for user in range(USERS)],
         per_user=values,
     )
@@ -98,7 +95,7 @@ def test_with_several_goals_the_front_is_named_and_the_first_goal_selects() -> N
     for number, (name, (first, second)) in enumerate(points.items()):
         one = job(number, name, first)
         goals = {"pipeline/ndcg@10": first, "towers/recall@100": second}
-        jobs.append(replace(one, validation={**one.validation, "goals": goals}))
+        jobs.append(replace(one, goals=goals))
     comparison = Comparison.of(jobs, [])
     assert [one.name for one in comparison.front] == ["a", "b"]
     assert comparison.best is comparison.configurations[0] is comparison.front[0]
@@ -113,17 +110,31 @@ def test_what_was_measured_on_something_else_is_not_chosen_from(part: str) -> No
     one, other = job(0, "dim=8", 0.0), job(1, "dim=16", 0.1)
     match part:
         case "targets":
-            other = replace(other, validation={**other.validation, "targets_sha256": "b"})
+            other = replace(other, targets="b")
         case "users":
             other = replace(other, users=[*other.users[1:], "someone else"])
         case "metric":
-            goals = {"pipeline/recall@10": 0.1}
-            other = replace(other, validation={**other.validation, "goals": goals})
+            other = replace(other, metric="recall@10")
     comparison = Comparison.of([one, other], [])
     assert comparison.best is None
     assert comparison.differences == (None, None)
     assert "not comparable, none is chosen" in printed(comparison)
     assert comparison.to_document()["best"] is None
+
+
+def test_without_values_of_users_the_means_choose_and_nothing_is_paired(tmp_path: Any) -> None:
+    seeds = {"a": [0.7, 0.8], "b": [0.9, 0.8]}
+    jobs = [
+        replace(job(0, name, 0.0), metric="auc", by_seed={"auc": aucs, "rate": [0.1]}, users=(), per_user=np.empty(0))
+        for name, aucs in seeds.items()
+    ]
+    comparison = Comparison.of(jobs, [])
+    assert comparison.best is not None
+    assert (comparison.best.name, comparison.differences) == ("b", (None, None))
+    assert comparison.best.over_users() is None
+    assert comparison.best.over_seeds() is not None
+    assert "AUC" in printed(comparison)
+    comparison.draw(tmp_path / "aucs.png")
 
 
 def test_a_failed_job_is_a_row_with_its_error_and_its_log() -> None:

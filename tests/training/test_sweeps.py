@@ -12,6 +12,7 @@ import yaml
 from recsys.cli.compare import compare
 from recsys.errors import ConfigError, DataError
 from recsys.evaluation.chart import TITLES
+from recsys.evaluation.impressions import ImpressionReport, impression_measures
 from recsys.evaluation.selection import VALIDATION_USERS
 from recsys.training.sweeps import ERROR_FILE, LOG_FILE, attempt, command_for_test, compare_jobs
 
@@ -32,6 +33,7 @@ def finished(sweep: Path, number: int, *own: str, ndcg: float, test: float) -> P
         "optimised_metric": "retrieval/ndcg@10",
         "targets_sha256": "a",
         "protocol": "VALIDATION of letters",
+        "goals": {"retrieval/ndcg@10": ndcg},
         "rows": {"retrieval": row},
     }
     rows = {"retrieval": dict.fromkeys(TITLES, test)}
@@ -88,6 +90,33 @@ def test_a_failed_attempt_leaves_type_sentence_and_traceback(
         pass
     assert not (tmp_path / "1" / ERROR_FILE).exists()
     assert not (tmp_path / "1" / LOG_FILE).exists()
+
+
+def test_a_sweep_of_a_click_log_is_chosen_by_the_auc_of_its_target_on_validation(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, (500, 1)).astype(np.float32)
+    for number, noise in enumerate((0.9, 0.3, 0.6)):
+        predicted = np.clip(0.5 + 0.3 * (labels - 0.5) + noise * rng.normal(0, 0.3, labels.shape), 0.01, 0.99)
+        right = impression_measures(labels, predicted, ("click",), {})
+        wrong = impression_measures(labels, 1 - predicted, ("click",), {})
+        report = ImpressionReport(
+            name="clicks",
+            protocol="split by time",
+            rows={"training": 900, "validation": 500, "test": 500},
+            seeds=(0, 1),
+            validation=[right, right],
+            test=[wrong, wrong],
+            target="click",
+            served="",
+            seconds=1.0,
+            peak_memory_mib=1.0,
+        )
+        report.save(started(tmp_path, number, f"dim={number}"))
+    comparison = compare_jobs(tmp_path)
+    assert [one.name for one in comparison.configurations] == ["dim=1", "dim=2", "dim=0"]
+    assert (comparison.metric, comparison.failures) == ("auc", ())
+    assert len(comparison.configurations[0].by_seed) == 2
+    assert comparison.differences == (None, None, None)
 
 
 def test_the_command_prints_the_table_and_the_next_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
