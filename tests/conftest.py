@@ -18,8 +18,8 @@ from hydra import compose, initialize_config_dir
 from hypothesis import settings
 from omegaconf import DictConfig, OmegaConf
 
-import train
 from recsys.bundle import Bundle
+from recsys.cli.experiment import build
 from recsys.contracts import Query
 from recsys.data.dataset import DESCRIPTION_FILE, Dataset
 from recsys.data.sources.tables import Tables
@@ -156,7 +156,7 @@ def run() -> Run:
         resolved: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return train.build(config).run(Path(config.run_dir), resolved, echo=lambda _: None)
+            return build(config).run(Path(config.run_dir), resolved, echo=lambda _: None)
 
     return run
 

@@ -134,6 +134,7 @@ WITHOUT_TORCH = (
     *(f"recsys.{name}" for name in ["index", "items", "policy.compose", "stages", "pipeline"]),
     "serving.triton.client",
     "recsys.recommender",
+    "recsys.cli.train",
     "recsys.click_model",
 )
 

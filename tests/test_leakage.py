@@ -16,7 +16,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from safetensors.numpy import save
 
-import train
+from recsys.cli.experiment import build
 from recsys.data.dataset import DESCRIPTION_FILE, Dataset
 from recsys.data.sources.synthetic import Synthetic
 from recsys.data.sources.tables import Tables
@@ -108,7 +108,7 @@ def configure(
 
 def models(config: DictConfig) -> dict[str, Any]:
     """All that was fitted, without the graphs, which are drawn from it."""
-    experiment, folder = train.build(config), Path(config.run_dir)
+    experiment, folder = build(config), Path(config.run_dir)
     dataset = experiment.data.load()
     split = experiment.protocol.splits(dataset)[-1]
     prepared = prepare(dataset, split, experiment.features, experiment.content)
@@ -216,7 +216,7 @@ def test_the_choice_between_configurations_knows_nothing_of_the_test(configure: 
             resolved: Any = OmegaConf.to_container(config, resolve=True)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                train.build(config).validate(Path(config.run_dir), resolved, echo=lambda _: None)
+                build(config).validate(Path(config.run_dir), resolved, echo=lambda _: None)
             overrides = tmp_path / world / str(number) / OVERRIDES_FILE
             overrides.parent.mkdir()
             overrides.write_text(f"[retrieval.dim={dim}]")

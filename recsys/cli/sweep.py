@@ -13,7 +13,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from recsys.cli.compare import compare
-from recsys.cli.train import build
+from recsys.cli.experiment import build
 from recsys.errors import ConfigError, exit_on_error, sentence_of
 from recsys.training.run_folder import exclusive
 

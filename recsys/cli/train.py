@@ -1,4 +1,7 @@
-"""Train, evaluate and save one cascade: `recsys train --help` lists every group and option."""
+"""Train, evaluate and save one cascade: `recsys train --help` lists every group and option.
+
+A job imports what it trains by; help needs no torch.
+"""
 
 import math
 import os
@@ -10,29 +13,12 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from recsys.bundle import Bundle
 from recsys.cli.configuration import CONF
-from recsys.commands import command_of
-from recsys.data.impression_splits import ImpressionShares
-from recsys.errors import ConfigError, exit_on_error
-from recsys.evaluation.impressions import ImpressionReport
-from recsys.evaluation.report import PICTURES, Report, verdicts
-from recsys.evaluation.selection import ValidationFigures
-from recsys.evaluation.wide_table import WideTable
-from recsys.training.cascade import CascadeConfig
-from recsys.training.click_log import ClickLogExperiment, ImpressionTrainerConfig
-from recsys.training.experiment import Experiment
-from recsys.training.sweeps import attempt
+from recsys.errors import exit_on_error
 
-GROUPS = (
-    *("data", "protocol", "content", "features", "retrieval", "candidates", "index", "trainer", "policy", "rules"),
-    *("evaluation", "logger", "limits"),
-)
-LAST_SEED = 2**31 - 1
 RENAMED_KEYS = {
     "retrieval.num_blocks": "retrieval.user_encoder.num_blocks",
     "retrieval.num_heads": "retrieval.user_encoder.num_heads",
@@ -59,80 +45,14 @@ KILLED = (
     "a process of the sweep was killed, perhaps for lack of memory; the same command with hydra.sweep.dir, the folder of this "
     "sweep, goes on from here, and `recsys compare` shows the jobs that ended"
 )
-EVALUATE = ("validation", "test")
-
-
-GROUPS_OF_RANKING = ("data", "protocol", "features", "ranking", "trainer", "logger", "limits")
-"""groups that a task of the ranker alone reads"""
-TASKS = ("cascade", "ranking")
-
-
-def build(config: DictConfig) -> Experiment | ClickLogExperiment:
-    """Every part of the experiment from its configuration group."""
-    _check_numbers(config)
-    if config.task not in TASKS:
-        raise ConfigError(f"task is {config.task!r}; choose one of {', '.join(TASKS)}")
-    return _build_cascade(config) if config.task == "cascade" else _build_click_log(config)
-
-
-def _check_numbers(config: DictConfig) -> None:
-    for key, least in (("seed", 0), ("seeds", 1)):
-        if type(config[key]) is not int or not least <= config[key] <= LAST_SEED:
-            raise ConfigError(f"{key} is {config[key]!r}; choose a whole number from {least} to {LAST_SEED}")
-    if type(config.refit) is not bool:
-        raise ConfigError(f"refit is {config.refit!r}; choose true or false")
-    if config.evaluate not in (None, *EVALUATE):
-        raise ConfigError(f"evaluate is {config.evaluate!r}; choose one of {', '.join(EVALUATE)}")
-
-
-def _build_click_log(config: DictConfig) -> ClickLogExperiment:
-    part = {name: instantiate(config[name], _convert_="all") for name in GROUPS_OF_RANKING}
-    if not isinstance(part["ranking"], ImpressionTrainerConfig) or not isinstance(part["protocol"], ImpressionShares):
-        raise ConfigError("task=ranking is for a click log; choose recipe=click_log, which sets it with its groups")
-    return ClickLogExperiment(
-        **{name: part[name] for name in ("data", "protocol", "features", "ranking", "trainer", "limits")},
-        tracking=part["logger"],
-        seeds=_seeds(config),
-        refit=config.refit,
-    )
-
-
-def _seeds(config: DictConfig) -> tuple[int, ...]:
-    return tuple(range(config.seed, config.seed + config.seeds))
-
-
-def _build_cascade(config: DictConfig) -> Experiment:
-    if missing := [group for group in GROUPS if config.get(group) is None]:
-        raise ConfigError(f"there is no {missing[0]}; only ranking can be left out, by ~ranking")
-    ranked = "_target_" in (config.get("ranking") or {})  # ~ranking leaves what a recipe sets of it
-    groups = (*GROUPS, "ranking") if ranked else GROUPS
-    part = {name: instantiate(config[name], _convert_="all") for name in groups}
-    return Experiment(
-        data=part["data"],
-        protocol=part["protocol"],
-        content=part["content"],
-        features=part["features"],
-        cascade=CascadeConfig(
-            retrieval=part["retrieval"],
-            candidates=part["candidates"],
-            index=part["index"],
-            ranking=part.get("ranking"),
-            trainer=part["trainer"],
-        ),
-        policy=part["policy"],
-        rules=part["rules"],
-        evaluation=part["evaluation"],
-        tracking=part["logger"],
-        limits=part["limits"],
-        seeds=_seeds(config),
-        refit=config.refit,
-        optimised_metric=list(metric) if OmegaConf.is_list(metric := config.optimised_metric) else metric,
-    )
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
 def train(config: DictConfig) -> float | tuple[float, ...]:
     """Return `optimised_metric` on VALIDATION, a tuple of several, NaN for a failed job of a sweep."""
+    from recsys.cli.experiment import build, show, show_validation
+    from recsys.training.sweeps import attempt
+
     folder, sweep = Path(HydraConfig.get().runtime.output_dir), HydraConfig.get().mode == RunMode.MULTIRUN
     with attempt(folder, INTERRUPTED) if sweep else exit_on_error(INTERRUPTED):
         console = Console()  # not the module's: a parallel sweep sends this function to other processes
@@ -146,10 +66,7 @@ def train(config: DictConfig) -> float | tuple[float, ...]:
             return figures.values if len(figures.values) > 1 else figures.values[0]
         report, bundle = experiment.run(folder, resolved, echo)
         show(console, report, bundle, folder)
-        values: tuple[float, ...] = (
-            report.values if isinstance(report, ImpressionReport) else tuple(report.validation["goals"].values())
-        )
-        return values if len(values) > 1 else values[0]
+        return report.values if len(report.values) > 1 else report.values[0]
     return math.nan
 
 
@@ -159,41 +76,6 @@ def name_group(config: DictConfig) -> None:
     job = HydraConfig.get()
     if job.mode == RunMode.MULTIRUN and run is not None and run.group is None:
         run.group = Path(job.sweep.dir).name
-
-
-def show(console: Console, report: Report | ImpressionReport, bundle: Bundle, folder: Path) -> None:
-    if isinstance(report, ImpressionReport):
-        console.print(WideTable(report.table()))
-        console.print(report.deciles())
-        _show_files(
-            console, bundle, folder, f"{command_of('score')} --bundle {bundle.path} --rows new.csv --out scored.parquet"
-        )
-        return
-    console.print(WideTable(report.table()))
-    if report.objectives:
-        console.print(WideTable(report.probabilities()))
-    console.print(WideTable(report.exposure()))
-    for line in verdicts(report):
-        console.print(f"  {line}")
-    console.print(
-        f"  {report.validation['optimised_metric']} on VALIDATION, by which configurations are compared: "
-        f"{report.validation['value']:.4f}"
-    )
-    console.print()
-    _show_files(console, bundle, folder, f"{command_of('export')} bundle={bundle.path}")
-
-
-def _show_files(console: Console, bundle: Bundle, folder: Path, following: str) -> None:
-    for picture in (folder / name for name in PICTURES if (folder / name).is_file()):
-        console.print(f"picture  {picture}", soft_wrap=True)
-    console.print(f"bundle   {bundle.path}  {bundle.fingerprint}", soft_wrap=True)
-    console.print(f"next     {following}", style="bold", soft_wrap=True)
-
-
-def show_validation(console: Console, figures: ValidationFigures | ImpressionReport, folder: Path) -> None:
-    report = figures if isinstance(figures, ImpressionReport) else figures.report
-    console.print(WideTable(report.table()))
-    console.print(f"figures  {folder / 'metrics.json'}: of VALIDATION, TEST was not evaluated", soft_wrap=True)
 
 
 def renamed(argument: str) -> str:

@@ -64,6 +64,11 @@ class Report:
         if strange := [name for name in (*self.ours, *self.per_user) if name not in self.rows]:
             raise ValueError(f"the report has no row for {strange[0]!r}; rows are {', '.join(self.rows)}")
 
+    @property
+    def values(self) -> tuple[float, ...]:
+        """Return the optimised metrics, on VALIDATION."""
+        return tuple(self.validation["goals"].values())
+
     def to_document(self) -> dict[str, Any]:
         """Return everything but `per_user` as JSON values."""
         return {

@@ -30,7 +30,7 @@ from hydra.utils import instantiate
 from typer.testing import CliRunner
 
 import serving.triton.client
-import train
+from recsys.cli.experiment import build
 from recsys.cli.main import app as recsys_app
 from recsys.contracts import Query, Slate
 from recsys.data.sources.click_log import ImpressionTable
@@ -153,7 +153,7 @@ def composes(overrides: Sequence[str]) -> None:
             config = compose("train", overrides=[*job, "run_dir=missing"] if "run_dir" not in str(job) else job)
         if not torch.cuda.is_available():
             config.trainer.accelerator, config.trainer.precision = "cpu", "32-true"
-        train.build(config)
+        build(config)
 
 
 def jobs(overrides: Sequence[str]) -> Iterator[list[str]]:

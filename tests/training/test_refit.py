@@ -9,8 +9,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-import train
 from recsys.bundle import Bundle
+from recsys.cli.experiment import build
 from recsys.data.dataset import DESCRIPTION_FILE, Dataset, canonical
 from recsys.data.sources.synthetic import Synthetic
 from recsys.data.splits import LATER, TEST, GlobalTime, LeaveOneOut, Random, Splitter, whole
@@ -74,7 +74,7 @@ def fits(configure: Any, run: Any) -> Fits:
     reports["false"], measured = run(config)
     bundles["false"] = Bundle.open(shutil.copytree(measured.path, Path(config.run_dir) / "measured"))
     reports["true"], bundles["true"] = run(configure())
-    return Fits(dataset=train.build(config).data.load(), reports=reports, bundles=bundles)
+    return Fits(dataset=build(config).data.load(), reports=reports, bundles=bundles)
 
 
 def test_the_figures_are_the_same_and_the_report_says_whose_they_are(fits: Fits) -> None:
@@ -114,7 +114,7 @@ def test_the_bundle_is_of_everything(fits: Fits) -> None:
 
 
 def test_what_was_fitted_for_the_refit_is_read_back(fits: Fits, configure: Any) -> None:
-    experiment, folder = train.build(config := configure()), Path(config.run_dir)
+    experiment, folder = build(config := configure()), Path(config.run_dir)
     kept = {file: file.stat().st_mtime_ns for file in folder.glob("checkpoints/*/*/trained.pt")}
     assert {"towers_later", "ranker_served"} < {file.parent.name for file in kept}
     (split,) = experiment.protocol.splits(fits.dataset)

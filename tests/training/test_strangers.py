@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import train
+from recsys.cli.experiment import build
 from recsys.data.splits import VALIDATION
 from recsys.features.encode import ItemTable
 from recsys.features.spec import FeatureSpec
@@ -20,7 +20,7 @@ STRANGER = 7
 
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory: pytest.TempPathFactory, composed: Any, tiny: tuple[str, ...]) -> Any:
-    return train.build(composed(tmp_path_factory.mktemp("strangers"), *tiny))
+    return build(composed(tmp_path_factory.mktemp("strangers"), *tiny))
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from omegaconf import DictConfig
 
-import train
+from recsys.cli.experiment import build
 from recsys.contracts import Event, Query
 from recsys.data.splits import VALIDATION
 from recsys.features.batches import RequestBatch
@@ -39,7 +39,7 @@ def config(tmp_path_factory: pytest.TempPathFactory, composed: Any, tiny: tuple[
 
 @pytest.fixture(scope="module")
 def prepared(config: DictConfig) -> Prepared:
-    experiment = train.build(config)
+    experiment = build(config)
     dataset = experiment.data.load()
     return prepare(dataset, experiment.protocol.splits(dataset)[-1], experiment.features, experiment.content)
 
@@ -50,7 +50,7 @@ def test_no_feature_reads_a_clock(prepared: Prepared, config: DictConfig) -> Non
     assert spec.context.widths == {}
     assert not [tensor.name for tensor in RequestBatch.specs(spec.sizes) if tensor.name.startswith("context")]
     assert items.encoded["ids"].shape == (ITEMS + 1, 3), "the item and its two attributes"
-    weights = train.build(config).cascade.retrieval.weights(prepared.replay.seconds)
+    weights = build(config).cascade.retrieval.weights(prepared.replay.seconds)
     assert config.retrieval.half_life_days is not None
     assert (weights == 1).all()
 

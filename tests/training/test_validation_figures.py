@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-import train
+from recsys.cli.experiment import build
 from recsys.data.splits import TEST, VALIDATION
 from recsys.errors import ConfigError
 from recsys.evaluation.scoreboard import Scoreboard
@@ -25,7 +25,7 @@ PLAIN = ("evaluation.baselines={}", "logger=csv")
 
 def validated(config: DictConfig) -> ValidationFigures:
     resolved: Any = OmegaConf.to_container(config, resolve=True)
-    return train.build(config).validate(Path(config.run_dir), resolved, echo=lambda _: None)
+    return build(config).validate(Path(config.run_dir), resolved, echo=lambda _: None)
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def test_the_continuation_trains_nothing_again_and_counts_its_reading_of_test(co
 def test_the_figures_are_those_of_the_exported_graphs(continued: Any, composed: Any, tiny: Any) -> None:
     """The bundle of the strict protocol was fitted before VALIDATION, so its graphs may answer VALIDATION."""
     config = composed(continued["folder"], *tiny, *PLAIN, "protocol=leave_one_out")
-    built = train.build(config)
+    built = build(config)
     dataset = built.data.load()
     (split,) = built.protocol.splits(dataset)
     assert (split.known(TEST) == split.known(VALIDATION)).all()
@@ -119,11 +119,11 @@ def test_an_unknown_figure_is_refused_before_anything_is_read(composed: Any, tmp
         "rankr/ndcg@10": r"has no stage 'rankr'; did you mean 'ranker'\?",
     }.items():
         with pytest.raises(ConfigError, match=sentence):
-            train.build(composed(tmp_path, f"optimised_metric={metric}"))
+            build(composed(tmp_path, f"optimised_metric={metric}"))
     with pytest.raises(ConfigError, match="no stage 'pipeline'"):
-        train.build(composed(tmp_path, "~ranking", "optimised_metric=pipeline/ndcg@10"))
+        build(composed(tmp_path, "~ranking", "optimised_metric=pipeline/ndcg@10"))
     with pytest.raises(ConfigError, match="several different ones"):
-        train.build(composed(tmp_path, "optimised_metric=[ndcg@10,ndcg@10]"))
+        build(composed(tmp_path, "optimised_metric=[ndcg@10,ndcg@10]"))
     assert goals("ndcg@10", ("towers", "retrieval")) == (("retrieval", "ndcg@10"),)
     several = (("towers", "recall@10"), ("retrieval", "ndcg@10"))
     assert goals(["towers/recall@10", "ndcg@10"], ("towers", "retrieval")) == several

@@ -28,11 +28,11 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from rich.table import Table
 
-import train
 from benchmarks.lib.eager_graphs import eager_graphs
 from benchmarks.lib.result_file import ROOT, Figure, console, print_figures, write_result
 from benchmarks.lib.tiny_world_logs import WORLDS, publish_split
 from recsys.bundle import Bundle
+from recsys.cli.experiment import build
 from recsys.contracts import Query
 from recsys.data.dataset import DESCRIPTION_FILE
 from recsys.data.sources.tables import Tables
@@ -95,7 +95,7 @@ def _trained(overrides: Sequence[str], run_dir: Path) -> Bundle:
     resolved: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return train.build(config).run(run_dir, resolved, echo=lambda _: None)[1]
+        return build(config).run(run_dir, resolved, echo=lambda _: None)[1]
 
 
 def _asked(bundle: Bundle, run: Path) -> str:

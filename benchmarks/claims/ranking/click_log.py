@@ -28,7 +28,7 @@ from rich.table import Table
 
 from benchmarks.lib.click_world import CATEGORIES, LABEL, NUMBERS, ClickWorld
 from benchmarks.lib.result_file import ROOT, Figure, console, print_figures, write_result
-from recsys.cli.train import build
+from recsys.cli.experiment import build
 from recsys.errors import ConfigError, exit_on_error
 from recsys.evaluation.impressions import ImpressionReport, impression_measures
 
