@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recsys.candidates.interfaces import SourceScores
+from recsys.candidates.candidate_source import SourceScores
 from recsys.contracts import PAD
 from recsys.jit import compiled
 

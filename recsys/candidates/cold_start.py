@@ -9,8 +9,8 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse.linalg import aslinearoperator, lsqr
 
+from recsys.candidates.candidate_source import TrainingInteractions, check_source
 from recsys.candidates.content import one_hot
-from recsys.candidates.interfaces import TrainingInteractions, check_source
 from recsys.candidates.popularity import ItemList, check_kept
 from recsys.errors import check_ranges
 from recsys.features.encode import DAY

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from recsys.candidates.interfaces import TrainingInteractions
+from recsys.candidates.candidate_source import TrainingInteractions
 from recsys.candidates.item_item import check_history_source
 from recsys.candidates.neighbours import ItemNeighbours
 from recsys.candidates.topk import top_k

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import sparse
 
-from recsys.candidates.interfaces import TrainingInteractions
+from recsys.candidates.candidate_source import TrainingInteractions
 from recsys.candidates.item_item import check_history_source
 from recsys.candidates.neighbours import ItemNeighbours
 from recsys.contracts import PAD

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from scipy import sparse
 
-from recsys.candidates.interfaces import TrainingInteractions, check_source
+from recsys.candidates.candidate_source import TrainingInteractions, check_source
 from recsys.candidates.neighbours import ItemNeighbours
 from recsys.candidates.operators import (
     LARGEST_DENSE,

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from recsys.candidates.candidate_source import RECENT_EVENTS, SourceScores
 from recsys.candidates.candidate_union import CandidateUnion
-from recsys.candidates.interfaces import RECENT_EVENTS, SourceScores
 from recsys.candidates.topk import top_k
 from recsys.contracts import PAD
 

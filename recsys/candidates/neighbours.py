@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from scipy import sparse
 
-from recsys.candidates.interfaces import CandidateSource, Document, SourceQuery
+from recsys.candidates.candidate_source import CandidateSource, Document, SourceQuery
 from recsys.candidates.neighbour_kernels import event_scores, pair_scores, sum_neighbours
 from recsys.candidates.topk import sparse_top_k
 from recsys.index import Index

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from scipy import sparse
 
-from recsys.candidates.interfaces import TrainingInteractions, check_source
+from recsys.candidates.candidate_source import TrainingInteractions, check_source
 from recsys.candidates.neighbours import ItemNeighbours
 
 

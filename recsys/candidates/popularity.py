@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from recsys.candidates.interfaces import (
+from recsys.candidates.candidate_source import (
     RECENT_EVENTS,
     CandidateSource,
     Document,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recsys.candidates.interfaces import RECENT_EVENTS
+from recsys.candidates.candidate_source import RECENT_EVENTS
 from recsys.candidates.merge import MergedCandidates
 from recsys.contracts import PAD
 from recsys.jit import compiled

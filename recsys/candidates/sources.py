@@ -12,8 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from recsys.candidates.candidate_union import CandidateUnion, unite
-from recsys.candidates.interfaces import (
+from recsys.candidates.candidate_source import (
     CandidateSource,
     Document,
     SourceConfig,
@@ -21,6 +20,7 @@ from recsys.candidates.interfaces import (
     SourceScores,
     TrainingInteractions,
 )
+from recsys.candidates.candidate_union import CandidateUnion, unite
 from recsys.candidates.merge import MergedCandidates, merge, top_columns
 from recsys.candidates.neighbours import ItemNeighbours
 from recsys.candidates.popularity import ItemList

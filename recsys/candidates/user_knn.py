@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 from scipy import sparse
 
-from recsys.candidates.interfaces import (
+from recsys.candidates.candidate_source import (
     RECENT_EVENTS,
     CandidateSource,
     Document,

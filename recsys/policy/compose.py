@@ -17,7 +17,7 @@ from recsys.errors import BundleError, ConfigError
 from recsys.expressions import Columns, suggestion
 from recsys.jit import compiled
 from recsys.policy.diversity import DIVERSITIES, Diversity
-from recsys.policy.diversity.interface import ItemSimilarity
+from recsys.policy.diversity.diversity import ItemSimilarity
 from recsys.policy.excluded_items import HiddenItems, excluded_rows
 from recsys.policy.explanation.slates import slates
 from recsys.policy.exploration import EXPLORATIONS, Exploration

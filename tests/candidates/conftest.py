@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from recsys.candidates.interfaces import TrainingInteractions
+from recsys.candidates.candidate_source import TrainingInteractions
 from recsys.features.encode import ItemTable, column_array
 from recsys.features.spec import Column, FeatureSpec, TableSpec
 from recsys.index import ExactIndex

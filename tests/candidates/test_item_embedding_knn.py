@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from recsys.candidates import item_embedding_knn
-from recsys.candidates.interfaces import SourceQuery
+from recsys.candidates.candidate_source import SourceQuery
 from recsys.candidates.item_embedding_knn import ItemEmbeddingKNN
 from recsys.errors import ConfigError
 

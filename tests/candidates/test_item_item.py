@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from recsys.candidates import item_item
-from recsys.candidates.interfaces import RECENT_EVENTS, SourceQuery
+from recsys.candidates.candidate_source import RECENT_EVENTS, SourceQuery
 from recsys.candidates.item_item import Cosine, CosineAndTransitions, Ease
 from recsys.candidates.neighbours import ItemNeighbours
 from recsys.candidates.operators import strongest_per_row, time_weighted_gram

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recsys.candidates.candidate_source import RECENT_EVENTS
 from recsys.candidates.candidate_union import unite
-from recsys.candidates.interfaces import RECENT_EVENTS
 from recsys.candidates.merge import (
     MergedCandidates,
     merge,

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from recsys.candidates.interfaces import SourceQuery
+from recsys.candidates.candidate_source import SourceQuery
 from recsys.candidates.own_history import OwnHistory
 from recsys.contracts import PAD
 

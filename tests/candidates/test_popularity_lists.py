@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from recsys.candidates.interfaces import SourceQuery
+from recsys.candidates.candidate_source import SourceQuery
 from recsys.candidates.popularity import ItemList, PopularItems, RecentItems
 from recsys.errors import ConfigError
 from recsys.features.encode import DAY

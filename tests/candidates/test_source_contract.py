@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from recsys.candidates.interfaces import RECENT_EVENTS, CandidateSource, SourceQuery
+from recsys.candidates.candidate_source import RECENT_EVENTS, CandidateSource, SourceQuery
 from recsys.candidates.popularity import ItemList
 from recsys.candidates.sources import CandidateSourcesConfig, MergedSources, source_type
 from recsys.candidates.user_knn import FittedUserKNN, UserKNN

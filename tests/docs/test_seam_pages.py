@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from recsys.bundle import Bundle
-from recsys.candidates.interfaces import CandidateSource
+from recsys.candidates.candidate_source import CandidateSource
 from recsys.policy.diversity import Diversity
 from recsys.policy.exploration import Exploration
 from recsys.ranking.model import RankerModel

@@ -11,10 +11,10 @@ from slow_twin import objects
 
 from recsys.errors import ConfigError
 from recsys.policy.diversity import DIVERSITIES, Determinantal, Diversity, MaximalMarginalRelevance, Proportions
-from recsys.policy.diversity.interface import UNKNOWN_PENALTY, ItemSimilarity, relevance, scale
+from recsys.policy.diversity.diversity import UNKNOWN_PENALTY, ItemSimilarity, relevance, scale
 from recsys.policy.diversity.item_vectors import CONTENT_DIM, content_vectors, normalize_rows
 from recsys.policy.exploration import NoExploration
-from recsys.policy.exploration.interface import ExplorationDraws
+from recsys.policy.exploration.exploration import ExplorationDraws
 from recsys.policy.kind_documents import from_document, to_document
 from recsys.policy.pool import EligiblePool
 from recsys.policy.slate.selection import QuotaLimits, select

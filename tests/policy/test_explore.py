@@ -12,7 +12,7 @@ from recsys.contracts import CandidateBatch, Query
 from recsys.policy.compose import Policy
 from recsys.policy.diversity import Determinantal, MaximalMarginalRelevance, MaxSum, Proportions
 from recsys.policy.exploration import EpsilonGreedy, NoExploration, Softmax, Thompson
-from recsys.policy.exploration.interface import request_generator
+from recsys.policy.exploration.exploration import request_generator
 from recsys.policy.popularity import PopularityDial
 from recsys.policy.repeat import Repeat
 from recsys.policy.rules import RuleSet

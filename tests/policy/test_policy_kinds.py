@@ -15,7 +15,7 @@ from recsys.policy.diversity import DIVERSITIES, Diversity
 from recsys.policy.diversity.mmr import MaximalMarginalRelevance
 from recsys.policy.exploration import EXPLORATIONS, Exploration, NoExploration
 from recsys.policy.exploration.epsilon import EpsilonGreedy
-from recsys.policy.exploration.interface import ExplorationDraws
+from recsys.policy.exploration.exploration import ExplorationDraws
 from recsys.policy.kind_documents import from_document, to_document
 from recsys.policy.pool import EligiblePool
 from recsys.policy.slate.selection import QuotaLimits, select

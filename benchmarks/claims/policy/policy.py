@@ -27,10 +27,10 @@ from recsys.contracts import CandidateBatch, Query
 from recsys.errors import exit_on_error
 from recsys.policy.compose import CompiledPolicy
 from recsys.policy.diversity import Determinantal, MaximalMarginalRelevance
-from recsys.policy.diversity.interface import ItemSimilarity
+from recsys.policy.diversity.diversity import ItemSimilarity
 from recsys.policy.diversity.item_vectors import normalize_rows
 from recsys.policy.exploration import NoExploration
-from recsys.policy.exploration.interface import ExplorationDraws
+from recsys.policy.exploration.exploration import ExplorationDraws
 from recsys.policy.pool import EligiblePool
 from recsys.policy.slate.selection import QuotaLimits, select
 

@@ -34,8 +34,8 @@ from rich.table import Table
 from benchmarks.lib.cold_content import ContentNeighbours
 from benchmarks.lib.cold_world import DRAWS, K, World, load
 from benchmarks.lib.result_file import ROOT, Figure, console, print_figures, write_result
+from recsys.candidates.candidate_source import TrainingInteractions
 from recsys.candidates.cold_start import ColdItemPopularityModel
-from recsys.candidates.interfaces import TrainingInteractions
 from recsys.data.splits import TEST, VALIDATION
 from recsys.errors import exit_on_error
 from recsys.evaluation.intervals import paired_bootstrap

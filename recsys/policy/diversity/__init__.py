@@ -1,7 +1,7 @@
 """Diversity of a slate: similarity of its items traded against relevance at the first positions, one file a kind."""
 
 from recsys.policy.diversity.determinantal import Determinantal
-from recsys.policy.diversity.interface import Diversity
+from recsys.policy.diversity.diversity import Diversity
 from recsys.policy.diversity.max_sum import MaxSum
 from recsys.policy.diversity.mmr import MaximalMarginalRelevance
 from recsys.policy.diversity.proportions import Proportions

@@ -12,7 +12,7 @@ from recsys.errors import check_ranges
 from recsys.expressions import Columns
 from recsys.jit import compiled
 from recsys.policy.category_values import category_values
-from recsys.policy.diversity.interface import Diversity, ItemSimilarity
+from recsys.policy.diversity.diversity import Diversity, ItemSimilarity
 
 CONTENT_DIM = 64
 """dimension of the content vectors; more distinct values than that are hashed"""

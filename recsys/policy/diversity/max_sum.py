@@ -1,7 +1,7 @@
 """Max-sum diversification. Shapes: C columns of the pool."""
 
 from recsys.jit import compiled
-from recsys.policy.diversity.interface import weighted_relevance
+from recsys.policy.diversity.diversity import weighted_relevance
 from recsys.policy.diversity.item_vectors import CosineDiversity, cosines_with
 
 

@@ -3,7 +3,7 @@
 import math
 
 from recsys.jit import compiled
-from recsys.policy.diversity.interface import weighted_relevance
+from recsys.policy.diversity.diversity import weighted_relevance
 from recsys.policy.diversity.item_vectors import CosineDiversity, cosines_with
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from recsys.expressions import Columns
 from recsys.jit import compiled
 from recsys.policy.category_values import NO_GROUP, category_values, number_values
-from recsys.policy.diversity.interface import Diversity, ItemSimilarity, weighted_relevance
+from recsys.policy.diversity.diversity import Diversity, ItemSimilarity, weighted_relevance
 
 SMOOTHING = 0.01
 """share of the target in the smoothed distribution of a slate, so that the KL divergence stays finite (Steck 2018)"""

@@ -1,7 +1,7 @@
 """Exploration: the choice of an item at a position by chance, with its exact probability, one file a kind."""
 
 from recsys.policy.exploration.epsilon import EpsilonGreedy
-from recsys.policy.exploration.interface import Exploration, NoExploration
+from recsys.policy.exploration.exploration import Exploration, NoExploration
 from recsys.policy.exploration.softmax import Softmax
 from recsys.policy.exploration.thompson import Thompson
 

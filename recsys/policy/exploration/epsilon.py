@@ -1,7 +1,7 @@
 """Epsilon-greedy exploration. Shapes: C columns of the pool."""
 
 from recsys.jit import compiled
-from recsys.policy.exploration.interface import Exploration
+from recsys.policy.exploration.exploration import Exploration
 
 
 @compiled()

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from recsys.jit import compiled
-from recsys.policy.exploration.interface import Exploration
+from recsys.policy.exploration.exploration import Exploration
 
 
 @compiled()

@@ -6,7 +6,7 @@ import numpy as np
 
 from recsys.contracts import Query
 from recsys.jit import compiled
-from recsys.policy.exploration.interface import MIN_RATE, Exploration, ExplorationDraws, request_generator
+from recsys.policy.exploration.exploration import MIN_RATE, Exploration, ExplorationDraws, request_generator
 from recsys.policy.exploration.probability_of_max import probability_of_max
 from recsys.policy.pool import EligiblePool
 

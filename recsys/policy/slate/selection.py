@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from recsys.jit import compiled
-from recsys.policy.diversity.interface import ADD, NOISE, SCORE, START, Diversity, DiversityState, Scoring
-from recsys.policy.exploration.interface import PROPENSITY, SAMPLE, Exploration, ExplorationDraws
+from recsys.policy.diversity.diversity import ADD, NOISE, SCORE, START, Diversity, DiversityState, Scoring
+from recsys.policy.exploration.exploration import PROPENSITY, SAMPLE, Exploration, ExplorationDraws
 from recsys.policy.pool import EligiblePool, compact
 from recsys.policy.slate.backtracking import search_feasible_slate
 from recsys.policy.slate.constraint_tracking import (
