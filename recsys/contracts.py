@@ -107,7 +107,7 @@ def _json_lists(flags: Flags) -> np.ndarray:
 
 
 def _flags(lists: np.ndarray) -> Flags:
-    return tuple(tuple(json.loads(one)) for one in np.ravel(lists))
+    return tuple(tuple(json.loads(one)) for one in lists.flat)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

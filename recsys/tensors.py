@@ -44,8 +44,9 @@ class _Tensor:
     def specs(self, sizes: Mapping[str, int]) -> tuple[TensorSpec, ...]:
         return (TensorSpec(name=self.name, dtype=self.dtype, shape=_sized(self.shape, sizes)),)
 
-    def write(self, value: Any) -> Arrays:
-        return {} if value is None else {self.name: value if self.encode is None else self.encode(value)}
+    def write(self, value: Any, tensors: Arrays) -> None:
+        if value is not None:
+            tensors[self.name] = value if self.encode is None else self.encode(value)
 
     def read(self, tensors: Mapping[str, Any]) -> Any:
         found = tensors.get(self.name)
@@ -68,8 +69,9 @@ class _Table:
             for part, width in widths.items()
         )
 
-    def write(self, value: Arrays) -> Arrays:
-        return {part_name(self.name, part): array for part, array in value.items()}
+    def write(self, value: Arrays, tensors: Arrays) -> None:
+        for part, array in value.items():
+            tensors[part_name(self.name, part)] = array
 
     def read(self, tensors: Mapping[str, Any]) -> Arrays:
         return {part: tensors[name] for part in PARTS if (name := part_name(self.name, part)) in tensors}
@@ -116,14 +118,14 @@ class TensorBatch:
     @classmethod
     def of(cls, tensors: Mapping[str, Any]) -> Self:
         """Read the batch from named tensors, others aside; TypeError where one is absent that has no default."""
-        found = {field: one.read(tensors) for field, one in cls._declared().items()}
-        return cls(**{field: value for field, value in found.items() if value is not None})
+        declared = cls._declared().items()
+        return cls(**{field: value for field, one in declared if (value := one.read(tensors)) is not None})
 
     def tensors(self) -> Arrays:
         """Return the tensors by name."""
         named: Arrays = {}
         for field, one in self._declared().items():
-            named |= one.write(getattr(self, field))
+            one.write(getattr(self, field), named)
         return named
 
     @classmethod
