@@ -17,6 +17,8 @@ from recsys.export.releases import served_release
 from recsys.pipeline import recommend
 from recsys.stages import RELEASE, load_explain, load_rank, load_retrieve, load_rules
 from serving.gateway.container import Dependencies
+from serving.layout import DeploymentLayout
+from serving.ops.bootstrap import old_export_warning
 from serving.triton.async_models import TritonModels
 from serving.triton.client import Client
 from serving.triton.server import TritonServer
@@ -148,8 +150,10 @@ def test_a_folder_of_an_earlier_version_serves_and_is_asked_to_be_exported_again
 ) -> None:
     """Its configurations do not know the tensor, and its folder knows no releases."""
     serve = shutil.copytree(served_release(trained.folder / "serve"), tmp_path / "serve")
+    assert old_export_warning(DeploymentLayout.of(serve)) is None
     for file in (serve / "models").glob("*/config.pbtxt"):
         file.write_text(without_releases(file.read_text()))
+    assert f"{serve} was exported by an earlier version" in (old_export_warning(DeploymentLayout.of(serve)) or "")
     with TritonServer(serve / "models", log=tmp_path / "log") as server, Client(server.grpc_url) as client:
         assert client.recommend([stranger]) == recommend([stranger], trained.stages)
     log = (tmp_path / "log").read_text()
