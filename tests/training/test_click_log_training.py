@@ -13,6 +13,7 @@ import yaml
 
 from recsys.bundle import Bundle
 from recsys.click_model import ClickModel
+from recsys.contracts import PROBABILITIES
 from recsys.data.click_log import ClickLog
 from recsys.data.sources.click_log import ImpressionTable
 from recsys.errors import BundleError, ConfigError, DataError
@@ -21,7 +22,7 @@ from recsys.evaluation.probabilities import auc
 from recsys.features.numbers import ENCODINGS
 from recsys.features.spec import Features
 from recsys.recommender import Recommender
-from recsys.stages import PROBABILITIES, OnnxModel
+from recsys.stages import OnnxModel
 from recsys.training import impression_examples as examples
 
 pytestmark = pytest.mark.slow
