@@ -291,7 +291,7 @@ def test_a_sweep_whose_jobs_all_fail_ends_with_2(root: Path, tables: Path, tmp_p
         (["retrieval.learning_rate=0.001,2"], "error: the sweep cannot run "),
         (["retrieval.learning_rate=0.001,2"], "retrieval.learning_rate is 2; choose a number from 1e-07 to 1"),
         (["retrieval.dimm=8,16"], "dimm"),
-        (["hydra.sweeper.params={retrieval.dropout: '0.1,3'}"], "retrieval.dropout is 3"),
+        (["hparams_search=ranker", "retrieval.dropout=3"], "retrieval.dropout is 3"),
         (["optimised_metric=auc", "seed=0,1"], "optimised_metric is 'auc'"),
     ],
 )
