@@ -35,14 +35,24 @@ class TableEncoder(nn.Module):
     to represent an item without training events (DropoutNet, Volkovs et al. 2017).
     """
 
-    def __init__(self, table: TableSpec, *, dim: int, id_column: str | None = None, id_dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        table: TableSpec,
+        *,
+        dim: int,
+        id_column: str | None = None,
+        id_dropout: float = 0.0,
+        sparse_rows: int | None = None,
+    ) -> None:
+        """sparse_rows: rows from which on an embedding uses row-wise Adagrad, None for SPARSE_THRESHOLD_ROWS"""
         super().__init__()
         self.columns = table.of_part("ids")
         self.widths = table.widths
         self.id_column = id_column
         self.id_dropout = id_dropout
         embeddings = nn.ModuleList(
-            _embedding(column.num_ids, dim, trains_unknown=column.name == id_column) for column in self.columns
+            _embedding(column.num_ids, dim, trains_unknown=column.name == id_column, sparse_rows=sparse_rows)
+            for column in self.columns
         )
         self.embeddings = cast("Sequence[nn.Embedding]", embeddings)
         for column, embedding in zip(self.columns, self.embeddings, strict=True):
@@ -95,10 +105,9 @@ class TableEncoder(nn.Module):
         return torch.where(dropped, UNKNOWN, ids)
 
 
-def _embedding(num_ids: int, dim: int, *, trains_unknown: bool) -> nn.Embedding:
-    kind = (
-        nn.Embedding if num_ids < sparse_embedding.SPARSE_THRESHOLD_ROWS else sparse_embedding.RowWiseAdagradEmbedding
-    )
+def _embedding(num_ids: int, dim: int, *, trains_unknown: bool, sparse_rows: int | None) -> nn.Embedding:
+    threshold = sparse_embedding.SPARSE_THRESHOLD_ROWS if sparse_rows is None else sparse_rows
+    kind = nn.Embedding if num_ids < threshold else sparse_embedding.RowWiseAdagradEmbedding
     embedding = kind(num_ids, dim, padding_idx=MISSING)
     reset_embedding(embedding, trains_unknown=trains_unknown)
     return embedding

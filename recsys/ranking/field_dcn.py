@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from recsys.errors import check_ranges
-from recsys.nn.blocks import Batch
+from recsys.features.spec import IDENTITY
+from recsys.nn.blocks import Batch, TableEncoder
+from recsys.nn.sparse_embedding import sparse_tables
 from recsys.ranking.crossed import CrossNetwork, feed_forward
 from recsys.ranking.fields import FieldRanker
 from recsys.ranking.model import LastLayer, RankerInputs, RankerSizes
@@ -16,10 +18,26 @@ from recsys.ranking.model import LastLayer, RankerInputs, RankerSizes
 class FieldDCNRanker(FieldRanker):
     """Logits linear in the crossed fields, with the numbers of the candidate as they are, and in the network's output."""
 
-    def __init__(self, *, inputs: RankerInputs, sizes: RankerSizes, initial_scale: float) -> None:
-        """initial_scale: of the candidate's embeddings before training, relative to other rankers; ids of few rows stay near"""
+    def __init__(
+        self,
+        *,
+        inputs: RankerInputs,
+        sizes: RankerSizes,
+        initial_scale: float,
+        sparse_rows: int,
+        initial_squares: float,
+    ) -> None:
+        """
+        initial_scale: of the candidate's embeddings before training, relative to other rankers; ids of few rows stay near it
+        sparse_rows: rows from which on an embedding of the candidate uses row-wise Adagrad
+        initial_squares: sum of squared gradients that this begins with, for small first steps of ids of few rows
+        """
         super().__init__(inputs=inputs, sizes=sizes)
-        check_ranges("ranking.model", initial_scale=(initial_scale, 0.0, 1.0))
+        check_ranges("ranking.model", initial_scale=(initial_scale, 0.0, 1.0), sparse_rows=(sparse_rows, 1, 10**9))
+        check_ranges("ranking.model", initial_squares=(initial_squares, 0.0, 1.0))
+        self.item_encoder = TableEncoder(
+            inputs.spec.items, dim=sizes.dim, id_column=IDENTITY, id_dropout=sizes.id_dropout, sparse_rows=sparse_rows
+        )
         num_numbers = inputs.spec.items.widths.get("numbers", 0)
         width = self.num_fields * sizes.dim + num_numbers + inputs.num_scores
         self.has_numbers = num_numbers > 0
@@ -29,6 +47,8 @@ class FieldDCNRanker(FieldRanker):
         with torch.no_grad():
             for embedding in self.item_encoder.embeddings:
                 embedding.weight.mul_(initial_scale)
+            for table in sparse_tables(self.item_encoder):
+                table.squares.fill_(initial_squares)
 
     def last_layer(self, batch: Batch, request: Tensor) -> LastLayer:
         fields, scores = self.fields(batch, request), self.standard_scores(batch)

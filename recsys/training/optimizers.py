@@ -27,22 +27,9 @@ def adam(
     return Adam(parameters, lr=learning_rate, weight_decay=weight_decay, fused=fused, betas=(betas[0], betas[1]))
 
 
-def adagrad(
-    *,
-    parameters: Iterable[nn.Parameter],
-    learning_rate: float,
-    weight_decay: float,
-    fused: bool,
-    initial_accumulator: float,
-) -> Optimizer:
-    """Adagrad (Duchi et al. 2011); its first steps are small where the sum of squared gradients begins above 0."""
-    return Adagrad(
-        parameters,
-        lr=learning_rate,
-        weight_decay=weight_decay,
-        fused=fused,
-        initial_accumulator_value=initial_accumulator,
-    )
+def adagrad(*, parameters: Iterable[nn.Parameter], learning_rate: float, weight_decay: float, fused: bool) -> Optimizer:
+    """Adagrad (Duchi et al. 2011)."""
+    return Adagrad(parameters, lr=learning_rate, weight_decay=weight_decay, fused=fused)
 
 
 def sgd(
