@@ -10,8 +10,11 @@ import polars as pl
 import pytest
 import torch
 import yaml
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 from recsys.bundle import Bundle
+from recsys.cli.experiment import build
 from recsys.click_model import ClickModel
 from recsys.contracts import PROBABILITIES
 from recsys.data.click_log import ClickLog
@@ -19,8 +22,10 @@ from recsys.data.sources.click_log import ImpressionTable
 from recsys.errors import BundleError, ConfigError, DataError
 from recsys.evaluation.impressions import impression_measures
 from recsys.evaluation.probabilities import auc
+from recsys.features.batches import ItemBatch
 from recsys.features.numbers import ENCODINGS
 from recsys.features.spec import Features
+from recsys.ranking.impression import impression_batch
 from recsys.recommender import Recommender
 from recsys.stages import OnnxModel
 from recsys.training import impression_examples as examples
@@ -34,7 +39,8 @@ QUICK = (
     "trainer.progress=false",
     "trainer.threads=1",
     "ranking.batch_size=256",
-    "ranking.learning_rate=0.01",
+    "ranking.learning_rate=0.003",
+    "ranking.epochs=3",
     "refit=false",
 )
 IMPRESSIONS = {
@@ -84,7 +90,9 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
     def written(frame: pl.DataFrame, **keys: Any) -> Path:
         folder = tmp_path_factory.mktemp("clicks")
         frame.write_csv(folder / "clicks.csv")
-        (folder / "clicks.yaml").write_text(yaml.safe_dump({"task": "ranking", "impressions": IMPRESSIONS | keys}))
+        (folder / "clicks.yaml").write_text(
+            yaml.safe_dump({"task": "ranking", "impressions": IMPRESSIONS | keys}, sort_keys=False)
+        )
         return folder / "clicks.yaml"
 
     return written
@@ -105,7 +113,7 @@ def test_the_ranker_learns_most_of_what_there_is(learnt: Any) -> None:
     best = auc(frame["click"].to_numpy()[newest].astype(float), truth[newest])
     own = report.test[0]["click"]
     assert own["rows"] == int(0.2 * ROWS)
-    assert (own["auc"] - 0.5) / (best - 0.5) > 0.9
+    assert (own["auc"] - 0.5) / (best - 0.5) > 0.85
     assert own["normalised_entropy"] < 0.9
     assert own["predicted_over_observed"] == pytest.approx(1, abs=0.1)
     assert {"gauc/user", "gauc/device"} < own.keys()
@@ -187,7 +195,7 @@ def test_a_spec_reads_the_training_rows_alone_and_counts_rare_values_out(written
     log = ImpressionTable(description=str(written(frame))).load()
     train = np.arange(ROWS) < 4_000
     spec = spec_of(log, train, leave_out=("rank",))
-    columns = {column.name: column for column in spec.context.columns}
+    columns = {column.name: column for column in spec.items.columns}
     assert set(columns["device"].vocabulary) == {"tv", "phone", "web"}
     assert columns["site"].num_ids == 202
     assert "rank" not in columns
@@ -196,20 +204,43 @@ def test_a_spec_reads_the_training_rows_alone_and_counts_rare_values_out(written
     assert {columns[name].encoding for name in ("price", "age", "dwell")} == set(ENCODINGS) - {"standard"}
 
 
-def test_examples_are_one_candidate_without_history_in_the_order_of_the_file(written: Written) -> None:
+def test_the_impressions_are_the_catalogue_of_their_candidates(written: Written) -> None:
     frame, _ = world()
     log = ImpressionTable(description=str(written(frame))).load()
     keys = log.keys(lambda chunks, *_: chunks)
     spec = spec_of(log, np.ones(ROWS, dtype=bool))
-    parts = [np.arange(ROWS) % 2 == 0, np.arange(ROWS) % 2 == 1]
-    even, odd = examples.impression_examples(log, spec, keys, parts, lambda chunks, *_: chunks)
-    assert (len(even), len(odd)) == (ROWS / 2, ROWS / 2)
-    np.testing.assert_array_equal(odd.labels[:, 0, 0], frame["click"].to_numpy()[1::2])
-    assert even.candidate_rows.shape == (ROWS / 2, 1)
-    assert not even.request["history_ids"].any()
-    assert examples.bytes_a_row(spec) * len(even) == sum(
-        one.nbytes for one in (*even.request.values(), even.candidate_rows, even.labels)
-    )
+    kept = np.arange(ROWS) % 3 == 1
+    items = examples.encoded_impressions(log, spec, keys, kept, lambda chunks, *_: chunks)
+    whole = examples.encoded_impressions(log, spec, keys, np.ones(ROWS, dtype=bool), lambda chunks, *_: chunks)
+    for part, array in items.encoded.items():
+        np.testing.assert_array_equal(array[:-1], whole.encoded[part][:-1][kept])
+        assert not array[-1].any(), "padding"
+    one = examples.impression_examples(spec, np.array([4, 2]), keys.labels[[4, 2]])
+    assert one.candidate_rows.tolist() == [[4], [2]]
+    assert one.request["history_ids"].shape == (2, 0, spec.items.widths["ids"])
+    stored = sum(array[:1].nbytes for array in items.encoded.values())
+    assert examples.bytes_a_row(spec) == stored + one.candidate_rows[:1].nbytes + one.labels[:1].nbytes
+
+
+@pytest.mark.parametrize("model", ["default", "field_dcn"])
+def test_an_empty_history_scores_as_one_event_of_padding(
+    model: str, written: Written, composed: Any, tmp_path: Path
+) -> None:
+    """Training has no history, an exported graph one of padding."""
+    log = ImpressionTable(description=str(written(world()[0]))).load()
+    keys = log.keys(lambda chunks, *_: chunks)
+    spec = spec_of(log, np.ones(ROWS, dtype=bool))
+    items = examples.encoded_impressions(log, spec, keys, np.arange(ROWS) < 50, lambda chunks, *_: chunks)
+    config = composed(tmp_path, *QUICK, "data.description=x", f"ranking/model={model}").ranking
+    torch.manual_seed(0)
+    ranker = instantiate(config, _convert_="all").ranker(spec, 0, (None, None)).eval()
+    with torch.no_grad():
+        for parameter in ranker.parameters():
+            parameter.normal_(std=0.1)
+        rows = {f"item_{part}": torch.from_numpy(array[:50]) for part, array in items.encoded.items()}
+        padded = impression_batch(spec, rows)
+        empty = {name: one[:, :0] if name.startswith("history_") else one for name, one in padded.items()}
+        torch.testing.assert_close(ranker(empty), ranker(padded))
 
 
 def test_the_served_ranker_is_fitted_again_on_what_came_before_the_test(
@@ -225,28 +256,42 @@ def test_the_served_ranker_is_fitted_again_on_what_came_before_the_test(
     assert auc(rows["click"].to_numpy().astype(float), ClickModel.load(again.path).score(rows)[:, 0]) > 0.7
 
 
-def test_a_run_goes_on_where_it_was_interrupted_and_refuses_other_data(
-    learnt: Any, written: Written, composed: Any, run: Any
+def test_a_run_goes_on_from_its_validation_and_refuses_other_data(
+    written: Written, composed: Any, run: Any, tmp_path: Path
 ) -> None:
-    frame, _, folder, report, bundle = learnt
-    again, same = run(
-        composed(folder, *QUICK, f"data.description={bundle.document('config.yaml')['data']['description']}")
-    )
-    assert again.test == report.test
-    assert same.fingerprint == bundle.fingerprint or same.spec_fingerprint == bundle.spec_fingerprint
+    frame, _ = world()
+    quick = (*QUICK, f"data.description={written(frame)}", "ranking.epochs=1")
+    config = composed(tmp_path / "run", *quick, "evaluate=validation")
+    resolved = OmegaConf.to_container(config, resolve=True)
+    figures = build(config).validate(tmp_path / "run", resolved, echo=lambda _: None)
+    document = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert document["test"] == {}
+    assert figures.values == (document["validation"]["click"]["auc"],)
+    assert not (tmp_path / "run" / "bundle").exists()
+    fitted = (tmp_path / "run" / "checkpoints" / "seed_0" / "ranker" / "trained.pt").stat().st_mtime_ns
+    report, _ = run(composed(tmp_path / "run", *quick))
+    assert report.validation == figures.validation
+    assert (tmp_path / "run" / "checkpoints" / "seed_0" / "ranker" / "trained.pt").stat().st_mtime_ns == fitted
+    other = (*QUICK, f"data.description={written(frame.head(5_000))}", "ranking.epochs=1")
     with pytest.raises(ConfigError, match="was begun with data"):
-        run(composed(folder, *QUICK, f"data.description={written(frame.head(5_000))}"))
+        run(composed(tmp_path / "run", *other))
 
 
-@pytest.mark.parametrize("model", ["default", "dlrm", "mmoe", "two_tower_score", "pooled_history"])
+@pytest.mark.parametrize("model", ["default", "dlrm", "deepfm", "two_tower_score"])
 def test_every_ranker_can_be_trained_on_a_click_log(
     model: str, written: Written, composed: Any, run: Any, tmp_path: Path
 ) -> None:
     frame, _ = world()
-    overrides = (*QUICK, f"data.description={written(frame.head(1_500))}", f"ranking/model={model}", "ranking.epochs=1")
+    overrides = (
+        *QUICK,
+        f"data.description={written(frame.head(3_000))}",
+        f"ranking/model={model}",
+        "ranking.batch_size=64",
+        "ranking.learning_rate=0.01",
+    )
     report, bundle = run(composed(tmp_path / model, *overrides))
     assert report.test[0]["click"]["auc"] > 0.5
-    inputs = ClickModel.load(bundle.path).spec.context_tensors()
+    inputs = ItemBatch.specs(ClickModel.load(bundle.path).spec.sizes)
     assert OnnxModel(bundle.file("ranker.onnx"), inputs).outputs == (PROBABILITIES,)
 
 
@@ -260,7 +305,7 @@ def test_every_ranker_can_be_trained_on_a_click_log(
         ),
         (["ranking.num_positions=3"], ConfigError, r"ranking\.num_positions is 3"),
         (
-            ["limits.memory_gib=0.001"],
+            ["limits.memory_gib=0.001", "ranking.sizes.dim=1024"],
             DataError,
             r"take 0\.\d+ GiB, there are 0\.0 GiB \(limits\.memory_gib\); give fewer",
         ),
