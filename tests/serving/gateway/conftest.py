@@ -283,12 +283,14 @@ def good_slate(trained: Any) -> Callable[[Dependencies], tuple[Dependencies, dic
 
 
 class _Leaping(selectors.DefaultSelector):
-    """Waits no real time: where nothing is ready, the clock of its loop leaps to the next timer."""
+    """Waits for threads, and else no real time: where nothing is ready, the clock of its loop leaps to the next timer."""
 
     leapt = 0.0
+    threads = 0
+    """calls that run on threads"""
 
     def select(self, timeout: float | None = None) -> list[Any]:
-        ready = super().select(0)
+        ready = super().select(None if self.threads and timeout != 0 else 0)
         if not ready and timeout:
             self.leapt += timeout
         return ready
@@ -303,6 +305,15 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         return 1_000.0 + self._leaping.leapt
+
+    def run_in_executor(self, executor: Any, function: Any, *arguments: Any) -> Any:
+        self._leaping.threads += 1
+        running = super().run_in_executor(executor, function, *arguments)
+        running.add_done_callback(self._ended)
+        return running
+
+    def _ended(self, _: Any) -> None:
+        self._leaping.threads -= 1
 
 
 @pytest.fixture
