@@ -203,10 +203,11 @@ def test_a_gradient_reaches_every_weight(trained, batch):
         torch.nn.init.normal_(layer.weight)
     positions = torch.arange(9).expand(6, 9)
     logits = ranker({**tensors(batch), "candidate_positions": positions})
+    before = [(table, table.squares.sum().item()) for table in sparse_tables(ranker)]
     (logits * torch.randn(logits.shape)).sum().backward()
-    own = {
-        id(table.weight) for table in sparse_tables(ranker)
-    }  # these keep their gradients for an optimiser of their own
+    for table, squares in before:  # these take their step within the backward pass and keep no gradient
+        assert table.squares.sum().item() > squares
+    own = {id(table.weight) for table, _ in before}
     for name, weights in ranker.named_parameters():
         if id(weights) in own:
             continue
