@@ -13,6 +13,7 @@ import torch
 
 if not torch.cuda.is_available():  # kernels are interpreted then, which is settled as they are imported
     os.environ["TRITON_INTERPRET"] = "1"
+os.environ["RECSYS_CACHE"] = ""  # a test trains what it is about; those of the cache name a folder
 
 from hydra import compose, initialize_config_dir
 from hypothesis import settings

@@ -122,7 +122,10 @@ class MergedSources:
                 f"candidates.sources.{name} has nothing to read in one of the periods that a ranker learns from and is served "
                 f"after; set candidates.sources.{name}=null, or give protocol a longer first period"
             )
-        choices = other.chosen
+        return self.with_choices(other.chosen)
+
+    def with_choices(self, choices: Mapping[str, Mapping[str, float]]) -> "MergedSources":
+        """Return a copy with other weights and decays, in the form of `chosen`."""
         return replace(self, sources=tuple(_with_choice(one, choices[one.name]) for one in self.sources))
 
     def with_new_items(self, index: Index, newest: np.ndarray, hidden: np.ndarray | None) -> "MergedSources":

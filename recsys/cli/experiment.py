@@ -20,11 +20,11 @@ from recsys.training.experiment import Experiment
 
 GROUPS = (
     *("data", "protocol", "content", "features", "retrieval", "candidates", "index", "trainer", "policy", "rules"),
-    *("evaluation", "logger", "limits"),
+    *("evaluation", "logger", "limits", "cache"),
 )
 LAST_SEED = 2**31 - 1
 EVALUATE = ("validation", "test")
-GROUPS_OF_RANKING = ("data", "protocol", "features", "ranking", "trainer", "logger", "limits")
+GROUPS_OF_RANKING = ("data", "protocol", "features", "ranking", "trainer", "logger", "limits", "cache")
 """groups that a task of the ranker alone reads"""
 TASKS = ("cascade", "ranking")
 
@@ -52,7 +52,7 @@ def _build_click_log(config: DictConfig) -> ClickLogExperiment:
     if not isinstance(part["ranking"], ImpressionTrainerConfig) or not isinstance(part["protocol"], ImpressionShares):
         raise ConfigError("task=ranking is for a click log; choose recipe=click_log, which sets it with its groups")
     return ClickLogExperiment(
-        **{name: part[name] for name in ("data", "protocol", "features", "ranking", "trainer", "limits")},
+        **{name: part[name] for name in ("data", "protocol", "features", "ranking", "trainer", "limits", "cache")},
         tracking=part["logger"],
         seeds=_seeds(config),
         refit=config.refit,
@@ -86,6 +86,7 @@ def _build_cascade(config: DictConfig) -> Experiment:
         evaluation=part["evaluation"],
         tracking=part["logger"],
         limits=part["limits"],
+        cache=part["cache"],
         seeds=_seeds(config),
         refit=config.refit,
         optimised_metric=list(metric) if OmegaConf.is_list(metric := config.optimised_metric) else metric,

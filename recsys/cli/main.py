@@ -14,6 +14,7 @@ from rich.progress import track
 from rich.text import Text
 
 from recsys.bundle import Bundle
+from recsys.cli.cache import cache
 from recsys.cli.compare import compare
 from recsys.cli.data import data
 from recsys.cli.encryption import encryption_key
@@ -42,6 +43,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 app.add_typer(data, name="data")
 app.add_typer(rules, name="rules")
 app.add_typer(items, name="items")
+app.add_typer(cache, name="cache")
 rules.command("check")(check_rules)
 rules.command("dry-run")(dry_run_rules)
 console = Console()

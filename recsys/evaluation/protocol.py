@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
+from recsys.cache.stage_cache import NO_CACHE, Result, StageCache
 from recsys.data.splits import TEST, VALIDATION, Split
 from recsys.errors import check_ranges
 from recsys.evaluation.baselines import NotApplicableError
@@ -61,7 +63,9 @@ class Evaluation:
         """Return the queries on which hyperparameters are chosen, those of our models included."""
         return self.queries(split, replay, VALIDATION).sample(self.validation_users, self.validation_seed)
 
-    def evaluate_baselines(self, board: Scoreboard, split: Split, replay: Replay) -> EvaluationQueries:
+    def evaluate_baselines(
+        self, board: Scoreboard, split: Split, replay: Replay, cache: StageCache = NO_CACHE
+    ) -> EvaluationQueries:
         """Open the test queries of one split on the board and record the ranking of every baseline; return the queries."""
         all_queries = self.queries(split, replay, TEST)
         test = all_queries.sample(self.test_users, self.validation_seed)
@@ -70,7 +74,7 @@ class Evaluation:
         board.open_split(test)
         self._name_crawlers(board, test)
         if self.baselines:
-            self._record_baselines(board, self.validation(split, replay), test)
+            self._record_baselines(board, self.validation(split, replay), test, cache)
         return test
 
     def _name_crawlers(self, board: Scoreboard, test: EvaluationQueries) -> None:
@@ -86,15 +90,26 @@ class Evaluation:
             "(candidates.events_per_user)"
         )
 
-    def _record_baselines(self, board: Scoreboard, validation: EvaluationQueries, test: EvaluationQueries) -> None:
+    def _record_baselines(
+        self, board: Scoreboard, validation: EvaluationQueries, test: EvaluationQueries, cache: StageCache
+    ) -> None:
         tuning = validation.sample(
             max(MIN_TUNING_USERS, MAX_TUNING_SCORES // validation.num_items), self.validation_seed
         )
+        queries = {"tuning": tuning.contents, "test": test.contents}
         for name, baseline in self.baselines.items():
             try:
-                choice = baseline.fit(tuning, test)
+                document, arrays = cache.arrays(
+                    "baselines", partial(_ranked, baseline, tuning, test), code=Evaluation, baseline=baseline, **queries
+                )
             except NotApplicableError as reason:
                 board.note(f"{name} is left out: {reason}")
                 continue
-            board.record_baseline(name, test.rank(test.scores_of(choice.scorer)), parameters=choice.parameters)
+            board.record_baseline(name, arrays["ranking"], parameters=document["parameters"])
         board.note(f"knobs of baselines chosen by NDCG@10 on {len(tuning):,} validation users")
+
+
+def _ranked(baseline: TunedBaseline, tuning: EvaluationQueries, test: EvaluationQueries) -> Result:
+    """Tune and fit a baseline; return its chosen parameters and its ranking of the test queries."""
+    choice = baseline.fit(tuning, test)
+    return {"parameters": choice.parameters}, {"ranking": test.rank(test.scores_of(choice.scorer))}

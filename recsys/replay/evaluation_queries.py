@@ -106,6 +106,12 @@ class EvaluationQueries:
         """Return the interactions on which an evaluated system may be fitted."""
         return Interactions.of(self.replay, self.split.known(self.period), self.events_per_user)
 
+    @property
+    def contents(self) -> dict[str, Any]:
+        """Return all that a baseline reads: what it may be fitted on, and the queries with their targets."""
+        parts = {"known": self.known, "rows": self.rows, "targets": self.targets}
+        return {**parts, "histories": self.histories, "removed": self.removed}
+
     def sample(self, num: int, seed: int) -> "EvaluationQueries":
         """Return at most `num` queries in their order, sampled with a seed."""
         if num >= len(self):

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from pytorch_lightning.loggers import Logger
 
+from recsys.cache.stage_cache import NO_CACHE, Result, StageCache
 from recsys.candidates.score_layout import ScoreLayout
 from recsys.candidates.sources import CandidateSourcesConfig, MergedSources
 from recsys.data.splits import LATER, PERIODS, RANK, TEST, VALIDATION, Split
@@ -135,6 +136,7 @@ class CascadeTrainer:
     seed: int
     loggers: list[Logger]
     echo: Echo
+    cache: StageCache = NO_CACHE
 
     def cascade(self) -> TrainedCascade:
         """Train all stages; after an interrupted call resume from its checkpoints."""
@@ -215,9 +217,10 @@ class CascadeTrainer:
             epochs=epochs,
             seed=self.seed,
             loggers=self.loggers,
+            cache=self.cache,
         )
         index, recall = self.config.index.build(vectors)
-        sources = self._sources(spec, items, known, index)
+        sources = self._sources(spec, items, known, index, vectors)
         return TrainedRetrieval(
             retrieve=Retrieve(
                 spec=spec,
@@ -236,27 +239,40 @@ class CascadeTrainer:
             epochs=trained,
         )
 
-    def _sources(self, spec: FeatureSpec, items: ItemTable, known: np.ndarray, index: Index) -> MergedSources:
-        replay = self.prepared.replay
+    def _sources(
+        self, spec: FeatureSpec, items: ItemTable, known: np.ndarray, index: Index, vectors: np.ndarray
+    ) -> MergedSources:
+        replay, config = self.prepared.replay, self.config.candidates
         rows = np.flatnonzero(known & replay.positives)
-        return self.config.candidates.fit(
-            users=replay.users[rows],
-            items=replay.items[rows],
-            timestamps=replay.seconds[rows],
-            items_table=items,
-            spec=spec,
-            index=index,
-            ordered=self.prepared.dataset.description.order != "none",
-            repeats=replay.repeat.possible,
-        )
+
+        def fit() -> Result:
+            return config.fit(
+                users=replay.users[rows],
+                items=replay.items[rows],
+                timestamps=replay.seconds[rows],
+                items_table=items,
+                spec=spec,
+                index=index,
+                ordered=self.prepared.dataset.description.order != "none",
+                repeats=replay.repeat.possible,
+            ).to_documents()
+
+        inputs = {"code": type(self), "config": config, "prepared": self.prepared.fingerprint, "rows": rows}
+        stored = self.cache.arrays("sources", fit, spec=spec, items=items, vectors=vectors, **inputs)
+        return MergedSources.from_documents(*stored, index)
 
     def _tune(self, fitted: TrainedRetrieval) -> TrainedRetrieval:
-        retrieve = fitted.retrieve
+        retrieve, config = fitted.retrieve, self.config.candidates
         validation = ValidationQueries.of(self.validation, retrieve.spec, retrieve.items)
-        vectors = np.concatenate([retrieve.user_tower(batch) for batch in validation.batches()])
-        sources = self.config.candidates.tune(
-            retrieve.sources, vectors, validation.history, validation.removed_rows, validation.score
-        )
+
+        def tune() -> Result:
+            vectors = np.concatenate([retrieve.user_tower(batch) for batch in validation.batches()])
+            queries = (vectors, validation.history, validation.removed_rows)
+            return {"chosen": config.tune(retrieve.sources, *queries, validation.score).chosen}, {}
+
+        inputs = {"code": type(self), "config": config, "retrieval": fitted.version, "validation": validation}
+        document, _ = self.cache.arrays("weights", tune, **inputs)
+        sources = retrieve.sources.with_choices(document["chosen"])
         return replace(fitted, retrieve=replace(retrieve, sources=sources))
 
     def _ranking(self, ranking: RankerTrainerConfig, by_period: Mapping[int, TrainedRetrieval]) -> TrainedRanker:
@@ -322,6 +338,7 @@ class CascadeTrainer:
             folder=self.folder / folder,
             seed=self.seed,
             loggers=self.loggers,
+            cache=self.cache,
             epochs=epochs,
         )
 
@@ -329,7 +346,19 @@ class CascadeTrainer:
         self, ranking: RankerTrainerConfig, fitted: TrainedRetrieval, split: Split, encoder: Encoding, limit: int
     ) -> RankingExamples:
         """At most `limit` requests of the period of a retrieval, encoded by `encoder`; NoRequestsError where there are none."""
-        examples = self._requests(ranking, fitted, split, encoder, limit)
+        inputs = {"prepared": replace(self.prepared, split=split).fingerprint, "period": fitted.period, "limit": limit}
+        stored = self.cache.arrays(
+            "examples",
+            lambda: self._requests(ranking, fitted, split, encoder, limit).to_documents(),
+            **{
+                "code": type(self),
+                "retrieval": fitted.version,
+                "encoder": encoder,
+                "sampling": ranking.sampling,
+                **inputs,
+            },
+        )
+        examples = RankingExamples.from_documents(*stored)
         for name in examples.never_reached(tuple(self.prepared.dataset.description.objectives)):
             self.echo(
                 f"{PERIODS[fitted.period]}: none of the candidates of {len(examples):,} requests came to {name!r}, so nothing "

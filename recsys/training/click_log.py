@@ -22,6 +22,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from recsys.bundle import Bundle, write_bundle
+from recsys.cache.stage_cache import NO_CACHE, StageCache
 from recsys.click_model import ClickModel, save_click_log
 from recsys.data.click_log import ClickLog, ImpressionKeys
 from recsys.data.impression_splits import NAMES, ImpressionShares, ImpressionSplit
@@ -114,6 +115,7 @@ class ClickLogExperiment:
     limits: TrainingLimits
     refit: bool
     """fit the served ranker again on training and validation rows, calibrated on those of the test"""
+    cache: StageCache = NO_CACHE
 
     def run(self, folder: Path, config: dict[str, Any], echo: Callable[[str], None]) -> tuple[ImpressionReport, Bundle]:
         """Train and measure every seed; write metrics.json, reliability.png and the bundle/ with the graph."""
@@ -289,6 +291,7 @@ class ClickLogRun:
                 folder=self.folder / "checkpoints" / folder,
                 seed=seed,
                 loggers=self.loggers,
+                cache=self.experiment.cache.of_run(self.folder),
                 epochs=epochs,
             )
             timed.rows = len(train) * ranker.epochs

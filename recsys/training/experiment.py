@@ -15,6 +15,7 @@ from typing import Any
 from pytorch_lightning.loggers import Logger
 
 from recsys.bundle import Bundle, write_bundle
+from recsys.cache.stage_cache import NO_CACHE, StageCache
 from recsys.data.dataset import Dataset
 from recsys.data.splits import TEST, Split, Splitter
 from recsys.errors import ConfigError
@@ -72,6 +73,7 @@ class Experiment:
     """fit the served cascade again on all events; else serve the one that was measured"""
     optimised_metric: str | Sequence[str]
     """figure on VALIDATION by which configurations are compared: `metric` of the last stage, or `stage/metric`; or several"""
+    cache: StageCache = NO_CACHE
 
     def __post_init__(self) -> None:
         goals(self.optimised_metric, self.systems)
@@ -128,7 +130,7 @@ class Experiment:
             _claim(dataset, folder, config)
             loggers = self.tracking.start(folder, config)
             try:
-                yield replace(self, policy=policy), dataset, loggers
+                yield replace(self, policy=policy, cache=self.cache.of_run(folder)), dataset, loggers
             finally:
                 self.tracking.close()
 
@@ -153,6 +155,7 @@ class Experiment:
                 folder=folder.with_name(f"{folder.name}_seed_{seed}"),
                 seed=seed,
                 loggers=loggers,
+                cache=self.cache,
                 echo=echo,
             )
 
@@ -179,7 +182,7 @@ class Experiment:
         for number, split in enumerate(splits):
             prepared = self._prepared(dataset, split)
             echo(f"{split.name}: baselines")
-            test = self.evaluation.evaluate_baselines(board, split, prepared.replay)
+            test = self.evaluation.evaluate_baselines(board, split, prepared.replay, self.cache)
             validation = validation or self._validation_board(prepared)
             for run in self._trainers(prepared, folder / "checkpoints" / f"split_{number}", loggers, echo):
                 selected = run.selected()
@@ -314,7 +317,7 @@ def _claim(dataset: Dataset, folder: Path, config: dict[str, Any]) -> None:
     dataset.save(folder / "data")
 
 
-IGNORED_SETTINGS = ("task", "run_dir", "logger", "limits", "refit", "evaluate", "optimised_metric")
+IGNORED_SETTINGS = ("task", "run_dir", "logger", "limits", "cache", "refit", "evaluate", "optimised_metric")
 WITHOUT_CHECKPOINT = ("trainer.progress", "policy.diversity.", "policy.exploration.")
 """keys that change no checkpoint"""
 BEFORE_MODELS = {

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import polars as pl
 
+from recsys.cache.fingerprint import fingerprint
 from recsys.content.text import TextVectors
 from recsys.content.words import TEXT_COLUMN as TEXT
 from recsys.content.words import WordVectors
@@ -39,6 +41,12 @@ class Prepared:
     item_kinds: dict[str, str]
     words: WordVectors | None
     """fitted encoder of the text columns, None where there are none"""
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Fingerprint of everything but the words, whose vectors the catalogue has."""
+        parts = {"dataset": self.dataset, "split": self.split, "repeat": self.replay.repeat, "features": self.features}
+        return fingerprint({**parts, "catalogue": self.catalogue, "kinds": self.item_kinds})
 
     def spec(self, known: np.ndarray) -> tuple[FeatureSpec, ItemTable]:
         """Fit the spec on rows of the log, [R] bool, and encode the catalogue with it."""

@@ -14,6 +14,7 @@ import torch
 from pytorch_lightning.loggers import Logger
 from torch import Tensor
 
+from recsys.cache.stage_cache import NO_CACHE, StageCache
 from recsys.contracts import PAD
 from recsys.errors import ConfigError, check_ranges
 from recsys.evaluation.pareto import ValidationOutcomes
@@ -28,7 +29,7 @@ from recsys.ranking.uncertainty import LastLayerPosterior, information
 from recsys.training.balance import Balance, balance_of, check_balance
 from recsys.training.device_tensors import DeviceTensors
 from recsys.training.ranking_examples import ExampleSampling, RankingExamples, RetrievalVersion, tensors
-from recsys.training.trainer import OptimConfig, Trainer, index_batches
+from recsys.training.trainer import FINISHED_FILE, OptimConfig, Trainer, index_batches
 
 MONITORED = {"ndcg@10": "ranking/ndcg@10", "likelihood": "ranking/likelihood"}
 """values of ranking.watch -> metric as it is logged"""
@@ -212,6 +213,7 @@ class RankerTrainerConfig(OptimConfig):
         folder: Path,
         seed: int,
         loggers: list[Logger],
+        cache: StageCache = NO_CACHE,
         epochs: int | None = None,
     ) -> "TrainedRanker":
         """Train on `train` and calibrate on `valid`, which lies later: for `epochs`, or as long as it gets better on `valid`.
@@ -227,16 +229,19 @@ class RankerTrainerConfig(OptimConfig):
         balance = balance_of(self.balance, tuple(spec.objectives))
         task = self.task_type(ranker, items, target, self, steps=self.epochs * len(batches), balance=balance)
         task.set_examples(train, valid)
-        epochs = trainer.fit(
-            task,
-            train=batches,
-            valid=index_batches(1, 1, seed) if epochs is None else None,
-            folder=folder,
-            epochs=epochs or self.epochs,
-            patience=self.patience,
-            monitor=MONITORED[self.watch] if epochs is None else None,
-            loggers=loggers,
-        )
+        inputs = {"task": self.task_type, "config": self, "trainer": trainer.settings, "seed": seed, "epochs": epochs}
+        data = {"spec": spec, "items": items, "train": train, "valid": valid}
+        with cache.file("ranker", folder / FINISHED_FILE, **inputs, **data):
+            epochs = trainer.fit(
+                task,
+                train=batches,
+                valid=index_batches(1, 1, seed) if epochs is None else None,
+                folder=folder,
+                epochs=epochs or self.epochs,
+                patience=self.patience,
+                monitor=MONITORED[self.watch] if epochs is None else None,
+                loggers=loggers,
+            )
         task = task.cpu().eval()
         weight_change = task.ranker.weight_change()
         posterior = LastLayerPosterior(*weight_change.shape)

@@ -5,6 +5,7 @@ Shapes: B requests, C candidates, T objectives, S sources.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +26,8 @@ class NoRequestsError(DataError):
     """A period holds no request for the ranker."""
 
 
+ARRAYS, REQUEST = ("candidate_rows", "candidate_scores", "labels", "positions", "weights"), "request."
+"""names of the arrays of examples in a file, and the prefix of those of the request"""
 THINNING = 8
 """one in so many of the candidates behind the first ones is a training candidate"""
 RETRIEVAL_BATCH = 64
@@ -134,6 +137,19 @@ class RankingExamples:
             retrievals=tuple(version for one in parts for version in one.retrievals),
             **{name: column(name, filling) for name, filling in fillings.items()},  # type: ignore[arg-type]
         )
+
+    def to_documents(self) -> tuple[dict[str, Any], Arrays]:
+        """Return the arrays by which a file keeps the examples; the versions of the retrieval are not among them."""
+        own = {name: getattr(self, name) for name in ARRAYS}
+        arrays = {name: array for name, array in own.items() if array is not None}
+        return {}, arrays | {f"{REQUEST}{name}": array for name, array in self.request.items()}
+
+    @staticmethod
+    def from_documents(_: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> "RankingExamples":
+        """Build from what `to_documents` returned."""
+        request = {name.removeprefix(REQUEST): one for name, one in arrays.items() if name.startswith(REQUEST)}
+        own: dict[str, Any] = {name: arrays[name] for name in ARRAYS if name in arrays}
+        return RankingExamples(request=request, **own)
 
     def never_reached(self, objectives: Sequence[str]) -> list[str]:
         """Names of the T objectives that no candidate reached."""

@@ -15,6 +15,7 @@ import torch
 from pytorch_lightning.loggers import Logger
 from torch import Tensor
 
+from recsys.cache.stage_cache import NO_CACHE, StageCache
 from recsys.contracts import PAD
 from recsys.errors import check_ranges
 from recsys.features.encode import DAY, ItemTable
@@ -36,7 +37,7 @@ from recsys.training.examples import (
 )
 from recsys.training.footprint import FULL_SOFTMAX_ITEMS, SAMPLED_NEGATIVES
 from recsys.training.prepare import Prepared
-from recsys.training.trainer import OptimConfig, Trainer, index_batches, length_bucket_batches
+from recsys.training.trainer import FINISHED_FILE, OptimConfig, Trainer, index_batches, length_bucket_batches
 from recsys.training.validation_queries import QUERY_BATCH, RECALL_AT, ValidationQueries
 
 MEMBER_SEED_STRIDE = 1_000
@@ -340,12 +341,15 @@ class RetrievalTrainerConfig(OptimConfig):
         epochs: int | None,
         seed: int,
         loggers: list[Logger],
+        cache: StageCache = NO_CACHE,
     ) -> tuple[TowerEnsemble, np.ndarray, int]:
         """Train the towers for `epochs`, or with early stopping on the validation queries.
 
         Returns the towers on the CPU, the item vectors [N, members * D] and the number of epochs, a mean over members.
         """
-        member = partial(self._member, spec, items, examples, validation, folder=folder, epochs=epochs, seed=seed)
+        member = partial(
+            self._member, spec, items, examples, validation, cache=cache, folder=folder, epochs=epochs, seed=seed
+        )
         train = partial(member, trainer=trainer, loggers=loggers)
         train_in_worker = partial(member, trainer=trainer.without_progress(), loggers=[])
         cores = None if trainer.accelerator == "cpu" else 1
@@ -366,22 +370,33 @@ class RetrievalTrainerConfig(OptimConfig):
         epochs: int | None,
         seed: int,
         loggers: list[Logger],
+        cache: StageCache,
     ) -> tuple[TwoTower, np.ndarray, int]:
         """Train one member, or read it back: its towers, its item vectors [N, D] and its epochs."""
         own_seed = seed + MEMBER_SEED_STRIDE * number
+        folder = folder.with_name(f"{folder.name}_{number + 1}") if number else folder
         pl.seed_everything(own_seed, verbose=False)
         batches = length_bucket_batches(examples.windows.sizes, self.batch_size, own_seed)
         task = RetrievalTask(self.towers(spec), items, examples, validation, self, steps=self.epochs * len(batches))
-        trained = trainer.fit(
-            task,
-            train=batches,
-            valid=index_batches(1, 1, own_seed) if validation else None,
-            folder=folder.with_name(f"{folder.name}_{number + 1}") if number else folder,
-            epochs=epochs or self.epochs,
-            patience=self.patience,
-            monitor=MONITOR if validation else None,
-            loggers=loggers,
-        )
+        inputs = {
+            "task": RetrievalTask,
+            "config": self,
+            "trainer": trainer.settings,
+            "seed": own_seed,
+            "epochs": epochs,
+        }
+        data = {"spec": spec, "items": items, "examples": examples, "validation": validation}
+        with cache.file("towers", folder / FINISHED_FILE, **inputs, **data):
+            trained = trainer.fit(
+                task,
+                train=batches,
+                valid=index_batches(1, 1, own_seed) if validation else None,
+                folder=folder,
+                epochs=epochs or self.epochs,
+                patience=self.patience,
+                monitor=MONITOR if validation else None,
+                loggers=loggers,
+            )
         task = task.cpu().eval()
         with torch.no_grad():
             return task.towers, task.catalogue_vectors().numpy(), trained

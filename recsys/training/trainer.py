@@ -272,6 +272,11 @@ class Trainer:
         self.progress = progress
         self.callbacks = [callback for callback in callbacks.values() if callback is not None]
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Settings that decide what is trained, with the callbacks: the part of a cache key."""
+        return {"precision": self.precision, "accelerator": self.accelerator, "callbacks": self.callbacks}
+
     def without_progress(self) -> "Trainer":
         """Return a copy without a progress bar."""
         trainer = copy(self)
