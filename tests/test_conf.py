@@ -13,6 +13,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import Callback
 
+from recsys.candidates.item_item import Cosine, CosineAndTransitions, Ease
 from recsys.cli.train import RENAMED_KEYS, renamed
 from recsys.errors import ConfigError, sentence_of
 
@@ -26,13 +27,15 @@ CHOICES = [
     if file.parent.name not in ("conf", "launcher", "sweeper", *GLOBAL)
 ]
 PACKAGES = {
-    "candidates/operator": "candidates.sources.item_item.operator",
+    "candidates/operator": "candidates.sources.item_item.grid.operator",
     "candidates/source": "candidates.sources.further",
     "optimizer": "ranking.optimizer",
     "scheduler": "retrieval.scheduler",
     "callbacks": "trainer.callbacks",
 }
 """of groups that are not where their folder is"""
+SEVERAL = {"callbacks": Callback, "candidates/operator": (Cosine, CosineAndTransitions, Ease)}
+"""groups whose files hold several things by name"""
 RECIPES = sorted(file.stem for file in (CONF / "recipe").glob("*.yaml"))
 FORMS_OF_HYDRA = {"defaults", "_target_", "_convert_", "_recursive_", "_partial_", "_args_"}
 NOT_BUILT = ("task", "seed", "seeds", "run_dir", "refit", "evaluate", "optimised_metric")
@@ -111,10 +114,11 @@ def test_a_target_exists_and_takes_exactly_the_keys_of_its_file(node):
 
 
 @pytest.mark.parametrize("node", TUNED)
-def test_a_baseline_takes_exactly_what_is_given_and_what_is_chosen(node):
-    given, chosen = keys(node["baseline"]), set(node["grid"])
+def test_a_baseline_or_source_takes_exactly_what_is_given_and_what_is_chosen(node):
+    tuned = node.get("baseline") or node["source"]
+    given, chosen = keys(tuned), set(node["grid"])
     assert not given & chosen
-    assert given | chosen == parameters(node["baseline"])
+    assert given | chosen == parameters(tuned)
 
 
 @pytest.mark.parametrize(("node", "given"), CALLED_LATER)
@@ -122,7 +126,7 @@ def test_a_model_takes_what_training_gives_and_the_keys_of_its_file(node, given)
     assert parameters(node) == given | keys(node)
 
 
-def test_what_is_called_later_is_a_baseline_or_a_model():
+def test_what_is_called_later_is_a_baseline_a_source_or_a_model():
     assert len(TARGETS) - len(CALLED) == len(TUNED) + len(CALLED_LATER)
     assert TUNED
     assert CALLED_LATER
@@ -162,8 +166,8 @@ def test_every_choice_composes_and_builds(group, option):
         assert "CUDA" in str(refused.value.__cause__)
     else:
         part = built(node)
-        if group == "callbacks":
-            assert all(isinstance(one, Callback) for one in part.values())
+        if group in SEVERAL:
+            assert all(isinstance(one, SEVERAL[group]) for one in part.values())
             return
         kind = part.func if isinstance(part, partial) else type(part)
         assert kind.__module__.startswith("recsys.")

@@ -52,6 +52,11 @@ class TrainingInteractions:
     def num_items(self) -> int:
         return len(self.table)
 
+    @property
+    def contents(self) -> dict[str, Any]:
+        """Return all but the index, whose vectors and kind stand for it."""
+        return {name: value for name, value in vars(self).items() if name not in ("index", "capped")}
+
     @cached_property
     def capped(self) -> "TrainingInteractions":
         """The newest `events_per_user` events of each user."""

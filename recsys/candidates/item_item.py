@@ -14,6 +14,7 @@ from recsys.candidates.neighbours import ItemNeighbours
 from recsys.candidates.operators import (
     LARGEST_DENSE,
     TRANSITION_SUPPORT,
+    TooManyItemsError,
     autoencoder,
     cooccurrence,
     cosine,
@@ -134,6 +135,7 @@ class Ease:
         activity: float,
         nearness: float,
         half_life_minutes: float,
+        most_items: int,
     ) -> None:
         """
         regularisation: added to the weight of every item
@@ -142,6 +144,7 @@ class Ease:
         activity: users of n items count n^-activity
         nearness: weight, added to 1, of two items of a user at the same time; needs timestamps
         half_life_minutes: time between two events that halves nearness
+        most_items: of a larger catalogue the operator is not fitted
         """
         check_ranges(
             OPERATOR_KEY,
@@ -150,17 +153,18 @@ class Ease:
             activity=(activity, 0.0, 2.0),
             nearness=(nearness, 0.0, 1e3),
             half_life_minutes=(half_life_minutes, 1e-3, 1e6),
+            most_items=(most_items, 1, LARGEST_DENSE),
         )
         self.regularisation, self.denoising, self.activity = regularisation, denoising, activity
-        self.nearness, self.half_life = nearness, 60 * half_life_minutes
+        self.nearness, self.half_life, self.most_items = nearness, 60 * half_life_minutes, most_items
 
     def fit(self, interactions: InteractionLog, limit: int) -> sparse.csr_array:
         """Fit in closed form; ConfigError when the catalogue is too large."""
         num_items = interactions.num_items
-        if num_items > LARGEST_DENSE:
-            raise ConfigError(
+        if num_items > self.most_items:
+            raise TooManyItemsError(
                 f"{OPERATOR_KEY} is Ease, which inverts a matrix of {num_items:,} items ({dense_cost(num_items)}), "
-                f"wanted at most {LARGEST_DENSE:,}; choose Cosine or CosineAndTransitions"
+                f"wanted at most {self.most_items:,}; choose Cosine or CosineAndTransitions"
             )
         timed = not np.isnan(interactions.timestamps).any()
         gram = time_weighted_gram(

@@ -7,6 +7,13 @@ Shapes: U users, N items of the catalogue, M events.
 import numpy as np
 from scipy import linalg, sparse
 
+from recsys.errors import ConfigError
+
+
+class TooManyItemsError(ConfigError):
+    """A catalogue is too large for a dense operator."""
+
+
 TRANSITION_SUPPORT = 2.0
 """added to an item's sum of transitions, so that few transitions count less"""
 LARGEST_DENSE = 20_000

@@ -23,14 +23,14 @@ from recsys.candidates.candidate_source import (
 from recsys.candidates.candidate_union import CandidateUnion, unite
 from recsys.candidates.merge import MergedCandidates, merge, top_columns
 from recsys.candidates.neighbours import ItemNeighbours
+from recsys.candidates.operators import TooManyItemsError
 from recsys.candidates.popularity import ItemList
+from recsys.candidates.tuned_source import Choice, TunedSource
 from recsys.candidates.two_tower_source import TwoTowerSource
 from recsys.candidates.weight_search import SourceWeights, coordinate_search
 from recsys.class_paths import class_at
 from recsys.contracts import PAD
 from recsys.errors import BundleError, ConfigError, check_ranges
-from recsys.features.encode import ItemTable
-from recsys.features.spec import FeatureSpec
 from recsys.index import Index
 from recsys.tensors import Arrays
 
@@ -178,37 +178,20 @@ class CandidateSourcesConfig:
         if not self.sources:
             raise ConfigError("candidates.sources has no source; give at least one, e.g. two_tower")
 
-    def fit(
-        self,
-        *,
-        users: np.ndarray,
-        items: np.ndarray,
-        timestamps: np.ndarray,
-        items_table: ItemTable,
-        spec: FeatureSpec,
-        index: Index,
-        ordered: bool,
-        repeats: bool = False,
-    ) -> MergedSources:
-        """Fit every source on training positives in canonical order; one that finds nothing to read is left out.
+    def with_choices(self, choices: Mapping[str, Choice]) -> "CandidateSourcesConfig":
+        """Return a copy whose tuned sources are those of their choices."""
+        sources = {
+            name: source.at(choices[name]) if isinstance(source, TunedSource) and name in choices else source
+            for name, source in self.sources.items()
+        }
+        return CandidateSourcesConfig(total=self.total, events_per_user=self.events_per_user, sources=sources)
 
-        users: [M] codes from 0; items: [M] catalogue rows; timestamps: [M] unix seconds or NaN
-        ordered: events stand in the order in which they happened
-        repeats: items may be recommended again to users who interacted with them
+    def fit(self, interactions: TrainingInteractions) -> MergedSources:
+        """Fit every source on training positives in canonical order; one that finds nothing to read is left out.
 
         Weights and decays are the first of each source's grid. ConfigError when no source is left.
         """
-        interactions = TrainingInteractions(
-            users=users,
-            items=items,
-            timestamps=timestamps,
-            table=items_table,
-            spec=spec,
-            index=index,
-            ordered=ordered,
-            repeats=repeats,
-            events_per_user=self.events_per_user,
-        )
+        interactions = replace(interactions, events_per_user=self.events_per_user)
         fitted = {name: source.fit(interactions) for name, source in self.sources.items()}
         total = candidates_for_catalogue(interactions.num_items) if self.total is None else self.total
         growth = total / MIN_CANDIDATES if self.total is None else 1.0
@@ -226,7 +209,27 @@ class CandidateSourcesConfig:
             raise ConfigError(
                 f"candidates.sources: the data have nothing to read for any of {list(fitted)}; add two_tower"
             )
-        return MergedSources(index=index, sources=sources, total=min(total, interactions.num_items))
+        return MergedSources(index=interactions.index, sources=sources, total=min(total, interactions.num_items))
+
+    def choose(
+        self,
+        interactions: TrainingInteractions,
+        vectors: np.ndarray,
+        history: RowBatches,
+        excluded: RowBatches,
+        score_function: ScoreFunction,
+    ) -> dict[str, Choice]:
+        """Return the choice of each tuned source: the point whose candidates alone score highest, at its best decay.
+
+        Arguments are those of `tune`. Points that do not fit a catalogue of this size are left out; ties go to the first.
+        """
+        interactions = replace(interactions, events_per_user=self.events_per_user)
+        queries = partial(_score_alone, interactions.index, vectors, history, excluded, score_function)
+        return {
+            name: choice
+            for name, source in self.sources.items()
+            if isinstance(source, TunedSource) and (choice := _best_point(source, interactions, queries)) is not None
+        }
 
     def tune(
         self,
@@ -238,7 +241,8 @@ class CandidateSourcesConfig:
     ) -> MergedSources:
         """Return the sources with the weights and decays of highest score on queries [B] that the fit has not read.
 
-        Decays form a full grid; for each of its points the weights are tuned by coordinate search. Ties go to the first.
+        Decays form a full grid; for each of its points the weights are tuned by coordinate search, from the weights so far
+        and from the best source alone, so that the merge is no worse than any of its sources. Ties go to the first.
         """
         grids = [self.sources[name].weights for name in sources.names]
         best, highest = sources, -np.inf
@@ -247,7 +251,9 @@ class CandidateSourcesConfig:
             objective = partial(
                 _objective, unions=unions, total=min(TUNED_CANDIDATES, sources.total), score_function=score_function
             )
-            weights, reached = coordinate_search(grids, best.weights, objective)
+            found = [coordinate_search(grids, best.weights, objective)]
+            found.append(coordinate_search(grids, max(_alone(len(grids)), key=objective), objective))
+            weights, reached = max(found, key=lambda one: one[1])
             if reached > highest:
                 best, highest = candidate.weighted(weights), reached
         return best
@@ -263,6 +269,44 @@ class CandidateSourcesConfig:
             )
             pairs = zip(sources.sources, choices, strict=True)
             yield replace(sources, sources=tuple(_with_choice(one, choice) for one, choice in pairs))
+
+
+def _alone(num: int) -> list[SourceWeights]:
+    """Weights of each source alone."""
+    return [tuple(float(source == one) for source in range(num)) for one in range(num)]
+
+
+def _best_point(
+    source: TunedSource, interactions: TrainingInteractions, score_alone: Callable[[CandidateSource], float]
+) -> Choice | None:
+    """Return the best point of a grid, None where no point finds anything to read."""
+    best, highest = None, -np.inf
+    for point in source.points:
+        config = source.at(point)
+        try:
+            fitted = config.fit(interactions)
+        except TooManyItemsError:
+            continue
+        if fitted is None:
+            continue
+        decayed = [fitted.with_decay(decay) for decay in config.decays] or [fitted]
+        if (reached := max(map(score_alone, decayed))) > highest:
+            best, highest = point, reached
+    return best
+
+
+def _score_alone(
+    index: Index,
+    vectors: np.ndarray,
+    history: RowBatches,
+    excluded: RowBatches,
+    score_function: ScoreFunction,
+    source: CandidateSource,
+) -> float:
+    """Return the quality of the candidates of one source."""
+    weighted = WeightedSource(name="alone", num=TUNED_CANDIDATES, weight=1.0, source=source)
+    alone = MergedSources(index=index, sources=(weighted,), total=TUNED_CANDIDATES)
+    return score_function(_top_rows(list(_unions(alone, vectors, history, excluded)), (1.0,), TUNED_CANDIDATES))
 
 
 def candidates_for_catalogue(num_items: int) -> int:

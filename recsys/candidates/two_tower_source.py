@@ -3,7 +3,7 @@
 Shapes: B queries, D dim, K candidates, P pairs of a query and an item, E = RECENT_EVENTS.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
@@ -91,12 +91,14 @@ class TwoTowerSource(CandidateSource):
 
 
 class TwoTowerSourceConfig:
-    """Configuration of the two-tower source; its weight is 1, other weights are relative to it."""
+    """Configuration of the two-tower source; other weights are relative to its own."""
 
-    def __init__(self, *, num: int) -> None:
-        """num: candidates of a query"""
-        self.num = num
-        self.weights = (1.0,)
+    def __init__(self, *, num: int, weights: Sequence[float]) -> None:
+        """
+        num: candidates of a query
+        weights: grid of the weight of its scores in the merge
+        """
+        self.num, self.weights = num, tuple(weights)
         self.decays: tuple[float, ...] = ()
         check_source("towers", num, self.weights)
 

@@ -21,8 +21,10 @@ import torch
 from pytorch_lightning.loggers import Logger
 
 from recsys.cache.stage_cache import NO_CACHE, Result, StageCache
+from recsys.candidates.candidate_source import TrainingInteractions
 from recsys.candidates.score_layout import ScoreLayout
-from recsys.candidates.sources import CandidateSourcesConfig, MergedSources
+from recsys.candidates.sources import CandidateSourcesConfig, MergedSources, RowBatches, ScoreFunction
+from recsys.candidates.tuned_source import Choice
 from recsys.data.splits import LATER, PERIODS, RANK, TEST, VALIDATION, Split
 from recsys.features.batches import RequestBatch
 from recsys.features.encode import ItemTable
@@ -46,6 +48,8 @@ from recsys.training.trainer import Trainer
 from recsys.training.validation_queries import ValidationQueries
 
 Echo = Callable[[str], None]
+UserTower = Callable[[Arrays], np.ndarray]
+"""request tensors -> user vectors [B, D]"""
 
 MAX_VALIDATION_USERS = 2_000
 """validation users, at most, for early stopping of the towers"""
@@ -76,6 +80,8 @@ class TrainedRetrieval:
     """[N, D] float32"""
     index_recall: float
     epochs: int
+    choices: Mapping[str, Choice]
+    """tuned source -> its parameters"""
 
     @cached_property
     def version(self) -> RetrievalVersion:
@@ -148,7 +154,7 @@ class CascadeTrainer:
             self._check(self.config.ranking)
         self.echo("towers for the validation period: epochs and weights are tuned")
         chosen = self._tune(self._retrieval(VALIDATION, epochs=None))
-        self.echo(f"tuned: {chosen.epochs} epochs, {chosen.retrieve.sources.chosen}")
+        self.echo(f"tuned: {chosen.epochs} epochs, {chosen.retrieve.sources.chosen}, {dict(chosen.choices)}")
         if self.config.ranking is None:
             return SelectedCascade(by_period={VALIDATION: chosen}, ranking=None)
         self.echo("towers for the period that the ranker learns from")
@@ -197,12 +203,14 @@ class CascadeTrainer:
         return self._as_chosen(TEST, chosen)
 
     def _as_chosen(self, period: int, chosen: TrainedRetrieval) -> TrainedRetrieval:
-        fitted = self._retrieval(period, epochs=chosen.epochs)
+        fitted = self._retrieval(period, epochs=chosen.epochs, choices=chosen.choices)
         sources = fitted.retrieve.sources.with_choices_of(chosen.retrieve.sources)
         return replace(fitted, retrieve=replace(fitted.retrieve, sources=sources))
 
-    def _retrieval(self, period: int, *, epochs: int | None) -> TrainedRetrieval:
-        """Fit towers, index and sources for a period; with `epochs` None the towers stop early on the validation queries."""
+    def _retrieval(
+        self, period: int, *, epochs: int | None, choices: Mapping[str, Choice] | None = None
+    ) -> TrainedRetrieval:
+        """Fit towers, index and sources for a period; what is None is chosen on the validation queries."""
         known = self.prepared.split.known(period)
         spec, items = (self.encoding.spec, self.encoding.items) if period == TEST else self.prepared.spec(known)
         towers, vectors, trained = self.config.retrieval.fit(
@@ -220,12 +228,15 @@ class CascadeTrainer:
             cache=self.cache,
         )
         index, recall = self.config.index.build(vectors)
-        sources = self._sources(spec, items, known, index, vectors)
+        user_tower, interactions = eager_user_tower(towers), self._interactions(spec, items, known, index)
+        if choices is None:
+            choices = self._choices(interactions, user_tower)
+        sources = self._sources(self.config.candidates.with_choices(choices), interactions, vectors)
         return TrainedRetrieval(
             retrieve=Retrieve(
                 spec=spec,
                 items=items,
-                user_tower=eager_user_tower(towers),
+                user_tower=user_tower,
                 sources=sources,
                 ranked=True,
                 seen=seen_filter(self.prepared.replay.repeat, spec),
@@ -237,38 +248,60 @@ class CascadeTrainer:
             item_vectors=vectors,
             index_recall=recall,
             epochs=trained,
+            choices=choices,
         )
 
-    def _sources(
-        self, spec: FeatureSpec, items: ItemTable, known: np.ndarray, index: Index, vectors: np.ndarray
-    ) -> MergedSources:
-        replay, config = self.prepared.replay, self.config.candidates
+    def _interactions(
+        self, spec: FeatureSpec, items: ItemTable, known: np.ndarray, index: Index
+    ) -> TrainingInteractions:
+        replay = self.prepared.replay
         rows = np.flatnonzero(known & replay.positives)
+        return TrainingInteractions(
+            users=replay.users[rows],
+            items=replay.items[rows],
+            timestamps=replay.seconds[rows],
+            table=items,
+            spec=spec,
+            index=index,
+            ordered=self.prepared.dataset.description.order != "none",
+            repeats=replay.repeat.possible,
+        )
 
-        def fit() -> Result:
-            return config.fit(
-                users=replay.users[rows],
-                items=replay.items[rows],
-                timestamps=replay.seconds[rows],
-                items_table=items,
-                spec=spec,
-                index=index,
-                ordered=self.prepared.dataset.description.order != "none",
-                repeats=replay.repeat.possible,
-            ).to_documents()
+    def _choices(self, interactions: TrainingInteractions, user_tower: UserTower) -> Mapping[str, Choice]:
+        """Choose the parameters of the tuned sources on a sample of the validation queries."""
+        sample = self.validation.sample(MAX_VALIDATION_USERS, seed=0)
+        validation = ValidationQueries.of(sample, interactions.spec, interactions.table)
+        config = self.config.candidates
 
-        inputs = {"code": type(self), "config": config, "prepared": self.prepared.fingerprint, "rows": rows}
-        stored = self.cache.arrays("sources", fit, spec=spec, items=items, vectors=vectors, **inputs)
-        return MergedSources.from_documents(*stored, index)
+        def choose() -> Result:
+            return {"choices": config.choose(interactions, *self._queries(validation, user_tower))}, {}
+
+        inputs = {"config": config, "interactions": interactions.contents, "validation": validation}
+        return self.cache.arrays("choices", choose, code=type(self), **inputs)[0]["choices"]
+
+    @staticmethod
+    def _queries(
+        validation: ValidationQueries, user_tower: UserTower
+    ) -> tuple[np.ndarray, RowBatches, RowBatches, ScoreFunction]:
+        """Return the validation queries as sources read them: user vectors, histories, excluded rows, score function."""
+        vectors = np.concatenate([user_tower(batch) for batch in validation.batches()])
+        return vectors, validation.history, validation.removed_rows, validation.score
+
+    def _sources(
+        self, config: CandidateSourcesConfig, interactions: TrainingInteractions, vectors: np.ndarray
+    ) -> MergedSources:
+        inputs = {"config": config, "interactions": interactions.contents, "vectors": vectors}
+        stored = self.cache.arrays(
+            "sources", lambda: config.fit(interactions).to_documents(), code=type(self), **inputs
+        )
+        return MergedSources.from_documents(*stored, interactions.index)
 
     def _tune(self, fitted: TrainedRetrieval) -> TrainedRetrieval:
-        retrieve, config = fitted.retrieve, self.config.candidates
+        retrieve, config = fitted.retrieve, self.config.candidates.with_choices(fitted.choices)
         validation = ValidationQueries.of(self.validation, retrieve.spec, retrieve.items)
 
         def tune() -> Result:
-            vectors = np.concatenate([retrieve.user_tower(batch) for batch in validation.batches()])
-            queries = (vectors, validation.history, validation.removed_rows)
-            return {"chosen": config.tune(retrieve.sources, *queries, validation.score).chosen}, {}
+            return {"chosen": config.tune(retrieve.sources, *self._queries(validation, retrieve.user_tower)).chosen}, {}
 
         inputs = {"code": type(self), "config": config, "retrieval": fitted.version, "validation": validation}
         document, _ = self.cache.arrays("weights", tune, **inputs)
@@ -388,7 +421,7 @@ class CascadeTrainer:
         return ranking.sampling.affordable(sources.total, ScoreLayout(tuple(sources.names)).width, num_objectives)
 
 
-def eager_user_tower(towers: TowerEnsemble) -> Callable[[Arrays], np.ndarray]:
+def eager_user_tower(towers: TowerEnsemble) -> UserTower:
     """Wrap the user tower as the function of arrays that the retrieve stage calls."""
 
     @torch.no_grad()

@@ -31,7 +31,7 @@ def events(users, items, num_items, timestamps=None, ordered=True):
 
 
 def ease_of(**config):
-    plain = {"denoising": 0.0, "activity": 0.0, "nearness": 0.0, "half_life_minutes": 5.0}
+    plain = {"denoising": 0.0, "activity": 0.0, "nearness": 0.0, "half_life_minutes": 5.0, "most_items": 100}
     return Ease(**(plain | config))
 
 
@@ -152,7 +152,7 @@ def test_ease_refuses_a_large_catalogue_in_a_sentence():
     with pytest.raises(
         ConfigError, match=r"20,001 items \(3.0 GiB and 0.1 hours a fit\), wanted at most 20,000; choose Cosine"
     ):
-        ease_of(regularisation=1.0).fit(events(USERS, ITEMS, 20_001), ALL)
+        ease_of(regularisation=1.0, most_items=20_000).fit(events(USERS, ITEMS, 20_001), ALL)
 
 
 @settings(deadline=None, max_examples=60)

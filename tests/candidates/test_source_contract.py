@@ -141,16 +141,7 @@ def test_a_source_comes_back_from_a_bundle(configured, source, queries, known):
 
 def merged(configured, known):
     config = CandidateSourcesConfig(total=20, events_per_user=1000, sources={"own": configured})
-    return config.fit(
-        users=known.users,
-        items=known.items,
-        timestamps=known.timestamps,
-        items_table=known.table,
-        spec=known.spec,
-        index=known.index,
-        ordered=True,
-        repeats=True,
-    )
+    return config.fit(known)
 
 
 def test_a_decay_is_the_first_of_its_grid_and_may_be_changed(configured, source):
