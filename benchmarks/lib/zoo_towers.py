@@ -127,7 +127,12 @@ def users_of(towers: Any, asked: ValidationQueries) -> np.ndarray:
 
 
 def cosines(users: np.ndarray, items: np.ndarray, batch: slice) -> np.ndarray:
-    return users[batch] @ items.T
+    """[B, N], the largest over the interests of a user."""
+    return (
+        (users[batch].reshape(-1, items.shape[1]) @ items.T)
+        .reshape(-1, users.shape[1] // items.shape[1], len(items))
+        .max(1)
+    )
 
 
 def figures_of(period: str, questions: EvaluationQueries, scores: Scores) -> Row:

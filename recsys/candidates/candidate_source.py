@@ -71,7 +71,7 @@ class SourceQuery:
     """A batch of B users as the sources read it."""
 
     vectors: np.ndarray
-    """[B, D] float32, of the user tower"""
+    """[B, D] float32, of the user tower; a user with I interests has their vectors side by side, [B, I D]"""
     history: np.ndarray
     """[B, H] catalogue rows of the interaction history, newest last, PAD in front"""
     hidden: np.ndarray | None = None

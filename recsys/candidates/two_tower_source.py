@@ -1,6 +1,8 @@
 """Two-tower source: inner products of user and item vectors, searched in the index.
 
-Shapes: B queries, D dim, K candidates, P pairs of a query and an item, E = RECENT_EVENTS.
+A user may have several vectors, one for each interest: each is searched, and an item's score is the largest.
+
+Shapes: B queries, D dim, I interests, K candidates, P pairs of a query and an item, E = RECENT_EVENTS.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,6 +18,7 @@ from recsys.candidates.candidate_source import (
     TrainingInteractions,
     check_source,
 )
+from recsys.candidates.topk import top_k
 from recsys.index import Index
 from recsys.jit import compiled
 from recsys.tensors import Arrays
@@ -26,23 +29,27 @@ PAIR_BATCH = 2**14
 
 @dataclass(frozen=True, kw_only=True)
 class TwoTowerScores:
-    """Inner products, not rescaled: of unit vectors the cosine."""
+    """Largest inner products, not rescaled: of unit vectors the cosine."""
 
     index: Index
     vectors: np.ndarray
-    """[B, D]"""
+    """[B, I, D]"""
     newest: np.ndarray
     """[B, E] as SourceQuery.newest_events"""
 
     def top_k(self, k: int) -> np.ndarray:
-        return self.index.search(self.vectors, k)[1]
+        num_queries, num_interests, dim = self.vectors.shape
+        scores, rows = self.index.search(self.vectors.reshape(-1, dim), k)
+        if num_interests == 1:
+            return rows
+        return best_distinct(scores.reshape(num_queries, -1), rows.reshape(num_queries, -1), k)
 
     def select(self, queries: np.ndarray) -> "TwoTowerScores":
         return replace(self, vectors=self.vectors[queries], newest=self.newest[queries])
 
     def score(self, query: np.ndarray, row: np.ndarray) -> np.ndarray:
         """Inner products, each pair summed by itself, so that the bits of a score do not depend on the batch."""
-        return self._products(self.vectors[:, None], query, row)[:, 0]
+        return self._products(self.vectors, query, row).max(axis=1)
 
     def event_scores(self, query: np.ndarray, row: np.ndarray) -> np.ndarray:
         """Inner products of item and item."""
@@ -55,6 +62,14 @@ class TwoTowerScores:
             part = slice(start, start + PAIR_BATCH)
             _inner_products(query_vectors, query[part], self.index.vectors(row[part]), products[part])
         return products
+
+
+def best_distinct(scores: np.ndarray, rows: np.ndarray, k: int) -> np.ndarray:
+    """Results [B, W], in which a row may repeat, -> the k best rows [B, K], each once, PAD at the end."""
+    order = np.lexsort((-scores, rows), axis=-1)
+    scores, rows = (np.take_along_axis(one, order, axis=1) for one in (scores, rows))
+    scores[:, 1:][rows[:, 1:] == rows[:, :-1]] = -np.inf
+    return top_k(scores, np.maximum(rows, 0), k)
 
 
 @compiled(fastmath=True)
@@ -77,7 +92,8 @@ class TwoTowerSource(CandidateSource):
 
     def scores_for(self, queries: SourceQuery) -> TwoTowerScores:
         vectors = np.ascontiguousarray(queries.vectors, dtype=np.float32)
-        return TwoTowerScores(index=self.index, vectors=vectors, newest=queries.newest_events)
+        interests = vectors.reshape(len(vectors), -1, self.index.dim)
+        return TwoTowerScores(index=self.index, vectors=interests, newest=queries.newest_events)
 
     def with_new_items(self, index: Index, newest: np.ndarray) -> "TwoTowerSource":
         return TwoTowerSource(index=index)

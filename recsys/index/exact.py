@@ -34,6 +34,11 @@ class ExactIndex:
         """Rows, removed ones too."""
         return len(self._vectors)
 
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        return self._vectors.shape[1]
+
     def search(self, queries: np.ndarray, k: int, allowed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Search queries [B, D] -> scores [B, K] float32, descending, and catalogue rows [B, K] int64, K = min(k, N).
 

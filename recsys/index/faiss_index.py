@@ -47,6 +47,11 @@ class FaissIndex:
         """Rows, removed ones too."""
         return len(self._alive)
 
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        return self._index.d
+
     def search(self, queries: np.ndarray, k: int, allowed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Search as ExactIndex.search, approximately: more results may be PAD."""
         check_k(k)

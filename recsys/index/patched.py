@@ -48,6 +48,11 @@ class PatchedIndex:
         """Rows, hidden ones too."""
         return self._length
 
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        return self._below.dim
+
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Search queries [B, D] -> scores [B, K] descending and rows [B, K], K = min(k, len), as ExactIndex.search."""
         check_k(k)

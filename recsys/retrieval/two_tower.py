@@ -1,12 +1,14 @@
 """The two-tower retrieval model.
 
-Both towers end in unit vectors, so the score is a cosine. The encoder of histories is a choice of conf/retrieval/user_encoder.
+Both towers end in unit vectors, so the score is a cosine; a user with several interests has a vector for each, and the score
+is the largest cosine. The encoder of histories is a choice of conf/retrieval/user_encoder.
 
-Shapes: B batch, L history, D dim, T objectives, N items; P = L + 1 positions, the first before any event.
+Shapes: B batch, L history, D dim, K interests, T objectives, N items; P = L + 1 positions, the first before any event.
 """
 
 import math
 from collections.abc import Sequence
+from itertools import product
 from typing import cast
 
 import torch
@@ -48,13 +50,13 @@ class TwoTower(nn.Module):
         return F.normalize(self.item_head(encoded), dim=-1)
 
     def users(self, batch: Batch) -> Tensor:
-        """Request tensors -> [B, D] unit vectors; an empty history takes the state of the start token."""
+        """Request tensors -> unit vectors of the interests, [B, K D]; an empty history takes the state of the start token."""
         present, gaps = batch["history_ids"][..., 0] > 0, batch["history_gaps"]
         tokens = self._tokens(self.item_encoder(batch, "history"), batch["history_labels"], gaps)
         return self.head(self.user_encoder.last(tokens, present, gaps), batch)
 
     def histories(self, items: Tensor, present: Tensor, labels: Tensor, gaps: Tensor) -> Tensor:
-        """Encode the history up to each of its positions, [B, P, D].
+        """Encode the history up to each of its positions, [B, P, K D].
 
         items [B, L, D] from `item_encoder`; present [B, L] bool; labels [B, L, T]; gaps [B, L].
         """
@@ -64,16 +66,27 @@ class TwoTower(nn.Module):
         events = self.event_encoder(items, labels, gaps)
         return self.dropout(torch.cat([self.start.expand(events.shape[0], -1, -1), events], dim=1))
 
+    @property
+    def interests(self) -> int:
+        """Vectors of a user."""
+        return self.user_encoder.interests
+
     def head(self, histories: Tensor, batch: Batch) -> Tensor:
-        """History states [M, D] with the profile_* and context_* tensors of M rows -> [M, D] unit vectors."""
-        absent = torch.zeros_like(histories)
+        """History states [M, K D] with the profile_* and context_* tensors of M rows -> unit vectors [M, K D]."""
+        states = histories.chunk(self.interests, dim=-1)
+        absent = torch.zeros_like(states[0])
         profile = absent if self.profile_encoder is None else self.profile_encoder(batch, "profile")
         context = absent if self.context_encoder is None else self.context_encoder(batch, "context")
-        return F.normalize(histories + self.user_head(torch.cat([histories, profile, context], dim=-1)), dim=-1)
+        moved = (one + self.user_head(torch.cat([one, profile, context], dim=-1)) for one in states)
+        return torch.cat([F.normalize(one, dim=-1) for one in moved], dim=-1)
 
 
 class TowerEnsemble(nn.Module):
-    """Ensemble of one or more two-tower models: vectors are concatenated, so the cosine is the mean of the members'."""
+    """Ensemble of one or more two-tower models: vectors are concatenated, so the cosine is the mean of the members'.
+
+    With several interests each combination of the members' is one of the ensemble: the largest of their cosines is then the
+    mean of the members' largest.
+    """
 
     def __init__(self, members: Sequence[TwoTower]) -> None:
         super().__init__()
@@ -84,8 +97,9 @@ class TowerEnsemble(nn.Module):
         return self._concatenated([member.items(batch) for member in self.members])
 
     def users(self, batch: Batch) -> Tensor:
-        """Request tensors -> [B, members * D] unit vectors."""
-        return self._concatenated([member.users(batch) for member in self.members])
+        """Request tensors -> unit vectors, [B, K^members * members * D]."""
+        interests = [member.users(batch).chunk(member.interests, dim=-1) for member in self.members]
+        return torch.cat([self._concatenated(one) for one in product(*interests)], dim=-1)
 
-    def _concatenated(self, vectors: list[Tensor]) -> Tensor:
-        return torch.cat(vectors, dim=-1) / math.sqrt(len(vectors))
+    def _concatenated(self, vectors: Sequence[Tensor]) -> Tensor:
+        return torch.cat(list(vectors), dim=-1) / math.sqrt(len(vectors))

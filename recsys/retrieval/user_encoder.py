@@ -1,9 +1,9 @@
-"""The seam of the user tower: how a history becomes one state for each of its positions.
+"""The seam of the user tower: how a history becomes one state, or one for each interest, at each of its positions.
 
 An encoder is a `torch.nn.Module` whose class takes `dim`, `length` and `dropout` and, beside them, the keys of its own
 file in conf/retrieval/user_encoder.
 
-Shapes: B batch, L history, D dim; P = L + 1 positions, the first before any event.
+Shapes: B batch, L history, D dim, K interests; P = L + 1 positions, the first before any event.
 """
 
 from abc import ABC, abstractmethod
@@ -20,16 +20,19 @@ class UserEncoder(nn.Module, ABC):
     position of it, and padding changes no state, so windows of different lengths can be batched.
     """
 
+    interests: int = 1
+    """vectors of a user; an item's score is that of the nearest one"""
+
     @abstractmethod
     def forward(self, tokens: Tensor, present: Tensor, gaps: Tensor) -> Tensor:
-        """Return the states [B, P, D] of a history up to each of its positions.
+        """Return the states [B, P, K D] of a history up to each of its positions, those of the interests side by side.
 
         tokens [B, P, D]: the start token, then the events, oldest first; present [B, L] bool, False at padding; gaps [B, L]:
         log(1 + seconds) from an event to the next one, or to the request, 0 where there is no time.
         """
 
     def last(self, tokens: Tensor, present: Tensor, gaps: Tensor) -> Tensor:
-        """Return the state [B, D] of the whole history, that of the start token where it is empty; serving reads no other."""
+        """Return the state [B, K D] of the whole history, that of the start token where it is empty; serving reads no other."""
         states = self(tokens, present, gaps)
         return torch.where(present.any(-1, keepdim=True), states[:, -1], states[:, 0])
 

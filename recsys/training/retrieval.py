@@ -17,11 +17,12 @@ from torch import Tensor
 
 from recsys.cache.stage_cache import NO_CACHE, StageCache
 from recsys.contracts import PAD
-from recsys.errors import check_ranges
+from recsys.errors import ConfigError, check_ranges
 from recsys.features.encode import DAY, ItemTable
 from recsys.features.history import EventSequences
 from recsys.features.spec import FeatureSpec
 from recsys.nn.blocks import Batch
+from recsys.retrieval.interests import best_cosines, nearest_interests
 from recsys.retrieval.loss import RetrievalLoss
 from recsys.retrieval.two_tower import TowerEnsemble, TwoTower
 from recsys.retrieval.user_encoder import UserEncoderFactory
@@ -44,6 +45,9 @@ MEMBER_SEED_STRIDE = 1_000
 """between the seeds of two members, so that those of two runs are not the same"""
 SET_POSITIONS = 8
 """positions of a set with targets in a step: each predicts the whole rest of the set, so more of them add little"""
+
+MAX_SEARCHES = 64
+"""combinations of the members' interests, at most: each is one search of the index"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,13 +141,11 @@ class RetrievalTask(pl.LightningModule):
             **self.context.join("context", step.following),
         }
         users = self.towers.head(histories[step.positions], request)
-        loss = self.config.loss(
-            users,
-            self.towers.vectors(encoded[index[: sample.shape[0]]]),
-            torch.searchsorted(sample, targets).clamp(max=sample.shape[0] - 1),
-            step.weights,
-            self._log_chance(sample, step.targets[step.weights > 0]),
-        )
+        vectors = self.towers.vectors(encoded[index[: sample.shape[0]]])
+        sampled = torch.searchsorted(sample, targets).clamp(max=sample.shape[0] - 1)
+        trained, sampled, weights = nearest_interests(users, vectors, sampled, step.weights)
+        log_chance = self._log_chance(sample, step.targets[step.weights > 0])
+        loss = self.config.loss(trained, vectors, sampled, weights, log_chance)
         self.log("retrieval/loss", loss, prog_bar=True)
         return {"loss": loss, "examples": users.shape[0]}
 
@@ -213,7 +215,7 @@ class RetrievalTask(pl.LightningModule):
         vectors, rankings = self.catalogue_vectors(), []
         for number, batch in enumerate(self.validation.batches()):
             request = {name: torch.from_numpy(array).to(self.device) for name, array in batch.items()}
-            scores = self.towers.users(request) @ vectors.T
+            scores = best_cosines(self.towers.users(request), vectors)
             removed = torch.from_numpy(
                 self.validation.removed_rows[number * QUERY_BATCH : number * QUERY_BATCH + scores.shape[0]]
             ).to(self.device)
@@ -305,7 +307,12 @@ class RetrievalTrainerConfig(OptimConfig):
             half_life_days=(1.0 if self.half_life_days is None else self.half_life_days, 1e-3, 1e6),
         )
         with torch.device("meta"):  # without memory or random numbers: a wrong key fails before the data are read
-            self.user_encoder(dim=self.dim, length=1, dropout=self.dropout)
+            interests = self.user_encoder(dim=self.dim, length=1, dropout=self.dropout).interests
+        if (searches := interests**self.members) > MAX_SEARCHES:
+            raise ConfigError(
+                f"retrieval.members {self.members} with {interests} interests each search the index {searches} times a query, "
+                f"{MAX_SEARCHES} times are allowed; give fewer of either"
+            )
 
     def negatives_of(self, num_items: int) -> int:
         """Uniform negatives of a step for a catalogue, 0 for the full softmax."""

@@ -126,13 +126,13 @@ def trained(fit, factory):
     return fit(factory)
 
 
-def test_an_encoder_has_two_members():
-    assert {name for name in vars(UserEncoder) if not name.startswith("_")} == {"forward", "last"}
+def test_an_encoder_has_three_members():
+    assert {name for name in vars(UserEncoder) if not name.startswith("_")} == {"forward", "last", "interests"}
 
 
 def test_states_are_finite_also_without_any_event(encoder, tokens, present, gaps):
     states = encoder(tokens, present, gaps)
-    assert states.shape == tokens.shape
+    assert states.shape == (B, L + 1, encoder.interests * D)
     assert states.isfinite().all()
 
 
@@ -181,7 +181,7 @@ def test_a_batch_equals_its_single_histories(encoder, tokens, present, gaps):
 
 def test_a_gradient_reaches_every_weight(encoder, tokens, present, gaps):
     trained = deepcopy(encoder).requires_grad_()
-    (trained(tokens, present, gaps) * tokens.flip(0)).sum().backward()
+    (trained(tokens, present, gaps) * tokens.flip(0).repeat(1, 1, encoder.interests)).sum().backward()
     for name, weights in trained.named_parameters():
         assert weights.grad is not None, name
         assert weights.grad.abs().amax() > 1e-6, name
@@ -228,6 +228,8 @@ def test_saved_weights_give_the_same_states_and_a_seed_the_same_weights(trained,
         ("esasrec", "num_blocks", 49),
         ("bert4rec", "num_heads", 3),
         ("gru", "num_layers", 0),
+        ("multi_interest", "interests", 17),
+        ("multi_interest", "attention_dim", 0),
     ],
 )
 def test_a_wrong_key_is_refused_before_the_data_are_read(name, key, value):
