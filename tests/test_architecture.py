@@ -119,6 +119,7 @@ HOMES = {
     "hydra": {"cli"},
     "omegaconf": {"cli"},
     "optuna": {"cli"},
+    "lightgbm": {"ranking"},
     "tritonclient": {"serving/triton"},
     "prometheus_client": {"serving"},
     "jwt": {"serving"},

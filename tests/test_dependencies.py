@@ -24,6 +24,7 @@ NEEDED_BY = {
     "kafka": ("serving",),
     "slurm": ("recsys",),
     "optuna": ("recsys",),
+    "trees": ("recsys",),
     "bench": ("benchmarks",),
     "docs": ("docs",),
     "dev": ("tests",),

@@ -24,6 +24,7 @@ from recsys.graphs.cache import graph_key, read_graph, with_weights, without_wei
 from recsys.ranking.calibration import Calibrator
 from recsys.ranking.impression import impression_batch
 from recsys.ranking.model import RankerModel, logits_and_request
+from recsys.ranking.trees import TreeEnsemble
 from recsys.ranking.uncertainty import LastLayerPosterior, certainty
 from recsys.retrieval.two_tower import TowerEnsemble
 from recsys.stages import OnnxModel
@@ -102,6 +103,9 @@ def _export(
     """Write the graph of a module; the structure comes from the cache where that gives the same values."""
     named = _PositionalInputs(module.cpu().float().eval(), call, [tensor.name for tensor in inputs]).eval()
     weights = {name: one.detach().numpy() for name, one in named.state_dict().items()}
+    if any(isinstance(part, TreeEnsemble) for part in named.modules()):  # whose graph is that of one training
+        _write(_trace(named, inputs, outputs), named, inputs, path)
+        return
     key = graph_key(named, inputs, outputs)
     if (graph := read_graph(key)) is not None:
         try:

@@ -128,7 +128,8 @@ class RankerBase(RankerModel):
         items = self.item_encoder(batch, "history")
         return self.event_encoder(items, batch["history_labels"], batch["history_gaps"])
 
-    def habits(self, batch: Batch) -> Tensor:
+    @staticmethod
+    def habits(batch: Batch) -> Tensor:
         """Number of events, number that reached each objective, and their share, decayed at every rate:
         [B, 1 + 14 T], zero without a history. Logarithm and root, because one event in fifty differs much from none.
         """

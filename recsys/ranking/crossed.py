@@ -115,6 +115,23 @@ def single_value_slots(table: TableSpec) -> list[int]:
     return slots
 
 
+def same_values(batch: Batch, slots: Sequence[int]) -> list[Tensor]:
+    """For each category [B, C, L]: 1.0 where a candidate and an event have the same known value."""
+    candidate, event = batch["candidate_ids"], batch["history_ids"]
+    known = torch.where(candidate > UNKNOWN, candidate, NO_EVENT_ID)
+    return [(known[:, :, None, slot] == event[:, None, :, slot]).float() for slot in slots]
+
+
+def content_similarities(batch: Batch, present: Tensor) -> Tensor:
+    """Largest and mean content cosine of a candidate to the history: [B, C, 2], zero without history."""
+    vectors = F.normalize(batch["candidate_vectors"], dim=-1)
+    history = F.normalize(batch["history_vectors"], dim=-1) * present.unsqueeze(-1)
+    cosine = vectors @ history.transpose(1, 2)
+    mean = cosine.sum(-1) / present.sum(-1, keepdim=True).clamp(min=1)
+    largest = cosine.masked_fill(~present.unsqueeze(1), -1.0).amax(-1) * present.any(-1, keepdim=True)
+    return torch.stack([largest, mean], dim=-1)
+
+
 def feed_forward(width: int, dim: int, dropout: float) -> nn.Sequential:
     """Expert: [..., width] -> [..., dim]."""
     return nn.Sequential(
@@ -160,18 +177,10 @@ class CrossedRanker(RankerBase):
         return torch.cat(joined, dim=-1), scores
 
     def same_category(self, batch: Batch) -> list[Tensor]:
-        """For each category [B, C, L]: 1.0 where a candidate and an event have the same known value."""
-        candidate, event = batch["candidate_ids"], batch["history_ids"]
-        known = torch.where(candidate > UNKNOWN, candidate, NO_EVENT_ID)
-        return [(known[:, :, None, slot] == event[:, None, :, slot]).float() for slot in self.slots]
+        return same_values(batch, self.slots)
 
     def similarities(self, batch: Batch, present: Tensor, candidates: Tensor) -> Tensor:
-        """Largest and mean content cosine of a candidate to the history: [B, C, 2], zero without content or history."""
+        """`content_similarities`, zero without content."""
         if not self.has_vectors:
             return torch.zeros_like(candidates[..., :NUM_SIMILARITIES])
-        vectors = F.normalize(batch["candidate_vectors"], dim=-1)
-        history = F.normalize(batch["history_vectors"], dim=-1) * present.unsqueeze(-1)
-        cosine = vectors @ history.transpose(1, 2)
-        mean = cosine.sum(-1) / present.sum(-1, keepdim=True).clamp(min=1)
-        largest = cosine.masked_fill(~present.unsqueeze(1), -1.0).amax(-1) * present.any(-1, keepdim=True)
-        return torch.stack([largest, mean], dim=-1)
+        return content_similarities(batch, present)

@@ -7,7 +7,7 @@ Shapes: B requests, C candidates, T objectives, F features of a request, E featu
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -76,7 +76,7 @@ class LastLayer(NamedTuple):
 
 
 class RankerModel(nn.Module, ABC):
-    """A ranker: a module with six members; `recsys.ranking.base.RankerBase` implements all but `last_layer` and `shared`.
+    """A ranker: a module with seven members; `recsys.ranking.base.RankerBase` implements all but `last_layer` and `shared`.
 
     Candidates never see each other: a score depends on the request and the candidate alone.
     """
@@ -108,6 +108,14 @@ class RankerModel(nn.Module, ABC):
     @abstractmethod
     def shared(self) -> Tensor:
         """Weights that all objectives share, whose gradients `ranking.balance=gradients` compares."""
+
+    def fit(self, train: Iterable[Batch], valid: Iterable[Batch], *, rounds: int | None, seed: int) -> int | None:
+        """Fit without gradient descent and return the number of rounds; None, as here, where gradient descent is to train.
+
+        Batches have candidate_rows, labels and, if any, candidate_positions and candidate_weights beside what `forward` reads.
+        rounds: that another fit found; None to stop by `valid`.
+        """
+        return None
 
 
 class RankerFactory(Protocol):

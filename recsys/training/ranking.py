@@ -3,7 +3,7 @@
 Shapes: B requests, C candidates, T objectives, S sources, R cells (request, candidate).
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -29,7 +29,7 @@ from recsys.ranking.uncertainty import LastLayerPosterior, information
 from recsys.training.balance import Balance, balance_of, check_balance
 from recsys.training.device_tensors import DeviceTensors
 from recsys.training.ranking_examples import ExampleSampling, RankingExamples, RetrievalVersion, tensors
-from recsys.training.trainer import FINISHED_FILE, OptimConfig, Trainer, index_batches
+from recsys.training.trainer import FINISHED_FILE, OptimConfig, Trainer, index_batches, write_finished
 
 MONITORED = {"ndcg@10": "ranking/ndcg@10", "likelihood": "ranking/likelihood"}
 """values of ranking.watch -> metric as it is logged"""
@@ -77,6 +77,20 @@ class RankingTask(pl.LightningModule):
 
     def joined(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         return {**batch, **self.items.join("candidate", batch["candidate_rows"])}
+
+    def fit_directly(
+        self, file: Path, train: RankingExamples, valid: RankingExamples, rounds: int | None, seed: int
+    ) -> None:
+        """Write the finished task into `file`, from which `Trainer.fit` reads it back, where the ranker fits itself."""
+        if file.is_file():
+            return
+        if rounds := self.ranker.fit(self.batches(train), self.batches(valid), rounds=rounds, seed=seed):
+            write_finished(self, file, rounds)
+
+    def batches(self, examples: RankingExamples) -> Iterator[dict[str, Tensor]]:
+        """Joined batches of examples in their order."""
+        for start in range(0, len(examples), SCORING_BATCH):
+            yield self.joined(tensors(examples.at(np.arange(start, min(start + SCORING_BATCH, len(examples))))))
 
     def logits(self, batch: dict[str, Tensor]) -> Tensor:
         return self.ranker(self.joined(batch))
@@ -232,6 +246,7 @@ class RankerTrainerConfig(OptimConfig):
         inputs = {"task": self.task_type, "config": self, "trainer": trainer.settings, "seed": seed, "epochs": epochs}
         data = {"spec": spec, "items": items, "train": train, "valid": valid}
         with cache.file("ranker", folder / FINISHED_FILE, **inputs, **data):
+            task.fit_directly(folder / FINISHED_FILE, train, valid, epochs, seed)
             epochs = trainer.fit(
                 task,
                 train=batches,

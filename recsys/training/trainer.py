@@ -329,8 +329,7 @@ class Trainer:
                 vars(task).pop("training_step", None)
         if best.best_model_path:
             epochs = _restore(task, Path(best.best_model_path)) + 1
-        with atomic_file(folder / FINISHED_FILE) as draft:
-            torch.save({"state_dict": task.state_dict(), "epoch": epochs}, draft)
+        write_finished(task, folder / FINISHED_FILE, epochs)
         return epochs
 
     def _trainer(self, callbacks: Sequence[Callback], loggers: Sequence[Logger], epochs: int) -> pl.Trainer:
@@ -349,6 +348,12 @@ class Trainer:
             log_every_n_steps=10,
             reload_dataloaders_every_n_epochs=0,
         )
+
+
+def write_finished(task: pl.LightningModule, file: Path, epochs: int) -> None:
+    """Write the weights and epochs of a finished task atomically."""
+    with atomic_file(file) as draft:
+        torch.save({"state_dict": task.state_dict(), "epoch": epochs}, draft)
 
 
 def _restore(task: pl.LightningModule, file: Path) -> int:

@@ -64,7 +64,7 @@ SAMPLING = ExampleSampling(
     dense_candidates=10,
     shown=None,
 )
-MEMBERS = {"forward", "request", "last_layer", "weight_change", "fit_scores", "shared"}
+MEMBERS = {"forward", "request", "last_layer", "weight_change", "fit_scores", "shared", "fit"}
 
 
 def config(model, **changed):
@@ -137,6 +137,14 @@ def trained(train, model):
 
 
 @pytest.fixture(scope="module")
+def learnt(trained):
+    """The ranker, where gradient descent trains it."""
+    if not list(trained.ranker.parameters()):
+        pytest.skip("fitted without gradients")
+    return trained.ranker
+
+
+@pytest.fixture(scope="module")
 def batch(prepared, fitted):
     """Logged queries, a stranger, and one with unknown values and NaN; the last candidate is padding."""
     unknown = Event(user="x", item="never heard of", timestamp=1.0, actions={"click": 1.0})
@@ -164,7 +172,7 @@ def probabilities(trained, arrays):
         return trained.calibrator(*logits_and_request(trained.ranker, trained.calibrator.parents, tensors(arrays)))
 
 
-def test_a_ranker_has_six_members():
+def test_a_ranker_has_seven_members():
     assert {name for name in vars(RankerModel) if not name.startswith("_")} == MEMBERS
 
 
@@ -195,10 +203,10 @@ def test_padding_of_a_history_changes_nothing(trained, batch, num, rows):
     torch.testing.assert_close(probabilities(trained, padded), probabilities(trained, some), rtol=1e-5, atol=1e-6)
 
 
-def test_a_gradient_reaches_every_weight(trained, batch):
+def test_a_gradient_reaches_every_weight(learnt, batch):
     """Heads begin at zero, behind which nothing is trained: they are drawn."""
     torch.manual_seed(0)
-    ranker = deepcopy(trained.ranker)
+    ranker = deepcopy(learnt)
     for layer in filter(None, (ranker.heads, ranker.wide)):
         torch.nn.init.normal_(layer.weight)
     positions = torch.arange(9).expand(6, 9)
@@ -217,7 +225,10 @@ def test_a_gradient_reaches_every_weight(trained, batch):
 
 def test_training_moves_the_ranker_and_candidates_differ(trained, batch):
     assert trained.ranker.weight_change().any()
-    assert (probabilities(trained, batch)[:, :-1].std(1) > 0).all()
+    differ = probabilities(trained, batch)[:, :-1].std(1) > 0
+    assert (
+        differ.all() if list(trained.ranker.parameters()) else differ.any()
+    )  # few rows make no tree of each objective
 
 
 @torch.no_grad()
@@ -258,19 +269,22 @@ def test_saved_weights_loaded_into_a_new_ranker_give_the_same_figures(trained, m
         assert torch.equal(again(tensors(batch)), trained.ranker(tensors(batch)))
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_one_others(trained, train, model, fitted):
+def test_the_same_seed_gives_the_same_weights(trained, train, model):
     again = train(model)
     for name, weights in trained.ranker.state_dict().items():
         assert torch.equal(weights, again.ranker.state_dict()[name]), name
+
+
+def test_another_seed_gives_other_weights(learnt, model, fitted):
     torch.manual_seed(1)
-    other = config(model).ranker(fitted[0], ScoreLayout.unnamed(NUM_SOURCES).width, trained.calibrator.parents)
+    other = config(model).ranker(fitted[0], ScoreLayout.unnamed(NUM_SOURCES).width, learnt.parents)
     torch.manual_seed(2)
-    different = config(model).ranker(fitted[0], ScoreLayout.unnamed(NUM_SOURCES).width, trained.calibrator.parents)
+    different = config(model).ranker(fitted[0], ScoreLayout.unnamed(NUM_SOURCES).width, learnt.parents)
     assert not torch.equal(other.shared, different.shared)
 
 
-def test_gradients_reach_the_shared_weights_from_every_objective(trained, batch):
-    ranker = trained.ranker
+def test_gradients_reach_the_shared_weights_from_every_objective(learnt, batch):
+    ranker = learnt
     logits = ranker.last_layer(tensors(batch), ranker.request(tensors(batch))).logits
     for objective in range(logits.shape[-1]):
         (gradient,) = torch.autograd.grad(logits[..., objective].sum(), ranker.shared, retain_graph=True)
