@@ -31,7 +31,8 @@ def _row(group: str, file: Path) -> tuple[str, ...]:
     text = file.read_text(encoding="utf-8")
     use = text.partition("\n")[0].removeprefix("# ")
     written = yaml.safe_load(text)
-    keys = ", ".join(f"`{key}={value}`" for key, value in written.items() if not key.startswith("_"))
+    own = {key: value for key, value in written.items() if not key.startswith("_")}
+    keys = ", ".join(f"`{key}`" if isinstance(value, dict) else f"`{key}={value}`" for key, value in own.items())
     return f"`{group}={file.stem}`", "; ".join(papers(written["_target_"])), use, keys
 
 

@@ -3,14 +3,17 @@
 Shapes: B lists, C candidates, T objectives.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from recsys.errors import check_ranges
+from recsys.errors import ConfigError, check_ranges
+from recsys.ranking.model import RankerFactory
 
 
 def masked_bce(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
@@ -65,6 +68,34 @@ class FocalLoss:
         # the distance is below 1 by rounding alone: at 0 its power has no finite gradient where gamma < 1
         distance = (known - logits.sigmoid()).abs().clamp(min=1e-6)
         return _mean_of_labels(distance**self.gamma * losses, labels, weights)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distillation:
+    """Binary cross-entropy of labels that are mixed with the probabilities of teachers (Hinton et al. 2015, eq. 1 without a
+    temperature; for rankings Tang & Wang 2018).
+
+    Teachers are trained first, on the same examples; the loss on the order reads the mixed labels as well. Binary
+    cross-entropy is linear in its label, so mixing labels mixes the losses.
+    """
+
+    weight: float
+    """of the teachers' mean probability beside the label, 0 to 1"""
+    teachers: Mapping[str, RankerFactory]
+    """files of ranking/model by a name"""
+
+    def __post_init__(self) -> None:
+        check_ranges("ranking.pointwise", weight=(self.weight, 0.0, 1.0))
+        if not self.teachers:
+            raise ConfigError("ranking.pointwise.teachers is empty; name at least one file of ranking/model")
+
+    def __call__(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+        return masked_bce(logits, labels, weights)
+
+    def mixed(self, labels: np.ndarray, probabilities: Sequence[np.ndarray]) -> np.ndarray:
+        """Labels [B, C, T] with the probabilities of each teacher [B, C, T]; what is missing stays missing."""
+        taught = np.mean(probabilities, axis=0)
+        return ((1 - self.weight) * labels.clip(0, 1) + self.weight * taught).astype(np.float32)
 
 
 class RankingLoss(Protocol):

@@ -4,7 +4,7 @@ Shapes: B requests, C candidates, T objectives, S sources, R cells (request, can
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,7 +22,7 @@ from recsys.features.encode import ItemTable
 from recsys.features.spec import FeatureSpec
 from recsys.metrics import reordered_ndcg
 from recsys.ranking.calibration import Calibrator
-from recsys.ranking.losses import PointwiseLoss, RankingLoss, masked_bce
+from recsys.ranking.losses import BinaryCrossEntropy, Distillation, PointwiseLoss, RankingLoss, masked_bce
 from recsys.ranking.model import RankerFactory, RankerInputs, RankerModel, RankerSizes, logits_and_request
 from recsys.ranking.objective_chain import Parents, parents_of
 from recsys.ranking.uncertainty import LastLayerPosterior, information
@@ -239,6 +239,9 @@ class RankerTrainerConfig(OptimConfig):
         target = list(spec.objectives).index(spec.target)
         batches = index_batches(len(train), self.batch_size, seed)
         parents = parents_of(train.labels[train.candidate_rows != PAD])
+        if isinstance(self.pointwise, Distillation):
+            train = self._taught(self.pointwise, spec, items, train, valid, trainer=trainer, folder=folder, seed=seed)
+            pl.seed_everything(seed, verbose=False)
         ranker = self.ranker(spec, train.candidate_scores.shape[-1], parents)
         balance = balance_of(self.balance, tuple(spec.objectives))
         task = self.task_type(ranker, items, target, self, steps=self.epochs * len(batches), balance=balance)
@@ -272,6 +275,27 @@ class RankerTrainerConfig(OptimConfig):
             calibrated_on=valid.retrievals,
             epochs=epochs,
         )
+
+    def _taught(
+        self,
+        distillation: Distillation,
+        spec: FeatureSpec,
+        items: ItemTable,
+        train: RankingExamples,
+        valid: RankingExamples,
+        *,
+        trainer: Trainer,
+        folder: Path,
+        seed: int,
+    ) -> RankingExamples:
+        """Train the teachers, each while it gets better on `valid`, and mix their probabilities into the labels of `train`."""
+        probabilities = []
+        for name, model in distillation.teachers.items():
+            config = replace(self, model=model, pointwise=BinaryCrossEntropy())
+            own_folder = folder.with_name(f"{folder.name}_teacher_{name}")
+            teacher = config.fit(spec, items, train, valid, trainer=trainer, folder=own_folder, seed=seed, loggers=[])
+            probabilities.append(teacher.probabilities(items, train))
+        return replace(train, labels=distillation.mixed(train.labels, probabilities))
 
 
 def calibrated(
