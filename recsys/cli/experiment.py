@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 
 from recsys.bundle import Bundle
@@ -26,7 +26,9 @@ LAST_SEED = 2**31 - 1
 EVALUATE = ("validation", "test")
 GROUPS_OF_RANKING = ("data", "protocol", "features", "ranking", "trainer", "logger", "limits", "cache")
 """groups that a task of the ranker alone reads"""
-TASKS = ("cascade", "ranking")
+TASKS = ("cascade", "retrieval", "ranking")
+TOWERS = "two_tower"
+"""the source that task=retrieval trains"""
 
 
 def build(config: DictConfig) -> Experiment | ClickLogExperiment:
@@ -34,7 +36,19 @@ def build(config: DictConfig) -> Experiment | ClickLogExperiment:
     _check_numbers(config)
     if config.task not in TASKS:
         raise ConfigError(f"task is {config.task!r}; choose one of {', '.join(TASKS)}")
-    return _build_cascade(config) if config.task == "cascade" else _build_click_log(config)
+    leave_out(config)
+    return _build_click_log(config) if config.task == "ranking" else _build_cascade(config)
+
+
+def leave_out(config: DictConfig) -> None:
+    """Remove from a configuration what its task does not train: for task=retrieval all but the towers."""
+    if config.task != "retrieval":
+        return
+    with open_dict(config):
+        config.ranking = None
+        for name in OmegaConf.select(config, "candidates.sources") or ():
+            if name != TOWERS:
+                config.candidates.sources[name] = None
 
 
 def _check_numbers(config: DictConfig) -> None:

@@ -50,13 +50,14 @@ KILLED = (
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
 def train(config: DictConfig) -> float | tuple[float, ...]:
     """Return `optimised_metric` on VALIDATION, a tuple of several, NaN for a failed job of a sweep."""
-    from recsys.cli.experiment import build, show, show_validation
+    from recsys.cli.experiment import build, leave_out, show, show_validation
     from recsys.training.sweeps import attempt
 
     folder, sweep = Path(HydraConfig.get().runtime.output_dir), HydraConfig.get().mode == RunMode.MULTIRUN
     with attempt(folder, INTERRUPTED) if sweep else exit_on_error(INTERRUPTED):
         console = Console()  # not the module's: a parallel sweep sends this function to other processes
         name_group(config)
+        leave_out(config)
         config.evaluate = config.evaluate or ("validation" if sweep else "test")
         resolved: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
         experiment, echo = build(config), partial(console.print, style="dim")

@@ -189,6 +189,10 @@ class Experiment:
                 if number == 0:
                     validation.record(selected, run)
                 cascade = run.measured(selected)
+                if self.cascade.ranking is None:
+                    board.note(
+                        f"the index finds {cascade.retrieval.index_recall:.1%} of the nearest items of the towers"
+                    )
                 echo("graphs and evaluation")
                 served = split is splits[-1] and run.seed == self.seeds[0]
                 with self._draft_bundle(folder, cascade, run, config, served and not self.refit) as draft:

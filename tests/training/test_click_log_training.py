@@ -311,7 +311,7 @@ def test_every_ranker_can_be_trained_on_a_click_log(
         ),
         (["features.leave_out=[colour]"], ConfigError, r"leave_out names the unknown column 'colour'"),
         (["ranking=multi_objective"], ConfigError, r"task=ranking is for a click log; choose recipe=click_log"),
-        (["task=retrieve"], ConfigError, r"task is 'retrieve'; choose one of cascade, ranking"),
+        (["task=retrieve"], ConfigError, r"task is 'retrieve'; choose one of cascade, retrieval, ranking"),
     ],
 )
 def test_a_configuration_that_does_not_fit_is_refused_before_anything_is_trained(
