@@ -38,7 +38,7 @@ SEVERAL = {"callbacks": Callback, "candidates/operator": (Cosine, CosineAndTrans
 """groups whose files hold several things by name"""
 RECIPES = sorted(file.stem for file in (CONF / "recipe").glob("*.yaml"))
 FORMS_OF_HYDRA = {"defaults", "_target_", "_convert_", "_recursive_", "_partial_", "_args_"}
-NOT_BUILT = ("task", "seed", "seeds", "run_dir", "refit", "evaluate", "optimised_metric")
+NOT_BUILT = ("task", "seed", "seeds", "run_dir", "refit", "evaluate", "optimised_metric", "budget")
 NEEDED = {"tables": ["data.description=missing.yaml"], "sequence": ["data.path=missing.txt"]}
 NEEDED["click_log"] = ["data.description=missing.yaml"]
 NEEDED |= {"proportions": ["policy.diversity.of=genres"]}

@@ -12,7 +12,7 @@ from recsys.data.impression_splits import ImpressionShares
 from recsys.errors import ConfigError
 from recsys.evaluation.impressions import ImpressionReport
 from recsys.evaluation.report import PICTURES, Report, verdicts
-from recsys.evaluation.selection import ValidationFigures
+from recsys.evaluation.selection import ValidationFigures, check_budget
 from recsys.evaluation.wide_table import WideTable
 from recsys.training.cascade import CascadeConfig
 from recsys.training.click_log import ClickLogExperiment, ImpressionTrainerConfig
@@ -62,6 +62,10 @@ def _check_numbers(config: DictConfig) -> None:
 
 
 def _build_click_log(config: DictConfig) -> ClickLogExperiment:
+    if limits := check_budget(config.budget):
+        raise ConfigError(
+            f"budget.{next(iter(limits))} is given, but task=ranking measures no cost of serving; leave it null"
+        )
     part = {name: instantiate(config[name], _convert_="all") for name in GROUPS_OF_RANKING}
     if not isinstance(part["ranking"], ImpressionTrainerConfig) or not isinstance(part["protocol"], ImpressionShares):
         raise ConfigError("task=ranking is for a click log; choose recipe=click_log, which sets it with its groups")
@@ -104,6 +108,7 @@ def _build_cascade(config: DictConfig) -> Experiment:
         seeds=_seeds(config),
         refit=config.refit,
         optimised_metric=list(metric) if OmegaConf.is_list(metric := config.optimised_metric) else metric,
+        budget=check_budget(config.budget),
     )
 
 
@@ -139,4 +144,6 @@ def _show_files(console: Console, bundle: Bundle, folder: Path, following: str) 
 def show_validation(console: Console, figures: ValidationFigures | ImpressionReport, folder: Path) -> None:
     report = figures if isinstance(figures, ImpressionReport) else figures.report
     console.print(WideTable(report.table()))
+    if isinstance(figures, ValidationFigures) and figures.cost:
+        console.print(figures.cost_sentence(), soft_wrap=True)
     console.print(f"figures  {folder / 'metrics.json'}: of VALIDATION, TEST was not evaluated", soft_wrap=True)

@@ -119,15 +119,20 @@ def load_live_retrieve(bundle: Bundle, items_store: Path, last_good: Path | None
 
 
 def load_rank(bundle: Bundle) -> Rank:
-    spec = read_spec(bundle)
-    possible = ranker_inputs(spec, len(bundle.document("candidates.json")["sources"]))
-    model = OnnxModel(bundle.file(RANKER), possible)
+    num_sources = len(bundle.document("candidates.json")["sources"])
+    return rank_by_graph(bundle.file(RANKER), read_spec(bundle), num_sources, bundle.fingerprint)
+
+
+def rank_by_graph(graph: Path, spec: FeatureSpec, num_sources: int, release: str) -> Rank:
+    """Build the rank stage of an exported ranker."""
+    possible = ranker_inputs(spec, num_sources)
+    model = OnnxModel(graph, possible)
     return Rank(
         features=tuple(tensor for tensor in possible if tensor.name in model.names),
         num_objectives=spec.num_objectives,
         model=model.named,
         uncertain=DEVIATIONS in model.outputs,
-        release=bundle.fingerprint,
+        release=release,
     )
 
 

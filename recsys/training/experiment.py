@@ -73,6 +73,8 @@ class Experiment:
     """fit the served cascade again on all events; else serve the one that was measured"""
     optimised_metric: str | Sequence[str]
     """figure on VALIDATION by which configurations are compared: `metric` of the last stage, or `stage/metric`; or several"""
+    budget: Mapping[str, float]
+    """limits of the cost of serving, by name; where there is one, or a cost is a goal, it is measured"""
     cache: StageCache = NO_CACHE
 
     def __post_init__(self) -> None:
@@ -161,7 +163,8 @@ class Experiment:
 
     def _validation_board(self, prepared: Prepared) -> ValidationBoard:
         queries = self.evaluation.validation(prepared.split, prepared.replay)
-        return ValidationBoard(queries, self._last_policies(), goals(self.optimised_metric, self.systems))
+        chosen = goals(self.optimised_metric, self.systems)
+        return ValidationBoard(queries, self._last_policies(), chosen, self.budget, (self.policy, self.rules))
 
     def _trials(
         self,
@@ -321,7 +324,7 @@ def _claim(dataset: Dataset, folder: Path, config: dict[str, Any]) -> None:
     dataset.save(folder / "data")
 
 
-IGNORED_SETTINGS = ("task", "run_dir", "logger", "limits", "cache", "refit", "evaluate", "optimised_metric")
+IGNORED_SETTINGS = ("task", "run_dir", "logger", "limits", "cache", "refit", "evaluate", "optimised_metric", "budget")
 WITHOUT_CHECKPOINT = ("trainer.progress", "policy.diversity.", "policy.exploration.")
 """keys that change no checkpoint"""
 BEFORE_MODELS = {
