@@ -2,12 +2,14 @@
 
 import json
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from recsys.cli.best import write_best
 from recsys.commands import command_of
 from recsys.errors import DataError
 from recsys.evaluation.comparison import Comparison
@@ -15,7 +17,7 @@ from recsys.evaluation.wide_table import WideTable
 from recsys.stores.atomic_files import atomic_file, write_atomically
 from recsys.training.sweeps import command_for_test, compare_jobs
 
-TABLE, PICTURE = "comparison.json", "comparison.png"
+TABLE, PICTURE, FRONT = "comparison.json", "comparison.png", "pareto.png"
 
 
 def compare(
@@ -29,14 +31,33 @@ def compare(
     console.print(WideTable(comparison.table()))
     console.print(f"table    {folder / TABLE}", soft_wrap=True)
     if comparison.configurations:
-        with atomic_file(folder / PICTURE) as draft:
-            comparison.draw(draft)
-        console.print(f"picture  {folder / PICTURE}", soft_wrap=True)
+        _draw(console, folder / PICTURE, comparison.draw)
+    if comparison.comparable and comparison.configurations and len(comparison.configurations[0].goals) > 1:
+        _draw(console, folder / FRONT, comparison.draw_front)
     if comparison.failures:
         total = len(comparison.failures) + sum(len(one.jobs) for one in comparison.configurations)
         console.print(f"{len(comparison.failures)} of {total} jobs failed", style="bold red")
-    if comparison.best is not None:
-        for job in comparison.best.jobs:
-            command = f"{command_of('train')} {shlex.join(command_for_test(folder / job))}"
-            console.print(f"next     {command}", style="bold", soft_wrap=True, markup=False, highlight=False)
+    _print_choice(console, comparison, folder)
     return comparison
+
+
+def _print_choice(console: Console, comparison: Comparison, folder: Path) -> None:
+    """Print the commands for the best configuration, and write its file."""
+    if comparison.best is None:
+        if comparison.comparable and comparison.configurations:
+            console.print("no configuration is within the budget: none is chosen", style="bold red")
+        return
+    for job in comparison.best.jobs:
+        _print_command(console, "next", f"{command_of('train')} {shlex.join(command_for_test(folder / job))}")
+    title = f"{comparison.best.label}: {comparison.metric} {comparison.best.mean:.4f} on {comparison.protocol}"
+    _print_command(console, "best", write_best(folder / comparison.best.jobs[0], folder, title))
+
+
+def _draw(console: Console, picture: Path, draw: Callable[[Path], None]) -> None:
+    with atomic_file(picture) as draft:
+        draw(draft)
+    console.print(f"picture  {picture}", soft_wrap=True)
+
+
+def _print_command(console: Console, use: str, command: str) -> None:
+    console.print(f"{use:<9}{command}", style="bold", soft_wrap=True, markup=False, highlight=False)

@@ -97,6 +97,51 @@ def draw_pareto_front(path: Path, points: Sequence[Mapping[str, Any]], names: tu
     figure.savefig(path, format="png")
 
 
+def draw_goals(
+    path: Path, points: Sequence[Mapping[str, Any]], axes: Sequence[tuple[str, bool, float | None]], title: str
+) -> None:
+    """Write a PNG at 150 dpi: the first goal against each other one, a panel each.
+
+    points: {"label", "goals", "front", "best", "over_budget"} each; crosses are over the budget. axes: title, whether less is
+    better, and the budget of each goal
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(1 + 5.5 * (len(axes) - 1), 5), dpi=150, layout="constrained")
+    panels = figure.subplots(1, len(axes) - 1, squeeze=False, sharey=True)[0]
+    for number, (panel, axis) in enumerate(zip(panels, axes[1:], strict=True), 1):
+        _draw_goal(panel, [(one["goals"][number], one["goals"][0], one) for one in points], *axis)
+    panels[0].set_ylabel(axes[0][0])
+    figure.suptitle(title, x=0.008, ha="left", fontsize=9, fontweight="bold", parse_math=False)
+    figure.supxlabel(
+        "blue: front, no other is better by all goals; diamond: best within the budget; crosses: over the budget ",
+        x=0.008, ha="left", fontsize=8, color="#555555",
+    )  # fmt: skip
+    figure.savefig(path, format="png")
+
+
+def _draw_goal(
+    panel: Any,
+    points: Sequence[tuple[float, float, Mapping[str, Any]]],
+    title: str,
+    less_is_better: bool,
+    limit: float | None,
+) -> None:
+    front = sorted((x, y) for x, y, one in points if one["front"])
+    panel.plot(*zip(*front, strict=True), color=_OURS, linewidth=0.8, linestyle=":") if front else None
+    for x, y, one in points:
+        marker = "x" if one["over_budget"] else "D" if one["best"] else "o"
+        panel.plot(x, y, marker, color=_colour(one["front"]), markersize=8 if one["best"] else 5)
+        if one["front"]:
+            panel.annotate(one["label"], (x, y), (5, 4), textcoords="offset points", fontsize=8, color=_OURS)
+    if limit is not None:
+        panel.axvline(limit, color=_OTHERS, linewidth=0.8, linestyle="--")
+    panel.set_xlabel(f"{title} ({'less' if less_is_better else 'more'} is better)")
+    panel.grid(color="#EFEFEF", linewidth=0.8)
+    panel.set_axisbelow(True)
+    panel.spines[:].set_visible(False)
+
+
 def draw_dry_run(path: Path, run: Mapping[str, Any], title: str) -> None:
     """Write a PNG at 150 dpi: cost of each rule, and moved exposure of each column.
 

@@ -6,8 +6,9 @@ one interval is about users, the other one about seeds.
 Shapes: U users of the validation queries.
 """
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,10 +18,11 @@ from rich.table import Table
 from rich.text import Text
 from scipy.special import stdtrit
 
-from recsys.evaluation.chart import TITLES, draw_comparison, short
+from recsys.evaluation.chart import TITLES, draw_comparison, draw_goals, short
 from recsys.evaluation.impressions import TITLES as LABEL_TITLES
 from recsys.evaluation.intervals import bootstrap_interval, holm, paired_bootstrap, paired_p_value
 from recsys.evaluation.pareto import pareto_front
+from recsys.evaluation.selection import COSTS, minimised, over_budget
 
 SAMPLES = 2_000
 """bootstrap samples of a p-value: its least value, times the number of configurations, has to stay small"""
@@ -68,6 +70,10 @@ class JobFigures:
     users: Sequence[str]
     per_user: np.ndarray
     """[U] of the metric that selects, empty where it has no value of a user"""
+    cost: Mapping[str, float] = field(default_factory=dict)
+    """figures of serving, empty where they were not measured"""
+    budget: Mapping[str, float] = field(default_factory=dict)
+    """limits of the cost"""
 
     def comparable(self, other: "JobFigures") -> bool:
         """Whether both were measured by the same metrics on the same targets of the same users."""
@@ -90,10 +96,14 @@ class Configuration:
     """[U] of the optimised metric, mean over seeds; empty where it has no value of a user"""
     goals: Mapping[str, float]
     """system/metric -> mean over seeds, where several are optimised"""
+    cost: Mapping[str, float]
+    over_budget: tuple[str, ...]
+    """descriptions of the limits that the cost exceeds"""
 
     @staticmethod
     def of(jobs: Sequence[JobFigures]) -> "Configuration":
         seeds = [len(job.by_seed[job.metric]) for job in jobs]
+        cost = {name: float(np.average([job.cost[name] for job in jobs], weights=seeds)) for name in jobs[0].cost}
         return Configuration(
             name=jobs[0].configuration,
             jobs=tuple(job.name for job in jobs),
@@ -104,6 +114,8 @@ class Configuration:
             by_seed=tuple(one for job in jobs for one in job.by_seed[job.metric]),
             per_user=np.average([job.per_user for job in jobs], axis=0, weights=seeds),
             goals={goal: float(np.average([job.goals[goal] for job in jobs], weights=seeds)) for goal in jobs[0].goals},
+            cost=cost,
+            over_budget=tuple(over_budget(cost, jobs[0].budget)),
         )
 
     @property
@@ -138,16 +150,17 @@ class Comparison:
     """of each configuration to the best one; None for the best one itself, and for all of different targets"""
     comparable: bool
     failures: tuple[FailedJob, ...]
+    budget: Mapping[str, float]
 
     @staticmethod
     def of(jobs: Sequence[JobFigures], failures: Sequence[FailedJob]) -> "Comparison":
-        """Group the jobs, order them by the optimised metric and test each one against the best."""
+        """Group the jobs, order them by the optimised metric, those within the budget first, and test each against the best."""
         comparable = all(jobs[0].comparable(job) for job in jobs)
         names = dict.fromkeys(job.configuration for job in jobs) if comparable else {}
         groups = [[job for job in jobs if job.configuration == name] for name in names] or [[job] for job in jobs]
         found = [Configuration.of(group) for group in groups]
         if comparable:
-            found.sort(key=lambda one: -one.mean)
+            found.sort(key=lambda one: (bool(one.over_budget), -one.mean))
         return Comparison(
             protocol=jobs[0].protocol if jobs else "VALIDATION",
             metric=jobs[0].metric if jobs else "",
@@ -155,20 +168,24 @@ class Comparison:
             differences=_differences(found) if comparable else (None,) * len(found),
             comparable=comparable,
             failures=tuple(failures),
+            budget=jobs[0].budget if jobs else {},
         )
 
     @property
     def front(self) -> tuple[Configuration, ...]:
-        """Return the configurations that no other one surpasses by all goals; empty for a single goal."""
+        """Return the configurations within the budget that no other one surpasses by all goals; empty for a single goal."""
         if self.best is None or len(self.best.goals) < 2:
             return ()
-        on_front = pareto_front(np.array([[*one.goals.values()] for one in self.configurations]))
-        return tuple(one for one, kept in zip(self.configurations, on_front, strict=True) if kept)
+        within = [one for one in self.configurations if not one.over_budget]
+        signs = [-1 if minimised(goal) else 1 for goal in self.best.goals]
+        on_front = pareto_front(np.array([[*one.goals.values()] for one in within]) * signs)
+        return tuple(one for one, kept in zip(within, on_front, strict=True) if kept)
 
     @property
     def best(self) -> Configuration | None:
-        """Return the configuration with the highest mean; None where there is none, or they do not compare."""
-        return self.configurations[0] if self.configurations and self.comparable else None
+        """Return the configuration with the highest mean within the budget; None where none is, or they do not compare."""
+        first = self.configurations[0] if self.configurations and self.comparable else None
+        return None if first is None or first.over_budget else first
 
     def to_document(self) -> dict[str, Any]:
         """Return the content of comparison.json."""
@@ -176,6 +193,7 @@ class Comparison:
         return {
             "protocol": self.protocol,
             "optimised_metric": self.metric,
+            "budget": dict(self.budget),
             "best": self.best and self.best.name,
             "configurations": [
                 {
@@ -188,6 +206,8 @@ class Comparison:
                     "to_best": difference and difference._asdict(),
                     "values": dict(one.values),
                     "goals": dict(one.goals),
+                    "cost": dict(one.cost),
+                    "over_budget": list(one.over_budget),
                     "front": one in front,
                 }
                 for one, difference in zip(self.configurations, self.differences, strict=True)
@@ -208,20 +228,17 @@ class Comparison:
         table.add_column("configuration", overflow="fold")
         measured = self.configurations[0].values if self.configurations else {}
         others = [metric for metric in measured if metric != self.metric]
-        headings = (f"{_title(self.metric)}\nselects", "to the best", *map(_title, others))
+        costs = [name for name in COSTS if self.configurations and name in self.configurations[0].cost]
+        headings = (f"{_title(self.metric)}\nselects", "to the best", *map(_title, (*costs, *others)))
         for heading in headings:
             table.add_column(heading, justify="right", no_wrap=True)
         front = self.front
         for one, difference in zip(self.configurations, self.differences, strict=True):
             cells = (Text(short(one.values[metric])) for metric in others)
+            measured_costs = (_cost(one.cost.get(name, math.nan), self.budget.get(name)) for name in costs)
             style = "bold" if one is self.best else ""
-            table.add_row(
-                Text(f"{one.label} (front)" if one in front else one.label),
-                _selecting(one),
-                _difference(difference),
-                *cells,
-                style=style,
-            )
+            name = f"{one.label}{' (front)' * (one in front)}{' (over the budget)' * bool(one.over_budget)}"
+            table.add_row(Text(name), _selecting(one), _difference(difference), *measured_costs, *cells, style=style)
         for job in self.failures:
             table.add_row(Text(job.name), *[Text("failed", style="red")] * len(headings))
         table.caption = Text("\n".join(self._notes()))
@@ -235,10 +252,31 @@ class Comparison:
         }
         draw_comparison(path, rows, f"{_title(self.metric)} on VALIDATION")
 
+    def draw_front(self, path: Path) -> None:
+        """Write a PNG: the first goal against each other one, the front, the budget and the best configuration."""
+        front, best = self.front, self.best
+        points = [
+            {
+                "label": ",".join(one.jobs),
+                "goals": list(one.goals.values()),
+                "front": one in front,
+                "best": one is best,
+                "over_budget": bool(one.over_budget),
+            }
+            for one in self.configurations
+        ]
+        names = [goal.rpartition("/")[2] for goal in self.configurations[0].goals]
+        axes = [(_title(name).replace("\n", " "), minimised(name), self.budget.get(name)) for name in names]
+        draw_goals(path, points, axes, f"Configurations on {self.protocol}")
+
     def _notes(self) -> list[str]:
         notes = ["dim: 95% intervals over users, and over seeds in brackets; p is paired over the same users (Holm)"]
         if self.front:
             notes.append(f"front: no other one is better by {' and '.join(self.configurations[0].goals)}")
+        if self.budget:
+            limits = " and ".join(f"{key} {limit:g}" for key, limit in self.budget.items())
+            over = sum(bool(one.over_budget) for one in self.configurations)
+            notes.append(f"budget: {limits}; {over} of {len(self.configurations)} are over it and are not chosen")
         if not self.comparable:
             notes.append("measured on different targets, users or metrics: not comparable, none is chosen")
         return [*notes, *(f"{job.name} failed: {job.error} ({job.log})" for job in self.failures)]
@@ -256,7 +294,11 @@ def _differences(found: Sequence[Configuration]) -> tuple[Difference | None, ...
 
 
 def _title(metric: str) -> str:
-    return (TITLES | LABEL_TITLES).get(metric, metric)
+    return (TITLES | LABEL_TITLES | COSTS).get(metric, metric)
+
+
+def _cost(value: float, limit: float | None) -> Text:
+    return Text(f"{value:.2f}", style="red" if limit is not None and value > limit else "")
 
 
 def _selecting(one: Configuration) -> Text:

@@ -60,6 +60,13 @@ def compare_jobs(folder: Path) -> Comparison:
     )
 
 
+def cost_of(job: Path) -> dict[str, float]:
+    """Return the measured cost of serving of a finished job, empty where it has none."""
+    file = job / "metrics.json"
+    document = json.loads(file.read_text(encoding="utf-8")) if _has_figures(job) else {}
+    return dict(document.get("validation", {}).get("cost", {}))
+
+
 def command_for_test(job: Path) -> list[str]:
     """Return the overrides by which train.py continues a job in its folder and evaluates it on TEST."""
     return [*_overrides(job), f"run_dir={job}", "evaluate=test"]
@@ -94,6 +101,8 @@ def _of_cascade(validation: Mapping[str, Any], job: Path) -> dict[str, Any]:
         "goals": validation["goals"],
         "users": users["user"].to_list(),
         "per_user": users[validation["optimised_metric"]].to_numpy(),
+        "cost": validation.get("cost", {}),
+        "budget": validation.get("budget", {}),
     }
 
 

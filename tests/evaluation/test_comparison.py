@@ -105,6 +105,51 @@ def test_with_several_goals_the_front_is_named_and_the_first_goal_selects() -> N
     assert "2: c (front)" not in text
 
 
+POINTS = {"slow": (0.5, 9.0), "good": (0.3, 4.0), "quick": (0.2, 1.0), "poor": (0.1, 2.0)}
+"""configuration -> NDCG and CPU milliseconds"""
+
+
+def costly(budget: dict[str, float]) -> Comparison:
+    jobs = [
+        replace(
+            job(number, name, quality),
+            goals={"pipeline/ndcg@10": quality, "serving/cpu_ms": cpu_ms},
+            cost={"cpu_ms": cpu_ms, "memory_mib": 2.0, "rank_cpu_ms": 0.5},
+            budget=budget,
+        )
+        for number, (name, (quality, cpu_ms)) in enumerate(POINTS.items())
+    ]
+    return Comparison.of(jobs, [])
+
+
+def test_a_cost_is_minimised_on_the_front() -> None:
+    comparison = costly({})
+    assert [one.name for one in comparison.front] == ["slow", "good", "quick"]
+    assert comparison.best is comparison.front[0]
+    assert "CPU ms" in printed(comparison)
+
+
+def test_a_configuration_over_the_budget_is_shown_last_and_not_chosen(tmp_path: Any) -> None:
+    comparison = costly({"cpu_ms": 5.0, "memory_mib": 2.0})
+    assert [one.name for one in comparison.configurations] == ["good", "quick", "poor", "slow"]
+    assert comparison.best is comparison.configurations[0]
+    assert [one.name for one in comparison.front] == ["good", "quick"]
+    assert comparison.configurations[-1].over_budget == ("cpu_ms 9 > 5",)
+    text = printed(comparison)
+    assert "0: slow (over the budget)" in text
+    assert "budget: cpu_ms 5 and memory_mib 2; 1 of 4 are over it" in text
+    assert [one["over_budget"] for one in comparison.to_document()["configurations"]] == [[], [], [], ["cpu_ms 9 > 5"]]
+    assert comparison.to_document()["budget"] == {"cpu_ms": 5.0, "memory_mib": 2.0}
+    comparison.draw_front(tmp_path / "front.png")
+    assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_nothing_is_chosen_where_all_are_over_the_budget(tmp_path: Any) -> None:
+    comparison = costly({"memory_mib": 1.0})
+    assert (comparison.best, comparison.front) == (None, ())
+    comparison.draw_front(tmp_path / "front.png")
+
+
 @pytest.mark.parametrize("part", ["targets", "users", "metric"])
 def test_what_was_measured_on_something_else_is_not_chosen_from(part: str) -> None:
     one, other = job(0, "dim=8", 0.0), job(1, "dim=16", 0.1)

@@ -14,7 +14,7 @@ from recsys.errors import ConfigError, DataError
 from recsys.evaluation.chart import TITLES
 from recsys.evaluation.impressions import ImpressionReport, impression_measures
 from recsys.evaluation.selection import VALIDATION_USERS
-from recsys.training.sweeps import ERROR_FILE, LOG_FILE, attempt, command_for_test, compare_jobs
+from recsys.training.sweeps import ERROR_FILE, LOG_FILE, attempt, command_for_test, compare_jobs, cost_of
 
 COMMON = ["data=synthetic", "logger=csv"]
 
@@ -23,10 +23,13 @@ def started(sweep: Path, number: int, *own: str) -> Path:
     folder = sweep / str(number)
     (folder / ".hydra").mkdir(parents=True)
     (folder / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump([*COMMON, *own]))
+    (folder / ".hydra" / "config.yaml").write_text(yaml.safe_dump({"run_dir": "mine", "seed": number}))
     return folder
 
 
-def finished(sweep: Path, number: int, *own: str, ndcg: float, test: float) -> Path:
+def finished(
+    sweep: Path, number: int, *own: str, ndcg: float, test: float, cpu_ms: float | None = None, limit: float = 5.0
+) -> Path:
     folder = started(sweep, number, *own)
     row = dict.fromkeys(TITLES, 0.1) | {"ndcg@10": ndcg}
     validation = {
@@ -36,6 +39,9 @@ def finished(sweep: Path, number: int, *own: str, ndcg: float, test: float) -> P
         "goals": {"retrieval/ndcg@10": ndcg},
         "rows": {"retrieval": row},
     }
+    if cpu_ms is not None:
+        validation["goals"] = {"retrieval/ndcg@10": ndcg, "serving/cpu_ms": cpu_ms}
+        validation |= {"cost": {"cpu_ms": cpu_ms, "memory_mib": 1.0}, "budget": {"cpu_ms": limit}}
     rows = {"retrieval": dict.fromkeys(TITLES, test)}
     (folder / "metrics.json").write_text(json.dumps({"rows": rows, "validation": validation}))
     per_user = np.clip(np.random.default_rng(0).normal(ndcg, 0.1, 50), 0, 1)
@@ -90,6 +96,37 @@ def test_a_failed_attempt_leaves_type_sentence_and_traceback(
         pass
     assert not (tmp_path / "1" / ERROR_FILE).exists()
     assert not (tmp_path / "1" / LOG_FILE).exists()
+
+
+def test_the_cost_of_a_job_is_read_from_its_figures(tmp_path: Path) -> None:
+    assert cost_of(finished(tmp_path, 0, "dim=8", ndcg=0.2, test=0.1, cpu_ms=3.0)) == {"cpu_ms": 3.0, "memory_mib": 1.0}
+    assert cost_of(finished(tmp_path, 1, "dim=8", ndcg=0.2, test=0.1)) == {}
+    assert cost_of(started(tmp_path, 2, "dim=8")) == {}
+
+
+def test_the_best_within_the_budget_is_written_and_the_front_drawn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finished(tmp_path, 0, "dim=8", ndcg=0.2, test=0.9, cpu_ms=3.0)
+    finished(tmp_path, 1, "dim=16", ndcg=0.3, test=0.1, cpu_ms=6.0)
+    compare(tmp_path)
+    best = yaml.safe_load((tmp_path / "best.yaml").read_text())
+    assert best["seed"] == 0
+    assert best["run_dir"].startswith("runs/${now:")
+    assert {"override hydra/launcher": "local"} in best["defaults"]
+    assert best["hydra"]["callbacks"]
+    printed = capsys.readouterr().out
+    assert f"train.py --config-dir {tmp_path} --config-name best" in printed
+    assert (tmp_path / "pareto.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_where_all_are_over_the_budget_none_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    finished(tmp_path, 0, "dim=8", ndcg=0.2, test=0.9, cpu_ms=3.0, limit=1.0)
+    compare(tmp_path)
+    assert not (tmp_path / "best.yaml").exists()
+    printed = capsys.readouterr().out
+    assert "no configuration is within the budget" in printed
+    assert "next" not in printed
 
 
 def test_a_sweep_of_a_click_log_is_chosen_by_the_auc_of_its_target_on_validation(tmp_path: Path) -> None:
