@@ -25,7 +25,7 @@ def compare(
 ) -> Comparison:
     """Compare the jobs of a sweep as far as they have ended, and name the command that evaluates the best one on TEST."""
     comparison, console = compare_jobs(folder), Console()
-    if not comparison.configurations and not comparison.failures:
+    if not (comparison.configurations or comparison.failures or comparison.pruned):
         raise DataError(f"{folder} holds no job of a sweep; give the folder that train.py -m printed (hydra.sweep.dir)")
     write_atomically(folder / TABLE, json.dumps(comparison.to_document(), indent=1, allow_nan=False).encode())
     console.print(WideTable(comparison.table()))
@@ -35,7 +35,8 @@ def compare(
     if comparison.comparable and comparison.configurations and len(comparison.configurations[0].goals) > 1:
         _draw(console, folder / FRONT, comparison.draw_front)
     if comparison.failures:
-        total = len(comparison.failures) + sum(len(one.jobs) for one in comparison.configurations)
+        finished = sum(len(one.jobs) for one in comparison.configurations)
+        total = len(comparison.failures) + len(comparison.pruned) + finished
         console.print(f"{len(comparison.failures)} of {total} jobs failed", style="bold red")
     _print_choice(console, comparison, folder)
     return comparison

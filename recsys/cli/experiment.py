@@ -17,6 +17,7 @@ from recsys.evaluation.wide_table import WideTable
 from recsys.training.cascade import CascadeConfig
 from recsys.training.click_log import ClickLogExperiment, ImpressionTrainerConfig
 from recsys.training.experiment import Experiment
+from recsys.training.pruning import CurveReport
 
 GROUPS = (
     *("data", "protocol", "content", "features", "retrieval", "candidates", "index", "trainer", "policy", "rules"),
@@ -31,13 +32,16 @@ TOWERS = "two_tower"
 """the source that task=retrieval trains"""
 
 
-def build(config: DictConfig) -> Experiment | ClickLogExperiment:
-    """Every part of the experiment from its configuration group."""
+def build(config: DictConfig, report: CurveReport | None = None) -> Experiment | ClickLogExperiment:
+    """Build every part of the experiment from its configuration group.
+
+    report: receives the validation curves of a trial of a search
+    """
     _check_numbers(config)
     if config.task not in TASKS:
         raise ConfigError(f"task is {config.task!r}; choose one of {', '.join(TASKS)}")
     leave_out(config)
-    return _build_click_log(config) if config.task == "ranking" else _build_cascade(config)
+    return _build_click_log(config, report) if config.task == "ranking" else _build_cascade(config, report)
 
 
 def leave_out(config: DictConfig) -> None:
@@ -61,7 +65,7 @@ def _check_numbers(config: DictConfig) -> None:
         raise ConfigError(f"evaluate is {config.evaluate!r}; choose one of {', '.join(EVALUATE)}")
 
 
-def _build_click_log(config: DictConfig) -> ClickLogExperiment:
+def _build_click_log(config: DictConfig, report: CurveReport | None) -> ClickLogExperiment:
     if limits := check_budget(config.budget):
         raise ConfigError(
             f"budget.{next(iter(limits))} is given, but task=ranking measures no cost of serving; leave it null"
@@ -69,6 +73,7 @@ def _build_click_log(config: DictConfig) -> ClickLogExperiment:
     part = {name: instantiate(config[name], _convert_="all") for name in GROUPS_OF_RANKING}
     if not isinstance(part["ranking"], ImpressionTrainerConfig) or not isinstance(part["protocol"], ImpressionShares):
         raise ConfigError("task=ranking is for a click log; choose recipe=click_log, which sets it with its groups")
+    part["trainer"].report = report
     return ClickLogExperiment(
         **{name: part[name] for name in ("data", "protocol", "features", "ranking", "trainer", "limits", "cache")},
         tracking=part["logger"],
@@ -81,12 +86,17 @@ def _seeds(config: DictConfig) -> tuple[int, ...]:
     return tuple(range(config.seed, config.seed + config.seeds))
 
 
-def _build_cascade(config: DictConfig) -> Experiment:
+def is_ranked(config: DictConfig) -> bool:
+    """Whether there is a ranker; ~ranking leaves what a recipe sets of it."""
+    return "_target_" in (config.get("ranking") or {})
+
+
+def _build_cascade(config: DictConfig, report: CurveReport | None) -> Experiment:
     if missing := [group for group in GROUPS if config.get(group) is None]:
         raise ConfigError(f"there is no {missing[0]}; only ranking can be left out, by ~ranking")
-    ranked = "_target_" in (config.get("ranking") or {})  # ~ranking leaves what a recipe sets of it
-    groups = (*GROUPS, "ranking") if ranked else GROUPS
+    groups = (*GROUPS, "ranking") if is_ranked(config) else GROUPS
     part = {name: instantiate(config[name], _convert_="all") for name in groups}
+    part["trainer"].report = report
     return Experiment(
         data=part["data"],
         protocol=part["protocol"],

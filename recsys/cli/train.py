@@ -60,7 +60,12 @@ def train(config: DictConfig) -> float | tuple[float, ...]:
         leave_out(config)
         config.evaluate = config.evaluate or ("validation" if sweep else "test")
         resolved: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-        experiment, echo = build(config), partial(console.print, style="dim")
+        curve = None
+        if sweep and HydraConfig.get().sweeper.get("pruner") is not None:
+            from recsys.cli.trial import trial_curve
+
+            curve = trial_curve(config)
+        experiment, echo = build(config, curve), partial(console.print, style="dim")
         if config.evaluate == "validation":
             figures = experiment.validate(folder, resolved, echo)
             show_validation(console, figures, folder)

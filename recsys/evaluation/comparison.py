@@ -8,7 +8,7 @@ Shapes: U users of the validation queries.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,6 +48,17 @@ class FailedJob:
     """type and sentence"""
     log: str
     """file with the traceback"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrunedJob:
+    """Job of a search that was ended by its validation curve."""
+
+    name: str
+    metric: str
+    """monitored while its model was trained"""
+    epoch: int
+    value: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,10 +161,11 @@ class Comparison:
     """of each configuration to the best one; None for the best one itself, and for all of different targets"""
     comparable: bool
     failures: tuple[FailedJob, ...]
+    pruned: tuple[PrunedJob, ...]
     budget: Mapping[str, float]
 
     @staticmethod
-    def of(jobs: Sequence[JobFigures], failures: Sequence[FailedJob]) -> "Comparison":
+    def of(jobs: Sequence[JobFigures], failures: Sequence[FailedJob], pruned: Sequence[PrunedJob] = ()) -> "Comparison":
         """Group the jobs, order them by the optimised metric, those within the budget first, and test each against the best."""
         comparable = all(jobs[0].comparable(job) for job in jobs)
         names = dict.fromkeys(job.configuration for job in jobs) if comparable else {}
@@ -168,6 +180,7 @@ class Comparison:
             differences=_differences(found) if comparable else (None,) * len(found),
             comparable=comparable,
             failures=tuple(failures),
+            pruned=tuple(pruned),
             budget=jobs[0].budget if jobs else {},
         )
 
@@ -213,10 +226,11 @@ class Comparison:
                 for one, difference in zip(self.configurations, self.differences, strict=True)
             ],
             "failures": [{"name": job.name, "error": job.error, "log": job.log} for job in self.failures],
+            "pruned": [asdict(job) for job in self.pruned],
         }
 
     def table(self) -> Table:
-        """Return a row a configuration, the best one first and bold, and a row a failed job."""
+        """Return a row a configuration, the best one first and bold, and a row a pruned or failed job."""
         table = Table(
             title=Text(f"Configurations compared on {self.protocol}"),
             box=box.SIMPLE_HEAD,
@@ -239,6 +253,9 @@ class Comparison:
             style = "bold" if one is self.best else ""
             name = f"{one.label}{' (front)' * (one in front)}{' (over the budget)' * bool(one.over_budget)}"
             table.add_row(Text(name), _selecting(one), _difference(difference), *measured_costs, *cells, style=style)
+        for pruned in self.pruned:
+            cell = Text(f"pruned\n{short(pruned.value)}", style="dim")
+            table.add_row(Text(pruned.name), cell, *[Text("")] * (len(headings) - 1))
         for job in self.failures:
             table.add_row(Text(job.name), *[Text("failed", style="red")] * len(headings))
         table.caption = Text("\n".join(self._notes()))
@@ -277,6 +294,7 @@ class Comparison:
             limits = " and ".join(f"{key} {limit:g}" for key, limit in self.budget.items())
             over = sum(bool(one.over_budget) for one in self.configurations)
             notes.append(f"budget: {limits}; {over} of {len(self.configurations)} are over it and are not chosen")
+        notes += [f"{job.name} pruned after epoch {job.epoch}: {job.metric} {short(job.value)}" for job in self.pruned]
         if not self.comparable:
             notes.append("measured on different targets, users or metrics: not comparable, none is chosen")
         return [*notes, *(f"{job.name} failed: {job.error} ({job.log})" for job in self.failures)]

@@ -14,11 +14,15 @@ import yaml
 
 from recsys.errors import cause_of, sentence_of
 from recsys.evaluation.chart import TITLES
-from recsys.evaluation.comparison import Comparison, FailedJob, JobFigures
+from recsys.evaluation.comparison import Comparison, FailedJob, JobFigures, PrunedJob
 from recsys.evaluation.selection import VALIDATION_USERS
+from recsys.stores.atomic_files import write_atomically
+from recsys.training.pruning import PrunedError
 
 ERROR_FILE, LOG_FILE = "error.txt", "error.log"
 """files of a failed job: type and sentence of its error; its traceback"""
+PRUNED_FILE = "pruned.json"
+"""file of a job that was ended by its validation curve"""
 OVERRIDES_FILE = ".hydra/overrides.yaml"
 """file of every started job"""
 OF_THE_RUN = ("run_dir", "evaluate")
@@ -28,15 +32,20 @@ UNFINISHED = "it has no figures (yet): it is running, was killed, or its process
 
 @contextmanager
 def attempt(folder: Path, interrupted: str) -> Iterator[None]:
-    """Print the error of a job and write it into its folder, so that the next jobs run; Ctrl-C ends them all."""
+    """Print the error of a job, or that it was pruned, and write it into its folder, so that the next jobs run; Ctrl-C ends
+    them all.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    for name in (ERROR_FILE, LOG_FILE):
+    for name in (ERROR_FILE, LOG_FILE, PRUNED_FILE):
         (folder / name).unlink(missing_ok=True)
     try:
         yield
     except KeyboardInterrupt:
         print(interrupted, file=sys.stderr)
         raise SystemExit(130) from None
+    except PrunedError as pruned:
+        write_atomically(folder / PRUNED_FILE, json.dumps(pruned.to_document()).encode())
+        print(pruned)
     except Exception as error:
         sentence = " ".join((sentence_of(error) or str(error)).split())
         described = f"{type(cause_of(error)).__name__}: {sentence}"
@@ -53,10 +62,12 @@ def compare_jobs(folder: Path) -> Comparison:
     overrides = {job: _overrides(job) for job in jobs}
     common = set.intersection(*map(set, overrides.values())) if len(jobs) > 1 else set()
     own = {job: [one for one in listed if one not in common] for job, listed in overrides.items()}
-    failed = [job for job in jobs if not _has_figures(job)]
+    pruned = [job for job in jobs if (job / PRUNED_FILE).is_file()]
+    failed = [job for job in jobs if job not in pruned and not _has_figures(job)]
     return Comparison.of(
-        [_figures(job, own[job]) for job in jobs if job not in failed],
+        [_figures(job, own[job]) for job in jobs if job not in (*pruned, *failed)],
         [_failure(job, own[job]) for job in failed],
+        [_pruned(job, own[job]) for job in pruned],
     )
 
 
@@ -124,3 +135,8 @@ def _failure(job: Path, own: Sequence[str]) -> FailedJob:
     error = job / ERROR_FILE
     described = error.read_text(encoding="utf-8") if error.is_file() else UNFINISHED
     return FailedJob(name=f"{job.name}: {' '.join(own)}", error=described, log=str(job / LOG_FILE))
+
+
+def _pruned(job: Path, own: Sequence[str]) -> PrunedJob:
+    document = json.loads((job / PRUNED_FILE).read_text(encoding="utf-8"))
+    return PrunedJob(name=f"{job.name}: {' '.join(own)}", **document)

@@ -23,6 +23,7 @@ from recsys.errors import ConfigError, check_ranges
 from recsys.nn.sparse_embedding import dense_parameters, sparse_tables
 from recsys.stores.atomic_files import atomic_file
 from recsys.training.optimizers import OptimizerFactory
+from recsys.training.pruning import CurveReport, ValidationCurve
 from recsys.training.schedules import Schedule
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
@@ -271,6 +272,8 @@ class Trainer:
         self.compile = compile
         self.progress = progress
         self.callbacks = [callback for callback in callbacks.values() if callback is not None]
+        self.report: CurveReport | None = None
+        """receives the validation curves of a trial of a search"""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -278,9 +281,9 @@ class Trainer:
         return {"precision": self.precision, "accelerator": self.accelerator, "callbacks": self.callbacks}
 
     def without_progress(self) -> "Trainer":
-        """Return a copy without a progress bar."""
+        """Return a copy without a progress bar and a report, for a worker."""
         trainer = copy(self)
-        trainer.progress = False
+        trainer.progress, trainer.report = False, None
         return trainer
 
     def fit(
@@ -311,13 +314,14 @@ class Trainer:
             dirpath=folder, filename="best", monitor=monitor, mode="max", enable_version_counter=False
         )
         stop = [best, EarlyStopping(monitor=monitor, mode="max", patience=patience)] if monitor else []
+        curve = [ValidationCurve(monitor, self.report)] if monitor and self.report is not None else []
         steps: list[Callback] = [
             SparseLearningRate(),
             Throughput(folder.name),
             *([CompileTrainingStep()] if self.compile else []),
         ]
         steps += deepcopy(self.callbacks)
-        trainer = self._trainer([last, *stop, *steps], loggers, epochs)
+        trainer = self._trainer([last, *stop, *steps, *curve], loggers, epochs)
         resume = folder / "last.ckpt"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -1,5 +1,6 @@
 """Search by Optuna: its proposals, what it checks before, and that a killed search goes on. The launcher computes a figure."""
 
+import json
 import math
 import os
 import subprocess
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -16,9 +18,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import TrialState
 
 from recsys.cli.search import Search, corners, distribution
+from recsys.cli.trial import PRUNERS, STUDY, TrialCurve, drop_torn_line, pruner, storage_of
 from recsys.errors import ConfigError
+from recsys.training.pruning import PrunedError
+from recsys.training.sweeps import attempt
 
 SPACE = ("retrieval.dropout=interval(0.0,0.9)", "retrieval.dim=choice(8,16)")
 BEST = 0.3
@@ -53,7 +59,7 @@ class Computing:
 def searching(root: Path, folder: Path, launcher: Any, *arguments: str, **options: Any) -> Iterator[Search]:
     with initialize_config_dir(str(root / "conf"), version_base="1.3"):
         given = [f"hydra.sweeper.{key}={value}" for key, value in options.items()]
-        goals = [one for one in arguments if one.startswith("optimised_metric")]
+        goals = [one for one in arguments if one.startswith(("optimised_metric", "budget"))]
         overrides = ["hydra/sweeper=optuna", "hydra/launcher=basic", f"hydra.sweep.dir={folder}", *given, *goals]
         config = compose("train", overrides=overrides, return_hydra_config=True)
         OmegaConf.set_readonly(config, False)
@@ -140,6 +146,133 @@ def test_a_killed_search_runs_its_last_job_again_and_repeats_no_other(root: Path
         searching(root, tmp_path / "killed", Computing(), SPACE[0], "retrieval.dim=choice(8,32)") as search,
     ):
         search.run()
+
+
+def test_a_search_that_goes_on_draws_no_number_again(root: Path, tmp_path: Path) -> None:
+    launchers = [Computing() for _ in range(3)]
+    for trials, launcher in zip((5, 10, 15), launchers, strict=True):
+        with searching(root, tmp_path / "search", launcher, *SPACE, trials=trials, sampler="random") as search:
+            search.run()
+    drawn = [tuple(job) for launcher in launchers for job in launcher.jobs.values()]
+    assert len(drawn) == len(set(drawn)) == 15
+
+
+def test_a_torn_line_of_a_killed_process_is_dropped(root: Path, tmp_path: Path) -> None:
+    for trials in (3, 6):
+        with searching(root, tmp_path / "search", Computing(), *SPACE, trials=trials) as search:
+            search.run()
+        with (tmp_path / "search" / STUDY).open("ab") as file:
+            file.write(b'{"op_code":4,"wor')
+    drop_torn_line(tmp_path / "search" / STUDY)
+    assert len(study_of(tmp_path / "search").trials) == 6
+
+
+def study_of(folder: Path) -> optuna.Study:
+    return optuna.load_study(study_name=folder.name, storage=storage_of(folder))
+
+
+class Costly(Computing):
+    """Launcher whose jobs cost as many CPU milliseconds as ten times their dropout."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+
+    def _run(self, number: int, overrides: list[str]) -> JobReturn:
+        cost = {"cpu_ms": self.cost(overrides), "memory_mib": 1.0}
+        (self.folder / str(number)).mkdir(parents=True)
+        (self.folder / str(number) / "metrics.json").write_text(json.dumps({"validation": {"cost": cost}}))
+        return super()._run(number, overrides)
+
+    @staticmethod
+    def cost(overrides: list[str]) -> float:
+        return 10 * float(dict(one.split("=") for one in overrides)["retrieval.dropout"])
+
+    @staticmethod
+    def figure(overrides: list[str]) -> float:
+        return Costly.cost(overrides)  # the best are the most expensive
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
+def test_trials_come_to_lie_within_the_budget(sampler: str, root: Path, tmp_path: Path) -> None:
+    found = {}
+    for limit in (4, 1_000):
+        folder = tmp_path / str(limit)
+        budget, options = f"budget.cpu_ms={limit}", {"trials": 40, "sampler": sampler, "population": 8}
+        with searching(root, folder, Costly(folder), *SPACE, budget, **options) as search:
+            search.run()
+        trials = study_of(folder).get_trials(states=(TrialState.COMPLETE,))
+        dropouts = [trial.params["retrieval.dropout"] for trial in trials]
+        constraints = [trial.constraints["cpu_ms"] for trial in trials]
+        assert constraints == pytest.approx([10 * dropout / limit - 1 for dropout in dropouts])
+        found[limit] = dropouts[-20:]
+    assert sum(found[4]) / 20 < sum(found[1_000]) / 20 - 0.1
+    assert max(dropout for dropout in found[4] if dropout <= 0.4) > 0.3
+
+
+def test_several_goals_cannot_be_pruned(root: Path, tmp_path: Path) -> None:
+    goals = "optimised_metric=[ndcg@10,cpu_ms]"
+    with (
+        pytest.raises(
+            ConfigError, match=r"Optuna cannot prune by several goals, ndcg@10, cpu_ms; leave the pruner null"
+        ),
+        searching(root, tmp_path, Computing(), goals, *SPACE, sampler="nsga2", pruner="asha"),
+    ):
+        pass
+    with (
+        pytest.raises(ConfigError, match=r"pruner is 'best'; choose null or one of median, asha, hyperband"),
+        searching(root, tmp_path, Computing(), *SPACE, pruner="best"),
+    ):
+        pass
+
+
+class Curved(Computing):
+    """Launcher whose jobs report a flat curve of their figure to their trial, as if each was a process of its own."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        super().__init__()
+        self.folder, self.name = folder, name
+        self.epochs: dict[int, int] = {}
+
+    def _run(self, number: int, overrides: list[str]) -> JobReturn:
+        curve = TrialCurve(search=self.folder, number=number, model="ranking", pruner=pruner(self.name, 1))
+        done = super()._run(number, overrides)
+        if math.isnan(done.return_value):
+            return done
+        with attempt(self.folder / str(number), ""):
+            for epoch in range(9):
+                self.epochs[number] = epoch + 1
+                assert not curve("retrieval/ndcg@10", epoch, 0.0), "another model's"
+                if curve("ranking/ndcg@10", epoch, done.return_value):
+                    raise PrunedError("ranking/ndcg@10", epoch + 1, done.return_value)
+                assert not curve("ranking/ndcg@10", epoch, -9.0), "another seed's"
+            return done
+        done.return_value = math.nan
+        return done
+
+    @staticmethod
+    def figure(overrides: list[str]) -> float:
+        return float(dict(one.split("=") for one in overrides)["retrieval.dropout"])
+
+
+@pytest.mark.parametrize("name", PRUNERS)
+def test_the_worse_trials_are_pruned_with_their_last_value(name: str, root: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "search"
+    launcher = Curved(folder, name)
+    with searching(root, folder, launcher, SPACE[0], trials=24, sampler="random", pruner=name) as search:
+        search.run()
+    trials = study_of(folder).trials
+    by_state = {
+        state: [trial for trial in trials if trial.state == state]
+        for state in (TrialState.PRUNED, TrialState.COMPLETE, TrialState.FAIL)
+    }
+    pruned, complete = by_state[TrialState.PRUNED], by_state[TrialState.COMPLETE]
+    assert len(pruned) >= 5
+    assert len(pruned) + len(complete) + len(by_state[TrialState.FAIL]) == 24
+    assert all(launcher.epochs[trial.number] < 9 for trial in pruned)
+    assert all(launcher.epochs[trial.number] == 9 for trial in complete)
+    assert all(trial.value == trial.params["retrieval.dropout"] for trial in pruned)
+    assert max(trial.value for trial in trials if trial.value is not None) in [trial.value for trial in complete]
 
 
 def test_several_goals_are_searched_at_once(root: Path, tmp_path: Path) -> None:

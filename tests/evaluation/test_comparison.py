@@ -10,7 +10,7 @@ from rich.console import Console
 from scipy import stats
 
 from recsys.evaluation.chart import TITLES
-from recsys.evaluation.comparison import Comparison, FailedJob, JobFigures
+from recsys.evaluation.comparison import Comparison, FailedJob, JobFigures, PrunedJob
 from recsys.evaluation.intervals import bootstrap_interval, paired_bootstrap
 from recsys.evaluation.wide_table import WideTable
 
@@ -148,6 +148,17 @@ def test_nothing_is_chosen_where_all_are_over_the_budget(tmp_path: Any) -> None:
     comparison = costly({"memory_mib": 1.0})
     assert (comparison.best, comparison.front) == (None, ())
     comparison.draw_front(tmp_path / "front.png")
+
+
+def test_a_pruned_job_is_a_row_with_its_last_value() -> None:
+    pruned = PrunedJob(name="1: dim=8", metric="ranking/ndcg@10", epoch=2, value=0.1234)
+    comparison = Comparison.of([job(0, "dim=16", 0.0)], [], [pruned])
+    text = printed(comparison)
+    assert "1: dim=8 pruned after epoch 2: ranking/ndcg@10 .1234" in text
+    assert comparison.to_document()["pruned"] == [
+        {"name": "1: dim=8", "metric": "ranking/ndcg@10", "epoch": 2, "value": 0.1234}
+    ]
+    assert "1: dim=8" in printed(Comparison.of([], [], [pruned]))
 
 
 @pytest.mark.parametrize("part", ["targets", "users", "metric"])

@@ -14,7 +14,16 @@ from recsys.errors import ConfigError, DataError
 from recsys.evaluation.chart import TITLES
 from recsys.evaluation.impressions import ImpressionReport, impression_measures
 from recsys.evaluation.selection import VALIDATION_USERS
-from recsys.training.sweeps import ERROR_FILE, LOG_FILE, attempt, command_for_test, compare_jobs, cost_of
+from recsys.training.pruning import PrunedError
+from recsys.training.sweeps import (
+    ERROR_FILE,
+    LOG_FILE,
+    PRUNED_FILE,
+    attempt,
+    command_for_test,
+    compare_jobs,
+    cost_of,
+)
 
 COMMON = ["data=synthetic", "logger=csv"]
 
@@ -96,6 +105,28 @@ def test_a_failed_attempt_leaves_type_sentence_and_traceback(
         pass
     assert not (tmp_path / "1" / ERROR_FILE).exists()
     assert not (tmp_path / "1" / LOG_FILE).exists()
+
+
+def test_a_pruned_attempt_leaves_its_last_value_and_is_no_failure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = started(tmp_path, 0, "dim=8")
+    with attempt(job, "interrupted"):
+        raise PrunedError("ranking/ndcg@10", 2, 0.25)
+    finished(tmp_path, 1, "dim=16", ndcg=0.3, test=0.1)
+    comparison = compare_jobs(tmp_path)
+    (pruned,) = comparison.pruned
+    assert (pruned.name, pruned.metric, pruned.epoch, pruned.value) == (
+        "0: dim=8",
+        "ranking/ndcg@10",
+        2,
+        0.25,
+    )
+    assert comparison.failures == ()
+    assert capsys.readouterr().out.startswith("pruned after epoch 2")
+    with attempt(job, "interrupted"):
+        pass
+    assert not (job / PRUNED_FILE).exists()
 
 
 def test_the_cost_of_a_job_is_read_from_its_figures(tmp_path: Path) -> None:
