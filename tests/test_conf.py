@@ -8,12 +8,16 @@ import pytest
 import torch
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import Callback
 
 from recsys.candidates.item_item import Cosine, CosineAndTransitions, Ease
+from recsys.cli.experiment import build
+from recsys.cli.search import corners, distribution
 from recsys.cli.train import RENAMED_KEYS, renamed
 from recsys.errors import ConfigError, sentence_of
 
@@ -204,12 +208,17 @@ def test_every_launcher_of_a_sweep_composes(launcher):
         }
 
 
-def test_every_key_of_a_search_is_one_of_the_configuration():
-    for file in (CONF / "hparams_search").glob("*.yaml"):
-        searched = yaml.safe_load(file.read_text(encoding="utf-8"))["hydra"]["sweeper"]["params"]
-        for key, choices in searched.items():
-            composed(*(f"{key}={choice}" for choice in str(choices).split(",")[-1:]))
-            assert len(str(choices).split(",")) > 1, key
+@pytest.mark.parametrize("file", sorted((CONF / "hparams_search").glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_choice_and_end_of_a_search_builds(file):
+    params = yaml.safe_load(file.read_text(encoding="utf-8"))["hydra"]["sweeper"]["params"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+        space = {key: distribution(parser.parse_override(f"{key}={choices}")) for key, choices in params.items()}
+        found = list(corners(space))
+        for corner in found:
+            overrides = [f"hparams_search={file.stem}", *(f"{key}={value}" for key, value in corner.items())]
+            build(compose("train", overrides=overrides))
+    assert len(found) > len(space), "every key has something to choose"
 
 
 def test_the_recipe_of_sequences_can_do_without_its_ranker():
