@@ -22,7 +22,7 @@ from recsys.training.prepare import prepare
 from recsys.training.ranking import RankerTrainerConfig, TrainedRanker
 from recsys.training.ranking_examples import RankingExamples
 from recsys.training.slates import Slates, logged_examples
-from recsys.training.trainer import Trainer
+from recsys.training.trainer import Trainer, cpu_trainer
 
 ACCELERATOR = "cuda" if torch.cuda.is_available() else "cpu"
 WORKERS = len(os.sched_getaffinity(0))
@@ -94,10 +94,7 @@ def trained(
             items,
             train,
             valid,
-            trainer=loop
-            or Trainer(
-                accelerator=ACCELERATOR, precision="32-true", compile=False, progress=False, threads=1, callbacks={}
-            ),
+            trainer=loop or cpu_trainer(accelerator=ACCELERATOR, threads=1),
             folder=Path(folder),
             seed=seed,
             loggers=[],

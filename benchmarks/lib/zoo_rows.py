@@ -11,7 +11,7 @@ from typing import Any
 import pytorch_lightning as pl
 
 from benchmarks.lib.result_file import ROOT
-from recsys.training.trainer import Trainer
+from recsys.training.trainer import Trainer, cpu_trainer
 
 Row = dict[str, Any]
 KEY = ("part", "data", "model", "seed", "budget_s")
@@ -77,11 +77,4 @@ class CpuBudget(pl.Callback):
 
 def budgeted(seconds: float) -> Trainer:
     """Return the loop of a training on one core of at most so many CPU seconds."""
-    return Trainer(
-        accelerator="cpu",
-        precision="32-true",
-        compile=False,
-        progress=False,
-        threads=1,
-        callbacks={"budget": CpuBudget(seconds)},
-    )
+    return cpu_trainer(threads=1, callbacks={"budget": CpuBudget(seconds)})

@@ -325,7 +325,10 @@ def _claim(dataset: Dataset, folder: Path, config: dict[str, Any]) -> None:
 
 
 IGNORED_SETTINGS = ("task", "run_dir", "logger", "limits", "cache", "refit", "evaluate", "optimised_metric", "budget")
-WITHOUT_CHECKPOINT = ("trainer.progress", "policy.diversity.", "policy.exploration.")
+WITHOUT_CHECKPOINT = (
+    *("trainer.progress", "trainer.checkpoint_steps", "trainer.options.profiler", "trainer.options.devices"),
+    *("policy.diversity.", "policy.exploration."),
+)
 """keys that change no checkpoint"""
 BEFORE_MODELS = {
     "ranking.model._target_": "recsys.ranking.multi_objective.MultiObjectiveRanker",
@@ -337,6 +340,19 @@ BEFORE_OPTIMIZERS = {
     "scheduler": {"_target_": "recsys.training.schedules.warmup_cosine", "_partial_": True, "warmup": 0.05},
 }
 """settings of each model of runs that were begun before optimisers could be chosen"""
+BEFORE_OPTIONS = {
+    "trainer.options.gradient_clip_val": 1.0,
+    "trainer.options.gradient_clip_algorithm": "norm",
+    "trainer.options.accumulate_grad_batches": 1,
+    "trainer.options.limit_train_batches": 1.0,
+    "trainer.options.overfit_batches": 0,
+    "trainer.options.check_val_every_n_epoch": 1,
+    "trainer.options.val_check_interval": 1.0,
+    "trainer.options.deterministic": False,
+    "trainer.options.detect_anomaly": False,
+    "trainer.options.fast_dev_run": False,
+}
+"""settings of runs that were begun before options of Lightning's Trainer could be chosen"""
 
 
 def _refitted(cascade: TrainedCascade) -> str:
@@ -361,6 +377,8 @@ def check_same_configuration(checkpoints: Path, config: dict[str, Any]) -> None:
     begun = {key: value for key, value in begun.items() if not key.startswith(WITHOUT_CHECKPOINT)}
     if "ranking._target_" in begun:
         begun = BEFORE_MODELS | begun
+    if "trainer._target_" in begun:
+        begun = BEFORE_OPTIONS | begun
     for model in ("retrieval", "ranking"):
         if f"{model}._target_" in begun:
             begun = _flat_settings({model: BEFORE_OPTIMIZERS}) | begun

@@ -27,9 +27,10 @@ from recsys.ranking.model import RankerFactory, RankerInputs, RankerModel, Ranke
 from recsys.ranking.objective_chain import Parents, parents_of
 from recsys.ranking.uncertainty import LastLayerPosterior, information
 from recsys.training.balance import Balance, balance_of, check_balance
+from recsys.training.batches import index_batches
 from recsys.training.device_tensors import DeviceTensors
 from recsys.training.ranking_examples import ExampleSampling, RankingExamples, RetrievalVersion, tensors
-from recsys.training.trainer import FINISHED_FILE, OptimConfig, Trainer, index_batches, write_finished
+from recsys.training.trainer import FINISHED_FILE, OptimConfig, Trainer, write_finished
 
 MONITORED = {"ndcg@10": "ranking/ndcg@10", "likelihood": "ranking/likelihood"}
 """values of ranking.watch -> metric as it is logged"""
@@ -51,13 +52,11 @@ class RankingTask(pl.LightningModule):
         target: int,
         config: "RankerTrainerConfig",
         *,
-        steps: int,
         balance: Balance | None = None,
     ) -> None:
-        """steps: of the learning-rate schedule, all epochs; balance: None for a task that only predicts"""
+        """balance: None for a task that only predicts"""
         super().__init__()
         self.balance = balance
-        self.steps = steps
         self.ranker = ranker
         self.target = target
         self.config = config
@@ -136,7 +135,7 @@ class RankingTask(pl.LightningModule):
         return torch.stack(parts).sum(0) * len(examples) / len(drawn)
 
     def configure_optimizers(self) -> Any:
-        return self.config.configure_optimizers(self, self.steps)
+        return self.config.configure_optimizers(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,7 +243,7 @@ class RankerTrainerConfig(OptimConfig):
             pl.seed_everything(seed, verbose=False)
         ranker = self.ranker(spec, train.candidate_scores.shape[-1], parents)
         balance = balance_of(self.balance, tuple(spec.objectives))
-        task = self.task_type(ranker, items, target, self, steps=self.epochs * len(batches), balance=balance)
+        task = self.task_type(ranker, items, target, self, balance=balance)
         task.set_examples(train, valid)
         inputs = {"task": self.task_type, "config": self, "trainer": trainer.settings, "seed": seed, "epochs": epochs}
         data = {"spec": spec, "items": items, "train": train, "valid": valid}

@@ -27,6 +27,7 @@ from recsys.retrieval.loss import RetrievalLoss
 from recsys.retrieval.two_tower import TowerEnsemble, TwoTower
 from recsys.retrieval.user_encoder import UserEncoderFactory
 from recsys.tensors import Arrays
+from recsys.training.batches import index_batches, length_bucket_batches
 from recsys.training.device_tensors import DeviceTensors
 from recsys.training.ensemble import train_members
 from recsys.training.examples import (
@@ -38,7 +39,7 @@ from recsys.training.examples import (
 )
 from recsys.training.footprint import FULL_SOFTMAX_ITEMS, SAMPLED_NEGATIVES
 from recsys.training.prepare import Prepared
-from recsys.training.trainer import FINISHED_FILE, OptimConfig, Trainer, index_batches, length_bucket_batches
+from recsys.training.trainer import FINISHED_FILE, OptimConfig, Trainer
 from recsys.training.validation_queries import QUERY_BATCH, RECALL_AT, ValidationQueries
 
 MEMBER_SEED_STRIDE = 1_000
@@ -91,12 +92,8 @@ class RetrievalTask(pl.LightningModule):
         examples: RetrievalExamples,
         validation: ValidationQueries | None,
         config: "RetrievalTrainerConfig",
-        *,
-        steps: int,
     ) -> None:
-        """steps: of the learning-rate schedule, all epochs; stopping early does not shorten it"""
         super().__init__()
-        self.steps = steps
         self.towers = towers
         self.config = config
         self.num_items = len(items)
@@ -225,7 +222,7 @@ class RetrievalTask(pl.LightningModule):
         self.log(MONITOR, self.validation.score(np.concatenate(rankings)), prog_bar=True)
 
     def configure_optimizers(self) -> Any:
-        return self.config.configure_optimizers(self, self.steps)
+        return self.config.configure_optimizers(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -384,7 +381,7 @@ class RetrievalTrainerConfig(OptimConfig):
         folder = folder.with_name(f"{folder.name}_{number + 1}") if number else folder
         pl.seed_everything(own_seed, verbose=False)
         batches = length_bucket_batches(examples.windows.sizes, self.batch_size, own_seed)
-        task = RetrievalTask(self.towers(spec), items, examples, validation, self, steps=self.epochs * len(batches))
+        task = RetrievalTask(self.towers(spec), items, examples, validation, self)
         inputs = {
             "task": RetrievalTask,
             "config": self,

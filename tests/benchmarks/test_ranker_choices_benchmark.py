@@ -40,7 +40,7 @@ def gradients(peer, examples):
     torch.manual_seed(0)
     config = replace(SMALL, model=model_of(PEERS.get(peer, DEFAULT)))
     ranker = config.ranker(examples.spec, examples.train.candidate_scores.shape[-1], (None,) * 4)
-    task = RankingTask(ranker, examples.items, 0, SMALL, steps=1)
+    task = RankingTask(ranker, examples.items, 0, SMALL)
     batch = tensors(examples.train.at(np.arange(16)))
     with torch.no_grad():  # before training nothing reaches the experts
         ranker.heads.weight.normal_()
@@ -74,7 +74,7 @@ def test_each_objective_reads_embeddings_of_its_own(examples):
 
 def test_embeddings_begin_afresh_and_nothing_else_does(examples, monkeypatch):
     ranker = SMALL.ranker(examples.spec, examples.train.candidate_scores.shape[-1], (None,) * 4)
-    task = FreshEmbeddingTask(ranker, examples.items, 0, SMALL, steps=1)
+    task = FreshEmbeddingTask(ranker, examples.items, 0, SMALL)
     before = {name: one.clone() for name, one in ranker.state_dict().items()}
     for epoch, changed in ((0, False), (1, True)):
         monkeypatch.setattr(RankingTask, "current_epoch", epoch, raising=False)

@@ -101,7 +101,7 @@ def test_two_towers_are_an_inner_product_and_the_ranker_is_more(examples, system
     ranker = config.ranker(examples.spec, examples.train.candidate_scores.shape[-1], (None,) * 4)
     with torch.no_grad():  # before training nothing reaches the experts
         ranker.heads.weight.normal_()
-    task = RankingTask(ranker.eval(), examples.items, 0, SMALL, steps=1)
+    task = RankingTask(ranker.eval(), examples.items, 0, SMALL)
     num = 20
     batch = {**tensors(examples.train.at(np.arange(num))), "candidate_rows": torch.arange(num).repeat(num, 1)}
     batch["candidate_scores"] = batch["candidate_scores"][:, :1].expand(-1, num, -1)

@@ -39,7 +39,7 @@ from recsys.training.ranking import RankerTrainerConfig
 from recsys.training.ranking_examples import ExampleSampling
 from recsys.training.schedules import DEFAULT_SCHEDULE
 from recsys.training.slates import Slates, logged_examples
-from recsys.training.trainer import Trainer
+from recsys.training.trainer import cpu_trainer
 
 pytestmark = pytest.mark.slow
 
@@ -119,7 +119,7 @@ def examples(prepared, fitted):
 @pytest.fixture(scope="module")
 def train(fitted, examples, tmp_path_factory):
     def train(model, seed=0):
-        loop = Trainer(accelerator="cpu", precision="32-true", compile=False, progress=False, threads=1, callbacks={})
+        loop = cpu_trainer(threads=1)
         folder = tmp_path_factory.mktemp("ranker")
         return config(model).fit(*fitted, *examples, trainer=loop, folder=folder, seed=seed, loggers=[])
 

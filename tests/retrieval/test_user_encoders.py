@@ -34,7 +34,7 @@ from recsys.training.optimizers import DEFAULT_OPTIMIZER
 from recsys.training.prepare import prepare
 from recsys.training.retrieval import RetrievalExamples, RetrievalTrainerConfig
 from recsys.training.schedules import DEFAULT_SCHEDULE
-from recsys.training.trainer import Trainer
+from recsys.training.trainer import cpu_trainer
 
 pytestmark = pytest.mark.slow
 
@@ -110,9 +110,7 @@ def fit(prepared, tmp_path_factory):
     spec, items = prepared.spec(known)
 
     def fit(factory, seed=0):
-        trainer = Trainer(
-            accelerator="cpu", precision="32-true", compile=False, progress=False, threads=1, callbacks={}
-        )
+        trainer = cpu_trainer(threads=1)
         examples = RetrievalExamples.of(prepared, spec, known)
         folder = tmp_path_factory.mktemp("towers")
         options = {"trainer": trainer, "folder": folder, "epochs": 1, "seed": seed, "loggers": []}

@@ -22,7 +22,7 @@ from recsys.training.ranking import RankerTrainerConfig
 from recsys.training.ranking_examples import ExampleSampling
 from recsys.training.schedules import DEFAULT_SCHEDULE
 from recsys.training.slates import Slates, logged_examples
-from recsys.training.trainer import Trainer
+from recsys.training.trainer import cpu_trainer
 
 KEYS = ("user", "item", "timestamp")
 STEPS = (0.0, 2.0, 5.0, 10.0, 20.0, 40.0)
@@ -102,7 +102,7 @@ def predicted(prepared, tmp_path_factory):
         logged_examples(prepared, spec, items, Slates.of(prepared, rows), position=None)
         for rows in (prepared.split.known(VALIDATION), periods == VALIDATION, periods == TEST)
     )
-    loop = Trainer(accelerator="cpu", precision="32-true", compile=False, progress=False, threads=1, callbacks={})
+    loop = cpu_trainer(threads=1)
     folder = tmp_path_factory.mktemp("trained")
     fitted = CONFIG.fit(spec, items, train, valid, trainer=loop, folder=folder, seed=0, loggers=[])
     assert fitted.calibrator.parents == (None, 0, 1, 2, 3, 4)

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys.training.trainer import LengthBucketSampler, ShuffledBatchSampler, length_bucket_batches
+from recsys.training.batches import LengthBucketSampler, ShuffledBatchSampler, length_bucket_batches
 
 SIZES = st.lists(st.integers(1, 60), min_size=1, max_size=400).map(np.array)
 

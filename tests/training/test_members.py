@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from pytorch_lightning.callbacks import Callback
 
 from recsys.content.text import TextVectors
 from recsys.data.sources.synthetic import Synthetic
@@ -18,7 +19,7 @@ from recsys.training.optimizers import DEFAULT_OPTIMIZER
 from recsys.training.prepare import prepare
 from recsys.training.retrieval import MEMBER_SEED_STRIDE, RetrievalExamples, RetrievalTrainerConfig
 from recsys.training.schedules import DEFAULT_SCHEDULE
-from recsys.training.trainer import Trainer
+from recsys.training.trainer import LAST_FILE, cpu_trainer
 
 KNOBS = {
     "dim": 8,
@@ -66,9 +67,7 @@ def test_mixed_precision_learns_about_the_same(tmp_path, accelerator):
     spec, items, examples = learnt_from()
     vectors = []
     for precision in ("32-true", "bf16-mixed"):
-        loop = Trainer(
-            accelerator=accelerator, precision=precision, compile=False, progress=False, threads=0, callbacks={}
-        )
+        loop = cpu_trainer(accelerator=accelerator, precision=precision)
         knobs = RetrievalTrainerConfig(**{**KNOBS, "dropout": 0.0, "id_dropout": 0.0})
         folder = tmp_path / precision
         vectors.append(
@@ -78,9 +77,38 @@ def test_mixed_precision_learns_about_the_same(tmp_path, accelerator):
     assert cosines.mean() > 0.99
 
 
+class Killing(Callback):
+    """Ends the fourth step of the second epoch by an error."""
+
+    def on_train_batch_start(self, trainer, task, batch, batch_idx):
+        if (trainer.current_epoch, batch_idx) == (1, 3):
+            raise ZeroDivisionError
+
+
+def test_towers_that_were_killed_within_an_epoch_end_as_those_that_ran_through(tmp_path):
+    learned = learnt_from()
+    config = RetrievalTrainerConfig(**{**KNOBS, "epochs": 3, "negatives": 10})
+
+    def fit(folder, *callbacks):
+        loop = cpu_trainer(checkpoint_steps=2, callbacks=list(callbacks))
+        options = {"trainer": loop, "folder": tmp_path / folder, "epochs": 3, "seed": 0, "loggers": []}
+        return config.fit(*learned, None, **options)
+
+    whole = fit("whole")
+    with pytest.raises(ZeroDivisionError):
+        fit("run", Killing())
+    assert torch.load(tmp_path / "run" / LAST_FILE, weights_only=True)["callbacks"]["ExactResume"]["batches"] == 3
+    resumed = fit("run")
+    assert all(
+        torch.equal(one, other)
+        for one, other in zip(*(fitted[0].parameters() for fitted in (whole, resumed)), strict=True)
+    )
+    np.testing.assert_array_equal(resumed[1], whole[1])
+
+
 def test_members_are_trained_apart_and_joined_into_vectors_of_unit_length(tmp_path):
     spec, items, examples = learnt_from()
-    loop = Trainer(accelerator="cpu", precision="32-true", compile=False, progress=False, threads=0, callbacks={})
+    loop = cpu_trainer()
 
     def fit(members, seed):
         knobs = RetrievalTrainerConfig(**{**KNOBS, "members": members})

@@ -82,7 +82,7 @@ class World:
         torch.manual_seed(0)
         training = RetrievalTrainerConfig(**{**KNOBS, **config})
         examples = replace(self.examples, ordered=ordered)
-        task = RetrievalTask(training.towers(self.spec), self.items, examples, validation, training, steps=10)
+        task = RetrievalTask(training.towers(self.spec), self.items, examples, validation, training)
         task.logged = {}
         task.log = lambda name, value, **_: task.logged.update({name: float(torch.as_tensor(value).detach())})
         return task.eval()

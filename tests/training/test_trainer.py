@@ -8,17 +8,11 @@ from pytorch_lightning.callbacks import Callback
 
 from recsys.errors import ConfigError
 from recsys.nn.sparse_embedding import RowWiseAdagradEmbedding
+from recsys.training.batches import IndexDataset, ShuffledBatchSampler, index_batches
 from recsys.training.device_tensors import DeviceTensors
+from recsys.training.fit_callbacks import SPARSE_LR_MULTIPLIER, Throughput
 from recsys.training.schedules import warmup_cosine
-from recsys.training.trainer import (
-    FINISHED_FILE,
-    SPARSE_LR_MULTIPLIER,
-    IndexDataset,
-    ShuffledBatchSampler,
-    Throughput,
-    Trainer,
-    index_batches,
-)
+from recsys.training.trainer import FINISHED_FILE, cpu_trainer
 
 SIZE, BATCH = 10, 4
 STEPS = 3
@@ -53,9 +47,8 @@ class Counting(pl.LightningModule):
         return sorted({epoch for epoch, _ in self.seen})
 
 
-def fit(task, folder, *, epochs=5, patience=10, precision="32-true", compile=False):
-    loop = Trainer(accelerator="cpu", precision=precision, compile=compile, progress=False, threads=0, callbacks={})
-    return loop.fit(
+def fit(task, folder, *, epochs=5, patience=10, **settings):
+    return cpu_trainer(**settings).fit(
         task,
         train=index_batches(SIZE, BATCH, 0),
         valid=index_batches(1, 1, 0) if task.scores else None,
@@ -116,8 +109,7 @@ ENDED = []
 
 
 def test_every_task_has_callbacks_of_its_own_and_none_leaves_one_out(tmp_path):
-    options = {"accelerator": "cpu", "precision": "32-true", "compile": False, "progress": False, "threads": 0}
-    loop = Trainer(**options, callbacks={"ends": Ends(), "absent": None})
+    loop = cpu_trainer(callbacks={"ends": Ends(), "absent": None})
     ENDED.clear()
     for name in ("one", "two"):
         batches = index_batches(SIZE, BATCH, 0)
@@ -148,13 +140,14 @@ def test_an_interrupted_fit_goes_on_where_it_stopped(tmp_path, stop_at):
     assert torch.equal(second.weight, whole.weight)
 
 
-def test_a_fit_that_watches_validation_is_resumed_with_its_best_epoch(tmp_path):
+@pytest.mark.parametrize("stop_at", [2, 3])
+def test_a_fit_that_watches_validation_is_resumed_with_its_best_epoch(tmp_path, stop_at):
     scores = (1, 9, 3, 2, 1)
     with pytest.raises(KeyboardInterrupt):
-        fit(Counting(scores, stop_at=3), tmp_path)
+        fit(Counting(scores, stop_at=stop_at), tmp_path)
     again = Counting(scores)
     assert fit(again, tmp_path) == 2
-    assert again.epochs == [3, 4]
+    assert again.epochs == list(range(stop_at, 5))
     assert float(again.weight.detach()) == 2 * STEPS
 
 
@@ -184,14 +177,14 @@ def test_the_best_epoch_is_kept_and_patience_ends_the_rest(tmp_path, scores, pat
 def test_an_accelerator_that_is_not_there_is_refused(monkeypatch, accelerator, sentence):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match=rf"trainer\.accelerator is .*{sentence}"):
-        Trainer(accelerator=accelerator, precision="32-true", compile=False, progress=False, threads=0, callbacks={})
+        cpu_trainer(accelerator=accelerator)
 
 
 def test_threads_are_set_only_when_asked(monkeypatch):
     asked = []
     monkeypatch.setattr(torch, "set_num_threads", asked.append)
     for threads in (0, 3):
-        Trainer(accelerator="cpu", precision="32-true", compile=False, progress=False, threads=threads, callbacks={})
+        cpu_trainer(threads=threads)
     assert asked == [3]
 
 
@@ -252,7 +245,7 @@ def test_a_compiled_fit_is_the_same_and_leaves_the_task_as_it_was(tmp_path, monk
     task.load_state_dict(plain.state_dict())
     fit(plain, tmp_path / "plain")
     monkeypatch.setattr(
-        "recsys.training.trainer.torch.compile", lambda step, **how: inductor(step, backend=counted, **how)
+        "recsys.training.fit_callbacks.torch.compile", lambda step, **how: inductor(step, backend=counted, **how)
     )
     fit(task, tmp_path / "compiled", compile=True)
     assert graphs

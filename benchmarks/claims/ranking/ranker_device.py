@@ -41,9 +41,10 @@ from recsys.nn.sparse_embedding import dense_parameters, sparse_tables
 from recsys.ranking.losses import BinaryCrossEntropy, ListNet, masked_bce
 from recsys.ranking.model import RankerModel, RankerSizes
 from recsys.stages import ranker_inputs
+from recsys.training.fit_callbacks import matmul_flops
 from recsys.training.ranking import RankerTrainerConfig
 from recsys.training.ranking_examples import ExampleSampling
-from recsys.training.trainer import Trainer, matmul_flops
+from recsys.training.trainer import cpu_trainer
 
 ITEMS, FEW_ITEMS = 100_000_000, 100_000
 REQUESTS, CANDIDATES, HISTORY, SOURCES = 64, 200, 50, 5
@@ -220,7 +221,7 @@ def learnt_in(accelerator: str, precision: str, seed: int) -> np.ndarray:
     """[T] expected log loss that training ends with."""
     world = Planted(users=2_000, items=500, rounds=25, slate=10, seed=0, strength=2.0, effects=tuple(EFFECTS))
     examples = Examples.of(world)
-    loop = Trainer(accelerator=accelerator, precision=precision, compile=False, progress=False, threads=1, callbacks={})
+    loop = cpu_trainer(accelerator=accelerator, precision=precision, threads=1)
     fitted = trained(CONFIG, examples.spec, examples.items, examples.train, examples.valid, seed=seed, loop=loop)
     return log_loss(examples.probabilities, fitted.probabilities(examples.items, examples.test).astype(float))
 

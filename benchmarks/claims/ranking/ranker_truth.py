@@ -140,7 +140,7 @@ def learnt(job: Job, examples: Examples) -> tuple[np.ndarray, np.ndarray]:
     batch.pop("candidate_positions")
     config = replace(job.config, model=model_of(job.model))
     fitted = trained(config, examples.spec, examples.items, train, valid, job.seed)
-    task = RankingTask(fitted.ranker, examples.items, 0, config, steps=1).eval()
+    task = RankingTask(fitted.ranker, examples.items, 0, config).eval()
     probabilities = fitted.probabilities(examples.items, examples.test).astype(float)
     return probabilities, task.all_logits(batch).double().numpy()
 

@@ -1,0 +1,98 @@
+"""Options of Lightning's Trainer under `trainer.options`, checked before data are read."""
+
+import difflib
+import inspect
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+from recsys.errors import ConfigError, check_ranges
+
+DEFAULT_OPTIONS: Mapping[str, Any] = {"gradient_clip_val": 1.0}
+"""those of conf/trainer that differ from Lightning's own, for models that are trained without conf/"""
+PROFILERS: Mapping[str, type[Profiler]] = {
+    "simple": SimpleProfiler,
+    "advanced": AdvancedProfiler,
+    "pytorch": PyTorchProfiler,
+}
+PROFILE = "profile"
+"""part of the name of a profiler's file"""
+ONE_DEVICE = "a fit runs in one process on one device, and a sweep runs jobs beside each other"
+EPOCHS = "set retrieval.epochs and ranking.epochs"
+SET_ELSEWHERE: Mapping[str, str] = {
+    "accelerator": "choose trainer=cpu or trainer=gpu",
+    "precision": "set trainer.precision",
+    "callbacks": "set trainer.callbacks",
+    "logger": "choose logger=",
+    "enable_progress_bar": "set trainer.progress",
+    "default_root_dir": "set run_dir",
+    "enable_checkpointing": "set trainer.checkpoint_steps for more checkpoints than one an epoch",
+    "max_epochs": EPOCHS,
+    "max_steps": f"{EPOCHS}, or trainer.options.limit_train_batches",
+    "limit_val_batches": "validation is one batch: set evaluation.validation_users or ranking.sampling.validation_requests",
+    "strategy": ONE_DEVICE,
+    "num_nodes": ONE_DEVICE,
+    "sync_batchnorm": ONE_DEVICE,
+    "use_distributed_sampler": ONE_DEVICE,
+    "reload_dataloaders_every_n_epochs": "the batches of an epoch follow from seed and epoch",
+}
+"""options of Lightning's that have another key here, or none -> what to do"""
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Raise ConfigError for an option that Lightning lacks, that is set elsewhere, or that a fit could not follow."""
+    known = [name for name in inspect.signature(pl.Trainer.__init__).parameters if name != "self"]
+    for name in options:
+        if name in SET_ELSEWHERE:
+            raise ConfigError(f"trainer.options has {name}, which is not chosen there; {SET_ELSEWHERE[name]}")
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
+            meant = f"did you mean {' or '.join(near)}?" if near else "give an argument of Lightning's Trainer"
+            raise ConfigError(f"trainer.options has {name}, which Lightning's Trainer lacks; {meant}")
+    check_ranges(
+        "trainer.options",
+        check_val_every_n_epoch=(options.get("check_val_every_n_epoch", 1), 1, 10_000),
+        accumulate_grad_batches=(options.get("accumulate_grad_batches", 1), 1, 1_000_000),
+        overfit_batches=(options.get("overfit_batches", 0), 0, 1_000_000),
+    )
+    share, devices = options.get("val_check_interval", 1.0), options.get("devices", 1)
+    if not isinstance(share, float) or not 0 < share <= 1:
+        raise ConfigError(f"trainer.options.val_check_interval is {share!r}; choose a share of an epoch up to 1.0")
+    if devices != 1 and not (isinstance(devices, Sequence) and not isinstance(devices, str) and len(devices) == 1):
+        raise ConfigError(f"trainer.options.devices is {devices!r}; choose 1, or a list of one number; {ONE_DEVICE}")
+    profiler = options.get("profiler")
+    if profiler is not None and profiler not in PROFILERS and not isinstance(profiler, Profiler):
+        raise ConfigError(
+            f"trainer.options.profiler is {profiler!r}; choose {', '.join(PROFILERS)}, or a profiler by _target_"
+        )
+
+
+def lightning_trainer(options: Mapping[str, Any], folder: Path, **own: Any) -> pl.Trainer:
+    """Build Lightning's Trainer; ConfigError for a value that it refuses."""
+    given = {name: value for name, value in options.items() if name not in ("overfit_batches", "profiler")}
+    defaults = {"devices": 1, "enable_model_summary": False, "num_sanity_val_steps": 0, "log_every_n_steps": 10}
+    try:
+        profiler = _profiler(options.get("profiler"), folder)
+        return pl.Trainer(**(defaults | given), **own, profiler=profiler, default_root_dir=folder)
+    except (MisconfigurationException, TypeError, ValueError) as error:
+        raise ConfigError(f"trainer.options: {' '.join(str(error).split())}") from None
+
+
+def profiles(folder: Path) -> list[Path]:
+    """Return the files that a profiler has written for a fit."""
+    return sorted(folder.glob(f"*{PROFILE}*"))
+
+
+def _profiler(chosen: str | Profiler | None, folder: Path) -> Profiler | None:
+    """Build the profiler of one fit, which writes into its folder."""
+    if isinstance(chosen, str):
+        return PROFILERS[chosen](dirpath=folder, filename=PROFILE)
+    profiler = deepcopy(chosen)
+    if profiler is not None:
+        profiler.dirpath, profiler.filename = profiler.dirpath or folder, profiler.filename or PROFILE
+    return profiler
