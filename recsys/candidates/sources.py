@@ -32,6 +32,7 @@ from recsys.class_paths import class_at
 from recsys.contracts import PAD
 from recsys.errors import BundleError, ConfigError, check_ranges
 from recsys.index import Index
+from recsys.progress import Progress, silent, tracked
 from recsys.tensors import Arrays
 
 SOURCE_TYPES: dict[str, type[CandidateSource]] = {
@@ -218,6 +219,7 @@ class CandidateSourcesConfig:
         history: RowBatches,
         excluded: RowBatches,
         score_function: ScoreFunction,
+        progress: Progress = silent,
     ) -> dict[str, Choice]:
         """Return the choice of each tuned source: the point whose candidates alone score highest, at its best decay.
 
@@ -228,7 +230,8 @@ class CandidateSourcesConfig:
         return {
             name: choice
             for name, source in self.sources.items()
-            if isinstance(source, TunedSource) and (choice := _best_point(source, interactions, queries)) is not None
+            if isinstance(source, TunedSource)
+            and (choice := _best_point(source, interactions, queries, progress, f"parameters of {name}")) is not None
         }
 
     def tune(
@@ -238,6 +241,7 @@ class CandidateSourcesConfig:
         history: RowBatches,
         excluded: RowBatches,
         score_function: ScoreFunction,
+        progress: Progress = silent,
     ) -> MergedSources:
         """Return the sources with the weights and decays of highest score on queries [B] that the fit has not read.
 
@@ -246,7 +250,8 @@ class CandidateSourcesConfig:
         """
         grids = [self.sources[name].weights for name in sources.names]
         best, highest = sources, -np.inf
-        for candidate in self._with_decays(sources):
+        choices = list(self._with_decays(sources))
+        for candidate in tracked(choices, len(choices), progress, "weights of the candidate sources"):
             unions = list(_unions(candidate, vectors, history, excluded))
             objective = partial(
                 _objective, unions=unions, total=min(TUNED_CANDIDATES, sources.total), score_function=score_function
@@ -277,11 +282,15 @@ def _alone(num: int) -> list[SourceWeights]:
 
 
 def _best_point(
-    source: TunedSource, interactions: TrainingInteractions, score_alone: Callable[[CandidateSource], float]
+    source: TunedSource,
+    interactions: TrainingInteractions,
+    score_alone: Callable[[CandidateSource], float],
+    progress: Progress,
+    name: str,
 ) -> Choice | None:
     """Return the best point of a grid, None where no point finds anything to read."""
     best, highest = None, -np.inf
-    for point in source.points:
+    for point in tracked(source.points, len(source.points), progress, name):
         config = source.at(point)
         try:
             fitted = config.fit(interactions)

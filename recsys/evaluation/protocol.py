@@ -12,6 +12,7 @@ from recsys.errors import check_ranges
 from recsys.evaluation.baselines import NotApplicableError
 from recsys.evaluation.scoreboard import Scoreboard
 from recsys.evaluation.tuning import TunedBaseline
+from recsys.progress import Progress, silent
 from recsys.replay.evaluation_queries import EvaluationQueries
 from recsys.replay.interactions import UNLIMITED
 from recsys.replay.replay import Replay
@@ -64,7 +65,12 @@ class Evaluation:
         return self.queries(split, replay, VALIDATION).sample(self.validation_users, self.validation_seed)
 
     def evaluate_baselines(
-        self, board: Scoreboard, split: Split, replay: Replay, cache: StageCache = NO_CACHE
+        self,
+        board: Scoreboard,
+        split: Split,
+        replay: Replay,
+        cache: StageCache = NO_CACHE,
+        progress: Progress = silent,
     ) -> EvaluationQueries:
         """Open the test queries of one split on the board and record the ranking of every baseline; return the queries."""
         all_queries = self.queries(split, replay, TEST)
@@ -74,7 +80,7 @@ class Evaluation:
         board.open_split(test)
         self._name_crawlers(board, test)
         if self.baselines:
-            self._record_baselines(board, self.validation(split, replay), test, cache)
+            self._record_baselines(board, self.validation(split, replay), test, cache, progress)
         return test
 
     def _name_crawlers(self, board: Scoreboard, test: EvaluationQueries) -> None:
@@ -91,7 +97,12 @@ class Evaluation:
         )
 
     def _record_baselines(
-        self, board: Scoreboard, validation: EvaluationQueries, test: EvaluationQueries, cache: StageCache
+        self,
+        board: Scoreboard,
+        validation: EvaluationQueries,
+        test: EvaluationQueries,
+        cache: StageCache,
+        progress: Progress,
     ) -> None:
         tuning = validation.sample(
             max(MIN_TUNING_USERS, MAX_TUNING_SCORES // validation.num_items), self.validation_seed
@@ -99,9 +110,8 @@ class Evaluation:
         queries = {"tuning": tuning.contents, "test": test.contents}
         for name, baseline in self.baselines.items():
             try:
-                document, arrays = cache.arrays(
-                    "baselines", partial(_ranked, baseline, tuning, test), code=Evaluation, baseline=baseline, **queries
-                )
+                ranked = partial(_ranked, baseline, tuning, test, progress, f"baseline {name}")
+                document, arrays = cache.arrays("baselines", ranked, code=Evaluation, baseline=baseline, **queries)
             except NotApplicableError as reason:
                 board.note(f"{name} is left out: {reason}")
                 continue
@@ -109,7 +119,9 @@ class Evaluation:
         board.note(f"knobs of baselines chosen by NDCG@10 on {len(tuning):,} validation users")
 
 
-def _ranked(baseline: TunedBaseline, tuning: EvaluationQueries, test: EvaluationQueries) -> Result:
+def _ranked(
+    baseline: TunedBaseline, tuning: EvaluationQueries, test: EvaluationQueries, progress: Progress, name: str
+) -> Result:
     """Tune and fit a baseline; return its chosen parameters and its ranking of the test queries."""
-    choice = baseline.fit(tuning, test)
+    choice = baseline.fit(tuning, test, progress, name)
     return {"parameters": choice.parameters}, {"ranking": test.rank(test.scores_of(choice.scorer))}

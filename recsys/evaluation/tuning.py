@@ -1,7 +1,7 @@
 """Tuning of baselines: parameters are chosen on the validation queries, figures come from the test."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -10,6 +10,7 @@ import numpy as np
 
 from recsys.errors import ConfigError
 from recsys.evaluation.baselines import Baseline
+from recsys.progress import Progress, silent, tracked
 from recsys.replay.evaluation_queries import EvaluationQueries
 from recsys.replay.interactions import Scorer
 
@@ -44,7 +45,13 @@ class TunedBaseline:
         """Return every combination of the grid, the last parameter changing fastest."""
         return [dict(zip(self.grid, values, strict=True)) for values in product(*self.grid.values())]
 
-    def fit(self, validation: EvaluationQueries, test: EvaluationQueries) -> FittedBaseline:
+    def fit(
+        self,
+        validation: EvaluationQueries,
+        test: EvaluationQueries,
+        progress: Progress = silent,
+        what: str = "baseline",
+    ) -> FittedBaseline:
         """Choose by mean NDCG@10 on `validation`, of equals the first, then fit on all data that `test` allows.
 
         Raises NotApplicableError where the data do not suit the baseline.
@@ -52,13 +59,13 @@ class TunedBaseline:
         points = self.points()
         if len(points) == 1:
             return self._fitted(points[0], test)
-        best = self._best(points, validation)
+        best = self._best(tracked(points, len(points), progress, what), validation)
         return best if _same_knowledge(validation, test) else self._fitted(best.parameters, test)
 
     def _fitted(self, parameters: dict[str, Any], queries: EvaluationQueries) -> FittedBaseline:
         return FittedBaseline(parameters=parameters, scorer=self.baseline(**parameters).fit(queries.known))
 
-    def _best(self, points: Sequence[dict[str, Any]], validation: EvaluationQueries) -> FittedBaseline:
+    def _best(self, points: Iterable[dict[str, Any]], validation: EvaluationQueries) -> FittedBaseline:
         best, highest = None, -1.0
         for parameters in points:
             choice = self._fitted(parameters, validation)

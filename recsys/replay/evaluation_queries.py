@@ -20,6 +20,7 @@ from recsys.data.splits import PERIODS, Split
 from recsys.errors import DataError
 from recsys.metrics import K, Targets, ndcg, rank_scores, score_hits
 from recsys.pipeline import Stage, through
+from recsys.progress import Progress, silent
 from recsys.replay.interactions import UNLIMITED, Histories, Interactions, Scorer
 from recsys.replay.replay import Replay
 from recsys.replay.threads import map_in_threads
@@ -146,7 +147,9 @@ class EvaluationQueries:
         """Return the score function of a fitted baseline, the argument of `rank` and `ndcg_at_10`."""
         return lambda batch: scorer.scores(self.histories.batch(batch))
 
-    def rankings(self, shared: Sequence[Stage], last_stages: Mapping[str, RankingStage]) -> dict[str, np.ndarray]:
+    def rankings(
+        self, shared: Sequence[Stage], last_stages: Mapping[str, RankingStage], progress: Progress = silent
+    ) -> dict[str, np.ndarray]:
         """Return rankings [B, K] of catalogue rows, best first, PAD at the end, by name: RETRIEVED in the order of the shared
         stages, then those of each last stage. Shared stages run once.
         """
@@ -160,6 +163,8 @@ class EvaluationQueries:
         parts = map_in_threads(
             answer,
             [self.queries[start : start + QUERIES_PER_BATCH] for start in range(0, len(self), QUERIES_PER_BATCH)],
+            progress,
+            f"{len(self):,} queries of {PERIODS[self.period]}",
         )
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 

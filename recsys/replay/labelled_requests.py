@@ -17,6 +17,7 @@ import numpy as np
 from recsys.contracts import CANDIDATE_ROWS, PROBABILITIES
 from recsys.data.splits import DAY_S, Split
 from recsys.pipeline import Stage, through
+from recsys.progress import Progress, silent
 from recsys.replay.replay import Replay
 from recsys.replay.threads import map_in_threads
 
@@ -65,14 +66,15 @@ class LabelledRequests:
         inside, until = self.split.periods == self.period, self.replay.now[self.rows] + self.split.horizon
         return self.replay.candidate_labels(self.rows, candidates, inside, until)
 
-    def score_candidates(self, stages: Sequence[Stage]) -> tuple[np.ndarray, np.ndarray]:
+    def score_candidates(self, stages: Sequence[Stage], progress: Progress = silent) -> tuple[np.ndarray, np.ndarray]:
         """Return candidates [B, C] and probabilities [B, C, T] of stages that end with a ranker."""
 
         def score(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             tensors = through({"QUERY": self.replay.queries(rows, k=1)}, stages)
             return tensors[CANDIDATE_ROWS.name], tensors[PROBABILITIES]
 
-        parts = map_in_threads(score, np.split(self.rows, range(REQUESTS_PER_BATCH, len(self), REQUESTS_PER_BATCH)))
+        batches = np.split(self.rows, range(REQUESTS_PER_BATCH, len(self), REQUESTS_PER_BATCH))
+        parts = map_in_threads(score, batches, progress, "probabilities")
         candidates, probabilities = (np.concatenate(part) for part in zip(*parts, strict=True))
         return candidates, probabilities
 

@@ -6,11 +6,15 @@ from typing import TypeVar
 
 import torch
 
+from recsys.progress import Progress, silent, tracked
+
 Batch = TypeVar("Batch")
 Answer = TypeVar("Answer")
 
 
-def map_in_threads(answer: Callable[[Batch], Answer], batches: Sequence[Batch]) -> list[Answer]:
+def map_in_threads(
+    answer: Callable[[Batch], Answer], batches: Sequence[Batch], progress: Progress = silent, what: str = ""
+) -> list[Answer]:
     """[answer(batch) for batch in batches], on as many threads as torch has; torch then uses one in each.
 
     numpy, torch and ONNX Runtime release the GIL, so only their part of the work runs in parallel.
@@ -18,6 +22,6 @@ def map_in_threads(answer: Callable[[Batch], Answer], batches: Sequence[Batch]) 
     threads = torch.get_num_threads()
     try:
         with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return list(pool.map(answer, batches))
+            return list(tracked(pool.map(answer, batches), len(batches), progress, what))
     finally:
         torch.set_num_threads(threads)

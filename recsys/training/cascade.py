@@ -274,7 +274,8 @@ class CascadeTrainer:
         config = self.config.candidates
 
         def choose() -> Result:
-            return {"choices": config.choose(interactions, *self._queries(validation, user_tower))}, {}
+            queries = self._queries(validation, user_tower)
+            return {"choices": config.choose(interactions, *queries, self.config.trainer.display)}, {}
 
         inputs = {"config": config, "interactions": interactions.contents, "validation": validation}
         return self.cache.arrays("choices", choose, code=type(self), **inputs)[0]["choices"]
@@ -301,7 +302,8 @@ class CascadeTrainer:
         validation = ValidationQueries.of(self.validation, retrieve.spec, retrieve.items)
 
         def tune() -> Result:
-            return {"chosen": config.tune(retrieve.sources, *self._queries(validation, retrieve.user_tower)).chosen}, {}
+            queries = self._queries(validation, retrieve.user_tower)
+            return {"chosen": config.tune(retrieve.sources, *queries, self.config.trainer.display).chosen}, {}
 
         inputs = {"code": type(self), "config": config, "retrieval": fitted.version, "validation": validation}
         document, _ = self.cache.arrays("weights", tune, **inputs)
@@ -412,7 +414,14 @@ class CascadeTrainer:
             return shown_examples(retrieve, prepared, spec, items, inside, logged, most=limit)
         per_user, limit = ranking.sampling.requests_per_user, min(limit, self._affordable(ranking, retrieve))
         moments = LabelledRequests.of(prepared.replay, split, period, per_user=per_user, max_requests=limit)
-        return ranking_examples(retrieve, spec, items, moments, dense=ranking.sampling.dense_candidates)
+        return ranking_examples(
+            retrieve,
+            spec,
+            items,
+            moments,
+            dense=ranking.sampling.dense_candidates,
+            progress=self.config.trainer.display,
+        )
 
     @staticmethod
     def _affordable(ranking: RankerTrainerConfig, retrieve: Retrieve) -> int:

@@ -18,7 +18,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 from pytorch_lightning.loggers import Logger
-from rich.progress import Progress
 from torch import Tensor
 
 from recsys.bundle import Bundle, write_bundle
@@ -152,6 +151,7 @@ class ClickLogExperiment:
                     echo=echo,
                 )
             finally:
+                self.trainer.display.close()
                 self.tracking.close()
 
 
@@ -333,11 +333,13 @@ class ClickLogRun:
 
     def _progress(self, chunks: Iterable[Chunk], step: str, num_rows: int | None) -> Iterator[Chunk]:
         """Show a bar, with an estimate of the time where the number of rows is known."""
-        with Progress(transient=True, disable=not self.experiment.trainer.progress) as bar:
-            shown = bar.add_task(step, total=num_rows)
-            for chunk in chunks:
-                yield chunk
-                bar.advance(shown, chunk.frame.height)
+        display, done = self.experiment.trainer.display, 0
+        display(done, num_rows or 0, step)
+        for chunk in chunks:
+            yield chunk
+            done += chunk.frame.height
+            display(done, num_rows or 0, step)
+        display.close()
 
     @contextmanager
     def _timed(self, step: str, rows: int = 0) -> Iterator["Timed"]:

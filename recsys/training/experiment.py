@@ -40,6 +40,7 @@ from recsys.training.cascade import CascadeConfig, CascadeTrainer, TrainedCascad
 from recsys.training.footprint import estimate
 from recsys.training.limits import TrainingLimits, log_size, training_size
 from recsys.training.prepare import Prepared, compile_repeat, prepare
+from recsys.training.progress import ProgressDisplay
 from recsys.training.ranking import RankerTrainerConfig
 from recsys.training.run_folder import count_test_reads, exclusive, record_test_read
 from recsys.training.save import save_cascade
@@ -79,6 +80,10 @@ class Experiment:
 
     def __post_init__(self) -> None:
         goals(self.optimised_metric, self.systems)
+
+    @property
+    def display(self) -> ProgressDisplay:
+        return self.cascade.trainer.display
 
     @property
     def systems(self) -> tuple[str, ...]:
@@ -134,6 +139,7 @@ class Experiment:
             try:
                 yield replace(self, policy=policy, cache=self.cache.of_run(folder)), dataset, loggers
             finally:
+                self.display.close()
                 self.tracking.close()
 
     def _check_observed(self, dataset: Dataset, splits: Sequence[Split]) -> None:
@@ -185,7 +191,7 @@ class Experiment:
         for number, split in enumerate(splits):
             prepared = self._prepared(dataset, split)
             echo(f"{split.name}: baselines")
-            test = self.evaluation.evaluate_baselines(board, split, prepared.replay, self.cache)
+            test = self.evaluation.evaluate_baselines(board, split, prepared.replay, self.cache, self.display)
             validation = validation or self._validation_board(prepared)
             for run in self._trainers(prepared, folder / "checkpoints" / f"split_{number}", loggers, echo):
                 selected = run.selected()
@@ -237,7 +243,14 @@ class Experiment:
             write_bundle((folder if served else Path(beside)) / "bundle", cascade.spec.fingerprint) as draft,
         ):
             save_cascade(
-                draft, cascade, run.prepared, policy=self.policy, rules=self.rules, config=config, seed=run.seed
+                draft,
+                cascade,
+                run.prepared,
+                policy=self.policy,
+                rules=self.rules,
+                config=config,
+                seed=run.seed,
+                progress=self.display,
             )
             yield draft
 
@@ -247,12 +260,12 @@ class Experiment:
         assert isinstance(retrieve, Retrieve)
         if (total := retrieve.sources.total) < min(K, test.num_items):
             board.note(f"a cascade has {total} candidates: its recall@{K} is that of the first {total}")
-        board.record("towers", test.rankings([retrieve.only("two_tower")], {})[RETRIEVED], seed=seed)
+        board.record("towers", test.rankings([retrieve.only("two_tower")], {}, self.display)[RETRIEVED], seed=seed)
         last = {
             name: stages[-1] if name == "pipeline" else load_rules(draft, policy=policy, rules=rules)
             for name, (policy, rules) in self._last_policies().items()
         }
-        for name, ranking in test.rankings(stages[:-1], last).items():
+        for name, ranking in test.rankings(stages[:-1], last, self.display).items():
             board.record(name, ranking, seed=seed)
         if self.cascade.ranking is not None:
             self._measure_objectives(self.cascade.ranking, stages[:-1], test, board)
@@ -273,7 +286,8 @@ class Experiment:
             per_user=ranking.sampling.requests_per_user,
             max_requests=MAX_OBJECTIVE_REQUESTS,
         )
-        board.record_objectives(evaluate_objectives(moments, *moments.score_candidates(shared), test.known.popularity))
+        scored = moments.score_candidates(shared, self.display)
+        board.record_objectives(evaluate_objectives(moments, *scored, test.known.popularity))
         board.note(
             f"probabilities, {test.split.name}: of what is reached {moments.horizon_text}, "
             f"{len(moments):,} requests of the test period"

@@ -15,6 +15,7 @@ from recsys.contracts import PAD, Query
 from recsys.errors import DataError, check_ranges
 from recsys.features.encode import ItemTable, encode_queries
 from recsys.features.spec import FeatureSpec
+from recsys.progress import Progress, silent
 from recsys.replay.labelled_requests import LabelledRequests
 from recsys.replay.threads import map_in_threads
 from recsys.stages import Retrieve
@@ -171,6 +172,7 @@ def ranking_examples(
     moments: LabelledRequests,
     *,
     dense: int,
+    progress: Progress = silent,
 ) -> RankingExamples:
     """Retrieve candidates at moments of the log and label them.
 
@@ -187,7 +189,7 @@ def ranking_examples(
         answer = retrieved_requests(retrieve, spec, items, moments.replay.queries(batch, k=1))
         return answer | {name: answer[name][:, kept] for name in ("candidate_rows", "candidate_scores")}
 
-    arrays = in_batches(part, moments.rows)
+    arrays = in_batches(part, moments.rows, progress)
     candidates = arrays.pop("candidate_rows")
     return RankingExamples(
         candidate_rows=candidates,
@@ -204,7 +206,7 @@ def retrieved_requests(retrieve: Retrieve, spec: FeatureSpec, items: ItemTable, 
     return {**request.tensors(), **{name: answer[name] for name in ("candidate_rows", "candidate_scores")}}
 
 
-def in_batches(part: Callable[[np.ndarray], Arrays], rows: np.ndarray) -> Arrays:
+def in_batches(part: Callable[[np.ndarray], Arrays], rows: np.ndarray, progress: Progress = silent) -> Arrays:
     """Concatenate part(rows) [B, ...] over batches of RETRIEVAL_BATCH rows, in threads."""
     first = part(rows[:RETRIEVAL_BATCH])
     whole = {name: np.empty((len(rows), *one.shape[1:]), one.dtype) for name, one in first.items()}
@@ -213,7 +215,7 @@ def in_batches(part: Callable[[np.ndarray], Arrays], rows: np.ndarray) -> Arrays
         for name, one in (part(rows[start : start + RETRIEVAL_BATCH]) if start else first).items():
             whole[name][start : start + RETRIEVAL_BATCH] = one
 
-    map_in_threads(fill, range(0, len(rows), RETRIEVAL_BATCH))
+    map_in_threads(fill, range(0, len(rows), RETRIEVAL_BATCH), progress, f"candidates of {len(rows):,} requests")
     return whole
 
 

@@ -1,6 +1,8 @@
 """Writer of a trained cascade's files into a bundle."""
 
 import platform
+from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -16,6 +18,7 @@ from recsys.items.content import ITEM_TOWER
 from recsys.nn.sparse_embedding import ADAGRAD_STATE
 from recsys.policy.compose import Policy
 from recsys.policy.rules import RuleSet
+from recsys.progress import Progress, silent, tracked
 from recsys.stages import POPULARITY, RANKER, ranker_inputs
 from recsys.training.cascade import TrainedCascade
 from recsys.training.prepare import Prepared
@@ -36,6 +39,7 @@ def save_cascade(
     rules: RuleSet,
     config: dict[str, Any],
     seed: int,
+    progress: Progress = silent,
 ) -> None:
     """Write everything but the metrics into a draft bundle; exported graphs are checked against their modules."""
     spec, retrieval = cascade.spec, cascade.retrieval
@@ -53,20 +57,34 @@ def save_cascade(
     bundle.write_arrays("candidates.safetensors", arrays)
     bundle.write_arrays(POPULARITY, {"events": prepared.recent_events(retrieval.known)})
     user_seed(prepared.dataset, spec).write_ipc(bundle.path / USER_SEED)
-    export_user_tower(retrieval.towers, spec, bundle.path / "user_tower.onnx")
-    export_item_tower(retrieval.towers, spec, bundle.path / ITEM_TOWER)
     if prepared.words is not None:
         _save_words(bundle, prepared.words)
+    graphs = _graphs(bundle, cascade, policy)
+    for export in tracked(graphs, len(graphs), progress, "graphs"):
+        export()
     if ranking := cascade.ranking:
-        inputs = ranker_inputs(spec, len(sources.names))
-        posterior = ranking.posterior if policy.exploration.needs_uncertainty else None
-        export_ranker(ranking.ranker, ranking.calibrator, posterior, inputs, bundle.path / RANKER)
         bundle.write_arrays(OUTCOMES, ranking.outcomes.to_arrays())
     save_file(_weights(cascade), bundle.path / "weights.safetensors")
     bundle.write_document("policy.yaml", policy.to_document())
     bundle.write_document("rules.yaml", rules.to_document())
     bundle.write_document("config.yaml", config)
     bundle.write_document("lineage.json", _lineage(prepared, cascade, seed))
+
+
+def _graphs(bundle: Bundle, cascade: TrainedCascade, policy: Policy) -> list[Callable[[], None]]:
+    """Return the exports of the graphs."""
+    retrieval, spec, ranking = cascade.retrieval, cascade.spec, cascade.ranking
+    graphs: list[Callable[[], None]] = [
+        partial(export_user_tower, retrieval.towers, spec, bundle.path / "user_tower.onnx"),
+        partial(export_item_tower, retrieval.towers, spec, bundle.path / ITEM_TOWER),
+    ]
+    if ranking:
+        inputs = ranker_inputs(spec, len(retrieval.retrieve.sources.names))
+        posterior = ranking.posterior if policy.exploration.needs_uncertainty else None
+        graphs.append(
+            partial(export_ranker, ranking.ranker, ranking.calibrator, posterior, inputs, bundle.path / RANKER)
+        )
+    return graphs
 
 
 def _save_words(bundle: Bundle, words: WordVectors) -> None:

@@ -45,8 +45,8 @@ class ValidationBoard:
 
     def record(self, selected: SelectedCascade, run: CascadeTrainer) -> None:
         """Answer the queries with every stage of a cascade and record the rankings."""
-        chosen, ranking = selected.by_period[VALIDATION], selected.ranking
-        towers = self.queries.rankings([chosen.retrieve.only("two_tower")], {})
+        chosen, ranking, progress = selected.by_period[VALIDATION], selected.ranking, run.config.trainer.display
+        towers = self.queries.rankings([chosen.retrieve.only("two_tower")], {}, progress)
         self.board.record("towers", towers[RETRIEVED], seed=run.seed)
         stages: list[Stage] = [chosen.retrieve]
         last: dict[str, Rules] = {}
@@ -62,7 +62,7 @@ class ValidationBoard:
                 name: eager_rules(run.prepared, chosen, encoding, policy, rules)
                 for name, (policy, rules) in self.policies.items()
             }
-        for name, ranked in self.queries.rankings(stages, last).items():
+        for name, ranked in self.queries.rankings(stages, last, progress).items():
             self.board.record(name, ranked, seed=run.seed)
         if self.budget or any(system == SERVING for system, _ in self.goals):
             self.costs.append(serving_cost(selected, run, self.served, self.queries))
