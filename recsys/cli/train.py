@@ -56,7 +56,6 @@ def train(config: DictConfig) -> float | tuple[float, ...]:
     folder, sweep = Path(HydraConfig.get().runtime.output_dir), HydraConfig.get().mode == RunMode.MULTIRUN
     with attempt(folder, INTERRUPTED) if sweep else exit_on_error(INTERRUPTED):
         console = Console()  # not the module's: a parallel sweep sends this function to other processes
-        name_group(config)
         leave_out(config)
         config.evaluate = config.evaluate or ("validation" if sweep else "test")
         resolved: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
@@ -74,14 +73,6 @@ def train(config: DictConfig) -> float | tuple[float, ...]:
         show(console, report, bundle, folder)
         return report.values if len(report.values) > 1 else report.values[0]
     return math.nan
-
-
-def name_group(config: DictConfig) -> None:
-    """Group the W&B runs of a sweep by its folder, unless the configuration names a group."""
-    run = config.logger.trackers.get("wandb")
-    job = HydraConfig.get()
-    if job.mode == RunMode.MULTIRUN and run is not None and run.group is None:
-        run.group = Path(job.sweep.dir).name
 
 
 def renamed(argument: str) -> str:

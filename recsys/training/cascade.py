@@ -38,6 +38,7 @@ from recsys.replay.labelled_requests import LabelledRequests
 from recsys.retrieval.two_tower import TowerEnsemble
 from recsys.stages import Retrieve, seen_filter
 from recsys.tensors import Arrays
+from recsys.training.fit_logger import of_fit
 from recsys.training.impressions import impression_examples
 from recsys.training.prepare import Prepared
 from recsys.training.ranking import RankerTrainerConfig, TrainedRanker
@@ -167,6 +168,11 @@ class CascadeTrainer:
         by_period = {**selected.by_period, TEST: retrieval}
         return TrainedCascade(retrieval=retrieval, ranking=selected.ranking, by_period=by_period)
 
+    @property
+    def curves(self) -> str:
+        """Return the part of all keys of curves that tells this split and seed from others: split_0/seed_0."""
+        return f"{self.folder.name.removesuffix(f'_seed_{self.seed}')}/seed_{self.seed}"
+
     @cached_property
     def encoding(self) -> Encoding:
         """Encoding of the test period, by which the ranker reads the requests of all periods."""
@@ -224,7 +230,7 @@ class CascadeTrainer:
             folder=self.folder / f"towers_{PERIODS[period].lower()}",
             epochs=epochs,
             seed=self.seed,
-            loggers=self.loggers,
+            loggers=of_fit(self.loggers, f"retrieval/{self.curves}/{PERIODS[period].lower()}"),
             cache=self.cache,
         )
         index, recall = self.config.index.build(vectors)
@@ -372,7 +378,7 @@ class CascadeTrainer:
             trainer=self.config.trainer,
             folder=self.folder / folder,
             seed=self.seed,
-            loggers=self.loggers,
+            loggers=of_fit(self.loggers, f"ranking/{self.curves}/{'measured' if epochs is None else 'served'}"),
             cache=self.cache,
             epochs=epochs,
         )

@@ -9,7 +9,7 @@ import resource
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -27,7 +27,7 @@ from recsys.data.click_log import ClickLog, ImpressionKeys
 from recsys.data.impression_splits import NAMES, ImpressionShares, ImpressionSplit
 from recsys.data.scanning import Chunk
 from recsys.errors import ConfigError, DataError
-from recsys.evaluation.impressions import RELIABILITY, ImpressionReport, LabelMeasures, impression_measures
+from recsys.evaluation.impressions import ImpressionReport, LabelMeasures, impression_measures
 from recsys.evaluation.objectives import mean
 from recsys.evaluation.probabilities import auc
 from recsys.features.batches import ItemBatch
@@ -40,6 +40,7 @@ from recsys.replay.labelled_requests import sample_rows
 from recsys.stages import RANKER, OnnxModel
 from recsys.tensors import Arrays
 from recsys.training.experiment import check_same_configuration
+from recsys.training.fit_logger import of_fit
 from recsys.training.footprint import GIB, machine_gib
 from recsys.training.impression_examples import (
     bytes_a_row,
@@ -53,7 +54,7 @@ from recsys.training.ranking import RankerTrainerConfig, RankingTask, TrainedRan
 from recsys.training.ranking_examples import RankingExamples
 from recsys.training.run_folder import exclusive, record_test_read
 from recsys.training.save import PACKAGES
-from recsys.training.tracking import Tracking
+from recsys.training.tracking import DataUse, RunResults, Tracking
 from recsys.training.trainer import Trainer
 
 MEASURED = "what is served is what the figures are of"
@@ -121,8 +122,9 @@ class ClickLogExperiment:
         with self._started(folder, config, echo) as run:
             record_test_read(folder)
             report = run.report(judged=("validation", "test"))
-            self.tracking.finish(mean(report.test), [folder / RELIABILITY], folder / "bundle")
-        return report, Bundle.open(folder / "bundle")
+            bundle, pictures = Bundle.open(folder / "bundle"), sorted(folder.glob("*.png"))
+            self.tracking.finish(RunResults(figures=mean(report.test), pictures=pictures, bundle=bundle))
+        return report, bundle
 
     def validate(self, folder: Path, config: dict[str, Any], echo: Callable[[str], None]) -> ImpressionReport:
         """Train every seed and write the figures of validation alone into metrics.json; `run` goes on from there."""
@@ -133,14 +135,15 @@ class ClickLogExperiment:
     def _started(self, folder: Path, config: dict[str, Any], echo: Callable[[str], None]) -> Iterator["ClickLogRun"]:
         """Claim the folder, check the description and the configuration and open the trackers."""
         with exclusive(folder):
+            self.tracking.check()
             log = self.data.load()
             encodings = number_encodings(log)
             self.features.check(log.columns.features)
             self.ranking.check(log.columns.labels, self.trainer)
-            recorded = {**config, "data": {**config.get("data", {}), "sha256": _sha256(log.table.path)}}
+            data = DataUse(name=log.name, sha256=_sha256(log.table.path), counts={}, path=log.table.path)
+            recorded = {**config, "data": {**config.get("data", {}), "sha256": data.sha256}}
             check_same_configuration(folder / "checkpoints", recorded)
-            loggers = self.tracking.start(folder, config)
-            try:
+            with closing(self.trainer.display), self.tracking.tracked(folder, config, data) as loggers:
                 yield ClickLogRun(
                     experiment=self,
                     log=log,
@@ -150,9 +153,6 @@ class ClickLogExperiment:
                     loggers=loggers,
                     echo=echo,
                 )
-            finally:
-                self.trainer.display.close()
-                self.tracking.close()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,7 +290,7 @@ class ClickLogRun:
                 trainer=self.experiment.trainer,
                 folder=self.folder / "checkpoints" / folder,
                 seed=seed,
-                loggers=self.loggers,
+                loggers=of_fit(self.loggers, f"ranking/{folder}"),
                 cache=self.experiment.cache.of_run(self.folder),
                 epochs=epochs,
             )

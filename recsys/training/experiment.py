@@ -6,7 +6,7 @@ import resource
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,7 +21,7 @@ from recsys.data.splits import TEST, Split, Splitter
 from recsys.errors import ConfigError
 from recsys.evaluation.objectives import evaluate_objectives
 from recsys.evaluation.protocol import Evaluation
-from recsys.evaluation.report import PICTURES, Report
+from recsys.evaluation.report import Report
 from recsys.evaluation.scoreboard import Scoreboard
 from recsys.evaluation.selection import ValidationFigures, goals
 from recsys.features.spec import Features
@@ -44,7 +44,7 @@ from recsys.training.progress import ProgressDisplay
 from recsys.training.ranking import RankerTrainerConfig
 from recsys.training.run_folder import count_test_reads, exclusive, record_test_read
 from recsys.training.save import save_cascade
-from recsys.training.tracking import Tracking
+from recsys.training.tracking import DataUse, RunResults, Tracking
 from recsys.training.validation_board import LastPolicies, ValidationBoard
 
 FIGURES_OF_SERVED = "what is served is what the figures are of"
@@ -94,12 +94,11 @@ class Experiment:
         """Train and measure every split with every seed; write data/, metrics.json, metrics.png and the served bundle/."""
         with self._started(folder, config, echo) as (experiment, dataset, loggers):
             report = experiment._trials(dataset, folder, config, loggers, echo)
-            self.tracking.finish(
-                {**report.rows, **{f"objective/{name}": one for name, one in report.objectives.items()}},
-                [folder / name for name in PICTURES if (folder / name).is_file()],
-                folder / "bundle",
-            )
-        return report, Bundle.open(folder / "bundle")
+            bundle = Bundle.open(folder / "bundle")
+            objectives = {f"objective/{name}": one for name, one in report.objectives.items()}
+            pictures = sorted(folder.glob("*.png"))
+            self.tracking.finish(RunResults(figures={**report.rows, **objectives}, pictures=pictures, bundle=bundle))
+        return report, bundle
 
     def validate(self, folder: Path, config: dict[str, Any], echo: Callable[[str], None]) -> ValidationFigures:
         """Train what the validation period judges and write its figures into metrics.json; no figure of TEST is computed.
@@ -124,6 +123,7 @@ class Experiment:
     ) -> Iterator[tuple["Experiment", Dataset, list[Logger]]]:
         """Claim the folder, load and check the data and open the trackers; yield the experiment with its expanded policy."""
         with exclusive(folder):
+            self.tracking.check()
             dataset = self.data.load()
             log = log_size(dataset)
             footprint = estimate(log, training_size(self.cascade, dataset.num_items, refit=self.refit))
@@ -135,12 +135,10 @@ class Experiment:
             users, items, events = dataset.num_users, dataset.num_items, dataset.num_events
             echo(f"{dataset.name}: {users:,} users, {items:,} items, {events:,} events")
             _claim(dataset, folder, config)
-            loggers = self.tracking.start(folder, config)
-            try:
+            counts = {"users": users, "items": items, "events": events}
+            data = DataUse(name=dataset.name, sha256=dataset.hash(), counts=counts, path=folder / "data")
+            with closing(self.display), self.tracking.tracked(folder, config, data) as loggers:
                 yield replace(self, policy=policy, cache=self.cache.of_run(folder)), dataset, loggers
-            finally:
-                self.display.close()
-                self.tracking.close()
 
     def _check_observed(self, dataset: Dataset, splits: Sequence[Split]) -> None:
         if self.cascade.ranking is not None and self.cascade.ranking.sampling.logged is None:

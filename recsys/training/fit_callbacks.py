@@ -124,7 +124,7 @@ class Throughput(Callback):
             if task.device.type == "cuda":
                 torch.cuda.synchronize()
             self.rates.append(self.examples / (time.perf_counter() - self.start))
-            task.log(f"{self.name}/examples_per_second", self.rates[-1], on_step=False, on_epoch=True)
+            task.log("examples_per_second", self.rates[-1], on_step=False, on_epoch=True)
 
     def on_fit_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         if self.rates:

@@ -37,6 +37,7 @@ from recsys.training.examples import (
     event_sequences,
     history_windows,
 )
+from recsys.training.fit_logger import of_fit
 from recsys.training.footprint import FULL_SOFTMAX_ITEMS, SAMPLED_NEGATIVES
 from recsys.training.prepare import Prepared
 from recsys.training.trainer import FINISHED_FILE, OptimConfig, Trainer
@@ -399,7 +400,7 @@ class RetrievalTrainerConfig(OptimConfig):
                 epochs=epochs or self.epochs,
                 patience=self.patience,
                 monitor=MONITOR if validation else None,
-                loggers=loggers,
+                loggers=of_fit(loggers, f"member_{number + 1}") if number else loggers,
             )
         task = task.cpu().eval()
         with torch.no_grad():

@@ -1,50 +1,111 @@
-"""Experiment tracking: a list of trackers, each with the curves of a job and what it keeps at the end."""
+"""Experiment tracking: a list of trackers, each with the curves of a run and what it keeps at the end."""
 
 import csv
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-import wandb
-from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
+import polars as pl
+from pytorch_lightning.loggers import CSVLogger, Logger
 
+from recsys.bundle import Bundle
 from recsys.errors import ConfigError
 
-RUN_ID = "wandb_run"
-"""file of a run directory: the id of its W&B run, which a resumed run continues"""
-MODES = ("offline", "online")
+USER = "user"
+"""column of tables about single users"""
+USERS = ("numbers", "names", "none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataUse:
+    """Data set that a run reads."""
+
+    name: str
+    sha256: str
+    counts: Mapping[str, int]
+    """of users, items, events or rows"""
+    path: Path
+    """its folder or file"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResults:
+    """Everything that a finished run leaves to its trackers."""
+
+    figures: Mapping[str, Mapping[str, Any]]
+    """system -> metric -> value on TEST; empty where TEST was not evaluated"""
+    tables: Mapping[str, pl.DataFrame] = field(default_factory=dict)
+    """of values and texts; those with a column `user` are about single users"""
+    pictures: Sequence[Path] = ()
+    bundle: Bundle | None = None
 
 
 class Tracker(Protocol):
-    """One place that a job is tracked in."""
+    """One place that a run is tracked in."""
 
-    def start(self, folder: Path, config: Mapping[str, Any]) -> Logger:
-        """Open the curves of a job in its run directory; a resumed job continues its own."""
+    def check(self) -> None:
+        """Raise ConfigError where the tracker cannot start; nothing is loaded or trained yet."""
 
-    def finish(self, metrics: Mapping[str, Mapping[str, Any]], pictures: Sequence[Path], bundle: Path) -> None:
-        """Keep the final table, the pictures and the bundle."""
+    def start(self, folder: Path, config: Mapping[str, Any], data: DataUse) -> Logger:
+        """Open the curves of a run in its folder; a resumed run continues its own."""
 
-    def close(self) -> None:
-        """End the job; also after an error."""
+    def finish(self, results: RunResults) -> None:
+        """Keep the results."""
+
+    def close(self, *, failed: bool) -> None:
+        """End the run."""
 
 
 class Tracking:
-    """The trackers of a job, by name."""
+    """The trackers of a run, by name."""
 
-    def __init__(self, *, trackers: Mapping[str, Tracker | None]) -> None:
-        """trackers: None leaves one out"""
+    def __init__(self, *, trackers: Mapping[str, Tracker | None], users: str) -> None:
+        """
+        trackers: None leaves one out
+        users: tables about single users, with their histories: under numbers, under their names, or none
+        """
+        if users not in USERS:
+            raise ConfigError(f"logger.users is {users!r}; choose one of {', '.join(USERS)}")
         self.trackers = [tracker for tracker in trackers.values() if tracker is not None]
+        self.users = users
 
-    def start(self, folder: Path, config: Mapping[str, Any]) -> list[Logger]:
-        return [tracker.start(folder, config) for tracker in self.trackers]
-
-    def finish(self, metrics: Mapping[str, Mapping[str, Any]], pictures: Sequence[Path], bundle: Path) -> None:
+    def check(self) -> None:
         for tracker in self.trackers:
-            tracker.finish(metrics, pictures, bundle)
+            tracker.check()
 
-    def close(self) -> None:
+    @contextmanager
+    def tracked(self, folder: Path, config: Mapping[str, Any], data: DataUse) -> Iterator[list[Logger]]:
+        """Open the curves of every tracker, and end the run with them."""
+        try:
+            yield [tracker.start(folder, config, data) for tracker in self.trackers]
+        except BaseException:
+            self._close(failed=True)
+            raise
+        self._close(failed=False)
+
+    def finish(self, results: RunResults) -> None:
+        shown = replace(results, tables=self._shown(results.tables))
         for tracker in self.trackers:
-            tracker.close()
+            tracker.finish(shown)
+
+    def _close(self, *, failed: bool) -> None:
+        for tracker in self.trackers:
+            tracker.close(failed=failed)
+
+    def _shown(self, tables: Mapping[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
+        if self.users == "none":
+            return {name: table for name, table in tables.items() if USER not in table.columns}
+        return {name: _numbered(table) if self.users == "numbers" else table for name, table in tables.items()}
+
+
+def _numbered(table: pl.DataFrame) -> pl.DataFrame:
+    """Return a table whose users are called user 1, user 2 and so on, in the order of its rows."""
+    if USER not in table.columns:
+        return table
+    numbers = {name: f"user {number}" for number, name in enumerate(table[USER].unique(maintain_order=True), 1)}
+    return table.with_columns(pl.col(USER).replace_strict(numbers, return_dtype=pl.String))
 
 
 class Curves:
@@ -54,16 +115,19 @@ class Curves:
         """logger: save_dir -> logger"""
         self.logger = logger
 
-    def start(self, folder: Path, config: Mapping[str, Any]) -> Logger:
+    def check(self) -> None:
+        """Check nothing: the folder is there."""
+
+    def start(self, folder: Path, config: Mapping[str, Any], data: DataUse) -> Logger:
         try:
             return self.logger(save_dir=str(folder))
         except ModuleNotFoundError as error:
             raise ConfigError(f"the logger needs a package that is not installed: {error}; install it") from None
 
-    def finish(self, metrics: Mapping[str, Mapping[str, Any]], pictures: Sequence[Path], bundle: Path) -> None:
+    def finish(self, results: RunResults) -> None:
         """Keep nothing: the run directory has it."""
 
-    def close(self) -> None:
+    def close(self, *, failed: bool) -> None:
         """End nothing."""
 
 
@@ -72,56 +136,6 @@ class CsvCurves(Curves):
 
     def __init__(self) -> None:
         super().__init__(logger=_csv_logger)
-
-
-class WandbRun:
-    """A W&B run a job, with the final table, the pictures and the bundle."""
-
-    def __init__(self, *, project: str, mode: str, group: str | None) -> None:
-        """
-        mode: offline writes to the run directory, online needs a login
-        group: runs of one sweep
-        """
-        if mode not in MODES:
-            raise ConfigError(f"logger.trackers.wandb.mode is {mode!r}; choose one of {', '.join(MODES)}")
-        self.project = project
-        self.mode = mode
-        self.group = group
-
-    def start(self, folder: Path, config: Mapping[str, Any]) -> Logger:
-        known = folder / RUN_ID
-        run = wandb.init(
-            project=self.project,
-            group=self.group,
-            mode=self.mode,  # type: ignore[arg-type]
-            dir=folder,
-            id=known.read_text(encoding="ascii").strip() if known.is_file() else None,
-            resume="allow" if self.mode == "online" else None,
-            config=dict(config),
-            name="/".join(folder.parts[-2:]),
-            settings=wandb.Settings(silent=True, console="off", disable_git=True, reinit="finish_previous"),
-        )
-        known.write_text(f"{run.id}\n", encoding="ascii")
-        return WandbLogger(experiment=run)
-
-    def finish(self, metrics: Mapping[str, Mapping[str, Any]], pictures: Sequence[Path], bundle: Path) -> None:
-        """Log the table, the pictures and the bundle, and close the run, so that a sweep logs one run a job."""
-        run = wandb.run
-        assert run is not None
-        for system, row in metrics.items():
-            for metric, value in row.items():
-                if isinstance(value, int | float):
-                    run.summary[f"test/{system}/{metric}"] = value
-        run.log({f"test/{picture.stem}": wandb.Image(str(picture)) for picture in pictures})
-        artifact = wandb.Artifact(f"bundle-{run.id}", type="bundle")
-        for file in sorted(bundle.iterdir()):
-            artifact.add_file(str(file))
-        run.log_artifact(artifact)
-        self.close()
-
-    def close(self) -> None:
-        if wandb.run is not None:
-            wandb.finish()
 
 
 def _csv_logger(save_dir: str) -> CSVLogger:

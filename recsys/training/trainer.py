@@ -27,6 +27,7 @@ from recsys.training.fit_callbacks import (
     Throughput,
     TrainingLoss,
 )
+from recsys.training.fit_logger import FitStatistics
 from recsys.training.optimizers import OptimizerFactory, build_optimizer, check_optimizer
 from recsys.training.progress import ProgressDisplay, is_live
 from recsys.training.pruning import CurveReport, ValidationCurve
@@ -230,6 +231,7 @@ class Trainer:
             ExactResume(folder / LAST_FILE, self.checkpoint_steps),
             SparseLearningRate(),
             Throughput(folder.name),
+            FitStatistics(),
         ]
         own += [CompileTrainingStep()] if self.compile else []
         own += [TrainingLoss(folder.name)] if self.options.get("overfit_batches") else []
