@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 from rich import box
 from rich.table import Table
 from rich.text import Text
@@ -57,6 +58,8 @@ class Report:
     """how often TEST was read, by `run` and where it is a job of one by `sweep`"""
     per_user: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict, repr=False, compare=False)
     """system -> metric -> [users] float64, for `verdicts`; not part of the document"""
+    user_tables: Mapping[str, pl.DataFrame] = field(default_factory=dict, repr=False, compare=False)
+    """tables about single users, for trackers; not part of the document"""
 
     def __post_init__(self) -> None:
         if not self.rows:
@@ -70,7 +73,7 @@ class Report:
         return tuple(self.validation["goals"].values())
 
     def to_document(self) -> dict[str, Any]:
-        """Return everything but `per_user` as JSON values."""
+        """Return everything but `per_user` and `user_tables` as JSON values."""
         return {
             "protocol": self.protocol,
             "targets_sha256": self.targets_sha256,

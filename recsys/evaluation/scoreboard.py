@@ -18,6 +18,7 @@ from recsys.evaluation.intervals import bootstrap_interval, weighted_mean
 from recsys.evaluation.objectives import Measures, mean
 from recsys.evaluation.pooled_slices import PooledSlice, SplitResults
 from recsys.evaluation.report import Report
+from recsys.evaluation.run_tables import LISTED, user_tables
 from recsys.evaluation.slices import DEFINITIONS, EVERYTHING, slices
 from recsys.metrics import METRICS
 from recsys.replay.evaluation_queries import EvaluationQueries
@@ -39,12 +40,15 @@ class Scoreboard:
         self._objectives: list[Mapping[str, Measures]] = []
         """measures of every cascade"""
         self._attributes = Attributes.of(dataset)
+        self._slates: dict[str, np.ndarray] = {}
+        """system -> first positions of its newest ranking, [B, LISTED] of the newest split"""
         self._shown: dict[str, list[dict[str, float]]] = {}
         """system -> exposure metrics of every split and seed"""
 
     def open_split(self, queries: EvaluationQueries) -> None:
         """Start a split: rankings recorded from here on answer these queries."""
         self._splits.append(SplitResults(queries=queries, slices=slices(queries)))
+        self._slates.clear()
 
     def note(self, line: str) -> None:
         """Add a note to the report, once."""
@@ -57,6 +61,7 @@ class Scoreboard:
         if (system, seed) in results:
             raise ValueError(f"{system} with seed {seed} has answered the questions of this split before")
         results[system, seed] = self._splits[-1].evaluate(ranking)
+        self._slates[system] = ranking[:, :LISTED].copy()
         self._shown.setdefault(system, []).append(
             exposure_report.exposure_metrics(self._splits[-1].queries, ranking, self._attributes)
         )
@@ -100,6 +105,7 @@ class Scoreboard:
             objectives=mean(self._objectives),
             shown={system: exposure_report.mean(parts) for system, parts in self._shown.items()},
             per_user={system: self._means(everything, system) for system in self._seeds},
+            user_tables=user_tables(self._splits[-1].queries, self._slates, (ours or tuple(self._seeds))[-1]),
             served=served,
             seconds=seconds,
             peak_memory_mib=peak_memory_mib,

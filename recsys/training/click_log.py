@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
 import numpy as np
+import polars as pl
 from pytorch_lightning.loggers import Logger
 from torch import Tensor
 
@@ -30,6 +31,7 @@ from recsys.errors import ConfigError, DataError
 from recsys.evaluation.impressions import ImpressionReport, LabelMeasures, impression_measures
 from recsys.evaluation.objectives import mean
 from recsys.evaluation.probabilities import auc
+from recsys.evaluation.run_tables import impression_tables, worst_rows
 from recsys.features.batches import ItemBatch
 from recsys.features.encode import ItemTable
 from recsys.features.numbers import NumberEncoding
@@ -62,6 +64,8 @@ REFITTED = (
     "figures are of the fit before the test rows; served is the same ranker, fitted again on training and validation rows and "
     "calibrated on those of the test"
 )
+VALIDATION_CURVE = "validation/auc"
+"""AUC of the target, by which configurations are compared"""
 BYTES_A_PARAMETER = 16
 """weight, gradient and both moments of AdamW"""
 
@@ -117,19 +121,27 @@ class ClickLogExperiment:
     """fit the served ranker again on training and validation rows, calibrated on those of the test"""
     cache: StageCache = NO_CACHE
 
+    @property
+    def selecting_curve(self) -> str:
+        """Return the key under which trackers have the figure to maximise."""
+        return VALIDATION_CURVE
+
     def run(self, folder: Path, config: dict[str, Any], echo: Callable[[str], None]) -> tuple[ImpressionReport, Bundle]:
         """Train and measure every seed; write metrics.json, reliability.png and the bundle/ with the graph."""
         with self._started(folder, config, echo) as run:
             record_test_read(folder)
-            report = run.report(judged=("validation", "test"))
+            report, worst = run.report(judged=("validation", "test"))
             bundle, pictures = Bundle.open(folder / "bundle"), sorted(folder.glob("*.png"))
-            self.tracking.finish(RunResults(figures=mean(report.test), pictures=pictures, bundle=bundle))
+            tables = impression_tables(report, worst)
+            self.tracking.finish(RunResults(figures=mean(report.test), tables=tables, pictures=pictures, bundle=bundle))
         return report, bundle
 
     def validate(self, folder: Path, config: dict[str, Any], echo: Callable[[str], None]) -> ImpressionReport:
         """Train every seed and write the figures of validation alone into metrics.json; `run` goes on from there."""
         with self._started(folder, config, echo) as run:
-            return run.report(judged=("validation",))
+            report, worst = run.report(judged=("validation",))
+            self.tracking.finish(RunResults(tables=impression_tables(report, worst)))
+        return report
 
     @contextmanager
     def _started(self, folder: Path, config: dict[str, Any], echo: Callable[[str], None]) -> Iterator["ClickLogRun"]:
@@ -197,8 +209,11 @@ class ClickLogRun:
     loggers: list[Logger]
     echo: Callable[[str], None]
 
-    def report(self, judged: Sequence[str]) -> ImpressionReport:
-        """Train all seeds and measure the judged periods; with the test also fit what is served and write the bundle."""
+    def report(self, judged: Sequence[str]) -> tuple[ImpressionReport, pl.DataFrame]:
+        """Train all seeds and measure the judged periods; with the test also fit what is served and write the bundle.
+
+        Returns the worst rows of the last judged period as well.
+        """
         started = time.perf_counter()
         with self._timed("read") as read:
             keys = self.log.keys(self._progress)
@@ -207,7 +222,7 @@ class ClickLogRun:
         parts = [split.periods == period for period in NAMES]
         rows = {name: int(part.sum()) for name, part in zip(NAMES.values(), parts, strict=True)}
         self.echo(f"{self.log.name}: {', '.join(f'{num:,} {name} rows' for name, num in rows.items())}, {split.name}")
-        measured, fitted = self._measured(keys, parts, judged)
+        measured, fitted, worst = self._measured(keys, parts, judged)
         refit = self.experiment.refit and "test" in judged
         if refit:
             fitted = self._refitted(keys, parts, fitted)
@@ -226,21 +241,26 @@ class ClickLogRun:
         report.save(self.folder)
         if "test" in judged:
             self._write_bundle(report, fitted, split)
-        return report
+        for logger in self.loggers:
+            logger.log_metrics({VALIDATION_CURVE: report.values[0]})
+        return report, worst
 
     def _measured(
         self, keys: ImpressionKeys, parts: Sequence[np.ndarray], judged: Sequence[str]
-    ) -> tuple[list[dict[str, LabelMeasures]], FittedImpressions]:
-        """Measures of each judged period, the parts behind the first, for each seed; and the fit of the first seed."""
+    ) -> tuple[list[dict[str, LabelMeasures]], FittedImpressions, pl.DataFrame]:
+        """Measures of each judged period, the parts behind the first, for each seed; fit and worst rows of the first seed."""
         encoded = self._encoded(keys, parts[: 1 + len(judged)])
         measured: list[dict[str, LabelMeasures]] = []
         for seed in reversed(self.experiment.seeds):
             fitted = self._fit(encoded, seed, f"seed_{seed}/ranker")
             with TemporaryDirectory(dir=self.folder) as beside, self._timed("score") as scored:
                 model = self._exported(fitted, Path(beside, RANKER))
-                measured.insert(0, {period: self._measures(model, encoded, 1 + at) for at, period in enumerate(judged)})
+                predicted = [model.probabilities(encoded.impressions(1 + at)) for at in range(len(judged))]
                 scored.rows = sum(map(len, encoded.rows[1:]))
-        return measured, fitted
+            parts_of = enumerate(zip(judged, predicted, strict=True), 1)
+            measured.insert(0, {period: self._measures(one, encoded, at) for at, (period, one) in parts_of})
+        rows = encoded.rows[len(judged)]
+        return measured, fitted, worst_rows(keys.labels[rows], predicted[-1], model.labels, rows)
 
     def _refitted(
         self, keys: ImpressionKeys, parts: Sequence[np.ndarray], fitted: FittedImpressions
@@ -307,12 +327,10 @@ class ClickLogRun:
             graph=OnnxModel(file, ItemBatch.specs(fitted.spec.sizes)),
         )
 
-    def _measures(self, model: ClickModel, encoded: "EncodedParts", part: int) -> LabelMeasures:
+    def _measures(self, predicted: np.ndarray, encoded: "EncodedParts", part: int) -> LabelMeasures:
         keys, rows = encoded.keys, encoded.rows[part]
         groups = {name: codes[rows] for name, codes in keys.groups.items()}
-        return impression_measures(
-            keys.labels[rows], model.probabilities(encoded.impressions(part)), model.labels, groups
-        )
+        return impression_measures(keys.labels[rows], predicted, self.log.columns.labels, groups)
 
     def _write_bundle(self, report: ImpressionReport, fitted: FittedImpressions, split: ImpressionSplit) -> None:
         with write_bundle(self.folder / "bundle", fitted.spec.fingerprint) as draft:

@@ -22,6 +22,7 @@ from recsys.errors import ConfigError
 from recsys.evaluation.objectives import evaluate_objectives
 from recsys.evaluation.protocol import Evaluation
 from recsys.evaluation.report import Report
+from recsys.evaluation.run_tables import report_tables
 from recsys.evaluation.scoreboard import Scoreboard
 from recsys.evaluation.selection import ValidationFigures, goals
 from recsys.features.spec import Features
@@ -90,6 +91,11 @@ class Experiment:
         """Return the names of our systems in every table, in the order of the cascade."""
         return ("towers", RETRIEVED, *self._last_policies())
 
+    @property
+    def selecting_curve(self) -> str:
+        """Return the key under which trackers have the figure to maximise."""
+        return "/".join(("validation", *goals(self.optimised_metric, self.systems)[0]))
+
     def run(self, folder: Path, config: dict[str, Any], echo: Callable[[str], None]) -> tuple[Report, Bundle]:
         """Train and measure every split with every seed; write data/, metrics.json, metrics.png and the served bundle/."""
         with self._started(folder, config, echo) as (experiment, dataset, loggers):
@@ -97,7 +103,14 @@ class Experiment:
             bundle = Bundle.open(folder / "bundle")
             objectives = {f"objective/{name}": one for name, one in report.objectives.items()}
             pictures = sorted(folder.glob("*.png"))
-            self.tracking.finish(RunResults(figures={**report.rows, **objectives}, pictures=pictures, bundle=bundle))
+            self.tracking.finish(
+                RunResults(
+                    figures={**report.rows, **objectives},
+                    tables=report_tables(report),
+                    pictures=pictures,
+                    bundle=bundle,
+                )
+            )
         return report, bundle
 
     def validate(self, folder: Path, config: dict[str, Any], echo: Callable[[str], None]) -> ValidationFigures:
@@ -115,6 +128,7 @@ class Experiment:
                 board.record(run.selected(), run)
             figures = _finish_validation(board, folder, loggers, started)
             figures.save(folder, count_test_reads(folder))
+            self.tracking.finish(RunResults(tables=report_tables(figures.report)))
         return figures
 
     @contextmanager

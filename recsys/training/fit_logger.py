@@ -30,16 +30,17 @@ class FitLogger(Logger):
     def __init__(self, logger: Logger, fit: str) -> None:
         """fit: its stage, then what tells it from other fits of the stage, e.g. retrieval/split_0/seed_0/validation"""
         super().__init__()
-        nested = isinstance(logger, FitLogger)
-        self.logger: Logger = logger.logger if nested else logger
-        self.fit = f"{logger.fit}/{fit}" if nested else fit
+        self.logger: Logger = logger
+        self.fit = fit
+        if isinstance(logger, FitLogger):
+            self.logger, self.fit = logger.logger, f"{logger.fit}/{fit}"
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         named = {self.key(name): value for name, value in metrics.items()}
         if step is not None and isinstance(self.logger, StepAxes):
             self.logger.log_fit(self.fit, named, step)
         else:
-            self.logger.log_metrics(named, step)  # type: ignore[arg-type]
+            self.logger.log_metrics(named, step)
 
     def key(self, metric: str) -> str:
         """Return the key of a metric, which a task names with its stage in front and a callback without."""
@@ -80,7 +81,7 @@ class FitStatistics(Callback):
     """
 
     def on_train_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
-        counts = {
+        counts: dict[str, float] = {
             "parameters/dense": sum(one.numel() for one in dense_parameters(task)),
             "parameters/sparse": sum(table.weight.numel() for table in sparse_tables(task)),
         }
@@ -90,7 +91,7 @@ class FitStatistics(Callback):
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, task: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        if not trainer.loggers or (trainer.global_step + 1) % trainer.log_every_n_steps:
+        if not trainer.loggers or (trainer.global_step + 1) % trainer.log_every_n_steps:  # type: ignore[attr-defined]
             return
         parameters = [one for group in optimizer.param_groups for one in group["params"]]
         norm = torch.nn.utils.get_total_norm([one.grad for one in parameters if one.grad is not None])

@@ -1,6 +1,7 @@
 """Experiment tracking: a list of trackers, each with the curves of a run and what it keeps at the end."""
 
 import csv
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -11,6 +12,7 @@ import polars as pl
 from pytorch_lightning.loggers import CSVLogger, Logger
 
 from recsys.bundle import Bundle
+from recsys.encryption import ENCRYPTION_KEY
 from recsys.errors import ConfigError
 
 USER = "user"
@@ -34,7 +36,7 @@ class DataUse:
 class RunResults:
     """Everything that a finished run leaves to its trackers."""
 
-    figures: Mapping[str, Mapping[str, Any]]
+    figures: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """system -> metric -> value on TEST; empty where TEST was not evaluated"""
     tables: Mapping[str, pl.DataFrame] = field(default_factory=dict)
     """of values and texts; those with a column `user` are about single users"""
@@ -64,7 +66,8 @@ class Tracking:
     def __init__(self, *, trackers: Mapping[str, Tracker | None], users: str) -> None:
         """
         trackers: None leaves one out
-        users: tables about single users, with their histories: under numbers, under their names, or none
+        users: tables about single users, with their histories: under numbers, under their names, or none; none of them is
+            made where data is encrypted at rest, which the files of trackers are not
         """
         if users not in USERS:
             raise ConfigError(f"logger.users is {users!r}; choose one of {', '.join(USERS)}")
@@ -95,7 +98,7 @@ class Tracking:
             tracker.close(failed=failed)
 
     def _shown(self, tables: Mapping[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
-        if self.users == "none":
+        if self.users == "none" or os.environ.get(ENCRYPTION_KEY):
             return {name: table for name, table in tables.items() if USER not in table.columns}
         return {name: _numbered(table) if self.users == "numbers" else table for name, table in tables.items()}
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from wandb.proto.wandb_internal_pb2 import HistoryItem, Record, SummaryItem
+from wandb.proto.wandb_internal_pb2 import HistoryItem, Record, SummaryItem  # type: ignore[attr-defined]
 
 FILE_HEADER_BYTES = 7
 BLOCK_BYTES = 32 * 1024

@@ -164,7 +164,7 @@ def _earlier_rows(folder: Path, run_id: str) -> list[dict[str, Any]]:
 
 
 def _table(frame: pl.DataFrame) -> wandb.Table:
-    return wandb.Table(columns=frame.columns, data=[list(row) for row in frame.iter_rows()])
+    return wandb.Table(columns=[*frame.columns], data=[list(row) for row in frame.iter_rows()])
 
 
 def _artifact(name: str, kind: str, content: str, path: Path, metadata: Mapping[str, Any]) -> wandb.Artifact:

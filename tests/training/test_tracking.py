@@ -9,6 +9,7 @@ import pytorch_lightning as lightning
 import torch
 from pytorch_lightning.loggers import CSVLogger, Logger
 
+from recsys.encryption import ENCRYPTION_KEY
 from recsys.errors import ConfigError
 from recsys.training.fit_logger import of_fit
 from recsys.training.tracking import CsvCurves, Curves, DataUse, RunResults, Tracking
@@ -138,6 +139,14 @@ def test_tables_show_users_as_configured(users: str, shown: list[str] | None) ->
     assert tracker.tables["slices"].equals(tables["slices"])
     assert tracker.tables.get("users", pl.DataFrame({"user": [None]}))["user"].to_list() == (shown or [None])
     assert ("users" in tracker.tables) == (shown is not None)
+
+
+def test_no_table_shows_users_where_data_is_encrypted_at_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ENCRYPTION_KEY, "a.key")
+    tracker = Keeping()
+    tables = {"users": pl.DataFrame({"user": ["ann"]}), "slices": pl.DataFrame({"slice": ["cold items"]})}
+    Tracking(trackers={"kept": tracker}, users="names").finish(RunResults(tables=tables))
+    assert list(tracker.tables) == ["slices"]
 
 
 def test_a_run_that_raises_is_closed_as_failed(tmp_path: Path) -> None:

@@ -67,6 +67,7 @@ def test_a_resumed_run_has_one_id_and_the_newest_file_has_all_rows(run_folder: P
             (fit,) = of_fit(loggers, FIT)
             fit.log_metrics({"retrieval/loss": 3.0 - start}, 10 * start)
         wandb.teardown()
+    assert (run_folder / "wandb" / "latest-run").resolve() == newest(run_folder).parent.resolve()
     run = next(of_kind(run_folder, "run"))
     assert run.run_id == (run_folder / RUN_ID).read_text().strip()
     logged = [{key: value for key, value in row.items() if key[0] != "_"} for row in history(newest(run_folder))]
