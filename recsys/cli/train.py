@@ -6,6 +6,8 @@ A job imports what it trains by; help needs no torch.
 import math
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -51,10 +53,11 @@ KILLED = (
 def train(config: DictConfig) -> float | tuple[float, ...]:
     """Return `optimised_metric` on VALIDATION, a tuple of several, NaN for a failed job of a sweep."""
     from recsys.cli.experiment import build, leave_out, show, show_validation
+    from recsys.training.run_log import log_console, logged
     from recsys.training.sweeps import attempt
 
     folder, sweep = Path(HydraConfig.get().runtime.output_dir), HydraConfig.get().mode == RunMode.MULTIRUN
-    with attempt(folder, INTERRUPTED) if sweep else exit_on_error(INTERRUPTED):
+    with attempt(folder, INTERRUPTED) if sweep else single(folder):
         console = Console()  # not the module's: a parallel sweep sends this function to other processes
         leave_out(config)
         config.evaluate = config.evaluate or ("validation" if sweep else "test")
@@ -64,15 +67,26 @@ def train(config: DictConfig) -> float | tuple[float, ...]:
             from recsys.cli.trial import trial_curve
 
             curve = trial_curve(config)
-        experiment, echo = build(config, curve), partial(console.print, style="dim")
+        experiment, echo = build(config, curve), logged(partial(console.print, style="dim"))
         if config.evaluate == "validation":
             figures = experiment.validate(folder, resolved, echo)
-            show_validation(console, figures, folder)
+            for shown in (console, log_console()):
+                show_validation(shown, figures, folder)
             return figures.values if len(figures.values) > 1 else figures.values[0]
         report, bundle = experiment.run(folder, resolved, echo)
-        show(console, report, bundle, folder)
+        for shown in (console, log_console()):
+            show(shown, report, bundle, folder)
         return report.values if len(report.values) > 1 else report.values[0]
     return math.nan
+
+
+@contextmanager
+def single(folder: Path) -> Iterator[None]:
+    """Log a run that is no job of a sweep; an error ends the process with its sentence."""
+    from recsys.training.run_log import run_log
+
+    with exit_on_error(INTERRUPTED), run_log(folder):
+        yield
 
 
 def renamed(argument: str) -> str:

@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from recsys.nn.sparse_embedding import sparse_tables
 from recsys.progress import Progress
 from recsys.training.batches import BatchSampler
+from recsys.training.run_log import announce
 
 SPARSE_LR_MULTIPLIER = 100.0
 """row-wise Adagrad divides by the sum of all squared gradients so far, AdamW by a moving average: its steps shrink"""
@@ -130,7 +131,7 @@ class Throughput(Callback):
         if self.rates:
             rate = float(np.mean(self.rates))
             used = self.flops * rate / matmul_flops(self.device, trainer.precision)
-            print(
+            announce(
                 f"{self.name}: {len(self.rates)} epochs, {rate:,.0f} examples/s on {self.device.type}, "
                 f"{self.flops * rate / 1e9:,.1f} GFLOP/s, MFU {used:.0%}"
             )
@@ -148,7 +149,7 @@ class TrainingLoss(Callback):
         self.loss = float(outputs["loss"]) * trainer.accumulate_grad_batches
 
     def on_fit_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
-        print(f"{self.name}: training loss {self.loss:.4f} after {trainer.current_epoch} epochs of the same batches")
+        announce(f"{self.name}: training loss {self.loss:.4f} after {trainer.current_epoch} epochs of the same batches")
 
 
 class SparseLearningRate(Callback):

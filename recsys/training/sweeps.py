@@ -2,7 +2,6 @@
 
 import json
 import sys
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,9 +17,10 @@ from recsys.evaluation.comparison import Comparison, FailedJob, JobFigures, Prun
 from recsys.evaluation.selection import VALIDATION_USERS
 from recsys.stores.atomic_files import write_atomically
 from recsys.training.pruning import PrunedError
+from recsys.training.run_log import LOG_FILE, run_log
 
-ERROR_FILE, LOG_FILE = "error.txt", "error.log"
-"""files of a failed job: type and sentence of its error; its traceback"""
+ERROR_FILE = "error.txt"
+"""file of a failed job: type and sentence of its error"""
 PRUNED_FILE = "pruned.json"
 """file of a job that was ended by its validation curve"""
 OVERRIDES_FILE = ".hydra/overrides.yaml"
@@ -35,11 +35,11 @@ def attempt(folder: Path, interrupted: str) -> Iterator[None]:
     """Print the error of a job, or that it was pruned, and write it into its folder, so that the next jobs run; Ctrl-C ends
     them all.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in (ERROR_FILE, LOG_FILE, PRUNED_FILE):
+    for name in (ERROR_FILE, PRUNED_FILE):
         (folder / name).unlink(missing_ok=True)
     try:
-        yield
+        with run_log(folder):
+            yield
     except KeyboardInterrupt:
         print(interrupted, file=sys.stderr)
         raise SystemExit(130) from None
@@ -49,7 +49,6 @@ def attempt(folder: Path, interrupted: str) -> Iterator[None]:
     except Exception as error:
         sentence = " ".join((sentence_of(error) or str(error)).split())
         described = f"{type(cause_of(error)).__name__}: {sentence}"
-        (folder / LOG_FILE).write_text(traceback.format_exc(), encoding="utf-8")
         (folder / ERROR_FILE).write_text(described, encoding="utf-8")
         print(f"error: {described} ({folder / LOG_FILE})", file=sys.stderr)
 

@@ -31,6 +31,7 @@ from recsys.training.fit_logger import FitStatistics
 from recsys.training.optimizers import OptimizerFactory, build_optimizer, check_optimizer
 from recsys.training.progress import ProgressDisplay, is_live
 from recsys.training.pruning import CurveReport, ValidationCurve
+from recsys.training.run_log import announce
 from recsys.training.schedules import ScheduleFactory, build_schedule, check_schedule
 from recsys.training.trainer_options import DEFAULT_OPTIONS, check_options, lightning_trainer, profiles
 
@@ -191,7 +192,7 @@ class Trainer:
         repeated = self.options.get("overfit_batches", 0)
         self._run(trainer, task, repeated_batches(train, repeated) if repeated else train, valid, folder / LAST_FILE)
         for file in profiles(folder):
-            print(f"{folder.name}: profile in {file}")
+            announce(f"{folder.name}: profile in {file}")
         if best.best_model_path:
             epochs = _restore(task, Path(best.best_model_path)) + 1
         write_finished(task, folder / FINISHED_FILE, epochs)

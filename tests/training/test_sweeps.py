@@ -15,9 +15,9 @@ from recsys.evaluation.chart import TITLES
 from recsys.evaluation.impressions import ImpressionReport, impression_measures
 from recsys.evaluation.selection import VALIDATION_USERS
 from recsys.training.pruning import PrunedError
+from recsys.training.run_log import LOG_FILE
 from recsys.training.sweeps import (
     ERROR_FILE,
-    LOG_FILE,
     PRUNED_FILE,
     attempt,
     command_for_test,
@@ -104,7 +104,6 @@ def test_a_failed_attempt_leaves_type_sentence_and_traceback(
     with attempt(tmp_path / "1", "interrupted"):
         pass
     assert not (tmp_path / "1" / ERROR_FILE).exists()
-    assert not (tmp_path / "1" / LOG_FILE).exists()
 
 
 def test_a_pruned_attempt_leaves_its_last_value_and_is_no_failure(
