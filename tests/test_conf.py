@@ -17,7 +17,8 @@ from pytorch_lightning.callbacks import Callback
 
 from recsys.candidates.item_item import Cosine, CosineAndTransitions, Ease
 from recsys.cli.experiment import build
-from recsys.cli.search import corners, distribution
+from recsys.cli.search import distribution, ends
+from recsys.cli.sweep import corners
 from recsys.cli.train import RENAMED_KEYS, renamed
 from recsys.errors import ConfigError, sentence_of
 
@@ -214,7 +215,7 @@ def test_every_choice_and_end_of_a_search_builds(file):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
         space = {key: distribution(parser.parse_override(f"{key}={choices}")) for key, choices in params.items()}
-        found = list(corners(space))
+        found = list(corners({key: ends(one) for key, one in space.items()}))
         for corner in found:
             overrides = [f"hparams_search={file.stem}", *(f"{key}={value}" for key, value in corner.items())]
             build(compose("train", overrides=overrides))

@@ -27,6 +27,7 @@ from recsys.cli.rules_check import check_rules, dry_run_rules
 from recsys.cli.score import score
 from recsys.cli.show import slate_table
 from recsys.cli.sign import sign, signing_key
+from recsys.cli.wandb_files import wandb_report, wandb_sweep
 from recsys.commands import command_of
 from recsys.contracts import Query, Slate
 from recsys.data.splits import whole
@@ -153,6 +154,8 @@ app.command(name="signing-key")(signing_key)
 app.command()(sign)
 app.command(name="encryption-key")(encryption_key)
 app.command()(score)
+app.command(name="wandb-sweep")(wandb_sweep)
+app.command(name="wandb-report")(wandb_report)
 
 
 @app.command()

@@ -4,7 +4,7 @@ A trial is a job of a sweep, in the folder of its number; the study lies beside 
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
 
-from recsys.cli.sweep import check_jobs
+from recsys.cli.sweep import check_jobs, corners
 from recsys.cli.trial import PRUNERS, STUDY, drop_torn_line, storage_of
 from recsys.errors import ConfigError, check_ranges
 from recsys.evaluation.selection import check_budget, minimised
@@ -50,7 +50,8 @@ class Search:
 
     def run(self) -> None:
         """Check the ends of every range, then launch jobs until there are `trials` of them."""
-        check_jobs(self.config, [self._overrides(one) for one in corners(self.space)])
+        values = {key: ends(one) for key, one in self.space.items()}
+        check_jobs(self.config, [self._overrides(one) for one in corners(values)])
         folder = self.folder
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, folder / SWEEP_FILE)
@@ -140,16 +141,8 @@ def distribution(override: Override) -> BaseDistribution:
     return CategoricalDistribution(list(override.sweep_string_iterator()))
 
 
-def corners(space: Mapping[str, BaseDistribution]) -> Iterator[dict[str, Any]]:
-    """Yield the first value of all keys, then every other choice and end of a range once."""
-    values = {key: _ends(one) for key, one in space.items()}
-    first = {key: ends[0] for key, ends in values.items()}
-    yield first
-    for key, ends in values.items():
-        yield from ({**first, key: value} for value in ends[1:])
-
-
-def _ends(one: BaseDistribution) -> Sequence[Any]:
+def ends(one: BaseDistribution) -> Sequence[Any]:
+    """Return the choices of a key, or both ends of its range."""
     if isinstance(one, CategoricalDistribution):
         return one.choices
     assert isinstance(one, IntDistribution | FloatDistribution)

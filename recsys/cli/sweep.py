@@ -1,7 +1,7 @@
 """Sweeps: their jobs are checked before the first one starts, and compared once all have ended."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,14 @@ def check_jobs(config: DictConfig, jobs: Sequence[Sequence[str]]) -> None:
             if (sentence := sentence_of(error)) is None:
                 raise
             raise ConfigError(f"the sweep cannot run {' '.join(overrides)}: {sentence}") from None
+
+
+def corners(values: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
+    """Yield the first value of all keys, then every other value of each key once."""
+    first = {key: of_key[0] for key, of_key in values.items()}
+    yield first
+    for key, of_key in values.items():
+        yield from ({**first, key: value} for value in of_key[1:])
 
 
 def _jobs(config: DictConfig) -> Sequence[Sequence[str]]:

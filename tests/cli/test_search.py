@@ -20,7 +20,8 @@ from omegaconf import OmegaConf
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
-from recsys.cli.search import Search, corners, distribution
+from recsys.cli.search import Search, distribution, ends
+from recsys.cli.sweep import corners
 from recsys.cli.trial import PRUNERS, STUDY, TrialCurve, drop_torn_line, pruner, storage_of
 from recsys.errors import ConfigError
 from recsys.training.pruning import PrunedError
@@ -87,8 +88,11 @@ def test_a_sweep_of_hydra_is_a_distribution(text: str, expected: BaseDistributio
 
 
 def test_every_end_and_choice_is_a_corner_once() -> None:
-    space = {"a": FloatDistribution(0.0, 1.0), "b": CategoricalDistribution(["x", "y", "z"])}
-    found = list(corners(space))
+    space: dict[str, BaseDistribution] = {
+        "a": FloatDistribution(0.0, 1.0),
+        "b": CategoricalDistribution(["x", "y", "z"]),
+    }
+    found = list(corners({key: ends(one) for key, one in space.items()}))
     assert found == [{"a": 0.0, "b": "x"}, {"a": 1.0, "b": "x"}, {"a": 0.0, "b": "y"}, {"a": 0.0, "b": "z"}]
 
 
