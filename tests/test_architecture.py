@@ -113,6 +113,7 @@ HOMES = {
     "cryptography": {"encryption", "signatures"},
     "pytorch_lightning": {"training"},
     "wandb": {"training"},
+    "mlflow": {"training"},
     "torchmetrics": {"evaluation", "training"},
     "matplotlib": {"evaluation"},
     "implicit": {"evaluation"},
