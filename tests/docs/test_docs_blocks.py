@@ -139,6 +139,8 @@ def test_a_command_is_understood(words: list[str]) -> None:
             assert name in str(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8")))
         case ["wandb", "sync", path]:
             assert path.startswith("runs/")
+        case ["wandb", "sweep", path]:
+            assert any(f"--out {path}" in block.text for block in BLOCKS)
         case _:
             pytest.fail(f"nothing checks {words}")
 
