@@ -18,8 +18,11 @@ if TYPE_CHECKING:
     from recsys.contracts import SlateItem as SlateItem
     from recsys.data.dataset import Dataset as Dataset
     from recsys.evaluation.evaluate import evaluate as evaluate
+    from recsys.evaluation.evaluate import evaluate_users as evaluate_users
+    from recsys.evaluation.evaluate import slice_means as slice_means
     from recsys.policy.rules import RuleSet as RuleSet
     from recsys.recommender import Recommender as Recommender
+    from recsys.run import Run as Run
 
 __version__ = "0.2.0"
 HOMES = {
@@ -29,9 +32,12 @@ HOMES = {
     "Query": "recsys.contracts",
     "Recommender": "recsys.recommender",
     "RuleSet": "recsys.policy.rules",
+    "Run": "recsys.run",
     "Slate": "recsys.contracts",
     "SlateItem": "recsys.contracts",
     "evaluate": "recsys.evaluation.evaluate",
+    "evaluate_users": "recsys.evaluation.evaluate",
+    "slice_means": "recsys.evaluation.evaluate",
 }
 __all__ = [*HOMES, "__version__"]
 

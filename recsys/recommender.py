@@ -9,19 +9,23 @@ recommender.why_not(query, "50")
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
+import polars.selectors as cs
 
 from recsys.bundle import Bundle
-from recsys.contracts import Query, Slate
-from recsys.errors import QueryError
+from recsys.contracts import PAD, Query, Slate
+from recsys.errors import ConfigError, QueryError
 from recsys.pipeline import through
+from recsys.policy.compose import Policy
 from recsys.policy.explanation.why_not import why_not
-from recsys.stages import Stages, load_explain, load_stages, read_spec
+from recsys.policy.rules import RuleSet
+from recsys.stages import LiveRetrieve, Stages, load_explain, load_rules, load_stages, read_catalogue, read_spec
 from recsys.user_seed import NEVER, USER_SEED, SeededUser, SeededUsers
 
 BATCH = 64
@@ -51,6 +55,35 @@ class Recommender:
         opened, changed = Bundle.open(Path(bundle)), _path(items)
         stages = load_stages(opened, rules_store=_path(rules), items_store=changed, shares_folder=_path(exposure))
         return Recommender(opened, stages, changed)
+
+    @cached_property
+    def items(self) -> pl.DataFrame:
+        """Return the catalogue that was trained on: `item` and the columns of the items table."""
+        return read_catalogue(self.bundle)
+
+    @cached_property
+    def item_vectors(self) -> np.ndarray:
+        """Return the vectors [N, D] of the item tower, in the order of `items`."""
+        return self.bundle.arrays("item_vectors.safetensors")["vectors"]
+
+    def user_vectors(self, queries: Sequence[Query]) -> np.ndarray:
+        """Return the vectors [B, D] of the user tower; their inner products with `item_vectors` are what retrieval by towers
+        compares.
+        """
+        first = self.stages[0]
+        return (first.now if isinstance(first, LiveRetrieve) else first).user_vectors(queries)
+
+    def with_policy(self, *, rules: RuleSet | None = None, **sections: Mapping[str, Any]) -> "Recommender":
+        """Return a recommender with the same candidates and probabilities under another policy.
+
+        rules: in the place of the bundle's. sections: of its policy.yaml, each in full, for instance
+        value={"formula": "click + 5 * buy", "weights": {}}. ConfigError for what does not fit the bundle.
+        """
+        if "repeat" in sections:
+            raise ConfigError("repeat also decides what retrieval offers; train with policy.repeat to change it")
+        policy = Policy.from_document({**self.bundle.document("policy.yaml"), **sections})
+        last = load_rules(self.bundle, policy=policy, rules=rules)
+        return Recommender(self.bundle, (*self.stages[:-1], last), self._items)
 
     def query(
         self, user: str, *, k: int = 10, now: float | None = None, context: Mapping[str, Any] | None = None
@@ -82,6 +115,51 @@ class Recommender:
         batches = [queries[start : start + BATCH] for start in range(0, len(queries), BATCH)]
         return [slate for batch in batches for slate in through({"QUERY": batch}, self.stages)["SLATE"]]
 
+    def candidates(self, queries: Sequence[Query]) -> pl.DataFrame:
+        """Return what the last stage chooses from, a row a candidate in the order of retrieval: `user`, `item`, `rank` from 0,
+        `score`, the score by each source as from_<source> (null where it did not offer the item), and the probability of each
+        objective as p_<objective>.
+        """
+        batches = [queries[start : start + BATCH] for start in range(0, len(queries), BATCH)]
+        return pl.concat([self._candidates(batch) for batch in batches])
+
+    def _candidates(self, queries: Sequence[Query]) -> pl.DataFrame:
+        asked, batch = self.stages[-1].offered(through({"QUERY": queries}, self.stages[:-1]))
+        policy = self.stages[-1].policy
+        number, rank = np.nonzero(batch.rows != PAD)
+        found = {
+            "user": np.array([query.user for query in asked], dtype=object)[number],
+            "item": policy.items[batch.rows[number, rank]],
+            "rank": rank,
+            "score": batch.scores[number, rank],
+        }
+        by_source = zip(policy.sources, batch.source_scores[number, rank].T, strict=True)
+        found |= {f"from_{source}": scores for source, scores in by_source}
+        if batch.probabilities is not None:
+            by_objective = zip(policy.value.objectives, batch.probabilities[number, rank].T, strict=True)
+            found |= {f"p_{name}": chances for name, chances in by_objective}
+        return pl.DataFrame(found, nan_to_null=True)
+
+    def table(self, slate: Slate) -> pl.DataFrame:
+        """Return a slate for people: a row an item, with the words and numbers of the catalogue."""
+        shown = pl.DataFrame(
+            [
+                {
+                    "item": one.item,
+                    "utility": one.utility,
+                    **{f"p_{name}": chance for name, chance in one.probabilities.items()},
+                    "sources": ", ".join(one.sources),
+                    "rules": ", ".join(f"{name}: {effect}" for name, effect in one.rules.items()),
+                }
+                for one in slate.items
+            ],
+            infer_schema_length=None,
+        )
+        plain = self.items.select(~cs.nested())
+        return shown.join(plain, on="item", how="left", maintain_order="left").select(
+            "item", *plain.columns[1:], *shown.columns[1:]
+        )
+
     def explain(self, query: Query) -> Slate:
         """The slate of a query with what each group of features adds to every utility, and the event that speaks for it.
 
@@ -98,7 +176,7 @@ class Recommender:
 
     @cached_property
     def _explain(self) -> Any:
-        return load_explain(self.bundle, self._items)
+        return replace(load_explain(self.bundle, self._items), value=self.stages[-1].policy.value)
 
     @cached_property
     def _users(self) -> SeededUsers | None:

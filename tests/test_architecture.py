@@ -76,13 +76,14 @@ MAY_IMPORT = {
     },
     "recommender": {"bundle", "pipeline", "policy", "stages", "user_seed"},
     "click_model": {"bundle", "data", "features", "stages"},
+    "run": {"data", "evaluation", "recommender", "replay", "stages"},
     "train.py": {"cli"},
     "export.py": {"cli"},
 }
 MAY_IMPORT["training"] = (
     set(MAY_IMPORT)
     - BASE
-    - {"export", "experiments", "recommender", "serving"}
+    - {"export", "experiments", "recommender", "run", "serving"}
     - {
         "train.py",
         "export.py",
@@ -141,6 +142,7 @@ WITHOUT_TORCH = (
     "recsys.recommender",
     "recsys.cli.train",
     "recsys.click_model",
+    "recsys.run",
 )
 
 

@@ -8,11 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import polars as pl
 import pytest
 
 import recsys
-from recsys import Query, Recommender, evaluate
+from recsys import Query, Recommender, evaluate, evaluate_users, slice_means
 from recsys.errors import BundleError, DataError
+from recsys.evaluation.intervals import bootstrap_interval
 from recsys.metrics import METRICS
 from recsys.pipeline import recommend
 
@@ -77,6 +80,24 @@ def test_metrics_have_known_values() -> None:
     assert figures["coverage@1"] == 2
     low, high = figures["recall@2 ci95"]  # type: ignore[misc]
     assert low <= figures["recall@2"] <= high
+
+
+def test_metrics_of_users_and_slices_have_known_values() -> None:
+    users = evaluate_users(
+        {"u": ["a", "b"], "v": ["x"]}, {"u": {"b", "z"}, "v": ["x"], "w": ["a"], "none": []}, ks=(1, 2)
+    )
+    assert users["user"].to_list() == ["u", "v", "w"]
+    assert users["relevant"].to_list() == [2, 1, 1]
+    assert users["recall@2"].to_list() == [0.5, 1.0, 0.0]
+    assert users["ndcg@1"].to_list() == [0.0, 1.0, 0.0]
+    sliced = slice_means(users.with_columns(segment=pl.Series(["old", None, "old"])), "segment", "recall@2")
+    assert sliced["segment"].to_list() == ["old", None]
+    assert sliced["rows"].to_list() == [2, 1]
+    assert sliced["recall@2"].to_list() == [0.25, 1.0]
+    assert sliced.row(0)[3:] == bootstrap_interval(np.array([0.5, 0.0]), 0)
+    assert sliced.row(1)[3:] == (1.0, 1.0)
+    with pytest.raises(DataError, match="there is no column 'age'; the table has user, relevant"):
+        slice_means(users, "age", "recall@2")
 
 
 def test_metrics_are_those_of_our_own_reports(recommender: Recommender, trained: Any) -> None:

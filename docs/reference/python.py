@@ -6,6 +6,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PUBLIC = (
     "recsys",
     "recsys.recommender",
+    "recsys.run",
     "recsys.click_model",
     "recsys.contracts",
     "recsys.bundle",
@@ -16,6 +17,7 @@ PUBLIC = (
     "recsys.data.description",
     "recsys.data.sources.tables",
     "recsys.data.sources.click_log",
+    "recsys.data.bandit",
     "recsys.data.splits",
     "recsys.policy.rules",
     "recsys.policy.rules.store",

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import polars as pl
 from rich import box
 from rich.table import Table
 from rich.text import Text
@@ -229,6 +230,24 @@ class Comparison:
             "pruned": [asdict(job) for job in self.pruned],
         }
 
+    def frame(self) -> pl.DataFrame:
+        """Return a row a configuration, the best one first: its jobs, every metric, the interval over users of the metric that
+        selects, and the paired difference to the best configuration with interval and p value.
+        """
+        return pl.DataFrame(
+            [
+                {
+                    "configuration": one.name,
+                    "jobs": list(one.jobs),
+                    "seeds": len(one.by_seed),
+                    **one.values,
+                    **_columns("", ("low", "high"), one.over_users()),
+                    **_columns("to_best ", Difference._fields, difference),
+                }
+                for one, difference in zip(self.configurations, self.differences, strict=True)
+            ]
+        )
+
     def table(self) -> Table:
         """Return a row a configuration, the best one first and bold, and a row a pruned or failed job."""
         table = Table(
@@ -309,6 +328,10 @@ def _differences(found: Sequence[Configuration]) -> tuple[Difference | None, ...
     p_values = holm([paired_p_value(one, best, _SEED, SAMPLES) for one in others])
     tested = [Difference(*paired_bootstrap(one, best, _SEED), p) for one, p in zip(others, p_values, strict=True)]
     return (None, *tested)
+
+
+def _columns(prefix: str, names: Sequence[str], values: Sequence[float] | None) -> dict[str, float | None]:
+    return {f"{prefix}{name}": values and values[number] for number, name in enumerate(names)}
 
 
 def _title(metric: str) -> str:

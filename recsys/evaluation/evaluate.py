@@ -3,15 +3,22 @@
 from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
+import polars as pl
 
 from recsys.contracts import PAD
 from recsys.errors import DataError
 from recsys.evaluation.intervals import bootstrap_interval
-from recsys.metrics import Targets, hits, ndcg, recall, shown_items
+from recsys.metrics import Targets, hits, ndcg, recall
+
+METRICS = {"recall": recall, "ndcg": ndcg}
+Rankings = Mapping[str, Sequence[str]]
+"""user -> items, best first, of the whole catalogue without sampled negatives; a user who is missing gets 0"""
+Relevant = Mapping[str, Collection[str]]
+"""user -> items that were right; users without any do not count"""
 
 
 def evaluate(
-    rankings: Mapping[str, Sequence[str]], relevant: Mapping[str, Collection[str]], *, ks: Sequence[int] = (10, 100)
+    rankings: Rankings, relevant: Relevant, *, ks: Sequence[int] = (10, 100)
 ) -> dict[str, float | tuple[float, float]]:
     """Return recall@k and ndcg@k, means over all users of `relevant`, each with its 95% interval over users.
 
@@ -20,6 +27,19 @@ def evaluate(
     The result maps "recall@10" to a mean, "recall@10 ci95" to its interval, and so on; "coverage@10" is the number of distinct
     items in the first ten of all rankings. DataError for no user, for an item listed twice, or for a k below 1.
     """
+    users = evaluate_users(rankings, relevant, ks=ks)
+    figures: dict[str, float | tuple[float, float]] = {}
+    for k in ks:
+        for name in METRICS:
+            values = users[f"{name}@{k}"].to_numpy()
+            figures[f"{name}@{k}"] = float(values.mean())
+            figures[f"{name}@{k} ci95"] = bootstrap_interval(values, 0)
+        figures[f"coverage@{k}"] = float(len({item for user in users["user"] for item in rankings.get(user, ())[:k]}))
+    return figures
+
+
+def evaluate_users(rankings: Rankings, relevant: Relevant, *, ks: Sequence[int] = (10, 100)) -> pl.DataFrame:
+    """Return the values behind `evaluate`, a row a user: `user`, `relevant` (number of items), recall@k and ndcg@k."""
     users = [user for user, items in relevant.items() if len(items)]
     if not users:
         raise DataError("no user has a relevant item; give at least one to measure rankings by")
@@ -33,15 +53,27 @@ def evaluate(
         if len(set(listed)) < len(listed):
             raise DataError(f"the ranking of user {user!r} lists an item twice; a ranking has every item once")
         ranking[number, : len(listed)] = [_row(rows, item) for item in listed]
-    found = hits(ranking, targets)
-    figures: dict[str, float | tuple[float, float]] = {}
-    for k in ks:
-        for name, metric in (("recall", recall), ("ndcg", ndcg)):
-            values = metric(found, targets.num_targets, k)
-            figures[f"{name}@{k}"] = float(values.mean())
-            figures[f"{name}@{k} ci95"] = bootstrap_interval(values, 0, np.ones(len(values)))
-        figures[f"coverage@{k}"] = float(shown_items(ranking, len(rows), k).sum())
-    return figures
+    found, num_targets = hits(ranking, targets), targets.num_targets
+    values = {f"{name}@{k}": metric(found, num_targets, k) for k in ks for name, metric in METRICS.items()}
+    return pl.DataFrame({"user": users, "relevant": num_targets, **values})
+
+
+def slice_means(values: pl.DataFrame, by: str, metric: str) -> pl.DataFrame:
+    """Return a row a value of the column `by`, the largest slice first: its number of rows, and the mean of `metric` with its
+    95% bootstrap interval.
+
+    values: a row a user, for instance of `evaluate_users` joined with columns of the users. Missing values are a slice.
+    """
+    for name in (by, metric):
+        if name not in values.columns:
+            raise DataError(f"there is no column {name!r}; the table has {', '.join(values.columns)}")
+    slices = []
+    for (value,), part in values.group_by(by, maintain_order=True):
+        own = part[metric].to_numpy().astype(np.float64)
+        low, high = bootstrap_interval(own, 0)
+        slices.append({by: value, "rows": len(own), metric: float(own.mean()), "low": low, "high": high})
+    schema = {by: values.schema[by], "rows": pl.Int64, metric: pl.Float64, "low": pl.Float64, "high": pl.Float64}
+    return pl.DataFrame(slices, schema=schema).sort("rows", by, descending=[True, False], nulls_last=True)
 
 
 def _row(rows: dict[str, int], item: str) -> int:

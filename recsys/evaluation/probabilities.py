@@ -30,7 +30,9 @@ class Reliability:
         z, rows, rate = 1.959964, self.sizes, self.observed
         middle = (rate + z**2 / (2 * rows)) / (1 + z**2 / rows)
         half = z / (1 + z**2 / rows) * np.sqrt(rate * (1 - rate) / rows + (z / (2 * rows)) ** 2)
-        return np.maximum(middle - half, 0.0), np.minimum(middle + half, 1.0)
+        return np.clip(middle - half, 0.0, rate), np.clip(
+            middle + half, rate, 1.0
+        )  # rounding moves an end across a rate of 0
 
     @property
     def error(self) -> float:

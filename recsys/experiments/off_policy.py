@@ -116,13 +116,17 @@ def self_normalised_dr(data: OffPolicyData) -> np.ndarray:
 
 def _self_normalised(data: OffPolicyData, values: np.ndarray) -> np.ndarray:
     weights = data.weights
+    _check_overlap(weights)
+    mean = weights @ values / weights.sum()
+    return mean + weights * (values - mean) / weights.mean()
+
+
+def _check_overlap(weights: np.ndarray) -> None:
     if not weights.any():
         raise DataError(
             "the policy has probability 0 for every action of the log: nothing is known of it; ask a log that shares "
             "actions with it"
         )
-    mean = weights @ values / weights.sum()
-    return mean + weights * (values - mean) / weights.mean()
 
 
 def switch(data: OffPolicyData, threshold: float) -> np.ndarray:
@@ -237,9 +241,15 @@ CLIP = 10.0
 def evaluate(
     data: OffPolicyData, estimator: str = DEFAULT, interval: Callable[[np.ndarray], Interval] = skew_corrected
 ) -> Estimate:
-    """Return the estimate with interval and diagnostics; DataError for a name not in ESTIMATORS."""
+    """Return the estimate with interval and diagnostics; DataError for a name not in ESTIMATORS.
+
+    DataError also where policy and log share no action, by every estimator but the direct method: IPS would answer 0 with an
+    interval of no width, doubly robust would be the direct method.
+    """
     if estimator not in ESTIMATORS:
         raise DataError(f"there is no estimator {estimator!r}; choose one of {', '.join(ESTIMATORS)}")
+    if estimator != "DM":
+        _check_overlap(data.weights)
     contributions, weights = ESTIMATORS[estimator](data), data.weights
     low, high = interval(contributions)
     return Estimate(

@@ -115,6 +115,11 @@ class Retrieve:
         features = CandidateFeatures(items=self.items.at(merged.rows), scores=layout.features(merged))
         return {**named, **features.tensors(), **answer}
 
+    def user_vectors(self, queries: Sequence[Query]) -> np.ndarray:
+        """Vectors [B, D] of the user tower."""
+        request, _ = encode_queries(self.spec, self.items, queries)
+        return self.user_tower(request.tensors())
+
     def only(self, source: str) -> "Retrieve":
         """The same stage with one of its sources alone, for no ranker."""
         return replace(self, sources=self.sources.select_source(source), ranked=False)

@@ -63,6 +63,20 @@ def test_the_best_comes_first_and_the_others_are_tested_against_it_user_by_user(
     assert text.index("1: dim=32") < text.index("2: dim=64") < text.index("0: dim=8")
 
 
+def test_the_frame_has_the_numbers_of_the_table() -> None:
+    comparison = Comparison.of([job(0, "dim=8", -0.1), job(1, "dim=32", 0.0)], [])
+    best, other = comparison.frame().to_dicts()
+    assert (best["configuration"], best["jobs"], best["to_best mean"], best["to_best p"]) == (
+        "dim=32",
+        ["1"],
+        None,
+        None,
+    )
+    assert (best["low"], best["high"]) == comparison.configurations[0].over_users()
+    assert tuple(other[f"to_best {name}"] for name in ("mean", "low", "high", "p")) == comparison.differences[1]
+    assert other["ndcg@10"] == comparison.configurations[1].mean
+
+
 def test_p_values_grow_with_the_number_of_configurations() -> None:
     near = [job(0, "best", 0.0), job(1, "near", -0.008)]
     alone = Comparison.of(near, []).differences[1]
