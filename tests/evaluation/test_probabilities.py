@@ -96,3 +96,13 @@ def test_labels_that_are_all_alike_are_refused(metric):
         metric(np.ones(3), np.array([0.1, 0.2, 0.3]))
     with pytest.raises(DataError, match="no user has both"):
         auc_per_user(np.array([0.0, 1]), np.array([0.1, 0.2]), np.array([0, 1]))
+
+
+@pytest.mark.parametrize("rows", [1, 7, 240, 11_999])
+def test_an_interval_holds_its_own_rate_also_where_it_is_0_or_1(rows):
+    """Rounding moved the lower end of a rate of 0 above it, which error bars refuse."""
+    for positives in {0, 1, rows // 3, rows}:
+        labels = (np.arange(rows) < positives).astype(float)
+        (low,), (high,) = (end.tolist() for end in reliability(labels, np.full(rows, 0.5)).interval)
+        assert 0 <= low <= positives / rows <= high <= 1
+        assert low < high
