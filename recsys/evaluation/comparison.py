@@ -331,7 +331,7 @@ def _differences(found: Sequence[Configuration]) -> tuple[Difference | None, ...
 
 
 def _columns(prefix: str, names: Sequence[str], values: Sequence[float] | None) -> dict[str, float | None]:
-    return {f"{prefix}{name}": values and values[number] for number, name in enumerate(names)}
+    return {f"{prefix}{name}": None if values is None else values[number] for number, name in enumerate(names)}
 
 
 def _title(metric: str) -> str:

@@ -1,6 +1,7 @@
 """Metrics of any system's rankings, by the same functions that measure ours."""
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -72,7 +73,8 @@ def slice_means(values: pl.DataFrame, by: str, metric: str) -> pl.DataFrame:
         own = part[metric].to_numpy().astype(np.float64)
         low, high = bootstrap_interval(own, 0)
         slices.append({by: value, "rows": len(own), metric: float(own.mean()), "low": low, "high": high})
-    schema = {by: values.schema[by], "rows": pl.Int64, metric: pl.Float64, "low": pl.Float64, "high": pl.Float64}
+    bounds = {"low": pl.Float64, "high": pl.Float64}
+    schema: dict[str, Any] = {by: values.schema[by], "rows": pl.Int64, metric: pl.Float64, **bounds}
     return pl.DataFrame(slices, schema=schema).sort("rows", by, descending=[True, False], nulls_last=True)
 
 

@@ -45,14 +45,14 @@ class ExactResume(Callback):
         if self.resumed is None:  # a new fit, or a checkpoint of an earlier version
             return
         loader, self.batches = trainer.train_dataloader, self.resumed["batches"]
+        assert loader is not None
         _set_random_states(self.resumed["random"])
         if self.batches:
             assert isinstance(loader.sampler, BatchSampler)
             loader.sampler.trained = self.batches
         else:
-            iter(
-                loader
-            )  # draws a seed, as it does at the start of every epoch; Lightning's was drawn before the states were set
+            # draws a seed, as at the start of every epoch: Lightning drew its own before the states were set
+            iter(loader)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, task: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -65,7 +65,8 @@ class ExactResume(Callback):
 
     def _resumable(self, trainer: pl.Trainer) -> bool:
         """Whether no accumulated gradient and no validation of this batch would be lost."""
-        return not self.batches % trainer.accumulate_grad_batches and bool(self.batches % trainer.val_check_batch)
+        every = trainer.val_check_batch
+        return not self.batches % trainer.accumulate_grad_batches and (every is None or bool(self.batches % every))
 
 
 def _random_states() -> dict[str, Any]:

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -56,7 +57,7 @@ def _log_file(path: Path) -> Iterator[None]:
 def _logged_warnings() -> Iterator[None]:
     shown = warnings.showwarning
 
-    def show_and_log(message, category, filename, lineno, file=None, line=None):  # type: ignore[no-untyped-def]
+    def show_and_log(message, category, filename, lineno, file=None, line=None):
         shown(message, category, filename, lineno, file, line)
         LOG.warning("%s:%s: %s: %s", filename, lineno, category.__name__, message)
 
@@ -69,7 +70,8 @@ def _logged_warnings() -> Iterator[None]:
 
 def log_console() -> Console:
     """Return a console that prints into the log, without colours."""
-    return Console(file=_LogStream(), width=LOG_WIDTH)
+    stream: Any = _LogStream()
+    return Console(file=stream, width=LOG_WIDTH)
 
 
 class _LogStream(io.TextIOBase):

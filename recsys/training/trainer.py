@@ -264,8 +264,9 @@ def write_finished(task: pl.LightningModule, file: Path, epochs: int) -> None:
 
 def cpu_trainer(**changed: Any) -> Trainer:
     """Build the trainer of conf/trainer/cpu.yaml, without progress, for models that are trained without conf/."""
-    settings = {"accelerator": "cpu", "precision": "32-true", "compile": False, "progress": False, "threads": 0}
-    return Trainer(**(settings | {"checkpoint_steps": None, "callbacks": {}, "options": DEFAULT_OPTIONS} | changed))
+    settings: dict[str, Any] = {"accelerator": "cpu", "precision": "32-true", "compile": False, "progress": False}
+    settings |= {"threads": 0, "checkpoint_steps": None, "callbacks": {}, "options": DEFAULT_OPTIONS}
+    return Trainer(**(settings | changed))
 
 
 def _last(folder: Path) -> ModelCheckpoint:

@@ -35,6 +35,7 @@ from recsys.replay.evaluation_queries import EvaluationQueries
 from recsys.training.prepare import Prepared, prepare
 from recsys.training.retrieval import RetrievalExamples, RetrievalTask
 from recsys.training.trainer import Trainer
+from recsys.training.trainer_options import DEFAULT_OPTIONS
 from recsys.training.validation_queries import ValidationQueries
 
 FILE = Path("amazon-toys", "Toys_and_Games.txt")
@@ -120,12 +121,19 @@ class TimedLoop(Trainer):
 
     def __init__(self, watch: Stopwatch) -> None:
         super().__init__(
-            accelerator="cpu", precision="32-true", compile=False, progress=False, threads=THREADS, callbacks={}
+            accelerator="cpu",
+            precision="32-true",
+            compile=False,
+            progress=False,
+            threads=THREADS,
+            checkpoint_steps=None,
+            callbacks={},
+            options=DEFAULT_OPTIONS,
         )
         self.watch = watch
 
-    def _trainer(self, callbacks: Sequence[pl.Callback], loggers: Sequence[Any], epochs: int) -> pl.Trainer:
-        return super()._trainer([*callbacks, self.watch], loggers, epochs)
+    def _callbacks(self, folder: Path) -> list[pl.Callback]:
+        return [*super()._callbacks(folder), self.watch]
 
 
 def composed(*overrides: str) -> DictConfig:
