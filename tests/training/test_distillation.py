@@ -23,7 +23,7 @@ from recsys.training.impression_examples import impression_examples
 from recsys.training.optimizers import DEFAULT_OPTIMIZER
 from recsys.training.ranking_examples import ExampleSampling
 from recsys.training.schedules import DEFAULT_SCHEDULE
-from recsys.training.trainer import Trainer
+from recsys.training.trainer import cpu_trainer
 
 NUM, T = 600, 2
 NOTHING = TableSpec(name="none", columns=())
@@ -127,7 +127,7 @@ def config(pointwise, epochs=6):
 @pytest.fixture(scope="module")
 def trained(items, examples, tmp_path_factory):
     def trained(pointwise, epochs=6):
-        loop = Trainer(accelerator="cpu", precision="32-true", compile=False, progress=False, threads=1, callbacks={})
+        loop = cpu_trainer(threads=1)
         folder = tmp_path_factory.mktemp("run") / "ranker"
         options = {"trainer": loop, "folder": folder, "seed": 0, "loggers": [], "epochs": epochs}
         return config(pointwise, epochs).fit(SPEC, items, *examples, **options), folder

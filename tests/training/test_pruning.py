@@ -7,8 +7,9 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
+from recsys.training.batches import index_batches
 from recsys.training.pruning import PrunedError
-from recsys.training.trainer import Trainer, index_batches
+from recsys.training.trainer import Trainer, cpu_trainer
 
 SCORES = (0.1, 0.3, 0.2, 0.25)
 
@@ -46,7 +47,7 @@ class Reports(list[tuple[str, int, float]]):
 
 
 def trainer(report: Reports) -> Trainer:
-    made = Trainer(accelerator="cpu", precision="32-true", compile=False, progress=False, threads=0, callbacks={})
+    made = cpu_trainer()
     made.report = report
     return made
 

@@ -11,9 +11,10 @@ from pytorch_lightning.loggers import CSVLogger, Logger
 
 from recsys.encryption import ENCRYPTION_KEY
 from recsys.errors import ConfigError
+from recsys.training.batches import index_batches
 from recsys.training.fit_logger import of_fit
 from recsys.training.tracking import CsvCurves, Curves, DataUse, RunResults, Tracking
-from recsys.training.trainer import Trainer, index_batches
+from recsys.training.trainer import cpu_trainer
 
 DATA = DataUse(name="letters", sha256="0" * 64, counts={"events": 3}, path=Path("data"))
 CSV = Tracking(trackers={"csv": CsvCurves(), "wandb": None}, users="numbers")
@@ -93,7 +94,7 @@ class Steep(lightning.LightningModule):
 
 def test_every_fit_logs_its_statistics(tmp_path: Path) -> None:
     logger: Logger = CSVLogger(tmp_path, name="", version="csv")
-    trainer = Trainer(accelerator="cpu", precision="32-true", compile=False, progress=False, threads=0, callbacks={})
+    trainer = cpu_trainer()
     trainer.fit(
         Steep(),
         train=index_batches(40, 2, 0),
