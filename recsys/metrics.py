@@ -150,19 +150,17 @@ def ndcg(hits: np.ndarray, num_targets: np.ndarray, k: int) -> np.ndarray:
     return _first(hits, k) @ discounts / ideal
 
 
-def reordered_ndcg(labels: np.ndarray, scores: np.ndarray, k: int) -> float:
-    """Return the mean `ndcg` of candidates [B, C] sorted by score, stable, over the lists with a positive label.
+def reordered_ndcg(labels: np.ndarray, scores: np.ndarray, k: int) -> np.ndarray:
+    """Return [B'] `ndcg` of candidates [B, C] sorted by score, stable, of the B' lists with a positive label.
 
-    0 without any. A candidate whose label is NaN is in no list.
+    A candidate whose label is NaN is in no list.
     """
     positive = labels > 0
     reached = positive.any(axis=1)
-    if not reached.any():
-        return 0.0
     positive = positive[reached]
     order = np.where(np.isnan(labels), np.inf, -scores)[reached].argsort(axis=1, kind="stable")
     ordered = np.take_along_axis(positive, order, axis=1)
-    return float(ndcg(ordered, positive.sum(axis=1), min(k, labels.shape[1])).mean())
+    return ndcg(ordered, positive.sum(axis=1), min(k, labels.shape[1]))
 
 
 def debiased_ndcg(ranking: np.ndarray, targets: Targets, weights: np.ndarray, k: int) -> np.ndarray:

@@ -57,8 +57,10 @@ def evaluate_objectives(
         if _has_both_labels(own, users[known]):
             predicted = probabilities[..., column][known].astype(np.float64)
             found[name] = measures(own, predicted, users[known]) | {
-                "ndcg@10": reordered_ndcg(
-                    np.where(known, labels[..., column], np.nan), probabilities[..., column], POSITIONS
+                "ndcg@10": float(
+                    reordered_ndcg(
+                        np.where(known, labels[..., column], np.nan), probabilities[..., column], POSITIONS
+                    ).mean()
                 ),
                 "by_popularity": _by_popularity(own, predicted, popularity[rows[known]]),
                 "new_users": _ratio(own, predicted, new[request_of_label[known]]),

@@ -89,6 +89,10 @@ class RankerBase(RankerModel):
         if self.positions is not None:
             nn.init.zeros_(self.positions.weight)
 
+    @property
+    def retrieval_first(self) -> bool:
+        return self.wide is not None
+
     def forward(self, batch: Batch) -> Tensor:
         if self.training and self.feature_dropout:
             batch = self.drop_feature_groups(batch)
@@ -121,7 +125,9 @@ class RankerBase(RankerModel):
     def standard_scores(self, batch: Batch) -> Tensor:
         """Retrieval scores of the candidates, standardised, [B, C, S]."""
         scores = (batch["candidate_scores"] - self.score_mean) / self.score_scale
-        return scores.clamp(-MAX_STANDARD_SCORE, MAX_STANDARD_SCORE)
+        beyond = (scores.abs() - MAX_STANDARD_SCORE).clamp(min=0)
+        # outliers count little more than the largest score, but the order of the best candidates has to stay
+        return scores.clamp(-MAX_STANDARD_SCORE, MAX_STANDARD_SCORE) + scores.sign() * beyond.log1p()
 
     def history(self, batch: Batch) -> Tensor:
         """Events of the history as vectors, [B, L, D]."""

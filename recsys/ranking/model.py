@@ -76,7 +76,7 @@ class LastLayer(NamedTuple):
 
 
 class RankerModel(nn.Module, ABC):
-    """A ranker: a module with seven members; `recsys.ranking.base.RankerBase` implements all but `last_layer` and `shared`.
+    """A ranker: a module with eight members; `recsys.ranking.base.RankerBase` implements all but `last_layer` and `shared`.
 
     Candidates never see each other: a score depends on the request and the candidate alone.
     """
@@ -108,6 +108,11 @@ class RankerModel(nn.Module, ABC):
     @abstractmethod
     def shared(self) -> Tensor:
         """Weights that all objectives share, whose gradients `ranking.balance=gradients` compares."""
+
+    @property
+    def retrieval_first(self) -> bool:
+        """Return whether the order of the candidates before training is that of the merged retrieval score."""
+        return False
 
     def fit(self, train: Iterable[Batch], valid: Iterable[Batch], *, rounds: int | None, seed: int) -> int | None:
         """Fit without gradient descent and return the number of rounds; None, as here, where gradient descent is to train.

@@ -23,7 +23,7 @@ from pytorch_lightning.loggers import Logger
 from recsys.cache.stage_cache import NO_CACHE, Result, StageCache
 from recsys.candidates.candidate_source import TrainingInteractions
 from recsys.candidates.score_layout import ScoreLayout
-from recsys.candidates.sources import CandidateSourcesConfig, MergedSources, RowBatches, ScoreFunction
+from recsys.candidates.sources import CandidateSourcesConfig, MergedSources, RowBatches
 from recsys.candidates.tuned_source import Choice
 from recsys.data.splits import LATER, PERIODS, RANK, TEST, VALIDATION, Split
 from recsys.features.batches import RequestBatch
@@ -280,19 +280,17 @@ class CascadeTrainer:
         config = self.config.candidates
 
         def choose() -> Result:
-            queries = self._queries(validation, user_tower)
-            return {"choices": config.choose(interactions, *queries, self.config.trainer.display)}, {}
+            queries, display = self._queries(validation, user_tower), self.config.trainer.display
+            return {"choices": config.choose(interactions, *queries, validation.ndcg_at_10, display)}, {}
 
         inputs = {"config": config, "interactions": interactions.contents, "validation": validation}
         return self.cache.arrays("choices", choose, code=type(self), **inputs)[0]["choices"]
 
     @staticmethod
-    def _queries(
-        validation: ValidationQueries, user_tower: UserTower
-    ) -> tuple[np.ndarray, RowBatches, RowBatches, ScoreFunction]:
-        """Return the validation queries as sources read them: user vectors, histories, excluded rows, score function."""
+    def _queries(validation: ValidationQueries, user_tower: UserTower) -> tuple[np.ndarray, RowBatches, RowBatches]:
+        """Return the validation queries as sources read them: user vectors, histories, excluded rows."""
         vectors = np.concatenate([user_tower(batch) for batch in validation.batches()])
-        return vectors, validation.history, validation.removed_rows, validation.score
+        return vectors, validation.history, validation.removed_rows
 
     def _sources(
         self, config: CandidateSourcesConfig, interactions: TrainingInteractions, vectors: np.ndarray
@@ -308,8 +306,8 @@ class CascadeTrainer:
         validation = ValidationQueries.of(self.validation, retrieve.spec, retrieve.items)
 
         def tune() -> Result:
-            queries = self._queries(validation, retrieve.user_tower)
-            return {"chosen": config.tune(retrieve.sources, *queries, self.config.trainer.display).chosen}, {}
+            queries, display = self._queries(validation, retrieve.user_tower), self.config.trainer.display
+            return {"chosen": config.tune(retrieve.sources, *queries, validation.score, display).chosen}, {}
 
         inputs = {"code": type(self), "config": config, "retrieval": fitted.version, "validation": validation}
         document, _ = self.cache.arrays("weights", tune, **inputs)
@@ -325,6 +323,8 @@ class CascadeTrainer:
             for period, limit in ((RANK, ranking.sampling.requests), (VALIDATION, ranking.sampling.validation_requests))
         ]
         trained = self._fit(ranking, encoder, *examples, folder="ranker")
+        if trained.gain is not None:
+            self.echo(trained.gain.sentence(kept=bool(trained.epochs)))
         if chain := describe(tuple(encoder.spec.objectives), trained.calibrator.parents):
             self.echo(f"objectives conditional on another one: {chain}")
         return trained

@@ -4,6 +4,7 @@ Shapes: B requests, C candidates, T objectives, S sources, R cells (request, can
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,6 +18,7 @@ from torch import Tensor
 from recsys.cache.stage_cache import NO_CACHE, StageCache
 from recsys.contracts import PAD
 from recsys.errors import ConfigError, check_ranges
+from recsys.evaluation.intervals import paired_p_value
 from recsys.evaluation.pareto import ValidationOutcomes
 from recsys.features.encode import ItemTable
 from recsys.features.spec import FeatureSpec
@@ -34,6 +36,8 @@ from recsys.training.trainer import FINISHED_FILE, OptimConfig, Trainer, write_f
 
 MONITORED = {"ndcg@10": "ranking/ndcg@10", "likelihood": "ranking/likelihood"}
 """values of ranking.watch -> metric as it is logged"""
+GAIN_LEVEL, GAIN_SEED = 0.05, 0
+"""level of the one-sided test of a ranker against the order of retrieval, and the seed of its bootstrap"""
 MAX_SURVEYED = 4_000
 """training requests, at most, from which the posterior's information and the calibrator's intercept are estimated"""
 SCORING_BATCH = 64
@@ -105,13 +109,24 @@ class RankingTask(pl.LightningModule):
         return {"loss": loss, "examples": len(indices)}
 
     def validation_step(self, _: Tensor) -> None:
-        batch, logits = self.valid_batch, self.all_logits(self.valid_batch)
-        loss = masked_bce(logits, batch["labels"].clamp(0, 1), batch["candidate_rows"] != PAD).sum()
-        if "candidate_positions" in batch:  # the served order has no position bias
-            logits = self.all_logits(_without_positions(batch))
+        logits, labels = self.all_logits(self.valid_batch), self.valid_batch["labels"]
+        loss = masked_bce(logits, labels.clamp(0, 1), self.valid_batch["candidate_rows"] != PAD).sum()
+        served = self.ndcg_of_requests(None if "candidate_positions" in self.valid_batch else logits)
+        mean = float(served.mean()) if len(served) else 0.0
+        self.log_dict({MONITORED["ndcg@10"]: mean, MONITORED["likelihood"]: -loss}, prog_bar=True)
+
+    def ndcg_of_requests(self, logits: Tensor | None = None) -> np.ndarray:
+        """Return NDCG@10 of the target for the validation requests that reached it, as served: without position bias.
+
+        logits: of the validation requests, [B, C, T]; computed unless given
+        """
+        batch = {name: one.to(self.device) for name, one in _without_positions(self.valid_batch).items()}
+        if logits is None:
+            training = self.training
+            logits = self.eval().all_logits(batch)
+            self.train(training)
         labels = batch["labels"][..., self.target].masked_fill(batch["candidate_rows"] == PAD, torch.nan)
-        ndcg_at_10 = reordered_ndcg(labels.cpu().numpy(), logits[..., self.target].cpu().numpy(), 10)
-        self.log_dict({MONITORED["ndcg@10"]: ndcg_at_10, MONITORED["likelihood"]: -loss}, prog_bar=True)
+        return reordered_ndcg(labels.cpu().numpy(), logits[..., self.target].cpu().numpy(), 10)
 
     def all_logits(self, batch: dict[str, Tensor]) -> Tensor:
         """[B, C, T], without gradients and in steps."""
@@ -139,6 +154,38 @@ class RankingTask(pl.LightningModule):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RankerGain:
+    """Comparison of a trained ranker with the order of retrieval, on the validation requests."""
+
+    retrieval: float
+    """mean NDCG@10 of the target"""
+    ranker: float
+    p_value: float
+    """of a difference of 0, paired over the requests, two-sided"""
+
+    @staticmethod
+    def of(ranker: np.ndarray, retrieval: np.ndarray) -> "RankerGain | None":
+        """Compare NDCG@10 of the same requests [B]; None without a request."""
+        if not len(retrieval):
+            return None
+        p_value = paired_p_value(ranker, retrieval, GAIN_SEED)
+        return RankerGain(retrieval=float(retrieval.mean()), ranker=float(ranker.mean()), p_value=p_value)
+
+    def helps(self, num_objectives: int) -> bool:
+        """Return whether the ranker is kept: for one objective where it is better beyond chance, at 5% one-sided.
+
+        Further objectives are ordered by the ranker alone, so with them it is kept unless it is worse for the target.
+        """
+        better = self.ranker > self.retrieval
+        return better and (num_objectives > 1 or self.p_value < 2 * GAIN_LEVEL)
+
+    def sentence(self, *, kept: bool) -> str:
+        """Return the comparison as a sentence for a report."""
+        figures = f"NDCG@10 on validation {self.ranker:.4f}, retrieval {self.retrieval:.4f}, p {self.p_value:.3f}"
+        return f"the ranker is kept: {figures}" if kept else f"the ranker keeps the order of retrieval: {figures}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainedRanker:
     """The second stage, and its predictions on the validation."""
 
@@ -149,6 +196,9 @@ class TrainedRanker:
     learnt_from: tuple[RetrievalVersion, ...]
     calibrated_on: tuple[RetrievalVersion, ...]
     epochs: int
+    """0: the order of retrieval is kept"""
+    gain: "RankerGain | None" = None
+    """over the order of retrieval on validation; None where nothing was compared"""
 
     def probabilities(self, items: ItemTable, examples: RankingExamples) -> np.ndarray:
         """[B, C, T] float32, calibrated."""
@@ -236,7 +286,6 @@ class RankerTrainerConfig(OptimConfig):
         self.check(spec.objectives, trainer)
         pl.seed_everything(seed, verbose=False)
         target = list(spec.objectives).index(spec.target)
-        batches = index_batches(len(train), self.batch_size, seed)
         parents = parents_of(train.labels[train.candidate_rows != PAD])
         if isinstance(self.pointwise, Distillation):
             train = self._taught(self.pointwise, spec, items, train, valid, trainer=trainer, folder=folder, seed=seed)
@@ -245,20 +294,8 @@ class RankerTrainerConfig(OptimConfig):
         balance = balance_of(self.balance, tuple(spec.objectives))
         task = self.task_type(ranker, items, target, self, balance=balance)
         task.set_examples(train, valid)
-        inputs = {"task": self.task_type, "config": self, "trainer": trainer.settings, "seed": seed, "epochs": epochs}
-        data = {"spec": spec, "items": items, "train": train, "valid": valid}
-        with cache.file("ranker", folder / FINISHED_FILE, **inputs, **data):
-            task.fit_directly(folder / FINISHED_FILE, train, valid, epochs, seed)
-            epochs = trainer.fit(
-                task,
-                train=batches,
-                valid=index_batches(1, 1, seed) if epochs is None else None,
-                folder=folder,
-                epochs=epochs or self.epochs,
-                patience=self.patience,
-                monitor=MONITORED[self.watch] if epochs is None else None,
-                loggers=loggers,
-            )
+        run: dict[str, Any] = {"trainer": trainer, "folder": folder, "seed": seed, "loggers": loggers, "cache": cache}
+        epochs, gain = (0, None) if epochs == 0 else self._train(task, spec, items, train, valid, epochs=epochs, **run)
         task = task.cpu().eval()
         weight_change = task.ranker.weight_change()
         posterior = LastLayerPosterior(*weight_change.shape)
@@ -273,7 +310,50 @@ class RankerTrainerConfig(OptimConfig):
             learnt_from=train.retrievals,
             calibrated_on=valid.retrievals,
             epochs=epochs,
+            gain=gain,
         )
+
+    def _train(
+        self,
+        task: RankingTask,
+        spec: FeatureSpec,
+        items: ItemTable,
+        train: RankingExamples,
+        valid: RankingExamples,
+        *,
+        trainer: Trainer,
+        folder: Path,
+        seed: int,
+        loggers: list[Logger],
+        cache: StageCache,
+        epochs: int | None,
+    ) -> tuple[int, RankerGain | None]:
+        """Train a task, but keep its first weights where these are no worse; return the epochs, 0 then, and the comparison."""
+        compared = epochs is None and self._compares(task.ranker)
+        untrained, retrieved = deepcopy(task.ranker.state_dict()), task.ndcg_of_requests() if compared else None
+        inputs = {"task": self.task_type, "config": self, "trainer": trainer.settings, "seed": seed, "epochs": epochs}
+        data = {"spec": spec, "items": items, "train": train, "valid": valid}
+        with cache.file("ranker", folder / FINISHED_FILE, **inputs, **data):
+            task.fit_directly(folder / FINISHED_FILE, train, valid, epochs, seed)
+            trained = trainer.fit(
+                task,
+                train=index_batches(len(train), self.batch_size, seed),
+                valid=index_batches(1, 1, seed) if epochs is None else None,
+                folder=folder,
+                epochs=epochs or self.epochs,
+                patience=self.patience,
+                monitor=MONITORED[self.watch] if epochs is None else None,
+                loggers=loggers,
+            )
+        gain = None if retrieved is None else RankerGain.of(task.ndcg_of_requests(), retrieved)
+        if gain is None or gain.helps(spec.num_objectives):
+            return trained, gain
+        task.ranker.load_state_dict(untrained)
+        return 0, gain
+
+    def _compares(self, ranker: RankerModel) -> bool:
+        """Return whether the ranker has the order of retrieval before its training, which may lose that order."""
+        return self.watch == "ndcg@10" and self.sampling.logged is None and ranker.retrieval_first
 
     def _taught(
         self,

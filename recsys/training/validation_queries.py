@@ -80,6 +80,10 @@ class ValidationQueries:
             batch = RequestBatch.of({name: array[start : start + QUERY_BATCH] for name, array in self.request.items()})
             yield batch.without_padding().tensors()
 
+    def ndcg_at_10(self, rows: np.ndarray) -> float:
+        """Mean NDCG@10 of rankings [Q, K], PAD at the end: the metric that baselines are tuned by."""
+        return float(ndcg(hits(rows, self.targets), self.targets.num_targets, min(10, rows.shape[1])).mean())
+
     def score(self, rows: np.ndarray) -> float:
         """Mean NDCG@10 + recall@100 of rankings [Q, K], PAD at the end: the metric that retrieval is tuned by."""
         found, num = hits(rows, self.targets), self.targets.num_targets

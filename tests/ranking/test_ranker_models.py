@@ -64,7 +64,7 @@ SAMPLING = ExampleSampling(
     dense_candidates=10,
     shown=None,
 )
-MEMBERS = {"forward", "request", "last_layer", "weight_change", "fit_scores", "shared", "fit"}
+MEMBERS = {"forward", "request", "last_layer", "weight_change", "fit_scores", "shared", "fit", "retrieval_first"}
 
 
 def config(model, **changed):
@@ -172,7 +172,7 @@ def probabilities(trained, arrays):
         return trained.calibrator(*logits_and_request(trained.ranker, trained.calibrator.parents, tensors(arrays)))
 
 
-def test_a_ranker_has_seven_members():
+def test_a_ranker_has_eight_members():
     assert {name for name in vars(RankerModel) if not name.startswith("_")} == MEMBERS
 
 

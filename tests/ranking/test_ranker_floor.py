@@ -1,0 +1,202 @@
+"""A ranker that is no better than the order of retrieval on validation keeps that order.
+
+Shapes: B requests, C candidates, T objectives.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from recsys.candidates.score_layout import ScoreLayout
+from recsys.content.text import TextVectors
+from recsys.data.sources.synthetic import Synthetic
+from recsys.data.splits import VALIDATION, GlobalTime
+from recsys.features.spec import Features
+from recsys.ranking.losses import BinaryCrossEntropy, ListNet
+from recsys.ranking.model import RankerSizes
+from recsys.training.optimizers import DEFAULT_OPTIMIZER
+from recsys.training.prepare import prepare
+from recsys.training.ranking import RankerGain, RankerTrainerConfig
+from recsys.training.ranking_examples import ExampleSampling
+from recsys.training.schedules import DEFAULT_SCHEDULE
+from recsys.training.slates import Slates, logged_examples
+from recsys.training.trainer import cpu_trainer
+
+NUM_SOURCES, B, C = 2, 200, 12
+SIZES = RankerSizes(
+    dim=8,
+    num_heads=2,
+    cross_rank=4,
+    num_cross_layers=1,
+    num_experts=2,
+    expert_dim=8,
+    dropout=0.5,
+    id_dropout=0.0,
+    feature_dropout=0.5,
+)
+SAMPLING = ExampleSampling(
+    requests_per_user=1,
+    requests=10**6,
+    validation_requests=10**6,
+    examples_gib=1.0,
+    dense_candidates=C,
+    shown=None,
+)
+
+
+def config(root, model="default", **changed):
+    given = {
+        "model": instantiate(OmegaConf.load(root / "conf" / "ranking" / "model" / f"{model}.yaml")),
+        "sizes": SIZES,
+        "num_positions": 0,
+        "sampling": SAMPLING,
+        "pointwise": BinaryCrossEntropy(),
+        "loss": ListNet(),
+        "listwise_weight": 1.0,
+        "balance": "equal",
+        "watch": "ndcg@10",
+        "batch_size": 20,
+        "epochs": 6,
+        "patience": 6,
+        "learning_rate": 0.01,
+        "weight_decay": 0.0,
+        "optimizer": DEFAULT_OPTIMIZER,
+        "scheduler": DEFAULT_SCHEDULE,
+    }
+    return RankerTrainerConfig(**(given | changed))
+
+
+@pytest.fixture(scope="module")
+def world():
+    """A spec of one objective and its catalogue, and requests to take the place of retrieved ones."""
+    dataset = Synthetic(users=60, items=40, events=2_500, seed=0).load()
+    target = dataset.description.target
+    objectives = {target: dataset.description.objectives[target]}
+    dataset = replace(dataset, description=replace(dataset.description, objectives=objectives))
+    split = GlobalTime(rank=0.2, validation=0.3, test=0.2, cuts=1, later=0.0, horizon_days=None).splits(dataset)[-1]
+    features = Features(history_length=6, max_values=3, min_count=2, leave_out=["position"])
+    prepared = prepare(dataset, split, features, TextVectors(dim=4, min_documents=1, seed=0))
+    spec, items = prepared.spec(split.known(VALIDATION))
+    slates = Slates.of(prepared, split.known(VALIDATION))
+    return spec, items, logged_examples(prepared, spec, items, slates, position="position").at(np.arange(2 * B))
+
+
+def examples(world, label_of):
+    """B requests to learn from and B of validation: random candidates in the order of their merged retrieval score.
+
+    label_of: merged scores [B, C], catalogue rows [B, C], generator -> chance of the label
+    """
+    _, items, requests = world
+    generator, parts = np.random.default_rng(0), []
+    for part in (np.arange(B), np.arange(B, 2 * B)):
+        rows = np.argsort(generator.random((B, len(items))), axis=1)[:, :C]
+        scores = generator.normal(size=(B, C, ScoreLayout.unnamed(NUM_SOURCES).width)).astype(np.float32)
+        scores[..., 0] = -np.sort(-3 * generator.standard_cauchy((B, C)), axis=1)
+        chance = label_of(scores[..., 0], rows, generator)
+        labels = (generator.random((B, C)) < chance).astype(np.float32)[..., None]
+        parts.append(
+            replace(requests.at(part), candidate_rows=rows, candidate_scores=scores, labels=labels, positions=None)
+        )
+    return parts
+
+
+def of_retrieval(scores, rows, generator):
+    return 1 / (1 + np.arange(C)) ** 1.5 + 0 * scores
+
+
+def of_items(scores, rows, generator):
+    """Every third item of the catalogue is liked, whatever retrieval says."""
+    return np.where(rows % 3 == 0, 0.8, 0.02)
+
+
+@pytest.fixture(scope="module")
+def fit(world, root, tmp_path_factory):
+    def fit(label_of, epochs=None, **changed):
+        spec, items, _ = world
+        train, valid = examples(world, label_of)
+        trained = config(root, **changed).fit(
+            spec,
+            items,
+            train,
+            valid,
+            trainer=cpu_trainer(threads=1),
+            folder=tmp_path_factory.mktemp("run") / "ranker",
+            seed=0,
+            loggers=[],
+            epochs=epochs,
+        )
+        return trained, valid
+
+    return fit
+
+
+def order_of(trained, world, valid):
+    return np.argsort(-trained.probabilities(world[1], valid)[..., 0], axis=1, kind="stable")
+
+
+def test_a_ranker_that_retrieval_has_nothing_to_learn_from_keeps_its_order(fit, world):
+    """The labels follow the positions of retrieval and nothing else; its scores have the tails of a Cauchy variable."""
+    trained, valid = fit(of_retrieval)
+    assert trained.epochs == 0
+    assert not trained.gain.helps(1)
+    np.testing.assert_array_equal(order_of(trained, world, valid), np.tile(np.arange(C), (B, 1)))
+    assert "keeps the order of retrieval" in trained.gain.sentence(kept=False)
+    rates = trained.probabilities(world[1], valid)[..., 0].mean(), valid.labels.mean()
+    assert rates[0] == pytest.approx(rates[1], rel=0.1)
+
+
+def test_a_ranker_that_is_better_is_kept_as_trained(fit, world):
+    trained, valid = fit(of_items)
+    assert trained.epochs > 0
+    assert trained.gain.ranker > trained.gain.retrieval + 0.1
+    assert (order_of(trained, world, valid) != np.arange(C)).any()
+    liked = valid.candidate_rows % 3 == 0
+    found = trained.probabilities(world[1], valid)[..., 0]
+    assert found[liked].mean() > 2 * found[~liked].mean()
+
+
+def test_the_refit_of_a_ranker_that_kept_the_order_trains_nothing(fit, world):
+    trained, valid = fit(of_items, epochs=0)
+    np.testing.assert_array_equal(order_of(trained, world, valid), np.tile(np.arange(C), (B, 1)))
+    assert trained.gain is None
+
+
+@pytest.mark.parametrize("changed", [{"watch": "likelihood"}, {"model": "gbdt"}])
+def test_nothing_is_compared_where_the_order_is_no_goal_or_no_start(fit, changed):
+    trained, _ = fit(of_retrieval, **changed)
+    assert trained.gain is None
+    assert trained.epochs > 0
+
+
+@pytest.mark.parametrize(
+    ("ranker", "num_objectives", "kept"),
+    [
+        (np.linspace(0.3, 0.9, 200), 1, True),
+        (np.linspace(0.1, 0.7, 200), 1, False),
+        (np.where(np.arange(200) == 0, 1.0, 0.4), 1, False),
+        (np.where(np.arange(200) == 0, 1.0, 0.4), 3, True),
+        (np.where(np.arange(200) == 0, 0.0, 0.4), 3, False),
+    ],
+    ids=["better", "worse", "better by one request", "the same with further objectives", "worse by one request"],
+)
+def test_one_objective_asks_for_more_than_chance_and_several_for_no_loss(ranker, num_objectives, kept):
+    gain = RankerGain.of(ranker, np.full(200, 0.4))
+    assert gain.helps(num_objectives) == kept
+
+
+def test_without_a_request_nothing_is_compared():
+    assert RankerGain.of(np.empty(0), np.empty(0)) is None
+
+
+def test_outliers_of_a_score_keep_their_order(root, world):
+    spec, *_ = world
+    ranker = config(root).ranker(spec, 1, (None,))
+    ranker.fit_scores(torch.randn(1_000, 1, generator=torch.Generator().manual_seed(0)))
+    scores = torch.tensor([-1e6, -40.0, -6.0, -5.0, 0.0, 4.0, 5.0, 7.0, 40.0, 1e6]).view(1, -1, 1)
+    found = ranker.standard_scores({"candidate_scores": scores}).flatten()
+    assert (found.diff() > 0).all()
+    assert found.abs().max() < 5 + np.log1p(2e6)
