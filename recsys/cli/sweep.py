@@ -47,7 +47,7 @@ def check_jobs(config: DictConfig, jobs: Sequence[Sequence[str]]) -> None:
             job = loader.load_sweep_config(config, list(overrides))
             if "Slurm" in config.hydra.launcher._target_:  # its jobs run where the devices are
                 job.trainer.accelerator, job.trainer.precision = "cpu", "32-true"
-            build(job)
+            build(job).tracking.check()
         except Exception as error:
             if (sentence := sentence_of(error)) is None:
                 raise

@@ -16,7 +16,7 @@ from recsys.training.mlflow_run import MlflowRun, mlflow_key
 from recsys.training.run_folder import SWEEP_FILE
 from recsys.training.tracking import DataUse, RunResults, Tracking
 
-pytestmark = pytest.mark.filterwarnings("default")
+pytestmark = pytest.mark.filterwarnings("ignore:::mlflow", "ignore::DeprecationWarning")
 
 FIT = "retrieval/split_0/seed_0/validation"
 

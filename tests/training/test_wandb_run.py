@@ -2,7 +2,7 @@
 
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import pytest
 import wandb
 from wandb.proto.wandb_internal_pb2 import Record
 
+from recsys.cli.experiment import build
 from recsys.errors import ConfigError
 from recsys.training.code_state import code_state
 from recsys.training.fit_logger import of_fit
@@ -163,6 +164,19 @@ def test_online_without_a_login_is_refused_before_anything_is_loaded(
     with pytest.raises(ConfigError, match=r"mode is online, but there is no login; run `wandb login`"):
         tracking(mode="online").check()
     tracking().check()
+
+
+def test_a_run_without_a_login_reads_no_data(
+    tmp_path: Path, composed: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "absent"))
+    wandb.teardown()
+    folder = tmp_path / "run"
+    config = composed(folder, "data=tables", "data.description=missing.yaml", "logger=online")
+    with pytest.raises(ConfigError, match="there is no login"):
+        build(config).validate(folder, {}, print)
+    assert not list(folder.glob("*/"))
 
 
 @pytest.mark.parametrize("key", ["mode", "data", "bundle"])
