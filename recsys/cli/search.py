@@ -122,7 +122,7 @@ class Search:
         study.tell(trial, list(figures))
 
     def _overrides(self, params: Mapping[str, Any]) -> list[str]:
-        return [*self.fixed, *(f"{key}={value}" for key, value in params.items())]
+        return [*self.fixed, *(f"{key}={_text(value)}" for key, value in params.items())]
 
 
 def distribution(override: Override) -> BaseDistribution:
@@ -147,6 +147,11 @@ def ends(one: BaseDistribution) -> Sequence[Any]:
         return one.choices
     assert isinstance(one, IntDistribution | FloatDistribution)
     return one.low, one.high
+
+
+def _text(value: Any) -> str:
+    """Write a value of an override; four digits of a proposed float can be read in a table and tell as much."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def sampler(name: str, seed: int, population: int) -> BaseSampler:

@@ -128,7 +128,7 @@ def _draw_goal(
     limit: float | None,
 ) -> None:
     front = sorted((x, y) for x, y, one in points if one["front"])
-    panel.plot(*zip(*front, strict=True), color=_OURS, linewidth=0.8, linestyle=":") if front else None
+    panel.plot([x for x, _ in front], [y for _, y in front], color=_OURS, linewidth=0.8, linestyle=":")
     for x, y, one in points:
         marker = "x" if one["over_budget"] else "D" if one["best"] else "o"
         panel.plot(x, y, marker, color=_colour(one["front"]), markersize=8 if one["best"] else 5)

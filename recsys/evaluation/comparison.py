@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,6 +29,8 @@ from recsys.evaluation.selection import COSTS, minimised, over_budget
 SAMPLES = 2_000
 """bootstrap samples of a p-value: its least value, times the number of configurations, has to stay small"""
 _SEED = 0
+LABEL_WIDTH = 60
+"""characters of a label in a picture; the table has the whole of it"""
 
 
 class Difference(NamedTuple):
@@ -283,7 +286,11 @@ class Comparison:
     def draw(self, path: Path) -> None:
         """Write a PNG: the optimised metric of each configuration with its interval over users, and each seed."""
         rows = {
-            one.label: (one.mean, *(one.over_users() or (one.mean, one.mean)), one.by_seed)
+            shorten(one.label, LABEL_WIDTH, placeholder=" …"): (
+                one.mean,
+                *(one.over_users() or (one.mean, one.mean)),
+                one.by_seed,
+            )
             for one in self.configurations
         }
         draw_comparison(path, rows, f"{_title(self.metric)} on VALIDATION")

@@ -223,6 +223,7 @@ def test_the_picture_grows_with_the_configurations(tmp_path: Any) -> None:
     from matplotlib.image import imread
 
     Comparison.of([job(0, "dim=$8", 0.0)], []).draw(tmp_path / "one.png")
-    Comparison.of([job(number, f"dim={number}", 0.0) for number in range(9)], []).draw(tmp_path / "many.png")
+    long = " ".join(f"retrieval.some_key={number}" for number in range(9))
+    Comparison.of([job(number, f"dim={number} {long}", 0.0) for number in range(9)], []).draw(tmp_path / "many.png")
     one, many = (imread(tmp_path / name).shape for name in ("one.png", "many.png"))
     assert many[0] > one[0]
