@@ -288,7 +288,8 @@ class RankerTrainerConfig(OptimConfig):
         target = list(spec.objectives).index(spec.target)
         parents = parents_of(train.labels[train.candidate_rows != PAD])
         if isinstance(self.pointwise, Distillation):
-            train = self._taught(self.pointwise, spec, items, train, valid, trainer=trainer, folder=folder, seed=seed)
+            options = {"trainer": trainer, "seed": seed, "cache": cache}
+            train = self._taught(self.pointwise, spec, items, train, valid, folder, **options)
             pl.seed_everything(seed, verbose=False)
         ranker = self.ranker(spec, train.candidate_scores.shape[-1], parents)
         balance = balance_of(self.balance, tuple(spec.objectives))
@@ -362,17 +363,15 @@ class RankerTrainerConfig(OptimConfig):
         items: ItemTable,
         train: RankingExamples,
         valid: RankingExamples,
-        *,
-        trainer: Trainer,
         folder: Path,
-        seed: int,
+        **options: Any,
     ) -> RankingExamples:
         """Train the teachers, each while it gets better on `valid`, and mix their probabilities into the labels of `train`."""
         probabilities = []
         for name, model in distillation.teachers.items():
             config = replace(self, model=model, pointwise=BinaryCrossEntropy())
             own_folder = folder.with_name(f"{folder.name}_teacher_{name}")
-            teacher = config.fit(spec, items, train, valid, trainer=trainer, folder=own_folder, seed=seed, loggers=[])
+            teacher = config.fit(spec, items, train, valid, folder=own_folder, loggers=[], **options)
             probabilities.append(teacher.probabilities(items, train))
         return replace(train, labels=distillation.mixed(train.labels, probabilities))
 
