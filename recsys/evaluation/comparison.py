@@ -21,7 +21,7 @@ from rich.text import Text
 from scipy.special import stdtrit
 
 from recsys.evaluation.chart import TITLES, draw_comparison, draw_goals, short
-from recsys.evaluation.impressions import TITLES as LABEL_TITLES
+from recsys.evaluation.impressions import title_of
 from recsys.evaluation.intervals import bootstrap_interval, holm, paired_bootstrap, paired_p_value
 from recsys.evaluation.pareto import pareto_front
 from recsys.evaluation.selection import COSTS, minimised, over_budget
@@ -342,7 +342,7 @@ def _columns(prefix: str, names: Sequence[str], values: Sequence[float] | None) 
 
 
 def _title(metric: str) -> str:
-    return (TITLES | LABEL_TITLES | COSTS).get(metric, metric)
+    return (TITLES | COSTS).get(metric) or title_of(metric)
 
 
 def _cost(value: float, limit: float | None) -> Text:

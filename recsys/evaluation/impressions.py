@@ -42,6 +42,16 @@ TITLES = {
 """measure -> its title, behind which the GAUC of each group follows"""
 
 
+def title_of(measure: str) -> str:
+    """Return the title of a measure, also of one by group; the measure itself where it has none."""
+    return f"GAUC {measure.removeprefix(GAUC)}" if measure.startswith(GAUC) else TITLES.get(measure, measure)
+
+
+def columns_of(labels: LabelMeasures) -> list[str]:
+    """Return the measures that tables show: those with a title, then those by group."""
+    return [*TITLES, *dict.fromkeys(key for own in labels.values() for key in own if key.startswith(GAUC))]
+
+
 def impression_measures(
     labels: np.ndarray, predicted: np.ndarray, names: Sequence[str], groups: Mapping[str, np.ndarray]
 ) -> LabelMeasures:
@@ -125,7 +135,7 @@ class ImpressionReport:
             "spread": {"validation": _spread(self.validation), "test": _spread(self.test)},
             "by_seed": {
                 key: [one[self.target][key] for one in self.validation]
-                for key in TITLES
+                for key in columns_of({self.target: self.validation[0][self.target]})
                 if all(key in one[self.target] for one in self.validation)
             },
             "served": self.served,
@@ -145,13 +155,12 @@ class ImpressionReport:
         """Return the table of measures, a row for each period and label."""
         table = Table(title=Text(f"{self.name}, {self.protocol}"), box=box.SIMPLE_HEAD, title_justify="left")
         periods = {"validation": mean(self.validation), "test": mean(self.test)}
-        by_group = dict.fromkeys(key for own in periods["validation"].values() for key in own if key.startswith(GAUC))
-        titles = TITLES | {key: f"GAUC {key.removeprefix(GAUC)}" for key in by_group}
-        for heading in ("label", "rows", *titles.values()):
+        measures = columns_of(periods["validation"])
+        for heading in ("label", "rows", *map(title_of, measures)):
             table.add_column(heading, justify="left" if heading == "label" else "right")
         for period, labels in periods.items():
             for name, own in labels.items():
-                figures = (short(own[key]) if key in own else "" for key in titles)
+                figures = (short(own[key]) if key in own else "" for key in measures)
                 table.add_row(Text(f"{name}, {period}"), f"{own['rows']:,}", *figures)
         table.caption = Text(f"{self.served}\n{self.seconds:,.0f} s, at most {self.peak_memory_mib:,.0f} MiB")
         return table

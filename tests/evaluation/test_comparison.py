@@ -193,9 +193,9 @@ def test_what_was_measured_on_something_else_is_not_chosen_from(part: str) -> No
 
 
 def test_without_values_of_users_the_means_choose_and_nothing_is_paired(tmp_path: Any) -> None:
-    seeds = {"a": [0.7, 0.8], "b": [0.9, 0.8]}
+    seeds, figures = {"a": [0.7, 0.8], "b": [0.9, 0.8]}, {"rate": [0.1], "gauc/user": [0.65, 0.67]}
     jobs = [
-        replace(job(0, name, 0.0), metric="auc", by_seed={"auc": aucs, "rate": [0.1]}, users=(), per_user=np.empty(0))
+        replace(job(0, name, 0.0), metric="auc", by_seed=figures | {"auc": aucs}, users=(), per_user=np.empty(0))
         for name, aucs in seeds.items()
     ]
     comparison = Comparison.of(jobs, [])
@@ -203,7 +203,9 @@ def test_without_values_of_users_the_means_choose_and_nothing_is_paired(tmp_path
     assert (comparison.best.name, comparison.differences) == ("b", (None, None))
     assert comparison.best.over_users() is None
     assert comparison.best.over_seeds() is not None
-    assert "AUC" in printed(comparison)
+    text = printed(comparison)
+    assert "GAUC user" in text
+    assert ".6600" in text
     comparison.draw(tmp_path / "aucs.png")
 
 

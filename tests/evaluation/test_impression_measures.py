@@ -107,6 +107,7 @@ def test_a_report_is_the_mean_over_seeds_with_its_spread(tmp_path):
     aucs = [one["click"]["auc"] for one in measured]
     assert document["test"]["click"]["auc"] == pytest.approx(np.mean(aucs))
     assert document["spread"]["test"]["click"]["gauc/user"] > 0
+    assert document["by_seed"]["gauc/user"] == [one["click"]["gauc/user"] for one in measured]
     assert document["spread"]["test"]["click"]["auc"] == pytest.approx(np.std(aucs, ddof=1))
     assert (tmp_path / "reliability.png").stat().st_size > 1_000
     assert len(report.deciles().rows) == 10
