@@ -124,11 +124,11 @@ class Recommender:
         return pl.concat([self._candidates(batch) for batch in batches])
 
     def _candidates(self, queries: Sequence[Query]) -> pl.DataFrame:
-        asked, batch = self.stages[-1].offered(through({"QUERY": queries}, self.stages[:-1]))
+        answered, batch = self.stages[-1].offered(through({"QUERY": queries}, self.stages[:-1]))
         policy = self.stages[-1].policy
         number, rank = np.nonzero(batch.rows != PAD)
         found = {
-            "user": np.array([query.user for query in asked], dtype=object)[number],
+            "user": np.array([query.user for query in answered], dtype=object)[number],
             "item": policy.items[batch.rows[number, rank]],
             "rank": rank,
             "score": batch.scores[number, rank],
