@@ -67,8 +67,8 @@ class Recommender:
         return self.bundle.arrays("item_vectors.safetensors")["vectors"]
 
     def user_vectors(self, queries: Sequence[Query]) -> np.ndarray:
-        """Return the vectors [B, D] of the user tower; their inner products with `item_vectors` are what retrieval by towers
-        compares.
+        """Return the vectors [B, D] of the user tower, those of several interests side by side; their inner products with
+        `item_vectors` are the scores of the towers.
         """
         first = self.stages[0]
         return (first.now if isinstance(first, LiveRetrieve) else first).user_vectors(queries)
@@ -124,11 +124,11 @@ class Recommender:
         return pl.concat([self._candidates(batch) for batch in batches])
 
     def _candidates(self, queries: Sequence[Query]) -> pl.DataFrame:
-        answered, batch = self.stages[-1].offered(through({"QUERY": queries}, self.stages[:-1]))
+        _, batch = self.stages[-1].offered(through({"QUERY": queries}, self.stages[:-1]))
         policy = self.stages[-1].policy
         number, rank = np.nonzero(batch.rows != PAD)
         found = {
-            "user": np.array([query.user for query in answered], dtype=object)[number],
+            "user": np.array([query.user for query in queries], dtype=object)[number],
             "item": policy.items[batch.rows[number, rank]],
             "rank": rank,
             "score": batch.scores[number, rank],

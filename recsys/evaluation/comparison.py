@@ -235,7 +235,7 @@ class Comparison:
 
     def frame(self) -> pl.DataFrame:
         """Return a row a configuration, the best one first: its jobs, every metric, the interval over users of the metric that
-        selects, and the paired difference to the best configuration with interval and p value.
+        selects, the paired difference to the best configuration with interval and p value, and the cost where it was measured.
         """
         return pl.DataFrame(
             [
@@ -246,6 +246,7 @@ class Comparison:
                     **one.values,
                     **_columns("", ("low", "high"), one.over_users()),
                     **_columns("to_best ", Difference._fields, difference),
+                    **one.cost,
                 }
                 for one, difference in zip(self.configurations, self.differences, strict=True)
             ]
