@@ -215,7 +215,7 @@ DOCUMENTS = RequestParser(
 
 @pytest.fixture(scope="module")
 def deployment(trained: Any, composed: Any, run: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which runs/demo is the trained world, and runs/clicks the click log of its page."""
+    """A folder in which runs/demo and runs/research are the trained world, and runs/clicks the click log of its page."""
     folder = tmp_path_factory.mktemp("deployment")
     shop(folder)
     page = ROOT / "docs" / "how-to" / "click-log.md"
@@ -226,6 +226,7 @@ def deployment(trained: Any, composed: Any, run: Any, tmp_path_factory: pytest.T
     (folder / "runs" / "demo").mkdir()
     (folder / "runs" / "demo" / "bundle").symlink_to(trained.bundle.path)
     (folder / "runs" / "demo" / "serve").symlink_to(trained.folder / "serve")
+    (folder / "runs" / "research").symlink_to(trained.folder)
     if DATA is not None:
         (folder / "open-bandit-small").symlink_to(Path(DATA, "open-bandit-small").resolve())
     return folder
