@@ -47,6 +47,7 @@ TINY = (
     "retrieval.epochs=1",
     "ranking.epochs=1",
     "ranking.sampling.requests_per_user=2",
+    "ranking.sampling.dense_candidates=200",
     "ranking.sizes.dim=8",
     "trainer.progress=false",
     "trainer.threads=1",

@@ -20,10 +20,12 @@ from recsys.contracts import PAD
 from recsys.errors import ConfigError, check_ranges
 from recsys.index.exact import ExactIndex
 from recsys.index.ivf_cells import IVFCells, euclidean_assignment, nested_indexes
-from recsys.index.scores import allowed_rows, check_k, check_rows, check_vectors, inner_products
+from recsys.index.scores import allowed_rows, check_k, check_rows, check_vectors, inner_products, oracle
 
 RECALL_SAMPLE = 256
 """item vectors that stand in for queries when the recall of a new index is measured"""
+FEW_VECTORS = 4_096
+"""so many are scored at once, in less time than it takes to compile the exact scan, which numba does anew in each process"""
 
 T = TypeVar("T")
 
@@ -190,7 +192,7 @@ class IndexBuilder:
         built = FaissIndex(self._trained(vectors), np.ones(len(vectors), dtype=bool))
         built.set_search_parameters(nprobe=self.nprobe, ef_search=self.ef_search, k_factor=self.k_factor)
         sample = vectors[:: max(1, len(vectors) // RECALL_SAMPLE)] if queries is None else queries
-        exact, _ = ExactIndex(vectors).search(sample, self.recall_at)
+        exact = _exact_scores(vectors, sample, self.recall_at)
         recall = _recall(vectors, sample, exact, built.search(sample, self.recall_at)[1])
         if recall < self.min_recall:
             raise ConfigError(
@@ -216,6 +218,13 @@ class IndexBuilder:
                 f"index.factory {self.factory!r} cannot be trained on {len(vectors)} items; use index=flat"
             ) from None
         return index
+
+
+def _exact_scores(vectors: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray:
+    """Scores [B, K] of the exact neighbours; both ways give the same bits, see `recsys.index.scores`."""
+    if len(vectors) <= FEW_VECTORS:
+        return oracle(vectors, queries, k)[0]
+    return ExactIndex(vectors).search(queries, k)[0]
 
 
 def _recall(vectors: np.ndarray, queries: np.ndarray, exact: np.ndarray, rows: np.ndarray) -> float:

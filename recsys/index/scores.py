@@ -79,7 +79,7 @@ def allowed_rows(allowed: np.ndarray | None, alive: np.ndarray, num_queries: int
 def oracle(
     vectors: np.ndarray, queries: np.ndarray, k: int, allowed: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Score all vectors [N, D] and sort them: the reference of tests. allowed: bool [N] or [B, N]. Returns two [B, K]."""
+    """Score all vectors [N, D] and sort them: the reference of searches. allowed: bool [N] or [B, N]. Returns two [B, K]."""
     vectors, queries, k = check_vectors(vectors), check_vectors(queries), min(k, len(vectors))
     allowed = np.broadcast_to(True if allowed is None else allowed, (len(queries), len(vectors)))
     found = []

@@ -240,3 +240,10 @@ def test_what_makes_no_sense_is_refused(vectors, queries):
         index.remove(np.array([1_000]))
     with pytest.raises(DataError, match="NaN"):
         index.search(np.full((1, D), np.nan), 3)
+
+
+@pytest.mark.parametrize("factory", ["Flat", "IVF7,PQ4x4"])
+def test_the_recall_of_few_vectors_is_that_of_the_exact_scan(vectors, factory, monkeypatch):
+    at_once = builder(factory=factory).build(vectors)[1]
+    monkeypatch.setattr("recsys.index.faiss_index.FEW_VECTORS", 0)
+    assert builder(factory=factory).build(vectors)[1] == at_once
