@@ -1,6 +1,6 @@
 """Gradient boosted trees (LightGBM, Ke et al. 2017) on the features of request and candidate, one booster an objective.
 
-Shapes: B requests, L history, C candidates, T objectives, W windows, R rows (candidates of all requests), F features.
+Shapes: B requests, L history, C candidates, T objectives, W weights of an event, R rows (all candidates), F features.
 """
 
 from collections.abc import Iterable, Iterator
@@ -22,8 +22,7 @@ from recsys.ranking.objective_chain import chain_logits
 from recsys.ranking.trees import TreeEnsemble
 from recsys.tensors import part_name
 
-WINDOW_HOURS = HALF_LIVES_HOURS
-WINDOW_EVENTS = (1, 4, 16)
+NEWEST = (1, 4, 16)
 """newest events that are counted by themselves"""
 PARTS = ("ids", "numbers")
 """of the tables, that trees read as they are; of vectors they read the cosines"""
@@ -31,7 +30,7 @@ PARTS = ("ids", "numbers")
 
 class GBDTRanker(RankerModel):
     """Trees on ids (by frequency, as the vocabularies order them), numbers, retrieval scores, cosines of the content, and
-    counts of the events that reached an objective or share a value with the candidate.
+    decayed counts of the events that reached an objective or share a value with the candidate.
 
     Nothing is learnt by gradients: loss, balance, optimiser, epochs and sizes have no effect. Of the posterior only scale and
     offset of a logit are uncertain.
@@ -83,7 +82,7 @@ class GBDTRanker(RankerModel):
         return chain_logits(self.last_layer(batch, self.request(batch)).logits, self.parents)
 
     def request(self, batch: Batch) -> Tensor:
-        habits = self._habits(batch, windows(batch)).log1p()
+        habits = self._habits(batch, recency(batch)).log1p()
         return torch.cat([habits, *(batch[name] for name in self.numbers)], dim=-1)
 
     def last_layer(self, batch: Batch, request: Tensor) -> LastLayer:
@@ -99,21 +98,21 @@ class GBDTRanker(RankerModel):
     def features(self, batch: Batch) -> Tensor:
         """Return what the trees read, [B, C, F].
 
-        Inputs as they are, counts, and cosines in doubles: a last bit that depends on the batch, or on who computes it, would
-        fall on either side of a threshold.
+        Sums are doubles, rounded at the end: a last bit that depends on the batch, or on who computes it, would fall on either
+        side of a threshold.
         """
-        scores, counted = batch["candidate_scores"], windows(batch)
+        scores, weights = batch["candidate_scores"], recency(batch)
         newest = F.pad(batch["history_gaps"], (1, 0))[:, -1:]
-        of_request = [self._habits(batch, counted), newest, *(batch[name].float() for name in self.request_parts)]
+        of_request = [self._habits(batch, weights), newest, *(batch[name].float() for name in self.request_parts)]
         wide = torch.cat(of_request, dim=-1).unsqueeze(1).expand(-1, scores.shape[1], -1)
         of_candidate = [scores, *(batch[name].float() for name in self.candidate_parts)]
-        matches = [column @ counted for column in same_values(batch, self.slots)]
+        matches = [(column.double() @ weights).float() for column in same_values(batch, self.slots)]
         return torch.cat([wide, *of_candidate, *matches, *self._similarities(batch), *self._positions(batch)], dim=-1)
 
-    def _habits(self, batch: Batch, counted: Tensor) -> Tensor:
-        """Events of each window, and how many of them reached each objective, [B, W (1 + T)]."""
-        reached = (batch["history_labels"] > 0).float()
-        return torch.cat([counted.sum(1), (counted.transpose(1, 2) @ reached).flatten(1)], dim=-1)
+    def _habits(self, batch: Batch, weights: Tensor) -> Tensor:
+        """Weighted events, and how many of them reached each objective, [B, W (1 + T)]."""
+        reached = (batch["history_labels"] > 0).double()
+        return torch.cat([weights.sum(1), (weights.transpose(1, 2) @ reached).flatten(1)], dim=-1).float()
 
     def _similarities(self, batch: Batch) -> list[Tensor]:
         if not self.has_vectors:
@@ -125,7 +124,8 @@ class GBDTRanker(RankerModel):
         """[B, C, 1], all the first position where the batch has none, as in serving."""
         if not self.num_positions:
             return []
-        first = torch.zeros_like(batch["candidate_scores"][..., :1])
+        scores = batch["candidate_scores"]  # of which logged slates have none
+        first = scores.new_zeros(scores.shape[0], scores.shape[1], 1)
         if "candidate_positions" not in batch:
             return [first]
         return [first + batch["candidate_positions"].clamp(max=self.num_positions - 1).unsqueeze(-1)]
@@ -190,17 +190,15 @@ class GBDTRanker(RankerModel):
         return booster, base
 
 
-def windows(batch: Batch) -> Tensor:
-    """Return [B, L, W], 1.0 where an event is at most so many hours old, or one of so many newest.
-
-    Hours are sums of doubles, so that no two computations of them differ about an hour.
-    """
+def recency(batch: Batch) -> Tensor:
+    """Return weights of the events, [B, L, W] double: decayed at every rate, then 1.0 for so many newest ones."""
     present = present_events(batch)
     seconds = torch.where(present, torch.expm1(batch["history_gaps"].double()), 0.0)
     hours = seconds.flip(-1).cumsum(-1).flip(-1).unsqueeze(-1) / 3600
     number = present.long().flip(-1).cumsum(-1).flip(-1).unsqueeze(-1)
-    within = [hours <= torch.tensor(WINDOW_HOURS, dtype=torch.double), number <= torch.tensor(WINDOW_EVENTS)]
-    return (torch.cat(within, dim=-1) & present.unsqueeze(-1)).float()
+    decayed = torch.exp2(-hours / torch.tensor(HALF_LIVES_HOURS, dtype=torch.double))
+    newest = (number <= torch.tensor(NEWEST)).double()
+    return torch.cat([decayed, newest], dim=-1) * present.unsqueeze(-1)
 
 
 OPTIONS: dict[str, Any] = {

@@ -159,16 +159,20 @@ def test_an_objective_with_a_parent_is_learnt_where_the_parent_was_reached():
 
 
 def test_the_position_of_a_logged_slate_is_learnt_and_the_first_one_is_served():
+    """Logged slates have no retrieval scores."""
     positions = torch.arange(C).expand(B, C)
 
+    def unscored(batch):
+        return {**batch, "candidate_scores": batch["candidate_scores"][..., :0]}
+
     def placed(batch):
-        return {**batch, "candidate_positions": positions}
+        return {**unscored(batch), "candidate_positions": positions}
 
     built, batch, _ = fitted(
         lambda batch: of(*[np.broadcast_to(3.0 - 2 * np.arange(C), (B, C))] * 2), changed=placed, num_positions=4
     )
     with torch.no_grad():
-        logged, served = built(placed(batch)), built(batch)
+        logged, served = built(placed(batch)), built(unscored(batch))
     assert (logged[:, 0] - logged[:, 3]).mean() > 3
     torch.testing.assert_close(served[:, 3], built(placed(batch) | {"candidate_positions": 0 * positions})[:, 3])
     assert served[:, 3].mean() > 1.5
