@@ -151,7 +151,7 @@ def ends(one: BaseDistribution) -> Sequence[Any]:
 
 def _text(value: Any) -> str:
     """Write a value of an override; four digits of a proposed float can be read in a table and tell as much."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return str(float(f"{value:.4g}") if isinstance(value, float) else value)
 
 
 def sampler(name: str, seed: int, population: int) -> BaseSampler:
