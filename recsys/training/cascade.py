@@ -117,6 +117,16 @@ class SelectedCascade:
     """VALIDATION, with the tuned values, and with a ranker RANK"""
     ranking: TrainedRanker | None
 
+    @property
+    def notes(self) -> list[str]:
+        """Return what validation decided, as sentences for a report."""
+        chosen = self.by_period[VALIDATION].choices
+        named = [f"{name} {', '.join(f'{key} {value}' for key, value in one.items())}" for name, one in chosen.items()]
+        notes = [f"chosen on validation: {'; '.join(named)}"] if named else []
+        if self.ranking is not None and self.ranking.gain is not None:
+            notes.append(self.ranking.gain.sentence(kept=bool(self.ranking.epochs)))
+        return notes
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedCascade:

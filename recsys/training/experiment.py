@@ -209,6 +209,8 @@ class Experiment:
                 selected = run.selected()
                 if number == 0:
                     validation.record(selected, run)
+                for line in selected.notes:
+                    board.note(line)
                 cascade = run.measured(selected)
                 if self.cascade.ranking is None:
                     board.note(

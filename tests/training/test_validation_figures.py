@@ -48,6 +48,14 @@ def continued(tmp_path_factory: pytest.TempPathFactory, composed: Any, run: Any,
     }
 
 
+def test_the_report_says_what_validation_chose(continued: Any) -> None:
+    notes = continued["report"].notes
+    (chosen,) = [note for note in notes if note.startswith("chosen on validation: ")]
+    assert "item_item operator " in chosen
+    assert "linear operator " in chosen
+    assert [note for note in notes if note.startswith("the ranker ") and "retrieval" in note]
+
+
 def test_a_run_by_validation_computes_no_figure_of_test_and_writes_no_bundle(continued: Any) -> None:
     document = continued["document"]
     assert set(document) == {"validation", "test_reads", "seconds", "peak_memory_mib"}
