@@ -25,7 +25,7 @@ FILE = "%%writefile"
 LAST = {
     "quickstart": "items stayed",
     "sweep": "pipeline",
-    "error_analysis": "is not shown",
+    "error_analysis": "utility",
     "embeddings": "rank correlation",
     "own_model": "image/png",
     "click_log": "p_click",
