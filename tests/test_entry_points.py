@@ -262,7 +262,7 @@ def test_failing_jobs_of_a_sweep_end_no_other_and_the_best_is_chosen_by_validati
     assert failure["name"] == "1: ranking.balance={clack:1.0}"
     assert failure["error"].startswith("ConfigError: ")
     assert "clack" in failure["error"]
-    assert Path(failure["log"]).read_text().startswith("Traceback")
+    assert "\nTraceback (most recent call last):\n" in Path(failure["log"]).read_text()
     assert "1 of 3 jobs failed" in stdout
     names = {"ranking.balance=equal": "0", "ranking.balance=uncertainty": "2"}
     documents = {name: json.loads((tmp_path / job / "metrics.json").read_text()) for name, job in names.items()}
