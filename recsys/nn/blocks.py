@@ -32,7 +32,7 @@ class TableEncoder(nn.Module):
     """A row of an encoded table -> [..., D]: id embeddings plus gated content, each part may be absent.
 
     The value of `id_column` is dropped to UNKNOWN in training with probability `id_dropout`, so that content alone learns
-    to represent an item without training events (DropoutNet, Volkovs et al. 2017).
+    to represent an item without training events (DropoutNet, Volkovs et al. 2017); not where there is no content.
     """
 
     def __init__(
@@ -49,7 +49,6 @@ class TableEncoder(nn.Module):
         self.columns = table.of_part("ids")
         self.widths = table.widths
         self.id_column = id_column
-        self.id_dropout = id_dropout
         embeddings = nn.ModuleList(
             _embedding(column.num_ids, dim, trains_unknown=column.name == id_column, sparse_rows=sparse_rows)
             for column in self.columns
@@ -62,6 +61,8 @@ class TableEncoder(nn.Module):
         self.vectors = nn.Linear(self.widths["vectors"], dim, bias=False) if "vectors" in self.widths else None
         self.gate = nn.Linear(dim, dim)
         self.norm = nn.LayerNorm(dim)
+        # of an item without content nothing is left to learn from once its id is dropped
+        self.id_dropout = id_dropout if self.num_fields > 1 else 0.0
 
     def forward(self, batch: Batch, prefix: str) -> Tensor:
         identity, content = self._embed(batch, prefix)

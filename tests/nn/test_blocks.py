@@ -112,6 +112,13 @@ def test_ids_are_dropped_in_training_only_and_content_never():
     torch.testing.assert_close(seen[(seen - kept).abs().sum(1).argmax()], unknown[0])
 
 
+@torch.no_grad()
+def test_an_id_without_content_beside_it_is_never_dropped():
+    alone = TableEncoder(TableSpec(name="items", columns=TABLE.columns[:1]), dim=D, id_column="item", id_dropout=0.9)
+    seen = alone.train()({"item_ids": torch.full((400, 1), 2)}, "item").unique(dim=0)
+    assert len(seen) == 1
+
+
 def test_the_share_of_dropped_ids_is_as_asked_and_padding_stays_padding():
     encoder = TableEncoder(TABLE, dim=D, id_column="item", id_dropout=0.3).train()
     dropped = encoder._drop(torch.full((20_000, 1), 4))
