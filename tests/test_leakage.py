@@ -52,6 +52,11 @@ MUST_AND_MAY = {
 }
 """(poisoned period, strict) -> what has to change, so that the poison is seen to work, and all that may"""
 
+OTHER_OPERATORS = {
+    "item_item": ("near", "wide", "following"),
+    "linear": ("ease_50", "ease_800", "ease_near", "cosine_5", "cosine_20"),
+}
+"""left out, so that VALIDATION has no operator to choose: a source then may not change by it at all"""
 Configure = Callable[[str, str], DictConfig]
 
 
@@ -101,6 +106,11 @@ def configure(
             f"protocol={protocol}",
             "data=tables",
             f"data.description={description}",
+            *(
+                f"candidates.sources.{source}.grid.operator.{name}=null"
+                for source, names in OTHER_OPERATORS.items()
+                for name in names
+            ),
         )
 
     return configure

@@ -42,8 +42,10 @@ from recsys.ranking.losses import BinaryCrossEntropy, ListNet, masked_bce
 from recsys.ranking.model import RankerModel, RankerSizes
 from recsys.stages import ranker_inputs
 from recsys.training.fit_callbacks import matmul_flops
+from recsys.training.optimizers import DEFAULT_OPTIMIZER
 from recsys.training.ranking import RankerTrainerConfig
 from recsys.training.ranking_examples import ExampleSampling
+from recsys.training.schedules import DEFAULT_SCHEDULE
 from recsys.training.trainer import cpu_trainer
 
 ITEMS, FEW_ITEMS = 100_000_000, 100_000
@@ -54,7 +56,7 @@ PARITY = 1.001
 SEEDS = range(5)
 PRECISIONS = ("32-true", "bf16-mixed")
 ROW_WISE, DENSE = "row-wise Adagrad", "dense AdamW"
-OWN_CHOICES = ("defaults", "_target_", "model", "pointwise", "loss", "sizes", "sampling")
+OWN_CHOICES = ("defaults", "_target_", "model", "pointwise", "loss", "sizes", "sampling", "optimizer", "scheduler")
 """keys of ranking that are objects of their own"""
 WAYS = (
     (ROW_WISE, "32-true", False),
@@ -147,6 +149,8 @@ def speed(num_items: int, device: str) -> Iterator[Row]:
         pointwise=BinaryCrossEntropy(),
         loss=ListNet(),
         model=model_of(DEFAULT),
+        optimizer=DEFAULT_OPTIMIZER,
+        scheduler=DEFAULT_SCHEDULE,
     )
     spec = spec_of(num_items)
     drawn = Drawn(spec, device)
