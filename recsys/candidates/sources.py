@@ -4,7 +4,7 @@ Shapes: B queries, H history, D dim, M events, E excluded items, C candidates, K
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
@@ -246,7 +246,8 @@ class CandidateSourcesConfig:
         """Return the sources with the weights and decays of highest score on queries [B] that the fit has not read.
 
         Decays form a full grid; for each of its points the weights are tuned by coordinate search, from the weights so far
-        and from the best source alone, so that the merge is no worse than any of its sources. Ties go to the first.
+        and from the best source with as little as their grids allow of the others, so that the merge is hardly worse than any
+        of its sources. Ties go to the first.
         """
         grids = [self.sources[name].weights for name in sources.names]
         best, highest = sources, -np.inf
@@ -257,7 +258,7 @@ class CandidateSourcesConfig:
                 _objective, unions=unions, total=min(TUNED_CANDIDATES, sources.total), score_function=score_function
             )
             found = [coordinate_search(grids, best.weights, objective)]
-            found.append(coordinate_search(grids, max(_alone(len(grids)), key=objective), objective))
+            found.append(coordinate_search(grids, max(_alone(grids), key=objective), objective))
             weights, reached = max(found, key=lambda one: one[1])
             if reached > highest:
                 best, highest = candidate.weighted(weights), reached
@@ -276,9 +277,12 @@ class CandidateSourcesConfig:
             yield replace(sources, sources=tuple(_with_choice(one, choice) for one, choice in pairs))
 
 
-def _alone(num: int) -> list[SourceWeights]:
-    """Weights of each source alone."""
-    return [tuple(float(source == one) for source in range(num)) for one in range(num)]
+def _alone(grids: Sequence[Sequence[float]]) -> list[SourceWeights]:
+    """Weights of each source alone: its largest one beside the smallest ones of the others."""
+    return [
+        tuple(max(grid) if source == one else min(grid) for source, grid in enumerate(grids))
+        for one in range(len(grids))
+    ]
 
 
 def _best_point(

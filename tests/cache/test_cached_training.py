@@ -15,7 +15,7 @@ from recsys.evaluation.selection import ValidationFigures
 pytestmark = pytest.mark.slow
 
 Validate = Callable[..., tuple[dict[str, Any], dict[str, set[bool]]]]
-OF_RETRIEVAL = {"towers", "sources", "weights", "examples"}
+OF_RETRIEVAL = {"towers", "choices", "sources", "weights", "examples"}
 
 
 def rows(figures: ValidationFigures) -> dict[str, Any]:
@@ -69,8 +69,8 @@ def test_a_policy_is_tried_without_any_training(validate: Validate) -> None:
     ("override", "kept"),
     [
         ("candidates.sources.popular.days=3.0", {"towers"}),
-        ("retrieval.dropout=0.05", set()),
-        ("seed=1", set()),
+        ("retrieval.dropout=0.05", {"choices"}),
+        ("seed=1", {"choices"}),
         ("data.events=3900", set()),
         ("protocol.validation=0.12", set()),
     ],

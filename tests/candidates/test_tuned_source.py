@@ -131,6 +131,6 @@ def test_the_merge_is_no_worse_than_the_best_of_its_sources(known, queries, righ
     queries = (1_000 * vectors, *rows)
     sources = {"item_item": ITEM_ITEM(operator=OPERATORS["ease"], neighbours=N), "popular": POPULAR(days=1.0, num=12)}
     score = ndcg_of(target_of(sources[right].fit(known), queries))
-    configured = config(two_tower=TwoTowerSourceConfig(num=12, weights=[1.0]), **sources)
+    configured = config(two_tower=TwoTowerSourceConfig(num=12, weights=[1.0, 0.0]), **sources)
     merged = configured.tune(configured.fit(known), *queries, score)
     assert score(merged.search(*queries).rows) >= 0.999
