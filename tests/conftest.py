@@ -49,6 +49,7 @@ TINY = (
     "ranking.sampling.requests_per_user=2",
     "ranking.sampling.dense_candidates=200",
     "ranking.sizes.dim=8",
+    "ranking.watch=likelihood",  # by ndcg@10 a ranker of one epoch may keep the order of retrieval
     "trainer.progress=false",
     "trainer.threads=1",
     "refit=false",

@@ -20,7 +20,7 @@ from recsys.training.prepare import prepare
 pytestmark = pytest.mark.slow
 
 SYSTEMS = ("towers", "retrieval", "ranker", "pipeline")
-PLAIN = ("evaluation.baselines={}", "logger=csv")
+PLAIN = ("evaluation.baselines={}", "logger=csv", "ranking.watch=ndcg@10")
 
 
 def validated(config: DictConfig) -> ValidationFigures:
