@@ -22,7 +22,8 @@ FIRST_KIND, WHOLE, LAST = 1, 1, 4
 
 def offline_files(folder: Path, run_id: str) -> list[Path]:
     """Return the offline files of a run in its folder, one for each start, oldest first."""
-    return sorted(folder.glob(f"wandb/offline-run-*-{run_id}/run-{run_id}.wandb"))
+    # of two starts within a second W&B numbers the folder of the second one
+    return sorted(folder.glob(f"wandb/offline-run-*-{run_id}*/run-{run_id}.wandb"))
 
 
 def records(file: Path) -> Iterator[Record]:
