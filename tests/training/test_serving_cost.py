@@ -49,7 +49,8 @@ def test_the_cost_is_that_of_the_bundle_and_measured_where_something_asks(
     plain = (*tiny, "evaluation.baselines={}", "logger=csv", "protocol=leave_one_out")
 
     def validated(folder: str, *overrides: str) -> dict[str, Any]:
-        config = composed(tmp_path / folder, *plain, *overrides)
+        given = [one for one in plain if "~ranking" not in overrides or not one.startswith("ranking.")]
+        config = composed(tmp_path / folder, *given, *overrides)
         resolved: Any = OmegaConf.to_container(config, resolve=True)
         build(config).validate(tmp_path / folder, resolved, echo=lambda _: None)
         return json.loads((tmp_path / folder / "metrics.json").read_text())["validation"]
@@ -62,7 +63,7 @@ def test_the_cost_is_that_of_the_bundle_and_measured_where_something_asks(
     assert measured["budget"] == {"memory_mib": 0.001}
     stages = [cost[f"{name}_cpu_ms"] for name in ("retrieve", "rank", "rules")]
     assert min(stages) > 0
-    assert cost["cpu_ms"] == pytest.approx(sum(stages), rel=0.2)
+    assert cost["cpu_ms"] >= max(stages)  # each request costs at least each of its stages, and so do their medians
     config = composed(tmp_path / "run", *plain)
     _, bundle = build(config).run(tmp_path / "run", OmegaConf.to_container(config, resolve=True), echo=lambda _: None)
     assert cost["memory_mib"] == pytest.approx(resident_mib(bundle), rel=0.02)
