@@ -36,6 +36,8 @@ class Split:
     """time after a request within which a label counts, in timestamp units; infinite: until the period ends"""
     ordered: bool
     """a user's events of later periods come after those of earlier ones; else histories are sets"""
+    basket: bool = False
+    """targets are only those of the user's first moment in a period, the next basket; else of the whole period"""
 
     def known(self, period: int) -> np.ndarray:
         """Return [R] bool, rows on which a system for `period` may be fitted; the served system is for LATER.
@@ -101,13 +103,17 @@ class Split:
                 )
 
     def targets(self, dataset: Dataset, period: int = TEST, showable: np.ndarray | None = None) -> np.ndarray:
-        """Return [R] bool, the first positive in `period` of every (user, item) pair that may be shown.
+        """Return [R] bool, the first positive in `period` of every (user, item) pair that may be shown; with `basket` only
+        those at the user's first time in the period.
 
         showable: [R] bool, pairs that may be shown; None: those without an event in an earlier period
         """
+        inside = self.periods == period
+        if self.basket:
+            inside &= self._first_moments(dataset, inside)
         rows = dataset.interactions.select(
             pl.col(USER, ITEM).cast(pl.Categorical),
-            positive=pl.Series((self.periods == period) & dataset.positives()),
+            positive=pl.Series(inside & dataset.positives()),
             earlier=pl.Series(self.periods < period),
         )
         new = ~pl.col("earlier").any().over(USER, ITEM) if showable is None else pl.Series(showable)
@@ -119,6 +125,13 @@ class Split:
         targets = np.zeros(dataset.num_events, dtype=bool)
         targets[first["row"].to_numpy()] = True
         return targets
+
+    @staticmethod
+    def _first_moments(dataset: Dataset, inside: np.ndarray) -> np.ndarray:
+        """Return [R] bool, rows at the time of their user's first row in `inside` [R] bool."""
+        times = dataset.interactions.select(USER, TIMESTAMP, inside=pl.Series(inside))
+        first = pl.col(TIMESTAMP).filter("inside").min().over(USER)
+        return times.select((pl.col(TIMESTAMP) == first).fill_null(False)).to_series().to_numpy()
 
     def targets_sha256(self, dataset: Dataset, period: int = TEST, showable: np.ndarray | None = None) -> str:
         """Return the sha256 of the sorted (user, item) pairs of `targets`; reports with equal hashes are comparable."""
@@ -222,6 +235,33 @@ class GlobalTime:
     def _quarter(cuts: Sequence[np.ndarray], times: np.ndarray) -> float:
         """Return a quarter of the shortest period of all windows."""
         return min(float(np.diff([*one, times[-1]])[:TEST].min()) for one in cuts) / 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class NextBasket:
+    """Split by global time, as GlobalTime, for logs whose baskets have one time: a user's targets in a period are the items
+    of its first basket there, and a label counts in the basket at the time of the request alone.
+
+    Raises ConfigError for a share out of range, DataError for a data set without a clock.
+    """
+
+    rank: float
+    validation: float
+    test: float
+
+    def __post_init__(self) -> None:
+        _check_shares(self.rank, self.validation, self.test, 0.0)
+
+    def splits(self, dataset: Dataset) -> tuple[Split, ...]:
+        if not dataset.description.clock:
+            raise DataError(
+                f"{dataset.name} has no clock (order: {dataset.description.order}), so no baskets; choose another protocol"
+            )
+        shares = {"rank": self.rank, "validation": self.validation, "test": self.test}
+        (split,) = GlobalTime(**shares, cuts=1, later=0.0, horizon_days=None).splits(dataset)
+        times = np.unique(dataset.interactions[TIMESTAMP].to_numpy())
+        within = float(np.diff(times).min()) / 2  # ends before the next basket of anybody
+        return (replace(split, name="next basket by global time", horizon=within, basket=True),)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -57,6 +57,8 @@ class LabelledRequests:
     def horizon_text(self) -> str:
         """Return the horizon of a label as text for reports."""
         horizon, clock = self.split.horizon, self.replay.dataset.description.clock
+        if self.split.basket:
+            return "in the basket of the request"
         if np.isinf(horizon):
             return "before the period of a user ends"
         return f"within {horizon / DAY_S:.3g} days" if clock else f"within {horizon:,.0f} events of the log"

@@ -11,6 +11,7 @@ import pytest
 from recsys.data.dataset import Dataset
 from recsys.data.sources import movielens_100k
 from recsys.data.sources.movielens_100k import Expected, MovieLens100K, checked, parse, title_and_year
+from recsys.data.sources.wheel import user_cache
 from recsys.errors import DataError
 
 
@@ -153,7 +154,7 @@ def test_no_origin_names_all_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_the_cache_folder_honours_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert movielens_100k._user_cache() == tmp_path / "recsys"
+    assert user_cache() == tmp_path / "recsys"
 
 
 def test_the_archive_is_read_out_of_a_zip(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from recsys.data.splits import (
     VALIDATION,
     GlobalTime,
     LeaveOneOut,
+    NextBasket,
     Random,
     Split,
     Splitter,
@@ -81,6 +82,18 @@ def test_global_time_known_answer() -> None:
     assert split.periods.tolist() == [FIT] * 5 + [RANK] * 2 + [VALIDATION] + [TEST] * 2
     assert split.periods.dtype == np.int8
     assert split.cuts == (5.0, 7.0, 8.0)
+
+
+def test_the_next_basket_is_asked_about_alone() -> None:
+    baskets = [(user, item, time, 1) for time in range(10) for user, item in (("a", f"x{time}"), ("a", "y"))]
+    dataset = dataset_of([*baskets, ("b", "z", 9, 1), ("b", "y", 9, 0)])
+    (split,) = NextBasket(rank=0.2, validation=0.1, test=0.3).splits(dataset)
+    asked = dataset.interactions.filter(pl.Series(split.targets(dataset, TEST, np.ones(dataset.num_events, bool))))
+    assert split.cuts is not None
+    assert sorted(asked.select("user", "item").rows()) == [("a", f"x{split.cuts[2]:.0f}"), ("a", "y"), ("b", "z")]
+    assert split.cuts[2] < 9, "user a has later baskets in the period, which are no targets"
+    assert 0 < split.horizon < 1
+    assert split.observed(dataset.interactions["timestamp"].to_numpy(), TEST).any()
 
 
 @settings(deadline=None)

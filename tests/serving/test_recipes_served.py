@@ -62,6 +62,23 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="module")
+def baskets(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    """Purchases of households in baskets, with the objective that the policy of The Complete Journey reads."""
+    folder, rng = tmp_path_factory.mktemp("baskets"), np.random.default_rng(0)
+    lines = {
+        "user": [f"household {number}" for number in rng.integers(40, size=1_500)],
+        "item": [f"product {number}" for number in rng.integers(ITEMS, size=1_500)],
+        "timestamp": 1.6e9 + np.sort(rng.integers(0, 300, 1_500)) * 86_400,
+    }
+    pl.DataFrame(lines).write_parquet(folder / "lines.parquet")
+    (folder / "baskets.yaml").write_text(
+        "interactions: {file: lines.parquet, user: user, item: item, timestamp: timestamp}\n"
+        'objectives: {buy: "1"}\ntarget: buy\n'
+    )
+    return "data=tables", f"data.description={folder / 'baskets.yaml'}"
+
+
+@pytest.fixture(scope="module")
 def walks(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
     """Users walk along a circle of items."""
     file, rng = tmp_path_factory.mktemp("walks") / "walks.txt", np.random.default_rng(0)
@@ -73,6 +90,7 @@ def walks(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
 
 
 RECIPES: dict[str, tuple[tuple[str, ...], str | None]] = {
+    "complete_journey": (RANKED, "baskets"),
     "movielens_100k": (RANKED, "films"),
     "movielens_100k_sets": ((), "films"),
     "sequence": (

