@@ -67,6 +67,16 @@ class RankingTask(pl.LightningModule):
         self.items = DeviceTensors(items.encoded)
         self.train_batch: dict[str, Tensor] = {}
         self.valid_batch: dict[str, Tensor] = {}
+        self.validated = torch.empty(0, 0)
+        """[E, B] `ndcg_of_requests` of every validation so far"""
+
+    def get_extra_state(self) -> dict[str, Tensor]:
+        return {"validated": self.validated}
+
+    def set_extra_state(self, state: dict[str, Tensor]) -> None:
+        """Restore what checkpoints hold; the best one is older than the last and may not take its validations away."""
+        if len(state["validated"]) > len(self.validated):
+            self.validated = state["validated"]
 
     def set_examples(self, train: RankingExamples, valid: RankingExamples) -> None:
         """Set training and validation examples; they move to the device when training starts."""
@@ -112,6 +122,7 @@ class RankingTask(pl.LightningModule):
         logits, labels = self.all_logits(self.valid_batch), self.valid_batch["labels"]
         loss = masked_bce(logits, labels.clamp(0, 1), self.valid_batch["candidate_rows"] != PAD).sum()
         served = self.ndcg_of_requests(None if "candidate_positions" in self.valid_batch else logits)
+        self.validated = torch.cat([self.validated.view(-1, len(served)), torch.from_numpy(served).float()[None]])
         mean = float(served.mean()) if len(served) else 0.0
         self.log_dict({MONITORED["ndcg@10"]: mean, MONITORED["likelihood"]: -loss}, prog_bar=True)
 
@@ -127,6 +138,10 @@ class RankingTask(pl.LightningModule):
             self.train(training)
         labels = batch["labels"][..., self.target].masked_fill(batch["candidate_rows"] == PAD, torch.nan)
         return reordered_ndcg(labels.cpu().numpy(), logits[..., self.target].cpu().numpy(), 10)
+
+    def all_validated(self) -> np.ndarray:
+        """[E, B] `ndcg_of_requests` of every validation; of the fitted ranker alone where it fits itself."""
+        return self.validated.numpy() if len(self.validated) else self.ndcg_of_requests()[None]
 
     def all_logits(self, batch: dict[str, Tensor]) -> Tensor:
         """[B, C, T], without gradients and in steps."""
@@ -155,7 +170,7 @@ class RankingTask(pl.LightningModule):
 
 @dataclass(frozen=True, kw_only=True)
 class RankerGain:
-    """Comparison of a trained ranker with the order of retrieval, on the validation requests."""
+    """Comparison of a trained ranker with the order of retrieval, on validation requests that did not choose its epoch."""
 
     retrieval: float
     """mean NDCG@10 of the target"""
@@ -164,17 +179,27 @@ class RankerGain:
     """of a difference of 0, paired over the requests, two-sided"""
 
     @staticmethod
-    def of(ranker: np.ndarray, retrieval: np.ndarray) -> "RankerGain | None":
-        """Compare NDCG@10 of the same requests [B]; None without a request."""
+    def of(validated: np.ndarray, retrieval: np.ndarray) -> "RankerGain | None":
+        """Compare NDCG@10 of the same requests: of all epochs [E, B] and of retrieval [B]; None without a request.
+
+        Cross-fitted: each half of the requests is ranked by the epoch that is best on the other half, or by retrieval where
+        no epoch is better there, since the best epoch of all looks better than it is on the requests that chose it.
+        """
         if not len(retrieval):
             return None
+        first = np.random.default_rng(GAIN_SEED).permutation(len(retrieval)) < len(retrieval) / 2
+        ranker = retrieval.copy()
+        for half in (first, ~first) if len(retrieval) > 1 else ():
+            means = validated[:, ~half].mean(axis=1)
+            if means.max() > retrieval[~half].mean():
+                ranker[half] = validated[means.argmax(), half]
         p_value = paired_p_value(ranker, retrieval, GAIN_SEED)
         return RankerGain(retrieval=float(retrieval.mean()), ranker=float(ranker.mean()), p_value=p_value)
 
     def helps(self, num_objectives: int) -> bool:
         """Return whether the ranker is kept: for one objective where it is better beyond chance, at 5% one-sided.
 
-        Further objectives are ordered by the ranker alone, so with them it is kept unless it is worse for the target.
+        Further objectives are ordered by the ranker alone, so with them a better mean for the target is enough.
         """
         better = self.ranker > self.retrieval
         return better and (num_objectives > 1 or self.p_value < 2 * GAIN_LEVEL)
@@ -346,7 +371,7 @@ class RankerTrainerConfig(OptimConfig):
                 monitor=MONITORED[self.watch] if epochs is None else None,
                 loggers=loggers,
             )
-        gain = None if retrieved is None else RankerGain.of(task.ndcg_of_requests(), retrieved)
+        gain = None if retrieved is None else RankerGain.of(task.all_validated(), retrieved)
         if gain is None or gain.helps(spec.num_objectives):
             return trained, gain
         task.ranker.load_state_dict(untrained)
