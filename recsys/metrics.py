@@ -25,6 +25,8 @@ METRICS = (
     "micro_recall@100",
 )
 """metrics with one value per user"""
+FURTHER_METRICS = ("precision@10", "hit_rate@10", "mrr@10", "map@10", "novelty@10", "serendipity@10")
+"""metrics with one value per user that are measured on all queries and on no slice (recsys/evaluation/further_metrics.py)"""
 _LAST_ROW = np.uint64(2**31 - 1)
 _NOT_A_TARGET = np.uint64(2**31)
 
@@ -148,6 +150,31 @@ def ndcg(hits: np.ndarray, num_targets: np.ndarray, k: int) -> np.ndarray:
     discounts = 1 / np.log2(np.arange(2, k + 2))
     ideal = np.cumsum(discounts)[np.minimum(num_targets, k) - 1]
     return _first(hits, k) @ discounts / ideal
+
+
+def precision(hits: np.ndarray, num_targets: np.ndarray, k: int) -> np.ndarray:
+    """Return [B] float64, share of the first k positions that hold a target."""
+    return _first(hits, k).sum(axis=1) / k
+
+
+def hit_rate(hits: np.ndarray, num_targets: np.ndarray, k: int) -> np.ndarray:
+    """Return [B] float64, 1 for users with a target in the first k positions."""
+    return _first(hits, k).any(axis=1).astype(np.float64)
+
+
+def reciprocal_rank(hits: np.ndarray, num_targets: np.ndarray, k: int) -> np.ndarray:
+    """Return [B] float64, 1 / rank of the first target, 0 behind position k; its mean is MRR@k (Voorhees, TREC-8 1999)."""
+    shown = _first(hits, k)
+    return shown.any(axis=1) / (1 + shown.argmax(axis=1))
+
+
+def average_precision(hits: np.ndarray, num_targets: np.ndarray, k: int) -> np.ndarray:
+    """Return [B] float64, sum of the precisions at the ranks of the found targets over min(k, number of targets).
+
+    Its mean is MAP@k (Manning, Raghavan and Schütze 2008, 8.4, cut off at k).
+    """
+    shown = _first(hits, k)
+    return (shown * shown.cumsum(axis=1)) @ (1 / np.arange(1, k + 1)) / np.minimum(num_targets, k)
 
 
 def reordered_ndcg(labels: np.ndarray, scores: np.ndarray, k: int) -> np.ndarray:

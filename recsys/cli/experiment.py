@@ -11,7 +11,7 @@ from recsys.commands import command_of
 from recsys.data.impression_splits import ImpressionShares
 from recsys.errors import ConfigError
 from recsys.evaluation.impressions import ImpressionReport
-from recsys.evaluation.report import PICTURES, Report, verdicts
+from recsys.evaluation.report import PICTURES, Report, conclusion, verdicts
 from recsys.evaluation.selection import ValidationFigures, check_budget
 from recsys.evaluation.wide_table import WideTable
 from recsys.training.cascade import CascadeConfig
@@ -131,9 +131,14 @@ def show(console: Console, report: Report | ImpressionReport, bundle: Bundle, fo
         )
         return
     console.print(WideTable(report.table()))
+    if line := conclusion(report):
+        console.print(f"  {line}\n", style="bold")
+    console.print(WideTable(report.further()))
     if report.objectives:
         console.print(WideTable(report.probabilities()))
     console.print(WideTable(report.exposure()))
+    if report.fairness:
+        console.print(WideTable(report.user_groups()))
     for line in verdicts(report):
         console.print(f"  {line}")
     console.print(

@@ -38,6 +38,17 @@ class Split:
     """a user's events of later periods come after those of earlier ones; else histories are sets"""
     basket: bool = False
     """targets are only those of the user's first moment in a period, the next basket; else of the whole period"""
+    labelled: np.ndarray | None = None
+    """[R] bool, rows whose outcomes are labels, see `equally_exposed`; None: all"""
+
+    def outcomes(self, period: int) -> np.ndarray:
+        """Return [R] bool, rows of a period whose outcomes are labels."""
+        inside = self.periods == period
+        return inside if self.labelled is None else inside & self.labelled
+
+    def known_per_label(self, period: int) -> float:
+        """Return the number of known events for each one whose outcome is a label."""
+        return float(self.known(period).sum() / self.outcomes(period).sum())
 
     def known(self, period: int) -> np.ndarray:
         """Return [R] bool, rows on which a system for `period` may be fitted; the served system is for LATER.
@@ -61,7 +72,7 @@ class Split:
             parts = tuple(replace(self, periods=self._without(test & half)) for half in (second, ~second))
         else:
             parts = self._at(float(times[test][test.sum() // 2]), times)
-        usable = all(((one.periods == TEST) & one.observed(times, TEST)).any() for one in parts)
+        usable = all((one.outcomes(TEST) & one.observed(times, TEST)).any() for one in parts)
         return parts if usable else (self,)
 
     def _at(self, middle: float, times: np.ndarray) -> "tuple[Split, ...]":
@@ -96,7 +107,7 @@ class Split:
                 "give protocol.horizon_days or larger shares"
             )
         for period in (RANK, VALIDATION, TEST):
-            if not ((self.periods == period) & self.observed(times, period)).any():
+            if not (self.outcomes(period) & self.observed(times, period)).any():
                 raise DataError(
                     f"{dataset.name}: no event of the period {PERIODS[period]} of the {self.name} is followed by the whole "
                     "horizon before the period ends; give a shorter protocol.horizon_days or a larger share"
@@ -139,6 +150,20 @@ class Split:
         pairs = dataset.interactions.select(USER, ITEM).filter(is_target).sort(USER, ITEM)
         text = "".join(f"{user}\0{item}\n" for user, item in pairs.iter_rows())
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def equally_exposed(split: Split, dataset: Dataset, seed: int) -> Split:
+    """Return a split without common times in which a probability means the same for VALIDATION and TEST.
+
+    A period of twice the share holds twice the positives, and what is expected of users grows with what is known of them.
+    So labels read a seeded sample of the pairs of either period: as many for each known pair as the smaller one has.
+    """
+    exposure = {one: (split.periods == one).sum() / split.known(one).sum() for one in (VALIDATION, TEST)}
+    kept = np.ones(len(PERIODS))
+    for period, one in exposure.items():
+        kept[period] = min(exposure.values()) / one
+    drawn = _pair_fractions(dataset.interactions[USER], dataset.interactions[ITEM], f"label {seed}")
+    return replace(split, labelled=drawn < kept[split.periods])
 
 
 def whole(dataset: Dataset) -> Split:
@@ -326,7 +351,8 @@ class Random:
         periods = np.searchsorted(starts, drawn, side="right").astype(np.int8)
         _check_filled(periods, "too few pairs of user and item; give more events or other fractions")
         name = "random split (for comparison with the literature; not by time)"
-        return (Split(name=name, periods=periods, cuts=None, horizon=np.inf, strict=False, ordered=False),)
+        split = Split(name=name, periods=periods, cuts=None, horizon=np.inf, strict=False, ordered=False)
+        return (equally_exposed(split, dataset, self.seed),)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -373,16 +399,15 @@ class Predefined:
         cuts = _own_cuts(dataset, periods)
         times = dataset.interactions[TIMESTAMP].to_numpy()
         ordered = _rising(dataset, periods)
-        return (
-            Split(
-                name=f"published split{'' if ordered else ' (not by time)'}",
-                periods=periods,
-                cuts=cuts,
-                horizon=np.inf if cuts is None else float(np.diff([*cuts, times.max()]).min()) / 4,
-                strict=self.strict,
-                ordered=ordered,
-            ),
+        split = Split(
+            name=f"published split{'' if ordered else ' (not by time)'}",
+            periods=periods,
+            cuts=cuts,
+            horizon=np.inf if cuts is None else float(np.diff([*cuts, times.max()]).min()) / 4,
+            strict=self.strict,
+            ordered=ordered,
         )
+        return (split if cuts is not None else equally_exposed(split, dataset, self.seed),)
 
     def _periods(self, dataset: Dataset) -> np.ndarray:
         parts = dataset.interactions[SPLIT].to_numpy()
@@ -448,7 +473,7 @@ def _cuts(times: np.ndarray, shares: tuple[float, ...]) -> np.ndarray:
     return times[starts]
 
 
-def _pair_fractions(users: pl.Series, items: pl.Series, seed: int) -> np.ndarray:
+def _pair_fractions(users: pl.Series, items: pl.Series, seed: int | str) -> np.ndarray:
     """Return [R] float64 in [0, 1), determined by (user, item, seed) alone.
 
     64-bit BLAKE2b of both ids, joined by the finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).

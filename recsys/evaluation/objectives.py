@@ -11,6 +11,7 @@ import numpy as np
 
 from recsys.contracts import PAD
 from recsys.evaluation.exposure_report import POSITIONS
+from recsys.evaluation.intervals import ratio_interval
 from recsys.evaluation.probabilities import (
     auc,
     auc_per_user,
@@ -23,12 +24,15 @@ from recsys.metrics import reordered_ndcg
 from recsys.replay.labelled_requests import LabelledRequests
 
 DECILES = 10
+MAX_MISCALIBRATION = 0.1
+"""deviation of predicted / observed from 1, beyond noise, above which a score is called no probability"""
+RATIO = "predicted_over_observed"
 MEASURES = {
     "auc": "AUC",
     "auc_per_user": "AUC of a user",
     "normalised_entropy": "NE",
     "ece": "ECE",
-    "predicted_over_observed": "predicted / observed",
+    RATIO: "predicted / observed",
     "rate": "rate",
     "ndcg@10": "NDCG@10",
 }
@@ -77,20 +81,35 @@ def measures(labels: np.ndarray, predicted: np.ndarray, users: np.ndarray) -> Me
         "log_loss": log_loss(labels, predicted),
         "normalised_entropy": normalised_entropy(labels, predicted),
         "ece": bins.error,
-        "predicted_over_observed": predicted_over_observed(labels, predicted),
+        RATIO: predicted_over_observed(labels, predicted),
+        f"{RATIO} ci95": _ratio_over_users(labels, predicted, users),
         "rate": float(labels.mean()),
         "reliability": {"predicted": bins.predicted.tolist(), "observed": bins.observed.tolist()},
     }
 
 
 def mean(parts: Sequence[Mapping[str, Measures]]) -> dict[str, Measures]:
-    """Average measures over seeds and splits; lists are those of the last part."""
+    """Average measures over seeds and splits; lists but the interval are those of the last part."""
     merged: dict[str, Measures] = {}
     for name in dict.fromkeys(name for part in parts for name in part):
         own = [part[name] for part in parts if name in part]
         numbers = {key for key in own[-1] if all(isinstance(one[key], float) for one in own)}
         merged[name] = own[-1] | {key: float(np.mean([one[key] for one in own])) for key in sorted(numbers)}
+        if f"{RATIO} ci95" in own[-1]:
+            merged[name][f"{RATIO} ci95"] = np.mean([one[f"{RATIO} ci95"] for one in own], axis=0).tolist()
     return merged
+
+
+def is_calibrated(measured: Mapping[str, Any]) -> bool:
+    """Return whether predicted / observed is 1 within the noise of the users, or close to it."""
+    low, high = measured.get(f"{RATIO} ci95", (0.0, np.inf))
+    return bool(low <= 1 + MAX_MISCALIBRATION and high >= 1 - MAX_MISCALIBRATION)
+
+
+def _ratio_over_users(labels: np.ndarray, predicted: np.ndarray, users: np.ndarray) -> list[float]:
+    """Return the 95% interval of predicted / observed, resampling users with all of their rows."""
+    _, index = np.unique(users, return_inverse=True)
+    return list(ratio_interval(np.bincount(index, predicted), np.bincount(index, labels), seed=0))
 
 
 def _has_both_labels(labels: np.ndarray, users: np.ndarray) -> bool:

@@ -9,8 +9,9 @@ from functools import cached_property
 
 import numpy as np
 
-from recsys.evaluation.slices import Slice
-from recsys.metrics import per_user, shown_items, weight_per_user
+from recsys.evaluation.further_metrics import POSITIONS, CatalogueShares, further_metrics
+from recsys.evaluation.slices import EVERYTHING, Slice
+from recsys.metrics import FURTHER_METRICS, METRICS, per_user, shown_items, weight_per_user
 from recsys.replay.evaluation_queries import EvaluationQueries
 
 
@@ -20,8 +21,8 @@ class SliceResult:
 
     values: dict[str, np.ndarray]
     """metric -> [b]"""
-    shown: np.ndarray
-    """[N] bool, items in the first ten positions"""
+    top: np.ndarray
+    """[b, POSITIONS] catalogue rows, PAD in empty positions"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,14 +35,16 @@ class SplitResults:
     """(system, seed) -> slice -> result"""
 
     def evaluate(self, ranking: np.ndarray) -> dict[str, SliceResult]:
-        """Return the result of a ranking [B, K] in every slice."""
-        return {
+        """Return the result of a ranking [B, K] in every slice; that of EVERYTHING has the further metrics too."""
+        found = {
             name: SliceResult(
                 values=per_user(ranking[part.rows], part.targets, part.item_weights),
-                shown=shown_items(ranking[part.rows], self.queries.num_items, 10),
+                top=ranking[part.rows, :POSITIONS],
             )
             for name, part in self.slices.items()
         }
+        found[EVERYTHING].values.update(further_metrics(self.queries, ranking))
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +56,17 @@ class PooledSlice:
 
     @cached_property
     def num_users(self) -> int:
-        return int(self._user_index.max()) + 1
+        return len(self.users)
+
+    @cached_property
+    def users(self) -> np.ndarray:
+        """Return [U] codes, ascending."""
+        return np.unique(np.concatenate([part.users for part in self._parts]))
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Return the metrics with one value per user."""
+        return (*METRICS, *FURTHER_METRICS) if self.name == EVERYTHING else METRICS
 
     @cached_property
     def num_targets(self) -> int:
@@ -71,7 +84,17 @@ class PooledSlice:
 
     def coverage(self, system: str, seed: int) -> float:
         """Return the share of the catalogue in the first ten positions of any user in any split."""
-        return float(np.any([evaluate.shown for evaluate in self._results(system, seed)], axis=0).mean())
+        tops = [shown_items(evaluate.top, self._num_items, POSITIONS) for evaluate in self._results(system, seed)]
+        return float(np.any(tops, axis=0).mean())
+
+    def catalogue_shares(self, system: str, seed: int) -> CatalogueShares:
+        """Return coverage and entropy of the first positions of all users in all splits."""
+        top = np.concatenate([evaluate.top for evaluate in self._results(system, seed)])
+        return CatalogueShares.of(top, self._user_index, self._num_items)
+
+    @property
+    def _num_items(self) -> int:
+        return self.splits[0].queries.num_items
 
     @cached_property
     def _parts(self) -> list[Slice]:
@@ -80,7 +103,7 @@ class PooledSlice:
     @cached_property
     def _user_index(self) -> np.ndarray:
         """Return [q] int64 indices of the queries' users among the U."""
-        return np.unique(np.concatenate([part.users for part in self._parts]), return_inverse=True)[1]
+        return np.searchsorted(self.users, np.concatenate([part.users for part in self._parts]))
 
     def _weights(self, metric: str) -> np.ndarray:
         return np.concatenate([weight_per_user(metric, part.targets, part.item_weights) for part in self._parts])

@@ -1,9 +1,10 @@
 """Evaluation report: console table, JSON document, charts, and verdict sentences."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -14,17 +15,27 @@ from rich.text import Text
 
 from recsys.evaluation.chart import TITLES, draw, draw_reliability, short
 from recsys.evaluation.exposure_report import POSITIONS, title_of
+from recsys.evaluation.further_metrics import TITLES as FURTHER_TITLES
 from recsys.evaluation.intervals import paired_bootstrap, paired_p_value
-from recsys.evaluation.objectives import MEASURES, Measures
+from recsys.evaluation.objectives import MAX_MISCALIBRATION, MEASURES, Measures, is_calibrated
+from recsys.evaluation.user_groups import JUDGED, MIN_USERS
 from recsys.stores.atomic_files import atomic_file, write_atomically
 
 Rows = Mapping[str, Mapping[str, Any]]
 """system -> {metric: value, ci95: {metric: [low, high]}, users, seeds?, spread?, by_seed?, knobs?}"""
 
 METHOD = "Full ranking, ties lose, 95% bootstrap intervals over users."
+SELECTING = "ndcg@10"
+"""metric by which a simple system is the best"""
 VERDICT_METRICS = ("ndcg@10", "recall@100")
 """metrics that `verdicts` compares: the top of the list, and the candidates left to rank"""
 PICTURES = ("metrics.png", "reliability.png")
+COSTS = {
+    "cpu_ms": "CPU ms a request (in batches)",
+    "bundle_mib": "MiB of files",
+    "training_cpu_s": "CPU s of training in this run",
+}
+"""cost of a cascade that a run measures by the way -> its unit"""
 _SEED = 0
 
 
@@ -50,6 +61,10 @@ class Report:
     """objective -> probability measures of the candidates, mean over seeds and splits"""
     shown: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """system -> exposure metrics, mean over seeds and splits (recsys/evaluation/exposure_report.py)"""
+    fairness: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """system -> user column -> how its groups are served (recsys/evaluation/user_groups.py)"""
+    cost: Mapping[str, float] = field(default_factory=dict)
+    """COSTS of the cascade as far as the run measured them, mean over seeds and splits"""
     ours: tuple[str, ...] = ()
     """systems compared with the others, in the order of the cascade; empty means the last one"""
     validation: Mapping[str, Any] = field(default_factory=dict)
@@ -80,12 +95,15 @@ class Report:
             "users": self.users,
             "notes": list(self.notes),
             "served": self.served,
+            "conclusion": conclusion(self),
             "seeds": list(self.seeds),
             "ours": list(_tested(self)),
             "rows": _plain(self.rows),
             "slices": {name: _plain(rows) for name, rows in self.slices.items()},
-            "objectives": {name: dict(measures) for name, measures in self.objectives.items()},
+            "objectives": {name: {**one, "calibrated": is_calibrated(one)} for name, one in self.objectives.items()},
             "shown": {system: dict(measures) for system, measures in self.shown.items()},
+            "fairness": {system: dict(columns) for system, columns in self.fairness.items()},
+            "cost": dict(self.cost),
             "validation": dict(self.validation),
             "test_reads": dict(self.test_reads),
             "seconds": self.seconds,
@@ -109,7 +127,7 @@ class Report:
 
     def table(self) -> Table:
         """Return the table of systems, with slices as sections below (strongest baseline and ours); the best is bold."""
-        table = _table(self.protocol, "system")
+        table = _table(self.protocol, "system", TITLES.values())
         table.caption = Text("\n".join(self._caption()))
         _add_rows(table, self.rows)
         for name, rows in self.slices.items():
@@ -123,22 +141,52 @@ class Report:
 
     def probabilities(self) -> Table:
         """Return the table of objectives: ranking and calibration of the candidates' probabilities."""
-        table = Table(title=Text("Probabilities of the candidates"), box=box.SIMPLE_HEAD, title_justify="left")
-        for heading in ("objective", *MEASURES.values()):
-            table.add_column(heading, justify="left" if heading == "objective" else "right")
+        table = _table("Probabilities of the candidates", "objective", MEASURES.values())
         for name, measured in self.objectives.items():
-            table.add_row(Text(name), *(short(measured[measure]) for measure in MEASURES))
+            table.add_row(Text(name), *(_with_interval(measured[one], measured.get(f"{one} ci95")) for one in MEASURES))
+        if off := [name for name, measured in self.objectives.items() if not is_calibrated(measured)]:
+            table.caption = Text(
+                f"{', '.join(off)}: scores, no probabilities: predicted / observed is off by more than "
+                f"{MAX_MISCALIBRATION:.0%}, beyond the noise of the users"
+            )
         return table
+
+    def further(self) -> Table:
+        """Return the table of the further metrics of the strongest baseline and ours."""
+        systems = [name for name in self._compared if set(FURTHER_TITLES) <= set(self.rows[name])]
+        table = _table(f"Further figures of the first {POSITIONS} positions", "system", FURTHER_TITLES.values())
+        for name in systems:
+            table.add_row(Text(name), *(short(self.rows[name][metric]) for metric in FURTHER_TITLES))
+        return table
+
+    def user_groups(self) -> Table:
+        """Return the table of the worst and the best served group of users, for the strongest baseline and the last of ours."""
+        headings = ("column", "figure", "worst", "best", "ratio", "chance")
+        table = _table("Groups of users, worst served / best served", "system", headings)
+        for name in (*_strongest(self, self.rows), _tested(self)[-1]):
+            for column, found in self.fairness.get(name, {}).items():
+                for metric, one in found["ratios"].items():
+                    named = map(Text, (name, column, JUDGED[metric], one["worst"], one["best"]))
+                    table.add_row(*named, _with_interval(one["ratio"], one["ci95"]), short(one["chance"]))
+        table.caption = Text("\n".join(self._small_groups()))
+        return table
+
+    def _small_groups(self) -> Iterator[str]:
+        for column, found in next(iter(self.fairness.values()), {}).items():
+            if num := found["num_too_small"]:
+                names = ", ".join(f"{name} {users}" for name, users in found["too_small"].items())
+                yield f"{column}: {num} groups of fewer than {MIN_USERS} users are not judged: {shorten(names, 120)}"
+
+    @property
+    def _compared(self) -> list[str]:
+        """Return the strongest baseline and ours."""
+        return [*_strongest(self, self.rows), *_tested(self)]
 
     def exposure(self) -> Table:
         """Return the exposure table of the strongest baseline and ours: concentration, popularity and diversity."""
-        table = Table(
-            title=Text(f"Exposure in the first {POSITIONS} positions"), box=box.SIMPLE_HEAD, title_justify="left"
-        )
-        systems = [name for name in (*_strongest(self, self.rows), *_tested(self)) if name in self.shown]
+        systems = [name for name in self._compared if name in self.shown]
         measures = dict.fromkeys(measure for name in systems for measure in self.shown[name])
-        for heading in ("system", *map(title_of, measures)):
-            table.add_column(heading, justify="left" if heading == "system" else "right")
+        table = _table(f"Exposure in the first {POSITIONS} positions", "system", map(title_of, measures))
         for name in systems:
             own = self.shown[name]
             table.add_row(Text(name), *(short(own[measure]) if measure in own else "" for measure in measures))
@@ -160,6 +208,25 @@ class Report:
             if parameters := row.get("knobs"):
                 yield f"{system}: {', '.join(f'{name} {value}' for name, value in parameters.items())}"
         yield f"{self.seconds:,.0f} s, at most {self.peak_memory_mib:,.0f} MiB"
+
+
+def conclusion(report: Report) -> str | None:
+    """Return one sentence: the best simple system, what the last of ours adds to it, and what that costs; None without both."""
+    known = [system for system in report._compared if SELECTING in report.per_user.get(system, {})]
+    if len(known) < 2 or known[0] in _tested(report) or known[-1] != _tested(report)[-1]:
+        return None
+    simple, ours = known[0], known[-1]
+    simple_values, our_values = (report.per_user[system][SELECTING] for system in (simple, ours))
+    difference, low, high = paired_bootstrap(our_values, simple_values, _SEED)
+    verdict = "better" if low > 0 else "WORSE" if high < 0 else "no difference beyond chance"
+    added = f"{short(difference)} (95% interval {short(low)} to {short(high)}): {verdict}"
+    costs = ", ".join(f"{_rounded(report.cost[name])} {unit}" for name, unit in COSTS.items() if name in report.cost)
+    best = f"the best simple system is {simple} with {TITLES[SELECTING]} {short(float(simple_values.mean()))}"
+    return f"{best}; {ours} adds {added}{costs and f'; it costs {costs}'}"
+
+
+def _rounded(figure: float) -> str:
+    return f"{figure:,.0f}" if figure >= 100 else f"{figure:.3g}"
 
 
 def verdicts(report: Report) -> tuple[str, ...]:
@@ -193,7 +260,7 @@ def _plain(rows: Rows) -> dict[str, Any]:
     return {system: dict(row) for system, row in rows.items()}
 
 
-def _table(title: str, first: str) -> Table:
+def _table(title: str, first: str, headings: Iterable[str]) -> Table:
     table = Table(
         title=Text(title),
         box=box.SIMPLE_HEAD,
@@ -203,9 +270,16 @@ def _table(title: str, first: str) -> Table:
         collapse_padding=True,
     )
     table.add_column(first, overflow="fold")
-    for heading in TITLES.values():
+    for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     return table
+
+
+def _with_interval(value: float, interval: Sequence[float] | None) -> Text:
+    cell = Text(short(value))
+    if interval:
+        cell.append(f"\n{short(interval[0])}–{short(interval[1])}", style="dim")
+    return cell
 
 
 def _add_rows(table: Table, rows: Rows) -> None:

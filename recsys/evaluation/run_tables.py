@@ -12,9 +12,10 @@ import polars as pl
 from recsys.contracts import PAD
 from recsys.data.dataset import Dataset
 from recsys.evaluation.chart import TITLES
+from recsys.evaluation.further_metrics import TITLES as FURTHER_TITLES
 from recsys.evaluation.impressions import ImpressionReport
 from recsys.evaluation.objectives import MEASURES, mean
-from recsys.evaluation.report import Report, Rows, verdicts
+from recsys.evaluation.report import Report, Rows, conclusion, verdicts
 from recsys.metrics import hits, ndcg
 from recsys.replay.evaluation_queries import EvaluationQueries
 
@@ -36,7 +37,8 @@ def report_tables(report: Report) -> Tables:
         "probabilities": _frame(
             {"objective": name, **{key: one[key] for key in MEASURES}} for name, one in report.objectives.items()
         ),
-        "verdicts": _frame({"verdict": line} for line in verdicts(report)),
+        "verdicts": _frame({"verdict": line} for line in (conclusion(report), *verdicts(report)) if line),
+        "user_groups": _frame(_user_groups(report)),
         **report.user_tables,
     }
     return {name: table for name, table in tables.items() if not table.is_empty()}
@@ -97,7 +99,17 @@ def worst_rows(labels: np.ndarray, predicted: np.ndarray, names: Sequence[str], 
 
 def _figures(rows: Rows) -> Iterator[dict[str, Any]]:
     for system, row in rows.items():
-        yield {"system": system, **{metric: float(row[metric]) for metric in TITLES}, "users": row["users"]}
+        measured = {metric: float(row[metric]) for metric in {**TITLES, **FURTHER_TITLES} if metric in row}
+        yield {"system": system, **measured, "users": row["users"]}
+
+
+def _user_groups(report: Report) -> Iterator[dict[str, Any]]:
+    for system, columns in report.fairness.items():
+        for column, found in columns.items():
+            for metric, one in found["ratios"].items():
+                low, high = one["ci95"]
+                figures = {key: one[key] for key in ("worst", "best", "ratio", "chance")}
+                yield {"system": system, "column": column, "metric": metric, **figures, "low": low, "high": high}
 
 
 def _users(

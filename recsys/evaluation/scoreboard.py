@@ -6,7 +6,7 @@ Shapes: B queries of a split, K positions, U users of all splits, S seeds.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,13 +14,14 @@ import numpy as np
 from recsys.data.dataset import Dataset
 from recsys.evaluation import exposure_report
 from recsys.evaluation.attributes import Attributes
-from recsys.evaluation.intervals import bootstrap_interval, weighted_mean
+from recsys.evaluation.further_metrics import CATALOGUE_METRICS, CatalogueShares
+from recsys.evaluation.intervals import bootstrap_interval, jackknife_interval, weighted_mean
 from recsys.evaluation.objectives import Measures, mean
 from recsys.evaluation.pooled_slices import PooledSlice, SplitResults
 from recsys.evaluation.report import Report
 from recsys.evaluation.run_tables import LISTED, user_tables
 from recsys.evaluation.slices import DEFINITIONS, EVERYTHING, slices
-from recsys.metrics import METRICS
+from recsys.evaluation.user_groups import user_groups
 from recsys.replay.evaluation_queries import EvaluationQueries
 
 BOOTSTRAP_SEED = 0
@@ -39,6 +40,8 @@ class Scoreboard:
         self._notes = list(dataset.notes)
         self._objectives: list[Mapping[str, Measures]] = []
         """measures of every cascade"""
+        self._costs: dict[str, list[float]] = {}
+        """figure of `recsys.evaluation.report.COSTS` -> its value for every cascade"""
         self._attributes = Attributes.of(dataset)
         self._slates: dict[str, np.ndarray] = {}
         """system -> first positions of its newest ranking, [B, LISTED] of the newest split"""
@@ -73,6 +76,11 @@ class Scoreboard:
         """Record the probability measures of a cascade, as `evaluate_objectives` returns them."""
         self._objectives.append(measures)
 
+    def record_cost(self, **figures: float) -> None:
+        """Record costs of a cascade by the names of `recsys.evaluation.report.COSTS`."""
+        for name, value in figures.items():
+            self._costs.setdefault(name, []).append(value)
+
     def record_baseline(self, system: str, ranking: np.ndarray, *, parameters: dict[str, Any]) -> None:
         """Record the ranking of a baseline with its chosen parameters."""
         self.record(system, ranking, seed=0)
@@ -93,6 +101,7 @@ class Scoreboard:
             name: pooled for name, pooled in slices_of_report.items() if pooled.num_targets < everything.num_targets
         }
         ours = tuple(system for system in self._seeds if system not in self._parameters)
+        per_user = {system: self._means(everything, system) for system in self._seeds}
         return Report(
             protocol=self._protocol(),
             targets_sha256=self._sha256(),
@@ -104,7 +113,9 @@ class Scoreboard:
             ours=ours,
             objectives=mean(self._objectives),
             shown={system: exposure_report.mean(parts) for system, parts in self._shown.items()},
-            per_user={system: self._means(everything, system) for system in self._seeds},
+            cost={name: float(np.mean(values)) for name, values in self._costs.items()},
+            fairness=self._fairness(everything, per_user),
+            per_user=per_user,
             user_tables=user_tables(self._splits[-1].queries, self._slates, (ours or tuple(self._seeds))[-1]),
             served=served,
             seconds=seconds,
@@ -122,6 +133,8 @@ class Scoreboard:
             metric: list(bootstrap_interval(values, BOOTSTRAP_SEED, pooled.weights(metric)))
             for metric, values in self._means(pooled, system).items()
         }
+        if pooled.name == EVERYTHING:
+            _add_catalogue_shares(row, [pooled.catalogue_shares(system, seed) for seed in seeds])
         row["users"] = pooled.num_users
         if system not in self._parameters:
             row["seeds"] = seeds
@@ -135,7 +148,23 @@ class Scoreboard:
     def _means(self, pooled: PooledSlice, system: str) -> dict[str, np.ndarray]:
         """Return metric -> [U], mean over the seeds."""
         seeds = self._seeds[system]
-        return {metric: np.mean([pooled.values(metric, system, seed) for seed in seeds], axis=0) for metric in METRICS}
+        return {
+            metric: np.mean([pooled.values(metric, system, seed) for seed in seeds], axis=0)
+            for metric in pooled.metrics
+        }
+
+    def _fairness(
+        self, pooled: PooledSlice, per_user: Mapping[str, Mapping[str, np.ndarray]]
+    ) -> dict[str, dict[str, Any]]:
+        """Return system -> user column -> how its groups are served, for our systems and the best baseline."""
+        groups = user_groups(self.dataset, self._splits[0].queries.replay.names[pooled.users])
+        best = sorted(self._parameters, key=lambda name: per_user[name]["ndcg@10"].mean())[-1:]
+        systems = [name for name in per_user if name in best or name not in self._parameters]
+        return {
+            system: {column: one.to_document(per_user[system]) for column, one in groups.items()}
+            for system in systems
+            if groups
+        }
 
     def _check_complete(self) -> None:
         if not self._splits:
@@ -161,8 +190,18 @@ class Scoreboard:
 
 def _figures(pooled: PooledSlice, system: str, seed: int) -> dict[str, float]:
     """Return metric -> value of one seed."""
-    figures = {metric: weighted_mean(pooled.values(metric, system, seed), pooled.weights(metric)) for metric in METRICS}
+    figures = {
+        metric: weighted_mean(pooled.values(metric, system, seed), pooled.weights(metric)) for metric in pooled.metrics
+    }
     return figures | {"coverage@10": pooled.coverage(system, seed)}
+
+
+def _add_catalogue_shares(row: dict[str, Any], by_seed: Sequence[CatalogueShares]) -> None:
+    """Add the entropy of what is shown to the row of a system, and the intervals of entropy and coverage."""
+    for metric, name in CATALOGUE_METRICS.items():
+        row[metric] = float(np.mean([getattr(one, name) for one in by_seed]))
+        without = np.mean([getattr(one, f"{name}_without") for one in by_seed], axis=0)
+        row["ci95"][metric] = list(jackknife_interval(row[metric], without))
 
 
 def _joined(parameters: list[dict[str, Any]]) -> dict[str, Any]:

@@ -15,11 +15,13 @@ import numpy as np
 import polars as pl
 
 from recsys.errors import ConfigError, check_ranges
+from recsys.evaluation.further_metrics import CATALOGUE_METRICS
 from recsys.evaluation.report import Report
 from recsys.expressions import suggestion
+from recsys.metrics import FURTHER_METRICS
 from recsys.stores.atomic_files import atomic_file, write_atomically
 
-SELECTION_METRICS = ("ndcg@10", "recall@10", "recall@100", "recall@500")
+SELECTION_METRICS = ("ndcg@10", "recall@10", "recall@100", "recall@500", *FURTHER_METRICS)
 """metrics that may select: every user has one value and counts alike, which a paired test needs"""
 SERVING = "serving"
 """stands for a system in the goals of its cost"""
@@ -56,9 +58,9 @@ def goals(optimised_metric: str | Sequence[str], systems: Sequence[str]) -> tupl
     texts = optimised_metric if isinstance(optimised_metric, list | tuple) else [optimised_metric]
     if not texts or len(set(texts)) < len(texts):
         raise ConfigError(f"optimised_metric is {texts}; give one figure, or several different ones")
-    if minimised(str(texts[0])):
+    if str(texts[0]).rpartition("/")[2] in {**COSTS, **CATALOGUE_METRICS}:
         raise ConfigError(
-            f"optimised_metric begins with {texts[0]!r}, but the first figure selects; begin with one of "
+            f"optimised_metric begins with {texts[0]!r}, but the first figure selects by a paired test; begin with one of "
             f"{', '.join(SELECTION_METRICS)}"
         )
     return tuple(_goal(text, systems) for text in texts)
@@ -72,9 +74,9 @@ def _goal(text: object, systems: Sequence[str]) -> Goal:
     system, slash, metric = str(text).rpartition("/")
     if metric in COSTS and system in ("", SERVING):
         return SERVING, metric
-    if metric not in SELECTION_METRICS:
+    if metric not in (known := (*SELECTION_METRICS, *CATALOGUE_METRICS)):
         raise ConfigError(
-            f"optimised_metric is {text!r}; choose one of {', '.join(SELECTION_METRICS)}, of the last stage or as "
+            f"optimised_metric is {text!r}; choose one of {', '.join(known)}, of the last stage or as "
             f"stage/metric, or a cost, {' or '.join(COSTS)}"
         )
     if slash and system not in systems:

@@ -4,7 +4,8 @@ An objective of an item is positive when the user reaches it from the request on
 whether the item was shown or not. A request is taken at user events, whatever their outcome, whose full horizon is observed
 (no right censoring). Per user, some are taken in every time bucket as long as the horizon, so that the number of requests
 grows with the length of a period but not with a user's activity within a bucket; probabilities then mean the same in
-periods of different length. Without a common time axis a period is one bucket.
+periods of different length. Without a common time axis a period is one bucket, and labels read as many of its pairs for each
+known one as in the other periods (`recsys.data.splits.equally_exposed`).
 
 Shapes: B requests, C candidates, T objectives, R rows of the log.
 """
@@ -43,7 +44,7 @@ class LabelledRequests:
 
         max_requests: of all users together; more are sampled with a fixed seed.
         """
-        rows = replay.grouped[((split.periods == period) & split.observed(replay.now, period))[replay.grouped]]
+        rows = replay.grouped[(split.outcomes(period) & split.observed(replay.now, period))[replay.grouped]]
         bucket, num = _buckets(replay, split, period, rows)
         complete = bucket < num  # a last, shorter bucket would hold fewer requests per user
         rows, bucket = rows[complete], bucket[complete]
@@ -59,13 +60,15 @@ class LabelledRequests:
         horizon, clock = self.split.horizon, self.replay.dataset.description.clock
         if self.split.basket:
             return "in the basket of the request"
+        if self.split.labelled is not None:
+            return f"among held-out pairs, one for every {self.split.known_per_label(self.period):.3g} known ones"
         if np.isinf(horizon):
             return "before the period of a user ends"
         return f"within {horizon / DAY_S:.3g} days" if clock else f"within {horizon:,.0f} events of the log"
 
     def labels(self, candidates: np.ndarray) -> np.ndarray:
         """Return labels [B, C, T] float32 of catalogue rows [B, C], see `Replay.candidate_labels`."""
-        inside, until = self.split.periods == self.period, self.replay.now[self.rows] + self.split.horizon
+        inside, until = self.split.outcomes(self.period), self.replay.now[self.rows] + self.split.horizon
         return self.replay.candidate_labels(self.rows, candidates, inside, until)
 
     def score_candidates(self, stages: Sequence[Stage], progress: Progress = silent) -> tuple[np.ndarray, np.ndarray]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import resource
 import shutil
 import time
@@ -19,6 +20,7 @@ from recsys.cache.stage_cache import NO_CACHE, StageCache
 from recsys.data.dataset import Dataset
 from recsys.data.splits import TEST, Split, Splitter
 from recsys.errors import ConfigError
+from recsys.evaluation.further_metrics import POSITIONS
 from recsys.evaluation.objectives import evaluate_objectives
 from recsys.evaluation.protocol import Evaluation
 from recsys.evaluation.report import Report
@@ -27,7 +29,7 @@ from recsys.evaluation.scoreboard import Scoreboard
 from recsys.evaluation.selection import ValidationFigures, goals
 from recsys.features.spec import Features
 from recsys.metrics import K
-from recsys.pipeline import Stage
+from recsys.pipeline import Stage, through
 from recsys.policy.compose import Policy
 from recsys.policy.diversity import MaximalMarginalRelevance
 from recsys.policy.exploration import NoExploration
@@ -49,6 +51,8 @@ from recsys.training.tracking import DataUse, RunResults, Tracking
 from recsys.training.validation_board import LastPolicies, ValidationBoard
 
 FIGURES_OF_SERVED = "what is served is what the figures are of"
+TIMED_REQUESTS = 64
+"""requests of one batch by which the CPU time of a request is measured"""
 MAX_OBJECTIVE_REQUESTS = 5_000
 """requests of a test period, at most, on which probabilities are evaluated"""
 
@@ -206,12 +210,16 @@ class Experiment:
             test = self.evaluation.evaluate_baselines(board, split, prepared.replay, self.cache, self.display)
             validation = validation or self._validation_board(prepared)
             for run in self._trainers(prepared, folder / "checkpoints" / f"split_{number}", loggers, echo):
+                begun = cpu_seconds()
                 selected = run.selected()
+                spent = cpu_seconds() - begun
                 if number == 0:
                     validation.record(selected, run)
                 for line in selected.notes:
                     board.note(line)
+                begun = cpu_seconds()
                 cascade = run.measured(selected)
+                board.record_cost(training_cpu_s=spent + cpu_seconds() - begun)
                 if self.cascade.ranking is None:
                     board.note(
                         f"the index finds {cascade.retrieval.index_recall:.1%} of the nearest items of the towers"
@@ -281,6 +289,7 @@ class Experiment:
         }
         for name, ranking in test.rankings(stages[:-1], last, self.display).items():
             board.record(name, ranking, seed=seed)
+        board.record_cost(cpu_ms=_request_cpu_ms(stages, test), bundle_mib=_size_mib(draft.path))
         if self.cascade.ranking is not None:
             self._measure_objectives(self.cascade.ranking, stages[:-1], test, board)
 
@@ -306,10 +315,6 @@ class Experiment:
             f"probabilities, {test.split.name}: of what is reached {moments.horizon_text}, "
             f"{len(moments):,} requests of the test period"
         )
-        if not test.split.ordered:
-            board.note(
-                "probabilities: periods are shares of the pairs, so a chance is as large as the share of its period"
-            )
 
     def _last_policies(self) -> LastPolicies:
         """Return what orders the ranker's candidates: the served policy, and the value formula alone where that does more."""
@@ -415,6 +420,25 @@ def check_same_configuration(checkpoints: Path, config: dict[str, Any]) -> None:
             raise ConfigError(
                 f"{checkpoints.parent} was begun with {key}={before!r}, this run has {now!r}; choose another run_dir"
             )
+
+
+def cpu_seconds() -> float:
+    """Return the CPU time of this process and of its workers that have ended."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def _request_cpu_ms(stages: Sequence[Stage], test: EvaluationQueries) -> float:
+    """Return the CPU milliseconds of a request for a page, answered in one batch by stages that have answered before."""
+    queries = [replace(query, k=POSITIONS) for query in test.queries[:TIMED_REQUESTS]]
+    begun = cpu_seconds()
+    through({"QUERY": queries}, stages)
+    return 1_000 * (cpu_seconds() - begun) / len(queries)
+
+
+def _size_mib(folder: Path) -> float:
+    """Return the size of all files of a folder."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 2**20
 
 
 def _peak_memory_mib() -> float:

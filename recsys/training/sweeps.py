@@ -107,7 +107,7 @@ def _of_cascade(validation: Mapping[str, Any], job: Path) -> dict[str, Any]:
         "protocol": validation["protocol"],
         "targets": validation["targets_sha256"],
         "metric": metric,
-        "by_seed": {name: row.get("by_seed", {}).get(name) or [row[name]] for name in TITLES},
+        "by_seed": {name: row.get("by_seed", {}).get(name) or [row[name]] for name in dict.fromkeys([*TITLES, metric])},
         "goals": validation["goals"],
         "users": users["user"].to_list(),
         "per_user": users[validation["optimised_metric"]].to_numpy(),

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from recsys.evaluation.chart import TITLES
+from recsys.evaluation.chart import TITLES, short
+from recsys.evaluation.further_metrics import TITLES as FURTHER_TITLES
 from recsys.evaluation.intervals import bootstrap_interval
-from recsys.evaluation.report import Report, verdicts
+from recsys.evaluation.report import Report, conclusion, verdicts
 from recsys.evaluation.wide_table import WideTable
 from recsys.metrics import METRICS
 
@@ -184,6 +185,46 @@ def test_a_table_that_is_too_wide_goes_on_below_and_names_every_row_again(report
             assert f"{values[metric]:.4f}"[1:] in text
     assert wide.count("recall@500") == text.count("recall@500") == 1
     assert text.count(report.protocol[:20]) == 1
+
+
+def test_the_conclusion_names_the_best_simple_system_first_and_what_the_cascade_adds_and_costs(report):
+    told = replace(report, cost={"cpu_ms": 4.25, "bundle_mib": 12.0, "training_cpu_s": 1_230.0})
+    simple = short(report.rows["EASE"]["ndcg@10"])
+    difference = short(report.rows["retrieval + ranker"]["ndcg@10"] - report.rows["EASE"]["ndcg@10"])
+    line = conclusion(told)
+    assert line.startswith(
+        f"the best simple system is EASE with NDCG@10 {simple}; retrieval + ranker adds {difference}"
+    )
+    assert "95% interval" in line
+    costs = "4.25 CPU ms a request (in batches), 12 MiB of files, 1,230 CPU s of training in this run"
+    assert line.endswith(f"better; it costs {costs}")
+    worse = replace(told, ours=("retrieval + ranker", "retrieval alone"), cost={})
+    assert conclusion(worse).endswith(": WORSE")
+    same = dict.fromkeys(report.per_user, report.per_user["EASE"])
+    assert conclusion(replace(report, per_user=same)).endswith("no difference beyond chance")
+    assert conclusion(replace(report, per_user={})) is None
+    assert conclusion(replace(report, ours=tuple(report.rows))) is None
+    assert json.loads(json.dumps(told.to_document()))["conclusion"] == line
+
+
+def test_further_figures_stand_in_a_table_of_their_own_of_eighty_columns(report):
+    further = {name: 0.125 * (1 + at) for at, name in enumerate(FURTHER_TITLES)}
+    told = replace(report, rows={system: {**row, **further} for system, row in report.rows.items()})
+    text = printed(WideTable(told.further()), 80)
+    assert max(map(len, text.splitlines())) <= 80
+    assert all(text.count(short(value)) == 3 for value in further.values()), "the strongest baseline and ours"
+    assert "popularity" not in text
+    assert "precision" not in printed(told.table(), 200)
+
+
+def test_the_table_of_user_groups_names_worst_and_best(report):
+    ratio = {"worst": "young", "best": "old", "ratio": 0.5, "ci95": [0.375, 0.625], "chance": 0.9375}
+    column = {"ratios": {"recall@10": ratio}, "too_small": {"rare": 3}, "num_too_small": 1}
+    told = replace(report, fairness={system: {"age": column} for system in report.rows})
+    text = printed(told.user_groups(), 80)
+    for words in ("young", "old", ".5000", ".3750–.6250", ".9375", "1 groups of fewer than 30 users", "rare 3"):
+        assert words in text
+    assert told.to_document()["fairness"]["EASE"]["age"] == column
 
 
 def test_without_values_there_is_no_verdict(report):

@@ -6,7 +6,7 @@ import pytest
 from recsys.contracts import PAD
 from recsys.data.sources.synthetic import Synthetic
 from recsys.data.splits import TEST, GlobalTime
-from recsys.evaluation.objectives import DECILES, MEASURES, evaluate_objectives, mean
+from recsys.evaluation.objectives import DECILES, MEASURES, evaluate_objectives, is_calibrated, mean, measures
 from recsys.evaluation.probabilities import auc, log_loss
 from recsys.replay.labelled_requests import LabelledRequests
 from recsys.replay.replay import Replay
@@ -111,6 +111,22 @@ def test_the_truth_has_no_error_and_what_tells_nobody_apart_is_left_out(moments,
     nowhere = np.full_like(candidates, PAD)
     nowhere[0, 0] = candidates[0, 0]
     assert evaluate_objectives(moments, nowhere, np.zeros_like(truth), popularity) == {}
+
+
+def test_scores_that_are_off_beyond_the_noise_are_called_no_probabilities():
+    rng = np.random.default_rng(0)
+    predicted, users = rng.uniform(0.05, 0.3, 20_000), np.repeat(np.arange(400), 50)
+    labels = (rng.random(20_000) < predicted).astype(float)
+    right, half = measures(labels, predicted, users), measures(labels, predicted / 2, users)
+    low, high = right["predicted_over_observed ci95"]
+    assert low < 1 < high
+    assert high - low == pytest.approx(2 * 1.96 / np.sqrt(labels.sum()), rel=0.25)
+    assert (is_calibrated(right), is_calibrated(half)) == (True, False)
+    for rows, shown in ((slice(None), True), (slice(400), False)):  # eight users cannot show it
+        off = predicted[rows] * 1.15 * labels[rows].sum() / predicted[rows].sum()
+        assert is_calibrated(measures(labels[rows], off, users[rows])) != shown
+    averaged = mean([{"buy": right}, {"buy": half}])["buy"]
+    assert averaged["predicted_over_observed ci95"][0] < averaged["predicted_over_observed"]
 
 
 def test_seeds_are_averaged_and_the_bins_are_those_of_the_last():

@@ -22,7 +22,7 @@ from recsys.evaluation.protocol import Evaluation
 from recsys.evaluation.scoreboard import Scoreboard
 from recsys.evaluation.slices import EVERYTHING, head_items, slices
 from recsys.evaluation.tuning import TunedBaseline
-from recsys.metrics import K
+from recsys.metrics import FURTHER_METRICS, METRICS, K
 from recsys.replay.evaluation_queries import EvaluationQueries
 from recsys.replay.replay import Replay
 
@@ -114,6 +114,14 @@ def test_a_single_split_known_answer(dataset, splits):
     debiased = (weights["b"] + weights["c"] * THIRD[1]) / sum(weights.values())
     assert row["debiased_ndcg@10"] == pytest.approx(debiased)
     assert row["ci95"]["ndcg@10"] == list(bootstrap_interval(np.array([1, THIRD[1]]), 0))
+    further = {"precision@10": 0.1, "hit_rate@10": 1.0, "mrr@10": 2 / 3, "map@10": 2 / 3, "entropy@10": 1.5}
+    assert {metric: row[metric] for metric in further} == pytest.approx(further)
+    assert row["serendipity@10"] == 0.0, "five items may be shown, and all of them are among the ten most popular"
+    assert row["novelty@10"] == pytest.approx(
+        (math.log2(3 / 2) + (math.log2(3 / 3) + math.log2(3 / 2) + math.log2(3)) / 3) / 2
+    )
+    assert row["ci95"].keys() == {*METRICS, *FURTHER_METRICS, "coverage@10", "entropy@10"}
+    assert all(not set(FURTHER_METRICS) & rows["ours"].keys() for rows in report.slices.values())
     assert "spread" not in row
     assert report.targets_sha256 == splits[0].targets_sha256(dataset)
     assert report.protocol == "letters, window 1, one query a user, seen items removed"

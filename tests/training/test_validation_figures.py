@@ -132,6 +132,11 @@ def test_an_unknown_figure_is_refused_before_anything_is_read(composed: Any, tmp
         build(composed(tmp_path, "~ranking", "optimised_metric=pipeline/ndcg@10"))
     with pytest.raises(ConfigError, match="several different ones"):
         build(composed(tmp_path, "optimised_metric=[ndcg@10,ndcg@10]"))
+    for first in ("coverage@10", "entropy@10"):
+        with pytest.raises(ConfigError, match="begins with"):
+            build(composed(tmp_path, f"optimised_metric=[{first},ndcg@10]"))
+    further = ["mrr@10", "towers/serendipity@10", "entropy@10"]
+    assert goals(further, ("towers", "retrieval"))[1:] == (("towers", "serendipity@10"), ("retrieval", "entropy@10"))
     assert goals("ndcg@10", ("towers", "retrieval")) == (("retrieval", "ndcg@10"),)
     several = (("towers", "recall@10"), ("retrieval", "ndcg@10"))
     assert goals(["towers/recall@10", "ndcg@10"], ("towers", "retrieval")) == several
