@@ -177,6 +177,17 @@ def average_precision(hits: np.ndarray, num_targets: np.ndarray, k: int) -> np.n
     return (shown * shown.cumsum(axis=1)) @ (1 / np.arange(1, k + 1)) / np.minimum(num_targets, k)
 
 
+OF_HITS = {
+    "recall": recall,
+    "ndcg": ndcg,
+    "precision": precision,
+    "hit_rate": hit_rate,
+    "mrr": reciprocal_rank,
+    "map": average_precision,
+}
+"""metrics that need only the hits, by name: (hits [B, K], number of targets [B], k) -> [B]"""
+
+
 def reordered_ndcg(labels: np.ndarray, scores: np.ndarray, k: int) -> np.ndarray:
     """Return [B'] `ndcg` of candidates [B, C] sorted by score, stable, of the B' lists with a positive label.
 

@@ -130,9 +130,9 @@ def show(console: Console, report: Report | ImpressionReport, bundle: Bundle, fo
             console, bundle, folder, f"{command_of('score')} --bundle {bundle.path} --rows new.csv --out scored.parquet"
         )
         return
-    console.print(WideTable(report.table()))
     if line := conclusion(report):
-        console.print(f"  {line}\n", style="bold")
+        console.print(f"{line}\n", style="bold", markup=False)
+    console.print(WideTable(report.table()))
     console.print(WideTable(report.further()))
     if report.objectives:
         console.print(WideTable(report.probabilities()))

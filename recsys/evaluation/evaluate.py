@@ -9,9 +9,8 @@ import polars as pl
 from recsys.contracts import PAD
 from recsys.errors import DataError
 from recsys.evaluation.intervals import bootstrap_interval
-from recsys.metrics import Targets, hits, ndcg, recall
+from recsys.metrics import OF_HITS, Targets, hits
 
-METRICS = {"recall": recall, "ndcg": ndcg}
 Rankings = Mapping[str, Sequence[str]]
 """user -> items, best first, of the whole catalogue without sampled negatives; a user who is missing gets 0"""
 Relevant = Mapping[str, Collection[str]]
@@ -21,7 +20,7 @@ Relevant = Mapping[str, Collection[str]]
 def evaluate(
     rankings: Rankings, relevant: Relevant, *, ks: Sequence[int] = (10, 100)
 ) -> dict[str, float | tuple[float, float]]:
-    """Return recall@k and ndcg@k, means over all users of `relevant`, each with its 95% interval over users.
+    """Return recall@k, ndcg, precision, hit_rate, mrr and map, means over all users of `relevant`, each with its 95% interval.
 
     rankings: user -> items, best first, of the whole catalogue without sampled negatives; a user who is missing gets 0.
     relevant: user -> items that were right; users without any do not count.
@@ -31,7 +30,7 @@ def evaluate(
     users = evaluate_users(rankings, relevant, ks=ks)
     figures: dict[str, float | tuple[float, float]] = {}
     for k in ks:
-        for name in METRICS:
+        for name in OF_HITS:
             values = users[f"{name}@{k}"].to_numpy()
             figures[f"{name}@{k}"] = float(values.mean())
             figures[f"{name}@{k} ci95"] = bootstrap_interval(values, 0)
@@ -40,7 +39,7 @@ def evaluate(
 
 
 def evaluate_users(rankings: Rankings, relevant: Relevant, *, ks: Sequence[int] = (10, 100)) -> pl.DataFrame:
-    """Return the values behind `evaluate`, a row a user: `user`, `relevant` (number of items), recall@k and ndcg@k."""
+    """Return the values behind `evaluate`, a row a user: `user`, `relevant` (number of items), recall@k, ndcg@k and so on."""
     users = [user for user, items in relevant.items() if len(items)]
     if not users:
         raise DataError("no user has a relevant item; give at least one to measure rankings by")
@@ -55,7 +54,7 @@ def evaluate_users(rankings: Rankings, relevant: Relevant, *, ks: Sequence[int] 
             raise DataError(f"the ranking of user {user!r} lists an item twice; a ranking has every item once")
         ranking[number, : len(listed)] = [_row(rows, item) for item in listed]
     found, num_targets = hits(ranking, targets), targets.num_targets
-    values = {f"{name}@{k}": metric(found, num_targets, k) for k in ks for name, metric in METRICS.items()}
+    values = {f"{name}@{k}": metric(found, num_targets, k) for k in ks for name, metric in OF_HITS.items()}
     return pl.DataFrame({"user": users, "relevant": num_targets, **values})
 
 

@@ -9,17 +9,13 @@ import numpy as np
 from scipy import sparse
 
 from recsys.contracts import PAD
-from recsys.metrics import average_precision, hit_rate, hits, precision, reciprocal_rank
+from recsys.metrics import OF_HITS, hits
 from recsys.replay.evaluation_queries import EvaluationQueries
 
 POSITIONS = 10
 """number of first positions that are measured"""
-OF_HITS = {
-    "precision@10": precision,
-    "hit_rate@10": hit_rate,
-    "mrr@10": reciprocal_rank,
-    "map@10": average_precision,
-}
+ACCURACY = ("precision", "hit_rate", "mrr", "map")
+"""metrics of the hits"""
 CATALOGUE_METRICS = {"coverage@10": "coverage", "entropy@10": "entropy"}
 """metric of all users together -> its name in `CatalogueShares`"""
 TITLES = {
@@ -40,7 +36,7 @@ def further_metrics(queries: EvaluationQueries, ranking: np.ndarray) -> dict[str
     found = hits(top, queries.targets)
     information = self_information(popularity, len(np.unique(queries.known.users)))
     return {
-        **{name: metric(found, queries.targets.num_targets, POSITIONS) for name, metric in OF_HITS.items()},
+        **{f"{name}@10": OF_HITS[name](found, queries.targets.num_targets, POSITIONS) for name in ACCURACY},
         "novelty@10": novelty(top, information),
         "serendipity@10": serendipity(found, unexpected(top, popularity, queries.removed)),
     }

@@ -10,7 +10,6 @@ from scipy import sparse
 
 from recsys.contracts import PAD
 from recsys.evaluation.further_metrics import (
-    OF_HITS,
     CatalogueShares,
     novelty,
     self_information,
@@ -18,7 +17,7 @@ from recsys.evaluation.further_metrics import (
     unexpected,
 )
 from recsys.evaluation.intervals import jackknife_interval
-from recsys.metrics import Targets, hits
+from recsys.metrics import OF_HITS, Targets, hits
 
 NUM_ITEMS, LISTED = 12, 4
 
@@ -36,15 +35,21 @@ def cases(draw):
     return np.array(pages), targets, removed
 
 
+def discount(rank):
+    return 1 / math.log2(1 + rank)
+
+
 def slow_hits(page, targets, k):
-    """Precision, hit rate, reciprocal rank and average precision of a page, by their textbook formulas."""
+    """Metrics of a page by their textbook formulas."""
     right = [rank for rank, item in enumerate(page[:k].tolist(), start=1) if item in targets]
     precisions = [sum(other <= rank for other in right) / rank for rank in right]
     return {
-        "precision@10": len(right) / k,
-        "hit_rate@10": float(bool(right)),
-        "mrr@10": 1 / right[0] if right else 0.0,
-        "map@10": sum(precisions) / min(k, len(targets)),
+        "recall": len(right) / len(targets),
+        "ndcg": sum(map(discount, right)) / sum(map(discount, range(1, 1 + min(k, len(targets))))),
+        "precision": len(right) / k,
+        "hit_rate": float(bool(right)),
+        "mrr": 1 / right[0] if right else 0.0,
+        "map": sum(precisions) / min(k, len(targets)),
     }
 
 

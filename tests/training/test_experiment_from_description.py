@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from recsys.data.dataset import DESCRIPTION_FILE
 from recsys.data.sources.synthetic import Synthetic
 from recsys.errors import ConfigError, DataError
+from recsys.evaluation.report import COSTS
 
 GRADED = {"click": "click", "taste": {"grade": "click + like", "levels": [1, 2]}}
 
@@ -68,3 +69,5 @@ def test_under_a_random_split_the_report_says_what_a_chance_means(configure: Any
     report, _ = run(configure(tmp_path, "protocol=random"))
     (told,) = (note for note in report.notes if note.startswith("probabilities"))
     assert "of what is reached among held-out pairs, one for every" in told
+    assert report.cost.keys() == COSTS.keys()
+    assert min(report.cost.values()) > 0
