@@ -9,6 +9,7 @@ from recsys.encryption import EncryptionKey, configured_encryption_key
 from recsys.errors import ConfigError, ServingError
 from recsys.export.release_manifest import check_release
 from recsys.export.releases import served_release, state_folder
+from recsys.measurement.outcomes import FOLDER
 from recsys.stores.atomic_files import atomic_file, create
 from serving.private_folder import FILE_MODE, close_to_others, make_private
 
@@ -31,6 +32,7 @@ class DeploymentLayout:
     live/states.db or valkey/               user states; states.db.damaged-<time> was moved aside
     live/state.backend                      which of the two a stack kept last
     live/events/                            event log as Parquet, for training
+    live/measurement/                       outcomes and figures of the event log, by `python -m recsys measure`
     live/rebuild                            marker: rebuild the states from live/events
     live/stack.log                          log of all processes; stack.log.1 to .3 are older
     live/running.json                       process ids and addresses
@@ -178,6 +180,10 @@ class DeploymentLayout:
     @property
     def events(self) -> Path:
         return self.live / "events"
+
+    @property
+    def measurement(self) -> Path:
+        return self.live / FOLDER
 
     @property
     def has_events(self) -> bool:

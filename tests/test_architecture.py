@@ -58,6 +58,7 @@ MAY_IMPORT = {
     "graphs": {"content", "features", "ranking", "retrieval", "stages"},
     "export": {"bundle", "encryption", "features", "pipeline", "signatures", "stages"},
     "experiments": {"data"},
+    "measurement": {"data", "experiments"},
     "serving": {
         "bundle",
         "candidates",
@@ -67,6 +68,7 @@ MAY_IMPORT = {
         "features",
         "index",
         "items",
+        "measurement",
         "pipeline",
         "policy",
         "replay",
@@ -83,7 +85,7 @@ MAY_IMPORT = {
 MAY_IMPORT["training"] = (
     set(MAY_IMPORT)
     - BASE
-    - {"export", "experiments", "recommender", "run", "serving"}
+    - {"export", "experiments", "measurement", "recommender", "run", "serving"}
     - {
         "train.py",
         "export.py",
@@ -143,6 +145,9 @@ WITHOUT_TORCH = (
     "recsys.cli.train",
     "recsys.click_model",
     "recsys.run",
+    "recsys.measurement.kpis",
+    "recsys.measurement.gauges",
+    "recsys.data.simulation.simulated_log",
 )
 
 

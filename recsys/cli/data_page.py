@@ -34,14 +34,20 @@ def page(name: str, chapters: Iterable[Chapter], advice: Sequence[Advice], comma
         f"<h1>{escape(name)}: data check</h1>",
         f"<h2>warnings: {warnings}, notes: {len(advice) - warnings}</h2>",
         f"<ul>{found}</ul>" if advice else "<p>No problem was found.</p>",
-        *map(_chapter, chapters),
+        *map(chapter_html, chapters),
         f"<h2>next</h2><p><code>{escape(command)}</code></p>",
     ]
-    head = f'<meta charset="utf-8"><title>{escape(name)}: data check</title><style>{STYLE}</style>'
+    return document(f"{name}: data check", STYLE, body)
+
+
+def document(title: str, style: str, body: Iterable[str]) -> str:
+    """Return an HTML document of these parts."""
+    head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{style}</style>'
     return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n' + "\n".join(body) + "\n</body></html>\n"
 
 
-def _chapter(chapter: Chapter) -> str:
+def chapter_html(chapter: Chapter) -> str:
+    """Return the table of a chapter and its charts."""
     rows = "".join(_row("td", row, chapter.numbers) for row in chapter.rows)
     table = f"<table><thead>{_row('th', chapter.headings, chapter.numbers)}</thead><tbody>{rows}</tbody></table>"
     return f"<h2>{escape(chapter.title)}</h2>{table}{''.join(map(bars, chapter.charts))}"

@@ -21,6 +21,7 @@ from recsys.cli.encryption import encryption_key
 from recsys.cli.explain import explain_absence, reasons_table
 from recsys.cli.items import items, names_now
 from recsys.cli.log import read_log
+from recsys.cli.measure import measure
 from recsys.cli.pareto import pareto_table, sweep_weight
 from recsys.cli.rules import rules
 from recsys.cli.rules_check import check_rules, dry_run_rules
@@ -154,6 +155,7 @@ app.command(name="signing-key")(signing_key)
 app.command()(sign)
 app.command(name="encryption-key")(encryption_key)
 app.command()(score)
+app.command()(measure)
 app.command(name="wandb-sweep")(wandb_sweep)
 app.command(name="wandb-report")(wandb_report)
 

@@ -12,6 +12,7 @@ from recsys.data.forgotten import ForgottenList
 from recsys.errors import ServingError
 from recsys.export.releases import hold_release
 from recsys.items.store import ItemStore
+from recsys.measurement.gauges import FILE
 from recsys.policy.exposure.exposure_file import ShareFile
 from recsys.stages import load_live_retrieve, load_live_rules, read_catalogue, read_schema
 from serving.disk import disk_problem, free_bytes
@@ -93,6 +94,7 @@ def run_gateway(
     gateway = build(parts)
     for name, description, value in (*_spool_gauges(log, spool), *_disk_gauges(layout), *key_gauges):
         gateway.metrics.gauge(name, description, value)
+    gateway.metrics.append(partial(_measured_page, layout.measurement / FILE))
     if endpoints.triton.url.startswith(UNIX):
         gateway.metrics.append(partial(_triton_page, Path(endpoints.triton.url.removeprefix(UNIX)).parent))
     serve_gateway(
@@ -103,6 +105,14 @@ def run_gateway(
         log=sys.stdout,
         ready=ready,
     )
+
+
+def _measured_page(file: Path) -> bytes:
+    """Gauges of the last measurement, empty before the first one."""
+    try:
+        return file.read_bytes()
+    except OSError:
+        return b""
 
 
 def _triton_page(sockets: Path) -> bytes:

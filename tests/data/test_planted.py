@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from recsys.data.sources.planted import EFFECTS, OBJECTIVES, RATES, ROUND, START, Planted, _plackett_luce
+from recsys.data.sources.planted import EFFECTS, OBJECTIVES, RATES, ROUND, START, Planted, plackett_luce
 from recsys.errors import ConfigError
 
 WORLD = Planted(users=400, items=200, rounds=8, slate=6, seed=3, strength=2.0, effects=tuple(EFFECTS))
@@ -85,10 +85,10 @@ def test_history_and_age_matter_only_where_something_is_remembered(alone):
         assert np.ptp(truth.probabilities[~first_round], axis=0).min() > 0.01
 
 
-def test_propensities_of_plackett_luce_by_enumeration():
+def test_propensities_ofplackett_luce_by_enumeration():
     """Three items, two places: how often each ordered pair is drawn, and the chance that the log says it had."""
     scores = np.tile(np.log([4.0, 2.0, 1.0]), (70_000, 1))
-    drawn, propensity = _plackett_luce(np.random.default_rng(0), scores, 2)
+    drawn, propensity = plackett_luce(np.random.default_rng(0), scores, 2)
     for one, other in [(0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)]:
         mine = (drawn == (one, other)).all(axis=1)
         weights = np.array([4.0, 2.0, 1.0])

@@ -170,9 +170,9 @@ class Planted:
             length=rng.uniform(-1, 1, self.items),
             category=rng.integers(CATEGORIES, size=self.items),
             brand=rng.integers(BRANDS, size=self.items),
-            tastes=_balanced(rng, SEGMENTS),
-            moods=_balanced(rng, DEVICES),
-            checksum=np.array([zlib.crc32(name.encode()) for name in _names("i", self.items)]),
+            tastes=balanced(rng, SEGMENTS),
+            moods=balanced(rng, DEVICES),
+            checksum=np.array([zlib.crc32(name.encode()) for name in names("i", self.items)]),
         )
 
     def _simulate(
@@ -221,7 +221,7 @@ class Planted:
         first = rng.integers(self.items - OFFERED + 1, size=(self.users, 1))
         offered = first + rng.permuted(np.tile(np.arange(OFFERED), (self.users, 1)), axis=1)
         logits = self._logits(world, moment, memory, offered)
-        columns, propensity = _plackett_luce(rng, 0.5 * logits[..., 0], self.slate)
+        columns, propensity = plackett_luce(rng, 0.5 * logits[..., 0], self.slate)
         shown = np.take_along_axis(offered, columns, axis=1)
         return shown, propensity, np.take_along_axis(logits, columns[..., None], axis=1)
 
@@ -304,22 +304,22 @@ class Planted:
             memory.append(items, moment.now, now)
 
     def _dataset(self, world: PlantedWorld, columns: Mapping[str, np.ndarray]) -> Dataset:
-        users, items = _names("u", self.users), _names("i", self.items)
+        users, items = names("u", self.users), names("i", self.items)
         reached = dict(zip(OBJECTIVES, columns["reached"].T.astype(float), strict=True))
         plain = {name: columns[name] for name in ("timestamp", "urgency", "position", "propensity")}
         interactions = pl.DataFrame(
             {
                 "user": users[columns["user"]],
                 "item": items[columns["item"]],
-                "device": _names("d", DEVICES)[columns["device"]],
+                "device": names("d", DEVICES)[columns["device"]],
                 **plain,
                 **reached,
             }
         )
         catalogue = {"item": items, "price": world.price, "length": world.length}
-        catalogue |= {"category": _names("c", CATEGORIES)[world.category], "brand": _names("b", BRANDS)[world.brand]}
+        catalogue |= {"category": names("c", CATEGORIES)[world.category], "brand": names("b", BRANDS)[world.brand]}
         people = {"user": users, "age": world.age, "budget": world.budget}
-        people |= {"segment": _names("s", SEGMENTS)[world.segment]}
+        people |= {"segment": names("s", SEGMENTS)[world.segment]}
         return validated(
             name="planted",
             interactions=_table("interactions", interactions, "user", "item", "timestamp"),
@@ -329,7 +329,7 @@ class Planted:
         )
 
 
-def _balanced(rng: np.random.Generator, rows: int) -> np.ndarray:
+def balanced(rng: np.random.Generator, rows: int) -> np.ndarray:
     """Return [rows, CATEGORIES] with mean 0 in every row and column, and unit variance."""
     table = rng.normal(size=(rows, CATEGORIES))
     table -= table.mean(axis=1, keepdims=True)
@@ -337,7 +337,7 @@ def _balanced(rng: np.random.Generator, rows: int) -> np.ndarray:
     return table / table.std()
 
 
-def _plackett_luce(rng: np.random.Generator, scores: np.ndarray, num_positions: int) -> tuple[np.ndarray, np.ndarray]:
+def plackett_luce(rng: np.random.Generator, scores: np.ndarray, num_positions: int) -> tuple[np.ndarray, np.ndarray]:
     """Sample columns [U, S] without replacement by exp(scores [U, C]), with the probability of each draw given those before."""
     order = np.argsort(-(scores + rng.gumbel(size=scores.shape)), axis=1)
     falling = np.exp(np.take_along_axis(scores, order, axis=1))
@@ -345,7 +345,7 @@ def _plackett_luce(rng: np.random.Generator, scores: np.ndarray, num_positions: 
     return order[:, :num_positions], (falling / left)[:, :num_positions]
 
 
-def _names(letter: str, count: int) -> np.ndarray:
+def names(letter: str, count: int) -> np.ndarray:
     return np.array([f"{letter}{number:0{len(str(count))}d}" for number in range(count)], dtype=object)
 
 

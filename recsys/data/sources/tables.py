@@ -71,15 +71,16 @@ class Tables:
         """Load the data set; DataError names file, column, row, value and remedy."""
         return self.read()[1]
 
+    def describe(self) -> Description:
+        """Return the description alone; no table is read."""
+        path = Path(self.description)
+        return _described(path, _document(path))[1]
+
     def read(self) -> tuple[Mapping[str, RawTable], Dataset]:
         """Return the raw tables by their keys in the YAML, and the validated data set."""
         path = Path(self.description)
         document = _document(path)
-        try:
-            specs = {key: _spec(key, document[key]) for key in TABLES if key in document}
-            description = _description(document, specs)
-        except DataError as error:
-            raise DataError(f"{path}: {error}") from None
+        specs, description = _described(path, document)
         tables = {key: _table(spec, path.parent) for key, spec in specs.items()}
         dataset = validated(
             name=str(document.get("name", path.resolve().parent.name)),
@@ -177,6 +178,15 @@ def _format(key: str, spec: Mapping[str, Any], columns: tuple[str, ...] | None) 
             expected = "true or false" if kind is bool else "text, in quotes"
             raise DataError(f"{key}.{name} is {spec[name]!r}; write {expected}")
     return FileFormat(columns=columns, **{name: spec[name] for name in FORMAT if name in spec})
+
+
+def _described(path: Path, document: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], Description]:
+    """Return the specifications of the tables, and the description."""
+    try:
+        specs = {key: _spec(key, document[key]) for key in TABLES if key in document}
+        return specs, _description(document, specs)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
 
 
 def _description(document: Mapping[str, Any], specs: Mapping[str, dict[str, Any]]) -> Description:
