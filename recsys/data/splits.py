@@ -6,7 +6,7 @@ Shapes: R rows of the interactions, in canonical order.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import polars as pl
@@ -17,6 +17,7 @@ from recsys.errors import ConfigError, DataError, check_ranges
 
 FIT, RANK, VALIDATION, TEST, LATER = range(5)
 DAY_S = 86_400.0
+Scope = Literal["period", "basket", "session"]
 PERIODS = ("FIT", "RANK", "VALIDATION", "TEST", "LATER")
 
 
@@ -36,8 +37,11 @@ class Split:
     """time after a request within which a label counts, in timestamp units; infinite: until the period ends"""
     ordered: bool
     """a user's events of later periods come after those of earlier ones; else histories are sets"""
-    basket: bool = False
-    """targets are only those of the user's first moment in a period, the next basket; else of the whole period"""
+    scope: Scope = "period"
+    """rows of a period that may be targets of a user: all, those of its first moment, the next basket, or the last event of its
+    last session of several events"""
+    gap_minutes: float = 0.0
+    """a longer gap ends a session"""
     labelled: np.ndarray | None = None
     """[R] bool, rows whose outcomes are labels, see `equally_exposed`; None: all"""
 
@@ -114,20 +118,17 @@ class Split:
                 )
 
     def targets(self, dataset: Dataset, period: int = TEST, showable: np.ndarray | None = None) -> np.ndarray:
-        """Return [R] bool, the first positive in `period` of every (user, item) pair that may be shown; with `basket` only
-        those at the user's first time in the period.
+        """Return [R] bool, the first positive in the scope of `period` of every (user, item) pair that may be shown.
 
         showable: [R] bool, pairs that may be shown; None: those without an event in an earlier period
         """
-        inside = self.periods == period
-        if self.basket:
-            inside &= self._first_moments(dataset, inside)
         rows = dataset.interactions.select(
             pl.col(USER, ITEM).cast(pl.Categorical),
-            positive=pl.Series(inside & dataset.positives()),
+            positive=pl.Series(self.rows_in_scope(dataset, period) & dataset.positives()),
             earlier=pl.Series(self.periods < period),
         )
-        new = ~pl.col("earlier").any().over(USER, ITEM) if showable is None else pl.Series(showable)
+        unseen = pl.struct(USER, ITEM).is_first_distinct() if self.scope == "session" else pl.lit(True)
+        new = unseen & ~pl.col("earlier").any().over(USER, ITEM) if showable is None else pl.Series(showable)
         first = (
             rows.with_row_index("row")
             .filter(pl.col("positive") & new)
@@ -137,12 +138,13 @@ class Split:
         targets[first["row"].to_numpy()] = True
         return targets
 
-    @staticmethod
-    def _first_moments(dataset: Dataset, inside: np.ndarray) -> np.ndarray:
-        """Return [R] bool, rows at the time of their user's first row in `inside` [R] bool."""
-        times = dataset.interactions.select(USER, TIMESTAMP, inside=pl.Series(inside))
-        first = pl.col(TIMESTAMP).filter("inside").min().over(USER)
-        return times.select((pl.col(TIMESTAMP) == first).fill_null(False)).to_series().to_numpy()
+    def rows_in_scope(self, dataset: Dataset, period: int) -> np.ndarray:
+        """Return [R] bool, rows of `period` that may be targets; a query is at the first of its user."""
+        inside = self.periods == period
+        if self.scope == "period":
+            return inside
+        log = dataset.interactions.select(USER, TIMESTAMP, inside=pl.Series(inside), row=pl.int_range(pl.len()))
+        return inside & (_first_moments(log) if self.scope == "basket" else _session_ends(log, self.gap_minutes))
 
     def targets_sha256(self, dataset: Dataset, period: int = TEST, showable: np.ndarray | None = None) -> str:
         """Return the sha256 of the sorted (user, item) pairs of `targets`; reports with equal hashes are comparable."""
@@ -164,6 +166,19 @@ def equally_exposed(split: Split, dataset: Dataset, seed: int) -> Split:
         kept[period] = min(exposure.values()) / one
     drawn = _pair_fractions(dataset.interactions[USER], dataset.interactions[ITEM], f"label {seed}")
     return replace(split, labelled=drawn < kept[split.periods])
+
+
+def _first_moments(log: pl.DataFrame) -> np.ndarray:
+    """Return [R] bool, rows at the time of their user's first row `inside`."""
+    first = pl.col(TIMESTAMP).filter("inside").min().over(USER)
+    return log.select((pl.col(TIMESTAMP) == first).fill_null(False)).to_series().to_numpy()
+
+
+def _session_ends(log: pl.DataFrame, gap_minutes: float) -> np.ndarray:
+    """Return [R] bool, the last row `inside` of each user that follows another event within the gap."""
+    later = (pl.col(TIMESTAMP) - pl.col(TIMESTAMP).shift(1).over(USER)) <= 60 * gap_minutes
+    last = pl.col("row").filter(later.fill_null(False) & pl.col("inside")).max().over(USER)
+    return log.select((pl.col("row") == last).fill_null(False)).to_series().to_numpy()
 
 
 def whole(dataset: Dataset) -> Split:
@@ -278,15 +293,44 @@ class NextBasket:
         _check_shares(self.rank, self.validation, self.test, 0.0)
 
     def splits(self, dataset: Dataset) -> tuple[Split, ...]:
-        if not dataset.description.clock:
-            raise DataError(
-                f"{dataset.name} has no clock (order: {dataset.description.order}), so no baskets; choose another protocol"
-            )
-        shares = {"rank": self.rank, "validation": self.validation, "test": self.test}
-        (split,) = GlobalTime(**shares, cuts=1, later=0.0, horizon_days=None).splits(dataset)
+        split = _split_with_clock(dataset, "baskets", self.rank, self.validation, self.test)
         times = np.unique(dataset.interactions[TIMESTAMP].to_numpy())
         within = float(np.diff(times).min()) / 2  # ends before the next basket of anybody
-        return (replace(split, name="next basket by global time", horizon=within, basket=True),)
+        return (replace(split, name="next basket by global time", horizon=within, scope="basket"),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NextInSession:
+    """Split by global time, as GlobalTime: a user's target in a period is the last event of its last session there that has
+    others before it, which the query knows; a label counts within the gap that ends a session.
+
+    Raises ConfigError for a share or a gap out of range, DataError for a data set without a clock.
+    """
+
+    rank: float
+    validation: float
+    test: float
+    gap_minutes: float
+
+    def __post_init__(self) -> None:
+        _check_shares(self.rank, self.validation, self.test, 0.0)
+        check_ranges("protocol", gap_minutes=(self.gap_minutes, 1e-3, 525_600.0))
+
+    def splits(self, dataset: Dataset) -> tuple[Split, ...]:
+        split = _split_with_clock(dataset, "sessions", self.rank, self.validation, self.test)
+        split = replace(split, name="next in session by global time", scope="session")
+        return (replace(split, horizon=60 * self.gap_minutes, gap_minutes=self.gap_minutes),)
+
+
+def _split_with_clock(dataset: Dataset, parts: str, rank: float, validation: float, test: float) -> Split:
+    """Return the split by global time; DataError for data without a clock, which have no `parts`."""
+    if not dataset.description.clock:
+        raise DataError(
+            f"{dataset.name} has no clock (order: {dataset.description.order}), so no {parts}; choose another protocol"
+        )
+    shares = {"rank": rank, "validation": validation, "test": test}
+    (split,) = GlobalTime(**shares, cuts=1, later=0.0, horizon_days=None).splits(dataset)
+    return split
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 Shapes: U users or queries, M events of all of them, B histories, L history length, T objectives.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -70,6 +71,11 @@ class EventSequences:
 def encode_labels(labels: np.ndarray) -> np.ndarray:
     """Labels of an event as model inputs in [0, 1], missing ones as 0: an amount counts as reached, as in the losses."""
     return np.nan_to_num(labels).clip(0, 1)
+
+
+def log_gap(minutes: float) -> float:
+    """Encode a gap in minutes as `encode_gaps` does those between events."""
+    return math.log1p(60 * minutes)
 
 
 def encode_gaps(timestamps: np.ndarray, now: float | np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Evaluation queries of one period of a split, and the rankings that systems give for them.
 
-Each user has one query, at the first event of the period; targets are the items with which the user then interacts
-positively for the first time, or that may be repeated (policy.repeat), cold items included.
+Each user has one query, at the first event of the period that may be a target (`Split.scope`); targets are the items with which
+the user then interacts positively for the first time, or that may be repeated (policy.repeat), cold items included.
 
 Shapes: R rows of the log, B queries, N items, K positions.
 """
@@ -63,7 +63,7 @@ class EvaluationQueries:
     def of(dataset: Dataset, split: Split, replay: Replay, period: int) -> "EvaluationQueries":
         """Build the queries; DataError when no user interacts with a new item in the period."""
         targets_of_log = split.targets(dataset, period, replay.showable(split, period))
-        rows = replay.first_rows(split.periods == period)
+        rows = replay.first_rows(split.rows_in_scope(dataset, period))
         rows = rows[np.isin(replay.users[rows], replay.users[targets_of_log])]
         if not len(rows):
             name = PERIODS[period].lower()

@@ -58,10 +58,12 @@ class LabelledRequests:
     def horizon_text(self) -> str:
         """Return the horizon of a label as text for reports."""
         horizon, clock = self.split.horizon, self.replay.dataset.description.clock
-        if self.split.basket:
+        if self.split.scope == "basket":
             return "in the basket of the request"
         if self.split.labelled is not None:
             return f"among held-out pairs, one for every {self.split.known_per_label(self.period):.3g} known ones"
+        if self.split.scope == "session":
+            return f"within {self.split.gap_minutes:g} minutes, in the session of the request"
         if np.isinf(horizon):
             return "before the period of a user ends"
         return f"within {horizon / DAY_S:.3g} days" if clock else f"within {horizon:,.0f} events of the log"

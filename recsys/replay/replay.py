@@ -95,7 +95,7 @@ class Replay:
         """
         if not self.repeat.possible:
             return None
-        rows, width = self.first_rows(split.periods == period), len(self.rows_of_items)
+        rows, width = self.first_rows(split.rows_in_scope(self.dataset, period)), len(self.rows_of_items)
         asking, items = self.barred(rows)
         return ~np.isin(self.users * width + self.items, self.users[rows[asking]] * width + items)
 

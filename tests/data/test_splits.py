@@ -20,12 +20,15 @@ from recsys.data.splits import (
     GlobalTime,
     LeaveOneOut,
     NextBasket,
+    NextInSession,
     Random,
     Split,
     Splitter,
     whole,
 )
 from recsys.errors import ConfigError, DataError
+from recsys.replay.evaluation_queries import EvaluationQueries
+from recsys.replay.replay import Replay
 
 DESCRIPTION = Description(
     actions=("click",),
@@ -94,6 +97,26 @@ def test_the_next_basket_is_asked_about_alone() -> None:
     assert split.cuts[2] < 9, "user a has later baskets in the period, which are no targets"
     assert 0 < split.horizon < 1
     assert split.observed(dataset.interactions["timestamp"].to_numpy(), TEST).any()
+
+
+def test_the_last_event_of_the_last_session_is_asked_about_alone() -> None:
+    minutes = {"a": (0, 60, 61, 62, 200), "b": (70, 71, 72), "c": (90, 150)}
+    spread = [("d", f"d{time}", 60 * time, 1) for time in range(-900, 200, 100)]
+    visits = [(user, f"{user}{time}", 60 * time, 1) for user, times in minutes.items() for time in times]
+    dataset = dataset_of([*spread, *visits, ("b", "b70", 60 * 72 + 1, 1)])
+    (split,) = NextInSession(rank=0.1, validation=0.1, test=0.6, gap_minutes=30.0).splits(dataset)
+    replay = Replay(dataset, split)
+
+    def asked(showable: np.ndarray | None) -> list[tuple[str, str]]:
+        rows = dataset.interactions.filter(pl.Series(split.targets(dataset, TEST, showable)))
+        return sorted(rows.select("user", "item").rows())
+
+    assert asked(np.ones(dataset.num_events, bool)) == [("a", "a62"), ("b", "b70")]
+    assert asked(None) == [("a", "a62")], "user b sees an item again, which may not be shown"
+    queries = EvaluationQueries.of(dataset, split, replay, TEST)
+    (query,) = queries.queries
+    assert [event.item for event in query.history] == ["a0", "a60", "a61"]
+    assert split.horizon == 60 * 30
 
 
 @settings(deadline=None)

@@ -227,6 +227,7 @@ def test_saved_weights_give_the_same_states_and_a_seed_the_same_weights(trained,
         ("bert4rec", "num_heads", 3),
         ("gru", "num_layers", 0),
         ("multi_interest", "interests", 17),
+        ("session", "gap_minutes", 0.0),
         ("multi_interest", "attention_dim", 0),
     ],
 )
