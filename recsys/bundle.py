@@ -7,7 +7,8 @@
     item_table.safetensors   the catalogue as the models see it
     item_vectors.safetensors, index.faiss, candidates.{json,safetensors}        what retrieval searches
     user_tower.onnx, item_tower.onnx, ranker.onnx (calibration inside), weights.safetensors      the models
-    words.{json,safetensors} how item texts become vectors, where there are any
+    words.{json,safetensors} how item texts become vectors, where there are any; by a sentence encoder instead:
+    sentences.{json,safetensors}, sentence_encoder.onnx, sentence_tokenizer.json
     popularity.safetensors   newest events of each item, which the policy may discount
     outcomes.safetensors     what the ranker said on its validation and what became of it: weights are chosen by it
     user_seed.arrow          the users of the training data: newest events, seen items, profiles

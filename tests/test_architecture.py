@@ -22,6 +22,7 @@ BASE = {
     "stores",
     "strict_yaml",
     "tensors",
+    "wheels",
 }
 MAY_IMPORT = {
     "class_paths": set(),
@@ -35,6 +36,7 @@ MAY_IMPORT = {
     "stores": {"errors"},
     "strict_yaml": set(),
     "tensors": set(),
+    "wheels": {"errors"},
     "bundle": {"encryption", "signatures"},
     "cache": set(),
     "encryption": set(),
@@ -120,6 +122,7 @@ HOMES = {
     "torchmetrics": {"evaluation", "training"},
     "matplotlib": {"evaluation"},
     "implicit": {"evaluation"},
+    "tokenizers": {"content"},
     "faiss": {"index"},
     "typer": {"cli", "serving"},
     "hydra": {"cli"},

@@ -24,6 +24,7 @@ NEEDED_BY = {
     "kafka": ("serving",),
     "slurm": ("recsys",),
     "optuna": ("recsys",),
+    "text": ("recsys",),
     "trees": ("recsys",),
     "mlflow": ("recsys",),
     "bench": ("benchmarks",),
@@ -31,8 +32,8 @@ NEEDED_BY = {
     "dev": ("tests",),
 }
 """extra -> the code that it is declared for"""
-RESOLVED_BY_HAND = {"nvidia-pytriton", "rectools"}
-"""packages of which only a part is used, or whose caps are behind the times"""
+RESOLVED_BY_HAND = {"nvidia-pytriton", "rectools", "tokenizers"}
+"""packages of which only a part is used (tokenizers without the downloads of a hub), or whose caps are behind the times"""
 NOT_IMPORTED = {
     "hydra-joblib-launcher": "conf/hydra/launcher/local.yaml names it: sweeps run their jobs through it",
     "hydra-submitit-launcher": "conf/hydra/launcher/slurm.yaml names it",

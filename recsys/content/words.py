@@ -9,19 +9,16 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from scipy import sparse
 
+from recsys.content.text_encoder import Document, TextColumns, join_columns
 from recsys.tensors import Arrays
 
-WORDS, WORD_WEIGHTS = "words.json", "words.safetensors"
-"""files of a bundle"""
-TEXT_COLUMN = "text"
-"""name of the vector column that replaces all text columns of the items"""
 TOKEN = re.compile(r"\b\w\w+\b")
-Document = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +33,7 @@ class WordVectors:
     components: np.ndarray
     """[D, V] float64"""
 
-    def __call__(self, columns: Mapping[str, Sequence[str | None]]) -> np.ndarray:
+    def __call__(self, columns: TextColumns) -> np.ndarray:
         """N values a column, None where missing -> [N, D] float32 unit rows; an empty text gives zeros."""
         texts = join_columns([columns[name] for name in self.columns])
         reduced = np.asarray(self._weights(texts) @ self.components.T)
@@ -60,6 +57,10 @@ class WordVectors:
     def _column_of(self) -> dict[str, int]:
         return {word: column for column, word in enumerate(self.words)}
 
+    @property
+    def files(self) -> Mapping[str, Path]:
+        return {}
+
     def to_documents(self) -> tuple[Document, Arrays]:
         """Return the document and the arrays that a bundle stores."""
         document = {"columns": list(self.columns), "words": list(self.words)}
@@ -73,11 +74,6 @@ class WordVectors:
             rarity=arrays["rarity"],
             components=arrays["components"],
         )
-
-
-def join_columns(columns: Sequence[Sequence[str | None]]) -> list[str]:
-    """Join the text columns of each item by spaces, without missing ones."""
-    return [" ".join(one for one in values if one is not None) for values in zip(*columns, strict=True)]
 
 
 def tokenize(text: str) -> list[str]:

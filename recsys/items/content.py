@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recsys.content.words import TEXT_COLUMN, WordVectors
+from recsys.content.text_encoder import TEXT_COLUMN, TextEncoder
 from recsys.features.batches import ItemBatch
 from recsys.features.encode import column_array, encode_table
 from recsys.features.spec import IDENTITY, Column, FeatureSpec
@@ -25,18 +25,18 @@ class ItemContent:
     """Records of items -> their features and vectors."""
 
     spec: FeatureSpec
-    words: WordVectors | None
+    text: TextEncoder | None
     tower: Tower
 
     @property
     def read(self) -> frozenset[str]:
         """Columns whose values the models see."""
-        return frozenset(column.name for column in self._own) | set(self.words.columns if self.words else ())
+        return frozenset(column.name for column in self._own) | set(self.text.columns if self.text else ())
 
     @property
     def _own(self) -> tuple[Column, ...]:
         """Columns that are encoded as they come; the id and what is made of texts stand beside."""
-        made = {IDENTITY} if self.words is None else {IDENTITY, TEXT_COLUMN}
+        made = {IDENTITY} if self.text is None else {IDENTITY, TEXT_COLUMN}
         return tuple(column for column in self.spec.items.columns if column.name not in made)
 
     def touched(self, delta: CatalogueDelta) -> np.ndarray:
@@ -51,9 +51,9 @@ class ItemContent:
             for column in self._own
         }
         columns[IDENTITY] = column_array("category", ids)
-        if self.words is not None:
-            columns[TEXT_COLUMN] = self.words(
-                {name: [record.get(name) for record in records] for name in self.words.columns}
+        if self.text is not None:
+            columns[TEXT_COLUMN] = self.text(
+                {name: [record.get(name) for record in records] for name in self.text.columns}
             )
         return encode_table(self.spec.items, columns, len(ids))
 

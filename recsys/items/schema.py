@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from recsys.bundle import Bundle
-from recsys.content.words import TEXT_COLUMN, WORDS
+from recsys.content.text_encoder import TEXT_COLUMN
 from recsys.errors import DataError
 from recsys.expressions import suggestion
 from recsys.features.spec import FeatureSpec
+from recsys.items.text_encoders import has_text_encoder
 
 STOCK = "stock"
 """number of pieces that rules may read of every item, missing until a change gives it, whatever the catalogue has"""
@@ -33,7 +34,7 @@ class ItemSchema:
     @staticmethod
     def of(bundle: Bundle, spec: FeatureSpec) -> "ItemSchema":
         """Build the schema of the columns that rules read and the vectors that the models read."""
-        made = {TEXT_COLUMN} if bundle.has(WORDS) else set()
+        made = {TEXT_COLUMN} if has_text_encoder(bundle) else set()
         lengths = {one.name: one.slots for one in spec.items.of_kind("vector") if one.name not in made}
         kinds = {STOCK: "number", **bundle.document("catalogue.json"), **dict.fromkeys(lengths, "vector")}
         return ItemSchema(kinds=kinds, lengths=lengths)

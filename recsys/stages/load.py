@@ -11,7 +11,6 @@ from recsys.bundle import Bundle
 from recsys.candidates.popularity import ItemList
 from recsys.candidates.score_layout import ScoreLayout
 from recsys.candidates.sources import MergedSources
-from recsys.content.words import WORD_WEIGHTS, WORDS, WordVectors
 from recsys.contracts import DEVIATIONS
 from recsys.errors import BundleError, ConfigError
 from recsys.features.batches import ItemBatch, RequestBatch
@@ -26,6 +25,7 @@ from recsys.items.rule_items import RuleItems, rule_columns
 from recsys.items.schema import ItemSchema
 from recsys.items.searchable_items import SearchableItems
 from recsys.items.store import ItemStore
+from recsys.items.text_encoders import read_text_encoder
 from recsys.policy.compose import Policy
 from recsys.policy.excluded_items import HiddenItems
 from recsys.policy.exposure.exposure_file import LiveShares, ShareFile
@@ -302,7 +302,4 @@ def _item_content(bundle: Bundle, spec: FeatureSpec) -> ItemContent:
     def embed(encoded: Arrays) -> np.ndarray:
         return tower()(encoded)
 
-    words = None
-    if bundle.has(WORDS):
-        words = WordVectors.from_documents(bundle.document(WORDS), bundle.arrays(WORD_WEIGHTS))
-    return ItemContent(spec=spec, words=words, tower=embed)
+    return ItemContent(spec=spec, text=read_text_encoder(bundle), tower=embed)

@@ -17,6 +17,8 @@ from pytorch_lightning.loggers import Logger
 
 from recsys.bundle import Bundle, write_bundle
 from recsys.cache.stage_cache import NO_CACHE, StageCache
+from recsys.content.choice import TextChoice
+from recsys.content.text_encoder import TextVectorizer
 from recsys.data.dataset import Dataset
 from recsys.data.splits import TEST, Split, Splitter
 from recsys.errors import ConfigError
@@ -47,6 +49,7 @@ from recsys.training.progress import ProgressDisplay
 from recsys.training.ranking import RankerTrainerConfig
 from recsys.training.run_folder import count_test_reads, exclusive, record_test_read
 from recsys.training.save import save_cascade
+from recsys.training.text_choice import choose_text
 from recsys.training.tracking import DataUse, RunResults, Tracking
 from recsys.training.validation_board import LastPolicies, ValidationBoard
 
@@ -64,8 +67,7 @@ class Experiment:
     data: Any
     """a source: load() -> Dataset"""
     protocol: Splitter
-    content: Any
-    """configuration of the text encoder: fit(texts)"""
+    content: TextVectorizer | TextChoice
     features: Features
     cascade: CascadeConfig
     policy: Policy
@@ -125,7 +127,7 @@ class Experiment:
         with self._started(folder, config, echo) as (experiment, dataset, loggers):
             started, split = time.perf_counter(), experiment.protocol.splits(dataset)[0]
             experiment._check_observed(dataset, [split])
-            prepared = experiment._prepared(dataset, split)
+            prepared = experiment._prepared(dataset, split, echo)
             runs = experiment._trainers(prepared, folder / "checkpoints" / "split_0", loggers, echo)
             board = experiment._validation_board(prepared)
             for run in runs:
@@ -163,8 +165,18 @@ class Experiment:
             for split in splits:
                 split.check_observed(dataset)
 
-    def _prepared(self, dataset: Dataset, split: Split) -> Prepared:
-        return prepare(dataset, split, self.features, self.content, self.policy.repeat)
+    def _prepared(self, dataset: Dataset, split: Split, echo: Callable[[str], None]) -> Prepared:
+        def prepare_with(content: TextVectorizer) -> Prepared:
+            return prepare(dataset, split, self.features, content, self.policy.repeat, self.cache, self.display)
+
+        if not isinstance(self.content, TextChoice):
+            return prepare_with(self.content)
+        chosen = choose_text(
+            self.content, prepare_with, lambda prepared: self.evaluation.validation(split, prepared.replay)
+        )
+        for note in chosen.notes:
+            echo(note)
+        return chosen
 
     def _trainers(
         self, prepared: Prepared, folder: Path, loggers: list[Logger], echo: Callable[[str], None]
@@ -205,7 +217,7 @@ class Experiment:
         validation: ValidationBoard | None = None
         record_test_read(folder)
         for number, split in enumerate(splits):
-            prepared = self._prepared(dataset, split)
+            prepared = self._prepared(dataset, split, echo)
             echo(f"{split.name}: baselines")
             test = self.evaluation.evaluate_baselines(board, split, prepared.replay, self.cache, self.display)
             validation = validation or self._validation_board(prepared)
@@ -215,7 +227,7 @@ class Experiment:
                 spent = cpu_seconds() - begun
                 if number == 0:
                     validation.record(selected, run)
-                for line in selected.notes:
+                for line in (*prepared.notes, *selected.notes):
                     board.note(line)
                 begun = cpu_seconds()
                 cascade = run.measured(selected)

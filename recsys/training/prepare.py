@@ -9,9 +9,9 @@ import numpy as np
 import polars as pl
 
 from recsys.cache.fingerprint import fingerprint
-from recsys.content.text import TextVectors
-from recsys.content.words import TEXT_COLUMN as TEXT
-from recsys.content.words import WordVectors
+from recsys.cache.stage_cache import NO_CACHE, Result, StageCache
+from recsys.content.text_encoder import TEXT_COLUMN as TEXT
+from recsys.content.text_encoder import TextEncoder, TextVectorizer
 from recsys.data.dataset import Dataset
 from recsys.data.description import ITEM, USER, Description
 from recsys.data.splits import Split
@@ -19,10 +19,13 @@ from recsys.errors import DataError
 from recsys.features.encode import DAY, ItemTable, column_array
 from recsys.features.spec import TIME_NUMBERS, Columns, Features, FeatureSpec
 from recsys.policy.repeat import CompiledRepeat, Repeat
+from recsys.progress import Progress, silent
 from recsys.replay.replay import Replay
 
 RECENT_DAYS = 30.0
 """window of events that count for recent popularity"""
+VECTORS = "vectors"
+"""array of a cached text encoder: the vectors of the catalogue"""
 RULE_TYPES = {"text": "category", "category": "category", "categories": "categories"}
 RULE_TYPES |= {"number": "number", "timestamp": "number"}
 """type of a catalogue column for rules, by its kind; vectors are not for rules"""
@@ -39,12 +42,14 @@ class Prepared:
     catalogue: Columns
     """[N, ...] by name, text columns replaced by one vector column"""
     item_kinds: dict[str, str]
-    words: WordVectors | None
+    text: TextEncoder | None
     """fitted encoder of the text columns, None where there are none"""
+    notes: tuple[str, ...] = ()
+    """what was decided here, as sentences for a report"""
 
     @cached_property
     def fingerprint(self) -> str:
-        """Fingerprint of everything but the words, whose vectors the catalogue has."""
+        """Fingerprint of everything but the text encoder, whose vectors the catalogue has."""
         parts = {"dataset": self.dataset, "split": self.split, "repeat": self.replay.repeat, "features": self.features}
         return fingerprint({**parts, "catalogue": self.catalogue, "kinds": self.item_kinds})
 
@@ -89,18 +94,22 @@ class Prepared:
 
 
 def prepare(
-    dataset: Dataset, split: Split, features: Features, content: TextVectors, repeat: Repeat | None = None
+    dataset: Dataset,
+    split: Split,
+    features: Features,
+    content: TextVectorizer,
+    repeat: Repeat | None = None,
+    cache: StageCache = NO_CACHE,
+    progress: Progress = silent,
 ) -> Prepared:
     """Group the log by user and encode item texts as vectors. repeat: when items may be recommended again; None: never"""
     described = dataset.description
     features.check({ITEM, *described.items, *described.users, *described.context})
     kinds: dict[str, str] = {ITEM: "category", **described.items}
-    named = [name for name, kind in kinds.items() if kind == "text" and name not in features.leave_out]
-    texts = {name: dataset.items[name].to_list() for name in named}
+    texts, text = text_columns(dataset, features), None
     catalogue = _columns(dataset.items, {name: kind for name, kind in kinds.items() if kind != "text"})
-    words = content.fit(texts) if texts else None
-    if words is not None:
-        catalogue[TEXT] = words(texts)
+    if texts:
+        text, catalogue[TEXT] = _encoded(content, texts, cache, progress)
         kinds[TEXT] = "vector"
     return Prepared(
         dataset=dataset,
@@ -109,8 +118,29 @@ def prepare(
         features=features,
         catalogue=catalogue,
         item_kinds=kinds,
-        words=words,
+        text=text,
     )
+
+
+def text_columns(dataset: Dataset, features: Features) -> dict[str, list[str | None]]:
+    """Return the text columns of the items that are features, [N] each."""
+    kinds = dataset.description.items
+    named = [name for name, kind in kinds.items() if kind == "text" and name not in features.leave_out]
+    return {name: dataset.items[name].to_list() for name in named}
+
+
+def _encoded(
+    content: TextVectorizer, texts: Mapping[str, Sequence[str | None]], cache: StageCache, progress: Progress
+) -> tuple[TextEncoder, np.ndarray]:
+    """Fit the text encoder; return it with the vectors [N, D] of the texts."""
+
+    def fit() -> Result:
+        encoder, vectors = content.fit_transform(texts, progress)
+        document, arrays = encoder.to_documents()
+        return document, {**arrays, VECTORS: vectors}
+
+    document, arrays = cache.arrays("text", fit, content=type(content), config=content.parameters, texts=dict(texts))
+    return content.fitted(document, dict(arrays)), arrays[VECTORS]
 
 
 def compile_repeat(repeat: Repeat, described: Description) -> CompiledRepeat:

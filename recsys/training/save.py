@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import save_file
 
 from recsys.bundle import Bundle
-from recsys.content.words import WORD_WEIGHTS, WORDS, WordVectors
 from recsys.data.splits import TEST
 from recsys.evaluation.pareto import OUTCOMES
 from recsys.graphs.export import export_item_tower, export_ranker, export_user_tower
 from recsys.items.content import ITEM_TOWER
+from recsys.items.text_encoders import write_text_encoder
 from recsys.nn.sparse_embedding import ADAGRAD_STATE
 from recsys.policy.compose import Policy
 from recsys.policy.rules import RuleSet
@@ -57,8 +57,8 @@ def save_cascade(
     bundle.write_arrays("candidates.safetensors", arrays)
     bundle.write_arrays(POPULARITY, {"events": prepared.recent_events(retrieval.known)})
     user_seed(prepared.dataset, spec).write_ipc(bundle.path / USER_SEED)
-    if prepared.words is not None:
-        _save_words(bundle, prepared.words)
+    if prepared.text is not None:
+        write_text_encoder(bundle, prepared.text)
     graphs = _graphs(bundle, cascade, policy)
     for export in tracked(graphs, len(graphs), progress, "graphs"):
         export()
@@ -85,12 +85,6 @@ def _graphs(bundle: Bundle, cascade: TrainedCascade, policy: Policy) -> list[Cal
             partial(export_ranker, ranking.ranker, ranking.calibrator, posterior, inputs, bundle.path / RANKER)
         )
     return graphs
-
-
-def _save_words(bundle: Bundle, words: WordVectors) -> None:
-    document, arrays = words.to_documents()
-    bundle.write_document(WORDS, document)
-    bundle.write_arrays(WORD_WEIGHTS, arrays)
 
 
 def _weights(cascade: TrainedCascade) -> dict[str, torch.Tensor]:

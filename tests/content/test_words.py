@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from recsys.content.text import TextVectors
-from recsys.content.words import WordVectors, join_columns, tokenize
+from recsys.content.text_encoder import join_columns
+from recsys.content.words import WordVectors, tokenize
 
 TITLES = ["Crème brûlée", "the oven, the bread", None, "Bread & oven 2000", "rocket-orbit", "orbit"]
 NOTES = ["sweet", None, "nothing else", "", "ROCKET", "comet of ice"]

