@@ -50,10 +50,6 @@ class Split:
         inside = self.periods == period
         return inside if self.labelled is None else inside & self.labelled
 
-    def known_per_label(self, period: int) -> float:
-        """Return the number of known events for each one whose outcome is a label."""
-        return float(self.known(period).sum() / self.outcomes(period).sum())
-
     def known(self, period: int) -> np.ndarray:
         """Return [R] bool, rows on which a system for `period` may be fitted; the served system is for LATER.
 
@@ -157,13 +153,12 @@ class Split:
 def equally_exposed(split: Split, dataset: Dataset, seed: int) -> Split:
     """Return a split without common times in which a probability means the same for VALIDATION and TEST.
 
-    A period of twice the share holds twice the positives, and what is expected of users grows with what is known of them.
-    So labels read a seeded sample of the pairs of either period: as many for each known pair as the smaller one has.
+    A period of twice the share holds twice the positives of a user. So labels of the larger period read a seeded sample of
+    its events, as large as the smaller one: a request then has as many positives in both.
     """
-    exposure = {one: (split.periods == one).sum() / split.known(one).sum() for one in (VALIDATION, TEST)}
+    sizes = np.bincount(split.periods, minlength=len(PERIODS))[[VALIDATION, TEST]]
     kept = np.ones(len(PERIODS))
-    for period, one in exposure.items():
-        kept[period] = min(exposure.values()) / one
+    kept[[VALIDATION, TEST]] = sizes.min() / sizes
     drawn = _pair_fractions(dataset.interactions[USER], dataset.interactions[ITEM], f"label {seed}")
     return replace(split, labelled=drawn < kept[split.periods])
 

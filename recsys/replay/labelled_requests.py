@@ -4,8 +4,8 @@ An objective of an item is positive when the user reaches it from the request on
 whether the item was shown or not. A request is taken at user events, whatever their outcome, whose full horizon is observed
 (no right censoring). Per user, some are taken in every time bucket as long as the horizon, so that the number of requests
 grows with the length of a period but not with a user's activity within a bucket; probabilities then mean the same in
-periods of different length. Without a common time axis a period is one bucket, and labels read as many of its pairs for each
-known one as in the other periods (`recsys.data.splits.equally_exposed`).
+periods of different length. Without a common time axis a period is one bucket, and labels read the same share of the log in
+VALIDATION and TEST (`recsys.data.splits.equally_exposed`).
 
 Shapes: B requests, C candidates, T objectives, R rows of the log.
 """
@@ -61,7 +61,7 @@ class LabelledRequests:
         if self.split.scope == "basket":
             return "in the basket of the request"
         if self.split.labelled is not None:
-            return f"among held-out pairs, one for every {self.split.known_per_label(self.period):.3g} known ones"
+            return f"in a random {self.split.outcomes(self.period).mean():.2g} of the log"
         if self.split.scope == "session":
             return f"within {self.split.gap_minutes:g} minutes, in the session of the request"
         if np.isinf(horizon):
