@@ -1,8 +1,7 @@
 """Key figures of a period with 95% intervals, from the sums of its days per user.
 
 Every figure is a ratio R of two sums over users, x / y. Users are the units: requests and items of one user are not
-independent. The interval is that of the mean of R + (x_u - R y_u) / mean y (delta method: Deng, Knoblich and Lu, Applying the
-delta method in metric analytics, KDD 2018), with its skewness removed (recsys.experiments.mean_intervals).
+independent. The interval is that of the delta method, with its skewness removed (recsys.experiments.ratios).
 
     click@10           shown items of the first 10 positions with a credited event; of outcomes that count events
     click_per_request  credit a slate
@@ -16,10 +15,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 
-import numpy as np
 import polars as pl
 
-from recsys.experiments.mean_intervals import skew_corrected
+from recsys.experiments.ratios import ratio
 from recsys.measurement.outcomes import EPOCH, USERS, MeasuredLog
 from recsys.measurement.settings import DAY_S, MeasurementSettings
 from recsys.measurement.user_sums import ALL, names_of, splits_of
@@ -52,24 +50,29 @@ def kpis(log: MeasuredLog, period: Period) -> pl.DataFrame:
 def _split_rows(log: MeasuredLog, days: Sequence[date], split: str) -> Iterator[tuple[object, ...]]:
     if not days:
         return
-    sums = _sums(log, days, split)
+    sums = sums_of(log, days, split)
     users = sums.group_by("value", "user").agg(pl.col(*names_of(log.settings)).sum())
-    for outcome in log.settings.outcomes:
-        for metric, (x, y) in _of_outcome(outcome, log.settings).items():
-            yield from _rows(split, metric, users.select("value", "user", x=x, y=y))
-    active = sums if split == ALL else _sums(log, days, ALL)
+    for metric, (x, y) in metrics_of(log.settings).items():
+        yield from _rows(split, metric, users.select("value", "user", x=x, y=y))
+    active = sums if split == ALL else sums_of(log, days, ALL)
     for within in log.settings.return_days:
         days_on = followed(sums, active, within, log.end)
         for metric in ("return", "retention"):
             yield from _rows(split, f"{metric}_{within}d", days_on.select("value", "user", x=metric, y="count"))
 
 
-def _sums(log: MeasuredLog, days: Sequence[date], split: str) -> pl.DataFrame:
-    """Sums of a split per value, user and day; those of the split `day` are those of all."""
+def sums_of(log: MeasuredLog, days: Sequence[date], split: str) -> pl.DataFrame:
+    """Return the sums of a split per value, user and day; those of the split `day` are those of all."""
     own = ALL if split == DAY else split
     parts = [log.table(USERS, day).filter(pl.col("split") == own).with_columns(day=pl.lit(day)) for day in days]
     sums = pl.concat(parts)
     return sums.with_columns(value=pl.col("day").cast(pl.String)) if split == DAY else sums
+
+
+def metrics_of(settings: MeasurementSettings) -> dict[str, tuple[pl.Expr, pl.Expr]]:
+    """Return metric -> its numerator and denominator of a user, over the sums of user_sums, in the order of reports."""
+    parts = [_of_outcome(outcome, settings) for outcome in settings.outcomes]
+    return {name: pair for part in parts for name, pair in part.items()}
 
 
 def _of_outcome(outcome: str, settings: MeasurementSettings) -> Mapping[str, tuple[pl.Expr, pl.Expr]]:
@@ -108,15 +111,3 @@ def _rows(split: str, metric: str, users: pl.DataFrame) -> Iterator[tuple[object
         x, y = part["x"].to_numpy(), part["y"].to_numpy()
         estimate, (low, high) = ratio(x, y)
         yield split, part["value"][0], metric, estimate, low, high, part.height, float(x.sum()), float(y.sum())
-
-
-def ratio(x: np.ndarray, y: np.ndarray) -> tuple[float, tuple[float | None, float | None]]:
-    """Return sum x / sum y over users [U] and its interval, none for fewer than two users."""
-    estimate = float(x.sum() / y.sum())
-    return estimate, skew_corrected(linearised(x, y)) if len(x) > 1 else (None, None)
-
-
-def linearised(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Return contributions of users [U] to sum x / sum y: their mean is the ratio, their standard error that of it."""
-    estimate = x.sum() / y.sum()
-    return estimate + (x - estimate * y) / y.mean()

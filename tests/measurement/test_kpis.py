@@ -9,9 +9,13 @@ import pytest
 from recsys.data.simulation.shop import SimulatedShop
 from recsys.data.simulation.simulated_log import SimulatedLog
 from recsys.data.simulation.visits import reactions, visits
+from recsys.errors import ConfigError
+from recsys.experiments.effects import effect
 from recsys.experiments.mean_intervals import standard_error
+from recsys.experiments.ratios import linearised, ratio
+from recsys.measurement.arms import arm_users
 from recsys.measurement.gauges import MAX_VALUES, gauges_page
-from recsys.measurement.kpis import SCHEMA, Period, followed, kpis, linearised, ratio
+from recsys.measurement.kpis import SCHEMA, Period, followed, kpis
 from recsys.measurement.outcomes import MeasuredLog, seconds_of
 from recsys.measurement.settings import MeasurementSettings, Outcome
 
@@ -50,7 +54,7 @@ def shown(shop):
 
 
 @pytest.fixture(scope="module")
-def figures(shop, shown, tmp_path_factory):
+def measured_shop(shop, shown, tmp_path_factory):
     folder = tmp_path_factory.mktemp("kpis")
     SimulatedLog(history=1, files_per_day=1).write(folder / "events", shop, shown, reactions(shop, shown))
     day_s = 86_400.0
@@ -67,7 +71,12 @@ def figures(shop, shown, tmp_path_factory):
     )
     log = MeasuredLog(log=folder / "events", folder=folder / "measured", settings=settings)
     log.update()
-    return kpis(log, EVER)
+    return log
+
+
+@pytest.fixture(scope="module")
+def figures(measured_shop):
+    return kpis(measured_shop, EVER)
 
 
 def figure(figures, metric, split="all", value="all"):
@@ -116,3 +125,27 @@ def test_gauges_have_bounded_and_quoted_labels():
     assert lines[0] == 'recsys_kpi{split="hour",value="05\\"\\\\\\n",metric="m"} 0.5'
     assert page.endswith("recsys_measured_until 12.5\n")
     assert "recsys_kpi_low{" not in page
+
+
+def test_arms_are_those_of_the_log_with_what_users_did_before(measured_shop, shop, shown):
+    first, last = date(2024, 1, 3), date(2024, 1, 5)
+    arms = arm_users(
+        measured_shop,
+        "context.arm",
+        {"a": "control", "b": "treatment"},
+        Period(first=first, last=last),
+        Period(first=date(2024, 1, 1), last=date(2024, 1, 2)),
+    )
+    found = arms["click_per_request"]
+    shown_then = pl.DataFrame({"user": shown.user, "day": (shown.now // 86_400).astype(int)})
+    start = (first - date(1970, 1, 1)).days
+    for index, name in enumerate(("a", "b")):
+        of_arm = shown_then.filter(pl.Series(shop.arm[shown.user] == index))
+        inside = of_arm.filter(pl.col("day") >= start)
+        # the last hour is not observed yet
+        assert 0.97 * inside.height < found[name].y.sum() <= inside.height
+        before = of_arm.filter((pl.col("day") < start) & pl.col("user").is_in(inside["user"].unique().implode()))
+        assert 0.95 * before.height < found[name].before[1].sum() <= before.height
+    assert effect(found["a"], found["b"]).p_value < 0.001
+    with pytest.raises(ConfigError, match="known are control, treatment"):
+        arm_users(measured_shop, "context.arm", {"a": "c", "b": "treatment"}, Period(first=first, last=last))

@@ -44,6 +44,8 @@ class SimulatedShop:
     """shift of the click logit a day"""
     arms: Mapping[str, float] = field(default_factory=lambda: {"control": 0.0})
     """arm -> shift of the click logit; users are divided evenly"""
+    arms_from: float = 0.0
+    """day since when the arms differ"""
     outages: Sequence[tuple[float, float]] = ()
     """days (start, end) in which items are shown at random by the tier `popular`"""
 
@@ -109,7 +111,7 @@ class SimulatedShop:
         surface: [R] index in SURFACES; day: [R] days since the start
         """
         shift = np.array([*SURFACES.values()])[surface] + self.drift * day
-        shift = shift + np.array([*self.arms.values()])[self.arm[users]]
+        shift = shift + np.array([*self.arms.values()])[self.arm[users]] * (day >= self.arms_from)
         logit = CLICK_LOGIT + self.taste(users[:, None], items) + shift[:, None]
         return expit(logit) * (1.0 + np.arange(items.shape[1])) ** -self.position_bias
 

@@ -18,7 +18,7 @@ from recsys.data.sources.event_log import ACTION, WORD
 from recsys.data.sources.log_files import log_file_bytes
 from recsys.data.sources.planted import DAY, SEGMENTS, names
 from recsys.errors import check_ranges
-from recsys.stores.atomic_files import write_atomically
+from recsys.stores.atomic_files import atomic_file
 
 FIRST = "recommend"
 """the tier that answers; in an outage that is `popular`"""
@@ -80,7 +80,8 @@ class SimulatedLog:
         for (day, _), part in days.partition_by("day", "batch", as_dict=True, maintain_order=True).items():
             name = f"{part['sequence'][0]}-{part['sequence'][-1]}.parquet"
             file = folder / f"day={datetime.fromtimestamp(float(day) * DAY, UTC):%Y-%m-%d}" / name
-            write_atomically(file, log_file_bytes(part.select(*columns, *actions).rechunk(), file))
+            with atomic_file(file) as draft:
+                draft.write_bytes(log_file_bytes(part.select(*columns, *actions).rechunk(), file))
         return table.height
 
     def _impressions(self, shop: SimulatedShop, shown: Visits, done: Reactions) -> pl.DataFrame:

@@ -1,0 +1,57 @@
+"""Users of the arms of an experiment, from measured days: metrics of a period, and the same before it for CUPED.
+
+The arm is a split of the measurement, such as context.arm. A user of several arms, since the assignment changed, is left out.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import date
+
+import polars as pl
+
+from recsys.errors import ConfigError
+from recsys.experiments.effects import ArmUsers
+from recsys.measurement.kpis import Period, metrics_of, sums_of
+from recsys.measurement.outcomes import MeasuredLog
+from recsys.measurement.user_sums import ALL, NONE, names_of
+
+
+def arm_users(
+    log: MeasuredLog, split: str, arms: Mapping[str, str], period: Period, before: Period | None = None
+) -> dict[str, dict[str, ArmUsers]]:
+    """Return metric -> arm -> its users. arms: name in the analysis -> value of the split; before: days of the covariate."""
+    users = _users(log, split, period)
+    for value in arms.values():
+        if value not in set(users["value"]):
+            known = ", ".join(sorted(set(users["value"]) - {NONE})) or "none"
+            raise ConfigError(f"no user was in the arm {value!r} of {split}; known are {known}")
+    earlier = None if before is None else _totals(log, ALL, before.days(log)).drop("value")
+    found: dict[str, dict[str, ArmUsers]] = {}
+    for metric, (x, y) in metrics_of(log.settings).items():
+        own = users.select("value", "user", x=x.cast(pl.Float64), y=y.cast(pl.Float64)).filter(pl.col("y") > 0)
+        joined = own if earlier is None else _with_before(own, earlier, x, y)
+        parts = {name: joined.filter(pl.col("value") == value) for name, value in arms.items()}
+        found[metric] = {name: _arm(part) for name, part in parts.items()}
+    return found
+
+
+def _users(log: MeasuredLog, split: str, period: Period) -> pl.DataFrame:
+    totals = _totals(log, split, period.days(log))
+    return totals.filter(pl.len().over("user") == 1).sort("user")
+
+
+def _totals(log: MeasuredLog, split: str, days: Sequence[date]) -> pl.DataFrame:
+    """Sums per value and user over days."""
+    if not days:
+        raise ConfigError("no day of the period was measured; choose days that the log has")
+    return sums_of(log, days, split).group_by("value", "user").agg(pl.col(*names_of(log.settings)).sum())
+
+
+def _with_before(own: pl.DataFrame, earlier: pl.DataFrame, x: pl.Expr, y: pl.Expr) -> pl.DataFrame:
+    """Add the user's sums of before, 0 for one who was not there."""
+    sums = earlier.select("user", x_before=x.cast(pl.Float64), y_before=y.cast(pl.Float64))
+    return own.join(sums, on="user", how="left", maintain_order="left").fill_null(0.0)
+
+
+def _arm(part: pl.DataFrame) -> ArmUsers:
+    before = (part["x_before"].to_numpy(), part["y_before"].to_numpy()) if "x_before" in part.columns else None
+    return ArmUsers(x=part["x"].to_numpy(), y=part["y"].to_numpy(), before=before)
