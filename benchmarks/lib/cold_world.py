@@ -14,7 +14,7 @@ import polars as pl
 import yaml
 
 from benchmarks.lib.result_file import ROOT
-from recsys.content.text import TextVectors
+from recsys.content.text_encoder import TextVectorizer
 from recsys.data.dataset import Dataset
 from recsys.data.description import ITEM
 from recsys.data.sources.tables import Tables
@@ -107,7 +107,7 @@ class World:
 
     @staticmethod
     def of(
-        dataset: Dataset, split: Split, period: int, features: Features, content: TextVectors, number: int
+        dataset: Dataset, split: Split, period: int, features: Features, content: TextVectorizer, number: int
     ) -> "World":
         """Of the items of draw `number` only what happens in `period` is left; in VALIDATION those of TEST do not exist yet."""
         cold = draw(dataset.items[ITEM], number)

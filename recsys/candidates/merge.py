@@ -13,6 +13,7 @@ import numpy as np
 
 from recsys.candidates.candidate_source import RECENT_EVENTS, SourceScores
 from recsys.candidates.candidate_union import CandidateUnion
+from recsys.candidates.cold_items import ColdPositions
 from recsys.candidates.topk import top_k
 from recsys.contracts import PAD
 
@@ -52,12 +53,19 @@ def top_columns(merged: np.ndarray, total: int) -> np.ndarray:
 
 
 def merge(
-    sources: Sequence[SourceScores], union: CandidateUnion, weights: Sequence[float], total: int
+    sources: Sequence[SourceScores],
+    union: CandidateUnion,
+    weights: Sequence[float],
+    total: int,
+    positions: ColdPositions | None = None,
 ) -> MergedCandidates:
-    """Return the `total` best candidates of a union, by weights [S]."""
+    """Return the `total` best candidates of a union, by weights [S]. positions: those that are kept for cold items"""
     shape, num_sources = (len(union.rows), total), len(union.scores)
     merged = union.merged(weights)
     chosen = top_columns(merged, total)
+    values = np.take_along_axis(merged, np.maximum(chosen, 0), axis=1)
+    if positions is not None:
+        chosen, values = positions.keep(union, merged, chosen)
     query, position = np.nonzero(chosen != PAD)
     column = chosen[query, position]
     rows = np.full(shape, PAD, dtype=np.int64)
@@ -65,7 +73,7 @@ def merge(
     full_scores = np.zeros((*shape, num_sources), dtype=np.float32)
     offered = np.zeros((*shape, num_sources), dtype=bool)
     rows[query, position] = union.rows[query, column]
-    scores[query, position] = merged[query, column]
+    scores[query, position] = values[query, position]
     full_scores[query, position] = union.scores[:, query, column].T
     offered[query, position] = union.offered[:, query, column].T
     return MergedCandidates(rows=rows, scores=scores, full_scores=full_scores, offered=offered, sources=tuple(sources))

@@ -6,7 +6,7 @@ Shapes: B queries, H history, D dim, M events, E excluded items, C candidates, K
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import product
 from typing import Any, Protocol
 
@@ -21,6 +21,7 @@ from recsys.candidates.candidate_source import (
     TrainingInteractions,
 )
 from recsys.candidates.candidate_union import CandidateUnion, unite
+from recsys.candidates.cold_items import ColdItems, ColdPositions
 from recsys.candidates.merge import MergedCandidates, merge, top_columns
 from recsys.candidates.neighbours import ItemNeighbours
 from recsys.candidates.operators import TooManyItemsError
@@ -36,7 +37,7 @@ from recsys.progress import Progress, silent, tracked
 from recsys.tensors import Arrays
 
 SOURCE_TYPES: dict[str, type[CandidateSource]] = {
-    kind.kind: kind for kind in (TwoTowerSource, ItemNeighbours, ItemList)
+    kind.kind: kind for kind in (TwoTowerSource, ItemNeighbours, ItemList, ColdItems)
 }
 """sources with a short name in bundles; others are found by their import path"""
 TUNING_BATCH = 512
@@ -97,7 +98,7 @@ class MergedSources:
     def search(self, vectors: np.ndarray, history: np.ndarray, excluded: np.ndarray) -> MergedCandidates:
         """User vectors [B, D], history rows [B, H] newest last, excluded rows [B, E] -> candidates [B, C]."""
         scores = self._scores(vectors, history)
-        return merge(scores, self._union(scores, excluded), self.weights, self.total)
+        return merge(scores, self._union(scores, excluded), self.weights, self.total, self.cold_positions)
 
     def unite(self, vectors: np.ndarray, history: np.ndarray, excluded: np.ndarray) -> CandidateUnion:
         """Return the candidates of all sources before the merge cuts them; arguments as in `search`."""
@@ -109,6 +110,14 @@ class MergedSources:
 
     def _union(self, scores: list[SourceScores], excluded: np.ndarray) -> CandidateUnion:
         return unite(scores, [one.num for one in self.sources], excluded)
+
+    @cached_property
+    def cold_positions(self) -> ColdPositions | None:
+        """Places that are kept for cold items; None without a source of them."""
+        for number, one in enumerate(self.sources):
+            if isinstance(one.source, ColdItems):
+                return ColdPositions(source=number, rows=one.source.rows, num=one.num, every=one.source.every)
+        return None
 
     def weighted(self, weights: SourceWeights) -> "MergedSources":
         """Return a copy with other weights [S]."""

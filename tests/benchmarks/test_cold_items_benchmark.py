@@ -7,12 +7,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from benchmarks.claims.retrieval import cold_items
+from benchmarks.claims.retrieval import cold_in_list, cold_items
 from benchmarks.claims.retrieval.cold_items import COLD, COLD_IN_ALL, OURS, PEER, WARM, WITHOUT
 from benchmarks.lib import cold_world
 from benchmarks.lib.cold_content import ContentNeighbours
 from benchmarks.lib.cold_world import World
 from recsys.content.text import TextVectors
+from recsys.contracts import PAD
 from recsys.data.dataset import Dataset
 from recsys.data.description import ITEM
 from recsys.data.splits import TEST, VALIDATION, GlobalTime
@@ -130,3 +131,31 @@ def test_missing_data_are_one_sentence(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("RECSYS_DATA", str(tmp_path))
     with pytest.raises(DataError, match="is no folder; put movietweetings-100k there"):
         cold_world.data_folder()
+
+
+def test_a_list_is_measured_on_cold_and_warm_targets_apart(worlds: dict[int, World]) -> None:
+    world = worlds[TEST]
+    targets = world.questions.targets
+    rows = np.full((len(world.questions), 20), PAD)
+    for user in range(len(world.questions)):
+        own = targets.items[targets.indptr[user] : targets.indptr[user + 1]]
+        listed = own[world.cold[own]][:20]
+        rows[user, : len(listed)] = listed
+    found = cold_in_list.measures(world, rows)
+    assert (found[cold_in_list.COLD] == 1).all()
+    assert not found[cold_in_list.WARM].any()
+    assert not found[cold_in_list.WARM_NDCG].any()
+
+
+def test_the_claim_on_lists_stands_by_the_end_of_the_interval_and_by_what_warm_items_lose() -> None:
+    def values(cold: list[float], ndcg: float) -> cold_in_list.PerUser:
+        warm = {cold_in_list.WARM: np.full(4, 0.5), cold_in_list.WARM_NDCG: np.full(4, ndcg)}
+        return {cold_in_list.COLD: np.array(cold), **warm}
+
+    bare = values([0.0] * 4, 0.5)
+    clear = cold_in_list.figures({cold_in_list.KEPT: values([0.5] * 4, 0.4975), cold_in_list.WITHOUT: bare})
+    assert [one.value for one in clear.values()] == [0.5, -0.5]
+    assert all(one.reached for one in clear.values())
+    lucky = cold_in_list.figures({cold_in_list.KEPT: values([1.0, 0, 0, 0], 0.49), cold_in_list.WITHOUT: bare})
+    assert [one.value for one in lucky.values()] == [0.0, -2.0]
+    assert not any(one.reached for one in lucky.values())
