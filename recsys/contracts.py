@@ -63,6 +63,8 @@ class Query:
     profile: Mapping[str, Any] = field(default_factory=dict)
     history: tuple[Event, ...] = ()
     """raw events, newest last"""
+    memory: Mapping[str, tuple[float, ...]] = field(default_factory=dict, metadata=SPARSE)
+    """item -> number of the user's events on it that are older than `history`, and timestamp of the last one"""
     surface: str = "default"
     exclude: tuple[str, ...] = ()
     """items that may not be shown, beside those that the history bars"""
@@ -186,6 +188,11 @@ class Slate:
 def query_from_dict(document: Any) -> Query:
     """Validate a decoded JSON object and make a Query of it. An event of the history has the user of the query."""
     query: Query = schema_of(Query).parse("query", _completed(document) if isinstance(document, Mapping) else document)
+    for item, entry in query.memory.items():
+        if len(entry) != 2 or entry[0] < 0:
+            raise QueryError(
+                f"query.memory[{item!r}] is {list(entry)}; send the number of older events and the time of the last one"
+            )
     return query
 
 

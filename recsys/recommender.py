@@ -103,6 +103,7 @@ class Recommender:
             context=context or {},
             profile=known.profile,
             history=known.history,
+            memory=known.memory,
             exclude=self._barred(known, now),
         )
 

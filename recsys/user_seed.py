@@ -4,6 +4,7 @@ user_seed.arrow     a row a user:
     user, events                                        id and number of events
     history.item, history.timestamp, history.action.<name>, history.context.<name>
                                                         lists: the newest events that reach an objective, oldest first
+    memory.item, memory.count, memory.last              lists: what is older than the history, as in recsys/features/memory.py
     seen.item, seen.last, seen.reached.<objective>      lists: every item, by the second of its last event, then by id
     profile.<name>                                      columns of the users table that the models read
 """
@@ -20,6 +21,7 @@ import polars as pl
 from recsys.contracts import Event
 from recsys.data.dataset import Dataset
 from recsys.data.description import ITEM, TIMESTAMP, USER
+from recsys.features.memory import MAX_ITEMS, Memory
 from recsys.features.spec import FeatureSpec
 
 USER_SEED = "user_seed.arrow"
@@ -33,6 +35,7 @@ EVENTS, SECOND = "events", "second"
 SEEN = ("seen.item", "seen.last")
 ACTION, CONTEXT = "history.action.", "history.context."
 REACHED, PROFILE = "seen.reached.", "profile."
+MEMORY = ("memory.item", "memory.count", "memory.last")
 
 Lists = Mapping[str, Sequence[Any]]
 
@@ -43,6 +46,8 @@ class SeededUser:
 
     user: str
     history: tuple[Event, ...]
+    memory: Memory
+    """of what is older than the history"""
     seen: tuple[str, ...]
     """[M]"""
     last: np.ndarray
@@ -58,19 +63,30 @@ def user_seed(dataset: Dataset, spec: FeatureSpec) -> pl.DataFrame:
     log = dataset.interactions.hstack(reached.get_columns())
     profile = [pl.col(column.name).alias(f"{PROFILE}{column.name}") for column in spec.profile.columns]
     users = dataset.users.select(USER, *profile)
-    for table in (log.group_by(USER).agg(pl.len().alias(EVENTS)), _histories(log, spec), _seen(log, reached.columns)):
+    mattered = log.filter(pl.any_horizontal(pl.col(f"{REACHED}{name}") for name in spec.objectives))
+    tables = [_histories(mattered, spec), _memories(mattered, spec), _seen(log, reached.columns)]
+    for table in (log.group_by(USER).agg(pl.len().alias(EVENTS)), *tables):
         users = users.join(table, on=USER, how="left", maintain_order="left")
     return users.with_columns(pl.col(EVENTS).fill_null(0))
 
 
-def _histories(log: pl.DataFrame, spec: FeatureSpec) -> pl.DataFrame:
-    """The newest events of each user that reach an objective, in canonical order."""
+def _histories(mattered: pl.DataFrame, spec: FeatureSpec) -> pl.DataFrame:
+    """The newest events of each user, of those that reach an objective, in canonical order."""
     names = {name: f"{ACTION}{name}" for name in spec.actions}
     names |= {column.name: f"{CONTEXT}{column.name}" for column in spec.context.columns}
     names |= {ITEM: f"history.{ITEM}", TIMESTAMP: f"history.{TIMESTAMP}"}
-    mattered = log.filter(pl.any_horizontal(pl.col(f"{REACHED}{name}") for name in spec.objectives))
     newest = (pl.col(name).tail(spec.history_length).alias(alias) for name, alias in names.items())
     return mattered.group_by(USER, maintain_order=True).agg(*newest)
+
+
+def _memories(mattered: pl.DataFrame, spec: FeatureSpec) -> pl.DataFrame:
+    """Items of the events before those of `_histories`: how many each has, and when the last one was."""
+    behind = pl.int_range(pl.len()).over(USER) < pl.len().over(USER).cast(pl.Int64) - spec.history_length
+    count, last = pl.col(TIMESTAMP).n_unique().cast(pl.Float64), pl.col(TIMESTAMP).max()
+    items = mattered.filter(behind).group_by(USER, ITEM).agg(count.alias("count"), last).sort(TIMESTAMP, ITEM)
+    newest = pl.all().tail(MAX_ITEMS)
+    names = dict(zip((ITEM, "count", TIMESTAMP), MEMORY, strict=True))
+    return items.group_by(USER, maintain_order=True).agg(newest).rename(names)
 
 
 def _seen(log: pl.DataFrame, reached: Sequence[str]) -> pl.DataFrame:
@@ -130,6 +146,7 @@ def _users(part: pl.DataFrame) -> list[SeededUser]:
         SeededUser(
             user=user,
             history=_history(user, items or (), timestamps or (), _row(actions, row), _row(contexts, row)),
+            memory=_memory(*(columns[name][row] if name in columns else None for name in MEMORY)),
             seen=tuple(seen or ()),
             last=np.array(last or (), dtype=np.int64),
             reached=_reached(_row(reached, row)),
@@ -139,6 +156,11 @@ def _users(part: pl.DataFrame) -> list[SeededUser]:
             zip(*(columns[name] for name in (USER, f"history.{ITEM}", f"history.{TIMESTAMP}", *SEEN)), strict=True)
         )
     ]
+
+
+def _memory(items: list[str] | None, counts: list[float] | None, last: list[float] | None) -> Memory:
+    """Build a memory of three lists; None, also of files before there was one, is none."""
+    return dict(zip(items or (), zip(counts or (), last or (), strict=True), strict=True))
 
 
 def _history(

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from recsys.contracts import Event
 from recsys.data.dataset import canonical
 from recsys.data.description import Description
+from recsys.features.memory import fold_with_memory
 from recsys.features.spec import Column, FeatureSpec, TableSpec
-from recsys.features.state import fold_all
 from recsys.user_seed import NEVER, USER_SEED, SeededUsers, most_active_user, read_users, user_seed
 
 DESCRIPTION = Description(
@@ -78,7 +78,7 @@ def test_histories_and_seen_items_are_what_folding_event_by_event_leaves(tmp_pat
     users = {one.user: one for batch in read_users(file, 2) for one in batch}
     assert users.keys() == {*dataset.users["user"]}
     for user, events in events_of(dataset).items():
-        assert users[user].history == fold_all((), events, SPEC)
+        assert (users[user].history, users[user].memory) == fold_with_memory((), {}, events, SPEC)
         assert seen_of(users[user]) == slow_seen(events)
     by_key = SeededUsers(file, lambda user: f"hash of {user}")
     assert by_key.get("nobody") is None

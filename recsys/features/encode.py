@@ -14,6 +14,7 @@ import numpy as np
 from recsys.contracts import PAD, Query
 from recsys.features.batches import RequestBatch
 from recsys.features.history import EventSequences, encode_labels
+from recsys.features.memory import remembered_rows
 from recsys.features.numbers import bucket_of, piecewise_linear, signed_log
 from recsys.features.spec import MISSING, RESERVED, UNKNOWN, Column, Columns, FeatureSpec, TableSpec, checksum
 from recsys.features.state import history_events, item_key
@@ -168,22 +169,56 @@ def _revised(part: np.ndarray, rows: np.ndarray, values: np.ndarray, num_new: in
 def encode_queries(spec: FeatureSpec, items: ItemTable, queries: Sequence[Query]) -> tuple[RequestBatch, np.ndarray]:
     """Queries -> (what the models read of them, catalogue rows of whole histories [B, H], newest last).
 
-    H is the length of the longest history, at least L.
+    H is at least L. Behind the newest L events stands what is older, compressed as a memory is: whether a query has it in its
+    history or in its memory changes nothing.
     """
     sequences, everyone = _sequences(spec, items, queries), np.arange(len(queries))
-    length = max(spec.history_length, np.diff(sequences.offsets).max(initial=0))
-    events = sequences.before(sequences.offsets[1:], everyone, length)
-    rows, newest = sequences.items_at(events), events[:, -spec.history_length :]
+    newest = sequences.before(sequences.offsets[1:], everyone, spec.history_length)
+    recent = sequences.items_at(newest)
+    rows = np.concatenate([_older_rows(spec, items, queries, sequences), recent], axis=1)
     now = np.array([query.now for query in queries])
     context_columns = _gather(spec.context, [query.context for query in queries])
     request = RequestBatch(
-        history=items.at(rows[:, -spec.history_length :]),
+        history=items.at(recent),
         labels=sequences.labels_at(newest),
         gaps=sequences.gaps_at(newest, now),
         profile=encode_table(spec.profile, _gather(spec.profile, [query.profile for query in queries]), len(queries)),
         context=encode_table(spec.context, {**context_columns, **time_columns(now)}, len(queries)),
     )
     return request, rows
+
+
+def _older_rows(spec: FeatureSpec, items: ItemTable, queries: Sequence[Query], sequences: EventSequences) -> np.ndarray:
+    """Catalogue rows [B, H'] of what is older than the newest L events of each query, newest last, padding in front."""
+    older = np.flatnonzero(sequences.positions < (np.diff(sequences.offsets) - spec.history_length)[sequences.users])
+    known = items.rows
+    kept = [
+        (query, row, *entry)
+        for query, one in enumerate(queries)
+        for item, entry in one.memory.items()
+        if (row := known.get(item, PAD)) != PAD
+    ]
+    times = [event.timestamp for query in queries for event in query.history] if len(older) else []
+    left = np.stack(
+        [
+            sequences.users[older],
+            sequences.items[older],
+            np.ones(len(older)),
+            np.array(times, dtype=np.float64)[sequences.rows[older]],
+        ],
+        axis=1,
+    )
+    owner, row, counts, last = np.concatenate([left, np.array(kept, dtype=np.float64).reshape(-1, 4)]).T
+    row = row.astype(np.int64)
+    return _padded(*remembered_rows(owner.astype(np.int64), row, counts, last, items.ties[row]), len(queries))
+
+
+def _padded(owner: np.ndarray, row: np.ndarray, num: int) -> np.ndarray:
+    """Rows [M] grouped by their owner [M], 0 to num - 1 -> [num, longest], PAD in front."""
+    lengths = np.bincount(owner, minlength=num)
+    padded = np.full((num, lengths.max(initial=0)), PAD, dtype=np.int64)
+    padded[np.arange(padded.shape[1]) >= padded.shape[1] - lengths[:, None]] = row
+    return padded
 
 
 def _sequences(spec: FeatureSpec, items: ItemTable, queries: Sequence[Query]) -> EventSequences:

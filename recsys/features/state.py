@@ -68,10 +68,16 @@ def fold_all(history: History, events: Sequence[Event], spec: FeatureSpec) -> Hi
 
     A duplicate event counts once, as in a data set: the later copy stays, which may have more request fields.
     """
+    return fold_out(history, events, spec)[0]
+
+
+def fold_out(history: History, events: Sequence[Event], spec: FeatureSpec) -> tuple[History, History]:
+    """Return the history after all of the events and, in canonical order, the older events that are no part of it."""
     known = tuple({_duplicate_key(one): one for one in (*history, *events)}.values())
     ties = {item: index for index, item in enumerate(sorted({one.item for one in known}, key=item_key))}
     kept, *_ = history_events(known, np.zeros(len(known)), np.array([ties[one.item] for one in known]), spec)
-    return tuple(known[index] for index in kept[-spec.history_length :])
+    ordered = tuple(known[index] for index in kept)
+    return ordered[-spec.history_length :], ordered[: -spec.history_length]
 
 
 def history_events(

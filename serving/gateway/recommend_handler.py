@@ -110,6 +110,7 @@ class RecommendHandler:
             context=parsed.context,
             profile={**state.known_profile, **parsed.profile},
             history=state.history,
+            memory=state.memory,
             surface=parsed.surface,
             exclude=tuple(dict.fromkeys([*parsed.exclude, *self.repeat_filter.barred(state, now)])),
             hidden=state.hidden,

@@ -261,6 +261,11 @@ def _known() -> Schema:
             "profile": {"type": "object"},
             "hidden": {"type": "object", "additionalProperties": {"type": "array", "items": {"type": "string"}}},
             "history": {"type": "array", "items": {"type": "object", "properties": events}},
+            "memory": {
+                "type": "object",
+                "additionalProperties": {"type": "array", "items": {"type": "number"}},
+                "description": "item -> number of events older than the history, and time of the last one",
+            },
             "seen": {"type": "array", "items": seen},
             "impressions": {"type": "object", "additionalProperties": {"type": "number"}},
             "updated": {

@@ -54,6 +54,7 @@ def _document(state: UserState) -> dict[str, Any]:
         "profile": state.known_profile,
         "hidden": {name: list(values) for name, values in state.hidden.items()},
         "history": [_event(event) for event in state.history],
+        "memory": {item: list(entry) for item, entry in state.memory.items()},
         "seen": list(_seen(state)),
         "impressions": dict(state.shown),
         "updated": state.updated or None,

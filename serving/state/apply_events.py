@@ -4,8 +4,9 @@ from collections import ChainMap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from recsys.features.memory import fold_with_memory, remember, united
 from recsys.features.spec import FeatureSpec
-from recsys.features.state import fold_all
+from recsys.features.state import fold_out
 from serving.events.record import Record, StoredRecord
 from serving.state.protocols import UserState
 
@@ -28,7 +29,7 @@ def new_records(state: UserState, batch: Sequence[StoredRecord]) -> tuple[Stored
 
 
 def apply_stored_records(state: UserState, fresh: Sequence[StoredRecord], spec: FeatureSpec) -> UserState:
-    """State after the `new_records` of its user; the history is updated by `recsys.features.state.fold_all`."""
+    """State after the `new_records` of its user; the history is updated by `recsys.features.memory.fold_with_memory`."""
     if not fresh:
         return state
     records = [stored.record for stored in fresh]
@@ -46,10 +47,14 @@ def apply_records(state: UserState, records: Sequence[Record], spec: FeatureSpec
     if not ids:
         return state
     events = [record.event() for record in records if record.kind == "feedback"]
+    history, memory = state.history, state.memory
+    if events:
+        history, memory = fold_with_memory(history, memory, events, spec)
     profile_updates = [record.body for record in records if record.kind == "profile"]
     return replace(
         state,
-        history=fold_all(state.history, events, spec) if events else state.history,
+        history=history,
+        memory=memory,
         seen=state.seen.after(events, spec) if events else state.seen,
         hidden=_apply_hiding(state.hidden, records),
         profile=dict(ChainMap(*reversed([dict(update) for update in profile_updates]), dict(state.profile)))
@@ -61,9 +66,11 @@ def apply_records(state: UserState, records: Sequence[Record], spec: FeatureSpec
 
 def merge_seed(state: UserState, seed: UserState, spec: FeatureSpec) -> UserState:
     """State with the training data of its user beneath it; idempotent and independent of the order of seed and events."""
+    history, left = fold_out(seed.history, state.history, spec)
     return replace(
         state,
-        history=fold_all(seed.history, state.history, spec),
+        history=history,
+        memory=remember(united(seed.memory, state.memory), left),
         seen=state.seen.merged(seed.seen),
         seeded=seed.seeded,
     )

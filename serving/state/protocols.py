@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from recsys.contracts import Event
 from recsys.errors import ServingError
+from recsys.features.memory import Memory
 from serving.events.record import StoredRecord
 from serving.state.seen import SeenItems
 
@@ -16,6 +17,8 @@ class UserState:
 
     history: tuple[Event, ...] = ()
     """newest relevant events, as `recsys.features.state.fold` leaves them"""
+    memory: Memory = field(default_factory=dict)
+    """of the events that left the history (recsys/features/memory.py)"""
     shown: Mapping[str, float] = field(default_factory=dict)
     """item -> impressions for this user, the latest item at the end; frequency rules read it from Query.exposure"""
     seen: SeenItems = field(default_factory=SeenItems)

@@ -79,4 +79,4 @@ def is_forgotten(user: SeededUser, forgotten: ForgottenUsers) -> bool:
 
 def _state(user: SeededUser) -> UserState:
     seen = SeenItems(items=user.seen, last=user.last, reached=user.reached)
-    return UserState(history=user.history, seen=seen, seeded=user.profile)
+    return UserState(history=user.history, memory=user.memory, seen=seen, seeded=user.profile)

@@ -4,7 +4,7 @@ One JSON document with one list an event field (columnar), so that no name is re
 
     {"actions": {"rating": [5, 3]}, "format": 2, "item": ["50", "181"], "sequence": 17, "shown": ["181"], "spec": "3f…",
      "seen": {"items": ["50", "181"], "last": [893286638, 2], "reached": {"like": [0, -1]}},
-     "timestamp": [893286638, 893286640], "times": [2], "updated": 893286641}
+     "memory": {"7": [3, 893286000]}, "timestamp": [893286638, 893286640], "times": [2], "updated": 893286641}
 
 A list of only unknown values is left out. The user is the key and not part of the document. Times of seen items are
 differences: last events to the preceding one, objectives back to the last event, -1 for one not reached. A state of
@@ -26,8 +26,9 @@ import orjson
 
 from recsys.contracts import Event
 from recsys.errors import ServingError
+from recsys.features.memory import remember
 from recsys.features.spec import FeatureSpec
-from recsys.features.state import fold_all
+from recsys.features.state import fold_out
 from recsys.schema import schema_of
 from recsys.user_seed import NEVER
 from serving.state.protocols import UserState
@@ -67,6 +68,7 @@ def _other_fields(state: UserState) -> dict[str, Any]:
     """Fields of a state other than its events."""
     return {
         "seen": _seen_document(state.seen),
+        "memory": {item: list(map(_compact_number, entry)) for item, entry in state.memory.items()},
         "hidden": {name: list(values) for name, values in state.hidden.items()},
         "profile": {name: _none_if_unknown(value) for name, value in state.profile.items()},
         "seeded": {name: _none_if_unknown(value) for name, value in state.seeded.items()},
@@ -81,8 +83,13 @@ def decode(user: str, data: bytes, spec: FeatureSpec) -> UserState:
     try:
         history = _events(user, document)
         seen = SeenItems().after(history, spec) if document["format"] in OLDER_FORMATS else _seen(document.get("seen"))
+        memory = {item: (float(count), float(last)) for item, (count, last) in document.get("memory", {}).items()}
+        left: Sequence[Event] = ()
+        if document["spec"] != spec.fingerprint:
+            history, left = fold_out(history, (), spec)
         return UserState(
-            history=history if document["spec"] == spec.fingerprint else fold_all(history, (), spec),
+            history=history,
+            memory=remember(memory, left),
             seen=seen,
             hidden={name: tuple(values) for name, values in document.get("hidden", {}).items()},
             profile=dict(document.get("profile", {})),
