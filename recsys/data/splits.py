@@ -50,6 +50,19 @@ class Split:
         inside = self.periods == period
         return inside if self.labelled is None else inside & self.labelled
 
+    def restated(self, probabilities: np.ndarray, period: int) -> np.ndarray:
+        """Return probabilities [...] that were calibrated on VALIDATION as those of the labels of another period.
+
+        Of pairs that a user has with chance p, a share k is known and a share e gives labels: an unknown pair is a positive
+        with chance q = e p / (1 - k p). More known pairs in a period leave fewer others, so the same p means e' q / (e - d q)
+        there, d the growth of k. Unchanged where periods have common times or labels read all events.
+        """
+        if self.labelled is None:
+            return probabilities
+        grown = float(self.known(period).mean() - self.known(VALIDATION).mean())
+        before, share = (float(self.outcomes(one).mean()) for one in (VALIDATION, period))
+        return np.minimum(share * probabilities / np.maximum(before - grown * probabilities, 1e-6), 1 - 1e-6)
+
     def known(self, period: int) -> np.ndarray:
         """Return [R] bool, rows on which a system for `period` may be fitted; the served system is for LATER.
 

@@ -74,7 +74,7 @@ class LabelledRequests:
         return self.replay.candidate_labels(self.rows, candidates, inside, until)
 
     def score_candidates(self, stages: Sequence[Stage], progress: Progress = silent) -> tuple[np.ndarray, np.ndarray]:
-        """Return candidates [B, C] and probabilities [B, C, T] of stages that end with a ranker."""
+        """Return candidates [B, C] and probabilities [B, C, T], as those of the period, of stages that end with a ranker."""
 
         def score(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             tensors = through({"QUERY": self.replay.queries(rows, k=1)}, stages)
@@ -83,7 +83,7 @@ class LabelledRequests:
         batches = np.split(self.rows, range(REQUESTS_PER_BATCH, len(self), REQUESTS_PER_BATCH))
         parts = map_in_threads(score, batches, progress, "probabilities")
         candidates, probabilities = (np.concatenate(part) for part in zip(*parts, strict=True))
-        return candidates, probabilities
+        return candidates, self.split.restated(probabilities, self.period)
 
 
 def sample_rows(rows: np.ndarray, max_requests: int) -> np.ndarray:

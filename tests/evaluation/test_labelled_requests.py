@@ -280,6 +280,32 @@ def test_a_request_has_as_many_positives_in_a_test_of_any_share_as_in_validation
     assert ratios[1] > 1.35
 
 
+def test_the_truth_of_validation_is_restated_as_the_truth_of_a_test_that_knows_more():
+    """Every user has half of the items: of what is unknown, a positive is the likelier the more is known."""
+    rng, num_items, chance = np.random.default_rng(0), 200, 0.5
+    pairs = [(user, item) for user in range(250) for item in np.flatnonzero(rng.random(num_items) < chance)]
+    users, items = zip(*pairs, strict=True)
+    frame = pl.DataFrame({"user": [f"u{one}" for one in users], "item": [f"i{one}" for one in items]})
+    frame = frame.with_columns(timestamp=pl.lit(0.0), click=pl.lit(1.0))
+    described = replace(DESCRIPTION, order="none")
+    dataset = canonical(name="halves", interactions=frame, items=None, users=None, description=described)
+    (split,) = Random(rank=0.1, validation=0.1, test=0.2, seed=0).splits(dataset)
+    known, share = (one.mean() for one in (split.known(VALIDATION), split.outcomes(VALIDATION)))
+    replay, right = Replay(dataset, split), share * chance / (1 - known * chance)
+    ratios = {}
+    for period in (VALIDATION, TEST):
+        moments = LabelledRequests.of(replay, split, period, per_user=1, max_requests=10**6)
+        unknown = (num_items - replay.num_earlier[moments.rows]).sum()
+        observed = counts(replay, split, period, 1).sum() / unknown
+        ratios[period] = np.array([right, split.restated(np.array([right]), period)[0]]) / observed
+    assert ratios[VALIDATION] == pytest.approx(1, abs=0.03)
+    assert ratios[TEST][1] == pytest.approx(1, abs=0.03)
+    assert ratios[TEST][0] < 0.95
+    certain = split.restated(np.array([0.0, 1.0]), TEST)
+    assert certain[0] == 0
+    assert 0.999 < certain[1] < 1
+
+
 def test_only_sets_and_shares_of_pairs_are_sampled_and_never_the_smaller_period(sets):
     (split,) = Random(rank=0.1, validation=0.1, test=0.2, seed=0).splits(sets)
     held_out = {period: (split.periods == period).sum() for period in (RANK, VALIDATION, TEST)}
