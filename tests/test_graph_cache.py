@@ -1,5 +1,7 @@
 """The cache of exported graphs: a second export gives the same bytes, and each graph equals its module."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -75,6 +77,37 @@ def test_other_weights_fill_the_same_structure(tmp_path, traced):
     assert export(other, tmp_path / "b.onnx") != before
     equal(other, tmp_path / "b.onnx")
     assert len(traced) == 1
+
+
+class Neutral(nn.Module):
+    """Weights that an optimiser would fold: the products of two of them, equal ones, a factor of 1, a summand of 0."""
+
+    def __init__(self, seed):
+        super().__init__()
+        torch.manual_seed(seed)
+        start = torch.ones if seed == 0 else torch.rand
+        self.first, self.second = nn.Parameter(start(3, 3)), nn.Parameter(start(3, 3))
+        self.factor, self.summand = nn.Parameter(start(())), nn.Parameter(start(3) - start(3))
+
+    def score(self, batch):
+        mixed = batch["number"] @ (self.first @ self.second) * self.factor + self.summand
+        return torch.einsum("bd,bcd->bc", mixed, batch["candidate_number"] @ self.second.T)
+
+
+def test_a_filled_graph_has_the_bytes_of_one_that_was_traced_with_the_same_weights(tmp_path, folder, traced):
+    export(Neutral(0), tmp_path / "a.onnx")
+    filled = export(Neutral(1), tmp_path / "b.onnx")
+    assert len(traced) == 1
+    shutil.rmtree(folder)
+    assert export(Neutral(1), tmp_path / "c.onnx") == filled
+    assert len(traced) == 2
+    equal(Neutral(1), tmp_path / "b.onnx")
+
+
+def test_only_a_traced_graph_is_optimised(tmp_path, monkeypatch):
+    export(scaled(), tmp_path / "a.onnx")
+    monkeypatch.setattr(graphs, "_optimized", None)
+    export(scaled(seed=1), tmp_path / "b.onnx")
 
 
 class Looked(nn.Module):

@@ -1,14 +1,16 @@
 """Cache of exported graphs without their weights: a module is traced once, later trainings only fill in their weights.
 
-Tracing takes ten to thirty seconds a graph, longer than many trainings. The key holds what the structure of a graph depends
-on as far as it can be seen from outside; whoever fills a cached graph compares it with its module (recsys/graphs/export.py).
+Tracing and optimising take ten to thirty seconds a graph, longer than many trainings. In the cache weights are inputs of the
+graph, so that the optimiser, which sees no value of them, can fold none into the structure. The key holds what the structure
+depends on as far as it can be seen from outside; whoever fills a cached graph compares it with its module
+(recsys/graphs/export.py).
 """
 
 import contextlib
 import hashlib
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -17,7 +19,7 @@ from typing import Any
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 from torch import nn
 
 from recsys.jit import remove_stale_caches
@@ -36,13 +38,10 @@ def graph_key(module: nn.Module, inputs: Sequence[TensorSpec], outputs: Sequence
 
     The rows of embedding tables are left out: a vocabulary grows from one training to the next, its graph stays.
     """
-    tables = {name for name, part in module.named_modules() if isinstance(part, nn.Embedding)}
+    weights, tables = module.state_dict(), weight_tables(module)
     structure = [
         *([name, repr(type(part)), _plain(vars(part), ("num_embeddings",))] for name, part in module.named_modules()),
-        *(
-            [name, list(one.shape[name.rpartition(".")[0] in tables :]), str(one.dtype)]
-            for name, one in module.state_dict().items()
-        ),
+        *([name, list(one.shape[tables[name] :]), str(one.dtype)] for name, one in weights.items()),
         *([one.name, list(one.shape), one.dtype] for one in inputs),
         *outputs,
     ]
@@ -50,6 +49,12 @@ def graph_key(module: nn.Module, inputs: Sequence[TensorSpec], outputs: Sequence
     for file in sorted({file for part in module.modules() if (file := _source(type(part)))}):
         digest.update(Path(file).read_bytes())
     return digest.hexdigest()[:32]
+
+
+def weight_tables(module: nn.Module) -> dict[str, bool]:
+    """Return the names of the weights of a module, and whether each is an embedding table."""
+    tables = {name for name, part in module.named_modules() if isinstance(part, nn.Embedding)}
+    return {name: name.rpartition(".")[0] in tables for name in module.state_dict()}
 
 
 def read_graph(key: str) -> onnx.ModelProto | None:
@@ -67,22 +72,39 @@ def write_graph(key: str, graph: onnx.ModelProto) -> None:
         draft.write_bytes(graph.SerializeToString())
 
 
-def without_weights(graph: onnx.ModelProto, weights: Mapping[str, np.ndarray]) -> onnx.ModelProto:
-    """Replace the initialisers that are named as weights by empty ones, in place."""
-    for one in graph.graph.initializer:
-        if one.name in weights:
-            one.CopyFrom(onnx.TensorProto(name=one.name, data_type=one.data_type, dims=[0]))
+def without_weights(graph: onnx.ModelProto, tables: Mapping[str, bool]) -> onnx.ModelProto:
+    """Make inputs of the initialisers that are named as weights, in place.
+
+    tables: name of a weight -> whether it is an embedding table, whose rows differ from one training to the next
+    """
+    for index, one in reversed(list(enumerate(graph.graph.initializer))):
+        if one.name in tables:
+            shape = ["rows", *one.dims[1:]] if tables[one.name] else one.dims
+            graph.graph.input.append(helper.make_tensor_value_info(one.name, one.data_type, shape))
+            del graph.graph.initializer[index]
     return graph
 
 
 def with_weights(graph: onnx.ModelProto, weights: Mapping[str, np.ndarray]) -> onnx.ModelProto:
-    """Return a copy whose empty initialisers are the weights of their name."""
+    """Return a copy whose inputs that are named as weights are initialisers; those that no node reads are left out."""
     filled = onnx.ModelProto()
     filled.CopyFrom(graph)
-    for one in filled.graph.initializer:
-        if one.name in weights:
-            one.CopyFrom(numpy_helper.from_array(weights[one.name], one.name))
+    read = set(_read_names(filled.graph))
+    for one in [one for one in filled.graph.input if one.name in weights]:
+        filled.graph.input.remove(one)
+        if one.name in read:
+            filled.graph.initializer.append(numpy_helper.from_array(weights[one.name], one.name))
     return filled
+
+
+def _read_names(graph: onnx.GraphProto) -> Iterator[str]:
+    """Yield the names that nodes read, those of branches as well, and the names of the outputs."""
+    yield from (one.name for one in graph.output)
+    for node in graph.node:
+        yield from node.input
+        for attribute in node.attribute:
+            for branch in (attribute.g, *attribute.graphs):
+                yield from _read_names(branch)
 
 
 def _plain(values: Any, left_out: Sequence[str] = ()) -> Any:

@@ -20,7 +20,7 @@ from recsys.contracts import DEVIATIONS, PROBABILITIES
 from recsys.errors import BundleError
 from recsys.features.batches import ItemBatch, RequestBatch
 from recsys.features.spec import FeatureSpec
-from recsys.graphs.cache import graph_key, read_graph, with_weights, without_weights, write_graph
+from recsys.graphs.cache import graph_key, read_graph, weight_tables, with_weights, without_weights, write_graph
 from recsys.ranking.calibration import Calibrator
 from recsys.ranking.impression import impression_batch
 from recsys.ranking.model import RankerModel, logits_and_request
@@ -104,7 +104,7 @@ def _export(
     named = _PositionalInputs(module.cpu().float().eval(), call, [tensor.name for tensor in inputs]).eval()
     weights = {name: one.detach().numpy() for name, one in named.state_dict().items()}
     if any(isinstance(part, TreeEnsemble) for part in named.modules()):  # whose graph is that of one training
-        _write(_trace(named, inputs, outputs), named, inputs, path)
+        _write(_optimized(_trace(named, inputs, outputs)), named, inputs, path)
         return
     key = graph_key(named, inputs, outputs)
     if (graph := read_graph(key)) is not None:
@@ -113,15 +113,19 @@ def _export(
             return
         except BundleError:
             pass  # the graph depends on something that the key does not hold: it is traced again
-    graph = without_weights(_trace(named, inputs, outputs), weights)
+    graph = _optimized(without_weights(_trace(named, inputs, outputs), weight_tables(named)))
     _write(with_weights(graph, weights), named, inputs, path)
     write_graph(key, graph)
 
 
 def _write(graph: onnx.ModelProto, named: nn.Module, inputs: Sequence[TensorSpec], path: Path) -> None:
-    with _silenced():
-        onnx.save(onnxscript.optimizer.optimize(graph), path)
+    onnx.save(graph, path)
     check_against_eager(named, inputs, path)
+
+
+def _optimized(graph: onnx.ModelProto) -> onnx.ModelProto:
+    with _silenced():
+        return onnxscript.optimizer.optimize(graph)
 
 
 def _trace(named: "_PositionalInputs", inputs: Sequence[TensorSpec], outputs: tuple[str, ...]) -> onnx.ModelProto:
@@ -141,7 +145,7 @@ def _trace(named: "_PositionalInputs", inputs: Sequence[TensorSpec], outputs: tu
             dynamic_shapes=(shapes,),
             opset_version=OPSET,
             dynamo=True,
-            optimize=False,  # folding would make one initialiser of several weights
+            optimize=False,  # folding would make one initialiser of several weights; _optimized sees none of them
             verbose=False,
         )
     assert program is not None
