@@ -146,6 +146,7 @@ WITHOUT_TORCH = (
     "serving.triton.client",
     "recsys.recommender",
     "recsys.cli.train",
+    "recsys.cli.main",
     "recsys.click_model",
     "recsys.run",
     "recsys.measurement.kpis",
@@ -268,12 +269,19 @@ def test_there_is_a_triton_model_for_every_stage():
     }
 
 
-def test_serving_needs_no_torch():
-    lines = [f"import {name}; assert 'torch' not in sys.modules, {name!r}" for name in WITHOUT_TORCH]
-    answer = subprocess.run(
-        [sys.executable, "-c", "import sys\n" + "\n".join(lines)], cwd=ROOT, capture_output=True, text=True, timeout=120
-    )
+def runs(lines):
+    script = "import sys\n" + "\n".join(lines)
+    answer = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert answer.returncode == 0, answer.stderr
+
+
+def test_serving_and_commands_need_no_torch():
+    runs(f"import {name}; assert 'torch' not in sys.modules, {name!r}" for name in WITHOUT_TORCH)
+
+
+def test_a_training_with_csv_files_imports_no_other_tracker():
+    trackers = {"wandb", "mlflow", "tensorboard"}
+    runs(["import recsys.cli.sweep, recsys.training.tracking", f"assert not {trackers} & sys.modules.keys()"])
 
 
 def test_every_test_file_has_its_own_name():

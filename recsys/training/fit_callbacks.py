@@ -1,4 +1,4 @@
-"""Lightning callbacks of every fit: an exact resume, the rates of large tables, compiled steps, throughput and progress."""
+"""Lightning callbacks of fits: an exact resume, the rates of large tables, compiled steps, throughput, progress and pruning."""
 
 import math
 import random
@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from recsys.nn.sparse_embedding import sparse_tables
 from recsys.progress import Progress
 from recsys.training.batches import BatchSampler
+from recsys.training.pruning import CurveReport, PrunedError
 from recsys.training.run_log import announce
 
 SPARSE_LR_MULTIPLIER = 100.0
@@ -183,6 +184,18 @@ class ReportBatches(Callback):
         assert trainer.max_epochs is not None
         done = trainer.current_epoch * trainer.num_training_batches + batch_idx + 1
         self.progress(int(done), int(trainer.max_epochs * trainer.num_training_batches), self.name)
+
+
+class ValidationCurve(Callback):
+    """Report the monitored metric after every validation; PrunedError where the report says so."""
+
+    def __init__(self, monitor: str, report: CurveReport) -> None:
+        self.monitor, self.report = monitor, report
+
+    def on_validation_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+        value, epoch = float(trainer.callback_metrics[self.monitor]), trainer.current_epoch
+        if self.report(self.monitor, epoch, value):
+            raise PrunedError(self.monitor, epoch + 1, value)
 
 
 @cache

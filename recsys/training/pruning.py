@@ -3,10 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-from pytorch_lightning import LightningModule
-from pytorch_lightning import Trainer as LightningTrainer
-from pytorch_lightning.callbacks import Callback
-
 CurveReport = Callable[[str, int, float], bool]
 """metric, epoch from 0 and value of a validation -> whether to end the job"""
 
@@ -21,15 +17,3 @@ class PrunedError(Exception):
 
     def to_document(self) -> dict[str, Any]:
         return {"metric": self.metric, "epoch": self.epoch, "value": self.value}
-
-
-class ValidationCurve(Callback):
-    """Report the monitored metric after every validation; PrunedError where the report says so."""
-
-    def __init__(self, monitor: str, report: CurveReport) -> None:
-        self.monitor, self.report = monitor, report
-
-    def on_validation_end(self, trainer: LightningTrainer, task: LightningModule) -> None:
-        value, epoch = float(trainer.callback_metrics[self.monitor]), trainer.current_epoch
-        if self.report(self.monitor, epoch, value):
-            raise PrunedError(self.monitor, epoch + 1, value)

@@ -26,11 +26,12 @@ from recsys.training.fit_callbacks import (
     SparseLearningRate,
     Throughput,
     TrainingLoss,
+    ValidationCurve,
 )
 from recsys.training.fit_logger import FitStatistics
 from recsys.training.optimizers import OptimizerFactory, build_optimizer, check_optimizer
 from recsys.training.progress import ProgressDisplay, is_live
-from recsys.training.pruning import CurveReport, ValidationCurve
+from recsys.training.pruning import CurveReport
 from recsys.training.run_log import announce
 from recsys.training.schedules import ScheduleFactory, build_schedule, check_schedule
 from recsys.training.trainer_options import DEFAULT_OPTIONS, check_options, lightning_trainer, profiles
