@@ -1,5 +1,6 @@
 """What the system tests share: one trained world, exported, served; and a way to train others in this process."""
 
+import gc
 import os
 import shutil
 import warnings
@@ -9,6 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from recsys.cli.imports import put_off_collections, resume_collections
+
+if gc.isenabled():  # until the tests are collected: each worker imports all that there is
+    put_off_collections()
+
 import torch
 
 if not torch.cuda.is_available():  # kernels are interpreted then, which is settled as they are imported
@@ -114,6 +121,10 @@ class Trained:
     stages: Stages
     dataset: Dataset
     replay: Replay
+
+
+def pytest_collection_finish() -> None:
+    resume_collections()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:

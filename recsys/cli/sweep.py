@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 from recsys.cli.compare import compare
 from recsys.cli.experiment import build
+from recsys.cli.imports import resume_collections
 from recsys.errors import ConfigError, exit_on_error, sentence_of
 from recsys.training.run_folder import exclusive
 
@@ -23,6 +24,9 @@ HELD = ExitStack()
 
 class Sweep(Callback):
     """Hydra's callback around the jobs of a sweep. It ends by SystemExit: Hydra makes a warning of any other error."""
+
+    def __init__(self) -> None:
+        resume_collections()  # Hydra imports this file, and with it what trainings need, before any job
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Build every job of the search space and claim the folder, or end the sweep before its first job."""

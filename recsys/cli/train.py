@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from recsys.cli.configuration import CONF
+from recsys.cli.imports import put_off_collections
 from recsys.errors import exit_on_error
 
 RENAMED_KEYS = {
@@ -97,6 +98,7 @@ def renamed(argument: str) -> str:
 
 def main() -> None:
     """Run the entry point; errors that a person can mend end with one sentence and exit code 2."""
+    put_off_collections()
     os.environ["HYDRA_FULL_ERROR"] = "1"
     sys.argv[1:] = map(renamed, sys.argv[1:])
     with exit_on_error(INTERRUPTED):
