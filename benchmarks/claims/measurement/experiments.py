@@ -30,12 +30,14 @@ from recsys.experiments.analysis import CONTROL, TREATMENT, ExperimentPlan, anal
 from recsys.experiments.design import POWER, RATIO_ALARM, deviation, sample_ratio_p_value, users_needed
 from recsys.experiments.effects import ArmUsers, Effect, effect
 
-RUNS, USERS, BIG = 200, 1_000, 60_000
+RUNS, USERS, BIG = 1_000, 1_000, 60_000
 BEFORE, DURING, LOOKS = 3, 5, 20
 FIRST_LOOK = 4
 """the first day passes before anybody looks: few users have come by then"""
 BETTER, WORSE = 0.15, -0.15
 """shifts of the click logit"""
+PLANNED_FROM = 10
+"""populations whose users the power is planned from"""
 METRICS = ("click_per_request", "revenue_per_user")
 SHOP = SimulatedShop(users=USERS, items=500, days=BEFORE + DURING, slate=5, seed=0, arms_from=BEFORE)
 PLAN = ExperimentPlan(primary=METRICS[0], guardrails=METRICS[1:], shares={CONTROL: 0.5, TREATMENT: 0.5}, users=USERS)
@@ -149,9 +151,9 @@ def worse(runs: int) -> Row:
 
 def power(runs: int) -> Row:
     """Users of SHOP suffice for some effect by the formula; how often is it found, added to the sums of A/A runs?"""
-    first = simulated(300_000, 0.0).arms(0)
-    spread = deviation(*(np.concatenate([getattr(first[arm], part) for arm in first]) for part in ("x", "y")))
-    num = sum(len(arm.x) for arm in first.values())
+    some = [arm for run in range(PLANNED_FROM) for arm in simulated(400_000 + run, 0.0).arms(0).values()]
+    spread = deviation(*(np.concatenate([getattr(arm, part) for arm in some]) for part in ("x", "y")))
+    num = sum(len(arm.x) for arm in some) // PLANNED_FROM
     target = next(size for size in np.geomspace(0.5, 0.001, 2_000) if users_needed(spread, size) > num)
     found = 0
     for run in track(range(runs), "power"):
