@@ -64,7 +64,8 @@ def _whole(figures: pl.DataFrame, period: Period) -> Chapter:
 
 
 def _split(figures: pl.DataFrame, settings: MeasurementSettings, split: str) -> Chapter:
-    metrics = headlines(settings)[:MAX_METRICS]
+    known = set(figures["metric"])
+    metrics = [one for one in headlines(settings) if one in known][:MAX_METRICS]
     found = {(row["value"], row["metric"]): row for row in values_of(figures, split).iter_rows(named=True)}
     values = list(dict.fromkeys(value for value, _ in found))
     return Chapter(

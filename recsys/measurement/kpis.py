@@ -40,10 +40,14 @@ class Period:
         return [day for day in sorted(log.days(USERS)) if self.first <= day <= self.last]
 
 
-def kpis(log: MeasuredLog, period: Period) -> pl.DataFrame:
-    """Return a row a split, value and metric, in the order of reports; intervals are null for fewer than two users."""
+def kpis(log: MeasuredLog, period: Period, splits: Sequence[str] | None = None) -> pl.DataFrame:
+    """Return a row a split, value and metric, in the order of reports; intervals are null for fewer than two users.
+
+    splits: None for all of them
+    """
     days = period.days(log)
-    rows = [row for split in (*splits_of(log.settings), DAY) for row in _split_rows(log, days, split)]
+    chosen = (*splits_of(log.settings), DAY) if splits is None else splits
+    rows = [row for split in chosen for row in _split_rows(log, days, split)]
     return pl.DataFrame(rows, schema=SCHEMA, orient="row")
 
 

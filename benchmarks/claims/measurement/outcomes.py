@@ -32,6 +32,7 @@ from recsys.data.simulation.visits import Visits, reactions, visits
 from recsys.measurement.kpis import Period, kpis
 from recsys.measurement.outcomes import MeasuredLog
 from recsys.measurement.settings import MeasurementSettings
+from recsys.measurement.user_sums import ALL
 
 MILLION_A_DAY = SimulatedShop(users=97_000, items=5_000, days=1, slate=10, seed=0)
 MILLION = SimulatedShop(users=19_400, items=5_000, days=5, slate=10, seed=0)
@@ -81,7 +82,7 @@ def truths(shop: SimulatedShop, shown: Visits) -> dict[str, float]:
 
 
 def compared(figures: pl.DataFrame, truth: Mapping[str, float]) -> dict[str, Row]:
-    rows = figures.filter(pl.col("split") == "all").iter_rows(named=True)
+    rows = figures.filter(pl.col("split") == ALL).iter_rows(named=True)
     found = {row["metric"]: row for row in rows}
     return {
         name: {
@@ -126,7 +127,7 @@ def coverage(folder: Path, settings: Path, shops: int = SHOPS, big: int = BIG) -
     for population in track(range(shops), "populations"):
         place = folder / str(population)
         simulate(replace(SMALL, population=population), place / "events", history=0)
-        figures = kpis(measured(place / "events", settings, place / "measured"), EVER)
+        figures = kpis(measured(place / "events", settings, place / "measured"), EVER, splits=(ALL,))
         for name, row in compared(figures, truth).items():
             inside[name].append(row["inside"])
     return {name: float(np.mean(one)) for name, one in inside.items()}

@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -34,7 +34,7 @@ class Door(Protocol):
 
 
 class HttpDoor:
-    """A gateway by its address; requests go over one connection, which is opened again where it broke."""
+    """A gateway by its address; requests go over one connection, opened again where it broke, closed at the end of `with`."""
 
     def __init__(self, address: str, token: str | None = None) -> None:
         """
@@ -47,6 +47,12 @@ class HttpDoor:
         self._headers = {"Content-Type": "application/json"}
         if token is not None:
             self._headers["Authorization"] = f"Bearer {token}"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
 
     def recommend(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the slate of a request; ServingError without one."""
