@@ -157,8 +157,9 @@ class MeasuredLog:
         return read_forgotten(beside) if (beside / FILE).exists() else NOBODY
 
     def _purge(self, forgotten: ForgottenUsers) -> Days:
-        """Remove the rows of forgotten users; return the days that had some."""
-        found = set()
+        """Remove the rows of forgotten users; return the days whose sums had some, also those that a crash left."""
+        sums = {day: self.table(USERS, day, ["user"]) for day in self.days(USERS)}
+        found = {day for day, table in sums.items() if not forgotten.keeps(table, timed=False).all()}
         for kind, time in ((IMPRESSIONS, "shown_at"), (EVENTS, "at")):
             for day in self.days(kind):
                 table = self.table(kind, day)

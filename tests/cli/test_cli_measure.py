@@ -62,6 +62,19 @@ def test_figures_are_printed_written_and_drawn(folder, run):
     assert again.output.partition("read  ")[0] == tables
 
 
+def test_the_objectives_of_a_description_are_measured_without_reading_its_tables(folder, tmp_path):
+    (tmp_path / "description.yaml").write_text(
+        "interactions: {file: away.csv, user: u, item: i, timestamp: t, actions: {kind: word, seconds: number}}\n"
+        "objectives: {click: \"kind == 'click'\", long: seconds > 60}\ntarget: click\n"
+    )
+    options = ["--data", str(tmp_path / "description.yaml"), "--out", str(tmp_path / "out"), "--days", "1"]
+    done = CliRunner().invoke(app, ["measure", str(folder / "events"), *options, "--until", "2024-01-01"])
+    assert done.exit_code == 0, done.output
+    found = pl.read_parquet(tmp_path / "out" / "kpis.parquet").filter(pl.col("split") == "all")
+    rates = dict(found.select("metric", "estimate").iter_rows())
+    assert 0 < rates["long@10"] < rates["click@10"] < 1
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

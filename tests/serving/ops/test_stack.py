@@ -26,6 +26,12 @@ import pytest
 
 from benchmarks.lib.wall_clock import WallClock
 from recsys.contracts import Query
+from recsys.data.simulation.live_users import HttpDoor, LiveUsers
+from recsys.data.simulation.shop import SimulatedShop
+from recsys.errors import DataError
+from recsys.measurement.gauges import FILE
+from recsys.measurement.outcomes import MeasuredLog
+from recsys.measurement.settings import MeasurementSettings, Outcome
 from recsys.pipeline import recommend
 from recsys.stages import read_spec
 from serving.endpoints import Server, read_endpoints
@@ -219,6 +225,40 @@ def new_key(stack: Running, *arguments: str) -> dict[str, str]:
     word, token = keys(stack, "create", *arguments)[0].split()
     assert word == "key"
     return {"Authorization": f"Bearer {token}"}
+
+
+def test_visits_of_simulated_users_are_measured_as_they_were(stack: Running, trained: Any, tmp_path: Path) -> None:
+    shop = SimulatedShop(users=20, items=40, days=1, slate=K, seed=0)
+    users = LiveUsers(shop=shop, catalogue=trained.dataset.items["item"], click={"click": 1.0}, prefix="visitor-")
+    with HttpDoor(str(stack.client.base_url), stack.place.first_key.read_text().strip()) as door:
+        truth = users.visit(door, 60)
+    assert truth.failed == 0
+    settings = MeasurementSettings(
+        actions={"click": "number"}, outcomes={"click": Outcome(value="click > 0", window_s=1.0)}
+    )
+
+    def of_visitors(kind: str) -> pl.DataFrame:
+        log = MeasuredLog(log=stack.place.events, folder=tmp_path / "measurement", settings=settings)
+        with suppress(DataError):  # nothing has been written yet
+            log.update()
+        tables = [log.table(kind, day) for day in sorted(log.days(kind))]
+        rows = pl.concat([pl.DataFrame({"user": []}, schema={"user": pl.String}), *tables], how="diagonal")
+        return rows.filter(pl.col("user").str.starts_with("visitor-"))
+
+    def written() -> bool:  # the consumer collects rows for ten seconds
+        return of_visitors("impressions").height >= truth.shown and of_visitors("events").height >= truth.clicks
+
+    assert until(written, PATIENCE_S)
+    shown, events = of_visitors("impressions"), of_visitors("events")
+    assert (shown.height, shown["id"].n_unique(), events.height) == (truth.shown, truth.requests, truth.clicks)
+    assert set(shown["surface"]) == {"home", "search"}
+    named = events.join(shown, on=["user", "item", "request_id"])
+    assert named.height == truth.clicks
+    assert shown["credit_click"].sum() <= truth.clicks
+    stack.place.measurement.mkdir()
+    (stack.place.measurement / FILE).write_text("recsys_measured_until 12.5\n", encoding="utf-8")
+    page = httpx.get(stack.told["addresses"]["gateway metrics"], timeout=60.0).text
+    assert "recsys_measured_until 12.5\n" in page
 
 
 def test_a_change_of_an_item_reaches_the_next_slates(stack: Running) -> None:
