@@ -33,6 +33,7 @@ PUBLIC = (
     "recsys.experiments.effects",
     "recsys.experiments.sequential",
     "recsys.experiments.analysis",
+    "recsys.experiments.cohorts",
     "recsys.experiments.off_policy",
     "recsys.experiments.reward_model",
     "serving.triton.client",

@@ -3,7 +3,7 @@
 The arm is a split of the measurement, such as context.arm. A user of several arms, since the assignment changed, is left out.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import date
 
 import polars as pl
@@ -16,10 +16,20 @@ from recsys.measurement.user_sums import ALL, NONE, names_of
 
 
 def arm_users(
-    log: MeasuredLog, split: str, arms: Mapping[str, str], period: Period, before: Period | None = None
+    log: MeasuredLog,
+    split: str,
+    arms: Mapping[str, str],
+    period: Period,
+    before: Period | None = None,
+    among: Collection[str] | None = None,
 ) -> dict[str, dict[str, ArmUsers]]:
-    """Return metric -> arm -> its users. arms: name in the analysis -> value of the split; before: days of the covariate."""
+    """Return metric -> arm -> its users.
+
+    arms: name in the analysis -> value of the split; before: days of the covariate; among: users of one cohort, None for all
+    """
     users = _users(log, split, period)
+    if among is not None:
+        users = users.filter(pl.col("user").is_in([*among]))
     for value in arms.values():
         if value not in set(users["value"]):
             known = ", ".join(sorted(set(users["value"]) - {NONE})) or "none"
@@ -32,6 +42,12 @@ def arm_users(
         parts = {name: joined.filter(pl.col("value") == value) for name, value in arms.items()}
         found[metric] = {name: _arm(part) for name, part in parts.items()}
     return found
+
+
+def cohort_users(log: MeasuredLog, split: str, period: Period) -> dict[str, list[str]]:
+    """Return value of a split, such as profile.segment -> the users who had that value alone."""
+    users = _users(log, split, period)
+    return {value: group["user"].to_list() for (value,), group in users.partition_by("value", as_dict=True).items()}
 
 
 def _users(log: MeasuredLog, split: str, period: Period) -> pl.DataFrame:

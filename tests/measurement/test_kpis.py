@@ -13,7 +13,7 @@ from recsys.errors import ConfigError
 from recsys.experiments.effects import effect
 from recsys.experiments.mean_intervals import standard_error
 from recsys.experiments.ratios import linearised, ratio
-from recsys.measurement.arms import arm_users
+from recsys.measurement.arms import arm_users, cohort_users
 from recsys.measurement.gauges import MAX_VALUES, gauges_page
 from recsys.measurement.kpis import SCHEMA, Period, followed, kpis
 from recsys.measurement.outcomes import MeasuredLog, seconds_of
@@ -147,5 +147,11 @@ def test_arms_are_those_of_the_log_with_what_users_did_before(measured_shop, sho
         before = of_arm.filter((pl.col("day") < start) & pl.col("user").is_in(inside["user"].unique().implode()))
         assert 0.95 * before.height < found[name].before[1].sum() <= before.height
     assert effect(found["a"], found["b"]).p_value < 0.001
+    cohorts = cohort_users(measured_shop, "context.arm", Period(first=first, last=last))
+    assert sorted(cohorts) == ["control", "treatment"]
+    names = {"a": "control", "b": "treatment"}
+    some = cohorts["control"][:20] + cohorts["treatment"][:30]
+    fewer = arm_users(measured_shop, "context.arm", names, Period(first=first, last=last), among=some)
+    assert 15 < len(fewer["click_per_request"]["a"].x) <= 20 < len(fewer["click_per_request"]["b"].x) <= 30
     with pytest.raises(ConfigError, match="known are control, treatment"):
         arm_users(measured_shop, "context.arm", {"a": "c", "b": "treatment"}, Period(first=first, last=last))
