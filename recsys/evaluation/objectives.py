@@ -29,10 +29,10 @@ MAX_MISCALIBRATION = 0.1
 RATIO = "predicted_over_observed"
 MEASURES = {
     "auc": "AUC",
-    "auc_per_user": "AUC of a user",
+    "auc_per_user": "AUC of\na user",
     "normalised_entropy": "NE",
     "ece": "ECE",
-    RATIO: "predicted / observed",
+    RATIO: "predicted /\nobserved",
     "rate": "rate",
     "ndcg@10": "NDCG@10",
 }
