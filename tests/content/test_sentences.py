@@ -4,6 +4,7 @@ Shapes: N texts, E length of the network's vectors, D dim.
 """
 
 import hashlib
+import sys
 import zipfile
 from pathlib import Path
 
@@ -71,6 +72,17 @@ def test_an_encoder_from_a_bundle_makes_the_same_vectors_bit_by_bit(folder: Path
         alone = served({"title": TITLES[row : row + 1], "note": NOTES[row : row + 1]})
         np.testing.assert_array_equal(alone[0], vectors[row])
     np.testing.assert_array_equal(config.fitted(*encoder.to_documents())(COLUMNS), vectors)
+
+
+def test_a_bundle_is_not_opened_where_the_package_for_its_encoder_is_lacking(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder, _ = vectorizer(folder).fit_transform(COLUMNS)
+    with write_bundle(tmp_path / "bundle", "f" * 16) as draft:
+        write_text_encoder(draft, encoder)
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    with pytest.raises(ConfigError, match=r"needs the package tokenizers; run `pip install recsys\[text\]`"):
+        read_text_encoder(Bundle.open(tmp_path / "bundle"))
 
 
 def test_a_bundle_without_texts_has_no_encoder(tmp_path: Path) -> None:
