@@ -121,7 +121,7 @@ HOMES = {
     "mlflow": {"training"},
     "torchmetrics": {"evaluation", "training"},
     "matplotlib": {"evaluation"},
-    "implicit": {"evaluation"},
+    "implicit": {"candidates"},
     "tokenizers": {"content"},
     "faiss": {"index"},
     "typer": {"cli", "serving"},

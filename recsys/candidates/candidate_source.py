@@ -13,7 +13,7 @@ import numpy as np
 
 from recsys.candidates.operators import newest_events
 from recsys.contracts import PAD
-from recsys.errors import ConfigError, DataError, check_ranges
+from recsys.errors import DataError, check_ranges
 from recsys.features.encode import ItemTable
 from recsys.features.spec import FeatureSpec
 from recsys.index import Index
@@ -151,21 +151,17 @@ class SourceConfig(Protocol):
 
     num: int
     """candidates of a query"""
-    weights: tuple[float, ...]
-    """grid of weights in the merge; the first holds until `tune` chose one"""
+    weight: float
+    """of its scores in the merge, until `tune` chose another one"""
     decays: tuple[float, ...]
-    """grid of decays of the history, as the weights are; empty where the source reads no history"""
+    """grid of decays of the history; the first holds until `tune` chose one; empty where the source reads no history"""
 
     def fit(self, interactions: TrainingInteractions) -> CandidateSource | None:
         """Fit the source; None when the data have nothing that it could read."""
 
 
-def check_source(name: str, num: int, weights: tuple[float, ...], decays: tuple[float, ...] = ()) -> None:
+def check_source(name: str, num: int, weight: float, decays: tuple[float, ...] = ()) -> None:
     """Raise ConfigError for values out of range."""
-    if not weights:
-        raise ConfigError(f"candidates.{name}.weights is empty; give at least one weight")
-    check_ranges(f"candidates.{name}", num=(num, 1, 1_000_000))
-    for weight in weights:
-        check_ranges(f"candidates.{name}", weights=(weight, 0.0, 1e6))
+    check_ranges(f"candidates.{name}", num=(num, 1, 1_000_000), weight=(weight, 0.0, 1e6))
     for decay in decays:
         check_ranges(f"candidates.{name}", decays=(decay, 1e-6, 1.0))

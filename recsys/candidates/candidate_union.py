@@ -5,6 +5,7 @@ Shapes: B queries, K offers of all sources, E excluded items, W width of the uni
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -27,12 +28,21 @@ class CandidateUnion:
     scores: np.ndarray
     """[S, B, W] float32, 0 for padding"""
 
+    @cached_property
+    def places(self) -> np.ndarray:
+        """[S, B, W] float32, 1 / log2(2 + position) among the candidates of a source, 0 where it did not offer the item."""
+        return gains_within_source(self.scores, self.offered)
+
     def merged(self, weights: Sequence[float]) -> np.ndarray:
-        """Weighted sum over sources [B, W] float32, -inf for padding; summed in a fixed order, so bits do not depend on B."""
-        merged = np.where(self.rows == PAD, np.float32(-np.inf), np.float32(0))
-        for weight, scores in zip(weights, self.scores, strict=True):
+        """Weighted sum [B, W] float32, -inf for padding; weights [2 S] of the scores of all sources, then of their places.
+
+        Summed in a fixed order, so bits do not depend on B.
+        """
+        merged, num_sources = np.where(self.rows == PAD, np.float32(-np.inf), np.float32(0)), len(self.scores)
+        for number, weight in enumerate(weights):
             if weight:
-                merged += np.float32(weight) * scores
+                part = self.scores[number] if number < num_sources else self.places[number - num_sources]
+                merged += np.float32(weight) * part
         return merged
 
 
@@ -109,6 +119,28 @@ def deduplicated(
     )
     width = widths.max(initial=0)
     return rows[:, :width], offered[:, :, :width]
+
+
+def gains_within_source(scores: np.ndarray, offered: np.ndarray) -> np.ndarray:
+    """Gains 1 / log2(2 + position) of candidates at their position in the order of a source, best first, ties as they stand.
+
+    scores [S, B, W] and offered [S, B, W] bool -> [S, B, W] float32, 0 where the source did not offer the candidate.
+    """
+    gains = (1 / np.log2(2 + np.arange(scores.shape[2] + 1))).astype(np.float32)
+    return _gains_within_source(np.ascontiguousarray(scores), np.ascontiguousarray(offered), gains)
+
+
+@compiled()
+def _gains_within_source(scores, offered, gains):
+    """As `gains_within_source`, with gains [W + 1] by position."""
+    found = np.zeros(scores.shape, np.float32)
+    for s in range(scores.shape[0]):
+        for b in range(scores.shape[1]):
+            columns = np.flatnonzero(offered[s, b])
+            order = np.argsort(-scores[s, b, columns], kind="mergesort")  # stable: ties keep the given order
+            for position, at in enumerate(order):
+                found[s, b, columns[at]] = gains[position]
+    return found
 
 
 @compiled()

@@ -6,7 +6,7 @@ they are ranked among themselves, and the merge keeps positions for the best of 
 Shapes: B queries, D dim, N items, M cold ones, C candidates, W width of the union, K best.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, Self
@@ -125,21 +125,19 @@ class ColdItems(CandidateSource):
 class ColdItemsConfig:
     """Configuration of the candidates without any event and of the positions kept for them."""
 
-    def __init__(
-        self, *, num: int, weights: Sequence[float], every: int, neighbours: int, decay: float, kept: int
-    ) -> None:
+    def __init__(self, *, num: int, weight: float, every: int, neighbours: int, decay: float, kept: int) -> None:
         """
         num: candidates of a query, and positions kept in a list, at most
-        weights: grid of the weight of their scores in the merge; 0 leaves the kept positions alone
+        weight: of their scores in the merge, until validation chose another one; their positions are kept whatever it is
         every: of so many positions of a list the last one is a cold item's, unless as many stand before it already
         neighbours: cold neighbours by content, kept an item
         decay: weight of an event of the history relative to the next newer one
         kept: cold items, at most, those at the end of the catalogue
         """
-        self.num, self.weights, self.every, self.neighbours = num, tuple(weights), every, neighbours
+        self.num, self.weight, self.every, self.neighbours = num, weight, every, neighbours
         self.decay, self.kept = decay, kept
         self.decays: tuple[float, ...] = ()
-        check_source("cold", num, self.weights, (decay,))
+        check_source("cold", num, weight, (decay,))
         check_ranges(
             "candidates.cold", every=(every, 1, 10**6), neighbours=(neighbours, 1, 10**6), kept=(kept, 1, 10**7)
         )
@@ -147,7 +145,7 @@ class ColdItemsConfig:
     def fit(self, interactions: TrainingInteractions) -> ColdItems:
         """Fit the content neighbours. Without a cold item the source stays, for those that come after the training."""
         content = ContentNeighbours(
-            num=self.num, weights=self.weights, decays=[self.decay], neighbours=self.neighbours, only_cold=True
+            num=self.num, weight=self.weight, decays=[self.decay], neighbours=self.neighbours, only_cold=True
         )
         cold = np.setdiff1d(np.arange(interactions.num_items), interactions.items)
         return ColdItems(

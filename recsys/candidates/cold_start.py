@@ -3,8 +3,6 @@
 Shapes: N items, V values and numbers of the catalogue.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 from scipy import sparse
 from scipy.sparse.linalg import aslinearoperator, lsqr
@@ -28,20 +26,18 @@ class ColdItemPopularityModel:
     (benchmarks/claims/retrieval/cold_items.py); alone it gives candidates to users without a history.
     """
 
-    def __init__(
-        self, *, num: int, weights: Sequence[float], kept: int, half_life_days: float, regularisation: float
-    ) -> None:
+    def __init__(self, *, num: int, weight: float, kept: int, half_life_days: float, regularisation: float) -> None:
         """
         num: candidates of a query
-        weights: grid of the weight of its scores in the merge
+        weight: of its scores in the merge, until validation chose another one
         kept: length of the stored list
         half_life_days: age before the newest event at which an event counts half; without timestamps all count 1
         regularisation: of the squared coefficients
         """
-        self.num, self.weights, self.kept = num, tuple(weights), kept
+        self.num, self.weight, self.kept = num, weight, kept
         self.half_life_days, self.regularisation = half_life_days, regularisation
         self.decays: tuple[float, ...] = ()
-        check_source("promising", num, self.weights)
+        check_source("promising", num, self.weight)
         check_kept("promising", kept, num)
         check_ranges(
             "candidates.promising",

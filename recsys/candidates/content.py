@@ -27,19 +27,17 @@ class ContentNeighbours:
     vectors; one of them where the catalogue has only that.
     """
 
-    def __init__(
-        self, *, num: int, weights: Sequence[float], decays: Sequence[float], neighbours: int, only_cold: bool
-    ) -> None:
+    def __init__(self, *, num: int, weight: float, decays: Sequence[float], neighbours: int, only_cold: bool) -> None:
         """
         num: candidates of a query
-        weights: grid of the weight of its scores in the merge
+        weight: of its scores in the merge, until validation chose another one
         decays: grid of the weight of an event relative to the next newer one, above 0 to 1
         neighbours: kept an item
         only_cold: keep only items without interactions as neighbours; else the ranker reads the similarity of all items
         """
-        self.num, self.weights, self.decays, self.neighbours = num, tuple(weights), tuple(decays), neighbours
+        self.num, self.weight, self.decays, self.neighbours = num, weight, tuple(decays), neighbours
         self.only_cold = only_cold
-        check_history_source("content", num, self.weights, self.decays, neighbours)
+        check_history_source("content", num, self.weight, self.decays, neighbours)
 
     def fit(self, interactions: TrainingInteractions) -> ItemNeighbours | None:
         """Fit the neighbours; None when the catalogue has neither categories nor vectors."""

@@ -121,18 +121,16 @@ class FittedCategories(CandidateSource):
 class FamiliarCategories:
     """Configuration of the search by category."""
 
-    def __init__(
-        self, *, num: int, weights: Sequence[float], decays: Sequence[float], column: str | None, kept: int
-    ) -> None:
+    def __init__(self, *, num: int, weight: float, decays: Sequence[float], column: str | None, kept: int) -> None:
         """
         num: candidates of a query
-        weights: grid of the weight of its scores in the merge
+        weight: of its scores in the merge, until validation chose another one
         decays: grid of the weight of an event relative to the next newer one, above 0 to 1
         column: of the items, a category; None takes the one with most values
         kept: items of a category that may be candidates, the most popular ones
         """
-        self.num, self.weights, self.decays, self.column, self.kept = num, tuple(weights), tuple(decays), column, kept
-        check_source("familiar_categories", num, self.weights, self.decays)
+        self.num, self.weight, self.decays, self.column, self.kept = num, weight, tuple(decays), column, kept
+        check_source("familiar_categories", num, self.weight, self.decays)
         check_ranges("candidates.familiar_categories", kept=(kept, 1, 100_000))
 
     def fit(self, interactions: TrainingInteractions) -> FittedCategories | None:

@@ -23,19 +23,17 @@ SEARCH_BATCH = 1024
 class ItemEmbeddingKNN:
     """Configuration of nearest neighbours by item vectors, weighted by cosine^power."""
 
-    def __init__(
-        self, *, num: int, weights: Sequence[float], decays: Sequence[float], neighbours: int, power: float
-    ) -> None:
+    def __init__(self, *, num: int, weight: float, decays: Sequence[float], neighbours: int, power: float) -> None:
         """
         num: candidates of a query
-        weights: grid of the weight of its scores in the merge
+        weight: of its scores in the merge, until validation chose another one
         decays: grid of the weight of an event relative to the next newer one, above 0 to 1
         neighbours: kept an item
         power: of the cosine; the larger, the less distant neighbours count
         """
-        self.num, self.weights, self.decays = num, tuple(weights), tuple(decays)
+        self.num, self.weight, self.decays = num, weight, tuple(decays)
         self.neighbours, self.power = neighbours, power
-        check_history_source("similar", num, self.weights, self.decays, neighbours)
+        check_history_source("similar", num, self.weight, self.decays, neighbours)
         check_ranges("candidates.similar", power=(power, 1e-3, 1e3))
 
     def fit(self, interactions: TrainingInteractions) -> ItemNeighbours:

@@ -189,31 +189,29 @@ class ItemItem:
         self,
         *,
         num: int,
-        weights: Sequence[float],
+        weight: float,
         decays: Sequence[float],
         neighbours: int,
         operator: ItemItemOperator,
     ) -> None:
         """
         num: candidates of a query
-        weights: grid of the weight of its scores in the merge
+        weight: of its scores in the merge, until validation chose another one
         decays: grid of the weight of an event relative to the next newer one, above 0 to 1
         neighbours: kept an item
         operator: Cosine, CosineAndTransitions or Ease
         """
-        self.num, self.weights, self.decays = num, tuple(weights), tuple(decays)
+        self.num, self.weight, self.decays = num, weight, tuple(decays)
         self.neighbours, self.operator = neighbours, operator
-        check_history_source("item_item", self.num, self.weights, self.decays, neighbours)
+        check_history_source("item_item", self.num, self.weight, self.decays, neighbours)
 
     def fit(self, interactions: TrainingInteractions) -> ItemNeighbours:
         return ItemNeighbours.of(self.operator.fit(interactions.capped, self.neighbours), self.decays[0])
 
 
-def check_history_source(
-    name: str, num: int, weights: tuple[float, ...], decays: tuple[float, ...], neighbours: int
-) -> None:
+def check_history_source(name: str, num: int, weight: float, decays: tuple[float, ...], neighbours: int) -> None:
     """Raise ConfigError for values out of range."""
-    check_source(name, num, weights, decays)
+    check_source(name, num, weight, decays)
     if not decays:
         raise ConfigError(f"candidates.{name}.decays is empty; give at least one, 1 does not fade")
     check_ranges(f"candidates.{name}", neighbours=(neighbours, 1, 100_000))

@@ -1,7 +1,9 @@
 """Weighted sum of the scores of all sources over the union of their candidates, with provenance.
 
 Every source scores every candidate of the union, also those that only others offered, so that one sum ranks them all:
-sum over sources of weight * score.
+sum over sources of weight * score + place weight * place, where the place is 1 / log2(2 + position) among the candidates of the
+source. Scores say how sure a source is; places do not depend on their scale, so that a list may fill the top and leave the rest
+to others.
 
 Shapes: B queries, W width of the union, C candidates, S sources, E newest events.
 """
@@ -59,7 +61,10 @@ def merge(
     total: int,
     positions: ColdPositions | None = None,
 ) -> MergedCandidates:
-    """Return the `total` best candidates of a union, by weights [S]. positions: those that are kept for cold items"""
+    """Return the `total` best candidates of a union, by weights [2 S] as in `CandidateUnion.merged`.
+
+    positions: those that are kept for cold items
+    """
     shape, num_sources = (len(union.rows), total), len(union.scores)
     merged = union.merged(weights)
     chosen = top_columns(merged, total)

@@ -14,14 +14,14 @@ from recsys.candidates.neighbours import ItemNeighbours
 class OwnHistory:
     """Items of the history by frequency and recency: an item scores the sum of decay^age over its events."""
 
-    def __init__(self, *, num: int, weights: Sequence[float], decays: Sequence[float]) -> None:
+    def __init__(self, *, num: int, weight: float, decays: Sequence[float]) -> None:
         """
         num: candidates of a query
-        weights: grid of the weight of its scores in the merge
+        weight: of its scores in the merge, until validation chose another one
         decays: grid of the weight of an event relative to the next newer one, above 0 to 1
         """
-        self.num, self.weights, self.decays = num, tuple(weights), tuple(decays)
-        check_source("history", num, self.weights, self.decays)
+        self.num, self.weight, self.decays = num, weight, tuple(decays)
+        check_source("history", num, self.weight, self.decays)
 
     def fit(self, interactions: TrainingInteractions) -> ItemNeighbours | None:
         """Make every item its own neighbour; None where items may not be recommended again."""

@@ -3,7 +3,7 @@
 Shapes: B queries, M events, N items, K candidates, P pairs of a query and an item.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, Self
@@ -93,16 +93,16 @@ class ItemList(CandidateSource):
 class PopularItems:
     """The items with the most events in the last days of the training data; scores are relative to the first item's events."""
 
-    def __init__(self, *, num: int, weights: Sequence[float], days: float, kept: int) -> None:
+    def __init__(self, *, num: int, weight: float, days: float, kept: int) -> None:
         """
         num: candidates of a query
-        weights: grid of the weight of its scores in the merge
+        weight: of its scores in the merge, until validation chose another one
         days: window before the end of the training data
         kept: length of the stored list, long enough to leave items when a user's seen ones are removed
         """
-        self.num, self.weights, self.days, self.kept = num, tuple(weights), days, kept
+        self.num, self.weight, self.days, self.kept = num, weight, days, kept
         self.decays: tuple[float, ...] = ()
-        check_source("popular", num, self.weights)
+        check_source("popular", num, self.weight)
         check_ranges("candidates.popular", days=(days, 1e-6, 1e6))
         check_kept("popular", kept, num)
 
@@ -118,17 +118,17 @@ class PopularItems:
 class RecentItems:
     """The newest items; scores fall linearly from 1 for the newest, items of the same time have the same score."""
 
-    def __init__(self, *, num: int, weights: Sequence[float], kept: int, column: str | None) -> None:
+    def __init__(self, *, num: int, weight: float, kept: int, column: str | None) -> None:
         """
         num: candidates of a query
-        weights: grid of the weight of its scores in the merge
+        weight: of its scores in the merge, until validation chose another one
         kept: length of the stored list, long enough to leave items when a user's seen ones are removed
         column: number or timestamp of the items that rises with their date, which items without events have too; null
             takes the time of the first event
         """
-        self.num, self.weights, self.kept, self.column = num, tuple(weights), kept, column
+        self.num, self.weight, self.kept, self.column = num, weight, kept, column
         self.decays: tuple[float, ...] = ()
-        check_source("fresh", num, self.weights)
+        check_source("fresh", num, self.weight)
         check_kept("fresh", kept, num)
 
     def fit(self, interactions: TrainingInteractions) -> ItemList | None:

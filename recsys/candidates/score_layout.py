@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from recsys.candidates.candidate_source import RECENT_EVENTS
+from recsys.candidates.candidate_union import gains_within_source
 from recsys.candidates.merge import MergedCandidates
 from recsys.contracts import PAD
-from recsys.jit import compiled
 
 OF_MERGE = ("merged", "merged:place")
 """merged score, and 1 / log2(2 + position)"""
@@ -62,18 +62,6 @@ class ScoreLayout:
         yield np.where(present, gains[:-1], 0)[..., None]
         yield merged.full_scores
         yield merged.offered
-        yield _gains_within_source(merged.full_scores, merged.offered, gains)
+        by_source = (np.moveaxis(one, -1, 0) for one in (merged.full_scores, merged.offered))
+        yield np.moveaxis(gains_within_source(*by_source), 0, -1)
         yield merged.event_scores.reshape(*present.shape, -1)
-
-
-@compiled()
-def _gains_within_source(scores, offered, gains):
-    """scores and offered [B, C, S] -> [B, C, S]: gains [C] at the item's position among its source's candidates, best first."""
-    found = np.zeros(scores.shape, np.float32)
-    for b in range(scores.shape[0]):
-        for s in range(scores.shape[2]):
-            columns = np.flatnonzero(offered[b, :, s])
-            order = np.argsort(-scores[b, columns, s], kind="mergesort")  # stable: ties keep the merged order
-            for position, at in enumerate(order):
-                found[b, columns[at], s] = gains[position]
-    return found

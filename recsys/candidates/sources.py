@@ -4,10 +4,9 @@ Shapes: B queries, H history, D dim, M events, E excluded items, C candidates, K
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from itertools import product
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,7 +27,7 @@ from recsys.candidates.operators import TooManyItemsError
 from recsys.candidates.popularity import ItemList
 from recsys.candidates.tuned_source import Choice, TunedSource
 from recsys.candidates.two_tower_source import TwoTowerSource
-from recsys.candidates.weight_search import SourceWeights, coordinate_search
+from recsys.candidates.weight_search import Weights, scaled_search
 from recsys.class_paths import class_at
 from recsys.contracts import PAD
 from recsys.errors import BundleError, ConfigError, check_ranges
@@ -69,6 +68,8 @@ class WeightedSource:
     """candidates kept for a query, counted after excluded items are removed"""
     weight: float
     """of its scores in the merge"""
+    place_weight: float = 0.0
+    """of its places in the merge"""
     source: CandidateSource
 
 
@@ -87,13 +88,15 @@ class MergedSources:
         return tuple(one.name for one in self.sources)
 
     @property
-    def weights(self) -> SourceWeights:
-        return tuple(one.weight for one in self.sources)
+    def weights(self) -> Weights:
+        """Weights [2 S] of the scores of all sources, then of their places."""
+        return (*(one.weight for one in self.sources), *(one.place_weight for one in self.sources))
 
     @property
     def chosen(self) -> dict[str, dict[str, float]]:
-        """Source name -> its weight and, where it reads the history, its decay."""
-        return {one.name: {"weight": one.weight, **_decay(one.source)} for one in self.sources}
+        """Source name -> its weights and, where it reads the history, its decay."""
+        weights = {one.name: {"weight": one.weight, "place_weight": one.place_weight} for one in self.sources}
+        return {one.name: weights[one.name] | _decay(one.source) for one in self.sources}
 
     def search(self, vectors: np.ndarray, history: np.ndarray, excluded: np.ndarray) -> MergedCandidates:
         """User vectors [B, D], history rows [B, H] newest last, excluded rows [B, E] -> candidates [B, C]."""
@@ -119,10 +122,12 @@ class MergedSources:
                 return ColdPositions(source=number, rows=one.source.rows, num=one.num, every=one.source.every)
         return None
 
-    def weighted(self, weights: SourceWeights) -> "MergedSources":
-        """Return a copy with other weights [S]."""
-        pairs = zip(self.sources, weights, strict=True)
-        return replace(self, sources=tuple(replace(one, weight=weight) for one, weight in pairs))
+    def weighted(self, weights: Weights) -> "MergedSources":
+        """Return a copy with other weights [2 S]."""
+        num = len(self.sources)
+        parts = zip(self.sources, weights[:num], weights[num:], strict=True)
+        sources = (replace(one, weight=weight, place_weight=place_weight) for one, weight, place_weight in parts)
+        return replace(self, sources=tuple(sources))
 
     def with_choices_of(self, other: "MergedSources") -> "MergedSources":
         """Return a copy with the weights and decays of another fit; ConfigError where the two differ in their sources."""
@@ -148,7 +153,8 @@ class MergedSources:
 
     def select_source(self, name: str) -> "MergedSources":
         """Return a copy with one source alone, which fills all `total` candidates."""
-        sources = tuple(replace(one, num=self.total, weight=1.0) for one in self.sources if one.name == name)
+        chosen = (one for one in self.sources if one.name == name)
+        sources = tuple(replace(one, num=self.total, weight=1.0, place_weight=0.0) for one in chosen)
         return replace(self, sources=sources)
 
     def to_documents(self) -> tuple[Document, Arrays]:
@@ -157,8 +163,8 @@ class MergedSources:
         arrays: Arrays = {}
         for one in self.sources:
             settings, parts = one.source.to_documents()
-            entry = {"name": one.name, "kind": one.source.kind, "num": one.num, "weight": one.weight}
-            document["sources"].append(entry | settings)
+            entry = {"name": one.name, "kind": one.source.kind, "num": one.num}
+            document["sources"].append(entry | {"weight": one.weight, "place_weight": one.place_weight} | settings)
             arrays |= {f"{one.name}.{part}": array for part, array in parts.items()}
         return document, arrays
 
@@ -199,7 +205,7 @@ class CandidateSourcesConfig:
     def fit(self, interactions: TrainingInteractions) -> MergedSources:
         """Fit every source on training positives in canonical order; one that finds nothing to read is left out.
 
-        Weights and decays are the first of each source's grid. ConfigError when no source is left.
+        Weights are those of the configuration, decays the first of their grids. ConfigError when no source is left.
         """
         interactions = replace(interactions, events_per_user=self.events_per_user)
         fitted = {name: source.fit(interactions) for name, source in self.sources.items()}
@@ -209,7 +215,7 @@ class CandidateSourcesConfig:
             WeightedSource(
                 name=name,
                 num=round(self.sources[name].num * growth),
-                weight=self.sources[name].weights[0],
+                weight=self.sources[name].weight,
                 source=source,
             )
             for name, source in fitted.items()
@@ -252,46 +258,35 @@ class CandidateSourcesConfig:
         score_function: ScoreFunction,
         progress: Progress = silent,
     ) -> MergedSources:
-        """Return the sources with the weights and decays of highest score on queries [B] that the fit has not read.
+        """Return the sources with the decays and weights of highest score on queries [B] that the fit has not read.
 
-        Decays form a full grid; for each of its points the weights are tuned by coordinate search, from the weights so far
-        and from the best source with as little as their grids allow of the others, so that the merge is hardly worse than any
-        of its sources. Ties go to the first.
+        The decay of a source is chosen by its candidates alone. The weights are searched from those of the configuration,
+        from equal ones, and from the best source alone, so that the merge is hardly worse than any of its sources; of equals
+        the first are taken.
         """
-        grids = [self.sources[name].weights for name in sources.names]
-        best, highest = sources, -np.inf
-        choices = list(self._with_decays(sources))
-        for candidate in tracked(choices, len(choices), progress, "weights of the candidate sources"):
-            unions = list(_unions(candidate, vectors, history, excluded))
-            objective = partial(
-                _objective, unions=unions, total=min(TUNED_CANDIDATES, sources.total), score_function=score_function
-            )
-            found = [coordinate_search(grids, best.weights, objective)]
-            found.append(coordinate_search(grids, max(_alone(grids), key=objective), objective))
-            weights, reached = max(found, key=lambda one: one[1])
-            if reached > highest:
-                best, highest = candidate.weighted(weights), reached
-        return best
+        score_alone = partial(_score_alone, sources.index, vectors, history, excluded, score_function)
+        fitted = tracked(sources.sources, len(sources.sources), progress, "decays of the candidate sources")
+        faded = replace(sources, sources=tuple(self._with_best_decay(one, score_alone) for one in fitted))
+        objective = partial(
+            _objective,
+            unions=list(_unions(faded, vectors, history, excluded)),
+            total=min(TUNED_CANDIDATES, sources.total),
+            score_function=score_function,
+        )
+        alone = np.eye(len(sources.weights)).tolist()
+        starts = [sources.weights, (1.0,) * len(alone), max(map(tuple, alone), key=objective)]
+        tried = tracked(starts, len(starts), progress, "weights of the candidate sources")
+        weights, _ = max((scaled_search(start, objective) for start in tried), key=lambda one: one[1])
+        return faded.weighted(weights)
 
-    def _with_decays(self, sources: MergedSources) -> Iterator[MergedSources]:
-        """The sources with every combination of their decays."""
-        grids = {name: self.sources[name].decays for name in sources.names if self.sources[name].decays}
-        for values in product(*grids.values()):
-            decays = dict(zip(grids, values, strict=True))
-            choices = (
-                {"weight": one.weight} | ({"decay": decays[one.name]} if one.name in decays else {})
-                for one in sources.sources
-            )
-            pairs = zip(sources.sources, choices, strict=True)
-            yield replace(sources, sources=tuple(_with_choice(one, choice) for one, choice in pairs))
-
-
-def _alone(grids: Sequence[Sequence[float]]) -> list[SourceWeights]:
-    """Weights of each source alone: its largest one beside the smallest ones of the others."""
-    return [
-        tuple(max(grid) if source == one else min(grid) for source, grid in enumerate(grids))
-        for one in range(len(grids))
-    ]
+    def _with_best_decay(
+        self, weighted: WeightedSource, score_alone: Callable[[CandidateSource], float]
+    ) -> WeightedSource:
+        """Return the source with the decay of its grid whose candidates alone score highest."""
+        decays = self.sources[weighted.name].decays
+        if len(decays) < 2:
+            return weighted
+        return replace(weighted, source=max(map(weighted.source.with_decay, decays), key=score_alone))
 
 
 def _best_point(
@@ -345,13 +340,11 @@ def _unions(
         yield sources.unite(vectors[batch], history[batch], excluded[batch])
 
 
-def _objective(
-    weights: SourceWeights, *, unions: list[CandidateUnion], total: int, score_function: ScoreFunction
-) -> float:
+def _objective(weights: Weights, *, unions: list[CandidateUnion], total: int, score_function: ScoreFunction) -> float:
     return score_function(_top_rows(unions, weights, total))
 
 
-def _top_rows(unions: list[CandidateUnion], weights: SourceWeights, total: int) -> np.ndarray:
+def _top_rows(unions: list[CandidateUnion], weights: Weights, total: int) -> np.ndarray:
     """[B, total] catalogue rows, best first, PAD at the end."""
     parts = []
     for union in unions:
@@ -371,14 +364,20 @@ def _with_choice(weighted: WeightedSource, choice: Mapping[str, float]) -> Weigh
     source = weighted.source
     if source.decay is not None and "decay" in choice:
         source = source.with_decay(choice["decay"])
-    return replace(weighted, weight=choice["weight"], source=source)
+    return replace(weighted, weight=choice["weight"], place_weight=choice.get("place_weight", 0.0), source=source)
 
 
 def _weighted_source(entry: Mapping[str, Any], arrays: Mapping[str, np.ndarray], index: Index) -> WeightedSource:
     prefix = f"{entry['name']}."
     own = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
     source = source_type(entry["kind"]).from_documents(entry, own, index)
-    return WeightedSource(name=entry["name"], num=entry["num"], weight=entry["weight"], source=source)
+    return WeightedSource(
+        name=entry["name"],
+        num=entry["num"],
+        weight=entry["weight"],
+        place_weight=entry.get("place_weight", 0.0),
+        source=source,
+    )
 
 
 def source_type(kind: str) -> type[CandidateSource]:

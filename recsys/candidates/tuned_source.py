@@ -33,7 +33,7 @@ class TunedSource:
         self.points: list[Choice] = [dict(zip(values, names, strict=True)) for names in product(*values.values())]
         configurations = [self.at(point) for point in self.points]  # raise now, not after the towers are trained
         first = configurations[0]
-        self.num, self.weights, self.decays = first.num, first.weights, first.decays
+        self.num, self.weight, self.decays = first.num, first.weight, first.decays
 
     def at(self, choice: Choice) -> SourceConfig:
         """Return the configuration of a point of the grid."""

@@ -5,7 +5,7 @@ A user may have several vectors, one for each interest: each is searched, and an
 Shapes: B queries, D dim, I interests, K candidates, P pairs of a query and an item, E = RECENT_EVENTS.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
@@ -57,11 +57,10 @@ class TwoTowerScores:
 
     def _products(self, query_vectors: np.ndarray, query: np.ndarray, row: np.ndarray) -> np.ndarray:
         """[B, E, D] -> [P, E]"""
-        products = np.empty((len(query), query_vectors.shape[1]), dtype=np.float32)
-        for start in range(0, len(query), PAIR_BATCH):
-            part = slice(start, start + PAIR_BATCH)
-            _inner_products(query_vectors, query[part], self.index.vectors(row[part]), products[part])
-        return products
+        starts = range(0, len(query), PAIR_BATCH)
+        parts = (slice(start, start + PAIR_BATCH) for start in starts)
+        found = [pair_products(query_vectors, query[part], self.index.vectors(row[part])) for part in parts]
+        return np.concatenate(found) if found else np.empty((0, query_vectors.shape[1]), dtype=np.float32)
 
 
 def best_distinct(scores: np.ndarray, rows: np.ndarray, k: int) -> np.ndarray:
@@ -70,6 +69,13 @@ def best_distinct(scores: np.ndarray, rows: np.ndarray, k: int) -> np.ndarray:
     scores, rows = (np.take_along_axis(one, order, axis=1) for one in (scores, rows))
     scores[:, 1:][rows[:, 1:] == rows[:, :-1]] = -np.inf
     return top_k(scores, np.maximum(rows, 0), k)
+
+
+def pair_products(query_vectors: np.ndarray, query: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """Inner products [P, E] float32 of query_vectors [B, E, D] of the queries [P] with vectors [P, D]."""
+    products = np.empty((len(query), query_vectors.shape[1]), dtype=np.float32)
+    _inner_products(query_vectors, query, vectors, products)
+    return products
 
 
 @compiled(fastmath=True)
@@ -109,14 +115,14 @@ class TwoTowerSource(CandidateSource):
 class TwoTowerSourceConfig:
     """Configuration of the two-tower source; other weights are relative to its own."""
 
-    def __init__(self, *, num: int, weights: Sequence[float]) -> None:
+    def __init__(self, *, num: int, weight: float) -> None:
         """
         num: candidates of a query
-        weights: grid of the weight of its scores in the merge
+        weight: of its scores in the merge, until validation chose another one
         """
-        self.num, self.weights = num, tuple(weights)
+        self.num, self.weight = num, weight
         self.decays: tuple[float, ...] = ()
-        check_source("towers", num, self.weights)
+        check_source("towers", num, self.weight)
 
     def fit(self, interactions: TrainingInteractions) -> TwoTowerSource:
         return TwoTowerSource(index=interactions.index)

@@ -114,19 +114,17 @@ class FittedUserKNN(CandidateSource):
 class UserKNN:
     """Configuration of the user neighbours; the newest training users are kept, because tastes age."""
 
-    def __init__(
-        self, *, num: int, weights: Sequence[float], decays: Sequence[float], neighbours: int, users: int
-    ) -> None:
+    def __init__(self, *, num: int, weight: float, decays: Sequence[float], neighbours: int, users: int) -> None:
         """
         num: candidates of a query
-        weights: grid of the weight of its scores in the merge
+        weight: of its scores in the merge, until validation chose another one
         decays: grid of the weight of an event relative to the next newer one, above 0 to 1
         neighbours: users whose items are summed
         users: training users that are kept, those with the newest events
         """
-        self.num, self.weights, self.decays = num, tuple(weights), tuple(decays)
+        self.num, self.weight, self.decays = num, weight, tuple(decays)
         self.neighbours, self.users = neighbours, users
-        check_source("user_knn", num, self.weights, self.decays)
+        check_source("user_knn", num, self.weight, self.decays)
         check_ranges("candidates.user_knn", neighbours=(neighbours, 1, 100_000), users=(users, 1, 10_000_000))
 
     def fit(self, interactions: TrainingInteractions) -> FittedUserKNN | None:

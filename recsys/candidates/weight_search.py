@@ -1,28 +1,38 @@
-"""Coordinate search over the weights of the merge.
+"""Search for the weights of the merge, by scaling one after the other.
 
-Shapes: S sources.
+Shapes: K weights.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-SourceWeights = tuple[float, ...]
-PASSES = 2
+Weights = tuple[float, ...]
+PASSES = 5
+SCALES = (0.0, 0.5, 0.7, 1.4, 2.0, 4.0)
+"""factors that a weight is tried with"""
+ENTRIES = (0.02, 0.1, 0.3, 1.0)
+"""first weights of what has none, relative to the largest one: only ratios matter to an order"""
 
 
-def coordinate_search(
-    grids: Sequence[Sequence[float]], start: SourceWeights, objective: Callable[[SourceWeights], float]
-) -> tuple[SourceWeights, float]:
-    """Maximise the objective over one source's grid [S] after the other, PASSES times; ties keep the first value tried."""
-    values: dict[SourceWeights, float] = {}
+def scaled_search(start: Weights, objective: Callable[[Weights], float]) -> tuple[Weights, float]:
+    """Maximise the objective over weights [K] of at least 0; return them and its value; ties keep the value tried first.
 
-    def value(weights: SourceWeights) -> float:
+    One weight after the other takes the best of its scaled values, until a pass changes nothing, or PASSES times. Not all of
+    them become 0.
+    """
+    values: dict[Weights, float] = {}
+
+    def value(weights: Weights) -> float:
         if weights not in values:
             values[weights] = objective(weights)
         return values[weights]
 
     chosen = start
     for _ in range(PASSES):
-        for source, grid in enumerate(grids):
-            tried = [chosen, *((*chosen[:source], weight, *chosen[source + 1 :]) for weight in grid)]
-            chosen = max(tried, key=value)
+        before = chosen
+        for number, weight in enumerate(chosen):
+            tried = [weight * scale for scale in SCALES] if weight else [max(chosen) * entry for entry in ENTRIES]
+            moved = ((*chosen[:number], one, *chosen[number + 1 :]) for one in tried)
+            chosen = max([chosen, *(one for one in moved if any(one))], key=value)
+        if chosen == before:
+            break
     return chosen, value(chosen)

@@ -3,14 +3,13 @@
 Shapes: N items of the catalogue, B queried users, F factors.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
-from implicit.cpu.als import AlternatingLeastSquares
 from scipy import sparse
-from threadpoolctl import threadpool_limits
 
+from recsys.candidates.factorisation import alternating_least_squares
 from recsys.errors import check_ranges
 from recsys.replay.interactions import Histories, Interactions
 
@@ -30,11 +29,7 @@ class FactorScorer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ALS:
-    """Weighted factorisation of interactions (1) against all other pairs (0), by the package `implicit`.
-
-    Hu, Koren and Volinsky, Collaborative filtering for implicit feedback datasets, ICDM 2008; solved as in Takács,
-    Pilászy and Tikk, Applications of the conjugate gradient method for implicit feedback, RecSys 2011.
-    """
+    """Weighted factorisation of interactions, see `alternating_least_squares`."""
 
     factors: int
     iterations: int
@@ -57,14 +52,6 @@ class ALS:
         )
 
     def fit(self, interactions: Interactions) -> FactorScorer:
-        with threadpool_limits(1, "blas"):  # the package has threads of its own, and warns of others
-            model = AlternatingLeastSquares(
-                factors=self.factors,
-                regularization=self.regularisation,
-                alpha=self.confidence,
-                iterations=self.iterations,
-                num_threads=self.threads,
-                random_state=self.seed,
-            )
-            model.fit(sparse.csr_matrix(interactions.matrix), show_progress=False)
+        settings = {field.name: getattr(self, field.name) for field in fields(self)}
+        model = alternating_least_squares(sparse.csr_matrix(interactions.matrix), **settings)
         return FactorScorer(model=model)

@@ -124,7 +124,7 @@ def _ndcg(rows: np.ndarray, targets: Targets) -> np.ndarray:
 
 def _rankings(interactions: TrainingInteractions, queries: ValidationQueries, num: int, only_cold: bool) -> np.ndarray:
     """[Q, num] catalogue rows by content alone, best first, PAD at the end."""
-    config = ContentNeighbours(num=num, weights=[1.0], decays=[DECAY], neighbours=NEIGHBOURS, only_cold=only_cold)
+    config = ContentNeighbours(num=num, weight=1.0, decays=[DECAY], neighbours=NEIGHBOURS, only_cold=only_cold)
     num_queries, source = len(queries.history), config.fit(interactions)
     if source is None:
         return np.full((num_queries, num), PAD)

@@ -68,7 +68,7 @@ def test_a_policy_is_tried_without_any_training(validate: Validate) -> None:
 @pytest.mark.parametrize(
     ("override", "kept"),
     [
-        ("candidates.sources.popular.days=3.0", {"towers"}),
+        ("candidates.sources.popular.grid.days=[3.0]", {"towers"}),
         ("retrieval.dropout=0.05", {"choices"}),
         ("seed=1", {"choices"}),
         ("data.events=3900", set()),

@@ -27,7 +27,7 @@ KINDS = [f"k{item % 4}" for item in range(N)]
 
 
 def config(**options):
-    given = {"num": 3, "weights": [0.0], "every": 5, "neighbours": 8, "decay": 0.9, "kept": 100}
+    given = {"num": 3, "weight": 0.0, "every": 5, "neighbours": 8, "decay": 0.9, "kept": 100}
     return ColdItemsConfig(**{**given, **options})
 
 
@@ -43,7 +43,7 @@ def history_of(*rows):
 
 
 def sources_of(known, **options) -> MergedSources:
-    popular = PopularItems(num=N, weights=[1.0], days=30.0, kept=N)
+    popular = PopularItems(num=N, weight=1.0, days=30.0, kept=N)
     cold = config(**options)
     return CandidateSourcesConfig(total=20, events_per_user=100, sources={"popular": popular, "cold": cold}).fit(known)
 

@@ -16,7 +16,7 @@ COLD = [4, 5, 6]
 
 
 def fit(known, **knobs):
-    given = {"num": 2, "weights": [0.1], "kept": 9, "half_life_days": 5.0, "regularisation": 0.7}
+    given = {"num": 2, "weight": 0.1, "kept": 9, "half_life_days": 5.0, "regularisation": 0.7}
     return ColdItemPopularityModel(**{**given, **knobs}).fit(known)
 
 

@@ -16,7 +16,7 @@ COLD = [3, 4, 5, 6, 7]
 
 
 def fit(known, neighbours=10, only_cold=True):
-    return ContentNeighbours(num=3, weights=[0.1], decays=[1.0], neighbours=neighbours, only_cold=only_cold).fit(known)
+    return ContentNeighbours(num=3, weight=0.1, decays=[1.0], neighbours=neighbours, only_cold=only_cold).fit(known)
 
 
 def unit(features):

@@ -19,7 +19,7 @@ BOUGHT = [0, 0, 0, 1, 3, 3, 4, 4, 5]
 def fitted(known_of) -> FittedCategories:
     users = np.arange(len(BOUGHT)) % 3
     known = known_of(users, np.array(BOUGHT), len(KINDS), kind=("category", KINDS))
-    source = FamiliarCategories(num=5, weights=[1.0], decays=[0.5], column=None, kept=2).fit(known)
+    source = FamiliarCategories(num=5, weight=1.0, decays=[0.5], column=None, kept=2).fit(known)
     assert source is not None
     return source
 
@@ -59,7 +59,7 @@ def test_an_item_that_is_new_scores_nothing_and_hidden_ones_are_no_candidates(fi
 
 def test_without_a_category_there_is_nothing_to_read_and_an_unknown_column_is_refused(known_of) -> None:
     bare = known_of(np.zeros(3, int), np.arange(3), 3)
-    options = {"num": 5, "weights": [1.0], "decays": [1.0], "kept": 2}
+    options = {"num": 5, "weight": 1.0, "decays": [1.0], "kept": 2}
     assert FamiliarCategories(**options, column=None).fit(bare) is None
     with pytest.raises(ConfigError, match="column is 'colour', no category column"):
         FamiliarCategories(**options, column="colour").fit(bare)

@@ -10,7 +10,7 @@ from recsys.errors import ConfigError
 
 
 def fit(known, neighbours=3, power=2.0):
-    return ItemEmbeddingKNN(num=2, weights=[0.1], decays=[0.5], neighbours=neighbours, power=power).fit(known)
+    return ItemEmbeddingKNN(num=2, weight=0.1, decays=[0.5], neighbours=neighbours, power=power).fit(known)
 
 
 def slow(known, neighbours, power):
@@ -52,4 +52,4 @@ def test_both_interests_of_a_history_are_heard_the_newer_one_more(known_of):
 
 def test_a_power_of_nothing_is_refused():
     with pytest.raises(ConfigError, match="power"):
-        ItemEmbeddingKNN(num=1, weights=[1.0], decays=[1.0], neighbours=5, power=0.0)
+        ItemEmbeddingKNN(num=1, weight=1.0, decays=[1.0], neighbours=5, power=0.0)

@@ -226,7 +226,7 @@ def test_what_each_of_the_newest_events_says_is_read_from_the_matrix(seed):
         assert said.tolist() == expected
 
 
-CONFIG = {"num": 5, "weights": [1.0], "decays": [1.0], "neighbours": 3, "operator": Cosine(shrinkage=0.0)}
+CONFIG = {"num": 5, "weight": 1.0, "decays": [1.0], "neighbours": 3, "operator": Cosine(shrinkage=0.0)}
 
 
 @pytest.mark.parametrize(
@@ -237,8 +237,7 @@ CONFIG = {"num": 5, "weights": [1.0], "decays": [1.0], "neighbours": 3, "operato
         ({"decays": []}, "decays"),
         ({"neighbours": 0}, "neighbours"),
         ({"num": 0}, "num"),
-        ({"weights": []}, "weights"),
-        ({"weights": [0.1, -1]}, "weights"),
+        ({"weight": -1.0}, "weight"),
     ],
 )
 def test_an_option_out_of_range_is_refused_by_name(config, key):

@@ -60,7 +60,7 @@ def merges(draw):
         rows[generator.random(rows.shape) < 0.2] = PAD
         answers.append(Table(rows, generator.integers(-3, 4, (num_queries, NUM_ITEMS)).astype(np.float32)))
     nums = [draw(st.integers(1, 8)) for _ in answers]
-    weights = [draw(st.sampled_from([0.0, 0.5, 1.0])) for _ in answers]
+    weights = [draw(st.sampled_from([0.0, 0.5, 1.0])) for _ in range(2 * num_sources)]
     excluded = generator.integers(PAD, NUM_ITEMS, (num_queries, draw(st.integers(0, 4))))
     return answers, nums, weights, excluded, draw(st.integers(1, 20))
 
@@ -73,11 +73,22 @@ def slow(answers, nums, weights, excluded, query):
         allowed = [row for row in offered if row != PAD and row not in excluded[query]]
         for row in allowed[:num]:
             found.setdefault(row, set()).add(source)
-    merged = {
-        row: (sum(weight * answer.scores[query, row] for answer, weight in zip(answers, weights, strict=True)), sources)
-        for row, sources in found.items()
-    }
+    merged = {}
+    for row, sources in found.items():
+        total = np.float32(0)
+        for weight, answer in zip(weights, answers, strict=False):
+            total += np.float32(weight) * answer.scores[query, row]
+        for source in sorted(sources):
+            own = sorted(
+                (one for one in found if source in found[one]), key=lambda one: order_of(answers[source], query, one)
+            )
+            total += np.float32(weights[len(answers) + source]) * np.float32(1 / math.log2(2 + own.index(row)))
+        merged[row] = (total, sources)
     return merged, sorted(merged, key=lambda row: (-merged[row][0], row))
+
+
+def order_of(answer, query, row):
+    return -answer.scores[query, row], row
 
 
 def merged_of(case):
@@ -98,7 +109,7 @@ def test_the_merge_equals_a_dictionary(case):
         assert got.rows[query].tolist() == order[:num] + [PAD] * (total - num)
         for place, row in enumerate(order[:num]):
             score, sources = found[row]
-            assert got.scores[query, place] == score, "halves of small whole numbers are exact"
+            assert got.scores[query, place] == score, "summed in the same order"
             full = [answer.scores[query, row] for answer in answers]
             assert got.full_scores[query, place].tolist() == full
             expected = [one if source in sources else math.nan for source, one in enumerate(full)]

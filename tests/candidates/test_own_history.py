@@ -8,7 +8,7 @@ from recsys.candidates.candidate_source import SourceQuery
 from recsys.candidates.own_history import OwnHistory
 from recsys.contracts import PAD
 
-SOURCE = OwnHistory(num=3, weights=[0.5], decays=[0.5])
+SOURCE = OwnHistory(num=3, weight=0.5, decays=[0.5])
 
 
 def test_it_is_left_out_where_nothing_is_shown_again(known_of):

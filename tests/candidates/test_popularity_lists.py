@@ -13,11 +13,11 @@ DAYS = np.array([0, 0, 1, 7, 8, 9, 9, 10.0])
 
 
 def popular(**settings):
-    return PopularItems(**{"num": 2, "weights": [0.5], "days": 3.0, "kept": 4, **settings})
+    return PopularItems(**{"num": 2, "weight": 0.5, "days": 3.0, "kept": 4, **settings})
 
 
 def fresh(**settings):
-    return RecentItems(**{"num": 2, "weights": [0.5], "kept": 4, "column": None, **settings})
+    return RecentItems(**{"num": 2, "weight": 0.5, "kept": 4, "column": None, **settings})
 
 
 @pytest.fixture

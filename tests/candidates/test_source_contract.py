@@ -165,7 +165,7 @@ def test_what_is_no_source_is_refused_by_name():
 
 
 def test_user_neighbours_equal_a_loop_over_users(known, queries):
-    source = UserKNN(num=5, weights=[1.0], decays=[0.8], neighbours=3, users=20).fit(known)
+    source = UserKNN(num=5, weight=1.0, decays=[0.8], neighbours=3, users=20).fit(known)
     owned = [set(known.items[known.users == user].tolist()) for user in range(25)]
     newest = [known.timestamps[known.users == user].max() for user in range(25)]
     kept = sorted(range(25), key=lambda user: -newest[user])[:20]
@@ -186,8 +186,7 @@ def test_user_neighbours_equal_a_loop_over_users(known, queries):
 
 def test_users_of_one_item_are_no_neighbours(known_of):
     assert (
-        UserKNN(num=5, weights=[1.0], decays=[0.8], neighbours=3, users=9).fit(known_of([0, 1, 1], [0, 1, 1], 4))
-        is None
+        UserKNN(num=5, weight=1.0, decays=[0.8], neighbours=3, users=9).fit(known_of([0, 1, 1], [0, 1, 1], 4)) is None
     )
 
 

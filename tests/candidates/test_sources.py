@@ -4,7 +4,6 @@ Shapes: B queries, L history, D dim, E excluded items, C candidates, S sources.
 """
 
 from dataclasses import replace
-from itertools import product
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ from recsys.candidates.item_item import CosineAndTransitions, ItemItem
 from recsys.candidates.popularity import PopularItems, RecentItems
 from recsys.candidates.sources import CandidateSourcesConfig, MergedSources, candidates_for_catalogue
 from recsys.candidates.two_tower_source import TwoTowerSourceConfig
-from recsys.candidates.weight_search import coordinate_search
+from recsys.candidates.weight_search import scaled_search
 from recsys.contracts import PAD
 from recsys.errors import ConfigError, DataError
 from recsys.index import ExactIndex
@@ -28,12 +27,12 @@ NAMES = ("two_tower", "item_item", "content", "popular", "fresh", "promising")
 def parts(**changed):
     operator = CosineAndTransitions(damping=0.3, window=3, power=0.25, weight=1.0)
     return {
-        "two_tower": TwoTowerSourceConfig(num=8, weights=[1.0]),
-        "item_item": ItemItem(num=6, weights=[0.4, 0.0, 1.0], decays=[0.8, 1.0], neighbours=5, operator=operator),
-        "content": ContentNeighbours(num=3, weights=[0.1, 0.3], decays=[1.0], neighbours=4, only_cold=True),
-        "popular": PopularItems(num=4, weights=[0.1, 0.0], days=10.0, kept=30),
-        "fresh": RecentItems(num=2, weights=[0.05], kept=9, column=None),
-        "promising": ColdItemPopularityModel(num=2, weights=[0.05], kept=9, half_life_days=30.0, regularisation=1.0),
+        "two_tower": TwoTowerSourceConfig(num=8, weight=1.0),
+        "item_item": ItemItem(num=6, weight=0.4, decays=[0.8, 1.0], neighbours=5, operator=operator),
+        "content": ContentNeighbours(num=3, weight=0.1, decays=[1.0], neighbours=4, only_cold=True),
+        "popular": PopularItems(num=4, weight=0.1, days=10.0, kept=30),
+        "fresh": RecentItems(num=2, weight=0.05, kept=9, column=None),
+        "promising": ColdItemPopularityModel(num=2, weight=0.05, kept=9, half_life_days=30.0, regularisation=1.0),
     } | changed
 
 
@@ -131,7 +130,7 @@ def test_a_source_that_finds_nothing_to_read_is_absent(known_of):
 
 
 def test_one_source_alone_fills_all_places(known, questions):
-    sources = fit(known)[1].weighted((1.0, 0.4, 0.1, 0.0, 0.0, 0.0))
+    sources = fit(known)[1].weighted((1.0, 0.4, 0.1, 0.0, 0.0, 0.0, *[0.2] * 6))
     towers, popular = sources.select_source("two_tower"), sources.select_source("popular")
     assert (towers.names, popular.names) == (("two_tower",), ("popular",))
     assert (towers.search(*questions).rows != PAD).all(), "16 of at least 33 that are not excluded"
@@ -206,7 +205,8 @@ def test_choosing_finds_the_source_that_is_right(known, questions):
     target = replace(target_sources, sources=(slow_member,)).search(*questions).rows[:, 0]
     score_function = ndcg_of(np.where(target == PAD, NUM_ITEMS, target))
     chosen = configured.tune(sources, *questions, score_function)
-    assert chosen.chosen["item_item"] == {"weight": 1.0, "decay": 1.0}
+    assert chosen.chosen["item_item"]["decay"] == 1.0
+    assert max(chosen.weights) in (chosen.weights[1], chosen.weights[len(NAMES) + 1])
     assert score_function(chosen.search(*questions).rows) > score_function(sources.search(*questions).rows)
     same(configured.tune(sources, *questions, score_function).search(*questions), chosen.search(*questions))
 
@@ -220,19 +220,49 @@ def test_the_score_function_reads_what_search_would_return(known, questions):
     configured, sources = fit(known, total=12)
     seen = []
     configured.tune(sources, *questions, lambda rows: seen.append(rows) or 0.0)
-    np.testing.assert_array_equal(seen[0], sources.search(*questions).rows)
+    wanted = sources.search(*questions).rows  # before it each source alone, by decay
+    assert any(np.array_equal(rows, wanted) for rows in seen)
 
 
-def test_a_coordinate_search_of_independent_weights_equals_all_combinations():
-    grids = [(1.0,), (0.3, 0.0, 0.9), (0.2, 0.5)]
+def test_a_search_finds_the_ratios_of_the_weights_and_scores_nothing_twice():
     tried = []
 
     def objective(weights):
         tried.append(weights)
-        return -sum((weight - best) ** 2 for weight, best in zip(weights, (0, 0.8, 0.6), strict=True))
+        shares = np.array(weights) / sum(weights)
+        return -np.square(shares - [0.5, 0.1, 0.0, 0.4]).sum()
 
-    assert coordinate_search(grids, (1.0, 0.3, 0.2), objective)[0] == max(product(*grids), key=objective)
-    assert len(tried) - 6 == len(set(tried[:-6])), "nothing is scored twice"
+    weights, value = scaled_search((1.0, 0.0, 1.0, 0.0), objective)
+    np.testing.assert_allclose(np.array(weights) / sum(weights), [0.5, 0.1, 0.0, 0.4], atol=0.06)
+    assert value == max(map(objective, set(tried)))
+    assert len(set(tried)) * 2 == len(tried), "once while searching, once in the line above"
+
+
+def test_no_search_leaves_all_weights_at_0_and_equals_stay():
+    assert any(scaled_search((1.0, 1.0), lambda weights: -sum(weights))[0])
+    assert scaled_search((0.3, 0.0), lambda weights: 1.0) == ((0.3, 0.0), 1.0)
+
+
+def test_a_short_list_fills_the_top_by_its_places_and_leaves_the_rest_to_another_source(known, questions):
+    """Targets: the first two of the popular items, then the next eight of item_item; no weights of scores alone order these."""
+    configured, sources = fit(known, content=None, fresh=None, promising=None, total=20)
+    lists = {name: sources.select_source(name).search(*questions).rows for name in ("popular", "item_item")}
+    targets = [
+        list(dict.fromkeys([*first[:2], *(row for row in rest if row not in first[:2])]))[:10]
+        for first, rest in zip(lists["popular"], lists["item_item"], strict=True)
+    ]
+
+    def score(rows):
+        gains = [
+            sum(1 / (1 + at) ** 2 for at, row in enumerate(own[:2]) if row in wanted[:2])
+            + sum(row in wanted for row in own[:10])
+            for own, wanted in zip(rows.tolist(), targets, strict=True)
+        ]
+        return float(np.mean(gains))
+
+    tuned = configured.tune(sources, *questions, score)
+    assert tuned.chosen["popular"]["place_weight"] > 0
+    assert score(tuned.search(*questions).rows) > score(sources.search(*questions).rows)
 
 
 def test_queries_with_many_exclusions_are_asked_apart_with_the_same_candidates(known, questions, monkeypatch):

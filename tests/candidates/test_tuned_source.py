@@ -17,10 +17,10 @@ from recsys.contracts import PAD
 from recsys.errors import ConfigError
 
 N, D, B = 30, 5, 40
-ITEM_ITEM = partial(ItemItem, num=6, weights=(0.4, 0.0, 1.0), decays=(1.0, 0.5), neighbours=8)
+ITEM_ITEM = partial(ItemItem, num=6, weight=0.4, decays=(1.0, 0.5), neighbours=8)
 EASE = partial(Ease, denoising=0.0, activity=0.0, nearness=0.0, half_life_minutes=1.0, most_items=100)
 OPERATORS = {"cosine": Cosine(shrinkage=0.0), "ease": EASE(regularisation=1.0), "stiff": EASE(regularisation=1e6)}
-POPULAR = partial(PopularItems, num=4, weights=(0.1, 0.0), kept=N)
+POPULAR = partial(PopularItems, num=4, weight=0.1, kept=N)
 
 
 def tuned(**operators):
@@ -70,7 +70,7 @@ def ndcg_of(target):
 @pytest.mark.parametrize("best", list(OPERATORS))
 def test_the_point_whose_candidates_hold_the_targets_is_chosen(known, queries, best):
     score = ndcg_of(target_of(ITEM_ITEM(operator=OPERATORS[best]).fit(known), queries))
-    configured = config(two_tower=TwoTowerSourceConfig(num=5, weights=[1.0]), item_item=tuned(**OPERATORS))
+    configured = config(two_tower=TwoTowerSourceConfig(num=5, weight=1.0), item_item=tuned(**OPERATORS))
     choices = configured.choose(known, *queries, score)
     assert choices == {"item_item": {"operator": best}}
     chosen = configured.with_choices(choices).fit(known).sources[1].source
@@ -87,7 +87,7 @@ def test_a_point_is_compared_at_its_best_decay(known, queries):
 
 def test_equal_points_keep_the_first_and_nothing_else_is_chosen(known, queries):
     configured = config(
-        two_tower=TwoTowerSourceConfig(num=5, weights=[1.0]), item_item=tuned(**OPERATORS), popular=POPULAR(days=1.0)
+        two_tower=TwoTowerSourceConfig(num=5, weight=1.0), item_item=tuned(**OPERATORS), popular=POPULAR(days=1.0)
     )
     assert configured.choose(known, *queries, lambda rows: 0.0) == {"item_item": {"operator": "cosine"}}
 
@@ -131,6 +131,6 @@ def test_the_merge_is_no_worse_than_the_best_of_its_sources(known, queries, righ
     queries = (1_000 * vectors, *rows)
     sources = {"item_item": ITEM_ITEM(operator=OPERATORS["ease"], neighbours=N), "popular": POPULAR(days=1.0, num=12)}
     score = ndcg_of(target_of(sources[right].fit(known), queries))
-    configured = config(two_tower=TwoTowerSourceConfig(num=12, weights=[1.0, 0.0]), **sources)
+    configured = config(two_tower=TwoTowerSourceConfig(num=12, weight=1.0), **sources)
     merged = configured.tune(configured.fit(known), *queries, score)
     assert score(merged.search(*queries).rows) >= 0.999

@@ -224,7 +224,7 @@ def choose_promise(worlds: Worlds) -> ColdItemPopularityModel:
     """The knobs that are best among cold items."""
     grid = [
         ColdItemPopularityModel(
-            num=K, weights=[1.0], kept=worlds[0].questions.num_items, half_life_days=days, regularisation=penalty
+            num=K, weight=1.0, kept=worlds[0].questions.num_items, half_life_days=days, regularisation=penalty
         )
         for days, penalty in product(HALF_LIVES, REGULARISATIONS)
     ]
