@@ -163,15 +163,16 @@ class Split:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def equally_exposed(split: Split, dataset: Dataset, seed: int) -> Split:
+def equally_exposed(split: Split, dataset: Dataset, sizes: tuple[float, float], seed: int) -> Split:
     """Return a split without common times in which a probability means the same for VALIDATION and TEST.
 
     A period of twice the share holds twice the positives of a user. So labels of the larger period read a seeded sample of
     its events, as large as the smaller one: a request then has as many positives in both.
+
+    sizes: of VALIDATION and TEST, in any unit
     """
-    sizes = np.bincount(split.periods, minlength=len(PERIODS))[[VALIDATION, TEST]]
     kept = np.ones(len(PERIODS))
-    kept[[VALIDATION, TEST]] = sizes.min() / sizes
+    kept[[VALIDATION, TEST]] = min(sizes) / np.array(sizes)
     drawn = _pair_fractions(dataset.interactions[USER], dataset.interactions[ITEM], f"label {seed}")
     return replace(split, labelled=drawn < kept[split.periods])
 
@@ -404,7 +405,7 @@ class Random:
         _check_filled(periods, "too few pairs of user and item; give more events or other fractions")
         name = "random split (for comparison with the literature; not by time)"
         split = Split(name=name, periods=periods, cuts=None, horizon=np.inf, strict=False, ordered=False)
-        return (equally_exposed(split, dataset, self.seed),)
+        return (equally_exposed(split, dataset, (self.validation, self.test), self.seed),)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -459,7 +460,10 @@ class Predefined:
             strict=self.strict,
             ordered=ordered,
         )
-        return (split if cuts is not None else equally_exposed(split, dataset, self.seed),)
+        if cuts is not None:
+            return (split,)
+        sizes = ((periods == VALIDATION).sum(), (periods == TEST).sum())
+        return (equally_exposed(split, dataset, sizes, self.seed),)
 
     def _periods(self, dataset: Dataset) -> np.ndarray:
         parts = dataset.interactions[SPLIT].to_numpy()

@@ -327,6 +327,14 @@ def test_outcomes_that_labels_do_not_read_change_none(sets):
     assert np.array_equal(*(counts(Replay(part, split), split, TEST, 3) for part in (sets, other)))
 
 
+def test_the_labels_of_validation_do_not_depend_on_what_the_test_holds(sets):
+    splitter = Random(rank=0.1, validation=0.2, test=0.1, seed=0)
+    (split,) = splitter.splits(sets)
+    kept = (split.periods != TEST) | (np.random.default_rng(0).random(sets.num_events) < 0.3)
+    (poisoned,) = splitter.splits(replace(sets, interactions=sets.interactions.filter(pl.Series(kept))))
+    assert np.array_equal(split.outcomes(VALIDATION)[kept], poisoned.outcomes(VALIDATION))
+
+
 def test_a_published_test_of_any_size_is_sampled_as_validation_is(sets):
     part = np.where(np.random.default_rng(1).random(sets.num_events) < 0.4, "test", "train")
     described = replace(sets.description, split=True)
