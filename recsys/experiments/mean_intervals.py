@@ -9,7 +9,7 @@ Shapes: R rounds, S resamples.
 from collections.abc import Callable, Mapping
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from recsys.errors import DataError
 
@@ -93,7 +93,7 @@ def _noise(contributions: np.ndarray) -> float:
 
 
 def _quantile() -> float:
-    return float(norm.ppf((1 + LEVEL) / 2))
+    return float(ndtri((1 + LEVEL) / 2))
 
 
 INTERVALS: Mapping[str, Callable[[np.ndarray], Interval]] = {
