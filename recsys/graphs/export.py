@@ -32,8 +32,8 @@ from recsys.tensors import TensorSpec
 
 OPSET = 20
 TOLERANCE = 1e-5
-BATCH_SIZES = (1, 7, 64)
-NUM_CANDIDATES = (1, 33, 1_000)
+CHECKED_SIZES = ((1, 1), (1, 1_000), (7, 33), (64, 2))
+"""requests and candidates of each comparison of a graph with its module"""
 
 
 Call = Callable[[dict[str, torch.Tensor]], torch.Tensor | tuple[torch.Tensor, ...]]
@@ -159,7 +159,7 @@ def check_against_eager(named: nn.Module, inputs: Sequence[TensorSpec], path: Pa
     The tolerance is absolute for values up to 1 and relative beyond.
     """
     graph = OnnxModel(path, inputs)
-    for batch, candidates in zip(BATCH_SIZES, NUM_CANDIDATES, strict=True):
+    for batch, candidates in CHECKED_SIZES:
         arrays = random_inputs(inputs, batch, candidates, _num_ids(named))
         eager = named(*(torch.from_numpy(array) for array in arrays.values()))
         expected = [one.numpy() for one in (eager if isinstance(eager, tuple) else (eager,))]
