@@ -74,12 +74,20 @@ SLOW_FIXTURES = {"trained", "run"}
 FIRST = (
     "test_stack",
     "test_entry_points",
-    "test_docs_blocks",
-    "test_sequence_recipe",
-    "test_leakage",
+    "test_self_healing",
+    "test_notebooks",
+    "test_forgetting_stack",
     "test_ranker_models",
+    "test_encrypted_stack",
+    "test_sequence_recipe",
+    "test_docs_blocks",
+    "test_leakage",
+    "test_items_live",
+    "test_recipes_served",
 )
-"""the longest files; those that read the trained world and those that do not in turn, so that no worker waits for another"""
+"""the longest files, so that none is left over for one worker at the end; those that read the trained world and those that do
+not in turn, so that no worker waits for another. The second one begins with refusals: while they run, the first worker compiles
+the kernels for both."""
 Compose = Callable[..., DictConfig]
 Run = Callable[..., tuple[Report, Bundle]]
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,9 +20,12 @@ import polars as pl
 import pytest
 import torch
 import yaml
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from safetensors.numpy import load_file
 
 from recsys.bundle import Bundle
+from recsys.cli.sweep import Sweep
 from recsys.data.dataset import DESCRIPTION_FILE
 from recsys.data.sources.tables import Tables
 from recsys.data.splits import GlobalTime
@@ -238,19 +242,26 @@ def assert_help_is_complete(conf: Path, text: str) -> None:
             assert f"  {key}: " in text or f"  {key}:\n" in text
 
 
+@pytest.fixture
+def towers(tables: Path, own: Any) -> list[str]:
+    """Overrides for towers alone on own tables, with nothing to compare them with."""
+    kept = [one for one in own(tables) if not one.startswith(("ranking.", "features."))]
+    return [*kept, "~ranking", "evaluation.baselines={}"]
+
+
 @pytest.mark.parametrize(
     "launcher", ["hydra.launcher.n_jobs=2", "hydra/launcher=basic", "hydra/launcher=submitit_local"]
 )
 def test_failing_jobs_of_a_sweep_end_no_other_and_the_best_is_chosen_by_validation(
-    launcher: str, root: Path, tables: Path, tmp_path: Path, own: Any
+    launcher: str, root: Path, towers: list[str], tmp_path: Path
 ) -> None:
-    balances = "equal,{clack: 1.0},uncertainty"  # of which only the data know that there is no clack
+    left_out = "[],[devise],[device]"  # of which only the data know that there is no devise
     sweep = start(
         root,
         "-m",
-        *own(tables),
+        *towers,
         "logger=offline",
-        f"ranking.balance={balances}",
+        f"features.leave_out={left_out}",
         f"hydra.sweep.dir={tmp_path}",
         launcher,
     )
@@ -259,12 +270,12 @@ def test_failing_jobs_of_a_sweep_end_no_other_and_the_best_is_chosen_by_validati
     assert "Traceback" not in stderr
     compared = json.loads((tmp_path / "comparison.json").read_text())
     (failure,) = compared["failures"]
-    assert failure["name"] == "1: ranking.balance={clack:1.0}"
+    assert failure["name"] == "1: features.leave_out=[devise]"
     assert failure["error"].startswith("ConfigError: ")
-    assert "clack" in failure["error"]
+    assert "devise" in failure["error"]
     assert "\nTraceback (most recent call last):\n" in Path(failure["log"]).read_text()
     assert "1 of 3 jobs failed" in stdout
-    names = {"ranking.balance=equal": "0", "ranking.balance=uncertainty": "2"}
+    names = {"features.leave_out=[]": "0", "features.leave_out=[device]": "2"}
     documents = {name: json.loads((tmp_path / job / "metrics.json").read_text()) for name, job in names.items()}
     assert compared["best"] == max(names, key=lambda name: documents[name]["validation"]["value"])
     for document in documents.values():
@@ -277,18 +288,27 @@ def test_failing_jobs_of_a_sweep_end_no_other_and_the_best_is_chosen_by_validati
         assert [file for file in logged.glob("*.wandb") if file.stat().st_size > 1_000]
 
 
-def test_a_sweep_whose_jobs_all_fail_ends_with_2(root: Path, tables: Path, tmp_path: Path, own: Any) -> None:
-    sweep = start(root, "-m", *own(tables), "ranking.balance={clack: 1.0},{clock: 1.0}", f"hydra.sweep.dir={tmp_path}")
+def test_a_sweep_whose_jobs_all_fail_ends_with_2(root: Path, towers: list[str], tmp_path: Path) -> None:
+    failing = ("hydra/launcher=basic", "features.leave_out=[devise],[devices]", f"hydra.sweep.dir={tmp_path}")
+    sweep = start(root, "-m", *towers, *failing)
     stdout, _ = sweep.communicate(timeout=3 * PATIENCE_S)
     assert sweep.returncode == 2
     assert "2 of 2 jobs failed" in stdout
     assert json.loads((tmp_path / "comparison.json").read_text())["best"] is None
 
 
+def test_a_sweep_that_cannot_run_ends_before_its_first_job(root: Path, tables: Path, tmp_path: Path, own: Any) -> None:
+    space = ("retrieval.learning_rate=0.001,2", f"hydra.sweep.dir={tmp_path / 'sweep'}")
+    sweep = start(root, "-m", *own(tables), *space)
+    _, stderr = sweep.communicate(timeout=PATIENCE_S)
+    assert sweep.returncode == 2
+    assert_one_sentence(stderr, "error: the sweep cannot run ", tmp_path)
+    assert not list(tmp_path.glob("sweep/*/"))
+
+
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
-        (["retrieval.learning_rate=0.001,2"], "error: the sweep cannot run "),
         (["retrieval.learning_rate=0.001,2"], "retrieval.learning_rate is 2; choose a number from 1e-07 to 1"),
         (["retrieval.dimm=8,16"], "dimm"),
         (["hparams_search=ranker", "retrieval.dropout=3"], "retrieval.dropout is 3"),
@@ -296,13 +316,26 @@ def test_a_sweep_whose_jobs_all_fail_ends_with_2(root: Path, tables: Path, tmp_p
     ],
 )
 def test_a_search_space_is_checked_before_the_first_job(
-    overrides: list[str], sentence: str, root: Path, tables: Path, tmp_path: Path, own: Any
+    overrides: list[str],
+    sentence: str,
+    root: Path,
+    tables: Path,
+    tmp_path: Path,
+    own: Any,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    sweep = start(root, "-m", *own(tables), *overrides, f"hydra.sweep.dir={tmp_path / 'sweep'}")
-    _, stderr = sweep.communicate(timeout=PATIENCE_S)
-    assert sweep.returncode == 2
-    assert_one_sentence(stderr, sentence, tmp_path)
-    assert not list(tmp_path.glob("sweep/*/"))
+    space = [*own(tables), *overrides]
+    for_all = [one for one in space if not re.search(r"=[^\[{]*,", one)]
+    with initialize_config_dir(str(root / "conf"), version_base="1.3"):
+        folder = f"hydra.sweep.dir={tmp_path / 'sweep'}"
+        config = compose("train", overrides=[*for_all, folder], return_hydra_config=True)
+        OmegaConf.set_readonly(config, False)
+        config.hydra.job.config_name, config.hydra.overrides.task = "train", space
+        with pytest.raises(SystemExit) as ended:
+            Sweep().on_multirun_start(config)
+    assert ended.value.code == 2
+    assert_one_sentence(capsys.readouterr().err, sentence, tmp_path)
+    assert not (tmp_path / "sweep").exists()
 
 
 def test_a_second_sweep_in_a_folder_is_refused(root: Path, tables: Path, tmp_path: Path, own: Any) -> None:

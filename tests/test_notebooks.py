@@ -83,6 +83,7 @@ def workspace(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_notebook_runs(path: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the python of the tests."""
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("RECSYS_CACHE", str(workspace / "cache"))  # as for people: a sweep trains its towers once
     notebook = read(path)
     NotebookClient(
         notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(workspace)}}

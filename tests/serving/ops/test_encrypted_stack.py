@@ -47,6 +47,7 @@ def assert_no_ids(found: Deployment) -> None:
             assert files_with(folder, word) == []
 
 
+@pytest.mark.parametrize("deployment", ["sqlite"], indirect=True)  # files of redis: tests/serving/state
 @pytest.mark.usefixtures("deployment")
 def test_no_file_holds_an_id_and_no_start_goes_without_the_key(
     request: pytest.FixtureRequest,
@@ -96,7 +97,7 @@ def test_no_file_holds_an_id_and_no_start_goes_without_the_key(
 
     log = f"data.folder={encrypted.layout.events}", f"data.description={encrypted.data / 'description.yaml'}"
     data = [one for one in tiny if not one.startswith("data.")]
-    run(composed(tmp_path / "run", *data, "data=event_log", *log))
+    run(composed(tmp_path / "run", *data, "evaluation.baselines={}", "data=event_log", *log))
     users = Tables(description=str(tmp_path / "run" / "data" / "description.yaml")).load().users["user"].to_list()
     assert "bystander" in users
     assert NAME not in users

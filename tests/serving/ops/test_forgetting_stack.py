@@ -155,6 +155,7 @@ def assert_learnt_without(
         composed(
             folder,
             *(one for one in tiny if not one.startswith("data.")),
+            "evaluation.baselines={}",
             "data=event_log",
             f"data.folder={deployment.layout.events}",
             f"data.description={deployment.data / 'description.yaml'}",

@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from recsys.errors import ServingError
 from serving.events.record import Record, StoredRecord
 from serving.state.protocols import CompareAndSwap
 from serving.state.states import USERS, key_of
+from serving.state.valkey_server import ValkeyServer
 
 pytest.importorskip("cryptography")
 
@@ -56,6 +59,18 @@ def test_rows_hold_neither_users_nor_items(store: Any, use_key: UseKey) -> None:
     asyncio.run(written(store, log()))
     content = b"".join(name + value for name, value in store.raw().items())
     assert len(store.raw()) >= len(NAMES)
+    for word in (*NAMES, *ITEMS, "history", "genres"):
+        assert word.encode() not in content
+
+
+@pytest.mark.parametrize("empty", ["redis"], indirect=True)
+def test_no_file_of_valkey_holds_users_or_items(store: Any, use_key: UseKey, tmp_path: Path) -> None:
+    """Its append-only file has all that was ever written."""
+    use_key("live.key")
+    with ValkeyServer(tmp_path / "valkey") as server:
+        asyncio.run(written(replace(store, url=server.server.url), log()))
+    content = b"".join(file.read_bytes() for file in (tmp_path / "valkey").rglob("*") if file.is_file())
+    assert b"recsys:" in content
     for word in (*NAMES, *ITEMS, "history", "genres"):
         assert word.encode() not in content
 
