@@ -1,11 +1,13 @@
-"""The real tritonserver follows the item store beside its bundle, as this process does, and drops no request over it."""
+"""The real tritonserver follows the item store beside its bundle, as this process does, and drops no request over it.
+
+One server for all tests, whose store holds a withdrawn item when it starts.
+"""
 
 import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,11 +25,30 @@ PATIENCE_S = 60
 NEW = "brand new"
 
 
-@pytest.fixture
-def served(trained: Any, tmp_path: Path) -> Iterator[TritonServer]:
-    """A server of its own: its stores are nobody else's."""
-    shutil.copytree(trained.folder / "serve", tmp_path / "serve", symlinks=True)
-    with TritonServer(tmp_path / "serve" / "current" / "models", log=tmp_path / "triton.log") as server:
+@pytest.fixture(scope="module")
+def queries(trained: Any) -> list[Query]:
+    return trained.replay.queries(range(0, 240, 8), k=50)
+
+
+@pytest.fixture(scope="module")
+def store(trained: Any, tmp_path_factory: pytest.TempPathFactory) -> ItemStore:
+    folder = tmp_path_factory.mktemp("items") / "serve"
+    shutil.copytree(trained.folder / "serve", folder, symlinks=True)
+    return ItemStore(folder / "items")
+
+
+@pytest.fixture(scope="module")
+def withdrawn(trained: Any, store: ItemStore, queries: list[Query]) -> str:
+    """An item that is withdrawn before the server starts."""
+    item = recommend(queries, trained.stages)[0].items[0].item
+    store.put(read_schema(trained.bundle), [Edit(item=item, withdrawn=True)], who="ann")
+    return item
+
+
+@pytest.fixture(scope="module")
+def served(store: ItemStore, withdrawn: str) -> Iterator[TritonServer]:
+    folder = store.folder.parent
+    with TritonServer(folder / "current" / "models", log=folder.parent / "triton.log") as server:
         yield server
 
 
@@ -35,11 +56,6 @@ def served(trained: Any, tmp_path: Path) -> Iterator[TritonServer]:
 def client(served: TritonServer) -> Iterator[Client]:
     with Client(served.grpc_url) as client:
         yield client
-
-
-@pytest.fixture
-def store(served: TritonServer) -> ItemStore:
-    return ItemStore(served.repository.parents[2] / "items")
 
 
 @pytest.fixture
@@ -55,11 +71,6 @@ def put(trained: Any, store: ItemStore) -> Callable[..., None]:
         store.put(schema, [Edit(item=item, columns=columns, withdrawn=withdrawn)], who="ann")
 
     return put
-
-
-@pytest.fixture
-def queries(trained: Any) -> list[Query]:
-    return trained.replay.queries(range(0, 240, 8), k=50)
 
 
 def shown(slates: list[Slate]) -> set[str]:
@@ -82,6 +93,12 @@ def until_both(client: Client, stages: Stages, queries: list[Query], holds: Call
 
 def told(slate: Slate) -> tuple[Any, ...]:
     return slate.degraded, slate.rules, [(place.item, place.sources, place.rules) for place in slate.items]
+
+
+def test_a_server_that_starts_later_knows_what_changed_before(
+    client: Client, withdrawn: str, queries: list[Query]
+) -> None:
+    assert withdrawn not in shown(client.recommend([replace(queries[0], k=50)]))
 
 
 def test_the_server_and_the_process_give_the_same_slates_after_every_change(
@@ -145,14 +162,3 @@ def test_changes_beside_running_requests_drop_none(
     assert not any(gone in shown(batch) for batch in batches[at:])
     assert all(len(slate.items) == 50 for batch in batches for slate in batch)
     assert not any(STALE_ITEMS in slate.degraded for batch in batches for slate in batch)
-
-
-def test_a_server_that_starts_later_knows_what_changed_before(
-    trained: Any, tmp_path: Path, queries: list[Query]
-) -> None:
-    shutil.copytree(trained.folder / "serve", tmp_path / "serve", symlinks=True)
-    store = ItemStore(tmp_path / "serve" / "items")
-    item = recommend(queries, trained.stages)[0].items[0].item
-    store.put(read_schema(trained.bundle), [Edit(item=item, withdrawn=True)], who="ann")
-    with TritonServer(tmp_path / "serve" / "current" / "models") as server, Client(server.grpc_url) as client:
-        assert item not in shown(client.recommend([replace(queries[0], k=50)]))

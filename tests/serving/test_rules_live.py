@@ -1,4 +1,7 @@
-"""The real tritonserver follows the rule store beside its bundle, and drops no request over it."""
+"""The real tritonserver follows the rule store beside its bundle, and drops no request over it.
+
+One server for all tests, in this order: the first one finds an empty store, the last one leaves a damaged one.
+"""
 
 import shutil
 import threading
@@ -6,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -42,11 +44,12 @@ class Load:
         return [slate for batch in self.batches for slate in batch]
 
 
-@pytest.fixture
-def served(trained: Any, tmp_path: Path) -> Iterator[TritonServer]:
-    """A server of its own: its store is nobody else's."""
-    shutil.copytree(trained.folder / "serve", tmp_path / "serve", symlinks=True)
-    with TritonServer(tmp_path / "serve" / "current" / "models", log=tmp_path / "triton.log") as server:
+@pytest.fixture(scope="module")
+def served(trained: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    """A server of its own: its store is that of this file alone."""
+    folder = tmp_path_factory.mktemp("rules")
+    shutil.copytree(trained.folder / "serve", folder / "serve", symlinks=True)
+    with TritonServer(folder / "serve" / "current" / "models", log=folder / "triton.log") as server:
         yield server
 
 
@@ -126,27 +129,6 @@ def test_publish_and_rollback_change_the_slates_and_every_answer_is_of_one_versi
     assert len(store.verify()) == 3
 
 
-def test_rules_that_do_not_fit_leave_the_old_ones_and_the_slates_say_so(
-    trained: Any, served: TritonServer, store: RuleStore, queries: list[Query]
-) -> None:
-    cheap = publish(store, CHEAP)
-    until(served, queries[0], lambda slate: slate.rules == cheap)
-    with asking(served, queries) as load:
-        publish(store, MISFIT)
-        assert until(served, queries[0], lambda slate: STALE_RULES in slate.degraded).rules == cheap
-        dear = publish(store, DEAR)
-        assert STALE_RULES not in until(served, queries[0], lambda slate: slate.rules == dear).degraded
-        (store.folder / "draft").write_text("nonsense")
-        (store.folder / "draft").replace(store.folder / HEAD)  # at once: half a file would be said as well
-        assert until(served, queries[0], lambda slate: STALE_RULES in slate.degraded).rules == dear
-    assert load.errors == []
-    assert {slate.rules for slate in load.slates} <= {cheap, dear}
-    log = served.log.read_text()
-    assert log.count("; the older version stays active") == 2
-    assert "unknown" in log
-    assert "HEAD was altered" in log
-
-
 def test_the_process_and_the_server_read_the_same_store(
     trained: Any, served: TritonServer, store: RuleStore, queries: list[Query]
 ) -> None:
@@ -178,3 +160,24 @@ def test_what_was_shown_to_everybody_reaches_the_server_beside_the_queries(
     after = until(served, queries[0], lambda slate: bool(slate.exposure))
     assert not worn_out & {place.item for place in after.items}
     assert after.exposure.items() <= shares.items()
+
+
+def test_rules_that_do_not_fit_leave_the_old_ones_and_the_slates_say_so(
+    trained: Any, served: TritonServer, store: RuleStore, queries: list[Query]
+) -> None:
+    cheap = publish(store, CHEAP)
+    until(served, queries[0], lambda slate: slate.rules == cheap)
+    with asking(served, queries) as load:
+        publish(store, MISFIT)
+        assert until(served, queries[0], lambda slate: STALE_RULES in slate.degraded).rules == cheap
+        dear = publish(store, DEAR)
+        assert STALE_RULES not in until(served, queries[0], lambda slate: slate.rules == dear).degraded
+        (store.folder / "draft").write_text("nonsense")
+        (store.folder / "draft").replace(store.folder / HEAD)  # at once: half a file would be said as well
+        assert until(served, queries[0], lambda slate: STALE_RULES in slate.degraded).rules == dear
+    assert load.errors == []
+    assert {slate.rules for slate in load.slates} <= {cheap, dear}
+    log = served.log.read_text()
+    assert log.count("; the older version stays active") == 2
+    assert "unknown" in log
+    assert "HEAD was altered" in log
