@@ -40,7 +40,7 @@ SERVED = {"spec", "item_table", "item_vectors", "index", "sources", "towers"}
 """fitted on all that is known when TEST is asked"""
 JUDGED = {"choices", "ranker", "calibrator", "posterior"}
 """chosen on VALIDATION, or trained on candidates that were chosen there; one epoch leaves none of it to choose"""
-CHOICES = {"weight", "decay"}
+CHOICES = {"weight", "place_weight", "decay"}
 """of a source, among what a bundle keeps of it"""
 MUST_AND_MAY = {
     ("test", False): (set(), set()),
@@ -57,6 +57,8 @@ OTHER_OPERATORS = {
     "linear": ("ease_50", "ease_800", "ease_near", "cosine_5", "cosine_20"),
 }
 """left out, so that VALIDATION has no operator to choose: a source then may not change by it at all"""
+ONE_VALUE = ("factors.grid.confidence=[20.0]", "popular.grid.days=[30.0]")
+"""for the same reason"""
 Configure = Callable[[str, str], DictConfig]
 
 
@@ -106,6 +108,7 @@ def configure(
             f"protocol={protocol}",
             "data=tables",
             f"data.description={description}",
+            *(f"candidates.sources.{one}" for one in ONE_VALUE),
             *(
                 f"candidates.sources.{source}.grid.operator.{name}=null"
                 for source, names in OTHER_OPERATORS.items()
