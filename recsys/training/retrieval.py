@@ -45,6 +45,8 @@ from recsys.training.validation_queries import QUERY_BATCH, RECALL_AT, Validatio
 
 MEMBER_SEED_STRIDE = 1_000
 """between the seeds of two members, so that those of two runs are not the same"""
+LEAST_BATCH = 128
+"""positions of a step of the smallest logs"""
 SET_POSITIONS = 8
 """positions of a set with targets in a step: each predicts the whole rest of the set, so more of them add little"""
 
@@ -288,6 +290,9 @@ class RetrievalTrainerConfig(OptimConfig):
     """ensemble of two-tower models that differ in their seed, with vectors of members * dim"""
     half_life_days: float | None
     """age before the newest event at which an event has half the weight as a target; None weighs all equally"""
+    least_steps: int
+    """steps of an epoch: a log too small for so many of `batch_size` positions gets smaller ones, of LEAST_BATCH at least,
+    since a few hundred steps teach no catalogue"""
 
     group = "retrieval"
 
@@ -303,6 +308,7 @@ class RetrievalTrainerConfig(OptimConfig):
             lookahead_decay=(self.lookahead_decay, 1e-6, 1.0),
             members=(self.members, 1, 64),
             half_life_days=(1.0 if self.half_life_days is None else self.half_life_days, 1e-3, 1e6),
+            least_steps=(self.least_steps, 1, 1_000_000),
         )
         with torch.device("meta"):  # without memory or random numbers: a wrong key fails before the data are read
             interests = self.user_encoder(dim=self.dim, length=1, dropout=self.dropout).interests
@@ -317,6 +323,10 @@ class RetrievalTrainerConfig(OptimConfig):
         if self.negatives is not None:
             return self.negatives
         return 0 if num_items <= FULL_SOFTMAX_ITEMS else SAMPLED_NEGATIVES
+
+    def batch_size_of(self, positions: int) -> int:
+        """Positions of a step, for a log with so many of them."""
+        return min(self.batch_size, max(LEAST_BATCH, positions // self.least_steps))
 
     def weights(self, timestamps: np.ndarray) -> np.ndarray:
         """[M] float32, weight of each event as a target; 1 where there are no timestamps."""
@@ -381,7 +391,8 @@ class RetrievalTrainerConfig(OptimConfig):
         own_seed = seed + MEMBER_SEED_STRIDE * number
         folder = folder.with_name(f"{folder.name}_{number + 1}") if number else folder
         pl.seed_everything(own_seed, verbose=False)
-        batches = length_bucket_batches(examples.windows.sizes, self.batch_size, own_seed)
+        sizes = examples.windows.sizes
+        batches = length_bucket_batches(sizes, self.batch_size_of(int(sizes.sum())), own_seed)
         task = RetrievalTask(self.towers(spec), items, examples, validation, self)
         inputs = {
             "task": RetrievalTask,

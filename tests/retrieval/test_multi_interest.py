@@ -207,6 +207,7 @@ def config(**changed):
         lookahead=2,
         lookahead_decay=1.0,
         half_life_days=None,
+        least_steps=1,
         batch_size=64,
         epochs=1,
         patience=1,

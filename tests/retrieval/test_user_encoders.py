@@ -54,6 +54,7 @@ def config(factory):
         lookahead_decay=1.0,
         members=1,
         half_life_days=None,
+        least_steps=1,
         batch_size=64,
         epochs=1,
         patience=1,

@@ -32,6 +32,7 @@ KNOBS = {
     "lookahead_decay": 1.0,
     "members": 1,
     "half_life_days": None,
+    "least_steps": 1,
     "batch_size": 64,
     "epochs": 1,
     "patience": 1,
@@ -129,12 +130,22 @@ def test_members_are_trained_apart_and_joined_into_vectors_of_unit_length(tmp_pa
         ("lookahead_decay", 0.0),
         ("members", 0),
         ("half_life_days", 0.0),
+        ("least_steps", 0),
         ("negatives", -1),
     ],
 )
 def test_a_knob_out_of_range_is_named(knob, value):
     with pytest.raises(ConfigError, match=rf"retrieval\.{knob} is {value}"):
         RetrievalTrainerConfig(**{**KNOBS, knob: value})
+
+
+@pytest.mark.parametrize(
+    ("positions", "batch_size", "expected"),
+    [(10**6, 2048, 2048), (75_000, 2048, 500), (3_000, 2048, 128), (75_000, 64, 64)],
+)
+def test_a_small_log_gets_small_batches_but_no_tiny_ones(positions, batch_size, expected):
+    config = RetrievalTrainerConfig(**{**KNOBS, "batch_size": batch_size, "least_steps": 150})
+    assert config.batch_size_of(positions) == expected
 
 
 def test_heads_share_the_vector():

@@ -48,6 +48,7 @@ KNOBS = {
     "lookahead_decay": 0.5,
     "members": 1,
     "half_life_days": 10.0,
+    "least_steps": 1,
     "batch_size": 64,
     "epochs": 1,
     "patience": 1,
