@@ -4,7 +4,7 @@ Shapes: B queries, H history, D dim, M events, E excluded items, C candidates, K
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, Protocol
@@ -43,6 +43,8 @@ TUNING_BATCH = 512
 """queries whose candidate union is built at once while weights are tuned"""
 MIN_CANDIDATES, MAX_CANDIDATES, SMALL_CATALOGUE = 200, 500, 2_000
 """candidates of a query for a small and for a large catalogue, and the items of a small one: `candidates_for_catalogue`"""
+LITTLE = 0.02
+"""weight of the towers beside a source that is tried alone"""
 TUNED_CANDIDATES = 100
 """candidates of a query that the score function of `tune` reads"""
 
@@ -129,6 +131,14 @@ class MergedSources:
         sources = (replace(one, weight=weight, place_weight=place_weight) for one, weight, place_weight in parts)
         return replace(self, sources=tuple(sources))
 
+    def with_decays(self, decays: Mapping[str, float]) -> "MergedSources":
+        """Return a copy with other decays of the sources that are named."""
+        sources = (
+            replace(one, source=one.source.with_decay(decays[one.name])) if one.name in decays else one
+            for one in self.sources
+        )
+        return replace(self, sources=tuple(sources))
+
     def with_choices_of(self, other: "MergedSources") -> "MergedSources":
         """Return a copy with the weights and decays of another fit; ConfigError where the two differ in their sources."""
         if lacking := sorted(set(self.names) ^ set(other.names)):
@@ -172,6 +182,25 @@ class MergedSources:
     def from_documents(document: Mapping[str, Any], arrays: Mapping[str, np.ndarray], index: Index) -> "MergedSources":
         sources = tuple(_weighted_source(entry, arrays, index) for entry in document["sources"])
         return MergedSources(index=index, sources=sources, total=document["total"])
+
+
+@dataclass(frozen=True)
+class TuningQueries:
+    """Queries [B] of a period by which a merge is tuned, with the sources that were fitted before it."""
+
+    sources: MergedSources
+    vectors: np.ndarray
+    """[B, D] of the user tower"""
+    history: RowBatches
+    excluded: RowBatches
+    score_function: ScoreFunction
+
+    def score_alone(self, source: CandidateSource) -> float:
+        """Return the quality of the candidates of one source."""
+        return _score_alone(self.sources.index, self.vectors, self.history, self.excluded, self.score_function, source)
+
+    def unions_of(self, sources: MergedSources) -> list[CandidateUnion]:
+        return list(_unions(sources, self.vectors, self.history, self.excluded))
 
 
 class CandidateSourcesConfig:
@@ -249,44 +278,45 @@ class CandidateSourcesConfig:
             and (choice := _best_point(source, interactions, queries, progress, f"parameters of {name}")) is not None
         }
 
-    def tune(
-        self,
-        sources: MergedSources,
-        vectors: np.ndarray,
-        history: RowBatches,
-        excluded: RowBatches,
-        score_function: ScoreFunction,
-        progress: Progress = silent,
-    ) -> MergedSources:
-        """Return the sources with the decays and weights of highest score on queries [B] that the fit has not read.
+    def tune(self, periods: Sequence[TuningQueries], progress: Progress = silent) -> MergedSources:
+        """Return the sources of the first period with the decays and weights of highest mean score over all periods.
 
         The decay of a source is chosen by its candidates alone. The weights are searched from those of the configuration,
         from equal ones, and from the best source alone, so that the merge is hardly worse than any of its sources; of equals
-        the first are taken.
+        the first are taken. The towers never weigh nothing: items that come after the training are found by them. One list
+        is right or wrong for all users of a period at once, so several periods say more of it than many users of one.
         """
-        score_alone = partial(_score_alone, sources.index, vectors, history, excluded, score_function)
-        fitted = tracked(sources.sources, len(sources.sources), progress, "decays of the candidate sources")
-        faded = replace(sources, sources=tuple(self._with_best_decay(one, score_alone) for one in fitted))
-        objective = partial(
-            _objective,
-            unions=list(_unions(faded, vectors, history, excluded)),
-            total=min(TUNED_CANDIDATES, sources.total),
-            score_function=score_function,
-        )
-        alone = np.eye(len(sources.weights)).tolist()
-        starts = [sources.weights, (1.0,) * len(alone), max(map(tuple, alone), key=objective)]
-        tried = tracked(starts, len(starts), progress, "weights of the candidate sources")
-        weights, _ = max((scaled_search(start, objective) for start in tried), key=lambda one: one[1])
-        return faded.weighted(weights)
+        first = periods[0].sources
+        names = tracked(first.names, len(first.names), progress, "decays of the candidate sources")
+        decays = {name: self._best_decay(name, periods) for name in names if len(self.sources[name].decays) > 1}
+        faded = [one.sources.with_decays(decays) for one in periods]
+        unions = [one.unions_of(sources) for one, sources in zip(periods, faded, strict=True)]
+        total = min(TUNED_CANDIDATES, first.total)
 
-    def _with_best_decay(
-        self, weighted: WeightedSource, score_alone: Callable[[CandidateSource], float]
-    ) -> WeightedSource:
-        """Return the source with the decay of its grid whose candidates alone score highest."""
-        decays = self.sources[weighted.name].decays
-        if len(decays) < 2:
-            return weighted
-        return replace(weighted, source=max(map(weighted.source.with_decay, decays), key=score_alone))
+        def objective(weights: Weights) -> float:
+            rows = (_top_rows(ones, weights, total) for ones in unions)
+            return float(np.mean([one.score_function(own) for one, own in zip(periods, rows, strict=True)]))
+
+        towers = [number for number, one in enumerate(first.sources) if isinstance(one.source, TwoTowerSource)]
+        starts = [first.weights, (1.0,) * len(first.weights), max(_alone(len(first.weights), towers), key=objective)]
+        tried = tracked(starts, len(starts), progress, "weights of the candidate sources")
+        weights, _ = max((scaled_search(start, objective, towers) for start in tried), key=lambda one: one[1])
+        return faded[0].weighted(weights)
+
+    def _best_decay(self, name: str, periods: Sequence[TuningQueries]) -> float:
+        """Return the decay of the grid with which the candidates of a source alone score highest."""
+        own = [next(part.source for part in one.sources.sources if part.name == name) for one in periods]
+        return max(
+            self.sources[name].decays,
+            key=lambda decay: np.mean(
+                [one.score_alone(source.with_decay(decay)) for one, source in zip(periods, own, strict=True)]
+            ),
+        )
+
+
+def _alone(num: int, kept: Collection[int]) -> list[Weights]:
+    """Weights [num] of each part of the merge alone, beside very little of those that are kept."""
+    return [tuple(1.0 if one == part else LITTLE * (part in kept) for part in range(num)) for one in range(num)]
 
 
 def _best_point(
@@ -338,10 +368,6 @@ def _unions(
     for start in range(0, len(history), TUNING_BATCH):
         batch = slice(start, start + TUNING_BATCH)
         yield sources.unite(vectors[batch], history[batch], excluded[batch])
-
-
-def _objective(weights: Weights, *, unions: list[CandidateUnion], total: int, score_function: ScoreFunction) -> float:
-    return score_function(_top_rows(unions, weights, total))
 
 
 def _top_rows(unions: list[CandidateUnion], weights: Weights, total: int) -> np.ndarray:

@@ -3,7 +3,7 @@
 Shapes: K weights.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 Weights = tuple[float, ...]
 PASSES = 5
@@ -13,11 +13,13 @@ ENTRIES = (0.02, 0.1, 0.3, 1.0)
 """first weights of what has none, relative to the largest one: only ratios matter to an order"""
 
 
-def scaled_search(start: Weights, objective: Callable[[Weights], float]) -> tuple[Weights, float]:
+def scaled_search(
+    start: Weights, objective: Callable[[Weights], float], kept: Collection[int] = ()
+) -> tuple[Weights, float]:
     """Maximise the objective over weights [K] of at least 0; return them and its value; ties keep the value tried first.
 
     One weight after the other takes the best of its scaled values, until a pass changes nothing, or PASSES times. Not all of
-    them become 0.
+    them become 0, and none of `kept`.
     """
     values: dict[Weights, float] = {}
 
@@ -30,7 +32,9 @@ def scaled_search(start: Weights, objective: Callable[[Weights], float]) -> tupl
     for _ in range(PASSES):
         before = chosen
         for number, weight in enumerate(chosen):
-            tried = [weight * scale for scale in SCALES] if weight else [max(chosen) * entry for entry in ENTRIES]
+            tried = [weight * scale for scale in SCALES if scale or number not in kept]
+            if not weight:
+                tried = [max(chosen) * entry for entry in ENTRIES]
             moved = ((*chosen[:number], one, *chosen[number + 1 :]) for one in tried)
             chosen = max([chosen, *(one for one in moved if any(one))], key=value)
         if chosen == before:

@@ -23,9 +23,10 @@ from pytorch_lightning.loggers import Logger
 from recsys.cache.stage_cache import NO_CACHE, Result, StageCache
 from recsys.candidates.candidate_source import TrainingInteractions
 from recsys.candidates.score_layout import ScoreLayout
-from recsys.candidates.sources import CandidateSourcesConfig, MergedSources, RowBatches
+from recsys.candidates.sources import CandidateSourcesConfig, MergedSources, RowBatches, TuningQueries
 from recsys.candidates.tuned_source import Choice
 from recsys.data.splits import LATER, PERIODS, RANK, TEST, VALIDATION, Split
+from recsys.errors import DataError
 from recsys.features.batches import RequestBatch
 from recsys.features.encode import ItemTable
 from recsys.features.spec import FeatureSpec
@@ -83,6 +84,10 @@ class TrainedRetrieval:
     epochs: int
     choices: Mapping[str, Choice]
     """tuned source -> its parameters"""
+
+    def with_sources(self, sources: MergedSources) -> "TrainedRetrieval":
+        """Return a copy whose candidates come from other sources."""
+        return replace(self, retrieve=replace(self.retrieve, sources=sources))
 
     @cached_property
     def version(self) -> RetrievalVersion:
@@ -163,13 +168,17 @@ class CascadeTrainer:
         """Train what the validation period judges; resumes as `cascade` does."""
         if self.config.ranking is not None:
             self._check(self.config.ranking)
-        self.echo("towers for the validation period: epochs and weights are tuned")
-        chosen = self._tune(self._retrieval(VALIDATION, epochs=None))
+        self.echo("towers for the validation period: their epochs are tuned")
+        fitted = {VALIDATION: self._retrieval(VALIDATION, epochs=None)}
+        if self.config.ranking is not None:
+            self.echo("towers for the period that the ranker learns from")
+            chosen = fitted[VALIDATION]
+            fitted[RANK] = self._retrieval(RANK, epochs=chosen.epochs, choices=chosen.choices)
+        by_period = self._tuned(fitted)
+        chosen = by_period[VALIDATION]
         self.echo(f"tuned: {chosen.epochs} epochs, {chosen.retrieve.sources.chosen}, {dict(chosen.choices)}")
         if self.config.ranking is None:
-            return SelectedCascade(by_period={VALIDATION: chosen}, ranking=None)
-        self.echo("towers for the period that the ranker learns from")
-        by_period = {VALIDATION: chosen, RANK: self._as_chosen(RANK, chosen)}
+            return SelectedCascade(by_period=by_period, ranking=None)
         return SelectedCascade(by_period=by_period, ranking=self._ranking(self.config.ranking, by_period))
 
     def measured(self, selected: SelectedCascade) -> TrainedCascade:
@@ -220,8 +229,7 @@ class CascadeTrainer:
 
     def _as_chosen(self, period: int, chosen: TrainedRetrieval) -> TrainedRetrieval:
         fitted = self._retrieval(period, epochs=chosen.epochs, choices=chosen.choices)
-        sources = fitted.retrieve.sources.with_choices_of(chosen.retrieve.sources)
-        return replace(fitted, retrieve=replace(fitted.retrieve, sources=sources))
+        return fitted.with_sources(fitted.retrieve.sources.with_choices_of(chosen.retrieve.sources))
 
     def _retrieval(
         self, period: int, *, epochs: int | None, choices: Mapping[str, Choice] | None = None
@@ -311,18 +319,45 @@ class CascadeTrainer:
         )
         return MergedSources.from_documents(*stored, interactions.index)
 
-    def _tune(self, fitted: TrainedRetrieval) -> TrainedRetrieval:
-        retrieve, config = fitted.retrieve, self.config.candidates.with_choices(fitted.choices)
-        validation = ValidationQueries.of(self.validation, retrieve.spec, retrieve.items)
+    def _tuned(self, fitted: Mapping[int, TrainedRetrieval]) -> dict[int, TrainedRetrieval]:
+        """Tune the merge on VALIDATION, and on RANK where periods have common times; return all fits with the choices.
+
+        A list of new or popular items that suits one period may not suit the next one.
+        """
+        first, config = fitted[VALIDATION], self.config.candidates.with_choices(fitted[VALIDATION].choices)
+        periods = [
+            (one, ValidationQueries.of(queries, one.retrieve.spec, one.retrieve.items))
+            for period, one in fitted.items()
+            if (queries := self._queries_of(period)) is not None
+        ]
 
         def tune() -> Result:
-            queries, display = self._queries(validation, retrieve.user_tower), self.config.trainer.display
-            return {"chosen": config.tune(retrieve.sources, *queries, validation.score, display).chosen}, {}
+            parts = [
+                TuningQueries(one.retrieve.sources, *self._queries(asked, one.retrieve.user_tower), asked.score)
+                for one, asked in periods
+            ]
+            return {"chosen": config.tune(parts, self.config.trainer.display).chosen}, {}
 
-        inputs = {"code": type(self), "config": config, "retrieval": fitted.version, "validation": validation}
-        document, _ = self.cache.arrays("weights", tune, **inputs)
-        sources = retrieve.sources.with_choices(document["chosen"])
-        return replace(fitted, retrieve=replace(retrieve, sources=sources))
+        sources = {
+            period: one.retrieve.sources.with_choices_of(first.retrieve.sources) for period, one in fitted.items()
+        }
+        inputs = {"retrieval": [one.version for one, _ in periods], "validation": [asked for _, asked in periods]}
+        document, _ = self.cache.arrays("weights", tune, code=type(self), config=config, **inputs)
+        return {
+            period: one.with_sources(sources[period].with_choices(document["chosen"])) for period, one in fitted.items()
+        }
+
+    def _queries_of(self, period: int) -> EvaluationQueries | None:
+        """Return the queries by which weights are tuned; None for RANK without common times, or without a user to ask."""
+        if period == VALIDATION:
+            return self.validation
+        if self.prepared.split.cuts is None:
+            return None
+        try:
+            asked = EvaluationQueries.of(self.prepared.dataset, self.prepared.split, self.prepared.replay, period)
+        except DataError:
+            return None
+        return asked.sample(len(self.validation), seed=0)
 
     def _ranking(self, ranking: RankerTrainerConfig, by_period: Mapping[int, TrainedRetrieval]) -> TrainedRanker:
         """Train the ranker on requests encoded as those of TEST, with candidates of each period's own retrieval."""

@@ -122,7 +122,8 @@ class RankingTask(pl.LightningModule):
         logits, labels = self.all_logits(self.valid_batch), self.valid_batch["labels"]
         loss = masked_bce(logits, labels.clamp(0, 1), self.valid_batch["candidate_rows"] != PAD).sum()
         served = self.ndcg_of_requests(None if "candidate_positions" in self.valid_batch else logits)
-        self.validated = torch.cat([self.validated.view(-1, len(served)), torch.from_numpy(served).float()[None]])
+        before = self.validated.reshape(len(self.validated), len(served))
+        self.validated = torch.cat([before, torch.from_numpy(served).float()[None]])
         mean = float(served.mean()) if len(served) else 0.0
         self.log_dict({MONITORED["ndcg@10"]: mean, MONITORED["likelihood"]: -loss}, prog_bar=True)
 

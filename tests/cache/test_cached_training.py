@@ -15,7 +15,7 @@ from recsys.evaluation.selection import ValidationFigures
 pytestmark = pytest.mark.slow
 
 Validate = Callable[..., tuple[dict[str, Any], dict[str, set[bool]]]]
-OF_RETRIEVAL = {"towers", "choices", "sources", "weights", "examples"}
+OF_RETRIEVAL = {"text", "towers", "choices", "sources", "weights", "examples"}
 
 
 def rows(figures: ValidationFigures) -> dict[str, Any]:
@@ -68,11 +68,11 @@ def test_a_policy_is_tried_without_any_training(validate: Validate) -> None:
 @pytest.mark.parametrize(
     ("override", "kept"),
     [
-        ("candidates.sources.popular.grid.days=[3.0]", {"towers"}),
-        ("retrieval.dropout=0.05", {"choices"}),
-        ("seed=1", {"choices"}),
+        ("candidates.sources.popular.grid.days=[3.0]", {"text", "towers"}),
+        ("retrieval.dropout=0.05", {"text", "choices"}),
+        ("seed=1", {"text", "choices"}),
         ("data.events=3900", set()),
-        ("protocol.validation=0.12", set()),
+        ("protocol.validation=0.12", {"text"}),
     ],
 )
 def test_a_stage_whose_inputs_changed_is_computed_again(validate: Validate, override: str, kept: set[str]) -> None:

@@ -12,7 +12,7 @@ from recsys.candidates.cold_start import ColdItemPopularityModel
 from recsys.candidates.content import ContentNeighbours
 from recsys.candidates.item_item import CosineAndTransitions, ItemItem
 from recsys.candidates.popularity import PopularItems, RecentItems
-from recsys.candidates.sources import CandidateSourcesConfig, MergedSources, candidates_for_catalogue
+from recsys.candidates.sources import CandidateSourcesConfig, MergedSources, TuningQueries, candidates_for_catalogue
 from recsys.candidates.two_tower_source import TwoTowerSourceConfig
 from recsys.candidates.weight_search import scaled_search
 from recsys.contracts import PAD
@@ -62,6 +62,11 @@ def questions():
     history = generator.integers(PAD, NUM_ITEMS, (30, 5))
     history[0] = PAD
     return vectors, history, np.concatenate([history, generator.integers(PAD, NUM_ITEMS, (30, 2))], axis=1)
+
+
+def periods(sources, questions, score_function):
+    """One period to tune the merge by."""
+    return [TuningQueries(sources, *questions, score_function)]
 
 
 def same(one, other):
@@ -141,7 +146,7 @@ def test_one_source_alone_fills_all_places(known, questions):
 
 def test_choices_carry_over_to_another_fit(known, questions):
     configured, sources = fit(known)
-    chosen = configured.tune(sources, *questions, lambda rows: float(rows[:, 0].sum()))
+    chosen = configured.tune(periods(sources, questions, lambda rows: float(rows[:, 0].sum())))
     assert chosen.chosen != sources.chosen
     again = fit_again(configured, known).with_choices_of(chosen)
     assert again.chosen == chosen.chosen
@@ -204,22 +209,48 @@ def test_choosing_finds_the_source_that_is_right(known, questions):
     slow_member = replace(slow_member, source=replace(slow_member.source, decay=1.0))
     target = replace(target_sources, sources=(slow_member,)).search(*questions).rows[:, 0]
     score_function = ndcg_of(np.where(target == PAD, NUM_ITEMS, target))
-    chosen = configured.tune(sources, *questions, score_function)
+    chosen = configured.tune(periods(sources, questions, score_function))
     assert chosen.chosen["item_item"]["decay"] == 1.0
     assert max(chosen.weights) in (chosen.weights[1], chosen.weights[len(NAMES) + 1])
     assert score_function(chosen.search(*questions).rows) > score_function(sources.search(*questions).rows)
-    same(configured.tune(sources, *questions, score_function).search(*questions), chosen.search(*questions))
+    same(configured.tune(periods(sources, questions, score_function)).search(*questions), chosen.search(*questions))
+
+
+def test_a_list_that_suits_one_period_and_not_the_other_gets_less_weight(known, questions):
+    """The popular items are the targets of the first period, those of item_item the targets of both."""
+    configured, sources = fit(known, content=None, fresh=None, promising=None)
+    first, both = (sources.select_source(name).search(*questions).rows[:, :3] for name in ("popular", "item_item"))
+
+    def score_of(*targets):
+        def score(rows):
+            pairs = ((rows[:, place, None] == one) & (one != PAD) for one in targets for place in range(3))
+            return float(sum(pair.any(axis=1).mean() for pair in pairs))
+
+        return score
+
+    lucky, plain = score_of(first, first, both), score_of(both)
+    alone = configured.tune(periods(sources, questions, lucky))
+    together = configured.tune(
+        [
+            *periods(sources, questions, lucky),
+            *periods(sources, questions, plain),
+            *periods(sources, questions, plain),
+            *periods(sources, questions, plain),
+        ]
+    )
+    assert plain(together.search(*questions).rows) > plain(alone.search(*questions).rows)
+    assert lucky(together.search(*questions).rows) < lucky(alone.search(*questions).rows)
 
 
 def test_where_nothing_matters_the_first_values_stay(known, questions):
     configured, sources = fit(known)
-    assert configured.tune(sources, *questions, lambda rows: 0.0).chosen == sources.chosen
+    assert configured.tune(periods(sources, questions, lambda rows: 0.0)).chosen == sources.chosen
 
 
 def test_the_score_function_reads_what_search_would_return(known, questions):
     configured, sources = fit(known, total=12)
     seen = []
-    configured.tune(sources, *questions, lambda rows: seen.append(rows) or 0.0)
+    configured.tune(periods(sources, questions, lambda rows: seen.append(rows) or 0.0))
     wanted = sources.search(*questions).rows  # before it each source alone, by decay
     assert any(np.array_equal(rows, wanted) for rows in seen)
 
@@ -238,7 +269,10 @@ def test_a_search_finds_the_ratios_of_the_weights_and_scores_nothing_twice():
     assert len(set(tried)) * 2 == len(tried), "once while searching, once in the line above"
 
 
-def test_no_search_leaves_all_weights_at_0_and_equals_stay():
+def test_a_weight_that_is_kept_does_not_vanish_and_no_search_leaves_all_at_0():
+    weights, _ = scaled_search((1.0, 1.0), lambda weights: -weights[0] - weights[1], kept=[0])
+    assert weights[0] > 0
+    assert weights[1] == 0
     assert any(scaled_search((1.0, 1.0), lambda weights: -sum(weights))[0])
     assert scaled_search((0.3, 0.0), lambda weights: 1.0) == ((0.3, 0.0), 1.0)
 
@@ -260,7 +294,7 @@ def test_a_short_list_fills_the_top_by_its_places_and_leaves_the_rest_to_another
         ]
         return float(np.mean(gains))
 
-    tuned = configured.tune(sources, *questions, score)
+    tuned = configured.tune(periods(sources, questions, score))
     assert tuned.chosen["popular"]["place_weight"] > 0
     assert score(tuned.search(*questions).rows) > score(sources.search(*questions).rows)
 

@@ -10,7 +10,7 @@ import pytest
 
 from recsys.candidates.item_item import Cosine, Ease, ItemItem
 from recsys.candidates.popularity import PopularItems
-from recsys.candidates.sources import CandidateSourcesConfig, MergedSources, WeightedSource
+from recsys.candidates.sources import CandidateSourcesConfig, MergedSources, TuningQueries, WeightedSource
 from recsys.candidates.tuned_source import TunedSource
 from recsys.candidates.two_tower_source import TwoTowerSourceConfig
 from recsys.contracts import PAD
@@ -132,5 +132,5 @@ def test_the_merge_is_no_worse_than_the_best_of_its_sources(known, queries, righ
     sources = {"item_item": ITEM_ITEM(operator=OPERATORS["ease"], neighbours=N), "popular": POPULAR(days=1.0, num=12)}
     score = ndcg_of(target_of(sources[right].fit(known), queries))
     configured = config(two_tower=TwoTowerSourceConfig(num=12, weight=1.0), **sources)
-    merged = configured.tune(configured.fit(known), *queries, score)
+    merged = configured.tune([TuningQueries(configured.fit(known), *queries, score)])
     assert score(merged.search(*queries).rows) >= 0.999
