@@ -83,6 +83,9 @@ class ColdItems(CandidateSource):
             hidden = None if queries.hidden is None else queries.hidden[self.rows]
             add_reciprocal_ranks(fused, top_k(self._products(queries, hidden), np.arange(len(self.rows)), FUSED_RANKS))
             if self.content is not None:
+                fused[:, self.rows >= len(self.content)] *= (
+                    2  # items added since have no neighbours: the towers' rank is theirs
+                )
                 by_content = self.content.scores_for(queries).top_k(FUSED_RANKS)
                 is_cold, columns = rows_among(by_content, self.rows)
                 add_reciprocal_ranks(fused, np.where(is_cold, columns, PAD))

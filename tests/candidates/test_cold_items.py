@@ -89,6 +89,15 @@ def test_items_that_come_after_the_training_are_found_by_the_towers_at_once(know
     assert N not in fitted.scores_for(query).top_k(N)
 
 
+def test_an_item_that_comes_after_the_training_competes_with_those_that_have_content_neighbours(known):
+    fitted = config().fit(known)
+    history = history_of(0, 5)
+    index = ExactIndex(np.vstack([known.index.vectors(np.arange(N)), [[9.0, 0, 0, 0]]]))
+    query = SourceQuery(vectors=np.array([[1.0, 0, 0, 0]], dtype=np.float32), history=history)
+    assert (fitted.content.scores_for(query).top_k(N) != PAD).any()
+    assert fitted.with_new_items(index, np.array([N])).scores_for(query).top_k(1).tolist() == [[N]]
+
+
 def test_a_list_holds_them_whatever_the_weights_are_and_its_beginning_is_untouched(known):
     """A source of events fills the list: the merge alone would show none of them."""
     vectors = np.random.default_rng(2).normal(size=(6, 4)).astype(np.float32)

@@ -186,6 +186,7 @@ def test_nothing_is_fitted_on_later_rows(written: Written, composed: Any, run: A
     (spec, validation, state), (again, validation_again, state_again) = weights
     assert spec == again
     assert validation == validation_again
+    assert state.pop("_extra_state").keys() == state_again.pop("_extra_state").keys()
     assert all(torch.equal(state[name], state_again[name]) for name in state)
 
 

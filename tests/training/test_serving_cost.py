@@ -26,7 +26,7 @@ def test_costs_are_minimised_goals_behind_one_of_quality() -> None:
     assert chosen == (("pipeline", "ndcg@10"), ("serving", "cpu_ms"), ("serving", "memory_mib"))
     assert [minimised("/".join(goal)) for goal in chosen] == [False, True, True]
     for metric in ("cpu_ms", ["memory_mib", "ndcg@10"]):
-        with pytest.raises(ConfigError, match="the first figure selects; begin with one of ndcg@10"):
+        with pytest.raises(ConfigError, match="the first figure selects by a paired test; begin with one of ndcg@10"):
             goals(metric, systems)
     with pytest.raises(ConfigError, match="as stage/metric, or a cost, cpu_ms or memory_mib"):
         goals(["ndcg@10", "towers/cpu_ms"], systems)
