@@ -333,15 +333,15 @@ class CascadeTrainer:
 
         def tune() -> Result:
             parts = [
-                TuningQueries(one.retrieve.sources, *self._queries(asked, one.retrieve.user_tower), asked.score)
-                for one, asked in periods
+                TuningQueries(one.retrieve.sources, *self._queries(queries, one.retrieve.user_tower), queries.score)
+                for one, queries in periods
             ]
             return {"chosen": config.tune(parts, self.config.trainer.display).chosen}, {}
 
         sources = {
             period: one.retrieve.sources.with_choices_of(first.retrieve.sources) for period, one in fitted.items()
         }
-        inputs = {"retrieval": [one.version for one, _ in periods], "validation": [asked for _, asked in periods]}
+        inputs = {"retrieval": [one.version for one, _ in periods], "validation": [queries for _, queries in periods]}
         document, _ = self.cache.arrays("weights", tune, code=type(self), config=config, **inputs)
         return {
             period: one.with_sources(sources[period].with_choices(document["chosen"])) for period, one in fitted.items()
@@ -354,10 +354,10 @@ class CascadeTrainer:
         if self.prepared.split.cuts is None:
             return None
         try:
-            asked = EvaluationQueries.of(self.prepared.dataset, self.prepared.split, self.prepared.replay, period)
+            queries = EvaluationQueries.of(self.prepared.dataset, self.prepared.split, self.prepared.replay, period)
         except DataError:
             return None
-        return asked.sample(len(self.validation), seed=0)
+        return queries.sample(len(self.validation), seed=0)
 
     def _ranking(self, ranking: RankerTrainerConfig, by_period: Mapping[int, TrainedRetrieval]) -> TrainedRanker:
         """Train the ranker on requests encoded as those of TEST, with candidates of each period's own retrieval."""
