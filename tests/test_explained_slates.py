@@ -23,8 +23,10 @@ def explain(trained: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def answered(trained: Any) -> Any:
-    user = trained.dataset.interactions["user"][-1]
-    query = trained.replay.latest(user, float(trained.replay.timestamps.max()), 5)
+    user = (
+        trained.dataset.interactions["user"].mode().sort()[0]
+    )  # the longest history: each of its events adds or costs something
+    query = trained.replay.latest(user, float(trained.replay.timestamps.max()), 20)
     return query, through({"QUERY": [query]}, trained.stages)
 
 
