@@ -267,7 +267,7 @@ class CandidateSourcesConfig:
     ) -> dict[str, Choice]:
         """Return the choice of each tuned source: the point whose candidates alone score highest, at its best decay.
 
-        Arguments are those of `tune`. Points that do not fit a catalogue of this size are left out; ties go to the first.
+        Arguments as in `TuningQueries`. Points that do not fit a catalogue of this size are left out; ties go to the first.
         """
         interactions = replace(interactions, events_per_user=self.events_per_user)
         queries = partial(_score_alone, interactions.index, vectors, history, excluded, score_function)

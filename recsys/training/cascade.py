@@ -2,9 +2,10 @@
 
 One retrieval is fitted for each period whose requests it answers, on the events before that period:
 
-VALIDATION   towers and sources; epochs, weights and decays are tuned here
-RANK         the same with tuned values -> candidates of the requests that the ranker learns from; early stopping and
-             calibration of the ranker use VALIDATION, with the candidates of the line above
+VALIDATION   towers and sources; epochs and parameters of sources are chosen here, weights and decays too
+RANK         the same with these values -> candidates of the requests that the ranker learns from; where periods have common
+             times its queries choose weights and decays as well; early stopping and calibration of the ranker use
+             VALIDATION, with the candidates of the line above
 TEST         the same with tuned values: it is measured, once the configuration was chosen by VALIDATION
 LATER        the same on all events: it is served, where everything is fitted again (`CascadeTrainer.refitted`)
 """

@@ -104,9 +104,8 @@ def test_a_server_that_starts_later_knows_what_changed_before(
 def test_the_server_and_the_process_give_the_same_slates_after_every_change(
     trained: Any, client: Client, stages: Stages, put: Callable[..., None], store: ItemStore, queries: list[Query]
 ) -> None:
-    queries = [
-        replace(query, k=100) for query in queries
-    ]  # a new item has places of the candidates, not of a short slate
+    # a new item has places among the candidates, not in a short slate
+    queries = [replace(query, k=100) for query in queries]
     before = recommend(queries, stages)
     assert [told(slate) for slate in before] == [told(slate) for slate in client.recommend(queries)]
     liked, dear, gone, another = (place.item for place in before[0].items[:4])
