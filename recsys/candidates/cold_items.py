@@ -28,7 +28,7 @@ from recsys.candidates.topk import top_k
 from recsys.contracts import PAD
 from recsys.errors import check_ranges
 from recsys.index import Index
-from recsys.jit import compiled
+from recsys.kept_positions import KeptPositions
 from recsys.tensors import Arrays
 
 FUSED_RANKS = 100
@@ -164,49 +164,14 @@ class ColdPositions:
     """number of the source of cold items"""
     rows: np.ndarray
     """[M] ascending catalogue rows of the cold items"""
-    num: int
-    every: int
+    positions: KeptPositions
 
     def keep(self, union: CandidateUnion, merged: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Columns [B, C] by merged scores [B, W], best first -> the columns with cold ones in their positions, and the scores.
-
-        In the first n * every positions stand at least n cold items, n up to `num`, as long as there are any. One that was
-        moved up gets a score between those of its neighbours, all others keep theirs and their order.
-        """
+        """Columns [B, C] by merged scores [B, W], best first -> columns with cold ones in their positions, and their scores."""
         offered = np.where(union.offered[self.source], union.scores[self.source], -np.inf)
-        waiting = top_k(offered, np.arange(offered.shape[1]), self.num)
+        waiting = top_k(offered, np.arange(offered.shape[1]), self.positions.num)
         is_cold, _ = rows_among(union.rows, self.rows)
-        return _kept(chosen, merged, is_cold, waiting, self.num, self.every)
-
-
-@compiled()
-def _kept(chosen, merged, is_cold, waiting, num, every):
-    """As `ColdPositions.keep`; waiting [B, K]: columns of cold items, best first, PAD at the end."""
-    num_queries, total = chosen.shape
-    kept = np.full((num_queries, total), PAD, np.int64)
-    scores = np.full((num_queries, total), -np.inf, np.float32)
-    used = np.zeros(merged.shape[1], np.bool_)
-    for b in range(num_queries):
-        used[:] = False
-        following, next_cold, cold_so_far = 0, 0, 0
-        for position in range(total):
-            while following < total and chosen[b, following] != PAD and used[chosen[b, following]]:
-                following += 1
-            while next_cold < waiting.shape[1] and waiting[b, next_cold] != PAD and used[waiting[b, next_cold]]:
-                next_cold += 1
-            column = chosen[b, following] if following < total else PAD
-            if column == PAD:
-                break
-            score = merged[b, column]
-            is_due = cold_so_far < min(num, (position + 1) // every) and not is_cold[b, column]
-            if is_due and next_cold < waiting.shape[1] and waiting[b, next_cold] != PAD:
-                column = waiting[b, next_cold]
-                if position:
-                    score = scores[b, position - 1] + (score - scores[b, position - 1]) / np.float32(2)
-            kept[b, position], scores[b, position] = column, score
-            used[column] = True
-            cold_so_far += is_cold[b, column]
-    return kept, scores
+        return self.positions.fill(chosen, merged, is_cold, waiting)
 
 
 def rows_among(rows: np.ndarray, ascending: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -32,6 +32,7 @@ from recsys.class_paths import class_at
 from recsys.contracts import PAD
 from recsys.errors import BundleError, ConfigError, check_ranges
 from recsys.index import Index
+from recsys.kept_positions import KeptPositions
 from recsys.progress import Progress, silent, tracked
 from recsys.tensors import Arrays
 
@@ -121,7 +122,8 @@ class MergedSources:
         """Places that are kept for cold items; None without a source of them."""
         for number, one in enumerate(self.sources):
             if isinstance(one.source, ColdItems):
-                return ColdPositions(source=number, rows=one.source.rows, num=one.num, every=one.source.every)
+                positions = KeptPositions(num=one.num, every=one.source.every)
+                return ColdPositions(source=number, rows=one.source.rows, positions=positions)
         return None
 
     def weighted(self, weights: Weights) -> "MergedSources":

@@ -1,4 +1,5 @@
-"""The policy pipeline: value, rules, popularity, utility order, pins, then per position quotas, diversity, exploration.
+"""The policy pipeline: value, rules, popularity, utility order, kept positions, pins, then per position quotas, diversity and
+exploration.
 
 Shapes: B queries of a batch, C candidates of a query and behind them the items of pins, S candidate sources, T objectives,
 K positions, N items of the catalogue, D dim of the vectors.
@@ -16,6 +17,7 @@ from recsys.contracts import PAD, CandidateBatch, Query, Slate
 from recsys.errors import BundleError, ConfigError
 from recsys.expressions import Columns, suggestion
 from recsys.jit import compiled
+from recsys.policy.cold_share import ColdShare
 from recsys.policy.diversity import DIVERSITIES, Diversity
 from recsys.policy.diversity.diversity import ItemSimilarity
 from recsys.policy.excluded_items import HiddenItems, excluded_rows
@@ -107,6 +109,7 @@ class Policy:
         popularity: np.ndarray | None = None,
         withdrawn: np.ndarray | None = None,
         seen: SeenFilter | None = None,
+        cold: ColdShare | None = None,
     ) -> "CompiledPolicy":
         """Validate the policy and the rules against one bundle and compile them to arrays.
 
@@ -115,6 +118,7 @@ class Policy:
         nothing. objectives: of the last axis of the probabilities. sources: of the last axis of
         Candidates.source_scores. popularity: [N] share of each item in known events, None where unknown. withdrawn: [N]
         bool, items that are never shown, not even by a pin. seen: filter of items in the history; None removes all of them.
+        cold: positions that are kept for items without events; None keeps none.
         ConfigError for a rule or a formula that does not fit the bundle, BundleError for vectors or a popularity.
         """
         _check_vectors(vectors, len(catalogue["item"]))
@@ -131,6 +135,7 @@ class Policy:
             withdrawn=withdrawn,
             seen=SeenFilter.never() if seen is None else seen,
             hiding=HiddenItems(types=types, column=catalogue.__getitem__),
+            cold=cold,
         )
 
 
@@ -153,6 +158,7 @@ class CompiledPolicy:
     """index of the values in Query.hidden"""
     withdrawn: np.ndarray | None = None
     """[N] bool, withdrawn items; None where there are none"""
+    cold: ColdShare | None = None
 
     def excluded_rows(self, queries: Sequence[Query]) -> list[list[int]]:
         """Return [B] ascending catalogue rows that each query may not be shown: barred by history, excluded or hidden."""
@@ -226,16 +232,21 @@ class CompiledPolicy:
         utility_std = self._utility_std(candidates, utility, factors)
         padded = partial(_padded, width=rows.shape[1])
         order = utility_order(rows, utility, offered.shape[1])
-        flat = order + rows.shape[1] * np.arange(len(rows))[:, None]
         showable = ~applied.banned & ~rows_in_sets(rows, excluded)
         if self.withdrawn is not None:
             showable &= ~self.withdrawn[rows]
+        utility = padded(utility, np.nan)
+        natural = utility
+        if self.cold is not None:
+            order, utility = self.cold.fill(order, utility, candidates.source_scores, showable)
+        flat = order + rows.shape[1] * np.arange(len(rows))[:, None]
         return ScoredCandidates(
             applied=applied,
             discounts=discounts,
+            raised=None if utility is natural else utility > natural,
             order=order,
             rows=rows.ravel()[flat],
-            utility=padded(utility, np.nan).ravel()[flat],
+            utility=utility.ravel()[flat],
             utility_std=None if utility_std is None else padded(utility_std, 0.0).ravel()[flat],
             offered=padded(offered, False).ravel()[flat],
             showable=showable.ravel()[flat],

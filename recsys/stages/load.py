@@ -26,6 +26,7 @@ from recsys.items.schema import ItemSchema
 from recsys.items.searchable_items import SearchableItems
 from recsys.items.store import ItemStore
 from recsys.items.text_encoders import read_text_encoder
+from recsys.policy.cold_share import ColdShare
 from recsys.policy.compose import Policy
 from recsys.policy.excluded_items import HiddenItems
 from recsys.policy.exposure.exposure_file import LiveShares, ShareFile
@@ -160,7 +161,8 @@ def rules_maker(
     """
     policy = policy or read_policy(bundle)
     spec, trained = read_spec(bundle), read_rule_items(bundle) if items is None else items.state
-    sources = tuple(source["name"] for source in bundle.document("candidates.json")["sources"])
+    documents = bundle.document("candidates.json")["sources"]
+    sources, cold = tuple(source["name"] for source in documents), ColdShare.of(documents)
     popularity = popularity_shares(bundle) if policy.popularity.reads_events else None
 
     def make(rules: RuleSet | None) -> Rules:
@@ -177,6 +179,7 @@ def rules_maker(
             popularity=popularity,
             withdrawn=now.overlay.hidden,
             seen=seen_filter(policy.repeat.compile(tuple(spec.objectives), clock=spec.clock), spec),
+            cold=cold,
         )
         return Rules(policy=compiled, num_sources=len(sources), num_objectives=spec.num_objectives)
 

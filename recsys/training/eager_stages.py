@@ -10,6 +10,7 @@ from recsys.contracts import DEVIATIONS, PROBABILITIES, CandidateBatch
 from recsys.features.batches import CandidateFeatures
 from recsys.features.encode import encode_queries
 from recsys.items.rule_items import rule_columns
+from recsys.policy.cold_share import ColdShare
 from recsys.policy.compose import Policy
 from recsys.policy.rules import RuleSet
 from recsys.ranking.model import logits_and_request
@@ -58,6 +59,7 @@ def eager_rules(
     """Compile a policy and its rules for the items as they were known before the period of a retrieval."""
     types, spec = prepared.rule_types(), encoding.spec
     sources, events = retrieval.retrieve.sources.names, prepared.recent_events(retrieval.known)
+    kept = retrieval.retrieve.sources.cold_positions
     compiled = policy.compile(
         rules=rules,
         catalogue=rule_columns(prepared.dataset.items, types),
@@ -69,5 +71,6 @@ def eager_rules(
         bundle_fingerprint=DRAFT,
         popularity=events / max(events.sum(), 1) if policy.popularity.reads_events else None,
         seen=retrieval.retrieve.seen,
+        cold=None if kept is None else ColdShare(source=kept.source, positions=kept.positions),
     )
     return Rules(policy=compiled, num_sources=len(sources), num_objectives=spec.num_objectives)

@@ -19,6 +19,7 @@ from recsys.candidates.sources import CandidateSourcesConfig, MergedSources
 from recsys.contracts import PAD
 from recsys.errors import ConfigError
 from recsys.index import ExactIndex
+from recsys.kept_positions import KeptPositions
 
 WARM, COLD = 24, 8
 N = WARM + COLD
@@ -162,7 +163,8 @@ def test_it_never_displaces_more_than_it_may_never_repeats_and_never_leaves_the_
     union = CandidateUnion(rows=rows, offered=offered, scores=scores)
     merged = union.merged([1.0, 0.0])
     chosen = top_columns(merged, total)
-    kept, values = ColdPositions(source=1, rows=cold_rows, num=num, every=every).keep(union, merged, chosen)
+    positions = ColdPositions(source=1, rows=cold_rows, positions=KeptPositions(num=num, every=every))
+    kept, values = positions.keep(union, merged, chosen)
     found, natural = kept[0][kept[0] != PAD], chosen[0][chosen[0] != PAD]
     assert len(found) == len(natural) == len(set(found))
     assert set(found) <= set(range(size))

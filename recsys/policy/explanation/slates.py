@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from recsys.contracts import Slate, SlateItem
+from recsys.policy import cold_share
 from recsys.policy.popularity import REASON_KEY
 from recsys.policy.rules.compiled_rules import CompiledRules
 from recsys.policy.slate.slate_batch import SlateBatch
@@ -120,7 +121,7 @@ def _probabilities(
 def _touching(
     batch: SlateBatch, index: int, columns: np.ndarray, came: np.ndarray, rules: CompiledRules
 ) -> list[Mapping[str, str]]:
-    """Return, per shown item, rule name -> effect, for the rules and the popularity dial that changed it."""
+    """Return, per shown item, rule name -> effect, for the rules, the popularity dial and the kept positions that moved it."""
     touched: list[dict[str, str]] = [{} for _ in columns]
     touching, where = _touches(batch, index, columns, came, rules)
     named = [(rules.rules[rule].name, getattr(rules.effects[rule], "text", "")) for rule in touching]
@@ -130,6 +131,9 @@ def _touching(
     if batch.scored.discounts is not None:
         for reasons, factor in zip(touched, batch.scored.discounts[index, came].tolist(), strict=True):
             reasons |= {REASON_KEY: f"utility x{factor:.3g}"} if factor != 1 else {}
+    if batch.scored.raised is not None:
+        for reasons, raised in zip(touched, batch.scored.raised[index, came].tolist(), strict=True):
+            reasons |= {cold_share.REASON_KEY: cold_share.REASON} if raised else {}
     return list(touched)
 
 

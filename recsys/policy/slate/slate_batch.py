@@ -34,6 +34,8 @@ class ScoredCandidates:
     """for the candidates in their original order"""
     discounts: np.ndarray | None
     """float64 factors of the popularity dial, in the original order; None where it is off"""
+    raised: np.ndarray | None
+    """bool, moved to a position that is kept for items without events, in the original order; None where none was"""
     order: np.ndarray
     """int64, index into the original candidates followed by the items of pins"""
     rows: np.ndarray
