@@ -40,7 +40,7 @@ SERVED = {"spec", "item_table", "item_vectors", "index", "sources", "towers"}
 """fitted on all that is known when TEST is asked"""
 JUDGED = {"choices", "ranker", "calibrator", "posterior"}
 """chosen on VALIDATION, or trained on candidates that were chosen there; one epoch leaves none of it to choose"""
-CHOICES = {"weight", "place_weight", "decay"}
+CHOICES = {"weight", "place_weight", "new_user_weight", "new_user_place_weight", "decay"}
 """of a source, among what a bundle keeps of it"""
 MUST_AND_MAY = {
     ("test", False): (set(), set()),

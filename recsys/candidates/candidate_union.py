@@ -33,16 +33,21 @@ class CandidateUnion:
         """[S, B, W] float32, 1 / log2(2 + position) among the candidates of a source, 0 where it did not offer the item."""
         return gains_within_source(self.scores, self.offered)
 
-    def merged(self, weights: Sequence[float]) -> np.ndarray:
-        """Weighted sum [B, W] float32, -inf for padding; weights [2 S] of the scores of all sources, then of their places.
+    def select(self, queries: np.ndarray) -> "CandidateUnion":
+        """Return the union of some queries [B] bool."""
+        return CandidateUnion(rows=self.rows[queries], offered=self.offered[:, queries], scores=self.scores[:, queries])
 
-        Summed in a fixed order, so bits do not depend on B.
+    def merged(self, weights: np.ndarray) -> np.ndarray:
+        """Weighted sum [B, W] float32, -inf for padding.
+
+        weights: [2 S] or [B, 2 S] float32, of the scores of all sources, then of their places. Summed in a fixed order, so bits
+        do not depend on B.
         """
         merged, num_sources = np.where(self.rows == PAD, np.float32(-np.inf), np.float32(0)), len(self.scores)
-        for number, weight in enumerate(weights):
-            if weight:
+        for number, column in enumerate(np.atleast_2d(weights).T):
+            if column.any():
                 part = self.scores[number] if number < num_sources else self.places[number - num_sources]
-                merged += np.float32(weight) * part
+                merged += column[:, None] * part
         return merged
 
 

@@ -57,11 +57,11 @@ def top_columns(merged: np.ndarray, total: int) -> np.ndarray:
 def merge(
     sources: Sequence[SourceScores],
     union: CandidateUnion,
-    weights: Sequence[float],
+    weights: np.ndarray,
     total: int,
     positions: ColdPositions | None = None,
 ) -> MergedCandidates:
-    """Return the `total` best candidates of a union, by weights [2 S] as in `CandidateUnion.merged`.
+    """Return the `total` best candidates of a union, by weights as in `CandidateUnion.merged`.
 
     positions: those that are kept for cold items
     """

@@ -4,7 +4,7 @@ Shapes: B queries, H history, D dim, M events, E excluded items, C candidates, K
 """
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, Protocol
@@ -27,7 +27,7 @@ from recsys.candidates.operators import TooManyItemsError
 from recsys.candidates.popularity import ItemList
 from recsys.candidates.tuned_source import Choice, TunedSource
 from recsys.candidates.two_tower_source import TwoTowerSource
-from recsys.candidates.weight_search import Weights, scaled_search
+from recsys.candidates.weight_search import PeriodSearch, Weights
 from recsys.class_paths import class_at
 from recsys.contracts import PAD
 from recsys.errors import BundleError, ConfigError, check_ranges
@@ -44,10 +44,10 @@ TUNING_BATCH = 512
 """queries whose candidate union is built at once while weights are tuned"""
 MIN_CANDIDATES, MAX_CANDIDATES, SMALL_CATALOGUE = 200, 500, 2_000
 """candidates of a query for a small and for a large catalogue, and the items of a small one: `candidates_for_catalogue`"""
-LITTLE = 0.02
-"""weight of the towers beside a source that is tried alone"""
 TUNED_CANDIDATES = 100
 """candidates of a query that the score function of `tune` reads"""
+MIN_TUNED = 50
+"""queries of a period, at least, with and without a history, for weights of their own"""
 
 
 class RowBatches(Protocol):
@@ -58,8 +58,8 @@ class RowBatches(Protocol):
     def __getitem__(self, part: slice) -> np.ndarray: ...
 
 
-ScoreFunction = Callable[[np.ndarray], float]
-"""catalogue rows [B, K], best first, PAD at the end, K at most TUNED_CANDIDATES -> quality, larger is better"""
+ScoreFunction = Callable[[np.ndarray], np.ndarray]
+"""catalogue rows [B, K], best first, PAD at the end, K at most TUNED_CANDIDATES -> quality [B], larger is better"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +73,24 @@ class WeightedSource:
     """of its scores in the merge"""
     place_weight: float = 0.0
     """of its places in the merge"""
+    new_user_weight: float | None = None
+    """of its scores for users without a history; None: as for the others"""
+    new_user_place_weight: float | None = None
     source: CandidateSource
+
+    @property
+    def of_new_users(self) -> tuple[float, float]:
+        """Weights of its scores and of its places for users without a history."""
+        score, place = self.new_user_weight, self.new_user_place_weight
+        return self.weight if score is None else score, self.place_weight if place is None else place
+
+    @property
+    def chosen(self) -> dict[str, float]:
+        """Its weights and, where it reads the history, its decay."""
+        score, place = self.of_new_users
+        weights = {"weight": self.weight, "place_weight": self.place_weight}
+        weights |= {"new_user_weight": score, "new_user_place_weight": place}
+        return weights if self.source.decay is None else {**weights, "decay": self.source.decay}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,19 +109,27 @@ class MergedSources:
 
     @property
     def weights(self) -> Weights:
-        """Weights [2 S] of the scores of all sources, then of their places."""
+        """Weights [2 S] of the scores of all sources, then of their places, for users with a history."""
         return (*(one.weight for one in self.sources), *(one.place_weight for one in self.sources))
+
+    @property
+    def new_user_weights(self) -> Weights:
+        """The same for users without a history."""
+        scores, places = zip(*(one.of_new_users for one in self.sources), strict=True)
+        return (*scores, *places)
 
     @property
     def chosen(self) -> dict[str, dict[str, float]]:
         """Source name -> its weights and, where it reads the history, its decay."""
-        weights = {one.name: {"weight": one.weight, "place_weight": one.place_weight} for one in self.sources}
-        return {one.name: weights[one.name] | _decay(one.source) for one in self.sources}
+        return {one.name: one.chosen for one in self.sources}
 
     def search(self, vectors: np.ndarray, history: np.ndarray, excluded: np.ndarray) -> MergedCandidates:
         """User vectors [B, D], history rows [B, H] newest last, excluded rows [B, E] -> candidates [B, C]."""
         scores = self._scores(vectors, history)
-        return merge(scores, self._union(scores, excluded), self.weights, self.total, self.cold_positions)
+        weights = np.array([self.new_user_weights, self.weights], dtype=np.float32)[
+            known_users(history).astype(np.intp)
+        ]
+        return merge(scores, self._union(scores, excluded), weights, self.total, self.cold_positions)
 
     def unite(self, vectors: np.ndarray, history: np.ndarray, excluded: np.ndarray) -> CandidateUnion:
         """Return the candidates of all sources before the merge cuts them; arguments as in `search`."""
@@ -126,11 +151,14 @@ class MergedSources:
                 return ColdPositions(source=number, rows=one.source.rows, positions=positions)
         return None
 
-    def weighted(self, weights: Weights) -> "MergedSources":
-        """Return a copy with other weights [2 S]."""
-        num = len(self.sources)
-        parts = zip(self.sources, weights[:num], weights[num:], strict=True)
-        sources = (replace(one, weight=weight, place_weight=place_weight) for one, weight, place_weight in parts)
+    def weighted(self, weights: Weights, new_user_weights: Weights | None = None) -> "MergedSources":
+        """Return a copy with other weights [2 S]; those of users without a history are the same unless given."""
+        num, of_new = len(self.sources), weights if new_user_weights is None else new_user_weights
+        parts = zip(self.sources, weights[:num], weights[num:], of_new[:num], of_new[num:], strict=True)
+        sources = (
+            replace(one, weight=score, place_weight=place, new_user_weight=new_score, new_user_place_weight=new_place)
+            for one, score, place, new_score, new_place in parts
+        )
         return replace(self, sources=tuple(sources))
 
     def with_decays(self, decays: Mapping[str, float]) -> "MergedSources":
@@ -166,8 +194,8 @@ class MergedSources:
     def select_source(self, name: str) -> "MergedSources":
         """Return a copy with one source alone, which fills all `total` candidates."""
         chosen = (one for one in self.sources if one.name == name)
-        sources = tuple(replace(one, num=self.total, weight=1.0, place_weight=0.0) for one in chosen)
-        return replace(self, sources=sources)
+        alone = tuple(replace(one, num=self.total) for one in chosen)
+        return replace(self, sources=alone).weighted((1.0, 0.0))
 
     def to_documents(self) -> tuple[Document, Arrays]:
         """Return the document and the arrays that a bundle stores beside the index."""
@@ -176,7 +204,7 @@ class MergedSources:
         for one in self.sources:
             settings, parts = one.source.to_documents()
             entry = {"name": one.name, "kind": one.source.kind, "num": one.num}
-            document["sources"].append(entry | {"weight": one.weight, "place_weight": one.place_weight} | settings)
+            document["sources"].append(entry | one.chosen | settings)
             arrays |= {f"{one.name}.{part}": array for part, array in parts.items()}
         return document, arrays
 
@@ -196,6 +224,12 @@ class TuningQueries:
     history: RowBatches
     excluded: RowBatches
     score_function: ScoreFunction
+
+    @property
+    def known(self) -> np.ndarray:
+        """[B] bool, queries with a history."""
+        parts = (self.history[start : start + TUNING_BATCH] for start in range(0, len(self.history), TUNING_BATCH))
+        return np.concatenate([known_users(part) for part in parts])
 
     def score_alone(self, source: CandidateSource) -> float:
         """Return the quality of the candidates of one source."""
@@ -285,25 +319,28 @@ class CandidateSourcesConfig:
 
         The decay of a source is chosen by its candidates alone. The weights are searched from those of the configuration,
         from equal ones, and from the best source alone, so that the merge is hardly worse than any of its sources; of equals
-        the first are taken. The towers never weigh nothing: items that come after the training are found by them. One list
-        is right or wrong for all users of a period at once, so several periods say more of it than many users of one.
+        the first are taken. The towers never weigh nothing: items that come after the training are found by them. Lists
+        weigh as much as carries over from one period to another, see `PeriodSearch`. Users without a history, to whom most
+        sources have nothing to say, get weights of their own where each period has MIN_TUNED of either kind.
         """
         first = periods[0].sources
         names = tracked(first.names, len(first.names), progress, "decays of the candidate sources")
         decays = {name: self._best_decay(name, periods) for name in names if len(self.sources[name].decays) > 1}
         faded = [one.sources.with_decays(decays) for one in periods]
-        unions = [one.unions_of(sources) for one, sources in zip(periods, faded, strict=True)]
-        total = min(TUNED_CANDIDATES, first.total)
-
-        def objective(weights: Weights) -> float:
-            rows = (_top_rows(ones, weights, total) for ones in unions)
-            return float(np.mean([one.score_function(own) for one, own in zip(periods, rows, strict=True)]))
-
-        towers = [number for number, one in enumerate(first.sources) if isinstance(one.source, TwoTowerSource)]
-        starts = [first.weights, (1.0,) * len(first.weights), max(_alone(len(first.weights), towers), key=objective)]
-        tried = tracked(starts, len(starts), progress, "weights of the candidate sources")
-        weights, _ = max((scaled_search(start, objective, towers) for start in tried), key=lambda one: one[1])
-        return faded[0].weighted(weights)
+        merges = [
+            _TunedMerge(
+                unions=one.unions_of(sources), score_function=one.score_function, scored=np.ones_like(one.known)
+            )
+            for one, sources in zip(periods, faded, strict=True)
+        ]
+        known, text = [one.known for one in periods], "weights of the candidate sources"
+        if any(min(one.sum(), (~one).sum()) < MIN_TUNED for one in known):
+            return faded[0].weighted(_searched(merges, first, progress, text))
+        pairs = list(zip(merges, known, strict=True))
+        return faded[0].weighted(
+            _searched([merge.of(one) for merge, one in pairs], first, progress, text),
+            _searched([merge.of(~one) for merge, one in pairs], first, progress, f"{text}, new users"),
+        )
 
     def _best_decay(self, name: str, periods: Sequence[TuningQueries]) -> float:
         """Return the decay of the grid with which the candidates of a source alone score highest."""
@@ -314,11 +351,6 @@ class CandidateSourcesConfig:
                 [one.score_alone(source.with_decay(decay)) for one, source in zip(periods, own, strict=True)]
             ),
         )
-
-
-def _alone(num: int, kept: Collection[int]) -> list[Weights]:
-    """Weights [num] of each part of the merge alone, beside very little of those that are kept."""
-    return [tuple(1.0 if one == part else LITTLE * (part in kept) for part in range(num)) for one in range(num)]
 
 
 def _best_point(
@@ -355,7 +387,8 @@ def _score_alone(
     """Return the quality of the candidates of one source."""
     weighted = WeightedSource(name="alone", num=TUNED_CANDIDATES, weight=1.0, source=source)
     alone = MergedSources(index=index, sources=(weighted,), total=TUNED_CANDIDATES)
-    return score_function(_top_rows(list(_unions(alone, vectors, history, excluded)), (1.0,), TUNED_CANDIDATES))
+    unions = list(_unions(alone, vectors, history, excluded))
+    return float(score_function(_top_rows(unions, (1.0,), TUNED_CANDIDATES)).mean())
 
 
 def candidates_for_catalogue(num_items: int) -> int:
@@ -372,11 +405,47 @@ def _unions(
         yield sources.unite(vectors[batch], history[batch], excluded[batch])
 
 
+@dataclass(frozen=True, kw_only=True)
+class _TunedMerge:
+    """Candidates of some queries of a period, before the merge, and how their order is scored."""
+
+    unions: list[CandidateUnion]
+    score_function: ScoreFunction
+    scored: np.ndarray
+    """[B] bool, queries of the period that the unions are of"""
+
+    def of(self, scored: np.ndarray) -> "_TunedMerge":
+        """Return the part of some queries [B] bool, from a merge of all."""
+        bounds = np.cumsum([0, *(len(one.rows) for one in self.unions)])
+        parts = [
+            one.select(scored[start:stop]) for one, start, stop in zip(self.unions, bounds, bounds[1:], strict=False)
+        ]
+        return replace(self, unions=parts, scored=scored)
+
+    def score(self, weights: Weights, *, total: int) -> float:
+        """Return the mean quality of the first `total` candidates."""
+        rows = np.full((len(self.scored), total), PAD, dtype=np.int64)
+        rows[self.scored] = _top_rows(self.unions, weights, total)
+        return float(self.score_function(rows)[self.scored].mean())
+
+
+def _searched(merges: Sequence[_TunedMerge], sources: MergedSources, progress: Progress, text: str) -> Weights:
+    """Return the weights [2 S] that suit the merges of all periods."""
+    own, total = sources.sources, min(TUNED_CANDIDATES, sources.total)
+    search = PeriodSearch(
+        objectives=[partial(one.score, total=total) for one in merges],
+        starts=[sources.weights, (1.0,) * len(sources.weights)],
+        kept=[number for number, one in enumerate(own) if isinstance(one.source, TwoTowerSource)],
+        lists=[number for number, one in enumerate(own * 2) if isinstance(one.source, ItemList)],
+    )
+    return search.best(lambda starts: tracked(starts, len(starts), progress, text))
+
+
 def _top_rows(unions: list[CandidateUnion], weights: Weights, total: int) -> np.ndarray:
     """[B, total] catalogue rows, best first, PAD at the end."""
     parts = []
     for union in unions:
-        columns = top_columns(union.merged(weights), total)
+        columns = top_columns(union.merged(np.array(weights, dtype=np.float32)), total)
         rows = np.full((len(columns), total), PAD, dtype=np.int64)
         found = np.take_along_axis(union.rows, np.maximum(columns, 0), axis=1) if columns.size else columns
         rows[:, : columns.shape[1]] = np.where(columns == PAD, PAD, found)
@@ -384,28 +453,29 @@ def _top_rows(unions: list[CandidateUnion], weights: Weights, total: int) -> np.
     return np.concatenate(parts)
 
 
-def _decay(source: CandidateSource) -> dict[str, float]:
-    return {} if source.decay is None else {"decay": source.decay}
+def known_users(history: np.ndarray) -> np.ndarray:
+    """Return for histories [B, H] which have an event, [B] bool."""
+    return np.asarray((history != PAD).any(axis=1))
 
 
 def _with_choice(weighted: WeightedSource, choice: Mapping[str, float]) -> WeightedSource:
     source = weighted.source
     if source.decay is not None and "decay" in choice:
         source = source.with_decay(choice["decay"])
-    return replace(weighted, weight=choice["weight"], place_weight=choice.get("place_weight", 0.0), source=source)
+    return replace(weighted, source=source, **_weights_in(choice))
+
+
+def _weights_in(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the weights of a choice or of a document; older ones have no weights of places and of new users."""
+    weights = {"weight": entry["weight"], "place_weight": entry.get("place_weight", 0.0)}
+    return weights | {name: entry.get(name) for name in ("new_user_weight", "new_user_place_weight")}
 
 
 def _weighted_source(entry: Mapping[str, Any], arrays: Mapping[str, np.ndarray], index: Index) -> WeightedSource:
     prefix = f"{entry['name']}."
     own = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
     source = source_type(entry["kind"]).from_documents(entry, own, index)
-    return WeightedSource(
-        name=entry["name"],
-        num=entry["num"],
-        weight=entry["weight"],
-        place_weight=entry.get("place_weight", 0.0),
-        source=source,
-    )
+    return WeightedSource(name=entry["name"], num=entry["num"], source=source, **_weights_in(entry))
 
 
 def source_type(kind: str) -> type[CandidateSource]:

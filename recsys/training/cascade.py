@@ -54,6 +54,7 @@ Echo = Callable[[str], None]
 UserTower = Callable[[Arrays], np.ndarray]
 """request tensors -> user vectors [B, D]"""
 
+WEIGHTS = ("weight", "place_weight", "new_user_weight", "new_user_place_weight")
 MAX_VALIDATION_USERS = 2_000
 """validation users, at most, for early stopping of the towers"""
 
@@ -85,6 +86,21 @@ class TrainedRetrieval:
     epochs: int
     choices: Mapping[str, Choice]
     """tuned source -> its parameters"""
+
+    @property
+    def tuned(self) -> str:
+        """Return what was chosen, as lines for the terminal: one a source that weighs something."""
+        lines = [
+            f"tuned: {self.epochs} epochs of the towers, and weights of scores and places, in brackets of new users"
+        ]
+        for name, one in self.retrieve.sources.chosen.items():
+            weights = [one[key] for key in WEIGHTS]
+            if any(weights):
+                choices = {**({"decay": one["decay"]} if "decay" in one else {}), **self.choices.get(name, {})}
+                score, place, new_score, new_place = (f"{weight:.3f}" for weight in weights)
+                own = ", ".join(f"{key} {value}" for key, value in choices.items())
+                lines.append(f"  {name:20} {score} {place} ({new_score} {new_place})  {own}".rstrip())
+        return "\n".join(lines)
 
     def with_sources(self, sources: MergedSources) -> "TrainedRetrieval":
         """Return a copy whose candidates come from other sources."""
@@ -177,7 +193,7 @@ class CascadeTrainer:
             fitted[RANK] = self._retrieval(RANK, epochs=chosen.epochs, choices=chosen.choices)
         by_period = self._tuned(fitted)
         chosen = by_period[VALIDATION]
-        self.echo(f"tuned: {chosen.epochs} epochs, {chosen.retrieve.sources.chosen}, {dict(chosen.choices)}")
+        self.echo(chosen.tuned)
         if self.config.ranking is None:
             return SelectedCascade(by_period=by_period, ranking=None)
         return SelectedCascade(by_period=by_period, ranking=self._ranking(self.config.ranking, by_period))

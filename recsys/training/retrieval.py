@@ -222,7 +222,7 @@ class RetrievalTask(pl.LightningModule):
             query, column = torch.nonzero(removed != PAD, as_tuple=True)
             scores[query, removed[query, column]] = -torch.inf
             rankings.append(scores.topk(min(RECALL_AT, self.num_items), dim=1).indices.cpu().numpy())
-        self.log(MONITOR, self.validation.score(np.concatenate(rankings)), prog_bar=True)
+        self.log(MONITOR, float(self.validation.score(np.concatenate(rankings)).mean()), prog_bar=True)
 
     def configure_optimizers(self) -> Any:
         return self.config.configure_optimizers(self)

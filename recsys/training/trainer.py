@@ -217,6 +217,8 @@ class Trainer:
     ) -> None:
         """Fit a task from its last checkpoint on."""
         resume = last if last.is_file() and not self.options.get("fast_dev_run") else None
+        if resume is not None:
+            _check_fits(task, torch.load(resume, map_location="cpu", weights_only=False, mmap=True), resume)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
@@ -290,5 +292,17 @@ def _checked(given: Mapping[str, Callback | None] | Sequence[Callback]) -> list[
 def _restore(task: pl.LightningModule, file: Path) -> int:
     """Load the weights of a checkpoint and return its epoch."""
     kept = torch.load(file, map_location="cpu", weights_only=True)
+    _check_fits(task, kept, file)
     task.load_state_dict(kept["state_dict"])
     return int(kept["epoch"])
+
+
+def _check_fits(task: pl.LightningModule, kept: Mapping[str, Any], file: Path) -> None:
+    """Raise ConfigError for a checkpoint of other weights, as other versions of the code or of the data write them."""
+    own, stored = task.state_dict(), kept["state_dict"]
+    shapes = [{name: getattr(one, "shape", None) for name, one in state.items()} for state in (own, stored)]
+    if differing := sorted(name for name, _ in shapes[0].items() ^ shapes[1].items()):
+        raise ConfigError(
+            f"{file} cannot be resumed: {differing[0]} is not as in this version of the code and of the data; "
+            "train in a new folder, or remove this one"
+        )

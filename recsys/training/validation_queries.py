@@ -80,16 +80,14 @@ class ValidationQueries:
             batch = RequestBatch.of({name: array[start : start + QUERY_BATCH] for name, array in self.request.items()})
             yield batch.without_padding().tensors()
 
-    def ndcg_at_10(self, rows: np.ndarray) -> float:
-        """Mean NDCG@10 of rankings [Q, K], PAD at the end: the metric that baselines are tuned by."""
-        return float(ndcg(hits(rows, self.targets), self.targets.num_targets, min(10, rows.shape[1])).mean())
+    def ndcg_at_10(self, rows: np.ndarray) -> np.ndarray:
+        """NDCG@10 [Q] of rankings [Q, K], PAD at the end: the metric that baselines are tuned by."""
+        return ndcg(hits(rows, self.targets), self.targets.num_targets, min(10, rows.shape[1]))
 
-    def score(self, rows: np.ndarray) -> float:
-        """Mean NDCG@10 + recall@100 of rankings [Q, K], PAD at the end: the metric that retrieval is tuned by."""
+    def score(self, rows: np.ndarray) -> np.ndarray:
+        """NDCG@10 + recall@100 [Q] of rankings [Q, K], PAD at the end: the metric that retrieval is tuned by."""
         found, num = hits(rows, self.targets), self.targets.num_targets
-        return float(
-            (ndcg(found, num, min(10, rows.shape[1])) + recall(found, num, min(RECALL_AT, rows.shape[1]))).mean()
-        )
+        return ndcg(found, num, min(10, rows.shape[1])) + recall(found, num, min(RECALL_AT, rows.shape[1]))
 
 
 def _ragged_histories(histories: Sequence[np.ndarray]) -> RaggedRows:

@@ -146,7 +146,7 @@ def test_one_source_alone_fills_all_places(known, questions):
 
 def test_choices_carry_over_to_another_fit(known, questions):
     configured, sources = fit(known)
-    chosen = configured.tune(periods(sources, questions, lambda rows: float(rows[:, 0].sum())))
+    chosen = configured.tune(periods(sources, questions, lambda rows: rows[:, 0].astype(float)))
     assert chosen.chosen != sources.chosen
     again = fit_again(configured, known).with_choices_of(chosen)
     assert again.chosen == chosen.chosen
@@ -195,7 +195,7 @@ def ndcg_of(target):
 
     def score_function(rows):
         query, place = np.nonzero(rows == target[:, None])
-        return float(np.bincount(query, 1 / np.log2(2 + place), minlength=len(target)).mean())
+        return np.bincount(query, 1 / np.log2(2 + place), minlength=len(target))
 
     return score_function
 
@@ -212,7 +212,7 @@ def test_choosing_finds_the_source_that_is_right(known, questions):
     chosen = configured.tune(periods(sources, questions, score_function))
     assert chosen.chosen["item_item"]["decay"] == 1.0
     assert max(chosen.weights) in (chosen.weights[1], chosen.weights[len(NAMES) + 1])
-    assert score_function(chosen.search(*questions).rows) > score_function(sources.search(*questions).rows)
+    assert score_function(chosen.search(*questions).rows).sum() > score_function(sources.search(*questions).rows).sum()
     same(configured.tune(periods(sources, questions, score_function)).search(*questions), chosen.search(*questions))
 
 
@@ -224,7 +224,7 @@ def test_a_list_that_suits_one_period_and_not_the_other_gets_less_weight(known, 
     def score_of(*targets):
         def score(rows):
             pairs = ((rows[:, place, None] == one) & (one != PAD) for one in targets for place in range(3))
-            return float(sum(pair.any(axis=1).mean() for pair in pairs))
+            return np.sum([pair.any(axis=1) for pair in pairs], axis=0, dtype=float)
 
         return score
 
@@ -238,19 +238,19 @@ def test_a_list_that_suits_one_period_and_not_the_other_gets_less_weight(known, 
             *periods(sources, questions, plain),
         ]
     )
-    assert plain(together.search(*questions).rows) > plain(alone.search(*questions).rows)
-    assert lucky(together.search(*questions).rows) < lucky(alone.search(*questions).rows)
+    assert plain(together.search(*questions).rows).sum() > plain(alone.search(*questions).rows).sum()
+    assert lucky(together.search(*questions).rows).sum() < lucky(alone.search(*questions).rows).sum()
 
 
 def test_where_nothing_matters_the_first_values_stay(known, questions):
     configured, sources = fit(known)
-    assert configured.tune(periods(sources, questions, lambda rows: 0.0)).chosen == sources.chosen
+    assert configured.tune(periods(sources, questions, lambda rows: np.zeros(len(rows)))).chosen == sources.chosen
 
 
 def test_the_score_function_reads_what_search_would_return(known, questions):
     configured, sources = fit(known, total=12)
     seen = []
-    configured.tune(periods(sources, questions, lambda rows: seen.append(rows) or 0.0))
+    configured.tune(periods(sources, questions, lambda rows: seen.append(rows) or np.zeros(len(rows))))
     wanted = sources.search(*questions).rows  # before it each source alone, by decay
     assert any(np.array_equal(rows, wanted) for rows in seen)
 
@@ -292,11 +292,11 @@ def test_a_short_list_fills_the_top_by_its_places_and_leaves_the_rest_to_another
             + sum(row in wanted for row in own[:10])
             for own, wanted in zip(rows.tolist(), targets, strict=True)
         ]
-        return float(np.mean(gains))
+        return np.array(gains, dtype=float)
 
     tuned = configured.tune(periods(sources, questions, score))
     assert tuned.chosen["popular"]["place_weight"] > 0
-    assert score(tuned.search(*questions).rows) > score(sources.search(*questions).rows)
+    assert score(tuned.search(*questions).rows).sum() > score(sources.search(*questions).rows).sum()
 
 
 def test_queries_with_many_exclusions_are_asked_apart_with_the_same_candidates(known, questions, monkeypatch):
@@ -336,3 +336,42 @@ def test_what_sources_offer_grows_with_the_candidates(known, monkeypatch):
     assert candidates_for_catalogue(NUM_ITEMS) == 400
     assert sources.total == NUM_ITEMS, "no more than there are"
     assert [one.num for one in sources.sources] == [2 * one.num for one in given.sources]
+
+
+def test_users_without_a_history_get_weights_of_their_own(known, questions):
+    """Those with one want what item_item likes, the others the popular items: no weights for all serve both."""
+    vectors, history, excluded = (np.concatenate([part] * 4) for part in questions)
+    history[::2] = PAD
+    configured, sources = fit(known, content=None, fresh=None, promising=None)
+    asked = (vectors, history, excluded)
+    lists = {name: sources.select_source(name).search(*asked).rows[:, 0] for name in ("popular", "item_item")}
+    is_new = (history == PAD).all(axis=1)
+    score = ndcg_of(np.where(is_new, lists["popular"], lists["item_item"]))
+    tuned = configured.tune(periods(sources, asked, score))
+    chosen = tuned.chosen
+    assert score(tuned.search(*asked).rows)[is_new].mean() > 0.99
+    assert max(chosen["popular"]["new_user_weight"], chosen["popular"]["new_user_place_weight"]) > 0
+    alone = configured.tune(
+        periods(sources, [part[~is_new] for part in asked], lambda rows: score_of(score, rows, is_new))
+    )
+    for name in sources.names:
+        assert chosen[name]["weight"] == alone.chosen[name]["weight"]
+        assert chosen[name]["place_weight"] == alone.chosen[name]["place_weight"]
+    again = MergedSources.from_documents(*tuned.to_documents(), tuned.index)
+    same(again.search(*asked), tuned.search(*asked))
+
+
+def score_of(score, rows, is_new):
+    """Score the queries with a history alone."""
+    whole = np.full((len(is_new), rows.shape[1]), PAD)
+    whole[~is_new] = rows
+    return score(whole)[~is_new]
+
+
+def test_few_queries_of_a_kind_share_the_weights_of_all(known, questions):
+    vectors, history, excluded = questions
+    history = history.copy()
+    history[:5] = PAD
+    configured, sources = fit(known)
+    tuned = configured.tune(periods(sources, (vectors, history, excluded), lambda rows: rows[:, 0].astype(float)))
+    assert tuned.new_user_weights == tuned.weights

@@ -353,8 +353,8 @@ def test_validation_ranks_the_catalogue_without_what_was_removed(short, question
     scores[questions.removed.toarray() != 0] = -np.inf
     assert np.isinf(scores).any()
     rankings = np.argsort(-scores, axis=1, kind="stable")
-    assert task.logged == pytest.approx({retrieval.MONITOR: queries.score(rankings)})
-    assert task.logged[retrieval.MONITOR] != pytest.approx(queries.score(rankings[:, ::-1]), rel=0.01)
+    assert task.logged == pytest.approx({retrieval.MONITOR: queries.score(rankings).mean()})
+    assert task.logged[retrieval.MONITOR] != pytest.approx(queries.score(rankings[:, ::-1]).mean(), rel=0.01)
 
 
 def test_the_removed_rows_are_those_of_the_questions(short, questions):
@@ -382,8 +382,8 @@ def test_judging_known_answers(short, questions):
     )
     second = 1 / math.log2(3)
     rows = np.array([[5, 7, 1], [3, 6, PAD]])
-    assert queries.score(rows) == pytest.approx(((second + 1) + (1 / (1 + second) + 0.5)) / 2)
-    assert queries.score(np.full((2, 3), PAD)) == 0
+    assert queries.score(rows) == pytest.approx([second + 1, 1 / (1 + second) + 0.5])
+    assert not queries.score(np.full((2, 3), PAD)).any()
 
 
 def test_some_places_are_drawn_alike_and_only_where_they_may_be():

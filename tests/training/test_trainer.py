@@ -278,3 +278,22 @@ def test_a_large_table_learns_at_the_rate_of_the_rest_beside_its_optimiser(tmp_p
 def test_a_large_table_is_refused_where_its_steps_would_be_lost(tmp_path, precision):
     with pytest.raises(ConfigError, match="choose bf16-mixed"):
         fit(Meeting(), tmp_path, precision=precision)
+
+
+class Wider(Counting):
+    """The same with a second weight."""
+
+    def __init__(self, *given, **named):
+        super().__init__(*given, **named)
+        self.further = torch.nn.Parameter(torch.zeros(()))
+
+
+@pytest.mark.parametrize("stop_at", [2, None])
+def test_checkpoints_of_other_weights_are_refused_in_a_sentence(tmp_path, stop_at):
+    if stop_at is None:
+        fit(Counting(), tmp_path)
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            fit(Counting(stop_at=stop_at), tmp_path)
+    with pytest.raises(ConfigError, match="cannot be resumed: further is not as in this version"):
+        fit(Wider(), tmp_path)
