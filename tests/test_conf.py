@@ -82,6 +82,7 @@ CALLED = [pytest.param(node, id=place) for node, place in OURS if not node.get("
 TUNED = [pytest.param(node, id=place) for node, place in EVERY if "grid" in node]
 FACTORIES = {
     "ranking/model/": {"inputs", "sizes"},
+    "ranking/pointwise/auto.yaml:teachers.": {"inputs", "sizes"},
     "ranking/pointwise/distillation.yaml:teachers.": {"inputs", "sizes"},
     "retrieval/user_encoder/": {"dim", "length", "dropout"},
     "optimizer/": {"parameters", "learning_rate", "weight_decay", "fused"},

@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 from benchmarks.lib.ranker_world import Examples, tabular
 from benchmarks.lib.result_file import ROOT
+from recsys.ranking.losses import PointwiseLoss
 from recsys.ranking.model import RankerFactory
 
 DEFAULT = "default"
@@ -30,6 +31,11 @@ PEERS = {
 def model_of(choice: str) -> RankerFactory:
     """Build a file of conf/ranking/model."""
     return instantiate(OmegaConf.load(ROOT / "conf" / "ranking" / "model" / f"{choice}.yaml"))
+
+
+def pointwise_of(choice: str) -> PointwiseLoss:
+    """Build a file of conf/ranking/pointwise."""
+    return instantiate(OmegaConf.load(ROOT / "conf" / "ranking" / "pointwise" / f"{choice}.yaml"))
 
 
 ROUNDS = 300

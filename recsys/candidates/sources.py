@@ -46,6 +46,8 @@ MIN_CANDIDATES, MAX_CANDIDATES, SMALL_CATALOGUE = 200, 500, 2_000
 """candidates of a query for a small and for a large catalogue, and the items of a small one: `candidates_for_catalogue`"""
 TUNED_CANDIDATES = 100
 """candidates of a query that the score function of `tune` reads"""
+MAX_TUNED = 1_000
+"""queries of a period, at most, by which weights are chosen"""
 MIN_TUNED = 50
 """queries of a period, at least, with and without a history, for weights of their own"""
 
@@ -319,8 +321,8 @@ class CandidateSourcesConfig:
 
         The decay of a source is chosen by its candidates alone. The weights are searched from those of the configuration,
         from equal ones, and from the best source alone, so that the merge is hardly worse than any of its sources; of equals
-        the first are taken. The towers never weigh nothing: items that come after the training are found by them. Lists
-        weigh as much as carries over from one period to another, see `PeriodSearch`. Users without a history, to whom most
+        the first are taken. The towers never weigh nothing: items that come after the training are found by them. What is
+        chosen has to hold on queries that did not choose it, see `PeriodSearch`. Users without a history, to whom most
         sources have nothing to say, get weights of their own where each period has MIN_TUNED of either kind.
         """
         first = periods[0].sources
@@ -335,7 +337,7 @@ class CandidateSourcesConfig:
         ]
         known, text = [one.known for one in periods], "weights of the candidate sources"
         if any(min(one.sum(), (~one).sum()) < MIN_TUNED for one in known):
-            return faded[0].weighted(_searched(merges, first, progress, text))
+            return faded[0].weighted(_searched([one.of(one.scored) for one in merges], first, progress, text))
         pairs = list(zip(merges, known, strict=True))
         return faded[0].weighted(
             _searched([merge.of(one) for merge, one in pairs], first, progress, text),
@@ -415,18 +417,20 @@ class _TunedMerge:
     """[B] bool, queries of the period that the unions are of"""
 
     def of(self, scored: np.ndarray) -> "_TunedMerge":
-        """Return the part of some queries [B] bool, from a merge of all."""
+        """Return the part of some queries [B] bool, MAX_TUNED of them at most, from a merge of all."""
+        drawn = np.random.default_rng(0).permutation(np.flatnonzero(scored))[:MAX_TUNED]
+        scored = np.bincount(drawn, minlength=len(scored)) > 0
         bounds = np.cumsum([0, *(len(one.rows) for one in self.unions)])
         parts = [
             one.select(scored[start:stop]) for one, start, stop in zip(self.unions, bounds, bounds[1:], strict=False)
         ]
         return replace(self, unions=parts, scored=scored)
 
-    def score(self, weights: Weights, *, total: int) -> float:
-        """Return the mean quality of the first `total` candidates."""
+    def score(self, weights: Weights, *, total: int) -> np.ndarray:
+        """Return the quality of the first `total` candidates of each query."""
         rows = np.full((len(self.scored), total), PAD, dtype=np.int64)
         rows[self.scored] = _top_rows(self.unions, weights, total)
-        return float(self.score_function(rows)[self.scored].mean())
+        return self.score_function(rows)[self.scored]
 
 
 def _searched(merges: Sequence[_TunedMerge], sources: MergedSources, progress: Progress, text: str) -> Weights:

@@ -5,7 +5,7 @@ Shapes: K weights.
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 
@@ -15,15 +15,20 @@ SCALES = (0.0, 0.5, 0.7, 1.4, 2.0, 4.0)
 """factors that a weight is tried with"""
 ENTRIES = (0.02, 0.1, 0.3, 1.0)
 """first weights of what has none, relative to the largest one: only ratios matter to an order"""
-SHRUNK = (1.0, 0.5, 0.2, 0.0)
-"""factors that the weights of lists are tried with on a period that did not choose them"""
+SHRUNK = (0.0, 0.2, 0.5, 1.0)
+"""factors that the weights of lists are tried with on queries that did not choose them"""
+FEWEST, SEED = 20, 0
+"""queries of a single period, at least, that are halved, and the seed of it"""
 LITTLE = 0.02
 """weight of what is kept beside a part that is tried alone"""
 
-Objective = Callable[[Weights], float]
+Objective = Callable[[Weights], np.ndarray]
+"""weights -> quality of each query, larger is better"""
 
 
-def scaled_search(start: Weights, objective: Objective, kept: Collection[int] = ()) -> tuple[Weights, float]:
+def scaled_search(
+    start: Weights, objective: Callable[[Weights], float], kept: Collection[int] = ()
+) -> tuple[Weights, float]:
     """Maximise the objective over weights [K] of at least 0; return them and its value; ties keep the value tried first.
 
     One weight after the other takes the best of its scaled values, until a pass changes nothing, or PASSES times. Not all of
@@ -52,55 +57,55 @@ def scaled_search(start: Weights, objective: Objective, kept: Collection[int] = 
 
 @dataclass(frozen=True, kw_only=True)
 class PeriodSearch:
-    """Search for weights that hold in a period that did not choose them.
+    """Search for weights that hold on queries that did not choose them.
 
-    A list is right or wrong for all users of a period at once, so many users say little of its weight. Each period is
-    weighed by the weights of the others: lists keep the factor of SHRUNK that is best there, and one part alone is taken
-    where it is better than all.
+    A list is right or wrong for all users of a period at once, so many users say little of its weight. Each fold of the queries
+    is scored by weights that the other folds chose: those of the first start, the best part alone, and the searched ones with
+    less of the lists or all of it. What is best there is done with all folds; of equals the first is taken.
     """
 
     objectives: Sequence[Objective]
-    """one a period"""
+    """one a period; folds of the queries where there are several"""
     starts: Sequence[Weights]
-    """further ones than the best part alone"""
+    """further ones than the best part alone; the first holds where nothing is better"""
     kept: Collection[int]
     """numbers of the weights that do not become 0"""
     lists: Collection[int]
     """numbers of the weights of sources that offer the same to everybody"""
 
     def best(self, progress: Callable[[Sequence[Weights]], Iterable[Weights]]) -> Weights:
-        """Return the weights; progress wraps the starts of the search over all periods."""
-        objectives = [cache(one) for one in self.objectives]
-        chosen = self._searched(objectives, progress)
-        if len(objectives) == 1:
+        """Return the weights; progress wraps the starts of the search over all queries."""
+        folds: list[Objective] = [cache(one) for one in self.objectives]
+        if len(folds) == 1:
+            folds = halves(folds[0], len(folds[0](self.starts[0])))
+        chosen = self._searched(folds, progress)
+        others = [[one for one in folds if one is not left] for left in folds]
+        if not all(others):
             return chosen
-        others = [[one for one in objectives if one is not left] for left in objectives]
-        found = [self._searched(ones, lambda starts: starts) for ones in others]
-        tried = {factor: [self._shrunk(one, factor) for one in found] for factor in SHRUNK}
-        carried = {factor: _mean_of(objectives, weights) for factor, weights in tried.items()}
-        factor = max(carried, key=lambda one: carried[one])
-        if _mean_of(objectives, [self._alone(ones) for ones in others]) > carried[factor]:
-            return self._alone(objectives)
-        return self._shrunk(chosen, factor)
+        found = [self._searched(ones, lambda starts: starts[-1:]) for ones in others]
+        options = [[self.starts[0]] * len(folds), [self._alone(ones) for ones in others]]
+        options += [[self._shrunk(one, factor) for one in found] for factor in SHRUNK]
+        carried = [np.mean([fold(own).mean() for fold, own in zip(folds, weights, strict=True)]) for weights in options]
+        decided = [self.starts[0], self._alone(folds), *(self._shrunk(chosen, factor) for factor in SHRUNK)]
+        return decided[int(np.argmax(carried))]
 
     def _searched(
-        self, objectives: Sequence[Objective], progress: Callable[[Sequence[Weights]], Iterable[Weights]]
+        self, folds: Sequence[Objective], progress: Callable[[Sequence[Weights]], Iterable[Weights]]
     ) -> Weights:
-        """Return the weights of highest mean over some of the periods."""
-
-        def mean(weights: Weights) -> float:
-            return float(np.mean([one(weights) for one in objectives]))
-
-        starts = progress([*self.starts, self._alone(objectives)])
+        """Return the weights of highest mean over some of the folds, from the starts that progress yields; the last one is the
+        best part alone.
+        """
+        starts = progress([*self.starts, self._alone(folds)])
+        mean = partial(_mean, folds)
         return max((scaled_search(start, mean, self.kept) for start in starts), key=lambda one: one[1])[0]
 
-    def _alone(self, objectives: Sequence[Objective]) -> Weights:
+    def _alone(self, folds: Sequence[Objective]) -> Weights:
         """Return the best part alone, beside very little of those that are kept."""
         num = len(self.starts[0])
         parts = [
             tuple(1.0 if one == part else LITTLE * (part in self.kept) for part in range(num)) for one in range(num)
         ]
-        return max(parts, key=lambda weights: _mean_of(objectives, [weights] * len(objectives)))
+        return max(parts, key=partial(_mean, folds))
 
     def _shrunk(self, weights: Weights, factor: float) -> Weights:
         """Return the weights with those of the lists times a factor, unless nothing would be left."""
@@ -108,6 +113,13 @@ class PeriodSearch:
         return shrunk if any(shrunk) else weights
 
 
-def _mean_of(objectives: Sequence[Objective], weights: Sequence[Weights]) -> float:
-    """Mean over the objectives, of one set of weights each."""
-    return float(np.mean([objective(own) for objective, own in zip(objectives, weights, strict=True)]))
+def halves(objective: Objective, num: int) -> list[Objective]:
+    """Return the objective on either half of its `num` queries; as it is where there are fewer than FEWEST."""
+    if num < FEWEST:
+        return [objective]
+    first = np.random.default_rng(SEED).permutation(num) < num / 2
+    return [lambda weights, part=part: objective(weights)[part] for part in (first, ~first)]  # type: ignore[misc]
+
+
+def _mean(folds: Sequence[Objective], weights: Weights) -> float:
+    return float(np.mean([one(weights).mean() for one in folds]))

@@ -248,6 +248,6 @@ def import_lightgbm() -> Any:
         import lightgbm
     except ImportError:
         raise ConfigError(
-            "ranking/model=gbdt trains with LightGBM, which is not installed; run pip install 'recsys[trees]'"
+            "ranking/model=gbdt trains with LightGBM, which is not installed; run pip install 'recsys[train]'"
         ) from None
     return lightgbm

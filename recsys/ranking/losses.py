@@ -98,6 +98,17 @@ class Distillation:
         return ((1 - self.weight) * labels.clip(0, 1) + self.weight * taught).astype(np.float32)
 
 
+@dataclass(frozen=True, kw_only=True)
+class DistillationWhereBetter(Distillation):
+    """Distillation where a teacher is better on the validation than the ranker that learns from the labels alone.
+
+    Boosted trees need fewer examples than embeddings do; a ranker that learns their probabilities keeps what they found.
+    """
+
+    most_cells: int
+    """candidates of all training requests, beyond which no teacher is trained"""
+
+
 class RankingLoss(Protocol):
     """A file of conf/ranking/loss, instantiated: a loss on the order of the candidates of a request."""
 

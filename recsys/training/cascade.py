@@ -147,6 +147,8 @@ class SelectedCascade:
         notes = [f"chosen on validation: {'; '.join(named)}"] if named else []
         if self.ranking is not None and self.ranking.gain is not None:
             notes.append(self.ranking.gain.sentence(kept=bool(self.ranking.epochs)))
+        if self.ranking is not None and self.ranking.taught:
+            notes.append("the ranker learnt from boosted trees, which were better on the validation")
         return notes
 
 
@@ -394,7 +396,15 @@ class CascadeTrainer:
     def _ranking_again(self, ranking: RankerTrainerConfig, measured: TrainedCascade, served: Encoding) -> TrainedRanker:
         assert measured.ranking is not None
         train, valid = self._examples_again(ranking, measured.by_period, served)
-        return self._fit(ranking, served, train, valid, folder="ranker_served", epochs=measured.ranking.epochs)
+        return self._fit(
+            ranking,
+            served,
+            train,
+            valid,
+            folder="ranker_served",
+            epochs=measured.ranking.epochs,
+            taught=measured.ranking.taught,
+        )
 
     def _examples_again(
         self, ranking: RankerTrainerConfig, by_period: Mapping[int, TrainedRetrieval], served: Encoding
@@ -431,6 +441,7 @@ class CascadeTrainer:
         *,
         folder: str,
         epochs: int | None = None,
+        taught: bool | None = None,
     ) -> TrainedRanker:
         return ranking.fit(
             encoder.spec,
@@ -443,6 +454,7 @@ class CascadeTrainer:
             loggers=of_fit(self.loggers, f"ranking/{self.curves}/{'measured' if epochs is None else 'served'}"),
             cache=self.cache,
             epochs=epochs,
+            taught=taught,
         )
 
     def _examples(

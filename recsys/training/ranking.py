@@ -6,6 +6,7 @@ Shapes: B requests, C candidates, T objectives, S sources, R cells (request, can
 from collections.abc import Callable, Collection, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,7 +25,14 @@ from recsys.features.encode import ItemTable
 from recsys.features.spec import FeatureSpec
 from recsys.metrics import reordered_ndcg
 from recsys.ranking.calibration import Calibrator
-from recsys.ranking.losses import BinaryCrossEntropy, Distillation, PointwiseLoss, RankingLoss, masked_bce
+from recsys.ranking.losses import (
+    BinaryCrossEntropy,
+    Distillation,
+    DistillationWhereBetter,
+    PointwiseLoss,
+    RankingLoss,
+    masked_bce,
+)
 from recsys.ranking.model import RankerFactory, RankerInputs, RankerModel, RankerSizes, logits_and_request
 from recsys.ranking.objective_chain import Parents, parents_of
 from recsys.ranking.uncertainty import LastLayerPosterior, information
@@ -225,6 +233,8 @@ class TrainedRanker:
     """0: the order of retrieval is kept"""
     gain: "RankerGain | None" = None
     """over the order of retrieval on validation; None where nothing was compared"""
+    taught: bool = False
+    """whether it learnt from teachers that were better on the validation"""
 
     def probabilities(self, items: ItemTable, examples: RankingExamples) -> np.ndarray:
         """[B, C, T] float32, calibrated."""
@@ -304,18 +314,25 @@ class RankerTrainerConfig(OptimConfig):
         loggers: list[Logger],
         cache: StageCache = NO_CACHE,
         epochs: int | None = None,
+        taught: bool | None = None,
     ) -> "TrainedRanker":
         """Train on `train` and calibrate on `valid`, which lies later: for `epochs`, or as long as it gets better on `valid`.
 
-        The modules come back on the CPU.
+        taught: what `DistillationWhereBetter` chose in another fit; None to choose. The modules come back on the CPU.
         """
         self.check(spec.objectives, trainer)
+        if isinstance(self.pointwise, DistillationWhereBetter):
+            options: dict[str, Any] = {"trainer": trainer, "seed": seed, "loggers": loggers, "cache": cache}
+            return self._better(self.pointwise, (spec, items, train, valid), folder, epochs, taught, options)
         pl.seed_everything(seed, verbose=False)
         target = list(spec.objectives).index(spec.target)
         parents = parents_of(train.labels[train.candidate_rows != PAD])
         if isinstance(self.pointwise, Distillation):
-            options = {"trainer": trainer, "seed": seed, "cache": cache}
-            train = self._taught(self.pointwise, spec, items, train, valid, folder, **options)
+            teachers = self._teachers(
+                self.pointwise, spec, items, train, valid, folder, trainer=trainer, seed=seed, cache=cache
+            )
+            known = [one.probabilities(items, train) for one in teachers]
+            train = replace(train, labels=self.pointwise.mixed(train.labels, known))
             pl.seed_everything(seed, verbose=False)
         ranker = self.ranker(spec, train.candidate_scores.shape[-1], parents)
         balance = balance_of(self.balance, tuple(spec.objectives))
@@ -382,7 +399,7 @@ class RankerTrainerConfig(OptimConfig):
         """Return whether the ranker has the order of retrieval before its training, which may lose that order."""
         return self.watch == "ndcg@10" and self.sampling.logged is None and ranker.retrieval_first
 
-    def _taught(
+    def _teachers(
         self,
         distillation: Distillation,
         spec: FeatureSpec,
@@ -391,15 +408,54 @@ class RankerTrainerConfig(OptimConfig):
         valid: RankingExamples,
         folder: Path,
         **options: Any,
-    ) -> RankingExamples:
-        """Train the teachers, each while it gets better on `valid`, and mix their probabilities into the labels of `train`."""
-        probabilities = []
+    ) -> list[TrainedRanker]:
+        """Train the teachers, each while it gets better on `valid`."""
+        found = []
         for name, model in distillation.teachers.items():
             config = replace(self, model=model, pointwise=BinaryCrossEntropy())
             own_folder = folder.with_name(f"{folder.name}_teacher_{name}")
-            teacher = config.fit(spec, items, train, valid, folder=own_folder, loggers=[], **options)
-            probabilities.append(teacher.probabilities(items, train))
-        return replace(train, labels=distillation.mixed(train.labels, probabilities))
+            found.append(config.fit(spec, items, train, valid, folder=own_folder, loggers=[], **options))
+        return found
+
+    def _better(
+        self,
+        distillation: DistillationWhereBetter,
+        data: tuple[FeatureSpec, ItemTable, RankingExamples, RankingExamples],
+        folder: Path,
+        epochs: int | None,
+        taught: bool | None,
+        options: dict[str, Any],
+    ) -> TrainedRanker:
+        """Train by the labels and, where a teacher is better on the validation, by the teachers; return the better ranker."""
+        _, _, train, valid = data
+        student = replace(self, pointwise=Distillation(weight=distillation.weight, teachers=distillation.teachers))
+        of_student = {"folder": folder.with_name(f"{folder.name}_taught"), **options}
+        if taught:
+            return replace(student.fit(*data, epochs=epochs, **of_student), taught=True)
+        plain = replace(self, pointwise=BinaryCrossEntropy()).fit(*data, folder=folder, epochs=epochs, **options)
+        cells = int((train.candidate_rows != PAD).sum())
+        if taught is not None or cells > distillation.most_cells:
+            return plain
+        target = list(data[0].objectives).index(data[0].target)
+        quality = partial(_quality, valid=valid, target=target if self.watch == "ndcg@10" else None)
+        teachers = student._teachers(
+            distillation, *data, **{name: of_student[name] for name in of_student if name != "loggers"}
+        )
+        if max(map(quality, teachers)) <= quality(plain):
+            return plain
+        return max(plain, replace(student.fit(*data, **of_student), taught=True), key=quality)
+
+
+def _quality(trained: TrainedRanker, *, valid: RankingExamples, target: int | None) -> float:
+    """Return the NDCG@10 of a target on the validation; without one the mean log likelihood of its labels, over objectives."""
+    probabilities, present = trained.outcomes.probabilities, valid.candidate_rows != PAD
+    if target is not None:
+        labels = np.where(present, valid.labels[..., target], np.nan)
+        found = reordered_ndcg(labels, probabilities[..., target], 10)
+        return float(found.mean()) if len(found) else 0.0
+    logits = torch.from_numpy(probabilities).double().logit(eps=1e-7)
+    reached = torch.from_numpy(valid.labels).double().clamp(0, 1)
+    return -float(masked_bce(logits, reached, torch.from_numpy(present)).sum())
 
 
 def calibrated(

@@ -299,9 +299,14 @@ def _restore(task: pl.LightningModule, file: Path) -> int:
 
 def _check_fits(task: pl.LightningModule, kept: Mapping[str, Any], file: Path) -> None:
     """Raise ConfigError for a checkpoint of other weights, as other versions of the code or of the data write them."""
-    own, stored = task.state_dict(), kept["state_dict"]
-    shapes = [{name: getattr(one, "shape", None) for name, one in state.items()} for state in (own, stored)]
-    if differing := sorted(name for name, _ in shapes[0].items() ^ shapes[1].items()):
+    stored, parameters = (
+        kept["state_dict"],
+        dict(task.named_parameters()),
+    )  # some buffers, as those of trees, change their size
+    names = task.state_dict().keys() ^ stored.keys()
+    if differing := sorted(
+        names | {name for name in parameters.keys() & stored if parameters[name].shape != stored[name].shape}
+    ):
         raise ConfigError(
             f"{file} cannot be resumed: {differing[0]} is not as in this version of the code and of the data; "
             "train in a new folder, or remove this one"

@@ -16,7 +16,7 @@ from recsys.errors import ConfigError
 from recsys.features.encode import ItemTable
 from recsys.features.spec import Column, FeatureSpec, TableSpec
 from recsys.ranking.deepfm import DeepFMRanker
-from recsys.ranking.losses import BinaryCrossEntropy, Distillation, ListNet, masked_bce
+from recsys.ranking.losses import BinaryCrossEntropy, Distillation, DistillationWhereBetter, ListNet, masked_bce
 from recsys.ranking.model import RankerSizes
 from recsys.training.click_log import ImpressionTrainerConfig
 from recsys.training.impression_examples import impression_examples
@@ -126,11 +126,11 @@ def config(pointwise, epochs=6):
 
 @pytest.fixture(scope="module")
 def trained(items, examples, tmp_path_factory):
-    def trained(pointwise, epochs=6):
+    def trained(pointwise, epochs=6, **options):
         loop = cpu_trainer(threads=1)
         folder = tmp_path_factory.mktemp("run") / "ranker"
-        options = {"trainer": loop, "folder": folder, "seed": 0, "loggers": [], "epochs": epochs}
-        return config(pointwise, epochs).fit(SPEC, items, *examples, **options), folder
+        options = {"trainer": loop, "folder": folder, "seed": 0, "loggers": [], "epochs": epochs, **options}
+        return config(pointwise, options["epochs"] or 2).fit(SPEC, items, *examples, **options), folder
 
     return trained
 
@@ -199,3 +199,33 @@ def test_the_file_names_a_teacher_and_a_weight_out_of_range_is_refused():
         refused(weight=1.5)
     with pytest.raises(ConfigError, match=r"ranking\.pointwise\.teachers is empty"):
         Distillation(weight=0.5, teachers={})
+
+
+def where_better(teacher, most_cells=10**9):
+    return DistillationWhereBetter(weight=1.0, teachers={"one": teacher}, most_cells=most_cells)
+
+
+def test_a_better_teacher_teaches_and_the_choice_holds_for_another_fit(trained, items, examples):
+    found, folder = trained(where_better(Oracle), epochs=None)
+    assert found.taught
+    same, _ = trained(Distillation(weight=1.0, teachers={"one": Oracle}), epochs=None)
+    assert torch.equal(logits(found, items, examples), logits(same, items, examples))
+    again, own_folder = trained(where_better(Oracle), epochs=3, taught=True)
+    assert (again.taught, again.epochs) == (True, 3)
+    assert not own_folder.exists(), "nothing is trained by the labels alone"
+    assert folder.with_name("ranker_taught_teacher_one").is_dir()
+
+
+@pytest.mark.parametrize("options", [{"most_cells": NUM - 1}, {"teacher": Fool}])
+def test_many_examples_and_worse_teachers_leave_the_labels_alone(trained, items, examples, options):
+    found, folder = trained(where_better(**{"teacher": Oracle} | options), epochs=None)
+    assert not found.taught
+    plain, _ = trained(BinaryCrossEntropy(), epochs=None)
+    assert torch.equal(logits(found, items, examples), logits(plain, items, examples))
+    assert folder.with_name("ranker_taught_teacher_one").is_dir() == ("teacher" in options)
+
+
+def test_a_fit_of_so_many_epochs_chooses_nothing(trained):
+    found, folder = trained(where_better(Oracle), epochs=2, taught=False)
+    assert not found.taught
+    assert not list(folder.parent.glob("*_teacher_*"))

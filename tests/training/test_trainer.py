@@ -281,19 +281,21 @@ def test_a_large_table_is_refused_where_its_steps_would_be_lost(tmp_path, precis
 
 
 class Wider(Counting):
-    """The same with a second weight."""
+    """The same with a weight of another shape and, unless it is 0, so many further ones."""
 
-    def __init__(self, *given, **named):
-        super().__init__(*given, **named)
-        self.further = torch.nn.Parameter(torch.zeros(()))
+    def __init__(self, further, **named):
+        super().__init__(**named)
+        self.weight = torch.nn.Parameter(torch.zeros(1 if not further else ()))
+        self.others = torch.nn.ParameterList(torch.zeros(()) for _ in range(further))
 
 
+@pytest.mark.parametrize(("further", "name"), [(0, "weight"), (2, "others.0")])
 @pytest.mark.parametrize("stop_at", [2, None])
-def test_checkpoints_of_other_weights_are_refused_in_a_sentence(tmp_path, stop_at):
+def test_checkpoints_of_other_weights_are_refused_in_a_sentence(tmp_path, stop_at, further, name):
     if stop_at is None:
         fit(Counting(), tmp_path)
     else:
         with pytest.raises(KeyboardInterrupt):
             fit(Counting(stop_at=stop_at), tmp_path)
-    with pytest.raises(ConfigError, match="cannot be resumed: further is not as in this version"):
-        fit(Wider(), tmp_path)
+    with pytest.raises(ConfigError, match=f"cannot be resumed: {name} is not as in this version"):
+        fit(Wider(further), tmp_path)

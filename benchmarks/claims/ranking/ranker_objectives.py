@@ -31,7 +31,7 @@ from rich.table import Table
 
 from benchmarks.claims.ranking.ranker_truth import CONFIG as PLANTED
 from benchmarks.lib.objective_cases import FOLDERS, Case, folder_of
-from benchmarks.lib.ranker_peers import CROSSED, DEFAULT, PEERS, TOWERS, model_of, trees
+from benchmarks.lib.ranker_peers import CROSSED, DEFAULT, PEERS, TOWERS, model_of, pointwise_of, trees
 from benchmarks.lib.ranker_world import WORKERS, trained
 from benchmarks.lib.result_file import RESULTS, Figure, console, print_figures, write_result
 from recsys.contracts import PAD
@@ -56,6 +56,7 @@ RESAMPLES = 200
 OURS, BOOSTED, RANKED, RATE = "ranker", "LightGBM", "LightGBM lambdarank", "rate of the item"
 CONFIG = replace(
     PLANTED,
+    pointwise=pointwise_of("auto"),
     num_positions=0,
     sizes=replace(
         PLANTED.sizes, cross_rank=16, num_cross_layers=1, num_experts=2, expert_dim=32, dropout=0.2, id_dropout=0.3
