@@ -4,7 +4,7 @@ Shapes: B queries, H history, D dim, M events, E excluded items, C candidates, K
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, Protocol
@@ -216,11 +216,10 @@ class MergedSources:
         return MergedSources(index=index, sources=sources, total=document["total"])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TuningQueries:
-    """Queries [B] of a period by which a merge is tuned, with the sources that were fitted before it."""
+    """Queries [B] by which sources are chosen and merges are tuned."""
 
-    sources: MergedSources
     vectors: np.ndarray
     """[B, D] of the user tower"""
     history: RowBatches
@@ -230,15 +229,23 @@ class TuningQueries:
     @property
     def known(self) -> np.ndarray:
         """[B] bool, queries with a history."""
-        parts = (self.history[start : start + TUNING_BATCH] for start in range(0, len(self.history), TUNING_BATCH))
-        return np.concatenate([known_users(part) for part in parts])
+        return np.concatenate([known_users(self.history[batch]) for batch in self._batches])
 
-    def score_alone(self, source: CandidateSource) -> float:
-        """Return the quality of the candidates of one source."""
-        return _score_alone(self.sources.index, self.vectors, self.history, self.excluded, self.score_function, source)
+    @property
+    def _batches(self) -> list[slice]:
+        return [slice(start, start + TUNING_BATCH) for start in range(0, len(self.history), TUNING_BATCH)]
 
-    def unions_of(self, sources: MergedSources) -> list[CandidateUnion]:
-        return list(_unions(sources, self.vectors, self.history, self.excluded))
+    def score_alone(self, source: CandidateSource, index: Index) -> float:
+        """Return the mean quality of the candidates of one source."""
+        weighted = WeightedSource(name="alone", num=TUNED_CANDIDATES, weight=1.0, source=source)
+        alone = MergedSources(index=index, sources=(weighted,), total=TUNED_CANDIDATES)
+        return float(self.score_function(_top_rows(self.unions(alone), (1.0,), TUNED_CANDIDATES)).mean())
+
+    def unions(self, sources: MergedSources) -> list[CandidateUnion]:
+        """Return the candidates of the queries before the merge, TUNING_BATCH queries each."""
+        return [
+            sources.unite(self.vectors[batch], self.history[batch], self.excluded[batch]) for batch in self._batches
+        ]
 
 
 class CandidateSourcesConfig:
@@ -295,20 +302,13 @@ class CandidateSourcesConfig:
         return MergedSources(index=interactions.index, sources=sources, total=min(total, interactions.num_items))
 
     def choose(
-        self,
-        interactions: TrainingInteractions,
-        vectors: np.ndarray,
-        history: RowBatches,
-        excluded: RowBatches,
-        score_function: ScoreFunction,
-        progress: Progress = silent,
+        self, interactions: TrainingInteractions, queries: TuningQueries, progress: Progress = silent
     ) -> dict[str, Choice]:
         """Return the choice of each tuned source: the point whose candidates alone score highest, at its best decay.
 
-        Arguments as in `TuningQueries`. Points that do not fit a catalogue of this size are left out; ties go to the first.
+        Points that do not fit a catalogue of this size are left out; ties go to the first.
         """
         interactions = replace(interactions, events_per_user=self.events_per_user)
-        queries = partial(_score_alone, interactions.index, vectors, history, excluded, score_function)
         return {
             name: choice
             for name, source in self.sources.items()
@@ -316,8 +316,12 @@ class CandidateSourcesConfig:
             and (choice := _best_point(source, interactions, queries, progress, f"parameters of {name}")) is not None
         }
 
-    def tune(self, periods: Sequence[TuningQueries], progress: Progress = silent) -> MergedSources:
+    def tune(
+        self, periods: Sequence[tuple[MergedSources, TuningQueries]], progress: Progress = silent
+    ) -> MergedSources:
         """Return the sources of the first period with the decays and weights of highest mean score over all periods.
+
+        periods: for each its queries and the sources that were fitted before it.
 
         The decay of a source is chosen by its candidates alone. The weights are searched from those of the configuration,
         from equal ones, and from the best source alone, so that the merge is hardly worse than any of its sources; of equals
@@ -325,32 +329,37 @@ class CandidateSourcesConfig:
         chosen has to hold on queries that did not choose it, see `PeriodSearch`. Users without a history, to whom most
         sources have nothing to say, get weights of their own where each period has MIN_TUNED of either kind.
         """
-        first = periods[0].sources
+        first = periods[0][0]
         names = tracked(first.names, len(first.names), progress, "decays of the candidate sources")
         decays = {name: self._best_decay(name, periods) for name in names if len(self.sources[name].decays) > 1}
-        faded = [one.sources.with_decays(decays) for one in periods]
+        faded, known = first.with_decays(decays), [queries.known for _, queries in periods]
         merges = [
             _TunedMerge(
-                unions=one.unions_of(sources), score_function=one.score_function, scored=np.ones_like(one.known)
+                unions=queries.unions(sources.with_decays(decays)),
+                score_function=queries.score_function,
+                scored=np.ones_like(one),
             )
-            for one, sources in zip(periods, faded, strict=True)
+            for (sources, queries), one in zip(periods, known, strict=True)
         ]
-        known, text = [one.known for one in periods], "weights of the candidate sources"
+        text = "weights of the candidate sources"
         if any(min(one.sum(), (~one).sum()) < MIN_TUNED for one in known):
-            return faded[0].weighted(_searched([one.of(one.scored) for one in merges], first, progress, text))
+            return faded.weighted(_searched([one.of(one.scored) for one in merges], first, progress, text))
         pairs = list(zip(merges, known, strict=True))
-        return faded[0].weighted(
+        return faded.weighted(
             _searched([merge.of(one) for merge, one in pairs], first, progress, text),
             _searched([merge.of(~one) for merge, one in pairs], first, progress, f"{text}, new users"),
         )
 
-    def _best_decay(self, name: str, periods: Sequence[TuningQueries]) -> float:
+    def _best_decay(self, name: str, periods: Sequence[tuple[MergedSources, TuningQueries]]) -> float:
         """Return the decay of the grid with which the candidates of a source alone score highest."""
-        own = [next(part.source for part in one.sources.sources if part.name == name) for one in periods]
+        own = [
+            (next(part.source for part in sources.sources if part.name == name), queries, sources.index)
+            for sources, queries in periods
+        ]
         return max(
             self.sources[name].decays,
             key=lambda decay: np.mean(
-                [one.score_alone(source.with_decay(decay)) for one, source in zip(periods, own, strict=True)]
+                [queries.score_alone(one.with_decay(decay), index) for one, queries, index in own]
             ),
         )
 
@@ -358,7 +367,7 @@ class CandidateSourcesConfig:
 def _best_point(
     source: TunedSource,
     interactions: TrainingInteractions,
-    score_alone: Callable[[CandidateSource], float],
+    queries: TuningQueries,
     progress: Progress,
     name: str,
 ) -> Choice | None:
@@ -373,38 +382,15 @@ def _best_point(
         if fitted is None:
             continue
         decayed = [fitted.with_decay(decay) for decay in config.decays] or [fitted]
-        if (reached := max(map(score_alone, decayed))) > highest:
+        if (reached := max(queries.score_alone(one, interactions.index) for one in decayed)) > highest:
             best, highest = point, reached
     return best
-
-
-def _score_alone(
-    index: Index,
-    vectors: np.ndarray,
-    history: RowBatches,
-    excluded: RowBatches,
-    score_function: ScoreFunction,
-    source: CandidateSource,
-) -> float:
-    """Return the quality of the candidates of one source."""
-    weighted = WeightedSource(name="alone", num=TUNED_CANDIDATES, weight=1.0, source=source)
-    alone = MergedSources(index=index, sources=(weighted,), total=TUNED_CANDIDATES)
-    unions = list(_unions(alone, vectors, history, excluded))
-    return float(score_function(_top_rows(unions, (1.0,), TUNED_CANDIDATES)).mean())
 
 
 def candidates_for_catalogue(num_items: int) -> int:
     """MIN_CANDIDATES up to SMALL_CATALOGUE items, beyond with the square root of their number, at most MAX_CANDIDATES."""
     growth = math.sqrt(max(num_items, SMALL_CATALOGUE) / SMALL_CATALOGUE)
     return min(MAX_CANDIDATES, round(MIN_CANDIDATES * growth))
-
-
-def _unions(
-    sources: MergedSources, vectors: np.ndarray, history: RowBatches, excluded: RowBatches
-) -> Iterator[CandidateUnion]:
-    for start in range(0, len(history), TUNING_BATCH):
-        batch = slice(start, start + TUNING_BATCH)
-        yield sources.unite(vectors[batch], history[batch], excluded[batch])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,7 @@ from pytorch_lightning.loggers import Logger
 from recsys.cache.stage_cache import NO_CACHE, Result, StageCache
 from recsys.candidates.candidate_source import TrainingInteractions
 from recsys.candidates.score_layout import ScoreLayout
-from recsys.candidates.sources import CandidateSourcesConfig, MergedSources, RowBatches, TuningQueries
+from recsys.candidates.sources import CandidateSourcesConfig, MergedSources, ScoreFunction, TuningQueries
 from recsys.candidates.tuned_source import Choice
 from recsys.data.splits import LATER, PERIODS, RANK, TEST, VALIDATION, Split
 from recsys.errors import DataError
@@ -317,17 +317,11 @@ class CascadeTrainer:
         config = self.config.candidates
 
         def choose() -> Result:
-            queries, display = self._queries(validation, user_tower), self.config.trainer.display
-            return {"choices": config.choose(interactions, *queries, validation.ndcg_at_10, display)}, {}
+            queries = tuning_queries(validation, user_tower, validation.ndcg_at_10)
+            return {"choices": config.choose(interactions, queries, self.config.trainer.display)}, {}
 
         inputs = {"config": config, "interactions": interactions.contents, "validation": validation}
         return self.cache.arrays("choices", choose, code=type(self), **inputs)[0]["choices"]
-
-    @staticmethod
-    def _queries(validation: ValidationQueries, user_tower: UserTower) -> tuple[np.ndarray, RowBatches, RowBatches]:
-        """Return the validation queries as sources read them: user vectors, histories, excluded rows."""
-        vectors = np.concatenate([user_tower(batch) for batch in validation.batches()])
-        return vectors, validation.history, validation.removed_rows
 
     def _sources(
         self, config: CandidateSourcesConfig, interactions: TrainingInteractions, vectors: np.ndarray
@@ -352,7 +346,7 @@ class CascadeTrainer:
 
         def tune() -> Result:
             parts = [
-                TuningQueries(one.retrieve.sources, *self._queries(queries, one.retrieve.user_tower), queries.score)
+                (one.retrieve.sources, tuning_queries(queries, one.retrieve.user_tower, queries.score))
                 for one, queries in periods
             ]
             return {"chosen": config.tune(parts, self.config.trainer.display).chosen}, {}
@@ -508,6 +502,14 @@ class CascadeTrainer:
         """Requests, at most, whose candidates fit into `ranking.sampling.examples_gib`."""
         sources, num_objectives = retrieve.sources, retrieve.spec.num_objectives
         return ranking.sampling.affordable(sources.total, ScoreLayout(tuple(sources.names)).width, num_objectives)
+
+
+def tuning_queries(queries: ValidationQueries, user_tower: UserTower, score_function: ScoreFunction) -> TuningQueries:
+    """Return queries as candidate sources read them: user vectors, histories, excluded rows."""
+    vectors = np.concatenate([user_tower(batch) for batch in queries.batches()])
+    return TuningQueries(
+        vectors=vectors, history=queries.history, excluded=queries.removed_rows, score_function=score_function
+    )
 
 
 def eager_user_tower(towers: TowerEnsemble) -> UserTower:

@@ -66,7 +66,9 @@ def questions():
 
 def periods(sources, questions, score_function):
     """One period to tune the merge by."""
-    return [TuningQueries(sources, *questions, score_function)]
+    vectors, history, excluded = questions
+    queries = TuningQueries(vectors=vectors, history=history, excluded=excluded, score_function=score_function)
+    return [(sources, queries)]
 
 
 def same(one, other):

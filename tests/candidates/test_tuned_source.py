@@ -53,6 +53,11 @@ def target_of(fitted, queries):
     return MergedSources(index=index, sources=(alone,), total=5).search(vectors, history, excluded).rows[:, 0]
 
 
+def tuning(queries, score):
+    vectors, history, excluded = queries
+    return TuningQueries(vectors=vectors, history=history, excluded=excluded, score_function=score)
+
+
 def known_index(_, vectors):
     from recsys.index import ExactIndex
 
@@ -71,7 +76,7 @@ def ndcg_of(target):
 def test_the_point_whose_candidates_hold_the_targets_is_chosen(known, queries, best):
     score = ndcg_of(target_of(ITEM_ITEM(operator=OPERATORS[best]).fit(known), queries))
     configured = config(two_tower=TwoTowerSourceConfig(num=5, weight=1.0), item_item=tuned(**OPERATORS))
-    choices = configured.choose(known, *queries, score)
+    choices = configured.choose(known, tuning(queries, score))
     assert choices == {"item_item": {"operator": best}}
     chosen = configured.with_choices(choices).fit(known).sources[1].source
     np.testing.assert_array_equal(chosen.weights, ITEM_ITEM(operator=OPERATORS[best]).fit(known).weights)
@@ -81,7 +86,9 @@ def test_a_point_is_compared_at_its_best_decay(known, queries):
     """The target is right at decay .5 alone, the second of the grid."""
     fitted = ITEM_ITEM(operator=OPERATORS["cosine"]).fit(known).with_decay(0.5)
     score = ndcg_of(target_of(fitted, queries))
-    choices = config(item_item=tuned(ease=OPERATORS["ease"], cosine=OPERATORS["cosine"])).choose(known, *queries, score)
+    choices = config(item_item=tuned(ease=OPERATORS["ease"], cosine=OPERATORS["cosine"])).choose(
+        known, tuning(queries, score)
+    )
     assert choices == {"item_item": {"operator": "cosine"}}
 
 
@@ -89,16 +96,16 @@ def test_equal_points_keep_the_first_and_nothing_else_is_chosen(known, queries):
     configured = config(
         two_tower=TwoTowerSourceConfig(num=5, weight=1.0), item_item=tuned(**OPERATORS), popular=POPULAR(days=1.0)
     )
-    assert configured.choose(known, *queries, lambda rows: np.zeros(B)) == {"item_item": {"operator": "cosine"}}
+    assert configured.choose(known, tuning(queries, lambda rows: np.zeros(B))) == {"item_item": {"operator": "cosine"}}
 
 
 def test_a_point_for_smaller_catalogues_is_left_out(known, queries):
     score = ndcg_of(target_of(ITEM_ITEM(operator=OPERATORS["ease"]).fit(known), queries))
     large = EASE(regularisation=1.0, most_items=N - 1)
-    assert config(item_item=tuned(ease=large, cosine=OPERATORS["cosine"])).choose(known, *queries, score) == {
+    assert config(item_item=tuned(ease=large, cosine=OPERATORS["cosine"])).choose(known, tuning(queries, score)) == {
         "item_item": {"operator": "cosine"}
     }
-    assert config(item_item=tuned(ease=large)).choose(known, *queries, score) == {}
+    assert config(item_item=tuned(ease=large)).choose(known, tuning(queries, score)) == {}
     with pytest.raises(ConfigError, match="inverts a matrix of 30 items"):
         config(item_item=tuned(ease=large)).fit(known)
 
@@ -132,5 +139,5 @@ def test_the_merge_is_no_worse_than_the_best_of_its_sources(known, queries, righ
     sources = {"item_item": ITEM_ITEM(operator=OPERATORS["ease"], neighbours=N), "popular": POPULAR(days=1.0, num=12)}
     score = ndcg_of(target_of(sources[right].fit(known), queries))
     configured = config(two_tower=TwoTowerSourceConfig(num=12, weight=1.0), **sources)
-    merged = configured.tune([TuningQueries(configured.fit(known), *queries, score)])
+    merged = configured.tune([(configured.fit(known), tuning(queries, score))])
     assert score(merged.search(*queries).rows).mean() >= 0.999
