@@ -29,7 +29,9 @@ class GBCELoss:
     """Generalised binary cross-entropy (gSASRec, Petrov & Macdonald 2023, eq. 9 and 13).
 
     Corrects the overconfidence of sampled negatives. The share of sampled items in the catalogue is estimated from
-    log_inclusion, by the sum of the inverse probabilities (Horvitz & Thompson 1952).
+    log_inclusion, by the sum of the inverse probabilities (Horvitz & Thompson 1952). Logits are lower by the logarithm of the
+    number of negatives, the prior of a target among them: without it the first thing to learn is that all items are wrong,
+    for which all vectors of items turn away from all users (the bias of SigLIP, Zhai et al. 2023, section 3.2).
     """
 
     temperature: float
@@ -52,9 +54,11 @@ class GBCELoss:
         return _weighted_mean(partial(self._losses, beta), users, items, targets, weights)
 
     def _losses(self, beta: Tensor | float, target: Tensor, all_items: Tensor, negative: Tensor) -> Tensor:
-        wrong = (F.softplus(all_items / self.temperature) * negative).sum(1, keepdim=True)
-        right = beta * F.softplus(-target / self.temperature)
-        return (right + wrong) / (1 + negative.sum(1, keepdim=True))
+        num = negative.sum(1, keepdim=True)
+        prior = num.clamp(min=1).log()
+        wrong = (F.softplus(all_items / self.temperature - prior) * negative).sum(1, keepdim=True)
+        right = beta * F.softplus(prior - target / self.temperature)
+        return (right + wrong) / (1 + num)
 
 
 @dataclass(frozen=True, kw_only=True)

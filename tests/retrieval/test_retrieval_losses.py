@@ -99,8 +99,9 @@ def test_gbce_equals_its_slow_twin(sampled):
     beta = share * (0.6 * (1 - 1 / share) + 1 / share) if sampled else 1.0
 
     def cost(target, negatives):
-        right = math.log(1 / (1 + math.exp(-target / 0.5))) * beta
-        wrong = sum(math.log(1 - 1 / (1 + math.exp(-one / 0.5))) for one in negatives)
+        odds = 1 / len(negatives)
+        right = math.log(1 / (1 + math.exp(-target / 0.5) / odds)) * beta
+        wrong = sum(math.log(1 - 1 / (1 + math.exp(-one / 0.5) / odds)) for one in negatives)
         return -(right + wrong) / (1 + len(negatives))
 
     arguments = drawn()
