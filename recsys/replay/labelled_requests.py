@@ -55,6 +55,13 @@ class LabelledRequests:
         return len(self.rows)
 
     @property
+    def first(self) -> np.ndarray:
+        """[B] bool, the first request of its user."""
+        is_first = np.zeros(len(self), dtype=bool)
+        is_first[np.unique(self.replay.users[self.rows], return_index=True)[1]] = True
+        return is_first
+
+    @property
     def horizon_text(self) -> str:
         """Return the horizon of a label as text for reports."""
         horizon, clock = self.split.horizon, self.replay.dataset.description.clock

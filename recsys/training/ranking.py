@@ -75,8 +75,10 @@ class RankingTask(pl.LightningModule):
         self.items = DeviceTensors(items.encoded)
         self.train_batch: dict[str, Tensor] = {}
         self.valid_batch: dict[str, Tensor] = {}
+        self.judged = torch.empty(0, dtype=torch.bool)
+        """[B] of the validation requests: `RankingExamples.judged`"""
         self.validated = torch.empty(0, 0)
-        """[E, B] `ndcg_of_requests` of every validation so far"""
+        """[E, B'] `ndcg_of_requests` of every validation so far"""
 
     def get_extra_state(self) -> dict[str, Tensor]:
         return {"validated": self.validated}
@@ -89,6 +91,7 @@ class RankingTask(pl.LightningModule):
     def set_examples(self, train: RankingExamples, valid: RankingExamples) -> None:
         """Set training and validation examples; they move to the device when training starts."""
         self.train_batch, self.valid_batch = tensors(train), tensors(valid)
+        self.judged = torch.from_numpy(valid.judged)
         rows = self.train_batch["candidate_rows"]
         self.ranker.fit_scores(self.train_batch["candidate_scores"][rows != PAD])
 
@@ -136,7 +139,7 @@ class RankingTask(pl.LightningModule):
         self.log_dict({MONITORED["ndcg@10"]: mean, MONITORED["likelihood"]: -loss}, prog_bar=True)
 
     def ndcg_of_requests(self, logits: Tensor | None = None) -> np.ndarray:
-        """Return NDCG@10 of the target for the validation requests that reached it, as served: without position bias.
+        """Return NDCG@10 of the target for the judged requests that reached it, as served: without position bias.
 
         logits: of the validation requests, [B, C, T]; computed unless given
         """
@@ -146,10 +149,11 @@ class RankingTask(pl.LightningModule):
             logits = self.eval().all_logits(batch)
             self.train(training)
         labels = batch["labels"][..., self.target].masked_fill(batch["candidate_rows"] == PAD, torch.nan)
-        return reordered_ndcg(labels.cpu().numpy(), logits[..., self.target].cpu().numpy(), 10)
+        judged = self.judged.to(labels.device)
+        return reordered_ndcg(labels[judged].cpu().numpy(), logits[judged][..., self.target].cpu().numpy(), 10)
 
     def all_validated(self) -> np.ndarray:
-        """[E, B] `ndcg_of_requests` of every validation; of the fitted ranker alone where it fits itself."""
+        """[E, B'] `ndcg_of_requests` of every validation; of the fitted ranker alone where it fits itself."""
         return self.validated.numpy() if len(self.validated) else self.ndcg_of_requests()[None]
 
     def all_logits(self, batch: dict[str, Tensor]) -> Tensor:
@@ -451,7 +455,7 @@ def _quality(trained: TrainedRanker, *, valid: RankingExamples, target: int | No
     probabilities, present = trained.outcomes.probabilities, valid.candidate_rows != PAD
     if target is not None:
         labels = np.where(present, valid.labels[..., target], np.nan)
-        found = reordered_ndcg(labels, probabilities[..., target], 10)
+        found = reordered_ndcg(labels[valid.judged], probabilities[valid.judged][..., target], 10)
         return float(found.mean()) if len(found) else 0.0
     logits = torch.from_numpy(probabilities).double().logit(eps=1e-7)
     reached = torch.from_numpy(valid.labels).double().clamp(0, 1)

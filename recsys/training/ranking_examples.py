@@ -27,7 +27,7 @@ class NoRequestsError(DataError):
     """A period holds no request for the ranker."""
 
 
-ARRAYS, REQUEST = ("candidate_rows", "candidate_scores", "labels", "positions", "weights"), "request."
+ARRAYS, REQUEST = ("candidate_rows", "candidate_scores", "labels", "positions", "weights", "first"), "request."
 """names of the arrays of examples in a file, and the prefix of those of the request"""
 THINNING = 8
 """one in so many of the candidates behind the first ones is a training candidate"""
@@ -103,6 +103,8 @@ class RankingExamples:
     """[B, C] int64 from 0 of logged slates; None for retrieved candidates"""
     weights: np.ndarray | None = None
     """[B, C] float32 of a candidate in the likelihood, about 1; None counts all alike"""
+    first: np.ndarray | None = None
+    """[B] bool, the first request of its user, as evaluation takes one; None: all requests are alike"""
     retrievals: tuple[RetrievalVersion, ...] = ()
     """that wrote the scores; empty where no retrieval did"""
 
@@ -118,6 +120,7 @@ class RankingExamples:
             labels=self.labels[rows],
             positions=None if self.positions is None else self.positions[rows],
             weights=None if self.weights is None else self.weights[rows],
+            first=None if self.first is None else self.first[rows],
             retrievals=self.retrievals,
         )
 
@@ -133,8 +136,10 @@ class RankingExamples:
             return None if arrays[0] is None else np.concatenate([_widened(one, longest, filling) for one in arrays])
 
         fillings = {"candidate_rows": PAD, "candidate_scores": 0, "labels": np.nan, "positions": 0, "weights": 0}
+        firsts = [one.first for one in parts if one.first is not None]
         return RankingExamples(
             request={name: np.concatenate([one.request[name] for one in parts]) for name in parts[0].request},
+            first=np.concatenate(firsts) if len(firsts) == len(parts) else None,
             retrievals=tuple(version for one in parts for version in one.retrievals),
             **{name: column(name, filling) for name, filling in fillings.items()},  # type: ignore[arg-type]
         )
@@ -151,6 +156,11 @@ class RankingExamples:
         request = {name.removeprefix(REQUEST): one for name, one in arrays.items() if name.startswith(REQUEST)}
         own: dict[str, Any] = {name: arrays[name] for name in ARRAYS if name in arrays}
         return RankingExamples(request=request, **own)
+
+    @property
+    def judged(self) -> np.ndarray:
+        """[B] bool, requests that stand for those of an evaluation: the first ones, where that is known."""
+        return np.ones(len(self), dtype=bool) if self.first is None else self.first
 
     def never_reached(self, objectives: Sequence[str]) -> list[str]:
         """Names of the T objectives that no candidate reached."""
@@ -196,6 +206,7 @@ def ranking_examples(
         candidate_scores=arrays.pop("candidate_scores"),
         request=arrays,
         labels=moments.labels(candidates),
+        first=moments.first,
     )
 
 

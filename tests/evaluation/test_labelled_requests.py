@@ -124,6 +124,8 @@ def test_what_comes_after_the_horizon_changes_no_label(events, period):
     split = fit_to_learn_from(dataset, split_of(dataset))
     replay = Replay(dataset, split)
     moments = LabelledRequests.of(replay, split, period, per_user=3, max_requests=len(events))
+    users = replay.users[moments.rows]
+    assert [users[:place].tolist().count(user) == 0 for place, user in enumerate(users)] == moments.first.tolist()
     candidates = np.tile(np.arange(len(ITEMS)), (len(moments), 1))
     for place, row in enumerate(moments.rows):
         beyond = pl.Series(replay.timestamps > replay.now[row] + split.horizon)

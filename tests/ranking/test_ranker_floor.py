@@ -159,6 +159,26 @@ def test_a_ranker_that_is_better_is_kept_as_trained(fit, world):
     assert found[liked].mean() > 2 * found[~liked].mean()
 
 
+@pytest.mark.parametrize(("judged_by", "kept"), [(of_items, True), (of_retrieval, False)])
+def test_the_first_requests_of_users_alone_decide(world, root, tmp_path, judged_by, kept):
+    """Half of the validation requests are first ones; the others, which outnumber them by what they gain, say the opposite."""
+    spec, items, _ = world
+    train, valid = examples(world, of_items)
+    _, others = examples(world, of_retrieval if kept else of_items)
+    first = np.arange(B) % 2 == 0
+    own = examples(world, judged_by)[1]
+    mixed = [
+        np.where(first[:, None, None], own.labels, others.labels),
+        np.where(first[:, None], own.candidate_rows, others.candidate_rows),
+    ]
+    scores = np.where(first[:, None, None], own.candidate_scores, others.candidate_scores)
+    valid = replace(valid, labels=mixed[0], candidate_rows=mixed[1], candidate_scores=scores, first=first)
+    trained = config(root).fit(
+        spec, items, train, valid, trainer=cpu_trainer(threads=1), folder=tmp_path / "ranker", seed=0, loggers=[]
+    )
+    assert bool(trained.epochs) == kept
+
+
 def test_the_refit_of_a_ranker_that_kept_the_order_trains_nothing(fit, world):
     trained, valid = fit(of_items, epochs=0)
     np.testing.assert_array_equal(order_of(trained, world, valid), np.tile(np.arange(C), (B, 1)))

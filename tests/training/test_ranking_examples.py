@@ -59,3 +59,14 @@ def test_joined_examples_keep_their_order_and_pad_what_is_shorter() -> None:
     assert np.isnan(joined.labels[0, 1:]).all()
     assert joined.positions is joined.weights is None
     assert joined.retrievals == tuple(versions)
+
+
+def test_a_selection_and_a_join_know_first_requests_where_all_parts_do() -> None:
+    rows = np.zeros((3, 1), dtype=np.int64)
+    known = examples_of(np.zeros((3, 1, 1)), rows, first=np.array([True, False, True]))
+    unknown = examples_of(np.zeros((3, 1, 1)), rows)
+    assert known.at(np.array([1, 2])).judged.tolist() == [False, True]
+    assert RankingExamples.joined([known, known]).judged.tolist() == [True, False, True] * 2
+    assert RankingExamples.joined([known, unknown]).first is None
+    assert unknown.judged.tolist() == [True] * 3
+    assert RankingExamples.from_documents(*known.to_documents()).judged.tolist() == [True, False, True]
