@@ -62,7 +62,7 @@ MAY_IMPORT = {
     "graphs": {"content", "features", "ranking", "retrieval", "stages"},
     "export": {"bundle", "encryption", "features", "pipeline", "signatures", "stages"},
     "experiments": {"data"},
-    "measurement": {"data", "experiments"},
+    "measurement": {"bundle", "data", "experiments", "items", "pipeline", "policy", "stages"},
     "serving": {
         "bundle",
         "candidates",

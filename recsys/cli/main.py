@@ -16,6 +16,7 @@ from rich.text import Text
 from recsys.bundle import Bundle
 from recsys.cli.cache import cache
 from recsys.cli.compare import compare
+from recsys.cli.consistency import consistency
 from recsys.cli.data import data
 from recsys.cli.encryption import encryption_key
 from recsys.cli.explain import explain_absence, reasons_table
@@ -156,6 +157,7 @@ app.command()(sign)
 app.command(name="encryption-key")(encryption_key)
 app.command()(score)
 app.command()(measure)
+app.command()(consistency)
 app.command(name="wandb-sweep")(wandb_sweep)
 app.command(name="wandb-report")(wandb_report)
 

@@ -29,6 +29,7 @@ from recsys.contracts import Query
 from recsys.data.simulation.live_users import HttpDoor, LiveUsers
 from recsys.data.simulation.shop import SimulatedShop
 from recsys.errors import DataError
+from recsys.measurement.consistency import Comparison, served_slates
 from recsys.measurement.gauges import FILE
 from recsys.measurement.outcomes import MeasuredLog
 from recsys.measurement.settings import MeasurementSettings, Outcome
@@ -259,6 +260,12 @@ def test_visits_of_simulated_users_are_measured_as_they_were(stack: Running, tra
     (stack.place.measurement / FILE).write_text("recsys_measured_until 12.5\n", encoding="utf-8")
     page = httpx.get(stack.told["addresses"]["gateway metrics"], timeout=60.0).text
     assert "recsys_measured_until 12.5\n" in page
+    of_models = [one for one in served_slates(stack.place.events, 10_000) if one.query.user.startswith("visitor-")]
+    again = Comparison(bundle=trained.bundle, rules_store=stack.place.rules, items_store=stack.place.items)
+    consistency = again.of(of_models)
+    assert consistency.compared + consistency.causes.get("fallback", 0) == truth.requests
+    assert consistency.unexplained == 0
+    assert consistency.causes["same"] > 0
 
 
 def test_a_change_of_an_item_reaches_the_next_slates(stack: Running) -> None:

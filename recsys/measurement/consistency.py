@@ -1,0 +1,215 @@
+"""Consistency of predictions: logged requests answered again in this process, and compared with what was served.
+
+A logged query holds history, profile, context and request id, so the bundle that served it gives the same slate again; where it
+does not, the difference has a cause:
+
+    release     another bundle served it: not compared
+    fallback    an earlier or a general slate was served in the place of a prediction: not compared
+    rules       the rules that served it give the same slate
+    exposure    a rule or the dial reads what was shown to everybody at that time, which no query holds
+    items       items were changed since
+    numeric     the same items, but for places whose utilities differ by rounding
+    unexplained none of these
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from recsys.bundle import Bundle
+from recsys.contracts import Query, Slate
+from recsys.data.sources.log_files import log_files, read_log_file
+from recsys.errors import ConfigError, DataError
+from recsys.items.store import ItemStore
+from recsys.pipeline import light, recommend
+from recsys.policy.rules.rule_set import RuleSet
+from recsys.policy.rules.store import RuleStore
+from recsys.progress import Progress, silent, tracked
+from recsys.stages import Stages, load_rules, load_stages
+
+SAME, RELEASE, FALLBACK, RULES, EXPOSURE, ITEMS, NUMERIC, UNEXPLAINED = (
+    "same",
+    "release",
+    "fallback",
+    "rules",
+    "exposure",
+    "items",
+    "numeric",
+    "unexplained",
+)
+COMPARED = (SAME, RULES, EXPOSURE, ITEMS, NUMERIC, UNEXPLAINED)
+PREDICTIONS = {"recommend": False, "recommend_explained": False, "recommend_light": True}
+"""rungs that ask the models -> whether without the ranker"""
+TOLERANCE = 1e-4
+"""difference of utilities that rounding explains, relative to the larger one, and to 1 where that is less"""
+BATCH = 64
+SHOWN = ("id", "timestamp", "item", "position", "utility", "bundle", "rules", "rung", "query")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServedSlate:
+    """A slate as the log has it."""
+
+    id: str
+    timestamp: float
+    query: Query
+    items: tuple[str, ...]
+    utilities: tuple[float, ...]
+    bundle: str
+    rules: str
+    rung: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Consistency:
+    """Comparison of served slates with their answers now."""
+
+    causes: Mapping[str, int]
+    """SAME or a cause -> number of slates"""
+    largest: float
+    """relative difference of the utilities of slates with the same items in the same places"""
+    examples: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
+    """some slates that differ: id, cause, served and found items"""
+
+    @property
+    def compared(self) -> int:
+        return sum(self.causes.get(one, 0) for one in COMPARED)
+
+    @property
+    def unexplained(self) -> float:
+        """Share of the compared slates whose difference has no known cause."""
+        return self.causes.get(UNEXPLAINED, 0) / max(1, self.compared)
+
+    def to_document(self) -> dict[str, Any]:
+        causes = {one: self.causes.get(one, 0) for one in (*COMPARED, RELEASE, FALLBACK)}
+        figures = {"compared": self.compared, "unexplained": self.unexplained, "largest": self.largest}
+        return {"causes": causes, **figures, "examples": [dict(one) for one in self.examples]}
+
+
+def served_slates(log: Path, num: int, days: int | None = None) -> list[ServedSlate]:
+    """Return `num` slates of the log at most, those with the lowest ids, which are hashes; days: of the newest ones alone.
+
+    DataError for a log without impressions.
+    """
+    folders = sorted((log / "impressions").glob("day=*"))[-days if days else None :]
+    files = log_files(file for folder in folders for file in folder.glob("*.parquet")).current
+    if not files:
+        raise DataError(f"{log} holds no impressions; name the folder that the event log is written to, live/events")
+    ids = pl.concat([read_log_file(file.path, ["id"]) for file in files])["id"].unique().sort().head(num)
+    rows = pl.concat([read_log_file(file.path, SHOWN).filter(pl.col("id").is_in(ids.implode())) for file in files])
+    slates = rows.sort("id", "position").unique(["id", "position"], keep="first", maintain_order=True)
+    return [_served(slate) for slate in slates.partition_by("id", maintain_order=True)]
+
+
+def _served(rows: pl.DataFrame) -> ServedSlate:
+    """Read the rows of one slate; an empty one has a row without an item."""
+    first, shown = rows.row(0, named=True), rows.filter(pl.col("item").is_not_null())
+    return ServedSlate(
+        query=Query.from_json(rows["query"].drop_nulls()[0]),
+        items=tuple(shown["item"]),
+        utilities=tuple(shown["utility"]),
+        **{name: first[name] for name in ("id", "timestamp", "bundle", "rules", "rung")},
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What answers logged requests again."""
+
+    bundle: Bundle
+    rules_store: Path | None
+    items_store: Path | None
+    most_examples: int = 10
+    """of a cause"""
+
+    def of(self, served: Sequence[ServedSlate], progress: Progress = silent) -> Consistency:
+        """Answer the requests of served slates again and name the cause of each difference."""
+        stages = load_stages(self.bundle, rules_store=self.rules_store, items_store=self.items_store)
+        policy = stages[-1].policy
+        reads_exposure = bool(policy.exposure_keys(np.arange(len(policy.items))))
+        causes: Counter[str] = Counter()
+        largest = 0.0
+        examples: list[dict[str, Any]] = []
+        batches = [served[start : start + BATCH] for start in range(0, len(served), BATCH)]
+        for batch in tracked(batches, len(batches), progress, "requests answered again"):
+            for slate, found in zip(batch, self._answers(batch, stages), strict=True):
+                cause = self._cause(slate, found, stages, reads_exposure)
+                causes[cause] += 1
+                if found is not None and found_items(found) == slate.items:
+                    largest = max([largest, *differences(slate, found)])
+                if cause in COMPARED[1:] and causes[cause] <= self.most_examples:
+                    now = [] if found is None else list(found_items(found))
+                    examples.append({"id": slate.id, "cause": cause, "served": list(slate.items), "found": now})
+        return Consistency(causes=causes, largest=largest, examples=examples)
+
+    def _answers(self, served: Sequence[ServedSlate], stages: Stages) -> list[Slate | None]:
+        """Answer the requests that this bundle served by its models; None for the others."""
+        answers: dict[str, Slate] = {}
+        for without_ranker in (False, True):
+            own = [one for one in served if self._comparable(one) and PREDICTIONS[one.rung] == without_ranker]
+            cascade = light(stages) if without_ranker else stages
+            if own:
+                answers |= {
+                    one.id: slate
+                    for one, slate in zip(own, recommend([one.query for one in own], cascade), strict=True)
+                }
+        return [answers.get(one.id) for one in served]
+
+    def _comparable(self, served: ServedSlate) -> bool:
+        return served.bundle == self.bundle.fingerprint and served.rung in PREDICTIONS
+
+    def _cause(self, served: ServedSlate, found: Slate | None, stages: Stages, reads_exposure: bool) -> str:
+        if found is None:
+            return RELEASE if served.bundle != self.bundle.fingerprint else FALLBACK
+        if is_same(served, found):
+            return SAME
+        if found.rules != served.rules and self._same_by_its_rules(served, stages):
+            return RULES
+        if reads_exposure and not served.query.exposure:
+            return EXPOSURE
+        if self._items_changed(served.timestamp):
+            return ITEMS
+        return NUMERIC if is_close(served, found) else UNEXPLAINED
+
+    def _same_by_its_rules(self, served: ServedSlate, stages: Stages) -> bool:
+        """Answer by the version of the rules that served, from the store or the bundle."""
+        try:
+            rules = None if self.rules_store is None else RuleSet.parse(RuleStore(self.rules_store).read(served.rules))
+        except ConfigError:
+            rules = None
+        last = load_rules(self.bundle, rules=rules)
+        cascade = [*stages[:-1], last]
+        again = recommend([served.query], light(cascade) if PREDICTIONS[served.rung] else cascade)[0]
+        return again.rules == served.rules and is_same(served, again)
+
+    def _items_changed(self, since: float) -> bool:
+        if self.items_store is None:
+            return False
+        moment = datetime.fromtimestamp(since, UTC)
+        return any(datetime.fromisoformat(one.when) > moment for one in ItemStore(self.items_store).history())
+
+
+def found_items(slate: Slate) -> tuple[str, ...]:
+    return tuple(one.item for one in slate.items)
+
+
+def differences(served: ServedSlate, found: Slate) -> list[float]:
+    """Relative differences of the utilities by place."""
+    pairs = zip(served.utilities, (one.utility for one in found.items), strict=True)
+    return [abs(one - other) / max(1.0, abs(one), abs(other)) for one, other in pairs]
+
+
+def is_same(served: ServedSlate, found: Slate) -> bool:
+    """Return whether items and places are the same, and utilities within TOLERANCE."""
+    return found_items(found) == served.items and max(differences(served, found), default=0.0) <= TOLERANCE
+
+
+def is_close(served: ServedSlate, found: Slate) -> bool:
+    """Return whether the utilities of all places are within TOLERANCE, so that rounding may have exchanged items."""
+    return len(found.items) == len(served.items) and max(differences(served, found), default=0.0) <= TOLERANCE
