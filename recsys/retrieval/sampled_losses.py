@@ -31,7 +31,8 @@ class GBCELoss:
     Corrects the overconfidence of sampled negatives. The share of sampled items in the catalogue is estimated from
     log_inclusion, by the sum of the inverse probabilities (Horvitz & Thompson 1952). Logits are lower by the logarithm of the
     number of negatives, the prior of a target among them: without it the first thing to learn is that all items are wrong,
-    for which all vectors of items turn away from all users (the bias of SigLIP, Zhai et al. 2023, section 3.2).
+    for which all vectors of items turn away from all users (the bias of SigLIP, Zhai et al. 2023, section 3.2). The sum is not
+    divided by the number of negatives as in eq. 13: gradients would be as small as the epsilon of Adam.
     """
 
     temperature: float
@@ -58,7 +59,7 @@ class GBCELoss:
         prior = num.clamp(min=1).log()
         wrong = (F.softplus(all_items / self.temperature - prior) * negative).sum(1, keepdim=True)
         right = beta * F.softplus(prior - target / self.temperature)
-        return (right + wrong) / (1 + num)
+        return right + wrong
 
 
 @dataclass(frozen=True, kw_only=True)
