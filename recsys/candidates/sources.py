@@ -47,7 +47,7 @@ MIN_CANDIDATES, MAX_CANDIDATES, SMALL_CATALOGUE = 200, 500, 2_000
 TUNED_CANDIDATES = 100
 """candidates of a query that the score function of `tune` reads"""
 MAX_TUNED = 1_000
-"""queries of a period, at most, by which weights are chosen"""
+"""queries of a period with and without a history, at most each, by which weights are chosen"""
 MIN_TUNED = 50
 """queries of a period, at least, with and without a history, for weights of their own"""
 

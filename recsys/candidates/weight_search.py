@@ -61,7 +61,8 @@ class PeriodSearch:
 
     A list is right or wrong for all users of a period at once, so many users say little of its weight. Each fold of the queries
     is scored by weights that the other folds chose: those of the first start, the best part alone, and the searched ones with
-    less of the lists or all of it. What is best there is done with all folds; of equals the first is taken.
+    less of the lists or all of it. What is best there is done with all folds; of equals the first is taken. To save time the
+    search of a fold starts from the best part alone. A single period of fewer than FEWEST queries holds out nothing.
     """
 
     objectives: Sequence[Objective]

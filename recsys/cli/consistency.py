@@ -34,7 +34,8 @@ def consistency(
     out: Annotated[Path | None, typer.Option(help="JSON file for the result, with examples")] = None,
 ) -> None:
     """Answer logged requests again in this process; exit code 1 where more slates differ without a cause than accepted."""
-    opened, served = Bundle.open(bundle), served_slates(log, requests, days)
+    opened = Bundle.open(bundle)
+    served = served_slates(log, requests, days, opened.fingerprint)
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("requests answered again")
         found = Comparison(bundle=opened, rules_store=store, items_store=items).of(

@@ -6,9 +6,9 @@ does not, the difference has a cause:
     release     another bundle served it: not compared
     fallback    an earlier or a general slate was served in the place of a prediction: not compared
     rules       the rules that served it give the same slate
-    exposure    a rule or the dial reads what was shown to everybody at that time, which no query holds
-    items       items were changed since
     numeric     the same items, but for places whose utilities differ by rounding
+    exposure    a rule or the dial reads what was shown to everybody, and the log lacks it for this request
+    items       an item of one of both slates was changed since
     unexplained none of these
 """
 
@@ -31,7 +31,7 @@ from recsys.pipeline import light, recommend
 from recsys.policy.rules.rule_set import RuleSet
 from recsys.policy.rules.store import RuleStore
 from recsys.progress import Progress, silent, tracked
-from recsys.stages import Stages, load_rules, load_stages
+from recsys.stages import Rules, Stages, load_stages, rules_maker
 
 SAME, RELEASE, FALLBACK, RULES, EXPOSURE, ITEMS, NUMERIC, UNEXPLAINED = (
     "same",
@@ -43,13 +43,13 @@ SAME, RELEASE, FALLBACK, RULES, EXPOSURE, ITEMS, NUMERIC, UNEXPLAINED = (
     "numeric",
     "unexplained",
 )
-COMPARED = (SAME, RULES, EXPOSURE, ITEMS, NUMERIC, UNEXPLAINED)
+COMPARED = (SAME, RULES, NUMERIC, EXPOSURE, ITEMS, UNEXPLAINED)
 PREDICTIONS = {"recommend": False, "recommend_explained": False, "recommend_light": True}
 """rungs that ask the models -> whether without the ranker"""
 TOLERANCE = 1e-4
-"""difference of utilities that rounding explains, relative to the larger one, and to 1 where that is less"""
+"""difference of utilities that rounding explains, relative to the largest one of both slates"""
 BATCH = 64
-SHOWN = ("id", "timestamp", "item", "position", "utility", "bundle", "rules", "rung", "query")
+SHOWN = ("sequence", "id", "timestamp", "item", "position", "utility", "bundle", "rules", "rung", "query")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,18 +92,25 @@ class Consistency:
         return {"causes": causes, **figures, "examples": [dict(one) for one in self.examples]}
 
 
-def served_slates(log: Path, num: int, days: int | None = None) -> list[ServedSlate]:
-    """Return `num` slates of the log at most, those with the lowest ids, which are hashes; days: of the newest ones alone.
+def served_slates(log: Path, num: int, days: int | None = None, bundle: str | None = None) -> list[ServedSlate]:
+    """Return `num` slates of the log at most, those with the lowest ids, which are hashes; of copies the first.
 
-    DataError for a log without impressions.
+    days: of the newest ones alone. bundle: fingerprint of the one whose slates are taken. DataError where there are none.
     """
     folders = sorted((log / "impressions").glob("day=*"))[-days if days else None :]
     files = log_files(file for folder in folders for file in folder.glob("*.parquet")).current
     if not files:
         raise DataError(f"{log} holds no impressions; name the folder that the event log is written to, live/events")
-    ids = pl.concat([read_log_file(file.path, ["id"]) for file in files])["id"].unique().sort().head(num)
-    rows = pl.concat([read_log_file(file.path, SHOWN).filter(pl.col("id").is_in(ids.implode())) for file in files])
-    slates = rows.sort("id", "position").unique(["id", "position"], keep="first", maintain_order=True)
+    known = pl.concat([read_log_file(file.path, ["id", "sequence", "bundle"]) for file in files])
+    own = known if bundle is None else known.filter(pl.col("bundle") == bundle)
+    if own.is_empty():
+        newest = known.sort("sequence")["bundle"][-1]
+        raise DataError(
+            f"no slate of the log was served by the bundle {bundle}; the newest is of {newest}: give its folder"
+        )
+    copies = own.group_by("id").agg(pl.col("sequence").min()).sort("id").head(num)
+    parts = [read_log_file(file.path, SHOWN).join(copies, on=["id", "sequence"], how="semi") for file in files]
+    slates = pl.concat(parts).unique(["id", "position"], keep="first", maintain_order=True).sort("id", "position")
     return [_served(slate) for slate in slates.partition_by("id", maintain_order=True)]
 
 
@@ -127,6 +134,7 @@ class Comparison:
     items_store: Path | None
     most_examples: int = 10
     """of a cause"""
+    _by_version: dict[str, Rules | None] = field(default_factory=dict)
 
     def of(self, served: Sequence[ServedSlate], progress: Progress = silent) -> Consistency:
         """Answer the requests of served slates again and name the cause of each difference."""
@@ -171,28 +179,41 @@ class Comparison:
             return SAME
         if found.rules != served.rules and self._same_by_its_rules(served, stages):
             return RULES
+        if is_exchanged(served, found):
+            return NUMERIC
         if reads_exposure and not served.query.exposure:
             return EXPOSURE
-        if self._items_changed(served.timestamp):
-            return ITEMS
-        return NUMERIC if is_close(served, found) else UNEXPLAINED
+        return ITEMS if self._items_changed(served, found) else UNEXPLAINED
 
     def _same_by_its_rules(self, served: ServedSlate, stages: Stages) -> bool:
-        """Answer by the version of the rules that served, from the store or the bundle."""
-        try:
-            rules = None if self.rules_store is None else RuleSet.parse(RuleStore(self.rules_store).read(served.rules))
-        except ConfigError:
-            rules = None
-        last = load_rules(self.bundle, rules=rules)
+        """Answer by the version of the rules that served."""
+        if (last := self._stage_of(served.rules, stages)) is None:
+            return False
         cascade = [*stages[:-1], last]
-        again = recommend([served.query], light(cascade) if PREDICTIONS[served.rung] else cascade)[0]
-        return again.rules == served.rules and is_same(served, again)
+        return is_same(served, recommend([served.query], light(cascade) if PREDICTIONS[served.rung] else cascade)[0])
 
-    def _items_changed(self, since: float) -> bool:
+    def _stage_of(self, version: str, stages: Stages) -> Rules | None:
+        """Return the last stage by a version of the rules, over the items as they are now; None where it is not known."""
+        if version not in self._by_version:
+            items = getattr(stages[-1], "items", None)
+            own = rules_maker(self.bundle, items=items)(self._rules_of(version))
+            self._by_version[version] = own if own.policy.rules.hash == version else None
+        return self._by_version[version]
+
+    def _rules_of(self, version: str) -> RuleSet | None:
+        """Read a version from the store; None, for the bundle's own rules, where it holds none."""
+        try:
+            return None if self.rules_store is None else RuleSet.parse(RuleStore(self.rules_store).read(version))
+        except ConfigError:
+            return None
+
+    def _items_changed(self, served: ServedSlate, found: Slate) -> bool:
+        """Return whether an item of one of the slates was changed after the one was served."""
         if self.items_store is None:
             return False
-        moment = datetime.fromtimestamp(since, UTC)
-        return any(datetime.fromisoformat(one.when) > moment for one in ItemStore(self.items_store).history())
+        moment, both = datetime.fromtimestamp(served.timestamp, UTC), {*served.items, *found_items(found)}
+        changes = ItemStore(self.items_store).history()
+        return any(one.item in both and datetime.fromisoformat(one.when) > moment for one in changes)
 
 
 def found_items(slate: Slate) -> tuple[str, ...]:
@@ -200,9 +221,10 @@ def found_items(slate: Slate) -> tuple[str, ...]:
 
 
 def differences(served: ServedSlate, found: Slate) -> list[float]:
-    """Relative differences of the utilities by place."""
-    pairs = zip(served.utilities, (one.utility for one in found.items), strict=True)
-    return [abs(one - other) / max(1.0, abs(one), abs(other)) for one, other in pairs]
+    """Differences of the utilities by place, relative to the largest one."""
+    ours = [one.utility for one in found.items]
+    largest = max(map(abs, (*served.utilities, *ours)), default=0.0) or 1.0
+    return [abs(one - other) / largest for one, other in zip(served.utilities, ours, strict=True)]
 
 
 def is_same(served: ServedSlate, found: Slate) -> bool:
@@ -210,6 +232,9 @@ def is_same(served: ServedSlate, found: Slate) -> bool:
     return found_items(found) == served.items and max(differences(served, found), default=0.0) <= TOLERANCE
 
 
-def is_close(served: ServedSlate, found: Slate) -> bool:
-    """Return whether the utilities of all places are within TOLERANCE, so that rounding may have exchanged items."""
-    return len(found.items) == len(served.items) and max(differences(served, found), default=0.0) <= TOLERANCE
+def is_exchanged(served: ServedSlate, found: Slate) -> bool:
+    """Return whether rounding explains the places: utilities within TOLERANCE, the same items but for the last one."""
+    ours = found_items(found)
+    if len(ours) != len(served.items) or max(differences(served, found), default=0.0) > TOLERANCE:
+        return False
+    return set(ours) == set(served.items) or set(ours[:-1]) == set(served.items[:-1])

@@ -43,21 +43,27 @@ class ColdShare:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the order [B, C] and the utility [B, C], in their original columns, with cold items in the kept positions.
 
-        order: utility falling, unknown ones behind, then pins. source_scores: [B, C', S], NaN where not offered. An item that
-        may not be shown waits for no position.
+        order: utility falling, unknown ones behind, then pins. source_scores: [B, C', S], NaN where not offered. Positions are
+        those of items that may be shown; others keep their places in the order. Exploration reads the raised utility.
         """
-        num_offered = source_scores.shape[1]
+        num_offered, known = source_scores.shape[1], showable & np.isfinite(utility)
         cold = np.zeros(order.shape, dtype=bool)
         cold[:, :num_offered] = ~np.isnan(source_scores[..., self.source])
-        cold &= showable & np.isfinite(utility)
+        cold &= known
         if not cold.any():
             return order, utility
-        by_utility = np.take_along_axis(cold, order, axis=1)
-        first = np.argsort(~by_utility, axis=1, kind="stable")[:, : self.positions.num]
-        waiting = np.where(np.take_along_axis(by_utility, first, axis=1), np.take_along_axis(order, first, axis=1), PAD)
-        known = np.take_along_axis(np.isfinite(utility), order, axis=1)
-        filled, values = self.positions.fill(np.where(known, order, PAD), utility, cold, waiting)
-        order, raised = np.where(filled == PAD, order, filled), utility.copy()
+        places, shown = _packed(np.take_along_axis(known, order, axis=1), order)
+        waiting = _packed(np.take_along_axis(cold, order, axis=1), order)[1][:, : self.positions.num]
+        filled, values = self.positions.fill(shown, utility, cold, waiting)
         query, position = np.nonzero(filled != PAD)
+        order, raised = order.copy(), utility.copy()
+        order[query, places[query, position]] = filled[query, position]
         raised[query, filled[query, position]] = values[query, position]
         return order, raised
+
+
+def _packed(chosen: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the places [B, C] of an order, chosen ones first, and the columns that stand there, PAD behind the chosen."""
+    places = np.argsort(~chosen, axis=1, kind="stable")
+    is_chosen = np.take_along_axis(chosen, places, axis=1)
+    return places, np.where(is_chosen, np.take_along_axis(order, places, axis=1), PAD)

@@ -248,6 +248,7 @@ def import_lightgbm() -> Any:
         import lightgbm
     except ImportError:
         raise ConfigError(
-            "ranking/model=gbdt trains with LightGBM, which is not installed; run pip install 'recsys[train]'"
+            "boosted trees (ranking/model=gbdt, ranking/pointwise=auto) are fitted by LightGBM, which is not installed; "
+            "run pip install 'recsys[train]', or choose ranking/pointwise=bce"
         ) from None
     return lightgbm

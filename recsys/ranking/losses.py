@@ -102,7 +102,8 @@ class Distillation:
 class DistillationWhereBetter(Distillation):
     """Distillation where a teacher is better on the validation than the ranker that learns from the labels alone.
 
-    Boosted trees need fewer examples than embeddings do; a ranker that learns their probabilities keeps what they found.
+    Boosted trees need fewer examples than embeddings do; a ranker that learns their probabilities keeps what they found. All of
+    them stop early on the validation by which they are compared, so a small difference there says little.
     """
 
     most_cells: int

@@ -56,7 +56,7 @@ UserTower = Callable[[Arrays], np.ndarray]
 
 WEIGHTS = ("weight", "place_weight", "new_user_weight", "new_user_place_weight")
 MAX_VALIDATION_USERS = 2_000
-"""validation users, at most, for early stopping of the towers"""
+"""users of a period, at most, for early stopping of the towers, the parameters of sources and the weights of the merge"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,7 +218,8 @@ class CascadeTrainer:
         return Encoding(spec=spec, items=items)
 
     def refitted(self, measured: TrainedCascade) -> TrainedCascade:
-        """Fit the same cascade on all events with the tuned epochs, weights and decays; nothing is tuned or stopped early.
+        """Fit the same cascade on all events with the tuned epochs, weights and decays; nothing is tuned, and nothing stopped
+        early but the trees that teach a ranker, by what calibrates it.
 
         The ranker learns from RANK, VALIDATION and the first half of TEST, and is calibrated on the second half, the
         newest data that can be held out. Requests of each period get the candidates of the retrieval that was fitted for
@@ -363,14 +364,14 @@ class CascadeTrainer:
     def _queries_of(self, period: int) -> EvaluationQueries | None:
         """Return the queries by which weights are tuned; None for RANK without common times, or without a user to ask."""
         if period == VALIDATION:
-            return self.validation
+            return self.validation.sample(MAX_VALIDATION_USERS, seed=0)
         if self.prepared.split.cuts is None:
             return None
         try:
             queries = EvaluationQueries.of(self.prepared.dataset, self.prepared.split, self.prepared.replay, period)
         except DataError:
             return None
-        return queries.sample(len(self.validation), seed=0)
+        return queries.sample(min(len(self.validation), MAX_VALIDATION_USERS), seed=0)
 
     def _ranking(self, ranking: RankerTrainerConfig, by_period: Mapping[int, TrainedRetrieval]) -> TrainedRanker:
         """Train the ranker on requests encoded as those of TEST, with candidates of each period's own retrieval."""

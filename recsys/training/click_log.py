@@ -269,7 +269,7 @@ class ClickLogRun:
         self.echo("measured; the served ranker is fitted again")
         encoded = self._encoded(keys, [parts[0] | parts[1], parts[2]])
         seed = self.experiment.seeds[0]
-        return self._fit(encoded, seed, f"seed_{seed}/refit", epochs=fitted.ranker.epochs)
+        return self._fit(encoded, seed, f"seed_{seed}/refit", epochs=fitted.ranker.epochs, taught=fitted.ranker.taught)
 
     def _encoded(self, keys: ImpressionKeys, parts: Sequence[np.ndarray]) -> "EncodedParts":
         """Fit a spec on the first of the parts, [R] bool each, and encode them: to learn from, to calibrate by, to measure."""
@@ -299,7 +299,9 @@ class ClickLogRun:
                 "(ranking.sampling.requests), smaller hashes, or a smaller ranking.sizes.dim"
             )
 
-    def _fit(self, encoded: "EncodedParts", seed: int, folder: str, epochs: int | None = None) -> FittedImpressions:
+    def _fit(
+        self, encoded: "EncodedParts", seed: int, folder: str, epochs: int | None = None, taught: bool | None = None
+    ) -> FittedImpressions:
         train, valid = encoded.examples(0), encoded.examples(1)
         with self._timed(f"train, seed {seed}") as timed:
             ranker = self.experiment.ranking.fit(
@@ -313,6 +315,7 @@ class ClickLogRun:
                 loggers=of_fit(self.loggers, f"ranking/{folder}"),
                 cache=self.experiment.cache.of_run(self.folder),
                 epochs=epochs,
+                taught=taught,
             )
             timed.rows = len(train) * ranker.epochs
         return FittedImpressions(spec=encoded.spec, ranker=ranker)

@@ -25,6 +25,7 @@ from recsys.features.encode import ItemTable
 from recsys.features.spec import FeatureSpec
 from recsys.metrics import reordered_ndcg
 from recsys.ranking.calibration import Calibrator
+from recsys.ranking.gbdt import GBDTRanker, import_lightgbm
 from recsys.ranking.losses import (
     BinaryCrossEntropy,
     Distillation,
@@ -133,8 +134,7 @@ class RankingTask(pl.LightningModule):
         logits, labels = self.all_logits(self.valid_batch), self.valid_batch["labels"]
         loss = masked_bce(logits, labels.clamp(0, 1), self.valid_batch["candidate_rows"] != PAD).sum()
         served = self.ndcg_of_requests(None if "candidate_positions" in self.valid_batch else logits)
-        before = self.validated.reshape(len(self.validated), len(served))
-        self.validated = torch.cat([before, torch.from_numpy(served).float()[None]])
+        self.validated = torch.cat([self._validated_on(len(served)), torch.from_numpy(served).float()[None]])
         mean = float(served.mean()) if len(served) else 0.0
         self.log_dict({MONITORED["ndcg@10"]: mean, MONITORED["likelihood"]: -loss}, prog_bar=True)
 
@@ -152,9 +152,19 @@ class RankingTask(pl.LightningModule):
         judged = self.judged.to(labels.device)
         return reordered_ndcg(labels[judged].cpu().numpy(), logits[judged][..., self.target].cpu().numpy(), 10)
 
+    def _validated_on(self, num: int) -> Tensor:
+        """`validated` [E, num]; ConfigError where a checkpoint holds validations of other requests."""
+        if len(self.validated) and self.validated.shape[1] != num:
+            raise ConfigError(
+                f"the checkpoint of the ranker was validated on {self.validated.shape[1]} requests, there are {num} now, as of "
+                "another version of the code or of the data; train in a new folder, or remove this one"
+            )
+        return self.validated.reshape(len(self.validated), num)
+
     def all_validated(self) -> np.ndarray:
         """[E, B'] `ndcg_of_requests` of every validation; of the fitted ranker alone where it fits itself."""
-        return self.validated.numpy() if len(self.validated) else self.ndcg_of_requests()[None]
+        own = self.ndcg_of_requests()
+        return self._validated_on(len(own)).numpy() if len(self.validated) else own[None]
 
     def all_logits(self, batch: dict[str, Tensor]) -> Tensor:
         """[B, C, T], without gradients and in steps."""
@@ -295,6 +305,9 @@ class RankerTrainerConfig(OptimConfig):
     def check(self, objectives: Collection[str], trainer: Trainer) -> None:
         """Raise ConfigError where these objectives or this trainer contradict the configuration; before anything is trained."""
         balance_of(self.balance, tuple(objectives))
+        teachers = self.pointwise.teachers.values() if isinstance(self.pointwise, Distillation) else ()
+        if any(getattr(one, "func", one) is GBDTRanker for one in (self.model, *teachers)):
+            import_lightgbm()
         if trainer.compile and self.balance == "gradients":
             raise ConfigError(
                 "ranking.balance=gradients reads the gradients of each step, which cannot be compiled; trainer.compile=false"
@@ -430,16 +443,20 @@ class RankerTrainerConfig(OptimConfig):
         taught: bool | None,
         options: dict[str, Any],
     ) -> TrainedRanker:
-        """Train by the labels and, where a teacher is better on the validation, by the teachers; return the better ranker."""
+        """Train by the labels and, where a teacher is better on the validation, by the teachers; return the better ranker.
+
+        epochs: as many, and nothing is chosen: by the labels unless `taught`.
+        """
         _, _, train, valid = data
         student = replace(self, pointwise=Distillation(weight=distillation.weight, teachers=distillation.teachers))
-        of_student = {"folder": folder.with_name(f"{folder.name}_taught"), **options}
+        of_student = {**options, "folder": folder.with_name(f"{folder.name}_taught")}
         if taught:
             return replace(student.fit(*data, epochs=epochs, **of_student), taught=True)
         plain = replace(self, pointwise=BinaryCrossEntropy()).fit(*data, folder=folder, epochs=epochs, **options)
         cells = int((train.candidate_rows != PAD).sum())
-        if taught is not None or cells > distillation.most_cells:
+        if epochs is not None or taught is not None or cells > distillation.most_cells:
             return plain
+        of_student |= {"loggers": [], "trainer": options["trainer"].without_report()}  # one fit a curve
         target = list(data[0].objectives).index(data[0].target)
         quality = partial(_quality, valid=valid, target=target if self.watch == "ndcg@10" else None)
         teachers = student._teachers(

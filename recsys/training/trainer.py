@@ -163,6 +163,12 @@ class Trainer:
         trainer.display, trainer.report = ProgressDisplay(shown=False), None
         return trainer
 
+    def without_report(self) -> "Trainer":
+        """Return a copy whose validation curves go to no search."""
+        trainer = copy(self)
+        trainer.report = None
+        return trainer
+
     def fit(
         self,
         task: pl.LightningModule,

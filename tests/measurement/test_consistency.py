@@ -92,6 +92,35 @@ def test_earlier_rules_of_the_store_explain_a_slate(trained, queries, tmp_path):
     assert set(causes(trained, log)) == {"unexplained"}, "the bundle alone does not know those rules"
 
 
+def test_items_that_changed_since_explain_only_slates_that_have_them(trained, queries, tmp_path):
+    served = recommend(queries, trained.stages)
+    shown = {item.item for slate in served for item in slate.items}
+    other = next(item for item in trained.dataset.items["item"] if item not in shown)
+    store = ItemStore(tmp_path / "items")
+    store.put(read_overlay(trained.bundle).schema, [Edit(item=other, columns={"price": 3.0})], who="ann")
+    turned = [replace(slate, items=slate.items[::-1]) for slate in served]
+    found = causes(trained, log_of(tmp_path / "log", queries, turned), items_store=store.folder)
+    assert set(found) == {"unexplained"}
+
+
+def test_small_utilities_are_compared_by_their_own_size(trained, queries, tmp_path):
+    """Slates whose utilities are a ten-thousandth, of which other items were served, are not the same by rounding."""
+    served = recommend(queries, trained.stages)
+    moved = [
+        replace(slate, items=tuple(replace(item, utility=item.utility * 1.001) for item in slate.items))
+        for slate in served
+    ]
+    assert causes(trained, log_of(tmp_path / "log", queries, moved)) == {"unexplained": NUM}
+
+
+def test_the_first_of_two_slates_of_one_id_counts(trained, queries, tmp_path):
+    served = recommend(queries[:1], trained.stages)
+    shorter = [replace(served[0], items=served[0].items[::-1][:2])]
+    log = log_of(tmp_path / "log", [*queries[:1], *queries[:1]], [*served, *shorter])
+    assert [len(one.items) for one in served_slates(log, 10)] == [5]
+    assert causes(trained, log) == {"same": 1}
+
+
 def test_items_that_were_withdrawn_since_explain_a_slate(trained, queries, tmp_path):
     served = recommend(queries, trained.stages)
     gone = served[0].items[0].item
@@ -110,6 +139,13 @@ def test_the_sample_is_the_same_each_time_and_an_empty_slate_is_one_of_it(traine
     assert [slate.items for slate in served_slates(log, 10)] == [()] * 3
     assert causes(trained, log) == {"same": 3}
     assert served_slates(log, 2) == served_slates(log, 10)[:2]
+
+
+def test_slates_of_another_bundle_alone_are_refused(trained, queries, tmp_path):
+    of_other = [replace(slate, bundle="0" * 16) for slate in recommend(queries, trained.stages)]
+    log = log_of(tmp_path / "log", queries, of_other)
+    with pytest.raises(DataError, match=f"the newest is of {'0' * 16}: give its folder"):
+        served_slates(log, 10, bundle=trained.bundle.fingerprint)
 
 
 def test_a_log_without_impressions_is_refused(tmp_path):

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from slow_twin import N
 from test_compose import candidates, compiled, query, requests, shown
 
-from recsys.contracts import PAD
 from recsys.kept_positions import KeptPositions
 from recsys.policy.cold_share import REASON, REASON_KEY, ColdShare
 
@@ -52,11 +51,25 @@ def test_a_banned_or_seen_cold_item_waits_for_no_position():
     assert shown(slate(policy, ROWS, VALUES, {5, 6, 7}, k=4, seen=["i5"])) == ["i0", "i7", "i1", "i2"]
 
 
+def test_positions_are_counted_among_what_may_be_shown():
+    policy = keeping(
+        compiled([{"name": "few", "must": "item != 'i0' and item != 'i1' and item != 'i2'"}]), num=1, every=4
+    )
+    assert shown(slate(policy, ROWS, VALUES, {7}, k=8)) == ["i3", "i4", "i5", "i7", "i6"]
+
+
 def test_an_order_with_enough_cold_items_keeps_its_utilities():
     policy = keeping(compiled(), num=8, every=2)
     found = slate(policy, ROWS, VALUES, {0, 2, 4, 6}, k=8)
     assert shown(found) == [f"i{row}" for row in ROWS]
     assert not any(item.rules for item in found.items)
+
+
+def known_of(scored, number):
+    """Rows and utilities of what may be shown and has a utility, in order."""
+    utility = scored.utility[number]
+    known = scored.showable[number] & ~np.isnan(utility)
+    return scored.rows[number][known], utility[known]
 
 
 @settings(max_examples=150, deadline=None)
@@ -68,12 +81,12 @@ def test_all_candidates_stay_warm_ones_keep_their_order_and_each_query_is_alone(
     plain = compiled(rules, trade_off, window, dial=dial)
     policy = keeping(plain, num, every)
     natural, kept = (one.fill(queries, offered).scored for one in (plain, policy))
-    for before, after, showable, utility in zip(natural.rows, kept.rows, kept.showable, kept.utility, strict=True):
-        assert sorted(before) == sorted(after)
+    for number in range(len(queries)):
+        assert sorted(natural.rows[number]) == sorted(kept.rows[number])
+        (before, _), (after, known) = (known_of(one, number) for one in (natural, kept))
         assert [row for row in before if row not in cold] == [row for row in after if row not in cold]
-        known = utility[~np.isnan(utility)]
+        waiting = np.isin(after, list(cold))
         assert (np.diff(known) <= 0).all()
-        waiting = np.isin(after, list(cold)) & showable & ~np.isnan(utility) & (after != PAD)
         for n in range(1, num + 1):
             if n * every <= len(known):
                 assert waiting[: n * every].sum() >= min(n, waiting.sum())

@@ -224,5 +224,6 @@ except ConfigError as error:
 def test_without_lightgbm_one_sentence_says_what_to_install():
     done = subprocess.run([sys.executable, "-c", WITHOUT], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == (
-        "ranking/model=gbdt trains with LightGBM, which is not installed; run pip install 'recsys[train]'\n"
+        "boosted trees (ranking/model=gbdt, ranking/pointwise=auto) are fitted by LightGBM, which is not installed; "
+        "run pip install 'recsys[train]', or choose ranking/pointwise=bce\n"
     )

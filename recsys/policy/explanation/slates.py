@@ -132,7 +132,9 @@ def _touching(
         for reasons, factor in zip(touched, batch.scored.discounts[index, came].tolist(), strict=True):
             reasons |= {REASON_KEY: f"utility x{factor:.3g}"} if factor != 1 else {}
     if batch.scored.raised is not None:
-        for reasons, raised in zip(touched, batch.scored.raised[index, came].tolist(), strict=True):
+        place = np.arange(len(columns))
+        by_utility = ~batch.selection.explored[index, place] & (batch.pool.pinned[index, place] < 0)
+        for reasons, raised in zip(touched, (batch.scored.raised[index, came] & by_utility).tolist(), strict=True):
             reasons |= {cold_share.REASON_KEY: cold_share.REASON} if raised else {}
     return list(touched)
 
