@@ -224,7 +224,8 @@ class Trainer:
         """Fit a task from its last checkpoint on."""
         resume = last if last.is_file() and not self.options.get("fast_dev_run") else None
         if resume is not None:
-            _check_fits(task, torch.load(resume, map_location="cpu", weights_only=False, mmap=True), resume)
+            kept = torch.load(resume, map_location="cpu", weights_only=False, mmap=True)  # nosec B614: as Lightning reads it
+            _check_fits(task, kept, resume)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
