@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from recsys.bundle import Bundle
-from recsys.measurement.consistency import COMPARED, FALLBACK, RELEASE, Comparison, Consistency, served_slates
+from recsys.measurement.consistency import COMPARED, FALLBACK, RELEASE, Consistency, LogReplay, served_slates
 from recsys.stores.atomic_files import atomic_file
 
 console = Console()
@@ -38,7 +38,7 @@ def consistency(
     served = served_slates(log, requests, days, opened.fingerprint)
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("requests answered again")
-        found = Comparison(bundle=opened, rules_store=store, items_store=items).of(
+        found = LogReplay(bundle=opened, rules_store=store, items_store=items).of(
             served, lambda done, total, _: progress.update(task, completed=done, total=total)
         )
     console.print(table(found))

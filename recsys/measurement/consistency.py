@@ -126,8 +126,8 @@ def _served(rows: pl.DataFrame) -> ServedSlate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """What answers logged requests again."""
+class LogReplay:
+    """Cascade of a bundle that answers logged requests again."""
 
     bundle: Bundle
     rules_store: Path | None

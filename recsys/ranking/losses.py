@@ -100,7 +100,7 @@ class Distillation:
 
 @dataclass(frozen=True, kw_only=True)
 class DistillationWhereBetter(Distillation):
-    """Distillation (Hinton et al. 2015) where a teacher is better on the validation than a ranker that learns from the labels alone.
+    """Distillation (Hinton et al. 2015) where a teacher is better on the validation than the ranker taught by labels alone.
 
     Boosted trees need fewer examples than embeddings do; a ranker that learns their probabilities keeps what they found. All of
     them stop early on the validation by which they are compared, so a small difference there says little.

@@ -12,7 +12,7 @@ from recsys.cli.main import app
 from recsys.contracts import Query, Slate
 from recsys.errors import DataError
 from recsys.items.store import Edit, ItemStore
-from recsys.measurement.consistency import Comparison, served_slates
+from recsys.measurement.consistency import LogReplay, served_slates
 from recsys.pipeline import light, recommend
 from recsys.policy.rules.rule_set import RuleSet
 from recsys.policy.rules.store import RuleStore
@@ -42,12 +42,12 @@ def log_of(folder: Path, queries: list[Query], slates: list[Slate], rung: str = 
 
 def causes(trained: Any, log: Path, **stores: Path) -> dict[str, int]:
     given = {"rules_store": None, "items_store": None} | stores
-    return dict(Comparison(bundle=trained.bundle, **given).of(served_slates(log, 1_000)).causes)
+    return dict(LogReplay(bundle=trained.bundle, **given).of(served_slates(log, 1_000)).causes)
 
 
 def test_what_was_served_is_answered_again(trained, queries, tmp_path):
     log = log_of(tmp_path / "log", queries, recommend(queries, trained.stages))
-    found = Comparison(bundle=trained.bundle, rules_store=None, items_store=None).of(served_slates(log, 1_000))
+    found = LogReplay(bundle=trained.bundle, rules_store=None, items_store=None).of(served_slates(log, 1_000))
     assert dict(found.causes) == {"same": NUM}
     assert found.largest < 1e-5
     assert (found.compared, found.unexplained) == (NUM, 0.0)

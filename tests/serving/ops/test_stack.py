@@ -29,7 +29,7 @@ from recsys.contracts import Query
 from recsys.data.simulation.live_users import HttpDoor, LiveUsers
 from recsys.data.simulation.shop import SimulatedShop
 from recsys.errors import DataError
-from recsys.measurement.consistency import Comparison, served_slates
+from recsys.measurement.consistency import LogReplay, served_slates
 from recsys.measurement.gauges import FILE
 from recsys.measurement.outcomes import MeasuredLog
 from recsys.measurement.settings import MeasurementSettings, Outcome
@@ -261,7 +261,7 @@ def test_visits_of_simulated_users_are_measured_as_they_were(stack: Running, tra
     page = httpx.get(stack.told["addresses"]["gateway metrics"], timeout=60.0).text
     assert "recsys_measured_until 12.5\n" in page
     of_models = [one for one in served_slates(stack.place.events, 10_000) if one.query.user.startswith("visitor-")]
-    again = Comparison(bundle=trained.bundle, rules_store=stack.place.rules, items_store=stack.place.items)
+    again = LogReplay(bundle=trained.bundle, rules_store=stack.place.rules, items_store=stack.place.items)
     consistency = again.of(of_models)
     assert consistency.compared + consistency.causes.get("fallback", 0) == truth.requests
     assert consistency.causes["same"] == consistency.compared > 0
