@@ -25,7 +25,6 @@ NEEDED_BY = {
     "slurm": ("recsys",),
     "optuna": ("recsys",),
     "text": ("recsys",),
-    "trees": ("recsys",),
     "mlflow": ("recsys",),
     "bench": ("benchmarks",),
     "docs": ("docs",),

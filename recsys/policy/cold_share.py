@@ -38,6 +38,11 @@ class ColdShare:
                 return ColdShare(source=number, positions=KeptPositions(num=one["num"], every=one["every"]))
         return None
 
+    def compile(self) -> None:
+        """Compile the kernel, which no slate without a cold item calls."""
+        offered = np.zeros((1, 2, self.source + 1), dtype=np.float32)
+        self.fill(np.array([[0, 1]]), np.array([[1.0, 0.5]]), offered, np.ones((1, 2), dtype=bool))
+
     def fill(
         self, order: np.ndarray, utility: np.ndarray, source_scores: np.ndarray, showable: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -53,7 +58,8 @@ class ColdShare:
         if not cold.any():
             return order, utility
         places, shown = _packed(np.take_along_axis(known, order, axis=1), order)
-        waiting = _packed(np.take_along_axis(cold, order, axis=1), order)[1][:, : self.positions.num]
+        _, by_utility = _packed(np.take_along_axis(cold, order, axis=1), order)
+        waiting = np.ascontiguousarray(by_utility[:, : self.positions.num])  # another layout would be compiled anew
         filled, values = self.positions.fill(shown, utility, cold, waiting)
         query, position = np.nonzero(filled != PAD)
         order, raised = order.copy(), utility.copy()

@@ -43,8 +43,11 @@ def compile_kernels(layout: DeploymentLayout, part: KernelPart) -> None:
         stages: list[Stage] = [load_retrieve(bundle), *([load_rank(bundle)] if bundle.has(RANKER) else [])]
         through({"QUERY": [QUERY]}, stages)
     else:
-        fallbacks = FallbackSlates(load_retrieve(bundle), load_rules(bundle), recently_popular(bundle))
+        rules = load_rules(bundle)
+        fallbacks = FallbackSlates(load_retrieve(bundle), rules, recently_popular(bundle))
         fallbacks.again(QUERY, orjson.dumps(fallbacks.popular(QUERY)))
+        if rules.policy.cold is not None:
+            rules.policy.cold.compile()
     with contextlib.suppress(
         OSError
     ):  # a folder that cannot be written: the kernels are found elsewhere, or compiled again
