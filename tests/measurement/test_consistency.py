@@ -103,6 +103,15 @@ def test_items_that_changed_since_explain_only_slates_that_have_them(trained, qu
     assert set(found) == {"unexplained"}
 
 
+def test_a_rule_that_reads_what_everybody_was_shown_explains_a_slate_whose_log_lacks_it(trained, queries, tmp_path):
+    store = RuleStore(tmp_path / "rules")
+    text = "rules:\n  - {name: few-of-an-item, exposure: item, least: 0, most: 0.003, strength: 30}\n"
+    version = store.publish(text, who="ann", why="fair").version
+    served = [replace(slate, items=slate.items[::-1], rules=version) for slate in recommend(queries, trained.stages)]
+    log = log_of(tmp_path / "log", queries, served)
+    assert causes(trained, log, rules_store=store.folder) == {"exposure": NUM}
+
+
 def test_small_utilities_are_compared_by_their_own_size(trained, queries, tmp_path):
     """Slates whose utilities are a ten-thousandth, of which other items were served, are not the same by rounding."""
     served = recommend(queries, trained.stages)
