@@ -90,9 +90,7 @@ class TrainedRetrieval:
     @property
     def tuned(self) -> str:
         """Return what was chosen, as lines for the terminal: one a source that weighs something."""
-        lines = [
-            f"tuned: {self.epochs} epochs of the towers, and weights of scores and places, in brackets of new users"
-        ]
+        lines = [f"tuned: {self.epochs} epochs; weights of scores and places (those of new users)"]
         for name, one in self.retrieve.sources.chosen.items():
             weights = [one[key] for key in WEIGHTS]
             if any(weights):
