@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -143,8 +144,8 @@ class SelectedCascade:
         chosen = self.by_period[VALIDATION].choices
         named = [f"{name} {', '.join(f'{key} {value}' for key, value in one.items())}" for name, one in chosen.items()]
         notes = [f"chosen on validation: {'; '.join(named)}"] if named else []
-        if self.ranking is not None and self.ranking.gain is not None:
-            notes.append(self.ranking.gain.sentence(kept=bool(self.ranking.epochs)))
+        if self.ranking is not None and self.ranking.verdict is not None:
+            notes.append(self.ranking.verdict)
         if self.ranking is not None and self.ranking.taught:
             notes.append("the ranker learnt from boosted trees, which were better on the validation")
         return notes
@@ -380,8 +381,8 @@ class CascadeTrainer:
             for period, limit in ((RANK, ranking.sampling.requests), (VALIDATION, ranking.sampling.validation_requests))
         ]
         trained = self._fit(ranking, encoder, *examples, folder="ranker")
-        if trained.gain is not None:
-            self.echo(trained.gain.sentence(kept=bool(trained.epochs)))
+        if trained.verdict is not None:
+            self.echo(trained.verdict)
         if chain := describe(tuple(encoder.spec.objectives), trained.calibrator.parents):
             self.echo(f"objectives conditional on another one: {chain}")
         return trained
@@ -436,19 +437,17 @@ class CascadeTrainer:
         epochs: int | None = None,
         taught: bool | None = None,
     ) -> TrainedRanker:
-        return ranking.fit(
-            encoder.spec,
-            encoder.items,
-            train,
-            valid,
-            trainer=self.config.trainer,
-            folder=self.folder / folder,
-            seed=self.seed,
-            loggers=of_fit(self.loggers, f"ranking/{self.curves}/{'measured' if epochs is None else 'served'}"),
-            cache=self.cache,
-            epochs=epochs,
-            taught=taught,
-        )
+        """Select a ranker or, for `epochs`, fit the one that was selected."""
+        options: dict[str, Any] = {
+            "trainer": self.config.trainer,
+            "folder": self.folder / folder,
+            "seed": self.seed,
+            "loggers": of_fit(self.loggers, f"ranking/{self.curves}/{'measured' if epochs is None else 'served'}"),
+            "cache": self.cache,
+        }
+        if epochs is None:
+            return ranking.select(encoder.spec, encoder.items, train, valid, **options)
+        return ranking.fit(encoder.spec, encoder.items, train, valid, epochs=epochs, taught=taught, **options)
 
     def _examples(
         self, ranking: RankerTrainerConfig, fitted: TrainedRetrieval, split: Split, encoder: Encoding, limit: int

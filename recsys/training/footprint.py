@@ -55,6 +55,8 @@ class TrainingSize:
     negatives: int | None = None
     """0 is the softmax over all items; None is that up to 10,000 items, 4,096 beyond"""
     retrieval_epochs: int = 30
+    most_positions: int | None = 10_000_000
+    """of a fit of the towers over its epochs"""
     candidates: int = 200
     """of a ranking example"""
     ranked: bool = True
@@ -62,6 +64,8 @@ class TrainingSize:
     requests: int = 100_000
     requests_per_user: int = 3
     ranking_epochs: int = 15
+    most_requests: int | None = 100_000
+    """of a fit of the ranker over its epochs"""
     fits: int = 4
     """times that the towers are fitted: for validation, for the ranker, for the test, to be served"""
 
@@ -139,7 +143,8 @@ def _baselines(log: LogSize) -> StepFootprint:
 def _towers(log: LogSize, training: TrainingSize) -> StepFootprint:
     rows, dim = _scored_items(log, training), training.dim
     step = 400 * training.batch_size * dim + 40 * rows * dim
-    flops = 6 * log.events * (rows * dim + 12 * dim**2) * training.retrieval_epochs * training.fits
+    epochs = _epochs(training.retrieval_epochs, training.most_positions, log.events)
+    flops = 6 * log.events * (rows * dim + 12 * dim**2) * epochs * training.fits
     held = 20 * log.items * dim + 16 * training.history_length * log.events // 8
     return StepFootprint(name="towers", bytes=step + held, seconds=flops / CORE_FLOPS, key="retrieval.dim")
 
@@ -160,10 +165,15 @@ def _ranker(log: LogSize, training: TrainingSize) -> StepFootprint:
     drawn = min(training.requests_per_user * log.users, int(REQUESTS_PER_EVENT * log.events))
     requests = min(limit, training.requests, drawn)
     cells = requests * min(training.candidates, log.items)
-    seconds = cells * training.ranking_epochs * 2 * 2e-5
+    seconds = cells * _epochs(training.ranking_epochs, training.most_requests, requests) * 2 * 2e-5
     return StepFootprint(
         name="ranker", bytes=EXAMPLE_COPIES * cells * cell, seconds=seconds, key="ranking.sampling.examples_gib"
     )
+
+
+def _epochs(epochs: int, most_examples: int | None, examples: int) -> int:
+    """Return the epochs of a fit that may learn from so many examples in all of them, one at least."""
+    return epochs if most_examples is None else min(epochs, max(1, most_examples // max(1, examples)))
 
 
 def machine_gib() -> float:

@@ -51,6 +51,7 @@ def training_size(config: CascadeConfig, num_items: int, *, refit: bool) -> Trai
         batch_size=retrieval.batch_size,
         negatives=retrieval.negatives,
         retrieval_epochs=retrieval.epochs,
+        most_positions=retrieval.most_examples,
         ranked=ranking is not None,
         fits=3 + refit,
     )
@@ -64,6 +65,7 @@ def training_size(config: CascadeConfig, num_items: int, *, refit: bool) -> Trai
         requests=ranking.sampling.requests,
         requests_per_user=ranking.sampling.requests_per_user,
         ranking_epochs=ranking.epochs,
+        most_requests=ranking.most_examples,
     )
 
 

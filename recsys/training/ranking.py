@@ -227,10 +227,9 @@ class RankerGain:
         better = self.ranker > self.retrieval
         return better and (num_objectives > 1 or self.p_value < 2 * GAIN_LEVEL)
 
-    def sentence(self, *, kept: bool) -> str:
-        """Return the comparison as a sentence for a report."""
-        figures = f"NDCG@10 on validation {self.ranker:.4f}, retrieval {self.retrieval:.4f}, p {self.p_value:.3f}"
-        return f"the ranker is kept: {figures}" if kept else f"the ranker keeps the order of retrieval: {figures}"
+    def figures(self, period: str) -> str:
+        """Return the comparison as words for a report."""
+        return f"NDCG@10 on {period} {self.ranker:.4f}, retrieval {self.retrieval:.4f}, p {self.p_value:.3f}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,8 +246,18 @@ class TrainedRanker:
     """0: the order of retrieval is kept"""
     gain: "RankerGain | None" = None
     """over the order of retrieval on validation; None where nothing was compared"""
+    exchanged_gain: "RankerGain | None" = None
+    """the same of a ranker that learnt from the validation, on the period that this one learnt from"""
     taught: bool = False
     """whether it learnt from teachers that were better on the validation"""
+
+    @property
+    def verdict(self) -> str | None:
+        """Return the comparison with retrieval as a sentence for a report; None where nothing was compared."""
+        if self.gain is None:
+            return None
+        found = f"the ranker {'is kept' if self.epochs else 'keeps the order of retrieval'}: {self.gain.figures('validation')}"
+        return f"{found}; {self.exchanged_gain.figures('the period before')}" if self.exchanged_gain else found
 
     def probabilities(self, items: ItemTable, examples: RankingExamples) -> np.ndarray:
         """[B, C, T] float32, calibrated."""
@@ -318,6 +327,36 @@ class RankerTrainerConfig(OptimConfig):
         inputs = RankerInputs(spec=spec, num_scores=num_scores, num_positions=self.num_positions, parents=parents)
         return self.model(inputs=inputs, sizes=self.sizes)
 
+    def select(
+        self,
+        spec: FeatureSpec,
+        items: ItemTable,
+        train: RankingExamples,
+        valid: RankingExamples,
+        *,
+        trainer: Trainer,
+        folder: Path,
+        seed: int,
+        loggers: list[Logger],
+        cache: StageCache = NO_CACHE,
+    ) -> "TrainedRanker":
+        """Fit on `train`; keep the ranker only where one that learnt from `valid` is better on `train` as well.
+
+        What one period rewards the next one may punish: a ranker that is not better twice keeps the order of retrieval.
+        """
+        of_both: dict[str, Any] = {"seed": seed, "cache": cache}
+        trained = self.fit(spec, items, train, valid, trainer=trainer, folder=folder, loggers=loggers, **of_both)
+        if trained.gain is None or not trained.epochs:
+            return trained
+        unseen: dict[str, Any] = {"trainer": trainer.without_report(), "loggers": [], **of_both}  # one fit a curve
+        own = folder.with_name(f"{folder.name}_exchanged")
+        exchanged = self.fit(spec, items, valid, train, folder=own, taught=trained.taught, **unseen).gain
+        if exchanged is None or exchanged.ranker > exchanged.retrieval:
+            return replace(trained, exchanged_gain=exchanged)
+        own = folder.with_name(f"{folder.name}_untrained")
+        untrained = self.fit(spec, items, train, valid, folder=own, epochs=0, **unseen)
+        return replace(untrained, gain=trained.gain, exchanged_gain=exchanged)
+
     def fit(
         self,
         spec: FeatureSpec,
@@ -353,7 +392,7 @@ class RankerTrainerConfig(OptimConfig):
             pl.seed_everything(seed, verbose=False)
         ranker = self.ranker(spec, train.candidate_scores.shape[-1], parents)
         balance = balance_of(self.balance, tuple(spec.objectives))
-        task = self.task_type(ranker, items, target, self, balance=balance)
+        task = self.task_type(ranker, items, target, self.for_examples(len(train), epochs), balance=balance)
         task.set_examples(train, valid)
         run: dict[str, Any] = {"trainer": trainer, "folder": folder, "seed": seed, "loggers": loggers, "cache": cache}
         epochs, gain = (0, None) if epochs == 0 else self._train(task, spec, items, train, valid, epochs=epochs, **run)
@@ -392,7 +431,7 @@ class RankerTrainerConfig(OptimConfig):
         """Train a task, but keep its first weights where these are no worse; return the epochs, 0 then, and the comparison."""
         compared = epochs is None and self._compares(task.ranker)
         untrained, retrieved = deepcopy(task.ranker.state_dict()), task.ndcg_of_requests() if compared else None
-        inputs = {"task": self.task_type, "config": self, "trainer": trainer.settings, "seed": seed, "epochs": epochs}
+        inputs = {"task": self.task_type, "config": task.config, "trainer": trainer.settings, "seed": seed, "epochs": epochs}
         data = {"spec": spec, "items": items, "train": train, "valid": valid}
         with cache.file("ranker", folder / FINISHED_FILE, **inputs, **data):
             task.fit_directly(folder / FINISHED_FILE, train, valid, epochs, seed)
@@ -401,7 +440,7 @@ class RankerTrainerConfig(OptimConfig):
                 train=index_batches(len(train), self.batch_size, seed),
                 valid=index_batches(1, 1, seed) if epochs is None else None,
                 folder=folder,
-                epochs=epochs or self.epochs,
+                epochs=epochs or task.config.epochs,
                 patience=self.patience,
                 monitor=MONITORED[self.watch] if epochs is None else None,
                 loggers=loggers,

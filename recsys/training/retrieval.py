@@ -362,8 +362,9 @@ class RetrievalTrainerConfig(OptimConfig):
 
         Returns the towers on the CPU, the item vectors [N, members * D] and the number of epochs, a mean over members.
         """
+        limited = self.for_examples(int(examples.windows.sizes.sum()), epochs)
         member = partial(
-            self._member, spec, items, examples, validation, cache=cache, folder=folder, epochs=epochs, seed=seed
+            limited._member, spec, items, examples, validation, cache=cache, folder=folder, epochs=epochs, seed=seed
         )
         train = partial(member, trainer=trainer, loggers=loggers)
         train_in_worker = partial(member, trainer=trainer.without_progress(), loggers=[])

@@ -4,9 +4,9 @@ import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from copy import copy, deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import pytorch_lightning as pl
 import torch
@@ -53,6 +53,8 @@ class OptimConfig:
     """examples a step"""
     epochs: int
     """at most"""
+    most_examples: int | None
+    """examples that a fit learns from, over its epochs: larger data get fewer epochs, one at least; None sets no limit"""
     patience: int
     """epochs without a better validation metric before training stops"""
     learning_rate: float
@@ -70,6 +72,7 @@ class OptimConfig:
             self.group,
             batch_size=(self.batch_size, 1, 1_000_000),
             epochs=(self.epochs, 1, 10_000),
+            most_examples=(self.most_examples or 1, 1, 10**12),
             patience=(self.patience, 1, 10_000),
             learning_rate=(self.learning_rate, 1e-7, 1.0),
             weight_decay=(self.weight_decay, 0.0, 1.0),
@@ -77,6 +80,15 @@ class OptimConfig:
 
         optimizer = check_optimizer(self.group, self.optimizer, self.learning_rate, self.weight_decay)
         check_schedule(self.group, self.scheduler, optimizer, self.learning_rate)
+
+    def for_examples(self, num: int, epochs: int | None) -> Self:
+        """Return the configuration with the epochs that `most_examples` leaves to so many examples.
+
+        epochs: of a fit without early stopping, which the schedule is not shorter than; None with it
+        """
+        if self.most_examples is None:
+            return self
+        return replace(self, epochs=min(self.epochs, max(epochs or 1, self.most_examples // max(1, num))))
 
     def configure_optimizers(self, task: pl.LightningModule) -> dict[str, Any]:
         """Optimiser of the dense parameters with its schedule over the steps of all epochs, in Lightning's form.

@@ -61,6 +61,7 @@ def config(root, model="default", **changed):
         "watch": "ndcg@10",
         "batch_size": 20,
         "epochs": 6,
+        "most_examples": None,
         "patience": 6,
         "learning_rate": 0.01,
         "weight_decay": 0.0,
@@ -144,7 +145,7 @@ def test_a_ranker_that_retrieval_has_nothing_to_learn_from_keeps_its_order(fit, 
     assert trained.epochs == 0
     assert not trained.gain.helps(1)
     np.testing.assert_array_equal(order_of(trained, world, valid), np.tile(np.arange(C), (B, 1)))
-    assert "keeps the order of retrieval" in trained.gain.sentence(kept=False)
+    assert "keeps the order of retrieval" in trained.verdict
     rates = trained.probabilities(world[1], valid)[..., 0].mean(), valid.labels.mean()
     assert rates[0] == pytest.approx(rates[1], rel=0.1)
 
@@ -177,6 +178,36 @@ def test_the_first_requests_of_users_alone_decide(world, root, tmp_path, judged_
         spec, items, train, valid, trainer=cpu_trainer(threads=1), folder=tmp_path / "ranker", seed=0, loggers=[]
     )
     assert bool(trained.epochs) == kept
+
+
+@pytest.mark.parametrize(("of_first", "kept"), [(of_items, True), (of_retrieval, False)])
+def test_a_ranker_is_selected_where_it_is_better_with_the_periods_exchanged(world, root, tmp_path, of_first, kept):
+    """The second part of the first period's requests are those it is judged by; the first part teaches what helps later."""
+    spec, items, _ = world
+    train, valid = examples(world, of_items)
+    judged, _ = examples(world, of_first)
+    first = np.arange(B) % 2 == 0
+    mixed = {
+        name: np.where(
+            first.reshape(-1, *[1] * (getattr(train, name).ndim - 1)), getattr(judged, name), getattr(train, name)
+        )
+        for name in ("labels", "candidate_rows", "candidate_scores")
+    }
+    selected = config(root).select(
+        spec,
+        items,
+        replace(train, first=first, **mixed),
+        valid,
+        trainer=cpu_trainer(threads=1),
+        folder=tmp_path / "ranker",
+        seed=0,
+        loggers=[],
+    )
+    assert bool(selected.epochs) == kept
+    assert selected.gain.ranker > selected.gain.retrieval + 0.05
+    assert (selected.exchanged_gain.ranker > selected.exchanged_gain.retrieval) == kept
+    assert ("is kept" in selected.verdict) == kept
+    assert "the period before" in selected.verdict
 
 
 def test_the_refit_of_a_ranker_that_kept_the_order_trains_nothing(fit, world):

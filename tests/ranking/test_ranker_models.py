@@ -80,6 +80,7 @@ def config(model, **changed):
         watch="likelihood",
         batch_size=16,
         epochs=1,
+        most_examples=None,
         patience=1,
         learning_rate=0.01,
         weight_decay=0.01,

@@ -57,6 +57,7 @@ def config(factory):
         least_steps=1,
         batch_size=64,
         epochs=1,
+        most_examples=None,
         patience=1,
         learning_rate=0.01,
         weight_decay=0.0,

@@ -57,6 +57,7 @@ CONFIG = RankerTrainerConfig(
     watch="likelihood",
     batch_size=64,
     epochs=6,
+    most_examples=None,
     patience=6,
     learning_rate=0.005,
     weight_decay=0.01,

@@ -116,6 +116,7 @@ def config(pointwise, epochs=6):
         watch="likelihood",
         batch_size=50,
         epochs=epochs,
+        most_examples=None,
         patience=epochs,
         learning_rate=0.02,
         weight_decay=0.0,

@@ -35,6 +35,7 @@ KNOBS = {
     "least_steps": 1,
     "batch_size": 64,
     "epochs": 1,
+    "most_examples": None,
     "patience": 1,
     "learning_rate": 0.01,
     "weight_decay": 0.0,
@@ -146,6 +147,33 @@ def test_a_knob_out_of_range_is_named(knob, value):
 def test_a_small_log_gets_small_batches_but_no_tiny_ones(positions, batch_size, expected):
     config = RetrievalTrainerConfig(**{**KNOBS, "batch_size": batch_size, "least_steps": 150})
     assert config.batch_size_of(positions) == expected
+
+
+@pytest.mark.parametrize(
+    ("most", "examples", "fitted", "expected"),
+    [
+        (None, 10**9, None, 30),
+        (100, 1, None, 30),
+        (100, 10, None, 10),
+        (100, 51, None, 1),
+        (100, 10**6, None, 1),
+        (100, 50, 7, 7),
+    ],
+)
+def test_large_data_get_fewer_epochs_but_no_fewer_than_were_chosen(most, examples, fitted, expected):
+    config = RetrievalTrainerConfig(**{**KNOBS, "epochs": 30, "most_examples": most})
+    assert config.for_examples(examples, fitted).epochs == expected
+
+
+def test_towers_train_as_many_epochs_as_their_positions_leave(tmp_path):
+    """The fourth epoch would be beyond the limit."""
+    spec, items, examples = learnt_from()
+    positions = int(examples.windows.sizes.sum())
+    config = RetrievalTrainerConfig(**{**KNOBS, "epochs": 9, "most_examples": 4 * positions - 1})
+    *_, epochs = config.fit(
+        spec, items, examples, None, trainer=cpu_trainer(), folder=tmp_path / "towers", epochs=None, seed=0, loggers=[]
+    )
+    assert epochs == 3
 
 
 def test_heads_share_the_vector():

@@ -94,7 +94,7 @@ def test_the_continuation_trains_nothing_again_and_counts_its_reading_of_test(co
     assert report.test_reads == {"run": 1}
     assert report.rows["pipeline"]["ndcg@10"] != report.validation["rows"]["pipeline"]["ndcg@10"]
     kept = [name for name in continued["left"] if name.endswith("trained.pt")]
-    assert len(kept) == 3
+    assert {Path(name).parent.name for name in kept} >= {"towers_validation", "towers_rank", "ranker"}
     assert {name: (folder / name).stat().st_mtime_ns for name in kept} == {
         name: continued["left"][name] for name in kept
     }

@@ -62,6 +62,7 @@ CONFIG = replace(
         PLANTED.sizes, cross_rank=16, num_cross_layers=1, num_experts=2, expert_dim=32, dropout=0.2, id_dropout=0.3
     ),
     epochs=20,
+    most_examples=None,
     patience=4,
     learning_rate=0.003,
     weight_decay=0.05,

@@ -78,6 +78,7 @@ CONFIG = RankerTrainerConfig(
     watch="likelihood",
     batch_size=128,
     epochs=2,
+    most_examples=None,
     patience=5,
     learning_rate=0.003,
     weight_decay=0.01,
