@@ -76,7 +76,7 @@ class LastLayer(NamedTuple):
 
 
 class RankerModel(nn.Module, ABC):
-    """A ranker: a module with eight members; `recsys.ranking.base.RankerBase` implements all but `last_layer` and `shared`.
+    """A ranker: a module with nine members; `recsys.ranking.base.RankerBase` implements all but `last_layer` and `shared`.
 
     Candidates never see each other: a score depends on the request and the candidate alone.
     """
@@ -103,6 +103,10 @@ class RankerModel(nn.Module, ABC):
     @abstractmethod
     def fit_scores(self, scores: Tensor) -> None:
         """Standardise candidate_scores by those of the training examples, [R, S]."""
+
+    def fit_values(self, ids: Tensor, rows: Tensor, labels: Tensor) -> None:
+        """Fit what the ranker knows of the values of categories: from rows [R] of the items' ids [N, I], and labels [R, T]."""
+        return
 
     @property
     @abstractmethod

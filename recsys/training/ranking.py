@@ -94,7 +94,10 @@ class RankingTask(pl.LightningModule):
         self.train_batch, self.valid_batch = tensors(train), tensors(valid)
         self.judged = torch.from_numpy(valid.judged)
         rows = self.train_batch["candidate_rows"]
-        self.ranker.fit_scores(self.train_batch["candidate_scores"][rows != PAD])
+        present = rows != PAD
+        self.ranker.fit_scores(self.train_batch["candidate_scores"][present])
+        if "ids" in dict(self.items.named_buffers()):
+            self.ranker.fit_values(self.items["ids"], rows[present], self.train_batch["labels"][present])
 
     def on_fit_start(self) -> None:
         for batch in (self.train_batch, self.valid_batch):
@@ -431,7 +434,13 @@ class RankerTrainerConfig(OptimConfig):
         """Train a task, but keep its first weights where these are no worse; return the epochs, 0 then, and the comparison."""
         compared = epochs is None and self._compares(task.ranker)
         untrained, retrieved = deepcopy(task.ranker.state_dict()), task.ndcg_of_requests() if compared else None
-        inputs = {"task": self.task_type, "config": task.config, "trainer": trainer.settings, "seed": seed, "epochs": epochs}
+        inputs = {
+            "task": self.task_type,
+            "config": task.config,
+            "trainer": trainer.settings,
+            "seed": seed,
+            "epochs": epochs,
+        }
         data = {"spec": spec, "items": items, "train": train, "valid": valid}
         with cache.file("ranker", folder / FINISHED_FILE, **inputs, **data):
             task.fit_directly(folder / FINISHED_FILE, train, valid, epochs, seed)

@@ -64,7 +64,17 @@ SAMPLING = ExampleSampling(
     dense_candidates=10,
     shown=None,
 )
-MEMBERS = {"forward", "request", "last_layer", "weight_change", "fit_scores", "shared", "fit", "retrieval_first"}
+MEMBERS = {
+    "forward",
+    "request",
+    "last_layer",
+    "weight_change",
+    "fit_scores",
+    "fit_values",
+    "shared",
+    "fit",
+    "retrieval_first",
+}
 
 
 def config(model, **changed):
