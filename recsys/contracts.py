@@ -4,7 +4,7 @@ Shapes: B queries of a batch, C candidates of a query (padded), S candidate sour
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,6 +72,10 @@ class Query:
     """"item", or a category column of the catalogue -> values that the user does not want to see, not even pinned"""
     request_id: str = ""
     """seeds exploration, so that a slate can be replayed"""
+    arms: Mapping[str, str] = field(default_factory=dict, metadata=SPARSE)
+    """experiment -> arm that the user is in"""
+    policy: Mapping[str, Any] = field(default_factory=dict, metadata=SPARSE)
+    """overrides of the policy by these arms (recsys/policy/overrides.py)"""
     impressions: Mapping[str, float] = field(default_factory=dict)
     """item -> how often this user was shown it: frequency rules read it"""
     exposure: Mapping[str, float] = field(default_factory=dict)
@@ -129,6 +133,18 @@ class CandidateBatch(TensorBatch):
     """[B, C, T] calibrated probability of each objective, None where the ranker was skipped"""
     logit_std: np.ndarray | None = field(default=None, metadata=tensor(DEVIATIONS, "float32", VARIABLE, "objectives"))
     """[B, C, T] standard deviation of the logit of each probability, None where the ranker gives none"""
+
+    def at(self, queries: Sequence[int]) -> "CandidateBatch":
+        """Return the candidates of some queries, by their indices."""
+        chosen = [*queries]
+        return CandidateBatch(
+            rows=self.rows[chosen],
+            scores=self.scores[chosen],
+            source_scores=self.source_scores[chosen],
+            degraded=tuple(self.degraded[index] for index in chosen),
+            probabilities=None if self.probabilities is None else self.probabilities[chosen],
+            logit_std=None if self.logit_std is None else self.logit_std[chosen],
+        )
 
 
 (CANDIDATE_ROWS,) = CandidateBatch.specs({}, ("rows",))

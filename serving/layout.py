@@ -21,6 +21,7 @@ class DeploymentLayout:
     serve/releases/<fingerprint>/           written by export.py: bundle/ and models/
     serve/current                           link to the release that the next start serves
     serve/rules/ items/                     later publications
+    serve/experiments/                      published experiments
     serve/exposure/                         exposure shares
     serve/last_good/                        rules and items that served last, for when their stores are lost
     live/keys.json                          API keys, hashed; keys.lock is of the commands that change them
@@ -119,6 +120,10 @@ class DeploymentLayout:
     @property
     def rules(self) -> Path:
         return self.serve / "rules"
+
+    @property
+    def experiments(self) -> Path:
+        return self.serve / "experiments"
 
     @property
     def items(self) -> Path:

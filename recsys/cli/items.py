@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from recsys.bundle import Bundle
-from recsys.cli.rules import login
+from recsys.cli.versions import login
 from recsys.errors import DataError
 from recsys.items.catalogue_overlay import CatalogueOverlay
 from recsys.items.schema import ItemSchema

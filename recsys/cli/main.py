@@ -19,6 +19,7 @@ from recsys.cli.compare import compare
 from recsys.cli.consistency import consistency
 from recsys.cli.data import data
 from recsys.cli.encryption import encryption_key
+from recsys.cli.experiments import experiments
 from recsys.cli.explain import explain_absence, reasons_table
 from recsys.cli.items import items, names_now
 from recsys.cli.log import read_log
@@ -45,6 +46,7 @@ BATCH = 64
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(data, name="data")
 app.add_typer(rules, name="rules")
+app.add_typer(experiments, name="experiments")
 app.add_typer(items, name="items")
 app.add_typer(cache, name="cache")
 rules.command("check")(check_rules)

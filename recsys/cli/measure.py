@@ -37,11 +37,9 @@ def measure(
 
     What was read before is not read again.
     """
-    if (data is None) == (settings is None):
-        raise QueryError("give either --data, a description whose objectives are measured, or --settings")
     last = None if until is None else _day(until)
     measured = MeasuredLog(
-        log=log, folder=log.parent / FOLDER if out is None else out, settings=_settings(data, settings)
+        log=log, folder=log.parent / FOLDER if out is None else out, settings=settings_of(data, settings)
     )
     num_rows = measured.update()
     newest = max(measured.days(USERS))
@@ -65,7 +63,10 @@ def measure(
     console.print(Text(f"next     {command} --days 7"), style="bold", soft_wrap=True)
 
 
-def _settings(data: Path | None, settings: Path | None) -> MeasurementSettings:
+def settings_of(data: Path | None, settings: Path | None) -> MeasurementSettings:
+    """Read the settings of a measurement from one of both files; QueryError where there is none or two."""
+    if (data is None) == (settings is None):
+        raise QueryError("give either --data, a description whose objectives are measured, or --settings")
     if settings is not None:
         return MeasurementSettings.read(settings)
     return MeasurementSettings.of_description(Tables(description=str(data)).describe())

@@ -10,6 +10,7 @@ import polars as pl
 
 from recsys.errors import ConfigError
 from recsys.experiments.effects import ArmUsers
+from recsys.expressions import suggestion
 from recsys.measurement.kpis import Period, metrics_of, sums_of
 from recsys.measurement.outcomes import MeasuredLog
 from recsys.measurement.user_sums import ALL, NONE, names_of
@@ -42,6 +43,16 @@ def arm_users(
         parts = {name: joined.filter(pl.col("value") == value) for name, value in arms.items()}
         found[metric] = {name: _arm(part) for name, part in parts.items()}
     return found
+
+
+def user_values(log: MeasuredLog, metric: str, period: Period) -> ArmUsers:
+    """Return the users of a period as one arm, for planning; ConfigError for a metric that is not measured."""
+    metrics = metrics_of(log.settings)
+    if metric not in metrics:
+        raise ConfigError(f"{metric!r} is not measured; {suggestion(metric, metrics)}")
+    x, y = metrics[metric]
+    totals = _totals(log, ALL, period.days(log)).sort("user")
+    return _arm(totals.select(x=x.cast(pl.Float64), y=y.cast(pl.Float64)).filter(pl.col("y") > 0))
 
 
 def cohort_users(log: MeasuredLog, split: str, period: Period) -> dict[str, list[str]]:

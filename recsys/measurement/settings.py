@@ -26,7 +26,7 @@ from recsys.expressions import ACTION_TYPES, Expression, compile_expression
 
 Credit = Literal["last", "linear", "position"]
 CREDITS: tuple[str, ...] = get_args(Credit)
-OWNERS = ("context", "profile")
+OWNERS = ("context", "profile", "arms")
 """parts of a query whose columns figures can be split by"""
 DAY_S = 86_400.0
 DEFAULT_WINDOW_S = DAY_S
@@ -58,7 +58,7 @@ class MeasurementSettings:
     k: Sequence[int] = (10,)
     """lengths of the top of a slate at which rates are given"""
     by: Sequence[str] = ()
-    """columns of the query, context.<name> or profile.<name>, beside those that every impression has"""
+    """columns of the query, context.<name>, profile.<name> or arms.<experiment>, beside those that every impression has"""
     return_days: Sequence[int] = (1, 7)
     """days within which a user is counted as returned"""
     expressions: Mapping[str, Expression] = field(init=False, repr=False, compare=False)
@@ -74,7 +74,7 @@ class MeasurementSettings:
         for column in self.by:
             owner, _, name = str(column).partition(".")
             if owner not in OWNERS or not name:
-                raise ConfigError(f"by names {column!r}; write context.<column> or profile.<column> of the queries")
+                raise ConfigError(f"by names {column!r}; write context.<column>, profile.<column> or arms.<experiment>")
 
     def _compiled(self, name: str) -> Expression:
         outcome = self.outcomes[name]

@@ -5,9 +5,10 @@ Shapes: B queries of a batch, C candidates of a query and behind them the items 
 K positions, N items of the catalogue, D dim of the vectors.
 """
 
+import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -24,6 +25,7 @@ from recsys.policy.excluded_items import HiddenItems, excluded_rows
 from recsys.policy.explanation.slates import slates
 from recsys.policy.exploration import EXPLORATIONS, Exploration
 from recsys.policy.kind_documents import from_document, to_document
+from recsys.policy.overrides import overridden
 from recsys.policy.pool import EligiblePool
 from recsys.policy.popularity import CompiledDial, PopularityDial, dial_from_document
 from recsys.policy.repeat import Repeat, SeenFilter, repeat_from_document
@@ -38,6 +40,10 @@ from recsys.policy.value import CompiledValue, ValueFormula
 
 INHERITED = {"popularity": PopularityDial.off().to_document(), "repeat": Repeat.never().to_document()}
 """defaults of sections that older bundles lack"""
+REFUSED_OVERRIDES = "experiment:refused"
+"""overrides of an arm do not fit this bundle: the slate is that of its own policy"""
+MAX_VARIANTS = 64
+"""policies with overrides that are kept; experiments have a few arms"""
 
 
 class Policy:
@@ -159,6 +165,8 @@ class CompiledPolicy:
     withdrawn: np.ndarray | None = None
     """[N] bool, withdrawn items; None where there are none"""
     cold: ColdShare | None = None
+    variants: "dict[str, CompiledPolicy | None]" = field(default_factory=dict, repr=False, compare=False)
+    """overrides as JSON -> the policy with them, None where they do not fit this bundle"""
 
     def excluded_rows(self, queries: Sequence[Query]) -> list[list[int]]:
         """Return [B] ascending catalogue rows that each query may not be shown: barred by history, excluded or hidden."""
@@ -181,16 +189,64 @@ class CompiledPolicy:
         """
         if not queries:
             return []
+        if any(query.policy for query in queries):
+            return self._compose_apart(queries, candidates)
         batch = self.fill(queries, candidates)
         return slates(batch, self.items, self.rules, self.sources, self.value.objectives, self.bundle)
+
+    def _compose_apart(self, queries: Sequence[Query], candidates: CandidateBatch) -> list[Slate]:
+        """Return the slates of queries with overrides: those with the same ones together."""
+        found: dict[int, Slate] = {}
+        for policy, indices, flags in self._apart(queries):
+            own = [replace(queries[index], policy={}) for index in indices]
+            for index, slate in zip(indices, policy.compose(own, candidates.at(indices)), strict=True):
+                found[index] = replace(slate, degraded=(*slate.degraded, *flags)) if flags else slate
+        return [found[index] for index in range(len(queries))]
+
+    def _apart(self, queries: Sequence[Query]) -> list[tuple["CompiledPolicy", list[int], tuple[str, ...]]]:
+        """Group queries by their overrides: the policy with them, its queries, and flags of overrides that do not fit."""
+        groups: dict[str, list[int]] = {}
+        for index, query in enumerate(queries):
+            groups.setdefault(json.dumps(query.policy, sort_keys=True) if query.policy else "", []).append(index)
+        found: list[tuple[CompiledPolicy, list[int], tuple[str, ...]]] = []
+        for indices in groups.values():
+            policy = self.variant(queries[indices[0]].policy)
+            found.append((policy or self, indices, () if policy is not None else (REFUSED_OVERRIDES,)))
+        return found
+
+    def variant(self, overrides: Mapping[str, Any]) -> "CompiledPolicy | None":
+        """Return the policy with overrides, made once; None where they do not fit."""
+        if not overrides:
+            return self
+        text = json.dumps(overrides, sort_keys=True)
+        if text not in self.variants:
+            if len(self.variants) >= MAX_VARIANTS:
+                self.variants.clear()
+            try:
+                self.variants[text] = replace(overridden(self, overrides), variants={})
+            except ConfigError:  # a slate without the arm's overrides is better than none; its flag says so
+                self.variants[text] = None
+        return self.variants[text]
 
     def rows(self, queries: Sequence[Query], candidates: CandidateBatch) -> np.ndarray:
         """Return only the items of the slates: [B, K] catalogue rows, K of the longest slate, PAD behind the last."""
         if not queries:
             return np.empty((0, 0), dtype=np.int64)
+        if any(query.policy for query in queries):
+            return self._rows_apart(queries, candidates)
         batch = self.fill(queries, candidates)
         columns = batch.selection.columns
         return np.where(columns >= 0, np.take_along_axis(batch.pool.rows, np.maximum(columns, 0), axis=1), PAD)
+
+    def _rows_apart(self, queries: Sequence[Query], candidates: CandidateBatch) -> np.ndarray:
+        parts = [
+            (indices, policy.rows([replace(queries[index], policy={}) for index in indices], candidates.at(indices)))
+            for policy, indices, _ in self._apart(queries)
+        ]
+        rows = np.full((len(queries), max(part.shape[1] for _, part in parts)), PAD, dtype=np.int64)
+        for indices, part in parts:
+            rows[indices, : part.shape[1]] = part
+        return rows
 
     def fill(self, queries: Sequence[Query], candidates: CandidateBatch) -> SlateBatch:
         """Return the slates of a batch with their inputs."""

@@ -6,7 +6,7 @@ Shapes: B queries of a batch, C candidates of a query, T objectives.
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -61,6 +61,11 @@ class CompiledValue:
     expression: Expression
     weights: Mapping[str, float]
     objectives: tuple[str, ...]
+
+    def with_weights(self, weights: Mapping[str, float]) -> "CompiledValue":
+        """Return the formula with other values of its own weights; names that it does not have are left out."""
+        known = {name: weight for name, weight in weights.items() if name in self.weights}
+        return replace(self, weights={**self.weights, **known}) if known else self
 
     def utility_std(self, probabilities: np.ndarray, logit_std: np.ndarray) -> np.ndarray:
         """Return the standard deviation [B, C] of the utility, given that of the logits [B, C, T], 0 where unknown.

@@ -73,7 +73,8 @@ class Explain:
         names, occluded = occluded_variants(
             self.spec, arrays, np.array(list(places.values()), dtype=np.int64), self.popular
         )
-        utilities = self.value(self.rank.model(occluded)[PROBABILITIES]).astype(np.float64)
+        value = self.value.with_weights(query.policy.get("weights", {}))
+        utilities = value(self.rank.model(occluded)[PROBABILITIES]).astype(np.float64)
         added = np.nan_to_num(utilities[0] - utilities[1:])
         groups = [name for name in names[1:] if not name.startswith(EVENT)]
         events = self._events(query, rows, len(names) - 1 - len(groups))

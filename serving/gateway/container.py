@@ -25,6 +25,7 @@ from serving.gateway.forgetting import EraseSpool, Forgetting
 from serving.gateway.handlers import Handlers, ItemWriter
 from serving.gateway.impression_queue import ImpressionQueue
 from serving.gateway.lifespan import Lifespan
+from serving.gateway.live_experiments import Experiments, NoExperiments
 from serving.gateway.metrics import Metrics
 from serving.gateway.pending_records import PendingRecords
 from serving.gateway.personal_data import GuardedParser, PersonalDataGuard
@@ -81,6 +82,7 @@ class Dependencies:
     """component -> why it makes the gateway not ready, None while it does not: the disks"""
     recovered: Sequence[Record] = ()
     """records of users that an earlier process left in the spool: the user states do not know them yet"""
+    experiments: Experiments = field(default_factory=NoExperiments)
     lifespan: AbstractAsyncContextManager[None] = field(default_factory=nullcontext)
     """resources kept open for the lifetime of the application"""
 
@@ -303,6 +305,7 @@ class Container:
             worker=self.worker,
             pseudonyms=self.dependencies.pseudonyms,
             states=self.states,
+            experiments=self.dependencies.experiments,
             repeat_filter=RepeatFilter(self.dependencies.rules),
             publisher=self.publisher,
             chain=FallbackChain(tiers, clock=self.dependencies.clock, metrics=self.metrics),

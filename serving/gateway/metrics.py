@@ -29,6 +29,7 @@ FAMILIES = (
     "hidden",
     "items",
     "exploration",
+    "experiment",
 )
 """label values: prefixes of degraded flags before the first colon"""
 TIERS = frozenset({"recommend", "recommend_light", "recommend_explained", "last_good", "popular"})
@@ -58,6 +59,9 @@ class Metrics:
             "recsys_rung_failures", "Fallback tiers that did not answer", ("rung", "reason"), registry=registry
         )
         self._degraded = Counter("recsys_degraded_slates", "Slates with a flag", ("family",), registry=registry)
+        self._arms = Counter(
+            "recsys_slates_by_arm", "Slates by arm of an experiment", ("experiment", "arm"), registry=registry
+        )
         self._complete = Counter("recsys_complete_slates", "Slates without any flag", registry=registry)
         self._shown = Counter("recsys_shown_items", "Shown items by source", ("source",), registry=registry)
         self._utilities = Histogram(
@@ -131,9 +135,11 @@ class Metrics:
     def unknown_items(self, num: int) -> None:
         self._unknown.inc(num)
 
-    def slate(self, slate: Mapping[str, Any], tier: str) -> None:
-        """Count one slate of POST /v1/recommend, of any tier."""
+    def slate(self, slate: Mapping[str, Any], tier: str, arms: Mapping[str, str]) -> None:
+        """Count one slate of POST /v1/recommend, of any tier; arms: experiment -> arm of its request."""
         self._tiers.labels(tier).inc()
+        for experiment, arm in arms.items():
+            self._arms.labels(experiment, arm).inc()
         for family in families(slate["degraded"]):
             self._degraded.labels(family).inc()
         if not slate["degraded"]:

@@ -1,7 +1,7 @@
 """POST /v1/recommend: read the user state, build the query, run the fallback chain, answer, log the impression."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -13,6 +13,7 @@ from serving.gateway.adaptive_limit import AdaptiveLimit
 from serving.gateway.fair_worker import FairWorker
 from serving.gateway.fallback_chain import FallbackChain, SlateRequest, SlateResponse
 from serving.gateway.impression_queue import ImpressionQueue
+from serving.gateway.live_experiments import Experiments
 from serving.gateway.metrics import Metrics
 from serving.gateway.pseudonyms import Pseudonyms
 from serving.gateway.repeat_filter import RepeatFilter
@@ -37,6 +38,7 @@ class RecommendHandler:
     worker: FairWorker
     pseudonyms: Pseudonyms
     states: StateReader
+    experiments: Experiments
     repeat_filter: RepeatFilter
     publisher: SharePublisher
     chain: FallbackChain
@@ -71,7 +73,11 @@ class RecommendHandler:
         flags = (*flags, *response.reasons, *self.publisher.flags, *self.impressions.flags)
         slate = {**response.slate, "degraded": list(dict.fromkeys([*response.slate["degraded"], *flags]))}
         exposure = slate.pop("exposure", {})
-        context.log_fields |= {"rung": response.tier, "degraded": slate["degraded"] or None}
+        context.log_fields |= {
+            "rung": response.tier,
+            "degraded": slate["degraded"] or None,
+            "arms": request.query.arms or None,
+        }
         context.after_response = lambda: self._log_impression(request, exposure, slate, response.tier)
         ids = {"user": parsed.user, "request_id": context.request_id}
         return orjson.dumps({**slate, **ids, "rung": response.tier})
@@ -117,6 +123,9 @@ class RecommendHandler:
             request_id=context.caller.scoped(context.request_id),
             impressions=state.shown,
         )
+        arms, policy = self.experiments.assign(query)
+        if arms:
+            query = replace(query, arms=arms, policy=policy)
         document = schema_of(Query).document(query)
         return SlateRequest(
             query=query,
@@ -131,7 +140,7 @@ class RecommendHandler:
         self, request: SlateRequest, exposure: Mapping[str, float], slate: Mapping[str, Any], rung: str
     ) -> None:
         """Count the slate and queue its impression; the query carries the exposure shares that it was answered with."""
-        self.metrics.slate(slate, rung)
+        self.metrics.slate(slate, rung, request.query.arms)
         query, logged_query = request.query, {**request.document, "exposure": {**exposure, **request.query.exposure}}
         body = {"query": logged_query, "slate": slate, "rung": rung}
         self.impressions.put(

@@ -10,11 +10,19 @@ from pathlib import Path
 from recsys.bundle import Bundle
 from recsys.data.forgotten import ForgottenList
 from recsys.errors import ServingError
+from recsys.experiments.experiment_store import ExperimentStore
 from recsys.export.releases import hold_release
 from recsys.items.store import ItemStore
 from recsys.measurement.gauges import FILE
 from recsys.policy.exposure.exposure_file import ShareFile
-from recsys.stages import load_live_retrieve, load_live_rules, read_catalogue, read_schema
+from recsys.stages import (
+    load_live_retrieve,
+    load_live_rules,
+    read_catalogue,
+    read_schema,
+    read_spec,
+    request_types,
+)
 from serving.disk import disk_problem, free_bytes
 from serving.endpoints import Endpoints
 from serving.events.log_factory import (
@@ -27,6 +35,7 @@ from serving.gateway.app import build
 from serving.gateway.container import Dependencies
 from serving.gateway.http_server import Listening, serve_gateway
 from serving.gateway.item_writer import ItemStoreWriter
+from serving.gateway.live_experiments import LiveExperiments
 from serving.gateway.pseudonyms import UserPseudonyms
 from serving.gateway.reloaded_keys import ReloadedKeys
 from serving.gateway.settings import Settings
@@ -66,6 +75,7 @@ def run_gateway(
     bundle = Bundle.open(layout.bundle)
     pseudonyms = UserPseudonyms.from_file(layout.identity, store_raw=store_raw)
     authorizer, key_gauges = _authorizer(layout, pseudonyms, jwt_file)
+    experiments = LiveExperiments(ExperimentStore(layout.experiments), request_types(read_spec(bundle)))
     states = open_user_states(layout, bundle, endpoints.state, limits.state_ttl_s)
     spool = Spool(layout.spool, max_bytes=limits.spool_bytes)
     log = EventLogWriter(broker=open_writer(endpoints.broker, limits.log), spool=spool)
@@ -89,10 +99,16 @@ def run_gateway(
         now=time.time,
         checks={"disk": partial(disk_problem, layout.live), "spool": partial(disk_problem, layout.spool)},
         recovered=spool.recovered,
+        experiments=experiments,
         lifespan=_lifespan(log, states),
     )
     gateway = build(parts)
-    for name, description, value in (*_spool_gauges(log, spool), *_disk_gauges(layout), *key_gauges):
+    for name, description, value in (
+        *_spool_gauges(log, spool),
+        *_disk_gauges(layout),
+        *key_gauges,
+        *_experiment_gauges(experiments),
+    ):
         gateway.metrics.gauge(name, description, value)
     gateway.metrics.append(partial(_measured_page, layout.measurement / FILE))
     if endpoints.triton.url.startswith(UNIX):
@@ -104,6 +120,14 @@ def run_gateway(
         drain_s=settings.drain_s,
         log=sys.stdout,
         ready=ready,
+    )
+
+
+def _experiment_gauges(experiments: LiveExperiments) -> Sequence[NamedGauge]:
+    stale = "1 while the published experiments cannot be used and the last ones go on"
+    return (
+        ("recsys_experiments", "Published experiments", lambda: len(experiments)),
+        ("recsys_experiments_stale", stale, lambda: experiments.stale),
     )
 
 

@@ -7,10 +7,11 @@ import pytest
 from rich.console import Console
 
 import recsys.cli.data as data
+import recsys.cli.experiments as experiments
 import recsys.cli.items as items
 import recsys.cli.main as cli
-import recsys.cli.rules as rules
 import recsys.cli.rules_check as rules_check
+import recsys.cli.versions as versions
 
 
 @pytest.fixture
@@ -18,7 +19,7 @@ def typed(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Run `python -m recsys <arguments>`; returns its exit code. `width` in columns."""
 
     def typed(*arguments: object, width: int = 240) -> int | str | None:
-        for module in (cli, data, items, rules, rules_check):
+        for module in (cli, data, items, versions, rules_check, experiments):
             monkeypatch.setattr(module, "console", Console(width=width))
         monkeypatch.setattr(sys, "argv", ["recsys", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:

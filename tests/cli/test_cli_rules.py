@@ -118,7 +118,7 @@ def test_diff_names_rules_and_shows_lines(store: RuleStore, called: Any, capsys:
     assert "changed  cheap" in printed
     assert "-# for a start" in printed
     assert called("diff", OLD_VERSION, OLD_VERSION) == 0
-    assert "same     no rule differs" in capsys.readouterr().out
+    assert "same     nothing differs but layout" in capsys.readouterr().out
 
 
 def test_rollback_lets_the_version_before_serve_again(store: RuleStore, called: Any, capsys: Capture) -> None:

@@ -35,6 +35,7 @@ from recsys.cli.main import app as recsys_app
 from recsys.contracts import Query, Slate
 from recsys.data.sources.click_log import ImpressionTable
 from recsys.data.sources.tables import Tables
+from recsys.experiments.experiment_set import ExperimentSet
 from recsys.measurement.settings import MeasurementSettings
 from recsys.pipeline import recommend
 from recsys.policy.rules import RuleSet
@@ -321,6 +322,9 @@ def test_a_yaml_block_is_read(text: str, tmp_path: Path) -> None:
     written = yaml.safe_load(text)
     if "rules" in written:
         assert len(RuleSet.parse(written).rules) == len(written["rules"])
+        return
+    if "experiments" in written:
+        assert len(ExperimentSet.parse(written).experiments) == len(written["experiments"])
         return
     if "outcomes" in written:
         (tmp_path / "measurement.yaml").write_text(text, encoding="utf-8")

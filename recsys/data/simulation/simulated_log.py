@@ -36,6 +36,8 @@ SHOWN: tuple[str, ...] = (
     "propensity",
 )
 SHOWN += ("explored", "adds", "because_of", "position", "request_id", "bundle", "rules", "degraded", "rung", "query")
+EXPERIMENT = "shop"
+"""name of the experiment that the arms of a shop are of"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +129,8 @@ class SimulatedLog:
             before = clicked.setdefault(user, [])
             arm, surface = arms[shop.arm[user]], surfaces[shown.surface[row]]
             yield (
-                f'{{"context":{{"arm":{json.dumps(arm)},"device":"d{shown.device[row]}"}},"exposure":{{}},"exclude":[],'
+                f'{{"arms":{{"{EXPERIMENT}":{json.dumps(arm)}}},"context":{{"arm":{json.dumps(arm)},'
+                f'"device":"d{shown.device[row]}"}},"exposure":{{}},"exclude":[],'
                 f'"history":[{",".join(before)}],"impressions":{{}},"k":{shown.items.shape[1]},"now":{shown.now[row]},'
                 f'"profile":{{"segment":"{segments[shop.world.segment[user]]}"}},"request_id":"{_request(row)}",'
                 f'"surface":"{surface}","user":"{shop.user_names[user]}"}}'

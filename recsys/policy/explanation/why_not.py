@@ -12,6 +12,7 @@ from recsys.policy.slate.slate_batch import SlateBatch
 
 def why_not(policy: CompiledPolicy, query: Query, candidates: CandidateBatch, item: str) -> str:
     """Return one sentence about an item and the slate of one query; candidates: of this query alone."""
+    policy = policy.variant(query.policy) or policy
     row = policy.rules.row_of.get(item)
     if row is None:
         return f"{item!r} is not in the catalogue"

@@ -1,11 +1,14 @@
 """Difference of two versions of a rule set."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from recsys.policy.rules import RuleSet
+
+Parts = Callable[[str], tuple[dict[str, Any], Mapping[str, Any]]]
+"""text -> what it lists, by name, and its other keys"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,9 +27,12 @@ class RuleDiff:
     """unified diff of the texts, empty where they are the same"""
 
     @staticmethod
-    def between(before: str, after: str, names: tuple[str, str]) -> "RuleDiff":
-        """Compare two texts; names: of the two in the line diff. ConfigError for a text that is no rule set."""
-        (old, old_settings), (new, new_settings) = _parts(before), _parts(after)
+    def between(before: str, after: str, names: tuple[str, str], parts: "Parts | None" = None) -> "RuleDiff":
+        """Compare two texts; ConfigError for a text that is no rule set.
+
+        names: of the two in the line diff; parts: None for those of a rule set
+        """
+        (old, old_settings), (new, new_settings) = map(parts or parts_of_rules, (before, after))
         keys = sorted({*old_settings, *new_settings})
         return RuleDiff(
             added=tuple(name for name in new if name not in old),
@@ -38,7 +44,7 @@ class RuleDiff:
         )
 
 
-def _parts(text: str) -> tuple[dict[str, Any], Mapping[str, Any]]:
+def parts_of_rules(text: str) -> tuple[dict[str, Any], Mapping[str, Any]]:
     """Return the rules by name, and the other keys."""
     document = RuleSet.parse(text).to_document()
     rules = {rule["name"]: rule for rule in document["rules"]}

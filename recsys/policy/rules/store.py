@@ -19,7 +19,7 @@ from typing import Any
 from recsys.errors import ConfigError, ConflictError
 from recsys.policy.rules import RuleSet
 from recsys.policy.rules.audit import MEND, AuditLog, Head, RuleVersion, SignedHead, sha256
-from recsys.policy.rules.rule_diff import RuleDiff
+from recsys.policy.rules.rule_diff import RuleDiff, parts_of_rules
 from recsys.signatures import read_signature, sign
 from recsys.stores.atomic_files import write_atomically
 
@@ -32,13 +32,40 @@ IMMUTABLE = 0o444
 
 
 class RuleStore:
-    """Rule store in a folder, safe for concurrent processes. ConfigError for errors that an operator can correct."""
+    """Rule store in a folder, safe for concurrent processes. ConfigError for errors that an operator can correct.
+
+    A store of other documents is a subclass with its own `subject`, `hash_of` and `parts_of`.
+    """
+
+    subject = "rule set"
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         if self.folder.exists() and not self.folder.is_dir():
-            raise ConfigError(f"the rule store {self.folder} is a file; give a folder")
+            raise ConfigError(f"the store {self.folder} is a file; give a folder")
         self._log = AuditLog(self.folder)
+
+    @staticmethod
+    def hash_of(text: str) -> str:
+        """Return the version that a text is; ConfigError for one that is no rule set."""
+        return RuleSet.parse(text).hash
+
+    @staticmethod
+    def parts_of(text: str) -> tuple[dict[str, Any], Mapping[str, Any]]:
+        """Return what a text lists, by name, and its other keys."""
+        return parts_of_rules(text)
+
+    def _encoded(self, text: str) -> bytes:
+        """Encode a text; ConfigError where it cannot be published."""
+        try:
+            data = text.encode()
+        except UnicodeEncodeError:
+            raise ConfigError(f"the {self.subject} has characters that UTF-8 does not know; remove them") from None
+        if len(data) > MAX_TEXT_BYTES:
+            raise ConfigError(
+                f"the {self.subject} has {len(data):,} bytes; at most {MAX_TEXT_BYTES:,} can be published"
+            )
+        return data
 
     @property
     def has_history(self) -> bool:
@@ -90,13 +117,14 @@ class RuleStore:
         expected: the version that the editor started from, None for an empty store; ConflictError when another one
         serves now. report: what a dry run found, kept beside the text. key: file of the private key that signs it.
         """
-        version, data = _checked(text)
+        data = self._encoded(text)
+        version = self.hash_of(text)
         _check_lines(who=who, why=why)
         with self._log.locked():
             entries = self._log.repaired_entries()
             self._check_expected(entries, expected)
             if entries and entries[-1].version == version:
-                raise ConfigError(f"version {version} serves already: the text has the same rules; change a rule first")
+                raise ConfigError(f"version {version} serves already: the text says the same; change it first")
             content = {"version": version, "text": self._put(data), "report": self._attach(report)}
             return self._append(_next(entries, action="publish", who=who, why=why, **content), key)
 
@@ -124,7 +152,7 @@ class RuleStore:
         """Sign the current version, which is not published again, and return it; what was altered is not signed."""
         entries = self._verified()
         if not entries:
-            raise ConfigError(f"nothing was published in {self.folder}; publish a rule file first")
+            raise ConfigError(f"nothing was published in {self.folder}; publish a {self.subject} first")
         self._write_signature(Head.of(entries[-1]), key)
         return entries[-1]
 
@@ -137,7 +165,7 @@ class RuleStore:
     def diff(self, before: str, after: str) -> RuleDiff:
         """Return the difference between two versions."""
         old, new = self._entry(before), self._entry(after)
-        return RuleDiff.between(self.text(old.text), self.text(new.text), (old.version, new.version))
+        return RuleDiff.between(self.text(old.text), self.text(new.text), (old.version, new.version), self.parts_of)
 
     def verify(self) -> tuple[RuleVersion, ...]:
         """Check log, HEAD, texts, reports and signature and return all changes; ConfigError names the first altered file."""
@@ -221,17 +249,6 @@ def _next(entries: Sequence[RuleVersion], *, who: str, why: str, **content: Any)
     )
 
 
-def _checked(text: str) -> tuple[str, bytes]:
-    """Return the hash of the rules and the encoded text; ConfigError for text that cannot be published."""
-    try:
-        data = text.encode()
-    except UnicodeEncodeError:
-        raise ConfigError("the rule set has characters that UTF-8 does not know; remove them") from None
-    if len(data) > MAX_TEXT_BYTES:
-        raise ConfigError(f"the rule set has {len(data):,} bytes; at most {MAX_TEXT_BYTES:,} can be published")
-    return RuleSet.parse(text).hash, data
-
-
 def _check_lines(**values: str) -> None:
     for name, value in values.items():
         if not value.strip() or not value.isprintable() or len(value) > MAX_LINE:
@@ -243,7 +260,7 @@ def _found(entries: Sequence[RuleVersion], version: str) -> RuleVersion:
     names = sorted({entry.version for entry in entries if version and entry.version.startswith(version)})
     if not names:
         known = "history lists what it holds" if entries else "nothing was published yet"
-        raise ConfigError(f"the rule store holds no version {version!r}; {known}")
+        raise ConfigError(f"the store holds no version {version!r}; {known}")
     if len(names) > 1 and version not in names:
         raise ConfigError(f"{version!r} is the beginning of the versions {' and '.join(names)}; give more of it")
     name = version if version in names else names[0]

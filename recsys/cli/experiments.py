@@ -1,0 +1,214 @@
+"""`python -m recsys experiments`: check and publish experiments, plan their size, read their effects."""
+
+import shlex
+from dataclasses import replace
+from datetime import date, datetime, timedelta
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from recsys.bundle import Bundle
+from recsys.cli.experiment_page import effects_of, page
+from recsys.cli.measure import settings_of
+from recsys.cli.versions import From, Key, StorePath, VersionCommands, Who, Why, login, print_line
+from recsys.errors import ConfigError, DataError, QueryError, check_ranges
+from recsys.experiments.analysis import CONTROL, TREATMENT, VERDICTS, ExperimentPlan, ExperimentResult, analyse
+from recsys.experiments.design import a_a_false_positives, days_needed, deviation, users_needed
+from recsys.experiments.experiment_set import ExperimentSet, OnlineExperiment
+from recsys.experiments.experiment_store import ExperimentStore
+from recsys.measurement.arms import arm_users, user_values
+from recsys.measurement.kpis import Period
+from recsys.measurement.outcomes import USERS, MeasuredLog
+from recsys.measurement.settings import MeasurementSettings
+from recsys.policy.overrides import overridden
+from recsys.stages import load_rules, read_spec, request_types
+from recsys.stores.atomic_files import atomic_file
+
+experiments = typer.Typer(no_args_is_help=True, help="Publish experiments, plan their size, read their effects.")
+console = Console()
+COMMANDS = VersionCommands(
+    group="experiments", file="experiments.yaml", store=ExperimentStore, nothing="no request has an arm"
+)
+A_A_SPLITS, A_A_SEED = 200, 0
+DAYS_BEFORE = 28
+"""days of the covariate, at most"""
+
+Log = Annotated[Path, typer.Argument(help="folder of the event log, live/events of a deployment")]
+Data = Annotated[Path | None, typer.Option(help="description.yaml of the served run: its objectives are measured")]
+Settings = Annotated[Path | None, typer.Option(help="YAML file of outcomes, windows and splits instead")]
+BundlePath = Annotated[Path | None, typer.Option(help="refuse conditions and overrides that do not fit this bundle")]
+
+
+@experiments.command()
+def check(file: Annotated[Path, typer.Argument(help="experiments, YAML")], bundle: BundlePath = None) -> None:
+    """Check a file of experiments, and whether it fits a bundle, and list what it says."""
+    found = _checked(file, bundle)
+    console.print(_table(found))
+    print_line("version", f"{found.hash}, {len(found.experiments)} experiments, not published")
+    against = "" if bundle is None else f" --bundle {shlex.quote(str(bundle))}"
+    command = f'python -m recsys experiments publish {shlex.quote(str(file))} --store STORE --why "..."{against}'
+    console.print(Text(f"next     {command}"), style="bold", soft_wrap=True)
+
+
+@experiments.command()
+def publish(
+    file: Annotated[Path, typer.Argument(help="experiments, YAML")],
+    store: StorePath,
+    why: Why,
+    who: Who = None,
+    started: From = None,
+    bundle: BundlePath = None,
+    key: Key = None,
+) -> None:
+    """Publish a file of experiments as the current version; gateways follow within a second."""
+    _checked(file, bundle)
+    text = file.read_bytes().decode()
+    entry = ExperimentStore(store).publish(text, who=who or login(), why=why, expected=started, key=key)
+    print_line("version", f"{entry.version} serves, entry {entry.number}")
+    print_line("checked", f"fits {bundle}" if bundle else "against no bundle; --bundle refuses what does not fit one")
+    COMMANDS.print_next(store, 'rollback --why "..."' if entry.parent else "history")
+
+
+COMMANDS.register(experiments)
+
+
+@experiments.command()
+def plan(
+    log: Log,
+    metric: Annotated[str, typer.Option(help="primary metric, such as click_per_request")],
+    effect: Annotated[float, typer.Option(help="smallest difference that would change a decision, absolute")],
+    data: Data = None,
+    settings: Settings = None,
+    out: Annotated[Path | None, typer.Option(help="folder of results; else `measurement` beside the log")] = None,
+    days: Annotated[int, typer.Option(min=1, max=3_660, help="days of the log that are looked at")] = 14,
+    share: Annotated[float, typer.Option(help="of the users in the experiment who get the treatment")] = 0.5,
+    users: Annotated[float, typer.Option(help="share of all users who take part")] = 1.0,
+    power: Annotated[float, typer.Option(help="chance to find an effect of this size")] = 0.8,
+) -> None:
+    """Compute how many users and days an experiment needs, from the users of a log, and whether its metric can be trusted."""
+    check_ranges("plan", users=(users, 1e-6, 1.0))
+    measured = _measured(log, out, settings_of(data, settings))
+    period = _last_days(measured, days)
+    found = user_values(measured, metric, period)
+    spread = deviation(found.x, found.y)
+    needed = users_needed(spread, effect, share=share, power=power)
+    a_day = len(found.x) / len(period.days(measured))
+    false = a_a_false_positives(found.x, found.y, splits=A_A_SPLITS, seed=A_A_SEED)
+    print_line("metric", f"{metric} {found.x.sum() / found.y.sum():.4g}, deviation of a user {spread:.4g}")
+    print_line("users", f"{needed:,} in both arms find {effect:g} with a chance of {power:.0%} at one look of 95%")
+    print_line(
+        "days", f"{days_needed(needed, a_day, users)} at {a_day:,.0f} new users a day, of whom {users:.0%} take part"
+    )
+    sound = "sound" if false < 0.1 else "it finds effects where none are: look at its outliers before anything else"
+    print_line("A/A", f"{false:.1%} of {A_A_SPLITS} random halvings differ at 5%: {sound}")
+    console.print(Text("next     python -m recsys experiments check experiments.yaml"), style="bold", soft_wrap=True)
+
+
+@experiments.command()
+def report(
+    name: Annotated[str, typer.Argument(help="name of the experiment")],
+    log: Log,
+    store: StorePath,
+    data: Data = None,
+    settings: Settings = None,
+    out: Annotated[
+        Path | None, typer.Option(help="folder of results; else `experiments/<name>` beside the log")
+    ] = None,
+    one_look: Annotated[
+        bool, typer.Option("--one-look", help="intervals for one look at the planned end; else they hold at any time")
+    ] = False,
+) -> None:
+    """Report the effects of an experiment on its metrics, and what to do; looking at any time is allowed."""
+    opened = ExperimentStore(store)
+    experiment = ExperimentSet.parse(opened.read(COMMANDS.named(opened, None))).named(name)
+    split = f"arms.{name}"
+    settings_read = settings_of(data, settings)
+    measured = _measured(
+        log, log.parent / "experiments" / name if out is None else out, replace(settings_read, by=(split,))
+    )
+    results = _results(experiment, measured, split, peeking=not one_look)
+    for arm, result in results.items():
+        console.print(effects_of(experiment, arm, result).table())
+        print_line(result.verdict, VERDICTS[result.verdict])
+        console.print()
+    file = measured.folder / "page.html"
+    with atomic_file(file) as draft:
+        draft.write_text(page(experiment, results), encoding="utf-8")
+    print_line("page", str(file))
+    done = any(one.verdict in ("ship", "stop") for one in results.values())
+    COMMANDS.print_next(store, 'publish experiments.yaml --why "..."' if done else "history")
+
+
+def _results(
+    experiment: OnlineExperiment, log: MeasuredLog, split: str, *, peeking: bool
+) -> dict[str, ExperimentResult]:
+    """Compare each arm with the control."""
+    start, end = (datetime.fromisoformat(one).date() for one in (experiment.start, experiment.end))
+    during = Period(first=start, last=end)
+    if not during.days(log):
+        raise DataError(f"no day from {start} to {end} was logged; the experiment {experiment.name!r} has not begun")
+    before = Period(first=start - timedelta(days=DAYS_BEFORE), last=start - timedelta(days=1))
+    found = {}
+    for arm, share in ((name, one.share) for name, one in experiment.arms.items() if name != experiment.control):
+        both = {CONTROL: experiment.arms[experiment.control].share, TREATMENT: share}
+        plan = ExperimentPlan(
+            primary=experiment.primary,
+            guardrails=experiment.guardrails,
+            less=experiment.less,
+            shares={role: one / sum(both.values()) for role, one in both.items()},
+            users=experiment.planned_users,
+            peeking=peeking,
+        )
+        names = {CONTROL: experiment.control, TREATMENT: arm}
+        metrics = arm_users(log, split, names, during, before if before.days(log) else None)
+        judged = (experiment.primary, *experiment.guardrails)
+        if missing := [metric for metric in judged if metric not in metrics]:
+            raise ConfigError(
+                f"the experiment names {missing[0]!r}, which is not measured; known: {', '.join(metrics)}"
+            )
+        found[arm] = analyse(plan, {metric: metrics[metric] for metric in judged})
+    return found
+
+
+def _checked(file: Path, bundle: Path | None) -> ExperimentSet:
+    """Read a file; ConfigError where it does not fit a bundle."""
+    found = ExperimentSet.read(file)
+    if bundle is None:
+        return found
+    opened = Bundle.open(bundle)
+    found.compile(request_types(read_spec(opened)))
+    policy = load_rules(opened).policy
+    for one in found.experiments:
+        for name, arm in one.arms.items():
+            overridden(policy, arm.policy, f"the experiment {one.name!r}: arms.{name}.policy")
+    return found
+
+
+def _measured(log: Path, folder: Path | None, settings: MeasurementSettings) -> MeasuredLog:
+    measured = MeasuredLog(log=log, folder=log.parent / "measurement" if folder is None else folder, settings=settings)
+    measured.update()
+    return measured
+
+
+def _last_days(log: MeasuredLog, days: int) -> Period:
+    if not (found := log.days(USERS)):
+        raise QueryError("nothing was measured yet; the log has no user")
+    last: date = max(found)
+    return Period(first=last - timedelta(days=days - 1), last=last)
+
+
+def _table(found: ExperimentSet) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for heading in ("experiment", "layer", "users", "arms", "from", "until", "primary"):
+        table.add_column(heading, overflow="fold")
+    for one in found.experiments:
+        arms = ", ".join(f"{name} {arm.share:.0%}" for name, arm in one.arms.items())
+        part = f"{one.users[0]:.0%} to {one.users[1]:.0%}"
+        cells = (one.name, one.layer or "own", part, arms, one.start[:10], one.end[:10], one.primary)
+        table.add_row(*map(Text, cells))
+    return table

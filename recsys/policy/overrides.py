@@ -1,0 +1,96 @@
+"""Overrides of a policy by the arm of an experiment: parts that need no other bundle and no other rules.
+
+weights: {buy: 5.0}                     weights of the value formula, those that it has
+discount: 0.3                           of the popularity dial, where the bundle has it on
+diversity: {trade_off: 0.7}             keys of the bundle's kind of diversity but those that similarities depend on
+exploration: {kind: epsilon, rate: 0.1} a kind with all its keys, or some keys of the bundle's own kind
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from recsys.errors import ConfigError, check_ranges
+from recsys.expressions import suggestion
+from recsys.policy.diversity import DIVERSITIES, Diversity
+from recsys.policy.exploration import EXPLORATIONS, Exploration
+from recsys.policy.kind_documents import from_document, to_document
+
+if TYPE_CHECKING:
+    from recsys.policy.compose import CompiledPolicy
+
+KEYS = ("weights", "discount", "diversity", "exploration")
+OF_RANKING = ("trade_off", "window", "span")
+"""keys of a diversity that its similarities do not depend on"""
+
+
+def check_overrides(where: str, document: Any) -> dict[str, Any]:
+    """Return the overrides as a plain document; ConfigError begins with `where` and names a key that no policy has."""
+    if not isinstance(document, Mapping):
+        raise ConfigError(f"{where} is {document!r}; write a mapping with any of {', '.join(KEYS)}")
+    if unknown := [str(key) for key in document if key not in KEYS]:
+        raise ConfigError(f"{where} has the unknown key {unknown[0]!r}; {suggestion(unknown[0], KEYS)}")
+    for key in ("weights", "diversity", "exploration"):
+        if key in document and not isinstance(document[key], Mapping):
+            raise ConfigError(f"{where}.{key} is {document[key]!r}; write a mapping")
+    try:
+        plain: dict[str, Any] = json.loads(json.dumps(document, allow_nan=False))
+    except (TypeError, ValueError):
+        raise ConfigError(f"{where} has a value that is no plain number, text or mapping") from None
+    return plain
+
+
+def overridden(policy: "CompiledPolicy", document: Mapping[str, Any], where: str = "policy") -> "CompiledPolicy":
+    """Return the policy with these overrides; ConfigError where they do not fit it."""
+    check_overrides(where, document)
+    changed = policy
+    for key, value in document.items():
+        changed = _APPLY[key](changed, value, f"{where}.{key}")
+    return changed
+
+
+def _with_weights(policy: "CompiledPolicy", weights: Mapping[str, Any], where: str) -> "CompiledPolicy":
+    own = policy.value.weights
+    for name, weight in weights.items():
+        if name not in own:
+            known = suggestion(name, own) if own else "the value formula of the bundle has no weights"
+            raise ConfigError(f"{where} names {name!r}, which the value formula does not have; {known}")
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
+            raise ConfigError(f"{where}.{name} is {weight!r}; write a finite number")
+    return replace(policy, value=policy.value.with_weights(weights))
+
+
+def _with_discount(policy: "CompiledPolicy", discount: Any, where: str) -> "CompiledPolicy":
+    if isinstance(discount, bool) or not isinstance(discount, int | float):
+        raise ConfigError(f"{where} is {discount!r}; write a number")
+    check_ranges(where.rpartition(".")[0], discount=(discount, 0.0, 10.0))
+    dial = policy.popularity
+    if discount and dial.events is None and not dial.keys:
+        raise ConfigError(f"{where} needs shares of the items, which a bundle with popularity.discount 0 does not read")
+    return replace(policy, popularity=replace(dial, discount=float(discount)))
+
+
+def _with_diversity(policy: "CompiledPolicy", document: Mapping[str, Any], where: str) -> "CompiledPolicy":
+    if fixed := [str(key) for key in document if key not in OF_RANKING]:
+        raise ConfigError(
+            f"{where} changes {fixed[0]!r}, which another bundle is needed for; change any of {', '.join(OF_RANKING)}"
+        )
+    own = {**to_document(policy.diversity, DIVERSITIES), **document}
+    return replace(policy, diversity=from_document(where, own, DIVERSITIES, Diversity))
+
+
+def _with_exploration(policy: "CompiledPolicy", document: Mapping[str, Any], where: str) -> "CompiledPolicy":
+    own = to_document(policy.exploration, EXPLORATIONS)
+    same = document.get("kind", own["kind"]) == own["kind"]
+    merged = {**own, **document} if same else document
+    return replace(policy, exploration=from_document(where, merged, EXPLORATIONS, Exploration))
+
+
+_APPLY = {
+    "weights": _with_weights,
+    "discount": _with_discount,
+    "diversity": _with_diversity,
+    "exploration": _with_exploration,
+}

@@ -1,0 +1,152 @@
+"""`python -m recsys experiments` as people type it, on a log of a shop whose truth is known."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from recsys.data.simulation.shop import SimulatedShop
+from recsys.data.simulation.simulated_log import EXPERIMENT, SimulatedLog
+from recsys.data.simulation.visits import reactions, visits
+
+Capture = pytest.CaptureFixture[str]
+MEASURED = {
+    "actions": {"kind": "word"},
+    "outcomes": {"click": {"value": "kind == 'click'", "window_s": 3600}},
+    "k": [5],
+}
+
+
+def document(**changes: Any) -> str:
+    one = {
+        "name": EXPERIMENT,
+        "hypothesis": "a shift of the logit is clicked more",
+        "arms": {"control": {"share": 0.5}, "better": {"share": 0.5, "policy": {"diversity": {"trade_off": 0.5}}}},
+        "primary": "click_per_request",
+        "guardrails": ["click_users"],
+        "start": "2024-01-02",
+        "end": "2024-01-04",
+        "planned_users": 400,
+    }
+    return yaml.safe_dump({"experiments": [{**one, **changes}]}, sort_keys=False)
+
+
+@pytest.fixture(scope="module")
+def shop_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three days of a shop, arms differ since the second one."""
+    arms = {"control": 0.0, "better": 0.9}
+    shop = SimulatedShop(users=400, items=50, days=3, slate=5, seed=0, arms=arms, arms_from=1)
+    shown = visits(shop)
+    folder = tmp_path_factory.mktemp("live") / "events"
+    SimulatedLog().write(folder, shop, shown, reactions(shop, shown))
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "experiments.yaml").write_text(document())
+    (tmp_path / "measure.yaml").write_text(yaml.safe_dump(MEASURED))
+    return tmp_path
+
+
+@pytest.fixture
+def published(folder: Path, typed: Any, capsys: Capture) -> Path:
+    arguments = ("experiments", "publish", folder / "experiments.yaml", "--store", folder / "store", "--why", "x")
+    assert typed(*arguments, "--who", "ann") == 0
+    capsys.readouterr()
+    return folder / "store"
+
+
+def test_check_lists_what_a_file_says_and_what_to_type_next(
+    folder: Path, typed: Any, trained: Any, capsys: Capture
+) -> None:
+    assert typed("experiments", "check", folder / "experiments.yaml", "--bundle", trained.bundle.path, width=100) == 0
+    printed = capsys.readouterr().out
+    assert "better 50%" in printed
+    assert "next     python -m recsys experiments publish" in printed
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"when": "user.shoe_size > 3"}, "user.shoe_size"),
+        (
+            {"arms": {"a": {"share": 0.5}, "b": {"share": 0.5, "policy": {"weights": {"none": 1}}}}},
+            "arms.b.policy.weights names 'none'",
+        ),
+        ({"end": "2023-01-01"}, "not after its start"),
+    ],
+)
+@pytest.mark.parametrize("command", ["check", "publish"])
+def test_what_does_not_fit_the_bundle_is_refused_in_one_sentence(
+    command: str, changes: dict[str, Any], message: str, folder: Path, typed: Any, trained: Any, capsys: Capture
+) -> None:
+    (folder / "experiments.yaml").write_text(document(**changes))
+    more = ("--store", folder / "store", "--why", "x") if command == "publish" else ()
+    arguments = ("experiments", command, folder / "experiments.yaml", "--bundle", trained.bundle.path, *more)
+    assert typed(*arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.strip().splitlines()) == 1
+    assert not (folder / "store").exists()
+
+
+def test_versions_are_listed_compared_and_undone(published: Path, folder: Path, typed: Any, capsys: Capture) -> None:
+    (folder / "experiments.yaml").write_text(document(users=0.5))
+    more = ("--store", published, "--who", "bob")
+    first = published.joinpath("HEAD").read_text().split('"version":"')[1][:12]
+    publish = ("experiments", "publish", folder / "experiments.yaml", "--why", "half", "--from", first)
+    assert typed(*publish, *more) == 0
+    assert typed("experiments", "diff", first, "--store", published) == 0
+    assert "changed  shop" in capsys.readouterr().out
+    assert typed("experiments", "rollback", "--why", "back", *more) == 0
+    assert typed("experiments", "history", "--store", published) == 0
+    printed = capsys.readouterr().out
+    assert [line.split()[0] for line in printed.splitlines() if "UTC" not in line and first in line].count("*") == 1
+    assert printed.count("bob") == 2
+
+
+def test_the_report_of_a_better_arm_says_so(
+    published: Path, shop_log: Path, folder: Path, typed: Any, capsys: Capture
+) -> None:
+    arguments = ("experiments", "report", EXPERIMENT, shop_log, "--store", published, "--out", folder / "out")
+    assert typed(*arguments, "--settings", folder / "measure.yaml", width=80) == 0
+    printed = capsys.readouterr().out
+    assert "better against control, ship" in printed
+    assert "ship     treatment is better" in printed
+    assert max(map(len, printed.splitlines())) <= 80 or "page" in printed
+    page = (folder / "out" / "page.html").read_text()
+    assert "a shift of the logit is clicked more" in page
+    assert "<script" not in page
+    assert "relative to control" in page
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "message"),
+    [
+        ({}, "shp", "did you mean 'shop'"),
+        ({"primary": "buy_per_request"}, EXPERIMENT, "'buy_per_request', which is not measured"),
+        ({"start": "2025-01-02", "end": "2025-01-04"}, EXPERIMENT, "has not begun"),
+        ({"arms": {"control": {"share": 0.5}, "new": {"share": 0.5}}}, EXPERIMENT, "no user was in the arm 'new'"),
+    ],
+)
+def test_a_report_that_cannot_be_made_says_why(
+    changes: dict[str, Any], name: str, message: str, shop_log: Path, folder: Path, typed: Any, capsys: Capture
+) -> None:
+    (folder / "experiments.yaml").write_text(document(**changes))
+    publish = ("experiments", "publish", folder / "experiments.yaml", "--store", folder / "store", "--why", "x")
+    assert typed(*publish, "--who", "ann") == 0
+    arguments = ("experiments", "report", name, shop_log, "--store", folder / "store", "--out", folder / "out")
+    assert typed(*arguments, "--settings", folder / "measure.yaml") == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_plan_names_users_and_days(shop_log: Path, folder: Path, typed: Any, capsys: Capture) -> None:
+    arguments = ("experiments", "plan", shop_log, "--settings", folder / "measure.yaml", "--out", folder / "out")
+    assert typed(*arguments, "--metric", "click_per_request", "--effect", "0.05") == 0
+    printed = capsys.readouterr().out
+    assert "in both arms find 0.05" in printed
+    assert "sound" in printed
+    assert typed(*arguments, "--metric", "clicks_per_request", "--effect", "0.05") == 2
+    assert "did you mean 'click_per_request'" in capsys.readouterr().err

@@ -1,0 +1,94 @@
+"""Overrides of a policy by arms: the same slates as a policy configured so, in batches of any mixture."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_compose import candidates, compiled, query
+
+from recsys.errors import ConfigError
+from recsys.policy.compose import REFUSED_OVERRIDES
+from recsys.policy.exploration import EpsilonGreedy
+from recsys.policy.overrides import check_overrides, overridden
+
+FORMULA = {"formula": "watch * w", "weights": {"w": 1.0}}
+OVERRIDES = [
+    {},
+    {"diversity": {"trade_off": 0.3}},
+    {"weights": {"w": -1.0}},
+    {"discount": 1.5},
+    {"exploration": {"kind": "epsilon", "rate": 0.5, "first": 0}},
+    {"diversity": {"trade_off": 0.3, "window": 2}, "discount": 0.0},
+    {"weights": {"none": 1.0}},
+]
+CONFIGURED = [
+    {},
+    {"trade_off": 0.3},
+    {"weights": {"w": -1.0}},
+    {"dial": (1.5, "events")},
+    {"explore": EpsilonGreedy(rate=0.5, first=0)},
+    {"trade_off": 0.3, "window": 2, "dial": (0.0, "events")},
+    {},
+]
+
+
+def policy(**changed):
+    return compiled(**{**FORMULA, "dial": (0.2, "events"), "trade_off": 0.9, **changed})
+
+
+BASE, OWN = policy(), [policy(**changed) for changed in CONFIGURED]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, len(OVERRIDES) - 1), min_size=1, max_size=6), st.integers(0, 2**32 - 1))
+def test_slates_are_those_of_a_policy_so_configured(chosen, seed):
+    rng = np.random.default_rng(seed)
+    rows = np.array([rng.permutation(8) for _ in chosen])
+    offered = candidates(rows, rng.random(rows.shape))
+    plain = [query(5, request_id=f"r{number}") for number in range(len(chosen))]
+    asked = [query(5, request_id=f"r{number}", policy=OVERRIDES[arm]) for number, arm in enumerate(chosen)]
+    for index, (arm, slate) in enumerate(zip(chosen, BASE.compose(asked, offered), strict=True)):
+        (expected,) = OWN[arm].compose([plain[index]], offered.at([index]))
+        assert slate.items == expected.items
+        assert (REFUSED_OVERRIDES in slate.degraded) == ("none" in OVERRIDES[arm].get("weights", {}))
+    shown = BASE.rows(asked, offered)
+    for index, arm in enumerate(chosen):
+        np.testing.assert_array_equal(shown[index], OWN[arm].rows([plain[index]], offered.at([index]))[0])
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ([], "write a mapping"),
+        ({"divresity": {}}, "unknown key 'divresity'; did you mean 'diversity'"),
+        ({"weights": 3}, r"policy\.weights is 3; write a mapping"),
+        ({"weights": {"w": float("nan")}}, "no plain number"),
+    ],
+)
+def test_what_is_no_override_is_refused_without_a_bundle(document, message):
+    with pytest.raises(ConfigError, match=message):
+        check_overrides("policy", document)
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ({"weights": {"v": 1.0}}, r"policy\.weights names 'v', which the value formula does not have"),
+        ({"weights": {"w": "much"}}, r"policy\.weights\.w is 'much'"),
+        ({"discount": "high"}, "write a number"),
+        ({"discount": 11}, "discount"),
+        ({"diversity": {"kind": "dpp"}}, "changes 'kind', which another bundle is needed for"),
+        ({"diversity": {"content": 0.5}}, "changes 'content'"),
+        ({"diversity": {"trade_off": 2}}, "trade_off"),
+        ({"exploration": {"kind": "epsilon"}}, "lacks the key"),
+        ({"exploration": {"kind": "magic"}}, "choose one of"),
+    ],
+)
+def test_overrides_that_do_not_fit_the_bundle_are_named(document, message):
+    with pytest.raises(ConfigError, match=message):
+        overridden(BASE, document)
+
+
+def test_a_dial_that_was_off_has_no_shares_to_turn_on():
+    with pytest.raises(ConfigError, match=r"a bundle with popularity\.discount 0"):
+        overridden(policy(dial=(0.0, "events")), {"discount": 0.5})
