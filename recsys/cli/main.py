@@ -24,6 +24,7 @@ from recsys.cli.explain import explain_absence, reasons_table
 from recsys.cli.items import items, names_now
 from recsys.cli.log import read_log
 from recsys.cli.measure import measure
+from recsys.cli.ope import ope
 from recsys.cli.pareto import pareto_table, sweep_weight
 from recsys.cli.rules import rules
 from recsys.cli.rules_check import check_rules, dry_run_rules
@@ -160,6 +161,7 @@ app.command(name="encryption-key")(encryption_key)
 app.command()(score)
 app.command()(measure)
 app.command()(consistency)
+app.command()(ope)
 app.command(name="wandb-sweep")(wandb_sweep)
 app.command(name="wandb-report")(wandb_report)
 
