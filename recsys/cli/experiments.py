@@ -49,7 +49,7 @@ def check(file: Annotated[Path, typer.Argument(help="experiments, YAML")], bundl
     """Check a file of experiments, and whether it fits a bundle, and list what it says."""
     found = _checked(file, bundle)
     console.print(_table(found))
-    print_line("version", f"{found.hash}, {len(found.experiments)} experiments, not published")
+    print_line("version", f"{found.hash}, not published; experiments: {len(found.experiments)}")
     against = "" if bundle is None else f" --bundle {shlex.quote(str(bundle))}"
     command = f'python -m recsys experiments publish {shlex.quote(str(file))} --store STORE --why "..."{against}'
     console.print(Text(f"next     {command}"), style="bold", soft_wrap=True)
@@ -124,8 +124,7 @@ def report(
     ] = False,
 ) -> None:
     """Report the effects of an experiment on its metrics, and what to do; looking at any time is allowed."""
-    opened = ExperimentStore(store)
-    experiment = ExperimentSet.parse(opened.read(COMMANDS.named(opened, None))).named(name)
+    experiment = _published(ExperimentStore(store), name)
     split = f"arms.{name}"
     settings_read = settings_of(data, settings)
     measured = _measured(
@@ -141,14 +140,26 @@ def report(
         draft.write_text(page(experiment, results), encoding="utf-8")
     print_line("page", str(file))
     done = any(one.verdict in ("ship", "stop") for one in results.values())
-    COMMANDS.print_next(store, 'publish experiments.yaml --why "..."' if done else "history")
+    version = COMMANDS.named(ExperimentStore(store), None)
+    COMMANDS.print_next(store, f'publish experiments.yaml --from {version} --why "..."' if done else "history")
+
+
+def _published(store: ExperimentStore, name: str) -> OnlineExperiment:
+    """Return an experiment as it was published last, also where it serves no more."""
+    current = ExperimentSet.parse(store.read(COMMANDS.named(store, None)))
+    for entry in reversed(store.history()):
+        listed = ExperimentSet.parse(store.text(entry.text)).experiments
+        if found := [one for one in listed if one.name == name]:
+            return found[0]
+    return current.named(name)
 
 
 def _results(
     experiment: OnlineExperiment, log: MeasuredLog, split: str, *, peeking: bool
 ) -> dict[str, ExperimentResult]:
     """Compare each arm with the control."""
-    start, end = (datetime.fromisoformat(one).date() for one in (experiment.start, experiment.end))
+    start = datetime.fromisoformat(experiment.start).date()
+    end = (datetime.fromisoformat(experiment.end) - timedelta(microseconds=1)).date()
     during = Period(first=start, last=end)
     if not during.days(log):
         raise DataError(f"no day from {start} to {end} was logged; the experiment {experiment.name!r} has not begun")

@@ -4,6 +4,7 @@ A command-line group makes an instance and registers its methods.
 """
 
 import getpass
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,7 +132,7 @@ class VersionCommands:
 
     def command(self, store: Path, command: str) -> str:
         """Return a command of this group on a store."""
-        return f"python -m recsys {self.group} {command} --store {store}"
+        return f"python -m recsys {self.group} {command} --store {shlex.quote(str(store))}"
 
     def print_next(self, store: Path, command: str) -> None:
         console.print(Text(f"next     {self.command(store, command)}"), style="bold", soft_wrap=True)

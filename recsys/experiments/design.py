@@ -25,8 +25,10 @@ def users_needed(deviation: float, effect: float, *, share: float = 0.5, power: 
     deviation: standard deviation of a user's contribution; share: of the users who get the treatment
     """
     check_ranges("experiment", share=(share, 0.001, 0.999), power=(power, 0.01, 0.9999))
-    if not deviation > 0 or effect == 0:
-        raise ConfigError(f"the deviation is {deviation:g} and the effect {effect:g}; give numbers that are not 0")
+    if not deviation > 0 or not 1e-12 <= abs(effect) <= 1e12:
+        raise ConfigError(
+            f"the deviation is {deviation:g} and the effect {effect:g}; give finite numbers that are not 0"
+        )
     quantiles = float(norm.ppf((1 + LEVEL) / 2) + norm.ppf(power))
     return math.ceil((quantiles * deviation / effect) ** 2 / (share * (1 - share)))
 

@@ -34,8 +34,8 @@ from typing import Any
 
 from recsys.contracts import Query
 from recsys.errors import ConfigError
-from recsys.experiments.assignment import Assignment
-from recsys.expressions import Expression, compile_expression, suggestion
+from recsys.experiments.assignment import TOLERANCE, Assignment
+from recsys.expressions import Expression, compile_expression, conjuncts, suggestion
 from recsys.policy.overrides import check_overrides
 from recsys.policy.rules.request_values import TYPES, request_columns, request_values
 from recsys.policy.rules.rule import moment
@@ -44,6 +44,8 @@ from recsys.policy.rules.rule_set import decode
 MAX_TEXT = 500
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 """of experiments and arms: they are columns of figures and labels of gauges"""
+NONE = "none"
+"""value of a split, in figures, where a request has none (recsys/measurement/user_sums.py)"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,15 +83,27 @@ class OnlineExperiment:
         where = f"the experiment {self.name!r}"
         if len(self.arms) < 2:
             raise ConfigError(f"{where} has {len(self.arms)} arm; give two or more, the control first")
+        if none := [name for name, arm in self.arms.items() if not arm.share > 0]:
+            raise ConfigError(
+                f"{where}: arms.{none[0]}.share is {self.arms[none[0]].share:g}; give it more, or no such arm"
+            )
+        if abs((total := sum(arm.share for arm in self.arms.values())) - 1) > TOLERANCE:
+            raise ConfigError(
+                f"{where}: the shares of its arms add up to {total:g}; make it 1, `users` says who takes part"
+            )
         if not 0 <= self.users[0] < self.users[1] <= 1:
             raise ConfigError(f"{where}: users is {list(self.users)}; write a part of 0 to 1, such as [0, 0.5]")
         if self.start >= self.end:
             raise ConfigError(f"{where} ends at {self.end}, not after its start {self.start}; give a later end")
         if self.primary in self.guardrails:
             raise ConfigError(f"{where}: {self.primary!r} is the primary metric and a guardrail; name it once")
+        judged = (self.primary, *self.guardrails)
+        if len(set(judged)) < len(judged):
+            raise ConfigError(f"{where} names a guardrail twice; name each once")
+        if strange := [name for name in self.less if name not in judged]:
+            raise ConfigError(f"{where}: less names {strange[0]!r}; {suggestion(strange[0], judged)}")
         if self.planned_users < 2:
             raise ConfigError(f"{where}: planned_users is {self.planned_users}; plan for two at least")
-        _ = self.assignment
 
     @property
     def control(self) -> str:
@@ -103,7 +117,7 @@ class OnlineExperiment:
     @property
     def admission(self) -> Assignment:
         """Return the hash by which users of the layer take part."""
-        return Assignment(salt=f"layer:{self.layer or self.name}", shares={"": 1.0})
+        return Assignment(salt=f"layer:{self.layer}" if self.layer else f"own:{self.name}", shares={"": 1.0})
 
     def overlaps(self, other: "OnlineExperiment") -> bool:
         """Return whether a request could be of both, conditions aside."""
@@ -263,14 +277,24 @@ def _experiment(index: int, document: Any) -> OnlineExperiment:
         raise ConfigError(f"{where} lacks the key {absent[0]!r}; give {', '.join(NEEDED)}")
     where = f"the experiment {_name(f'{where}.name', document['name'])!r}"
     given: dict[str, Any] = {key: _text(f"{where}: {key}", document[key]) for key in TEXTS if key in document}
+    if "when" in given:
+        _check_syntax(f"{where}: when", given["when"])
     given |= {key: _texts(f"{where}: {key}", document[key]) for key in LISTS if key in document}
     given |= {key: moment(f"{where}: {key}", document[key]) for key in ("start", "end")}
     given |= {key: _number(f"{where}: {key}", document[key]) for key in ("effect",) if key in document}
     if "users" in document:
         given["users"] = _part(f"{where}: users", document["users"])
     if "planned_users" in document:
-        given["planned_users"] = int(_number(f"{where}: planned_users", document["planned_users"]))
+        given["planned_users"] = _whole(f"{where}: planned_users", document["planned_users"])
     return OnlineExperiment(name=document["name"], arms=_arms(where, document["arms"]), **given)
+
+
+def _check_syntax(key: str, text: str) -> None:
+    """Raise ConfigError for what is no expression; its columns are checked with a bundle."""
+    try:
+        conjuncts(text)
+    except (SyntaxError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{key} is {text!r}, which is no expression: {error.args[0]}") from None
 
 
 def _arms(where: str, document: Any) -> dict[str, Arm]:
@@ -295,6 +319,8 @@ def _text(key: str, value: Any) -> str:
 def _name(key: str, value: Any) -> str:
     if not isinstance(value, str) or not NAME.fullmatch(value):
         raise ConfigError(f"{key} is {str(value)[:40]!r}; write up to 64 letters, digits, _ and -")
+    if value == NONE:
+        raise ConfigError(f"{key} is {NONE!r}, by which figures name those who take no part; choose another name")
     return value
 
 
@@ -306,8 +332,14 @@ def _texts(key: str, value: Any) -> tuple[str, ...]:
 
 def _number(key: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e12:
-        raise ConfigError(f"{key} is {value!r}; write a number")
+        raise ConfigError(f"{key} is {repr(value)[:40]}; write a number")
     return float(value)
+
+
+def _whole(key: str, value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1e12:
+        raise ConfigError(f"{key} is {str(value)[:40]}; write a whole number")
+    return value
 
 
 def _part(key: str, value: Any) -> tuple[float, float]:

@@ -1,6 +1,7 @@
 """Users of the arms of an experiment, from measured days: metrics of a period, and the same before it for CUPED.
 
-The arm is a split of the measurement, such as context.arm. A user of several arms, since the assignment changed, is left out.
+The arm is a split of the measurement, such as arms.wider. Requests without an arm, of other surfaces or times, are not
+counted; a user of several arms, since the assignment changed, is left out.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -28,7 +29,7 @@ def arm_users(
 
     arms: name in the analysis -> value of the split; before: days of the covariate; among: users of one cohort, None for all
     """
-    users = _users(log, split, period)
+    users = _of_one_value(_totals(log, split, period.days(log)).filter(pl.col("value") != NONE))
     if among is not None:
         users = users.filter(pl.col("user").is_in([*among]))
     for value in arms.values():
@@ -57,12 +58,11 @@ def user_values(log: MeasuredLog, metric: str, period: Period) -> ArmUsers:
 
 def cohort_users(log: MeasuredLog, split: str, period: Period) -> dict[str, list[str]]:
     """Return value of a split, such as profile.segment -> the users who had that value alone."""
-    users = _users(log, split, period)
+    users = _of_one_value(_totals(log, split, period.days(log)))
     return {value: group["user"].to_list() for (value,), group in users.partition_by("value", as_dict=True).items()}
 
 
-def _users(log: MeasuredLog, split: str, period: Period) -> pl.DataFrame:
-    totals = _totals(log, split, period.days(log))
+def _of_one_value(totals: pl.DataFrame) -> pl.DataFrame:
     return totals.filter(pl.len().over("user") == 1).sort("user")
 
 

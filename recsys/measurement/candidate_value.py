@@ -1,5 +1,5 @@
-"""What another bundle, other rules or another policy would have earned: logged requests answered by it, and compared with what
-was shown by propensities.
+"""Value of a candidate from the own log: logged requests answered by another bundle, rules or policy, beside what was
+shown and its propensities.
 
 The candidate answers without exploration, so its slates are those that it would show but for chance. It reads the logged
 queries: history, profile, context and items barred for the user are those of the moment.

@@ -165,7 +165,7 @@ class CompiledPolicy:
     withdrawn: np.ndarray | None = None
     """[N] bool, withdrawn items; None where there are none"""
     cold: ColdShare | None = None
-    variants: "dict[str, CompiledPolicy | None]" = field(default_factory=dict, repr=False, compare=False)
+    variants: "dict[str, CompiledPolicy | None]" = field(init=False, default_factory=dict, repr=False, compare=False)
     """overrides as JSON -> the policy with them, None where they do not fit this bundle"""
 
     def excluded_rows(self, queries: Sequence[Query]) -> list[list[int]]:
@@ -223,7 +223,7 @@ class CompiledPolicy:
             if len(self.variants) >= MAX_VARIANTS:
                 self.variants.clear()
             try:
-                self.variants[text] = replace(overridden(self, overrides), variants={})
+                self.variants[text] = overridden(self, overrides)
             except ConfigError:  # a slate without the arm's overrides is better than none; its flag says so
                 self.variants[text] = None
         return self.variants[text]

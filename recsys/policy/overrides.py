@@ -35,6 +35,10 @@ def check_overrides(where: str, document: Any) -> dict[str, Any]:
     for key in ("weights", "diversity", "exploration"):
         if key in document and not isinstance(document[key], Mapping):
             raise ConfigError(f"{where}.{key} is {document[key]!r}; write a mapping")
+    for name, weight in document.get("weights", {}).items():
+        _number(f"{where}.weights.{name}", weight)
+    if "discount" in document:
+        _number(f"{where}.discount", document["discount"])
     try:
         plain: dict[str, Any] = json.loads(json.dumps(document, allow_nan=False))
     except (TypeError, ValueError):
@@ -47,24 +51,24 @@ def overridden(policy: "CompiledPolicy", document: Mapping[str, Any], where: str
     check_overrides(where, document)
     changed = policy
     for key, value in document.items():
-        changed = _APPLY[key](changed, value, f"{where}.{key}")
+        try:
+            changed = _APPLY[key](changed, value, f"{where}.{key}")
+        except ConfigError as error:  # constructors name their own key alone
+            text = str(error)
+            raise ConfigError(text if text.startswith(where) else f"{where}: {text}") from None
     return changed
 
 
 def _with_weights(policy: "CompiledPolicy", weights: Mapping[str, Any], where: str) -> "CompiledPolicy":
     own = policy.value.weights
-    for name, weight in weights.items():
+    for name in weights:
         if name not in own:
             known = suggestion(name, own) if own else "the value formula of the bundle has no weights"
             raise ConfigError(f"{where} names {name!r}, which the value formula does not have; {known}")
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
-            raise ConfigError(f"{where}.{name} is {weight!r}; write a finite number")
     return replace(policy, value=policy.value.with_weights(weights))
 
 
 def _with_discount(policy: "CompiledPolicy", discount: Any, where: str) -> "CompiledPolicy":
-    if isinstance(discount, bool) or not isinstance(discount, int | float):
-        raise ConfigError(f"{where} is {discount!r}; write a number")
     check_ranges(where.rpartition(".")[0], discount=(discount, 0.0, 10.0))
     dial = policy.popularity
     if discount and dial.events is None and not dial.keys:
@@ -94,3 +98,8 @@ _APPLY = {
     "diversity": _with_diversity,
     "exploration": _with_exploration,
 }
+
+
+def _number(key: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ConfigError(f"{key} is {value!r}; write a finite number")

@@ -60,13 +60,17 @@ class FieldDCNRanker(FieldRanker):
     def last_layer(self, batch: Batch, request: Tensor) -> LastLayer:
         fields, scores = self.fields(batch, request), self.standard_scores(batch)
         numbers = [batch["candidate_numbers"]] if self.has_numbers else []
-        effects = [] if self.effects is None else [self.effects(batch["candidate_ids"])]
+        effects = [] if self.effects is None else [self._effects(batch)]
         features = torch.cat([fields.flatten(-2), *numbers, *effects, scores], dim=-1)
         return self.linear([torch.cat([self.cross(features), self.deep(features)], dim=-1)], scores, batch)
 
-    def fit_values(self, ids: Tensor, rows: Tensor, labels: Tensor) -> None:
+    def _effects(self, batch: Batch) -> Tensor:
+        assert self.effects is not None
+        return self.effects(batch["candidate_ids"], batch["candidate_rows"] if self.training else None)
+
+    def fit_values(self, ids: Tensor, rows: Tensor, labels: Tensor, weights: Tensor | None) -> None:
         if self.effects is not None:
-            self.effects.fit(ids[rows], labels)
+            self.effects.fit(ids, rows, labels, weights)
 
     @property
     def shared(self) -> Tensor:

@@ -104,8 +104,10 @@ class RankerModel(nn.Module, ABC):
     def fit_scores(self, scores: Tensor) -> None:
         """Standardise candidate_scores by those of the training examples, [R, S]."""
 
-    def fit_values(self, ids: Tensor, rows: Tensor, labels: Tensor) -> None:
-        """Fit what the ranker knows of the values of categories: from rows [R] of the items' ids [N, I], and labels [R, T]."""
+    def fit_values(self, ids: Tensor, rows: Tensor, labels: Tensor, weights: Tensor | None) -> None:
+        """Fit what the ranker knows of the values of categories: from rows [R] of the items' ids [N, I], labels [R, T] and, if
+        any, weights [R].
+        """
         return
 
     @property

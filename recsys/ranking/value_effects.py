@@ -19,6 +19,8 @@ from recsys.features.spec import MISSING, Column
 SWEEPS = 4
 """over all columns, each by a Newton step; the variances are estimated anew after each"""
 INITIAL_VARIANCE, LEAST_VARIANCE, MOST_VARIANCE = 0.1, 1e-4, 4.0
+LEAST_DEVIATION = 1e-3
+"""of a column's effects over the rows, below which it says nothing"""
 MULTIPLIER = 0x9E3779B97F4A7C15 - 2**64
 """odd, of a multiplicative hash (Knuth 1998, 6.4)"""
 
@@ -47,12 +49,18 @@ class ValueEffects(nn.Module):
         """Number of effects of a row."""
         return len(self.slots) * self.effects.shape[1]
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """Ids [..., I] -> effects [..., V T], in units of the standard deviation of their column over the training rows."""
-        return self._out_of_fold(ids) if self.training else self._joined(self.effects, ids + self.starts, ids)
+    def forward(self, ids: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Ids [..., I] -> effects [..., V T], in units of the standard deviation of their column over the training rows.
 
-    def _out_of_fold(self, ids: Tensor) -> Tensor:
-        values = ids + self.starts + self.effects.shape[0] * self.fold_of(ids).unsqueeze(-1)
+        rows: [...] of the table of items, which training needs: a row's fold is theirs
+        """
+        if not self.training:
+            return self._joined(self.effects, ids + self.starts, ids)
+        assert rows is not None
+        return self._out_of_fold(ids, self.fold_of(rows))
+
+    def _out_of_fold(self, ids: Tensor, fold: Tensor) -> Tensor:
+        values = ids + self.starts + self.effects.shape[0] * fold.unsqueeze(-1)
         return self._joined(self.of_folds.flatten(0, 1), values, ids)
 
     def _joined(self, effects: Tensor, values: Tensor, ids: Tensor) -> Tensor:
@@ -61,42 +69,43 @@ class ValueEffects(nn.Module):
         found = [(nn.functional.embedding(one, effects) * shares_of(own).unsqueeze(-1)).sum(-2) for one, own in columns]
         return torch.cat(found, dim=-1)
 
-    def fold_of(self, ids: Tensor) -> Tensor:
-        """Ids [..., I] -> the fold of each row, a hash of its values: the same rows are in the same fold."""
-        hashed = torch.zeros_like(ids[..., 0], dtype=torch.int64)  # tables hold ids of 32 bits
-        for slot in range(ids.shape[-1]):
-            hashed = (hashed + ids[..., slot]) * MULTIPLIER
-        return (hashed >> 33).remainder(self.folds)
+    def fold_of(self, rows: Tensor) -> Tensor:
+        """Rows [...] of the table of items -> the fold of each, a hash: all requests of an item are in one fold."""
+        return (rows.long() * MULTIPLIER >> 33).remainder(self.folds)
 
     @torch.no_grad()
-    def fit(self, ids: Tensor, labels: Tensor) -> None:
-        """Estimate the effects from ids [R, I] and labels [R, T], NaN where unknown."""
-        ids = ids.long()
-        fold = self.fold_of(ids)
+    def fit(self, ids: Tensor, rows: Tensor, labels: Tensor, weights: Tensor | None = None) -> None:
+        """Estimate the effects from ids [N, I] of the items, rows [R] of them, labels [R, T], NaN where unknown, weights [R].
+
+        A column of values that are all in one row or in one fold, such as an id, says nothing out of fold: it gets no effects.
+        """
+        fold, ids = self.fold_of(rows), ids[rows].long()
+        weights = torch.ones_like(labels[:, 0]) if weights is None else weights
         for label in range(labels.shape[1]):
             known = ~labels[:, label].isnan()
-            self.effects[:, label] = self._estimate(ids[known], labels[known, label])
+            self.effects[:, label] = self._estimate(ids[known], labels[known, label], weights[known])
             for number in range(self.folds):
                 others = known & (fold != number)
-                self.of_folds[number, :, label] = self._estimate(ids[others], labels[others, label])
-        deviations = self._out_of_fold(ids).std(0, correction=0).clamp(min=1e-3).view(len(self.sizes), -1)
-        of_values = deviations.repeat_interleave(torch.tensor(self.sizes, device=ids.device), dim=0)
-        self.effects /= of_values
-        self.of_folds /= of_values
+                self.of_folds[number, :, label] = self._estimate(ids[others], labels[others, label], weights[others])
+        deviations = self._out_of_fold(ids, fold).std(0, correction=0).view(len(self.sizes), -1)
+        units = torch.where(deviations < LEAST_DEVIATION, 0.0, 1 / deviations)
+        of_values = units.repeat_interleave(torch.tensor(self.sizes, device=ids.device), dim=0)
+        self.effects *= of_values
+        self.of_folds *= of_values
 
-    def _estimate(self, ids: Tensor, reached: Tensor) -> Tensor:
+    def _estimate(self, ids: Tensor, reached: Tensor, weights: Tensor) -> Tensor:
         """Return the effects [W] of one label by backfitting: modes of their posterior, variances by its approximation."""
-        reached = reached.double().clamp(0, 1)
+        reached, weights = reached.double().clamp(0, 1), weights.double().unsqueeze(-1)
         effects = [torch.zeros(size, dtype=torch.float64, device=ids.device) for size in self.sizes]
-        if not len(reached) or not 0 < (rate := reached.mean()) < 1:
+        if not len(reached) or not 0 < (rate := (reached * weights[:, 0]).sum() / weights.sum()) < 1:
             return torch.cat(effects).float()
         logits, variances = rate.logit().expand_as(reached), [INITIAL_VARIANCE] * len(effects)
-        columns = [(own, shares_of(own).double()) for own in ids.split(self.slots, dim=-1)]
+        columns = [(own, shares_of(own).double(), weights * shares_of(own)) for own in ids.split(self.slots, dim=-1)]
         for _ in range(SWEEPS):
-            for number, (own, shares) in enumerate(columns):
+            for number, (own, shares, weighed) in enumerate(columns):
                 chances = logits.sigmoid()
                 gradient, curvature = (
-                    torch.bincount(own.flatten(), (one.unsqueeze(-1) * shares).flatten(), self.sizes[number])
+                    torch.bincount(own.flatten(), (one.unsqueeze(-1) * weighed).flatten(), self.sizes[number])
                     for one in (reached - chances, chances * (1 - chances))
                 )
                 # shares of a row add up to 1, so all steps together are at most a Newton step of the row (Jensen)

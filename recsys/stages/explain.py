@@ -18,6 +18,7 @@ from recsys.features.state import history_events, item_key
 from recsys.items.catalogue_overlay import CatalogueOverlay
 from recsys.items.live_state import LiveState
 from recsys.items.store import Change
+from recsys.policy.compose import REFUSED_OVERRIDES
 from recsys.policy.value import CompiledValue
 from recsys.stages.release import check_release, check_slates
 from recsys.stages.stage import QUERY, SLATE, Rank, Tensors
@@ -73,7 +74,8 @@ class Explain:
         names, occluded = occluded_variants(
             self.spec, arrays, np.array(list(places.values()), dtype=np.int64), self.popular
         )
-        value = self.value.with_weights(query.policy.get("weights", {}))
+        refused = REFUSED_OVERRIDES in slate.degraded
+        value = self.value if refused else self.value.with_weights(query.policy.get("weights", {}))
         utilities = value(self.rank.model(occluded)[PROBABILITIES]).astype(np.float64)
         added = np.nan_to_num(utilities[0] - utilities[1:])
         groups = [name for name in names[1:] if not name.startswith(EVENT)]

@@ -97,7 +97,9 @@ class RankingTask(pl.LightningModule):
         present = rows != PAD
         self.ranker.fit_scores(self.train_batch["candidate_scores"][present])
         if "ids" in dict(self.items.named_buffers()):
-            self.ranker.fit_values(self.items["ids"], rows[present], self.train_batch["labels"][present])
+            labels, weights = self.train_batch["labels"][present], self.train_batch.get("candidate_weights")
+            weights = None if weights is None else weights[present]
+            self.ranker.fit_values(self.items["ids"], rows[present], labels, weights)
 
     def on_fit_start(self) -> None:
         for batch in (self.train_batch, self.valid_batch):

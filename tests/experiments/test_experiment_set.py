@@ -46,7 +46,17 @@ def counts(experiments, name):
     [
         ({"name": "two words"}, "up to 64 letters"),
         ({"arms": {"control": {"share": 1.0}}}, "has 1 arm; give two or more"),
-        ({"arms": {"control": {"share": 0.5}, "b": {"share": 0.4}}}, "add up to 0.9"),
+        ({"arms": {"control": {"share": 0.5}, "b": {"share": 0.4}}}, r"the shares of its arms add up to 0\.9"),
+        ({"arms": {"control": {"share": 1.0}, "b": {"share": 0.0}}}, r"arms\.b\.share is 0"),
+        ({"arms": {"none": {"share": 0.5}, "b": {"share": 0.5}}}, "by which figures name those who take no part"),
+        ({"less": ["click_per_reqest"]}, "less names 'click_per_reqest'; did you mean 'click_per_request'"),
+        ({"guardrails": ["a", "a"]}, "a guardrail twice"),
+        ({"when": "num_events >="}, "is no expression"),
+        ({"planned_users": 2.7}, "write a whole number"),
+        (
+            {"arms": {"a": {"share": 0.5}, "b": {"share": 0.5, "policy": {"weights": {"w": "x"}}}}},
+            r"arms\.b\.policy\.weights\.w is 'x'; write a finite number",
+        ),
         ({"arms": {"control": {"share": 0.5}, "b": {"share": 0.5, "rules": "x"}}}, "write share, and policy"),
         (
             {"arms": {"control": {"share": "half"}, "b": {"share": 0.5}}},
@@ -147,6 +157,13 @@ def test_the_policy_of_an_arm_comes_with_it():
     experiments = compiled({})
     found = {tuple(arms.items()): policy for arms, policy in (experiments.assign(query(user)) for user in USERS[:50])}
     assert found == {(("wider", "control"),): {}, (("wider", "wide"),): {"diversity": {"trade_off": 0.6}}}
+
+
+def test_an_experiment_is_independent_of_a_layer_of_its_name():
+    same = {"arms": {"control": {"share": 0.5}, "b": {"share": 0.5}}}
+    found = compiled({"name": "slate", "users": 0.5, **same}, {"layer": "slate", "users": [0.5, 1.0], **same})
+    both = sum(len(found.assign(query(user))[0]) == 2 for user in USERS)
+    assert abs(both / len(USERS) - 0.25) < 0.015
 
 
 def test_a_version_is_named_by_what_it_says():

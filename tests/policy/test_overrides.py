@@ -1,5 +1,7 @@
 """Overrides of a policy by arms: the same slates as a policy configured so, in batches of any mixture."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -62,7 +64,10 @@ def test_slates_are_those_of_a_policy_so_configured(chosen, seed):
         ([], "write a mapping"),
         ({"divresity": {}}, "unknown key 'divresity'; did you mean 'diversity'"),
         ({"weights": 3}, r"policy\.weights is 3; write a mapping"),
-        ({"weights": {"w": float("nan")}}, "no plain number"),
+        ({"weights": {"w": float("nan")}}, "write a finite number"),
+        ({"weights": {"w": "much"}}, r"policy\.weights\.w is 'much'"),
+        ({"discount": "high"}, r"policy\.discount is 'high'"),
+        ({"exploration": {"rate": float("inf")}}, "no plain number"),
     ],
 )
 def test_what_is_no_override_is_refused_without_a_bundle(document, message):
@@ -74,12 +79,10 @@ def test_what_is_no_override_is_refused_without_a_bundle(document, message):
     ("document", "message"),
     [
         ({"weights": {"v": 1.0}}, r"policy\.weights names 'v', which the value formula does not have"),
-        ({"weights": {"w": "much"}}, r"policy\.weights\.w is 'much'"),
-        ({"discount": "high"}, "write a number"),
-        ({"discount": 11}, "discount"),
+        ({"discount": 11}, r"^policy.*discount"),
         ({"diversity": {"kind": "dpp"}}, "changes 'kind', which another bundle is needed for"),
         ({"diversity": {"content": 0.5}}, "changes 'content'"),
-        ({"diversity": {"trade_off": 2}}, "trade_off"),
+        ({"diversity": {"trade_off": 2}}, "^policy: diversity.trade_off"),
         ({"exploration": {"kind": "epsilon"}}, "lacks the key"),
         ({"exploration": {"kind": "magic"}}, "choose one of"),
     ],
@@ -87,6 +90,14 @@ def test_what_is_no_override_is_refused_without_a_bundle(document, message):
 def test_overrides_that_do_not_fit_the_bundle_are_named(document, message):
     with pytest.raises(ConfigError, match=message):
         overridden(BASE, document)
+
+
+def test_a_policy_that_was_changed_has_variants_of_its_own():
+    assert BASE.variant({"discount": 1.5}) is not None
+    changed = policy(explore=EpsilonGreedy(rate=0.5, first=0))
+    copied = replace(changed, exploration=BASE.exploration)
+    changed.variant({"discount": 1.5})
+    assert copied.variant({"discount": 1.5}).exploration is BASE.exploration
 
 
 def test_a_dial_that_was_off_has_no_shares_to_turn_on():

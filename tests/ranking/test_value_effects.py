@@ -38,7 +38,7 @@ def rows():
 @pytest.fixture(scope="module")
 def fitted(rows):
     effects = module()
-    effects.fit(rows[0], rows[2])
+    effects.fit(rows[0], torch.arange(ROWS), rows[2])
     return effects
 
 
@@ -53,7 +53,7 @@ def test_a_value_of_few_rows_is_drawn_towards_nothing():
     labels = torch.cat([torch.ones(51), torch.tensor([0.0, 1.0]).repeat(500)])
     ids = torch.cat([torch.full((1,), 2), torch.full((50,), 3), torch.full((1_000,), 4)])
     effects = module([Column(name="shop", kind="category", vocabulary=("rare", "often", "usual"))])
-    effects.fit(ids[:, None], labels[:, None])
+    effects.fit(ids[:, None], torch.arange(len(ids)), labels[:, None])
     rare, often, usual = effects.eval()(torch.tensor([[2], [3], [4]])).flatten().tolist()
     assert usual < rare < often
     assert often > 3 * rare
@@ -62,10 +62,11 @@ def test_a_value_of_few_rows_is_drawn_towards_nothing():
 def test_a_row_of_the_estimate_reads_nothing_of_its_fold(rows, fitted):
     """Labels of a fold are turned round; effects of its rows stay, but for the unit, and those of the other folds change."""
     ids, _, labels = rows
-    own = fitted.fold_of(ids) == 1
+    numbers = torch.arange(ROWS)
+    own = fitted.fold_of(numbers) == 1
     poisoned = module()
-    poisoned.fit(ids, torch.where(own[:, None], 1 - labels, labels))
-    first, second = (one.train()(ids) for one in (fitted, poisoned))
+    poisoned.fit(ids, numbers, torch.where(own[:, None], 1 - labels, labels))
+    first, second = (one.train()(ids, numbers) for one in (fitted, poisoned))
     units = (first[own] / second[own]).nanmedian(0).values
     torch.testing.assert_close(first[own], second[own] * units, rtol=1e-3, atol=1e-5)
     assert (first[~own] - second[~own] * units).abs().mean() > 0.05
@@ -74,14 +75,45 @@ def test_a_row_of_the_estimate_reads_nothing_of_its_fold(rows, fitted):
 def test_a_constant_label_and_an_unknown_one_have_no_effects(rows):
     ids, _, labels = rows
     effects = module(labels=3)
-    effects.fit(ids, torch.cat([torch.zeros_like(labels), torch.full_like(labels, torch.nan), labels], dim=1))
+    effects.fit(
+        ids,
+        torch.arange(ROWS),
+        torch.cat([torch.zeros_like(labels), torch.full_like(labels, torch.nan), labels], dim=1),
+    )
     found = effects.eval()(ids).unflatten(-1, (3, 3))
     assert found[..., :2].abs().max() == 0
     assert found[..., 2].std(0).min() > 0.5
 
 
-def test_ids_of_32_bits_are_in_the_same_folds(rows, fitted):
-    torch.testing.assert_close(fitted.train()(rows[0].int()), fitted.train()(rows[0]))
+def test_rows_of_32_bits_are_in_the_same_folds(rows, fitted):
+    numbers = torch.arange(ROWS)
+    torch.testing.assert_close(fitted.train()(rows[0].int(), numbers.int()), fitted.train()(rows[0], numbers))
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_column_that_says_nothing_out_of_fold_says_nothing_served(rows, own):
+    """An id of every row, and one of every item whose requests are all in its fold; the column beside it keeps its effects."""
+    _, _, labels = rows
+    items = torch.arange(ROWS) if own else torch.arange(ROWS) % 200
+    table = torch.stack([2 + torch.arange(ROWS), 2 + torch.arange(ROWS) % 7], dim=1)
+    columns = [Column(name="id", kind="category", hash_size=ROWS), Column(name="week", kind="category", hash_size=7)]
+    effects = module(columns)
+    effects.fit(table, items, labels * (items[:, None] % 7 < 3))
+    served = effects.eval()(table[items])
+    assert served[:, 0].abs().max() == 0
+    assert served.abs().max() < 10
+    assert served[:, 1].std() > 0.5
+
+
+def test_rows_of_weight_0_are_as_if_they_were_not_there(rows):
+    ids, _, labels = rows
+    half, numbers = torch.arange(ROWS) < ROWS / 2, torch.arange(ROWS)
+    weighed, alone = module(), module()
+    weighed.fit(ids, numbers, torch.where(half[:, None], labels, 1 - labels), half.float())
+    alone.fit(ids, numbers[half], labels[half])
+    first, second = weighed.eval()(ids), alone.eval()(ids)
+    for column in range(3):
+        assert np.corrcoef(first[:, column], second[:, column])[0, 1] > 0.999
 
 
 @settings(max_examples=50, deadline=None)

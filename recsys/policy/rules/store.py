@@ -280,7 +280,7 @@ def _before(entries: Sequence[RuleVersion]) -> RuleVersion:
             pile.append(entry.version)
     if len(pile) < 2:
         found = f"{pile[0]} is the first version" if pile else "nothing was published yet"
-        raise ConfigError(f"there is nothing to go back to: {found}; publish the rules that shall serve")
+        raise ConfigError(f"there is nothing to go back to: {found}; publish what shall serve")
     return _found(entries, pile[-2])
 
 
