@@ -134,6 +134,10 @@ def report(
     for arm, result in results.items():
         console.print(effects_of(experiment, arm, result).table())
         print_line(result.verdict, VERDICTS[result.verdict])
+        if experiment.effect is not None and result.excludes(experiment.primary, experiment.effect):
+            print_line(
+                "small", f"an effect of {experiment.effect:g} or more on {experiment.primary} is excluded: it may end"
+            )
         console.print()
     file = measured.folder / "page.html"
     with atomic_file(file) as draft:

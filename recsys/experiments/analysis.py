@@ -68,6 +68,10 @@ class ExperimentResult:
     metrics: Mapping[str, MetricResult]
     sample_ratio_p_value: float
 
+    def excludes(self, metric: str, effect: float) -> bool:
+        """Return whether the interval of a metric holds no effect of this size, of either sign."""
+        return max(map(abs, self.metrics[metric].interval)) < abs(effect)
+
 
 def analyse(plan: ExperimentPlan, metrics: Mapping[str, Mapping[str, ArmUsers]]) -> ExperimentResult:
     """Compare the arms. metrics: metric -> CONTROL and TREATMENT -> their users, all users of the arm in the primary metric."""

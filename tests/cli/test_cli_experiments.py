@@ -122,6 +122,18 @@ def test_the_report_of_a_better_arm_says_so(
     assert "relative to control" in page
 
 
+def test_a_report_says_when_an_effect_that_matters_is_excluded(
+    shop_log: Path, folder: Path, typed: Any, capsys: Capture
+) -> None:
+    for effect, said in ((5.0, True), (0.001, False)):
+        (folder / "experiments.yaml").write_text(document(effect=effect))
+        store = folder / f"store{effect}"
+        assert typed("experiments", "publish", folder / "experiments.yaml", "--store", store, "--why", "x") == 0
+        arguments = ("experiments", "report", EXPERIMENT, shop_log, "--store", store, "--out", folder / "out")
+        assert typed(*arguments, "--settings", folder / "measure.yaml") == 0
+        assert ("is excluded: it may end" in capsys.readouterr().out) == said
+
+
 @pytest.mark.parametrize(
     ("changes", "name", "message"),
     [
