@@ -142,7 +142,7 @@ def test_rollback_is_an_audited_entry_and_a_second_one_goes_further_back(store: 
         store.history()[1].report,
     )
     assert store.rollback(who="bob", why="still").version == first
-    with pytest.raises(ConfigError, match=f"{first} is the first version; publish the rules that shall serve"):
+    with pytest.raises(ConfigError, match=f"{first} is the first version; publish what shall serve"):
         store.rollback(who="bob", why="once more")
     assert [one.action for one in store.history()] == ["publish"] * 3 + ["rollback"] * 2
 
