@@ -19,7 +19,6 @@ from torch import Tensor
 from recsys.cache.stage_cache import NO_CACHE, StageCache
 from recsys.contracts import PAD
 from recsys.errors import ConfigError, check_ranges
-from recsys.evaluation.intervals import paired_p_value
 from recsys.evaluation.pareto import ValidationOutcomes
 from recsys.features.encode import ItemTable
 from recsys.features.spec import FeatureSpec
@@ -40,13 +39,12 @@ from recsys.ranking.uncertainty import LastLayerPosterior, information
 from recsys.training.balance import Balance, balance_of, check_balance
 from recsys.training.batches import index_batches
 from recsys.training.device_tensors import DeviceTensors
+from recsys.training.ranker_gain import RankerGain
 from recsys.training.ranking_examples import ExampleSampling, RankingExamples, RetrievalVersion, tensors
 from recsys.training.trainer import FINISHED_FILE, OptimConfig, Trainer, write_finished
 
 MONITORED = {"ndcg@10": "ranking/ndcg@10", "likelihood": "ranking/likelihood"}
 """values of ranking.watch -> metric as it is logged"""
-GAIN_LEVEL, GAIN_SEED = 0.05, 0
-"""level of the one-sided test of a ranker against the order of retrieval, and the seed of its bootstrap"""
 MAX_SURVEYED = 4_000
 """training requests, at most, from which the posterior's information and the calibrator's intercept are estimated"""
 SCORING_BATCH = 64
@@ -197,47 +195,6 @@ class RankingTask(pl.LightningModule):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RankerGain:
-    """Comparison of a trained ranker with the order of retrieval, on validation requests that did not choose its epoch."""
-
-    retrieval: float
-    """mean NDCG@10 of the target"""
-    ranker: float
-    p_value: float
-    """of a difference of 0, paired over the requests, two-sided"""
-
-    @staticmethod
-    def of(validated: np.ndarray, retrieval: np.ndarray) -> "RankerGain | None":
-        """Compare NDCG@10 of the same requests: of all epochs [E, B] and of retrieval [B]; None without a request.
-
-        Cross-fitted: each half of the requests is ranked by the epoch that is best on the other half, or by retrieval where
-        no epoch is better there, since the best epoch of all looks better than it is on the requests that chose it.
-        """
-        if not len(retrieval):
-            return None
-        first = np.random.default_rng(GAIN_SEED).permutation(len(retrieval)) < len(retrieval) / 2
-        ranker = retrieval.copy()
-        for half in (first, ~first) if len(retrieval) > 1 else ():
-            means = validated[:, ~half].mean(axis=1)
-            if means.max() > retrieval[~half].mean():
-                ranker[half] = validated[means.argmax(), half]
-        p_value = paired_p_value(ranker, retrieval, GAIN_SEED)
-        return RankerGain(retrieval=float(retrieval.mean()), ranker=float(ranker.mean()), p_value=p_value)
-
-    def helps(self, num_objectives: int) -> bool:
-        """Return whether the ranker is kept: for one objective where it is better beyond chance, at 5% one-sided.
-
-        Further objectives are ordered by the ranker alone, so with them a better mean for the target is enough.
-        """
-        better = self.ranker > self.retrieval
-        return better and (num_objectives > 1 or self.p_value < 2 * GAIN_LEVEL)
-
-    def figures(self, period: str) -> str:
-        """Return the comparison as words for a report."""
-        return f"NDCG@10 on {period} {self.ranker:.4f}, retrieval {self.retrieval:.4f}, p {self.p_value:.3f}"
-
-
-@dataclass(frozen=True, kw_only=True)
 class TrainedRanker:
     """The second stage, and its predictions on the validation."""
 
@@ -249,9 +206,9 @@ class TrainedRanker:
     calibrated_on: tuple[RetrievalVersion, ...]
     epochs: int
     """0: the order of retrieval is kept"""
-    gain: "RankerGain | None" = None
+    gain: RankerGain | None = None
     """over the order of retrieval on validation; None where nothing was compared"""
-    exchanged_gain: "RankerGain | None" = None
+    exchanged_gain: RankerGain | None = None
     """the same of a ranker that learnt from the validation, on the period that this one learnt from"""
     taught: bool = False
     """whether it learnt from teachers that were better on the validation"""
@@ -273,6 +230,18 @@ class TrainedRanker:
             return self.calibrator(*logits_and_request(self.ranker, self.calibrator.parents, joined))
 
         return _scored(calibrated_batch, tensors(examples)).numpy()
+
+
+@dataclass(frozen=True, kw_only=True)
+class FittedTask:
+    """A trained task, before its calibration."""
+
+    task: RankingTask
+    train: RankingExamples
+    """with the labels that it learnt from"""
+    parents: Parents
+    epochs: int
+    gain: RankerGain | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -355,7 +324,8 @@ class RankerTrainerConfig(OptimConfig):
             return trained
         unseen: dict[str, Any] = {"trainer": trainer.without_report(), "loggers": [], **of_both}  # one fit a curve
         own = folder.with_name(f"{folder.name}_exchanged")
-        exchanged = self.fit(spec, items, valid, train, folder=own, taught=trained.taught, **unseen).gain
+        chosen = self._with_pointwise(taught=trained.taught)
+        exchanged = chosen._fitted(spec, items, valid, train, folder=own, epochs=None, **unseen).gain
         if exchanged is None or exchanged.ranker > exchanged.retrieval:
             return replace(trained, exchanged_gain=exchanged)
         own = folder.with_name(f"{folder.name}_untrained")
@@ -385,6 +355,50 @@ class RankerTrainerConfig(OptimConfig):
         if isinstance(self.pointwise, DistillationWhereBetter):
             options: dict[str, Any] = {"trainer": trainer, "seed": seed, "loggers": loggers, "cache": cache}
             return self._better(self.pointwise, (spec, items, train, valid), folder, epochs, taught, options)
+        fitted = self._fitted(
+            spec,
+            items,
+            train,
+            valid,
+            trainer=trainer,
+            folder=folder,
+            seed=seed,
+            loggers=loggers,
+            cache=cache,
+            epochs=epochs,
+        )
+        task, train = fitted.task, fitted.train
+        weight_change = task.ranker.weight_change()
+        posterior = LastLayerPosterior(*weight_change.shape)
+        posterior.fit(task.information(train, fitted.parents), weight_change)
+        calibrator, probabilities = calibrated(task, train, valid, fitted.parents)
+        outcomes = ValidationOutcomes(rows=valid.candidate_rows, probabilities=probabilities, labels=valid.labels)
+        return TrainedRanker(
+            ranker=task.ranker,
+            calibrator=calibrator,
+            posterior=posterior,
+            outcomes=outcomes,
+            learnt_from=train.retrievals,
+            calibrated_on=valid.retrievals,
+            epochs=fitted.epochs,
+            gain=fitted.gain,
+        )
+
+    def _fitted(
+        self,
+        spec: FeatureSpec,
+        items: ItemTable,
+        train: RankingExamples,
+        valid: RankingExamples,
+        *,
+        trainer: Trainer,
+        folder: Path,
+        seed: int,
+        loggers: list[Logger],
+        cache: StageCache,
+        epochs: int | None,
+    ) -> "FittedTask":
+        """Train a task, with its teachers where it has some, and bring it back to the CPU."""
         pl.seed_everything(seed, verbose=False)
         target = list(spec.objectives).index(spec.target)
         parents = parents_of(train.labels[train.candidate_rows != PAD])
@@ -401,22 +415,14 @@ class RankerTrainerConfig(OptimConfig):
         task.set_examples(train, valid)
         run: dict[str, Any] = {"trainer": trainer, "folder": folder, "seed": seed, "loggers": loggers, "cache": cache}
         epochs, gain = (0, None) if epochs == 0 else self._train(task, spec, items, train, valid, epochs=epochs, **run)
-        task = task.cpu().eval()
-        weight_change = task.ranker.weight_change()
-        posterior = LastLayerPosterior(*weight_change.shape)
-        posterior.fit(task.information(train, parents), weight_change)
-        calibrator, probabilities = calibrated(task, train, valid, parents)
-        outcomes = ValidationOutcomes(rows=valid.candidate_rows, probabilities=probabilities, labels=valid.labels)
-        return TrainedRanker(
-            ranker=task.ranker,
-            calibrator=calibrator,
-            posterior=posterior,
-            outcomes=outcomes,
-            learnt_from=train.retrievals,
-            calibrated_on=valid.retrievals,
-            epochs=epochs,
-            gain=gain,
-        )
+        return FittedTask(task=task.cpu().eval(), train=train, parents=parents, epochs=epochs, gain=gain)
+
+    def _with_pointwise(self, *, taught: bool) -> "RankerTrainerConfig":
+        """Return the configuration that `DistillationWhereBetter` chose; itself where it chooses nothing."""
+        if not isinstance(self.pointwise, DistillationWhereBetter):
+            return self
+        student = Distillation(weight=self.pointwise.weight, teachers=self.pointwise.teachers)
+        return replace(self, pointwise=student if taught else BinaryCrossEntropy())
 
     def _train(
         self,
@@ -498,11 +504,11 @@ class RankerTrainerConfig(OptimConfig):
         epochs: as many, and nothing is chosen: by the labels unless `taught`.
         """
         _, _, train, valid = data
-        student = replace(self, pointwise=Distillation(weight=distillation.weight, teachers=distillation.teachers))
+        student = self._with_pointwise(taught=True)
         of_student = {**options, "folder": folder.with_name(f"{folder.name}_taught")}
         if taught:
             return replace(student.fit(*data, epochs=epochs, **of_student), taught=True)
-        plain = replace(self, pointwise=BinaryCrossEntropy()).fit(*data, folder=folder, epochs=epochs, **options)
+        plain = self._with_pointwise(taught=False).fit(*data, folder=folder, epochs=epochs, **options)
         cells = int((train.candidate_rows != PAD).sum())
         if epochs is not None or taught is not None or cells > distillation.most_cells:
             return plain

@@ -20,7 +20,8 @@ from recsys.ranking.losses import BinaryCrossEntropy, ListNet
 from recsys.ranking.model import RankerSizes
 from recsys.training.optimizers import DEFAULT_OPTIMIZER
 from recsys.training.prepare import prepare
-from recsys.training.ranking import RankerGain, RankerTrainerConfig, RankingTask
+from recsys.training.ranker_gain import RankerGain
+from recsys.training.ranking import RankerTrainerConfig, RankingTask
 from recsys.training.ranking_examples import ExampleSampling
 from recsys.training.schedules import DEFAULT_SCHEDULE
 from recsys.training.slates import Slates, logged_examples
