@@ -14,7 +14,7 @@ from rich.text import Text
 
 from recsys.bundle import Bundle
 from recsys.cli.experiment_page import effects_of, page
-from recsys.cli.measure import settings_of
+from recsys.cli.measure import measured_log, settings_of
 from recsys.cli.versions import From, Key, StorePath, VersionCommands, Who, Why, login, print_line
 from recsys.errors import ConfigError, DataError, QueryError, check_ranges
 from recsys.experiments.analysis import CONTROL, TREATMENT, VERDICTS, ExperimentPlan, ExperimentResult, analyse
@@ -24,7 +24,6 @@ from recsys.experiments.experiment_store import ExperimentStore
 from recsys.measurement.arms import arm_users, user_values
 from recsys.measurement.kpis import Period
 from recsys.measurement.outcomes import USERS, MeasuredLog
-from recsys.measurement.settings import MeasurementSettings
 from recsys.policy.overrides import overridden
 from recsys.stages import load_rules, read_spec, request_types
 from recsys.stores.atomic_files import atomic_file
@@ -92,7 +91,7 @@ def plan(
 ) -> None:
     """Compute how many users and days an experiment needs, from the users of a log, and whether its metric can be trusted."""
     check_ranges("plan", users=(users, 1e-6, 1.0))
-    measured = _measured(log, out, settings_of(data, settings))
+    measured, _ = measured_log(log, out, settings_of(data, settings))
     period = _last_days(measured, days)
     found = user_values(measured, metric, period)
     spread = deviation(found.x, found.y)
@@ -126,10 +125,8 @@ def report(
     """Report the effects of an experiment on its metrics, and what to do; looking at any time is allowed."""
     experiment = _published(ExperimentStore(store), name)
     split = f"arms.{name}"
-    settings_read = settings_of(data, settings)
-    measured = _measured(
-        log, log.parent / "experiments" / name if out is None else out, replace(settings_read, by=(split,))
-    )
+    folder = log.parent / "experiments" / name if out is None else out
+    measured, _ = measured_log(log, folder, replace(settings_of(data, settings), by=(split,)))
     results = _results(experiment, measured, split, peeking=not one_look)
     for arm, result in results.items():
         console.print(effects_of(experiment, arm, result).table())
@@ -202,12 +199,6 @@ def _checked(file: Path, bundle: Path | None) -> ExperimentSet:
         for name, arm in one.arms.items():
             overridden(policy, arm.policy, f"the experiment {one.name!r}: arms.{name}.policy")
     return found
-
-
-def _measured(log: Path, folder: Path | None, settings: MeasurementSettings) -> MeasuredLog:
-    measured = MeasuredLog(log=log, folder=log.parent / "measurement" if folder is None else folder, settings=settings)
-    measured.update()
-    return measured
 
 
 def _last_days(log: MeasuredLog, days: int) -> Period:

@@ -38,10 +38,7 @@ def measure(
     What was read before is not read again.
     """
     last = None if until is None else _day(until)
-    measured = MeasuredLog(
-        log=log, folder=log.parent / FOLDER if out is None else out, settings=settings_of(data, settings)
-    )
-    num_rows = measured.update()
+    measured, num_rows = measured_log(log, out, settings_of(data, settings))
     newest = max(measured.days(USERS))
     last = newest if last is None else last
     period = Period(first=last - timedelta(days=days - 1), last=last)
@@ -61,6 +58,15 @@ def measure(
     for name, file in (("figures", KPIS), ("page", PAGE), ("gauges", FILE)):
         console.print(Text(f"{name:8} {measured.folder / file}"), soft_wrap=True)
     console.print(Text(f"next     {command} --days 7"), style="bold", soft_wrap=True)
+
+
+def measured_log(log: Path, out: Path | None, settings: MeasurementSettings) -> tuple[MeasuredLog, int]:
+    """Measure what a log holds beyond the last call; return the measurement and the number of new rows.
+
+    out: None for `measurement` beside the log
+    """
+    measured = MeasuredLog(log=log, folder=log.parent / FOLDER if out is None else out, settings=settings)
+    return measured, measured.update()
 
 
 def settings_of(data: Path | None, settings: Path | None) -> MeasurementSettings:

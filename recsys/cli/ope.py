@@ -13,11 +13,10 @@ from rich.text import Text
 
 from recsys.bundle import Bundle
 from recsys.cli.data_report import Chapter
-from recsys.cli.measure import settings_of
+from recsys.cli.measure import measured_log, settings_of
 from recsys.errors import ConfigError, DataError
 from recsys.experiments.slate_off_policy import SlateEstimate, slate_values
 from recsys.measurement.candidate_value import Candidate, slate_log
-from recsys.measurement.outcomes import FOLDER, MeasuredLog
 from recsys.policy.overrides import check_overrides
 from recsys.policy.rules.rule_set import RuleSet
 
@@ -44,10 +43,7 @@ def ope(
         rules=None if rules is None else RuleSet.read(rules),
         overrides=_overrides(policy),
     )
-    measured = MeasuredLog(
-        log=log, folder=log.parent / FOLDER if out is None else out, settings=settings_of(data, settings)
-    )
-    measured.update()
+    measured, _ = measured_log(log, out, settings_of(data, settings))
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("requests answered by the candidate")
         compared = slate_log(
@@ -63,9 +59,9 @@ def ope(
     for assumption, one in found.items():
         console.print(Text(f"{assumption}: {_sentence(one)}"), soft_wrap=True)
     if not any(isinstance(one, SlateEstimate) for one in found.values()):
-        console.print(
-            Text("next     python -m recsys experiments plan " + shlex.quote(str(log))), style="bold", soft_wrap=True
-        )
+        measure = f"--data {shlex.quote(str(data))}" if settings is None else f"--settings {shlex.quote(str(settings))}"
+        command = f"experiments plan {shlex.quote(str(log))} {measure} --metric {outcome}_per_request --effect 0.01"
+        console.print(Text(f"next     python -m recsys {command}"), style="bold", soft_wrap=True)
         raise typer.Exit(1)
     console.print(Text("next     python -m recsys experiments check experiments.yaml"), style="bold", soft_wrap=True)
 

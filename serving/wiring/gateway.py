@@ -103,24 +103,14 @@ def run_gateway(
         lifespan=_lifespan(log, states),
     )
     gateway = build(parts)
-    for name, description, value in (
-        *_spool_gauges(log, spool),
-        *_disk_gauges(layout),
-        *key_gauges,
-        *_experiment_gauges(experiments),
-    ):
+    gauges = *_spool_gauges(log, spool), *_disk_gauges(layout), *key_gauges, *_experiment_gauges(experiments)
+    for name, description, value in gauges:
         gateway.metrics.gauge(name, description, value)
     gateway.metrics.append(partial(_measured_page, layout.measurement / FILE))
     if endpoints.triton.url.startswith(UNIX):
         gateway.metrics.append(partial(_triton_page, Path(endpoints.triton.url.removeprefix(UNIX)).parent))
-    serve_gateway(
-        gateway,
-        listening,
-        lame_duck_s=settings.lame_duck_s,
-        drain_s=settings.drain_s,
-        log=sys.stdout,
-        ready=ready,
-    )
+    ends = {"lame_duck_s": settings.lame_duck_s, "drain_s": settings.drain_s}
+    serve_gateway(gateway, listening, log=sys.stdout, ready=ready, **ends)
 
 
 def _experiment_gauges(experiments: LiveExperiments) -> Sequence[NamedGauge]:
