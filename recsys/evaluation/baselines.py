@@ -26,6 +26,23 @@ class Baseline(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ScorerByHistory:
+    """Scores of one baseline for users with a history, and of another one for users without.
+
+    A baseline of histories has the same score for all items where there is none; nobody would serve that.
+    """
+
+    with_history: Scorer
+    without_history: Scorer
+
+    def scores(self, histories: Histories) -> np.ndarray:
+        scores = self.with_history.scores(histories)
+        if len(new := np.flatnonzero(histories.lengths == 0)):
+            scores[new] = self.without_history.scores(histories.batch(new))
+        return scores
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PopularityScorer:
     """Scores that do not depend on the history."""
 

@@ -1,6 +1,6 @@
 """Evaluation protocol: the same queries for all systems, tuned baselines beside them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -8,10 +8,10 @@ import numpy as np
 
 from recsys.cache.stage_cache import NO_CACHE, Result, StageCache
 from recsys.data.splits import TEST, VALIDATION, Split
-from recsys.errors import check_ranges
-from recsys.evaluation.baselines import NotApplicableError
+from recsys.errors import ConfigError, check_ranges
+from recsys.evaluation.baselines import NotApplicableError, ScorerByHistory
 from recsys.evaluation.scoreboard import Scoreboard
-from recsys.evaluation.tuning import TunedBaseline
+from recsys.evaluation.tuning import FittedBaseline, TunedBaseline, best_for_new_users
 from recsys.progress import Progress, silent
 from recsys.replay.evaluation_queries import EvaluationQueries
 from recsys.replay.interactions import UNLIMITED
@@ -34,6 +34,7 @@ class Evaluation:
         validation_seed: int,
         test_users: int,
         events_per_user: int,
+        for_new_users: Sequence[str],
     ) -> None:
         """
         baselines: name in the table -> baseline; null removes one
@@ -41,6 +42,8 @@ class Evaluation:
         validation_seed: samples them where there are more
         test_users: maximum number of a test period, sampled by the same seed
         events_per_user: the newest, at most, of which item-item baselines count pairs
+        for_new_users: baselines that read no history; the best of them on validation ranks for users without one in the
+            rows of all others
         """
         check_ranges(
             "evaluation",
@@ -50,7 +53,12 @@ class Evaluation:
             events_per_user=(events_per_user, 1, UNLIMITED),
         )
         self.test_users, self.events_per_user = test_users, events_per_user
+        if unknown := sorted(set(for_new_users) - set(baselines)):
+            raise ConfigError(
+                f"evaluation.for_new_users names {unknown[0]!r}; wanted names of evaluation.baselines: {', '.join(baselines)}"
+            )
         self.baselines = {name: one for name, one in baselines.items() if one is not None}
+        self.for_new_users = tuple(name for name in for_new_users if name in self.baselines)
         self.validation_users = validation_users
         self.validation_seed = validation_seed
 
@@ -108,20 +116,43 @@ class Evaluation:
             max(MIN_TUNING_USERS, MAX_TUNING_SCORES // validation.num_items), self.validation_seed
         )
         queries = {"tuning": tuning.contents, "test": test.contents}
+        new_users = self._ranks_new_users(board, tuning, test)
         for name, baseline in self.baselines.items():
+            other = None if name in self.for_new_users else new_users
             try:
-                ranked = partial(_ranked, baseline, tuning, test, progress, f"baseline {name}")
-                document, arrays = cache.arrays("baselines", ranked, code=Evaluation, baseline=baseline, **queries)
+                ranked = partial(_ranked, baseline, tuning, test, other, progress, f"baseline {name}")
+                inputs = {"baseline": baseline, "new_users": other and other.parameters, **queries}
+                document, arrays = cache.arrays("baselines", ranked, code=Evaluation, **inputs)
             except NotApplicableError as reason:
                 board.note(f"{name} is left out: {reason}")
                 continue
             board.record_baseline(name, arrays["ranking"], parameters=document["parameters"])
         board.note(f"knobs of baselines chosen by NDCG@10 on {len(tuning):,} validation users")
 
+    def _ranks_new_users(
+        self, board: Scoreboard, tuning: EvaluationQueries, test: EvaluationQueries
+    ) -> FittedBaseline | None:
+        """Return the baseline that ranks for users without a history, and note it; None where there are none to rank for."""
+        named = {name: self.baselines[name] for name in self.for_new_users}
+        if test.histories.lengths.all() or (best := best_for_new_users(named, tuning, test)) is None:
+            return None
+        name, fitted = best
+        parameters = "".join(f", {key} {value}" for key, value in fitted.parameters.items())
+        board.note(f"baselines rank by {name}{parameters} for users without a history")
+        return replace(fitted, parameters={"name": name, **fitted.parameters})
+
 
 def _ranked(
-    baseline: TunedBaseline, tuning: EvaluationQueries, test: EvaluationQueries, progress: Progress, name: str
+    baseline: TunedBaseline,
+    tuning: EvaluationQueries,
+    test: EvaluationQueries,
+    new_users: FittedBaseline | None,
+    progress: Progress,
+    name: str,
 ) -> Result:
     """Tune and fit a baseline; return its chosen parameters and its ranking of the test queries."""
     choice = baseline.fit(tuning, test, progress, name)
-    return {"parameters": choice.parameters}, {"ranking": test.rank(test.scores_of(choice.scorer))}
+    scorer = choice.scorer
+    if new_users is not None:
+        scorer = ScorerByHistory(with_history=scorer, without_history=new_users.scorer)
+    return {"parameters": choice.parameters}, {"ranking": test.rank(test.scores_of(scorer))}

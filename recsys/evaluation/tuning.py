@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from recsys.errors import ConfigError
-from recsys.evaluation.baselines import Baseline
+from recsys.evaluation.baselines import Baseline, NotApplicableError
 from recsys.progress import Progress, silent, tracked
 from recsys.replay.evaluation_queries import EvaluationQueries
 from recsys.replay.interactions import Scorer
@@ -74,6 +74,28 @@ class TunedBaseline:
                 best, highest = choice, reached
         assert best is not None
         return best
+
+
+def best_for_new_users(
+    baselines: Mapping[str, TunedBaseline], validation: EvaluationQueries, test: EvaluationQueries
+) -> tuple[str, FittedBaseline] | None:
+    """Return the name and the fit, on all data that `test` allows, of the baseline that ranks best for users without a history.
+
+    It has the highest mean NDCG@10 over these users of `validation`, or over all users where each has a history. None without
+    a baseline that suits the data.
+    """
+    new = np.flatnonzero(validation.histories.lengths == 0)
+    judging = validation.only(new) if len(new) else validation
+    best, highest = None, -1.0
+    for name, baseline in baselines.items():
+        try:
+            chosen, fitted = baseline.fit(judging, judging), baseline.fit(judging, test)
+        except NotApplicableError:
+            continue
+        reached = float(judging.ndcg_at_10(judging.scores_of(chosen.scorer)).mean())
+        if reached > highest:
+            best, highest = (name, fitted), reached
+    return best
 
 
 def _same_knowledge(one: EvaluationQueries, other: EvaluationQueries) -> bool:

@@ -8,7 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.errors import ConfigError
-from recsys.evaluation.baselines import SECONDS_PER_DAY, NotApplicableError, Popularity, RecentPopularity
+from recsys.evaluation.baselines import (
+    SECONDS_PER_DAY,
+    NotApplicableError,
+    Popularity,
+    RecentPopularity,
+    ScorerByHistory,
+)
 from recsys.evaluation.factor_baselines import ALS
 from recsys.evaluation.linear_baselines import EASE, LARGEST_DENSE, ItemKNN, Mix, WindowTransitions
 from recsys.replay.interactions import Histories, Interactions
@@ -54,6 +60,15 @@ def crowd():
 
 def test_popularity_counts_events(tiny):
     assert Popularity().fit(tiny).scores(Histories.of([[], [0]])).tolist() == [[2, 4, 1, 0]] * 2
+
+
+def test_users_without_a_history_get_the_scores_of_the_other_baseline(tiny):
+    popular, by_history = Popularity().fit(tiny), ItemKNN(neighbours=2, shrinkage=0.5).fit(tiny)
+    histories = Histories.of([[0], [], [2], []])
+    both = ScorerByHistory(with_history=by_history, without_history=popular).scores(histories)
+    expected = by_history.scores(histories)
+    assert np.array_equal(both[[0, 2]], expected[[0, 2]])
+    assert both[[1, 3]].tolist() == [[2, 4, 1, 0]] * 2
 
 
 def test_recent_popularity_counts_from_the_newest_event(tiny):

@@ -16,6 +16,7 @@ from recsys.contracts import PAD
 from recsys.data.dataset import canonical
 from recsys.data.description import Description
 from recsys.data.splits import FIT, LATER, RANK, TEST, VALIDATION, Split
+from recsys.errors import ConfigError
 from recsys.evaluation.baselines import NotApplicableError, Popularity
 from recsys.evaluation.intervals import bootstrap_interval
 from recsys.evaluation.protocol import Evaluation
@@ -213,15 +214,24 @@ class Refusing:
         raise NotApplicableError(self.reason)
 
 
+def evaluation_of(baselines, for_new_users=()):
+    return Evaluation(
+        baselines=baselines,
+        validation_users=9,
+        validation_seed=0,
+        test_users=99,
+        events_per_user=99,
+        for_new_users=for_new_users,
+    )
+
+
 def test_an_evaluation_answers_with_every_baseline_and_says_what_it_left_out(dataset, splits):
     baselines = {
         "popularity": TunedBaseline(baseline=Popularity, grid={}),
         "constant": TunedBaseline(baseline=Watching, grid={}),
         "refusing": TunedBaseline(baseline=Refusing, grid={"reason": ["too much"]}),
     }
-    evaluation = Evaluation(
-        baselines=baselines, validation_users=9, validation_seed=0, test_users=99, events_per_user=99
-    )
+    evaluation = evaluation_of(baselines)
     board, split = Scoreboard(dataset), splits[0]
     questions = evaluation.evaluate_baselines(board, split, Replay(dataset, split))
     board.record("ours", ranking_of(questions, FIRST), seed=5)
@@ -233,6 +243,28 @@ def test_an_evaluation_answers_with_every_baseline_and_says_what_it_left_out(dat
     (known,) = Watching.seen
     assert len(known.items) == np.count_nonzero(split.known(TEST)) == 6
     assert report.rows["popularity"]["recall@10"] == 1.0
+
+
+def test_baselines_rank_by_popularity_for_users_without_a_history(dataset, splits):
+    """The second split asks for a new user, who meets the most popular item."""
+    baselines = {
+        "popularity": TunedBaseline(baseline=Popularity, grid={}),
+        "constant": TunedBaseline(baseline=Watching, grid={}),
+    }
+    board, split = Scoreboard(dataset), splits[1]
+    queries = evaluation_of(baselines, ["popularity"]).evaluate_baselines(board, split, Replay(dataset, split))
+    report = board.report(seconds=0.0, peak_memory_mib=0.0)
+    new = list(queries.histories.lengths).index(0)
+    found = [report.per_user[name]["ndcg@10"][new] for name in baselines]
+    assert found == [1 / math.log2(3)] * 2  # another item is as popular, and a target loses ties
+    assert "baselines rank by popularity for users without a history" in report.notes
+
+
+def test_a_baseline_for_new_users_that_is_none_of_the_baselines_is_refused():
+    with pytest.raises(
+        ConfigError, match=r"for_new_users names 'popular'; wanted names of evaluation\.baselines: popularity"
+    ):
+        evaluation_of({"popularity": TunedBaseline(baseline=Popularity, grid={})}, ["popular"])
 
 
 def test_knobs_stand_in_the_row_and_differ_between_splits_only_where_they_do(dataset, splits):

@@ -16,7 +16,7 @@ from recsys.errors import ConfigError
 from recsys.evaluation.baselines import Popularity, RecentPopularity
 from recsys.evaluation.factor_baselines import ALS
 from recsys.evaluation.linear_baselines import EASE, ItemKNN, Mix, WindowTransitions
-from recsys.evaluation.tuning import TunedBaseline
+from recsys.evaluation.tuning import TunedBaseline, best_for_new_users
 from recsys.metrics import hits, ndcg
 from recsys.replay.evaluation_queries import EvaluationQueries
 from recsys.replay.interactions import Histories
@@ -93,6 +93,32 @@ def test_the_points_are_all_combinations_in_order():
 def test_a_knob_without_values_is_refused():
     with pytest.raises(ConfigError, match="no values for shrinkage"):
         TunedBaseline(baseline=ItemKNN, grid={"neighbours": [5], "shrinkage": []})
+
+
+def test_the_best_baseline_for_new_users_is_the_best_on_the_new_users_of_validation(periods):
+    """Found again by brute force; users of synthetic data are known, so histories are taken away."""
+    validation, test = periods
+    forgotten = np.arange(len(validation)) % 3 == 0
+    histories = Histories.of([[] if new else own for new, own in zip(forgotten, lists_of(validation), strict=True)])
+    judging = replace(validation, histories=histories)
+    named = {name: TUNED[name] for name in ("popularity", "recent_popularity")}
+    reached = {
+        (name, *point.values()): validation.ndcg_at_10(
+            validation.scores_of(tuned.baseline(**point).fit(validation.known))
+        )[forgotten].mean()
+        for name, tuned in named.items()
+        for point in tuned.points()
+    }
+    name, fitted = best_for_new_users(named, judging, test)
+    assert (name, *fitted.parameters.values()) == max(reached, key=reached.get)
+    expected = named[name].baseline(**fitted.parameters).fit(test.known).scores(test.histories)
+    assert np.array_equal(fitted.scorer.scores(test.histories), expected)
+    assert best_for_new_users({}, judging, test) is None
+
+
+def lists_of(queries):
+    histories = queries.histories
+    return np.split(histories.items, histories.indptr[1:-1])
 
 
 def poisoned(dataset, chosen):
