@@ -11,6 +11,7 @@
     sentences.{json,safetensors}, sentence_encoder.onnx, sentence_tokenizer.json
     popularity.safetensors   newest events of each item, which the policy may discount
     outcomes.safetensors     what the ranker said on its validation and what became of it: weights are chosen by it
+    reference.{json,safetensors}  what requests and slates were like, which `recsys drift` compares with
     user_seed.arrow          the users of the training data: newest events, seen items, profiles
     policy.yaml, rules.yaml, config.yaml, metrics.json, lineage.json
 

@@ -62,7 +62,7 @@ MAY_IMPORT = {
     "graphs": {"content", "features", "ranking", "retrieval", "stages"},
     "export": {"bundle", "encryption", "features", "pipeline", "signatures", "stages"},
     "experiments": {"data", "policy"},
-    "measurement": {"bundle", "data", "experiments", "items", "pipeline", "policy", "stages"},
+    "measurement": {"bundle", "data", "features", "experiments", "items", "pipeline", "policy", "stages"},
     "serving": {
         "bundle",
         "candidates",
@@ -90,7 +90,7 @@ MAY_IMPORT = {
 MAY_IMPORT["training"] = (
     set(MAY_IMPORT)
     - BASE
-    - {"export", "experiments", "measurement", "recommender", "run", "serving"}
+    - {"export", "experiments", "recommender", "run", "serving"}
     - {
         "train.py",
         "export.py",

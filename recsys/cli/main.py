@@ -18,6 +18,7 @@ from recsys.cli.cache import cache
 from recsys.cli.compare import compare
 from recsys.cli.consistency import consistency
 from recsys.cli.data import data
+from recsys.cli.drift import drift
 from recsys.cli.encryption import encryption_key
 from recsys.cli.experiments import experiments
 from recsys.cli.explain import explain_absence, reasons_table
@@ -161,6 +162,7 @@ app.command(name="encryption-key")(encryption_key)
 app.command()(score)
 app.command()(measure)
 app.command()(consistency)
+app.command()(drift)
 app.command()(ope)
 app.command(name="wandb-sweep")(wandb_sweep)
 app.command(name="wandb-report")(wandb_report)

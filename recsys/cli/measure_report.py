@@ -6,7 +6,7 @@ import polars as pl
 
 from recsys.cli.data_report import Chapter
 from recsys.measurement.gauges import bounded
-from recsys.measurement.kpis import Period
+from recsys.measurement.kpis import NDCG, Period
 from recsys.measurement.settings import MeasurementSettings
 from recsys.measurement.user_sums import ALL
 
@@ -37,7 +37,7 @@ def number_text(metric: str, value: float | None) -> str:
     """Format a share in percent, another figure by its size; nothing for None."""
     if value is None:
         return ""
-    if any(part in metric for part in SHARES):
+    if NDCG not in metric and any(part in metric for part in SHARES):
         return f"{100 * value:.2f}%"
     return f"{value:,.0f}" if abs(value) >= 1_000 else f"{value:.4g}"
 

@@ -36,8 +36,9 @@ def _gauge(name: str, figures: pl.DataFrame, column: str) -> Iterator[str]:
     yield f"# TYPE {name} gauge"
     for split, value, metric, number in figures.select("split", "value", "metric", column).iter_rows():
         if number is not None:
-            yield f'{name}{{split="{_label(split)}",value="{_label(value)}",metric="{metric}"}} {number!r}'
+            yield f'{name}{{split="{label_text(split)}",value="{label_text(value)}",metric="{metric}"}} {number!r}'
 
 
-def _label(text: str) -> str:
+def label_text(text: str) -> str:
+    """Return a text as the value of a label."""
     return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

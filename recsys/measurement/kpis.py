@@ -4,6 +4,7 @@ Every figure is a ratio R of two sums over users, x / y. Users are the units: re
 independent. The interval is that of the delta method, with its skewness removed (recsys.experiments.ratios).
 
     click@10           shown items of the first 10 positions with a credited event; of outcomes that count events
+    click_ndcg@10      NDCG of the slates, what was credited being relevant; 0 for a slate without credit
     click_per_request  credit a slate
     click_per_user     credit a user who was shown something
     click_users        share of those users with credit: conversion
@@ -20,10 +21,11 @@ import polars as pl
 from recsys.experiments.ratios import ratio
 from recsys.measurement.outcomes import EPOCH, USERS, MeasuredLog
 from recsys.measurement.settings import DAY_S, MeasurementSettings
-from recsys.measurement.user_sums import ALL, names_of, splits_of
+from recsys.measurement.user_sums import ALL, OF_ITEMS, names_of, splits_of
 
 DAY = "day"
 """split by the day of the request"""
+NDCG = "_ndcg@"
 SCHEMA = {"split": pl.String, "value": pl.String, "metric": pl.String, "estimate": pl.Float64, "low": pl.Float64}
 SCHEMA |= {"high": pl.Float64, "users": pl.Int64, "numerator": pl.Float64, "denominator": pl.Float64}
 
@@ -57,6 +59,8 @@ def _split_rows(log: MeasuredLog, days: Sequence[date], split: str) -> Iterator[
     sums = sums_of(log, days, split)
     users = sums.group_by("value", "user").agg(pl.col(*names_of(log.settings)).sum())
     for metric, (x, y) in metrics_of(log.settings).items():
+        if split in OF_ITEMS and NDCG in metric:
+            continue  # a part of a slate has no order of its own
         yield from _rows(split, metric, users.select("value", "user", x=x, y=y))
     active = sums if split == ALL else sums_of(log, days, ALL)
     for within in log.settings.return_days:
@@ -84,6 +88,7 @@ def _of_outcome(outcome: str, settings: MeasurementSettings) -> Mapping[str, tup
     total, observed = pl.col(f"sum:{outcome}"), pl.col(f"observed:{outcome}")
     top = () if settings.is_amount(outcome) else settings.k
     rates = {f"{outcome}@{k}": (pl.col(f"hits:{outcome}@{k}"), pl.col(f"shown:{outcome}@{k}")) for k in top}
+    rates |= {f"{outcome}{NDCG}{k}": (pl.col(f"ndcg:{outcome}@{k}"), observed) for k in top}
     return rates | {
         f"{outcome}_per_request": (total, observed),
         f"{outcome}_per_user": (total, observed > 0),

@@ -56,13 +56,13 @@ def _yes_or_no(column: str) -> pl.Expr:
 
 def events_of(rows: pl.DataFrame, settings: MeasurementSettings) -> pl.DataFrame:
     """Return events in canonical order with the value of each outcome, from rows of the log."""
-    actions = {name: _action(rows, name, kind) for name, kind in settings.actions.items()}
+    actions = {name: action_values(rows, name, kind) for name, kind in settings.actions.items()}
     values = {name: _values(one.labels(actions), rows.height) for name, one in settings.expressions.items()}
     table = rows.select(*EVENT).with_columns(pl.Series(VALUE + name, one) for name, one in values.items())
     return once(table.rename({"timestamp": "at"}), EVENT_KEY, "at")
 
 
-def _action(rows: pl.DataFrame, name: str, kind: str) -> np.ndarray:
+def action_values(rows: pl.DataFrame, name: str, kind: str) -> np.ndarray:
     column = (WORD if kind == "word" else ACTION) + name
     if column not in rows.columns:
         return np.full(rows.height, None if kind == "word" else np.nan, object if kind == "word" else float)

@@ -17,13 +17,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
 from recsys.data.forgotten import FILE, FORGOTTEN, NOBODY, ForgottenUsers, read_forgotten
-from recsys.data.sources.event_log import ACTION, WORD
-from recsys.data.sources.log_files import DAY, log_file_bytes, log_files, read_log_file
+from recsys.data.sources.log_files import DAY, log_file_bytes, read_log_file
 from recsys.errors import ConfigError, DataError
 from recsys.measurement.attribution import CLOCK_SKEW_S, credits_of
 from recsys.measurement.log_rows import (
@@ -37,18 +35,17 @@ from recsys.measurement.log_rows import (
     impressions_of,
     once,
 )
+from recsys.measurement.new_rows import new_rows
 from recsys.measurement.settings import DAY_S, MeasurementSettings
 from recsys.measurement.user_sums import user_sums
 from recsys.stores.atomic_files import locked, write_atomically
 
-SCHEMA = 1
+SCHEMA = 2
 FOLDER = "measurement"
 """beside the folder of the event log"""
 STATE = "state.json"
 IMPRESSIONS, EVENTS, USERS = "impressions", "events", "users"
 EPOCH = date(1970, 1, 1)
-ATTEMPTS = 5
-"""to read a day, while the log that is being written merges some of its files"""
 TOUCH = ("user", "item", "request_id", "shown_at")
 
 Days = set[date]
@@ -124,6 +121,10 @@ class MeasuredLog:
         """Return the time of the newest impression, unix seconds."""
         return self._state().end
 
+    def is_observed(self, day: date) -> bool:
+        """Return whether the windows of all impressions of a day are over."""
+        return self._last_moment(day) <= self.end
+
     def _newest(self, day: date) -> float:
         """Time of the newest impression of a day, unix seconds; 0 without any."""
         return float(self.table(IMPRESSIONS, day, ["shown_at"])["shown_at"].to_numpy().max(initial=0.0))
@@ -174,7 +175,7 @@ class MeasuredLog:
         days, num_rows = set(), 0
         for folder in sorted((self.log / part).glob(f"{DAY}*")):
             name = f"{part}/{folder.name}"
-            rows = _new_rows(folder, read.get(name, -1), SHOWN if kind == IMPRESSIONS else EVENT)
+            rows = new_rows(folder, read.get(name, -1), SHOWN if kind == IMPRESSIONS else EVENT)
             if rows is None:
                 continue
             kept = rows.filter(forgotten.keeps(rows, timed=True))
@@ -201,7 +202,11 @@ class MeasuredLog:
 
     def _unobserved(self, end: float) -> Days:
         """Days with impressions whose windows were not over at this time."""
-        return {day for day in self.days(IMPRESSIONS) if seconds_of(day + timedelta(days=1)) + self._wait_s > end}
+        return {day for day in self.days(IMPRESSIONS) if self._last_moment(day) > end}
+
+    def _last_moment(self, day: date) -> float:
+        """Return when the windows of all impressions of a day are over, unix seconds."""
+        return seconds_of(day + timedelta(days=1)) + self._wait_s
 
     @property
     def _wait_s(self) -> float:
@@ -273,30 +278,3 @@ def _days_of(events: pl.DataFrame) -> Days:
 
 def _of_outcome(events: pl.DataFrame, name: str) -> pl.DataFrame:
     return events.select("user", "item", "request_id", "at", value=VALUE + name)
-
-
-def _new_rows(folder: Path, read: int, columns: Mapping[str, Any], attempts: int = ATTEMPTS) -> pl.DataFrame | None:
-    """Rows of a partition behind a sequence, all columns of actions included; None without any."""
-    try:
-        files = [file for file in log_files(folder.glob("*.parquet")).current if file.last > read]
-        parts = [_typed(read_log_file(file.path), columns) for file in files]
-    except FileNotFoundError:  # merged into another file since it was listed
-        if attempts:
-            return _new_rows(folder, read, columns, attempts - 1)
-        raise DataError(
-            f"{folder}: its files change all the time; keep nothing but the event log's files there"
-        ) from None
-    except (pl.exceptions.PolarsError, OSError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise DataError(f"{folder}: cannot be read: {reason}; keep nothing but the event log's files there") from None
-    rows = pl.concat([part.filter(pl.col("sequence") > read) for part in parts], how="diagonal") if parts else None
-    return None if rows is None or not rows.height else rows
-
-
-def _typed(rows: pl.DataFrame, columns: Mapping[str, Any]) -> pl.DataFrame:
-    """Return the given columns and those of actions; one that the file lacks is null."""
-    actions = [name for name in rows.columns if name.startswith((ACTION, WORD))] if "query" not in columns else []
-    chosen = [
-        pl.col(name) if name in rows.columns else pl.lit(None, type).alias(name) for name, type in columns.items()
-    ]
-    return rows.select(*chosen, *actions)

@@ -7,10 +7,12 @@ observed:<o>     slates whose window for the outcome <o> is over
 sum:<o>          credit of the outcome
 shown:<o>@<k>    items at the first k positions of observed slates; of outcomes that count events
 hits:<o>@<k>     those of them with credit, at most 1 each
+ndcg:<o>@<k>     NDCG of the slates, credit of at most 1 as relevance; 0 without any
 """
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import polars as pl
 
 from recsys.measurement.log_rows import CREDIT, SPLITS
@@ -52,7 +54,7 @@ def _outcome_names(outcome: str, settings: MeasurementSettings) -> list[str]:
     top = (
         []
         if settings.is_amount(outcome)
-        else [f"{kind}:{outcome}@{k}" for k in settings.k for kind in ("shown", "hits")]
+        else [f"{kind}:{outcome}@{k}" for k in settings.k for kind in ("shown", "hits", "ndcg")]
     )
     return [f"observed:{outcome}", f"sum:{outcome}", *top]
 
@@ -81,14 +83,25 @@ def _counts(settings: MeasurementSettings) -> Iterator[pl.Expr]:
         for k in () if settings.is_amount(outcome) else settings.k:
             top = credit.is_not_null() & (pl.col("position") < k).fill_null(False)
             yield top.cast(pl.Int64).alias(f"shown:{outcome}@{k}")
-            yield pl.when(top).then(credit.clip(0, 1)).otherwise(0.0).alias(f"hits:{outcome}@{k}")
+            gained = pl.when(top).then(credit.clip(0, 1)).otherwise(0.0)
+            yield gained.alias(f"hits:{outcome}@{k}")
+            yield (gained / (pl.col("position").fill_null(0) + 2).log(2)).alias(f"ndcg:{outcome}@{k}")
 
 
 def _per_slate(counted: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
     """Add up the items of each slate; `by` divides it further."""
-    sums = [name for name in counted.columns if name.startswith(("sum:", "shown", "hits:"))]
+    sums = [name for name in counted.columns if name.startswith(("sum:", "shown", "hits:", "ndcg:"))]
     outcomes = [name.removeprefix("sum:") for name in sums if name.startswith("sum:")]
     kept = [name for name in counted.columns if name not in (*sums, "id", *by)]
     observed = (pl.col(CREDIT + one).first().is_not_null().cast(pl.Int64).alias(f"observed:{one}") for one in outcomes)
     grouped = counted.group_by("id", *by, maintain_order=True).agg(pl.col(sums).sum(), pl.col(kept).first(), *observed)
-    return grouped.with_columns(requests=pl.lit(1, pl.Int64))
+    gains = [name for name in sums if name.startswith("ndcg:")]
+    normalised = (_normalised(grouped, name).alias(name) for name in gains)
+    return grouped.with_columns(*normalised, requests=pl.lit(1, pl.Int64))
+
+
+def _normalised(slates: pl.DataFrame, name: str) -> pl.Series:
+    """Divide the discounted gains of slates by those of the best order of as many hits."""
+    hits = np.ceil(slates[name.replace("ndcg:", "hits:")].to_numpy()).astype(np.int64)
+    best = np.cumsum([0.0, *(1 / np.log2(np.arange(2, hits.max(initial=0) + 2)))])
+    return pl.Series(slates[name].to_numpy() / np.where(hits > 0, best[hits], 1.0))

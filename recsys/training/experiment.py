@@ -39,7 +39,7 @@ from recsys.policy.popularity import PopularityDial
 from recsys.policy.rules import RuleSet
 from recsys.replay.evaluation_queries import RETRIEVED, EvaluationQueries
 from recsys.replay.labelled_requests import LabelledRequests
-from recsys.stages import Retrieve, load_rules, load_stages
+from recsys.stages import Retrieve, Stages, load_rules, load_stages
 from recsys.stores.atomic_files import write_atomically
 from recsys.training.cascade import CascadeConfig, CascadeTrainer, TrainedCascade
 from recsys.training.footprint import estimate
@@ -47,6 +47,7 @@ from recsys.training.limits import TrainingLimits, log_size, training_size
 from recsys.training.prepare import Prepared, compile_repeat, prepare
 from recsys.training.progress import ProgressDisplay
 from recsys.training.ranking import RankerTrainerConfig
+from recsys.training.reference import reference_statistics
 from recsys.training.run_folder import count_test_reads, exclusive, record_test_read
 from recsys.training.save import save_cascade
 from recsys.training.text_choice import choose_text
@@ -239,8 +240,11 @@ class Experiment:
                 echo("graphs and evaluation")
                 served = split is splits[-1] and run.seed == self.seeds[0]
                 with self._draft_bundle(folder, cascade, run, config, served and not self.refit) as draft:
-                    self._measure(draft, test, board, run.seed)
+                    stages = self._measure(draft, test, board, run.seed)
+                    if served:
+                        reference = reference_statistics(cascade.spec, test, stages)
                     if served and not self.refit:
+                        reference.write(draft)
                         figures = _finish_validation(validation, folder, loggers, started)
                         return self._reported(board, figures, folder, started, FIGURES_OF_SERVED, draft)
         assert validation is not None
@@ -248,6 +252,7 @@ class Experiment:
         echo("measured; the served cascade is fitted again on all events")
         cascade = run.refitted(cascade)
         with self._draft_bundle(folder, cascade, run, config, True) as draft:
+            reference.write(draft)
             return self._reported(board, figures, folder, started, _refitted(cascade), draft)
 
     def _reported(
@@ -288,7 +293,8 @@ class Experiment:
             )
             yield draft
 
-    def _measure(self, draft: Bundle, test: EvaluationQueries, board: Scoreboard, seed: int) -> None:
+    def _measure(self, draft: Bundle, test: EvaluationQueries, board: Scoreboard, seed: int) -> Stages:
+        """Record all figures of a bundle on TEST; return its stages."""
         stages = load_stages(draft)
         retrieve = stages[0]
         assert isinstance(retrieve, Retrieve)
@@ -304,6 +310,7 @@ class Experiment:
         board.record_cost(cpu_ms=_request_cpu_ms(stages, test), bundle_mib=_size_mib(draft.path))
         if self.cascade.ranking is not None:
             self._measure_objectives(self.cascade.ranking, stages[:-1], test, board)
+        return stages
 
     def _measure_objectives(
         self, ranking: RankerTrainerConfig, shared: Sequence[Stage], test: EvaluationQueries, board: Scoreboard

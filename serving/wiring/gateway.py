@@ -13,6 +13,7 @@ from recsys.errors import ServingError
 from recsys.experiments.experiment_store import ExperimentStore
 from recsys.export.releases import hold_release
 from recsys.items.store import ItemStore
+from recsys.measurement.drift.report import GAUGES
 from recsys.measurement.gauges import FILE
 from recsys.policy.exposure.exposure_file import ShareFile
 from recsys.stages import (
@@ -106,7 +107,8 @@ def run_gateway(
     gauges = *_spool_gauges(log, spool), *_disk_gauges(layout), *key_gauges, *_experiment_gauges(experiments)
     for name, description, value in gauges:
         gateway.metrics.gauge(name, description, value)
-    gateway.metrics.append(partial(_measured_page, layout.measurement / FILE))
+    for page in (FILE, GAUGES):
+        gateway.metrics.append(partial(_measured_page, layout.measurement / page))
     if endpoints.triton.url.startswith(UNIX):
         gateway.metrics.append(partial(_triton_page, Path(endpoints.triton.url.removeprefix(UNIX)).parent))
     ends = {"lame_duck_s": settings.lame_duck_s, "drain_s": settings.drain_s}

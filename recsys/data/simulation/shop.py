@@ -46,6 +46,10 @@ class SimulatedShop:
     """arm -> shift of the click logit; users are divided evenly"""
     arms_from: float = 0.0
     """day since when the arms differ"""
+    season: float = 0.0
+    """shift of the click logit on the days of a weekend, and by how much more common the first device is then"""
+    burst: tuple[float, float] | None = None
+    """day (since the start) that has several times as many sessions, and how many times"""
     outages: Sequence[tuple[float, float]] = ()
     """days (start, end) in which items are shown at random by the tier `popular`"""
 
@@ -111,6 +115,7 @@ class SimulatedShop:
         surface: [R] index in SURFACES; day: [R] days since the start
         """
         shift = np.array([*SURFACES.values()])[surface] + self.drift * day
+        shift = shift + self.season * is_weekend(day)
         shift = shift + np.array([*self.arms.values()])[self.arm[users]] * (day >= self.arms_from)
         logit = CLICK_LOGIT + self.taste(users[:, None], items) + shift[:, None]
         return expit(logit) * (1.0 + np.arange(items.shape[1])) ** -self.position_bias
@@ -133,3 +138,8 @@ class SimulatedShop:
         """Return the probability that an active day of a user is followed by another one within `days`."""
         a, b = self.activity
         return float(1 - beta(a + 1, b + days) / beta(a + 1, b))
+
+
+def is_weekend(day: np.ndarray) -> np.ndarray:
+    """Return whether days since the start, which is a Monday, are the last two of their week."""
+    return np.asarray(day % 7 >= 5)

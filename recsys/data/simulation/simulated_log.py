@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from recsys.data.simulation.faults import Faults
 from recsys.data.simulation.shop import SURFACES, SimulatedShop
 from recsys.data.simulation.visits import Reactions, Visits
 from recsys.data.sources.event_log import ACTION, WORD
@@ -36,6 +37,8 @@ SHOWN: tuple[str, ...] = (
     "propensity",
 )
 SHOWN += ("explored", "adds", "because_of", "position", "request_id", "bundle", "rules", "degraded", "rung", "query")
+STALE_S = 2 * DAY
+"""time that a history lacks where states are stale"""
 EXPERIMENT = "shop"
 """name of the experiment that the arms of a shop are of"""
 
@@ -60,15 +63,17 @@ class SimulatedLog:
         shares = {name: (getattr(self, name), 0.0, 1.0) for name in ("named", "late", "twice")}
         check_ranges("log", **shares, history=(self.history, 0, 1_000), files_per_day=(self.files_per_day, 1, 1_000))
 
-    def write(self, folder: Path, shop: SimulatedShop, shown: Visits, done: Reactions) -> int:
+    def write(
+        self, folder: Path, shop: SimulatedShop, shown: Visits, done: Reactions, faults: Faults | None = None
+    ) -> int:
         """Write the tables below a folder; return the number of rows."""
-        rng = shop.random(7)
+        rng, faults = shop.random(7), faults or Faults()
         feedback = self._feedback(shop, shown, done, rng)
         slates = pl.DataFrame({"number": np.arange(len(shown)), "arrived": shown.now + 0.5})
         sequence = pl.concat([slates["arrived"], feedback["arrived"]]).rank("ordinal").cast(pl.Int64)
         slates = slates.with_columns(sequence=sequence[: slates.height])
         feedback = feedback.with_columns(sequence=sequence[slates.height :])
-        impressions = self._impressions(shop, shown, done).join(slates, on="number", maintain_order="left")
+        impressions = self._impressions(shop, shown, done, faults).join(slates, on="number", maintain_order="left")
         rows = 0
         for kind, table, columns in (("impressions", impressions, SHOWN), ("feedback", feedback, tuple(_EVENT))):
             rows += self._write(folder / kind, table, ("sequence", *columns))
@@ -86,7 +91,7 @@ class SimulatedLog:
                 draft.write_bytes(log_file_bytes(part.select(*columns, *actions).rechunk(), file))
         return table.height
 
-    def _impressions(self, shop: SimulatedShop, shown: Visits, done: Reactions) -> pl.DataFrame:
+    def _impressions(self, shop: SimulatedShop, shown: Visits, done: Reactions, faults: Faults) -> pl.DataFrame:
         """A row an item, with the number of its request."""
         requests, slate = shown.items.shape
         number = np.repeat(np.arange(requests), slate)
@@ -102,7 +107,7 @@ class SimulatedLog:
                 "degraded": pl.Series(degraded, dtype=pl.List(pl.String)),
             }
         )
-        queries = pl.Series(list(self._queries(shop, shown, done)), dtype=pl.String)
+        queries = pl.Series(list(self._queries(shop, shown, done, faults)), dtype=pl.String)
         explored = (shown.rank > np.arange(slate)) & ~shown.outage[:, None]
         return of_request[number].with_columns(
             pl.Series("number", number),
@@ -121,24 +126,38 @@ class SimulatedLog:
             query=pl.when(pl.lit(pl.Series(position == 0))).then(queries.gather(number)),
         )
 
-    def _queries(self, shop: SimulatedShop, shown: Visits, done: Reactions) -> Iterator[str]:
-        """JSON of each request; the history are the clicks of the user's earlier requests."""
-        segments, arms, surfaces = names("s", SEGMENTS), [*shop.arms], [*SURFACES]
-        clicked: dict[int, list[str]] = {}
+    def _queries(self, shop: SimulatedShop, shown: Visits, done: Reactions, faults: Faults) -> Iterator[str]:
+        """JSON of each request; the history are the clicks and purchases of its user until then."""
+        rng, segments, arms, surfaces = shop.random(8), names("s", SEGMENTS), [*shop.arms], [*SURFACES]
+        chosen = {name: faults.chosen(name, shown.now, rng) for name in ("missing", "renamed", "stale")}
+        ages = faults.ages(shop.world.age[shown.user], shown.now)
+        events: dict[int, list[tuple[float, str]]] = {}
         for row, user in enumerate(shown.user.tolist()):
-            before = clicked.setdefault(user, [])
+            own, now = events.setdefault(user, []), shown.now[row]
+            if self.history:
+                newest = now - STALE_S if chosen["stale"][row] else now
+                before = [text for at, text in own if at <= newest][-self.history :]
+            else:
+                before = []
             arm, surface = arms[shop.arm[user]], surfaces[shown.surface[row]]
+            device = f"d{shown.device[row]}" + "-new" * bool(chosen["renamed"][row] and shown.device[row] == 1)
+            context = f'"arm":{json.dumps(arm)}' + ("" if chosen["missing"][row] else f',"device":"{device}"')
             yield (
-                f'{{"arms":{{"{EXPERIMENT}":{json.dumps(arm)}}},"context":{{"arm":{json.dumps(arm)},'
-                f'"device":"d{shown.device[row]}"}},"exposure":{{}},"exclude":[],'
-                f'"history":[{",".join(before)}],"impressions":{{}},"k":{shown.items.shape[1]},"now":{shown.now[row]},'
-                f'"profile":{{"segment":"{segments[shop.world.segment[user]]}"}},"request_id":"{_request(row)}",'
-                f'"surface":"{surface}","user":"{shop.user_names[user]}"}}'
+                f'{{"arms":{{"{EXPERIMENT}":{json.dumps(arm)}}},"context":{{{context}}},"exposure":{{}},"exclude":[],'
+                f'"history":[{",".join(before)}],"impressions":{{}},"k":{shown.items.shape[1]},"now":{now},'
+                f'"profile":{{"segment":"{segments[shop.world.segment[user]]}","age":{ages[row]:.4f}}},'
+                f'"request_id":"{_request(row)}","surface":"{surface}","user":"{shop.user_names[user]}"}}'
             )
-            columns = np.flatnonzero(done.clicked[row]) if self.history else ()
-            items = (shop.item_names[shown.items[row, column]] for column in columns)
-            stamp = f'"timestamp":{shown.now[row] + 1},"actions":{{"kind":"click"}}'
-            clicked[user] = [*before, *(f'{{"item":"{item}",{stamp}}}' for item in items)][-self.history :]
+            own += self._events_of(shop, shown, done, row)
+            own.sort()
+
+    @staticmethod
+    def _events_of(shop: SimulatedShop, shown: Visits, done: Reactions, row: int) -> Iterator[tuple[float, str]]:
+        """Time and JSON of what comes of one slate."""
+        for kind, happened, when in (("click", done.clicked, done.clicked_at), ("buy", done.bought, done.bought_at)):
+            for column in np.flatnonzero(happened[row]):
+                at, item = round(float(when[row, column]), 3), shop.item_names[shown.items[row, column]]
+                yield at, f'{{"item":"{item}","timestamp":{at},"actions":{{"kind":"{kind}"}}}}'
 
     def _feedback(self, shop: SimulatedShop, shown: Visits, done: Reactions, rng: np.random.Generator) -> pl.DataFrame:
         """A row an event, copies included, with the time of its arrival."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recsys.data.simulation.shop import SURFACES, SimulatedShop
+from recsys.data.simulation.shop import SURFACES, SimulatedShop, is_weekend
 from recsys.data.sources.planted import DAY, DEVICES, OFFERED, START, plackett_luce
 
 HOURS = np.array([1, 1, 1, 1, 1, 2, 3, 4, 5, 5, 5, 6, 6, 6, 5, 5, 6, 7, 9, 11, 11, 8, 5, 2], dtype=float)
@@ -71,7 +71,7 @@ def visits(shop: SimulatedShop) -> Visits:
     return Visits(
         user=user,
         surface=surface,
-        device=rng.integers(DEVICES, size=len(user)),
+        device=_devices(shop, rng, np.floor(day)),
         now=now,
         outage=outage,
         items=items,
@@ -103,6 +103,9 @@ def _requests(shop: SimulatedShop, rng: np.random.Generator) -> tuple[np.ndarray
     """Return users [R] and times [R], by time: sessions of the days on which users come, in an hour that many prefer."""
     user, day = np.nonzero(rng.random((shop.users, shop.days)) < shop.active[:, None])
     user, day = _repeated(rng, 0.3, user, day)
+    if shop.burst is not None:
+        more = np.where(day == int(shop.burst[0]), round(shop.burst[1]), 1)
+        user, day = np.repeat(user, more), np.repeat(day, more)
     hour = rng.choice(24, p=HOURS / HOURS.sum(), size=len(user))
     begin = START + day * DAY + hour * 3_600.0 + rng.uniform(0, 1_800.0, len(user))
     user, begin, session = _repeated(rng, 1.0, user, begin, np.arange(len(user)))
@@ -112,6 +115,14 @@ def _requests(shop: SimulatedShop, rng: np.random.Generator) -> tuple[np.ndarray
     now = np.minimum(begin + gaps - np.maximum.accumulate(np.where(first, gaps, 0.0)), START + _day_end(begin))
     order = np.lexsort((user, now))
     return user[order], np.round(now[order], 3)
+
+
+def _devices(shop: SimulatedShop, rng: np.random.Generator, day: np.ndarray) -> np.ndarray:
+    """Return devices [R]; on weekends the first one is more common in a shop with a season."""
+    device = rng.integers(DEVICES, size=len(day))
+    if shop.season:
+        device[is_weekend(day) & (rng.random(len(day)) < shop.season)] = 0
+    return device
 
 
 def _day_end(times: np.ndarray) -> np.ndarray:
