@@ -36,6 +36,7 @@ from recsys.contracts import Query, Slate
 from recsys.data.sources.click_log import ImpressionTable
 from recsys.data.sources.tables import Tables
 from recsys.experiments.experiment_set import ExperimentSet
+from recsys.measurement.drift.thresholds import Thresholds
 from recsys.measurement.settings import MeasurementSettings
 from recsys.pipeline import recommend
 from recsys.policy.rules import RuleSet
@@ -329,6 +330,10 @@ def test_a_yaml_block_is_read(text: str, tmp_path: Path) -> None:
     if "outcomes" in written:
         (tmp_path / "measurement.yaml").write_text(text, encoding="utf-8")
         assert list(MeasurementSettings.read(tmp_path / "measurement.yaml").outcomes) == list(written["outcomes"])
+        return
+    if "errors" in written:
+        (tmp_path / "thresholds.yaml").write_text(text, encoding="utf-8")
+        assert Thresholds.read(tmp_path / "thresholds.yaml").windows == written["windows"]
         return
     if "issuer" in written:
         (tmp_path / "jwt.yaml").write_text(text, encoding="utf-8")

@@ -1,8 +1,8 @@
 """Calibration of what was served: predicted and observed rates of the items shown, by objective and tenth of the prediction.
 
-Predicted is what the slate said of an item, observed its credit for the outcome of the same name. A model that learnt from
-events alone says how likely a user comes to an item at all, not once it is shown: its ratio is to be compared over time, and
-has a limit only where a file of thresholds sets one.
+Predicted is the probability of an item in its slate, observed its credit for the outcome of the same name. A model that learnt
+from events alone says how likely a user comes to an item at all, not once it is shown: its ratio is to be compared over time,
+and has a limit only where a file of thresholds sets one.
 
 Shapes: M items shown.
 """
@@ -14,7 +14,7 @@ from datetime import date
 import numpy as np
 import polars as pl
 
-from recsys.measurement.drift.effects import Effect, jackknife
+from recsys.measurement.drift.effects import DriftEffect, jackknife
 from recsys.measurement.drift.figures import DriftFigure
 from recsys.measurement.drift.served import GROUPS, groups_of
 from recsys.measurement.drift.thresholds import Thresholds
@@ -38,7 +38,7 @@ class ObjectiveCalibration:
     items: int
     predicted: float
     observed: float
-    log_ratio: Effect
+    log_ratio: DriftEffect
     """log(predicted / observed)"""
     tenths: tuple[tuple[float, float], ...]
     """mean prediction and observed rate of equal parts of the items, by prediction"""
@@ -46,7 +46,7 @@ class ObjectiveCalibration:
     def figure(self, hours: int, thresholds: Thresholds) -> DriftFigure:
         """Return the figure of its ratio."""
         limit = thresholds.limit("miscalibration")
-        size = Effect(value=abs(self.log_ratio.value), error=self.log_ratio.error)
+        size = DriftEffect(value=abs(self.log_ratio.value), error=self.log_ratio.error)
         return DriftFigure(
             figure="miscalibration",
             of=self.objective,
@@ -81,8 +81,8 @@ def _predictions(log: MeasuredLog, bundle: str, day: date, outcomes: list[str]) 
     )
     if own.height > MOST_ITEMS:
         own = own.filter(pl.col("id").hash(0) < 2**64 * MOST_ITEMS // own.height)
-    said = own["probabilities"].fill_null("{}").str.json_decode(pl.Struct(dict.fromkeys(outcomes, pl.Float64))).struct
-    predicted = own.select("id", "position", "user", *(said.field(name).alias(name) for name in outcomes))
+    texts = own["probabilities"].fill_null("{}").str.json_decode(pl.Struct(dict.fromkeys(outcomes, pl.Float64))).struct
+    predicted = own.select("id", "position", "user", *(texts.field(name).alias(name) for name in outcomes))
     credits = log.table(IMPRESSIONS, day, ["id", "position", *(CREDIT + name for name in outcomes)])
     return predicted.join(credits, on=["id", "position"])
 
@@ -99,7 +99,7 @@ def _of(name: str, shown: pl.DataFrame) -> ObjectiveCalibration | None:
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = np.log(without[0]) - np.log(without[1])
     whole = float(np.log(predicted.sum() / observed.sum()))
-    effect = jackknife(whole, ratios) if np.isfinite(ratios).all() else Effect(value=whole, error=np.inf)
+    effect = jackknife(whole, ratios) if np.isfinite(ratios).all() else DriftEffect(value=whole, error=np.inf)
     parts = zip(np.array_split(predicted, TENTHS), np.array_split(observed, TENTHS), strict=True)
     return ObjectiveCalibration(
         objective=name,

@@ -22,7 +22,7 @@ Distance = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Effect:
+class DriftEffect:
     """Estimate of a figure with its standard error."""
 
     value: float
@@ -33,21 +33,21 @@ class Effect:
         return self.value - errors * self.error > limit
 
 
-def jackknife(whole: float, without: np.ndarray) -> Effect:
+def jackknife(whole: float, without: np.ndarray) -> DriftEffect:
     """Return the estimate of a figure from its value for all groups and without each of them [G]."""
     num = len(without)
     value = num * whole - (num - 1) * float(without.mean())
     error = np.sqrt((num - 1) / num * float(((without - without.mean()) ** 2).sum()))
-    return Effect(value=value, error=float(error))
+    return DriftEffect(value=value, error=float(error))
 
 
-def effects_of(column: BinnedColumn, live: np.ndarray, expected: np.ndarray) -> dict[str, Effect]:
+def effects_of(column: BinnedColumn, live: np.ndarray, expected: np.ndarray) -> dict[str, DriftEffect]:
     """Return the effects by name: `missing`, `psi` and, of a category, `unknown` and `js`, of numbers `wasserstein`.
 
     live: [G, B] requests by group; expected: [G, B] shares without each group of the reference
     """
     shares = np.concatenate([_shares(live.sum(axis=0))[None], _shares(live.sum(axis=0) - live)])
-    wanted = np.concatenate([expected.mean(axis=0)[None], expected])
+    usual = np.concatenate([expected.mean(axis=0)[None], expected])
     distances: Mapping[str, Distance] = {"missing": _more_missing, "psi": population_stability}
     if column.kind == "category":
         distances = {**distances, "unknown": _more_unknown, "js": jensen_shannon}
@@ -55,7 +55,7 @@ def effects_of(column: BinnedColumn, live: np.ndarray, expected: np.ndarray) -> 
         distances = {**distances, "wasserstein": lambda one, other: wasserstein(one, other, column)}
     if not live[:, 1:].any():
         distances = {"missing": _more_missing}
-    found = {name: distance(shares, wanted) for name, distance in distances.items()}
+    found = {name: distance(shares, usual) for name, distance in distances.items()}
     return {name: jackknife(float(values[0]), values[1:]) for name, values in found.items()}
 
 

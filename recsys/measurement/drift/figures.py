@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recsys.measurement.drift.effects import Effect, effects_of, jackknife
+from recsys.measurement.drift.effects import DriftEffect, effects_of, jackknife
 from recsys.measurement.drift.reference import Reference
 from recsys.measurement.drift.served import GROUPS
 from recsys.measurement.drift.thresholds import Thresholds
@@ -102,7 +102,7 @@ def _flags(window: Window, reference: Reference, thresholds: Thresholds) -> Iter
         if denominator.sum() >= thresholds.fewest and (denominator > 0).sum() >= FEWEST_GROUPS:
             judged = _Judge(window=window.hours, requests=int(denominator.sum()), thresholds=thresholds)
             share = share_of(numerator, denominator)
-            beyond = Effect(value=share.value - expected, error=share.error)
+            beyond = DriftEffect(value=share.value - expected, error=share.error)
             yield judged.figure(figure, beyond, "", thresholds.limit(figure))
 
 
@@ -116,22 +116,25 @@ def _exposure(window: Window, thresholds: Thresholds) -> Iterator[DriftFigure]:
     # positions of a slate are not independent: a request is the unit of the error
     error = math.sqrt(shares[0] * (1 - shares[0]) / window.requests)
     yield judged.figure(
-        "top_item", Effect(value=float(shares[0]), error=error), next(iter(window.items)), thresholds.limit("top_item")
+        "top_item",
+        DriftEffect(value=float(shares[0]), error=error),
+        next(iter(window.items)),
+        thresholds.limit("top_item"),
     )
     evenness = -float((shares * np.log(shares)).sum()) / math.log(len(shares)) if len(shares) > 1 else 0.0
-    yield judged.figure("entropy", Effect(value=evenness, error=0.0), "", None)
-    yield judged.figure("coverage", Effect(value=float(len(shares)), error=0.0), "", None)
+    yield judged.figure("entropy", DriftEffect(value=evenness, error=0.0), "", None)
+    yield judged.figure("coverage", DriftEffect(value=float(len(shares)), error=0.0), "", None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Judge:
-    """What the figures of one sample of requests have in common."""
+    """Window and thresholds that the figures of one sample of requests share."""
 
     window: int
     requests: int
     thresholds: Thresholds
 
-    def figure(self, figure: str, effect: Effect, of: str, limit: float | None) -> DriftFigure:
+    def figure(self, figure: str, effect: DriftEffect, of: str, limit: float | None) -> DriftFigure:
         alarm = limit is not None and effect.above(limit, self.thresholds.errors_of(self.window))
         return DriftFigure(
             figure=figure,
@@ -145,7 +148,7 @@ class _Judge:
         )
 
 
-def share_of(numerator: np.ndarray, denominator: np.ndarray) -> Effect:
+def share_of(numerator: np.ndarray, denominator: np.ndarray) -> DriftEffect:
     """Return the share of the sums of groups [GROUPS]."""
     without = (numerator.sum() - numerator) / np.maximum(denominator.sum() - denominator, 1)
     return jackknife(float(numerator.sum() / max(denominator.sum(), 1)), without)

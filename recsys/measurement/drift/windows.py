@@ -229,10 +229,10 @@ class DriftLog:
         """
         events = self._events(folder)
         newest = [max((event["timestamp"] for event in query.get("history", ())), default=-np.inf) for query in queries]  # type: ignore[attr-defined]
-        asked = requests.select("user", "sequence", at=pl.col("timestamp") - FRESH_S).with_columns(
+        times = requests.select("user", "sequence", at=pl.col("timestamp") - FRESH_S).with_columns(
             pl.Series("newest", newest, pl.Float64), pl.Series("row", np.arange(requests.height))
         )
-        found = asked.sort("at").join_asof(
+        found = times.sort("at").join_asof(
             events.sort("timestamp"),
             left_on="at",
             right_on="timestamp",
