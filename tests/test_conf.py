@@ -15,7 +15,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import Callback
 
-from recsys.candidates.item_item import Cosine, CosineAndTransitions, Ease
+from recsys.candidates.item_item import Cooccurrence, Cosine, Ease, Transitions
 from recsys.cli.experiment import build
 from recsys.cli.search import distribution, ends
 from recsys.cli.sweep import corners
@@ -39,7 +39,7 @@ PACKAGES = {
     "callbacks": "trainer.callbacks",
 }
 """of groups that are not where their folder is"""
-SEVERAL = {"callbacks": Callback, "candidates/operator": (Cosine, CosineAndTransitions, Ease)}
+SEVERAL = {"callbacks": Callback, "candidates/operator": (Cosine, Cooccurrence, Transitions, Ease)}
 """groups whose files hold several things by name"""
 RECIPES = sorted(file.stem for file in (CONF / "recipe").glob("*.yaml"))
 FORMS_OF_HYDRA = {"defaults", "_target_", "_convert_", "_recursive_", "_partial_", "_args_"}

@@ -3,7 +3,7 @@
 Shapes: M events, N items.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -55,8 +55,8 @@ class InteractionLog(Protocol):
 class ItemItemOperator(Protocol):
     """Configuration of a matrix [N, N], row: item of the history, column: its neighbour."""
 
-    def fit(self, interactions: InteractionLog, limit: int) -> sparse.csr_array:
-        """Fit the matrix and keep the `limit` strongest entries of a row."""
+    def fit(self, interactions: InteractionLog, limit: int) -> sparse.csr_array | None:
+        """Fit the matrix and keep the `limit` strongest entries of a row; None where it reads what the log lacks."""
 
 
 class Cosine:
@@ -77,47 +77,44 @@ class Cosine:
         return sparse.csr_array(sparse.vstack([strongest_per_row(part, limit) for part in parts]))
 
 
-class CosineAndTransitions:
-    """Co-occurrence and transitions within a window, in one operator.
+class Cooccurrence:
+    """Damped number of common users of two items, |i and j| / (|i| |j|)^damping."""
 
-    S / mean(S) + weight T / mean(T), means over the entries that are not zero, where
-    S[i, j] = |i and j| / (|i| |j|)^damping and T[i, j] sums 1 / distance over all pairs of events, i then j, at most
-    `window` apart, divided by (sum of row i + 2) and by (users of j + 1)^power. Without order T is zero.
-    """
-
-    def __init__(self, *, damping: float, window: int, power: float, weight: float) -> None:
-        """
-        damping: 0 counts co-occurrences, 0.5 is the cosine
-        window: events
-        power: takes weight from transitions to popular items; below 0 gives it to them
-        weight: of the transitions
-        """
-        check_ranges(
-            OPERATOR_KEY,
-            damping=(damping, 0.0, 1.0),
-            window=(window, 1, 1_000),
-            power=(power, -1.0, 1.0),
-            weight=(weight, 0.0, 1e6),
-        )
-        self.damping, self.window, self.power, self.weight = damping, window, power, weight
+    def __init__(self, *, damping: float) -> None:
+        """damping: 0 counts common users, 0.5 is the cosine"""
+        check_ranges(OPERATOR_KEY, damping=(damping, 0.0, 1.0))
+        self.damping = damping
 
     def fit(self, interactions: InteractionLog, limit: int) -> sparse.csr_array:
         user_items = _user_item_matrix(interactions)
-        user_counts, parts = _user_counts(user_items), row_blocks(user_items)
-        following = sparse.csr_array((interactions.num_items, interactions.num_items), dtype=np.float32)
-        if interactions.ordered:
-            counts = transitions(interactions.users, interactions.items, interactions.num_items, self.window)
-            following = self.weight * _to_unit_mean(
-                normalised_transitions(counts, user_counts, TRANSITION_SUPPORT, self.power)
-            )
-
-        def cooccurrences(rows: slice) -> sparse.csr_array:
-            return damped_cooccurrence(cooccurrence(user_items, rows), user_counts, self.damping, rows.start)
-
-        mean = _nonzero_mean(cooccurrences, parts)
-        return sparse.csr_array(
-            sparse.vstack([strongest_per_row(cooccurrences(rows) / mean + following[rows], limit) for rows in parts])
+        user_counts = _user_counts(user_items)
+        parts = (
+            damped_cooccurrence(cooccurrence(user_items, rows), user_counts, self.damping, rows.start)
+            for rows in row_blocks(user_items)
         )
+        return sparse.csr_array(sparse.vstack([strongest_per_row(part, limit) for part in parts]))
+
+
+class Transitions:
+    """Transitions within a window: T[i, j] sums 1 / distance over all pairs of events, i then j, at most `window` apart,
+    divided by (sum of row i + 2) and by (users of j + 1)^power.
+    """
+
+    def __init__(self, *, window: int, power: float) -> None:
+        """
+        window: events
+        power: takes weight from transitions to popular items; below 0 gives it to them
+        """
+        check_ranges(OPERATOR_KEY, window=(window, 1, 1_000), power=(power, -1.0, 1.0))
+        self.window, self.power = window, power
+
+    def fit(self, interactions: InteractionLog, limit: int) -> sparse.csr_array | None:
+        """None where histories are sets, in which nothing follows."""
+        if not interactions.ordered:
+            return None
+        counts = transitions(interactions.users, interactions.items, interactions.num_items, self.window)
+        user_counts = _user_counts(_user_item_matrix(interactions))
+        return strongest_per_row(normalised_transitions(counts, user_counts, TRANSITION_SUPPORT, self.power), limit)
 
 
 class Ease:
@@ -164,7 +161,7 @@ class Ease:
         if num_items > self.most_items:
             raise TooManyItemsError(
                 f"{OPERATOR_KEY} is Ease, which inverts a matrix of {num_items:,} items ({dense_cost(num_items)}), "
-                f"wanted at most {self.most_items:,}; choose Cosine or CosineAndTransitions"
+                f"wanted at most {self.most_items:,}; choose Cosine or Cooccurrence"
             )
         timed = not np.isnan(interactions.timestamps).any()
         gram = time_weighted_gram(
@@ -199,14 +196,15 @@ class ItemItem:
         weight: of its scores in the merge, until validation chose another one
         decays: grid of the weight of an event relative to the next newer one, above 0 to 1
         neighbours: kept an item
-        operator: Cosine, CosineAndTransitions or Ease
+        operator: Cooccurrence, Transitions, Cosine or Ease
         """
         self.num, self.weight, self.decays = num, weight, tuple(decays)
         self.neighbours, self.operator = neighbours, operator
         check_history_source("item_item", self.num, self.weight, self.decays, neighbours)
 
-    def fit(self, interactions: TrainingInteractions) -> ItemNeighbours:
-        return ItemNeighbours.of(self.operator.fit(interactions.capped, self.neighbours), self.decays[0])
+    def fit(self, interactions: TrainingInteractions) -> ItemNeighbours | None:
+        matrix = self.operator.fit(interactions.capped, self.neighbours)
+        return None if matrix is None else ItemNeighbours.of(matrix, self.decays[0])
 
 
 def check_history_source(name: str, num: int, weight: float, decays: tuple[float, ...], neighbours: int) -> None:
@@ -228,13 +226,3 @@ def _user_item_matrix(interactions: InteractionLog) -> sparse.csr_array:
 def _user_counts(user_items: sparse.csr_array) -> np.ndarray:
     """[N] users of each item."""
     return np.bincount(user_items.indices, minlength=user_items.shape[1])
-
-
-def _nonzero_mean(part: Callable[[slice], sparse.csr_array], parts: Sequence[slice]) -> float:
-    """Mean of all entries that are not zero, 1 where there is none; computed in parts of the rows."""
-    sums, nums = zip(*((one.data.sum(dtype=np.float64), one.nnz) for one in map(part, parts)), strict=True)
-    return float(sum(sums) / sum(nums)) if sum(nums) else 1.0
-
-
-def _to_unit_mean(matrix: sparse.csr_array) -> sparse.csr_array:
-    return matrix / matrix.data.mean(dtype=np.float64) if matrix.nnz else matrix

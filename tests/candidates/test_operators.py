@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from recsys.candidates.item_item import Cosine, CosineAndTransitions
+from recsys.candidates.item_item import Cooccurrence, Cosine, Transitions
 from recsys.candidates.operators import (
     cooccurrence,
     cosine,
@@ -117,7 +117,7 @@ def test_operators_fitted_in_blocks_are_those_of_one_piece(histories, most, limi
     if not len(users):
         return
     known = SimpleNamespace(users=users, items=items, num_items=6, ordered=True)
-    for operator in (Cosine(shrinkage=1.0), CosineAndTransitions(damping=0.3, window=2, power=0.25, weight=1.0)):
+    for operator in (Cosine(shrinkage=1.0), Cooccurrence(damping=0.3), Transitions(window=2, power=0.25)):
         whole = strongest_per_row(operator.fit(known, 6), most).toarray()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("recsys.candidates.operators.BLOCK_PAIRS", limit)

@@ -10,7 +10,7 @@ import pytest
 
 from recsys.candidates.cold_start import ColdItemPopularityModel
 from recsys.candidates.content import ContentNeighbours
-from recsys.candidates.item_item import CosineAndTransitions, ItemItem
+from recsys.candidates.item_item import Cooccurrence, ItemItem
 from recsys.candidates.popularity import PopularItems, RecentItems
 from recsys.candidates.sources import CandidateSourcesConfig, MergedSources, TuningQueries, candidates_for_catalogue
 from recsys.candidates.two_tower_source import TwoTowerSourceConfig
@@ -25,7 +25,7 @@ NAMES = ("two_tower", "item_item", "content", "popular", "fresh", "promising")
 
 
 def parts(**changed):
-    operator = CosineAndTransitions(damping=0.3, window=3, power=0.25, weight=1.0)
+    operator = Cooccurrence(damping=0.3)
     return {
         "two_tower": TwoTowerSourceConfig(num=8, weight=1.0),
         "item_item": ItemItem(num=6, weight=0.4, decays=[0.8, 1.0], neighbours=5, operator=operator),
