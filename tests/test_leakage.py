@@ -29,6 +29,7 @@ from recsys.training.trainer import FINISHED_FILE
 pytestmark = pytest.mark.slow
 
 ABOUT_THE_RUN = {"config.yaml", "lineage.json", "manifest.json", "metrics.json", "user_seed.arrow"}
+ABOUT_THE_RUN |= {"reference.json", "reference.safetensors"}
 """the files of a bundle that tell of the run, its test and its users until now; all others are the model"""
 PROTOCOLS: dict[str, Splitter] = {
     "global_time": GlobalTime(rank=0.2, validation=0.1, test=0.2, cuts=1, later=0.0, horizon_days=None),
@@ -53,7 +54,8 @@ MUST_AND_MAY = {
 """(poisoned period, strict) -> what has to change, so that the poison is seen to work, and all that may"""
 
 OTHER_OPERATORS = {
-    "item_item": ("near", "wide", "following"),
+    "item_item": ("together_5",),
+    "following": ("next_3_50", "next_6_25", "next_6_0", "next_12_0"),
     "linear": ("ease_50", "ease_800", "ease_near", "cosine_5", "cosine_20"),
 }
 """left out, so that VALIDATION has no operator to choose: a source then may not change by it at all"""

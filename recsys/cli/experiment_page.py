@@ -1,15 +1,21 @@
 """Effects of an experiment as a table, and as an HTML page that a person who decides can read."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 
 from recsys.cli.data_page import STYLE, chapter_html, document
 from recsys.cli.data_report import Chapter
 from recsys.experiments.analysis import VERDICTS, ExperimentResult, MetricResult
+from recsys.experiments.cohorts import CohortEffect
+from recsys.experiments.effects import Effect
 from recsys.experiments.experiment_set import OnlineExperiment
 
 WIDTH, ROW, LABEL = 640, 26, 200
 """of the plot, in pixels: width, height of a row, width of its label"""
+SHRUNK = (
+    "By cohort: the largest of many noisy effects is mostly noise, so each is drawn towards their mean as far as the "
+    "cohorts allow. A cohort is found where its interval is on one side of 0; the experiment was not planned for it."
+)
 PLOT_STYLE = "line { stroke: #3b6ea5; stroke-width: 5; stroke-opacity: .35 } circle { fill: #3b6ea5 }"
 
 
@@ -19,6 +25,22 @@ def effects_of(experiment: OnlineExperiment, arm: str, result: ExperimentResult)
         title=f"{experiment.name}: {arm} against {experiment.control}, {result.verdict}",
         headings=("metric", "role", "control", "treatment", "difference", "95% interval", "users"),
         rows=tuple(_row(experiment, metric, one) for metric, one in result.metrics.items()),
+    )
+
+
+def effects_by_cohort(
+    arm: str, metric: str, by: str, found: Mapping[str, Effect], shrunk: Mapping[str, CohortEffect]
+) -> Chapter:
+    """Return the effects on the primary metric by cohort as a table, a row a cohort."""
+    rows = []
+    for value, one in shrunk.items():
+        low, high = one.interval
+        cells = (f"{found[value].difference:+.4g}", f"{one.difference:+.4g}", f"{low:+.4g} to {high:+.4g}")
+        rows.append((value, *cells, f"{found[value].users:,}"))
+    return Chapter(
+        title=f"{metric} of {arm} by {by}",
+        headings=(by, "as found", "shrunk", "95% interval", "users"),
+        rows=tuple(rows),
     )
 
 
@@ -35,12 +57,15 @@ def _row(experiment: OnlineExperiment, metric: str, one: MetricResult) -> tuple[
     )
 
 
-def page(experiment: OnlineExperiment, results: Mapping[str, ExperimentResult]) -> str:
+def page(experiment: OnlineExperiment, results: Mapping[str, ExperimentResult], cohorts: Sequence[Chapter] = ()) -> str:
     """Return the HTML document: verdict first, then effects with a picture, then how it was done."""
     title = f"experiment {experiment.name}"
     body = [f"<h1>{escape(title)}</h1>", f"<p>{escape(experiment.hypothesis)}</p>"]
     for arm, result in results.items():
         body += _arm(experiment, arm, result)
+    if cohorts:
+        body.append(f"<p>{escape(SHRUNK)}</p>")
+    body += map(chapter_html, cohorts)
     surfaces = ", ".join(experiment.surfaces) or "all surfaces"
     part = (
         f"{experiment.users[0]:.0%} to {experiment.users[1]:.0%} of the layer {experiment.layer or experiment.name!r}"

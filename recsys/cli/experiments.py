@@ -1,6 +1,7 @@
 """`python -m recsys experiments`: check and publish experiments, plan their size, read their effects."""
 
 import shlex
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -13,17 +14,21 @@ from rich.table import Table
 from rich.text import Text
 
 from recsys.bundle import Bundle
-from recsys.cli.experiment_page import effects_of, page
+from recsys.cli.data_report import Chapter
+from recsys.cli.experiment_page import effects_by_cohort, effects_of, page
 from recsys.cli.measure import measured_log, settings_of
 from recsys.cli.versions import From, Key, StorePath, VersionCommands, Who, Why, login, print_line
 from recsys.errors import ConfigError, DataError, QueryError, check_ranges
 from recsys.experiments.analysis import CONTROL, TREATMENT, VERDICTS, ExperimentPlan, ExperimentResult, analyse
+from recsys.experiments.cohorts import MIN_COHORTS
 from recsys.experiments.design import a_a_false_positives, days_needed, deviation, users_needed
 from recsys.experiments.experiment_set import ExperimentSet, OnlineExperiment
 from recsys.experiments.experiment_store import ExperimentStore
-from recsys.measurement.arms import arm_users, user_values
+from recsys.expressions import suggestion
+from recsys.measurement.arms import FEWEST_USERS, arm_users, cohort_effects, user_values
 from recsys.measurement.kpis import Period
 from recsys.measurement.outcomes import USERS, MeasuredLog
+from recsys.measurement.user_sums import splits_of
 from recsys.policy.overrides import overridden
 from recsys.stages import load_rules, read_spec, request_types
 from recsys.stores.atomic_files import atomic_file
@@ -118,6 +123,10 @@ def report(
     out: Annotated[
         Path | None, typer.Option(help="folder of results; else `experiments/<name>` beside the log")
     ] = None,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(help="split of `measure` whose values are cohorts, profile.segment; repeat it for more"),
+    ] = None,
     one_look: Annotated[
         bool, typer.Option("--one-look", help="intervals for one look at the planned end; else they hold at any time")
     ] = False,
@@ -125,8 +134,12 @@ def report(
     """Report the effects of an experiment on its metrics, and what to do; looking at any time is allowed."""
     experiment = _published(ExperimentStore(store), name)
     split = f"arms.{name}"
-    folder = log.parent / "experiments" / name if out is None else out
-    measured, _ = measured_log(log, folder, replace(settings_of(data, settings), by=(split,)))
+    # a folder is measured by one choice of splits
+    folder = log.parent / "experiments" / "-by-".join([name, *(by or ())]) if out is None else out
+    own = tuple(dict.fromkeys((split, *(column for column in by or () if "." in column))))
+    measured, _ = measured_log(log, folder, replace(settings_of(data, settings), by=own))
+    if unknown := [column for column in by or () if column not in splits_of(measured.settings)]:
+        raise ConfigError(f"--by names {unknown[0]!r}; {suggestion(unknown[0], splits_of(measured.settings))}")
     results = _results(experiment, measured, split, peeking=not one_look)
     for arm, result in results.items():
         console.print(effects_of(experiment, arm, result).table())
@@ -136,9 +149,12 @@ def report(
                 "small", f"an effect of {experiment.effect:g} or more on {experiment.primary} is excluded: it may end"
             )
         console.print()
+    cohorts = [chapter for column in by or () for chapter in _cohorts(experiment, measured, column)]
+    for chapter in cohorts:
+        console.print(chapter.table())
     file = measured.folder / "page.html"
     with atomic_file(file) as draft:
-        draft.write_text(page(experiment, results), encoding="utf-8")
+        draft.write_text(page(experiment, results, cohorts), encoding="utf-8")
     print_line("page", str(file))
     done = any(one.verdict in ("ship", "stop") for one in results.values())
     version = COMMANDS.named(ExperimentStore(store), None)
@@ -159,12 +175,7 @@ def _results(
     experiment: OnlineExperiment, log: MeasuredLog, split: str, *, peeking: bool
 ) -> dict[str, ExperimentResult]:
     """Compare each arm with the control."""
-    start = datetime.fromisoformat(experiment.start).date()
-    end = (datetime.fromisoformat(experiment.end) - timedelta(microseconds=1)).date()
-    during = Period(first=start, last=end)
-    if not during.days(log):
-        raise DataError(f"no day from {start} to {end} was logged; the experiment {experiment.name!r} has not begun")
-    before = Period(first=start - timedelta(days=DAYS_BEFORE), last=start - timedelta(days=1))
+    during, before = _periods(experiment, log)
     found = {}
     for arm, share in ((name, one.share) for name, one in experiment.arms.items() if name != experiment.control):
         both = {CONTROL: experiment.arms[experiment.control].share, TREATMENT: share}
@@ -177,7 +188,7 @@ def _results(
             peeking=peeking,
         )
         names = {CONTROL: experiment.control, TREATMENT: arm}
-        metrics = arm_users(log, split, names, during, before if before.days(log) else None)
+        metrics = arm_users(log, split, names, during, before)
         judged = (experiment.primary, *experiment.guardrails)
         if missing := [metric for metric in judged if metric not in metrics]:
             raise ConfigError(
@@ -185,6 +196,33 @@ def _results(
             )
         found[arm] = analyse(plan, {metric: metrics[metric] for metric in judged})
     return found
+
+
+def _periods(experiment: OnlineExperiment, log: MeasuredLog) -> tuple[Period, Period | None]:
+    """Return the days of an experiment and those before it, None where none of them was logged."""
+    start = datetime.fromisoformat(experiment.start).date()
+    end = (datetime.fromisoformat(experiment.end) - timedelta(microseconds=1)).date()
+    during = Period(first=start, last=end)
+    if not during.days(log):
+        raise DataError(f"no day from {start} to {end} was logged; the experiment {experiment.name!r} has not begun")
+    before = Period(first=start - timedelta(days=DAYS_BEFORE), last=start - timedelta(days=1))
+    return during, before if before.days(log) else None
+
+
+def _cohorts(experiment: OnlineExperiment, log: MeasuredLog, by: str) -> Iterator[Chapter]:
+    """Yield the effects of each arm on the primary metric by cohort; says so where there are too few cohorts."""
+    during, before = _periods(experiment, log)
+    for arm in (name for name in experiment.arms if name != experiment.control):
+        names = {CONTROL: experiment.control, TREATMENT: arm}
+        try:
+            found, shrunk = cohort_effects(
+                log, f"arms.{experiment.name}", names, during, before, experiment.primary, by
+            )
+        except DataError:
+            few = f"by {by}: fewer than {MIN_COHORTS} have {FEWEST_USERS} users in both arms, no effects"
+            print_line("cohorts", few)
+            return
+        yield effects_by_cohort(arm, experiment.primary, by, found, shrunk)
 
 
 def _checked(file: Path, bundle: Path | None) -> ExperimentSet:

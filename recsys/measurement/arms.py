@@ -9,12 +9,16 @@ from datetime import date
 
 import polars as pl
 
-from recsys.errors import ConfigError
-from recsys.experiments.effects import ArmUsers
+from recsys.errors import ConfigError, DataError
+from recsys.experiments.cohorts import CohortEffect, shrunk_effects
+from recsys.experiments.effects import ArmUsers, Effect, effect
 from recsys.expressions import suggestion
 from recsys.measurement.kpis import Period, metrics_of, sums_of
 from recsys.measurement.outcomes import MeasuredLog
 from recsys.measurement.user_sums import ALL, NONE, names_of
+
+FEWEST_USERS = 20
+"""users of a cohort in an arm, at least, for an effect on it"""
 
 
 def arm_users(
@@ -44,6 +48,31 @@ def arm_users(
         parts = {name: joined.filter(pl.col("value") == value) for name, value in arms.items()}
         found[metric] = {name: _arm(part) for name, part in parts.items()}
     return found
+
+
+def cohort_effects(
+    log: MeasuredLog,
+    split: str,
+    arms: Mapping[str, str],
+    period: Period,
+    before: Period | None,
+    metric: str,
+    by: str,
+) -> tuple[dict[str, Effect], dict[str, CohortEffect]]:
+    """Return the effect on a metric by cohort, as found and drawn towards the common mean.
+
+    arms: the control and the treatment, as for `arm_users`; by: split whose values are the cohorts. A cohort of fewer than
+    FEWEST_USERS in an arm is left out; DataError for fewer cohorts than shrinkage needs.
+    """
+    found = {}
+    for value, users in sorted(cohort_users(log, by, period).items()):
+        try:
+            own = arm_users(log, split, arms, period, before, among=users)[metric]
+        except (ConfigError, DataError):  # an arm without a user of this cohort
+            continue
+        if value != NONE and min(len(one.x) for one in own.values()) >= FEWEST_USERS:
+            found[value] = effect(*(own[name] for name in arms))
+    return found, shrunk_effects(found)
 
 
 def user_values(log: MeasuredLog, metric: str, period: Period) -> ArmUsers:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -121,6 +122,31 @@ def test_the_report_of_a_better_arm_says_so(
     assert "a shift of the logit is clicked more" in page
     assert "<script" not in page
     assert "relative to control" in page
+
+
+def test_a_report_shows_effects_by_cohort_drawn_towards_their_mean(
+    published: Path, shop_log: Path, folder: Path, typed: Any, capsys: Capture
+) -> None:
+    out = folder / "cohorts"
+    arguments = ("experiments", "report", EXPERIMENT, shop_log, "--store", published, "--out", out)
+    options = ("--settings", folder / "measure.yaml", "--by", "profile.segment")
+    assert typed(*arguments, *options, width=80) == 0
+    printed = capsys.readouterr().out
+    table = printed.partition("by profile.segment")[2].partition("page ")[0]
+    rows = [line.split() for line in table.splitlines() if line.strip().startswith("s")]
+    assert [row[0] for row in rows] == ["s0", "s1", "s2", "s3"]
+    found, shrunk = (np.array([float(row[column]) for row in rows]) for column in (1, 2))
+    assert np.std(shrunk) < np.std(found)
+    assert (shrunk > 0).all()
+    assert "profile.segment" in (out / "page.html").read_text()
+
+
+def test_a_report_by_a_split_that_is_not_measured_is_refused(
+    published: Path, shop_log: Path, folder: Path, typed: Any, capsys: Capture
+) -> None:
+    arguments = ("experiments", "report", EXPERIMENT, shop_log, "--store", published, "--out", folder / "wrong")
+    assert typed(*arguments, "--settings", folder / "measure.yaml", "--by", "surfac") == 2
+    assert "--by names 'surfac'; did you mean 'surface'" in capsys.readouterr().err
 
 
 def test_a_report_says_when_an_effect_that_matters_is_excluded(
