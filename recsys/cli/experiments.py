@@ -1,9 +1,9 @@
 """`python -m recsys experiments`: check and publish experiments, plan their size, read their effects."""
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from datetime import date, datetime, timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -15,18 +15,22 @@ from rich.text import Text
 
 from recsys.bundle import Bundle
 from recsys.cli.data_report import Chapter
+from recsys.cli.experiment_allocation import allocate
+from recsys.cli.experiment_days import days_of, published_last
 from recsys.cli.experiment_page import effects_by_cohort, effects_of, page
 from recsys.cli.measure import measured_log, settings_of
 from recsys.cli.versions import From, Key, StorePath, VersionCommands, Who, Why, login, print_line
 from recsys.errors import ConfigError, DataError, QueryError, check_ranges
-from recsys.experiments.analysis import CONTROL, TREATMENT, VERDICTS, ExperimentPlan, ExperimentResult, analyse
+from recsys.experiments.allocation import batched_effect
+from recsys.experiments.analysis import CONTROL, TREATMENT, VERDICTS, ExperimentPlan, ExperimentResult, analyse, judged
 from recsys.experiments.cohorts import MIN_COHORTS
 from recsys.experiments.design import a_a_false_positives, days_needed, deviation, users_needed
 from recsys.experiments.experiment_set import ExperimentSet, OnlineExperiment
 from recsys.experiments.experiment_store import ExperimentStore
 from recsys.expressions import suggestion
+from recsys.measurement.arm_periods import SharePeriod, share_periods, shares_over_periods, users_by_period
 from recsys.measurement.arms import FEWEST_USERS, arm_users, cohort_effects, user_values
-from recsys.measurement.kpis import Period
+from recsys.measurement.kpis import Period, metrics_of
 from recsys.measurement.outcomes import USERS, MeasuredLog
 from recsys.measurement.user_sums import splits_of
 from recsys.policy.overrides import overridden
@@ -39,8 +43,6 @@ COMMANDS = VersionCommands(
     group="experiments", file="experiments.yaml", store=ExperimentStore, nothing="no request has an arm"
 )
 A_A_SPLITS, A_A_SEED = 200, 0
-DAYS_BEFORE = 28
-"""days of the covariate, at most"""
 
 Log = Annotated[Path, typer.Argument(help="folder of the event log, live/events of a deployment")]
 Data = Annotated[Path | None, typer.Option(help="description.yaml of the served run: its objectives are measured")]
@@ -79,6 +81,7 @@ def publish(
 
 
 COMMANDS.register(experiments)
+experiments.command()(allocate)
 
 
 @experiments.command()
@@ -132,7 +135,7 @@ def report(
     ] = False,
 ) -> None:
     """Report the effects of an experiment on its metrics, and what to do; looking at any time is allowed."""
-    experiment = _published(ExperimentStore(store), name)
+    experiment = published_last(ExperimentStore(store), name)
     split = f"arms.{name}"
     # a folder is measured by one choice of splits
     folder = log.parent / "experiments" / "-by-".join([name, *(by or ())]) if out is None else out
@@ -140,7 +143,9 @@ def report(
     measured, _ = measured_log(log, folder, replace(settings_of(data, settings), by=own))
     if unknown := [column for column in by or () if column not in splits_of(measured.settings)]:
         raise ConfigError(f"--by names {unknown[0]!r}; {suggestion(unknown[0], splits_of(measured.settings))}")
-    results = _results(experiment, measured, split, peeking=not one_look)
+    during, _ = days_of(experiment, measured)
+    periods = share_periods(ExperimentStore(store), name, during, measured)
+    results = _results(experiment, measured, split, periods, peeking=not one_look)
     for arm, result in results.items():
         console.print(effects_of(experiment, arm, result).table())
         print_line(result.verdict, VERDICTS[result.verdict])
@@ -161,21 +166,16 @@ def report(
     COMMANDS.print_next(store, f'publish experiments.yaml --from {version} --why "..."' if done else "history")
 
 
-def _published(store: ExperimentStore, name: str) -> OnlineExperiment:
-    """Return an experiment as it was published last, also where it serves no more."""
-    current = ExperimentSet.parse(store.read(COMMANDS.named(store, None)))
-    for entry in reversed(store.history()):
-        listed = ExperimentSet.parse(store.text(entry.text)).experiments
-        if found := [one for one in listed if one.name == name]:
-            return found[0]
-    return current.named(name)
-
-
 def _results(
-    experiment: OnlineExperiment, log: MeasuredLog, split: str, *, peeking: bool
+    experiment: OnlineExperiment, log: MeasuredLog, split: str, periods: Sequence[SharePeriod], *, peeking: bool
 ) -> dict[str, ExperimentResult]:
     """Compare each arm with the control."""
-    during, before = _periods(experiment, log)
+    during, before = days_of(experiment, log)
+    judged_metrics = (experiment.primary, *experiment.guardrails)
+    if missing := [metric for metric in judged_metrics if metric not in metrics_of(log.settings)]:
+        raise ConfigError(
+            f"the experiment names {missing[0]!r}, which is not measured; known: {', '.join(metrics_of(log.settings))}"
+        )
     found = {}
     for arm, share in ((name, one.share) for name, one in experiment.arms.items() if name != experiment.control):
         both = {CONTROL: experiment.arms[experiment.control].share, TREATMENT: share}
@@ -187,31 +187,35 @@ def _results(
             users=experiment.planned_users,
             peeking=peeking,
         )
+        if len(periods) > 1:
+            found[arm] = _over_periods(plan, log, split, (experiment.control, arm), periods)
+            continue
         names = {CONTROL: experiment.control, TREATMENT: arm}
         metrics = arm_users(log, split, names, during, before)
-        judged = (experiment.primary, *experiment.guardrails)
-        if missing := [metric for metric in judged if metric not in metrics]:
-            raise ConfigError(
-                f"the experiment names {missing[0]!r}, which is not measured; known: {', '.join(metrics)}"
-            )
-        found[arm] = analyse(plan, {metric: metrics[metric] for metric in judged})
+        found[arm] = analyse(plan, {metric: metrics[metric] for metric in judged_metrics})
     return found
 
 
-def _periods(experiment: OnlineExperiment, log: MeasuredLog) -> tuple[Period, Period | None]:
-    """Return the days of an experiment and those before it, None where none of them was logged."""
-    start = datetime.fromisoformat(experiment.start).date()
-    end = (datetime.fromisoformat(experiment.end) - timedelta(microseconds=1)).date()
-    during = Period(first=start, last=end)
-    if not during.days(log):
-        raise DataError(f"no day from {start} to {end} was logged; the experiment {experiment.name!r} has not begun")
-    before = Period(first=start - timedelta(days=DAYS_BEFORE), last=start - timedelta(days=1))
-    return during, before if before.days(log) else None
+def _over_periods(
+    plan: ExperimentPlan, log: MeasuredLog, split: str, arms: tuple[str, str], periods: Sequence[SharePeriod]
+) -> ExperimentResult:
+    """Compare an arm with the control where shares were changed: a period of fixed shares counts by its users."""
+    effects, expected = {}, {}
+    for metric in (plan.primary, *plan.guardrails):
+        users = users_by_period(log, split, arms, periods, metric)
+        effects[metric] = batched_effect(*(users[arm] for arm in arms))
+        if metric == plan.primary:
+            counts = {
+                role: sum(len(one.users) for one in users[arm])
+                for role, arm in zip((CONTROL, TREATMENT), arms, strict=True)
+            }
+            expected = shares_over_periods(users, arms, periods)
+    return judged(replace(plan, shares=expected), effects, counts)
 
 
 def _cohorts(experiment: OnlineExperiment, log: MeasuredLog, by: str) -> Iterator[Chapter]:
     """Yield the effects of each arm on the primary metric by cohort; says so where there are too few cohorts."""
-    during, before = _periods(experiment, log)
+    during, before = days_of(experiment, log)
     for arm in (name for name in experiment.arms if name != experiment.control):
         names = {CONTROL: experiment.control, TREATMENT: arm}
         try:

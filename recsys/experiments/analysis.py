@@ -80,7 +80,12 @@ def analyse(plan: ExperimentPlan, metrics: Mapping[str, Mapping[str, ArmUsers]])
             raise ConfigError(
                 f"the plan names the metric {name!r}, which is not measured; known are {', '.join(metrics)}"
             )
-    effects = {name: effect(arms[CONTROL], arms[TREATMENT]) for name, arms in metrics.items()}
+    counts = {arm: len(users.x) for arm, users in metrics[plan.primary].items()}
+    return judged(plan, {name: effect(arms[CONTROL], arms[TREATMENT]) for name, arms in metrics.items()}, counts)
+
+
+def judged(plan: ExperimentPlan, effects: Mapping[str, Effect], counts: Mapping[str, int]) -> ExperimentResult:
+    """Return the verdict on effects by metric. counts: CONTROL and TREATMENT -> number of users."""
     adjusted = false_discovery_control([one.p_value for one in effects.values()])
     results = {
         name: MetricResult(
@@ -90,7 +95,6 @@ def analyse(plan: ExperimentPlan, metrics: Mapping[str, Mapping[str, ArmUsers]])
         )
         for (name, one), p_value in zip(effects.items(), adjusted, strict=True)
     }
-    counts = {arm: len(users.x) for arm, users in metrics[plan.primary].items()}
     ratio = sample_ratio_p_value(counts, plan.shares)
     return ExperimentResult(verdict=_verdict(plan, results, ratio), metrics=results, sample_ratio_p_value=ratio)
 

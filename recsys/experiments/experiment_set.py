@@ -17,6 +17,7 @@
         less: []                     # metrics of which less is better
         effect: 0.01                 # smallest effect on the primary metric that would change a decision
         planned_users: 40000         # of both arms together
+        least_share: 0.1             # with it `allocate` may move the shares, none below this
 
 What an arm changes is described in recsys/policy/overrides.py. A user keeps the arm as long as layer, name, users and shares
 stay: both are hashes. A user who may not take part (`when`, surface, time) has no arm, and is in no figure of the experiment.
@@ -78,6 +79,8 @@ class OnlineExperiment:
     less: tuple[str, ...] = ()
     effect: float | None = None
     planned_users: int = 10_000
+    least_share: float | None = None
+    """of an arm, below which `allocate` does not go; None keeps the shares as they are"""
 
     def __post_init__(self) -> None:
         where = f"the experiment {self.name!r}"
@@ -104,6 +107,11 @@ class OnlineExperiment:
             raise ConfigError(f"{where}: less names {strange[0]!r}; {suggestion(strange[0], judged)}")
         if self.planned_users < 2:
             raise ConfigError(f"{where}: planned_users is {self.planned_users}; plan for two at least")
+        least = self.least_share
+        if least is not None and not (least > 0 and least * len(self.arms) <= 1):
+            raise ConfigError(
+                f"{where}: least_share is {least:g} of {len(self.arms)} arms; give more than 0, at most {1 / len(self.arms):g}"
+            )
 
     @property
     def control(self) -> str:
@@ -264,7 +272,7 @@ def _check_pair(one: OnlineExperiment, other: OnlineExperiment) -> None:
 
 TEXTS, LISTS = ("hypothesis", "primary", "layer", "when"), ("surfaces", "guardrails", "less")
 NEEDED = ("name", "hypothesis", "arms", "primary", "start", "end")
-KEYS = (*NEEDED, "layer", "users", "when", "surfaces", "guardrails", "less", "effect", "planned_users")
+KEYS = (*NEEDED, "layer", "users", "when", "surfaces", "guardrails", "less", "effect", "planned_users", "least_share")
 
 
 def _experiment(index: int, document: Any) -> OnlineExperiment:
@@ -281,7 +289,7 @@ def _experiment(index: int, document: Any) -> OnlineExperiment:
         _check_syntax(f"{where}: when", given["when"])
     given |= {key: _texts(f"{where}: {key}", document[key]) for key in LISTS if key in document}
     given |= {key: moment(f"{where}: {key}", document[key]) for key in ("start", "end")}
-    given |= {key: _number(f"{where}: {key}", document[key]) for key in ("effect",) if key in document}
+    given |= {key: _number(f"{where}: {key}", document[key]) for key in ("effect", "least_share") if key in document}
     if "users" in document:
         given["users"] = _part(f"{where}: users", document["users"])
     if "planned_users" in document:
@@ -351,4 +359,7 @@ def _part(key: str, value: Any) -> tuple[float, float]:
 
 def _plain(one: OnlineExperiment) -> dict[str, Any]:
     arms = [[name, arm.share, arm.policy] for name, arm in one.arms.items()]
-    return {**{key: getattr(one, key) for key in KEYS if key != "arms"}, "arms": arms}
+    plain = {key: getattr(one, key) for key in KEYS if key != "arms"}
+    if one.least_share is None:
+        del plain["least_share"]  # versions of sets without it stay what they are
+    return {**plain, "arms": arms}

@@ -1,5 +1,7 @@
 """`python -m recsys experiments` as people type it, on a log of a shop whose truth is known."""
 
+import asyncio
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +9,15 @@ import numpy as np
 import pytest
 import yaml
 
+from recsys.contracts import Event, Query, Slate, SlateItem
 from recsys.data.simulation.shop import SimulatedShop
 from recsys.data.simulation.simulated_log import EXPERIMENT, SimulatedLog
 from recsys.data.simulation.visits import reactions, visits
+from recsys.data.sources.planted import DAY, START
+from recsys.experiments.experiment_set import ExperimentSet
+from recsys.experiments.experiment_store import ExperimentStore
+from serving.events.parquet import ParquetSink
+from serving.events.record import Record, StoredRecord
 
 Capture = pytest.CaptureFixture[str]
 MEASURED = {
@@ -189,3 +197,97 @@ def test_a_plan_names_users_and_days(shop_log: Path, folder: Path, typed: Any, c
     assert "sound" in printed
     assert typed(*arguments, "--metric", "clicks_per_request", "--effect", "0.05") == 2
     assert "did you mean 'click_per_request'" in capsys.readouterr().err
+
+
+def test_shares_move_to_the_arm_that_earns_most(shop_log: Path, folder: Path, typed: Any, capsys: Capture) -> None:
+    (folder / "experiments.yaml").write_text(document(least_share=0.1))
+    store = folder / "moving"
+    publish = ("experiments", "publish", folder / "experiments.yaml", "--store", store, "--why", "x", "--who", "ann")
+    assert typed(*publish) == 0
+    before = ExperimentStore(store).current().version
+    arguments = ("experiments", "allocate", EXPERIMENT, shop_log, "--store", store, "--out", folder / "out")
+    options = ("--settings", folder / "measure.yaml")
+    capsys.readouterr()
+    assert typed(*arguments, *options, width=80) == 0
+    printed = capsys.readouterr().out
+    assert [line.split()[-2:] for line in printed.splitlines() if line.strip().startswith("better")] == [
+        ["50.0%", "90.0%"]
+    ]
+    assert "--publish" in printed
+    assert ExperimentStore(store).current().version == before
+    assert typed(*arguments, *options, "--publish", "--who", "bob") == 0
+    entry = ExperimentStore(store).current()
+    (now,) = ExperimentSet.parse(ExperimentStore(store).text(entry.text)).experiments
+    assert {name: arm.share for name, arm in now.arms.items()} == {"control": 0.1, "better": 0.9}
+    assert (entry.who, entry.parent) == ("bob", before)
+    assert "better is the best with 100%" in entry.why
+    assert now.arms["better"].policy == {"diversity": {"trade_off": 0.5}}
+
+
+def test_shares_of_an_experiment_without_a_least_share_are_fixed(
+    published: Path, shop_log: Path, folder: Path, typed: Any, capsys: Capture
+) -> None:
+    arguments = ("experiments", "allocate", EXPERIMENT, shop_log, "--store", published, "--out", folder / "out")
+    assert typed(*arguments, "--settings", folder / "measure.yaml") == 2
+    assert "has no least_share, so its shares are fixed" in capsys.readouterr().err
+
+
+class Clock(datetime):
+    """The clock of the store at a moment of the log."""
+
+    moment: datetime
+
+    @classmethod
+    def now(cls, tz: Any = None) -> datetime:
+        return cls.moment
+
+
+def test_a_report_over_changed_shares_compares_each_period_within_itself(
+    folder: Path, tmp_path: Path, typed: Any, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight days: 50 to 50 until the fourth, 10 to 90 from the fifth on; clicks double on the last days for everybody.
+
+    Pooled, the arm that got the good days would be better; within periods it is not.
+    """
+    monkeypatch.setattr("recsys.policy.rules.store.datetime", Clock)
+    store = folder / "moving"
+    moments = (datetime(2024, 1, 1, tzinfo=UTC), datetime(2024, 1, 4, 12, tzinfo=UTC))
+    for moment, shares in zip(moments, ((0.5, 0.5), (0.9, 0.1)), strict=True):
+        monkeypatch.setattr(Clock, "moment", moment, raising=False)
+        arms = dict(zip(("control", "better"), ({"share": one} for one in shares), strict=True))
+        text = document(arms=arms, start="2024-01-01", end="2024-01-09", least_share=0.1, guardrails=[])
+        before = ExperimentStore(store).current()
+        ExperimentStore(store).publish(text, who="ann", why="x", expected=before and before.version)
+    log = tmp_path / "events"
+    write_two_periods(log)
+    capsys.readouterr()
+    arguments = ("experiments", "report", EXPERIMENT, log, "--store", store, "--out", folder / "out", "--one-look")
+    assert typed(*arguments, "--settings", folder / "measure.yaml", width=100) == 0
+    printed = capsys.readouterr().out
+    assert "wait" in printed
+    row = next(line.split() for line in printed.splitlines() if "click_per_request" in line)
+    control, treatment, difference = map(float, row[2:5])
+    assert abs(difference) < 0.05
+    assert control == pytest.approx(treatment, abs=0.05)
+
+
+def write_two_periods(folder: Path) -> None:
+    """One request a user and day; every second user clicks on the first days, all on the last ones, whatever the arm."""
+    records = []
+    for day in range(8):
+        for user in range(400):
+            late = day >= 4
+            arm = "better" if user % 10 < (1 if late else 5) else "control"
+            now = START + day * DAY + user
+            query = Query(user=f"d{day}u{user}", now=now, request_id=f"{day}-{user}", arms={EXPERIMENT: arm})
+            items = (SlateItem(item="a", utility=1.0, sources=(), probabilities={}),)
+            slate = Slate(user=query.user, request_id=query.request_id, items=items, degraded=(), bundle="b", rules="r")
+            records.append(Record.impression(query, slate, "recommend"))
+            if late or user // 10 % 2:
+                event = Event(
+                    user=query.user, item="a", timestamp=now + 5, actions={"kind": "click"}, request_id=query.request_id
+                )
+                records.append(Record.feedback(f"e{day}-{user}", event))
+    sink = ParquetSink(folder)
+    asyncio.run(sink.write([StoredRecord(sequence=at, record=one) for at, one in enumerate(records)]))
+    sink.close()

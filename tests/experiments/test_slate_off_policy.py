@@ -3,45 +3,15 @@
 import numpy as np
 import pytest
 
+from benchmarks.lib.slate_world import ITEMS, SlateWorld
 from recsys.errors import DataError
 from recsys.experiments.slate_off_policy import CASCADE, NO_ITEM, POSITION, SlateLog, slate_value, slate_values
 
-REQUESTS, ITEMS, K = 6_000, 8, 3
-SEEN = np.array([1.0, 0.6, 0.4])
-"""chance that a position is looked at"""
-
-
-def drawn(rng, scores, temperature):
-    """Plackett-Luce slates [R, K] with the probability of each item given those above."""
-    left = np.exp(scores / temperature)
-    shown, chances = np.empty((len(scores), K), int), np.empty((len(scores), K))
-    for position in range(K):
-        shares = left / left.sum(axis=1, keepdims=True)
-        column = (shares.cumsum(axis=1) > rng.random((len(scores), 1))).argmax(axis=1)
-        shown[:, position], chances[:, position] = column, shares[np.arange(len(scores)), column]
-        left[np.arange(len(scores)), column] = 0
-    return shown, chances
+REQUESTS = 6_000
 
 
 def world(seed, *, cascade, requests=REQUESTS):
-    """A log of a soft policy, the slates of another one, and what these earn in truth."""
-    rng = np.random.default_rng(seed)
-    users = rng.integers(0, requests // 4, requests)
-    liking = rng.normal(0, 0.7, (requests // 4, 1))[users]
-    chance = 1 / (1 + np.exp(2 - rng.normal(0, 1, ITEMS) - liking))
-    scores = rng.normal(0, 0.5, ITEMS) + rng.normal(0, 0.3, (requests, ITEMS))
-    shown, chances = drawn(rng, scores, 0.4 if cascade else 1.0)
-    evaluated = np.argsort(-(scores + rng.normal(0, 0.15 if cascade else 0.5, ITEMS)), axis=1)[:, :K]
-    rows = np.arange(requests)[:, None]
-    if not cascade:
-        rewards = rng.random((requests, K)) < chance[rows, shown] * SEEN
-        truth = (chance[rows, evaluated] * SEEN).sum(axis=1).mean()
-    else:  # the first click ends the visit
-        clicks = rng.random((requests, K)) < chance[rows, shown]
-        rewards = clicks & (clicks.cumsum(axis=1) == 1)
-        truth = (1 - (1 - chance[rows, evaluated]).prod(axis=1)).mean()
-    log = SlateLog(shown=shown, propensities=chances, rewards=rewards.astype(float), evaluated=evaluated, users=users)
-    return log, truth
+    return SlateWorld(seed=seed, cascade=cascade).log(0, requests)
 
 
 @pytest.mark.parametrize(("assumption", "cascade"), [(POSITION, False), (CASCADE, True)])
