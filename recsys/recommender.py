@@ -21,6 +21,7 @@ import polars.selectors as cs
 from recsys.bundle import Bundle
 from recsys.contracts import PAD, Query, Slate
 from recsys.errors import ConfigError, QueryError
+from recsys.index import IndexChoice
 from recsys.pipeline import through
 from recsys.policy.compose import Policy
 from recsys.policy.explanation.why_not import why_not
@@ -46,14 +47,18 @@ class Recommender:
         rules: str | Path | None = None,
         items: str | Path | None = None,
         exposure: str | Path | None = None,
+        index: str = "faiss",
+        device: str = "cuda",
     ) -> "Recommender":
         """Open a folder that a training wrote. BundleError where it is none, or is damaged.
 
         rules: folder of published rules, else those of the bundle. items: folder of items that changed since. exposure:
-        folder of the shares of what was shown, else exposure rules count nothing.
+        folder of the shares of what was shown, else exposure rules count nothing. index: faiss as it was trained, exact on
+        the CPU, device for exact search on `device` (of torch), or auto.
         """
         opened, changed = Bundle.open(Path(bundle)), _path(items)
-        stages = load_stages(opened, rules_store=_path(rules), items_store=changed, shares_folder=_path(exposure))
+        stores = {"rules_store": _path(rules), "items_store": changed, "shares_folder": _path(exposure)}
+        stages = load_stages(opened, **stores, index=IndexChoice(kind=index, device=device))
         return Recommender(opened, stages, changed)
 
     @cached_property

@@ -60,7 +60,7 @@ MAY_IMPORT = {
     "replay": {"candidates", "data", "metrics", "pipeline", "policy"},
     "evaluation": {"cache", "candidates", "data", "features", "index", "metrics", "pipeline", "policy", "replay"},
     "graphs": {"content", "features", "ranking", "retrieval", "stages"},
-    "export": {"bundle", "encryption", "features", "pipeline", "signatures", "stages"},
+    "export": {"bundle", "encryption", "features", "index", "pipeline", "signatures", "stages"},
     "experiments": {"data", "policy"},
     "measurement": {"bundle", "data", "features", "experiments", "items", "pipeline", "policy", "stages"},
     "serving": {
@@ -81,7 +81,7 @@ MAY_IMPORT = {
         "stages",
         "user_seed",
     },
-    "recommender": {"bundle", "pipeline", "policy", "stages", "user_seed"},
+    "recommender": {"bundle", "index", "pipeline", "policy", "stages", "user_seed"},
     "click_model": {"bundle", "data", "features", "stages"},
     "run": {"data", "evaluation", "recommender", "replay", "stages"},
     "train.py": {"cli"},

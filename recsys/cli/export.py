@@ -13,6 +13,7 @@ from recsys.cli.configuration import CONF
 from recsys.errors import exit_on_error
 from recsys.export.releases import CURRENT, served_release
 from recsys.export.repository import write_repository
+from recsys.index import IndexChoice
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="export")
@@ -23,7 +24,9 @@ def export(config: DictConfig) -> None:
             sign_bundle(Path(config.bundle), sign_key)
         bundle = Bundle.open(config.bundle)
         path = Path(config.repository) if config.repository else Path(config.bundle).parent / "serve"
-        names = write_repository(bundle, path, config.profile, sign_key)
+        search = config.search
+        index = None if search.index is None else IndexChoice(kind=search.index, device=search.device)
+        names = write_repository(bundle, path, config.profile, sign_key, index)
         console = Console()
         release = served_release(path)
         console.print(f"wrote    {release}: {', '.join(names)} ({config.profile} profile)", soft_wrap=True)

@@ -38,6 +38,7 @@ from recsys.contracts import Query, Slate
 from recsys.data.splits import whole
 from recsys.errors import QueryError, exit_on_error
 from recsys.evaluation.chart import draw_pareto_front
+from recsys.index import AS_TRAINED, IndexChoice
 from recsys.pipeline import recommend as run
 from recsys.pipeline import through
 from recsys.replay.replay import Replay
@@ -122,6 +123,8 @@ def recommend(
     exposure: Annotated[
         Path | None, typer.Option(help="folder of what was shown to everybody; else exposure rules know of nothing")
     ] = None,
+    index: Annotated[str, typer.Option(help="faiss as trained, exact, device, or auto")] = AS_TRAINED.kind,
+    device: Annotated[str, typer.Option(help="of an index on a device: cuda, cuda:1, cpu")] = AS_TRAINED.device,
 ) -> None:
     """Recommend to one user (--user) or to all of the log (--out), in this process."""
     if (user is None) == (out is None):
@@ -133,7 +136,13 @@ def recommend(
     if out is not None and out.is_dir():
         raise QueryError(f"--out {out} is a folder; give the name of a Parquet file")
     opened = Bundle.open(bundle)
-    stages = load_stages(opened, rules_store=store, items_store=items_store, shares_folder=exposure)
+    stages = load_stages(
+        opened,
+        rules_store=store,
+        items_store=items_store,
+        shares_folder=exposure,
+        index=IndexChoice(kind=index, device=device),
+    )
     dataset = read_log(bundle, data)
     replay = Replay(dataset, whole(dataset))
     moment = float(replay.timestamps.max()) if now is None else now

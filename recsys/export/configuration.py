@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from recsys.index import AS_TRAINED, IndexChoice
 from recsys.tensors import TensorSpec
 
 Profile = Literal["cpu", "gpu"]
@@ -36,8 +37,12 @@ class Symbol:
     name: str
 
 
-def stage_configuration(stage: DeclaredStage, profile: Profile) -> dict[str, Any]:
-    """Return the configuration of one stage as a model."""
+INDEX_PARAMETERS = {"index": "kind", "device": "device"}
+"""parameter of the model `retrieve` -> field of IndexChoice"""
+
+
+def stage_configuration(stage: DeclaredStage, profile: Profile, index: IndexChoice = AS_TRAINED) -> dict[str, Any]:
+    """Return the configuration of one stage as a model. index: what `retrieve` searches by."""
     on_gpu = profile == "gpu" and stage.name == "rank"
     optional = [{**_tensor(tensor), "optional": True} for tensor in stage.optional_inputs]
     common = {
@@ -53,6 +58,9 @@ def stage_configuration(stage: DeclaredStage, profile: Profile) -> dict[str, Any
             "instance_group": [{"count": 1, "kind": Symbol("KIND_GPU")}],
             "dynamic_batching": {"max_queue_delay_microseconds": 500},
         }
+    if stage.name == "retrieve" and index != AS_TRAINED:
+        chosen = {key: getattr(index, name) for key, name in INDEX_PARAMETERS.items()}
+        common["parameters"] = [{"key": key, "value": {"string_value": value}} for key, value in chosen.items()]
     return {**common, "instance_group": [{"count": 1, "kind": Symbol("KIND_CPU")}]}
 
 

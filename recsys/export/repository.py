@@ -23,6 +23,7 @@ from recsys.export.configuration import (
 from recsys.export.ranker_graph import write_ranker_graph
 from recsys.export.release_manifest import sign_release, write_manifest
 from recsys.export.releases import check_serve_folder, release_draft
+from recsys.index import AS_TRAINED, IndexChoice
 from recsys.pipeline import light
 from recsys.stages import RANKER, load_explain, load_stages
 
@@ -32,10 +33,13 @@ __all__ = ["TritonPythonModel"]
 """
 
 
-def write_repository(bundle: Bundle, path: Path, profile: Profile, sign_key: Path | None = None) -> list[str]:
+def write_repository(
+    bundle: Bundle, path: Path, profile: Profile, sign_key: Path | None = None, index: IndexChoice | None = None
+) -> list[str]:
     """Write bundle and models as a new release of a serve folder and publish it; older releases and all state stay.
 
-    sign_key: file of the private key that signs the models. Returns the model names. ConfigError for an unknown profile or a
+    sign_key: file of the private key that signs the models. index: what the stage `retrieve` searches by; None for faiss as
+    trained, and for `auto` in the profile gpu. Returns the model names. ConfigError for an unknown profile or a
     folder with other things in it.
     """
     if profile not in PROFILES:
@@ -44,6 +48,8 @@ def write_repository(bundle: Bundle, path: Path, profile: Profile, sign_key: Pat
         raise ConfigError(
             "profile gpu has Triton read the ranker, which it cannot decrypt; export profile=cpu, or without a key"
         )
+    if index is None:
+        index = AS_TRAINED if profile == "cpu" else IndexChoice(kind="auto")
     check_serve_folder(path)
     stages: Any = load_stages(bundle)
     ensembles = {"recommend": stages, "recommend_light": light(stages)}
@@ -52,7 +58,7 @@ def write_repository(bundle: Bundle, path: Path, profile: Profile, sign_key: Pat
     with release_draft(path, bundle.fingerprint) as draft:
         copy_bundle(bundle, draft / "bundle")
         for stage in stages:
-            _write_stage(draft, stage, profile, bundle)
+            _write_stage(draft, stage, stage_configuration(stage, profile, index), bundle)
         for name, members in ensembles.items():
             _write_model(draft, name, ensemble_configuration(name, members))
         Bundle.open(draft / "bundle")  # the copy, before it can be published
@@ -62,8 +68,7 @@ def write_repository(bundle: Bundle, path: Path, profile: Profile, sign_key: Pat
     return [*(stage.name for stage in stages), *ensembles]
 
 
-def _write_stage(draft: Path, stage: DeclaredStage, profile: Profile, bundle: Bundle) -> None:
-    configuration = stage_configuration(stage, profile)
+def _write_stage(draft: Path, stage: DeclaredStage, configuration: dict[str, Any], bundle: Bundle) -> None:
     version = _write_model(draft, stage.name, configuration)
     if configuration["backend"] == "onnxruntime":
         write_ranker_graph(bundle.file(RANKER), version / "model.onnx", bundle.fingerprint)

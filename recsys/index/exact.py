@@ -24,6 +24,9 @@ SPARSE_MASK_RATIO = 32
 class ExactIndex:
     """Exact search in memory, on the CPU."""
 
+    degraded: tuple[str, ...] = ()
+    """flags of slates made by it: none"""
+
     def __init__(self, vectors: np.ndarray) -> None:
         """vectors: [N, D]; DataError where one is not finite."""
         self._vectors = check_vectors(vectors)
@@ -38,6 +41,11 @@ class ExactIndex:
     def dim(self) -> int:
         """Length of a vector."""
         return self._vectors.shape[1]
+
+    @property
+    def alive(self) -> np.ndarray:
+        """[N] bool, False for rows that were removed."""
+        return self._alive
 
     def search(self, queries: np.ndarray, k: int, allowed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Search queries [B, D] -> scores [B, K] float32, descending, and catalogue rows [B, K] int64, K = min(k, N).

@@ -36,6 +36,9 @@ class FaissIndex:
     Scores and `vectors` are exact where faiss keeps the vectors (Flat, IVF..,Flat, HNSW, everything with RFlat).
     """
 
+    degraded: tuple[str, ...] = ()
+    """flags of slates made by it: none"""
+
     def __init__(self, index: faiss.Index, alive: np.ndarray) -> None:
         """alive: [N] bool, False for rows that were removed."""
         self._index = index
@@ -53,6 +56,17 @@ class FaissIndex:
     def dim(self) -> int:
         """Length of a vector."""
         return self._index.d
+
+    @property
+    def alive(self) -> np.ndarray:
+        """[N] bool, False for rows that were removed."""
+        return self._alive
+
+    def to_exact(self) -> ExactIndex:
+        """Copy the rows into an exact index."""
+        exact = ExactIndex(self.vectors(np.arange(len(self))))
+        exact.remove(np.flatnonzero(~self._alive))
+        return exact
 
     def search(self, queries: np.ndarray, k: int, allowed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Search as ExactIndex.search, approximately: more results may be PAD."""

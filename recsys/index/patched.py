@@ -16,6 +16,7 @@ from recsys.index.scores import check_k, check_vectors, inner_products
 if TYPE_CHECKING:
     from recsys.index.exact import ExactIndex
     from recsys.index.faiss_index import FaissIndex
+    from recsys.index.guarded_device import GuardedDeviceIndex
 
 PRODUCT_ROUNDING = 2.0**-18
 """relative error of a float32 matrix product and of a folded score together, for D up to 4,096"""
@@ -25,7 +26,11 @@ class PatchedIndex:
     """A base index and a few vectors that are searched beside it."""
 
     def __init__(
-        self, below: "ExactIndex | FaissIndex", rows: np.ndarray, vectors: np.ndarray, hidden: np.ndarray
+        self,
+        below: "ExactIndex | FaissIndex | GuardedDeviceIndex",
+        rows: np.ndarray,
+        vectors: np.ndarray,
+        hidden: np.ndarray,
     ) -> None:
         """
         rows: [M] ascending, distinct; those from N on are new rows without a gap, the others replace vectors of `below`
@@ -52,6 +57,11 @@ class PatchedIndex:
     def dim(self) -> int:
         """Length of a vector."""
         return self._below.dim
+
+    @property
+    def degraded(self) -> tuple[str, ...]:
+        """Return the flags of slates made now."""
+        return self._below.degraded
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Search queries [B, D] -> scores [B, K] descending and rows [B, K], K = min(k, len), as ExactIndex.search."""

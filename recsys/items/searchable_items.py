@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 
 from recsys.features.encode import ItemTable
-from recsys.index import FaissIndex, Index, PatchedIndex
+from recsys.index import FixedIndex, Index, PatchedIndex
 from recsys.items.catalogue_overlay import CatalogueOverlay
 from recsys.items.content import ItemContent
 from recsys.items.store import Change
@@ -23,7 +23,7 @@ class SearchableItems:
     overlay: CatalogueOverlay
     content: ItemContent
     table: ItemTable
-    below: FaissIndex
+    below: FixedIndex
     """of the bundle"""
     rows: np.ndarray
     """[M] rising, whose vectors are not those of the bundle"""

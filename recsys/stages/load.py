@@ -17,7 +17,7 @@ from recsys.features.batches import ItemBatch, RequestBatch
 from recsys.features.encode import ItemTable
 from recsys.features.spec import FeatureSpec
 from recsys.features.state import event_labels
-from recsys.index import FaissIndex
+from recsys.index import AS_TRAINED, FaissIndex, IndexChoice, PatchedIndex
 from recsys.items.catalogue_overlay import CatalogueOverlay
 from recsys.items.content import ITEM_TOWER, ItemContent
 from recsys.items.live_state import LiveState
@@ -83,16 +83,17 @@ def read_policy(bundle: Bundle) -> Policy:
     return Policy.from_document(bundle.document("policy.yaml"))
 
 
-def load_retrieve(bundle: Bundle) -> Retrieve:
+def load_retrieve(bundle: Bundle, index: IndexChoice = AS_TRAINED) -> Retrieve:
+    """The first stage over the items of a bundle, searched by the chosen index."""
     spec, overlay = read_spec(bundle), read_overlay(bundle)
     items = ItemTable(ids=tuple(overlay.row_of), encoded=bundle.arrays("item_table.safetensors"))
-    index = FaissIndex.read(bundle.file("index.faiss"))
+    searched = index.of(FaissIndex.read(bundle.file("index.faiss")))
     document, arrays = bundle.document("candidates.json"), bundle.arrays("candidates.safetensors")
     return Retrieve(
         spec=spec,
         items=items,
         user_tower=OnnxModel(bundle.file("user_tower.onnx"), RequestBatch.specs(spec.sizes)),
-        sources=MergedSources.from_documents(document, arrays, index),
+        sources=MergedSources.from_documents(document, arrays, searched),
         ranked=bundle.has(RANKER),
         seen=seen_filter(read_repeat(bundle, spec), spec),
         hiding=HiddenItems(types=overlay.schema.rule_types, column=overlay.column),
@@ -100,14 +101,16 @@ def load_retrieve(bundle: Bundle) -> Retrieve:
     )
 
 
-def load_live_retrieve(bundle: Bundle, items_store: Path, last_good: Path | None = None) -> LiveRetrieve:
+def load_live_retrieve(
+    bundle: Bundle, items_store: Path, last_good: Path | None = None, index: IndexChoice = AS_TRAINED
+) -> LiveRetrieve:
     """The first stage over the items of a bundle and the changes in an item store, which need not exist.
 
     last_good: folder with a copy of the changes that were served last, for a start without their store.
     """
-    trained, nothing = load_retrieve(bundle), np.empty(0, dtype=np.int64)
+    trained, nothing = load_retrieve(bundle, index), np.empty(0, dtype=np.int64)
     below = trained.sources.index
-    assert isinstance(below, FaissIndex)
+    assert not isinstance(below, PatchedIndex)
     items = SearchableItems(
         overlay=read_overlay(bundle),
         content=_item_content(bundle, trained.spec),
@@ -267,14 +270,17 @@ def load_stages(
     rules_store: Path | None = None,
     items_store: Path | None = None,
     shares_folder: Path | None = None,
+    index: IndexChoice = AS_TRAINED,
 ) -> Stages:
     """All stages of a verified bundle, ready for `pipeline.recommend`; it may have no ranker.
 
     rules_store: a folder of published rules that the last stage follows; None for the bundle's own rules.
     items_store: a folder of changed items that the first and the last stage follow; None for the bundle's own items.
     shares_folder: where the last stage follows what was shown to everybody; None where queries bring all that it reads.
+    index: what the first stage searches by.
     """
-    retrieve = load_retrieve(bundle) if items_store is None else load_live_retrieve(bundle, items_store)
+    live = partial(load_live_retrieve, bundle, index=index)
+    retrieve = load_retrieve(bundle, index) if items_store is None else live(items_store)
     if rules_store is None and items_store is None and shares_folder is None:
         rules: Rules | LiveRules = load_rules(bundle)
     else:

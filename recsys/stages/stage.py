@@ -106,7 +106,7 @@ class Retrieve:
             rows=merged.rows,
             scores=merged.scores,
             source_scores=merged.source_scores,
-            degraded=self._degraded(queries, request, history),
+            degraded=self._degraded(queries, request, history, self.sources.index.degraded),
         )
         answer = {**candidates.tensors(), RELEASE.name: release_tensor(self.release, len(queries))}
         if not self.ranked:
@@ -132,9 +132,11 @@ class Retrieve:
             excluded[place, : len(rows)] = rows
         return excluded
 
-    def _degraded(self, queries: Sequence[Query], request: RequestBatch, history: np.ndarray) -> Flags:
-        """Parts of each query that were missing, unknown or of the wrong kind."""
-        flags = [self._history_flags(query, rows) for query, rows in zip(queries, history, strict=True)]
+    def _degraded(
+        self, queries: Sequence[Query], request: RequestBatch, history: np.ndarray, of_index: Sequence[str]
+    ) -> Flags:
+        """Parts of each query that were missing, unknown or of the wrong kind, and the flags of the index."""
+        flags = [self._history_flags(query, rows) + [*of_index] for query, rows in zip(queries, history, strict=True)]
         for table, encoded in ((self.spec.profile, request.profile), (self.spec.context, request.context)):
             for row, columns in enumerate(missing_columns(table, encoded, len(queries))):
                 flags[row] += [f"{table.name}:{column}" for column in columns]

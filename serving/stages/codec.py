@@ -12,7 +12,9 @@ import triton_python_backend_utils as triton
 from recsys.bundle import Bundle
 from recsys.contracts import Query, Slate, query_from_dict
 from recsys.errors import QueryError, RecsysError, ReleaseError, RulesLostError, where
+from recsys.export.configuration import INDEX_PARAMETERS
 from recsys.export.releases import hold_release, state_folder
+from recsys.index import IndexChoice
 from recsys.stages import RELEASE, SlateTensors, release_tensor
 from recsys.tensors import TensorSpec
 
@@ -53,6 +55,13 @@ def shares_folder(arguments: Mapping[str, str]) -> Path:
 def last_good(arguments: Mapping[str, str]) -> Path:
     """The folder with copies of the rules and items that were served last; it need not exist."""
     return state_folder(_release(arguments)) / "last_good"
+
+
+def index_choice(arguments: Mapping[str, str]) -> IndexChoice:
+    """The index that the export chose; that of the training where an earlier version exported."""
+    parameters = orjson.loads(arguments["model_config"]).get("parameters", {})
+    chosen = {name: parameters[key]["string_value"] for key, name in INDEX_PARAMETERS.items() if key in parameters}
+    return IndexChoice(**chosen)
 
 
 def _release(arguments: Mapping[str, str]) -> Path:

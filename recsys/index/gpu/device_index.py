@@ -89,7 +89,7 @@ class DeviceIndex:
 
     def _bounds(self, query_vectors: Tensor, margin: Tensor, allowed_mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """The best lower and upper bound of every group [B, G]."""
-        coarse, lower, upper = query_vectors.to(torch.bfloat16), [], []
+        coarse, lower, upper = query_vectors.to(self._coarse.dtype), [], []
         for start in range(0, len(self._coarse), TILE_ROWS):
             tile = slice(start, start + TILE_ROWS)
             scores = (coarse @ self._coarse[tile].T).float()
@@ -105,7 +105,7 @@ class DeviceIndex:
     ) -> tuple[Tensor, Tensor]:
         """Queries [P] and rows [P], ascending, of all pairs whose upper bound reaches the query's floor."""
         found_queries, found_rows = [], []
-        coarse, last = query_vectors.to(torch.bfloat16), len(self._coarse) - 1
+        coarse, last = query_vectors.to(self._coarse.dtype), len(self._coarse) - 1
         for queries, groups in zip(*(one.split(GROUP_BATCH) for one in reached.nonzero(as_tuple=True)), strict=True):
             rows = groups[:, None] * GROUP_ROWS + torch.arange(GROUP_ROWS, device=self.device)
             inside, rows = rows <= last, rows.clamp(max=last)
@@ -133,6 +133,16 @@ class DeviceIndex:
         best[queries[kept], ranks[kept]] = scores[order[kept]]
         found[queries[kept], ranks[kept]] = rows[order[kept]]
         return best.cpu().numpy(), found.cpu().numpy()
+
+
+def free_bytes(device: str) -> int | None:
+    """Return the free memory of a CUDA device; None for the CPU. RuntimeError where it cannot be reached."""
+    if torch.device(device).type != "cuda":
+        return None
+    if not torch.cuda.is_available():
+        raise RuntimeError("there is no CUDA device, or torch was built without CUDA")
+    free, _ = torch.cuda.mem_get_info(device)
+    return int(free)
 
 
 def _make_scan(vectors: Tensor, norms: Tensor, alive: np.ndarray) -> "TritonScan | None":
