@@ -3,11 +3,10 @@
 import math
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-import polars as pl
 import typer
 from rich.console import Console
 from rich.progress import track
@@ -23,6 +22,7 @@ from recsys.cli.encryption import encryption_key
 from recsys.cli.experiments import experiments
 from recsys.cli.explain import explain_absence, reasons_table
 from recsys.cli.items import items, names_now
+from recsys.cli.lists import write_lists
 from recsys.cli.log import read_log
 from recsys.cli.measure import measure
 from recsys.cli.ope import ope
@@ -34,7 +34,6 @@ from recsys.cli.show import slate_table
 from recsys.cli.sign import sign, signing_key
 from recsys.cli.wandb_files import wandb_report, wandb_sweep
 from recsys.commands import command_of
-from recsys.contracts import Query, Slate
 from recsys.data.splits import whole
 from recsys.errors import QueryError, exit_on_error
 from recsys.evaluation.chart import draw_pareto_front
@@ -42,7 +41,7 @@ from recsys.index import AS_TRAINED, IndexChoice
 from recsys.pipeline import recommend as run
 from recsys.pipeline import through
 from recsys.replay.replay import Replay
-from recsys.stages import load_explain, load_stages
+from recsys.stages import RANKER, load_explain, load_stages, read_spec
 from recsys.stores.atomic_files import atomic_file
 
 BATCH = 64
@@ -158,10 +157,15 @@ def recommend(
             console.print(Text(explain_absence(stages, tensors, why_not)))
         return
     assert out is not None
-    queries = [replay.latest(name, moment, k) for name in dataset.users["user"]]
-    slates = [slate for batch in track(list(_batches(queries)), "users") for slate in run(batch, stages)]
-    _write(slates, out)
-    console.print(f"wrote {out}: {len(slates):,} users, at most {k} items each")
+    batches = _batches(dataset.users["user"].to_list())
+    slates = (
+        slate
+        for users in track(batches, "users")
+        for slate in run([replay.latest(name, moment, k) for name in users], stages)
+    )
+    objectives = tuple(read_spec(opened).objectives) if opened.has(RANKER) else ()
+    num_users = write_lists(slates, objectives, out)
+    console.print(f"wrote {out}: {num_users:,} users, at most {k} items each")
 
 
 app.command()(compare)
@@ -198,31 +202,8 @@ def pareto(
     console.print(f"next     {command_of('train')} policy.value.weights.{weight}=...", style="bold")
 
 
-def _batches(queries: Sequence[Query]) -> Iterator[Sequence[Query]]:
-    for start in range(0, len(queries), BATCH):
-        yield queries[start : start + BATCH]
-
-
-def _write(slates: Sequence[Slate], out: Path) -> None:
-    """Write one row per item, atomically."""
-    rows = [
-        {
-            "user": slate.user,
-            "position": position,
-            "item": shown.item,
-            "utility": shown.utility,
-            "sources": list(shown.sources),
-            "rules": list(shown.rules),
-            **{f"p_{name}": value for name, value in shown.probabilities.items()},
-            "degraded": list(slate.degraded),
-            "bundle": slate.bundle,
-            "rules_hash": slate.rules,
-        }
-        for slate in slates
-        for position, shown in enumerate(slate.items)
-    ]
-    with atomic_file(out) as draft:
-        pl.DataFrame(rows, infer_schema_length=None).write_parquet(draft)
+def _batches(users: Sequence[str]) -> list[Sequence[str]]:
+    return [users[start : start + BATCH] for start in range(0, len(users), BATCH)]
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ does not, the difference has a cause:
     rules       the rules that served it give the same slate
     numeric     the same items, but for places whose utilities differ by rounding
     exposure    a rule or the dial reads what was shown to everybody, and the log lacks it for this request
-    items       an item of one of both slates was changed since
+    items       the items as they were then give the same slate
     unexplained none of these
 """
 
@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from recsys.bundle import Bundle
 from recsys.contracts import Query, Slate
 from recsys.data.sources.log_files import log_files, read_log_file
 from recsys.errors import ConfigError, DataError
-from recsys.items.store import ItemStore
+from recsys.items.store import Change, ItemStore
 from recsys.pipeline import light, recommend
 from recsys.policy.rules.rule_set import RuleSet
 from recsys.policy.rules.store import RuleStore
@@ -138,6 +139,11 @@ class LogReplay:
 
     def of(self, served: Sequence[ServedSlate], progress: Progress = silent) -> Consistency:
         """Answer the requests of served slates again and name the cause of each difference."""
+        with TemporaryDirectory() as folder:
+            past = _PastItems(folder=Path(folder), bundle=self.bundle, rules_store=self.rules_store)
+            return self._compared(served, past, progress)
+
+    def _compared(self, served: Sequence[ServedSlate], past: "_PastItems", progress: Progress) -> Consistency:
         stages = load_stages(self.bundle, rules_store=self.rules_store, items_store=self.items_store)
         policy = stages[-1].policy
         reads_exposure = bool(policy.exposure_keys(np.arange(len(policy.items))))
@@ -147,7 +153,7 @@ class LogReplay:
         batches = [served[start : start + BATCH] for start in range(0, len(served), BATCH)]
         for batch in tracked(batches, len(batches), progress, "requests answered again"):
             for slate, found in zip(batch, self._answers(batch, stages), strict=True):
-                cause = self._cause(slate, found, stages, reads_exposure)
+                cause = self._cause(slate, found, stages, reads_exposure, past)
                 causes[cause] += 1
                 if found is not None and found_items(found) == slate.items:
                     largest = max([largest, *differences(slate, found)])
@@ -172,7 +178,9 @@ class LogReplay:
     def _comparable(self, served: ServedSlate) -> bool:
         return served.bundle == self.bundle.fingerprint and served.rung in PREDICTIONS
 
-    def _cause(self, served: ServedSlate, found: Slate | None, stages: Stages, reads_exposure: bool) -> str:
+    def _cause(
+        self, served: ServedSlate, found: Slate | None, stages: Stages, reads_exposure: bool, past: "_PastItems"
+    ) -> str:
         if found is None:
             return RELEASE if served.bundle != self.bundle.fingerprint else FALLBACK
         if is_same(served, found):
@@ -183,7 +191,7 @@ class LogReplay:
             return NUMERIC
         if reads_exposure and not served.query.exposure:
             return EXPOSURE
-        return ITEMS if self._items_changed(served, found) else UNEXPLAINED
+        return ITEMS if self._items_explain(served, found, past) else UNEXPLAINED
 
     def _same_by_its_rules(self, served: ServedSlate, stages: Stages) -> bool:
         """Answer by the version of the rules that served."""
@@ -207,13 +215,44 @@ class LogReplay:
         except ConfigError:
             return None
 
-    def _items_changed(self, served: ServedSlate, found: Slate) -> bool:
-        """Return whether an item of one of the slates was changed after the one was served."""
+    def _items_explain(self, served: ServedSlate, found: Slate, past: "_PastItems") -> bool:
+        """Return whether the items as they were when the slate was served give it.
+
+        Where the store has put changes together since, an item of one of both slates that was changed is enough.
+        """
         if self.items_store is None:
             return False
-        moment, both = datetime.fromtimestamp(served.timestamp, UTC), {*served.items, *found_items(found)}
-        changes = ItemStore(self.items_store).history()
-        return any(one.item in both and datetime.fromisoformat(one.when) > moment for one in changes)
+        moment, changes = datetime.fromtimestamp(served.timestamp, UTC), ItemStore(self.items_store).history()
+        before = [one for one in changes if datetime.fromisoformat(one.when) <= moment]
+        if len(before) == len(changes):
+            return False
+        if [one.number for one in changes] != [*range(1, len(changes) + 1)]:
+            both = {*served.items, *found_items(found)}
+            return any(one.item in both for one in changes if one not in before)
+        stages = past.stages(before)
+        return is_same(served, recommend([served.query], light(stages) if PREDICTIONS[served.rung] else stages)[0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class _PastItems:
+    """Cascades over the items as they were at some moments."""
+
+    folder: Path
+    """in which stores of changes are made"""
+    bundle: Bundle
+    rules_store: Path | None
+    known: dict[int, Stages] = field(default_factory=dict)
+    """number of changes -> the cascade after them"""
+
+    def stages(self, changes: Sequence[Change]) -> Stages:
+        """Return the cascade over the items after these changes."""
+        num = len(changes)
+        if num not in self.known:
+            store = self.folder / str(num)
+            if changes:
+                ItemStore(store).replace_all(changes, changes[-1].number)
+            self.known[num] = load_stages(self.bundle, rules_store=self.rules_store, items_store=store)
+        return self.known[num]
 
 
 def found_items(slate: Slate) -> tuple[str, ...]:

@@ -24,6 +24,8 @@ from recsys.measurement.user_sums import ALL
 FEWEST_WEEKS = 2
 """same weekdays before a day, at least, that say what is usual"""
 FEWEST_USERS = 30
+MOST_DAYS = 16 * 7
+"""days that are read: a change that began before them has long been an alarm"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,8 +70,9 @@ def drops(log: MeasuredLog, thresholds: Thresholds, metrics: Sequence[str] | Non
 
 
 def newest_means(log: MeasuredLog) -> dict[date, dict[str, DayMean]]:
-    """Return day -> metric -> its mean, of days whose windows are over."""
-    return {day: _means(log, day) for day in sorted(log.days(USERS)) if log.is_observed(day)}
+    """Return day -> metric -> its mean, of the last days whose windows are over."""
+    days = [day for day in sorted(log.days(USERS)) if log.is_observed(day)]
+    return {day: _means(log, day) for day in days[-MOST_DAYS:]}
 
 
 def detector(means: dict[date, DayMean], thresholds: Thresholds) -> Iterator[tuple[date, float, float, float]]:
