@@ -3,7 +3,7 @@
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -34,6 +34,7 @@ from recsys.cli.show import slate_table
 from recsys.cli.sign import sign, signing_key
 from recsys.cli.wandb_files import wandb_report, wandb_sweep
 from recsys.commands import command_of
+from recsys.contracts import Query
 from recsys.data.splits import whole
 from recsys.errors import QueryError, exit_on_error
 from recsys.evaluation.chart import draw_pareto_front
@@ -41,7 +42,7 @@ from recsys.index import AS_TRAINED, IndexChoice
 from recsys.pipeline import recommend as run
 from recsys.pipeline import through
 from recsys.replay.replay import Replay
-from recsys.stages import RANKER, load_explain, load_stages, read_spec
+from recsys.stages import RANKER, Stages, load_explain, load_stages, read_spec
 from recsys.stores.atomic_files import atomic_file
 
 BATCH = 64
@@ -157,14 +158,9 @@ def recommend(
             console.print(Text(explain_absence(stages, tensors, why_not)))
         return
     assert out is not None
-    batches = _batches(dataset.users["user"].to_list())
-    slates = (
-        slate
-        for users in track(batches, "users")
-        for slate in run([replay.latest(name, moment, k) for name in users], stages)
+    num_users = _write_all(
+        dataset.users["user"].to_list(), lambda name: replay.latest(name, moment, k), stages, opened, out
     )
-    objectives = tuple(read_spec(opened).objectives) if opened.has(RANKER) else ()
-    num_users = write_lists(slates, objectives, out)
     console.print(f"wrote {out}: {num_users:,} users, at most {k} items each")
 
 
@@ -200,6 +196,17 @@ def pareto(
     console.print(pareto_table(points, objectives, weight))
     console.print(f"picture  {out}")
     console.print(f"next     {command_of('train')} policy.value.weights.{weight}=...", style="bold")
+
+
+def _write_all(
+    users: Sequence[str], query_of: Callable[[str], Query], stages: Stages, bundle: Bundle, out: Path
+) -> int:
+    """Write the slates of all users; return their number."""
+    slates = (
+        slate for batch in track(_batches(users), "users") for slate in run([query_of(name) for name in batch], stages)
+    )
+    objectives = tuple(read_spec(bundle).objectives) if bundle.has(RANKER) else ()
+    return write_lists(slates, objectives, out)
 
 
 def _batches(users: Sequence[str]) -> list[Sequence[str]]:
