@@ -8,7 +8,7 @@ import numpy as np
 
 from recsys.cache.stage_cache import NO_CACHE, Result, StageCache
 from recsys.data.splits import TEST, VALIDATION, Split
-from recsys.errors import ConfigError, check_ranges
+from recsys.errors import check_ranges
 from recsys.evaluation.baselines import NotApplicableError, ScorerByHistory
 from recsys.evaluation.scoreboard import Scoreboard
 from recsys.evaluation.tuning import FittedBaseline, TunedBaseline, best_for_new_users
@@ -43,7 +43,7 @@ class Evaluation:
         test_users: maximum number of a test period, sampled by the same seed
         events_per_user: the newest, at most, of which item-item baselines count pairs
         for_new_users: baselines that read no history; the best of them on validation ranks for users without one in the
-            rows of all others
+            rows of all others; names without a baseline are left out
         """
         check_ranges(
             "evaluation",
@@ -53,10 +53,6 @@ class Evaluation:
             events_per_user=(events_per_user, 1, UNLIMITED),
         )
         self.test_users, self.events_per_user = test_users, events_per_user
-        if unknown := sorted(set(for_new_users) - set(baselines)):
-            raise ConfigError(
-                f"evaluation.for_new_users names {unknown[0]!r}; wanted names of evaluation.baselines: {', '.join(baselines)}"
-            )
         self.baselines = {name: one for name, one in baselines.items() if one is not None}
         self.for_new_users = tuple(name for name in for_new_users if name in self.baselines)
         self.validation_users = validation_users

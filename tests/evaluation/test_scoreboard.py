@@ -16,7 +16,6 @@ from recsys.contracts import PAD
 from recsys.data.dataset import canonical
 from recsys.data.description import Description
 from recsys.data.splits import FIT, LATER, RANK, TEST, VALIDATION, Split
-from recsys.errors import ConfigError
 from recsys.evaluation.baselines import NotApplicableError, Popularity
 from recsys.evaluation.intervals import bootstrap_interval
 from recsys.evaluation.protocol import Evaluation
@@ -260,11 +259,15 @@ def test_baselines_rank_by_popularity_for_users_without_a_history(dataset, split
     assert "baselines rank by popularity for users without a history" in report.notes
 
 
-def test_a_baseline_for_new_users_that_is_none_of_the_baselines_is_refused():
-    with pytest.raises(
-        ConfigError, match=r"for_new_users names 'popular'; wanted names of evaluation\.baselines: popularity"
-    ):
-        evaluation_of({"popularity": TunedBaseline(baseline=Popularity, grid={})}, ["popular"])
+def test_a_baseline_for_new_users_that_was_removed_is_left_out(dataset, splits):
+    baselines = {"constant": TunedBaseline(baseline=Watching, grid={}), "popularity": None}
+    board, split = Scoreboard(dataset), splits[1]
+    evaluation_of(baselines, ["popularity", "recent_popularity"]).evaluate_baselines(
+        board, split, Replay(dataset, split)
+    )
+    report = board.report(seconds=0.0, peak_memory_mib=0.0)
+    assert list(report.rows) == ["constant"]
+    assert not any("without a history" in note for note in report.notes)
 
 
 def test_knobs_stand_in_the_row_and_differ_between_splits_only_where_they_do(dataset, splits):
