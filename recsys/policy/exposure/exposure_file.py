@@ -46,8 +46,9 @@ class ShareFile:
             draft.unlink(missing_ok=True)
             with draft.open("w", encoding="utf-8") as stream:
                 stream.writelines(_lines(shares))
+            stamp = file_stamp(draft)  # of what was written, whatever others do to the file next
             draft.replace(self.path)
-            return self.stamp()
+            return stamp
 
     def read(self) -> Shares:
         """Return the shares, none without a file. DataError for malformed content, OSError for an unreadable file."""
