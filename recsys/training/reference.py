@@ -21,7 +21,7 @@ from recsys.pipeline import Stage, recommend
 from recsys.replay.evaluation_queries import EvaluationQueries
 from recsys.replay.replay import Replay
 
-MOST_REQUESTS, MOST_SLATES, DAYS = 20_000, 1_000, 28
+MOST_REQUESTS, MOST_SLATES, DAYS = 20_000, 500, 28
 """events whose requests are counted, at most, of the last days of a log with times; slates that are made, at most"""
 FEWEST_REQUESTS = 2_000
 """of the last days; else the newest events of all days are taken"""
