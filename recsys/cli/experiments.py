@@ -140,9 +140,10 @@ def report(
     # a folder is measured by one choice of splits
     folder = log.parent / "experiments" / "-by-".join([name, *(by or ())]) if out is None else out
     own = tuple(dict.fromkeys((split, *(column for column in by or () if "." in column))))
-    measured, _ = measured_log(log, folder, replace(settings_of(data, settings), by=own))
-    if unknown := [column for column in by or () if column not in splits_of(measured.settings)]:
-        raise ConfigError(f"--by names {unknown[0]!r}; {suggestion(unknown[0], splits_of(measured.settings))}")
+    chosen = replace(settings_of(data, settings), by=own)
+    if unknown := [column for column in by or () if column not in splits_of(chosen)]:
+        raise ConfigError(f"--by names {unknown[0]!r}; {suggestion(unknown[0], splits_of(chosen))}")
+    measured, _ = measured_log(log, folder, chosen)
     during, _ = days_of(experiment, measured)
     periods = share_periods(ExperimentStore(store), name, during, measured)
     results = _results(experiment, measured, split, periods, peeking=not one_look)
@@ -154,6 +155,9 @@ def report(
                 "small", f"an effect of {experiment.effect:g} or more on {experiment.primary} is excluded: it may end"
             )
         console.print()
+    if by and len(periods) > 1:
+        print_line("cohorts", "shares were changed: pooled figures of cohorts would be biased, none are shown")
+        by = None
     cohorts = [chapter for column in by or () for chapter in _cohorts(experiment, measured, column)]
     for chapter in cohorts:
         console.print(chapter.table())

@@ -9,7 +9,7 @@ from datetime import date, datetime
 
 import polars as pl
 
-from recsys.errors import DataError
+from recsys.errors import ConfigError, DataError
 from recsys.experiments.allocation import PeriodUsers
 from recsys.experiments.analysis import CONTROL, TREATMENT
 from recsys.experiments.experiment_set import ExperimentSet
@@ -29,7 +29,10 @@ class SharePeriod:
 
 
 def share_periods(store: ExperimentStore, name: str, period: Period, log: MeasuredLog) -> list[SharePeriod]:
-    """Return the periods of fixed shares of an experiment within a period, oldest first; days without a log are left out."""
+    """Return the periods of fixed shares of an experiment within a period, oldest first.
+
+    Days without a log, and those when it had other arms, are left out.
+    """
     changes = _changes(store, name)
     if changes:  # there was no other division before the first one
         changes[0] = (date.min, changes[0][1])
@@ -37,7 +40,7 @@ def share_periods(store: ExperimentStore, name: str, period: Period, log: Measur
     found: list[SharePeriod] = []
     for day in period.days(log):
         shares = next((shares for since, shares in reversed(changes) if since <= day), None)
-        if shares is None or day in changed_on:
+        if shares is None or day in changed_on or shares.keys() != changes[-1][1].keys():
             continue
         if found and found[-1].shares == shares:
             found[-1] = SharePeriod(shares=shares, days=[*found[-1].days, day])
@@ -53,7 +56,10 @@ def users_by_period(
 
     DataError where no period has users of all arms.
     """
-    x, y = metrics_of(log.settings)[metric]
+    metrics = metrics_of(log.settings)
+    if metric not in metrics:
+        raise ConfigError(f"the experiment names {metric!r}, which is not measured; known: {', '.join(metrics)}")
+    x, y = metrics[metric]
     parts = [sums_of(log, one.days, split).with_columns(period=pl.lit(number)) for number, one in enumerate(periods)]
     if not parts:
         raise DataError("no whole day was logged with fixed shares; wait for one")

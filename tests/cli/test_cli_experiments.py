@@ -232,6 +232,18 @@ def test_shares_of_an_experiment_without_a_least_share_are_fixed(
     assert "has no least_share, so its shares are fixed" in capsys.readouterr().err
 
 
+def test_shares_by_a_metric_that_is_not_measured_are_refused(
+    shop_log: Path, folder: Path, typed: Any, capsys: Capture
+) -> None:
+    (folder / "experiments.yaml").write_text(document(least_share=0.1, primary="buy_users"))
+    store = folder / "moving"
+    publish = ("experiments", "publish", folder / "experiments.yaml", "--store", store, "--why", "x", "--who", "ann")
+    assert typed(*publish) == 0
+    arguments = ("experiments", "allocate", EXPERIMENT, shop_log, "--store", store, "--out", folder / "out")
+    assert typed(*arguments, "--settings", folder / "measure.yaml") == 2
+    assert "'buy_users', which is not measured; known: click" in capsys.readouterr().err
+
+
 class Clock(datetime):
     """The clock of the store at a moment of the log."""
 

@@ -141,6 +141,8 @@ def test_read_in_parts_and_after_a_crash_the_files_are_the_same(log, reference, 
 def test_another_bundle_is_not_counted(log, reference, tmp_path):
     drift = counts_of_log(log, tmp_path, reference, bundle="another")
     assert drift.update() == 0
+    days = len(list((log / "impressions").glob("day=*")))
+    assert len(drift.days()) == days  # kept as read: a later call does not read these days again
     with pytest.raises(
         DataError, match=r"no request of .* was answered by the bundle another; give the one that serves"
     ):

@@ -1,10 +1,10 @@
 """Counts by hour of what a bundle served, from the Parquet event log: read once, and a replay makes them again.
 
-    drift/<bundle>/2026-11-26.parquet     columns `name`, `hour`, `group`, `bin`, `count`, and `read`: last sequence of that day
+    drift/<bundle>/2026-11-26.parquet     columns of TABLE, and `read`: last sequence of that day
 
 A row of a day is the number of requests of an hour by users of a group whose cell is in a bin (recsys.measurement.drift.bins).
-Names are columns of the reference, <column>@<segment>, and those of COUNTERS, which have one bin. Each file holds how far its
-day was read, so that a crash leaves every row counted once. Nothing in it is of a single user.
+Names are columns of the reference, <column>@<segment>, and counters (#requests, #item and so on), which have one bin. Each file
+holds how far its day was read, so that a crash leaves every row counted once. Nothing in it is of a single user.
 
 Shapes: R requests.
 """
@@ -47,6 +47,8 @@ among these whose history lacks it
 """
 EXPOSURE = "#item"
 """name of the rows that count items shown: `item` has the item, `hour` is that of a quarter of the day, `group` is 0"""
+READ = "#read"
+"""name of a row that counts nothing, so that a day of other bundles has a file and is not read again"""
 FRESH_S = 300.0
 HOURS, HOUR_S = 24, 3_600
 SHOWN: dict[str, Any] = {
@@ -179,9 +181,8 @@ class DriftLog:
             return 0
         own = rows.filter(pl.col("bundle") == self.bundle).unique(["id", "item"], keep="first", maintain_order=True)
         requests = own.filter(pl.col("query").is_not_null())
-        if not requests.height and before is None:
-            return 0
-        added = pl.DataFrame([*self._rows_of(requests, folder), *_exposure(own)], schema=TABLE, orient="row")
+        counted = [(READ, 0, 0, 0, None, 0), *self._rows_of(requests, folder), *_exposure(own)]
+        added = pl.DataFrame(counted, schema=TABLE, orient="row")
         parts = [added] if before is None else [before.select(*TABLE), added]
         total = pl.concat(parts).group_by(*KEY).agg(pl.col("count").sum()).sort(*KEY, nulls_last=True)
         read = total.with_columns(read=pl.lit(int(rows["sequence"].to_numpy().max()), pl.Int64))
