@@ -225,6 +225,8 @@ class TuningQueries:
     history: RowBatches
     excluded: RowBatches
     score_function: ScoreFunction
+    first_places: ScoreFunction
+    """the same for the first places alone, where the merge may not be worse than its best source"""
 
     @property
     def known(self) -> np.ndarray:
@@ -337,6 +339,7 @@ class CandidateSourcesConfig:
             _TunedMerge(
                 unions=queries.unions(sources.with_decays(decays)),
                 score_function=queries.score_function,
+                first_places=queries.first_places,
                 scored=np.ones_like(one),
             )
             for (sources, queries), one in zip(periods, known, strict=True)
@@ -399,6 +402,7 @@ class _TunedMerge:
 
     unions: list[CandidateUnion]
     score_function: ScoreFunction
+    first_places: ScoreFunction
     scored: np.ndarray
     """[B] bool, queries of the period that the unions are of"""
 
@@ -412,21 +416,23 @@ class _TunedMerge:
         ]
         return replace(self, unions=parts, scored=scored)
 
-    def score(self, weights: Weights, *, total: int) -> np.ndarray:
+    def score(self, weights: Weights, *, total: int, score_function: ScoreFunction) -> np.ndarray:
         """Return the quality of the first `total` candidates of each query."""
         rows = np.full((len(self.scored), total), PAD, dtype=np.int64)
         rows[self.scored] = _top_rows(self.unions, weights, total)
-        return self.score_function(rows)[self.scored]
+        return score_function(rows)[self.scored]
 
 
 def _searched(merges: Sequence[_TunedMerge], sources: MergedSources, progress: Progress, text: str) -> Weights:
     """Return the weights [2 S] that suit the merges of all periods."""
     own, total = sources.sources, min(TUNED_CANDIDATES, sources.total)
     search = PeriodSearch(
-        objectives=[partial(one.score, total=total) for one in merges],
+        objectives=[partial(one.score, total=total, score_function=one.score_function) for one in merges],
+        first_places=[partial(one.score, total=total, score_function=one.first_places) for one in merges],
         starts=[sources.weights, (1.0,) * len(sources.weights)],
         kept=[number for number, one in enumerate(own) if isinstance(one.source, TwoTowerSource)],
         lists=[number for number, one in enumerate(own * 2) if isinstance(one.source, ItemList)],
+        places=[len(own) + number % len(own) for number in range(2 * len(own))],
     )
     return search.best(lambda starts: tracked(starts, len(starts), progress, text))
 

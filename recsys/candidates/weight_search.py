@@ -21,6 +21,14 @@ FEWEST, SEED = 20, 0
 """queries of a single period, at least, that are halved, and the seed of it"""
 LITTLE = 0.02
 """weight of what is kept beside a part that is tried alone"""
+LEADS = (0.0, 0.5, 2.0, 8.0, 32.0, 512.0)
+"""weights, relative to the largest one, that the places of the best part get beside the others; the last one settles the first
+ten and leaves the rest to the others
+"""
+DRIFT, TOLERATED = 0.05, 0.005
+"""what later periods may take from a difference, in standard deviations over the queries, and the loss against the best part
+alone that is tolerated then, relative to its mean
+"""
 
 Objective = Callable[[Weights], np.ndarray]
 """weights -> quality of each query, larger is better"""
@@ -63,6 +71,9 @@ class PeriodSearch:
     is scored by weights that the other folds chose: those of the first start, the best part alone, and the searched ones with
     less of the lists or all of it. What is best there is done with all folds; of equals the first is taken. To save time the
     search of a fold starts from the best part alone. A single period of fewer than FEWEST queries holds out nothing.
+
+    Where the first places could be worse than those of the best part alone, it leads: its places get the least of LEADS with
+    which they are not, after a later period took DRIFT from the difference, else the last one.
     """
 
     objectives: Sequence[Objective]
@@ -73,12 +84,14 @@ class PeriodSearch:
     """numbers of the weights that do not become 0"""
     lists: Collection[int]
     """numbers of the weights of sources that offer the same to everybody"""
+    first_places: Sequence[Objective]
+    """as the objectives, for the quality of the first places alone"""
+    places: Sequence[int]
+    """[K] number of the weight of a part's places"""
 
     def best(self, progress: Callable[[Sequence[Weights]], Iterable[Weights]]) -> Weights:
         """Return the weights; progress wraps the starts of the search over all queries."""
-        folds: list[Objective] = [cache(one) for one in self.objectives]
-        if len(folds) == 1:
-            folds = halves(folds[0], len(folds[0](self.starts[0])))
+        folds, first_places = self._folds(self.objectives), self._folds(self.first_places)
         chosen = self._searched(folds, progress)
         others = [[one for one in folds if one is not left] for left in folds]
         if not all(others):
@@ -88,7 +101,30 @@ class PeriodSearch:
         options += [[self._shrunk(one, factor) for one in found] for factor in SHRUNK]
         carried = [np.mean([fold(own).mean() for fold, own in zip(folds, weights, strict=True)]) for weights in options]
         decided = [self.starts[0], self._alone(folds), *(self._shrunk(chosen, factor) for factor in SHRUNK)]
-        return decided[int(np.argmax(carried))]
+        option = int(np.argmax(carried))
+        leading = [self._alone([one for one in first_places if one is not left]) for left in first_places]
+        lead = self._least_lead(first_places, options[option], leading)
+        return self._led(decided[option], self._alone(first_places), lead)
+
+    def _least_lead(self, folds: Sequence[Objective], weights: Sequence[Weights], leading: Sequence[Weights]) -> float:
+        """Return the least of LEADS with which weights, one a fold, are no worse than the leading part alone, or the last."""
+        alone = np.concatenate([fold(own) for fold, own in zip(folds, leading, strict=True)])
+        for lead in LEADS[:-1]:
+            led = [fold(self._led(own, part, lead)) for fold, own, part in zip(folds, weights, leading, strict=True)]
+            gained = np.concatenate(led) - alone
+            if gained.mean() - DRIFT * gained.std() >= -TOLERATED * alone.mean():
+                return lead
+        return LEADS[-1]
+
+    def _led(self, weights: Weights, part: Weights, lead: float) -> Weights:
+        """Return weights with those of the places of a part added, `lead` times the largest one."""
+        added = self.places[int(np.argmax(part))]
+        return tuple(one + lead * max(weights) * (number == added) for number, one in enumerate(weights))
+
+    def _folds(self, periods: Sequence[Objective]) -> list[Objective]:
+        """Return an objective a period; of one period those of its halves."""
+        folds: list[Objective] = [cache(one) for one in periods]
+        return folds if len(folds) > 1 else halves(folds[0], len(folds[0](self.starts[0])))
 
     def _searched(
         self, folds: Sequence[Objective], progress: Callable[[Sequence[Weights]], Iterable[Weights]]

@@ -18,6 +18,7 @@ from recsys.cli.data_report import Chapter
 from recsys.cli.experiment_allocation import allocate
 from recsys.cli.experiment_days import days_of, published_last
 from recsys.cli.experiment_page import effects_by_cohort, effects_of, page
+from recsys.cli.experiment_proposal import propose
 from recsys.cli.measure import measured_log, settings_of
 from recsys.cli.versions import From, Key, StorePath, VersionCommands, Who, Why, login, print_line
 from recsys.errors import ConfigError, DataError, QueryError, check_ranges
@@ -82,6 +83,7 @@ def publish(
 
 COMMANDS.register(experiments)
 experiments.command()(allocate)
+experiments.command()(propose)
 
 
 @experiments.command()

@@ -54,6 +54,11 @@ class SlateLog:
                 f"a propensity is {own[~((own > 0) & (own <= 1))][0]:g}; the log needs those above 0, up to 1"
             )
 
+    def only(self, kept: np.ndarray) -> "SlateLog":
+        """Return the log of some of its requests, [R] bool."""
+        parts = {name: getattr(self, name)[kept] for name in ("shown", "propensities", "rewards", "evaluated", "users")}
+        return SlateLog(**parts)
+
     def weights(self, assumption: str) -> np.ndarray:
         """Return [R, K] importance weights: 0 where the log says nothing of the policy."""
         same = (self.shown == self.evaluated) & (self.shown != NO_ITEM)

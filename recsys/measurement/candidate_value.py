@@ -13,18 +13,19 @@ import numpy as np
 import polars as pl
 
 from recsys.bundle import Bundle
-from recsys.contracts import Query, Slate
+from recsys.contracts import PAD, Query, Slate
 from recsys.errors import ConfigError, DataError
 from recsys.experiments.slate_off_policy import NO_ITEM, SlateLog
 from recsys.expressions import suggestion
 from recsys.measurement.consistency import ServedSlate, served_slates
 from recsys.measurement.log_rows import CREDIT
 from recsys.measurement.outcomes import IMPRESSIONS, MeasuredLog
-from recsys.pipeline import recommend
+from recsys.pipeline import through
+from recsys.policy.compose import CompiledPolicy
 from recsys.policy.overrides import overridden
 from recsys.policy.rules.rule_set import RuleSet
 from recsys.progress import Progress, silent, tracked
-from recsys.stages import load_rules, load_stages
+from recsys.stages import Rules, load_rules, load_stages
 
 BATCH = 64
 RUNGS = ("recommend", "recommend_explained")
@@ -43,16 +44,94 @@ class Candidate:
 
     def answers(self, queries: Sequence[Query], progress: Progress = silent) -> list[Slate]:
         """Answer logged queries without exploration."""
+        prepared = self.prepared(queries, progress)
+        return prepared.slates(self.overrides)
+
+    def policy(self) -> CompiledPolicy:
+        """Return its policy without the overrides."""
+        return load_rules(self.bundle, rules=self.rules).policy
+
+    def prepared(self, queries: Sequence[Query], progress: Progress = silent) -> "PreparedRequests":
+        """Retrieve and rank for logged queries, once for all policies."""
         last = load_rules(self.bundle, rules=self.rules)
-        overrides = {**self.overrides, **GREEDY}
-        overridden(last.policy, overrides)
-        stages = (*load_stages(self.bundle)[:-1], last)
-        batches = [queries[start : start + BATCH] for start in range(0, len(queries), BATCH)]
-        found: list[Slate] = []
-        for batch in tracked(batches, len(batches), progress, "requests answered by the candidate"):
-            own = [replace(query, policy=overrides, arms={}) for query in batch]
-            found += recommend(own, stages)
-        return found
+        stages = load_stages(self.bundle)[:-1]
+        starts = range(0, len(queries), BATCH)
+        batches = [
+            through({"QUERY": [replace(query, arms={}) for query in queries[start : start + BATCH]]}, stages)
+            for start in tracked(starts, len(starts), progress, "requests answered by the candidate")
+        ]
+        return PreparedRequests(batches=batches, last=last)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedRequests:
+    """Logged requests with their ranked candidates, for which policies fill slates."""
+
+    batches: Sequence[Mapping[str, Any]]
+    """tensors of the stages before the policy"""
+    last: Rules
+
+    def slates(self, overrides: Mapping[str, Any]) -> list[Slate]:
+        """Fill slates without exploration; ConfigError for overrides that do not fit the bundle."""
+        changed = {**overrides, **GREEDY}
+        overridden(self.last.policy, changed)
+        return [slate for one in self.batches for slate in self.last(_under(one, changed))["SLATE"]]
+
+    def items(self, overrides: Mapping[str, Any]) -> list[list[str]]:
+        """Return the ids of the items of the same slates, without their explanations."""
+        changed = {**overrides, **GREEDY}
+        overridden(self.last.policy, changed)
+        ids = self.last.policy.items
+        return [
+            [ids[row] for row in rows if row != PAD]
+            for one in self.batches
+            for rows in self.last.rows(_under(one, changed))
+        ]
+
+
+def _under(tensors: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    return {**tensors, "QUERY": [replace(query, policy=overrides) for query in tensors["QUERY"]]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnsweredLog:
+    """A measured log with the candidates of a bundle for its requests."""
+
+    rows: pl.DataFrame
+    """credited items of the served slates"""
+    served: Sequence[ServedSlate]
+    prepared: PreparedRequests
+    credit: str
+
+    @staticmethod
+    def of(
+        log: MeasuredLog,
+        candidate: Candidate,
+        outcome: str,
+        *,
+        requests: int,
+        days: int | None,
+        progress: Progress = silent,
+    ) -> "AnsweredLog":
+        """Read logged slates with their credit; DataError where none can be compared.
+
+        requests: at most, always the same of a log; days: the newest ones alone
+        """
+        if outcome not in log.settings.outcomes:
+            raise ConfigError(f"{outcome!r} is no outcome; {suggestion(outcome, log.settings.outcomes)}")
+        served = {one.id: one for one in served_slates(log.log, requests, days) if one.rung in RUNGS}
+        rows = _credited(log, served, outcome)
+        kept = [served[name] for name in rows["id"].unique(maintain_order=True)]
+        if not kept:
+            raise DataError(
+                f"no slate of the whole cascade has a window of {outcome!r} that is over; log longer, or take another outcome"
+            )
+        prepared = candidate.prepared([one.query for one in kept], progress)
+        return AnsweredLog(rows=rows, served=kept, prepared=prepared, credit=CREDIT + outcome)
+
+    def under(self, overrides: Mapping[str, Any]) -> SlateLog:
+        """Return the logged slates beside those of the policy with overrides."""
+        return _joined(self.rows, self.served, self.prepared.items(overrides), self.credit)
 
 
 def slate_log(
@@ -64,21 +143,9 @@ def slate_log(
     days: int | None,
     progress: Progress = silent,
 ) -> SlateLog:
-    """Return logged slates with their credit, beside those of a candidate; DataError where none can be compared.
-
-    requests: at most, always the same of a log; days: the newest ones alone
-    """
-    if outcome not in log.settings.outcomes:
-        raise ConfigError(f"{outcome!r} is no outcome; {suggestion(outcome, log.settings.outcomes)}")
-    served = {one.id: one for one in served_slates(log.log, requests, days) if one.rung in RUNGS}
-    rows = _credited(log, served, outcome)
-    kept = [served[name] for name in rows["id"].unique(maintain_order=True)]
-    if not kept:
-        raise DataError(
-            f"no slate of the whole cascade has a window of {outcome!r} that is over; log longer, or take another outcome"
-        )
-    slates = candidate.answers([one.query for one in kept], progress)
-    return _joined(rows, kept, slates, CREDIT + outcome)
+    """Return logged slates with their credit, beside those of a candidate; arguments as `AnsweredLog.of`."""
+    answered = AnsweredLog.of(log, candidate, outcome, requests=requests, days=days, progress=progress)
+    return answered.under(candidate.overrides)
 
 
 def _credited(log: MeasuredLog, served: Mapping[str, ServedSlate], outcome: str) -> pl.DataFrame:
@@ -90,7 +157,9 @@ def _credited(log: MeasuredLog, served: Mapping[str, ServedSlate], outcome: str)
     return rows.filter(pl.col("item").is_not_null()).sort("id", "position")
 
 
-def _joined(rows: pl.DataFrame, served: Sequence[ServedSlate], slates: Sequence[Slate], credit: str) -> SlateLog:
+def _joined(
+    rows: pl.DataFrame, served: Sequence[ServedSlate], answers: Sequence[Sequence[str]], credit: str
+) -> SlateLog:
     items: dict[str, int] = {}
     users: dict[str, int] = {}
     depth = max(len(one.items) for one in served)
@@ -102,8 +171,8 @@ def _joined(rows: pl.DataFrame, served: Sequence[ServedSlate], slates: Sequence[
     shown[at] = [items.setdefault(item, len(items)) for item in rows["item"].to_list()]
     propensities[at] = rows["propensity"].fill_null(1.0).to_numpy()
     rewards[at] = rows[credit].to_numpy()
-    for number, (one, slate) in enumerate(zip(served, slates, strict=True)):
-        own = [items.setdefault(item.item, len(items)) for item in slate.items[: len(one.items)]]
+    for number, (one, answer) in enumerate(zip(served, answers, strict=True)):
+        own = [items.setdefault(item, len(items)) for item in answer[: len(one.items)]]
         evaluated[number, : len(own)] = own
     return SlateLog(
         shown=shown,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from recsys.nn.blocks import Batch, ExactLinear, HistoryEncoder, TableEncoder
 from recsys.ranking.model import LastLayer, RankerInputs, RankerModel, RankerSizes
-from recsys.ranking.objective_chain import chain_logits
+from recsys.ranking.objective_chain import chain_logits, with_ancestors
 from recsys.tensors import part_name
 
 HALF_LIVES_HOURS = (1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, math.inf)
@@ -115,6 +115,16 @@ class RankerBase(RankerModel):
             weights[1] = weights[1] + self.wide.bias.unsqueeze(-1)
             weights.append(self.wide.weight - first)
         return torch.cat(weights, dim=-1).detach()
+
+    @torch.no_grad()
+    def order_by_retrieval(self, objective: int) -> None:
+        if self.wide is None:
+            super().order_by_retrieval(objective)
+            return
+        for own in with_ancestors(objective, self.parents):
+            self.heads.weight[own], self.heads.bias[own] = 0.0, INITIAL_LOGIT
+            self.wide.weight[own], self.wide.bias[own] = 0.0, 0.0
+            self.wide.weight[own, 0] = 1.0
 
     def fit_scores(self, scores: Tensor) -> None:
         if not scores.shape[-1]:

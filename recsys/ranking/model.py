@@ -76,7 +76,7 @@ class LastLayer(NamedTuple):
 
 
 class RankerModel(nn.Module, ABC):
-    """A ranker: a module with nine members; `recsys.ranking.base.RankerBase` implements all but `last_layer` and `shared`.
+    """A ranker: a module with ten members; `recsys.ranking.base.RankerBase` implements all but `last_layer` and `shared`.
 
     Candidates never see each other: a score depends on the request and the candidate alone.
     """
@@ -119,6 +119,13 @@ class RankerModel(nn.Module, ABC):
     def retrieval_first(self) -> bool:
         """Return whether the order of the candidates before training is that of the merged retrieval score."""
         return False
+
+    def order_by_retrieval(self, objective: int) -> None:
+        """Take back what an objective, and those it is conditional on, learnt: its order is that of the merged retrieval score.
+
+        Called only where `retrieval_first`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not begin with the order of retrieval")
 
     def fit(self, train: Iterable[Batch], valid: Iterable[Batch], *, rounds: int | None, seed: int) -> int | None:
         """Fit without gradient descent and return the number of rounds; None, as here, where gradient descent is to train.

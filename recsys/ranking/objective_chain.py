@@ -45,6 +45,12 @@ def parents_of(labels: np.ndarray) -> Parents:
     return tuple(parents)
 
 
+def with_ancestors(objective: int, parents: Parents) -> list[int]:
+    """Return an objective and those that it is conditional on."""
+    parent = parents[objective]
+    return [objective] if parent is None else [objective, *with_ancestors(parent, parents)]
+
+
 def chain_logits(logits: Tensor, parents: Parents) -> Tensor:
     """Logits [..., T], each given its parent -> logits [..., T] of reaching the objective at all."""
     reached: dict[int, Tensor] = {}

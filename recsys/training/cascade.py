@@ -57,7 +57,9 @@ UserTower = Callable[[Arrays], np.ndarray]
 
 WEIGHTS = ("weight", "place_weight", "new_user_weight", "new_user_place_weight")
 MAX_VALIDATION_USERS = 2_000
-"""users of a period, at most, for early stopping of the towers, the parameters of sources and the weights of the merge"""
+"""users of a period, at most, for early stopping of the towers and the weights of the merge"""
+MAX_CHOOSING_USERS = 10_000
+"""users, at most, for the parameters of sources: neighbouring points differ by less than the noise of 2,000 users"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -312,7 +314,7 @@ class CascadeTrainer:
 
     def _choices(self, interactions: TrainingInteractions, user_tower: UserTower) -> Mapping[str, Choice]:
         """Choose the parameters of the tuned sources on a sample of the validation queries."""
-        sample = self.validation.sample(MAX_VALIDATION_USERS, seed=0)
+        sample = self.validation.sample(MAX_CHOOSING_USERS, seed=0)
         validation = ValidationQueries.of(sample, interactions.spec, interactions.table)
         config = self.config.candidates
 
@@ -398,6 +400,7 @@ class CascadeTrainer:
             folder="ranker_served",
             epochs=measured.ranking.epochs,
             taught=measured.ranking.taught,
+            keeps_order=measured.ranking.keeps_order,
         )
 
     def _examples_again(
@@ -436,6 +439,7 @@ class CascadeTrainer:
         folder: str,
         epochs: int | None = None,
         taught: bool | None = None,
+        keeps_order: bool = False,
     ) -> TrainedRanker:
         """Select a ranker or, for `epochs`, fit the one that was selected."""
         options: dict[str, Any] = {
@@ -447,7 +451,8 @@ class CascadeTrainer:
         }
         if epochs is None:
             return ranking.select(encoder.spec, encoder.items, train, valid, **options)
-        return ranking.fit(encoder.spec, encoder.items, train, valid, epochs=epochs, taught=taught, **options)
+        options |= {"epochs": epochs, "taught": taught, "keeps_order": keeps_order}
+        return ranking.fit(encoder.spec, encoder.items, train, valid, **options)
 
     def _examples(
         self, ranking: RankerTrainerConfig, fitted: TrainedRetrieval, split: Split, encoder: Encoding, limit: int
@@ -506,7 +511,11 @@ def tuning_queries(queries: ValidationQueries, user_tower: UserTower, score_func
     """Return queries as candidate sources read them: user vectors, histories, excluded rows."""
     vectors = np.concatenate([user_tower(batch) for batch in queries.batches()])
     return TuningQueries(
-        vectors=vectors, history=queries.history, excluded=queries.removed_rows, score_function=score_function
+        vectors=vectors,
+        history=queries.history,
+        excluded=queries.removed_rows,
+        score_function=score_function,
+        first_places=queries.ndcg_at_10,
     )
 
 

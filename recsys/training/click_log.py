@@ -52,8 +52,9 @@ from recsys.training.impression_examples import (
     number_encodings,
 )
 from recsys.training.limits import TrainingLimits
-from recsys.training.ranking import RankerTrainerConfig, RankingTask, TrainedRanker
+from recsys.training.ranking import RankerTrainerConfig, TrainedRanker
 from recsys.training.ranking_examples import RankingExamples
+from recsys.training.ranking_task import RankingTask
 from recsys.training.run_folder import exclusive, record_test_read
 from recsys.training.save import PACKAGES
 from recsys.training.tracking import DataUse, RunResults, Tracking

@@ -23,8 +23,8 @@ from benchmarks.claims.ranking.ranker_truth import CONFIG
 from benchmarks.lib.ranker_peers import BOTTOM, DEFAULT, MMOE, PEERS, STEM, model_of
 from benchmarks.lib.ranker_world import Examples
 from recsys.data.sources.planted import EFFECTS, Planted
-from recsys.training.ranking import RankingTask
 from recsys.training.ranking_examples import tensors
+from recsys.training.ranking_task import RankingTask
 
 TINY = Planted(users=60, items=60, rounds=12, slate=5, seed=0, strength=2.0, effects=tuple(EFFECTS))
 SMALL = replace(CONFIG, sizes=replace(CONFIG.sizes, dim=8, expert_dim=8, num_experts=2), epochs=2)

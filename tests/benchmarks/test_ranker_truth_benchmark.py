@@ -14,8 +14,8 @@ from benchmarks.lib.ranker_world import Examples, agreement, tabular, trained, t
 from recsys.data.sources.planted import EFFECTS, OBJECTIVES, Planted
 from recsys.errors import ConfigError
 from recsys.ranking.base import INITIAL_LOGIT
-from recsys.training.ranking import RankingTask
 from recsys.training.ranking_examples import tensors
+from recsys.training.ranking_task import RankingTask
 
 TINY = Planted(users=60, items=60, rounds=12, slate=5, seed=0, strength=2.0, effects=tuple(EFFECTS))
 SMALL = replace(CONFIG, sizes=replace(CONFIG.sizes, dim=8, expert_dim=8, num_experts=1), epochs=1)

@@ -17,8 +17,9 @@ def period(wanted):
     return lambda weights: np.full(30, 1 - np.square(share(weights) - wanted).sum())
 
 
-def search(*objectives, starts=((1.0, 1.0, 1.0),)):
-    return PeriodSearch(objectives=objectives, starts=starts, kept=[TOWERS], lists=[LIST])
+def search(*objectives, starts=((1.0, 1.0, 1.0),), **options):
+    options.setdefault("first_places", objectives)
+    return PeriodSearch(objectives=objectives, starts=starts, kept=[TOWERS], lists=[LIST], places=[0, 1, 2], **options)
 
 
 def best(*objectives, **options):
@@ -65,7 +66,7 @@ def test_no_period_is_measured_twice_with_the_same_weights(num):
     def counting(number):
         return lambda weights: tried[number].append(weights) or np.full(30, share(weights)[number % 3])
 
-    best(*(counting(number) for number in range(num)))
+    best(*(counting(number) for number in range(num)), first_places=[lambda weights: np.zeros(30)] * num)
     assert all(len(one) == len(set(one)) > 3 for one in tried)
 
 
@@ -73,6 +74,23 @@ def test_where_nothing_is_better_the_first_start_holds():
     flat = lambda weights: np.zeros(30)  # noqa: E731
     for objectives in ((flat,), (flat, flat)):
         assert best(*objectives, starts=[(0.5, 0.2, 0.1), (1.0, 1.0, 1.0)]) == (0.5, 0.2, 0.1)
+
+
+def first_places(mixed, alone, noise=0.0):
+    """Quality of the first places: one value where the last part leads, another one where a mixture does."""
+    drawn = np.random.default_rng(0).normal(0, noise, 30)
+    return lambda weights: alone + (mixed - alone + drawn) * (share(weights)[OTHER] < 0.9)
+
+
+@pytest.mark.parametrize(
+    ("mixed", "noise", "leads"),
+    [(0.5, 0.0, False), (0.3, 0.0, True), (0.42, 0.5, True), (0.42, 0.1, False), (0.4, 0.0, False), (0.4, 0.1, True)],
+)
+def test_the_best_part_leads_where_a_later_period_could_make_the_mixture_worse(mixed, noise, leads):
+    both = period([0.3, 0.3, 0.4])
+    weights = best(both, both, first_places=[first_places(mixed, 0.4, noise)] * 2)
+    assert (share(weights)[OTHER] > 0.9) == leads
+    assert all(weights)  # the others order what it leaves equal
 
 
 def test_halves_are_all_queries_once_and_few_are_not_halved():

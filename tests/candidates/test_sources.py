@@ -67,7 +67,9 @@ def questions():
 def periods(sources, questions, score_function):
     """One period to tune the merge by."""
     vectors, history, excluded = questions
-    queries = TuningQueries(vectors=vectors, history=history, excluded=excluded, score_function=score_function)
+    queries = TuningQueries(
+        vectors=vectors, history=history, excluded=excluded, score_function=score_function, first_places=score_function
+    )
     return [(sources, queries)]
 
 

@@ -55,7 +55,7 @@ def target_of(fitted, queries):
 
 def tuning(queries, score):
     vectors, history, excluded = queries
-    return TuningQueries(vectors=vectors, history=history, excluded=excluded, score_function=score)
+    return TuningQueries(vectors=vectors, history=history, excluded=excluded, score_function=score, first_places=score)
 
 
 def known_index(_, vectors):

@@ -45,8 +45,18 @@ def queries(trained: Any) -> list[Query]:
 
 @pytest.fixture(scope="module")
 def log(trained: Any, queries: list[Query], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return logged(trained, queries, tmp_path_factory.mktemp("live") / "events")
+
+
+@pytest.fixture(scope="module")
+def short_log(trained: Any, queries: list[Query], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Slates of two items, of which half of the users say enough."""
+    return logged(trained, [replace(one, k=2) for one in queries], tmp_path_factory.mktemp("short") / "events")
+
+
+def logged(trained: Any, queries: list[Query], folder: Path) -> Path:
     """Impressions of an exploring policy, with a click an item by chance."""
-    folder, rng = tmp_path_factory.mktemp("live") / "events", np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     slates = [
         slate for start in range(0, REQUESTS, 100) for slate in recommend(queries[start : start + 100], trained.stages)
     ]
@@ -115,3 +125,48 @@ def test_the_command_prints_estimates_and_refuses_what_the_log_cannot_say(traine
     few = run(app, [*arguments, "--requests", "50"])
     assert few.exit_code == 1
     assert "effective requests" in few.output
+
+
+def test_prepared_requests_fill_the_slates_of_any_policy(trained, queries):
+    candidate = Candidate(bundle=trained.bundle)
+    prepared = candidate.prepared(queries[:100])
+    for overrides in ({}, {"diversity": {"trade_off": 0.6}}):
+        slates = Candidate(bundle=trained.bundle, overrides=overrides).answers(queries[:100])
+        assert prepared.items(overrides) == [[item.item for item in one.items] for one in slates]
+    assert prepared.items({}) != prepared.items({"diversity": {"trade_off": 0.6}})
+    with pytest.raises(ConfigError, match="does not have"):
+        prepared.items({"weights": {"none": 1.0}})
+
+
+def proposed(log, trained, tmp_path, *options):
+    (tmp_path / "measure.yaml").write_text(yaml.safe_dump(SETTINGS))
+    arguments = ["experiments", "propose", str(log), "--bundle", str(trained.bundle.path), "--outcome", "click"]
+    arguments += ["--settings", str(tmp_path / "measure.yaml"), "--out", str(tmp_path / "m"), *options]
+    return CliRunner().invoke(app, arguments)
+
+
+def test_a_proposal_is_an_experiment_that_fits_the_bundle(trained, short_log, tmp_path):
+    file = tmp_path / "experiments.yaml"
+    result = proposed(short_log, trained, tmp_path, "--within", "diversity.trade_off=0.9:1", "--write", str(file))
+    assert result.exit_code == 0, result.output
+    assert "judged by" in result.output
+    document = yaml.safe_load(file.read_text())["experiments"][0]
+    assert 0.9 <= document["arms"]["proposed"]["policy"]["diversity"]["trade_off"] <= 1
+    assert document["least_share"] == 0.2
+    check = CliRunner().invoke(app, ["experiments", "check", str(file), "--bundle", str(trained.bundle.path)])
+    assert check.exit_code == 0, check.output
+
+
+@pytest.mark.parametrize(
+    ("within", "said"),
+    [
+        ("diversity.trade_of=0.8:1", "did you mean 'diversity.trade_off'"),
+        ("diversity.trade_off=0.8", "write a number and its bounds"),
+        ("diversity.trade_off=1:0.8", "the lower one first"),
+        ("diversity.trade_off=0.8:7", "trade_off"),
+    ],
+)
+def test_bounds_that_do_not_fit_the_policy_are_refused(trained, log, tmp_path, within, said):
+    result = proposed(log, trained, tmp_path, "--within", within)
+    assert isinstance(result.exception, ConfigError) or result.exit_code == 2
+    assert said in str(result.exception) + result.output

@@ -21,8 +21,9 @@ from recsys.ranking.model import RankerSizes
 from recsys.training.optimizers import DEFAULT_OPTIMIZER
 from recsys.training.prepare import prepare
 from recsys.training.ranker_gain import RankerGain
-from recsys.training.ranking import RankerTrainerConfig, RankingTask
+from recsys.training.ranking import RankerTrainerConfig
 from recsys.training.ranking_examples import ExampleSampling
+from recsys.training.ranking_task import RankingTask
 from recsys.training.schedules import DEFAULT_SCHEDULE
 from recsys.training.slates import Slates, logged_examples
 from recsys.training.trainer import cpu_trainer
@@ -72,12 +73,11 @@ def config(root, model="default", **changed):
     return RankerTrainerConfig(**(given | changed))
 
 
-@pytest.fixture(scope="module")
-def world():
-    """A spec of one objective and its catalogue, and requests to take the place of retrieved ones."""
+def world_of(*further):
+    """A spec of the target and further objectives, its catalogue, and requests to take the place of retrieved ones."""
     dataset = Synthetic(users=60, items=40, events=2_500, seed=0).load()
     target = dataset.description.target
-    objectives = {target: dataset.description.objectives[target]}
+    objectives = {name: dataset.description.objectives[name] for name in (target, *further)}
     dataset = replace(dataset, description=replace(dataset.description, objectives=objectives))
     split = GlobalTime(rank=0.2, validation=0.3, test=0.2, cuts=1, later=0.0, horizon_days=None).splits(dataset)[-1]
     features = Features(history_length=6, max_values=3, min_count=2, leave_out=["position"])
@@ -85,6 +85,11 @@ def world():
     spec, items = prepared.spec(split.known(VALIDATION))
     slates = Slates.of(prepared, split.known(VALIDATION))
     return spec, items, logged_examples(prepared, spec, items, slates, position="position").at(np.arange(2 * B))
+
+
+@pytest.fixture(scope="module")
+def world():
+    return world_of()
 
 
 def examples(world, label_of):
@@ -143,8 +148,9 @@ def order_of(trained, world, valid):
 def test_a_ranker_that_retrieval_has_nothing_to_learn_from_keeps_its_order(fit, world):
     """The labels follow the positions of retrieval and nothing else; its scores have the tails of a Cauchy variable."""
     trained, valid = fit(of_retrieval)
+    assert trained.keeps_order
     assert trained.epochs == 0
-    assert not trained.gain.helps(1)
+    assert not trained.gain.helps
     np.testing.assert_array_equal(order_of(trained, world, valid), np.tile(np.arange(C), (B, 1)))
     assert "keeps the order of retrieval" in trained.verdict
     rates = trained.probabilities(world[1], valid)[..., 0].mean(), valid.labels.mean()
@@ -178,7 +184,7 @@ def test_the_first_requests_of_users_alone_decide(world, root, tmp_path, judged_
     trained = config(root).fit(
         spec, items, train, valid, trainer=cpu_trainer(threads=1), folder=tmp_path / "ranker", seed=0, loggers=[]
     )
-    assert bool(trained.epochs) == kept
+    assert trained.keeps_order != kept
 
 
 @pytest.mark.parametrize(("of_first", "kept"), [(of_items, True), (of_retrieval, False)])
@@ -211,6 +217,34 @@ def test_a_ranker_is_selected_where_it_is_better_with_the_periods_exchanged(worl
     assert "the period before" in selected.verdict
 
 
+@pytest.mark.parametrize("exchanged", [False, True])
+def test_a_target_keeps_the_order_of_retrieval_while_another_objective_learns(root, tmp_path, exchanged):
+    """The target follows retrieval, in one of the periods at least, the other objective the items."""
+    two = world_of("like")
+    spec, items, _ = two
+    of_target = examples(two, of_retrieval)
+    if exchanged:
+        of_target = [examples(two, of_retrieval)[0], examples(two, of_items)[1]]
+    of_other = examples(two, of_items)
+    train, valid = (
+        replace(one, labels=np.concatenate([own.labels, one.labels], axis=2), candidate_scores=own.candidate_scores)
+        for one, own in zip(of_other, of_target, strict=True)
+    )
+    selected = config(root).select(
+        spec, items, train, valid, trainer=cpu_trainer(threads=1), folder=tmp_path / "ranker", seed=0, loggers=[]
+    )
+    assert selected.keeps_order
+    assert selected.epochs > 0
+    np.testing.assert_array_equal(order_of(selected, two, valid), np.tile(np.arange(C), (B, 1)))
+    liked = valid.candidate_rows % 3 == 0
+    other = selected.probabilities(items, valid)[..., 1]
+    assert other[liked].mean() > 2 * other[~liked].mean()
+    assert "gives the probabilities of the other objectives" in selected.verdict
+    options = {"trainer": cpu_trainer(threads=1), "seed": 0, "loggers": [], "keeps_order": True}
+    again = config(root).fit(spec, items, train, valid, folder=tmp_path / "again", epochs=selected.epochs, **options)
+    np.testing.assert_array_equal(order_of(again, two, valid), np.tile(np.arange(C), (B, 1)))
+
+
 def test_the_refit_of_a_ranker_that_kept_the_order_trains_nothing(fit, world):
     trained, valid = fit(of_items, epochs=0)
     np.testing.assert_array_equal(order_of(trained, world, valid), np.tile(np.arange(C), (B, 1)))
@@ -231,20 +265,19 @@ def close(mean):
 
 
 @pytest.mark.parametrize(
-    ("ranker", "num_objectives", "kept"),
+    ("ranker", "helps"),
     [
-        (np.linspace(0.3, 0.9, 200), 1, True),
-        (np.linspace(0.1, 0.7, 200), 1, False),
-        (close(0.008), 1, False),
-        (close(0.014), 3, True),
-        (close(-0.014), 3, False),
-        (np.where(np.arange(200) == 0, 1.0, 0.4), 3, False),
+        (np.linspace(0.3, 0.9, 200), True),
+        (np.linspace(0.1, 0.7, 200), False),
+        (close(0.008), False),
+        (close(0.014), True),
+        (close(-0.014), False),
+        (np.where(np.arange(200) == 0, 1.0, 0.4), False),
     ],
-    ids=["better", "worse", "hardly", "hardly, of several objectives", "hardly worse", "better by one request"],
+    ids=["better", "worse", "hardly", "by two errors", "hardly worse", "better by one request"],
 )
-def test_one_objective_asks_for_more_than_chance_and_several_for_no_loss(ranker, num_objectives, kept):
-    gain = RankerGain.of(ranker[None], np.full(200, 0.4))
-    assert gain.helps(num_objectives) == kept
+def test_a_ranker_helps_where_it_is_better_beyond_chance(ranker, helps):
+    assert RankerGain.of(ranker[None], np.full(200, 0.4)).helps == helps
 
 
 def test_without_a_request_nothing_is_compared():
@@ -252,7 +285,7 @@ def test_without_a_request_nothing_is_compared():
 
 
 def test_a_single_request_cannot_show_a_gain():
-    assert not RankerGain.of(np.ones((3, 1)), np.zeros(1)).helps(3)
+    assert not RankerGain.of(np.ones((3, 1)), np.zeros(1)).helps
 
 
 def test_the_best_of_many_epochs_without_a_gain_gains_nothing():

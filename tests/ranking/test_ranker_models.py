@@ -74,6 +74,7 @@ MEMBERS = {
     "shared",
     "fit",
     "retrieval_first",
+    "order_by_retrieval",
 }
 
 
@@ -183,8 +184,28 @@ def probabilities(trained, arrays):
         return trained.calibrator(*logits_and_request(trained.ranker, trained.calibrator.parents, tensors(arrays)))
 
 
-def test_a_ranker_has_eight_members():
+def test_a_ranker_has_ten_members():
     assert {name for name in vars(RankerModel) if not name.startswith("_")} == MEMBERS
+
+
+@pytest.mark.parametrize("parents", [(None, None), (1, None), (None, 0)])
+def test_an_objective_that_is_ordered_by_retrieval_leaves_the_others_as_they_are(learnt, batch, parents):
+    """Also where it is conditional on another one, or another one on it."""
+    if not learnt.retrieval_first:
+        with pytest.raises(NotImplementedError, match="does not begin with the order of retrieval"):
+            learnt.order_by_retrieval(0)
+        return
+    ordered = deepcopy(learnt).eval()
+    ordered.parents = parents
+    given = tensors(batch)
+    with torch.no_grad():
+        before = ordered.last_layer(given, ordered.request(given)).logits
+        ordered.order_by_retrieval(0)
+        after, reached = ordered.last_layer(given, ordered.request(given)).logits, ordered(given)
+    own = given["candidate_scores"][..., 0]
+    assert (reached[..., 0].argsort(dim=1) == own.argsort(dim=1)).all()
+    kept = [1] if parents != (1, None) else []
+    assert torch.equal(after[..., kept], before[..., kept])
 
 
 def test_probabilities_of_strangers_unknown_values_and_padding_are_finite(trained, batch):

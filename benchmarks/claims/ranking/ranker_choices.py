@@ -39,8 +39,9 @@ from recsys.evaluation.probabilities import normalised_entropy
 from recsys.features.spec import FeatureSpec
 from recsys.nn.blocks import TableEncoder, reset_embedding
 from recsys.ranking.base import DROPPABLE_GROUPS
-from recsys.training.ranking import RankerTrainerConfig, RankingTask, TrainedRanker
+from recsys.training.ranking import RankerTrainerConfig, TrainedRanker
 from recsys.training.ranking_examples import RankingExamples
+from recsys.training.ranking_task import RankingTask
 
 matplotlib.use("Agg")
 from matplotlib import pyplot

@@ -37,8 +37,9 @@ from recsys.errors import ConfigError, exit_on_error
 from recsys.ranking.losses import BinaryCrossEntropy, ListNet
 from recsys.ranking.model import RankerSizes
 from recsys.training.optimizers import DEFAULT_OPTIMIZER
-from recsys.training.ranking import RankerTrainerConfig, RankingTask
+from recsys.training.ranking import RankerTrainerConfig
 from recsys.training.ranking_examples import ExampleSampling, tensors
+from recsys.training.ranking_task import RankingTask
 from recsys.training.schedules import DEFAULT_SCHEDULE
 
 SEEDS = 3
