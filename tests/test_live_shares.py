@@ -77,6 +77,20 @@ def test_slates_are_those_of_queries_that_bring_every_counter(
     assert bare(found) != recommend(queries, plain)
 
 
+def test_rules_that_an_arm_adds_read_the_counters_too(
+    trained: Any, tmp_path: Path, file: ShareFile, queries: list[Query], shares: Shares
+) -> None:
+    """Nothing that serves everybody reads exposure."""
+    file.write(shares)
+    added = {"name": "even", "exposure": "item", "least": 0.005, "most": 0.02, "strength": 2}
+    stages = (*trained.stages[:-1], load_live_rules(trained.bundle, tmp_path / "none", None, file.path.parent))
+    asked = [replace(query, policy={"rules": {"add": [added]}}) for query in queries]
+    found = recommend(asked, stages)
+    assert all(slate.exposure for slate in found)
+    assert bare(found) == recommend([replace(query, exposure=shares) for query in asked], trained.stages)
+    assert bare(found) != bare(recommend(queries, stages))
+
+
 def test_a_slate_tells_what_decided_and_that_is_enough_to_make_it_again(
     live: Stages, plain: Stages, queries: list[Query], shares: Shares
 ) -> None:

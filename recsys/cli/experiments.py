@@ -35,6 +35,8 @@ from recsys.measurement.kpis import Period, metrics_of
 from recsys.measurement.outcomes import USERS, MeasuredLog
 from recsys.measurement.user_sums import splits_of
 from recsys.policy.overrides import overridden
+from recsys.policy.rules.rule_set import RuleSet
+from recsys.policy.rules.store import RuleStore
 from recsys.stages import load_rules, read_spec, request_types
 from recsys.stores.atomic_files import atomic_file
 
@@ -49,12 +51,17 @@ Log = Annotated[Path, typer.Argument(help="folder of the event log, live/events 
 Data = Annotated[Path | None, typer.Option(help="description.yaml of the served run: its objectives are measured")]
 Settings = Annotated[Path | None, typer.Option(help="YAML file of outcomes, windows and splits instead")]
 BundlePath = Annotated[Path | None, typer.Option(help="refuse conditions and overrides that do not fit this bundle")]
+RulesPath = Annotated[
+    Path | None, typer.Option(help="folder of published rules that serve with it; else the bundle's own rules")
+]
 
 
 @experiments.command()
-def check(file: Annotated[Path, typer.Argument(help="experiments, YAML")], bundle: BundlePath = None) -> None:
+def check(
+    file: Annotated[Path, typer.Argument(help="experiments, YAML")], bundle: BundlePath = None, rules: RulesPath = None
+) -> None:
     """Check a file of experiments, and whether it fits a bundle, and list what it says."""
-    found = _checked(file, bundle)
+    found = _checked(file, bundle, rules)
     console.print(_table(found))
     print_line("version", f"{found.hash}, not published; experiments: {len(found.experiments)}")
     against = "" if bundle is None else f" --bundle {shlex.quote(str(bundle))}"
@@ -70,10 +77,11 @@ def publish(
     who: Who = None,
     started: From = None,
     bundle: BundlePath = None,
+    rules: RulesPath = None,
     key: Key = None,
 ) -> None:
     """Publish a file of experiments as the current version; gateways follow within a second."""
-    _checked(file, bundle)
+    _checked(file, bundle, rules)
     text = file.read_bytes().decode()
     entry = ExperimentStore(store).publish(text, who=who or login(), why=why, expected=started, key=key)
     print_line("version", f"{entry.version} serves, entry {entry.number}")
@@ -235,14 +243,16 @@ def _cohorts(experiment: OnlineExperiment, log: MeasuredLog, by: str) -> Iterato
         yield effects_by_cohort(arm, experiment.primary, by, found, shrunk)
 
 
-def _checked(file: Path, bundle: Path | None) -> ExperimentSet:
-    """Read a file; ConfigError where it does not fit a bundle."""
+def _checked(file: Path, bundle: Path | None, rules: Path | None) -> ExperimentSet:
+    """Read a file; ConfigError where it does not fit a bundle and its rules."""
     found = ExperimentSet.read(file)
     if bundle is None:
         return found
     opened = Bundle.open(bundle)
     found.compile(request_types(read_spec(opened)))
-    policy = load_rules(opened).policy
+    serving = None if rules is None else RuleStore(rules).current()
+    published = None if rules is None or serving is None else RuleSet.parse(RuleStore(rules).text(serving.text))
+    policy = load_rules(opened, rules=published).policy
     for one in found.experiments:
         for name, arm in one.arms.items():
             overridden(policy, arm.policy, f"the experiment {one.name!r}: arms.{name}.policy")

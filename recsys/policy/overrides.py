@@ -1,9 +1,11 @@
-"""Overrides of a policy by the arm of an experiment: parts that need no other bundle and no other rules.
+"""Overrides of a policy by the arm of an experiment: parts that need no other bundle.
 
 weights: {buy: 5.0}                     weights of the value formula, those that it has
 discount: 0.3                           of the popularity dial, where the bundle has it on
 diversity: {trade_off: 0.7}             keys of the bundle's kind of diversity but those that similarities depend on
 exploration: {kind: epsilon, rate: 0.1} a kind with all its keys, or some keys of the bundle's own kind
+rules: {add: [{name: push-recent, boost: 1.2, where: "year >= 1997"}], without: [three-of-a-genre]}
+                                        rules behind those that serve, and names of those that the arm does without
 """
 
 import json
@@ -17,11 +19,16 @@ from recsys.expressions import suggestion
 from recsys.policy.diversity import DIVERSITIES, Diversity
 from recsys.policy.exploration import EXPLORATIONS, Exploration
 from recsys.policy.kind_documents import from_document, to_document
+from recsys.policy.rules.effects import Ban
+from recsys.policy.rules.rule import Rule
+from recsys.policy.rules.rule_set import RuleSet, parse_rule
 
 if TYPE_CHECKING:
     from recsys.policy.compose import CompiledPolicy
 
-KEYS = ("weights", "discount", "diversity", "exploration")
+KEYS = ("weights", "discount", "diversity", "exploration", "rules")
+MAX_RULES = 20
+"""rules that an arm adds, at most: each impression carries them"""
 OF_RANKING = ("trade_off", "window", "span")
 """keys of a diversity that its similarities do not depend on"""
 
@@ -32,13 +39,17 @@ def check_overrides(where: str, document: Any) -> dict[str, Any]:
         raise ConfigError(f"{where} is {document!r}; write a mapping with any of {', '.join(KEYS)}")
     if unknown := [str(key) for key in document if key not in KEYS]:
         raise ConfigError(f"{where} has the unknown key {unknown[0]!r}; {suggestion(unknown[0], KEYS)}")
-    for key in ("weights", "diversity", "exploration"):
+    for key in ("weights", "diversity", "exploration", "rules"):
         if key in document and not isinstance(document[key], Mapping):
             raise ConfigError(f"{where}.{key} is {document[key]!r}; write a mapping")
     for name, weight in document.get("weights", {}).items():
         _number(f"{where}.weights.{name}", weight)
     if "discount" in document:
         _number(f"{where}.discount", document["discount"])
+    if "rules" in document:
+        added, names = _rule_changes(f"{where}.rules", document["rules"])
+        plain_rules = {"add": RuleSet(tuple(added)).to_document()["rules"], "without": names}  # dates become text
+        document = {**document, "rules": plain_rules}
     try:
         plain: dict[str, Any] = json.loads(json.dumps(document, allow_nan=False))
     except (TypeError, ValueError):
@@ -92,11 +103,37 @@ def _with_exploration(policy: "CompiledPolicy", document: Mapping[str, Any], whe
     return replace(policy, exploration=from_document(where, merged, EXPLORATIONS, Exploration))
 
 
+def _with_rules(policy: "CompiledPolicy", document: Mapping[str, Any], where: str) -> "CompiledPolicy":
+    added, left_out = _rule_changes(where, document)
+    own = {rule.name: effect for rule, effect in zip(policy.rules.rules, policy.rules.effects, strict=True)}
+    for name in left_out:
+        if name not in own:
+            raise ConfigError(f"{where}.without names {name!r}, which does not serve; {suggestion(name, own)}")
+        if isinstance(own[name], Ban):
+            raise ConfigError(f"{where}.without names {name!r}, which must hold for everybody; name another rule")
+    kept = [rule for rule in policy.rules.rules if rule.name not in left_out]
+    changed = RuleSet.parse(RuleSet((*kept, *added)).to_document())
+    return replace(policy, rules=policy.rules.recompile(changed))
+
+
+def _rule_changes(where: str, document: Mapping[str, Any]) -> tuple[list[Rule], list[str]]:
+    """Return the added rules, and the names of those that are left out."""
+    if unknown := [str(key) for key in document if key not in ("add", "without")]:
+        raise ConfigError(f"{where} has the unknown key {unknown[0]!r}; write add, without or both")
+    added, names = document.get("add", []), document.get("without", [])
+    if not isinstance(added, list) or len(added) > MAX_RULES:
+        raise ConfigError(f"{where}.add is no list of {MAX_RULES} rules at most; write them as in a rule file")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"{where}.without is {names!r}; write a list of names of rules")
+    return [parse_rule(f"{where}.add[{index}]", entry) for index, entry in enumerate(added)], names
+
+
 _APPLY = {
     "weights": _with_weights,
     "discount": _with_discount,
     "diversity": _with_diversity,
     "exploration": _with_exploration,
+    "rules": _with_rules,
 }
 
 

@@ -167,7 +167,8 @@ def _taken(shares: Shares, rules: Rules, tensors: Tensors) -> list[dict[str, flo
     queries: Sequence[Query] = tensors["QUERY"]
     if not shares:
         return [{} for _ in queries]
-    reads = [rules.policy.exposure_keys(rows) for rows in tensors[CANDIDATE_ROWS.name]]
+    policies = [rules.policy.variant(query.policy) or rules.policy for query in queries]
+    reads = [policy.exposure_keys(rows) for policy, rows in zip(policies, tensors[CANDIDATE_ROWS.name], strict=True)]
     return [
         {key: shares[key] for key in keys if key in shares and key not in query.exposure}
         for query, keys in zip(queries, reads, strict=True)

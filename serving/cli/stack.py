@@ -77,6 +77,9 @@ def up(
     state_days: StateDays = None,
     personal_data: PersonalData = PersonalDataMode.warn,
     jwt: JwtFile = None,
+    drift_minutes: Annotated[
+        float, typer.Option(min=0, help="minutes between two counts of drift; 0 counts none")
+    ] = 10.0,
 ) -> None:
     """Run everything on this machine until Ctrl-C or `down`: broker, state store, Triton, consumer, gateway.
 
@@ -107,6 +110,7 @@ def up(
         ],
         log_options=[f"--log-days={log_days}", *_days("state-days", state_days)],
         consumer_options=_days("event-days", event_days),
+        drift_period_s=60 * drift_minutes or None,
     )
     _run_stack(stack, layout, signals, state=state, users=users)
 

@@ -23,6 +23,7 @@ from serving.events.nats_server import NatsServer
 from serving.gateway.fallback_tiers import FULL, LIGHT
 from serving.gateway.http_server import Listening
 from serving.layout import DeploymentLayout
+from serving.ops.drift_watch import DriftWatch
 from serving.ops.kernels import compiling
 from serving.ops.log_rotation import rotate_until
 from serving.ops.managed_process import ManagedProcess
@@ -79,6 +80,8 @@ class Stack:
     sockets: Path
     """folder of the Unix sockets of Triton and Valkey, made with the first of them"""
     sizes: DiskSizes
+    drift_period_s: float | None
+    """seconds between two counts of drift; None counts none"""
 
     @staticmethod
     def plan(
@@ -90,6 +93,7 @@ class Stack:
         gateway_options: Sequence[str],
         log_options: Sequence[str],
         consumer_options: Sequence[str],
+        drift_period_s: float | None = None,
     ) -> "Stack":
         """Everything but the gateway listens on a free port of the loopback interface.
 
@@ -129,6 +133,7 @@ class Stack:
             endpoints=endpoints,
             sockets=sockets,
             sizes=sizes,
+            drift_period_s=drift_period_s,
         )
 
     @property
@@ -170,9 +175,10 @@ class Stack:
             wait_for_kernels()
             _start([gateway], started, report_and_record)
             report_and_record("everything runs")
-            started.enter_context(
-                _guarded(guards, lambda stopped: rotate_until(stopped, layout.log, self.sizes.output))
-            )
+            housekeeping = {"log rotation": lambda stopped: rotate_until(stopped, layout.log, self.sizes.output)}
+            if self.drift_period_s is not None:
+                housekeeping["drift"] = DriftWatch(layout, self.drift_period_s, report).run
+            started.enter_context(_guarded(guards, housekeeping))
             yield
 
 
@@ -239,11 +245,11 @@ def _managed(layout: DeploymentLayout, name: str, arguments: Sequence[str], heal
 
 
 @contextmanager
-def _guarded(guards: Sequence[Guard], housekeeping: Callable[[threading.Event], None]) -> Iterator[None]:
-    """One thread a guard, and one more; all are joined on exit, so that no service is restarted during shutdown."""
+def _guarded(guards: Sequence[Guard], housekeeping: Mapping[str, Callable[[threading.Event], None]]) -> Iterator[None]:
+    """One thread a guard and a task by its name; all are joined on exit, so that no service is restarted during shutdown."""
     ended = threading.Event()
     threads = [threading.Thread(target=guard.run, args=(ended,), name=guard.service.name) for guard in guards]
-    threads.append(threading.Thread(target=housekeeping, args=(ended,), name="housekeeping"))
+    threads += [threading.Thread(target=task, args=(ended,), name=name) for name, task in housekeeping.items()]
     try:
         for thread in threads:
             thread.start()

@@ -1,6 +1,8 @@
 """Overrides of a policy by arms: the same slates as a policy configured so, in batches of any mixture."""
 
+import json
 from dataclasses import replace
+from datetime import date
 
 import numpy as np
 import pytest
@@ -14,6 +16,9 @@ from recsys.policy.exploration import EpsilonGreedy
 from recsys.policy.overrides import check_overrides, overridden
 
 FORMULA = {"formula": "watch * w", "weights": {"w": 1.0}}
+ADULTS = {"name": "adults", "must": "contains(genres, 'war') == false"}
+PUSH = {"name": "push", "boost": 3.0, "where": "year >= 2000"}
+BURY = {"name": "bury", "bury": 4.0, "where": "year < 2000"}
 OVERRIDES = [
     {},
     {"diversity": {"trade_off": 0.3}},
@@ -22,6 +27,8 @@ OVERRIDES = [
     {"exploration": {"kind": "epsilon", "rate": 0.5, "first": 0}},
     {"diversity": {"trade_off": 0.3, "window": 2}, "discount": 0.0},
     {"weights": {"none": 1.0}},
+    {"rules": {"add": [BURY], "without": ["push"]}},
+    {"rules": {"add": [BURY]}, "diversity": {"trade_off": 0.3}},
 ]
 CONFIGURED = [
     {},
@@ -31,11 +38,13 @@ CONFIGURED = [
     {"explore": EpsilonGreedy(rate=0.5, first=0)},
     {"trade_off": 0.3, "window": 2, "dial": (0.0, "events")},
     {},
+    {"rules": [ADULTS, BURY]},
+    {"rules": [ADULTS, PUSH, BURY], "trade_off": 0.3},
 ]
 
 
 def policy(**changed):
-    return compiled(**{**FORMULA, "dial": (0.2, "events"), "trade_off": 0.9, **changed})
+    return compiled(**{**FORMULA, "dial": (0.2, "events"), "trade_off": 0.9, "rules": [ADULTS, PUSH], **changed})
 
 
 BASE, OWN = policy(), [policy(**changed) for changed in CONFIGURED]
@@ -52,6 +61,7 @@ def test_slates_are_those_of_a_policy_so_configured(chosen, seed):
     for index, (arm, slate) in enumerate(zip(chosen, BASE.compose(asked, offered), strict=True)):
         (expected,) = OWN[arm].compose([plain[index]], offered.at([index]))
         assert slate.items == expected.items
+        assert slate.rules == expected.rules
         assert (REFUSED_OVERRIDES in slate.degraded) == ("none" in OVERRIDES[arm].get("weights", {}))
     shown = BASE.rows(asked, offered)
     for index, arm in enumerate(chosen):
@@ -68,6 +78,14 @@ def test_slates_are_those_of_a_policy_so_configured(chosen, seed):
         ({"weights": {"w": "much"}}, r"policy\.weights\.w is 'much'"),
         ({"discount": "high"}, r"policy\.discount is 'high'"),
         ({"exploration": {"rate": float("inf")}}, "no plain number"),
+        ({"rules": []}, "write a mapping"),
+        ({"rules": {"remove": ["push"]}}, "unknown key 'remove'; write add, without or both"),
+        ({"rules": {"without": "push"}}, "write a list of names"),
+        ({"rules": {"add": [PUSH] * 21}}, "no list of 20 rules at most"),
+        (
+            {"rules": {"add": [{"name": "push", "bost": 2.0}]}},
+            r"policy\.rules\.add\[0\] has no kind.*did you mean 'boost'",
+        ),
     ],
 )
 def test_what_is_no_override_is_refused_without_a_bundle(document, message):
@@ -85,11 +103,22 @@ def test_what_is_no_override_is_refused_without_a_bundle(document, message):
         ({"diversity": {"trade_off": 2}}, "^policy: diversity.trade_off"),
         ({"exploration": {"kind": "epsilon"}}, "lacks the key"),
         ({"exploration": {"kind": "magic"}}, "choose one of"),
+        ({"rules": {"without": ["pusch"]}}, "names 'pusch', which does not serve; did you mean 'push'"),
+        ({"rules": {"without": ["adults"]}}, "'adults', which must hold for everybody"),
+        ({"rules": {"add": [PUSH]}}, "two rules are called 'push'"),
+        ({"rules": {"add": [{**BURY, "where": "yaer < 2000"}]}}, "yaer"),
     ],
 )
 def test_overrides_that_do_not_fit_the_bundle_are_named(document, message):
     with pytest.raises(ConfigError, match=message):
         overridden(BASE, document)
+
+
+def test_dates_of_added_rules_become_text_that_an_impression_can_carry():
+    written = {"rules": {"add": [{**BURY, "start": date(2026, 11, 1)}]}}
+    plain = check_overrides("policy", written)
+    assert plain["rules"]["add"][0]["start"] == "2026-11-01T00:00:00Z"
+    assert check_overrides("policy", json.loads(json.dumps(plain))) == plain
 
 
 def test_a_policy_that_was_changed_has_variants_of_its_own():

@@ -4,9 +4,10 @@ Shapes: N items of the catalogue, B queries, C columns of candidates, R rules, Q
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -112,6 +113,8 @@ class CompiledRules:
     quotas: Quotas
     query_scales: tuple[tuple[int, QueryScale], ...]
     row_of: Mapping[str, int]
+    recompile: "Callable[[RuleSet], CompiledRules]" = field(repr=False, compare=False)
+    """compile other rules for the same catalogue"""
 
     @staticmethod
     def compile(
@@ -169,6 +172,9 @@ class CompiledRules:
             ),
             query_scales=tuple(_of(effects, QueryScale)),
             row_of=catalogue.row_of,
+            recompile=partial(
+                CompiledRules.compile, columns=columns, item_types=item_types, request_types=request_types
+            ),
         )
 
     def __call__(self, queries: Sequence[Query], rows: np.ndarray) -> RuleEffects:

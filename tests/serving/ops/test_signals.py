@@ -66,6 +66,6 @@ def test_guards_that_were_started_before_an_interruption_are_ended(monkeypatch: 
 
     monkeypatch.setattr(threading.Thread, "start", interrupted)
     guards = [Guard(Quiet(), lambda _: None, policy=RestartPolicy(interval_s=0.01)) for _ in range(3)]
-    with pytest.raises(KeyboardInterrupt), _guarded(guards, lambda ended: None):
+    with pytest.raises(KeyboardInterrupt), _guarded(guards, {}):
         pass
     assert [thread.is_alive() for thread in begun] == [False]

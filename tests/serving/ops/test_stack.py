@@ -39,6 +39,7 @@ from serving.endpoints import Server, read_endpoints
 from serving.events.connection import Stream
 from serving.events.jetstream import JetStreamReader
 from serving.layout import DeploymentLayout
+from serving.ops.running import GATEWAY_METRICS
 from serving.processes import choose_ports, command_line, group, until
 from serving.state.exposure_counts import ExposureCounts
 from serving.state.seeding import seed
@@ -105,7 +106,7 @@ def stack(trained: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ru
     live = tmp_path_factory.mktemp("live")
     serve = shutil.copytree(trained.folder / "serve", tmp_path_factory.mktemp("copy") / "serve", symlinks=True)
     clock = WallClock.made(tmp_path_factory.mktemp("clock"))
-    process, port = start(serve, live, NO_HASTE, clock=clock)
+    process, port = start(serve, live, NO_HASTE, "--drift-minutes=0.5", clock=clock)
     try:
         assert until(lambda: process.poll() is not None or ready(port), PATIENCE_S)
         assert process.poll() is None, (live / "up.log").read_text()
@@ -226,6 +227,13 @@ def new_key(stack: Running, *arguments: str) -> dict[str, str]:
     word, token = keys(stack, "create", *arguments)[0].split()
     assert word == "key"
     return {"Authorization": f"Bearer {token}"}
+
+
+def test_drift_of_what_is_served_becomes_gauges_by_itself(stack: Running) -> None:
+    assert until(lambda: len(stack.slate("drifter")["items"]) == K and len(seen(stack)) > 0, PATIENCE_S)
+    page = stack.told["addresses"][GATEWAY_METRICS]
+    assert until(lambda: "recsys_drift_limit{" in httpx.get(page, timeout=5.0).text, PATIENCE_S)
+    assert "drift is not counted" not in stack.place.log.read_text()
 
 
 def test_visits_of_simulated_users_are_measured_as_they_were(stack: Running, trained: Any, tmp_path: Path) -> None:
