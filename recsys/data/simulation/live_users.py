@@ -83,10 +83,19 @@ class LiveTruth:
     requests: int
     failed: int
     """requests without a slate, and events that were not taken"""
-    shown: int
     clicks: int
-    expected_clicks: float
-    """sum of the probabilities of a click of all items shown"""
+    surfaces: Sequence[str]
+    """of each answered request"""
+    probabilities: Sequence[np.ndarray]
+    """of a click on each shown item, of each answered request"""
+
+    @property
+    def shown(self) -> int:
+        return sum(map(len, self.probabilities))
+
+    @property
+    def expected_clicks(self) -> float:
+        return float(sum(one.sum() for one in self.probabilities))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,8 +124,8 @@ class LiveUsers:
         """Send requests one after the other, and the clicks on their slates; a door that fails is tried again next time."""
         rng = self.shop.random(8)
         waiting: deque[list[dict[str, Any]]] = deque([[] for _ in range(self.delay)])
-        failed = shown = clicks = 0
-        expected = 0.0
+        failed = clicks = 0
+        surfaces, shown = list[str](), list[np.ndarray]()
         for _ in range(requests):
             user, surface = int(rng.integers(self.shop.users)), int(rng.integers(len(SURFACES)))
             try:
@@ -125,12 +134,14 @@ class LiveUsers:
                 failed += 1
                 continue
             probabilities = self._probabilities(user, surface, slate)
+            surfaces.append([*SURFACES][surface])
+            shown.append(probabilities)
             clicked = rng.random(len(probabilities)) < probabilities
-            shown, clicks, expected = shown + len(clicked), clicks + int(clicked.sum()), expected + probabilities.sum()
+            clicks += int(clicked.sum())
             waiting.append(self._events(user, slate, clicked, rng))
             failed += not _sent(door, waiting.popleft())
         failed += sum(not _sent(door, events) for events in waiting)
-        return LiveTruth(requests=requests, failed=failed, shown=shown, clicks=clicks, expected_clicks=float(expected))
+        return LiveTruth(requests=requests, failed=failed, clicks=clicks, surfaces=surfaces, probabilities=shown)
 
     def _request(self, user: int, surface: int) -> dict[str, Any]:
         return {"user": f"{self.prefix}{user}", "k": self.shop.slate, "surface": [*SURFACES][surface]}

@@ -264,7 +264,7 @@ def test_visits_of_simulated_users_are_measured_as_they_were(stack: Running, tra
     named = events.join(shown, on=["user", "item", "request_id"])
     assert named.height == truth.clicks
     assert shown["credit_click"].sum() <= truth.clicks
-    stack.place.measurement.mkdir()
+    stack.place.measurement.mkdir(exist_ok=True)
     (stack.place.measurement / FILE).write_text("recsys_measured_until 12.5\n", encoding="utf-8")
     page = httpx.get(stack.told["addresses"]["gateway metrics"], timeout=60.0).text
     assert "recsys_measured_until 12.5\n" in page
