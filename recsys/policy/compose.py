@@ -64,10 +64,10 @@ class Policy:
         self.exploration = exploration
         self.repeat = repeat
 
-    def expand_means(self, means: Mapping[str, str]) -> "Policy":
-        """Return the policy with `ValueFormula.expand_means` applied."""
+    def expand(self, target: str, means: Mapping[str, str]) -> "Policy":
+        """Return the policy with `ValueFormula.of_target` and `ValueFormula.expand_means` applied."""
         return Policy(
-            value=self.value.expand_means(means),
+            value=self.value.of_target(target).expand_means(means),
             popularity=self.popularity,
             diversity=self.diversity,
             exploration=self.exploration,

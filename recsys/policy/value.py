@@ -30,6 +30,10 @@ class ValueFormula:
         self.formula = formula
         self.weights = {str(name): float(weight) for name, weight in weights.items()}
 
+    def of_target(self, target: str) -> "ValueFormula":
+        """Return the formula, the target alone where there is none: by it retrieval learns, and by it systems are compared."""
+        return ValueFormula(formula=target, weights=self.weights) if self.formula is None else self
+
     def expand_means(self, means: Mapping[str, str]) -> "ValueFormula":
         """Replace the names of means, which are sums of objectives, by their formula: a bundle knows objectives only.
 

@@ -150,7 +150,7 @@ class Experiment:
             footprint = estimate(log, training_size(self.cascade, dataset.num_items, refit=self.refit))
             self.limits.check(footprint, log, timed=self.cascade.trainer.accelerator == "cpu")
             echo(f"estimated for two cores: {footprint}")
-            policy = self.policy.expand_means(dataset.description.means)
+            policy = self.policy.expand(dataset.description.target, dataset.description.means)
             policy.value.compile(tuple(dataset.description.objectives))  # raise now, not after hours of training
             compile_repeat(policy.repeat, dataset.description)
             users, items, events = dataset.num_users, dataset.num_items, dataset.num_events

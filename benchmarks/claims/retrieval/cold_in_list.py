@@ -85,7 +85,9 @@ def ranked(experiment: Experiment, world: World, trainer: CascadeTrainer, traine
     """Order the candidates, kept positions included, by ranker and policy."""
     assert trained.ranking is not None
     retrieval, encoding = trained.by_period[TEST], trainer.encoding
-    policy = experiment.policy.expand_means(world.prepared.dataset.description.means)
+    policy = experiment.policy.expand(
+        world.prepared.dataset.description.target, world.prepared.dataset.description.means
+    )
     last = eager_rules(world.prepared, retrieval, encoding, policy, experiment.rules)
     num_sources = len(retrieval.retrieve.sources.names)
     ranker = eager_rank(trained.ranking, encoding, num_sources, uncertain=False)
