@@ -44,7 +44,10 @@ def measure(
     period = Period(first=last - timedelta(days=days - 1), last=last)
     figures = kpis(measured, period)
     if not figures.height:
-        raise QueryError(f"no impression is from {period.first} to {period.last}; the newest is from {newest}")
+        raise QueryError(
+            f"no window of an outcome is over for any impression from {period.first} to {period.last}, the newest one is from "
+            f"{newest}; name other days, or measure again when a window (window_s) has passed"
+        )
     found = chapters(figures, measured.settings, period)
     for chapter in found:
         console.print(chapter.table())
