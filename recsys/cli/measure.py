@@ -43,6 +43,8 @@ def measure(
     last = newest if last is None else last
     period = Period(first=last - timedelta(days=days - 1), last=last)
     figures = kpis(measured, period)
+    if not period.days(measured):
+        raise QueryError(f"no impression is from {period.first} to {period.last}; the newest is from {newest}")
     if not figures.height:
         raise QueryError(
             f"no window of an outcome is over for any impression from {period.first} to {period.last}, the newest one is from "
