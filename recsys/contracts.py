@@ -24,6 +24,7 @@ RANKED = ("probabilities", "logit_std")
 """fields of a CandidateBatch that retrieval and the ranker write"""
 ADDS = "where `explain` was asked for: what each part of the input adds to the utility, before rules"
 BECAUSE_OF = "the item of the user's history that adds most"
+TEAM = "arm whose policy picked the item, where slates of two policies are interleaved"
 FUTURE_S = 86_400.0
 """clocks may be ahead by this; what is later would stay the newest event of its user for good"""
 
@@ -172,6 +173,8 @@ class SlateItem:
     """on request: group of the ranker's features -> utility with all minus utility without it, before rules"""
     because_of: str | None = field(default=None, metadata=SPARSE | {"description": BECAUSE_OF})
     """on request: item of the history whose absence would cost most; None where no event supports this item"""
+    team: str | None = field(default=None, metadata=SPARSE | {"description": TEAM})
+    """of an interleaved slate: the arm whose policy picked this item; None for a pinned one"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

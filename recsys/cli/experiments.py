@@ -26,13 +26,14 @@ from recsys.experiments.allocation import batched_effect
 from recsys.experiments.analysis import CONTROL, TREATMENT, VERDICTS, ExperimentPlan, ExperimentResult, analyse, judged
 from recsys.experiments.cohorts import MIN_COHORTS
 from recsys.experiments.design import a_a_false_positives, days_needed, deviation, users_needed
-from recsys.experiments.experiment_set import ExperimentSet, OnlineExperiment
+from recsys.experiments.experiment_set import PER_REQUEST, ExperimentSet, OnlineExperiment
 from recsys.experiments.experiment_store import ExperimentStore
 from recsys.expressions import suggestion
 from recsys.measurement.arm_periods import SharePeriod, share_periods, shares_over_periods, users_by_period
 from recsys.measurement.arms import FEWEST_USERS, arm_users, cohort_effects, user_values
 from recsys.measurement.kpis import Period, metrics_of
 from recsys.measurement.outcomes import USERS, MeasuredLog
+from recsys.measurement.preferences import preference
 from recsys.measurement.user_sums import splits_of
 from recsys.policy.overrides import overridden
 from recsys.policy.rules.rule_set import RuleSet
@@ -155,8 +156,11 @@ def report(
         raise ConfigError(f"--by names {unknown[0]!r}; {suggestion(unknown[0], splits_of(chosen))}")
     measured, _ = measured_log(log, folder, chosen)
     during, _ = days_of(experiment, measured)
-    periods = share_periods(ExperimentStore(store), name, during, measured)
-    results = _results(experiment, measured, split, periods, peeking=not one_look)
+    if experiment.interleave:
+        periods, results = [], _preferences(experiment, measured, split, during, peeking=not one_look)
+    else:
+        periods = share_periods(ExperimentStore(store), name, during, measured)
+        results = _results(experiment, measured, split, periods, peeking=not one_look)
     for arm, result in results.items():
         console.print(effects_of(experiment, arm, result).table())
         print_line(result.verdict, VERDICTS[result.verdict])
@@ -167,6 +171,9 @@ def report(
         console.print()
     if by and len(periods) > 1:
         print_line("cohorts", "shares were changed: pooled figures of cohorts would be biased, none are shown")
+        by = None
+    if by and experiment.interleave:
+        print_line("cohorts", "none are shown of interleaved arms")
         by = None
     cohorts = [chapter for column in by or () for chapter in _cohorts(experiment, measured, column)]
     for chapter in cohorts:
@@ -208,6 +215,27 @@ def _results(
         metrics = arm_users(log, split, names, during, before)
         found[arm] = analyse(plan, {metric: metrics[metric] for metric in judged_metrics})
     return found
+
+
+def _preferences(
+    experiment: OnlineExperiment, log: MeasuredLog, split: str, during: Period, *, peeking: bool
+) -> dict[str, ExperimentResult]:
+    """Compare the credit of the items that either arm picked for the same slates."""
+    outcome = experiment.primary.removesuffix(PER_REQUEST)
+    if outcome not in log.settings.outcomes:
+        raise ConfigError(
+            f"the experiment names {experiment.primary!r}, which is not measured; {suggestion(outcome, log.settings.outcomes)}"
+        )
+    (arm,) = (name for name in experiment.arms if name != experiment.control)
+    found = preference(log, split, (experiment.control, arm), outcome, during)
+    plan = ExperimentPlan(
+        primary=experiment.primary,
+        less=experiment.less,
+        shares={CONTROL: 0.5, TREATMENT: 0.5},
+        users=experiment.planned_users,
+        peeking=peeking,
+    )
+    return {arm: judged(plan, {experiment.primary: found}, {CONTROL: found.users, TREATMENT: found.users})}
 
 
 def _over_periods(

@@ -45,11 +45,13 @@ class Effect:
     """of both arms"""
     theta: float = 0.0
     """coefficient of the covariate of CUPED"""
+    covariance: float = 0.0
+    """of both figures, 0 where no user is in both arms"""
 
     @property
     def error(self) -> float:
         """Return the standard error of the difference."""
-        return float(np.hypot(self.control_error, self.treatment_error))
+        return float(np.sqrt(max(0.0, self.control_error**2 + self.treatment_error**2 - 2 * self.covariance)))
 
     @property
     def difference(self) -> float:
@@ -81,11 +83,12 @@ class Effect:
         slack = z * z * self.control_error**2
         if self.control**2 <= slack:
             return None
-        centre = self.treatment * self.control
+        centre = self.treatment * self.control - z * z * self.covariance
         spread = z * np.sqrt(
             self.control_error**2 * self.treatment**2
             + self.treatment_error**2 * self.control**2
-            - z * z * self.control_error**2 * self.treatment_error**2
+            - 2 * self.covariance * self.treatment * self.control
+            - z * z * (self.control_error**2 * self.treatment_error**2 - self.covariance**2)
         )
         low, high = ((centre + sign * spread) / (self.control**2 - slack) - 1 for sign in (-1, 1))
         return float(low), float(high)
@@ -108,6 +111,21 @@ def effect(control: ArmUsers, treatment: ArmUsers) -> Effect:
         treatment_error=errors[1],
         users=sum(map(len, values)),
         theta=theta,
+    )
+
+
+def paired(control: ArmUsers, treatment: ArmUsers) -> Effect:
+    """Compare two arms of which every user is in both: what a user does at all drops out of the difference."""
+    values = [linearised(arm.x, arm.y) for arm in (control, treatment)]
+    covariance = float(np.cov(values[0], values[1])[0, 1] / len(values[0]))
+    errors = [standard_error(one) for one in values]
+    return Effect(
+        control=float(values[0].mean()),
+        treatment=float(values[1].mean()),
+        control_error=errors[0],
+        treatment_error=errors[1],
+        users=len(values[0]),
+        covariance=covariance,
     )
 
 

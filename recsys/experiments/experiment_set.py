@@ -16,6 +16,7 @@
         guardrails: [revenue_per_user]
         less: []                     # metrics of which less is better
         effect: 0.01                 # smallest effect on the primary metric that would change a decision
+        interleave: false            # true: everybody sees the slates of both arms, interleaved
         planned_users: 40000         # of both arms together
         least_share: 0.1             # with it `allocate` may move the shares, none below this
 
@@ -37,7 +38,7 @@ from recsys.contracts import Query
 from recsys.errors import ConfigError
 from recsys.experiments.assignment import TOLERANCE, Assignment
 from recsys.expressions import Expression, compile_expression, conjuncts, suggestion
-from recsys.policy.overrides import check_overrides
+from recsys.policy.overrides import INTERLEAVE, check_overrides
 from recsys.policy.rules.request_values import TYPES, request_columns, request_values
 from recsys.policy.rules.rule import moment
 from recsys.policy.rules.rule_set import decode
@@ -45,6 +46,9 @@ from recsys.policy.rules.rule_set import decode
 MAX_TEXT = 500
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 """of experiments and arms: they are columns of figures and labels of gauges"""
+PER_REQUEST = "_per_request"
+INTERLEAVED = "interleaved"
+"""value of a split, in figures, of requests whose slate is of both arms"""
 NONE = "none"
 """value of a split, in figures, where a request has none (recsys/measurement/user_sums.py)"""
 
@@ -81,6 +85,8 @@ class OnlineExperiment:
     planned_users: int = 10_000
     least_share: float | None = None
     """of an arm, below which `allocate` does not go; None keeps the shares as they are"""
+    interleave: bool = False
+    """whether the slates of its two arms are interleaved for all of its users"""
 
     def __post_init__(self) -> None:
         where = f"the experiment {self.name!r}"
@@ -107,11 +113,24 @@ class OnlineExperiment:
             raise ConfigError(f"{where}: less names {strange[0]!r}; {suggestion(strange[0], judged)}")
         if self.planned_users < 2:
             raise ConfigError(f"{where}: planned_users is {self.planned_users}; plan for two at least")
+        if self.interleave:
+            self._check_interleaving(where)
         least = self.least_share
         if least is not None and not (least > 0 and least * len(self.arms) <= 1):
             raise ConfigError(
                 f"{where}: least_share is {least:g} of {len(self.arms)} arms; give more than 0, at most {1 / len(self.arms):g}"
             )
+
+    def _check_interleaving(self, where: str) -> None:
+        if len(self.arms) != 2 or self.least_share is not None or self.guardrails:
+            raise ConfigError(
+                f"{where}: interleave takes two arms, no guardrails and no least_share: every user sees both arms"
+            )
+        if not self.primary.endswith(PER_REQUEST):
+            raise ConfigError(
+                f"{where}: primary is {self.primary!r}; interleaved arms compete for click{PER_REQUEST} and the like"
+            )
+        check_overrides(f"{where}: arms", {INTERLEAVE: {name: arm.policy for name, arm in self.arms.items()}})
 
     @property
     def control(self) -> str:
@@ -127,6 +146,11 @@ class OnlineExperiment:
         """Return the hash by which users of the layer take part."""
         return Assignment(salt=f"layer:{self.layer}" if self.layer else f"own:{self.name}", shares={"": 1.0})
 
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """Return the overrides that interleave its arms."""
+        return {INTERLEAVE: {name: dict(arm.policy) for name, arm in self.arms.items()}}
+
     def overlaps(self, other: "OnlineExperiment") -> bool:
         """Return whether a request could be of both, conditions aside."""
         surfaces = not self.surfaces or not other.surfaces or bool({*self.surfaces} & {*other.surfaces})
@@ -135,7 +159,7 @@ class OnlineExperiment:
     @property
     def changed(self) -> set[str]:
         """Return the keys of the policy that its arms change."""
-        return {key for arm in self.arms.values() for key in arm.policy}
+        return {key for arm in self.arms.values() for key in arm.policy} | ({INTERLEAVE} if self.interleave else set())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,9 +269,11 @@ class CompiledExperiments:
         arms: dict[str, str] = {}
         overrides: dict[str, Any] = {}
         for part in self.parts:
-            if (arm := part.arm(query, self.types)) is not None:
-                arms[part.experiment.name] = arm
-                overrides |= part.experiment.arms[arm].policy
+            if (arm := part.arm(query, self.types)) is None:
+                continue
+            one = part.experiment
+            arms[one.name] = INTERLEAVED if one.interleave else arm
+            overrides |= one.overrides if one.interleave else one.arms[arm].policy
         return arms, overrides
 
 
@@ -272,7 +298,8 @@ def _check_pair(one: OnlineExperiment, other: OnlineExperiment) -> None:
 
 TEXTS, LISTS = ("hypothesis", "primary", "layer", "when"), ("surfaces", "guardrails", "less")
 NEEDED = ("name", "hypothesis", "arms", "primary", "start", "end")
-KEYS = (*NEEDED, "layer", "users", "when", "surfaces", "guardrails", "less", "effect", "planned_users", "least_share")
+NUMBERS = ("effect", "planned_users", "least_share")
+KEYS = (*NEEDED, "layer", "users", "when", "surfaces", "guardrails", "less", *NUMBERS, "interleave")
 
 
 def _experiment(index: int, document: Any) -> OnlineExperiment:
@@ -292,6 +319,8 @@ def _experiment(index: int, document: Any) -> OnlineExperiment:
     given |= {key: _number(f"{where}: {key}", document[key]) for key in ("effect", "least_share") if key in document}
     if "users" in document:
         given["users"] = _part(f"{where}: users", document["users"])
+    if "interleave" in document:
+        given["interleave"] = _yes_or_no(f"{where}: interleave", document["interleave"])
     if "planned_users" in document:
         given["planned_users"] = _whole(f"{where}: planned_users", document["planned_users"])
     return OnlineExperiment(name=document["name"], arms=_arms(where, document["arms"]), **given)
@@ -314,6 +343,8 @@ def _arms(where: str, document: Any) -> dict[str, Arm]:
         if not isinstance(written, Mapping) or not {"share"} <= written.keys() <= {"share", "policy"}:
             raise ConfigError(f"{own} is {written!r}; write share, and policy where the arm changes something")
         share = _number(f"{own}.share", written["share"])
+        if isinstance(written.get("policy"), Mapping) and INTERLEAVE in written["policy"]:
+            raise ConfigError(f"{own}.policy has {INTERLEAVE}; write interleave: true beside the arms")
         found[str(name)] = Arm(share=share, policy=check_overrides(f"{own}.policy", written.get("policy", {})))
     return found
 
@@ -344,6 +375,12 @@ def _number(key: str, value: Any) -> float:
     return float(value)
 
 
+def _yes_or_no(key: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigError(f"{key} is {str(value)[:40]!r}; write true or false")
+    return value
+
+
 def _whole(key: str, value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1e12:
         raise ConfigError(f"{key} is {str(value)[:40]}; write a whole number")
@@ -360,6 +397,7 @@ def _part(key: str, value: Any) -> tuple[float, float]:
 def _plain(one: OnlineExperiment) -> dict[str, Any]:
     arms = [[name, arm.share, arm.policy] for name, arm in one.arms.items()]
     plain = {key: getattr(one, key) for key in KEYS if key != "arms"}
-    if one.least_share is None:
-        del plain["least_share"]  # versions of sets without it stay what they are
+    for key, usual in (("least_share", None), ("interleave", False)):
+        if plain[key] == usual:
+            del plain[key]  # versions of sets without it stay what they are
     return {**plain, "arms": arms}

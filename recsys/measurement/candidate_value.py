@@ -22,7 +22,7 @@ from recsys.measurement.log_rows import CREDIT
 from recsys.measurement.outcomes import IMPRESSIONS, MeasuredLog
 from recsys.pipeline import through
 from recsys.policy.compose import CompiledPolicy
-from recsys.policy.overrides import overridden
+from recsys.policy.overrides import INTERLEAVE, overridden
 from recsys.policy.rules.rule_set import RuleSet
 from recsys.progress import Progress, silent, tracked
 from recsys.stages import Rules, load_rules, load_stages
@@ -119,7 +119,11 @@ class AnsweredLog:
         """
         if outcome not in log.settings.outcomes:
             raise ConfigError(f"{outcome!r} is no outcome; {suggestion(outcome, log.settings.outcomes)}")
-        served = {one.id: one for one in served_slates(log.log, requests, days) if one.rung in RUNGS}
+        served = {
+            one.id: one
+            for one in served_slates(log.log, requests, days)
+            if one.rung in RUNGS and INTERLEAVE not in one.query.policy  # whose propensities nobody knows
+        }
         rows = _credited(log, served, outcome)
         kept = [served[name] for name in rows["id"].unique(maintain_order=True)]
         if not kept:

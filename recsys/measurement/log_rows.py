@@ -20,7 +20,7 @@ SHOWN_KEY, EVENT_KEY = ("id", "position"), ("id",)
 EVENT = {"sequence": pl.Int64, "id": pl.String, "user": pl.String, "timestamp": pl.Float64}
 EVENT |= {"item": pl.String, "request_id": pl.String}
 SHOWN = EVENT | {"position": pl.Int64, "propensity": pl.Float64, "explored": pl.Boolean, "bundle": pl.String}
-SHOWN |= {"rules": pl.String, "rung": pl.String, "query": pl.String}
+SHOWN |= {"rules": pl.String, "rung": pl.String, "team": pl.String, "query": pl.String}
 """columns of the log that are read"""
 
 

@@ -40,7 +40,7 @@ from recsys.measurement.settings import DAY_S, MeasurementSettings
 from recsys.measurement.user_sums import user_sums
 from recsys.stores.atomic_files import locked, write_atomically
 
-SCHEMA = 2
+SCHEMA = 3
 FOLDER = "measurement"
 """beside the folder of the event log"""
 STATE = "state.json"

@@ -24,8 +24,9 @@ from recsys.policy.diversity.diversity import ItemSimilarity
 from recsys.policy.excluded_items import HiddenItems, excluded_rows
 from recsys.policy.explanation.slates import slates
 from recsys.policy.exploration import EXPLORATIONS, Exploration
+from recsys.policy.interleaving import InterleavedPolicy
 from recsys.policy.kind_documents import from_document, to_document
-from recsys.policy.overrides import overridden
+from recsys.policy.overrides import variant_of
 from recsys.policy.pool import EligiblePool
 from recsys.policy.popularity import CompiledDial, PopularityDial, dial_from_document
 from recsys.policy.repeat import Repeat, SeenFilter, repeat_from_document
@@ -165,7 +166,9 @@ class CompiledPolicy:
     withdrawn: np.ndarray | None = None
     """[N] bool, withdrawn items; None where there are none"""
     cold: ColdShare | None = None
-    variants: "dict[str, CompiledPolicy | None]" = field(init=False, default_factory=dict, repr=False, compare=False)
+    variants: "dict[str, CompiledPolicy | InterleavedPolicy | None]" = field(
+        init=False, default_factory=dict, repr=False, compare=False
+    )
     """overrides as JSON -> the policy with them, None where they do not fit this bundle"""
 
     def excluded_rows(self, queries: Sequence[Query]) -> list[list[int]]:
@@ -203,18 +206,20 @@ class CompiledPolicy:
                 found[index] = replace(slate, degraded=(*slate.degraded, *flags)) if flags else slate
         return [found[index] for index in range(len(queries))]
 
-    def _apart(self, queries: Sequence[Query]) -> list[tuple["CompiledPolicy", list[int], tuple[str, ...]]]:
+    def _apart(
+        self, queries: Sequence[Query]
+    ) -> list[tuple["CompiledPolicy | InterleavedPolicy", list[int], tuple[str, ...]]]:
         """Group queries by their overrides: the policy with them, its queries, and flags of overrides that do not fit."""
         groups: dict[str, list[int]] = {}
         for index, query in enumerate(queries):
             groups.setdefault(json.dumps(query.policy, sort_keys=True) if query.policy else "", []).append(index)
-        found: list[tuple[CompiledPolicy, list[int], tuple[str, ...]]] = []
+        found: list[tuple[CompiledPolicy | InterleavedPolicy, list[int], tuple[str, ...]]] = []
         for indices in groups.values():
             policy = self.variant(queries[indices[0]].policy)
             found.append((policy or self, indices, () if policy is not None else (REFUSED_OVERRIDES,)))
         return found
 
-    def variant(self, overrides: Mapping[str, Any]) -> "CompiledPolicy | None":
+    def variant(self, overrides: Mapping[str, Any]) -> "CompiledPolicy | InterleavedPolicy | None":
         """Return the policy with overrides, made once; None where they do not fit."""
         if not overrides:
             return self
@@ -223,7 +228,7 @@ class CompiledPolicy:
             if len(self.variants) >= MAX_VARIANTS:
                 self.variants.clear()
             try:
-                self.variants[text] = overridden(self, overrides)
+                self.variants[text] = variant_of(self, overrides)
             except ConfigError:  # a slate without the arm's overrides is better than none; its flag says so
                 self.variants[text] = None
         return self.variants[text]

@@ -6,6 +6,8 @@ diversity: {trade_off: 0.7}             keys of the bundle's kind of diversity b
 exploration: {kind: epsilon, rate: 0.1} a kind with all its keys, or some keys of the bundle's own kind
 rules: {add: [{name: push-recent, boost: 1.2, where: "year >= 1997"}], without: [three-of-a-genre]}
                                         rules behind those that serve, and names of those that the arm does without
+interleave: {control: {}, wide: {diversity: {trade_off: 0.6}}}
+                                        slates of two policies, interleaved: the overrides of each, which change no rules
 """
 
 import json
@@ -18,8 +20,9 @@ from recsys.errors import ConfigError, check_ranges
 from recsys.expressions import suggestion
 from recsys.policy.diversity import DIVERSITIES, Diversity
 from recsys.policy.exploration import EXPLORATIONS, Exploration
+from recsys.policy.interleaving import InterleavedPolicy
 from recsys.policy.kind_documents import from_document, to_document
-from recsys.policy.rules.effects import Ban
+from recsys.policy.rules.effects import Ban, QueryScale, Scale
 from recsys.policy.rules.rule import Rule
 from recsys.policy.rules.rule_set import RuleSet, parse_rule
 
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from recsys.policy.compose import CompiledPolicy
 
 KEYS = ("weights", "discount", "diversity", "exploration", "rules")
+INTERLEAVE = "interleave"
 MAX_RULES = 20
 """rules that an arm adds, at most: each impression carries them"""
 OF_RANKING = ("trade_off", "window", "span")
@@ -37,6 +41,9 @@ def check_overrides(where: str, document: Any) -> dict[str, Any]:
     """Return the overrides as a plain document; ConfigError begins with `where` and names a key that no policy has."""
     if not isinstance(document, Mapping):
         raise ConfigError(f"{where} is {document!r}; write a mapping with any of {', '.join(KEYS)}")
+    if INTERLEAVE in document:
+        others = {key: value for key, value in document.items() if key != INTERLEAVE}
+        return {**check_overrides(where, others), INTERLEAVE: _teams(f"{where}.{INTERLEAVE}", document[INTERLEAVE])}
     if unknown := [str(key) for key in document if key not in KEYS]:
         raise ConfigError(f"{where} has the unknown key {unknown[0]!r}; {suggestion(unknown[0], KEYS)}")
     for key in ("weights", "diversity", "exploration", "rules"):
@@ -58,8 +65,11 @@ def check_overrides(where: str, document: Any) -> dict[str, Any]:
 
 
 def overridden(policy: "CompiledPolicy", document: Mapping[str, Any], where: str = "policy") -> "CompiledPolicy":
-    """Return the policy with these overrides; ConfigError where they do not fit it."""
-    check_overrides(where, document)
+    """Return the policy with these overrides, none of which interleaves; ConfigError where they do not fit it."""
+    if INTERLEAVE in check_overrides(where, document):
+        raise ConfigError(
+            f"{where} has {INTERLEAVE}, which is no part of one policy; write interleave: true beside the arms"
+        )
     changed = policy
     for key, value in document.items():
         try:
@@ -68,6 +78,33 @@ def overridden(policy: "CompiledPolicy", document: Mapping[str, Any], where: str
             text = str(error)
             raise ConfigError(text if text.startswith(where) else f"{where}: {text}") from None
     return changed
+
+
+def variant_of(policy: "CompiledPolicy", document: Mapping[str, Any]) -> "CompiledPolicy | InterleavedPolicy":
+    """Return the policy with these overrides, or the interleaving of two; ConfigError where they do not fit it."""
+    base = overridden(policy, {key: value for key, value in document.items() if key != INTERLEAVE})
+    if INTERLEAVE not in document:
+        return base
+    teams = _teams(f"policy.{INTERLEAVE}", document[INTERLEAVE])
+    changed = {name: overridden(base, own, f"policy.{INTERLEAVE}.{name}") for name, own in teams.items()}
+    return InterleavedPolicy(teams=changed, arranger=_arranger(base))
+
+
+def _arranger(base: "CompiledPolicy") -> "CompiledPolicy":
+    """Return a policy that keeps the order of its candidates but for pins, caps, floors and frequencies."""
+    rules = zip(base.rules.rules, base.rules.effects, strict=True)
+    kept = tuple(rule for rule, effect in rules if not isinstance(effect, Scale | QueryScale))
+    plain = overridden(base, {"diversity": {"trade_off": 1.0}, "exploration": {"kind": "none"}, "discount": 0.0})
+    return replace(plain, rules=base.rules.recompile(RuleSet(kept)), cold=None)
+
+
+def _teams(where: str, document: Any) -> dict[str, Any]:
+    if not isinstance(document, Mapping) or len(document) != 2:
+        raise ConfigError(f"{where} is {document!r}; write two names and the overrides of each, {{}} for none")
+    for name, own in document.items():
+        if isinstance(own, Mapping) and (fixed := {"rules", INTERLEAVE} & own.keys()):
+            raise ConfigError(f"{where}.{name} changes {min(fixed)}, which two interleaved slates cannot differ in")
+    return {str(name): check_overrides(f"{where}.{name}", own) for name, own in document.items()}
 
 
 def _with_weights(policy: "CompiledPolicy", weights: Mapping[str, Any], where: str) -> "CompiledPolicy":

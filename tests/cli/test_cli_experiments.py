@@ -303,3 +303,61 @@ def write_two_periods(folder: Path) -> None:
     sink = ParquetSink(folder)
     asyncio.run(sink.write([StoredRecord(sequence=at, record=one) for at, one in enumerate(records)]))
     sink.close()
+
+
+def test_a_report_of_interleaved_arms_says_which_one_is_preferred(
+    folder: Path, tmp_path: Path, typed: Any, capsys: Capture
+) -> None:
+    """Users click from hardly to always; of what they click, items of the better arm are 6 of 10."""
+    (folder / "experiments.yaml").write_text(document(interleave=True, guardrails=[], start="2024-01-01"))
+    arguments = ("experiments", "publish", folder / "experiments.yaml", "--store", folder / "duel", "--why", "x")
+    assert typed(*arguments, "--who", "ann") == 0
+    log = tmp_path / "events"
+    write_interleaved(log)
+    capsys.readouterr()
+    arguments = ("experiments", "report", EXPERIMENT, log, "--store", folder / "duel", "--out", folder / "out")
+    assert typed(*arguments, "--settings", folder / "measure.yaml", width=100) == 0
+    printed = capsys.readouterr().out
+    row = next(line.split() for line in printed.splitlines() if "click_per_request" in line)
+    control, treatment, difference = map(float, row[2:5])
+    assert treatment / (control + treatment) == pytest.approx(0.6, abs=0.04)
+    assert difference == pytest.approx(treatment - control, abs=0.002)
+    assert "ship" in printed
+    assert row[-1] == "500"
+
+
+def write_interleaved(folder: Path) -> None:
+    """Four slates a user, of two items of each arm and a pinned one, which everybody clicks."""
+    rng, records = np.random.default_rng(0), []
+    for user in range(500):
+        clicks = rng.random()
+        for visit in range(4):
+            now = START + user * 10 + visit
+            query = Query(user=f"u{user}", now=now, request_id=f"{user}-{visit}", arms={EXPERIMENT: "interleaved"})
+            teams = ("control", "better", None, "better", "control")
+            items = tuple(
+                SlateItem(item=f"i{at}", utility=1.0, sources=(), probabilities={}, team=team)
+                for at, team in enumerate(teams)
+            )
+            slate = Slate(user=query.user, request_id=query.request_id, items=items, degraded=(), bundle="b", rules="r")
+            records.append(Record.impression(query, slate, "recommend"))
+            for at, team in enumerate(teams):
+                if rng.random() < {"control": 0.4 * clicks, "better": 0.6 * clicks, None: 1.0}[team]:
+                    event = Event(
+                        user=query.user,
+                        item=f"i{at}",
+                        timestamp=now + 1,
+                        actions={"kind": "click"},
+                        request_id=query.request_id,
+                        position=at,
+                    )
+                    records.append(Record.feedback(f"e{user}-{visit}-{at}", event))
+    last = Query(user="last", now=START + DAY / 2, request_id="last")
+    records.append(
+        Record.impression(
+            last, Slate(user="last", request_id="last", items=(), degraded=(), bundle="b", rules="r"), "recommend"
+        )
+    )
+    sink = ParquetSink(folder)
+    asyncio.run(sink.write([StoredRecord(sequence=at, record=one) for at, one in enumerate(records)]))
+    sink.close()

@@ -73,7 +73,8 @@ def test_shares_add_up_to_1_and_none_is_below_the_least(weights, part):
     assert sum(shares.values()) == pytest.approx(1, abs=1e-9)
     assert min(shares.values()) >= least - 5e-4
     order = sorted(probabilities, key=probabilities.get)
-    assert all(shares[one] <= shares[other] + 2e-4 for one, other in pairwise(order))
+    # the largest takes what the others, five at most, lost by rounding to four digits
+    assert all(shares[one] <= shares[other] + 6.1 * 0.5e-4 for one, other in pairwise(order))
 
 
 @pytest.mark.parametrize("least", [0.0, 0.6, -1.0])

@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import ttest_ind
 
 from recsys.errors import DataError
-from recsys.experiments.effects import ArmUsers, cuped, effect
+from recsys.experiments.effects import ArmUsers, cuped, effect, paired
 
 
 def arm(x, y=None, before=None):
@@ -64,3 +64,29 @@ def test_the_relative_effect_holds_the_ratio_and_is_refused_near_a_control_of_0(
 def test_an_arm_of_one_user_is_refused():
     with pytest.raises(DataError, match="wait for more users"):
         arm([1.0])
+
+
+def test_paired_users_are_compared_with_themselves():
+    """What a user does at all varies by far more than what the arms change: 95% intervals hold the truth, and are narrow."""
+    rng, inside, widths = np.random.default_rng(0), [], []
+    for _ in range(400):
+        users = rng.gamma(0.5, 4.0, 300)
+        control, treatment = (ArmUsers(x=rng.poisson(users * one).astype(float), y=np.ones(300)) for one in (0.5, 0.55))
+        found = paired(control, treatment)
+        low, high = found.interval
+        inside.append(low <= 0.05 * 2.0 <= high)
+        widths.append((high - low) / np.diff(effect(control, treatment).interval)[0])
+    assert 0.92 <= np.mean(inside) <= 0.98
+    assert np.mean(widths) < 0.6
+    assert found.users == 300
+
+
+def test_the_relative_interval_of_paired_users_holds_the_truth():
+    rng, inside = np.random.default_rng(1), []
+    for _ in range(400):
+        users = rng.gamma(0.5, 4.0, 400)
+        low, high = paired(
+            *(ArmUsers(x=rng.poisson(users * one).astype(float), y=np.ones(400)) for one in (0.5, 0.6))
+        ).relative()
+        inside.append(low <= 0.2 <= high)
+    assert 0.92 <= np.mean(inside) <= 0.98

@@ -53,6 +53,21 @@ def counts(experiments, name):
         ({"guardrails": ["a", "a"]}, "a guardrail twice"),
         ({"when": "num_events >="}, "is no expression"),
         ({"planned_users": 2.7}, "write a whole number"),
+        ({"interleave": "yes"}, "interleave is 'yes'; write true or false"),
+        ({"interleave": True, "guardrails": ["revenue_per_user"]}, "no guardrails and no least_share"),
+        ({"interleave": True, "least_share": 0.1}, "no guardrails and no least_share"),
+        ({"interleave": True, "primary": "click_users"}, "interleaved arms compete for click_per_request"),
+        (
+            {
+                "interleave": True,
+                "arms": {"a": {"share": 0.5}, "b": {"share": 0.5, "policy": {"rules": {"without": ["x"]}}}},
+            },
+            "b changes rules",
+        ),
+        (
+            {"arms": {"a": {"share": 0.5}, "b": {"share": 0.5, "policy": {"interleave": {"x": {}, "y": {}}}}}},
+            "write interleave: true beside the arms",
+        ),
         (
             {"arms": {"a": {"share": 0.5}, "b": {"share": 0.5, "policy": {"weights": {"w": "x"}}}}},
             r"arms\.b\.policy\.weights\.w is 'x'; write a finite number",
@@ -159,6 +174,22 @@ def test_the_policy_of_an_arm_comes_with_it():
     assert found == {(("wider", "control"),): {}, (("wider", "wide"),): {"diversity": {"trade_off": 0.6}}}
 
 
+def test_interleaved_arms_come_together_to_all_who_take_part():
+    experiments = compiled({"interleave": True, "users": 0.5})
+    found = [experiments.assign(query(user)) for user in USERS]
+    taken = [(arms, policy) for arms, policy in found if arms]
+    assert abs(len(taken) / len(USERS) - 0.5) < 0.02
+    both = {"control": {}, "wide": {"diversity": {"trade_off": 0.6}}}
+    assert all(one == ({"wider": "interleaved"}, {"interleave": both}) for one in taken)
+    others = [
+        {"name": "other", "arms": {"a": {"share": 0.5}, "b": {"share": 0.5, "policy": policy}}}
+        for policy in ({}, both["wide"])
+    ]
+    compiled({"interleave": True}, others[0])
+    with pytest.raises(ConfigError, match=r"both change policy\.diversity"):
+        compiled({"interleave": True}, others[1])
+
+
 def test_an_experiment_is_independent_of_a_layer_of_its_name():
     same = {"arms": {"control": {"share": 0.5}, "b": {"share": 0.5}}}
     found = compiled({"name": "slate", "users": 0.5, **same}, {"layer": "slate", "users": [0.5, 1.0], **same})
@@ -171,6 +202,8 @@ def test_a_version_is_named_by_what_it_says():
     assert one != other
     assert ExperimentSet.parse(one).hash == ExperimentSet.parse(other).hash
     assert ExperimentSet.parse(document({"users": 0.5})).hash != ExperimentSet.parse(one).hash
+    assert ExperimentSet.parse(document({"interleave": False})).hash == ExperimentSet.parse(one).hash
+    assert ExperimentSet.parse(document({"interleave": True})).hash != ExperimentSet.parse(one).hash
     order = {"arms": dict(reversed(WIDER["arms"].items()))}
     assert ExperimentSet.parse(document(order)).hash != ExperimentSet.parse(one).hash, "another arm is the control"
 

@@ -36,7 +36,19 @@ SHOWN: tuple[str, ...] = (
     "rank",
     "propensity",
 )
-SHOWN += ("explored", "adds", "because_of", "position", "request_id", "bundle", "rules", "degraded", "rung", "query")
+SHOWN += (
+    "explored",
+    "adds",
+    "because_of",
+    "team",
+    "position",
+    "request_id",
+    "bundle",
+    "rules",
+    "degraded",
+    "rung",
+    "query",
+)
 STALE_S = 2 * DAY
 """time that a history lacks where states are stale"""
 EXPERIMENT = "shop"
@@ -121,6 +133,7 @@ class SimulatedLog:
             pl.lit("{}").alias("probabilities"),
             pl.lit("{}").alias("adds"),
             pl.lit(None, pl.String).alias("because_of"),
+            pl.lit(None, pl.String).alias("team"),
             pl.lit(self.bundle).alias("bundle"),
             pl.lit(self.rules).alias("rules"),
             query=pl.when(pl.lit(pl.Series(position == 0))).then(queries.gather(number)),

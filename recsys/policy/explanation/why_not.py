@@ -7,12 +7,17 @@ import numpy as np
 
 from recsys.contracts import CandidateBatch, Query
 from recsys.policy.compose import CompiledPolicy
+from recsys.policy.interleaving import InterleavedPolicy
 from recsys.policy.slate.slate_batch import SlateBatch
 
 
 def why_not(policy: CompiledPolicy, query: Query, candidates: CandidateBatch, item: str) -> str:
-    """Return one sentence about an item and the slate of one query; candidates: of this query alone."""
-    policy = policy.variant(query.policy) or policy
+    """Return one sentence about an item and the slate of one query, an interleaved one as its first arm has it.
+
+    candidates: of this query alone
+    """
+    variant = policy.variant(query.policy) or policy
+    policy = next(iter(variant.teams.values())) if isinstance(variant, InterleavedPolicy) else variant
     row = policy.rules.row_of.get(item)
     if row is None:
         return f"{item!r} is not in the catalogue"

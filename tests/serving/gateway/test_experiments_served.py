@@ -83,6 +83,30 @@ def test_arms_reach_slates_log_and_metrics(
     assert changed, "the override changes no slate, so this test shows nothing"
 
 
+def test_interleaved_slates_are_served_logged_with_their_teams_and_made_again(
+    served_parts: Callable[[], Dependencies], during: Any, store: ExperimentStore, trained: Any
+) -> None:
+    store.publish(text(interleave=True), who="ann", why="x")
+    live = LiveExperiments(store, request_types(read_spec(trained.bundle)), every_s=POLL_S)
+    parts = replace(served_parts(), experiments=live)
+    queries = trained.replay.queries(range(0, trained.dataset.num_events, trained.dataset.num_events // 12), k=6)
+    users = {one.user for one in queries}
+
+    async def story(door: Any) -> list[Any]:
+        answers = [(await door.recommend(user, k=6)).json() for user in sorted(users)]
+        await until(lambda: len(parts.writer.of_kind("impression")) == len(users))  # type: ignore[attr-defined]
+        return answers
+
+    answers = during(parts, story)
+    assert {item["team"] for answer in answers for item in answer["items"] if "team" in item} == {"control", "wide"}
+    for record in parts.writer.of_kind("impression"):  # type: ignore[attr-defined]
+        logged = query_from_dict(record.body["query"])
+        assert logged.arms == {"wider": "interleaved"}
+        (again,) = recommend([logged], trained.stages)
+        shown = [(item["item"], item.get("team")) for item in record.body["slate"]["items"]]
+        assert [(item.item, item.team) for item in again.items] == shown
+
+
 def test_a_new_version_is_followed_and_a_damaged_one_is_not(
     store: ExperimentStore, live: LiveExperiments, trained: Any
 ) -> None:
