@@ -16,7 +16,7 @@ from recsys.cli.data_report import Chapter
 from recsys.cli.measure import measured_log, settings_of
 from recsys.errors import ConfigError, DataError
 from recsys.experiments.slate_off_policy import SlateEstimate, slate_values
-from recsys.measurement.candidate_value import Candidate, slate_log
+from recsys.measurement.candidate_value import AnsweredLog, Candidate
 from recsys.policy.overrides import check_overrides
 from recsys.policy.rules.rule_set import RuleSet
 
@@ -46,14 +46,14 @@ def ope(
     measured, _ = measured_log(log, out, settings_of(data, settings))
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("requests answered by the candidate")
-        compared = slate_log(
+        compared = AnsweredLog.of(
             measured,
             candidate,
             outcome,
             requests=requests,
             days=days,
             progress=lambda done, total, _: progress.update(task, completed=done, total=total),
-        )
+        ).under(candidate.overrides)
     found = slate_values(compared)
     console.print(_chapter(found, outcome, len(compared.users)).table())
     for assumption, one in found.items():

@@ -5,6 +5,7 @@ Shapes: U users of an arm.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.stats import norm
@@ -103,29 +104,23 @@ def effect(control: ArmUsers, treatment: ArmUsers) -> Effect:
     theta = 0.0
     if control.before is not None and treatment.before is not None:
         values, theta = cuped(values, _covariates(control.before, treatment.before))
-    errors = [standard_error(one) for one in values]
-    return Effect(
-        control=float(values[0].mean()),
-        treatment=float(values[1].mean()),
-        control_error=errors[0],
-        treatment_error=errors[1],
-        users=sum(map(len, values)),
-        theta=theta,
-    )
+    return _of_contributions(*values, users=sum(map(len, values)), theta=theta)
 
 
 def paired(control: ArmUsers, treatment: ArmUsers) -> Effect:
     """Compare two arms of which every user is in both: what a user does at all drops out of the difference."""
     values = [linearised(arm.x, arm.y) for arm in (control, treatment)]
     covariance = float(np.cov(values[0], values[1])[0, 1] / len(values[0]))
-    errors = [standard_error(one) for one in values]
+    return _of_contributions(*values, users=len(values[0]), covariance=covariance)
+
+
+def _of_contributions(control: np.ndarray, treatment: np.ndarray, **others: Any) -> Effect:
     return Effect(
-        control=float(values[0].mean()),
-        treatment=float(values[1].mean()),
-        control_error=errors[0],
-        treatment_error=errors[1],
-        users=len(values[0]),
-        covariance=covariance,
+        control=float(control.mean()),
+        treatment=float(treatment.mean()),
+        control_error=standard_error(control),
+        treatment_error=standard_error(treatment),
+        **others,
     )
 
 

@@ -138,20 +138,6 @@ class AnsweredLog:
         return _joined(self.rows, self.served, self.prepared.items(overrides), self.credit)
 
 
-def slate_log(
-    log: MeasuredLog,
-    candidate: Candidate,
-    outcome: str,
-    *,
-    requests: int,
-    days: int | None,
-    progress: Progress = silent,
-) -> SlateLog:
-    """Return logged slates with their credit, beside those of a candidate; arguments as `AnsweredLog.of`."""
-    answered = AnsweredLog.of(log, candidate, outcome, requests=requests, days=days, progress=progress)
-    return answered.under(candidate.overrides)
-
-
 def _credited(log: MeasuredLog, served: Mapping[str, ServedSlate], outcome: str) -> pl.DataFrame:
     """Rows of the items of served slates whose window is over, by slate and position."""
     columns = ["id", "user", "position", "item", "propensity", CREDIT + outcome]

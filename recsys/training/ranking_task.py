@@ -57,7 +57,8 @@ class LikeliestEpoch:
 
     @staticmethod
     def from_tensors(state: dict[str, Tensor]) -> "LikeliestEpoch":
-        number, likelihood = state["likeliest"].tolist()
+        """Read what `to_tensors` wrote; an older checkpoint knows no such epoch."""
+        number, likelihood = state["likeliest"].tolist() if "likeliest" in state else (0, -math.inf)
         weights = {name.removeprefix("likeliest."): one for name, one in state.items() if name.startswith("likeliest.")}
         return LikeliestEpoch(number=int(number), likelihood=likelihood, weights=weights)
 

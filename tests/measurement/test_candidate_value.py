@@ -14,7 +14,7 @@ from recsys.cli.main import app
 from recsys.contracts import Event, Query
 from recsys.errors import ConfigError
 from recsys.experiments.slate_off_policy import slate_value
-from recsys.measurement.candidate_value import Candidate, slate_log
+from recsys.measurement.candidate_value import AnsweredLog, Candidate
 from recsys.measurement.outcomes import MeasuredLog
 from recsys.measurement.settings import MeasurementSettings, Outcome
 from recsys.pipeline import recommend
@@ -94,7 +94,8 @@ def measured(log: Path, folder: Path) -> MeasuredLog:
 @pytest.mark.parametrize("overrides", [{}, {"diversity": {"trade_off": 0.9}}])
 def test_the_estimate_holds_what_the_candidate_earns(trained, queries, log, tmp_path, overrides):
     candidate = Candidate(bundle=trained.bundle, overrides=overrides)
-    own = slate_log(measured(log, tmp_path / "m"), candidate, "click", requests=10_000, days=None)
+    answered = AnsweredLog.of(measured(log, tmp_path / "m"), candidate, "click", requests=10_000, days=None)
+    own = answered.under(overrides)
     assert len(own.users) == REQUESTS
     found = slate_value(own)
     slates = candidate.answers(queries)
@@ -109,7 +110,7 @@ def test_overrides_and_outcomes_that_do_not_fit_are_refused(trained, log, tmp_pa
     with pytest.raises(ConfigError, match="the value formula does not have"):
         Candidate(bundle=trained.bundle, overrides={"weights": {"none": 1.0}}).answers([])
     with pytest.raises(ConfigError, match="did you mean 'click'"):
-        slate_log(measured(log, tmp_path / "m"), Candidate(bundle=trained.bundle), "clik", requests=10, days=None)
+        AnsweredLog.of(measured(log, tmp_path / "m"), Candidate(bundle=trained.bundle), "clik", requests=10, days=None)
 
 
 def test_the_command_prints_estimates_and_refuses_what_the_log_cannot_say(trained, log, tmp_path):

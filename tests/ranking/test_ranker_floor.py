@@ -23,7 +23,7 @@ from recsys.training.prepare import prepare
 from recsys.training.ranker_gain import RankerGain
 from recsys.training.ranking import RankerTrainerConfig
 from recsys.training.ranking_examples import ExampleSampling
-from recsys.training.ranking_task import RankingTask
+from recsys.training.ranking_task import LikeliestEpoch, RankingTask
 from recsys.training.schedules import DEFAULT_SCHEDULE
 from recsys.training.slates import Slates, logged_examples
 from recsys.training.trainer import cpu_trainer
@@ -322,3 +322,11 @@ def test_outliers_of_a_score_keep_their_order(root, world):
     found = ranker.standard_scores({"candidate_scores": scores}).flatten()
     assert (found.diff() > 0).all()
     assert found.abs().max() < 5 + np.log1p(2e6)
+
+
+def test_the_likeliest_epoch_survives_a_checkpoint_and_older_ones_know_none():
+    one = LikeliestEpoch(number=3, likelihood=-0.5, weights={"heads.weight": torch.ones(2, 3)})
+    again = LikeliestEpoch.from_tensors({"validated": torch.zeros(3, 4), **one.to_tensors()})
+    assert (again.number, again.likelihood) == (3, -0.5)
+    assert torch.equal(again.weights["heads.weight"], one.weights["heads.weight"])
+    assert LikeliestEpoch.from_tensors({"validated": torch.zeros(3, 4)}).number == 0
