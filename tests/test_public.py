@@ -1,6 +1,7 @@
 """The public names: imported without torch, a bundle in this process, metrics of any system, a wheel without its source."""
 
 import math
+import os
 import subprocess
 import sys
 import zipfile
@@ -148,3 +149,13 @@ def test_the_wheel_needs_no_source_tree(installed: Path, tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"{installed / 'recsys' / 'conf'}\n")
     assert "seed: 7\n" in done.stdout
+
+
+@pytest.mark.parametrize(("given", "taken"), [({}, "3000"), ({"GOMP_SPINCOUNT": "7"}, "7")])
+def test_threads_that_wait_leave_the_core_to_others_unless_the_environment_says_otherwise(given, taken):
+    code = "import recsys, os; print(os.environ['GOMP_SPINCOUNT'])"
+    environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment | given, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == taken
