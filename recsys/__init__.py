@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from recsys.run import Run as Run
 
 __version__ = "0.2.0"
-# libgomp reads it when it is loaded. Its threads spin 300,000 rounds before they sleep: two of them beside another process on two
-# cores made 1 training step where these make 27; on an idle machine these cost 4% (benchmarks/journal)
+# libgomp reads it when it is loaded. Its threads spin 300,000 rounds before they sleep: on two cores, beside another process,
+# two of them made 1 training step where these make 26; on an idle machine these cost 4% (benchmarks/journal/LOG.md)
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 HOMES = {
     "Bundle": "recsys.bundle",
