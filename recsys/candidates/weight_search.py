@@ -22,8 +22,8 @@ FEWEST, SEED = 20, 0
 LITTLE = 0.02
 """weight of what is kept beside a part that is tried alone"""
 LEADS = (0.0, 0.5, 2.0, 8.0, 32.0, 512.0)
-"""weights, relative to the largest one, that the places of the best part get beside the others; the last one settles the first
-ten and leaves the rest to the others
+"""weights, relative to the largest one, that the places of the best part get beside the others; with the last ones all of its
+items come first, and the others only order what it did not offer
 """
 DRIFT, TOLERATED = 0.05, 0.005
 """what later periods may take from a difference, in standard deviations over the queries, and the loss against the best part

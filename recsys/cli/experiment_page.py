@@ -16,6 +16,10 @@ SHRUNK = (
     "By cohort: the largest of many noisy effects is mostly noise, so each is drawn towards their mean as far as the "
     "cohorts allow. A cohort is found where its interval is on one side of 0; the experiment was not planned for it."
 )
+OF_ONE = (
+    "The user is the unit; a user of two arms is left out. What users did before the start takes out noise (CUPED)."
+)
+OF_BOTH = "Slates of both arms were interleaved (team draft): every user saw both, and is compared with themselves."
 PLOT_STYLE = "line { stroke: #3b6ea5; stroke-width: 5; stroke-opacity: .35 } circle { fill: #3b6ea5 }"
 
 
@@ -75,7 +79,7 @@ def page(experiment: OnlineExperiment, results: Mapping[str, ExperimentResult], 
         + escape(
             f"From {experiment.start} until {experiment.end}, on {surfaces}, users {part}"
             + (f" where {experiment.when}" if experiment.when else "")
-            + ". The user is the unit; a user of two arms is left out. What users did before the start takes out noise (CUPED)."
+            + f". {OF_BOTH if experiment.interleave else OF_ONE}"
         )
         + "</p>"
     )
@@ -83,7 +87,7 @@ def page(experiment: OnlineExperiment, results: Mapping[str, ExperimentResult], 
 
 
 def _arm(experiment: OnlineExperiment, arm: str, result: ExperimentResult) -> list[str]:
-    ratio = f"Sample ratio: p {result.sample_ratio_p_value:.3f}."
+    ratio = "" if experiment.interleave else f"Sample ratio: p {result.sample_ratio_p_value:.3f}."
     return [
         chapter_html(effects_of(experiment, arm, result)),
         f"<p><strong>{escape(VERDICTS[result.verdict])}</strong>. {ratio}</p>",

@@ -16,9 +16,9 @@ from recsys.bundle import Bundle
 from recsys.cli.data_report import Chapter
 from recsys.cli.measure import measured_log, settings_of
 from recsys.cli.versions import print_line
-from recsys.errors import ConfigError, check_ranges
+from recsys.errors import ConfigError, DataError, check_ranges
 from recsys.experiments.experiment_set import ExperimentSet
-from recsys.experiments.policy_search import Bounds, Numbers, PolicyProposal, search
+from recsys.experiments.policy_search import Bounds, Gain, Numbers, PolicyProposal, search
 from recsys.experiments.slate_off_policy import SlateEstimate
 from recsys.expressions import suggestion
 from recsys.measurement.candidate_value import AnsweredLog, Candidate
@@ -57,6 +57,7 @@ def propose(
     bounds = _bounds(within)
     candidate = Candidate(bundle=Bundle.open(bundle), rules=None if rules is None else RuleSet.read(rules))
     now = _numbers_of(candidate.policy(), bounds)
+    _experiment(name, now, now, outcome, least_share)  # refused here, before all requests are answered
     measured, _ = measured_log(log, out, settings_of(data, settings))
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("requests answered by the bundle")
@@ -66,10 +67,10 @@ def propose(
 
         answered = AnsweredLog.of(measured, candidate, outcome, requests=requests, days=days, progress=show)
         progress.update(task, description="policies tried", completed=0)
-        found = search(lambda numbers: answered.under(overrides_of(numbers)), bounds, seed=seed, progress=show)
+        found = search(lambda numbers: answered.under(overrides_of(numbers)), bounds, now, seed=seed, progress=show)
     console.print(_chapter(bounds, now, found.numbers, outcome, len(answered.served)).table())
     _print_estimates(found)
-    text = _experiment(name, found, now, outcome, least_share)
+    text = _experiment(name, found.numbers, now, outcome, least_share)
     if write is None:
         print_line("experiment", "only shown, --write FILE keeps it\n" + text)
         return
@@ -132,29 +133,35 @@ def _chapter(bounds: Mapping[str, Bounds], now: Numbers, proposed: Numbers, outc
 def _print_estimates(found: PolicyProposal) -> None:
     print_line("tried", f"{found.tried} policies; of {found.refused} the log says too little")
     print_line("chosen by", f"half of the users: {_difference(found.chosen)}")
-    if isinstance(found.judged, SlateEstimate):
-        low, high = found.judged.difference
-        verdict = "earns more" if low > 0 else "earns less" if high < 0 else "not told apart: the experiment decides"
-        print_line("judged by", f"the other half: {_difference(found.judged)}, {verdict}")
-    else:
-        print_line("judged by", f"the other half: {found.judged}")
+    print_line("judged by", f"the other half: {_difference(found.judged)}")
+    print_line("over today", f"by the other half: {_gain(found.gain)}")
 
 
-def _difference(one: SlateEstimate) -> str:
+def _gain(gain: Gain | DataError) -> str:
+    if isinstance(gain, DataError):
+        return str(gain)
+    mean, (low, high) = gain
+    verdict = "earns more" if low > 0 else "earns less" if high < 0 else "not told apart: the experiment decides"
+    return f"{mean:+.4g} ({low:+.4g} to {high:+.4g}) a request, {verdict}"
+
+
+def _difference(one: SlateEstimate | DataError) -> str:
+    if isinstance(one, DataError):
+        return str(one)
     low, high = one.difference
     return f"{one.value - one.logged:+.4g} ({low:+.4g} to {high:+.4g}) a request against what was shown"
 
 
-def _experiment(name: str, found: PolicyProposal, now: Numbers, outcome: str, least_share: float) -> str:
+def _experiment(name: str, numbers: Numbers, now: Numbers, outcome: str, least_share: float) -> str:
     """Return the experiment as YAML: today's policy is the control, and `allocate` never takes more from it than allowed."""
     start = datetime.now(UTC).date() + timedelta(days=1)
-    changed = ", ".join(f"{key} {now[key]:g} to {one:g}" for key, one in found.numbers.items())
+    changed = ", ".join(f"{key} {now[key]:g} to {one:g}" for key, one in numbers.items())
     experiment = {
         "name": name,
         "hypothesis": f"{changed}: more {outcome} a request, as logged propensities say",
         "start": start.isoformat(),
         "end": (start + timedelta(days=DAYS)).isoformat(),
-        "arms": {"control": {"share": 0.5}, "proposed": {"share": 0.5, "policy": overrides_of(found.numbers)}},
+        "arms": {"control": {"share": 0.5}, "proposed": {"share": 0.5, "policy": overrides_of(numbers)}},
         "primary": f"{outcome}_per_request",
         "least_share": least_share,
     }

@@ -278,13 +278,17 @@ def _checked(file: Path, bundle: Path | None, rules: Path | None) -> ExperimentS
         return found
     opened = Bundle.open(bundle)
     found.compile(request_types(read_spec(opened)))
-    serving = None if rules is None else RuleStore(rules).current()
-    published = None if rules is None or serving is None else RuleSet.parse(RuleStore(rules).text(serving.text))
-    policy = load_rules(opened, rules=published).policy
+    policy = load_rules(opened, rules=None if rules is None else _published_rules(RuleStore(rules))).policy
     for one in found.experiments:
         for name, arm in one.arms.items():
             overridden(policy, arm.policy, f"the experiment {one.name!r}: arms.{name}.policy")
     return found
+
+
+def _published_rules(store: RuleStore) -> RuleSet:
+    if (serving := store.current()) is None:
+        raise ConfigError(f"--rules {store.folder} holds no published rules; leave it out to take the bundle's own")
+    return RuleSet.parse(store.text(serving.text))
 
 
 def _last_days(log: MeasuredLog, days: int) -> Period:

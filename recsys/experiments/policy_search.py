@@ -10,12 +10,14 @@ Shapes: R requests.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from scipy.optimize import differential_evolution
 
 from recsys.errors import ConfigError, DataError
-from recsys.experiments.slate_off_policy import SlateEstimate, SlateLog, slate_value
+from recsys.experiments.mean_intervals import Interval
+from recsys.experiments.slate_off_policy import SlateEstimate, SlateLog, slate_gain, slate_value
 
 POPULATION, GENERATIONS = 10, 5
 """points of a dimension that are tried at once, and how often they are drawn anew after the first time"""
@@ -26,6 +28,9 @@ REFUSED = 1e12
 
 Numbers = Mapping[str, float]
 """key of the policy, such as weights.buy -> its value"""
+Gain = tuple[float, Interval]
+"""more reward a request, and the interval of it"""
+Estimate = TypeVar("Estimate")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +68,8 @@ class PolicyProposal:
     """by the users that chose them: too good, since they chose"""
     judged: SlateEstimate | DataError
     """by the other users"""
+    gain: Gain | DataError
+    """by the other users, over the numbers that serve; what was shown explored, so both may earn more than it"""
     tried: int
     refused: int
     """tried numbers of which the log says too little"""
@@ -71,14 +78,22 @@ class PolicyProposal:
 def search(
     logs: Callable[[Numbers], SlateLog],
     bounds: Mapping[str, Bounds],
+    today: Numbers,
     *,
     seed: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> PolicyProposal:
     """Return the numbers within the bounds of highest lower end; DataError where the log can tell of none of them.
 
-    logs: the logged slates beside those of a policy with such numbers, of the same requests at every call
+    logs: the logged slates beside those of a policy with such numbers, of the same requests at every call. today: the numbers
+    that serve
     """
+    shown = logs(today)
+    choosing = _choosing(shown.users)
+    if choosing.all() or not choosing.any():
+        raise DataError(
+            f"the log has {len(np.unique(shown.users))} users, half of whom choose and half judge; log more"
+        )
     names, found = list(bounds), dict[tuple[float, ...], float]()
     total = POPULATION * len(names) * (GENERATIONS + 1)
     count = 0
@@ -91,7 +106,7 @@ def search(
         if own not in found:
             log = logs(dict(zip(names, own, strict=True)))
             try:
-                found[own] = -slate_value(log.only(_choosing(log.users))).difference[0]
+                found[own] = -slate_value(log.only(choosing)).difference[0]
             except DataError:
                 found[own] = REFUSED
         return found[own]
@@ -114,14 +129,22 @@ def search(
         )
     numbers = dict(zip(names, best, strict=True))
     log = logs(numbers)
-    choosing = _choosing(log.users)
-    judged: SlateEstimate | DataError
+    return PolicyProposal(
+        numbers=numbers,
+        chosen=slate_value(log.only(choosing)),
+        judged=_estimated(lambda: slate_value(log.only(~choosing))),
+        gain=_estimated(lambda: slate_gain(log.only(~choosing), shown.only(~choosing))),
+        tried=len(found),
+        refused=refused,
+    )
+
+
+def _estimated(estimate: Callable[[], Estimate]) -> Estimate | DataError:
+    """Return the estimate, or why there is none."""
     try:
-        judged = slate_value(log.only(~choosing))
+        return estimate()
     except DataError as error:
-        judged = error
-    chosen = slate_value(log.only(choosing))
-    return PolicyProposal(numbers=numbers, chosen=chosen, judged=judged, tried=len(found), refused=refused)
+        return error
 
 
 def _choosing(users: np.ndarray) -> np.ndarray:

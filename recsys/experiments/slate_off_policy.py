@@ -92,6 +92,26 @@ class SlateEstimate:
 
 def slate_value(log: SlateLog, assumption: str = POSITION) -> SlateEstimate:
     """Estimate the reward a request; DataError where the log has too little overlap with the policy."""
+    gained, effective, support = _contributions(log, assumption)
+    logged = log.rewards.sum(axis=1)
+    return SlateEstimate(
+        value=float(gained.mean()),
+        interval=_interval(gained, log.users),
+        logged=float(logged.mean()),
+        difference=_interval(gained - logged, log.users),
+        effective=float(effective.min()),
+        support=float(support.min()),
+    )
+
+
+def slate_gain(log: SlateLog, other: SlateLog) -> tuple[float, Interval]:
+    """Estimate the reward a request of a policy less that of another one, by the same requests; DataError as `slate_value`."""
+    gained = _contributions(log, POSITION)[0] - _contributions(other, POSITION)[0]
+    return float(gained.mean()), _interval(gained, log.users)
+
+
+def _contributions(log: SlateLog, assumption: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return linearised rewards [R], whose mean is the estimate, and [K] effective requests and support of each position."""
     weights, offered = log.weights(assumption), log.evaluated != NO_ITEM
     depth = int(offered.any(axis=0).sum())
     weights, offered, rewards = weights[:, :depth], offered[:, :depth], log.rewards[:, :depth]
@@ -103,17 +123,8 @@ def slate_value(log: SlateLog, assumption: str = POSITION) -> SlateEstimate:
     effective = totals**2 / np.maximum(np.square(weights).sum(axis=0), np.finfo(float).tiny)
     _check_overlap(support, effective)
     rates = (weights * rewards).sum(axis=0) / totals
-    # linearised ratios, whose mean over the requests is the estimate
-    gained = (offered * rates + filled * weights * (rewards - rates) / weights.mean(axis=0)).sum(axis=1)
-    logged = log.rewards.sum(axis=1)
-    return SlateEstimate(
-        value=float(gained.mean()),
-        interval=_interval(gained, log.users),
-        logged=float(logged.mean()),
-        difference=_interval(gained - logged, log.users),
-        effective=float(effective.min()),
-        support=float(support.min()),
-    )
+    gained = offered * rates + filled * weights * (rewards - rates) / weights.mean(axis=0)
+    return gained.sum(axis=1), effective, support
 
 
 def slate_values(log: SlateLog) -> Mapping[str, SlateEstimate | DataError]:

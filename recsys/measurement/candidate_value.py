@@ -54,6 +54,7 @@ class Candidate:
     def prepared(self, queries: Sequence[Query], progress: Progress = silent) -> "PreparedRequests":
         """Retrieve and rank for logged queries, once for all policies."""
         last = load_rules(self.bundle, rules=self.rules)
+        overridden(last.policy, {**self.overrides, **GREEDY})  # refused here, before all requests are answered
         stages = load_stages(self.bundle)[:-1]
         starts = range(0, len(queries), BATCH)
         batches = [

@@ -22,6 +22,7 @@ from recsys.policy.diversity import DIVERSITIES, Diversity
 from recsys.policy.exploration import EXPLORATIONS, Exploration
 from recsys.policy.interleaving import InterleavedPolicy
 from recsys.policy.kind_documents import from_document, to_document
+from recsys.policy.rules.compiled_rules import CompiledRules
 from recsys.policy.rules.effects import Ban, QueryScale, Scale
 from recsys.policy.rules.rule import Rule
 from recsys.policy.rules.rule_set import RuleSet, parse_rule
@@ -80,6 +81,11 @@ def overridden(policy: "CompiledPolicy", document: Mapping[str, Any], where: str
     return changed
 
 
+def added_rules(document: Mapping[str, Any]) -> list[Rule]:
+    """Return the rules that overrides add; ConfigError for what is no rule."""
+    return _rule_changes("policy.rules", document.get("rules", {}))[0]
+
+
 def variant_of(policy: "CompiledPolicy", document: Mapping[str, Any]) -> "CompiledPolicy | InterleavedPolicy":
     """Return the policy with these overrides, or the interleaving of two; ConfigError where they do not fit it."""
     base = overridden(policy, {key: value for key, value in document.items() if key != INTERLEAVE})
@@ -95,7 +101,7 @@ def _arranger(base: "CompiledPolicy") -> "CompiledPolicy":
     rules = zip(base.rules.rules, base.rules.effects, strict=True)
     kept = tuple(rule for rule, effect in rules if not isinstance(effect, Scale | QueryScale))
     plain = overridden(base, {"diversity": {"trade_off": 1.0}, "exploration": {"kind": "none"}, "discount": 0.0})
-    return replace(plain, rules=base.rules.recompile(RuleSet(kept)), cold=None)
+    return replace(plain, rules=_recompiled(base, RuleSet(kept)), cold=None)
 
 
 def _teams(where: str, document: Any) -> dict[str, Any]:
@@ -149,8 +155,12 @@ def _with_rules(policy: "CompiledPolicy", document: Mapping[str, Any], where: st
         if isinstance(own[name], Ban):
             raise ConfigError(f"{where}.without names {name!r}, which must hold for everybody; name another rule")
     kept = [rule for rule in policy.rules.rules if rule.name not in left_out]
-    changed = RuleSet.parse(RuleSet((*kept, *added)).to_document())
-    return replace(policy, rules=policy.rules.recompile(changed))
+    return replace(policy, rules=_recompiled(policy, RuleSet.parse(RuleSet((*kept, *added)).to_document())))
+
+
+def _recompiled(policy: "CompiledPolicy", rules: RuleSet) -> CompiledRules:
+    """Return other rules by the name of those that serve, which stores and impressions know; the arm says what differs."""
+    return replace(policy.rules.recompile(rules), hash=policy.rules.hash)
 
 
 def _rule_changes(where: str, document: Mapping[str, Any]) -> tuple[list[Rule], list[str]]:

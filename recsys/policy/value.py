@@ -21,7 +21,9 @@ class ValueFormula:
     """Numeric expression over objectives and weights, such as "watch + like_weight * like"."""
 
     def __init__(self, *, formula: str | None, weights: Mapping[str, float]) -> None:
-        """formula: None is the sum of all objectives."""
+        """formula: None is the target where a configuration is trained (`of_target`), else, as in older bundles, the sum of all
+        objectives.
+        """
         if not isinstance(weights, Mapping):
             raise ConfigError(f"value.weights is a {type(weights).__name__}; write a mapping of names to numbers")
         for name, weight in weights.items():

@@ -330,7 +330,12 @@ class RankerTrainerConfig(OptimConfig):
 
     def _compares(self, ranker: RankerModel) -> bool:
         """Return whether the ranker has the order of retrieval before its training, which may lose that order."""
-        return self.watch == "ndcg@10" and self.sampling.logged is None and ranker.retrieval_first
+        compares = self.watch == "ndcg@10" and self.sampling.logged is None and ranker.retrieval_first
+        if compares:
+            ranker.order_by_retrieval(
+                0
+            )  # changes nothing yet; a ranker that cannot take it back fails before its training
+        return compares
 
     def _teachers(
         self,
@@ -366,7 +371,7 @@ class RankerTrainerConfig(OptimConfig):
         _, _, train, valid = data
         student = self._with_pointwise(taught=True)
         of_student = {**options, "folder": folder.with_name(f"{folder.name}_taught")}
-        if taught:
+        if taught and epochs != 0:  # nothing is learnt from teachers in no epoch
             return replace(student.fit(*data, epochs=epochs, **of_student), taught=True)
         plain = self._with_pointwise(taught=False).fit(*data, folder=folder, epochs=epochs, **options)
         cells = int((train.candidate_rows != PAD).sum())

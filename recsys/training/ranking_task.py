@@ -152,7 +152,7 @@ class RankingTask(pl.LightningModule):
         mean = float(served.mean()) if len(served) else 0.0
         if labels.shape[-1] > 1 and float(-loss) > self.likeliest.likelihood:
             weights = {name: one.detach().cpu().clone() for name, one in self.ranker.state_dict().items()}
-            self.likeliest = LikeliestEpoch(number=len(self.validated), likelihood=float(-loss), weights=weights)
+            self.likeliest = LikeliestEpoch(number=self.current_epoch + 1, likelihood=float(-loss), weights=weights)
         self.log_dict({MONITORED["ndcg@10"]: mean, MONITORED["likelihood"]: -loss}, prog_bar=True)
 
     def ndcg_of_requests(self, logits: Tensor | None = None) -> np.ndarray:

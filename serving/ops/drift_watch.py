@@ -27,7 +27,19 @@ class DriftWatch:
                 self._count(stopped)
 
     def _count(self, stopped: threading.Event) -> None:
-        with subprocess.Popen(self._command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        try:
+            failure = self._failure_of_count(stopped)
+        except OSError as error:  # out of memory or of processes
+            failure = str(error)
+        if failure and failure != self._failure:
+            self._report(f"drift is not counted: {failure}")
+        self._failure = failure
+
+    def _failure_of_count(self, stopped: threading.Event) -> str:
+        """Count once; return why it failed, "" where it did not or where the stack ended."""
+        with subprocess.Popen(
+            self._command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+        ) as process:  # a Ctrl-C in the terminal ends the stack, which ends the count
             os.setpriority(os.PRIO_PROCESS, process.pid, NICENESS)
             while True:
                 try:
@@ -36,10 +48,7 @@ class DriftWatch:
                 except subprocess.TimeoutExpired:
                     if stopped.is_set():
                         process.kill()
-        failure = "" if process.returncode == 0 or stopped.is_set() else _last_line(output)
-        if failure and failure != self._failure:
-            self._report(f"drift is not counted: {failure}")
-        self._failure = failure
+        return "" if process.returncode == 0 or stopped.is_set() else _last_line(output)
 
     @property
     def _command(self) -> list[str]:

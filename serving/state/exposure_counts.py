@@ -11,7 +11,7 @@ documents, one a step: a newer step replaces the one SLOTS before it, and a late
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from operator import itemgetter
@@ -22,8 +22,8 @@ from recsys.items.rule_items import rule_columns
 from recsys.policy.category_values import category_values
 from recsys.policy.compose import Policy
 from recsys.policy.popularity import ITEM
-from recsys.policy.rules import RuleSet
 from recsys.policy.rules.kinds.exposure import Exposure
+from recsys.policy.rules.rule import Rule
 from recsys.stages import read_catalogue
 from serving.events.record import Record
 from serving.state.state_codec import FORMAT, canonical, document_of
@@ -41,7 +41,7 @@ Counts = Mapping[str, Counter[str]]
 
 
 class ExposureColumns:
-    """Columns named by the exposure rules of a rule set, with the values of every item; also the item ids if the policy
+    """Columns named by exposure rules, with the values of every item; also the item ids if the policy
     discounts popularity by exposure.
     """
 
@@ -55,9 +55,9 @@ class ExposureColumns:
             lambda name: dict(zip(items, category_values("exposure", name, columns, types), strict=True))
         )
 
-    def __call__(self, rules: RuleSet) -> Values:
+    def __call__(self, rules: Iterable[Rule]) -> Values:
         """ConfigError for a column that the catalogue does not have, or that has no values to count."""
-        named = (rule.exposure for rule in rules.rules if isinstance(rule, Exposure))
+        named = (rule.exposure for rule in rules if isinstance(rule, Exposure))
         return {column: self._values(column) for column in sorted({*named} | self._always)}
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from recsys.bundle import Bundle
 from recsys.data.forgotten import ForgottenList
+from recsys.experiments.experiment_store import ExperimentStore
 from recsys.policy.rules import RuleSet
 from recsys.policy.rules.hot_reload import HotReloader
 from recsys.policy.rules.store import RuleStore
@@ -16,6 +17,7 @@ from serving.events.log_factory import (
 )
 from serving.gateway.pseudonyms import UserPseudonyms
 from serving.layout import DeploymentLayout
+from serving.state.arm_rules import ArmRules
 from serving.state.exposure_counts import ExposureColumns, ExposureCounts, Values
 from serving.state.seeding import SeedResult, seed, seed_once
 from serving.state.states import StateStore
@@ -41,13 +43,16 @@ class StorageLimits:
 
 
 def open_user_states(layout: DeploymentLayout, bundle: Bundle, server: Server, ttl_s: float | None) -> StateStore:
-    """States that count the column values named by the active exposure rules; invalid rules leave the previous ones active."""
-    columns = ExposureColumns(bundle)
+    """States that count the column values named by exposure rules, published or added by arms of experiments; what is invalid
+    leaves the previous ones active.
+    """
+    columns, arms = ExposureColumns(bundle), ArmRules(ExperimentStore(layout.experiments))
 
     def exposure_values(rules: RuleSet | None) -> Values:
-        return columns(RuleSet.parse(bundle.document("rules.yaml")) if rules is None else rules)
+        own = RuleSet.parse(bundle.document("rules.yaml")) if rules is None else rules
+        return columns((*own.rules, *arms.rules))
 
-    follower = HotReloader(RuleStore(layout.rules), exposure_values)
+    follower = HotReloader(RuleStore(layout.rules), exposure_values, arms)
     exposure_counts = ExposureCounts(values=lambda: follower.current().value, half_life_s=HALF_LIFE_S)
     return open_states(
         server,

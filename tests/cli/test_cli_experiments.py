@@ -324,6 +324,10 @@ def test_a_report_of_interleaved_arms_says_which_one_is_preferred(
     assert difference == pytest.approx(treatment - control, abs=0.002)
     assert "ship" in printed
     assert row[-1] == "500"
+    page = (folder / "out" / "page.html").read_text()
+    assert "every user saw both" in page
+    assert "CUPED" not in page
+    assert "Sample ratio" not in page
 
 
 def write_interleaved(folder: Path) -> None:
@@ -361,3 +365,9 @@ def write_interleaved(folder: Path) -> None:
     sink = ParquetSink(folder)
     asyncio.run(sink.write([StoredRecord(sequence=at, record=one) for at, one in enumerate(records)]))
     sink.close()
+
+
+def test_a_folder_without_published_rules_is_refused(folder: Path, typed: Any, trained: Any, capsys: Capture) -> None:
+    arguments = ("experiments", "check", folder / "experiments.yaml", "--bundle", trained.bundle.path)
+    assert typed(*arguments, "--rules", folder / "ruels") == 2
+    assert "holds no published rules" in " ".join(capsys.readouterr().err.split())

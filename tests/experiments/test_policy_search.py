@@ -12,6 +12,9 @@ EARNS = np.array([0.1, 0.2, 0.6, 0.2, 0.1])
 """chance of a click of each item"""
 
 
+TODAY = {"weights.buy": 0.1}
+
+
 def world(num=R, propensities=(0.2,) * ITEMS):
     """Requests that show one item each, and a policy that shows the item whose fifth of the bounds its number lies in."""
     rng = np.random.default_rng(0)
@@ -33,12 +36,25 @@ def world(num=R, propensities=(0.2,) * ITEMS):
 
 
 def test_the_best_number_is_found_and_both_halves_hold_what_it_earns():
-    found = search(world(), {"weights.buy": Bounds(low=0.0, high=1.0)}, seed=0)
+    found = search(world(), {"weights.buy": Bounds(low=0.0, high=1.0)}, TODAY, seed=0)
     assert 0.4 <= found.numbers["weights.buy"] < 0.6
     for one in (found.chosen, found.judged):
         low, high = one.interval
         assert low <= EARNS[2] <= high
         assert one.difference[0] > 0.3
+    gain, (low, high) = found.gain
+    assert low <= EARNS[2] - EARNS[0] <= high
+    assert low < gain < high
+
+
+def test_users_of_one_half_are_refused():
+    def alone(numbers):
+        log = world()(numbers)
+        parts = {name: getattr(log, name) for name in SlateLog.__dataclass_fields__}
+        return SlateLog(**{**parts, "users": np.zeros(R, dtype=np.int64)})
+
+    with pytest.raises(DataError, match="has 1 users, half of whom choose"):
+        search(alone, {"weights.buy": Bounds(low=0.0, high=1.0)}, TODAY, seed=0)
 
 
 def test_the_users_that_judge_did_not_choose():
@@ -52,7 +68,7 @@ def test_the_users_that_judge_did_not_choose():
         rewards = np.where(log.shown == 4, choosing, 0.0)
         return SlateLog(**{**{name: getattr(log, name) for name in SlateLog.__dataclass_fields__}, "rewards": rewards})
 
-    found = search(planted, {"weights.buy": Bounds(low=0.0, high=1.0)}, seed=0)
+    found = search(planted, {"weights.buy": Bounds(low=0.0, high=1.0)}, TODAY, seed=0)
     assert found.numbers["weights.buy"] >= 0.8
     assert found.chosen.value == pytest.approx(1.0)
     assert found.judged.value == 0.0
@@ -61,7 +77,7 @@ def test_the_users_that_judge_did_not_choose():
 def test_numbers_that_the_log_says_too_little_of_lose():
     """The best item was shown in one request of a thousand."""
     rare = (0.3, 0.3, 0.001, 0.299, 0.1)
-    found = search(world(propensities=rare), {"weights.buy": Bounds(low=0.0, high=1.0)}, seed=0)
+    found = search(world(propensities=rare), {"weights.buy": Bounds(low=0.0, high=1.0)}, TODAY, seed=0)
     assert not 0.4 <= found.numbers["weights.buy"] < 0.6
     assert found.refused > 0
     assert isinstance(found.judged, SlateEstimate)
@@ -69,7 +85,7 @@ def test_numbers_that_the_log_says_too_little_of_lose():
 
 def test_a_log_that_says_nothing_is_refused():
     with pytest.raises(DataError, match="says too little of all"):
-        search(world(num=100), {"weights.buy": Bounds(low=0.0, high=1.0)}, seed=0)
+        search(world(num=100), {"weights.buy": Bounds(low=0.0, high=1.0)}, TODAY, seed=0)
 
 
 def test_the_same_seed_finds_the_same_and_tries_stay_within_the_bounds():
@@ -81,7 +97,8 @@ def test_the_same_seed_finds_the_same_and_tries_stay_within_the_bounds():
         tried.append(dict(numbers))
         return logs(numbers)
 
-    found = [search(recorded, bounds, seed=3).numbers for _ in range(2)]
+    today = {"weights.buy": 0.1, "discount": 1.0}
+    found = [search(recorded, bounds, today, seed=3).numbers for _ in range(2)]
     assert found[0] == found[1]
     assert all(bounds[key].low <= one <= bounds[key].high for numbers in tried for key, one in numbers.items())
     below = np.mean([numbers["discount"] < 0.1 for numbers in tried])

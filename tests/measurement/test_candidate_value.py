@@ -137,6 +137,8 @@ def test_prepared_requests_fill_the_slates_of_any_policy(trained, queries):
     assert prepared.items({}) != prepared.items({"diversity": {"trade_off": 0.6}})
     with pytest.raises(ConfigError, match="does not have"):
         prepared.items({"weights": {"none": 1.0}})
+    with pytest.raises(ConfigError, match="does not have"):  # before a request is answered
+        Candidate(bundle=trained.bundle, overrides={"weights": {"none": 1.0}}).prepared([])
 
 
 def proposed(log, trained, tmp_path, *options):

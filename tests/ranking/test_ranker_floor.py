@@ -251,6 +251,15 @@ def test_the_refit_of_a_ranker_that_kept_the_order_trains_nothing(fit, world):
     assert trained.gain is None
 
 
+def test_the_refit_of_a_taught_ranker_that_learnt_nothing_trains_no_teacher(world, root, tmp_path):
+    spec, items, _ = world
+    train, valid = examples(world, of_items)
+    auto = instantiate(OmegaConf.load(root / "conf" / "ranking" / "pointwise" / "auto.yaml"))
+    options = {"trainer": cpu_trainer(threads=1), "seed": 0, "loggers": [], "epochs": 0, "taught": True}
+    config(root, pointwise=auto).fit(spec, items, train, valid, folder=tmp_path / "ranker", **options)
+    assert not list(tmp_path.glob("*teacher*"))
+
+
 @pytest.mark.parametrize("changed", [{"watch": "likelihood"}, {"model": "gbdt"}])
 def test_nothing_is_compared_where_the_order_is_no_goal_or_no_start(fit, changed):
     trained, _ = fit(of_retrieval, **changed)

@@ -3,10 +3,10 @@
 import asyncio
 import shutil
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from recsys.measurement.drift.report import GAUGES
@@ -61,15 +61,27 @@ def test_a_failure_is_reported_once_and_the_next_count_comes_all_the_same(layout
     assert "Traceback" not in sentences[0]
 
 
+class EndlessWatch(DriftWatch):
+    """Counts by a process that would outlast the patience of a test."""
+
+    _command = ("sleep", "600")  # type: ignore[assignment]
+
+
 def test_the_end_of_the_stack_ends_a_count(layout: DeploymentLayout) -> None:
     sentences: list[str] = []
-    thread, stopped = watched(layout, 0.0, sentences)
-    started = time.process_time()
+    stopped = threading.Event()
+    thread = threading.Thread(target=EndlessWatch(layout, 0.0, sentences.append).run, args=(stopped,))
+    thread.start()
+    assert until(lambda: bool(sleepers()), PATIENCE_S)
     stopped.set()
     thread.join(PATIENCE_S)
     assert not thread.is_alive()
     assert not sentences
-    assert time.process_time() - started < 1
+    assert not sleepers()
+
+
+def sleepers() -> list[psutil.Process]:
+    return [child for child in psutil.Process().children() if child.name() == "sleep"]
 
 
 def test_nothing_is_counted_before_there_is_a_log(layout: DeploymentLayout) -> None:

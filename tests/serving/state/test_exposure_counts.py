@@ -106,23 +106,23 @@ def test_another_half_life_starts_with_new_counts_and_damaged_counts_are_said():
 
 def test_only_columns_that_rules_name_are_counted(trained):
     columns = ExposureColumns(trained.bundle)
-    assert columns(RuleSet.parse({"rules": []})) == {}
+    assert columns(RuleSet.parse({"rules": []}).rules) == {}
     fair = {"name": "fair", "exposure": "category", "least": 0.1, "most": 0.5}
     items = trained.dataset.items
-    assert columns(RuleSet.parse({"rules": [fair, {"name": "dear", "must": "price > 1"}]})) == {
+    assert columns(RuleSet.parse({"rules": [fair, {"name": "dear", "must": "price > 1"}]}).rules) == {
         "category": {
             item: () if value is None else (value,)
             for item, value in zip(items["item"], items["category"], strict=True)
         }
     }
     with pytest.raises(ConfigError, match="name a category or categories column"):
-        columns(RuleSet.parse({"rules": [{**fair, "exposure": "price"}]}))
+        columns(RuleSet.parse({"rules": [{**fair, "exposure": "price"}]}).rules)
 
 
 def test_the_items_themselves_are_counted_where_a_rule_or_the_dial_of_the_policy_reads_them(trained):
     itself = {item: (item,) for item in trained.dataset.items["item"]}
     rule = {"name": "nobody-too-much", "exposure": "item", "least": 0, "most": 0.01}
-    assert ExposureColumns(trained.bundle)(RuleSet.parse({"rules": [rule]})) == {"item": itself}
+    assert ExposureColumns(trained.bundle)(RuleSet.parse({"rules": [rule]}).rules) == {"item": itself}
 
     def discounting(name):
         document = trained.bundle.document(name)
@@ -130,4 +130,4 @@ def test_the_items_themselves_are_counted_where_a_rule_or_the_dial_of_the_policy
         return {**document, **dial} if name == "policy.yaml" else document
 
     bundle = SimpleNamespace(document=discounting, file=trained.bundle.file)
-    assert ExposureColumns(bundle)(RuleSet.parse({"rules": []})) == {"item": itself}
+    assert ExposureColumns(bundle)(RuleSet.parse({"rules": []}).rules) == {"item": itself}
