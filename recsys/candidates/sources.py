@@ -125,12 +125,19 @@ class MergedSources:
         """Source name -> its weights and, where it reads the history, its decay."""
         return {one.name: one.chosen for one in self.sources}
 
-    def search(self, vectors: np.ndarray, history: np.ndarray, excluded: np.ndarray) -> MergedCandidates:
-        """User vectors [B, D], history rows [B, H] newest last, excluded rows [B, E] -> candidates [B, C]."""
+    def search(
+        self, vectors: np.ndarray, history: np.ndarray, excluded: np.ndarray, factors: np.ndarray | None = None
+    ) -> MergedCandidates:
+        """User vectors [B, D], history rows [B, H] newest last, excluded rows [B, E] -> candidates [B, C].
+
+        factors: [B, S] of the weights of the sources
+        """
         scores = self._scores(vectors, history)
         weights = np.array([self.new_user_weights, self.weights], dtype=np.float32)[
             known_users(history).astype(np.intp)
         ]
+        if factors is not None:
+            weights = weights * np.tile(factors, 2)
         return merge(scores, self._union(scores, excluded), weights, self.total, self.cold_positions)
 
     def unite(self, vectors: np.ndarray, history: np.ndarray, excluded: np.ndarray) -> CandidateUnion:

@@ -25,7 +25,7 @@ from recsys.measurement.candidate_value import AnsweredLog, Candidate
 from recsys.policy.compose import CompiledPolicy
 from recsys.policy.diversity import DIVERSITIES
 from recsys.policy.kind_documents import to_document
-from recsys.policy.overrides import OF_RANKING, overridden
+from recsys.policy.overrides import OF_RANKING, SOURCES, overridden
 from recsys.policy.rules.rule_set import RuleSet
 from recsys.stores.atomic_files import write_atomically
 
@@ -110,6 +110,7 @@ def _bounds(within: Sequence[str]) -> dict[str, Bounds]:
 def _numbers_of(policy: CompiledPolicy, bounds: Mapping[str, Bounds]) -> dict[str, float]:
     """Return today's values of the bounded numbers; ConfigError for one that the policy has not, or bounds that do not fit."""
     own = {f"weights.{name}": float(one) for name, one in policy.value.weights.items()}
+    own |= {f"{SOURCES}.{name}": 1.0 for name in policy.sources}
     own["discount"] = policy.popularity.discount
     diversity = to_document(policy.diversity, DIVERSITIES)
     own |= {f"diversity.{key}": float(diversity[key]) for key in OF_RANKING if isinstance(diversity.get(key), float)}

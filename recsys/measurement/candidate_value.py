@@ -5,7 +5,7 @@ The candidate answers without exploration, so its slates are those that it would
 queries: history, profile, context and items barred for the user are those of the moment.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,9 +20,9 @@ from recsys.expressions import suggestion
 from recsys.measurement.consistency import ServedSlate, served_slates
 from recsys.measurement.log_rows import CREDIT
 from recsys.measurement.outcomes import IMPRESSIONS, MeasuredLog
-from recsys.pipeline import through
+from recsys.pipeline import Stage, through
 from recsys.policy.compose import CompiledPolicy
-from recsys.policy.overrides import INTERLEAVE, overridden
+from recsys.policy.overrides import INTERLEAVE, SOURCES, overridden
 from recsys.policy.rules.rule_set import RuleSet
 from recsys.progress import Progress, silent, tracked
 from recsys.stages import Rules, load_rules, load_stages
@@ -52,46 +52,59 @@ class Candidate:
         return load_rules(self.bundle, rules=self.rules).policy
 
     def prepared(self, queries: Sequence[Query], progress: Progress = silent) -> "PreparedRequests":
-        """Retrieve and rank for logged queries, once for all policies."""
+        """Retrieve and rank for logged queries, once for all policies that leave the sources as they are here."""
         last = load_rules(self.bundle, rules=self.rules)
         overridden(last.policy, {**self.overrides, **GREEDY})  # refused here, before all requests are answered
-        stages = load_stages(self.bundle)[:-1]
-        starts = range(0, len(queries), BATCH)
-        batches = [
-            through({"QUERY": [replace(query, arms={}) for query in queries[start : start + BATCH]]}, stages)
+        prepared = PreparedRequests(queries=queries, stages=load_stages(self.bundle)[:-1], last=last)
+        prepared.retrieve(self.overrides, progress)
+        return prepared
+
+
+@dataclass(kw_only=True)
+class PreparedRequests:
+    """Logged requests with their ranked candidates, for which policies fill slates.
+
+    Policies with other factors of the sources retrieve and rank anew.
+    """
+
+    queries: Sequence[Query]
+    stages: Sequence[Stage]
+    """those before the policy"""
+    last: Rules
+    _factors: Mapping[str, Any] = field(default_factory=dict, init=False)
+    """of the sources, that the batches were retrieved with"""
+    _batches: list[dict[str, Any]] = field(default_factory=list, init=False)
+
+    def retrieve(self, overrides: Mapping[str, Any], progress: Progress = silent) -> None:
+        """Retrieve and rank as these overrides do."""
+        self._factors = overrides.get(SOURCES, {})
+        starts = range(0, len(self.queries), BATCH)
+        self._batches = [
+            through({"QUERY": self._under(self.queries[start : start + BATCH], overrides)}, self.stages)
             for start in tracked(starts, len(starts), progress, "requests answered by the candidate")
         ]
-        return PreparedRequests(batches=batches, last=last)
-
-
-@dataclass(frozen=True, kw_only=True)
-class PreparedRequests:
-    """Logged requests with their ranked candidates, for which policies fill slates."""
-
-    batches: Sequence[Mapping[str, Any]]
-    """tensors of the stages before the policy"""
-    last: Rules
 
     def slates(self, overrides: Mapping[str, Any]) -> list[Slate]:
         """Fill slates without exploration; ConfigError for overrides that do not fit the bundle."""
-        changed = {**overrides, **GREEDY}
-        overridden(self.last.policy, changed)
-        return [slate for one in self.batches for slate in self.last(_under(one, changed))["SLATE"]]
+        return [slate for one in self._ranked(overrides) for slate in self.last(one)["SLATE"]]
 
     def items(self, overrides: Mapping[str, Any]) -> list[list[str]]:
         """Return the ids of the items of the same slates, without their explanations."""
-        changed = {**overrides, **GREEDY}
-        overridden(self.last.policy, changed)
         ids = self.last.policy.items
         return [
-            [ids[row] for row in rows if row != PAD]
-            for one in self.batches
-            for rows in self.last.rows(_under(one, changed))
+            [ids[row] for row in rows if row != PAD] for one in self._ranked(overrides) for rows in self.last.rows(one)
         ]
 
+    def _ranked(self, overrides: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """Yield the tensors of each batch, with the overrides in its queries."""
+        overridden(self.last.policy, {**overrides, **GREEDY})
+        if overrides.get(SOURCES, {}) != self._factors:
+            self.retrieve(overrides)
+        for one in self._batches:
+            yield {**one, "QUERY": self._under(one["QUERY"], overrides)}
 
-def _under(tensors: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    return {**tensors, "QUERY": [replace(query, policy=overrides) for query in tensors["QUERY"]]}
+    def _under(self, queries: Sequence[Query], overrides: Mapping[str, Any]) -> list[Query]:
+        return [replace(query, arms={}, policy={**overrides, **GREEDY}) for query in queries]
 
 
 @dataclass(frozen=True, kw_only=True)

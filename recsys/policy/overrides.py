@@ -1,6 +1,7 @@
 """Overrides of a policy by the arm of an experiment: parts that need no other bundle.
 
 weights: {buy: 5.0}                     weights of the value formula, those that it has
+sources: {item_item: 0.5}               factors of the weights of candidate sources in the merge, 1 where none is given
 discount: 0.3                           of the popularity dial, where the bundle has it on
 diversity: {trade_off: 0.7}             keys of the bundle's kind of diversity but those that similarities depend on
 exploration: {kind: epsilon, rate: 0.1} a kind with all its keys, or some keys of the bundle's own kind
@@ -12,7 +13,7 @@ interleave: {control: {}, wide: {diversity: {trade_off: 0.6}}}
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -30,10 +31,11 @@ from recsys.policy.rules.rule_set import RuleSet, parse_rule
 if TYPE_CHECKING:
     from recsys.policy.compose import CompiledPolicy
 
-KEYS = ("weights", "discount", "diversity", "exploration", "rules")
+KEYS = ("weights", "sources", "discount", "diversity", "exploration", "rules")
 INTERLEAVE = "interleave"
 MAX_RULES = 20
 """rules that an arm adds, at most: each impression carries them"""
+SOURCES, MAX_FACTOR = "sources", 100.0
 OF_RANKING = ("trade_off", "window", "span")
 """keys of a diversity that its similarities do not depend on"""
 
@@ -47,11 +49,14 @@ def check_overrides(where: str, document: Any) -> dict[str, Any]:
         return {**check_overrides(where, others), INTERLEAVE: _teams(f"{where}.{INTERLEAVE}", document[INTERLEAVE])}
     if unknown := [str(key) for key in document if key not in KEYS]:
         raise ConfigError(f"{where} has the unknown key {unknown[0]!r}; {suggestion(unknown[0], KEYS)}")
-    for key in ("weights", "diversity", "exploration", "rules"):
+    for key in ("weights", SOURCES, "diversity", "exploration", "rules"):
         if key in document and not isinstance(document[key], Mapping):
             raise ConfigError(f"{where}.{key} is {document[key]!r}; write a mapping")
     for name, weight in document.get("weights", {}).items():
         _number(f"{where}.weights.{name}", weight)
+    for name, factor in document.get(SOURCES, {}).items():
+        _number(f"{where}.{SOURCES}.{name}", factor)
+        check_ranges(f"{where}.{SOURCES}", **{str(name): (factor, 0.0, MAX_FACTOR)})
     if "discount" in document:
         _number(f"{where}.discount", document["discount"])
     if "rules" in document:
@@ -86,6 +91,15 @@ def added_rules(document: Mapping[str, Any]) -> list[Rule]:
     return _rule_changes("policy.rules", document.get("rules", {}))[0]
 
 
+def source_factors(document: Mapping[str, Any], names: Sequence[str]) -> list[float]:
+    """Return the factor of the weights of each source; 1 for all where the overrides do not fit these sources."""
+    try:
+        factors = _checked_factors(document.get(SOURCES, {}), names, "policy")
+    except ConfigError:  # the policy flags it
+        factors = {}
+    return [float(factors.get(name, 1.0)) for name in names]
+
+
 def variant_of(policy: "CompiledPolicy", document: Mapping[str, Any]) -> "CompiledPolicy | InterleavedPolicy":
     """Return the policy with these overrides, or the interleaving of two; ConfigError where they do not fit it."""
     base = overridden(policy, {key: value for key, value in document.items() if key != INTERLEAVE})
@@ -108,7 +122,7 @@ def _teams(where: str, document: Any) -> dict[str, Any]:
     if not isinstance(document, Mapping) or len(document) != 2:
         raise ConfigError(f"{where} is {document!r}; write two names and the overrides of each, {{}} for none")
     for name, own in document.items():
-        if isinstance(own, Mapping) and (fixed := {"rules", INTERLEAVE} & own.keys()):
+        if isinstance(own, Mapping) and (fixed := {"rules", SOURCES, INTERLEAVE} & own.keys()):
             raise ConfigError(f"{where}.{name} changes {min(fixed)}, which two interleaved slates cannot differ in")
     return {str(name): check_overrides(f"{where}.{name}", own) for name, own in document.items()}
 
@@ -120,6 +134,25 @@ def _with_weights(policy: "CompiledPolicy", weights: Mapping[str, Any], where: s
             known = suggestion(name, own) if own else "the value formula of the bundle has no weights"
             raise ConfigError(f"{where} names {name!r}, which the value formula does not have; {known}")
     return replace(policy, value=policy.value.with_weights(weights))
+
+
+def _with_sources(policy: "CompiledPolicy", factors: Mapping[str, Any], where: str) -> "CompiledPolicy":
+    """Return the policy as it is: the retrieve stage reads the factors."""
+    _checked_factors(factors, policy.sources, where.rpartition(".")[0])
+    return policy
+
+
+def _checked_factors(factors: Any, names: Sequence[str], where: str) -> Mapping[str, Any]:
+    """Return factors that fit these sources; else ConfigError."""
+    factors = check_overrides(where, {SOURCES: factors})[SOURCES]
+    for name in factors:
+        if name not in names:
+            raise ConfigError(
+                f"{where}.{SOURCES} names {name!r}, which the bundle does not have; {suggestion(name, names)}"
+            )
+    if not any(factors.get(name, 1.0) for name in names):
+        raise ConfigError(f"{where}.{SOURCES} leaves no source; give one of them more than 0")
+    return factors
 
 
 def _with_discount(policy: "CompiledPolicy", discount: Any, where: str) -> "CompiledPolicy":
@@ -177,6 +210,7 @@ def _rule_changes(where: str, document: Mapping[str, Any]) -> tuple[list[Rule], 
 
 _APPLY = {
     "weights": _with_weights,
+    SOURCES: _with_sources,
     "discount": _with_discount,
     "diversity": _with_diversity,
     "exploration": _with_exploration,

@@ -20,6 +20,7 @@ from recsys.features.encode import ItemTable, encode_queries, missing_columns
 from recsys.features.spec import FeatureSpec
 from recsys.policy.compose import CompiledPolicy
 from recsys.policy.excluded_items import HiddenItems, excluded_rows
+from recsys.policy.overrides import SOURCES, source_factors
 from recsys.policy.repeat import SeenFilter
 from recsys.stages.release import DRAFT, RANKED_RELEASE, RELEASE, check_release, release_tensor
 from recsys.tensors import VARIABLE, Arrays, TensorBatch, TensorSpec, tensor
@@ -101,7 +102,7 @@ class Retrieve:
             check_times(queries)
         request, history = encode_queries(self.spec, self.items, queries)
         named, excluded = request.tensors(), self._excluded(queries)
-        merged = self.sources.search(self.user_tower(named), history, excluded)
+        merged = self.sources.search(self.user_tower(named), history, excluded, self._factors(queries))
         candidates = CandidateBatch(
             rows=merged.rows,
             scores=merged.scores,
@@ -123,6 +124,12 @@ class Retrieve:
     def only(self, source: str) -> "Retrieve":
         """The same stage with one of its sources alone, for no ranker."""
         return replace(self, sources=self.sources.select_source(source), ranked=False)
+
+    def _factors(self, queries: Sequence[Query]) -> np.ndarray | None:
+        """[B, S] float32 factors of the weights of the sources by arms; None where no query has any."""
+        if not any(SOURCES in query.policy for query in queries):
+            return None
+        return np.array([source_factors(query.policy, self.sources.names) for query in queries], dtype=np.float32)
 
     def _excluded(self, queries: Sequence[Query]) -> np.ndarray:
         """[B, E] rows that the history bars or the query excludes or hides, PAD at the end."""

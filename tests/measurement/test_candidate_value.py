@@ -135,6 +135,10 @@ def test_prepared_requests_fill_the_slates_of_any_policy(trained, queries):
         slates = Candidate(bundle=trained.bundle, overrides=overrides).answers(queries[:100])
         assert prepared.items(overrides) == [[item.item for item in one.items] for one in slates]
     assert prepared.items({}) != prepared.items({"diversity": {"trade_off": 0.6}})
+    dropped = {"sources": {"two_tower": 0.0}}
+    slates = Candidate(bundle=trained.bundle, overrides=dropped).answers(queries[:100])
+    assert prepared.items(dropped) == [[item.item for item in one.items] for one in slates]
+    assert prepared.items(dropped) != prepared.items({})
     with pytest.raises(ConfigError, match="does not have"):
         prepared.items({"weights": {"none": 1.0}})
     with pytest.raises(ConfigError, match="does not have"):  # before a request is answered
