@@ -38,9 +38,14 @@ class RunningStack:
     """that its Python processes read, if not the machine's"""
 
     @property
+    def addresses(self) -> dict[str, str]:
+        """Of every service, as they are now."""
+        return json.loads(self.place.running.read_text(encoding="utf-8"))["addresses"]
+
+    @property
     def grpc(self) -> str:
         """host:port of Triton."""
-        return json.loads(self.place.running.read_text(encoding="utf-8"))["addresses"]["triton"]
+        return self.addresses["triton"]
 
     @property
     def pids(self) -> dict[str, int]:
@@ -104,8 +109,7 @@ def tell_histories(stack: RunningStack, queries: Sequence[Query]) -> None:
 
 def waiting(stack: RunningStack) -> float:
     """Records that the states do not know yet."""
-    document = json.loads(stack.place.running.read_text(encoding="utf-8"))
-    text = httpx.get(document["addresses"]["consumer"], timeout=5.0).text
+    text = httpx.get(stack.addresses["consumer"], timeout=5.0).text
     lines = [line for line in text.splitlines() if line.startswith('recsys_consumer_waiting{sink="states"}')]
     return float(lines[0].split()[-1])
 

@@ -231,7 +231,7 @@ def main() -> None:
         "figures_inside": Figure(
             value=float(np.mean([one["inside"] for one in figures])),
             unit=f"of {len(figures)} figures",
-            goal=1.0,
+            goal=1 - 1 / len(figures),  # of 95% intervals, one of five misses in a fifth of all runs
             better="higher",
         ),
     }
