@@ -20,7 +20,7 @@ from rich.console import Console
 
 from recsys.cli.configuration import CONF
 from recsys.cli.imports import put_off_collections
-from recsys.errors import exit_on_error
+from recsys.errors import ConfigError, exit_on_error
 
 RENAMED_KEYS = {
     "retrieval.num_blocks": "retrieval.user_encoder.num_blocks",
@@ -41,6 +41,8 @@ RENAMED_KEYS = {
     **{f"logger.{key}": f"logger.trackers.wandb.{key}" for key in ("project", "mode", "group")},
 }
 """keys of 0.1 that are still read on the command line, for one release"""
+LAUNCHED = "TORCHELASTIC_RUN_ID"
+"""in the environment of the processes that torchrun starts"""
 INTERRUPTED = "interrupted; the same command with the same run_dir goes on from here"
 LAUNCHERS = ("joblib", "submitit")
 """packages that raise errors of their own where the process of a job dies"""
@@ -58,6 +60,8 @@ def train(config: DictConfig) -> float | tuple[float, ...]:
     from recsys.training.sweeps import attempt
 
     folder, sweep = Path(HydraConfig.get().runtime.output_dir), HydraConfig.get().mode == RunMode.MULTIRUN
+    if LAUNCHED in os.environ and _follows(config, sweep):
+        return math.nan
     with attempt(folder, INTERRUPTED) if sweep else single(folder):
         console = Console()  # not the module's: a parallel sweep sends this function to other processes
         leave_out(config)
@@ -79,6 +83,21 @@ def train(config: DictConfig) -> float | tuple[float, ...]:
             show(shown, report, bundle, folder)
         return report.values if len(report.values) > 1 else report.values[0]
     return math.nan
+
+
+def _follows(config: DictConfig, sweep: bool) -> bool:
+    """Take part in the fits of the first process that torchrun started, and return True; False in the first one."""
+    from recsys.training import processes
+
+    if sweep:
+        raise ConfigError("torchrun trains one cascade by several processes; start a sweep by python train.py -m")
+    if processes.is_first():
+        processes.others(
+            processes.wanted(1), config.trainer.accelerator
+        )  # at once: they wait for it for some minutes at most
+        return False
+    processes.follow(config.trainer.accelerator)
+    return True
 
 
 @contextmanager

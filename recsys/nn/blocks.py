@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from recsys.features.spec import MISSING, UNKNOWN, TableSpec
 from recsys.nn import sparse_embedding
+from recsys.nn.sharded_table import ShardedTable
 from recsys.tensors import part_name
 
 Batch = Mapping[str, Tensor]
@@ -122,8 +123,8 @@ def reset_embedding(embedding: nn.Embedding, *, trains_unknown: bool) -> None:
 
 
 def _summed(embedding: nn.Embedding, ids: Tensor) -> Tensor:
-    """Sum of the embeddings of ids [..., I] -> [..., D]; most ids are MISSING, which only an exported graph looks up."""
-    if torch.compiler.is_exporting():
+    """Sum of the embeddings of ids [..., I] -> [..., D]; most ids are MISSING, which only exported graphs look up."""
+    if torch.compiler.is_exporting() or isinstance(embedding, ShardedTable):
         return embedding(ids).sum(-2)
     summed = F.embedding_bag(
         ids.reshape(-1, ids.shape[-1]), embedding.weight, mode="sum", padding_idx=MISSING, sparse=embedding.sparse

@@ -26,8 +26,9 @@ class RowWiseAdagradEmbedding(nn.Embedding):
     learning_rate: float = 0.0
     """set before every step"""
 
-    def __init__(self, num: int, dim: int, *, padding_idx: int) -> None:
-        super().__init__(num, dim, padding_idx=padding_idx, sparse=True)
+    def __init__(self, num: int, dim: int, *, padding_idx: int | None, weight: Tensor | None = None) -> None:
+        """weight: [N, D] of the table; None draws one"""
+        super().__init__(num, dim, padding_idx=padding_idx, sparse=True, _weight=weight)
         self.register_buffer(ADAGRAD_STATE, torch.zeros(num))
         self.weight.register_post_accumulate_grad_hook(self._update)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from recsys.errors import ConfigError, check_ranges
+from recsys.nn.parallel import averaged
 from recsys.ranking.model import RankerFactory
 
 
@@ -28,7 +29,7 @@ def masked_bce(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
 
 def _mean_of_labels(losses: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
     counts = weights.unsqueeze(-1) * ~labels.isnan()
-    return (losses * counts).sum((0, 1)) / counts.sum((0, 1)).clamp(min=1e-9)
+    return (losses * counts).sum((0, 1)) / averaged(counts.sum((0, 1)).float()).clamp(min=1e-9)
 
 
 class PointwiseLoss(Protocol):
@@ -130,7 +131,7 @@ class ListNet:
         totals = weights.sum(-1, keepdim=True)
         log_shares = logits.masked_fill(~mask, -1e9).log_softmax(-1)
         losses = -(weights / totals.clamp(min=1e-9) * log_shares).sum(-1)
-        return losses.sum() / (totals.squeeze(-1) > 0).sum().clamp(min=1)
+        return losses.sum() / averaged((totals.squeeze(-1) > 0).sum().float()).clamp(min=1e-9)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,4 +169,4 @@ def _mean_of_pairs(logits: Tensor, labels: Tensor, mask: Tensor, weights: Tensor
     losses = F.softplus(logits.unsqueeze(-2) - logits.unsqueeze(-1)) * weights * pairs
     number = pairs.sum((-2, -1))
     lists = losses.sum((-2, -1)) / (1 if summed else number.clamp(min=1))
-    return lists.sum() / (number > 0).sum().clamp(min=1)
+    return lists.sum() / averaged((number > 0).sum().float()).clamp(min=1e-9)

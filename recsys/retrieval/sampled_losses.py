@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from recsys.errors import check_ranges
+from recsys.nn.parallel import averaged
 from recsys.retrieval.softmax import TILE_LOGITS, softmax_loss
 
 NO_NEGATIVE = -1e6
@@ -160,4 +161,4 @@ def _weighted_mean(
     step = max(1, TILE_LOGITS.get(users.device.type, TILE_LOGITS["cpu"]) // items.shape[0])
     parts = zip(users.split(step), targets.split(step), weights.split(step), strict=True)
     sums = [checkpoint(tile, part, items, *rest, use_reentrant=False) for part, *rest in parts]
-    return torch.stack(sums).sum() / weights.sum().clamp(min=1e-9)
+    return torch.stack(sums).sum() / averaged(weights.sum()).clamp(min=1e-9)

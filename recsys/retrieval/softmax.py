@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from recsys.errors import check_ranges
+from recsys.nn.parallel import averaged
 
 TILE_LOGITS = {"cpu": 2**20, "cuda": 2**27}
 """logits of a tile, by device: about the cache of a core, or enough to occupy a GPU"""
@@ -80,7 +81,7 @@ class _TiledSoftmax(torch.autograd.Function):
 def _loss_and_gradients(
     users: Tensor, items: Tensor, targets: Tensor, weights: Tensor, scale: float, log_inclusion: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    total = weights.sum().clamp(min=1e-9)
+    total = averaged(weights.sum()).clamp(min=1e-9)
     loss = torch.zeros((), dtype=weights.dtype, device=weights.device)
     user_gradients = torch.empty_like(users)
     item_gradients = torch.zeros(items.shape, dtype=weights.dtype, device=items.device)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from recsys.errors import ConfigError
+from recsys.nn.parallel import averaged
 
 ALPHA = 0.5
 """of GradNorm: exponent by which an objective that trains slower weighs more"""
@@ -46,7 +47,7 @@ class UncertaintyWeights(nn.Module):
 
     def forward(self, losses: Tensor, shared: Tensor) -> Tensor:
         if torch.is_grad_enabled():
-            _moved(self.means, losses.detach())
+            _moved(self.means, averaged(losses.detach()))
         return (losses / (2 * self.means.clamp(min=MIN_LOSS))).sum()
 
 
@@ -77,9 +78,10 @@ class GradientNormWeights(nn.Module):
         return (self.weights * losses).sum()
 
     def _update(self, losses: Tensor, shared: Tensor) -> None:
-        _moved(self.losses, losses.detach())
+        of_batch = averaged(losses.detach())
+        _moved(self.losses, of_batch)
         _moved(self.slopes, torch.stack([_slope(loss, shared) for loss in losses]))
-        self.first.copy_(torch.where(self.first == 0, losses.detach(), self.first))
+        self.first.copy_(torch.where(self.first == 0, of_batch, self.first))
         known = (self.slopes > 0) & (self.first > 0)
         if not known.any():
             return
@@ -95,12 +97,12 @@ def _moved(means: Tensor, news: Tensor) -> None:
 
 
 def _slope(loss: Tensor, shared: Tensor) -> Tensor:
-    """Norm of the gradient, by backward: the FLOP counter of the first step does not support autograd.grad."""
+    """Norm of the gradient of a batch, by backward: the FLOP counter of the first step does not support autograd.grad."""
     kept, shared.grad = shared.grad, None
     loss.backward(retain_graph=True, inputs=[shared])
-    slope = torch.zeros(()) if shared.grad is None else shared.grad.float().norm()
+    slope = torch.zeros_like(shared) if shared.grad is None else shared.grad
     shared.grad = kept
-    return slope.to(loss.device)
+    return averaged(slope.float()).norm().to(loss.device)
 
 
 EQUAL = "equal"

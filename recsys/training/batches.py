@@ -14,6 +14,7 @@ class BatchSampler(Sampler[np.ndarray]):
 
     def __init__(self) -> None:
         self.epoch = 0
+        self.process, self.num_processes = 0, 1
         self.trained = 0
         """batches of the next epoch that are left out"""
 
@@ -23,7 +24,13 @@ class BatchSampler(Sampler[np.ndarray]):
 
     def __iter__(self) -> Iterator[np.ndarray]:
         trained, self.trained = self.trained, 0
-        yield from islice(self.batches(), trained, None)
+        yield from map(self._own, islice(self.batches(), trained, None))
+
+    def _own(self, batch: np.ndarray) -> np.ndarray:
+        """Return the part of this process; one of fewer examples than processes has some of them twice."""
+        if len(batch) < self.num_processes:
+            return batch[[self.process % len(batch)]]
+        return batch[self.process :: self.num_processes]
 
     @abstractmethod
     def batches(self) -> Iterator[np.ndarray]:

@@ -13,6 +13,7 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from torch.utils.flop_counter import FlopCounterMode
 
+from recsys.nn import parallel
 from recsys.nn.sparse_embedding import sparse_tables
 from recsys.progress import Progress
 from recsys.training.batches import BatchSampler
@@ -36,7 +37,7 @@ class ExactResume(Callback):
         self.resumed: dict[str, Any] | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        return {"batches": self.batches, "random": _random_states()}
+        return {"batches": self.batches, "random": parallel.everywhere(_random_states())}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.resumed = state_dict
@@ -76,7 +77,12 @@ def _random_states() -> dict[str, Any]:
     return states | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_initialized() else {})
 
 
-def _set_random_states(states: dict[str, Any]) -> None:
+def _set_random_states(kept: list[dict[str, Any]] | dict[str, Any]) -> None:
+    """Set the states of this process; one more than wrote the checkpoint keeps its own."""
+    of_all = [kept] if isinstance(kept, dict) else kept  # as earlier versions wrote it
+    if parallel.number() >= len(of_all):
+        return
+    states = of_all[parallel.number()]
     random.setstate(states["python"])
     torch.set_rng_state(states["torch"])
     if "cuda" in states and torch.cuda.is_available():
@@ -122,7 +128,7 @@ class Throughput(Callback):
             self.counter.__exit__(None, None, None)
             self.flops = self.counter.get_total_flops() / max(1, outputs["examples"])
             self.counter = None
-        self.examples += outputs["examples"]
+        self.examples += outputs["examples"] * trainer.world_size
         if trainer.is_last_batch:
             if task.device.type == "cuda":
                 torch.cuda.synchronize()
@@ -130,9 +136,9 @@ class Throughput(Callback):
             task.log("examples_per_second", self.rates[-1], on_step=False, on_epoch=True)
 
     def on_fit_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
-        if self.rates:
+        if self.rates and trainer.is_global_zero:
             rate = float(np.mean(self.rates))
-            used = self.flops * rate / matmul_flops(self.device, trainer.precision)
+            used = self.flops * rate / trainer.world_size / matmul_flops(self.device, trainer.precision)
             announce(
                 f"{self.name}: {len(self.rates)} epochs, {rate:,.0f} examples/s on {self.device.type}, "
                 f"{self.flops * rate / 1e9:,.1f} GFLOP/s, MFU {used:.0%}"

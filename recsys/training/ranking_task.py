@@ -18,6 +18,7 @@ from recsys.contracts import PAD
 from recsys.errors import ConfigError
 from recsys.features.encode import ItemTable
 from recsys.metrics import reordered_ndcg
+from recsys.nn import parallel
 from recsys.ranking.losses import masked_bce
 from recsys.ranking.model import RankerModel
 from recsys.ranking.objective_chain import Parents
@@ -150,9 +151,12 @@ class RankingTask(pl.LightningModule):
         served = self.ndcg_of_requests(None if "candidate_positions" in self.valid_batch else logits)
         self.validated = torch.cat([self._validated_on(len(served)), torch.from_numpy(served).float()[None]])
         mean = float(served.mean()) if len(served) else 0.0
-        if labels.shape[-1] > 1 and float(-loss) > self.likeliest.likelihood:
+        likelihood = float(
+            -parallel.common(loss)
+        )  # the states of large tables are gathered from all processes, or from none
+        if labels.shape[-1] > 1 and likelihood > self.likeliest.likelihood:
             weights = {name: one.detach().cpu().clone() for name, one in self.ranker.state_dict().items()}
-            self.likeliest = LikeliestEpoch(number=self.current_epoch + 1, likelihood=float(-loss), weights=weights)
+            self.likeliest = LikeliestEpoch(number=self.current_epoch + 1, likelihood=likelihood, weights=weights)
         self.log_dict({MONITORED["ndcg@10"]: mean, MONITORED["likelihood"]: -loss}, prog_bar=True)
 
     def ndcg_of_requests(self, logits: Tensor | None = None) -> np.ndarray:

@@ -21,6 +21,7 @@ from recsys.errors import ConfigError, check_ranges
 from recsys.features.encode import DAY, ItemTable
 from recsys.features.history import EventSequences
 from recsys.features.spec import FeatureSpec
+from recsys.nn import parallel
 from recsys.nn.blocks import Batch
 from recsys.retrieval.interests import best_cosines, nearest_interests
 from recsys.retrieval.loss import RetrievalLoss
@@ -127,7 +128,8 @@ class RetrievalTask(pl.LightningModule):
         window = without_padding_columns(**self.windows.rows(indices))
         step = self._next_events(window) if self.ordered else self._rest_of_the_set(window)
         items, targets = self.events["item"][step.events], self.events["item"][step.targets]
-        sample = self._sample(targets[step.weights > 0])
+        drawn = parallel.gathered(step.targets[step.weights > 0])
+        sample = self._sample(self.events["item"][drawn])
         rows, index = torch.unique(torch.cat([sample, items.flatten()]), return_inverse=True)
         encoded = self.towers.item_encoder(self.items.join("item", rows), "item")
         histories = self.towers.histories(
@@ -144,8 +146,7 @@ class RetrievalTask(pl.LightningModule):
         vectors = self.towers.vectors(encoded[index[: sample.shape[0]]])
         sampled = torch.searchsorted(sample, targets).clamp(max=sample.shape[0] - 1)
         trained, sampled, weights = nearest_interests(users, vectors, sampled, step.weights)
-        log_chance = self._log_chance(sample, step.targets[step.weights > 0])
-        loss = self.config.loss(trained, vectors, sampled, weights, log_chance)
+        loss = self.config.loss(trained, vectors, sampled, weights, self._log_chance(sample, drawn))
         self.log("retrieval/loss", loss, prog_bar=True)
         return {"loss": loss, "examples": users.shape[0]}
 
@@ -183,18 +184,19 @@ class RetrievalTask(pl.LightningModule):
         )
 
     def _sample(self, targets: Tensor) -> Tensor:
-        """Distinct rows of the softmax, ascending: uniform negatives and the targets, or all items with interactions.
+        """Distinct rows of the softmax, ascending: uniform negatives and the targets of all processes, or all items with
+        interactions.
 
         An item without interactions is no negative: the towers would learn that items with the id of unknown ones are wrong.
         """
         items = self.negatives["item"]
         if not self.num_negatives:
             return items
-        drawn = torch.randint(len(items), (self.num_negatives,), device=targets.device)
+        drawn = parallel.common(torch.randint(len(items), (self.num_negatives,), device=targets.device))
         return torch.unique(torch.cat([items[drawn], targets]))
 
     def _log_chance(self, sample: Tensor, targets: Tensor) -> Tensor | None:
-        """Log probability that an item is among the uniform negatives or the targets of a step, [N], for the logQ correction.
+        """Log probability that an item is among the negatives or the target events of a step, [N], for the logQ correction.
 
         An event that is a target of several positions counts as one draw.
         """
@@ -368,7 +370,7 @@ class RetrievalTrainerConfig(OptimConfig):
         )
         train = partial(member, trainer=trainer, loggers=loggers)
         train_in_worker = partial(member, trainer=trainer.without_progress(), loggers=[])
-        cores = None if trainer.accelerator == "cpu" else 1
+        cores = None if trainer.accelerator == "cpu" and trainer.num_processes == 1 else 1
         towers, vectors, epochs_of = zip(*train_members(train, train_in_worker, self.members, cores), strict=True)
         joined = np.concatenate(vectors, axis=1) / np.float32(math.sqrt(self.members))
         return TowerEnsemble(towers), joined, round(float(np.mean(epochs_of)))

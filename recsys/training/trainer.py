@@ -3,22 +3,29 @@
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from copy import copy, deepcopy
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import pytorch_lightning as pl
 import torch
+import torch.distributed as dist
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint, RichProgressBar
 from pytorch_lightning.loggers import Logger
 from rich.console import Console
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from recsys.errors import ConfigError, check_ranges
+from recsys.nn import parallel
+from recsys.nn.sharded_table import ShardedTable, join_tables, shard_tables
 from recsys.nn.sparse_embedding import dense_parameters, sparse_tables
 from recsys.stores.atomic_files import atomic_file
-from recsys.training.batches import repeated_batches
+from recsys.training import processes
+from recsys.training.batches import BatchSampler, repeated_batches
 from recsys.training.fit_callbacks import (
     CompileTrainingStep,
     ExactResume,
@@ -152,9 +159,11 @@ class Trainer:
         self.checkpoint_steps = checkpoint_steps
         self.callbacks = _checked(callbacks)
         self.options = dict(options)
+        self.num_processes = processes.wanted(options.get("devices", 1))
+        """that a fit is shared by"""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they come with the fit
-            self._lightning([], [], folder=Path(), epochs=1)  # a wrong value fails before the data are read
+            self._lightning([], [], folder=Path(), epochs=1, alone=True)  # a wrong value fails before the data are read
         self.report: CurveReport | None = None
         """receives the validation curves of a trial of a search"""
 
@@ -202,6 +211,41 @@ class Trainer:
             return _restore(task, folder / FINISHED_FILE)
         self._check(task, epochs if monitor else None)
         self.display.close()
+        part: dict[str, Any] = {"train": train, "valid": valid, "folder": folder, "epochs": epochs}
+        part |= {"patience": patience, "monitor": monitor}
+        if self.num_processes == 1:
+            best = self._fit_part(task, **part, loggers=loggers)
+        else:
+            of_others = self.without_progress()
+            job = partial(of_others._fit_part, task, **part, loggers=[], seed=torch.initial_seed())
+            with processes.others(self.num_processes, self.accelerator).take_part(job, folder):
+                best = self._fit_part(task, **part, loggers=loggers)
+        for file in profiles(folder):
+            announce(f"{folder.name}: profile in {file}")
+        if best:
+            epochs = _restore(task, Path(best)) + 1
+        write_finished(task, folder / FINISHED_FILE, epochs)
+        return epochs
+
+    def _fit_part(
+        self,
+        task: pl.LightningModule,
+        *,
+        train: DataLoader,
+        valid: DataLoader | None,
+        folder: Path,
+        epochs: int,
+        patience: int,
+        monitor: str | None,
+        loggers: Sequence[Logger],
+        seed: int | None = None,
+    ) -> str:
+        """Train this process's part of a fit; return the file of the best epoch, "" without `monitor`.
+
+        seed: of the first process, from which one that was sent here draws differently
+        """
+        if seed is not None:
+            torch.manual_seed(seed + 1 + dist.get_rank())
         best = ModelCheckpoint(
             dirpath=folder, filename="best", monitor=monitor, mode="max", enable_version_counter=False
         )
@@ -209,13 +253,10 @@ class Trainer:
         curve = [ValidationCurve(monitor, self.report)] if monitor and self.report is not None else []
         trainer = self._lightning([*self._callbacks(folder), *stop, *curve, _last(folder)], loggers, folder, epochs)
         repeated = self.options.get("overfit_batches", 0)
-        self._run(trainer, task, repeated_batches(train, repeated) if repeated else train, valid, folder / LAST_FILE)
-        for file in profiles(folder):
-            announce(f"{folder.name}: profile in {file}")
-        if best.best_model_path:
-            epochs = _restore(task, Path(best.best_model_path)) + 1
-        write_finished(task, folder / FINISHED_FILE, epochs)
-        return epochs
+        batches = repeated_batches(train, repeated) if repeated else train
+        with parallel.together() if self.num_processes > 1 else nullcontext():
+            self._run(trainer, task, batches, valid, folder / LAST_FILE)
+        return best.best_model_path
 
     def _check(self, task: pl.LightningModule, monitored_epochs: int | None) -> None:
         """Raise ConfigError where a task cannot be trained by these settings."""
@@ -238,10 +279,13 @@ class Trainer:
         if resume is not None:
             kept = torch.load(resume, map_location="cpu", weights_only=False, mmap=True)  # nosec B614: as Lightning reads it
             _check_fits(task, kept, resume)
+        if self.num_processes > 1:
+            _share(task, train)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
                 trainer.fit(task, train, valid, ckpt_path=resume, weights_only=False)
+                join_tables(task)
             except SystemExit:  # Lightning makes this of a KeyboardInterrupt
                 raise KeyboardInterrupt from None
             finally:
@@ -263,11 +307,13 @@ class Trainer:
         return own + deepcopy(self.callbacks)
 
     def _lightning(
-        self, callbacks: Sequence[Callback], loggers: Sequence[Logger], folder: Path, epochs: int
+        self, callbacks: Sequence[Callback], loggers: Sequence[Logger], folder: Path, epochs: int, alone: bool = False
     ) -> pl.Trainer:
+        """alone: without the other processes, to check options"""
         logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+        several = {} if self.num_processes == 1 else {"devices": 1} if alone else processes.strategy(self.accelerator)
         return lightning_trainer(
-            self.options,
+            {**self.options, **several},
             folder,
             accelerator=self.accelerator,
             precision=self.precision,
@@ -276,6 +322,15 @@ class Trainer:
             logger=list(loggers),
             enable_progress_bar=any(isinstance(one, RichProgressBar) for one in callbacks),
         )
+
+
+def _share(task: pl.LightningModule, train: DataLoader) -> None:
+    """Give this process its part of the batches, and its rows of large tables, whose gradients are no part of DDP."""
+    assert isinstance(train.sampler, BatchSampler)
+    train.sampler.process, train.sampler.num_processes = parallel.number(), parallel.num_processes()
+    shard_tables(task)
+    owned = [name for name, module in task.named_modules() if isinstance(module, ShardedTable)]
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(task, [f"{name}.weight" for name in owned])
 
 
 def write_finished(task: pl.LightningModule, file: Path, epochs: int) -> None:

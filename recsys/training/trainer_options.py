@@ -22,7 +22,7 @@ PROFILERS: Mapping[str, type[Profiler]] = {
 }
 PROFILE = "profile"
 """part of the name of a profiler's file"""
-ONE_DEVICE = "a fit runs in one process on one device, and a sweep runs jobs beside each other"
+SEVERAL = "trainer.options.devices says how many take part; torchrun starts several machines"
 EPOCHS = "set retrieval.epochs and ranking.epochs"
 SET_ELSEWHERE: Mapping[str, str] = {
     "accelerator": "choose trainer=cpu or trainer=gpu",
@@ -35,10 +35,10 @@ SET_ELSEWHERE: Mapping[str, str] = {
     "max_epochs": EPOCHS,
     "max_steps": f"{EPOCHS}, or trainer.options.limit_train_batches",
     "limit_val_batches": "validation is one batch: set evaluation.validation_users or ranking.sampling.validation_requests",
-    "strategy": ONE_DEVICE,
-    "num_nodes": ONE_DEVICE,
-    "sync_batchnorm": ONE_DEVICE,
-    "use_distributed_sampler": ONE_DEVICE,
+    "strategy": SEVERAL,
+    "num_nodes": SEVERAL,
+    "sync_batchnorm": SEVERAL,
+    "use_distributed_sampler": SEVERAL,
     "reload_dataloaders_every_n_epochs": "the batches of an epoch follow from seed and epoch",
 }
 """options of Lightning's that have another key here, or none -> what to do"""
@@ -63,8 +63,13 @@ def check_options(options: Mapping[str, Any]) -> None:
     share, devices = options.get("val_check_interval", 1.0), options.get("devices", 1)
     if not isinstance(share, float) or not 0 < share <= 1:
         raise ConfigError(f"trainer.options.val_check_interval is {share!r}; choose a share of an epoch up to 1.0")
-    if devices != 1 and not (isinstance(devices, Sequence) and not isinstance(devices, str) and len(devices) == 1):
-        raise ConfigError(f"trainer.options.devices is {devices!r}; choose 1, or a list of one number; {ONE_DEVICE}")
+    numbers = devices if isinstance(devices, Sequence) and not isinstance(devices, str) else [devices]
+    if (
+        not numbers
+        or not all(isinstance(one, int) and not isinstance(one, bool) and one >= 0 for one in numbers)
+        or not devices
+    ):
+        raise ConfigError(f"trainer.options.devices is {devices!r}; choose how many, or a list of their numbers")
     profiler = options.get("profiler")
     if profiler is not None and profiler not in PROFILERS and not isinstance(profiler, Profiler):
         raise ConfigError(
