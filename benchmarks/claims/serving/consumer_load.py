@@ -35,8 +35,9 @@ from serving.processes import until
 RATE, HELD_S, TICK_S = 2 * 184.0, 60.0, 0.25
 K, SLATES, WRITTEN_S = 10, 1_000, 120.0
 SINKS = ("states", "parquet")
-GOAL_DELAY_S = 10.0
-"""the Parquet waits for batches of some seconds"""
+STARTED_S = 5.0
+STATES_S, PARQUET_S = 1.0, 15.0
+"""goals: states are to be fresh; the Parquet waits 10 s for a batch, looks each second, and writes"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,10 +117,12 @@ def main() -> None:
         behind_s = written_s(stack, sent)
         used = cpu_s(stack) - before
         console.print(
-            f"{RATE:g} slates and as many clicks a second for {HELD_S:g} s: nothing waits {behind_s:.1f} s later"
+            f"{RATE:g} slates and as many clicks a second for {HELD_S:g} s: all are written {behind_s:.1f} s later"
         )
+    late = max(one["sent"] - one["states"] for one in rows if one["second"] > STARTED_S) / (2 * RATE)
     figures = {
-        "behind_after_twice_the_load": Figure(value=round(behind_s, 1), unit="s", goal=GOAL_DELAY_S, better="lower"),
+        "states_behind": Figure(value=round(late, 2), unit="s, most", goal=STATES_S, better="lower"),
+        "parquet_behind": Figure(value=round(behind_s, 1), unit="s, at the end", goal=PARQUET_S, better="lower"),
         "cores_of_the_consumer": Figure(value=round(used / HELD_S, 3), unit="cores", goal=1.0, better="lower"),
         "records_a_cpu_second": Figure(value=round(sent / used), unit="records", goal=2 * RATE, better="higher"),
     }
