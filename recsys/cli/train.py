@@ -93,7 +93,7 @@ def _follows(config: DictConfig, sweep: bool) -> bool:
         raise ConfigError("torchrun trains one cascade by several processes; start a sweep by python train.py -m")
     if processes.is_first():
         processes.others(
-            processes.wanted(1), config.trainer.accelerator
+            processes.processes_of(1), config.trainer.accelerator
         )  # at once: they wait for it for some minutes at most
         return False
     processes.follow(config.trainer.accelerator)

@@ -1,4 +1,4 @@
-"""What the processes of a shared fit tell each other within a step; alone, each function gives back what it gets.
+"""Exchange between the processes of a shared fit within a step; alone, each function gives back what it gets.
 
 Every process calls the same functions in the same order, or all of them wait for good.
 """

@@ -44,7 +44,7 @@ def is_first() -> bool:
     return not launched() or os.environ["RANK"] == "0"
 
 
-def wanted(devices: int | Sequence[int]) -> int:
+def processes_of(devices: int | Sequence[int]) -> int:
     """Return the number of processes of a fit: as many as torchrun started, else one a device."""
     if launched():
         return int(os.environ["WORLD_SIZE"])
@@ -68,7 +68,7 @@ def strategy(accelerator: str) -> dict[str, Any]:
 
 
 class OwnEnvironment(ClusterEnvironment):
-    """What Lightning has to know of processes that it did not start."""
+    """Cluster of processes that Lightning did not start."""
 
     creates_processes_externally = True
     main_address, main_port = "", 0

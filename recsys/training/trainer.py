@@ -159,7 +159,7 @@ class Trainer:
         self.checkpoint_steps = checkpoint_steps
         self.callbacks = _checked(callbacks)
         self.options = dict(options)
-        self.num_processes = processes.wanted(options.get("devices", 1))
+        self.num_processes = processes.processes_of(options.get("devices", 1))
         """that a fit is shared by"""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they come with the fit

@@ -27,6 +27,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override
 from hydra.utils import instantiate
+from torch.distributed.run import get_args_parser
 from typer.testing import CliRunner
 
 import serving.triton.client
@@ -121,6 +122,10 @@ def test_a_command_is_understood(words: list[str]) -> None:
             assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
         case ["python", "train.py", *overrides]:
             composes(overrides)
+        case ["torchrun", *options] | ["srun", "--nodes", _, "--ntasks-per-node", _, "torchrun", *options]:
+            launched = get_args_parser().parse_args(options)  # ends the test where torchrun lacks an option
+            assert launched.training_script == "train.py"
+            composes(launched.training_script_args)
         case ["python", "export.py", *overrides]:
             with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
                 compose("export", overrides=overrides)
