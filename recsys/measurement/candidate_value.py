@@ -77,7 +77,7 @@ class PreparedRequests:
 
     def retrieve(self, overrides: Mapping[str, Any], progress: Progress = silent) -> None:
         """Retrieve and rank as these overrides do."""
-        self._factors = overrides.get(SOURCES, {})
+        self._factors = _factors_of(overrides)
         starts = range(0, len(self.queries), BATCH)
         self._batches = [
             through({"QUERY": self._under(self.queries[start : start + BATCH], overrides)}, self.stages)
@@ -98,13 +98,18 @@ class PreparedRequests:
     def _ranked(self, overrides: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """Yield the tensors of each batch, with the overrides in its queries."""
         overridden(self.last.policy, {**overrides, **GREEDY})
-        if overrides.get(SOURCES, {}) != self._factors:
+        if _factors_of(overrides) != self._factors:
             self.retrieve(overrides)
         for one in self._batches:
             yield {**one, "QUERY": self._under(one["QUERY"], overrides)}
 
     def _under(self, queries: Sequence[Query], overrides: Mapping[str, Any]) -> list[Query]:
         return [replace(query, arms={}, policy={**overrides, **GREEDY}) for query in queries]
+
+
+def _factors_of(overrides: Mapping[str, Any]) -> dict[str, float]:
+    """Return the factors of the sources that change a weight."""
+    return {name: factor for name, factor in overrides.get(SOURCES, {}).items() if factor != 1}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ _sharing: list[bool] = []
 
 
 @contextmanager
-def together() -> Iterator[None]:
+def shared_fit() -> Iterator[None]:
     """Share the fit within the context with the other processes of the group."""
     _sharing.append(True)
     try:
@@ -29,12 +29,12 @@ def num_processes() -> int:
     return dist.get_world_size() if _sharing else 1
 
 
-def number() -> int:
+def process_number() -> int:
     """Return the number of this process in the fit that runs, from 0."""
     return dist.get_rank() if _sharing else 0
 
 
-def common(drawn: Tensor) -> Tensor:
+def from_first(drawn: Tensor) -> Tensor:
     """Return what the first process drew."""
     if _sharing:
         dist.broadcast(drawn, src=0)
@@ -66,7 +66,7 @@ def averaged(own: Tensor) -> Tensor:
     return mean / num_processes()
 
 
-def everywhere(value: Any) -> list[Any]:
+def from_all(value: Any) -> list[Any]:
     """Return the values of all processes, by number."""
     values = [value] * num_processes()
     if _sharing:

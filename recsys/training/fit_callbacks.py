@@ -37,7 +37,7 @@ class ExactResume(Callback):
         self.resumed: dict[str, Any] | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        return {"batches": self.batches, "random": parallel.everywhere(_random_states())}
+        return {"batches": self.batches, "random": parallel.from_all(_random_states())}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.resumed = state_dict
@@ -80,9 +80,9 @@ def _random_states() -> dict[str, Any]:
 def _set_random_states(kept: list[dict[str, Any]] | dict[str, Any]) -> None:
     """Set the states of this process; one more than wrote the checkpoint keeps its own."""
     of_all = [kept] if isinstance(kept, dict) else kept  # as earlier versions wrote it
-    if parallel.number() >= len(of_all):
+    if parallel.process_number() >= len(of_all):
         return
-    states = of_all[parallel.number()]
+    states = of_all[parallel.process_number()]
     random.setstate(states["python"])
     torch.set_rng_state(states["torch"])
     if "cuda" in states and torch.cuda.is_available():
@@ -154,10 +154,13 @@ class TrainingLoss(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, task: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.loss = float(outputs["loss"]) * trainer.accumulate_grad_batches
+        self.loss = float(parallel.averaged(outputs["loss"])) * trainer.accumulate_grad_batches
 
     def on_fit_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
-        announce(f"{self.name}: training loss {self.loss:.4f} after {trainer.current_epoch} epochs of the same batches")
+        if trainer.is_global_zero:
+            announce(
+                f"{self.name}: training loss {self.loss:.4f} after {trainer.current_epoch} epochs of the same batches"
+            )
 
 
 class SparseLearningRate(Callback):

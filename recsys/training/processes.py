@@ -8,30 +8,35 @@ others on this machine.
 import atexit
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
+from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.plugins.environments import ClusterEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.seed import isolate_rng
 
 from recsys.errors import RecsysError
+from recsys.training.trainer_options import check_accelerator
 
 JOB_FILE = "job.pt"
 """task and settings of a fit, for the other processes, while it runs"""
 BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
 PATIENCE = timedelta(days=30)
 """of a process without a fit: between two of them the first one measures, searches and writes"""
-END_S = 10.0
+END_S, POLL_S = 10.0, 0.1
+READY = "ready"
 
 
 def launched() -> bool:
@@ -57,8 +62,8 @@ def strategy(accelerator: str) -> dict[str, Any]:
     Buffers are the data of a task, the same everywhere. What a step does not use differs by encoder.
     """
     options: dict[str, Any] = {"broadcast_buffers": False, "find_unused_parameters": True}
-    ddp = OwnStrategy(
-        cluster_environment=OwnEnvironment(), process_group_backend=BACKENDS[accelerator], timeout=PATIENCE, **options
+    ddp = IndependentDraws(
+        cluster_environment=StartedProcesses(), process_group_backend=BACKENDS[accelerator], **options
     )
     nodes = {}
     if launched():
@@ -67,7 +72,7 @@ def strategy(accelerator: str) -> dict[str, Any]:
     return {"strategy": ddp, "use_distributed_sampler": False, **nodes}
 
 
-class OwnEnvironment(ClusterEnvironment):
+class StartedProcesses(ClusterEnvironment):
     """Cluster of processes that Lightning did not start."""
 
     creates_processes_externally = True
@@ -96,7 +101,19 @@ class OwnEnvironment(ClusterEnvironment):
         """The number is that in the group."""
 
 
-class OwnStrategy(DDPStrategy):
+class EndBySignal(Callback):
+    """End a shared fit by SIGTERM; Lightning's own handler waits for the others in a collective that they do not enter."""
+
+    def on_train_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, _interrupt if trainer.is_global_zero else signal.SIG_DFL)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+class IndependentDraws(DDPStrategy):
     """Data parallel training that leaves each process its random numbers, where Lightning gives all of them the same."""
 
     def setup_distributed(self) -> None:
@@ -118,32 +135,49 @@ class Others:
         """Have the others run `fit` while this process runs its part within the context."""
         file = folder / JOB_FILE
         folder.mkdir(parents=True, exist_ok=True)
-        torch.save(fit, file)
         threads = torch.get_num_threads()
         try:
+            torch.save(fit, file)
             dist.broadcast_object_list([str(file.resolve())], src=0, group=self.control)
             torch.set_num_threads(max(1, threads // (len(self.workers) + 1)))
             yield
         except BaseException as error:
-            ended = isinstance(error, RuntimeError) and wait([one.sentinel for one in self.workers], END_S)
+            ended = self._ended() if isinstance(error, RuntimeError) else ""
             self.abandon()
             if ended:
-                raise RecsysError(f"a process of the fit in {folder} ended; its message stands above") from error
+                raise RecsysError(f"a process of the fit in {folder} {ended}") from error
             raise
         finally:
             torch.set_num_threads(threads)
             file.unlink(missing_ok=True)
 
+    def _ended(self) -> str:
+        """Return how another process ended, after some seconds; "" where all of them run."""
+        ended = wait([one.sentinel for one in self.workers], END_S)
+        for one in self.workers:
+            if one.sentinel in ended:
+                one.join()
+                killed = one.exitcode is not None and one.exitcode < 0
+                return "was killed, perhaps for lack of memory" if killed else "ended; its message stands above"
+        return ""
+
     def abandon(self) -> None:
-        """End the others within a fit that failed here; torchrun ends those that it started."""
+        """End the others within a fit that failed here; torchrun ends those that it started.
+
+        They may wait for this process in a collective, where no signal but SIGKILL reaches them.
+        """
         _running.clear()
         for one in self.workers:
-            one.terminate()
+            one.kill()
+            one.join()
+        if self.workers:
+            dist.destroy_process_group()
 
     def end(self) -> None:
         """End the others, who wait for a fit."""
         _running.clear()
-        dist.broadcast_object_list([None], src=0, group=self.control)
+        with suppress(RuntimeError):  # one of them is gone
+            dist.broadcast_object_list([None], src=0, group=self.control)
         for one in self.workers:
             one.join(END_S)
         dist.destroy_process_group()
@@ -159,11 +193,10 @@ def others(num: int, accelerator: str) -> Others:
             return one
         one.end()
     if launched():
+        check_accelerator(accelerator)
         dist.init_process_group(BACKENDS[accelerator])
         found = Others(control=_control())
     else:
-        if dist.is_initialized():  # by processes that were abandoned
-            dist.destroy_process_group()
         store = dist.TCPStore("127.0.0.1", 0, num, is_master=True, wait_for_workers=False)
         threads = max(1, torch.get_num_threads() // num)
         context = get_context("spawn")
@@ -173,6 +206,7 @@ def others(num: int, accelerator: str) -> Others:
         ]
         for worker in workers:
             worker.start()
+        _wait_until_ready(workers, store)
         dist.init_process_group(BACKENDS[accelerator], store=store, rank=0, world_size=num)
         found = Others(control=_control(), workers=workers)
     _running.append(found)
@@ -182,14 +216,29 @@ def others(num: int, accelerator: str) -> Others:
 
 def follow(accelerator: str) -> None:
     """Take part in the fits of the first process until it ends, in a process that torchrun started."""
+    check_accelerator(accelerator)
     dist.init_process_group(BACKENDS[accelerator])
     _follow(_control())
+
+
+def _wait_until_ready(workers: Sequence[BaseProcess], store: dist.TCPStore) -> None:
+    """Wait until all can join; RecsysError for one that ended before."""
+    ready = [f"{READY}{number}" for number in range(1, len(workers) + 1)]
+    while not store.check(ready):
+        if wait([one.sentinel for one in workers], POLL_S):
+            for one in workers:
+                one.kill()
+            raise RecsysError(
+                "a process of the fit did not start; its message stands above. "
+                'A script that trains by several needs `if __name__ == "__main__":` around what it does'
+            )
 
 
 def _work(port: int, number: int, num: int, accelerator: str, threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the first process ends the others
     torch.set_num_threads(threads)
     store = dist.TCPStore("127.0.0.1", port, num, is_master=False)
+    store.set(f"{READY}{number}", "")
     dist.init_process_group(BACKENDS[accelerator], store=store, rank=number, world_size=num)
     _follow(_control())
 
@@ -204,7 +253,12 @@ def _follow(control: dist.ProcessGroup) -> None:
         if received[0] is None:
             dist.destroy_process_group()
             return
-        torch.load(received[0], weights_only=False)()  # nosec B614: written by the first process a moment ago
+        try:
+            torch.load(received[0], weights_only=False)()  # nosec B614: written by the first process a moment ago
+        except RuntimeError:
+            if (parent := parent_process()) is not None and not parent.is_alive():
+                return
+            raise
 
 
 def _control() -> dist.ProcessGroup:

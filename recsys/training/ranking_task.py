@@ -152,7 +152,7 @@ class RankingTask(pl.LightningModule):
         self.validated = torch.cat([self._validated_on(len(served)), torch.from_numpy(served).float()[None]])
         mean = float(served.mean()) if len(served) else 0.0
         likelihood = float(
-            -parallel.common(loss)
+            -parallel.from_first(loss)
         )  # the states of large tables are gathered from all processes, or from none
         if labels.shape[-1] > 1 and likelihood > self.likeliest.likelihood:
             weights = {name: one.detach().cpu().clone() for name, one in self.ranker.state_dict().items()}

@@ -192,7 +192,7 @@ class RetrievalTask(pl.LightningModule):
         items = self.negatives["item"]
         if not self.num_negatives:
             return items
-        drawn = parallel.common(torch.randint(len(items), (self.num_negatives,), device=targets.device))
+        drawn = parallel.from_first(torch.randint(len(items), (self.num_negatives,), device=targets.device))
         return torch.unique(torch.cat([items[drawn], targets]))
 
     def _log_chance(self, sample: Tensor, targets: Tensor) -> Tensor | None:

@@ -41,7 +41,14 @@ from recsys.training.progress import ProgressDisplay, is_live
 from recsys.training.pruning import CurveReport
 from recsys.training.run_log import announce
 from recsys.training.schedules import ScheduleFactory, build_schedule, check_schedule
-from recsys.training.trainer_options import DEFAULT_OPTIONS, check_options, lightning_trainer, profiles
+from recsys.training.trainer_options import (
+    DEFAULT_OPTIONS,
+    check_accelerator,
+    check_devices,
+    check_options,
+    lightning_trainer,
+    profiles,
+)
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 GRADIENT_SCALING = ("16-mixed",)
@@ -141,15 +148,13 @@ class Trainer:
         callbacks: further Lightning callbacks, a copy for every task; None leaves one out
         options: further arguments of Lightning's Trainer
         """
-        if accelerator not in ("cpu", "cuda"):
-            raise ConfigError(f"trainer.accelerator is {accelerator!r}; choose cpu or cuda")
-        if accelerator == "cuda" and not torch.cuda.is_available():
-            raise ConfigError("trainer.accelerator is cuda, but torch finds no CUDA device here; use trainer=cpu")
+        check_accelerator(accelerator)
         if precision not in PRECISIONS:
             raise ConfigError(f"trainer.precision is {precision!r}; choose one of {', '.join(PRECISIONS)}")
         every = 1 if checkpoint_steps is None else checkpoint_steps
         check_ranges("trainer", threads=(threads, 0, 1_024), checkpoint_steps=(every, 1, 10**9))
         check_options(options)
+        check_devices(accelerator, options.get("devices", 1))
         if threads:
             torch.set_num_threads(threads)
         self.accelerator = accelerator
@@ -254,7 +259,7 @@ class Trainer:
         trainer = self._lightning([*self._callbacks(folder), *stop, *curve, _last(folder)], loggers, folder, epochs)
         repeated = self.options.get("overfit_batches", 0)
         batches = repeated_batches(train, repeated) if repeated else train
-        with parallel.together() if self.num_processes > 1 else nullcontext():
+        with parallel.shared_fit() if self.num_processes > 1 else nullcontext():
             self._run(trainer, task, batches, valid, folder / LAST_FILE)
         return best.best_model_path
 
@@ -300,6 +305,7 @@ class Trainer:
             Throughput(folder.name),
             FitStatistics(),
         ]
+        own += [processes.EndBySignal()] if self.num_processes > 1 else []
         own += [CompileTrainingStep()] if self.compile else []
         own += [TrainingLoss(folder.name)] if self.options.get("overfit_batches") else []
         if self.progress:
@@ -327,7 +333,7 @@ class Trainer:
 def _share(task: pl.LightningModule, train: DataLoader) -> None:
     """Give this process its part of the batches, and its rows of large tables, whose gradients are no part of DDP."""
     assert isinstance(train.sampler, BatchSampler)
-    train.sampler.process, train.sampler.num_processes = parallel.number(), parallel.num_processes()
+    train.sampler.process, train.sampler.num_processes = parallel.process_number(), parallel.num_processes()
     shard_tables(task)
     owned = [name for name, module in task.named_modules() if isinstance(module, ShardedTable)]
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(task, [f"{name}.weight" for name in owned])

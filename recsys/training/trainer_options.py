@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
@@ -42,6 +43,30 @@ SET_ELSEWHERE: Mapping[str, str] = {
     "reload_dataloaders_every_n_epochs": "the batches of an epoch follow from seed and epoch",
 }
 """options of Lightning's that have another key here, or none -> what to do"""
+
+
+def check_accelerator(accelerator: str) -> None:
+    """Raise ConfigError for another one than cpu or cuda, or one that this machine lacks."""
+    if accelerator not in ("cpu", "cuda"):
+        raise ConfigError(f"trainer.accelerator is {accelerator!r}; choose cpu or cuda")
+    if accelerator == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("trainer.accelerator is cuda, but torch finds no CUDA device here; use trainer=cpu")
+
+
+def check_devices(accelerator: str, devices: int | Sequence[int]) -> None:
+    """Raise ConfigError for devices that this machine lacks."""
+    if accelerator == "cpu":
+        if not isinstance(devices, int) and len(devices) > 1:
+            raise ConfigError(
+                f"trainer.options.devices is {list(devices)}; on the CPU write how many processes, not numbers"
+            )
+        return
+    found = torch.cuda.device_count()
+    most = devices if isinstance(devices, int) else 1 + max(devices)
+    if most > found:
+        raise ConfigError(
+            f"trainer.options.devices is {devices}, this machine has {found} CUDA devices; choose among them"
+        )
 
 
 def check_options(options: Mapping[str, Any]) -> None:

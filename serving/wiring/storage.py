@@ -1,10 +1,12 @@
 """Composition of the user states, and limits of everything that is stored."""
 
 import asyncio
+import logging
 from dataclasses import dataclass
 
 from recsys.bundle import Bundle
 from recsys.data.forgotten import ForgottenList
+from recsys.errors import ConfigError
 from recsys.experiments.experiment_store import ExperimentStore
 from recsys.policy.rules import RuleSet
 from recsys.policy.rules.hot_reload import HotReloader
@@ -22,6 +24,8 @@ from serving.state.exposure_counts import ExposureColumns, ExposureCounts, Value
 from serving.state.seeding import SeedResult, seed, seed_once
 from serving.state.states import StateStore
 from serving.state.store_factory import open_states
+
+logger = logging.getLogger(__name__)
 
 HALF_LIFE_S = 7 * 86_400.0
 """of exposure counts"""
@@ -43,14 +47,21 @@ class StorageLimits:
 
 
 def open_user_states(layout: DeploymentLayout, bundle: Bundle, server: Server, ttl_s: float | None) -> StateStore:
-    """States that count the column values named by exposure rules, published or added by arms of experiments; what is invalid
-    leaves the previous ones active.
+    """States that count the column values named by exposure rules, published or added by arms of experiments.
+
+    Invalid published rules leave the previous ones active; an invalid one of an arm is left out.
     """
     columns, arms = ExposureColumns(bundle), ArmRules(ExperimentStore(layout.experiments))
 
     def exposure_values(rules: RuleSet | None) -> Values:
         own = RuleSet.parse(bundle.document("rules.yaml")) if rules is None else rules
-        return columns((*own.rules, *arms.rules))
+        counted = dict(columns(own.rules))
+        for rule in arms.rules:
+            try:
+                counted |= columns((rule,))
+            except ConfigError as error:
+                logger.error("experiments: an arm's rule is not counted: %s", error)
+        return counted
 
     follower = HotReloader(RuleStore(layout.rules), exposure_values, arms)
     exposure_counts = ExposureCounts(values=lambda: follower.current().value, half_life_s=HALF_LIFE_S)

@@ -219,6 +219,7 @@ def test_a_profile_lies_in_the_folder_of_the_fit_and_its_path_is_printed(tmp_pat
         ({"options": {"logger": False}}, "has logger, which is not chosen there; choose logger="),
         ({"options": {"max_epochs": 3}}, "set retrieval.epochs and ranking.epochs"),
         ({"options": {"strategy": "ddp"}}, "trainer.options.devices says how many"),
+        ({"options": {"devices": [0, 1]}}, "on the CPU write how many processes"),
         ({"options": {"devices": 0}}, "trainer.options.devices is 0; choose how many"),
         ({"options": {"devices": "auto"}}, "choose how many, or a list of their numbers"),
         ({"options": {"devices": [0, "1"]}}, "choose how many, or a list of their numbers"),

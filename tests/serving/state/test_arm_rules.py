@@ -64,6 +64,23 @@ def test_shown_items_are_counted_by_the_column_of_an_arm(store: ExperimentStore,
     assert asyncio.run(shares("after.db"))[f"category={category}"] == 1.0
 
 
+def test_a_rule_of_an_arm_that_does_not_fit_is_left_out(store: ExperimentStore, trained: Any, tmp_path: Path) -> None:
+    layout: Any = SimpleNamespace(rules=tmp_path / "rules", experiments=store.folder)
+    store.publish(
+        text({**FAIR, "exposure": "shoe_size"}, {**FAIR, "name": "fair-items", "exposure": "item"}), who="ann", why="x"
+    )
+
+    async def shares() -> dict[str, float]:
+        states = open_user_states(layout, trained.bundle, Server(url=f"sqlite:///{tmp_path / 's.db'}"), None)
+        try:
+            await states.write([impression(trained.dataset.items["item"][0])])
+            return dict(await states.exposure())
+        finally:
+            await states.close()
+
+    assert {key.partition("=")[0] for key in asyncio.run(shares())} == {"item"}
+
+
 def test_another_version_is_followed_and_a_damaged_store_leaves_the_last_one(store: ExperimentStore) -> None:
     arms = ArmRules(store)
     assert arms.follow() == ()
