@@ -92,9 +92,8 @@ def _follows(config: DictConfig, sweep: bool) -> bool:
     if sweep:
         raise ConfigError("torchrun trains one cascade by several processes; start a sweep by python train.py -m")
     if processes.is_first():
-        processes.others(
-            processes.processes_of(1), config.trainer.accelerator
-        )  # at once: they wait for it for some minutes at most
+        # at once: the others wait for some minutes at most
+        processes.others(processes.processes_of(1), config.trainer.accelerator)
         return False
     processes.follow(config.trainer.accelerator)
     return True

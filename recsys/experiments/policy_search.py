@@ -94,6 +94,33 @@ def search(
         raise DataError(
             f"the log has {len(np.unique(shown.users))} users, half of whom choose and half judge; log more"
         )
+    found = _tried(logs, bounds, choosing, seed, progress)
+    best = min(found, key=lambda own: found[own])
+    refused = sum(one == REFUSED for one in found.values())
+    if found[best] == REFUSED:
+        raise DataError(
+            f"the log says too little of all {len(found)} policies that were tried; explore more, or narrow the bounds"
+        )
+    numbers = dict(zip(bounds, best, strict=True))
+    log = logs(numbers)
+    return PolicyProposal(
+        numbers=numbers,
+        chosen=slate_value(log.only(choosing)),
+        judged=_estimated(lambda: slate_value(log.only(~choosing))),
+        gain=_estimated(lambda: slate_gain(log.only(~choosing), shown.only(~choosing))),
+        tried=len(found),
+        refused=refused,
+    )
+
+
+def _tried(
+    logs: Callable[[Numbers], SlateLog],
+    bounds: Mapping[str, Bounds],
+    choosing: np.ndarray,
+    seed: int,
+    progress: Callable[[int, int], None],
+) -> dict[tuple[float, ...], float]:
+    """Return the loss of all numbers that differential evolution tried, by the requests [R] bool that choose."""
     names, found = list(bounds), dict[tuple[float, ...], float]()
     total = POPULATION * len(names) * (GENERATIONS + 1)
     count = 0
@@ -121,22 +148,7 @@ def search(
         polish=False,
         rng=seed,
     )
-    best = min(found, key=lambda own: found[own])
-    refused = sum(one == REFUSED for one in found.values())
-    if found[best] == REFUSED:
-        raise DataError(
-            f"the log says too little of all {len(found)} policies that were tried; explore more, or narrow the bounds"
-        )
-    numbers = dict(zip(names, best, strict=True))
-    log = logs(numbers)
-    return PolicyProposal(
-        numbers=numbers,
-        chosen=slate_value(log.only(choosing)),
-        judged=_estimated(lambda: slate_value(log.only(~choosing))),
-        gain=_estimated(lambda: slate_gain(log.only(~choosing), shown.only(~choosing))),
-        tried=len(found),
-        refused=refused,
-    )
+    return found
 
 
 def _estimated(estimate: Callable[[], Estimate]) -> Estimate | DataError:

@@ -332,9 +332,8 @@ class RankerTrainerConfig(OptimConfig):
         """Return whether the ranker has the order of retrieval before its training, which may lose that order."""
         compares = self.watch == "ndcg@10" and self.sampling.logged is None and ranker.retrieval_first
         if compares:
-            ranker.order_by_retrieval(
-                0
-            )  # changes nothing yet; a ranker that cannot take it back fails before its training
+            # changes nothing yet; a ranker that cannot take its order back fails before its training
+            ranker.order_by_retrieval(0)
         return compares
 
     def _teachers(

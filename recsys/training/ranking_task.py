@@ -151,9 +151,8 @@ class RankingTask(pl.LightningModule):
         served = self.ndcg_of_requests(None if "candidate_positions" in self.valid_batch else logits)
         self.validated = torch.cat([self._validated_on(len(served)), torch.from_numpy(served).float()[None]])
         mean = float(served.mean()) if len(served) else 0.0
-        likelihood = float(
-            -parallel.from_first(loss)
-        )  # the states of large tables are gathered from all processes, or from none
+        # the same everywhere: all processes give their rows of large tables to a state, or none
+        likelihood = float(-parallel.from_first(loss))
         if labels.shape[-1] > 1 and likelihood > self.likeliest.likelihood:
             weights = {name: one.detach().cpu().clone() for name, one in self.ranker.state_dict().items()}
             self.likeliest = LikeliestEpoch(number=self.current_epoch + 1, likelihood=likelihood, weights=weights)

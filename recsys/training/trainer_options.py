@@ -89,11 +89,8 @@ def check_options(options: Mapping[str, Any]) -> None:
     if not isinstance(share, float) or not 0 < share <= 1:
         raise ConfigError(f"trainer.options.val_check_interval is {share!r}; choose a share of an epoch up to 1.0")
     numbers = devices if isinstance(devices, Sequence) and not isinstance(devices, str) else [devices]
-    if (
-        not numbers
-        or not all(isinstance(one, int) and not isinstance(one, bool) and one >= 0 for one in numbers)
-        or not devices
-    ):
+    whole = all(isinstance(one, int) and not isinstance(one, bool) and one >= 0 for one in numbers)
+    if not devices or not whole:
         raise ConfigError(f"trainer.options.devices is {devices!r}; choose how many, or a list of their numbers")
     profiler = options.get("profiler")
     if profiler is not None and profiler not in PROFILERS and not isinstance(profiler, Profiler):
